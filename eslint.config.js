@@ -16,6 +16,8 @@ export default tseslint.config(
   { files: ["src/cli/**", "bench/**", "scripts/**", "examples/**", "test/**"], rules: { "no-console": "off" } },
   {
     files: ["**/*.mjs", "**/*.js"],
-    languageOptions: { globals: { console: "readonly", process: "readonly", URL: "readonly", Buffer: "readonly", performance: "readonly" } },
+    languageOptions: {
+      globals: { console: "readonly", process: "readonly", URL: "readonly", Buffer: "readonly", performance: "readonly" },
+    },
   },
 );

@@ -1,0 +1,245 @@
+// Bulk encode and decode of arrays: typed-array loops, no closure per element. Encoding is one idea for every format of at most 16 bits: "slots"
+// (codes in ascending order of value, policies included) with the smallest double that belongs to each, found from the top 16 bits of the
+// float32 nearest to the value. Equal to `format.encode` for every input, which the tests check around every boundary.
+import { LowbitError } from "./errors.ts";
+import { codeArray, type Codes } from "./pack.ts";
+import { nextUp } from "./round.ts";
+import type { EncodeOptions, NumberFormat, Rounding } from "./types.ts";
+
+interface Slots {
+  /** up[i]: the smallest double that belongs to slot i (up[0] = -Infinity). */
+  readonly up: Float64Array;
+  /** Code of each slot; -1: the policy is an error, the scalar encoder words it. */
+  readonly codes: Int32Array;
+  /** By the top 16 bits of a float32: the slot of the smallest double that rounds into that bucket. */
+  readonly start: Uint16Array;
+  readonly nan: number;
+  readonly negativeZero: number;
+}
+
+const cache = new WeakMap<NumberFormat, Map<string, Slots>>();
+const f32 = new Float32Array(1);
+const u32 = new Uint32Array(f32.buffer);
+
+/** The smallest double that rounds up from lo to hi. */
+function firstUp(lo: number, hi: number, tie: number, loCode: number, hiCode: number, rounding: Rounding): number {
+  const above = nextUp(tie);
+  switch (rounding) {
+    case "halfEven":
+      return loCode >= 0 ? (loCode & 1 && !(hiCode >= 0 && hiCode & 1) ? tie : above) : hiCode & 1 ? above : tie;
+    case "halfExpand":
+      return tie > 0 ? tie : above;
+    case "halfTrunc":
+      return tie < 0 ? tie : above;
+    case "halfCeil":
+      return tie;
+    case "halfFloor":
+      return above;
+    case "trunc":
+      return hi > 0 ? hi : nextUp(lo);
+    case "expand":
+      return hi > 0 ? nextUp(lo) : hi;
+    case "ceil":
+      return nextUp(lo);
+    default:
+      return hi;
+  }
+}
+
+function makeSlots(format: NumberFormat, options: EncodeOptions): Slots {
+  const order = format.order!;
+  const { values, boundaries } = order;
+  const rounding = options.rounding ?? format.defaults.rounding;
+  const codeOf = (x: number): number => {
+    try {
+      return format.encode(x, options);
+    } catch (error) {
+      if (error instanceof LowbitError && error.code === "E_VALUE") return -1;
+      throw error;
+    }
+  };
+  const up: number[] = [-Infinity];
+  const codes: number[] = [codeOf(-Infinity)];
+  const add = (from: number, code: number) => {
+    if (code === codes[codes.length - 1]) return;
+    // A boundary that coincides with the value below leaves no room for its slot (posits around zero have such boundaries).
+    if (from <= up[up.length - 1]) {
+      up.pop();
+      codes.pop();
+    }
+    up.push(from);
+    codes.push(code);
+  };
+  add(-Number.MAX_VALUE, codeOf(-Number.MAX_VALUE));
+  // The outermost slots are found by asking the scalar encoder where it stops overflowing: policies then live in one place.
+  add(
+    bisect((x) => codeOf(x) === codeOf(values[0]), -Number.MAX_VALUE, values[0]),
+    order.codes[0],
+  );
+  for (let i = 0; i + 1 < values.length; i++) {
+    const [lo, hi] = [values[i], values[i + 1]];
+    const first = firstUp(lo, hi, boundaries[i], order.codes[i], order.codes[i + 1], rounding);
+    const negativeZero = hi === 0 ? codeOf(-0) : -1;
+    if (negativeZero >= 0 && negativeZero !== order.codes[i + 1]) add(first, negativeZero);
+    add(hi === 0 && negativeZero >= 0 && negativeZero !== order.codes[i + 1] ? 0 : first, order.codes[i + 1]);
+  }
+  const top = values[values.length - 1];
+  const overflow = codeOf(Number.MAX_VALUE);
+  if (overflow !== order.codes[values.length - 1])
+    add(
+      bisect((x) => codeOf(x) === overflow, top, Number.MAX_VALUE),
+      overflow,
+    );
+  add(Infinity, codeOf(Infinity));
+  return {
+    up: Float64Array.from(up),
+    codes: Int32Array.from(codes),
+    start: bucketStarts(up),
+    nan: codeOf(NaN),
+    negativeZero: codeOf(-0),
+  };
+}
+
+/** The smallest double in (lo, hi] for which a monotone predicate holds; it holds at hi. */
+function bisect(holds: (x: number) => boolean, lo: number, hi: number): number {
+  if (holds(lo)) return lo;
+  const f = new Float64Array(1);
+  const u = new BigInt64Array(f.buffer);
+  const key = (x: number) => ((f[0] = x), u[0] < 0n ? -(u[0] & 0x7fffffffffffffffn) : u[0]);
+  const value = (k: bigint) => ((u[0] = k < 0n ? -k | (1n << 63n) : k), f[0]);
+  let [a, b] = [key(lo), key(hi)];
+  while (b - a > 1n) {
+    const mid = (a + b) >> 1n;
+    if (holds(value(mid))) b = mid;
+    else a = mid;
+  }
+  return value(b);
+}
+
+function bucketStarts(up: readonly number[]): Uint16Array {
+  const start = new Uint16Array(65536);
+  const find = (x: number) => {
+    let lo = 0;
+    let hi = up.length - 1;
+    while (lo < hi) {
+      const mid = (lo + hi + 1) >> 1;
+      if (up[mid] <= x) lo = mid;
+      else hi = mid - 1;
+    }
+    return lo;
+  };
+  for (let b = 0; b < 65536; b++) {
+    // The smallest double that Math.fround takes into the bucket lies at most half a float32 step below its smallest float32; one whole step is safe.
+    u32[0] = (b < 0x8000 ? b << 16 : (b << 16) | 0xffff) >>> 0;
+    const edge = f32[0];
+    if (Number.isNaN(edge)) {
+      start[b] = b < 0x8000 ? up.length - 1 : 0;
+      continue;
+    }
+    u32[0] = b === 0 ? 0x80000001 : b < 0x8000 ? u32[0] - 1 : u32[0] + 1;
+    start[b] = find(Number.isNaN(f32[0]) ? edge : f32[0]);
+  }
+  return start;
+}
+
+function slotsOf(format: NumberFormat, options: EncodeOptions): Slots {
+  let byOptions = cache.get(format);
+  if (byOptions === undefined) cache.set(format, (byOptions = new Map()));
+  const key = `${options.rounding ?? ""},${options.overflow ?? ""},${options.infinity ?? ""},${options.nan ?? ""}`;
+  let slots = byOptions.get(key);
+  if (slots === undefined) byOptions.set(key, (slots = makeSlots(format, options)));
+  return slots;
+}
+
+/**
+ * Codes of all values, each equal to `format.encode(value, options)`: rounded once from the double (or float32) given.
+ * @param out codes are written here where given (as long as values, of the width of the format)
+ * @throws LowbitError E_VALUE (a value that the policies refuse, with its index), E_UNSUPPORTED, E_SHAPE
+ */
+export function encodeArray(format: NumberFormat, values: Float32Array | Float64Array, out?: Codes, options: EncodeOptions = {}): Codes {
+  const n = values.length;
+  const codes = out ?? codeArray(format.bits, n);
+  if (codes.length < n || codes.BYTES_PER_ELEMENT * 8 < format.bits)
+    throw new LowbitError(
+      "E_SHAPE",
+      `encodeArray: expected room for ${n} codes of ${format.bits} bits, got ${codes.constructor.name} of ${codes.length}. Leave out undefined or enlarge it.`,
+    );
+  const rounding = options.rounding ?? format.defaults.rounding;
+  if (format.order === null || rounding === "stochastic" || options.overflow === "wrap") {
+    for (let i = 0; i < n; i++) codes[i] = format.encode(values[i], options);
+    return codes;
+  }
+  const slots = slotsOf(format, options);
+  const bad = values instanceof Float32Array ? encode32(slots, values, codes) : encode64(slots, values, codes);
+  if (bad >= 0) {
+    try {
+      format.encode(values[bad], options);
+    } catch (error) {
+      if (error instanceof LowbitError) throw new LowbitError(error.code, `values[${bad}]: ${error.message}`, { cause: error });
+      throw error;
+    }
+  }
+  return codes;
+}
+
+// The two loops differ only in how the bits of the value are read; both return the index of the first refused value or -1.
+function encode32(slots: Slots, values: Float32Array, out: Codes): number {
+  const { up, codes, start, nan, negativeZero } = slots;
+  const bits = new Uint32Array(values.buffer, values.byteOffset, values.length);
+  const lastSlot = up.length - 1;
+  for (let i = 0; i < values.length; i++) {
+    const x = values[i];
+    const u = bits[i];
+    let s = start[u >>> 16];
+    while (s < lastSlot && x >= up[s + 1]) s++;
+    const c = x !== x ? nan : u === 0x80000000 ? negativeZero : codes[s];
+    if (c < 0) return i;
+    out[i] = c;
+  }
+  return -1;
+}
+
+function encode64(slots: Slots, values: Float64Array, out: Codes): number {
+  const { up, codes, start, nan, negativeZero } = slots;
+  const lastSlot = up.length - 1;
+  for (let i = 0; i < values.length; i++) {
+    const x = values[i];
+    f32[0] = x;
+    let s = start[u32[0] >>> 16];
+    while (s < lastSlot && x >= up[s + 1]) s++;
+    const c = x !== x ? nan : x === 0 && 1 / x < 0 ? negativeZero : codes[s];
+    if (c < 0) return i;
+    out[i] = c;
+  }
+  return -1;
+}
+
+/**
+ * Values of all codes. @param out Float32Array or Float64Array of at least codes.length; default Float32Array (float32 holds every format of at
+ * most 16 bits but wide posits). @throws RangeError for a code that does not fit, LowbitError E_SHAPE
+ */
+export function decodeArray<T extends Float32Array | Float64Array = Float32Array>(
+  format: NumberFormat,
+  codes: ArrayLike<number>,
+  out?: T,
+): T {
+  const n = codes.length;
+  const values = out ?? (new Float32Array(n) as T);
+  if (values.length < n)
+    throw new LowbitError(
+      "E_SHAPE",
+      `decodeArray: expected room for ${n} values, got ${values.length}. Leave out undefined or enlarge it.`,
+    );
+  const { table } = format;
+  if (table === null) {
+    for (let i = 0; i < n; i++) values[i] = format.decode(codes[i]);
+    return values;
+  }
+  const size = table.length;
+  for (let i = 0; i < n; i++) {
+    const c = codes[i];
+    if (c >>> 0 !== c || c >= size) format.decode(c); // throws
+    values[i] = table[c];
+  }
+  return values;
+}

@@ -1,0 +1,111 @@
+// Makes the frozen NumberFormat of a definition: a table codec to 16 bits (the table is built on first use), a rule codec above.
+import { LowbitError } from "./errors.ts";
+import { latticeOf, tableEncoder, tableLimits, valueOrder, type TableSource } from "./table.ts";
+import type { Access, EncodeDefaults, EncodeOptions, Field, FormatDefinition, Limits, NumberFormat, ValueOrder } from "./types.ts";
+
+/** What all scalar builders hand over. */
+export interface CodecParts {
+  readonly kind: NumberFormat["kind"];
+  readonly name: string;
+  readonly aliases?: readonly string[];
+  readonly bits: number;
+  readonly spec: string;
+  readonly fields: readonly Field[];
+  readonly defaults: EncodeDefaults;
+  readonly definition: FormatDefinition;
+  readonly onnx?: number;
+  /** Exact value of a code, by rule. */
+  readonly decode: (code: number) => number;
+  /** Access where the values form no lattice; default "table". */
+  readonly access?: Access;
+  /** Up to 16 bits: everything but the table itself. */
+  readonly source?: Omit<TableSource, "name" | "bits" | "table" | "defaults">;
+  /** Encoder by rule: required above 16 bits; below, it wraps or replaces nothing (the table decides). */
+  readonly encode?: (value: number, options?: EncodeOptions) => number;
+  /** Limits by rule: required above 16 bits. */
+  readonly limits?: Limits;
+  /** A step before the table encoder (integers wrap here). Returns undefined to go on. */
+  readonly before?: (value: number, options: EncodeOptions | undefined) => number | undefined;
+}
+
+const NAME = /^[a-z][a-z0-9_]*$/;
+
+/** @throws LowbitError E_FORMAT for a bad name or width */
+export function makeCodec(parts: CodecParts): NumberFormat {
+  const { name, bits } = parts;
+  if (!NAME.test(name))
+    throw new LowbitError("E_FORMAT", `format name: expected lower case letters, digits and _, got "${name}". Rename the format.`);
+  const widest = 2 ** bits - 1;
+  const checkCode = (code: number) => {
+    if (!(Number.isInteger(code) && code >= 0 && code <= widest))
+      throw new RangeError(`${name}: expected a code in 0..${widest}, got ${code}. Codes are unsigned integers of ${bits} bits.`);
+  };
+  const common = {
+    kind: parts.kind,
+    name,
+    aliases: Object.freeze([...(parts.aliases ?? [])]),
+    bits,
+    spec: parts.spec,
+    fields: Object.freeze(parts.fields.map((f) => Object.freeze({ ...f }))),
+    defaults: Object.freeze(parts.defaults),
+    definition: Object.freeze(parts.definition),
+    ...(parts.onnx === undefined ? {} : { onnx: parts.onnx }),
+  };
+
+  if (bits > 16) {
+    const { encode, limits, decode } = parts;
+    if (!encode || !limits) throw new TypeError(`${name}: a format of ${bits} bits needs an encoder and limits by rule.`);
+    return Object.freeze({
+      ...common,
+      limits: Object.freeze(limits),
+      access: parts.access ?? Object.freeze({ kind: "rule" as const }),
+      table: null,
+      order: null,
+      decode(code: number) {
+        checkCode(code);
+        return decode(code);
+      },
+      encode,
+    });
+  }
+
+  // Built on first use: importing a format costs nothing. The memo hangs on closures because the descriptor is frozen.
+  let source: TableSource | undefined;
+  let order: ValueOrder | undefined;
+  let encoder: ((value: number, options?: EncodeOptions) => number) | undefined;
+  let limits: Limits | undefined;
+  let access: Access | undefined;
+  const getSource = () =>
+    (source ??= {
+      ...parts.source!,
+      name,
+      bits,
+      defaults: parts.defaults,
+      table: Float64Array.from({ length: 2 ** bits }, (_, c) => parts.decode(c)),
+    });
+  const getOrder = () => (order ??= valueOrder(getSource()));
+  const { before } = parts;
+  return Object.freeze({
+    ...common,
+    get limits() {
+      return (limits ??= tableLimits(getSource(), getOrder()));
+    },
+    get access() {
+      return (access ??= (bits <= 8 ? latticeOf(getOrder().values) : null) ?? parts.access ?? Object.freeze({ kind: "table" as const }));
+    },
+    get table() {
+      return getSource().table;
+    },
+    get order() {
+      return getOrder();
+    },
+    decode(code: number) {
+      checkCode(code);
+      return getSource().table[code];
+    },
+    encode(value: number, options?: EncodeOptions) {
+      const early = before?.(value, options);
+      return early ?? (encoder ??= tableEncoder(getSource(), getOrder()))(value, options);
+    },
+  });
+}

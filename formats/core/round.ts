@@ -1,0 +1,57 @@
+// Rounding of an exact double to an integer under a named mode: the arithmetic half of rule codecs (formats wider than a table). Uses that
+// every double of magnitude 2^52 and more is an integer already.
+import type { Rounding } from "./types.ts";
+
+/**
+ * q rounded to an integer. `q` must be exact (a value divided by a power of two). -0 and the sign of zero are not kept.
+ * @throws TypeError for "stochastic" without a generator.
+ */
+export function roundToInteger(q: number, rounding: Rounding, random?: () => number): number {
+  const lo = Math.floor(q);
+  if (lo === q) return q;
+  const frac = q - lo;
+  switch (rounding) {
+    case "halfEven":
+      return frac > 0.5 || (frac === 0.5 && lo % 2 !== 0) ? lo + 1 : lo;
+    case "halfExpand":
+      return frac > 0.5 || (frac === 0.5 && q > 0) ? lo + 1 : lo;
+    case "halfTrunc":
+      return frac > 0.5 || (frac === 0.5 && q < 0) ? lo + 1 : lo;
+    case "halfCeil":
+      return frac >= 0.5 ? lo + 1 : lo;
+    case "halfFloor":
+      return frac > 0.5 ? lo + 1 : lo;
+    case "trunc":
+      return q > 0 ? lo : lo + 1;
+    case "expand":
+      return q > 0 ? lo + 1 : lo;
+    case "ceil":
+      return lo + 1;
+    case "floor":
+      return lo;
+    case "stochastic":
+      if (random === undefined)
+        throw new TypeError(`rounding "stochastic": expected options.random, got none. Pass a seeded generator of numbers in [0, 1).`);
+      return random() < frac ? lo + 1 : lo;
+  }
+}
+
+const f64 = new Float64Array(1);
+const u64 = new BigUint64Array(f64.buffer);
+
+/** floor(log2 |x|) of a finite nonzero double, from its bits: Math.log2 is off by one near powers of two. */
+export function exponentOf(x: number): number {
+  f64[0] = Math.abs(x);
+  const e = Number(u64[0] >> 52n);
+  if (e > 0) return e - 1023;
+  f64[0] *= 2 ** 52; // a subnormal double: normalise first
+  return Number(u64[0] >> 52n) - 1023 - 52;
+}
+
+/** The next double above x (x finite). */
+export function nextUp(x: number): number {
+  if (x === 0) return Number.MIN_VALUE;
+  f64[0] = x;
+  u64[0] += x > 0 ? 1n : -1n;
+  return f64[0];
+}

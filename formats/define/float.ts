@@ -1,0 +1,154 @@
+// Binary floating point of any exponent and mantissa width, bias and set of special values: sign, exponent, mantissa, most significant first.
+//   exponent field 0: (-1)^s * 2^(1-bias) * m / 2^M        else: (-1)^s * 2^(e-bias) * (1 + m / 2^M)
+// Spec: OCP OFP8 and MX v1.0 (float8 e4m3 "fn", e5m2, float6, float4, e8m0), IEEE 754 (float16, float32), ml_dtypes for names and "fnuz".
+import { makeCodec } from "../core/codec.ts";
+import { LowbitError } from "../core/errors.ts";
+import { exponentOf, roundToInteger } from "../core/round.ts";
+import { nanCode, overflowCode, type Ends } from "../core/table.ts";
+import type { EncodeDefaults, EncodeOptions, Field, NumberFormat } from "../core/types.ts";
+
+/**
+ * Which codes are not finite numbers. `ieee`: the top exponent holds infinity (mantissa 0) and NaN. `fn`: only the all-ones magnitude, NaN; no
+ * infinity. `fnuz`: NaN is the code of -0; no infinity, no -0. `finite`: none.
+ */
+export type FloatSpecials = "ieee" | "fn" | "fnuz" | "finite";
+
+export interface FloatOptions {
+  readonly name: string;
+  readonly aliases?: readonly string[];
+  readonly exponentBits: number;
+  readonly mantissaBits: number;
+  /** Default 2^(exponentBits-1) - 1. */
+  readonly bias?: number;
+  readonly specials: FloatSpecials;
+  /** Default true. */
+  readonly signed?: boolean;
+  /** Is exponent field 0 subnormal (and zero)? Default true; without, it is an ordinary exponent and the format has no zero (e8m0). */
+  readonly subnormals?: boolean;
+  readonly spec?: string;
+  readonly onnx?: number;
+  readonly defaults?: Partial<EncodeDefaults>;
+}
+
+/**
+ * A floating-point format.
+ * @throws LowbitError E_FORMAT for field widths or a bias that leave no format
+ * @example defineFloat({ name: "float5_e3m1", exponentBits: 3, mantissaBits: 1, specials: "finite" }).limits.max // 24
+ */
+export function defineFloat(options: FloatOptions): NumberFormat {
+  const { name, exponentBits: E, mantissaBits: M, specials, signed = true, subnormals = true } = options;
+  const bad = (what: string, expected: string, got: unknown) =>
+    new LowbitError("E_FORMAT", `${name} ${what}: expected ${expected}, got ${got}. See docs/adding-a-format.md.`);
+  if (!Number.isInteger(E) || E < 1 || E > 8) throw bad("exponentBits", "an integer in 1..8", E);
+  if (!Number.isInteger(M) || M < 0 || M > 23) throw bad("mantissaBits", "an integer in 0..23", M);
+  const bias = options.bias ?? 2 ** (E - 1) - 1;
+  if (!Number.isInteger(bias) || Math.abs(bias) > 512) throw bad("bias", "an integer in -512..512", bias);
+  if (specials === "fnuz" && !signed) throw bad("specials", `a signed format for "fnuz" (its NaN is the code of -0)`, "unsigned");
+  if (specials === "ieee" && (M < 1 || E < 2))
+    throw bad("specials", `at least 2 exponent bits and 1 mantissa bit for "ieee"`, `e${E}m${M}`);
+  if (!subnormals && signed) throw bad("subnormals", "an unsigned format where there are none", "signed");
+  const bits = E + M + (signed ? 1 : 0);
+  if (bits > 16 && !(signed && subnormals)) throw bad("width", "at most 16 bits without sign or subnormals", bits);
+
+  const signBit = 2 ** (E + M);
+  const top = signBit - 1; // the all-ones magnitude
+  const infMagnitude = (2 ** E - 1) * 2 ** M;
+  const maxMagnitude = specials === "ieee" ? infMagnitude - 1 : specials === "fn" ? top - 1 : top;
+  const nan = specials === "ieee" ? infMagnitude + 2 ** (M - 1) : specials === "fn" ? top : specials === "fnuz" ? signBit : undefined;
+  const inf = specials === "ieee" ? infMagnitude : undefined;
+  const negativeInf = inf !== undefined && signed ? inf + signBit : undefined;
+  const negativeZero = signed && specials !== "fnuz" ? signBit : undefined;
+  const minExponent = subnormals ? 1 - bias : -bias; // of the smallest normal number
+  const quantum = 2 ** (minExponent - M); // the gap of subnormals
+
+  const magnitudeValue = (m: number): number => {
+    const e = Math.floor(m / 2 ** M);
+    const f = m % 2 ** M;
+    return subnormals && e === 0 ? f * quantum : (1 + f / 2 ** M) * 2 ** (e - bias);
+  };
+  const decode = (code: number): number => {
+    const negative = signed && code >= signBit;
+    const m = negative ? code - signBit : code;
+    if (specials === "fnuz" && code === signBit) return NaN;
+    if (specials === "fn" && m === top) return NaN;
+    if (specials === "ieee" && m >= infMagnitude) return m > infMagnitude ? NaN : negative ? -Infinity : Infinity;
+    return negative ? -magnitudeValue(m) : magnitudeValue(m);
+  };
+
+  const max = magnitudeValue(maxMagnitude);
+  const beyond = magnitudeValue(maxMagnitude + 1); // the next value if the format went on
+  const minPositive = magnitudeValue(subnormals ? 1 : 0);
+  const minNormal = magnitudeValue(subnormals ? Math.min(2 ** M, maxMagnitude) : 0);
+  const defaults: EncodeDefaults = {
+    rounding: "halfEven",
+    overflow: inf !== undefined ? "inf" : nan !== undefined ? "nan" : "saturate",
+    infinity: "overflow",
+    nan: nan !== undefined ? "nan" : "error",
+    ...options.defaults,
+  };
+  const specialCodes = { nanCode: nan, infCode: inf, negativeInfCode: negativeInf, negativeZeroCode: negativeZero };
+
+  /** The rule encoder, for formats too wide for a table: scale by powers of two (exact), round once, read the fields off the integer. */
+  const ends: Ends = { name, max, min: -max, maxCode: maxMagnitude, minCode: maxMagnitude + signBit, zeroCode: 0, ...specialCodes };
+  const encode = (value: number, o?: EncodeOptions): number => {
+    const nanPolicy = o?.nan ?? defaults.nan;
+    if (Number.isNaN(value)) return nanCode(ends, nanPolicy);
+    const overflow = o?.overflow ?? defaults.overflow;
+    const rounding = o?.rounding ?? defaults.rounding;
+    const negative = value < 0 || Object.is(value, -0);
+    if (!Number.isFinite(value)) {
+      if ((o?.infinity ?? defaults.infinity) === "keep") return (negative ? negativeInf : inf) ?? nanCode(ends, nanPolicy);
+      return overflowCode(ends, value, !negative, overflow);
+    }
+    const shift = value === 0 ? 0 : Math.max(exponentOf(value) - minExponent, 0);
+    const q = Math.abs(roundToInteger(value / 2 ** shift / quantum, rounding, o?.random));
+    const magnitude = shift * 2 ** M + q; // a carry into the exponent comes out right by itself
+    if (magnitude > maxMagnitude) {
+      const towardZero = rounding === "trunc" || rounding === (negative ? "ceil" : "floor");
+      return towardZero ? (negative ? ends.minCode : ends.maxCode) : overflowCode(ends, value, !negative, overflow);
+    }
+    return !negative ? magnitude : magnitude > 0 ? magnitude + signBit : (negativeZero ?? 0);
+  };
+
+  const fields: Field[] = [];
+  if (signed) fields.push({ name: "sign", bits: 1 });
+  fields.push({ name: "exponent", bits: E });
+  if (M > 0) fields.push({ name: "mantissa", bits: M });
+  return makeCodec({
+    kind: "float",
+    name,
+    aliases: options.aliases,
+    bits,
+    spec: options.spec ?? `binary floating point e${E}m${M}`,
+    fields,
+    defaults,
+    definition: {
+      kind: "float",
+      name,
+      exponentBits: E,
+      mantissaBits: M,
+      bias,
+      specials,
+      signed,
+      ...(subnormals ? {} : { subnormals }),
+      ...(options.defaults ? { defaults: options.defaults } : {}),
+    },
+    onnx: options.onnx,
+    decode,
+    access: Object.freeze({ kind: "shift", exponentBits: E, mantissaBits: M, bias, signed, subnormals }),
+    source: { beyond: { above: beyond, below: signed ? -beyond : -minPositive }, ...specialCodes, minNormal },
+    encode,
+    limits: {
+      max,
+      min: -max,
+      minPositive,
+      minNormal,
+      hasZero: true,
+      hasNegativeZero: negativeZero !== undefined,
+      hasInf: inf !== undefined,
+      hasNaN: nan !== undefined,
+      symmetric: true,
+      finiteValues: 2 * maxMagnitude + 1,
+    },
+  });
+}

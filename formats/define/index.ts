@@ -1,0 +1,63 @@
+// lowbit/formats/define: the builders, and the way back from a definition (plain JSON, as packed tensors carry it) to a format.
+import { LowbitError } from "../core/errors.ts";
+import type { BlockFormat, Format, FormatDefinition, NumberFormat, ScaleLevel } from "../core/types.ts";
+import { defineBlock, type BlockOptions } from "./block.ts";
+import { defineFloat, type FloatOptions } from "./float.ts";
+import { defineInt, type IntOptions } from "./int.ts";
+
+export { defineBlock, defineFloat, defineInt };
+export type { BlockOptions, FloatOptions, IntOptions };
+export type { FloatSpecials } from "./float.ts";
+
+const builders: Record<string, (definition: never) => Format> = {
+  int: defineInt as (d: never) => Format,
+  float: defineFloat as (d: never) => Format,
+  block: (d: FormatDefinition) => blockOf(d),
+};
+
+/**
+ * The format of a definition.
+ * @throws LowbitError E_FORMAT when the definition is not sound
+ */
+export function defineFormat(definition: FormatDefinition): Format {
+  const build = typeof definition === "object" && definition !== null ? builders[definition.kind] : undefined;
+  if (build === undefined || !Object.hasOwn(builders, definition.kind))
+    throw new LowbitError(
+      "E_FORMAT",
+      `format definition: expected kind ${Object.keys(builders).join(", ")}, got ${JSON.stringify(definition)?.slice(0, 80)}. Was it written by a newer version?`,
+    );
+  try {
+    return build(definition as never);
+  } catch (error) {
+    if (error instanceof LowbitError) throw error;
+    throw new LowbitError(
+      "E_FORMAT",
+      `format definition: expected the fields of kind "${definition.kind}", got ${JSON.stringify(definition).slice(0, 120)}.`,
+      {
+        cause: error,
+      },
+    );
+  }
+}
+
+function numberFormatOf(definition: FormatDefinition): NumberFormat {
+  const f = defineFormat(definition);
+  if (f.kind === "block" || f.kind === "opaque")
+    throw new LowbitError(
+      "E_FORMAT",
+      `format definition: expected a scalar format as element or scale, got "${f.name}". Nest scalar formats only.`,
+    );
+  return f;
+}
+
+function blockOf(d: FormatDefinition): BlockFormat {
+  const levels = (list: unknown): ScaleLevel[] =>
+    (list as { format: FormatDefinition; span: ScaleLevel["span"] }[]).map((l) => ({ format: numberFormatOf(l.format), span: l.span }));
+  const offset = d.offset as { role: "zeroPoint" | "min" | "mean"; levels: unknown } | undefined;
+  return defineBlock({
+    ...(d as unknown as BlockOptions),
+    element: numberFormatOf(d.element as FormatDefinition),
+    scales: levels(d.scales),
+    ...(offset ? { offset: { role: offset.role, levels: levels(offset.levels) } } : {}),
+  });
+}

@@ -1,0 +1,14 @@
+// float8_e4m3fn: OCP OFP8 E4M3.
+//   s eeee mmm   bias 7, max 448 = 1.75 * 2^8, NaN = s.1111.111, no infinity
+import { defineFloat } from "./define/float.ts";
+
+export const float8_e4m3fn = /* @__PURE__ */ defineFloat({
+  name: "float8_e4m3fn",
+  aliases: ["e4m3fn", "float8e4m3fn", "fp8_e4m3", "f8_e4m3"],
+  exponentBits: 4,
+  mantissaBits: 3,
+  bias: 7,
+  specials: "fn",
+  spec: "OCP OFP8 E4M3; ml_dtypes float8_e4m3fn; ONNX FLOAT8E4M3FN",
+  onnx: 17,
+});

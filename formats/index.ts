@@ -1,0 +1,8 @@
+// lowbit/formats: every named format, lookup by name, the builders, bulk conversion and packing.
+export * from "./all.ts";
+export { allFormats, format } from "./registry.ts";
+export * from "./define/index.ts";
+export { encodeArray, decodeArray } from "./core/bulk.ts";
+export { packCodes, unpackCodes, packedBytes, type Codes } from "./core/pack.ts";
+export { LowbitError, isLowbitError, type LowbitErrorCode } from "./core/errors.ts";
+export type * from "./core/types.ts";

@@ -1,0 +1,112 @@
+// Formats by name: exact names, aliases, and parametric names (int5, int5_b64, uint4_b32_float16_zp, float8_e4m3fn_row), memoised.
+import * as named from "./all.ts";
+import { LowbitError } from "./core/errors.ts";
+import type { Format, NumberFormat, Span } from "./core/types.ts";
+import { defineBlock } from "./define/block.ts";
+import { defineInt } from "./define/int.ts";
+
+/** Every named format of the package, in the order of the documentation table. */
+export const allFormats: readonly Format[] = /* @__PURE__ */ Object.freeze(Object.values(named));
+
+let byName: Map<string, Format> | undefined;
+let byAlias: Map<string, Format[]> | undefined;
+
+function index(): { byName: Map<string, Format>; byAlias: Map<string, Format[]> } {
+  if (byName && byAlias) return { byName, byAlias };
+  byName = new Map(allFormats.map((f) => [f.name, f]));
+  byAlias = new Map();
+  for (const f of allFormats) for (const a of f.aliases) byAlias.set(a, [...(byAlias.get(a) ?? []), f]);
+  return { byName, byAlias };
+}
+
+type Parametric = (name: string) => Format | undefined;
+
+const scalar = (name: string): NumberFormat | undefined => {
+  const f = lookup(name);
+  return f && f.kind !== "block" && f.kind !== "opaque" ? f : undefined;
+};
+
+/** int1..int32, uint1..uint32, with _narrow. */
+const integers: Parametric = (name) => {
+  const m = /^(u?)int([1-9][0-9]?)(_narrow)?$/.exec(name);
+  if (!m || Number(m[2]) > 32 || (m[3] && (m[1] || m[2] === "1"))) return undefined;
+  return defineInt({ bits: Number(m[2]), signed: m[1] === "", narrow: m[3] !== undefined });
+};
+
+/** <element>_b<n> | _row | _tensor [_<scale format>] [_zp]. */
+const scaled: Parametric = (name) => {
+  const zeroPoint = name.endsWith("_zp");
+  const m = /^(.+?)_(b[1-9][0-9]*|row|tensor)(?:_(.+))?$/.exec(zeroPoint ? name.slice(0, -3) : name);
+  if (!m) return undefined;
+  const element = scalar(m[1]);
+  const scale = scalar(m[3] ?? "float32");
+  if (!element || !scale) return undefined;
+  const span: Span = m[2] === "row" || m[2] === "tensor" ? m[2] : Number(m[2].slice(1));
+  if (zeroPoint && element.kind !== "int") return undefined;
+  return defineBlock({
+    element,
+    scales: [{ format: scale, span }],
+    ...(zeroPoint ? { offset: { role: "zeroPoint", levels: [{ format: element, span }] } } : {}),
+  });
+};
+
+const parametric: readonly Parametric[] = [integers, scaled];
+
+function lookup(name: string): Format | undefined {
+  const { byName, byAlias } = index();
+  const known = byName.get(name);
+  if (known) return known;
+  const aliased = byAlias.get(name);
+  if (aliased && aliased.length > 1)
+    throw new LowbitError(
+      "E_FORMAT_UNKNOWN",
+      `format name: expected one format, got "${name}", which names ${aliased.map((f) => f.name).join(" and ")}. Use a full name.`,
+    );
+  if (aliased) return aliased[0];
+  for (const make of parametric) {
+    const f = make(name);
+    if (f) {
+      // The canonical name wins, so that two spellings give one object.
+      const same = byName.get(f.name) ?? f;
+      byName.set(f.name, same);
+      byName.set(name, same);
+      return same;
+    }
+  }
+  return undefined;
+}
+
+/**
+ * The format of a name, an alias or a parametric name; case does not matter. The same name always gives the same object.
+ * @throws LowbitError E_FORMAT_UNKNOWN with the nearest names, or with the candidates of an ambiguous alias
+ * @example format("e4m3fn") === format("float8_e4m3fn")
+ */
+export function format(name: string): Format {
+  if (typeof name !== "string") throw new TypeError(`format name: expected a string, got ${typeof name}.`);
+  const found = lookup(name.toLowerCase());
+  if (found) return found;
+  const { byName, byAlias } = index();
+  const near = nearest(name.toLowerCase(), [...new Set([...byName.keys(), ...byAlias.keys()])]);
+  throw new LowbitError(
+    "E_FORMAT_UNKNOWN",
+    `format name: expected a known format, got "${name.slice(0, 60)}". Nearest: ${near.join(", ")}. \`lowbit formats\` lists all.`,
+  );
+}
+
+function nearest(name: string, names: readonly string[]): string[] {
+  const scored = names.map((n) => ({ n, d: editDistance(name.slice(0, 40), n) - (n.includes(name) || name.includes(n) ? 2 : 0) }));
+  return scored
+    .sort((a, b) => a.d - b.d || (a.n < b.n ? -1 : 1))
+    .slice(0, 3)
+    .map((s) => s.n);
+}
+
+function editDistance(a: string, b: string): number {
+  let row = Array.from({ length: b.length + 1 }, (_, j) => j);
+  for (let i = 1; i <= a.length; i++) {
+    const next = [i];
+    for (let j = 1; j <= b.length; j++) next[j] = Math.min(row[j] + 1, next[j - 1] + 1, row[j - 1] + (a[i - 1] === b[j - 1] ? 0 : 1));
+    row = next;
+  }
+  return row[b.length];
+}
