@@ -28,20 +28,23 @@ export function codeArray(bits: number, count: number): Codes {
  */
 export function packCodes(codes: ArrayLike<number>, bits: number): Uint8Array {
   checkBits(bits);
+  const limit = 2 ** bits;
+  for (let i = 0; i < codes.length; i++) {
+    const c = codes[i];
+    if (!(c >= 0 && c < limit && Number.isInteger(c)))
+      throw new RangeError(`codes[${i}]: expected an integer in 0..${limit - 1} (${bits} bits), got ${c}. Mask or re-encode the codes.`);
+  }
   const out = new Uint8Array(packedBytes(codes.length, bits));
   packInto(codes, 0, codes.length, bits, out, 0);
   return out;
 }
 
-/** Packs codes[start .. start+count) into out from byte `at` on. Bytes touched must be zero before. Used row by row by packed tensors. */
+/**
+ * Packs codes[start .. start+count) into out from byte `at` on; used row by row by packed tensors. Codes are not checked. The bytes must be zero
+ * before.
+ */
 export function packInto(codes: ArrayLike<number>, start: number, count: number, bits: number, out: Uint8Array, at: number): void {
-  const limit = 2 ** bits;
   const end = start + count;
-  for (let i = start; i < end; i++) {
-    const c = codes[i];
-    if (!(c >= 0 && c < limit && Number.isInteger(c)))
-      throw new RangeError(`codes[${i}]: expected an integer in 0..${limit - 1} (${bits} bits), got ${c}. Mask or re-encode the codes.`);
-  }
   if (bits === 8) {
     for (let i = start; i < end; i++) out[at++] = codes[i];
     return;
@@ -50,6 +53,10 @@ export function packInto(codes: ArrayLike<number>, start: number, count: number,
     let i = start;
     for (; i + 1 < end; i += 2) out[at++] = codes[i] | (codes[i + 1] << 4);
     if (i < end) out[at] = codes[i];
+    return;
+  }
+  if (bits === 16 || bits === 32) {
+    for (let i = start; i < end; i++) for (let b = 0, c = codes[i]; b < bits; b += 8, c >>>= 8) out[at++] = c & 255;
     return;
   }
   // acc holds fewer than 8 pending bits; a code of more than 24 bits is fed in two parts so that 32-bit integers suffice.
@@ -103,6 +110,14 @@ export function unpackInto(bytes: Uint8Array, at: number, bits: number, out: Cod
       out[i + 1] = b >>> 4;
     }
     if (i < end) out[i] = bytes[at] & 15;
+    return;
+  }
+  if (bits === 16) {
+    for (let i = start; i < end; i++, at += 2) out[i] = bytes[at] | (bytes[at + 1] << 8);
+    return;
+  }
+  if (bits === 32) {
+    for (let i = start; i < end; i++, at += 4) out[i] = bytes[at] | (bytes[at + 1] << 8) | (bytes[at + 2] << 16) | (bytes[at + 3] << 24);
     return;
   }
   let acc = 0;

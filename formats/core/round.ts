@@ -37,15 +37,18 @@ export function roundToInteger(q: number, rounding: Rounding, random?: () => num
 }
 
 const f64 = new Float64Array(1);
+const u32 = new Uint32Array(f64.buffer);
 const u64 = new BigUint64Array(f64.buffer);
+/** Which half of a double holds sign and exponent: the second on little-endian machines. */
+const HIGH = new Uint8Array(Uint16Array.of(1).buffer)[0] === 1 ? 1 : 0;
 
 /** floor(log2 |x|) of a finite nonzero double, from its bits: Math.log2 is off by one near powers of two. */
 export function exponentOf(x: number): number {
-  f64[0] = Math.abs(x);
-  const e = Number(u64[0] >> 52n);
+  f64[0] = x;
+  const e = (u32[HIGH] >>> 20) & 0x7ff;
   if (e > 0) return e - 1023;
-  f64[0] *= 2 ** 52; // a subnormal double: normalise first
-  return Number(u64[0] >> 52n) - 1023 - 52;
+  f64[0] = x * 2 ** 54; // a subnormal double: normalise first
+  return ((u32[HIGH] >>> 20) & 0x7ff) - 1023 - 54;
 }
 
 /** The next double above x (x finite). */

@@ -179,3 +179,32 @@ export interface OpaqueFormat {
 }
 
 export type Format = NumberFormat | BlockFormat | OpaqueFormat;
+
+/**
+ * How the codes of a packed tensor were made: plain, versioned JSON. `algorithm` names the quantizer; the rest are its options, every choice
+ * that can change a number included.
+ */
+export interface QuantConfig {
+  readonly version: 1;
+  readonly algorithm: string;
+  readonly [option: string]: unknown;
+}
+
+/**
+ * One quantized value, nothing loose; read-only by convention. A matrix [rows, k] with k (the contracted side) contiguous; a tensor of more
+ * dimensions is viewed as [shape[0], rest]. Value = (element - zeroPoint) * product of scales, or element * product of scales + offset.
+ */
+export interface PackedTensor {
+  readonly format: Format;
+  readonly shape: readonly number[];
+  readonly rows: number;
+  readonly k: number;
+  /** Bytes of one row of codes: dense, least significant bit first, padded to a byte. */
+  readonly rowBytes: number;
+  readonly codes: Uint8Array;
+  /** Codes of the scale formats, row-major over their grids, each grid row padded to a byte: level 0, level 1. */
+  readonly scales: Uint8Array | null;
+  readonly superScales: Uint8Array | null;
+  readonly offsets: Uint8Array | null;
+  readonly recipe: QuantConfig;
+}

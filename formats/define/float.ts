@@ -30,6 +30,9 @@ export interface FloatOptions {
   readonly defaults?: Partial<EncodeDefaults>;
 }
 
+const float32 = new Float32Array(1);
+const bits32 = new Uint32Array(float32.buffer);
+
 /**
  * A floating-point format.
  * @throws LowbitError E_FORMAT for field widths or a bias that leave no format
@@ -61,12 +64,19 @@ export function defineFloat(options: FloatOptions): NumberFormat {
   const minExponent = subnormals ? 1 - bias : -bias; // of the smallest normal number
   const quantum = 2 ** (minExponent - M); // the gap of subnormals
 
+  // The machine's own float32: its conversions stand in for the rule.
+  const binary32 = E === 8 && M === 23 && bias === 127 && specials === "ieee";
+
   const magnitudeValue = (m: number): number => {
     const e = Math.floor(m / 2 ** M);
     const f = m % 2 ** M;
     return subnormals && e === 0 ? f * quantum : (1 + f / 2 ** M) * 2 ** (e - bias);
   };
   const decode = (code: number): number => {
+    if (binary32) {
+      bits32[0] = code;
+      return float32[0];
+    }
     const negative = signed && code >= signBit;
     const m = negative ? code - signBit : code;
     if (specials === "fnuz" && code === signBit) return NaN;
@@ -91,6 +101,10 @@ export function defineFloat(options: FloatOptions): NumberFormat {
   /** The rule encoder, for formats too wide for a table: scale by powers of two (exact), round once, read the fields off the integer. */
   const ends: Ends = { name, max, min: -max, maxCode: maxMagnitude, minCode: maxMagnitude + signBit, zeroCode: 0, ...specialCodes };
   const encode = (value: number, o?: EncodeOptions): number => {
+    if (binary32 && (o?.rounding ?? "halfEven") === "halfEven") {
+      float32[0] = value;
+      if (Number.isFinite(float32[0])) return bits32[0];
+    }
     const nanPolicy = o?.nan ?? defaults.nan;
     if (Number.isNaN(value)) return nanCode(ends, nanPolicy);
     const overflow = o?.overflow ?? defaults.overflow;

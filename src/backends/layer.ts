@@ -1,0 +1,23 @@
+// Checks that every backend's layers share.
+import { LowbitError } from "../../formats/core/errors.ts";
+
+/** Validates the arguments of `run` and returns the output array [m, n]. @throws LowbitError E_SHAPE; TypeError */
+export function checkRun(x: Float32Array, m: number, n: number, k: number, out: Float32Array | undefined): Float32Array {
+  if (!(x instanceof Float32Array)) throw new TypeError("run x: expected a Float32Array of activations [m, k].");
+  if (!Number.isSafeInteger(m) || m < 1) throw new LowbitError("E_SHAPE", `run m: expected a positive number of rows, got ${m}.`);
+  if (x.length !== m * k)
+    throw new LowbitError(
+      "E_SHAPE",
+      `run x: expected ${m} x ${k} = ${m * k} activations, got ${x.length}. The contracted side of the weight is k = ${k}.`,
+    );
+  if (out !== undefined && (!(out instanceof Float32Array) || out.length !== m * n))
+    throw new LowbitError(
+      "E_SHAPE",
+      `run out: expected a Float32Array of ${m} x ${n} = ${m * n}, got ${out?.length}. Leave it out to have one made.`,
+    );
+  return out ?? new Float32Array(m * n);
+}
+
+export function disposed(): LowbitError {
+  return new LowbitError("E_DISPOSED", "layer: expected a live layer, got one that was disposed. Prepare the weight again.");
+}

@@ -1,0 +1,11 @@
+// lowbit: packed tensors and products. Formats are in lowbit/formats, quantizers in lowbit/quantize, ONNX in lowbit/onnx.
+export { tensor, transpose, type Tensor, type TensorData } from "./tensor/tensor.ts";
+export { quantize, type QuantizeOptions, type WeightQuantizer } from "./tensor/quantize.ts";
+export { dequantize, unpack } from "../formats/core/packed.ts";
+export { fromBytes, fromSafetensors, toBytes, toSafetensors } from "./tensor/container.ts";
+export { matmul, prepareMatmul, type MatmulOptions } from "./tensor/matmul.ts";
+export { packCodes, unpackCodes } from "../formats/core/pack.ts";
+export { LowbitError, isLowbitError, type LowbitErrorCode } from "../formats/core/errors.ts";
+export type { Activations, AsyncLayer, Backend, Explanation, PrepareOptions, SyncLayer } from "./backends/types.ts";
+export type { Arithmetic } from "./tensor/scales.ts";
+export type { BlockFormat, Format, NumberFormat, OpaqueFormat, PackedTensor, QuantConfig } from "../formats/core/types.ts";
