@@ -4,7 +4,7 @@ import { defineFloat } from "./define/float.ts";
 
 export const float8_e4m3fn = /* @__PURE__ */ defineFloat({
   name: "float8_e4m3fn",
-  aliases: ["e4m3fn", "float8e4m3fn", "fp8_e4m3", "f8_e4m3"],
+  aliases: ["e4m3fn", "e4m3", "float8e4m3fn", "fp8_e4m3", "f8_e4m3"],
   exponentBits: 4,
   mantissaBits: 3,
   bias: 7,

@@ -3,7 +3,7 @@ import * as named from "./all.ts";
 import { LowbitError } from "./core/errors.ts";
 import type { Format, NumberFormat, Span } from "./core/types.ts";
 import { defineBlock } from "./define/block.ts";
-import { defineInt } from "./define/int.ts";
+import { scalarsByName } from "./define/index.ts";
 
 /** Every named format of the package, in the order of the documentation table. */
 export const allFormats: readonly Format[] = /* @__PURE__ */ Object.freeze(Object.values(named));
@@ -26,13 +26,6 @@ const scalar = (name: string): NumberFormat | undefined => {
   return f && f.kind !== "block" && f.kind !== "opaque" ? f : undefined;
 };
 
-/** int1..int32, uint1..uint32, with _narrow. */
-const integers: Parametric = (name) => {
-  const m = /^(u?)int([1-9][0-9]?)(_narrow)?$/.exec(name);
-  if (!m || Number(m[2]) > 32 || (m[3] && (m[1] || m[2] === "1"))) return undefined;
-  return defineInt({ bits: Number(m[2]), signed: m[1] === "", narrow: m[3] !== undefined });
-};
-
 /** <element>_b<n> | _row | _tensor [_<scale format>] [_zp]. */
 const scaled: Parametric = (name) => {
   const zeroPoint = name.endsWith("_zp");
@@ -50,7 +43,7 @@ const scaled: Parametric = (name) => {
   });
 };
 
-const parametric: readonly Parametric[] = [integers, scaled];
+const parametric: readonly Parametric[] = [...scalarsByName, scaled];
 
 function lookup(name: string): Format | undefined {
   const { byName, byAlias } = index();

@@ -11,6 +11,8 @@ export interface CodecParts {
   readonly bits: number;
   readonly spec: string;
   readonly fields: readonly Field[];
+  readonly fieldsOf?: NumberFormat["fieldsOf"];
+  readonly ordering?: NumberFormat["ordering"];
   readonly defaults: EncodeDefaults;
   readonly definition: FormatDefinition;
   readonly onnx?: number;
@@ -50,6 +52,8 @@ export function makeCodec(parts: CodecParts): NumberFormat {
     defaults: Object.freeze(parts.defaults),
     definition: Object.freeze(parts.definition),
     ...(parts.onnx === undefined ? {} : { onnx: parts.onnx }),
+    ...(parts.fieldsOf === undefined ? {} : { fieldsOf: parts.fieldsOf }),
+    ...(parts.ordering === undefined ? {} : { ordering: parts.ordering }),
   };
 
   if (bits > 16) {

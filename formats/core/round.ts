@@ -58,3 +58,8 @@ export function nextUp(x: number): number {
   u64[0] += x > 0 ? 1n : -1n;
   return f64[0];
 }
+
+/** The next double below x (x finite). */
+export function nextDown(x: number): number {
+  return -nextUp(-x);
+}

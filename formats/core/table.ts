@@ -92,6 +92,48 @@ export function latticeOf(values: Float64Array): Extract<Access, { kind: "lattic
   return null;
 }
 
+/**
+ * One of two neighbouring codes for a value x between them, lo <= x < hi with the decision boundary `tie`; -1 and -2 stand for results beyond the
+ * format. Shared by the table encoder and by rule encoders with boundaries of their own.
+ */
+export function pickCode(
+  name: string,
+  x: number,
+  lo: number,
+  hi: number,
+  tie: number,
+  loCode: number,
+  hiCode: number,
+  rounding: Rounding,
+  random?: () => number,
+): number {
+  if (x === lo) return loCode;
+  switch (rounding) {
+    case "halfEven":
+      // Neighbouring codes of a format differ in parity; where they do not (a user's codebook), the lower one wins.
+      if (x !== tie) return x > tie ? hiCode : loCode;
+      return loCode >= 0 ? (loCode & 1 && !(hiCode >= 0 && hiCode & 1) ? hiCode : loCode) : hiCode & 1 ? loCode : hiCode;
+    case "halfExpand":
+      return x > tie || (x === tie && x > 0) ? hiCode : loCode;
+    case "halfTrunc":
+      return x > tie || (x === tie && x < 0) ? hiCode : loCode;
+    case "halfCeil":
+      return x >= tie ? hiCode : loCode;
+    case "halfFloor":
+      return x > tie ? hiCode : loCode;
+    case "trunc":
+      return x > 0 ? loCode : hiCode;
+    case "expand":
+      return x > 0 ? hiCode : loCode;
+    case "ceil":
+      return hiCode;
+    case "floor":
+      return loCode;
+    case "stochastic":
+      return needRandom(name, random)() < (x - lo) / (hi - lo) ? hiCode : loCode;
+  }
+}
+
 /** A code, or what a value becomes that has none. */
 const ABOVE = -1;
 const BELOW = -2;
@@ -111,43 +153,6 @@ export function tableEncoder(source: TableSource, order: ValueOrder): (value: nu
     zeroCode: zero < 0 ? undefined : codes[zero],
   };
 
-  const pick = (
-    x: number,
-    lo: number,
-    hi: number,
-    tie: number,
-    loCode: number,
-    hiCode: number,
-    rounding: Rounding,
-    random?: () => number,
-  ) => {
-    if (x === lo) return loCode;
-    switch (rounding) {
-      case "halfEven":
-        // Neighbouring codes of a format differ in parity; where they do not (a user's codebook), the lower one wins.
-        if (x !== tie) return x > tie ? hiCode : loCode;
-        return loCode >= 0 ? (loCode & 1 && !(hiCode >= 0 && hiCode & 1) ? hiCode : loCode) : hiCode & 1 ? loCode : hiCode;
-      case "halfExpand":
-        return x > tie || (x === tie && x > 0) ? hiCode : loCode;
-      case "halfTrunc":
-        return x > tie || (x === tie && x < 0) ? hiCode : loCode;
-      case "halfCeil":
-        return x >= tie ? hiCode : loCode;
-      case "halfFloor":
-        return x > tie ? hiCode : loCode;
-      case "trunc":
-        return x > 0 ? loCode : hiCode;
-      case "expand":
-        return x > 0 ? hiCode : loCode;
-      case "ceil":
-        return hiCode;
-      case "floor":
-        return loCode;
-      case "stochastic":
-        return needRandom(source.name, random)() < (x - lo) / (hi - lo) ? hiCode : loCode;
-    }
-  };
-
   return (value, options) => {
     const rounding = options?.rounding ?? defaults.rounding;
     const overflow = options?.overflow ?? defaults.overflow;
@@ -164,7 +169,7 @@ export function tableEncoder(source: TableSource, order: ValueOrder): (value: nu
       else if (rounding === "ceil" || rounding === "expand" || value >= beyond.above) code = ABOVE;
       else {
         const tie = values[last] / 2 + beyond.above / 2;
-        code = pick(value, values[last], beyond.above, tie, codes[last], ABOVE, rounding, options?.random);
+        code = pickCode(source.name, value, values[last], beyond.above, tie, codes[last], ABOVE, rounding, options?.random);
       }
     } else if (value < values[0]) {
       // A format without zero and sign (a scale): what is above zero underflows to its smallest value, zero and below is out of range.
@@ -173,7 +178,7 @@ export function tableEncoder(source: TableSource, order: ValueOrder): (value: nu
       else if (rounding === "floor" || rounding === "expand" || value <= beyond.below) code = BELOW;
       else {
         const tie = values[0] / 2 + beyond.below / 2;
-        code = pick(value, beyond.below, values[0], tie, BELOW, codes[0], rounding, options?.random);
+        code = pickCode(source.name, value, beyond.below, values[0], tie, BELOW, codes[0], rounding, options?.random);
       }
     } else {
       let lo = 0;
@@ -186,7 +191,7 @@ export function tableEncoder(source: TableSource, order: ValueOrder): (value: nu
       code =
         values[lo] === value
           ? codes[lo]
-          : pick(value, values[lo], values[lo + 1], boundaries[lo], codes[lo], codes[lo + 1], rounding, options?.random);
+          : pickCode(source.name, value, values[lo], values[lo + 1], boundaries[lo], codes[lo], codes[lo + 1], rounding, options?.random);
     }
     if (code < 0) return overflowCode(ends, value, code === ABOVE, overflow);
     // What rounds to zero keeps its sign where the format has a negative zero.

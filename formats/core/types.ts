@@ -100,6 +100,10 @@ export interface NumberFormat {
   readonly limits: Limits;
   readonly access: Access;
   readonly fields: readonly Field[];
+  /** Where the widths of the fields depend on the code (posits). */
+  readonly fieldsOf?: (code: number) => readonly Field[];
+  /** "word": codes read as two's complement integers have the order of the values, NaN is the smallest and equals itself, and stepping wraps. */
+  readonly ordering?: "word";
   readonly defaults: EncodeDefaults;
   /** What the format is defined by: plain JSON from which `defineFormat` makes it again (packed tensors carry it). */
   readonly definition: FormatDefinition;

@@ -9,9 +9,10 @@ import type { EncodeDefaults, EncodeOptions, Field, NumberFormat } from "../core
 
 /**
  * Which codes are not finite numbers. `ieee`: the top exponent holds infinity (mantissa 0) and NaN. `fn`: only the all-ones magnitude, NaN; no
- * infinity. `fnuz`: NaN is the code of -0; no infinity, no -0. `finite`: none.
+ * infinity. `fnuz`: NaN is the code of -0; no infinity, no -0. `p3109`: as fnuz, but the top magnitude is infinity (unsigned: NaN on top, infinity below
+ * it). `finite`: none.
  */
-export type FloatSpecials = "ieee" | "fn" | "fnuz" | "finite";
+export type FloatSpecials = "ieee" | "fn" | "fnuz" | "p3109" | "finite";
 
 export interface FloatOptions {
   readonly name: string;
@@ -25,6 +26,8 @@ export interface FloatOptions {
   readonly signed?: boolean;
   /** Is exponent field 0 subnormal (and zero)? Default true; without, it is an ordinary exponent and the format has no zero (e8m0). */
   readonly subnormals?: boolean;
+  /** Low bits of the code that carry nothing: written as zero, ignored when read (tf32 in its 32-bit word). Default 0. */
+  readonly padding?: number;
   readonly spec?: string;
   readonly onnx?: number;
   readonly defaults?: Partial<EncodeDefaults>;
@@ -39,7 +42,7 @@ const bits32 = new Uint32Array(float32.buffer);
  * @example defineFloat({ name: "float5_e3m1", exponentBits: 3, mantissaBits: 1, specials: "finite" }).limits.max // 24
  */
 export function defineFloat(options: FloatOptions): NumberFormat {
-  const { name, exponentBits: E, mantissaBits: M, specials, signed = true, subnormals = true } = options;
+  const { name, exponentBits: E, mantissaBits: M, specials, signed = true, subnormals = true, padding = 0 } = options;
   const bad = (what: string, expected: string, got: unknown) =>
     new LowbitError("E_FORMAT", `${name} ${what}: expected ${expected}, got ${got}. See docs/adding-a-format.md.`);
   if (!Number.isInteger(E) || E < 1 || E > 8) throw bad("exponentBits", "an integer in 1..8", E);
@@ -50,17 +53,21 @@ export function defineFloat(options: FloatOptions): NumberFormat {
   if (specials === "ieee" && (M < 1 || E < 2))
     throw bad("specials", `at least 2 exponent bits and 1 mantissa bit for "ieee"`, `e${E}m${M}`);
   if (!subnormals && signed) throw bad("subnormals", "an unsigned format where there are none", "signed");
-  const bits = E + M + (signed ? 1 : 0);
+  const bits = E + M + (signed ? 1 : 0) + padding;
   if (bits > 16 && !(signed && subnormals)) throw bad("width", "at most 16 bits without sign or subnormals", bits);
+  if (padding !== 0 && !(Number.isInteger(padding) && padding > 0 && bits > 16 && bits <= 32))
+    throw bad("padding", "a natural number that makes a code of 17..32 bits", padding);
 
   const signBit = 2 ** (E + M);
   const top = signBit - 1; // the all-ones magnitude
-  const infMagnitude = (2 ** E - 1) * 2 ** M;
-  const maxMagnitude = specials === "ieee" ? infMagnitude - 1 : specials === "fn" ? top - 1 : top;
-  const nan = specials === "ieee" ? infMagnitude + 2 ** (M - 1) : specials === "fn" ? top : specials === "fnuz" ? signBit : undefined;
-  const inf = specials === "ieee" ? infMagnitude : undefined;
+  const infMagnitude = specials === "p3109" ? (signed ? top : top - 1) : (2 ** E - 1) * 2 ** M;
+  const hasInf = specials === "ieee" || specials === "p3109";
+  const maxMagnitude = hasInf ? infMagnitude - 1 : specials === "fn" ? top - 1 : top;
+  const nanAtSign = specials === "fnuz" || (specials === "p3109" && signed);
+  const nan = nanAtSign ? signBit : specials === "ieee" ? infMagnitude + 2 ** (M - 1) : specials === "finite" ? undefined : top;
+  const inf = hasInf ? infMagnitude : undefined;
   const negativeInf = inf !== undefined && signed ? inf + signBit : undefined;
-  const negativeZero = signed && specials !== "fnuz" ? signBit : undefined;
+  const negativeZero = signed && !nanAtSign ? signBit : undefined;
   const minExponent = subnormals ? 1 - bias : -bias; // of the smallest normal number
   const quantum = 2 ** (minExponent - M); // the gap of subnormals
 
@@ -79,9 +86,8 @@ export function defineFloat(options: FloatOptions): NumberFormat {
     }
     const negative = signed && code >= signBit;
     const m = negative ? code - signBit : code;
-    if (specials === "fnuz" && code === signBit) return NaN;
-    if (specials === "fn" && m === top) return NaN;
-    if (specials === "ieee" && m >= infMagnitude) return m > infMagnitude ? NaN : negative ? -Infinity : Infinity;
+    if (nanAtSign ? code === signBit : specials === "fn" && m === top) return NaN;
+    if (hasInf && m >= infMagnitude) return m > infMagnitude ? NaN : negative ? -Infinity : Infinity;
     return negative ? -magnitudeValue(m) : magnitudeValue(m);
   };
 
@@ -128,6 +134,8 @@ export function defineFloat(options: FloatOptions): NumberFormat {
   if (signed) fields.push({ name: "sign", bits: 1 });
   fields.push({ name: "exponent", bits: E });
   if (M > 0) fields.push({ name: "mantissa", bits: M });
+  if (padding > 0) fields.push({ name: "padding", bits: padding });
+  const unit = 2 ** padding;
   return makeCodec({
     kind: "float",
     name,
@@ -145,13 +153,14 @@ export function defineFloat(options: FloatOptions): NumberFormat {
       specials,
       signed,
       ...(subnormals ? {} : { subnormals }),
+      ...(padding ? { padding } : {}),
       ...(options.defaults ? { defaults: options.defaults } : {}),
     },
     onnx: options.onnx,
-    decode,
-    access: Object.freeze({ kind: "shift", exponentBits: E, mantissaBits: M, bias, signed, subnormals }),
+    decode: padding ? (code) => decode(Math.floor(code / unit)) : decode,
+    access: padding ? undefined : Object.freeze({ kind: "shift", exponentBits: E, mantissaBits: M, bias, signed, subnormals }),
     source: { beyond: { above: beyond, below: signed ? -beyond : -minPositive }, ...specialCodes, minNormal },
-    encode,
+    encode: padding ? (value, o) => encode(value, o) * unit : encode,
     limits: {
       max,
       min: -max,

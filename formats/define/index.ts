@@ -1,17 +1,36 @@
 // lowbit/formats/define: the builders, and the way back from a definition (plain JSON, as packed tensors carry it) to a format.
 import { LowbitError } from "../core/errors.ts";
 import type { BlockFormat, Format, FormatDefinition, NumberFormat, ScaleLevel } from "../core/types.ts";
+import { bipolarByName, defineBipolarInt } from "./bipolar.ts";
 import { defineBlock, type BlockOptions } from "./block.ts";
+import { binary8ByName } from "./binary8.ts";
+import { defineCodebook } from "./codebook.ts";
 import { defineFloat, type FloatOptions } from "./float.ts";
-import { defineInt, type IntOptions } from "./int.ts";
+import { defineInt, intByName, type IntOptions } from "./int.ts";
+import { definePosit, positByName } from "./posit.ts";
 
-export { defineBlock, defineFloat, defineInt };
+export { defineBinary8 } from "./binary8.ts";
+export { affineFromBipolar, bipolarFromAffine, type Affine, type BipolarOptions, type BipolarTensor } from "./bipolar.ts";
+export { quireBits, type PositOptions } from "./posit.ts";
+export type { CodebookOptions } from "./codebook.ts";
+export { defineBipolarInt, defineBlock, defineCodebook, defineFloat, defineInt, definePosit };
 export type { BlockOptions, FloatOptions, IntOptions };
 export type { FloatSpecials } from "./float.ts";
+
+/** Parametric scalar names: int5, posit6_es1, bipolar9, binary8p3ue. Each returns undefined for a name that is not its own. */
+export const scalarsByName: readonly ((name: string) => NumberFormat | undefined)[] = [
+  intByName,
+  positByName,
+  bipolarByName,
+  binary8ByName,
+];
 
 const builders: Record<string, (definition: never) => Format> = {
   int: defineInt as (d: never) => Format,
   float: defineFloat as (d: never) => Format,
+  posit: definePosit as (d: never) => Format,
+  bipolar: defineBipolarInt as (d: never) => Format,
+  codebook: defineCodebook as (d: never) => Format,
   block: (d: FormatDefinition) => blockOf(d),
 };
 

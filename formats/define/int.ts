@@ -82,3 +82,10 @@ export function defineInt(options: IntOptions): NumberFormat {
     },
   });
 }
+
+/** int1..int32, uint1..uint32, with _narrow; for the registry. */
+export function intByName(name: string): NumberFormat | undefined {
+  const m = /^(u?)int([1-9][0-9]?)(_narrow)?$/.exec(name);
+  if (!m || Number(m[2]) > 32 || (m[3] && (m[1] || m[2] === "1"))) return undefined;
+  return defineInt({ bits: Number(m[2]), signed: m[1] === "", narrow: m[3] !== undefined });
+}

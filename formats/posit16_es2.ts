@@ -1,0 +1,5 @@
+// posit16_es2: 16-bit posit with 2 exponent bits (Posit Standard 2022).
+//   s r..r ee f..f   maxpos 2^56, minpos 2^-56, NaR = 1 followed by zeros
+import { definePosit } from "./define/posit.ts";
+
+export const posit16_es2 = /* @__PURE__ */ definePosit({ bits: 16, es: 2, aliases: ["posit16"] });

@@ -1,0 +1,5 @@
+// posit32_es2: 32-bit posit with 2 exponent bits (Posit Standard 2022).
+//   s r..r ee f..f   maxpos 2^120, minpos 2^-120, NaR = 1 followed by zeros
+import { definePosit } from "./define/posit.ts";
+
+export const posit32_es2 = /* @__PURE__ */ definePosit({ bits: 32, es: 2, aliases: ["posit32"] });
