@@ -1,4 +1,4 @@
-// Writes the generated files: formats/all.ts (the barrel of named formats) and the exports map of package.json. `--check` only compares and
+// Writes the generated files: formats/all.ts (the barrel of named formats) and the exports map and bin of package.json. `--check` only compares and
 // exits 1 when something is stale; a test does the same.
 import { readdirSync, readFileSync, writeFileSync } from "node:fs";
 import { fileURLToPath } from "node:url";
@@ -59,6 +59,8 @@ function packageJson(): string {
       require: { types: `./dist/cjs/${out}.d.cts`, default: `./dist/cjs/${out}.cjs` },
     };
   pkg.exports["./package.json"] = "./package.json";
+  if (exists("src/cli/main.ts")) pkg.bin = { lowbit: "./dist/esm/cli.js" };
+  else delete pkg.bin;
   return JSON.stringify(pkg, null, 2) + "\n";
 }
 

@@ -1,0 +1,40 @@
+// The declarations of the package: tsc emits one .d.ts per source file, which are laid out for both module systems as dist/esm/types/**.d.ts and
+// dist/cjs/types/**.d.cts with their import specifiers rewritten; each public entry is a one-line re-export.
+import { execFileSync } from "node:child_process";
+import { mkdirSync, readdirSync, readFileSync, rmSync, writeFileSync } from "node:fs";
+import { dirname, join, relative } from "node:path";
+import { fileURLToPath } from "node:url";
+import { entries } from "./generate.ts";
+
+const root = fileURLToPath(new URL("..", import.meta.url));
+const emitted = join(root, "dist/types");
+
+execFileSync(process.execPath, [join(root, "node_modules/typescript/bin/tsc"), "-p", join(root, "tsconfig.types.json")], {
+  stdio: "inherit",
+  cwd: root,
+});
+
+const files = readdirSync(emitted, { recursive: true, encoding: "utf8" }).filter((f) => f.endsWith(".d.ts"));
+for (const [system, js, dts] of [
+  ["esm", ".js", ".d.ts"],
+  ["cjs", ".cjs", ".d.cts"],
+] as const) {
+  const out = join(root, "dist", system);
+  for (const f of files) {
+    const text = readFileSync(join(emitted, f), "utf8").replace(/((?:from|import\()\s*["'])(\.{1,2}\/[^"']+)\.ts(["'])/g, `$1$2${js}$3`);
+    write(join(out, "types", f.replace(/\.d\.ts$/, dts)), text);
+  }
+  for (const { source, out: name } of entries()) {
+    const from = join(out, `${name}${dts}`);
+    const target = join(out, "types", source.replace(/\.ts$/, js));
+    let specifier = relative(dirname(from), target).replaceAll("\\", "/");
+    if (!specifier.startsWith(".")) specifier = `./${specifier}`;
+    write(from, `export * from "${specifier}";\n`);
+  }
+}
+rmSync(emitted, { recursive: true });
+
+function write(path: string, text: string): void {
+  mkdirSync(dirname(path), { recursive: true });
+  writeFileSync(path, text);
+}
