@@ -1,0 +1,186 @@
+// Parts that the ggml blocks share: float16 fields, float32 arithmetic as the `_ref` quantizers do it, and the builders of their block families.
+// Spec: ggml-org/ggml src/ggml-quants.c and ggml-common.h (read August 2026). Little-endian; in a block of n four-bit codes, code j lies in
+// the low and code j + n/2 in the high nibble of byte j ("split halves").
+import { LowbitError } from "../core/errors.ts";
+import type { OpaqueFormat } from "../core/types.ts";
+import { float16 } from "../float16.ts";
+import { defineOpaque } from "./opaque.ts";
+
+/** One float32 rounding. The references compute in float32, and their codes hang on it. */
+export const f32 = Math.fround;
+
+/** C `roundf`: halves away from zero. Exact for a float32, whose sum with 0.5 is exact in a double. */
+export const roundAway = (v: number): number => Math.sign(v) * Math.floor(Math.abs(v) + 0.5);
+
+/** Writes a float16. @throws LowbitError E_VALUE where the value overflows it: the block would decode to infinities and NaN */
+export function putHalf(out: Uint8Array, at: number, value: number): void {
+  const code = float16.encode(value);
+  if ((code & 0x7c00) === 0x7c00)
+    throw new LowbitError(
+      "E_VALUE",
+      `ggml block scale: expected a magnitude up to 65504 (float16), got ${value}. Scale the data down before encoding.`,
+    );
+  out[at] = code & 255;
+  out[at + 1] = code >> 8;
+}
+
+export const getHalf = (bytes: Uint8Array, at: number): number => float16.decode(bytes[at] | (bytes[at + 1] << 8));
+
+/** The element of largest magnitude, with its sign; the first of equals. */
+export function signedExtreme(x: Float32Array, at: number, n: number): number {
+  let extreme = 0;
+  for (let j = at; j < at + n; j++) if (Math.abs(x[j]) > Math.abs(extreme)) extreme = x[j];
+  return extreme;
+}
+
+/** 1/d in float32, and 0 for d = 0 (or -0). */
+const inverse = (d: number): number => (d === 0 ? 0 : f32(1 / d));
+
+export interface GgmlOptions {
+  readonly name: string;
+  readonly aliases: readonly string[];
+  /** What ggml calls it, with its type id. */
+  readonly spec: string;
+}
+
+const spec = (o: GgmlOptions) => `ggml ${o.spec}; ggml-quants.c`;
+
+/**
+ * Q4_0, Q5_0 (`min: false`) and Q4_1, Q5_1 (`min: true`): 32 elements, float16 scale (and minimum), one bit more than four in a 32-bit word.
+ *   value = (q - 2^(bits-1)) * d      or      q * d + m
+ * The codes follow from the float32 scale, not from the float16 that is stored; halves round up, by truncation of v + 0.5.
+ */
+export function defineGgmlSplit(options: GgmlOptions & { readonly bits: 4 | 5; readonly min: boolean }): OpaqueFormat {
+  const { bits, min } = options;
+  const top = 2 ** bits - 1;
+  const zero = min ? 0 : 2 ** (bits - 1);
+  const high = min ? 4 : 2; // the fifth bits
+  const nibbles = high + (bits - 4) * 4;
+  return defineOpaque({
+    ...options,
+    spec: spec(options),
+    blockSize: 32,
+    blockBytes: nibbles + 16,
+    encodeBlock(x, at, out, to) {
+      let low = 0;
+      let d: number;
+      if (min) {
+        let max = x[at];
+        low = x[at];
+        for (let j = at; j < at + 32; j++) {
+          if (x[j] < low) low = x[j];
+          if (x[j] > max) max = x[j];
+        }
+        d = f32(f32(max - low) / top);
+        putHalf(out, to + 2, low);
+      } else d = f32(signedExtreme(x, at, 32) / -zero);
+      putHalf(out, to, d);
+      const id = inverse(d);
+      for (let j = 0; j < 32; j++) {
+        const v = f32(f32(f32(x[at + j] - low) * id) + (zero + 0.5));
+        // `| 0` truncates, and takes the infinity of a subnormal scale to 0 as the reference does on x86.
+        const q = Math.min(top, v | 0);
+        out[to + nibbles + (j & 15)] |= (q & 15) << ((j >> 4) * 4);
+        if (bits === 5) out[to + high + (j >> 3)] |= (q >> 4) << (j & 7);
+      }
+    },
+    decodeBlock(bytes, at, out, to) {
+      const d = getHalf(bytes, at);
+      const m = min ? getHalf(bytes, at + 2) : 0;
+      for (let j = 0; j < 32; j++) {
+        let q = (bytes[at + nibbles + (j & 15)] >> ((j >> 4) * 4)) & 15;
+        if (bits === 5) q |= ((bytes[at + high + (j >> 3)] >> (j & 7)) & 1) << 4;
+        out[to + j] = min ? q * d + m : (q - zero) * d;
+      }
+    },
+  });
+}
+
+/** float4_e2m1fn by code, doubled, as ggml keeps it; code 8 reads as +0. */
+const DOUBLED_E2M1 = [0, 1, 2, 3, 4, 6, 8, 12, 0, -1, -2, -3, -4, -6, -8, -12];
+
+/** The first of the nearest: ties go toward zero, and code 8 is never produced. */
+function nearestE2M1(x: number, unit: number): number {
+  let best = 0;
+  let error = f32(Math.abs(x));
+  for (let i = 1; i < 16; i++) {
+    const e = Math.abs(f32(f32(DOUBLED_E2M1[i] * unit) - x));
+    if (e < error) {
+      best = i;
+      error = e;
+    }
+  }
+  return best;
+}
+
+/**
+ * MXFP4 and NVFP4: `groups` runs of `size` E2M1 codes, each run with a one-byte scale; scales first.
+ * `scale` makes the byte from the largest magnitude, `unit` gives half of what the byte stands for (the codes are doubled).
+ */
+export function defineGgmlE2M1(
+  options: GgmlOptions & {
+    readonly groups: number;
+    readonly size: number;
+    readonly scale: (amax: number) => number;
+    readonly unit: (byte: number) => number;
+  },
+): OpaqueFormat {
+  const { groups, size, scale, unit } = options;
+  const half = size / 2;
+  return defineOpaque({
+    ...options,
+    spec: spec(options),
+    blockSize: groups * size,
+    blockBytes: groups + groups * half,
+    encodeBlock(x, at, out, to) {
+      for (let g = 0; g < groups; g++) {
+        const from = at + g * size;
+        const byte = scale(Math.abs(signedExtreme(x, from, size)));
+        const d = unit(byte);
+        out[to + g] = byte;
+        for (let j = 0; j < half; j++)
+          out[to + groups + g * half + j] = nearestE2M1(x[from + j], d) | (nearestE2M1(x[from + half + j], d) << 4);
+      }
+    },
+    decodeBlock(bytes, at, out, to) {
+      for (let g = 0; g < groups; g++) {
+        const d = unit(bytes[at + g]);
+        for (let j = 0; j < half; j++) {
+          const b = bytes[at + groups + g * half + j];
+          out[to + g * size + j] = DOUBLED_E2M1[b & 15] * d;
+          out[to + g * size + half + j] = DOUBLED_E2M1[b >> 4] * d;
+        }
+      }
+    },
+  });
+}
+
+/** Ternary blocks: 256 elements -1, 0, 1 times the largest magnitude, a float16 at the end. `write` and `read` place the trits 0..2. */
+export function defineGgmlTernary(
+  options: GgmlOptions & {
+    readonly bytes: number;
+    readonly write: (trits: Uint8Array, out: Uint8Array, to: number) => void;
+    readonly read: (bytes: Uint8Array, at: number, trits: Uint8Array) => void;
+  },
+): OpaqueFormat {
+  const { bytes: n, write, read } = options;
+  const trits = new Uint8Array(256);
+  return defineOpaque({
+    ...options,
+    spec: spec(options),
+    blockSize: 256,
+    blockBytes: n + 2,
+    encodeBlock(x, at, out, to) {
+      const d = Math.abs(signedExtreme(x, at, 256));
+      const id = inverse(d);
+      putHalf(out, to + n, d);
+      for (let j = 0; j < 256; j++) trits[j] = (roundAway(f32(x[at + j] * id)) | 0) + 1;
+      write(trits, out, to);
+    },
+    decodeBlock(bytes, at, out, to) {
+      const d = getHalf(bytes, at + n);
+      read(bytes, at, trits);
+      for (let j = 0; j < 256; j++) out[to + j] = (trits[j] - 1) * d;
+    },
+  });
+}

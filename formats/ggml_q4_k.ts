@@ -1,0 +1,201 @@
+// ggml_q4_k: 256 elements in 144 bytes, 4.5 bits per value: 8 runs of 32, each with a 6-bit scale and minimum under two float16.
+//   d:f16  dmin:f16  scales[12]  qs[128]     value = d * sc(run) * q - dmin * m(run)
+// qs[32 c + l]: low nibble element 64 c + l, high nibble 64 c + 32 + l. The twelve bytes: runs 0..3 in the low six bits of bytes 0..3 (sc) and
+// 4..7 (m); runs 4..7 in the nibbles of bytes 8..11 (sc low, m high), their upper two bits on top of bytes 0..3 and 4..7.
+// Decoding is exact; encoding is an own search for the least squared error (the reference minimises an error weighted by magnitude).
+import { getHalf, putHalf } from "./define/ggml.ts";
+import { defineOpaque } from "./define/opaque.ts";
+import { float16 } from "./float16.ts";
+
+const RUNS = 8;
+const SIZE = 32;
+const codes = new Uint8Array(SIZE);
+const weights = new Float64Array(SIZE);
+
+/** Codes of one run for value = s * q - m; returns the squared error. */
+function fit(x: Float32Array, at: number, s: number, m: number): number {
+  const inverse = s > 0 ? 1 / s : 0;
+  let error = 0;
+  for (let j = 0; j < SIZE; j++) {
+    const v = x[at + j];
+    const q = Math.max(0, Math.min(15, Math.round((v + m) * inverse)));
+    const e = s * q - m - v;
+    codes[j] = q;
+    error += e * e;
+  }
+  return error;
+}
+
+/**
+ * Scale and minimum (both >= 0) of one run that come close to the least squared error, or to the least error weighted by magnitude: grids of
+ * several widths, refined by least squares.
+ */
+function search(x: Float32Array, at: number, weighted: boolean): [number, number] {
+  let [low, high, power] = [0, 0, 0];
+  for (let j = at; j < at + SIZE; j++) {
+    low = Math.min(low, x[j]);
+    high = Math.max(high, x[j]);
+    power += x[j] * x[j];
+  }
+  const mean = Math.sqrt(power / SIZE);
+  let [sw, sx] = [0, 0];
+  for (let j = 0; j < SIZE; j++) {
+    weights[j] = weighted ? mean + Math.abs(x[at + j]) : 1;
+    sw += weights[j];
+    sx += weights[j] * x[at + j];
+  }
+  if (high === low) return [0, 0];
+  let best: [number, number] = [0, Math.max(0, -sx / sw)];
+  let least = Infinity;
+  // 15, 15 +- 1/8, ...: of equals the first stays, so that what fits the code range exactly is found exactly.
+  for (let step = 0; step < 29; step++) {
+    const width = 15 + (step & 1 ? step + 1 : -step) / 16;
+    for (const lift of [1, 0.5, 0]) {
+      let m = -low * lift;
+      let s = (high + m) / width;
+      if (s <= 0) continue;
+      for (let pass = 0; pass < 3; pass++) {
+        fit(x, at, s, m);
+        let [error, q1, q2, xq] = [0, 0, 0, 0];
+        for (let j = 0; j < SIZE; j++) {
+          const [q, w, v] = [codes[j], weights[j], x[at + j]];
+          const e = s * q - m - v;
+          error += w * e * e;
+          q1 += w * q;
+          q2 += w * q * q;
+          xq += w * q * v;
+        }
+        if (error < least) {
+          least = error;
+          best = [s, m];
+        }
+        const determinant = sw * q2 - q1 * q1;
+        if (determinant <= 0) break;
+        s = (sw * xq - q1 * sx) / determinant;
+        m = (q1 * xq - q2 * sx) / determinant;
+        if (m < 0) [s, m] = [q2 > 0 ? xq / q2 : 0, 0];
+        if (!(s > 0)) break;
+      }
+    }
+  }
+  return best;
+}
+
+const half = (v: number) => float16.decode(float16.encode(v, { overflow: "saturate" }));
+
+/** Codes that the largest run scale and minimum may take at first. */
+const TOPS = [62, 61, 60, 59, 57, 55, 53, 51, 48, 45, 42, 38];
+
+interface Attempt {
+  readonly error: number;
+  readonly d: number;
+  readonly dmin: number;
+  readonly scales: Uint8Array;
+  readonly mins: Uint8Array;
+  /** The float16 super scales that would fit the codes of this attempt best. */
+  readonly nextD: number;
+  readonly nextMin: number;
+}
+
+/** The best 6-bit scales and minima within `reach` of the wanted ones, for given super scales. */
+function attempt(x: Float32Array, at: number, d: number, dmin: number, wanted: readonly (readonly number[])[], reach: number): Attempt {
+  const scales = new Uint8Array(RUNS);
+  const mins = new Uint8Array(RUNS);
+  const near = (v: number, unit: number) => (unit > 0 ? Math.max(0, Math.min(63, Math.round(v / unit))) : 0);
+  let error = 0;
+  // Normal equations of d and dmin given the codes.
+  let [aa, ab, bb, ax, bx] = [0, 0, 0, 0, 0];
+  for (let r = 0; r < RUNS; r++) {
+    const from = at + r * SIZE;
+    const s0 = near(wanted[r][0], d);
+    const m0 = near(wanted[r][1], dmin);
+    const mReach = dmin > 0 ? reach : 0;
+    let least = Infinity;
+    for (let s = Math.max(0, s0 - reach); s <= Math.min(63, s0 + reach); s++)
+      for (let m = Math.max(0, m0 - mReach); m <= Math.min(63, m0 + mReach); m++) {
+        const e = fit(x, from, d * s, dmin * m);
+        if (e < least) {
+          least = e;
+          scales[r] = s;
+          mins[r] = m;
+        }
+      }
+    error += fit(x, from, d * scales[r], dmin * mins[r]);
+    const b = -mins[r];
+    for (let j = 0; j < SIZE; j++) {
+      const a = scales[r] * codes[j];
+      aa += a * a;
+      ab += a * b;
+      bb += b * b;
+      ax += a * x[from + j];
+      bx += b * x[from + j];
+    }
+  }
+  const determinant = aa * bb - ab * ab;
+  let [nextD, nextMin] = [d, dmin];
+  if (determinant > 0) [nextD, nextMin] = [(ax * bb - bx * ab) / determinant, (aa * bx - ab * ax) / determinant];
+  else if (aa > 0) [nextD, nextMin] = [ax / aa, 0];
+  return { error, d, dmin, scales, mins, nextD: half(Math.max(0, nextD)), nextMin: half(Math.max(0, nextMin)) };
+}
+
+export const ggml_q4_k = /* @__PURE__ */ defineOpaque({
+  name: "ggml_q4_k",
+  aliases: ["q4_k", "gguf_q4_k"],
+  spec: "ggml Q4_K (type 12); ggml-quants.c",
+  blockSize: 256,
+  blockBytes: 144,
+  encodeBlock(x, at, out, to) {
+    let best: Attempt | undefined;
+    // The super scales start where the largest run scale takes one of the upper codes; the best start is refined.
+    for (const weighted of [false, true]) {
+      const runs = Array.from({ length: RUNS }, (_, r) => search(x, at + r * SIZE, weighted));
+      const [maxScale, maxMin] = [0, 1].map((i) => Math.max(...runs.map((r) => r[i])));
+      const first = attempt(x, at, half(maxScale / 63), half(maxMin / 63), runs, 2);
+      if (best === undefined || first.error < best.error) best = first;
+      // One after the other: where one run dwarfs the rest, the rest hang on how their few small codes fall.
+      for (const start of maxMin > 0 ? [0, 1] : [0]) {
+        const { d, dmin }: Attempt = best;
+        for (const top of TOPS) {
+          const other = attempt(x, at, start === 0 ? half(maxScale / top) : d, start === 0 ? dmin : half(maxMin / top), runs, 1);
+          if (other.error < best.error) best = other;
+        }
+      }
+    }
+    if (best === undefined) return;
+    for (let pass = 0; pass < 4; pass++) {
+      const { d, dmin, mins, nextD, nextMin }: Attempt = best;
+      const near = Array.from(best.scales, (s, r) => [d * s, dmin * mins[r]]);
+      const next = attempt(x, at, nextD, nextMin, near, 2);
+      if (!(next.error < best.error)) break;
+      best = next;
+    }
+    putHalf(out, to, best.d);
+    putHalf(out, to + 2, best.dmin);
+    for (let r = 0; r < RUNS; r++) {
+      const [s, m] = [best.scales[r], best.mins[r]];
+      if (r < 4) {
+        out[to + 4 + r] |= s;
+        out[to + 8 + r] |= m;
+      } else {
+        out[to + 8 + r] = (s & 15) | ((m & 15) << 4);
+        out[to + r] |= (s >> 4) << 6;
+        out[to + 4 + r] |= (m >> 4) << 6;
+      }
+      fit(x, at + r * SIZE, best.d * s, best.dmin * m);
+      for (let j = 0; j < SIZE; j++) out[to + 16 + (r >> 1) * SIZE + j] |= codes[j] << ((r & 1) * 4);
+    }
+  },
+  decodeBlock(bytes, at, out, to) {
+    const d = getHalf(bytes, at);
+    const dmin = getHalf(bytes, at + 2);
+    const q = at + 4;
+    for (let r = 0; r < RUNS; r++) {
+      const s = r < 4 ? bytes[q + r] & 63 : (bytes[q + r + 4] & 15) | ((bytes[q + r - 4] >> 6) << 4);
+      const m = r < 4 ? bytes[q + r + 4] & 63 : (bytes[q + r + 4] >> 4) | ((bytes[q + r] >> 6) << 4);
+      for (let j = 0; j < SIZE; j++) {
+        const code = (bytes[at + 16 + (r >> 1) * SIZE + j] >> ((r & 1) * 4)) & 15;
+        out[to + r * SIZE + j] = d * s * code - dmin * m;
+      }
+    }
+  },
+});
