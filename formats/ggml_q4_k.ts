@@ -18,7 +18,8 @@ function fit(x: Float32Array, at: number, s: number, m: number): number {
   let error = 0;
   for (let j = 0; j < SIZE; j++) {
     const v = x[at + j];
-    const q = Math.max(0, Math.min(15, Math.round((v + m) * inverse)));
+    const t = (v + m) * inverse;
+    const q = t >= 15 ? 15 : t > 0 ? (t + 0.5) | 0 : 0;
     const e = s * q - m - v;
     codes[j] = q;
     error += e * e;
@@ -47,10 +48,10 @@ function search(x: Float32Array, at: number, weighted: boolean): [number, number
   if (high === low) return [0, 0];
   let best: [number, number] = [0, Math.max(0, -sx / sw)];
   let least = Infinity;
-  // 15, 15 +- 1/8, ...: of equals the first stays, so that what fits the code range exactly is found exactly.
-  for (let step = 0; step < 29; step++) {
-    const width = 15 + (step & 1 ? step + 1 : -step) / 16;
-    for (const lift of [1, 0.5, 0]) {
+  // 15, 15 +- 1/4, ...: of equals the first stays, so that what fits the code range exactly is found exactly.
+  for (let step = 0; step < 17; step++) {
+    const width = 15 + (step & 1 ? step + 1 : -step) / 8;
+    for (const lift of [1, 0.5, 0, 1.7]) {
       let m = -low * lift;
       let s = (high + m) / width;
       if (s <= 0) continue;
@@ -81,7 +82,8 @@ function search(x: Float32Array, at: number, weighted: boolean): [number, number
   return best;
 }
 
-const half = (v: number) => float16.decode(float16.encode(v, { overflow: "saturate" }));
+/** The float16 of a super scale; never zero where it is not, since a few large codes of the smallest float16 still carry the block. */
+const half = (v: number) => (v > 0 ? Math.max(2 ** -24, float16.decode(float16.encode(v, { overflow: "saturate" }))) : 0);
 
 /** Codes that the largest run scale and minimum may take at first. */
 const TOPS = [62, 61, 60, 59, 57, 55, 53, 51, 48, 45, 42, 38];
@@ -150,16 +152,19 @@ export const ggml_q4_k = /* @__PURE__ */ defineOpaque({
     for (const weighted of [false, true]) {
       const runs = Array.from({ length: RUNS }, (_, r) => search(x, at + r * SIZE, weighted));
       const [maxScale, maxMin] = [0, 1].map((i) => Math.max(...runs.map((r) => r[i])));
-      const first = attempt(x, at, half(maxScale / 63), half(maxMin / 63), runs, 2);
-      if (best === undefined || first.error < best.error) best = first;
+      // Refuses data beyond the float16 super scales; both fields are written again below.
+      putHalf(out, to, maxScale / 63);
+      putHalf(out, to + 2, maxMin / 63);
+      let local = attempt(x, at, half(maxScale / 63), half(maxMin / 63), runs, 2);
       // One after the other: where one run dwarfs the rest, the rest hang on how their few small codes fall.
       for (const start of maxMin > 0 ? [0, 1] : [0]) {
-        const { d, dmin }: Attempt = best;
+        const { d, dmin } = local;
         for (const top of TOPS) {
           const other = attempt(x, at, start === 0 ? half(maxScale / top) : d, start === 0 ? dmin : half(maxMin / top), runs, 1);
-          if (other.error < best.error) best = other;
+          if (other.error < local.error) local = other;
         }
       }
+      if (best === undefined || local.error < best.error) best = local;
     }
     if (best === undefined) return;
     for (let pass = 0; pass < 4; pass++) {

@@ -17,7 +17,8 @@ function fit(x: Float32Array, at: number, s: number): number {
   let error = 0;
   for (let j = 0; j < SIZE; j++) {
     const v = x[at + j];
-    const q = Math.max(-32, Math.min(31, Math.round(v * inverse)));
+    const t = v * inverse + 32;
+    const q = t >= 63 ? 31 : t > 0 ? ((t + 0.5) | 0) - 32 : -32;
     const e = s * q - v;
     codes[j] = q;
     error += e * e;
@@ -109,6 +110,7 @@ export const ggml_q6_k = /* @__PURE__ */ defineOpaque({
   encodeBlock(x, at, out, to) {
     const wanted = Array.from({ length: RUNS }, (_, r) => search(x, at + r * SIZE));
     const largest = wanted.reduce((a, s) => (Math.abs(s) > Math.abs(a) ? s : a), 0);
+    putHalf(out, to + 208, largest / -128); // refuses data beyond a float16 super scale; written again below
     // The super scale starts where the largest run scale takes one of the outer codes; the best start is refined.
     let best = attempt(x, at, half(largest / -128), wanted, 1);
     for (const top of TOPS) {

@@ -1,20 +1,21 @@
 // lowbit/formats/define: the builders, and the way back from a definition (plain JSON, as packed tensors carry it) to a format.
 import { LowbitError } from "../core/errors.ts";
-import type { BlockFormat, Format, FormatDefinition, NumberFormat, ScaleLevel } from "../core/types.ts";
+import type { BlockFormat, Format, FormatDefinition, NumberFormat, OpaqueFormat, ScaleLevel } from "../core/types.ts";
 import { bipolarByName, defineBipolarInt } from "./bipolar.ts";
 import { defineBlock, type BlockOptions } from "./block.ts";
 import { binary8ByName } from "./binary8.ts";
 import { defineCodebook } from "./codebook.ts";
 import { defineFloat, type FloatOptions } from "./float.ts";
 import { defineInt, intByName, type IntOptions } from "./int.ts";
+import { defineOpaque, opaqueByName, type OpaqueOptions } from "./opaque.ts";
 import { definePosit, positByName } from "./posit.ts";
 
 export { defineBinary8 } from "./binary8.ts";
 export { affineFromBipolar, bipolarFromAffine, type Affine, type BipolarOptions, type BipolarTensor } from "./bipolar.ts";
 export { quireBits, type PositOptions } from "./posit.ts";
 export type { CodebookOptions } from "./codebook.ts";
-export { defineBipolarInt, defineBlock, defineCodebook, defineFloat, defineInt, definePosit };
-export type { BlockOptions, FloatOptions, IntOptions };
+export { defineBipolarInt, defineBlock, defineCodebook, defineFloat, defineInt, defineOpaque, definePosit };
+export type { BlockOptions, FloatOptions, IntOptions, OpaqueOptions };
 export type { FloatSpecials } from "./float.ts";
 
 /** Parametric scalar names: int5, posit6_es1, bipolar9, binary8p3ue. Each returns undefined for a name that is not its own. */
@@ -32,6 +33,7 @@ const builders: Record<string, (definition: never) => Format> = {
   bipolar: defineBipolarInt as (d: never) => Format,
   codebook: defineCodebook as (d: never) => Format,
   block: (d: FormatDefinition) => blockOf(d),
+  opaque: (d: FormatDefinition) => opaqueOf(d),
 };
 
 /**
@@ -79,4 +81,15 @@ function blockOf(d: FormatDefinition): BlockFormat {
     scales: levels(d.scales),
     ...(offset ? { offset: { role: offset.role, levels: levels(offset.levels) } } : {}),
   });
+}
+
+/** Functions cannot be stored: the format must be defined in this process, with the same sizes. */
+function opaqueOf(d: FormatDefinition): OpaqueFormat {
+  const known = opaqueByName(d.name);
+  if (known === undefined || known.blockSize !== d.blockSize || known.blockBytes !== d.blockBytes)
+    throw new LowbitError(
+      "E_FORMAT",
+      `format definition: expected an opaque format defined in this process, got ${JSON.stringify(d).slice(0, 80)}. Import or define it first.`,
+    );
+  return known;
 }
