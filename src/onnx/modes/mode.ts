@@ -1,0 +1,133 @@
+// What the quantizing modes share: layers (nodes with a weight), the context they work in, and weights that several nodes read.
+import { LowbitError } from "../../../formats/core/errors.ts";
+import type { NodeProto, TensorProto } from "../gen/onnx_pb.ts";
+import type { Constant, Names, Scope } from "../graph.ts";
+import { isDefaultDomain, nodeName, resolveConstant } from "../graph.ts";
+import type { OnnxModel } from "../model.ts";
+import { tensorDims } from "../model.ts";
+import type { QuantizeOptions } from "../options.ts";
+import { isFloatType, readFloats, tensorBytes } from "../values.ts";
+
+/** A node with a weight, or one that could have one (a MatMul of two computed values). */
+export interface Layer {
+  readonly scope: Scope;
+  readonly node: NodeProto;
+  readonly name: string;
+  /** Which input is the weight; -1 where none is constant. */
+  readonly input: number;
+  readonly weight: Constant | null;
+  readonly shape: readonly number[];
+  readonly bytes: number;
+}
+
+export interface ModeContext {
+  readonly model: OnnxModel;
+  readonly scopes: readonly Scope[];
+  readonly names: Names;
+  readonly options: QuantizeOptions;
+  /** Version of the default opset of the model as it is now. */
+  readonly opset: () => number;
+  readonly notes: string[];
+}
+
+/** A layer converted: the nodes that replace it, and the figures of its weight. */
+export interface Conversion {
+  readonly nodes: NodeProto[];
+  readonly format: string;
+  readonly bytesAfter: number;
+  readonly sqnrDb: number;
+}
+
+export interface Mode {
+  /** Operators that the mode quantizes. */
+  readonly opTypes: readonly string[];
+  /** Why a layer of one of `opTypes` stays as it is; undefined: it is converted. */
+  reason(layer: Layer, context: ModeContext): string | undefined;
+  /** Called once before the first conversion, with the layers that will be converted; may give a reason for some to stay after all. */
+  prepare?(layers: readonly Layer[], context: ModeContext): ((layer: Layer) => string | undefined) | undefined;
+  convert(layer: Layer, context: ModeContext): Conversion;
+}
+
+/** Inputs that are weights, by operator; every other operator: any large constant of two or more dimensions. */
+const WEIGHT_INPUT: Readonly<Record<string, readonly number[]>> = {
+  MatMul: [1, 0],
+  Gemm: [1, 0],
+  Conv: [1],
+  ConvTranspose: [1],
+  Gather: [0],
+};
+/** Operators whose layer is reported even without a constant weight. */
+const ALWAYS: ReadonlySet<string> = new Set(["MatMul", "Gemm", "Conv", "ConvTranspose"]);
+const LARGE = 1024;
+
+/** The layers of a model, in order of its graphs and nodes. */
+export function findLayers(scopes: readonly Scope[]): Layer[] {
+  const layers: Layer[] = [];
+  for (const scope of scopes) {
+    for (const node of scope.graph.node) {
+      if (node.opType === "Constant" || node.opType === "Identity") continue;
+      const known = isDefaultDomain(node) ? WEIGHT_INPUT[node.opType] : undefined;
+      let found: { input: number; weight: Constant } | undefined;
+      for (const input of known ?? node.input.keys()) {
+        const weight = resolveConstant(scope, node.input[input] ?? "");
+        if (weight === null || !isFloatType(weight.tensor.dataType)) continue;
+        const dims = tensorDims(weight.tensor);
+        if (known === undefined && (dims.length < 2 || dims.reduce((a, b) => a * b, 1) < LARGE)) continue;
+        if (node.opType === "Gather" && dims.length < 2) continue;
+        found = { input, weight };
+        break;
+      }
+      if (found === undefined && !(isDefaultDomain(node) && ALWAYS.has(node.opType))) continue;
+      layers.push({
+        scope,
+        node,
+        name: nodeName(node),
+        input: found?.input ?? -1,
+        weight: found?.weight ?? null,
+        shape: found === undefined ? [] : tensorDims(found.weight.tensor),
+        bytes: found === undefined ? 0 : tensorBytes(found.weight.tensor),
+      });
+    }
+  }
+  return layers;
+}
+
+/** The values of a layer's weight. @throws LowbitError E_VALUE where one is NaN or infinite */
+export function weightValues(layer: Layer, model: OnnxModel): Float32Array {
+  const values = readFloats(model, layer.weight!.tensor);
+  // x - x is 0 for finite x and NaN else: one sum tells, without a branch per value.
+  let sum = 0;
+  for (let i = 0; i < values.length; i++) sum += values[i] - values[i];
+  if (sum !== 0) {
+    const bad = values.findIndex((value) => !Number.isFinite(value));
+    throw new LowbitError(
+      "E_VALUE",
+      `layer ${layer.name}: expected finite weights, got ${values[bad]} at index ${bad} of ${JSON.stringify(layer.weight!.name)}. Repair the model, or leave the layer out with exclude (--exclude ${JSON.stringify(layer.name)}).`,
+    );
+  }
+  return values;
+}
+
+/** Quantized weights by tensor and layout, so that a shared one is made once. */
+export interface WeightCache<T> {
+  get(tensor: TensorProto, layout: string, make: () => T): T;
+}
+
+export function weightCache<T>(): WeightCache<T> {
+  const made = new Map<TensorProto, Map<string, T>>();
+  return {
+    get(tensor, layout, make) {
+      const layouts = made.get(tensor) ?? new Map<string, T>();
+      made.set(tensor, layouts);
+      let weight = layouts.get(layout);
+      if (weight === undefined) layouts.set(layout, (weight = make()));
+      return weight;
+    },
+  };
+}
+
+/** 10 log10(signal / noise); Infinity without noise, 0 dB for an all-zero weight that stays zero is Infinity too. */
+export const decibels = (signal: number, noise: number): number => (noise === 0 ? Infinity : 10 * Math.log10(signal / noise));
+
+/** Bytes of a tensor that a mode made. */
+export const madeBytes = (tensors: readonly TensorProto[]): number => tensors.reduce((total, tensor) => total + tensorBytes(tensor), 0);
