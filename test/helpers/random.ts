@@ -74,3 +74,9 @@ export function awkwardBlock(rng: Random, size: number, kind: number): Float32Ar
       return x;
   }
 }
+
+/** `count` Gaussian float32 numbers. */
+export function normalArray(count: number, seed: number): Float32Array<ArrayBuffer> {
+  const rng = random(seed);
+  return Float32Array.from({ length: count }, () => rng.normal());
+}
