@@ -1,0 +1,270 @@
+// GPTQ: rounds the columns of a weight one by one and spreads each error over the columns still to come, so that the output error on calibration
+// inputs, not the weight error, is small. Source: Frantar et al., arXiv 2210.17323; code IST-DASLab/gptq; static activation order from
+// FP-Quant (arXiv 2509.23202). Works on every scalar and block format. Not here: rotation (mrgptq.ts), g_idx (act-order uses static groups).
+import { LowbitError } from "../../formats/core/errors.ts";
+import { codeArray } from "../../formats/core/pack.ts";
+import type { Format, PackedTensor } from "../../formats/core/types.ts";
+import type { WeightQuantizer } from "../tensor/quantize.ts";
+import type { Tensor } from "../tensor/tensor.ts";
+import { BlockGrid, columnFormat, weightMatrix, type ScaleOptions, type WeightMatrix } from "./grid.ts";
+import { gptqFactorInPlace } from "./linalg.ts";
+import { fastProduct } from "./simd.ts";
+import { scaleRecipe } from "./rtn.ts";
+import { resolveSearch, searchScales, type ScaleSearch } from "./search.ts";
+import type { LayerStatistics } from "./statistics.ts";
+import { runSteps, type RunOptions, type Steps } from "./steps.ts";
+
+export interface GptqOptions extends ScaleOptions, RunOptions {
+  /** sum x x^T of the layer's inputs, up to a factor: the statistics of calibration, or the [k * k] matrix row-major. Not modified. */
+  readonly hessian: LayerStatistics | Float64Array;
+  /** Added to the diagonal, as a share of its mean; default 0.01. Raised tenfold while the matrix is not positive definite. */
+  readonly damp?: number;
+  /** How often damp may be raised; default 3. */
+  readonly dampRetries?: number;
+  /** Columns per block of deferred updates; changes rounding errors only. Default 128. */
+  readonly blockSize?: number;
+  /** Columns in order of falling diagonal; default false. */
+  readonly actOrder?: boolean;
+  /** All scales from the original weights before the first column; default: actOrder. */
+  readonly staticGroups?: boolean;
+  /** Scales by search instead of by rule, see rtn. Columns count equally. */
+  readonly search?: ScaleSearch;
+  /** Dynamic groups: scales from weights with every update so far (`current`, default), or as the authors' code, without those of the
+   * block at work (`blockStart`). */
+  readonly groupScales?: "current" | "blockStart";
+  /** Fewest calibration tokens accepted; default k / 8 rounded up. Only known with statistics. */
+  readonly minRows?: number;
+  /** Layer name for messages. */
+  readonly name?: string;
+}
+
+/** A quantizer whose work can be driven step by step. */
+export interface SteppedQuantizer extends WeightQuantizer {
+  steps(weight: Tensor, format: Format): Steps<PackedTensor>;
+}
+
+interface Resolved {
+  readonly damp: number;
+  readonly dampRetries: number;
+  readonly blockSize: number;
+  readonly actOrder: boolean;
+  readonly staticGroups: boolean;
+  readonly groupScales: "current" | "blockStart";
+}
+
+function resolve(o: GptqOptions): Resolved {
+  const r = {
+    damp: o.damp ?? 0.01,
+    dampRetries: o.dampRetries ?? 3,
+    blockSize: o.blockSize ?? 128,
+    actOrder: o.actOrder ?? false,
+    staticGroups: o.staticGroups ?? o.actOrder ?? false,
+    groupScales: o.groupScales ?? "current",
+  } as const;
+  const bad = (what: string, expected: string, got: unknown) => new RangeError(`gptq ${what}: expected ${expected}, got ${String(got)}.`);
+  if (!(r.damp >= 0 && r.damp < Infinity)) throw bad("damp", "a number >= 0", r.damp);
+  if (!(Number.isInteger(r.dampRetries) && r.dampRetries >= 0 && r.dampRetries <= 10)) throw bad("dampRetries", "0..10", r.dampRetries);
+  if (!(Number.isInteger(r.blockSize) && r.blockSize >= 1)) throw bad("blockSize", "a positive integer", r.blockSize);
+  if (r.groupScales !== "current" && r.groupScales !== "blockStart") throw bad("groupScales", `"current" or "blockStart"`, r.groupScales);
+  if (o.search) resolveSearch(o.search);
+  return r;
+}
+
+/**
+ * GPTQ as a quantizer.
+ * @throws TypeError, RangeError for options; at use LowbitError E_CALIBRATION (statistics that do not fit, too few tokens, constant or dead
+ * inputs, a Hessian that is not positive definite after all retries: never a silent round-to-nearest), E_UNSUPPORTED, E_VALUE, E_SHAPE, E_ABORTED
+ * @example quantize(w, format("int4_b32"), gptq({ hessian: stats, actOrder: true }))
+ */
+export function gptq(options: GptqOptions): SteppedQuantizer {
+  if (options?.hessian === undefined || options.hessian === null)
+    throw new TypeError(`gptq: expected options.hessian, got none. Collect it with layerStatistics(k) or calibrate(...).`);
+  const resolved = resolve(options);
+  return {
+    algorithm: "gptq",
+    quantizeWeight: (weight, format) => runSteps(gptqSteps(weight, format, options, resolved), options),
+    steps: (weight, format) => gptqSteps(weight, format, options, resolved),
+  };
+}
+
+/** The matrix of the statistics, checked. */
+export function hessianOf(source: LayerStatistics | Float64Array, k: number, at: string, minRows?: number): Float64Array {
+  const fail = (expected: string, got: string, remedy: string) =>
+    new LowbitError("E_CALIBRATION", `hessian${at}: expected ${expected}, got ${got}. ${remedy}`);
+  if (source instanceof Float64Array) {
+    if (source.length !== k * k) throw fail(`${k} x ${k} numbers`, String(source.length), "Was it collected for another layer?");
+    return source;
+  }
+  if (source.hessian === null) throw fail("statistics with a Hessian", "channel sums only", "Collect with { hessian: true }.");
+  if (source.k !== k) throw fail(`inputs of length ${k}`, String(source.k), "Were the statistics collected for another layer?");
+  const least = minRows ?? Math.ceil(k / 8);
+  if (source.rows < least)
+    throw fail(
+      `at least ${least} calibration tokens for ${k} inputs`,
+      String(source.rows),
+      "Calibrate on more data, or lower minRows knowing that the Hessian is nearly singular.",
+    );
+  if (source.rows > 1) {
+    let varies = false;
+    for (let j = 0; j < k && !varies; j++) varies = source.max[j] > source.min[j];
+    if (!varies) throw fail("inputs that vary", `${source.rows} equal tokens`, "Is the calibration data constant?");
+  }
+  return source.hessian;
+}
+
+function* gptqSteps(weight: Tensor, format: Format, o: GptqOptions, r: Resolved): Steps<PackedTensor> {
+  const target = columnFormat(format, "gptq");
+  const at = o.name === undefined ? "" : ` of layer "${o.name}"`;
+  const w = weightMatrix(weight, `gptq${at}`);
+  const { rows, k } = w;
+  const source = hessianOf(o.hessian, k, at, o.minRows);
+  const { diagonal, dead, order } = prepare(source, w, r.actOrder, at);
+  const grid = new BlockGrid(target, rows, k, { scaleRule: o.scaleRule, rangeRule: o.rangeRule });
+  const grouped = target.kind === "block" && grid.cells.gridK > 1;
+  if (r.actOrder && grouped && !r.staticGroups)
+    throw new LowbitError(
+      "E_UNSUPPORTED",
+      `gptq: expected static groups with actOrder, got staticGroups: false. Dynamic groups in another order need an index per column (g_idx), which packed tensors do not hold.`,
+    );
+  const dynamic = grouped && !r.staticGroups;
+  grid.fill(w.data);
+  if (o.search && !dynamic) searchScales(grid, w.data, 0, k, o.search);
+
+  const { factor, damp } = factorize(source, diagonal, order, k, r, at);
+  yield { stage: "gptq", done: 0, total: k, layer: o.name };
+
+  // Columns become rows, in the order of work, so that every update runs along memory.
+  const wt = new Float64Array(rows * k);
+  for (let r0 = 0; r0 < rows; r0 += 32)
+    for (let i = 0; i < k; i++) {
+      const j = order[i];
+      for (let row = r0; row < Math.min(rows, r0 + 32); row++) wt[i * rows + row] = w.data[row * k + j];
+    }
+  w.data.fill(0); // from here on it holds nothing that is read: fail loudly rather than on stale weights
+  const codes = codeArray(grid.element.bits, rows * k);
+  const columnCodes = codeArray(grid.element.bits, rows);
+  const q = new Float64Array(rows);
+  const errors = new Float64Array(r.blockSize * rows);
+  const span = grid.cells.k;
+  let loss = 0;
+  let i1 = 0;
+  while (i1 < k) {
+    let i2 = Math.min(k, i1 + r.blockSize);
+    if (dynamic) {
+      // A group that reaches beyond the block starts a block of its own: its scales then see every update.
+      const last = Math.floor((i2 - 1) / span) * span;
+      if (last > i1 && Math.min(k, last + span) > i2) i2 = last;
+      if (r.groupScales === "blockStart") for (let i = Math.ceil(i1 / span) * span; i < i2; i += span) fillGroup(grid, wt, i, o.search);
+    }
+    for (let i = i1; i < i2; i++) {
+      if (dynamic && r.groupScales === "current" && i % span === 0) fillGroup(grid, wt, i, o.search);
+      const column = i * rows;
+      grid.quantizeColumn(order[i], wt, column, columnCodes, q);
+      const j = order[i];
+      const d = factor[i * k + i];
+      const e = errors.subarray((i - i1) * rows, (i - i1 + 1) * rows);
+      for (let row = 0; row < rows; row++) {
+        codes[row * k + j] = columnCodes[row];
+        e[row] = (wt[column + row] - q[row]) / d;
+        loss += e[row] * e[row];
+      }
+      for (let c = i + 1; c < i2; c++) {
+        const f = factor[i * k + c];
+        if (f === 0) continue;
+        const to = c * rows;
+        for (let row = 0; row < rows; row++) wt[to + row] -= f * e[row];
+      }
+    }
+    if (i2 < k) fastProduct(wt, i2 * rows, rows, k - i2, rows, factor, i1 * k + i2, k, errors, 0, rows, i2 - i1, -1);
+    i1 = i2;
+    yield { stage: "gptq", done: i2, total: k, layer: o.name };
+  }
+  if (!Number.isFinite(loss))
+    throw new LowbitError("E_CALIBRATION", `gptq${at}: expected a finite error, got ${loss}. Is the Hessian's range beyond float64?`);
+  return grid.pack(codes, w.shape, {
+    version: 1,
+    algorithm: "gptq",
+    ...scaleRecipe(target, o),
+    ...r,
+    ...(o.search ? { search: resolveSearch(o.search) } : {}),
+    dampUsed: damp,
+    deadInputs: dead,
+    ...(o.hessian instanceof Float64Array ? {} : { calibrationRows: o.hessian.rows }),
+    // sum over columns of (w - q)^2 / (2 U_ii^2), as in the paper; in the units of the Hessian given
+    loss: loss / 2,
+  });
+}
+
+/** Scales of the group that starts with column i from the weights as they are now. */
+function fillGroup(grid: BlockGrid, wt: Float64Array, i: number, search: ScaleSearch | undefined): void {
+  const { rows, k, cells } = grid;
+  const width = Math.min(cells.k, k - i);
+  const block = new Float64Array(rows * width);
+  for (let j = 0; j < width; j++) for (let row = 0; row < rows; row++) block[row * width + j] = wt[(i + j) * rows + row];
+  grid.fillGroup(grid.groupOf(i), block, width);
+  if (search) searchScales(grid, block, i, width, search);
+}
+
+interface Prepared {
+  /** Diagonal with 1 for dead inputs. */
+  readonly diagonal: Float64Array;
+  readonly dead: number;
+  readonly order: Int32Array;
+}
+
+/** Dead inputs: their weights become 0, as in the authors' code. Order of the columns. */
+function prepare(h: Float64Array, w: WeightMatrix, actOrder: boolean, at: string): Prepared {
+  const { rows, k } = w;
+  const diagonal = new Float64Array(k);
+  let dead = 0;
+  for (let j = 0; j < k; j++) {
+    const d = h[j * k + j];
+    if (!(d >= 0 && d < Infinity))
+      throw new LowbitError(
+        "E_CALIBRATION",
+        `hessian${at}: expected finite diagonal entries >= 0, got ${d} at ${j}. Was it made from finite activations?`,
+      );
+    diagonal[j] = d === 0 ? 1 : d;
+    if (d !== 0) continue;
+    dead++;
+    for (let row = 0; row < rows; row++) w.data[row * k + j] = 0;
+  }
+  if (dead === k)
+    throw new LowbitError(
+      "E_CALIBRATION",
+      `hessian${at}: expected some inputs above zero, got ${k} dead inputs. Does any calibration data reach the layer?`,
+    );
+  const order = Int32Array.from({ length: k }, (_, j) => j);
+  if (actOrder) order.sort((a, b) => diagonal[b] - diagonal[a] || a - b);
+  return { diagonal, dead, order };
+}
+
+/** U with (H + damp I)^-1 = U^T U, in the order of work. @throws LowbitError E_CALIBRATION when no damping helps */
+function factorize(
+  h: Float64Array,
+  diagonal: Float64Array,
+  order: Int32Array,
+  k: number,
+  r: Resolved,
+  at: string,
+): { factor: Float64Array; damp: number } {
+  let mean = 0;
+  for (let j = 0; j < k; j++) mean += diagonal[j] / k;
+  const factor = new Float64Array(k * k);
+  let damp = r.damp;
+  let bad = -1;
+  for (let attempt = 0; attempt <= r.dampRetries; attempt++) {
+    for (let i = 0; i < k; i++) {
+      const from = order[i] * k;
+      for (let j = 0; j < k; j++) factor[i * k + j] = h[from + order[j]];
+      factor[i * k + i] = diagonal[order[i]] + damp * mean;
+    }
+    bad = gptqFactorInPlace(factor, k, fastProduct);
+    if (bad < 0) return { factor, damp };
+    damp = Math.max(damp * 10, 1e-8);
+  }
+  throw new LowbitError(
+    "E_CALIBRATION",
+    `hessian${at}: expected a positive definite matrix, got a bad pivot at input ${order[bad]} even with damp ${damp / 10}. Calibrate on more varied data, or raise damp.`,
+  );
+}

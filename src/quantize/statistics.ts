@@ -1,0 +1,171 @@
+// What calibration keeps of a layer's inputs: sums only, never the activations. X is (tokens x k); H = sum over tokens of w x x^T in float64, so
+// constant factors (2/n in the papers) are left out: every quantizer here uses H up to a factor. Masked tokens have weight 0 and are not counted.
+// Source of the Hessian: GPTQ, arXiv 2210.17323; token weights: MBQ, arXiv 2412.19509.
+import { LowbitError } from "../../formats/core/errors.ts";
+import { tnProductPlain, type TnProduct } from "./linalg.ts";
+
+/** Statistics of the inputs of one layer. */
+export interface LayerStatistics {
+  /** Length of an input vector. */
+  readonly k: number;
+  /** Tokens counted (weight above 0). */
+  readonly rows: number;
+  /** Sum of the token weights; equals rows without weights. */
+  readonly weight: number;
+  /** sum w x x^T, [k * k] symmetric; null when it was not collected. */
+  readonly hessian: Float64Array<ArrayBuffer> | null;
+  /** Per channel: sum w x, sum w |x|, sum w x^2, and the range over counted tokens. */
+  readonly sum: Float64Array<ArrayBuffer>;
+  readonly sumAbs: Float64Array<ArrayBuffer>;
+  readonly sumSquares: Float64Array<ArrayBuffer>;
+  readonly min: Float64Array<ArrayBuffer>;
+  readonly max: Float64Array<ArrayBuffer>;
+}
+
+export interface AddOptions {
+  /** One entry per token; 0 leaves the token out (padding). */
+  readonly mask?: ArrayLike<number>;
+  /** One weight >= 0 per token (modalities, importance); default 1. */
+  readonly weights?: ArrayLike<number>;
+}
+
+export interface StatisticsOptions {
+  /** Default true. Without it only the per-channel sums are kept (k numbers instead of k * k). */
+  readonly hessian?: boolean;
+  /** Layer name for messages. */
+  readonly name?: string;
+  /** Product kernel; default plain JavaScript. */
+  readonly product?: TnProduct;
+}
+
+/** A running collection of `LayerStatistics`. Memory: 8 k^2 bytes with the Hessian. */
+export interface StatisticsAccumulator {
+  readonly k: number;
+  /** @param x tokens, row-major [tokens * k] @throws LowbitError E_CALIBRATION for NaN or infinities, E_SHAPE */
+  add(x: Float32Array | Float64Array, options?: AddOptions): void;
+  /** The statistics so far; the accumulator goes on. The Hessian is shared, not copied. @throws LowbitError E_CALIBRATION without any token */
+  finish(): LayerStatistics;
+}
+
+/** Tokens per product: a panel of 64 x 4096 doubles is 2 MB, and stays in the second-level cache together with a tile of H. */
+const TOKENS = 64;
+const TILE = 64;
+
+/**
+ * Collects the statistics of one layer's inputs.
+ * @param k length of an input vector
+ * @example const acc = layerStatistics(256); acc.add(activations); const stats = acc.finish();
+ */
+export function layerStatistics(k: number, options: StatisticsOptions = {}): StatisticsAccumulator {
+  if (!Number.isSafeInteger(k) || k < 1) throw new RangeError(`layerStatistics k: expected a positive integer, got ${k}.`);
+  const product = options.product ?? tnProductPlain;
+  const at = options.name === undefined ? "" : ` of layer "${options.name}"`;
+  const hessian = options.hessian === false ? null : new Float64Array(k * k);
+  const sum = new Float64Array(k);
+  const sumAbs = new Float64Array(k);
+  const sumSquares = new Float64Array(k);
+  const min = new Float64Array(k).fill(Infinity);
+  const max = new Float64Array(k).fill(-Infinity);
+  let rows = 0;
+  let weight = 0;
+  const left = new Float64Array(hessian ? TOKENS * k : 0);
+  const right = new Float64Array(hessian ? TOKENS * k : 0);
+
+  const flush = (count: number, weighted: boolean) => {
+    if (hessian === null) return;
+    // The lower triangle only; finish() mirrors it.
+    for (let i = 0; i < k; i += TILE) {
+      const m = Math.min(TILE, k - i);
+      product(hessian, i * k, k, m, i + m, weighted ? left : right, i, k, right, 0, k, count, 1);
+    }
+  };
+
+  return {
+    k,
+    add(x, { mask, weights } = {}) {
+      const tokens = x.length / k;
+      if (!Number.isInteger(tokens))
+        throw new LowbitError(
+          "E_SHAPE",
+          `activations${at}: expected a multiple of ${k} numbers, got ${x.length}. Pass whole input vectors.`,
+        );
+      for (const [name, list] of [["mask", mask] as const, ["weights", weights] as const])
+        if (list !== undefined && list.length !== tokens)
+          throw new LowbitError("E_SHAPE", `${name}${at}: expected one entry for each of ${tokens} tokens, got ${list.length}.`);
+      // Check everything first: a refused batch must leave the sums as they were.
+      for (let t = 0; t < tokens; t++) {
+        const w = weights ? weights[t] : 1;
+        if (!(w >= 0 && w < Infinity))
+          throw new LowbitError("E_CALIBRATION", `weights${at}: expected finite numbers >= 0, got ${w} for token ${t}.`);
+        if ((mask && !mask[t]) || w === 0) continue;
+        for (let j = 0; j < k; j++)
+          if (!Number.isFinite(x[t * k + j]))
+            throw new LowbitError(
+              "E_CALIBRATION",
+              `activations${at}: expected finite numbers, got ${x[t * k + j]} in channel ${j} of token ${t}. Mask the token, or look for the operator that overflows.`,
+            );
+      }
+      let n = 0;
+      for (let t = 0; t < tokens; t++) {
+        const w = weights ? weights[t] : 1;
+        if ((mask && !mask[t]) || w === 0) continue;
+        rows++;
+        weight += w;
+        for (let j = 0; j < k; j++) {
+          const v = x[t * k + j];
+          sum[j] += w * v;
+          sumAbs[j] += w * Math.abs(v);
+          sumSquares[j] += w * v * v;
+          if (v < min[j]) min[j] = v;
+          if (v > max[j]) max[j] = v;
+        }
+        if (hessian === null) continue;
+        right.set(x.subarray(t * k, (t + 1) * k), n * k);
+        if (weights) for (let j = 0; j < k; j++) left[n * k + j] = w * x[t * k + j];
+        if (++n === TOKENS) {
+          flush(n, weights !== undefined);
+          n = 0;
+        }
+      }
+      if (n > 0) flush(n, weights !== undefined);
+    },
+    finish() {
+      if (rows === 0)
+        throw new LowbitError(
+          "E_CALIBRATION",
+          `calibration${at}: expected at least one token, got none. Did any batch reach the layer, and is the mask not all zero?`,
+        );
+      if (hessian) for (let i = 0; i < k; i++) for (let j = 0; j < i; j++) hessian[j * k + i] = hessian[i * k + j];
+      return { k, rows, weight, hessian, sum, sumAbs, sumSquares, min, max };
+    },
+  };
+}
+
+/** Output error of replacing W by Q on the calibration inputs: sum over rows of (w - q) H (w - q)^T = ||X (W - Q)^T||^2. */
+export function outputError(w: ArrayLike<number>, q: ArrayLike<number>, rows: number, hessian: Float64Array): number {
+  const k = Math.sqrt(hessian.length);
+  if (!Number.isInteger(k) || w.length !== rows * k || q.length !== rows * k)
+    throw new LowbitError(
+      "E_SHAPE",
+      `outputError: expected weights of ${rows} x k and a Hessian k x k, got ${w.length}, ${q.length} and ${hessian.length} numbers.`,
+    );
+  // (D H) by panels of rows: D^T is packed so that the product form applies.
+  const panel = 32;
+  const d = new Float64Array(panel * k);
+  const dt = new Float64Array(panel * k);
+  const product = new Float64Array(panel * k);
+  let total = 0;
+  for (let r0 = 0; r0 < rows; r0 += panel) {
+    const m = Math.min(panel, rows - r0);
+    for (let i = 0; i < m; i++)
+      for (let j = 0; j < k; j++) {
+        const v = w[(r0 + i) * k + j] - q[(r0 + i) * k + j];
+        d[i * k + j] = v;
+        dt[j * m + i] = v;
+      }
+    product.fill(0);
+    tnProductPlain(product, 0, k, m, k, dt, 0, m, hessian, 0, k, k, 1);
+    for (let i = 0; i < m * k; i++) total += product[i] * d[i];
+  }
+  return total;
+}

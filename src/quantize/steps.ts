@@ -1,0 +1,54 @@
+// Long work in steps: a generator that yields its progress between blocks, driven at once or with pauses for the event loop.
+import { LowbitError } from "../../formats/core/errors.ts";
+
+export interface Progress {
+  /** What is being done, e.g. "gptq". */
+  readonly stage: string;
+  /** Work done and in all, in the units of the stage (columns, batches, layers). */
+  readonly done: number;
+  readonly total: number;
+  /** The layer at work, where there are several. */
+  readonly layer?: string;
+}
+
+export interface RunOptions {
+  /** Checked between blocks of work; the call then rejects (or throws) with E_ABORTED. */
+  readonly signal?: AbortSignal;
+  readonly onProgress?: (progress: Progress) => void;
+}
+
+export type Steps<T> = Generator<Progress, T, void>;
+
+/** @throws LowbitError E_ABORTED with the reason as cause */
+export function checkAborted(signal: AbortSignal | undefined, what: string): void {
+  if (signal?.aborted)
+    throw new LowbitError("E_ABORTED", `${what}: expected to run to the end, got an abort signal. Nothing was changed; start it again.`, {
+      cause: signal.reason,
+    });
+}
+
+/** Runs to the end without a pause. */
+export function runSteps<T>(steps: Steps<T>, options: RunOptions = {}): T {
+  for (;;) {
+    const next = steps.next();
+    if (next.done) return next.value;
+    options.onProgress?.(next.value);
+    checkAborted(options.signal, next.value.stage);
+  }
+}
+
+/** Pauses at least every `sliceMs` so that timers, input and abort signals get their turn. */
+export async function runStepsAsync<T>(steps: Steps<T>, options: RunOptions & { readonly sliceMs?: number } = {}): Promise<T> {
+  checkAborted(options.signal, "start");
+  let since = Date.now();
+  for (;;) {
+    const next = steps.next();
+    if (next.done) return next.value;
+    options.onProgress?.(next.value);
+    if (Date.now() - since >= (options.sliceMs ?? 20)) {
+      await new Promise<void>((resolve) => setTimeout(resolve));
+      since = Date.now();
+    }
+    checkAborted(options.signal, next.value.stage);
+  }
+}
