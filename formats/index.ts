@@ -2,6 +2,7 @@
 export * from "./all.ts";
 export { allFormats, format } from "./registry.ts";
 export * from "./define/index.ts";
+export { arithmetic, type Accumulator, type Arithmetic } from "./core/arithmetic.ts";
 export { encodeArray, decodeArray } from "./core/bulk.ts";
 export { packCodes, unpackCodes, packedBytes, type Codes } from "./core/pack.ts";
 export { LowbitError, isLowbitError, type LowbitErrorCode } from "./core/errors.ts";
