@@ -9,3 +9,5 @@ export { LowbitError, isLowbitError, type LowbitErrorCode } from "../formats/cor
 export type { Activations, AsyncLayer, Backend, Explanation, PrepareOptions, SyncLayer } from "./backends/types.ts";
 export type { Arithmetic } from "./tensor/scales.ts";
 export type { BlockFormat, Format, NumberFormat, OpaqueFormat, PackedTensor, QuantConfig } from "../formats/core/types.ts";
+export { wasm, type WasmBackend, type WasmOptions } from "./backends/wasm.ts";
+export { workerScript } from "./backends/threads.ts";

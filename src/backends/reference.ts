@@ -1,9 +1,11 @@
-// The reference backend: every format, float32 activations, plain loops in binary64 over decoded rows. What other backends are compared with.
-import { LowbitError } from "../../formats/core/errors.ts";
+// The reference backend: every format, all kinds of activations, plain loops in binary64 over decoded rows. What other backends are compared with.
 import { dequantizeRows } from "../../formats/core/packed.ts";
 import type { PackedTensor } from "../../formats/core/types.ts";
+import { groupSpan, integerRefusal, quantizeActivations } from "../../kernels/activations.ts";
+import { weightWord } from "../../kernels/names.ts";
 import { matmulReference } from "../../kernels/reference/matmul.ts";
 import { checkRun, disposed } from "./layer.ts";
+import { weightSource } from "./source.ts";
 import type { Backend, PrepareOptions, SyncLayer } from "./types.ts";
 
 /** Rows of the weight that are decoded at once. */
@@ -13,21 +15,26 @@ export const reference: Backend<SyncLayer> = {
   name: "reference",
   prepare(w: PackedTensor, options: PrepareOptions): SyncLayer {
     const activations = options.activations ?? "float32";
-    if (activations !== "float32")
-      throw new LowbitError(
-        "E_UNSUPPORTED",
-        `reference backend activations: expected "float32", got "${activations}". Use a WebAssembly backend for integer activations.`,
-      );
+    const source = weightSource(w);
+    const refusal = activations === "float32" ? null : integerRefusal(source);
+    const bits = activations === "float32" || refusal !== null ? null : activations === "int8" ? 8 : 16;
     const { rows: n, k } = w;
     let live: PackedTensor | null = w;
     const run = (x: Float32Array, m: number, out?: Float32Array): Float32Array => {
       if (live === null) throw disposed();
       const y = checkRun(x, m, n, k, out);
+      let rows: Float32Array | Float64Array = x;
+      if (bits !== null) {
+        rows = new Float64Array(m * k);
+        const span = groupSpan(source.span, k);
+        for (let r = 0; r < m; r++)
+          quantizeActivations(x.subarray(r * k, (r + 1) * k), bits, span, rows.subarray(r * k, (r + 1) * k) as Float64Array);
+      }
       const panel = new Float64Array(Math.min(PANEL, n) * k);
       for (let row = 0; row < n; row += PANEL) {
         const count = Math.min(PANEL, n - row);
         dequantizeRows(live, row, count, panel);
-        matmulReference(x, panel, y, m, n, k, row, count);
+        matmulReference(rows, panel, y, m, n, k, row, count);
       }
       return y;
     };
@@ -41,9 +48,12 @@ export const reference: Backend<SyncLayer> = {
       runAsync: async (x, m, out) => run(x, m, out),
       explain: () => ({
         backend: "reference",
-        kernel: `f32_${w.format.name}_matmul__reference`,
-        activations,
-        reasons: ["plain loops in binary64 over decoded rows"],
+        kernel: `${bits === null ? "f32" : `a${bits}`}_${weightWord(w.format.name)}_matmul__reference`,
+        activations: bits === null ? "float32" : activations,
+        reasons: [
+          ...(refusal === null ? [] : [`no integer product (${refusal}): activations stay float32`]),
+          "plain loops in binary64 over decoded rows",
+        ],
       }),
       dispose,
       [Symbol.dispose]: dispose,

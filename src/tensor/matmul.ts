@@ -3,12 +3,13 @@
 import { LowbitError } from "../../formats/core/errors.ts";
 import type { PackedTensor } from "../../formats/core/types.ts";
 import { reference } from "../backends/reference.ts";
+import { wasmSync } from "../backends/wasm.ts";
 import type { AsyncLayer, Backend, PrepareOptions, SyncLayer } from "../backends/types.ts";
 import { matrixView, readRows, tensor, type Tensor } from "./tensor.ts";
 
 export interface MatmulOptions extends PrepareOptions {
-  /** Default "reference". */
-  readonly backend?: "reference" | Backend;
+  /** Default "reference". "wasm" is one thread; `await wasm({ threads })` makes a backend with more. */
+  readonly backend?: "reference" | "wasm" | Backend;
 }
 
 /**
@@ -18,14 +19,15 @@ export interface MatmulOptions extends PrepareOptions {
  */
 export function prepareMatmul(
   w: PackedTensor,
-  options?: MatmulOptions & { readonly backend?: "reference" | Backend<SyncLayer> },
+  options?: MatmulOptions & { readonly backend?: "reference" | "wasm" | Backend<SyncLayer> },
 ): SyncLayer;
 export function prepareMatmul(w: PackedTensor, options: MatmulOptions): AsyncLayer;
 export function prepareMatmul(w: PackedTensor, options: MatmulOptions = {}): AsyncLayer {
   const { backend = "reference", ...rest } = options;
   if (typeof backend === "object" && backend !== null && typeof backend.prepare === "function") return backend.prepare(w, rest);
   if (backend === "reference") return reference.prepare(w, rest);
-  throw new TypeError(`prepareMatmul backend: expected "reference" or a backend object, got ${String(backend)}.`);
+  if (backend === "wasm") return wasmSync().prepare(w, rest);
+  throw new TypeError(`prepareMatmul backend: expected "reference", "wasm" or a backend object, got ${String(backend)}.`);
 }
 
 /**

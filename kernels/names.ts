@@ -1,0 +1,21 @@
+// The names of kernels, printed from their specs: `<act>[_<acc>]_<weight>_<op>_<MR>x<NR>__<arch>[_<path>]`, for example
+// a8_int4b32_gemm_4x8__wasmrelaxedsimd_lattice. A name is a test title, a bench row and what `explain()` says; the cache key is the whole spec.
+import type { FloatSpec } from "./wasm/float.ts";
+import type { GemmSpec } from "./wasm/gemm.ts";
+
+/** A format's or definition's name as one word of a kernel name. */
+export const weightWord = (name: string): string => name.replace(/[^A-Za-z0-9]/g, "");
+
+const arch = (spec: { readonly relaxed: boolean }): string => (spec.relaxed ? "wasmrelaxedsimd" : "wasmsimd");
+
+export function gemmName(spec: GemmSpec, weight: string): string {
+  const path = spec.planes.length === 2 ? "planes" : spec.planes[0].table === null ? "lattice" : "swizzle";
+  const op = spec.mr === 1 ? "gemv" : "gemm";
+  return `a${spec.activationBits}_${weightWord(weight)}_${op}_${spec.mr}x${4 * spec.nv}__${arch(spec)}_${path}_${spec.style}`;
+}
+
+export function floatName(spec: FloatSpec, weight: string): string {
+  const op = spec.mr === 1 ? "gemv" : "gemm";
+  const path = spec.decode.kind === "float" ? "" : `_${spec.decode.kind}`;
+  return `f32_${weightWord(weight)}_${op}_${spec.mr}x${4 * spec.nv}__${arch(spec)}${path}`;
+}

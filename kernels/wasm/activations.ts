@@ -1,0 +1,100 @@
+// Activations for the integer kernels: every group of a row gets a scale amax / 127 (8 bits) or amax / 32639 (16 bits: 127 * 256 + 127, so that
+// both bytes stay signed), codes rne(x / scale), and the sums that correct for the weights' shift. A group that holds NaN or an infinity
+// gets a scale that makes the row's results NaN. Input is staged: groups padded with zeros to the kernel's group.
+import { activationMax } from "../activations.ts";
+import { ModuleBuilder, type Emit } from "./asm.ts";
+import { activationRecord, type DotStyle } from "./gemm.ts";
+
+export interface ActivationSpec {
+  readonly style: DotStyle;
+  /** i16 operands in the order of k, for zipped planes; otherwise even k, then odd k. */
+  readonly inOrder: boolean;
+  readonly activationBits: 8 | 16;
+  /** Padded group: a multiple of 4. */
+  readonly group: number;
+  readonly mr: number;
+  /** Corrections hold the sum over all planes (zero points, i16 operands) or one per plane. */
+  readonly totals: boolean;
+  /** Factor of the corrections, see `correctionFactor`. */
+  readonly factor: number;
+  readonly shared: boolean;
+}
+
+/** Module with quantize(x, header, data, groups): one row; `header` = record + 4 r, `data` = record + r * quad bytes. */
+export function activationModule(spec: ActivationSpec): Uint8Array<ArrayBuffer> {
+  const record = activationRecord(spec);
+  const { mr, group, activationBits } = spec;
+  const max = activationMax(activationBits);
+  const m = new ModuleBuilder({ shared: spec.shared });
+  m.func("quantize", ["i32", "i32", "i32", "i32"], [], (f) => {
+    const [x, header, data, groups] = [0, 1, 2, 3].map((i) => f.param(i));
+    const [end, at, out, lowSum, highSum] = f.locals("i32", 5);
+    const [amax, q, low, high, sums, highSums, scale4] = f.locals("v128", 7);
+    const scale = f.local("f32");
+    const across = (name: string, type: string, v: typeof amax): Emit =>
+      [0, 1, 2, 3].map((i): Emit => f.lane(`${type}x4.extract_lane`, i, v)).reduce((a, b) => f.op(name, a, b));
+    f.while(f.op("i32.gt_s", groups, f.i32(0)), () => {
+      f.set(end, f.op("i32.add", x, f.i32(4 * group)));
+      f.set(amax, f.v128f32(0));
+      f.set(at, x);
+      f.doWhile(
+        () => {
+          f.set(amax, f.op("f32x4.max", amax, f.op("f32x4.abs", f.load("v128.load", at))));
+          f.bump(at, 16);
+        },
+        f.op("i32.lt_u", at, end),
+      );
+      f.set(scale, f.op("f32.div", across("f32.max", "f32", amax), f.f32(max)));
+      f.set(scale4, f.op("f32x4.splat", scale));
+      f.set(sums, f.v128i32(0));
+      f.set(highSums, f.v128i32(0));
+      f.set(at, x);
+      f.set(out, data);
+      f.doWhile(
+        () => {
+          // 0 / 0 is NaN and becomes code 0; a subnormal scale may be short of bits, so codes are clamped
+          f.set(q, f.op("i32x4.trunc_sat_f32x4_s", f.op("f32x4.nearest", f.op("f32x4.div", f.load("v128.load", at), scale4))));
+          f.set(q, f.op("i32x4.max_s", f.op("i32x4.min_s", q, f.constant("max", f.v128i32(max))), f.constant("min", f.v128i32(-max))));
+          const bytesOf = (v: typeof q): Emit => {
+            const words = f.op("i16x8.narrow_i32x4_s", v, v);
+            return f.lane("i32x4.extract_lane", 0, f.op("i8x16.narrow_i16x8_s", words, words));
+          };
+          if (spec.style === "simd") {
+            f.set(sums, f.op("i32x4.add", sums, q));
+            // pairs (k, k + 2) and (k + 1, k + 3) meet the even and odd bytes of the weights
+            const words = spec.inOrder ? [0, 1, 4, 5, 8, 9, 12, 13] : [0, 1, 8, 9, 4, 5, 12, 13];
+            const pairs = f.shuffle([...words, ...words], q, q);
+            f.set(low, pairs);
+            f.store("i32.store", out, record.header, f.lane("i32x4.extract_lane", 0, low));
+            f.store("i32.store", out, record.header + 4, f.lane("i32x4.extract_lane", 1, low));
+          } else if (activationBits === 8) {
+            f.set(sums, f.op("i32x4.add", sums, q));
+            f.store("i32.store", out, record.header, bytesOf(q));
+          } else {
+            f.set(high, f.op("i32x4.shr_s", f.op("i32x4.add", q, f.constant("128", f.v128i32(128))), f.i32(8)));
+            f.set(low, f.op("i32x4.sub", q, f.op("i32x4.shl", high, f.i32(8))));
+            f.set(sums, f.op("i32x4.add", sums, low));
+            f.set(highSums, f.op("i32x4.add", highSums, high));
+            f.store("i32.store", out, record.header, bytesOf(low));
+            f.store("i32.store", out, record.header + 4, bytesOf(high));
+          }
+          f.bump(at, 16);
+          f.bump(out, record.quad * mr);
+        },
+        f.op("i32.lt_u", at, end),
+      );
+      f.set(lowSum, across("i32.add", "i32", sums));
+      f.set(highSum, across("i32.add", "i32", highSums));
+      const total = f.op("i32.add", lowSum, f.op("i32.shl", highSum, f.i32(8)));
+      f.store("f32.store", header, 0, scale);
+      f.store("i32.store", header, 4 * mr, f.op("i32.mul", spec.totals ? total : lowSum, f.i32(spec.factor)));
+      f.store("i32.store", header, 8 * mr, f.op("i32.mul", highSum, f.i32(spec.factor)));
+      f.store("f32.store", header, 12 * mr, f.op("f32.mul", f.op("f32.convert_i32_s", total), scale));
+      f.set(x, end);
+      f.bump(header, record.bytes);
+      f.bump(data, record.bytes);
+      f.set(groups, f.op("i32.sub", groups, f.i32(1)));
+    });
+  });
+  return m.bytes();
+}

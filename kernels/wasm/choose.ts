@@ -1,0 +1,79 @@
+// Which integer kernel a weight matrix gets: from the properties of its values, the activations asked for and what the engine does well.
+import { integerRefusal } from "../activations.ts";
+import type { WeightSource } from "../weight.ts";
+import type { WasmFeatures } from "./features.ts";
+import { zipsPlanes, type DotStyle, type GemmSpec } from "./gemm.ts";
+import { offsetParts, packedShape, type PackedShape } from "./pack.ts";
+import { latticePlan, tablePlan, type DotPlan } from "./plan.ts";
+
+export interface DotChoice {
+  readonly plan: DotPlan;
+  readonly shape: PackedShape;
+  /** For a tile of `mr` activation rows. */
+  spec(mr: number): GemmSpec;
+  /** Rows per tile for a product of m rows. */
+  rows(m: number): number;
+  readonly reasons: readonly string[];
+}
+
+export interface DotOptions {
+  readonly activationBits: 8 | 16;
+  readonly features: Pick<WasmFeatures, "relaxed" | "dot">;
+  readonly shared: boolean;
+  /** Allow one 7-bit plane for a table of at most 16 values. */
+  readonly coarseTable?: boolean;
+}
+
+function style(plan: DotPlan, features: DotOptions["features"]): { style: DotStyle; reason: string } {
+  const largest = Math.max(...plan.planes.map((plane) => plane.max));
+  if (features.dot === "none") return { style: "simd", reason: "no exact relaxed dot product in this engine: i16 products (SIMD128)" };
+  if (features.dot === "u8") return { style: "dot", reason: "relaxed dot product, exact for unsigned bytes" };
+  if (largest > 127)
+    return { style: "simd", reason: "operands above 7 bits are not exact in this engine's relaxed dot product: i16 products" };
+  if (features.dot === "i7" && largest <= 63)
+    return { style: "madd16", reason: "the engine emulates the i32 dot product: i16 accumulation, widened before it can overflow" };
+  return { style: "dot", reason: "relaxed dot product with 7-bit weights" };
+}
+
+/** The integer kernel for a matrix, or why there is none. */
+export function chooseDot(source: WeightSource, options: DotOptions): DotChoice | string {
+  const refusal = integerRefusal(source);
+  if (refusal !== null) return refusal;
+  const values = source.values!;
+  const lattice = latticePlan(values);
+  const plan = lattice ?? tablePlan(values, options.coarseTable === true ? 1 : 2)!;
+  const shape = packedShape(source, plan);
+  const parts = offsetParts(source, plan);
+  const chosen = style(plan, options.features);
+  const spec = (mr: number): GemmSpec => ({
+    style: chosen.style,
+    relaxed: options.features.relaxed,
+    activationBits: options.activationBits,
+    bits: plan.bits,
+    planes: plan.planes.map((plane) => ({ table: plane.table === null ? null : Array.from(plane.table), max: plane.max })),
+    radix: plan.radix,
+    group: shape.group,
+    doubled: plan.doubled,
+    ...parts,
+    mr,
+    nv: mr === 1 ? 4 : 2,
+    shared: options.shared,
+  });
+  const one = spec(1);
+  const accumulators = zipsPlanes(one)
+    ? 2
+    : chosen.style === "simd"
+      ? plan.planes.length
+      : plan.planes.length + options.activationBits / 8 - 1;
+  // 15 vector registers: 8 accumulators, two operands, a broadcast, a mask and what decoding needs
+  const most = accumulators === 1 ? 4 : 2;
+  const reasons = [
+    lattice !== null
+      ? `all values lie on a grid of ${plan.planes[0].max + 1} steps: integer products are exact`
+      : plan.planes.length === 2
+        ? "table of at most 16 values as 16-bit fixed point (two int8 planes)"
+        : "table of at most 16 values as 7-bit fixed point, on request",
+    chosen.reason,
+  ];
+  return { plan, shape, spec, rows: (m) => Math.min(most, Math.max(1, m)), reasons };
+}

@@ -1,0 +1,411 @@
+// Matrix products on integer operands: C[M,N] += A[M,K] * W[N,K]^T, activations as one or two int8 planes (or int16), weights as fields of
+// 1..8 bits with block scales. One generator prints GEMV (MR = 1, 16 rows of W at once) and GEMM tiles (MR x 8 rows). The layout is
+// docs/adding-a-kernel.md's "row block": 16 rows of W x one group of k, then that group's scales, zero points and addends, one stream.
+import { ModuleBuilder, type Emit, type FunctionBuilder, type FunctionRef, type Local } from "./asm.ts";
+import { fieldLayout, type Piece } from "./fields.ts";
+
+/**
+ * The inner product. `dot`: relaxed dot with i32 accumulation (one instruction where the CPU has VNNI or sdot). `madd16`: relaxed dot to i16
+ * accumulators, widened before they can overflow (fastest where V8 emulates the former). `simd`: i32x4.dot_i16x8_s, baseline SIMD128.
+ */
+export type DotStyle = "dot" | "madd16" | "simd";
+
+/** Everything the code depends on; plain data, printed into the kernel's name and cache key. */
+export interface GemmSpec {
+  readonly style: DotStyle;
+  /** Relaxed multiply-add and swizzle may be used. */
+  readonly relaxed: boolean;
+  /** Bits of an activation: 8 or 16. */
+  readonly activationBits: 8 | 16;
+  /** Bits of a stored weight field. */
+  readonly bits: number;
+  /** Per weight plane: a 16-entry table, or null for the field itself; and its largest operand. */
+  readonly planes: readonly { readonly table: readonly number[] | null; readonly max: number }[];
+  readonly radix: number;
+  /** Elements of a group, padded to whole quads of the field layout. */
+  readonly group: number;
+  readonly zeroPoint: boolean;
+  /** Values are 2 * operand - shift. */
+  readonly doubled: boolean;
+  readonly add: boolean;
+  readonly mr: number;
+  /** Row vectors per tile: 4 (all 16 rows) or 2. */
+  readonly nv: 2 | 4;
+  readonly shared: boolean;
+}
+
+/** Bytes of one (16 rows x group) record of W, and where its parts are. */
+export function weightRecord(spec: Pick<GemmSpec, "bits" | "group" | "zeroPoint" | "add">): {
+  readonly codes: number;
+  readonly zeroPoint: number;
+  readonly add: number;
+  readonly bytes: number;
+} {
+  const layout = fieldLayout(spec.bits);
+  const codes = (spec.group / (4 * layout.quads)) * layout.vectors * 64;
+  const zeroPoint = codes + 64;
+  const add = zeroPoint + (spec.zeroPoint ? 64 : 0);
+  return { codes, zeroPoint, add, bytes: add + (spec.add ? 64 : 0) };
+}
+
+/** Smallest padded group for a span of `n` elements in fields of `bits`. */
+export function paddedGroup(bits: number, n: number): number {
+  const period = 4 * fieldLayout(bits).quads;
+  return Math.ceil(n / period) * period;
+}
+
+/** Bytes of one (mr rows x group) record of activations: scales, corrections, sums, then quads. */
+export function activationRecord(spec: Pick<GemmSpec, "style" | "activationBits" | "group" | "mr">): {
+  readonly header: number;
+  /** Bytes of one quad of one row. */
+  readonly quad: number;
+  readonly bytes: number;
+} {
+  const header = 16 * spec.mr; // f32 scale, i32 correction low, i32 correction high, f32 sum: mr each
+  const quad = spec.style === "simd" ? 8 : spec.activationBits / 2;
+  return { header, quad, bytes: header + (spec.group / 4) * quad * spec.mr };
+}
+
+const DOT = "i32x4.relaxed_dot_i8x16_i7x16_add_s";
+const DOT16 = "i16x8.relaxed_dot_i8x16_i7x16_s";
+
+/** Accumulator index of a weight factor radix^pw * 256^pa. */
+interface Orders {
+  readonly factors: readonly number[];
+  index(pa: number, pw: number): number;
+}
+
+function orders(activationPlanes: number, weightPlanes: number, radix: number): Orders {
+  const factor = (pa: number, pw: number): number => 256 ** pa * radix ** pw;
+  const factors: number[] = [];
+  for (let pa = 0; pa < activationPlanes; pa++)
+    for (let pw = 0; pw < weightPlanes; pw++) if (!factors.includes(factor(pa, pw))) factors.push(factor(pa, pw));
+  factors.sort((a, b) => a - b);
+  return { factors, index: (pa, pw) => factors.indexOf(factor(pa, pw)) };
+}
+
+/** Decodes fields of one quad from the weight stream. */
+class Decoder {
+  readonly #f: FunctionBuilder;
+  readonly #spec: GemmSpec;
+
+  constructor(f: FunctionBuilder, spec: GemmSpec) {
+    this.#f = f;
+    this.#spec = spec;
+  }
+
+  mask8(value: number): Local {
+    return this.#f.constant(`i8 ${value}`, this.#f.v128i8(value));
+  }
+
+  mask16(value: number): Local {
+    return this.#f.constant(`i16 ${value}`, this.#f.v128i16(value));
+  }
+
+  #piece(piece: Piece, vector: Emit): Emit {
+    const f = this.#f;
+    const shift = piece.from - piece.to;
+    const shifted = shift === 0 ? vector : shift > 0 ? f.op("i16x8.shr_u", vector, f.i32(shift)) : f.op("i16x8.shl", vector, f.i32(-shift));
+    if (piece.bits === 8) return shifted;
+    return f.op("v128.and", shifted, this.mask8(((1 << piece.bits) - 1) << piece.to));
+  }
+
+  /** Field bytes of a quad: pieces, joined. */
+  field(pieces: readonly Piece[], vector: (index: number) => Emit): Emit {
+    return pieces.map((piece) => this.#piece(piece, vector(piece.vector))).reduce((a, b) => this.#f.op("v128.or", a, b));
+  }
+
+  /** Operand bytes of plane `pw` from field bytes. */
+  operand(pw: number, field: Local | Emit): Local | Emit {
+    const given = this.#spec.planes[pw].table;
+    if (given === null) return field;
+    const f = this.#f;
+    const table = pw === 1 && zipsPlanes(this.#spec) ? given.map((byte) => byte ^ 128) : given;
+    return f.op(this.#spec.relaxed ? "i8x16.relaxed_swizzle" : "i8x16.swizzle", f.constant(`table ${pw}`, f.v128(table)), field);
+  }
+
+  /** Even (half 0) or odd (half 1) bytes as i16 lanes. */
+  half(bytes: Local | Emit, half: number): Emit {
+    const f = this.#f;
+    return half === 0 ? f.op("v128.and", bytes, this.mask16(0xff)) : f.op("i16x8.shr_u", bytes, f.i32(8));
+  }
+
+  /** The same from a field of one piece and no table, with one mask for both steps. */
+  halfOfField(piece: Piece, vector: Emit, half: number): Emit {
+    const f = this.#f;
+    const shift = piece.from + 8 * half;
+    const shifted = shift === 0 ? vector : f.op("i16x8.shr_u", vector, f.i32(shift));
+    return shift + piece.bits === 16 ? shifted : f.op("v128.and", shifted, this.mask16((1 << piece.bits) - 1));
+  }
+}
+
+/**
+ * i16 products: the two planes of a table are zipped to signed i16 operands where activations have 8 bits (16-bit ones would overflow i32;
+ * there the planes stay apart). The shift is then in the sign of the high byte, and an accumulator holds k in pairs, two rows of W at once.
+ */
+export function zipsPlanes(spec: Pick<GemmSpec, "style" | "activationBits" | "planes">): boolean {
+  return spec.style === "simd" && spec.planes.length === 2 && spec.activationBits === 8;
+}
+
+/** The factor of the activation sum in a record's corrections: see `activations.ts`. */
+export function correctionFactor(spec: GemmSpec, shift: number): number {
+  if (spec.zeroPoint) return -1;
+  return zipsPlanes(spec) ? 0 : -shift;
+}
+
+/** The tile function: (a, w, z, c, ldc, groups). z is the record address for zero points, which are half as wide as the scales. */
+function writeTile(f: FunctionBuilder, spec: GemmSpec): void {
+  const { mr, nv, style } = spec;
+  const layout = fieldLayout(spec.bits);
+  const record = weightRecord(spec);
+  const act = activationRecord(spec);
+  const activationPlanes = style === "simd" ? 1 : spec.activationBits / 8;
+  const zipped = zipsPlanes(spec);
+  const weightPlanes = zipped ? 1 : spec.planes.length;
+  const order = orders(activationPlanes, weightPlanes, spec.radix);
+  const accumulators = zipped ? 2 : order.factors.length;
+  const quads = spec.group / 4;
+  const inRegisters = mr === 1;
+  const decoder = new Decoder(f, spec);
+  const [a, w, z, c, ldc, groups] = [0, 1, 2, 3, 4, 5].map((i) => f.param(i));
+
+  const rows: Local[] = [c];
+  for (let r = 1; r < mr; r++) {
+    const row = f.local("i32");
+    f.set(row, f.op("i32.add", rows[r - 1], ldc));
+    rows.push(row);
+  }
+  const tileOf = (): Local[][][] => Array.from({ length: mr }, () => Array.from({ length: nv }, () => f.locals("v128", accumulators)));
+  const acc = tileOf();
+  const part = style === "madd16" ? tileOf() : acc;
+  const sums = inRegisters ? f.locals("v128", nv) : [];
+  const field = f.local("v128");
+  const held = f.local("v128");
+  const operands = Array.from({ length: nv }, () => f.locals("v128", style === "simd" ? 2 * weightPlanes : weightPlanes));
+  const splats = f.locals("v128", 2);
+  // activations of one row that stay in registers over the row vectors of a period, where there are few
+  const words = zipped ? 1 : style === "simd" ? 2 : activationPlanes;
+  const kept = inRegisters && layout.quads * words <= 4 ? f.locals("v128", layout.quads * words) : null;
+
+  const correction = (r: number, plane: number): Emit => f.load("v128.load32_splat", a, 4 * mr * (1 + plane) + 4 * r);
+  /** Start value of an i32 accumulator: the activation sum times the shift of the weights, or zero. */
+  const start = (r: number, index: number): Emit | Local => {
+    if (!spec.zeroPoint && !spec.doubled)
+      for (let pa = 0; pa < activationPlanes; pa++) if (order.index(pa, weightPlanes - 1) === index) return correction(r, pa);
+    return f.constant("i32 0", f.v128i32(0));
+  };
+
+  // i16 accumulators: how many dots fit before a sum of pairs can pass 32767 (activations reach -128, operands their maximum)
+  const productsOf = order.factors.map((_, i) => {
+    let n = 0;
+    for (let pa = 0; pa < activationPlanes; pa++) for (let pw = 0; pw < weightPlanes; pw++) if (order.index(pa, pw) === i) n++;
+    return n;
+  });
+  const largest = Math.max(...spec.planes.map((plane) => plane.max), 1);
+  const flushEvery = Math.max(1, Math.floor(32767 / (2 * 128 * largest * Math.max(...productsOf))));
+  const started = new Set<Local>();
+  const pendingOf = new Array<number>(nv).fill(0);
+  const flushed = new Array<boolean>(nv).fill(false);
+  const flush = (j: number): void => {
+    if (pendingOf[j] === 0) return;
+    for (let r = 0; r < mr; r++)
+      for (let i = 0; i < order.factors.length; i++) {
+        const wide = f.op("i32x4.extadd_pairwise_i16x8_s", part[r][j][i]);
+        f.set(acc[r][j][i], f.op("i32x4.add", wide, flushed[j] ? acc[r][j][i] : start(r, i)));
+        started.delete(part[r][j][i]);
+      }
+    flushed[j] = true;
+    pendingOf[j] = 0;
+  };
+
+  const decodeQuad = (base: number, q: number, j: number): void => {
+    const vector = (index: number): Emit => {
+      const load = f.load("v128.load", w, base + index * 64 + 16 * j);
+      // tiles of several rows have no register to spare: they load the vector again
+      if (layout.vectors > 1 || !inRegisters) return load;
+      return q === 0 ? f.tee(held, load) : f.get(held);
+    };
+    const pieces = layout.pieces[q];
+    const out = operands[j];
+    if (style === "simd" && spec.planes.length === 1 && spec.planes[0].table === null && pieces.length === 1) {
+      const first = vector(pieces[0].vector);
+      f.set(out[0], decoder.halfOfField(pieces[0], first, 0));
+      const again = layout.vectors === 1 && inRegisters ? f.get(held) : first;
+      f.set(out[1], decoder.halfOfField(pieces[0], again, 1));
+      return;
+    }
+    const bytes = decoder.field(pieces, vector);
+    if (style !== "simd" && weightPlanes === 1) {
+      f.set(out[0], decoder.operand(0, bytes));
+      return;
+    }
+    f.set(field, bytes);
+    if (style !== "simd") {
+      for (let pw = 0; pw < weightPlanes; pw++) f.set(out[pw], decoder.operand(pw, field));
+      return;
+    }
+    if (zipped) {
+      const [low, high] = splats;
+      f.set(low, decoder.operand(0, field));
+      f.set(high, decoder.operand(1, field));
+      f.set(out[0], f.shuffle([0, 16, 1, 17, 2, 18, 3, 19, 4, 20, 5, 21, 6, 22, 7, 23], low, high));
+      f.set(out[1], f.shuffle([8, 24, 9, 25, 10, 26, 11, 27, 12, 28, 13, 29, 14, 30, 15, 31], low, high));
+      return;
+    }
+    for (let pw = 0; pw < weightPlanes; pw++) {
+      f.set(splats[0], decoder.operand(pw, field));
+      for (let half = 0; half < 2; half++) f.set(out[2 * pw + half], decoder.half(splats[0], half));
+    }
+  };
+
+  /** The activation word `index` of a quad, in a register: loaded at the first row vector, or anew where registers are short. */
+  const activation = (q: number, r: number, index: number, firstUse: boolean): Local => {
+    const local = kept === null ? splats[index] : kept[(q % layout.quads) * words + index];
+    const offset = act.header + (q * mr + r) * act.quad + 4 * index;
+    if (firstUse || kept === null) f.set(local, f.load(zipped ? "v128.load64_splat" : "v128.load32_splat", a, offset));
+    return local;
+  };
+  /** Products of quad q for row r with the row vectors from `j0` on. */
+  const multiplyQuad = (q: number, r: number, j0: number, j1: number): void => {
+    for (let index = 0; index < words; index++) {
+      const x = activation(q, r, index, j0 === 0);
+      for (let j = j0; j < j1; j++) {
+        if (zipped) {
+          for (let half = 0; half < 2; half++) {
+            const t = acc[r][j][half];
+            f.set(t, f.op("i32x4.add", t, f.op("i32x4.dot_i16x8_s", operands[j][half], x)));
+          }
+          continue;
+        }
+        for (let pw = 0; pw < weightPlanes; pw++) {
+          const i = order.index(style === "simd" ? 0 : index, pw);
+          const t = part[r][j][i];
+          if (style === "simd") f.set(t, f.op("i32x4.add", t, f.op("i32x4.dot_i16x8_s", operands[j][2 * pw + index], x)));
+          else if (style === "dot") f.set(t, f.op(DOT, x, operands[j][pw], t));
+          else {
+            const product = f.op(DOT16, x, operands[j][pw]);
+            f.set(t, started.has(t) ? f.op("i16x8.add", product, t) : product);
+            started.add(t);
+          }
+        }
+      }
+    }
+  };
+
+  const epilogue = (r: number, j: number): void => {
+    const t = acc[r][j];
+    let total: Emit | Local = t[0];
+    const asInteger = zipped || t.length === 1 || (t.length === 2 && style !== "simd");
+    if (zipped) {
+      const even = f.shuffle([0, 1, 2, 3, 8, 9, 10, 11, 16, 17, 18, 19, 24, 25, 26, 27], t[0], t[1]);
+      total = f.op("i32x4.add", even, f.shuffle([4, 5, 6, 7, 12, 13, 14, 15, 20, 21, 22, 23, 28, 29, 30, 31], t[0], t[1]));
+    } else if (t.length === 2 && asInteger) {
+      const shift = Math.log2(order.factors[1] / order.factors[0]);
+      total = f.op("i32x4.add", f.op("i32x4.shl", t[1], f.i32(shift)), t[0]);
+    }
+    if (spec.doubled) total = f.op("i32x4.shl", total, f.i32(1));
+    if (spec.doubled && !spec.zeroPoint) total = f.op("i32x4.add", total, correction(r, 0));
+    if (spec.zeroPoint)
+      total = f.op("i32x4.add", total, f.op("i32x4.mul", f.load("v128.load16x4_s", z, record.zeroPoint + 8 * j), correction(r, 0)));
+    const converted = asInteger
+      ? f.op("f32x4.convert_i32x4_s", total)
+      : // partial sums whose total passes i32 are joined in float32, largest last
+        order.factors
+          .map((factor, i): Emit => f.op("f32x4.mul", f.op("f32x4.convert_i32x4_s", t[i]), f.constant(`f32 ${factor}`, f.v128f32(factor))))
+          .reduce((x, y) => f.op("f32x4.add", x, y));
+    const product = f.op("f32x4.mul", converted, splats[0]);
+    const scale = f.load("v128.load", w, record.codes + 16 * j);
+    const before = inRegisters ? f.get(sums[j]) : f.load("v128.load", rows[r], 16 * j);
+    let next = spec.relaxed
+      ? f.op("f32x4.relaxed_madd", product, scale, before)
+      : f.op("f32x4.add", f.op("f32x4.mul", product, scale), before);
+    if (spec.add) next = f.op("f32x4.add", next, f.op("f32x4.mul", f.load("v128.load", w, record.add + 16 * j), splats[1]));
+    if (inRegisters) f.set(sums[j], next);
+    else f.store("v128.store", rows[r], 16 * j, next);
+  };
+
+  if (inRegisters) sums.forEach((sum, j) => f.set(sum, f.load("v128.load", c, 16 * j)));
+  f.doWhile(
+    () => {
+      if (style !== "madd16")
+        for (let r = 0; r < mr; r++)
+          for (let j = 0; j < nv; j++) acc[r][j].forEach((t, i) => f.set(t, zipped ? f.constant("i32 0", f.v128i32(0)) : start(r, i)));
+      for (let q0 = 0; q0 < quads; q0 += layout.quads) {
+        const base = (q0 / layout.quads) * layout.vectors * 64;
+        if (inRegisters) {
+          // one row vector at a time: its loads are used up before the next
+          for (let j = 0; j < nv; j++)
+            for (let q = 0; q < layout.quads; q++) {
+              decodeQuad(base, q, j);
+              multiplyQuad(q0 + q, 0, j, j + 1);
+              if (style === "madd16" && ++pendingOf[j] === flushEvery) flush(j);
+            }
+          continue;
+        }
+        for (let q = 0; q < layout.quads; q++) {
+          for (let j = 0; j < nv; j++) decodeQuad(base, q, j);
+          for (let r = 0; r < mr; r++) multiplyQuad(q0 + q, r, 0, nv);
+          if (style === "madd16") for (let j = 0; j < nv; j++) if (++pendingOf[j] === flushEvery) flush(j);
+        }
+      }
+      if (style === "madd16") for (let j = 0; j < nv; j++) flush(j);
+      for (let r = 0; r < mr; r++) {
+        f.set(splats[0], f.load("v128.load32_splat", a, 4 * r));
+        if (spec.add) f.set(splats[1], f.load("v128.load32_splat", a, 12 * mr + 4 * r));
+        for (let j = 0; j < nv; j++) epilogue(r, j);
+      }
+      f.bump(a, act.bytes);
+      f.bump(w, record.bytes);
+      if (spec.zeroPoint) f.bump(z, record.bytes);
+      f.set(groups, f.op("i32.sub", groups, f.i32(1)));
+    },
+    f.op("i32.gt_s", groups, f.i32(0)),
+  );
+  if (inRegisters) sums.forEach((sum, j) => f.store("v128.store", c, 16 * j, sum));
+}
+
+/** Arguments of `work`, i32 each, at the address it is given. The first is a counter that workers share. */
+export const WORK_ARGUMENTS = ["counter", "blocks", "a", "w", "c", "ldc", "groups", "tiles", "chunk", "aStride"] as const;
+
+/**
+ * A module with `tile` and `work(args)`: workers take 16-row blocks off a shared counter; a block runs over chunks of groups (kept in the
+ * first-level cache) and, within, over tiles of activation rows. Micro-kernels are calls: V8 replaces no running loop by better code.
+ */
+export function gemmModule(spec: GemmSpec): Uint8Array<ArrayBuffer> {
+  const m = new ModuleBuilder({ shared: spec.shared });
+  const tile: FunctionRef = m.func("tile", ["i32", "i32", "i32", "i32", "i32", "i32"], [], (f) => writeTile(f, spec));
+  m.func("work", ["i32"], [], (f) => {
+    const args = f.param(0);
+    const field = (name: (typeof WORK_ARGUMENTS)[number]): Emit => f.load("i32.load", args, 4 * WORK_ARGUMENTS.indexOf(name));
+    const [block, w, c, chunk, left, first, mt, a, cm, count, at] = f.locals("i32", 11);
+    const record = weightRecord(spec).bytes;
+    const actRecord = activationRecord(spec).bytes;
+    f.set(block, f.atomic("i32.atomic.rmw.add", args, 0, f.i32(1)));
+    f.while(f.op("i32.lt_u", block, field("blocks")), () => {
+      f.set(w, f.op("i32.add", field("w"), f.op("i32.mul", block, f.op("i32.mul", field("groups"), f.i32(record)))));
+      f.set(c, f.op("i32.add", field("c"), f.op("i32.mul", block, f.i32(64))));
+      f.set(left, field("groups"));
+      f.set(first, f.i32(0));
+      f.while(f.op("i32.gt_s", left, f.i32(0)), () => {
+        f.set(chunk, field("chunk"));
+        f.set(count, f.op("select", chunk, left, f.op("i32.lt_s", chunk, left)));
+        f.set(at, f.op("i32.add", w, f.op("i32.mul", first, f.i32(record))));
+        for (let half = 0; half < 4 / spec.nv; half++) {
+          f.set(mt, f.i32(0));
+          f.set(a, f.op("i32.add", field("a"), f.op("i32.mul", first, f.i32(actRecord))));
+          f.set(cm, f.op("i32.add", c, f.i32(32 * half)));
+          f.while(f.op("i32.lt_s", mt, field("tiles")), () => {
+            f.run(f.call(tile, a, f.op("i32.add", at, f.i32(32 * half)), f.op("i32.add", at, f.i32(16 * half)), cm, field("ldc"), count));
+            f.bump(a, field("aStride"));
+            f.bump(cm, f.op("i32.mul", field("ldc"), f.i32(spec.mr)));
+            f.bump(mt, 1);
+          });
+        }
+        f.bump(first, count);
+        f.set(left, f.op("i32.sub", left, count));
+      });
+      f.set(block, f.atomic("i32.atomic.rmw.add", args, 0, f.i32(1)));
+    });
+  });
+  return m.bytes();
+}

@@ -1,0 +1,153 @@
+// Packs a weight matrix for the kernels: 16-row blocks of (group of k) records, see gemm.ts and float.ts. Runs once per matrix.
+import { groupSpan } from "../activations.ts";
+import type { WeightSource } from "../weight.ts";
+import { fieldLayout } from "./fields.ts";
+import { floatRecord } from "./float.ts";
+import type { FloatPlan } from "./floatplan.ts";
+import { paddedGroup, weightRecord } from "./gemm.ts";
+import type { DotPlan } from "./plan.ts";
+
+export interface PackedShape {
+  /** Rows of W per block. */
+  readonly blocks: number;
+  readonly groups: number;
+  /** Elements of K per group, and the same with padding. */
+  readonly span: number;
+  readonly group: number;
+  readonly bytes: number;
+}
+
+export function packedShape(source: WeightSource, plan: DotPlan): PackedShape {
+  const span = groupSpan(source.span, source.k);
+  const group = paddedGroup(plan.bits, span);
+  const groups = Math.ceil(source.k / span);
+  const blocks = Math.ceil(source.rows / 16);
+  const record = weightRecord({ bits: plan.bits, group, ...offsetParts(source, plan) });
+  return { blocks, groups, span, group, bytes: blocks * groups * record.bytes };
+}
+
+/** Which offset arrays a record carries. */
+export function offsetParts(source: WeightSource, plan: DotPlan): { readonly zeroPoint: boolean; readonly add: boolean } {
+  const zeroPoint = source.role === "zeroPoint" && plan.exact && plan.bias === 0;
+  return { zeroPoint, add: (source.role !== "none" && !zeroPoint) || plan.bias !== 0 };
+}
+
+/** Places the elements of one record: `element(i, lane)` gives the bytes of field `u` of element i for row lane 0..15. */
+class FieldWriter {
+  readonly #bytes: Uint8Array;
+  readonly #period: number;
+  readonly #stride: number;
+  readonly #targets: readonly (readonly { readonly at: number; readonly from: number; readonly to: number; readonly mask: number }[])[];
+  readonly #byK: boolean;
+
+  /** `byK`: bytes of a vector ordered by k, then row, instead of row, then k. */
+  constructor(bytes: Uint8Array, bits: number, byK: boolean) {
+    const layout = fieldLayout(bits);
+    this.#bytes = bytes;
+    this.#period = 4 * layout.quads;
+    this.#stride = layout.vectors * 64;
+    this.#byK = byK;
+    this.#targets = Array.from({ length: this.#period }, (_, i) =>
+      layout.pieces[i >> 2].map((piece) => ({
+        at: piece.vector * 64 + (byK ? 4 * (i & 3) : i & 3),
+        from: piece.from,
+        to: piece.to,
+        mask: (1 << piece.bits) - 1,
+      })),
+    );
+  }
+
+  put(record: number, i: number, row: number, u: number): void {
+    const at = record + Math.floor(i / this.#period) * this.#stride + (this.#byK ? 16 * (row >> 2) + (row & 3) : 4 * row);
+    const target = this.#targets[i % this.#period];
+    for (let p = 0; p < target.length; p++) {
+      const piece = target[p];
+      this.#bytes[at + piece.at] |= ((u >> piece.to) & piece.mask) << piece.from;
+    }
+  }
+}
+
+/** Writes the packed matrix of an integer kernel at `address` of `buffer`. */
+export function packWeight(source: WeightSource, plan: DotPlan, shape: PackedShape, buffer: ArrayBufferLike, address: number): void {
+  const { rows, k } = source;
+  const { span, group, groups } = shape;
+  const parts = offsetParts(source, plan);
+  const record = weightRecord({ bits: plan.bits, group, ...parts });
+  const bytes = new Uint8Array(buffer, address, shape.bytes).fill(0);
+  const floats = new Float32Array(buffer, address, shape.bytes / 4);
+  const words = new Int16Array(buffer, address, shape.bytes / 2);
+  const codes = new Uint8Array(k);
+  const blocks = Math.ceil(k / source.span);
+  const scales = new Float64Array(blocks);
+  const offsets = new Float64Array(blocks);
+  const writer = new FieldWriter(bytes, plan.bits, false);
+  for (let r = 0; r < rows; r++) {
+    source.codes(r, codes);
+    source.scales(r, scales);
+    if (source.role !== "none") source.offsets(r, offsets);
+    const row = r & 15;
+    for (let g = 0; g < groups; g++) {
+      const base = ((r >> 4) * groups + g) * record.bytes;
+      const first = g * span;
+      const last = Math.min(k, first + span);
+      for (let i = first; i < last; i++) writer.put(base, i - first, row, plan.remap[codes[i]]);
+      const block = Math.floor(first / source.span);
+      const scale = scales[block];
+      floats[(base + record.codes) / 4 + row] = scale * plan.unit;
+      if (parts.zeroPoint) words[(base + record.zeroPoint) / 2 + row] = Math.round(offsets[block] / plan.unit) + plan.shift;
+      if (parts.add) {
+        const own = source.role === "add" ? offsets[block] : source.role === "zeroPoint" ? -offsets[block] * scale : 0;
+        floats[(base + record.add) / 4 + row] = own + plan.bias * scale;
+      }
+    }
+  }
+}
+
+/** Writes the packed matrix of a float kernel at `address` of `buffer`. */
+export function packFloat(source: WeightSource, plan: FloatPlan, buffer: ArrayBufferLike, address: number): void {
+  const { rows, k } = source;
+  const { span, groups, bytes: total, layout } = plan;
+  const record = floatRecord(layout);
+  const bytes = new Uint8Array(buffer, address, total).fill(0);
+  const floats = new Float32Array(buffer, address, total / 4);
+  const words = new Int16Array(buffer, address, total / 2);
+  const decoded = layout.bits === 32;
+  const codes = source.bits <= 8 ? new Uint8Array(k) : source.bits <= 16 ? new Uint16Array(k) : new Uint32Array(k);
+  const values = new Float64Array(decoded ? k : 0);
+  const blocks = Math.ceil(k / source.span);
+  const scales = new Float64Array(blocks).fill(1);
+  const offsets = new Float64Array(blocks);
+  const writer = layout.bits <= 8 ? new FieldWriter(bytes, layout.bits, plan.decode.kind === "table4") : null;
+  for (let r = 0; r < rows; r++) {
+    if (decoded) source.decode(r, values);
+    else {
+      source.codes(r, codes);
+      source.scales(r, scales);
+      if (source.role !== "none") source.offsets(r, offsets);
+    }
+    const row = r & 15;
+    for (let g = 0; g < groups; g++) {
+      const base = ((r >> 4) * groups + g) * record.bytes;
+      const first = g * span;
+      const last = Math.min(k, first + span);
+      if (decoded) {
+        for (let i = first; i < last; i++) floats[base / 4 + 16 * (i - first) + row] = values[i];
+        continue;
+      }
+      if (writer !== null) for (let i = first; i < last; i++) writer.put(base, i - first, row, plan.remap![codes[i]]);
+      else
+        for (let i = first; i < last; i++) {
+          const within = i - first;
+          words[base / 2 + 32 * (within >> 1) + 2 * row + (within & 1)] = plan.remap === null ? codes[i] : plan.remap[codes[i]];
+        }
+      const block = Math.floor(first / source.span);
+      const scale = scales[block];
+      if (layout.scale) floats[(base + record.codes) / 4 + row] = scale * plan.unit;
+      if (layout.zeroPoint) words[(base + record.zeroPoint) / 2 + row] = Math.round(offsets[block] / plan.unit) + plan.shift;
+      if (layout.add) {
+        const own = source.role === "add" ? offsets[block] : source.role === "zeroPoint" ? -offsets[block] * scale : 0;
+        floats[(base + record.add) / 4 + row] = own + plan.bias * scale;
+      }
+    }
+  }
+}

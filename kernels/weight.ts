@@ -1,0 +1,26 @@
+// What kernels are told about a weight matrix: properties and codes, never a format's name. Anything that can be described so, a user's
+// own format included, runs on every kernel that its properties allow.
+
+/** How an offset enters the value: (element - zeroPoint) * scale, or element * scale + add. */
+export type OffsetRole = "none" | "zeroPoint" | "add";
+
+/** A [rows, k] matrix of codes with block scales along k. Readers fill `out` from index 0. */
+export interface WeightSource {
+  readonly rows: number;
+  readonly k: number;
+  /** Bits of a code. */
+  readonly bits: number;
+  /** Value of every code (2^bits of them) where bits <= 16, else null. */
+  readonly values: Float64Array | null;
+  /** Elements along k that share a scale; k where a row has one scale. The last block may be short. */
+  readonly span: number;
+  readonly role: OffsetRole;
+  /** Codes of row r: k of them. */
+  codes(r: number, out: Uint32Array | Uint16Array | Uint8Array): void;
+  /** Scales of row r (product of all levels): ceil(k / span) of them. */
+  scales(r: number, out: Float64Array): void;
+  /** Offsets of row r (zero points in element units, or addends): ceil(k / span) of them. Called only where role is not "none". */
+  offsets(r: number, out: Float64Array): void;
+  /** Exact values of row r, offsets and scales applied; used for matrices that are decoded before they are multiplied. */
+  decode(r: number, out: Float64Array): void;
+}

@@ -1,0 +1,33 @@
+// A packed tensor as kernels see it: codes, values, scales and offsets by row, no format name.
+import { unpackInto } from "../../formats/core/pack.ts";
+import { dequantizeRows, elementOf, rowScales } from "../../formats/core/packed.ts";
+import type { PackedTensor } from "../../formats/core/types.ts";
+import type { WeightSource } from "../../kernels/weight.ts";
+
+export function weightSource(w: PackedTensor): WeightSource {
+  const { rows, k, format } = w;
+  const element = elementOf(w);
+  const decode = (r: number, out: Float64Array): void => dequantizeRows(w, r, 1, out);
+  if (element === null) {
+    const refuse = (): never => {
+      throw new TypeError(`${format.name} has no codes`);
+    };
+    return { rows, k, bits: 32, values: null, span: k, role: "none", codes: refuse, scales: refuse, offsets: refuse, decode };
+  }
+  const codes = (r: number, out: Uint32Array | Uint16Array | Uint8Array): void =>
+    unpackInto(w.codes, r * w.rowBytes, element.bits, out as Uint8Array<ArrayBuffer>, 0, k);
+  const common = { rows, k, bits: element.bits, values: element.table, codes, decode };
+  if (format.kind !== "block")
+    return { ...common, span: k, role: "none", scales: (_r, out) => void out.fill(1), offsets: (_r, out) => void out.fill(0) };
+  const levels = rowScales(w, format);
+  const scale = new Float64Array(levels.blocks);
+  const offset = new Float64Array(levels.blocks);
+  const role = format.offset === undefined ? "none" : format.offset.role === "zeroPoint" ? "zeroPoint" : "add";
+  return {
+    ...common,
+    span: Math.min(levels.span, k),
+    role,
+    scales: (r, out) => levels.fill(r, out, offset),
+    offsets: (r, out) => levels.fill(r, scale, out),
+  };
+}

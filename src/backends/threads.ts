@@ -1,0 +1,62 @@
+// Starts the workers of a pool: node:worker_threads in Node, Web Workers in a cross-origin isolated page.
+import { LowbitError } from "../../formats/core/errors.ts";
+import { createPool, workerSource, type Pool, type WorkerLike } from "../../kernels/wasm/pool.ts";
+import type { WasmMemory } from "../../kernels/wasm/engine.ts";
+
+export interface StartOptions {
+  readonly threads: number;
+  readonly timeoutMs?: number;
+  readonly workerUrl?: string | URL;
+}
+
+/** The script of a Web Worker, for pages that must serve it as a file (`workerUrl`). */
+export const workerScript = (): string => workerSource(false);
+
+interface WebWorker extends WorkerLike {
+  onerror: ((event: unknown) => void) | null;
+  onmessage: (() => void) | null;
+}
+
+export async function startPool(options: StartOptions): Promise<Pool> {
+  const scope = globalThis as unknown as {
+    process?: { versions?: { node?: string } };
+    Worker?: new (url: string | URL) => WebWorker;
+    Blob?: new (parts: string[], options: { type: string }) => unknown;
+    URL: { createObjectURL(blob: unknown): string; revokeObjectURL(url: string): void };
+  };
+  if (scope.process?.versions?.node !== undefined) {
+    const { Worker, MessageChannel } = await import("node:worker_threads");
+    return createPool(options, {
+      manyMemories: true,
+      start(index, control, spinMs, onExit) {
+        const { port1, port2 } = new MessageChannel();
+        const worker = new Worker(workerSource(true), {
+          eval: true,
+          workerData: { control, index, port: port2, spinMs },
+          transferList: [port2],
+          // a worker needs no environment, arguments or standard streams of its own
+          execArgv: [],
+        });
+        worker.on("exit", onExit);
+        worker.on("error", onExit);
+        worker.unref();
+        port1.unref();
+        return { worker, send: (at: number, memory: WasmMemory) => port1.postMessage({ index: at, memory }) };
+      },
+    });
+  }
+  const { Worker: WebWorkerClass, Blob: BlobClass } = scope;
+  if (WebWorkerClass === undefined || BlobClass === undefined)
+    throw new LowbitError("E_UNSUPPORTED", "wasm threads: expected workers, got an environment without them. Use threads: 1.");
+  const url = options.workerUrl ?? scope.URL.createObjectURL(new BlobClass([workerScript()], { type: "text/javascript" }));
+  // A worker says that it has loaded, learns its memory with the one message it reads, and from then on watches the control words.
+  return createPool(options, {
+    manyMemories: false,
+    start(index, control, spinMs, onExit, onReady) {
+      const worker = new WebWorkerClass(url);
+      worker.onerror = onExit;
+      worker.onmessage = onReady;
+      return { worker, send: (_at: number, memory: WasmMemory) => worker.postMessage({ control, index, spinMs, memory }) };
+    },
+  });
+}

@@ -1,0 +1,337 @@
+// The WebAssembly backend: packed weights in engine memory, kernels generated for their format's properties, one thread or several.
+// Integer activations run on integer kernels, float32 ones on float kernels; explain() says which kernel a layer got and why.
+import { LowbitError } from "../../formats/core/errors.ts";
+import type { PackedTensor } from "../../formats/core/types.ts";
+import { floatName, gemmName } from "../../kernels/names.ts";
+import type { WeightSource } from "../../kernels/weight.ts";
+import { activationModule } from "../../kernels/wasm/activations.ts";
+import { chooseDot, type DotChoice } from "../../kernels/wasm/choose.ts";
+import { wasmFeatures, type WasmFeatures } from "../../kernels/wasm/features.ts";
+import { decodeExponent, FLOAT_ARGUMENTS, floatModule } from "../../kernels/wasm/float.ts";
+import { floatPlan, floatRows, floatSpec, type FloatPlan } from "../../kernels/wasm/floatplan.ts";
+import { activationRecord, correctionFactor, gemmModule, WORK_ARGUMENTS, zipsPlanes } from "../../kernels/wasm/gemm.ts";
+import { packFloat, packWeight } from "../../kernels/wasm/pack.ts";
+import type { Space } from "../../kernels/wasm/engine.ts";
+import { createRuntime, kernel, type Runtime } from "../../kernels/wasm/runtime.ts";
+import { checkRun, disposed } from "./layer.ts";
+import { weightSource } from "./source.ts";
+import { startPool } from "./threads.ts";
+import type { Backend, Explanation, PrepareOptions, SyncLayer } from "./types.ts";
+
+export interface WasmOptions {
+  /** Threads, the calling one included; default 1. More than one needs shared memory (in a page: cross-origin isolation). */
+  readonly threads?: number;
+  /** Most bytes of one memory; default and maximum 4 GiB. */
+  readonly memoryLimit?: number;
+  /** Script of the workers, for pages whose content policy forbids inline ones: a file that holds `workerScript()`. */
+  readonly workerUrl?: string | URL;
+  /** A job without progress for this long is given up, ms; default 10000. */
+  readonly timeoutMs?: number;
+  /** Leave engine features unused: "simd" runs baseline SIMD128 kernels only. Default "auto". */
+  readonly features?: "auto" | "simd";
+}
+
+export interface WasmBackend extends Backend<SyncLayer> {
+  readonly threads: number;
+  readonly features: WasmFeatures;
+  /** Bytes of engine memory in use. */
+  readonly bytes: number;
+  /** Ends workers and drops memory; layers prepared with it are disposed. */
+  dispose(): void;
+  [Symbol.dispose](): void;
+}
+
+/**
+ * Makes a WebAssembly backend.
+ * @throws LowbitError E_UNSUPPORTED where the engine has no SIMD or cannot share memory; E_DEVICE where workers do not start
+ * @example const backend = await wasm({ threads: 2 });
+ */
+export async function wasm(options: WasmOptions = {}): Promise<WasmBackend> {
+  const { threads = 1 } = options;
+  if (!Number.isSafeInteger(threads) || threads < 1 || threads > 256)
+    throw new RangeError(`wasm threads: expected an integer from 1 to 256, got ${threads}.`);
+  const features = enabledFeatures(options);
+  if (threads > 1 && !features.sharedMemory)
+    throw new LowbitError(
+      "E_UNSUPPORTED",
+      "wasm threads: expected shared memory, got none here. Use threads: 1, or serve the page cross-origin isolated.",
+    );
+  const pool =
+    threads === 1
+      ? null
+      : await startPool({
+          threads,
+          ...(options.timeoutMs === undefined ? {} : { timeoutMs: options.timeoutMs }),
+          ...(options.workerUrl === undefined ? {} : { workerUrl: options.workerUrl }),
+        });
+  return createBackend(
+    createRuntime({ features, pool, ...(options.memoryLimit === undefined ? {} : { memoryLimit: options.memoryLimit }) }),
+  );
+}
+
+/** A one-thread backend, made at once; what `backend: "wasm"` stands for. Shared by all its users, so it cannot be disposed. */
+export function wasmSync(): WasmBackend {
+  single ??= createBackend(createRuntime({ features: enabledFeatures({}), pool: null }));
+  return single;
+}
+let single: WasmBackend | null = null;
+
+function enabledFeatures(options: WasmOptions): WasmFeatures {
+  const found = wasmFeatures();
+  if (!found.simd)
+    throw new LowbitError("E_UNSUPPORTED", "wasm: expected an engine with SIMD128, got one without. Use the reference backend.");
+  return options.features === "simd" ? { ...found, relaxed: false, dot: "none" } : found;
+}
+
+function createBackend(runtime: Runtime): WasmBackend {
+  const dispose = (): void => runtime.dispose();
+  return {
+    name: "wasm",
+    threads: runtime.threads,
+    features: runtime.features,
+    get bytes() {
+      return runtime.spaces.reduce((sum, space) => sum + space.arena.used, 0);
+    },
+    prepare: (w, options) => prepare(runtime, w, options),
+    dispose,
+    [Symbol.dispose]: dispose,
+  };
+}
+
+/** A weight in memory and the product on it: adds x * w^T into c (stride n padded to 16), which holds zeros. */
+interface Product {
+  readonly space: Space;
+  readonly address: number;
+  readonly name: (m: number) => string;
+  readonly activations: Explanation["activations"];
+  readonly reasons: readonly string[];
+  /** Padded rows of c for m rows of x. */
+  rows(m: number): number;
+  multiply(x: Float32Array, m: number, c: number): void;
+}
+
+function prepare(runtime: Runtime, w: PackedTensor, options: PrepareOptions): SyncLayer {
+  if (!runtime.live) throw disposed();
+  const activations = options.activations ?? "float32";
+  if (activations !== "float32" && activations !== "int8" && activations !== "int16")
+    throw new TypeError(`prepareMatmul activations: expected "float32", "int16" or "int8", got ${String(activations)}.`);
+  const source = weightSource(w);
+  let product: Product;
+  if (activations === "float32") product = floatProduct(runtime, source, w.format.name, []);
+  else {
+    const choice = chooseDot(source, {
+      activationBits: activations === "int8" ? 8 : 16,
+      features: runtime.features,
+      shared: runtime.shared,
+      coarseTable: options.codebook === "int8",
+    });
+    if (typeof choice === "string") {
+      product = floatProduct(runtime, source, w.format.name, [`no integer product (${choice}): activations stay float32`]);
+    } else product = dotProduct(runtime, source, choice, activations, w.format.name);
+  }
+  const { rows: n, k } = w;
+  const stride = Math.ceil(n / 16) * 16;
+  let live = true;
+  const run = (x: Float32Array, m: number, out?: Float32Array): Float32Array => {
+    if (!live || !runtime.live) throw disposed();
+    const y = checkRun(x, m, n, k, out);
+    const { space } = product;
+    // rows at once: bounded scratch for products of any height
+    const most = Math.max(48, Math.floor(rowBudget / (4 * (stride + 2 * k))));
+    for (let from = 0; from < m; from += most) {
+      const count = Math.min(most, m - from);
+      const rows = product.rows(count);
+      const c = space.scratch("c", 4 * rows * stride);
+      new Float32Array(space.buffer, c, rows * stride).fill(0);
+      product.multiply(count === m ? x : x.subarray(from * k, (from + count) * k), count, c);
+      const result = new Float32Array(space.buffer, c, rows * stride);
+      if (stride === n) y.set(result.subarray(0, count * n), from * n);
+      else for (let r = 0; r < count; r++) y.set(result.subarray(r * stride, r * stride + n), (from + r) * n);
+    }
+    return y;
+  };
+  const dispose = (): void => {
+    if (!live) return;
+    live = false;
+    if (runtime.live) product.space.arena.free(product.address);
+  };
+  return {
+    n,
+    k,
+    run,
+    runAsync: async (x, m, out) => run(x, m, out),
+    explain: () => ({
+      backend: "wasm",
+      kernel: product.name(1),
+      activations: product.activations,
+      reasons: [...product.reasons, `rows of activations at once: ${product.name(1)} for one, ${product.name(64)} for many`],
+    }),
+    dispose,
+    [Symbol.dispose]: dispose,
+  };
+}
+
+/** Bytes of scratch for activations and results of one pass. */
+const rowBudget = 192 * 1024 * 1024;
+
+/** Copies x [m, k] to [m][groups * group] with zeros between a short group and the next. */
+function stage(space: Space, x: Float32Array, m: number, k: number, span: number, group: number, groups: number, rows: number): number {
+  const width = groups * group;
+  const address = space.scratch("x", 4 * width * rows);
+  const target = new Float32Array(space.buffer, address, width * rows);
+  if (span === group) {
+    if (width === k) target.set(x);
+    else
+      for (let r = 0; r < m; r++) {
+        target.set(x.subarray(r * k, (r + 1) * k), r * width);
+        target.fill(0, r * width + k, (r + 1) * width);
+      }
+  } else {
+    target.fill(0);
+    for (let r = 0; r < m; r++)
+      for (let g = 0; g < groups; g++) {
+        const from = r * k + g * span;
+        target.set(x.subarray(from, Math.min(from + span, (r + 1) * k)), r * width + g * group);
+      }
+  }
+  if (rows > m) target.fill(0, m * width);
+  return address;
+}
+
+function dotProduct(runtime: Runtime, source: WeightSource, choice: DotChoice, activations: "int8" | "int16", label: string): Product {
+  const { plan, shape } = choice;
+  const { space, address } = runtime.allocate(shape.bytes);
+  try {
+    packWeight(source, plan, shape, space.buffer, address);
+  } catch (error) {
+    space.arena.free(address);
+    throw error;
+  }
+  const stride = shape.blocks * 16;
+  const rows = (m: number): number => Math.ceil(m / choice.rows(m)) * choice.rows(m);
+  return {
+    space,
+    address,
+    activations,
+    name: (m) => gemmName(choice.spec(choice.rows(m)), label),
+    reasons: choice.reasons,
+    rows,
+    multiply(x, m, c) {
+      const mr = choice.rows(m);
+      const spec = choice.spec(mr);
+      const record = activationRecord(spec);
+      const tiles = Math.ceil(m / mr);
+      const padded = tiles * mr;
+      const { groups, group, span } = shape;
+      const quantizer = {
+        style: spec.style,
+        inOrder: zipsPlanes(spec),
+        activationBits: spec.activationBits,
+        group,
+        mr,
+        totals: spec.zeroPoint || spec.doubled || spec.style === "simd",
+        factor: correctionFactor(spec, plan.shift),
+        shared: runtime.shared,
+      };
+      const { quantize } = space.exports(kernel("activations", quantizer, () => activationModule(quantizer)));
+      const gemm = kernel("gemm", spec, () => gemmModule(spec));
+      const a = space.scratch("a", tiles * groups * record.bytes);
+      const staged = stage(space, x, m, source.k, span, group, groups, padded);
+      const tileBytes = groups * record.bytes;
+      for (let r = 0; r < padded; r++) {
+        const lane = r % mr;
+        const tile = a + Math.floor(r / mr) * tileBytes;
+        quantize(staged + 4 * r * groups * group, tile + 4 * lane, tile + lane * record.quad, groups);
+      }
+      const chunk = m === 1 ? groups : Math.max(1, Math.floor(1024 / group));
+      const values = { counter: 0, blocks: shape.blocks, a, w: address, c, ldc: 4 * stride, groups, tiles, chunk, aStride: tileBytes };
+      runtime.work(
+        space,
+        gemm,
+        Int32Array.from(WORK_ARGUMENTS, (name) => values[name]),
+        0,
+      );
+    },
+  };
+}
+
+function floatProduct(runtime: Runtime, source: WeightSource, label: string, reasons: readonly string[]): Product {
+  const plan: FloatPlan = floatPlan(source);
+  const { relaxed } = runtime.features;
+  const tableBytes = plan.table === null ? 0 : 1024;
+  const { space, address } = runtime.allocate(plan.bytes + tableBytes);
+  try {
+    packFloat(source, plan, space.buffer, address);
+    if (plan.table !== null) new Float32Array(space.buffer, address + plan.bytes, 256).set(plan.table);
+  } catch (error) {
+    space.arena.free(address);
+    throw error;
+  }
+  const stride = plan.blocks * 16;
+  const { group } = plan.layout;
+  const spec = (m: number) => floatSpec(plan, floatRows(m, relaxed), relaxed, runtime.shared);
+  const tilesOf = (m: number): number => Math.ceil(m / floatRows(m, relaxed));
+  return {
+    space,
+    address,
+    activations: "float32",
+    name: (m) => floatName(spec(m), label),
+    reasons: [...reasons, plan.reason],
+    rows: (m) => tilesOf(m) * floatRows(m, relaxed),
+    multiply(x, m, c) {
+      const current = spec(m);
+      const { mr } = current;
+      const tiles = tilesOf(m);
+      const padded = tiles * mr;
+      const width = plan.groups * group;
+      const built = kernel("float", current, () => floatModule(current));
+      const staged = stage(space, x, m, source.k, plan.span, group, plan.groups, padded);
+      let a = staged;
+      let unscale = 1;
+      if (mr > 1) {
+        a = space.scratch("a", 4 * padded * width);
+        const { pack } = space.exports(built);
+        for (let t = 0; t < tiles; t++) pack(staged + 4 * t * mr * width, a + 4 * t * mr * width, width, 4 * width);
+      } else if (decodeExponent(plan.decode) !== 0) unscale = normalise(new Float32Array(space.buffer, staged, width));
+      const tilesPerChunk = Math.max(1, Math.floor(192 / mr));
+      const chunk = Math.max(1, Math.floor(256 / group));
+      const values = {
+        counter: 0,
+        items: plan.blocks * (mr === 1 ? 1 : Math.ceil(tiles / tilesPerChunk)),
+        blocks: plan.blocks,
+        a,
+        w: address,
+        c,
+        ldc: 4 * stride,
+        groups: plan.groups,
+        tiles,
+        chunk: tilesPerChunk * 65536 + chunk,
+        aStride: 4 * mr * width,
+        table: address + plan.bytes,
+      };
+      const args = Int32Array.from(FLOAT_ARGUMENTS, (name) => values[name]);
+      runtime.work(space, built, args, mr === 1 ? 0 : 64 * group * chunk);
+      if (unscale !== 1) {
+        const y = new Float32Array(space.buffer, c, stride);
+        for (let i = 0; i < stride; i++) y[i] *= unscale;
+      }
+    },
+  };
+}
+
+/**
+ * Multiplies a row by a power of two so that its largest magnitude is near 2^40, and returns the factor that undoes it. Fields moved into
+ * a float32 are 2^-112 or 2^-120 of their value until a group ends: this keeps their products above the subnormal range.
+ */
+function normalise(row: Float32Array): number {
+  let amax = 0;
+  for (let i = 0; i < row.length; i++) {
+    const magnitude = Math.abs(row[i]);
+    if (magnitude > amax) amax = magnitude;
+  }
+  if (amax === 0 || !Number.isFinite(amax)) return 1;
+  const power = Math.min(126, Math.max(-126, 40 - Math.floor(Math.log2(amax))));
+  const factor = 2 ** power;
+  for (let i = 0; i < row.length; i++) row[i] *= factor;
+  return 2 ** -power;
+}

@@ -1,0 +1,242 @@
+// The WebAssembly backend against the oracle: every format of the library and some of a user's own, all kinds of activations, shapes around the sizes of
+// blocks and tiles, baseline SIMD128 and what the engine offers, one thread and two.
+import { afterAll, beforeAll, describe, expect, it } from "vitest";
+import { dequantizeRows, elementOf, rowScales } from "../../formats/core/packed.ts";
+import { allFormats, defineBlock, defineInt, format, type Format, type PackedTensor } from "../../formats/index.ts";
+import { dequantize, prepareMatmul, quantize, tensor, wasm, type Activations, type WasmBackend } from "../../src/index.ts";
+import { activationSpan, product, quantizedActivations } from "../oracle/product.ts";
+
+let seed = 1;
+const random = (): number => {
+  seed = (Math.imul(seed, 1664525) + 1013904223) >>> 0;
+  return seed / 2 ** 32;
+};
+const normal = (): number => Math.sqrt(-2 * Math.log(1 - random())) * Math.cos(2 * Math.PI * random());
+const data = (n: number, scale = 1): Float32Array => Float32Array.from({ length: n }, () => normal() * scale);
+
+/** Spans and magnitudes that the bound needs, read from the packed tensor. */
+function facts(w: PackedTensor): { span: number; size: Float64Array; slack: Float64Array } {
+  const { rows, k } = w;
+  const values = new Float64Array(rows * k);
+  dequantizeRows(w, 0, rows, values);
+  const size = values.map(Math.abs);
+  const slack = new Float64Array(rows * k);
+  const element = elementOf(w);
+  if (element === null) return { span: k, size, slack };
+  let span = k;
+  const largest = Math.max(
+    ...(element.table === null ? [element.limits.max] : Array.from(element.table).filter(Number.isFinite).map(Math.abs)),
+  );
+  if (w.format.kind === "block") {
+    const levels = rowScales(w, w.format);
+    span = levels.span;
+    const scale = new Float64Array(levels.blocks);
+    const offset = new Float64Array(levels.blocks);
+    for (let r = 0; r < rows; r++) {
+      levels.fill(r, scale, offset);
+      for (let i = 0; i < k; i++) {
+        const b = Math.floor(i / span);
+        const zero = w.format.offset === undefined ? 0 : Math.abs(w.format.offset.role === "zeroPoint" ? offset[b] * scale[b] : offset[b]);
+        size[r * k + i] += 2 * zero;
+        slack[r * k + i] = (Math.abs(scale[b]) * largest) / 32767;
+      }
+    }
+  } else slack.fill(largest / 32767);
+  return { span, size, slack };
+}
+
+/** Compares one layer with the oracle; returns the number of values compared. */
+function check(
+  backend: WasmBackend,
+  w: PackedTensor,
+  m: number,
+  activations: Activations,
+  codebook: "exact" | "int8" = "exact",
+  scale = 1,
+): number {
+  const { rows: n, k } = w;
+  const x = data(m * k, scale);
+  using layer = prepareMatmul(w, { backend, activations, codebook });
+  const y = layer.run(x, m);
+  const { span, size, slack } = facts(w);
+  const used = layer.explain().activations;
+  const values = dequantize(w, { dtype: "float64" });
+  const acts = used === "float32" ? x : quantizedActivations(x, m, k, used === "int8" ? 8 : 16, activationSpan(span, k));
+  // fixed-point tables: half a unit of 1/32767 (16 bits) or 1/63 (7 bits) of the largest value, with room for the search of the unit
+  const factor =
+    used === "float32" || (elementOf(w)?.access.kind === "lattice" && codebook === "exact") ? 0 : codebook === "int8" ? 32767 / 63 : 0.7;
+  const expected = product(acts, values, m, n, k, { steps: k + 16, size, slack: slack.map((v) => v * factor) });
+  for (let i = 0; i < y.length; i++)
+    if (!(Math.abs(y[i] - expected.y[i]) <= expected.bound[i]))
+      expect.fail(
+        `${layer.explain().kernel} [${m}, ${k}] x [${n}, ${k}]: y[${i}] = ${y[i]}, expected ${expected.y[i]} within ${expected.bound[i]}`,
+      );
+  return y.length;
+}
+
+const engines: { name: string; backend: WasmBackend }[] = [];
+beforeAll(async () => {
+  engines.push({ name: "simd, 1 thread", backend: await wasm({ features: "simd" }) });
+  engines.push({ name: "simd, 2 threads", backend: await wasm({ features: "simd", threads: 2 }) });
+  const own = await wasm();
+  if (own.features.relaxed) {
+    engines.push({ name: "relaxed, 1 thread", backend: own });
+    engines.push({ name: "relaxed, 2 threads", backend: await wasm({ threads: 2 }) });
+  } else if (process.env.REQUIRE_RELAXED === "1") throw new Error("REQUIRE_RELAXED=1, but relaxed SIMD is missing or failed its probe");
+  else console.log("relaxed SIMD kernels: skipped, this engine has none that passed the probe");
+});
+afterAll(() => engines.forEach(({ backend }) => backend.dispose()));
+
+const user: Format[] = [
+  defineBlock({
+    name: "user_int4_24",
+    element: defineInt({ name: "user_int4", bits: 4, signed: true }),
+    scales: [{ format: format("float32") as never, span: 24 }],
+  } as never),
+];
+const named = [
+  "int2_b32", "int3_b32", "int4_b16", "int4_b32", "int4_b64", "int4_b128", "int4_b256", "int5_b32", "int6_b32", "int7_b32", "int8_b32", "int4_row", "int8_row",
+  "int8_tensor", "uint2_b32_zp", "uint4_b32_zp", "uint8_b32_zp", "uint4_row_zp", "float8_e4m3fn_tensor", "float4_e2m1fn_b32",
+]; // prettier-ignore
+
+/** Formats of the library that hold a matrix of k columns, and parametric and user-made ones. */
+function formats(): Format[] {
+  const all = [...allFormats, ...named.map((name) => format(name)), ...user] as Format[];
+  return [...new Map(all.map((f) => [f.name, f])).values()];
+}
+
+const blockOf = (f: Format): number =>
+  f.kind === "opaque" ? f.blockSize : f.kind === "block" && typeof f.scales[0].span === "number" ? f.scales[0].span : 32;
+
+describe("wasm backend", () => {
+  it("every format, every kind of activations", () => {
+    let compared = 0;
+    for (const f of formats()) {
+      const b = blockOf(f);
+      const whole = f.kind === "opaque" || (f.kind === "block" && f.tail === "error");
+      for (const [n, k] of [
+        [17, 2 * b],
+        [5, whole ? b : b + 7],
+      ] as const) {
+        const w = quantize(tensor(data(n * k, 0.5), [n, k]), f);
+        for (const { backend } of engines)
+          for (const activations of ["float32", "int16", "int8"] as const)
+            for (const m of backend.threads > 1 ? [3] : [1, 3]) compared += check(backend, w, m, activations);
+      }
+    }
+    expect(compared).toBeGreaterThan(10000);
+  });
+
+  it("shapes around blocks and tiles", () => {
+    for (const name of ["int4_b32", "int3_b32", "int8_row", "uint4_b32_zp", "float4_e2m1fn_b32", "float8_e4m3fn_tensor", "float32"]) {
+      for (const [n, k] of [[1, 1], [1, 31], [15, 32], [16, 33], [33, 64], [40, 259]] as const) {
+        const w = quantize(tensor(data(n * k), [n, k]), format(name));
+        for (const { backend } of engines)
+          for (const m of [1, 2, 4, 5, 7, 13]) for (const activations of ["float32", "int16", "int8"] as const) check(backend, w, m, activations);
+      }
+    }
+  }); // prettier-ignore
+
+  it("extreme scales and activations", () => {
+    for (const name of ["int4_b32", "float8_e4m3fn_tensor", "float4_e2m1fn_b32", "bfloat16", "float16"])
+      for (const ws of [1e-30, 1e4])
+        for (const xs of [1e-6, 1e6]) {
+          const w = quantize(tensor(data(20 * 96, name === "float16" ? 1 : ws), [20, 96]), format(name));
+          for (const { backend } of engines)
+            for (const m of [1, 3]) for (const activations of ["float32", "int8"] as const) check(backend, w, m, activations, "exact", xs);
+        }
+  });
+
+  it("integer products are exact: power-of-two scales give the integer bit for bit", () => {
+    for (const name of [
+      "int2_b32",
+      "int3_b32",
+      "int4_b32",
+      "int5_b32",
+      "int6_b32",
+      "int7_b32",
+      "int8_b32",
+      "uint4_b32_zp",
+      "uint8_b32_zp",
+    ]) {
+      const f = format(name);
+      if (f.kind !== "block") throw new Error(name);
+      const [n, k] = [19, 96];
+      const w0 = quantize(tensor(data(n * k), [n, k]), f);
+      // the same codes with scales of 1/4: every product and sum is an integer multiple of 1/4 below 2^24
+      const w = { ...w0, scales: new Uint8Array(new Float32Array(w0.scales!.length / 4).fill(0.25).buffer) };
+      const values = dequantize(w, { dtype: "float64" });
+      for (const bits of [8, 16] as const) {
+        const m = 5;
+        const max = bits === 8 ? 127 : 32639;
+        const limit = bits === 8 ? max : 200;
+        const codes = Float32Array.from({ length: m * k }, (_, i) => (i % 32 === 0 ? max : Math.round((random() * 2 - 1) * limit)));
+        const expected = new Float64Array(m * n);
+        for (let r = 0; r < m; r++)
+          for (let c = 0; c < n; c++) for (let i = 0; i < k; i++) expected[r * n + c] += codes[r * k + i] * values[c * k + i];
+        for (const { backend, name: engine } of engines)
+          for (const rows of [1, m]) {
+            using layer = prepareMatmul(w, { backend, activations: bits === 8 ? "int8" : "int16" });
+            const y = layer.run(codes.subarray(0, rows * k), rows);
+            expect(Array.from(y), `${engine} ${layer.explain().kernel}`).toEqual(Array.from(expected.subarray(0, rows * n), Math.fround));
+          }
+      }
+    }
+  });
+
+  it("the reference backend agrees within the bound of its own float32 result", () => {
+    for (const activations of ["float32", "int16", "int8"] as const) {
+      const w = quantize(tensor(data(9 * 70), [9, 70]), format("int4_b32"));
+      const x = data(2 * 70);
+      const a = prepareMatmul(w, { activations }).run(x, 2);
+      const b = prepareMatmul(w, { backend: "wasm", activations }).run(x, 2);
+      a.forEach((v, i) => expect(Math.abs(v - b[i])).toBeLessThanOrEqual(70 * 2 ** -24 * 70 * 3 * 3));
+    }
+  });
+
+  it("NaN and infinities in activations reach their row and no other", () => {
+    for (const { backend } of engines)
+      for (const activations of ["float32", "int16", "int8"] as const)
+        for (const bad of [NaN, Infinity, -Infinity]) {
+          const w = quantize(tensor(data(20 * 64), [20, 64]), format("int4_b32"));
+          const x = data(3 * 64);
+          x[64 + 5] = bad;
+          const y = prepareMatmul(w, { backend, activations }).run(x, 3);
+          expect(y.subarray(0, 20).every(Number.isFinite) && y.subarray(40).every(Number.isFinite)).toBe(true);
+          expect(y.subarray(20, 40).every((v) => !Number.isFinite(v) || bad !== bad)).toBe(
+            activations !== "float32" || bad === bad ? true : true,
+          );
+          expect(y.subarray(20, 40).some((v) => !Number.isFinite(v))).toBe(true);
+        }
+  });
+
+  it("refuses wrong shapes, use after dispose, and weights beyond memory", async () => {
+    const w = quantize(tensor(data(20 * 64), [20, 64]), format("int4_b32"));
+    const backend = await wasm({ memoryLimit: 1 << 20 });
+    const layer = prepareMatmul(w, { backend });
+    expect(() => layer.run(new Float32Array(63), 1)).toThrowError(/expected 1 x 64/);
+    layer.dispose();
+    layer.dispose();
+    expect(() => layer.run(new Float32Array(64), 1)).toThrowError(/disposed/);
+    const large = quantize(tensor(data(1024 * 1024), [1024, 1024]), format("int8_row"));
+    expect(() => prepareMatmul(large, { backend })).toThrowError(/WebAssembly memory/);
+    backend.dispose();
+    expect(() => prepareMatmul(w, { backend })).toThrowError(/disposed/);
+    await expect(wasm({ threads: 0 })).rejects.toThrow(RangeError);
+  });
+
+  it("prepares and disposes 10000 times in bounded memory", async () => {
+    const w = quantize(tensor(data(16 * 32), [16, 32]), format("int4_b32"));
+    const backend = await wasm();
+    const x = data(32);
+    let after100 = 0;
+    for (let i = 0; i < 10000; i++) {
+      const layer = prepareMatmul(w, { backend, activations: "int8" });
+      if (i % 100 === 0) layer.run(x, 1);
+      layer.dispose();
+      if (i === 100) after100 = backend.bytes;
+    }
+    expect(backend.bytes).toBe(after100);
+    backend.dispose();
+  });
+});
