@@ -106,7 +106,7 @@ export function wasmFeatures(): WasmFeatures {
   });
   const simd = typeof engine === "object" && engine.validate(base.bytes());
   const dot = simd && !knownBroken() ? probeDot() : "none";
-  let sharedMemory = false;
+  let sharedMemory: boolean;
   try {
     sharedMemory = new engine.Memory({ initial: 1, maximum: 1, shared: true }).buffer instanceof SharedArrayBuffer;
   } catch {
