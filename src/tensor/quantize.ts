@@ -19,6 +19,7 @@ import type {
   ScaleRule,
 } from "../../formats/core/types.ts";
 import { levelValues, packedSizes } from "../../formats/core/packed.ts";
+import { mlasFits, quantizeMlas } from "./mlas.ts";
 import { affineParams, type Arithmetic } from "./scales.ts";
 import { matrixView, readRows, type MatrixView, type Tensor, type TensorData } from "./tensor.ts";
 
@@ -169,6 +170,10 @@ function quantizeBlocks(m: MatrixView, shape: number[], format: BlockFormat, opt
   const sizes = packedSizes(format, shape);
   const { element } = format;
   const config = resolve(format, options);
+  if (config.arithmetic === "mlas" && config.overflow === "saturate" && mlasFits(m, format, config.rangeRule)) {
+    const fast = quantizeMlas(m, shape, format, recipeOf(config));
+    if (fast !== null) return fast.packed; // else a value that is not finite: found and named below
+  }
   const [inner, outer] = format.scales;
   const grid = spanGrid(inner.span, m.rows, m.k);
   const stats = blockStats(m, grid);

@@ -14,7 +14,7 @@ import { productReason, productShape, scaled, withBias } from "./gemm.ts";
 import type { Int8Weight } from "./int8.ts";
 import { quantizeInt8, transposed } from "./int8.ts";
 import type { Conversion, Layer, Mode, ModeContext } from "./mode.ts";
-import { decibels, madeBytes, weightCache, weightValues } from "./mode.ts";
+import { decibels, madeBytes, notFinite, weightCache } from "./mode.ts";
 
 /** DynamicQuantizeLinear is an operator of opset 11. */
 const OPSET = 11;
@@ -75,6 +75,8 @@ export function dynamicMode(): Mode {
   ): Made {
     const { model, names } = context;
     const { name, scope } = layer.weight!;
+    // A value that is not finite leaves no finite sum of squares.
+    if (!Number.isFinite(weight.signal)) throw notFinite(layer, readFloats(model, layer.weight!.tensor));
     const type = signed ? T.INT8 : T.UINT8;
     const zeroDims = weight.scales.length === 1 ? [] : [weight.scales.length];
     const tensors: TensorProto[] = [
@@ -129,7 +131,7 @@ export function dynamicMode(): Mode {
     const { k, n, strideK, alpha } = productShape(layer);
     const kind = weightKind(context);
     const made = cache.get(layer.weight!.tensor, `${strideK === 1 ? "nk" : "kn"}*${alpha}`, () => {
-      const values = scaled(weightValues(layer, context.model), alpha);
+      const values = scaled(readFloats(context.model, layer.weight!.tensor), alpha);
       const matrix = strideK === 1 && n > 1 ? transposed(values, n, k) : values;
       const quantized = quantizeInt8(matrix, kind.perChannel ? 1 : matrix.length, { ...kind, channels: kind.perChannel ? n : 1 });
       return store(layer, context, quantized, kind.signed, [k, n], [n], formatName(kind.signed, kind.symmetric, kind.perChannel));
@@ -146,7 +148,7 @@ export function dynamicMode(): Mode {
     // onnxruntime's ConvInteger takes one zero point: per channel is symmetric (uint8: zero point 127), as its error message asks.
     const symmetric = kind.symmetric || kind.perChannel;
     const made = cache.get(layer.weight!.tensor, "conv", () => {
-      const values = weightValues(layer, context.model);
+      const values = readFloats(context.model, layer.weight!.tensor);
       const quantized = quantizeInt8(values, kind.perChannel ? values.length / channels : values.length, {
         signed: kind.signed,
         symmetric,
@@ -221,7 +223,7 @@ export function dynamicMode(): Mode {
     const { names } = context;
     // Always uint8 with a zero point, one scale: the table's rows are activations (so onnxruntime's tool has it, in every mode).
     const made = cache.get(layer.weight!.tensor, "gather", () => {
-      const values = weightValues(layer, context.model);
+      const values = readFloats(context.model, layer.weight!.tensor);
       const quantized = quantizeInt8(values, values.length, { channels: 1, signed: false, symmetric: false });
       return store(layer, context, quantized, false, shape, [], formatName(false, false, false));
     });

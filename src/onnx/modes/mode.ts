@@ -6,7 +6,7 @@ import { isDefaultDomain, nodeName, resolveConstant } from "../graph.ts";
 import type { OnnxModel } from "../model.ts";
 import { tensorDims } from "../model.ts";
 import type { QuantizeOptions } from "../options.ts";
-import { isFloatType, readFloats, tensorBytes } from "../values.ts";
+import { isFloatType, tensorBytes } from "../values.ts";
 
 /** A node with a weight, or one that could have one (a MatMul of two computed values). */
 export interface Layer {
@@ -92,20 +92,14 @@ export function findLayers(scopes: readonly Scope[]): Layer[] {
   return layers;
 }
 
-/** The values of a layer's weight. @throws LowbitError E_VALUE where one is NaN or infinite */
-export function weightValues(layer: Layer, model: OnnxModel): Float32Array {
-  const values = readFloats(model, layer.weight!.tensor);
-  // x - x is 0 for finite x and NaN else: one sum tells, without a branch per value.
-  let sum = 0;
-  for (let i = 0; i < values.length; i++) sum += values[i] - values[i];
-  if (sum !== 0) {
-    const bad = values.findIndex((value) => !Number.isFinite(value));
-    throw new LowbitError(
-      "E_VALUE",
-      `layer ${layer.name}: expected finite weights, got ${values[bad]} at index ${bad} of ${JSON.stringify(layer.weight!.name)}. Repair the model, or leave the layer out with exclude (--exclude ${JSON.stringify(layer.name)}).`,
-    );
-  }
-  return values;
+/** The error for a weight that holds NaN or an infinity. */
+export function notFinite(layer: Layer, values: Float32Array): LowbitError {
+  const at = values.findIndex((value) => !Number.isFinite(value));
+  const found = at < 0 ? "a range beyond float32" : `${values[at]} at index ${at}`;
+  return new LowbitError(
+    "E_VALUE",
+    `layer ${layer.name}: expected finite weights, got ${found} of ${JSON.stringify(layer.weight!.name)}. Repair the model, or leave the layer out with exclude (--exclude ${JSON.stringify(layer.name)}).`,
+  );
 }
 
 /** Quantized weights by tensor and layout, so that a shared one is made once. */

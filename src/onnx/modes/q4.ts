@@ -9,8 +9,11 @@ import { makeTensor } from "../model.ts";
 import { dataTypeName } from "../types.ts";
 import { productReason, productShape, scaled, withBias } from "./gemm.ts";
 import type { Conversion, Layer, Mode, ModeContext } from "./mode.ts";
-import { decibels, madeBytes, weightCache, weightValues } from "./mode.ts";
-import { quantizeNBits } from "./nbits.ts";
+import { decibels, madeBytes, notFinite, weightCache } from "./mode.ts";
+import { nbitsFormat, nbitsInputs } from "./nbits.ts";
+import { matrixView } from "../../tensor/tensor.ts";
+import { quantizeMlas } from "../../tensor/mlas.ts";
+import { readFloats } from "../values.ts";
 
 interface Made {
   readonly inputs: readonly string[];
@@ -35,32 +38,28 @@ export function q4Mode(): Mode {
     const weight = layer.weight!;
     const { k, n, strideK, strideN, alpha } = productShape(layer);
     const blockSize = options.blockSize ?? 32;
-    const symmetric = options.symmetric ?? true;
     const half = weight.tensor.dataType === T.FLOAT16;
-    const packed = quantizeNBits(scaled(weightValues(layer, model), alpha), {
-      k,
-      n,
-      strideK,
-      strideN,
-      blockSize,
-      symmetric,
-      halfScales: half,
-    });
-    const blocks = Math.ceil(k / blockSize);
+    const format = nbitsFormat(blockSize, options.symmetric ?? true, half);
+    const values = scaled(readFloats(model, weight.tensor), alpha);
+    const view = matrixView({ data: values, shape: [n, k], stride: [strideN, strideK], offset: 0 });
+    // The arithmetic of onnxruntime's tool, so that the file is the same, byte for byte.
+    const measured = quantizeMlas(view, [n, k], format, { version: 1, algorithm: "rtn", arithmetic: "mlas" });
+    if (measured === null) throw notFinite(layer, values);
+    const inputs = nbitsInputs(measured.packed);
     const base = weight.name;
     const tensors: TensorProto[] = [
-      makeTensor(model, names.take(`${base}_Q4`), T.UINT8, [n, blocks, blockSize / 2], packed.codes),
-      makeTensor(model, names.take(`${base}_scales`), half ? T.FLOAT16 : T.FLOAT, [n * blocks], packed.scales),
+      makeTensor(model, names.take(`${base}_Q4`), T.UINT8, [n, inputs.blocks, blockSize / 2], inputs.codes),
+      makeTensor(model, names.take(`${base}_scales`), half ? T.FLOAT16 : T.FLOAT, [n * inputs.blocks], inputs.scales),
     ];
-    if (packed.zeroPoints !== null) {
-      tensors.push(makeTensor(model, names.take(`${base}_zero_points`), T.UINT8, [n * Math.ceil(blocks / 2)], packed.zeroPoints));
+    if (inputs.zeroPoints !== null) {
+      tensors.push(makeTensor(model, names.take(`${base}_zero_points`), T.UINT8, [inputs.zeroPoints.length], inputs.zeroPoints));
     }
     weight.scope.graph.initializer.push(...tensors);
     return {
       inputs: tensors.map((tensor) => tensor.name),
       bytes: madeBytes(tensors),
-      format: packed.format,
-      sqnrDb: decibels(packed.signal, packed.noise),
+      format: format.name,
+      sqnrDb: decibels(measured.signal, measured.noise),
     };
   }
 
