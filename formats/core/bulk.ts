@@ -24,6 +24,7 @@ const u32 = new Uint32Array(f32.buffer);
 /** The smallest double that rounds up from lo to hi. */
 function firstUp(lo: number, hi: number, tie: number, loCode: number, hiCode: number, rounding: Rounding): number {
   const above = nextUp(tie);
+  const spansZero = lo < 0 && hi > 0;
   switch (rounding) {
     case "halfEven":
       return loCode >= 0 ? (loCode & 1 && !(hiCode >= 0 && hiCode & 1) ? tie : above) : hiCode & 1 ? above : tie;
@@ -36,9 +37,9 @@ function firstUp(lo: number, hi: number, tie: number, loCode: number, hiCode: nu
     case "halfFloor":
       return above;
     case "trunc":
-      return hi > 0 ? hi : nextUp(lo);
+      return spansZero ? nextUp(0) : hi > 0 ? hi : nextUp(lo);
     case "expand":
-      return hi > 0 ? nextUp(lo) : hi;
+      return spansZero ? nextUp(0) : hi > 0 ? nextUp(lo) : hi;
     case "ceil":
       return nextUp(lo);
     default:
@@ -78,7 +79,8 @@ function makeSlots(format: NumberFormat, options: EncodeOptions): Slots {
   );
   for (let i = 0; i + 1 < values.length; i++) {
     const [lo, hi] = [values[i], values[i + 1]];
-    const first = firstUp(lo, hi, boundaries[i], order.codes[i], order.codes[i + 1], rounding);
+    // Both values are exact whatever the boundary (a posit's around zero coincides with zero).
+    const first = Math.min(hi, Math.max(nextUp(lo), firstUp(lo, hi, boundaries[i], order.codes[i], order.codes[i + 1], rounding)));
     const negativeZero = hi === 0 ? codeOf(-0) : -1;
     if (negativeZero >= 0 && negativeZero !== order.codes[i + 1]) add(first, negativeZero);
     add(hi === 0 && negativeZero >= 0 && negativeZero !== order.codes[i + 1] ? 0 : first, order.codes[i + 1]);

@@ -1,6 +1,6 @@
 // Makes the frozen NumberFormat of a definition: a table codec to 16 bits (the table is built on first use), a rule codec above.
 import { LowbitError } from "./errors.ts";
-import { latticeOf, tableEncoder, tableLimits, valueOrder, type TableSource } from "./table.ts";
+import { latticeOf, tableLimits, valueOrder, type TableSource } from "./table.ts";
 import type { Access, EncodeDefaults, EncodeOptions, Field, FormatDefinition, Limits, NumberFormat, ValueOrder } from "./types.ts";
 
 /** What all scalar builders hand over. */
@@ -22,13 +22,15 @@ export interface CodecParts {
   readonly access?: Access;
   /** Up to 16 bits: everything but the table itself. */
   readonly source?: Omit<TableSource, "name" | "bits" | "table" | "defaults">;
-  /** Encoder by rule: required above 16 bits; below, it wraps or replaces nothing (the table decides). */
-  readonly encode?: (value: number, options?: EncodeOptions) => number;
-  /** Limits by rule: required above 16 bits. */
+  /** The scalar encoder by rule. Up to 16 bits it must equal the table's for every value, which the tests check. */
+  readonly encode?: EncodeFunction;
+  /** Instead of `encode`, up to 16 bits: `tableEncoder` itself, handed in so that formats which encode by rule do not carry it. */
+  readonly encodeBy?: (source: TableSource, order: ValueOrder) => EncodeFunction;
+  /** Limits by rule: required above 16 bits, derived from the table below. */
   readonly limits?: Limits;
-  /** A step before the table encoder (integers wrap here). Returns undefined to go on. */
-  readonly before?: (value: number, options: EncodeOptions | undefined) => number | undefined;
 }
+
+export type EncodeFunction = (value: number, options?: EncodeOptions) => number;
 
 const NAME = /^[a-z][a-z0-9_]*$/;
 
@@ -76,7 +78,7 @@ export function makeCodec(parts: CodecParts): NumberFormat {
   // Built on first use: importing a format costs nothing. The memo hangs on closures because the descriptor is frozen.
   let source: TableSource | undefined;
   let order: ValueOrder | undefined;
-  let encoder: ((value: number, options?: EncodeOptions) => number) | undefined;
+  let encoder: EncodeFunction | undefined;
   let limits: Limits | undefined;
   let access: Access | undefined;
   const getSource = () =>
@@ -88,7 +90,6 @@ export function makeCodec(parts: CodecParts): NumberFormat {
       table: Float64Array.from({ length: 2 ** bits }, (_, c) => parts.decode(c)),
     });
   const getOrder = () => (order ??= valueOrder(getSource()));
-  const { before } = parts;
   return Object.freeze({
     ...common,
     get limits() {
@@ -108,8 +109,7 @@ export function makeCodec(parts: CodecParts): NumberFormat {
       return getSource().table[code];
     },
     encode(value: number, options?: EncodeOptions) {
-      const early = before?.(value, options);
-      return early ?? (encoder ??= tableEncoder(getSource(), getOrder()))(value, options);
+      return (encoder ??= parts.encode ?? parts.encodeBy!(getSource(), getOrder()))(value, options);
     },
   });
 }

@@ -7,32 +7,37 @@ import type { Rounding } from "./types.ts";
  * @throws TypeError for "stochastic" without a generator.
  */
 export function roundToInteger(q: number, rounding: Rounding, random?: () => number): number {
-  const lo = Math.floor(q);
-  if (lo === q) return q;
-  const frac = q - lo;
+  // On the magnitude, whose fraction is exact; the fraction of a negative number (q - floor(q)) is not.
+  const magnitude = Math.abs(q);
+  const lo = Math.floor(magnitude);
+  if (lo === magnitude) return q;
+  return Math.sign(q) * (lo + (awayFromZero(magnitude - lo, lo, q > 0, rounding, random) ? 1 : 0));
+}
+
+function awayFromZero(frac: number, lo: number, positive: boolean, rounding: Rounding, random?: () => number): boolean {
   switch (rounding) {
     case "halfEven":
-      return frac > 0.5 || (frac === 0.5 && lo % 2 !== 0) ? lo + 1 : lo;
+      return frac > 0.5 || (frac === 0.5 && lo % 2 !== 0);
     case "halfExpand":
-      return frac > 0.5 || (frac === 0.5 && q > 0) ? lo + 1 : lo;
+      return frac >= 0.5;
     case "halfTrunc":
-      return frac > 0.5 || (frac === 0.5 && q < 0) ? lo + 1 : lo;
+      return frac > 0.5;
     case "halfCeil":
-      return frac >= 0.5 ? lo + 1 : lo;
+      return positive ? frac >= 0.5 : frac > 0.5;
     case "halfFloor":
-      return frac > 0.5 ? lo + 1 : lo;
+      return positive ? frac > 0.5 : frac >= 0.5;
     case "trunc":
-      return q > 0 ? lo : lo + 1;
+      return false;
     case "expand":
-      return q > 0 ? lo + 1 : lo;
+      return true;
     case "ceil":
-      return lo + 1;
+      return positive;
     case "floor":
-      return lo;
+      return !positive;
     case "stochastic":
       if (random === undefined)
         throw new TypeError(`rounding "stochastic": expected options.random, got none. Pass a seeded generator of numbers in [0, 1).`);
-      return random() < frac ? lo + 1 : lo;
+      return random() < frac;
   }
 }
 

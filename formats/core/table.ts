@@ -122,7 +122,8 @@ export function pickCode(
     case "halfFloor":
       return x > tie ? hiCode : loCode;
     case "trunc":
-      return x > 0 ? loCode : hiCode;
+      // Without a zero between them nothing lies toward zero: the sign is kept.
+      return lo < 0 && hi > 0 ? (x > 0 ? hiCode : loCode) : x > 0 ? loCode : hiCode;
     case "expand":
       return x > 0 ? hiCode : loCode;
     case "ceil":

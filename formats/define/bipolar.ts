@@ -3,6 +3,7 @@
 // word). Spec: Bipolar-INT of APMM / AP-LLM (arXiv 2409.17870). Below: lossless re-expression of affine integers, with corrected scale and offset.
 import { makeCodec } from "../core/codec.ts";
 import { LowbitError } from "../core/errors.ts";
+import { tableEncoder } from "../core/table.ts";
 import type { EncodeDefaults, NumberFormat } from "../core/types.ts";
 
 export interface BipolarOptions {
@@ -37,6 +38,7 @@ export function defineBipolarInt(options: BipolarOptions): NumberFormat {
     defaults: DEFAULTS,
     definition: { kind: "bipolar", name, bits },
     decode: (code) => 2 * code - max,
+    encodeBy: tableEncoder,
     source: { beyond: { above: max + 2, below: -max - 2 } },
   });
 }

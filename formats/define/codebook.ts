@@ -4,6 +4,7 @@
 import { makeCodec } from "../core/codec.ts";
 import { LowbitError } from "../core/errors.ts";
 import { nextDown } from "../core/round.ts";
+import { tableEncoder } from "../core/table.ts";
 import type { EncodeDefaults, NumberFormat } from "../core/types.ts";
 
 export interface CodebookOptions {
@@ -83,6 +84,7 @@ export function defineCodebook(options: CodebookOptions): NumberFormat {
       ...(options.defaults ? { defaults: options.defaults } : {}),
     },
     decode: (code) => (code < values.length ? values[code] : NaN),
+    encodeBy: tableEncoder,
     source: {
       boundary: (_lower, upper) => above.get(upper)!,
       beyond: null,

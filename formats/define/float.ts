@@ -104,8 +104,17 @@ export function defineFloat(options: FloatOptions): NumberFormat {
   };
   const specialCodes = { nanCode: nan, infCode: inf, negativeInfCode: negativeInf, negativeZeroCode: negativeZero };
 
-  /** The rule encoder, for formats too wide for a table: scale by powers of two (exact), round once, read the fields off the integer. */
-  const ends: Ends = { name, max, min: -max, maxCode: maxMagnitude, minCode: maxMagnitude + signBit, zeroCode: 0, ...specialCodes };
+  // The encoder by rule: scale by powers of two (exact), round once, read the fields off the integer.
+  const hidden = subnormals ? 0 : 2 ** M; // without subnormals the smallest normal number has code 0
+  const ends: Ends = {
+    name,
+    max,
+    min: signed ? -max : subnormals ? 0 : minPositive,
+    maxCode: maxMagnitude,
+    minCode: signed ? maxMagnitude + signBit : 0,
+    zeroCode: subnormals ? 0 : undefined,
+    ...specialCodes,
+  };
   const encode = (value: number, o?: EncodeOptions): number => {
     if (binary32 && (o?.rounding ?? "halfEven") === "halfEven") {
       float32[0] = value;
@@ -120,9 +129,16 @@ export function defineFloat(options: FloatOptions): NumberFormat {
       if ((o?.infinity ?? defaults.infinity) === "keep") return (negative ? negativeInf : inf) ?? nanCode(ends, nanPolicy);
       return overflowCode(ends, value, !negative, overflow);
     }
+    // A scale format holds no zero and no sign: what lies above zero underflows to its smallest value, the rest is out of range.
+    if (!subnormals && value < minPositive) return value > 0 ? 0 : overflowCode(ends, value, false, overflow);
     const shift = value === 0 ? 0 : Math.max(exponentOf(value) - minExponent, 0);
-    const q = Math.abs(roundToInteger(value / 2 ** shift / quantum, rounding, o?.random));
-    const magnitude = shift * 2 ** M + q; // a carry into the exponent comes out right by itself
+    const exact = value / 2 ** shift / quantum;
+    let q = Math.abs(roundToInteger(exact, rounding, o?.random));
+    // Without mantissa bits the parity of a code is that of its exponent, not of q (1 or 2).
+    if (M === 0 && rounding === "halfEven" && Math.abs(exact) === 1.5) q = 1 + ((shift + 1 - hidden) & 1);
+    const magnitude = shift * 2 ** M + q - hidden; // a carry into the exponent comes out right by itself
+    if (!signed && negative && magnitude > 0)
+      return rounding === "trunc" || rounding === "ceil" ? 0 : overflowCode(ends, value, false, overflow);
     if (magnitude > maxMagnitude) {
       const towardZero = rounding === "trunc" || rounding === (negative ? "ceil" : "floor");
       return towardZero ? (negative ? ends.minCode : ends.maxCode) : overflowCode(ends, value, !negative, overflow);

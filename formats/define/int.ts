@@ -65,7 +65,6 @@ export function defineInt(options: IntOptions): NumberFormat {
     definition: { kind: "int", name, bits, signed, ...(narrow ? { narrow } : {}) },
     onnx: options.onnx,
     decode: (code) => (signed && code >= span / 2 ? code - span : code),
-    before: wrap,
     source: { unused: narrow ? [span / 2] : [], beyond: { above: max + 1, below: min - 1 } },
     encode,
     limits: {
