@@ -4,6 +4,7 @@ export { allFormats, format } from "./registry.ts";
 export * from "./define/index.ts";
 export { arithmetic, type Accumulator, type Arithmetic } from "./core/arithmetic.ts";
 export { encodeArray, decodeArray } from "./core/bulk.ts";
+export { bitCard, explainValue, type BitCard, type ValueExplanation } from "./core/explain.ts";
 export { packCodes, unpackCodes, packedBytes, type Codes } from "./core/pack.ts";
 export { LowbitError, isLowbitError, type LowbitErrorCode } from "./core/errors.ts";
 export type * from "./core/types.ts";

@@ -3,7 +3,7 @@
 // float32 nearest to the value. Equal to `format.encode` for every input, which the tests check around every boundary.
 import { LowbitError } from "./errors.ts";
 import { codeArray, type Codes } from "./pack.ts";
-import { nextUp } from "./round.ts";
+import { bisect, nextUp } from "./round.ts";
 import type { EncodeOptions, NumberFormat, Rounding } from "./types.ts";
 
 interface Slots {
@@ -100,22 +100,6 @@ function makeSlots(format: NumberFormat, options: EncodeOptions): Slots {
     nan: codeOf(NaN),
     negativeZero: codeOf(-0),
   };
-}
-
-/** The smallest double in (lo, hi] for which a monotone predicate holds; it holds at hi. */
-function bisect(holds: (x: number) => boolean, lo: number, hi: number): number {
-  if (holds(lo)) return lo;
-  const f = new Float64Array(1);
-  const u = new BigInt64Array(f.buffer);
-  const key = (x: number) => ((f[0] = x), u[0] < 0n ? -(u[0] & 0x7fffffffffffffffn) : u[0]);
-  const value = (k: bigint) => ((u[0] = k < 0n ? -k | (1n << 63n) : k), f[0]);
-  let [a, b] = [key(lo), key(hi)];
-  while (b - a > 1n) {
-    const mid = (a + b) >> 1n;
-    if (holds(value(mid))) b = mid;
-    else a = mid;
-  }
-  return value(b);
 }
 
 function bucketStarts(up: readonly number[]): Uint16Array {

@@ -68,3 +68,19 @@ export function nextUp(x: number): number {
 export function nextDown(x: number): number {
   return -nextUp(-x);
 }
+
+/** The smallest double in (lo, hi] for which a monotone predicate holds; it holds at hi. */
+export function bisect(holds: (x: number) => boolean, lo: number, hi: number): number {
+  if (holds(lo)) return lo;
+  const f = new Float64Array(1);
+  const u = new BigInt64Array(f.buffer);
+  const key = (x: number) => ((f[0] = x), u[0] < 0n ? -(u[0] & 0x7fffffffffffffffn) : u[0]);
+  const value = (k: bigint) => ((u[0] = k < 0n ? -k | (1n << 63n) : k), f[0]);
+  let [a, b] = [key(lo), key(hi)];
+  while (b - a > 1n) {
+    const mid = (a + b) >> 1n;
+    if (holds(value(mid))) b = mid;
+    else a = mid;
+  }
+  return value(b);
+}
