@@ -16,6 +16,7 @@ const common: Options = {
   target: "es2022",
   platform: "neutral",
   external: [/^node:/, "onnxruntime-node", "onnxruntime-web", "fast-check", "@bufbuild/protobuf"],
+  removeNodeProtocol: false,
   silent: true,
 };
 

@@ -1,4 +1,5 @@
 // Starts the workers of a pool: node:worker_threads in Node, Web Workers in a cross-origin isolated page.
+import type * as WorkerThreads from "node:worker_threads";
 import { LowbitError } from "../../formats/core/errors.ts";
 import { createPool, workerSource, type Pool, type WorkerLike } from "../../kernels/wasm/pool.ts";
 import type { WasmMemory } from "../../kernels/wasm/engine.ts";
@@ -19,13 +20,15 @@ interface WebWorker extends WorkerLike {
 
 export async function startPool(options: StartOptions): Promise<Pool> {
   const scope = globalThis as unknown as {
-    process?: { versions?: { node?: string } };
+    process?: { getBuiltinModule?: (id: "node:worker_threads") => typeof WorkerThreads };
     Worker?: new (url: string | URL) => WebWorker;
     Blob?: new (parts: string[], options: { type: string }) => unknown;
     URL: { createObjectURL(blob: unknown): string; revokeObjectURL(url: string): void };
   };
-  if (scope.process?.versions?.node !== undefined) {
-    const { Worker, MessageChannel } = await import("node:worker_threads");
+  // Asked for at run time, not imported: bundlers for the browser never see it.
+  const node = scope.process?.getBuiltinModule?.("node:worker_threads");
+  if (node !== undefined) {
+    const { Worker, MessageChannel } = node;
     return createPool(options, {
       manyMemories: true,
       start(index, control, spinMs, onExit) {
