@@ -86,7 +86,8 @@ export function format(name: string): Format {
   );
 }
 
-function nearest(name: string, names: readonly string[]): string[] {
+/** The three names nearest to a misspelt one, best first. */
+export function nearest(name: string, names: readonly string[]): string[] {
   const scored = names.map((n) => ({ n, d: editDistance(name.slice(0, 40), n) - (n.includes(name) || name.includes(n) ? 2 : 0) }));
   return scored
     .sort((a, b) => a.d - b.d || (a.n < b.n ? -1 : 1))
