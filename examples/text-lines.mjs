@@ -216,3 +216,30 @@ export function textLines() {
     }),
   }));
 }
+
+/** The input of PP-OCR's recogniser for one line: float32 [3, 48, width] in -1..1, three equal channels. */
+export function recogniserInput(image) {
+  const pixels = image.width * image.height;
+  const x = new Float32Array(3 * pixels);
+  for (let i = 0; i < 3 * pixels; i++) x[i] = (image.pixels[i % pixels] / 255 - 0.5) / 0.5;
+  return x;
+}
+
+/** PP-OCR's classes from its dictionary file: the blank, a line each, and the space. */
+export function readDictionary(text) {
+  return ["", ...text.replace(/\n$/, "").split(/\r?\n/), " "];
+}
+
+/** Greedy CTC: the best class of every time step, and the text they spell (repeats joined, blanks dropped). */
+export function decodeCtc(data, dims, dictionary) {
+  const [steps, classes] = dims.slice(-2);
+  const best = [];
+  let text = "";
+  for (let t = 0; t < steps; t++) {
+    let top = 0;
+    for (let c = 1; c < classes; c++) if (data[t * classes + c] > data[t * classes + top]) top = c;
+    if (top !== 0 && top !== best[t - 1]) text += dictionary[top];
+    best.push(top);
+  }
+  return { text: text.trim(), steps: best };
+}

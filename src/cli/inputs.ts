@@ -39,7 +39,8 @@ export function parseNpy(bytes: Uint8Array, label: string): FeedTensor {
   const descr = /'descr':\s*'([^']*)'/.exec(header)?.[1];
   const order = /'fortran_order':\s*(True|False)/.exec(header)?.[1];
   const dimsText = /'shape':\s*\(([\d,\s]*)\)/.exec(header)?.[1];
-  if (descr === undefined || order === undefined || dimsText === undefined) throw bad("descr, fortran_order and shape", JSON.stringify(header.slice(0, 80)));
+  if (descr === undefined || order === undefined || dimsText === undefined)
+    throw bad("descr, fortran_order and shape", JSON.stringify(header.slice(0, 80)));
   if (!Object.hasOwn(TYPES, descr)) throw bad(`one of ${Object.keys(TYPES).join(" ")}`, descr);
   if (order === "True") throw bad("C order", "Fortran order");
   const dims = dimsText
@@ -49,8 +50,8 @@ export function parseNpy(bytes: Uint8Array, label: string): FeedTensor {
   const [type, width, Data] = TYPES[descr];
   const length = dims.reduce((a, b) => a * b, 1) * width;
   if (bytes.length - end !== length) throw bad(`${length} bytes of data for shape (${dims.join(", ")})`, `${bytes.length - end}`);
-  // A copy: the data of a file need not be aligned.
-  return { type, data: new Data(bytes.slice(end).buffer), dims };
+  // A copy, own and aligned: a Buffer from a file may be a view of a pool.
+  return { type, data: new Data(new Uint8Array(bytes.subarray(end)).buffer), dims };
 }
 
 /**
@@ -61,7 +62,8 @@ export function readFeeds(args: readonly string[]): Feeds[] {
   const byName = new Map<string, FeedTensor[]>();
   for (const arg of args) {
     const [, name, path] = /^([^=]+)=(.+)$/s.exec(arg) ?? [];
-    if (name === undefined) throw usageError(`--inputs: expected NAME=FILE.npy, got ${JSON.stringify(arg)}. NAME is an input of the model, see lowbit inspect.`);
+    if (name === undefined)
+      throw usageError(`--inputs: expected NAME=FILE.npy, got ${JSON.stringify(arg)}. NAME is an input of the model, see lowbit inspect.`);
     let bytes: Uint8Array;
     try {
       bytes = readFileSync(path);
@@ -73,6 +75,8 @@ export function readFeeds(args: readonly string[]): Feeds[] {
   const samples = Math.max(...[...byName.values()].map((list) => list.length));
   for (const [name, list] of byName)
     if (list.length !== samples)
-      throw usageError(`--inputs: expected ${samples} files for every input, got ${list.length} for ${name}. Give each sample all its inputs.`);
+      throw usageError(
+        `--inputs: expected ${samples} files for every input, got ${list.length} for ${name}. Give each sample all its inputs.`,
+      );
   return Array.from({ length: samples }, (_, i) => Object.fromEntries([...byName].map(([name, list]) => [name, list[i]])));
 }

@@ -17,10 +17,14 @@ const COMMANDS: Readonly<Record<string, () => Promise<CommandSpec>>> = {
   formats: async () => (await import("./commands/formats.ts")).formatsCommand,
 };
 
+/** Errors that only a mistaken command line brings about. */
+const USAGE_CODES: readonly string[] = ["E_CLI", "E_FORMAT_UNKNOWN"];
+
 const SIGNALS = ["SIGINT", "SIGTERM", "SIGHUP"] as const;
 
 /** The version of the package: package.json is two folders up from both src/cli and dist/esm. */
-const version = (): string => (JSON.parse(readFileSync(new URL("../../package.json", import.meta.url), "utf8")) as { version: string }).version;
+const version = (): string =>
+  (JSON.parse(readFileSync(new URL("../../package.json", import.meta.url), "utf8")) as { version: string }).version;
 
 async function help(): Promise<string> {
   const commands = await Promise.all(Object.values(COMMANDS).map((load) => load()));
@@ -39,7 +43,8 @@ async function help(): Promise<string> {
 
 async function dispatch(argv: readonly string[], context: CliContext): Promise<number> {
   const [name, ...rest] = argv;
-  if (name === undefined) throw usageError(`lowbit: expected a command, got none. One of ${Object.keys(COMMANDS).join(", ")}; see lowbit --help.`);
+  if (name === undefined)
+    throw usageError(`lowbit: expected a command, got none. One of ${Object.keys(COMMANDS).join(", ")}; see lowbit --help.`);
   if (name === "--version" || name === "-v") {
     context.print(`${version()}\n`);
     return EXIT.ok;
@@ -75,7 +80,14 @@ function report(error: unknown, argv: readonly string[], signal: NodeJS.Signals 
   const known = isLowbitError(error);
   const code = known ? error.code : "E_UNEXPECTED";
   const message = error instanceof Error ? error.message : String(error);
-  const exit = signal !== undefined ? 128 + constants.signals[signal] : code === "E_CLI" ? EXIT.usage : code === "E_VERIFY" ? EXIT.verification : EXIT.failed;
+  const exit =
+    signal !== undefined
+      ? 128 + constants.signals[signal]
+      : USAGE_CODES.includes(code)
+        ? EXIT.usage
+        : code === "E_VERIFY"
+          ? EXIT.verification
+          : EXIT.failed;
   const text = known
     ? `${code}: ${message}`
     : `${code}: ${message}\nThis is a defect in lowbit. Run again with --debug and report what it prints.`;

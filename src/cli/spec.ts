@@ -121,7 +121,8 @@ export function numberOption(args: ParsedArgs, name: string, what: string, accep
   const text = args.text(name);
   if (text === undefined) return undefined;
   const value = Number(text);
-  if (text.trim() === "" || Number.isNaN(value) || !accept(value)) throw usageError(`--${name}: expected ${what}, got ${JSON.stringify(text)}.`);
+  if (text.trim() === "" || Number.isNaN(value) || !accept(value))
+    throw usageError(`--${name}: expected ${what}, got ${JSON.stringify(text)}.`);
   return value;
 }
 

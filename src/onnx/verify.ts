@@ -134,8 +134,12 @@ function readHints(model: string | Uint8Array): Map<string, InputHint> {
   }
 }
 
-/** Sizes that a symbolic dimension is tried with, until the first model runs: sequences, audio frames, images. */
+/**
+ * Sizes that a symbolic dimension is tried with, until the first model runs: sequences and audio frames; images first where the first input
+ * has four dimensions or more (a strip of 16 pixels would leave a convolutional model two positions to differ in).
+ */
 const SIZES = [16, 64, 320, 224, 128, 512, 576, 256, 32, 8, 1];
+const IMAGE_SIZES = [320, 224, 256, 512, 64, 128, 32, 16, 8, 1];
 
 /** Random inputs of which the first is known to run. */
 async function randomFeeds(
@@ -166,7 +170,8 @@ async function randomFeeds(
   };
   const symbolic = metadata.some((input) => input.shape.some((dim) => typeof dim !== "number" || dim < 0));
   let first: unknown;
-  for (const size of symbolic ? SIZES : [1]) {
+  const sizes = (metadata[0]?.shape.length ?? 0) >= 4 ? IMAGE_SIZES : SIZES;
+  for (const size of symbolic ? sizes : [1]) {
     for (const others of symbolic && metadata.length > 1 ? [size, 1] : [size]) {
       const feeds = make(size, others);
       try {

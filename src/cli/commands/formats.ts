@@ -27,7 +27,8 @@ export const formatsCommand: CommandSpec = {
       context.print(args.json ? json({ command: "formats", format: describe(f) }) : cardText(f));
       return EXIT.ok;
     }
-    if (!isScalar(f)) throw usageError(`--value: expected a scalar format, got ${f.name}, which scales blocks of values. Ask for its element format.`);
+    if (!isScalar(f))
+      throw usageError(`--value: expected a scalar format, got ${f.name}, which scales blocks of values. Ask for its element format.`);
     const explained = explain(f, numberOf(text));
     context.print(args.json ? json({ command: "formats", format: f.name, ...explained }) : explainText(f, explained));
     return EXIT.ok;
@@ -52,7 +53,8 @@ const spanText = (span: Span): string => (typeof span === "object" ? span.join("
 const levelText = (level: ScaleLevel): string => `${level.format.name} per ${spanText(level.span)}`;
 
 /** Stored bits per value of a large matrix. */
-const blockBits = (f: BlockFormat | OpaqueFormat): number => (f.kind === "opaque" ? (8 * f.blockBytes) / f.blockSize : f.bitsPerValue(4096, 4096));
+const blockBits = (f: BlockFormat | OpaqueFormat): number =>
+  f.kind === "opaque" ? (8 * f.blockBytes) / f.blockSize : f.bitsPerValue(4096, 4096);
 
 /** Plain data on a format, for --json. */
 function describe(f: Format): Record<string, unknown> {
@@ -65,7 +67,10 @@ function describe(f: Format): Record<string, unknown> {
     bitsPerValue: blockBits(f),
     element: f.element.name,
     scales: f.scales.map((level) => ({ format: level.format.name, span: level.span })),
-    offset: f.offset === undefined ? null : { role: f.offset.role, levels: f.offset.levels.map((l) => ({ format: l.format.name, span: l.span })) },
+    offset:
+      f.offset === undefined
+        ? null
+        : { role: f.offset.role, levels: f.offset.levels.map((l) => ({ format: l.format.name, span: l.span })) },
     scaleRule: f.scaleRule,
     rangeRule: f.rangeRule,
   };
@@ -92,7 +97,8 @@ function formatsText(): string {
     [{ title: "format" }, { title: "bits per value", right: true }, { title: "element and scales" }, { title: "aliases" }],
     scaled.map((f) => [f.name, String(Number(blockBits(f).toFixed(3))), composition(f), f.aliases.join(" ")]),
   );
-  const scaledNames = "Any scalar format can be scaled by name: <element>_b<n> | _row | _tensor [_<scale format>] [_zp], e.g. int4_b32, uint4_b32_zp.";
+  const scaledNames =
+    "Any scalar format can be scaled by name: <element>_b<n> | _row | _tensor [_<scale format>] [_zp], e.g. int4_b32, uint4_b32_zp.";
   return [scalars, ...(scaled.length === 0 ? [] : ["", blocks]), "", `${allFormats.length} formats. ${scaledNames}`, ""].join("\n");
 }
 
@@ -101,7 +107,11 @@ const short = (value: number): string => String(Number(value.toPrecision(6)));
 const composition = (f: BlockFormat | OpaqueFormat): string =>
   f.kind === "opaque"
     ? `${f.blockSize} values in ${f.blockBytes} bytes`
-    : [f.element.name, ...f.scales.map(levelText), ...(f.offset === undefined ? [] : [`${f.offset.role} ${f.offset.levels.map(levelText).join(" ")}`])].join(", ");
+    : [
+        f.element.name,
+        ...f.scales.map(levelText),
+        ...(f.offset === undefined ? [] : [`${f.offset.role} ${f.offset.levels.map(levelText).join(" ")}`]),
+      ].join(", ");
 
 /** `s eeee mmm` for a float; the most significant bit is left. */
 const fieldsText = (f: NumberFormat): string => f.fields.map((field) => field.name[0].repeat(field.bits)).join(" ");
@@ -110,14 +120,22 @@ function cardText(f: Format): string {
   const head = [f.aliases.length === 0 ? f.name : `${f.name} (${f.aliases.join(", ")})`, f.spec, ""];
   if (!isScalar(f)) {
     const facts = [`bits per value  ${Number(blockBits(f).toFixed(4))}`, `made of         ${composition(f)}`];
-    if (f.kind === "block") facts.push(`scale rule      ${f.scaleRule}`, `range rule      ${f.rangeRule}`, `last block      ${f.tail === "short" ? "may be short" : "must be whole"}`);
+    if (f.kind === "block")
+      facts.push(
+        `scale rule      ${f.scaleRule}`,
+        `range rule      ${f.rangeRule}`,
+        `last block      ${f.tail === "short" ? "may be short" : "must be whole"}`,
+      );
     return [...head, ...facts, ""].join("\n");
   }
   const { limits, defaults } = f;
   const facts = [
     ["bits", `${f.bits}: ${fieldsText(f)}  (${f.fields.map((field) => `${field.name} ${field.bits}`).join(", ")})`],
     ["max, min", `${show(limits.max)}, ${show(limits.min)}`],
-    ["smallest > 0", `${show(limits.minPositive)}${limits.minNormal === limits.minPositive ? "" : `, normal from ${show(limits.minNormal)}`}`],
+    [
+      "smallest > 0",
+      `${show(limits.minPositive)}${limits.minNormal === limits.minPositive ? "" : `, normal from ${show(limits.minNormal)}`}`,
+    ],
     ["finite values", `${limits.finiteValues}${limits.symmetric ? ", symmetric" : ""}`],
     ["zero", limits.hasZero ? (limits.hasNegativeZero ? "+0 and -0" : "one zero") : "none"],
     ["special", [limits.hasInf ? "infinities" : "no infinity", limits.hasNaN ? "NaN" : "no NaN"].join(", ")],
@@ -182,7 +200,9 @@ function explainText(f: NumberFormat, e: Explained): string {
     `${show(e.input)} in ${f.name}`,
     `code   0x${e.code.toString(16).padStart(Math.ceil(f.bits / 4), "0")} = ${e.bits}  (${fieldsText(f)})`,
     `value  ${show(e.value)}`,
-    ...(Number.isFinite(e.error) ? [`error  ${show(e.error)}${e.input === 0 ? "" : ` (${((100 * Math.abs(e.error)) / Math.abs(e.input)).toPrecision(3)}%)`}`] : []),
+    ...(Number.isFinite(e.error)
+      ? [`error  ${show(e.error)}${e.input === 0 ? "" : ` (${((100 * Math.abs(e.error)) / Math.abs(e.input)).toPrecision(3)}%)`}`]
+      : []),
     ...(f.order === null || Number.isNaN(e.input) ? [] : [`between ${neighbour(e.below)} and ${neighbour(e.above)}`]),
     "",
   ].join("\n");

@@ -53,7 +53,8 @@ function dtypeOf(args: ParsedArgs): OnnxDtype {
   const known = ONNX_DTYPES.join(", ");
   if (text === undefined) throw usageError(`--dtype: expected one of ${known}, got none. Say what to make, e.g. --dtype q4.`);
   const found = ONNX_DTYPES.find((dtype) => dtype === text.toLowerCase());
-  if (found === undefined) throw usageError(`--dtype: expected one of ${known}, got ${text}. Did you mean ${nearest(text.toLowerCase(), ONNX_DTYPES)[0]}?`);
+  if (found === undefined)
+    throw usageError(`--dtype: expected one of ${known}, got ${text}. Did you mean ${nearest(text.toLowerCase(), ONNX_DTYPES)[0]}?`);
   return found;
 }
 
@@ -119,8 +120,11 @@ async function runQuantize(args: ParsedArgs, context: Parameters<CommandSpec["ru
   context.print(
     args.json
       ? json({ command: "quantize", input, ...report, ...(verified === undefined ? {} : { verify: verified }) })
-      : quantizeText(input, report) + (verified === undefined ? "" : `\n${verifyText(verified)}${verified.ok ? "" : advice(report, output)}`),
+      : quantizeText(input, report) +
+          (verified === undefined ? "" : `\n${verifyText(verified)}${verified.ok ? "" : advice(report, output)}`),
   );
+  if (report.quantized === 0)
+    process.stderr.write(`lowbit: warning: no layer was quantized; the reasons are in the report. ${output} holds the same weights.\n`);
   return exit;
 }
 
@@ -134,7 +138,11 @@ function layerRow(layer: LayerReport): string[] {
     count(layer.bytesBefore),
     done ? (layer.sharedWith === undefined ? count(layer.bytesAfter) : "shared") : "",
     decibels(layer.sqnrDb),
-    done ? (layer.sharedWith === undefined ? "" : `weight shared with ${layer.sharedWith}`) : `left alone: ${layer.reason ?? "no reason given"}`,
+    done
+      ? layer.sharedWith === undefined
+        ? ""
+        : `weight shared with ${layer.sharedWith}`
+      : `left alone: ${layer.reason ?? "no reason given"}`,
   ];
 }
 

@@ -47,7 +47,8 @@ function dimsOf(args: ParsedArgs): Record<string, number> | undefined {
   return Object.fromEntries(
     pairs.map((pair) => {
       const [, name, size] = /^(.+)=(\d{1,9})$/.exec(pair.trim()) ?? [];
-      if (name === undefined) throw usageError(`--dims: expected NAME=N, got ${JSON.stringify(pair)}. For example --dims sequence_length=64`);
+      if (name === undefined)
+        throw usageError(`--dims: expected NAME=N, got ${JSON.stringify(pair)}. For example --dims sequence_length=64`);
       return [name, Number(size)];
     }),
   );
@@ -60,7 +61,8 @@ async function runVerify(args: ParsedArgs, context: Parameters<CommandSpec["run"
   const samples = count("samples", 1);
   const dims = dimsOf(args);
   const inputs = args.flag("inputs") ? readFeeds(args.all("inputs")) : undefined;
-  if (inputs !== undefined && samples !== undefined) throw usageError("--samples: expected only with random inputs, got it together with --inputs.");
+  if (inputs !== undefined && samples !== undefined)
+    throw usageError("--samples: expected only with random inputs, got it together with --inputs.");
   const progress = progressLine();
   progress.note("verifying");
   let report: VerifyReport;

@@ -78,7 +78,7 @@ export function dynamicMode(): Mode {
     // A value that is not finite leaves no finite sum of squares.
     if (!Number.isFinite(weight.signal)) throw notFinite(layer, readFloats(model, layer.weight!.tensor));
     const type = signed ? T.INT8 : T.UINT8;
-    const zeroDims = weight.scales.length === 1 ? [] : [weight.scales.length];
+    const zeroDims = weight.zeroPoints.length === 1 ? [] : [weight.zeroPoints.length];
     const tensors: TensorProto[] = [
       makeTensor(model, names.take(`${name}_quantized`), type, dims, weight.codes),
       makeTensor(
