@@ -13,6 +13,7 @@ export interface CodecParts {
   readonly fields: readonly Field[];
   readonly fieldsOf?: NumberFormat["fieldsOf"];
   readonly ordering?: NumberFormat["ordering"];
+  readonly scaleTo?: number;
   readonly defaults: EncodeDefaults;
   readonly definition: FormatDefinition;
   readonly onnx?: number;
@@ -56,6 +57,7 @@ export function makeCodec(parts: CodecParts): NumberFormat {
     ...(parts.onnx === undefined ? {} : { onnx: parts.onnx }),
     ...(parts.fieldsOf === undefined ? {} : { fieldsOf: parts.fieldsOf }),
     ...(parts.ordering === undefined ? {} : { ordering: parts.ordering }),
+    ...(parts.scaleTo === undefined ? {} : { scaleTo: parts.scaleTo }),
   };
 
   if (bits > 16) {

@@ -87,7 +87,7 @@ export function unpack(w: PackedTensor): Codes {
   return out;
 }
 
-/** Product of the scale levels for every innermost block of a row, and the offsets; filled row by row. */
+/** Product of the scale levels (plus their mean, where that is the role of the offset) for every innermost block of a row, and the other offsets. */
 export interface RowScales {
   /** Innermost grid. */
   readonly span: number;
@@ -104,6 +104,7 @@ export function rowScales(w: PackedTensor, format: BlockFormat): RowScales {
     values: levelValues(level, (i === 0 ? w.scales : w.superScales)!, rows, k),
   }));
   const offsetLevel = format.offset?.levels[0];
+  const mean = format.offset?.role === "mean";
   const offsets = offsetLevel ? { grid: spanGrid(offsetLevel.span, rows, k), values: levelValues(offsetLevel, w.offsets!, rows, k) } : null;
   const span = Math.min(...levels.map((l) => l.grid.k), offsets ? offsets.grid.k : Infinity);
   const blocks = Math.ceil(k / span);
@@ -114,10 +115,12 @@ export function rowScales(w: PackedTensor, format: BlockFormat): RowScales {
     blocks,
     fill(row, scale, offset) {
       for (let b = 0; b < blocks; b++) {
-        let s = 1;
-        for (const l of levels) s *= at(l, row, b);
-        scale[b] = s;
-        offset[b] = offsets ? at(offsets, row, b) : 0;
+        // Several levels multiply to one float32, as torchao and the hardware have it; one level is taken as it is.
+        let s = at(levels[0], row, b);
+        for (const l of levels.slice(1)) s = Math.fround(s * at(l, row, b));
+        const o = offsets ? at(offsets, row, b) : 0;
+        scale[b] = mean ? Math.fround(s + o) : s;
+        offset[b] = mean ? 0 : o;
       }
     },
   };

@@ -89,7 +89,7 @@ export interface ValueOrder {
 
 /** A scalar format: a finite set of codes. Casting to it involves no scale. */
 export interface NumberFormat {
-  readonly kind: "int" | "float" | "posit" | "bipolar" | "codebook";
+  readonly kind: "int" | "float" | "posit" | "bipolar" | "codebook" | "fixed";
   /** ml_dtypes / ONNX spelling: "float4_e2m1fn", "int4". */
   readonly name: string;
   readonly aliases: readonly string[];
@@ -104,6 +104,11 @@ export interface NumberFormat {
   readonly fieldsOf?: (code: number) => readonly Field[];
   /** "word": codes read as two's complement integers have the order of the values, NaN is the smallest and equals itself, and stepping wraps. */
   readonly ordering?: "word";
+  /**
+   * What the largest magnitude of a block is scaled to; default the largest number. Formats that taper (posits) keep their digits around one: their
+   * largest number would leave every other value none.
+   */
+  readonly scaleTo?: number;
   readonly defaults: EncodeDefaults;
   /** What the format is defined by: plain JSON from which `defineFormat` makes it again (packed tensors carry it). */
   readonly definition: FormatDefinition;
@@ -135,9 +140,10 @@ export interface ScaleLevel {
 
 /**
  * How the scale of a block follows from its elements, by name. `max`: amax / element max, as a real number. The power-of-two rules of
- * microscaling and the two-level rules of NVFP4 are added by the formats that use them (docs/numerics.md has the table).
+ * microscaling, the two-level rules of NVFP4 and the searches are in src/tensor/scale-rules.ts (docs/numerics.md has the table).
  */
-export type ScaleRule = "max" | "floor" | "ceil" | "rceil" | "even" | "fourThirds" | "mse" | "torchao" | "te" | "modelopt" | "fourOverSix";
+export type ScaleRule =
+  "max" | "floor" | "ceil" | "rceil" | "even" | "fourThirds" | "mse" | "quest" | "torchao" | "te" | "modelopt" | "fourOverSix";
 
 /**
  * How integer elements use their codes. `narrow`: scale amax / (2^(b-1)-1), the most negative code unused. `full`: amax / 2^(b-1)
@@ -146,7 +152,10 @@ export type ScaleRule = "max" | "floor" | "ceil" | "rceil" | "even" | "fourThird
  */
 export type RangeRule = "narrow" | "full" | "gptq" | "ort" | "minmax";
 
-/** A scaled format: value = (element - zeroPoint) * product of scales, or element * product of scales + min (or mean). */
+/**
+ * A scaled format: value = (element - zeroPoint) * product of scales, or element * product of scales + min. With role "mean" the offset belongs to
+ * the scales: value = element * (product of scales + mean).
+ */
 export interface BlockFormat {
   readonly kind: "block";
   readonly name: string;
@@ -160,6 +169,8 @@ export interface BlockFormat {
   readonly rangeRule: RangeRule;
   /** Is a last block along k shorter than its span allowed? */
   readonly tail: "short" | "error";
+  /** NaN or infinity in a block: an error, or (`scale`) the scale becomes NaN and with it the whole block, as in MX. */
+  readonly nonFinite: "error" | "scale";
   readonly definition: FormatDefinition;
   /** Stored bits per value of a [rows, k] matrix: codes, scales and offsets. */
   bitsPerValue(rows: number, k: number): number;

@@ -18,6 +18,8 @@ export interface BlockOptions {
   readonly rangeRule?: RangeRule;
   /** Default "short". */
   readonly tail?: "short" | "error";
+  /** Default "error". */
+  readonly nonFinite?: BlockFormat["nonFinite"];
   readonly spec?: string;
 }
 
@@ -68,8 +70,16 @@ export function defineBlock(options: BlockOptions): BlockFormat {
     );
   const name = options.name ?? blockName(element, scales, zeroPoint);
   const scaleRule = options.scaleRule ?? "max";
-  const rangeRule = options.rangeRule ?? (offset ? "minmax" : "narrow");
+  const rangeRule = options.rangeRule ?? (offset && offset.role !== "mean" ? "minmax" : "narrow");
   const tail = options.tail ?? "short";
+  const nonFinite = options.nonFinite ?? "error";
+  if (nonFinite === "scale" && !scales[0].format.limits.hasNaN)
+    throw new LowbitError(
+      "E_FORMAT",
+      `defineBlock nonFinite: expected a scale format with NaN for "scale", got ${scales[0].format.name}. Use "error".`,
+    );
+  if (offset?.role === "mean" && offset.levels.length !== 1)
+    throw new LowbitError("E_FORMAT", `defineBlock offset: expected one level with role "mean", got ${offset.levels.length}.`);
   const freezeLevels = (levels: readonly ScaleLevel[]) =>
     Object.freeze(levels.map((l) => Object.freeze({ format: l.format, span: l.span })));
   const levelsJson = (levels: readonly ScaleLevel[]) => levels.map((l) => ({ format: l.format.definition, span: l.span }));
@@ -84,6 +94,7 @@ export function defineBlock(options: BlockOptions): BlockFormat {
     scaleRule,
     rangeRule,
     tail,
+    nonFinite,
     definition: Object.freeze({
       kind: "block",
       name,
@@ -93,6 +104,7 @@ export function defineBlock(options: BlockOptions): BlockFormat {
       scaleRule,
       rangeRule,
       tail,
+      ...(nonFinite === "error" ? {} : { nonFinite }),
     }),
     bitsPerValue(rows: number, k: number) {
       const levels = [...scales, ...(offset?.levels ?? [])];

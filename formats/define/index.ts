@@ -5,6 +5,7 @@ import { bipolarByName, defineBipolarInt } from "./bipolar.ts";
 import { defineBlock, type BlockOptions } from "./block.ts";
 import { binary8ByName } from "./binary8.ts";
 import { defineCodebook } from "./codebook.ts";
+import { defineFixed, fixedByName, type FixedOptions } from "./fixed.ts";
 import { defineFloat, type FloatOptions } from "./float.ts";
 import { defineInt, intByName, type IntOptions } from "./int.ts";
 import { defineOpaque, opaqueByName, type OpaqueOptions } from "./opaque.ts";
@@ -14,8 +15,8 @@ export { defineBinary8 } from "./binary8.ts";
 export { affineFromBipolar, bipolarFromAffine, type Affine, type BipolarOptions, type BipolarTensor } from "./bipolar.ts";
 export { quireBits, type PositOptions } from "./posit.ts";
 export type { CodebookOptions } from "./codebook.ts";
-export { defineBipolarInt, defineBlock, defineCodebook, defineFloat, defineInt, defineOpaque, definePosit };
-export type { BlockOptions, FloatOptions, IntOptions, OpaqueOptions };
+export { defineBipolarInt, defineBlock, defineCodebook, defineFixed, defineFloat, defineInt, defineOpaque, definePosit };
+export type { BlockOptions, FixedOptions, FloatOptions, IntOptions, OpaqueOptions };
 export type { FloatSpecials } from "./float.ts";
 
 /** Parametric scalar names: int5, posit6_es1, bipolar9, binary8p3ue. Each returns undefined for a name that is not its own. */
@@ -24,6 +25,7 @@ export const scalarsByName: readonly ((name: string) => NumberFormat | undefined
   positByName,
   bipolarByName,
   binary8ByName,
+  fixedByName,
 ];
 
 const builders: Record<string, (definition: never) => Format> = {
@@ -32,6 +34,7 @@ const builders: Record<string, (definition: never) => Format> = {
   posit: definePosit as (d: never) => Format,
   bipolar: defineBipolarInt as (d: never) => Format,
   codebook: defineCodebook as (d: never) => Format,
+  fixed: defineFixed as (d: never) => Format,
   block: (d: FormatDefinition) => blockOf(d),
   opaque: (d: FormatDefinition) => opaqueOf(d),
 };

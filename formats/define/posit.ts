@@ -117,6 +117,8 @@ export function definePosit(options: PositOptions): NumberFormat {
     },
     defaults: DEFAULTS,
     definition: { kind: "posit", name, bits, es },
+    // useed: the end of the range in which the fraction is longest.
+    scaleTo: Math.min(2 ** (2 ** es), 2 ** (2 ** es * (bits - 2))),
     decode,
     source: {
       boundary: (lower, _upper, lowerCode, upperCode) => (lower >= 0 ? tieAbove(lowerCode) : -tieAbove(negate(upperCode))),

@@ -20,6 +20,7 @@ import type {
 } from "../../formats/core/types.ts";
 import { levelValues, packedSizes } from "../../formats/core/packed.ts";
 import { mlasFits, quantizeMlas } from "./mlas.ts";
+import { scaleRule, type RuleOutput } from "./scale-rules.ts";
 import { affineParams, type Arithmetic } from "./scales.ts";
 import { matrixView, readRows, type MatrixView, type Tensor, type TensorData } from "./tensor.ts";
 
@@ -139,8 +140,21 @@ interface CellStats {
   readonly max: Float64Array;
 }
 
-/** min and max of every cell of the innermost grid. */
-function blockStats(m: MatrixView, grid: SpanGrid): CellStats {
+/** Walks over the runs of values that lie in one cell of a grid, row by row. */
+function forRuns(m: MatrixView, grid: SpanGrid, visit: (values: TensorData, start: number, end: number, cell: number) => void): void {
+  forPanels(m, (values, row, count) => {
+    for (let r = 0; r < count; r++) {
+      const cell0 = Math.floor((row + r) / grid.rows) * grid.gridK;
+      for (let b = 0; b < grid.gridK; b++) {
+        const start = r * m.k + b * grid.k;
+        visit(values, start, Math.min(start + grid.k, (r + 1) * m.k), cell0 + b);
+      }
+    }
+  });
+}
+
+/** min and max of every cell of the innermost grid; NaN or infinite where the cell is, if `refuse` does not. */
+function blockStats(m: MatrixView, grid: SpanGrid, refuse: boolean): CellStats {
   const cells = grid.gridRows * grid.gridK;
   const min = new Float64Array(cells).fill(Infinity);
   const max = new Float64Array(cells).fill(-Infinity);
@@ -159,7 +173,7 @@ function blockStats(m: MatrixView, grid: SpanGrid): CellStats {
         }
         min[cell0 + b] = lo;
         max[cell0 + b] = hi;
-        if (!(lo > -Infinity && hi < Infinity)) refuseNonFinite(values, row, m.k);
+        if (refuse && !(lo > -Infinity && hi < Infinity)) refuseNonFinite(values, row, m.k);
       }
     }
   });
@@ -176,29 +190,58 @@ function quantizeBlocks(m: MatrixView, shape: number[], format: BlockFormat, opt
   }
   const [inner, outer] = format.scales;
   const grid = spanGrid(inner.span, m.rows, m.k);
-  const stats = blockStats(m, grid);
+  const stats = blockStats(m, grid, format.nonFinite === "error");
   const cells = grid.gridRows * grid.gridK;
 
-  const scale = new Float64Array(cells);
+  let scale: Float64Array = new Float64Array(cells);
   const zeroPoint = new Float64Array(cells);
   const hasZero = format.offset?.role === "zeroPoint";
-  for (let c = 0; c < cells; c++) {
-    const p = affineParams({ min: stats.min[c], max: stats.max[c] }, element, config.rangeRule, hasZero, config.arithmetic);
-    scale[c] = p.scale;
-    zeroPoint[c] = p.zeroPoint;
+  const rule = scaleRule(config.scaleRule, format);
+  let superScales: Uint8Array | null = null;
+  let chosen: RuleOutput | undefined;
+  let offsets: Uint8Array | null = null;
+  if (rule) {
+    const outerGrid = outer && spanGrid(outer.span, m.rows, m.k);
+    chosen = rule({
+      format,
+      amax: stats.min.map((lo, c) => {
+        const a = Math.max(-lo, stats.max[c]);
+        return a < Infinity ? a : NaN;
+      }),
+      outers: outerGrid ? outerGrid.gridRows * outerGrid.gridK : 0,
+      outerOf: (c) => outerCell(c, grid, outerGrid!),
+      forRuns: (visit) => forRuns(m, grid, visit),
+      together: grid.rows === 1 || m.rows === 1,
+    });
+    scale = chosen.inner;
+    if (outer && outerGrid && chosen.outer) superScales = storeLevel(outer, outerGrid, chosen.outer);
+  } else {
+    const several = outer !== undefined || format.offset?.role === "mean";
+    for (let c = 0; c < cells; c++) {
+      const p = affineParams({ min: stats.min[c], max: stats.max[c] }, element, config.rangeRule, hasZero, config.arithmetic);
+      // With further levels an all-zero block must not set them: its scale is zero there.
+      scale[c] = several && stats.min[c] === 0 && stats.max[c] === 0 ? 0 : p.scale;
+      zeroPoint[c] = p.zeroPoint;
+    }
+    if (format.offset?.role === "mean") offsets = subtractMean(format.offset.levels[0], grid, scale, m);
+    if (outer) superScales = superLevel(inner, outer, grid, scale, m);
   }
-  const superScales = outer ? superLevel(inner, outer, grid, scale, m) : null;
-  const scales = storeLevel(inner, grid, scale);
+  const scales = storeLevel(inner, grid, scale, offsets !== null);
   const stored = levelValues(inner, scales, m.rows, m.k);
   if (superScales && outer) {
     const outerGrid = spanGrid(outer.span, m.rows, m.k);
     const values = levelValues(outer, superScales, m.rows, m.k);
-    for (let c = 0; c < cells; c++) stored[c] *= values[outerCell(c, grid, outerGrid)];
+    for (let c = 0; c < cells; c++) stored[c] = fr(stored[c] * values[outerCell(c, grid, outerGrid)]);
   }
-  const offsets = format.offset ? storeLevel(format.offset.levels[0], grid, zeroPoint) : null;
+  if (format.offset && offsets !== null) {
+    const [level] = format.offset.levels;
+    const meanGrid = spanGrid(level.span, m.rows, m.k);
+    const values = levelValues(level, offsets, m.rows, m.k);
+    for (let c = 0; c < cells; c++) stored[c] = fr(stored[c] + values[outerCell(c, grid, meanGrid)]);
+  } else if (format.offset) offsets = storeLevel(format.offset.levels[0], grid, zeroPoint);
 
   const codes = new Uint8Array(sizes.codes);
-  encodeElements(m, format, config, grid, stored, zeroPoint, codes, sizes.rowBytes);
+  encodeElements(m, format, config, grid, stored, zeroPoint, codes, sizes.rowBytes, chosen);
   return {
     format,
     shape,
@@ -233,8 +276,7 @@ function resolve(format: BlockFormat, options: QuantizeOptions): Resolved {
     );
   if (arithmetic !== "exact" && (element.kind !== "int" || format.scales[0].format.bits !== 32))
     throw refuse("arithmetic", `"exact" unless the element is an integer with float32 scales`, arithmetic);
-  if (format.offset && format.offset.role !== "zeroPoint") throw refuse("offset", `role "zeroPoint"`, format.offset.role);
-  if (scaleRule !== "max") throw refuse("scaleRule", `"max"`, scaleRule);
+  if (format.offset?.role === "min") throw refuse("offset", `role "zeroPoint" or "mean"`, format.offset.role);
   const rounding = options.rounding ?? (arithmetic === "mlas" ? "halfExpand" : element.defaults.rounding);
   if ((arithmetic === "mlas" && rounding !== "halfExpand") || (arithmetic === "onnx" && rounding !== "halfEven"))
     throw refuse("rounding", `the one that arithmetic "${arithmetic}" fixes`, rounding);
@@ -275,25 +317,54 @@ function superLevel(inner: ScaleLevel, outer: ScaleLevel, grid: SpanGrid, scale:
   const bytes = storeLevel(
     outer,
     outerGrid,
-    top.map((t) => t / inner.format.limits.max),
+    top.map((t) => (t === 0 ? 1 : t / inner.format.limits.max)),
   );
   const values = levelValues(outer, bytes, m.rows, m.k);
-  for (let c = 0; c < scale.length; c++) scale[c] /= values[outerCell(c, grid, outerGrid)];
+  for (let c = 0; c < scale.length; c++) {
+    const s = values[outerCell(c, grid, outerGrid)];
+    scale[c] = s === 0 ? 0 : scale[c] / s;
+  }
+  return bytes;
+}
+
+/** Takes the mean of the scales out, for each entry of the offset level; returns the stored means. */
+function subtractMean(level: ScaleLevel, grid: SpanGrid, scale: Float64Array, m: MatrixView): Uint8Array {
+  const meanGrid = spanGrid(level.span, m.rows, m.k);
+  const sum = new Float64Array(meanGrid.gridRows * meanGrid.gridK);
+  const n = new Float64Array(sum.length);
+  for (let c = 0; c < scale.length; c++) {
+    const o = outerCell(c, grid, meanGrid);
+    sum[o] += scale[c];
+    n[o]++;
+  }
+  const bytes = storeLevel(
+    level,
+    meanGrid,
+    sum.map((s, o) => s / n[o]),
+  );
+  const values = levelValues(level, bytes, m.rows, m.k);
+  for (let c = 0; c < scale.length; c++) scale[c] -= values[outerCell(c, grid, meanGrid)];
   return bytes;
 }
 
 /**
  * Encodes one level of scales or offsets. A scale that would underflow to zero becomes the smallest one, so that no block vanishes.
+ * @param zeros allow that: scales around a mean, where zero is a value like any other
  * @throws LowbitError E_VALUE for a scale beyond the range of its format
  */
-export function storeLevel(level: ScaleLevel, grid: SpanGrid, values: Float64Array): Uint8Array {
+export function storeLevel(level: ScaleLevel, grid: SpanGrid, values: Float64Array, zeros = false): Uint8Array {
   const { format } = level;
   const { limits } = format;
   const codes = codeArray(format.bits, values.length);
   for (let i = 0; i < values.length; i++) {
     const v = values[i];
-    let code = v > limits.max && v <= limits.max * (1 + 2 ** -20) ? format.encode(limits.max) : format.encode(v, { overflow: "error" });
-    if (v !== 0 && limits.hasZero && format.decode(code) === 0) code = format.encode(Math.sign(v) * limits.minPositive);
+    let code =
+      v === 0 && !limits.hasZero
+        ? format.encode(limits.minPositive)
+        : v > limits.max && v <= limits.max * (1 + 2 ** -20)
+          ? format.encode(limits.max)
+          : format.encode(v, { overflow: "error" });
+    if (!zeros && v !== 0 && limits.hasZero && format.decode(code) === 0) code = format.encode(Math.sign(v) * limits.minPositive);
     codes[i] = code;
   }
   const rowBytes = packedBytes(grid.gridK, format.bits);
@@ -315,15 +386,19 @@ function encodeElements(
   zeroPoint: Float64Array,
   codes: Uint8Array,
   rowBytes: number,
+  chosen: RuleOutput | undefined,
 ): void {
   const { element } = format;
   const { k } = m;
+  const { factor, divisor, positiveZero = false } = chosen ?? {};
+  const float32 = factor ?? divisor;
   const { bits } = element;
   const narrow = config.rangeRule === "narrow" && element.kind === "int" && element.limits.min < 0;
   const qmax = element.limits.max;
   const qmin = narrow ? -qmax : element.limits.min;
   const mask = 2 ** bits - 1;
-  const integer = element.kind === "int" && bits <= 16 && config.rounding === "halfEven" && config.overflow === "saturate";
+  const integer =
+    float32 === undefined && element.kind === "int" && bits <= 16 && config.rounding === "halfEven" && config.overflow === "saturate";
   const buffer: Codes = codeArray(bits, Math.min(m.rows, PANEL_ROWS) * k);
   const scratch = integer || config.arithmetic === "mlas" ? null : new Float64Array(Math.min(m.rows, PANEL_ROWS) * k);
   const encode = { rounding: config.rounding, overflow: config.overflow, random: config.random };
@@ -342,9 +417,20 @@ function encodeElements(
         if (config.arithmetic === "mlas") mlasBlock(values, start, end, s, z, qmin, qmax, mask, buffer);
         else if (integer && config.arithmetic === "onnx") onnxBlock(values, start, end, s, z, qmin, qmax, mask, buffer);
         else if (integer) exactBlock(values, start, end, s, z, qmin, qmax, mask, buffer);
-        else if (whole)
-          for (let i = start; i < end; i++) scratch![i] = clampTo(roundToInteger(values[i] / s, config.rounding, config.random) + z);
-        else for (let i = start; i < end; i++) scratch![i] = values[i] / s;
+        else {
+          const out = scratch!;
+          // A block whose scale is NaN or zero is that whatever its codes.
+          if (s !== s || (s === 0 && float32 === undefined)) out.fill(0, start, end);
+          else if (float32 === undefined) for (let i = start; i < end; i++) out[i] = values[i] / s;
+          else {
+            const f = float32[cell0 + b];
+            for (let i = start; i < end; i++) {
+              const v = fr(values[i]);
+              out[i] = positiveZero && v === 0 ? 0 : factor ? fr(v * f) : fr(v / f);
+            }
+          }
+          if (whole) for (let i = start; i < end; i++) out[i] = clampTo(roundToInteger(out[i], config.rounding, config.random) + z);
+        }
       }
     }
     if (scratch !== null) encodeArray(element, scratch.subarray(0, count * k), buffer, encode);

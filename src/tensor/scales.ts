@@ -39,7 +39,7 @@ const FLT_MIN = 2 ** -126;
 function symmetricScale(s: BlockStats, element: NumberFormat, rangeRule: RangeRule): number {
   const amax = Math.max(Math.abs(s.min), Math.abs(s.max));
   const { max, min } = element.limits;
-  if (element.kind !== "int") return amax / Math.max(max, -min);
+  if (element.kind !== "int") return amax / (element.scaleTo ?? Math.max(max, -min));
   switch (rangeRule) {
     case "narrow":
       return amax / max;
