@@ -3,6 +3,7 @@
 // Only elements of block formats are named after it; a plain integer is define/int.
 import { makeCodec } from "../core/codec.ts";
 import { LowbitError } from "../core/errors.ts";
+import { tableEncoder } from "../core/table.ts";
 import type { NumberFormat } from "../core/types.ts";
 
 export interface FixedOptions {
@@ -40,6 +41,7 @@ export function defineFixed(options: FixedOptions): NumberFormat {
     defaults: { rounding: "halfEven", overflow: "saturate", infinity: "overflow", nan: "error" },
     definition: { kind: "fixed", name, bits, fraction, narrow },
     decode: (code) => (code >= span / 2 ? code - span : code) * unit,
+    encodeBy: tableEncoder,
     source: { unused: narrow ? [span / 2] : [], beyond: { above: max + unit, below: -max - (narrow ? 1 : 2) * unit } },
   });
 }

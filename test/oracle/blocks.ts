@@ -40,7 +40,8 @@ export const elements: Record<string, OracleElement> = {
 };
 
 /** Nearest code of t (saturating), ties to the even code; the sign of zero is kept where the grid has two zeros. */
-export function nearest(grid: (number | null)[], t: number): number {
+export function nearest(grid: (number | null)[], wanted: number): number {
+  const t = Math.max(-1e6, Math.min(1e6, wanted)); // distances stay exact
   let best = -1;
   for (let c = 0; c < grid.length; c++) {
     const v = grid[c];
