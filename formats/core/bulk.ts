@@ -2,6 +2,7 @@
 // (codes in ascending order of value, policies included) with the smallest double that belongs to each, found from the top 16 bits of the
 // float32 nearest to the value. Equal to `format.encode` for every input, which the tests check around every boundary.
 import { LowbitError } from "./errors.ts";
+import { bitRounding, decodeTable, directTable, encodeBits, encodeDirect, type BitRounding, type Direct } from "./fast.ts";
 import { codeArray, type Codes } from "./pack.ts";
 import { bisect, nextUp } from "./round.ts";
 import type { EncodeOptions, NumberFormat, Rounding } from "./types.ts";
@@ -15,7 +16,13 @@ interface Slots {
   readonly start: Uint16Array;
   readonly nan: number;
   readonly negativeZero: number;
+  /** Faster ways for float32 input, where they apply; direct tables are made when an array is long enough to pay for them. */
+  readonly rounding: BitRounding | null;
+  direct: Direct | null | undefined;
 }
+
+/** Arrays shorter than this do not pay for a direct table. */
+const DIRECT_FROM = 4096;
 
 const cache = new WeakMap<NumberFormat, Map<string, Slots>>();
 const f32 = new Float32Array(1);
@@ -99,21 +106,25 @@ function makeSlots(format: NumberFormat, options: EncodeOptions): Slots {
     start: bucketStarts(up),
     nan: codeOf(NaN),
     negativeZero: codeOf(-0),
+    rounding: bitRounding(format, options, codeOf),
+    direct: undefined,
   };
+}
+
+/** The slot of a double: the last one that starts at or below it. */
+function slotOf(up: ArrayLike<number>, x: number): number {
+  let lo = 0;
+  let hi = up.length - 1;
+  while (lo < hi) {
+    const mid = (lo + hi + 1) >> 1;
+    if (up[mid] <= x) lo = mid;
+    else hi = mid - 1;
+  }
+  return lo;
 }
 
 function bucketStarts(up: readonly number[]): Uint16Array {
   const start = new Uint16Array(65536);
-  const find = (x: number) => {
-    let lo = 0;
-    let hi = up.length - 1;
-    while (lo < hi) {
-      const mid = (lo + hi + 1) >> 1;
-      if (up[mid] <= x) lo = mid;
-      else hi = mid - 1;
-    }
-    return lo;
-  };
   for (let b = 0; b < 65536; b++) {
     // The smallest double that Math.fround takes into the bucket lies at most half a float32 step below its smallest float32; one whole step is safe.
     u32[0] = (b < 0x8000 ? b << 16 : (b << 16) | 0xffff) >>> 0;
@@ -123,7 +134,7 @@ function bucketStarts(up: readonly number[]): Uint16Array {
       continue;
     }
     u32[0] = b === 0 ? 0x80000001 : b < 0x8000 ? u32[0] - 1 : u32[0] + 1;
-    start[b] = find(Number.isNaN(f32[0]) ? edge : f32[0]);
+    start[b] = slotOf(up, Number.isNaN(f32[0]) ? edge : f32[0]);
   }
   return start;
 }
@@ -171,6 +182,14 @@ export function encodeArray(format: NumberFormat, values: Float32Array | Float64
 // The two loops differ only in how the bits of the value are read; both return the index of the first refused value or -1.
 function encode32(slots: Slots, values: Float32Array, out: Codes): number {
   const { up, codes, start, nan, negativeZero } = slots;
+  if (slots.rounding && out instanceof Uint16Array) {
+    encodeBits(slots.rounding, values, out);
+    return -1;
+  }
+  if (out instanceof Uint8Array && values.length >= DIRECT_FROM) {
+    if (slots.direct === undefined) slots.direct = directTable(up, (x) => slotOf(up, x), codes, nan, negativeZero);
+    if (slots.direct) return encodeDirect(slots.direct, values, out);
+  }
   const bits = new Uint32Array(values.buffer, values.byteOffset, values.length);
   const lastSlot = up.length - 1;
   for (let i = 0; i < values.length; i++) {
@@ -221,6 +240,11 @@ export function decodeArray<T extends Float32Array | Float64Array = Float32Array
     for (let i = 0; i < n; i++) values[i] = format.decode(codes[i]);
     return values;
   }
+  if (values instanceof Float32Array && (codes instanceof Uint8Array || codes instanceof Uint16Array))
+    if (codes.BYTES_PER_ELEMENT * 8 === format.bits) {
+      decodeTable(format, codes, values);
+      return values;
+    }
   const size = table.length;
   for (let i = 0; i < n; i++) {
     const c = codes[i];
