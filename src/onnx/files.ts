@@ -72,9 +72,9 @@ export function fileSet(): FileSet {
       const source: ByteSource = {
         size,
         label: path,
-        read(offset, length) {
+        read(offset, length, into) {
           // Buffer.allocUnsafeSlow: own memory, so that views of it are aligned and freed together.
-          const bytes = Buffer.allocUnsafeSlow(length);
+          const bytes = into !== undefined && into.length >= length ? into : Buffer.allocUnsafeSlow(length);
           for (let done = 0; done < length;) {
             let got: number;
             try {

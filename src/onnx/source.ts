@@ -2,12 +2,15 @@
 // Reads are synchronous and at most a few dozen MiB each: nothing here holds a whole file.
 import { LowbitError } from "../../formats/core/errors.ts";
 
-/** Random access to bytes. `read` returns exactly `length` bytes; it may return a view that must not be written to. */
+/**
+ * Random access to bytes. `read` returns exactly `length` bytes; it may return a view that must not be written to. A source that would
+ * allocate uses `into` instead where it is given and long enough.
+ */
 export interface ByteSource {
   readonly size: number;
   /** What the bytes are, for messages: a path, or "bytes". */
   readonly label: string;
-  read(offset: number, length: number): Uint8Array;
+  read(offset: number, length: number, into?: Uint8Array): Uint8Array;
 }
 
 /** A source over bytes in memory; reads are views. */

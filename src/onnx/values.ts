@@ -19,7 +19,15 @@ export const elementCount = (tensor: TensorProto): number => tensorDims(tensor).
 export const tensorBytes = (tensor: TensorProto): number =>
   Math.ceil((elementCount(tensor) * (DATA_TYPES[tensor.dataType]?.bits ?? 0)) / 8);
 
-const readPayload = (payload: Payload): Uint8Array => payload.source.read(payload.offset, payload.length);
+const readPayload = (payload: Payload, scratch?: Scratch): Uint8Array => {
+  if (scratch !== undefined && scratch.bytes.length < payload.length) scratch.bytes = new Uint8Array(payload.length);
+  return payload.source.read(payload.offset, payload.length, scratch?.bytes);
+};
+
+/** Memory that one weight after the other is read into. */
+export interface Scratch {
+  bytes: Uint8Array;
+}
 
 /** A typed array over bytes, copied where they are not aligned. */
 function aligned<A>(bytes: Uint8Array, size: number, make: (buffer: ArrayBufferLike, offset: number, length: number) => A): A {
@@ -72,8 +80,11 @@ export function readCodes16(model: OnnxModel, tensor: TensorProto): Uint16Array 
 export const isFloatType = (dataType: number): boolean =>
   dataType === T.FLOAT || dataType === T.FLOAT16 || dataType === T.BFLOAT16 || dataType === T.DOUBLE;
 
-/** The values of a float tensor as float32 (doubles are rounded). The array may be a view of the model's bytes: do not write to it. */
-export function readFloats(model: OnnxModel, tensor: TensorProto): Float32Array {
+/**
+ * The values of a float tensor as float32 (doubles are rounded). The array may be a view of the model's bytes, or of `scratch`: do not write
+ * to it, and be done with it before the next read with the same scratch.
+ */
+export function readFloats(model: OnnxModel, tensor: TensorProto, scratch?: Scratch): Float32Array {
   if (tensor.dataType === T.FLOAT16) {
     const table = halfTable();
     return Float32Array.from(readCodes16(model, tensor), (code) => table[code]);
@@ -90,7 +101,11 @@ export function readFloats(model: OnnxModel, tensor: TensorProto): Float32Array 
   }
   const payload = tensorPayload(model, tensor);
   const bytes =
-    payload !== undefined ? readPayload(payload) : tensor.rawData !== undefined && tensor.rawData.length > 0 ? tensor.rawData : undefined;
+    payload !== undefined
+      ? readPayload(payload, scratch)
+      : tensor.rawData !== undefined && tensor.rawData.length > 0
+        ? tensor.rawData
+        : undefined;
   if (tensor.dataType === T.FLOAT) {
     return bytes === undefined ? Float32Array.from(tensor.floatData) : aligned(bytes, 4, (b, o, n) => new Float32Array(b, o, n));
   }

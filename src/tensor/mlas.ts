@@ -84,7 +84,9 @@ export function quantizeMlas(m: MatrixView, shape: readonly number[], format: Bl
       const count = Math.min(blockSize, k - b * blockSize);
       if (symmetric) {
         lowKeys.fill(-0x80000000);
-        for (let i = 0; i < count; i++) extremeKeys(ints, from + i * strideK, strideN, width, lowKeys);
+        let i = 0;
+        for (; i + 3 < count; i += 4) extremeKeys4(ints, from + i * strideK, strideK, strideN, width, lowKeys);
+        for (; i < count; i++) extremeKeys(ints, from + i * strideK, strideN, width, lowKeys);
         // Back from key to float bits: rotate right.
         for (let j = 0; j < width; j++) {
           const key = lowKeys[j] ^ 0x80000000;
@@ -160,6 +162,19 @@ function extremeKeys(ints: Int32Array, at: number, stride: number, width: number
   for (let j = 0; j < width; j++, at += stride) {
     const bits = ints[at];
     best[j] = Math.max(best[j], ((bits << 1) | (bits >>> 31)) ^ 0x80000000);
+  }
+}
+
+/** Four neighbours along k at once. */
+function extremeKeys4(ints: Int32Array, at: number, strideK: number, stride: number, width: number, best: Int32Array): void {
+  for (let j = 0; j < width; j++, at += stride) {
+    const a = ints[at];
+    const b = ints[at + strideK];
+    const c = ints[at + 2 * strideK];
+    const d = ints[at + 3 * strideK];
+    const ab = Math.max(((a << 1) | (a >>> 31)) ^ 0x80000000, ((b << 1) | (b >>> 31)) ^ 0x80000000);
+    const cd = Math.max(((c << 1) | (c >>> 31)) ^ 0x80000000, ((d << 1) | (d >>> 31)) ^ 0x80000000);
+    best[j] = Math.max(best[j], Math.max(ab, cd));
   }
 }
 

@@ -9,6 +9,7 @@ import { attributeOf, intAttribute, makeNode, resolveConstant } from "../graph.t
 import { makeTensor } from "../model.ts";
 import { raiseOpset } from "../opset.ts";
 import { dataTypeName } from "../types.ts";
+import type { Scratch } from "../values.ts";
 import { readFloats } from "../values.ts";
 import { productReason, productShape, scaled, withBias } from "./gemm.ts";
 import type { Int8Weight } from "./int8.ts";
@@ -39,6 +40,7 @@ interface Activation {
 
 export function dynamicMode(): Mode {
   const cache = weightCache<Made>();
+  const scratch: Scratch = { bytes: new Uint8Array(0) };
   const activations = new Map<Scope, Map<string, Activation>>();
 
   /** The quantized form of a value, made once per graph; `nodes` receives the node that makes it. */
@@ -131,7 +133,7 @@ export function dynamicMode(): Mode {
     const { k, n, strideK, alpha } = productShape(layer);
     const kind = weightKind(context);
     const made = cache.get(layer.weight!.tensor, `${strideK === 1 ? "nk" : "kn"}*${alpha}`, () => {
-      const values = scaled(readFloats(context.model, layer.weight!.tensor), alpha);
+      const values = scaled(readFloats(context.model, layer.weight!.tensor, scratch), alpha);
       const matrix = strideK === 1 && n > 1 ? transposed(values, n, k) : values;
       const quantized = quantizeInt8(matrix, kind.perChannel ? 1 : matrix.length, { ...kind, channels: kind.perChannel ? n : 1 });
       return store(layer, context, quantized, kind.signed, [k, n], [n], formatName(kind.signed, kind.symmetric, kind.perChannel));
@@ -148,7 +150,7 @@ export function dynamicMode(): Mode {
     // onnxruntime's ConvInteger takes one zero point: per channel is symmetric (uint8: zero point 127), as its error message asks.
     const symmetric = kind.symmetric || kind.perChannel;
     const made = cache.get(layer.weight!.tensor, "conv", () => {
-      const values = readFloats(context.model, layer.weight!.tensor);
+      const values = readFloats(context.model, layer.weight!.tensor, scratch);
       const quantized = quantizeInt8(values, kind.perChannel ? values.length / channels : values.length, {
         signed: kind.signed,
         symmetric,
@@ -223,7 +225,7 @@ export function dynamicMode(): Mode {
     const { names } = context;
     // Always uint8 with a zero point, one scale: the table's rows are activations (so onnxruntime's tool has it, in every mode).
     const made = cache.get(layer.weight!.tensor, "gather", () => {
-      const values = readFloats(context.model, layer.weight!.tensor);
+      const values = readFloats(context.model, layer.weight!.tensor, scratch);
       const quantized = quantizeInt8(values, values.length, { channels: 1, signed: false, symmetric: false });
       return store(layer, context, quantized, false, shape, [], formatName(false, false, false));
     });

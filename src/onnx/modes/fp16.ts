@@ -14,6 +14,7 @@ import { inferTypes, tensorElementType } from "../infer.ts";
 import { makeTensor } from "../model.ts";
 import type { OnnxModel } from "../model.ts";
 import type { LayerReport } from "../options.ts";
+import type { Scratch } from "../values.ts";
 import { ARRAY_MAX, readFloats, tensorBytes } from "../values.ts";
 import type { Layer, ModeContext } from "./mode.ts";
 import { decibels } from "./mode.ts";
@@ -123,6 +124,7 @@ export async function convertFp16(
   for (const { tensor } of conversion.constants) total += tensorBytes(tensor);
   let done = 0;
   let clamped = 0;
+  const scratch: Scratch = { bytes: new Uint8Array(0) };
   const figures = new Map<TensorProto, { bytes: number; sqnrDb: number }>();
   for (const { tensor, place } of conversion.constants) {
     const bytes = tensorBytes(tensor);
@@ -131,7 +133,7 @@ export async function convertFp16(
       await pause();
     }
     checkAborted(options.signal);
-    const half = toHalf(readFloats(model, tensor));
+    const half = toHalf(readFloats(model, tensor, scratch));
     place(new Uint8Array(half.codes.buffer));
     figures.set(tensor, { bytes: bytes / 2, sqnrDb: decibels(half.signal, half.noise) });
     clamped += half.clamped;

@@ -50,8 +50,11 @@ export function nbitsInputs(packed: PackedTensor): NBitsInputs {
   const rowBytes = (blocks * span) / 2;
   const flip = isSigned(format.element) ? 0x88 : 0;
   const codes = new Uint8Array(n * rowBytes);
-  if (rowBytes === packed.rowBytes) for (let i = 0; i < codes.length; i++) codes[i] = packed.codes[i] ^ flip;
-  else {
+  if (rowBytes === packed.rowBytes && codes.length % 4 === 0 && packed.codes.byteOffset % 4 === 0) {
+    const from = new Uint32Array(packed.codes.buffer, packed.codes.byteOffset, codes.length / 4);
+    const to = new Uint32Array(codes.buffer);
+    for (let i = 0; i < to.length; i++) to[i] = from[i] ^ (flip * 0x01010101);
+  } else {
     for (let row = 0; row < n; row++) {
       const from = row * packed.rowBytes;
       const to = row * rowBytes;

@@ -13,6 +13,7 @@ import { decibels, madeBytes, notFinite, weightCache } from "./mode.ts";
 import { nbitsFormat, nbitsInputs } from "./nbits.ts";
 import { matrixView } from "../../tensor/tensor.ts";
 import { quantizeMlas } from "../../tensor/mlas.ts";
+import type { Scratch } from "../values.ts";
 import { readFloats } from "../values.ts";
 
 interface Made {
@@ -32,6 +33,7 @@ export function importMicrosoft(context: ModeContext): void {
 
 export function q4Mode(): Mode {
   const cache = weightCache<Made>();
+  const scratch: Scratch = { bytes: new Uint8Array(0) };
 
   function make(layer: Layer, context: ModeContext): Made {
     const { model, names, options } = context;
@@ -40,7 +42,7 @@ export function q4Mode(): Mode {
     const blockSize = options.blockSize ?? 32;
     const half = weight.tensor.dataType === T.FLOAT16;
     const format = nbitsFormat(blockSize, options.symmetric ?? true, half);
-    const values = scaled(readFloats(model, weight.tensor), alpha);
+    const values = scaled(readFloats(model, weight.tensor, scratch), alpha);
     const view = matrixView({ data: values, shape: [n, k], stride: [strideN, strideK], offset: 0 });
     // The arithmetic of onnxruntime's tool, so that the file is the same, byte for byte.
     const measured = quantizeMlas(view, [n, k], format, { version: 1, algorithm: "rtn", arithmetic: "mlas" });
