@@ -1,0 +1,264 @@
+// int8, uint8 and q8: weights against an oracle, integer results bit for bit, graphs of every operator run beside the original.
+import { InferenceSession, Tensor } from "onnxruntime-node";
+import { describe, expect, it } from "vitest";
+import type { ModelProto, NodeProto, TensorProto } from "../../src/onnx/gen/onnx_pb.ts";
+import type { OnnxDtype, QuantizeBytesOptions } from "../../src/onnx/index.ts";
+import { quantizeModelBytes, readModelBytes, verifyModels } from "../../src/onnx/index.ts";
+import { quantizeInt8 } from "../../src/onnx/modes/int8.ts";
+import { int8Oracle } from "../oracle/int8.ts";
+import type { AttributeValue } from "./build.ts";
+import { T, encode, graph, matmulModel, model, node, raw, value, weights } from "./build.ts";
+
+const quantized = (proto: ModelProto, dtype: OnnxDtype, options: Partial<QuantizeBytesOptions> = {}) =>
+  quantizeModelBytes(encode(proto), { dtype, ...options });
+const ops = (bytes: Uint8Array): string[] => readModelBytes(bytes).proto.graph!.node.map(({ opType }) => opType);
+
+async function expectAgrees(proto: ModelProto, bytes: Uint8Array, minSqnrDb = 25): Promise<void> {
+  const verdict = await verifyModels(encode(proto), bytes, { samples: 3, minSqnrDb });
+  expect(verdict.outputs.map(({ sqnrDb }) => Math.round(sqnrDb))).toSatisfy((all: number[]) => all.every((db) => db >= minSqnrDb));
+}
+
+describe("codes, scales and zero points", () => {
+  const edge = Float32Array.of(0, -0, 1e-40, -1e-40, 3e38, -3e38, 0.5, -0.5, 127, -127, 1, 2, 3, -4);
+  const sets: Record<string, Float32Array> = {
+    normal: weights(300),
+    positive: weights(300).map(Math.abs),
+    negative: weights(300).map((v) => -Math.abs(v)),
+    zero: new Float32Array(30),
+    tiny: weights(30).map((v) => v * 1e-38),
+    ties: Float32Array.from({ length: 511 }, (_, i) => (i - 255) / 2),
+    edge,
+    wide: edge.subarray(6),
+  };
+  it.each(Object.keys(sets))("%s", (name) => {
+    const values = sets[name];
+    for (const signed of [true, false]) {
+      for (const symmetric of [true, false]) {
+        const got = quantizeInt8(values, values.length, { channels: 1, signed, symmetric });
+        const want = int8Oracle(Array.from(values), signed, symmetric);
+        expect(got.scales[0]).toBe(want.scale);
+        expect(got.zeroPoints[0]).toBe(want.zeroPoint & 255);
+        expect(Array.from(got.codes)).toEqual(want.codes.map((code) => code & 255));
+      }
+    }
+  });
+  it("per channel, inside or outside", () => {
+    const values = weights(6 * 5 * 4);
+    const columns = quantizeInt8(values, 1, { channels: 5, signed: false, symmetric: false });
+    const rows = quantizeInt8(values, 20, { channels: 6, signed: true, symmetric: true });
+    for (let c = 0; c < 5; c++) {
+      const mine = Array.from(values).filter((_, i) => i % 5 === c);
+      const want = int8Oracle(mine, false, false);
+      expect([columns.scales[c], columns.zeroPoints[c]]).toEqual([want.scale, want.zeroPoint]);
+      expect(Array.from(columns.codes).filter((_, i) => i % 5 === c)).toEqual(want.codes);
+    }
+    for (let c = 0; c < 6; c++) {
+      const want = int8Oracle(Array.from(values.subarray(c * 20, c * 20 + 20)), true, true);
+      expect(rows.scales[c]).toBe(want.scale);
+      expect(Array.from(rows.codes.subarray(c * 20, c * 20 + 20))).toEqual(want.codes.map((code) => code & 255));
+    }
+  });
+});
+
+describe("MatMul", () => {
+  it("is DynamicQuantizeLinear, MatMulInteger, Cast, Mul; one activation for all its readers; exact in integers", async () => {
+    const [k, n] = [16, 4];
+    const w = weights(k * n);
+    const proto = matmulModel(raw("w", [k, n], w), k, n);
+    proto.graph!.initializer.push(raw("v", [k, n], weights(k * n, 3)));
+    proto.graph!.node.push(node("MatMul", ["x", "v"], ["z"], {}, "mm2"));
+    proto.graph!.output.push(value("z", T.FLOAT, ["batch", n]));
+    const { bytes } = await quantized(proto, "int8");
+    expect(ops(bytes)).toEqual(["DynamicQuantizeLinear", "MatMulInteger", "Cast", "Mul", "Mul", "MatMulInteger", "Cast", "Mul", "Mul"]);
+    const x = weights(3 * k, 5).map((v) => v * 10);
+    const session = await InferenceSession.create(bytes, { logSeverityLevel: 4, graphOptimizationLevel: "disabled" });
+    const got = (await session.run({ x: new Tensor("float32", x, [3, k]) })).y.data as Float32Array;
+    await session.release();
+    // The operator's definition: range with zero, 255 steps, half to even; then an exact integer product.
+    const act = int8Oracle(Array.from(x), false, false);
+    const weight = int8Oracle(Array.from(w), true, true);
+    const scale = Math.fround(act.scale * weight.scale);
+    for (let r = 0; r < 3; r++) {
+      for (let j = 0; j < n; j++) {
+        let sum = 0;
+        for (let i = 0; i < k; i++) sum += (act.codes[r * k + i] - act.zeroPoint) * weight.codes[i * n + j];
+        expect(got[r * n + j]).toBe(Math.fround(sum * scale));
+      }
+    }
+  });
+  it.each([
+    ["int8", true],
+    ["int8", false],
+    ["uint8", true],
+    ["uint8", false],
+  ] as const)("%s per channel %s agrees", async (dtype, perChannel) => {
+    const proto = matmulModel(raw("w", [64, 24], weights(64 * 24)), 64, 24);
+    for (const symmetric of [true, false, undefined]) {
+      const { bytes, report } = await quantized(proto, dtype, { perChannel, symmetric });
+      await expectAgrees(proto, bytes);
+      expect(report.layers[0].sqnrDb).toBeGreaterThan(35);
+      const sign = dtype === "int8" ? "" : "_zp";
+      expect(report.layers[0].format).toBe(
+        `${dtype}_${perChannel ? "row" : "tensor"}${dtype === "int8" && symmetric === false ? "_zp" : sign}`,
+      );
+    }
+  });
+});
+
+describe("q8 chooses the sign as transformers.js does", () => {
+  const k = 3;
+  const conv = (): ModelProto =>
+    model(
+      graph({
+        input: [value("x", T.FLOAT, [1, 2, 8, 8])],
+        output: [value("y", T.FLOAT, [1, 4, 6, 6])],
+        initializer: [raw("w", [4, 2, k, k], weights(72))],
+        node: [node("Conv", ["x", "w"], ["y"])],
+      }),
+    );
+  const typeOf = async (proto: ModelProto): Promise<number> => {
+    const { bytes } = await quantized(proto, "q8");
+    return readModelBytes(bytes).proto.graph!.initializer.find(({ name }) => name === "w_quantized")!.dataType;
+  };
+  it("int8 without Conv, uint8 with", async () => {
+    expect(await typeOf(matmulModel(raw("w", [8, 8], weights(64)), 8, 8))).toBe(T.INT8);
+    expect(await typeOf(conv())).toBe(T.UINT8);
+  });
+});
+
+describe("Conv", () => {
+  const make = (
+    dims: number[],
+    x: number[],
+    attributes: Record<string, AttributeValue>,
+    bias: "constant" | "computed" | "none",
+  ): ModelProto => {
+    const initializer: TensorProto[] = [raw("w", dims, weights(dims.reduce((a, b) => a * b)))];
+    const nodes: NodeProto[] = [];
+    if (bias !== "none") initializer.push(raw("b", [dims[0]], weights(dims[0], 4)));
+    if (bias === "computed") nodes.push(node("Neg", ["b"], ["nb"]));
+    nodes.push(node("Conv", bias === "none" ? ["x", "w"] : ["x", "w", bias === "constant" ? "b" : "nb"], ["y"], attributes, "conv"));
+    return model(
+      graph({
+        input: [value("x", T.FLOAT, x)],
+        output: [value("y", T.FLOAT, ["a", "b", ...x.slice(2).map((_, i) => `c${i}`)])],
+        initializer,
+        node: nodes,
+      }),
+    );
+  };
+  it.each([
+    ["2-D", [8, 4, 3, 3], [2, 4, 9, 9], { pads: { ints: [1, 1, 1, 1] } }],
+    ["strided, dilated", [8, 4, 3, 3], [1, 4, 12, 12], { strides: { ints: [2, 2] }, dilations: { ints: [2, 2] } }],
+    ["auto_pad", [8, 4, 3, 3], [1, 4, 9, 9], { auto_pad: "SAME_UPPER" }],
+    ["depthwise", [6, 1, 3, 3], [1, 6, 9, 9], { group: 6n }],
+    ["1-D", [8, 4, 5], [2, 4, 20], {}],
+    ["3-D", [4, 2, 2, 2, 2], [1, 2, 5, 5, 5], {}],
+  ] as [string, number[], number[], Record<string, AttributeValue>][])("%s", async (_name, dims, x, attributes) => {
+    for (const bias of ["constant", "computed", "none"] as const) {
+      const proto = make(dims, x, attributes, bias);
+      for (const dtype of ["int8", "uint8"] as const) {
+        for (const perChannel of [false, true]) {
+          const { bytes, report } = await quantized(proto, dtype, { perChannel });
+          expect(report.quantized).toBe(1);
+          await expectAgrees(proto, bytes);
+        }
+      }
+    }
+  });
+});
+
+it("Gemm: transposed weights, alpha, beta and bias", async () => {
+  for (const [transB, alpha, beta] of [
+    [0n, 1, 1],
+    [1n, 0.5, 2],
+    [1n, 1, 0],
+  ] as const) {
+    const proto = model(
+      graph({
+        input: [value("x", T.FLOAT, ["b", 32])],
+        output: [value("y", T.FLOAT, ["b", 10])],
+        initializer: [raw("w", transB === 1n ? [10, 32] : [32, 10], weights(320)), raw("c", [10], weights(10, 2))],
+        node: [node("Gemm", ["x", "w", "c"], ["y"], { transB, alpha, beta })],
+      }),
+    );
+    for (const perChannel of [false, true]) await expectAgrees(proto, (await quantized(proto, "int8", { perChannel })).bytes);
+  }
+});
+
+it("Gather: a uint8 table and DequantizeLinear", async () => {
+  const proto = model(
+    graph({
+      input: [value("ids", T.INT64, ["b", "s"])],
+      output: [value("y", T.FLOAT, ["b", "s", 16])],
+      initializer: [raw("table", [50, 16], weights(800)), raw("w", [16, 16], weights(256))],
+      node: [node("Gather", ["table", "ids"], ["e"], {}, "embed"), node("MatMul", ["e", "w"], ["y"], {}, "mm")],
+    }),
+  );
+  const { bytes, report } = await quantized(proto, "int8");
+  expect(report.layers.map(({ format }) => format)).toEqual(["uint8_tensor_zp", "int8_tensor"]);
+  expect(ops(bytes).slice(0, 2)).toEqual(["Gather", "DequantizeLinear"]);
+  await expectAgrees(proto, bytes);
+});
+
+describe("old opsets", () => {
+  const pooled = (nodes: NodeProto[], initializer: TensorProto[], opset: number, x: (number | string)[] = [1, 2, 8, 8]): ModelProto =>
+    model(
+      graph({
+        input: [value("x", T.FLOAT, x)],
+        output: [value("y", T.FLOAT, [])].map((v) => ({
+          ...v,
+          type: {
+            ...v.type!,
+            value: { case: "tensorType" as const, value: { ...(v.type!.value.value as object), shape: undefined } as never },
+          },
+        })),
+        initializer: [raw("w", [2, 2, 1, 1], weights(4)), ...initializer],
+        node: [node("Conv", ["x", "w"], ["c"], {}, "conv"), ...nodes],
+      }),
+      { opset },
+    );
+  it.each([
+    ["Slice", 9, [node("Slice", ["c"], ["y"], { starts: { ints: [1, 0] }, ends: { ints: [7, -1] }, axes: { ints: [2, 3] } })]],
+    ["Slice without axes", 7, [node("Slice", ["c"], ["y"], { starts: { ints: [0, 1] }, ends: { ints: [1, 2] } })]],
+    ["Clip", 10, [node("Clip", ["c"], ["y"], { min: -0.1, max: 0.2 })]],
+    ["Clip with one bound", 7, [node("Clip", ["c"], ["y"], { max: 0.1 })]],
+    ["Pad", 10, [node("Pad", ["c"], ["y"], { pads: { ints: [0, 0, 1, 1, 0, 0, 1, 1] }, value: 0.5 })]],
+    ["Pad, reflected", 9, [node("Pad", ["c"], ["y"], { pads: { ints: [0, 0, 1, 1, 0, 0, 1, 1] }, mode: "reflect" })]],
+    ["Upsample", 7, [node("Upsample", ["c"], ["y"], { scales: { floats: [1, 1, 2, 3] }, mode: "nearest" })]],
+    ["Upsample by input", 9, [node("Upsample", ["c", "s"], ["y"], { mode: "linear" })]],
+    ["Resize", 10, [node("Resize", ["c", "s"], ["y"], { mode: "nearest" })]],
+    [
+      "Dropout, pools, softmax",
+      8,
+      [node("Dropout", ["c"], ["d"]), node("MaxPool", ["d"], ["p"], { kernel_shape: { ints: [2, 2] } }), node("Softmax", ["p"], ["y"])],
+    ],
+    [
+      "Squeeze and Unsqueeze",
+      9,
+      [node("Unsqueeze", ["c"], ["u"], { axes: { ints: [0] } }), node("Squeeze", ["u"], ["y"], { axes: { ints: [0] } })],
+    ],
+  ] as [string, number, NodeProto[]][])("%s of opset %i", async (_name, opset, nodes) => {
+    const proto = pooled(nodes, nodes.some(({ input }) => input.includes("s")) ? [raw("s", [4], Float32Array.of(1, 1, 2, 2))] : [], opset);
+    const { bytes, report } = await quantized(proto, "int8");
+    expect(report.notes.join()).toMatch(/opset raised/);
+    expect(report.quantized).toBe(1);
+    await expectAgrees(proto, bytes);
+  });
+  it("TopK", async () => {
+    const proto = pooled([node("TopK", ["c"], ["y", "i"], { k: 3n })], [], 9);
+    await expectAgrees(proto, (await quantized(proto, "uint8")).bytes);
+  });
+  it("what cannot be raised leaves every layer alone, with the reason", async () => {
+    const proto = pooled(
+      [node("BatchNormalization", ["c", "s", "s", "s", "s"], ["y"], { spatial: 0n }, "bn")],
+      [raw("s", [2, 8, 8], new Float32Array(128).fill(1))],
+      8,
+    );
+    const { bytes, report } = await quantized(proto, "int8");
+    expect(report.layers.find(({ name }) => name === "conv")!.reason).toMatch(
+      /needs opset 11, the model has 8, and BatchNormalization with spatial=0 \(bn\)/,
+    );
+    expect(Buffer.compare(bytes, encode(proto))).toBe(0);
+  });
+});
