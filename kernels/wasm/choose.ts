@@ -30,9 +30,31 @@ function style(plan: DotPlan, features: DotOptions["features"]): { style: DotSty
   if (features.dot === "u8") return { style: "dot", reason: "relaxed dot product, exact for unsigned bytes" };
   if (largest > 127)
     return { style: "simd", reason: "operands above 7 bits are not exact in this engine's relaxed dot product: i16 products" };
-  if (features.dot === "i7" && largest <= 63)
+  if (features.dot === "i7")
     return { style: "madd16", reason: "the engine emulates the i32 dot product: i16 accumulation, widened before it can overflow" };
   return { style: "dot", reason: "relaxed dot product with 7-bit weights" };
+}
+
+/**
+ * A lattice whose 16-entry table needs 8 bits, as two planes of 4 bits: where only 7-bit operands are exact, two short products beat i16 ones. Null where the
+ * shift has no room to be a multiple of 16.
+ */
+function nibblePlanes(plan: DotPlan): DotPlan | null {
+  const { table, max } = plan.planes[0];
+  if (table === null || plan.planes.length !== 1 || plan.doubled || plan.bias !== 0 || max <= 127) return null;
+  const shift = Math.ceil(plan.shift / 16);
+  const more = shift * 16 - plan.shift;
+  if (max + more > 255 || plan.shift < 0) return null;
+  const moved = table.map((u) => u + more);
+  return {
+    ...plan,
+    planes: [
+      { table: moved.map((u) => u & 15), max: 15 },
+      { table: moved.map((u) => u >> 4), max: 15 },
+    ],
+    radix: 16,
+    shift,
+  };
 }
 
 /** The integer kernel for a matrix, or why there is none. */
@@ -41,7 +63,8 @@ export function chooseDot(source: WeightSource, options: DotOptions): DotChoice 
   if (refusal !== null) return refusal;
   const values = source.values!;
   const lattice = latticePlan(values);
-  const plan = lattice ?? tablePlan(values, options.coarseTable === true ? 1 : 2)!;
+  let plan = lattice ?? tablePlan(values, options.coarseTable === true ? 1 : 2)!;
+  if (options.features.dot === "i7" && options.activationBits === 8 && source.role !== "zeroPoint") plan = nibblePlanes(plan) ?? plan;
   const shape = packedShape(source, plan);
   const parts = offsetParts(source, plan);
   const chosen = style(plan, options.features);
@@ -69,7 +92,7 @@ export function chooseDot(source: WeightSource, options: DotOptions): DotChoice 
   const most = accumulators === 1 ? 4 : 2;
   const reasons = [
     lattice !== null
-      ? `all values lie on a grid of ${plan.planes[0].max + 1} steps: integer products are exact`
+      ? `all values lie on an even grid: integer products are exact`
       : plan.planes.length === 2
         ? "table of at most 16 values as 16-bit fixed point (two int8 planes)"
         : "table of at most 16 values as 7-bit fixed point, on request",

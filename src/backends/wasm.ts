@@ -76,6 +76,11 @@ export function wasmSync(): WasmBackend {
 }
 let single: WasmBackend | null = null;
 
+/** A one-thread backend that uses the given features only, for tests of kernels that this engine would not choose. */
+export function wasmWith(features: WasmFeatures): WasmBackend {
+  return createBackend(createRuntime({ features, pool: null }));
+}
+
 function enabledFeatures(options: WasmOptions): WasmFeatures {
   const found = wasmFeatures();
   if (!found.simd)

@@ -4,6 +4,7 @@ import { afterAll, beforeAll, describe, expect, it } from "vitest";
 import { dequantizeRows, elementOf, rowScales } from "../../formats/core/packed.ts";
 import { allFormats, defineBlock, defineInt, format, type Format, type PackedTensor } from "../../formats/index.ts";
 import { dequantize, prepareMatmul, quantize, tensor, wasm, type Activations, type WasmBackend } from "../../src/index.ts";
+import { wasmWith } from "../../src/backends/wasm.ts";
 import { activationSpan, product, quantizedActivations } from "../oracle/product.ts";
 
 let seed = 1;
@@ -82,6 +83,8 @@ beforeAll(async () => {
   if (own.features.relaxed) {
     engines.push({ name: "relaxed, 1 thread", backend: own });
     engines.push({ name: "relaxed, 2 threads", backend: await wasm({ threads: 2 }) });
+    // the kernels of an engine whose i32 dot product is one instruction; 7-bit operands are exact on every engine
+    if (own.features.dot === "i7") engines.push({ name: "relaxed i32 dot", backend: wasmWith({ ...own.features, dot: "s8" }) });
   } else if (process.env.REQUIRE_RELAXED === "1") throw new Error("REQUIRE_RELAXED=1, but relaxed SIMD is missing or failed its probe");
   else console.log("relaxed SIMD kernels: skipped, this engine has none that passed the probe");
 });

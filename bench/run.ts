@@ -1,0 +1,45 @@
+// npm run bench -- gemv|gemm [--json] [--seconds S] [--quick]: best and median of interleaved rounds, ratios to roofs and peers of the same process.
+// --quick leaves the slowest peers out. Use Node 24 for the figures of relaxed SIMD: `npx -p node@24 npm run bench -- gemv`.
+import { parseArgs } from "node:util";
+import { machine } from "./measure.ts";
+
+const { values, positionals } = parseArgs({
+  allowPositionals: true,
+  options: {
+    json: { type: "boolean", default: false },
+    seconds: { type: "string", default: "4" },
+    quick: { type: "boolean", default: false },
+  },
+});
+const families: Record<string, () => Promise<(o: { seconds: number; quick: boolean }) => Promise<object>>> = {
+  gemv: async () => (await import("./gemv.ts")).gemv,
+  gemm: async () => (await import("./gemm.ts")).gemm,
+};
+const family = families[positionals[0] ?? ""];
+if (family === undefined) {
+  console.error(`bench: expected one of ${Object.keys(families).join(", ")}, got ${positionals[0] ?? "nothing"}.`);
+  process.exit(2);
+}
+const before = machine();
+const result = (await (
+  await family()
+)({ seconds: Number(values.seconds), quick: values.quick })) as {
+  rows: { name: string; bestMs: number; medianMs: number; cpuMs: number; gops?: number; gbs?: number }[];
+  ratios: Record<string, number>;
+  missing: string[];
+};
+const after = machine();
+if (values.json) console.log(JSON.stringify({ family: positionals[0], machine: before, loadAfter: after.load, ...result }, null, 2));
+else {
+  console.log(`${before.node} V8 ${before.v8} ${before.cpu} x ${before.cores}, load ${before.load.join(" ")} -> ${after.load.join(" ")}`);
+  for (const row of result.rows)
+    console.log(
+      `${row.name.padEnd(48)} best ${row.bestMs.toFixed(3).padStart(9)} ms  median ${row.medianMs.toFixed(3).padStart(9)} ms  cpu ${row.cpuMs.toFixed(3).padStart(9)} ms` +
+        (row.gops === undefined ? "" : `  ${row.gops.toFixed(1).padStart(7)} Gop/s`) +
+        (row.gbs === undefined ? "" : `  ${row.gbs.toFixed(1).padStart(7)} GB/s`),
+    );
+  for (const [name, ratio] of Object.entries(result.ratios))
+    console.log(`${name.padEnd(60)} ${Number.isNaN(ratio) ? "not measured" : ratio.toFixed(3)}`);
+  for (const line of result.missing) console.log(`missing: ${line}`);
+}
+process.exit(0);

@@ -1,0 +1,109 @@
+// The list of kernel families: what each computes, which file prints it, and the variants of its spec. Tests build and validate every variant; the sweeps of
+// test/backends run them against the oracle by way of formats; bench/ has a file per family of the same stem.
+import { floatName, gemmName } from "./names.ts";
+import { floatModule, type FloatDecode, type FloatSpec } from "./wasm/float.ts";
+import { gemmModule, paddedGroup, type GemmSpec } from "./wasm/gemm.ts";
+
+export interface KernelVariant {
+  readonly name: string;
+  /** Needs relaxed SIMD. */
+  readonly relaxed: boolean;
+  build(): Uint8Array<ArrayBuffer>;
+}
+
+export interface KernelFamily {
+  readonly name: string;
+  readonly computes: string;
+  readonly file: string;
+  variants(): Iterable<KernelVariant>;
+}
+
+function* gemmVariants(): Iterable<KernelVariant> {
+  const table = (max: number): { table: readonly number[]; max: number } => ({
+    table: Array.from({ length: 16 }, (_, i) => (i * max) >> 4),
+    max,
+  });
+  for (const style of ["simd", "madd16", "dot"] as const)
+    for (const activationBits of [8, 16] as const)
+      for (const [mr, nv] of [
+        [1, 4],
+        [2, 2],
+        [4, 2],
+      ] as const)
+        for (const offset of ["none", "zeroPoint", "doubled", "add"] as const)
+          for (let bits = 1; bits <= 8; bits++) {
+            const spec: GemmSpec = {
+              style,
+              relaxed: style !== "simd",
+              activationBits,
+              bits,
+              planes: [{ table: null, max: 2 ** bits - 1 }],
+              radix: 256,
+              group: paddedGroup(bits, 32),
+              zeroPoint: offset === "zeroPoint",
+              doubled: offset === "doubled",
+              add: offset === "add",
+              mr,
+              nv,
+              shared: false,
+            };
+            const variant = (s: GemmSpec, weight: string): KernelVariant => ({
+              name: gemmName(s, weight),
+              relaxed: s.relaxed,
+              build: () => gemmModule(s),
+            });
+            yield variant(spec, `w${bits}b32${offset === "none" ? "" : offset}`);
+            if (bits === 4 && offset !== "doubled") {
+              yield variant({ ...spec, planes: [table(63)] }, `t4b32${offset === "none" ? "" : offset}`);
+              yield variant({ ...spec, planes: [table(255), table(255)] }, `tt4b32${offset === "none" ? "" : offset}`);
+            }
+          }
+}
+
+function* floatVariants(): Iterable<KernelVariant> {
+  const decodes: readonly (readonly [string, FloatDecode, number])[] = [
+    ...Array.from({ length: 8 }, (_, i) => [`w${i + 1}b32`, { kind: "lattice", table: null, shift: 3 }, i + 1] as const),
+    ["t4b32", { kind: "lattice", table: Array.from({ length: 16 }, (_, i) => i), shift: 3 }, 4],
+    ["f4b32", { kind: "table4", values: Array.from({ length: 16 }, (_, i) => i / 7) }, 4],
+    ["f8b32", { kind: "table8" }, 8],
+    ["e4m3b32", { kind: "shift", mantissaBits: 3, exponent: 120 }, 8],
+    ["e3m2b32", { kind: "shift", mantissaBits: 2, exponent: 124 }, 6],
+    ["bf16b32", { kind: "half", mantissaBits: 7 }, 16],
+    ["f16b32", { kind: "half", mantissaBits: 10 }, 16],
+    ["f32", { kind: "float" }, 32],
+  ];
+  for (const relaxed of [false, true])
+    for (const [weight, decode, bits] of decodes)
+      for (const [mr, nv] of [
+        [1, 4],
+        [2, 4],
+        [6, 2],
+      ] as const)
+        for (const offset of ["none", "zeroPoint", "add"] as const) {
+          if (offset !== "none" && decode.kind === "float") continue;
+          if (offset === "zeroPoint" && decode.kind !== "lattice") continue;
+          const spec: FloatSpec = {
+            decode,
+            relaxed,
+            bits,
+            group: bits > 8 ? 32 : paddedGroup(bits, 32),
+            scale: decode.kind !== "float",
+            zeroPoint: offset === "zeroPoint",
+            add: offset === "add",
+            mr,
+            nv,
+            shared: false,
+          };
+          yield { name: floatName(spec, `${weight}${offset === "none" ? "" : offset}`), relaxed, build: () => floatModule(spec) };
+        }
+}
+
+export const kernelFamilies: readonly KernelFamily[] = [
+  {
+    name: "gemm",
+    computes: "int8 or int16 activations x fields of 1..8 bits, block scales -> float32",
+    file: "kernels/wasm/gemm.ts",
+    variants: gemmVariants,
+  },
+  { name: "float", computes: "float32 activations x decoded weights -> float32", file: "kernels/wasm/float.ts", variants: floatVariants },
+];
