@@ -80,11 +80,13 @@ describe("lowbit formats", () => {
   test("--value gives code, value and neighbours", async () => {
     const { stdout } = await lowbit(["formats", "float8_e4m3fn", "--value", "0.3", "--json"]);
     // 0.3125 = 1.25 * 2^-2 -> exponent 5, mantissa 2.
-    expect(JSON.parse(stdout)).toMatchObject({ code: 0x2a, bits: "0 0101 010", value: 0.3125, below: 0.28125, above: 0.3125 });
+    expect(JSON.parse(stdout)).toMatchObject({ code: 0x2a, value: 0.3125, below: { value: 0.28125 }, above: { value: 0.3125 } });
     expect((await lowbit(["formats", "float8_e4m3fn", "--value=-0.3"])).stdout).toContain("0xaa");
     expect((await lowbit(["formats", "float8_e4m3fn", "--value", "-0.3"])).stdout).toContain("0xaa");
     expect((await lowbit(["formats", "float16", "--value", "-inf"])).stderr).toContain("--value=VALUE");
     expect((await lowbit(["formats", "float16", "--value=-inf"])).stdout).toContain("0xfc00");
+    const wrapped = await lowbit(["formats", "int8", "-x", "300", "--overflow", "wrap", "--json"]);
+    expect(JSON.parse(wrapped.stdout)).toMatchObject({ value: 44, reason: "overflow" });
   });
 });
 
@@ -284,6 +286,8 @@ const failures: [title: string, args: string[], exit: number, code: string, says
   ],
   ["formats: an unknown name", ["formats", "flaot16"], 2, "E_FORMAT_UNKNOWN", /Nearest: float16/],
   ["formats: a value without a format", ["formats", "--value", "1"], 2, "E_CLI", /together with the NAME/],
+  ["formats: a misspelt rounding", ["formats", "int4", "-x", "1", "--rounding", "halfEvne"], 2, "E_CLI", /Did you mean halfEven\?/],
+  ["formats: a policy without a value", ["formats", "int4", "--overflow", "nan"], 2, "E_CLI", /together with --value/],
   ["formats: a value that is none", ["formats", "int4", "--value", "much"], 2, "E_CLI", /a number, inf or nan/],
   ["formats: a value that the format cannot hold", ["formats", "int4", "--value", "nan"], 1, "E_VALUE", /NaN/],
   ["formats: a value in a block format", ["formats", "int4_b32", "--value", "1"], 2, "E_CLI", /scalar format/],
