@@ -93,6 +93,8 @@ export { nf4_b64 } from "./nf4_b64.ts";
 export { nf4_b64_dq } from "./nf4_b64_dq.ts";
 export { nvfp4 } from "./nvfp4.ts";
 export { nvint4 } from "./nvint4.ts";
+export { olive4 } from "./olive4.ts";
+export { olive8 } from "./olive8.ts";
 export { posit4_es1 } from "./posit4_es1.ts";
 export { posit8_es0 } from "./posit8_es0.ts";
 export { posit8_es1 } from "./posit8_es1.ts";

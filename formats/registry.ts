@@ -4,6 +4,7 @@ import { LowbitError } from "./core/errors.ts";
 import type { Format, NumberFormat, Span } from "./core/types.ts";
 import { defineBlock } from "./define/block.ts";
 import { scalarsByName } from "./define/index.ts";
+import { oliveByName } from "./define/olive.ts";
 
 /** Every named format of the package, in the order of the documentation table. */
 export const allFormats: readonly Format[] = /* @__PURE__ */ Object.freeze(Object.values(named));
@@ -43,7 +44,7 @@ const scaled: Parametric = (name) => {
   });
 };
 
-const parametric: readonly Parametric[] = [...scalarsByName, scaled];
+const parametric: readonly Parametric[] = [...scalarsByName, scaled, oliveByName];
 
 function lookup(name: string): Format | undefined {
   const { byName, byAlias } = index();

@@ -3,6 +3,9 @@ export { tensor, transpose, type Tensor, type TensorData } from "./tensor/tensor
 export { quantize, type QuantizeOptions, type WeightQuantizer } from "./tensor/quantize.ts";
 export { dequantize, unpack } from "../formats/core/packed.ts";
 export { fromBytes, fromSafetensors, toBytes, toSafetensors } from "./tensor/container.ts";
+export { compressBfloat16, decompressBfloat16 } from "./tensor/lossless.ts";
+export { fitLogScales, type LogScaleOptions } from "./tensor/log-scales.ts";
+export { dotInt16 } from "./tensor/dfp.ts";
 export { matmul, prepareMatmul, type MatmulOptions } from "./tensor/matmul.ts";
 export { packCodes, unpackCodes } from "../formats/core/pack.ts";
 export { LowbitError, isLowbitError, type LowbitErrorCode } from "../formats/core/errors.ts";

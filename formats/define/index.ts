@@ -8,6 +8,7 @@ import { defineCodebook } from "./codebook.ts";
 import { defineFixed, fixedByName, type FixedOptions } from "./fixed.ts";
 import { defineFloat, type FloatOptions } from "./float.ts";
 import { defineInt, intByName, type IntOptions } from "./int.ts";
+import { defineOlive, oliveByName } from "./olive.ts";
 import { defineOpaque, opaqueByName, type OpaqueOptions } from "./opaque.ts";
 import { definePosit, positByName } from "./posit.ts";
 
@@ -15,7 +16,7 @@ export { defineBinary8 } from "./binary8.ts";
 export { affineFromBipolar, bipolarFromAffine, type Affine, type BipolarOptions, type BipolarTensor } from "./bipolar.ts";
 export { quireBits, type PositOptions } from "./posit.ts";
 export type { CodebookOptions } from "./codebook.ts";
-export { defineBipolarInt, defineBlock, defineCodebook, defineFixed, defineFloat, defineInt, defineOpaque, definePosit };
+export { defineBipolarInt, defineBlock, defineCodebook, defineFixed, defineFloat, defineInt, defineOlive, defineOpaque, definePosit };
 export type { BlockOptions, FixedOptions, FloatOptions, IntOptions, OpaqueOptions };
 export type { FloatSpecials } from "./float.ts";
 
@@ -88,7 +89,7 @@ function blockOf(d: FormatDefinition): BlockFormat {
 
 /** Functions cannot be stored: the format must be defined in this process, with the same sizes. */
 function opaqueOf(d: FormatDefinition): OpaqueFormat {
-  const known = opaqueByName(d.name);
+  const known = opaqueByName(d.name) ?? oliveByName(String(d.name));
   if (known === undefined || known.blockSize !== d.blockSize || known.blockBytes !== d.blockBytes)
     throw new LowbitError(
       "E_FORMAT",

@@ -141,7 +141,11 @@ interface CellStats {
 }
 
 /** Walks over the runs of values that lie in one cell of a grid, row by row. */
-function forRuns(m: MatrixView, grid: SpanGrid, visit: (values: TensorData, start: number, end: number, cell: number) => void): void {
+export function forRuns(
+  m: MatrixView,
+  grid: SpanGrid,
+  visit: (values: TensorData, start: number, end: number, cell: number) => void,
+): void {
   forPanels(m, (values, row, count) => {
     for (let r = 0; r < count; r++) {
       const cell0 = Math.floor((row + r) / grid.rows) * grid.gridK;
