@@ -53,11 +53,14 @@ function barrel(): string {
 function packageJson(): string {
   const pkg = JSON.parse(readFileSync(join(root, "package.json"), "utf8"));
   pkg.exports = {};
-  for (const { subpath, out } of entries())
-    pkg.exports[subpath] = {
-      import: { types: `./dist/esm/${out}.d.ts`, default: `./dist/esm/${out}.js` },
-      require: { types: `./dist/cjs/${out}.d.cts`, default: `./dist/cjs/${out}.cjs` },
-    };
+  const conditions = (out: string) => ({
+    import: { types: `./dist/esm/${out}.d.ts`, default: `./dist/esm/${out}.js` },
+    require: { types: `./dist/cjs/${out}.d.cts`, default: `./dist/cjs/${out}.cjs` },
+  });
+  const formats = new Set(formatFiles().map((f) => `./formats/${f}`));
+  for (const { subpath, out } of entries()) if (!formats.has(subpath)) pkg.exports[subpath] = conditions(out);
+  // One pattern for all named formats: a new format needs no line here.
+  pkg.exports["./formats/*"] = conditions("formats/*");
   pkg.exports["./package.json"] = "./package.json";
   if (exists("src/cli/main.ts")) pkg.bin = { lowbit: "./dist/esm/cli.js" };
   else delete pkg.bin;

@@ -7,6 +7,7 @@ import { join } from "node:path";
 import { fileURLToPath } from "node:url";
 import { gzipSync } from "node:zlib";
 import { build } from "esbuild";
+import { entries } from "../../scripts/generate.ts";
 import { afterAll, beforeAll, describe, expect, test } from "vitest";
 
 const root = fileURLToPath(new URL("../..", import.meta.url));
@@ -14,7 +15,7 @@ const pkg = JSON.parse(readFileSync(join(root, "package.json"), "utf8")) as {
   exports: Record<string, unknown>;
   bin: Record<string, string>;
 };
-const subpaths = Object.keys(pkg.exports).filter((s) => s !== "./package.json");
+const subpaths = entries().map((e) => e.subpath);
 const specifier = (subpath: string) => `lowbit${subpath.slice(1)}`;
 let dir = "";
 let tarball = "";
