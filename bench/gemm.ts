@@ -93,6 +93,14 @@ export async function gemm(options: { readonly seconds: number; readonly quick: 
     if (n === 1024) {
       const int8 = prepareMatmul(quantize(tensor(b, [n, n]), format("int8_row")), { backend, activations: "int8" });
       candidates.push({ name: "int8 row weights, int8 activations 1024", ops, run: () => int8.run(a, n, y) });
+      const integer = backend.prepareInteger(
+        Int8Array.from(b, (v) => v * 100),
+        n,
+        n,
+      );
+      const bytes = Uint8Array.from(a, (v) => v * 100 + 128);
+      const sums = new Int32Array(n * n);
+      candidates.push({ name: "uint8 x int8 1024", ops, run: () => integer.run(bytes, n, sums) });
       const web = await optional(
         "onnxruntime-web",
         () =>
@@ -117,9 +125,9 @@ export async function gemm(options: { readonly seconds: number; readonly quick: 
     for (const [name] of peers) ratios[`float32 ${n}: speed of ${name}`] = best(`${name} float32 ${n}`) / best(`float32 ${n}`);
     ratios[`float32 ${n}: 2 threads to one`] = best(`float32 ${n}`) / best(`float32 ${n}, 2 threads`);
     if (n === 1024) {
-      ratios["int8 1024: share of the dot peak"] = rate("int8 row weights, int8 activations 1024") / peak;
-      ratios["int8 1024: speed of onnxruntime-web"] =
-        best("onnxruntime-web MatMulInteger 1024") / best("int8 row weights, int8 activations 1024");
+      ratios["int8 1024: share of the dot_i16x8 peak"] = rate("uint8 x int8 1024") / rate("roof i32x4.dot_i16x8_s + add");
+      ratios["int8 1024: share of the dot peak"] = rate("uint8 x int8 1024") / peak;
+      ratios["int8 1024: speed of onnxruntime-web"] = best("onnxruntime-web MatMulInteger 1024") / best("uint8 x int8 1024");
     }
   }
   backend.dispose();

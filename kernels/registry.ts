@@ -2,6 +2,8 @@
 // test/backends run them against the oracle by way of formats; bench/ has a file per family of the same stem.
 import { floatName, gemmName } from "./names.ts";
 import { floatModule, type FloatDecode, type FloatSpec } from "./wasm/float.ts";
+import { hadamardModule } from "./wasm/hadamard.ts";
+import { int8Module } from "./wasm/int8.ts";
 import { gemmModule, paddedGroup, type GemmSpec } from "./wasm/gemm.ts";
 
 export interface KernelVariant {
@@ -98,6 +100,21 @@ function* floatVariants(): Iterable<KernelVariant> {
         }
 }
 
+function* int8Variants(): Iterable<KernelVariant> {
+  for (const style of ["simd", "dot"] as const)
+    for (const unsigned of [false, true])
+      for (let mr = 1; mr <= 4; mr++) {
+        const spec = { style, unsigned, mr, shared: false };
+        const name = `${unsigned ? "u" : "a"}8_s32_int8_gemm_${mr}x8__${style === "dot" ? "wasmrelaxedsimd" : "wasmsimd"}_${style}`;
+        yield { name, relaxed: style === "dot", build: () => int8Module(spec) };
+      }
+}
+
+function* hadamardVariants(): Iterable<KernelVariant> {
+  for (let n = 4; n <= 2 ** 20; n *= 2)
+    yield { name: `f32_hadamard${n}__wasmsimd`, relaxed: false, build: () => hadamardModule({ n, shared: false }) };
+}
+
 export const kernelFamilies: readonly KernelFamily[] = [
   {
     name: "gemm",
@@ -105,5 +122,7 @@ export const kernelFamilies: readonly KernelFamily[] = [
     file: "kernels/wasm/gemm.ts",
     variants: gemmVariants,
   },
+  { name: "int8", computes: "int8 or uint8 x int8 -> int32", file: "kernels/wasm/int8.ts", variants: int8Variants },
+  { name: "hadamard", computes: "Walsh-Hadamard transform of float32 rows", file: "kernels/wasm/hadamard.ts", variants: hadamardVariants },
   { name: "float", computes: "float32 activations x decoded weights -> float32", file: "kernels/wasm/float.ts", variants: floatVariants },
 ];

@@ -14,3 +14,5 @@ export type { Arithmetic } from "./tensor/scales.ts";
 export type { BlockFormat, Format, NumberFormat, OpaqueFormat, PackedTensor, QuantConfig } from "../formats/core/types.ts";
 export { wasm, type WasmBackend, type WasmOptions } from "./backends/wasm.ts";
 export { workerScript } from "./backends/threads.ts";
+export type { IntegerLayer } from "./backends/wasm-ops.ts";
+export { gatherRows } from "./tensor/gather.ts";

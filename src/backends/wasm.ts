@@ -16,6 +16,7 @@ import { createRuntime, kernel, type Runtime } from "../../kernels/wasm/runtime.
 import { checkRun, disposed } from "./layer.ts";
 import { weightSource } from "./source.ts";
 import { startPool } from "./threads.ts";
+import { fwht, prepareInteger, type IntegerLayer } from "./wasm-ops.ts";
 import type { Backend, Explanation, PrepareOptions, SyncLayer } from "./types.ts";
 
 export interface WasmOptions {
@@ -36,6 +37,13 @@ export interface WasmBackend extends Backend<SyncLayer> {
   readonly features: WasmFeatures;
   /** Bytes of engine memory in use. */
   readonly bytes: number;
+  /** An int8 weight [n, k] for exact products with int8 or uint8 activations. @throws LowbitError E_SHAPE, E_DEVICE */
+  prepareInteger(w: Int8Array, n: number, k: number): IntegerLayer;
+  /**
+   * Fast Walsh-Hadamard transform (Sylvester order) of every row of n = 2^p values of x, in place; multiplied by `scale`, default 1 / sqrt(n), with which it is
+   * its own inverse. @throws LowbitError E_SHAPE
+   */
+  fwht(x: Float32Array, n: number, scale?: number): Float32Array;
   /** Ends workers and drops memory; layers prepared with it are disposed. */
   dispose(): void;
   [Symbol.dispose](): void;
@@ -98,6 +106,8 @@ function createBackend(runtime: Runtime): WasmBackend {
       return runtime.spaces.reduce((sum, space) => sum + space.arena.used, 0);
     },
     prepare: (w, options) => prepare(runtime, w, options),
+    prepareInteger: (w, n, k) => prepareInteger(runtime, w, n, k),
+    fwht: (x, n, scale = 1 / Math.sqrt(n)) => fwht(runtime, x, n, scale),
     dispose,
     [Symbol.dispose]: dispose,
   };

@@ -1,0 +1,175 @@
+// Integer matrix product: C[M,N] (int32) = A[M,K] (int8 or uint8) * W[N,K]^T (int8), exact (sums wrap at 32 bits as everywhere). Weights are stored as in gemm.ts,
+// 16 rows x 4 k per 64 bytes. With an exact unsigned relaxed dot product (style "dot") bytes are multiplied as they are, offset by 128 and corrected;
+// otherwise a block is widened to i16 once per chunk of k and multiplied with i32x4.dot_i16x8_s.
+import { ModuleBuilder, type Emit, type FunctionBuilder, type Local } from "./asm.ts";
+
+export interface Int8Spec {
+  readonly style: "dot" | "simd";
+  /** A is uint8. */
+  readonly unsigned: boolean;
+  readonly mr: number;
+  readonly shared: boolean;
+}
+
+/** Quads (4 k) per chunk: the widened panel of a block is 16 KB. */
+export const INT8_CHUNK = 128;
+
+/** Arguments of `work`, i32 each; `rowSums` and `columnSums` are read by style "dot" only. */
+export const INT8_ARGUMENTS = ["counter", "blocks", "a", "w", "c", "ldc", "quads", "tiles", "aStride", "rowSums", "columnSums"] as const;
+
+/** Bytes of one quad of one row of A as packed. */
+export const int8Quad = (style: "dot" | "simd"): number => (style === "dot" ? 4 : 8);
+
+const DOT = "i32x4.relaxed_dot_i8x16_i7x16_add_s";
+
+/** tile(a, b, c, ldc, quads): c[mr][8] += products; b is the block's bytes (dot) or its widened panel (simd), at the first of 8 rows. */
+function writeTile(f: FunctionBuilder, spec: Int8Spec): void {
+  const { mr, style } = spec;
+  const [a, b, c, ldc, quads] = [0, 1, 2, 3, 4].map((i) => f.param(i));
+  const rows: Local[] = [c];
+  for (let r = 1; r < mr; r++) {
+    const row = f.local("i32");
+    f.set(row, f.op("i32.add", rows[r - 1], ldc));
+    rows.push(row);
+  }
+  const acc = Array.from({ length: mr }, () => f.locals("v128", 2));
+  const w = f.locals("v128", 2);
+  const x = f.local("v128");
+  const quad = int8Quad(style);
+  const stride = style === "dot" ? 64 : 128;
+  for (let r = 0; r < mr; r++) for (let j = 0; j < 2; j++) f.set(acc[r][j], f.load("v128.load", rows[r], 16 * j));
+  const step = (unroll: number): void => {
+    for (let u = 0; u < unroll; u++)
+      for (let half = 0; half < quad / 4; half++) {
+        for (let j = 0; j < 2; j++) f.set(w[j], f.load("v128.load", b, u * stride + 64 * half + 16 * j));
+        for (let r = 0; r < mr; r++) {
+          f.set(x, f.load("v128.load32_splat", a, (u * mr + r) * quad + 4 * half));
+          for (let j = 0; j < 2; j++)
+            f.set(
+              acc[r][j],
+              style === "dot" ? f.op(DOT, x, w[j], acc[r][j]) : f.op("i32x4.add", f.op("i32x4.dot_i16x8_s", w[j], x), acc[r][j]),
+            );
+        }
+      }
+    f.bump(a, unroll * mr * quad);
+    f.bump(b, unroll * stride);
+    f.set(quads, f.op("i32.sub", quads, f.i32(unroll)));
+  };
+  f.while(f.op("i32.ge_s", quads, f.i32(4)), () => step(4));
+  f.while(f.op("i32.gt_s", quads, f.i32(0)), () => step(1));
+  for (let r = 0; r < mr; r++) for (let j = 0; j < 2; j++) f.store("v128.store", rows[r], 16 * j, acc[r][j]);
+}
+
+/** widen(w, panel, quads): bytes of 16 rows x 4 k to i16: 4 vectors of even k, 4 of odd k. */
+function writeWiden(f: FunctionBuilder): void {
+  const [w, panel, quads] = [0, 1, 2].map((i) => f.param(i));
+  const v = f.local("v128");
+  f.doWhile(
+    () => {
+      for (let j = 0; j < 4; j++) {
+        f.set(v, f.load("v128.load", w, 16 * j));
+        f.store("v128.store", panel, 16 * j, f.op("i16x8.shr_s", f.op("i16x8.shl", v, f.i32(8)), f.i32(8)));
+        f.store("v128.store", panel, 64 + 16 * j, f.op("i16x8.shr_s", v, f.i32(8)));
+      }
+      f.bump(w, 64);
+      f.bump(panel, 128);
+      f.set(quads, f.op("i32.sub", quads, f.i32(1)));
+    },
+    f.op("i32.gt_s", quads, f.i32(0)),
+  );
+}
+
+/**
+ * A module with `work(args, panel)` and `pack(x, a, rowSums, quads, ldx)`: mr rows of bytes (ldx apart, padded to whole quads) to [quads][mr], and for style "dot"
+ * their sums times -128.
+ */
+export function int8Module(spec: Int8Spec): Uint8Array<ArrayBuffer> {
+  const m = new ModuleBuilder({ shared: spec.shared });
+  const { mr, style } = spec;
+  const tile = m.func("tile", ["i32", "i32", "i32", "i32", "i32"], [], (f) => writeTile(f, spec));
+  const widen = style === "simd" ? m.func("widen", ["i32", "i32", "i32"], [], writeWiden) : null;
+  m.func("work", ["i32", "i32"], [], (f) => {
+    const [args, panel] = [f.param(0), f.param(1)];
+    const field = (name: (typeof INT8_ARGUMENTS)[number]): Emit => f.load("i32.load", args, 4 * INT8_ARGUMENTS.indexOf(name));
+    const [block, w, c, left, first, count, mt, a, cm, at, row] = f.locals("i32", 11);
+    const next = (): void => f.set(block, f.atomic("i32.atomic.rmw.add", args, 0, f.i32(1)));
+    next();
+    f.while(f.op("i32.lt_u", block, field("blocks")), () => {
+      f.set(w, f.op("i32.add", field("w"), f.op("i32.mul", block, f.op("i32.shl", field("quads"), f.i32(6)))));
+      f.set(c, f.op("i32.add", field("c"), f.op("i32.shl", block, f.i32(6))));
+      f.set(left, field("quads"));
+      f.set(first, f.i32(0));
+      if (style === "dot") {
+        // start values: -128 * sum of a row of A, + 128 * sum of a row of W where A is unsigned
+        f.set(mt, f.op("i32.mul", field("tiles"), f.i32(mr)));
+        f.set(row, field("rowSums"));
+        f.set(cm, c);
+        f.while(f.op("i32.gt_s", mt, f.i32(0)), () => {
+          for (let j = 0; j < 4; j++) {
+            const own = f.load("v128.load32_splat", row);
+            const sums = f.load("v128.load", f.op("i32.add", field("columnSums"), f.op("i32.shl", block, f.i32(6))), 16 * j);
+            f.store("v128.store", cm, 16 * j, spec.unsigned ? f.op("i32x4.add", own, sums) : own);
+          }
+          f.bump(row, 4);
+          f.bump(cm, field("ldc"));
+          f.bump(mt, -1);
+        });
+      }
+      f.while(f.op("i32.gt_s", left, f.i32(0)), () => {
+        f.set(count, f.op("select", f.i32(INT8_CHUNK), left, f.op("i32.lt_s", f.i32(INT8_CHUNK), left)));
+        f.set(at, f.op("i32.add", w, f.op("i32.shl", first, f.i32(6))));
+        if (widen !== null) {
+          f.run(f.call(widen, at, panel, count));
+          f.set(at, panel);
+        }
+        for (let half = 0; half < 2; half++) {
+          f.set(mt, field("tiles"));
+          f.set(a, f.op("i32.add", field("a"), f.op("i32.mul", first, f.i32(mr * int8Quad(style)))));
+          f.set(cm, f.op("i32.add", c, f.i32(32 * half)));
+          f.while(f.op("i32.gt_s", mt, f.i32(0)), () => {
+            f.run(f.call(tile, a, f.op("i32.add", at, f.i32(32 * half)), cm, field("ldc"), count));
+            f.bump(a, field("aStride"));
+            f.bump(cm, f.op("i32.mul", field("ldc"), f.i32(mr)));
+            f.bump(mt, -1);
+          });
+        }
+        f.bump(first, count);
+        f.set(left, f.op("i32.sub", left, count));
+      });
+      next();
+    });
+  });
+  m.func("pack", ["i32", "i32", "i32", "i32", "i32"], [], (f) => {
+    const [x, a, rowSums, quads, ldx] = [0, 1, 2, 3, 4].map((i) => f.param(i));
+    const [at, out, n] = f.locals("i32", 3);
+    const [v, sum] = f.locals("v128", 2);
+    for (let r = 0; r < mr; r++) {
+      f.set(at, f.op("i32.add", x, f.op("i32.mul", ldx, f.i32(r))));
+      f.set(out, f.op("i32.add", a, f.i32(r * int8Quad(style))));
+      f.set(n, quads);
+      f.set(sum, f.v128i32(0));
+      f.while(f.op("i32.gt_s", n, f.i32(0)), () => {
+        f.set(v, f.load("v128.load32_zero", at));
+        if (style === "dot") {
+          if (spec.unsigned)
+            f.set(v, f.op("v128.xor", v, f.constant("128", f.v128([128, 128, 128, 128, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0]))));
+          f.store("i32.store", out, 0, f.lane("i32x4.extract_lane", 0, v));
+          f.set(sum, f.op("i32x4.add", sum, f.op("i32x4.extadd_pairwise_i16x8_s", f.op("i16x8.extadd_pairwise_i8x16_s", v))));
+        } else {
+          f.set(v, f.op(spec.unsigned ? "i16x8.extend_low_i8x16_u" : "i16x8.extend_low_i8x16_s", v));
+          f.set(v, f.shuffle([0, 1, 4, 5, 2, 3, 6, 7, 0, 1, 4, 5, 2, 3, 6, 7], v, v));
+          f.store("i32.store", out, 0, f.lane("i32x4.extract_lane", 0, v));
+          f.store("i32.store", out, 4, f.lane("i32x4.extract_lane", 1, v));
+        }
+        f.bump(at, 4);
+        f.bump(out, mr * int8Quad(style));
+        f.bump(n, -1);
+      });
+      if (style === "dot") {
+        const total = [0, 1, 2, 3].map((i): Emit => f.lane("i32x4.extract_lane", i, sum)).reduce((p, q) => f.op("i32.add", p, q));
+        f.store("i32.store", rowSums, 4 * r, f.op("i32.mul", total, f.i32(-128)));
+      }
+    }
+  });
+  return m.bytes();
+}

@@ -1,0 +1,134 @@
+// Operations of the WebAssembly backend beside packed products: integer products and the Walsh-Hadamard transform.
+import { LowbitError } from "../../formats/core/errors.ts";
+import { hadamardModule } from "../../kernels/wasm/hadamard.ts";
+import { INT8_ARGUMENTS, INT8_CHUNK, int8Module, int8Quad, type Int8Spec } from "../../kernels/wasm/int8.ts";
+import { kernel, type Runtime } from "../../kernels/wasm/runtime.ts";
+import { disposed } from "./layer.ts";
+
+/** An int8 weight [n, k] prepared for exact integer products. */
+export interface IntegerLayer {
+  readonly n: number;
+  readonly k: number;
+  /** y[m, n] = a[m, k] * w^T in int32; sums wrap at 32 bits. @throws LowbitError E_SHAPE, E_DISPOSED */
+  run(a: Int8Array | Uint8Array, m: number, out?: Int32Array): Int32Array;
+  dispose(): void;
+  [Symbol.dispose](): void;
+}
+
+/** @throws LowbitError E_SHAPE, E_DEVICE */
+export function prepareInteger(runtime: Runtime, w: Int8Array, n: number, k: number): IntegerLayer {
+  if (!runtime.live) throw disposed();
+  if (!(w instanceof Int8Array)) throw new TypeError("prepareInteger w: expected an Int8Array.");
+  if (!Number.isSafeInteger(n) || !Number.isSafeInteger(k) || n < 1 || k < 1 || w.length !== n * k)
+    throw new LowbitError("E_SHAPE", `prepareInteger w: expected ${n} x ${k} values, got ${w.length}.`);
+  const style = runtime.features.dot === "u8" ? "dot" : "simd";
+  const blocks = Math.ceil(n / 16);
+  const quads = Math.ceil(k / 4);
+  const weightBytes = blocks * quads * 64;
+  const { space, address } = runtime.allocate(weightBytes + blocks * 64);
+  const bytes = new Uint8Array(space.buffer, address, weightBytes).fill(style === "dot" ? 128 : 0);
+  const sums = new Int32Array(space.buffer, address + weightBytes, blocks * 16).fill(0);
+  for (let r = 0; r < n; r++) {
+    const base = (r >> 4) * quads * 64 + 4 * (r & 15);
+    let sum = 0;
+    for (let i = 0; i < k; i++) {
+      const v = w[r * k + i];
+      sum += v;
+      bytes[base + (i >> 2) * 64 + (i & 3)] = style === "dot" ? v + 128 : v;
+    }
+    sums[r] = 128 * sum;
+  }
+  const stride = blocks * 16;
+  let live = true;
+  const dispose = (): void => {
+    if (live && runtime.live) space.arena.free(address);
+    live = false;
+  };
+  return {
+    n,
+    k,
+    run(a, m, out = new Int32Array(m * n)) {
+      if (!live || !runtime.live) throw disposed();
+      if (!(a instanceof Int8Array || a instanceof Uint8Array)) throw new TypeError("run a: expected an Int8Array or Uint8Array.");
+      if (!Number.isSafeInteger(m) || m < 1 || a.length !== m * k || out.length !== m * n)
+        throw new LowbitError("E_SHAPE", `run: expected a of ${m} x ${k} and out of ${m} x ${n}, got ${a.length} and ${out.length}.`);
+      const mr = Math.min(4, m);
+      const spec: Int8Spec = { style, unsigned: a instanceof Uint8Array, mr, shared: runtime.shared };
+      const built = kernel("int8", spec, () => int8Module(spec));
+      const tiles = Math.ceil(m / mr);
+      const rows = tiles * mr;
+      const width = 4 * quads;
+      const staged = space.scratch("x", rows * width);
+      const x = new Uint8Array(space.buffer, staged, rows * width);
+      const source = new Uint8Array(a.buffer, a.byteOffset, a.length);
+      if (width === k && rows === m) x.set(source);
+      else {
+        x.fill(0);
+        for (let r = 0; r < m; r++) x.set(source.subarray(r * k, (r + 1) * k), r * width);
+      }
+      const aStride = quads * mr * int8Quad(style);
+      const packed = space.scratch("a", tiles * aStride);
+      const rowSums = space.scratch("row sums", 4 * rows);
+      const { pack } = space.exports(built);
+      for (let t = 0; t < tiles; t++) pack(staged + t * mr * width, packed + t * aStride, rowSums + 4 * t * mr, quads, width);
+      const c = space.scratch("c", 4 * rows * stride);
+      new Int32Array(space.buffer, c, rows * stride).fill(0);
+      const values = {
+        counter: 0,
+        blocks,
+        a: packed,
+        w: address,
+        c,
+        ldc: 4 * stride,
+        quads,
+        tiles,
+        aStride,
+        rowSums,
+        columnSums: address + weightBytes,
+      };
+      runtime.work(
+        space,
+        built,
+        Int32Array.from(INT8_ARGUMENTS, (name) => values[name]),
+        style === "simd" ? 128 * INT8_CHUNK : 0,
+      );
+      const result = new Int32Array(space.buffer, c, rows * stride);
+      if (stride === n) out.set(result.subarray(0, m * n));
+      else for (let r = 0; r < m; r++) out.set(result.subarray(r * stride, r * stride + n), r * n);
+      return out;
+    },
+    dispose,
+    [Symbol.dispose]: dispose,
+  };
+}
+
+/** Rows per pass of the transform: 4 MB of scratch. */
+const FWHT_BYTES = 4 * 1024 * 1024;
+
+/**
+ * Walsh-Hadamard transform of every row of n values, in place. @throws LowbitError E_SHAPE
+ */
+export function fwht(runtime: Runtime, x: Float32Array, n: number, scale: number): Float32Array {
+  if (!runtime.live) throw disposed();
+  if (!(x instanceof Float32Array)) throw new TypeError("fwht x: expected a Float32Array.");
+  if (!Number.isSafeInteger(n) || n < 4 || n > 2 ** 20 || (n & (n - 1)) !== 0)
+    throw new LowbitError("E_SHAPE", `fwht n: expected a power of two from 4 to 2^20, got ${n}.`);
+  if (x.length % n !== 0) throw new LowbitError("E_SHAPE", `fwht x: expected rows of ${n}, got ${x.length} values.`);
+  if (x.length === 0) return x;
+  const { space, address } = runtime.allocate(Math.min(4 * x.length, Math.max(4 * n, FWHT_BYTES)));
+  try {
+    const spec = { n, shared: runtime.shared };
+    const run = space.exports(kernel("hadamard", spec, () => hadamardModule(spec))).fwht;
+    const rows = Math.max(1, Math.floor(FWHT_BYTES / (4 * n)));
+    for (let from = 0; from < x.length; from += rows * n) {
+      const part = x.subarray(from, from + rows * n);
+      const target = new Float32Array(space.buffer, address, part.length);
+      target.set(part);
+      run(address, part.length / n, scale);
+      part.set(new Float32Array(space.buffer, address, part.length));
+    }
+  } finally {
+    space.arena.free(address);
+  }
+  return x;
+}

@@ -1,0 +1,119 @@
+// Integer products bit for bit, the Walsh-Hadamard transform inside its bound, packed embeddings.
+import { describe, expect, it } from "vitest";
+import { format } from "../../formats/index.ts";
+import { fwhtReference } from "../../kernels/reference/hadamard.ts";
+import { engine } from "../../kernels/wasm/engine.ts";
+import { wasmFeatures } from "../../kernels/wasm/features.ts";
+import { int8Module } from "../../kernels/wasm/int8.ts";
+import { wasmWith } from "../../src/backends/wasm.ts";
+import { dequantize, gatherRows, quantize, tensor, wasm } from "../../src/index.ts";
+
+let seed = 3;
+const random = (): number => (seed = (Math.imul(seed, 1664525) + 1013904223) >>> 0) / 2 ** 32;
+const byte = (extreme: boolean, unsigned: boolean): number => {
+  if (extreme) return unsigned ? (random() < 0.5 ? 255 : 0) : random() < 0.5 ? -128 : 127;
+  return Math.floor(random() * 256) - (unsigned ? 0 : 128);
+};
+
+describe("integer products", () => {
+  it("int8 and uint8 x int8, any shape, extremes, one thread and two", async () => {
+    const backends = [await wasm(), await wasm({ features: "simd" }), await wasm({ threads: 2 })];
+    for (const [m, n, k] of [[1, 1, 1], [1, 16, 4], [2, 17, 3], [3, 5, 65], [4, 33, 514], [7, 40, 1100], [13, 16, 130]] as const)
+      for (const unsigned of [false, true])
+        for (const extreme of [false, true]) {
+          const w = Int8Array.from({ length: n * k }, () => byte(extreme, false));
+          const a = unsigned ? Uint8Array.from({ length: m * k }, () => byte(extreme, true)) : Int8Array.from({ length: m * k }, () => byte(extreme, false));
+          const expected = new Int32Array(m * n);
+          for (let r = 0; r < m; r++) for (let c = 0; c < n; c++) for (let i = 0; i < k; i++) expected[r * n + c] += a[r * k + i] * w[c * k + i];
+          for (const backend of backends) {
+            using layer = backend.prepareInteger(w, n, k);
+            expect(layer.run(a, m), `${m} ${n} ${k} ${unsigned}`).toEqual(expected);
+          }
+        }
+    expect(() => backends[0].prepareInteger(new Int8Array(5), 2, 3)).toThrowError(/expected 2 x 3/);
+    const layer = backends[0].prepareInteger(new Int8Array(6), 2, 3);
+    expect(() => layer.run(new Int8Array(4), 1)).toThrowError(/expected a of 1 x 3/);
+    layer.dispose();
+    expect(() => layer.run(new Int8Array(3), 1)).toThrowError(/disposed/);
+    backends.forEach((backend) => backend.dispose());
+  }); // prettier-ignore
+
+  it("the byte kernel of engines with an exact unsigned dot product, on operands that every engine multiplies exactly", () => {
+    if (!wasmFeatures().relaxed) {
+      console.log("int8 dot kernel: skipped, this engine has no relaxed dot product that passed the probe");
+      expect(process.env.REQUIRE_RELAXED).not.toBe("1");
+      return;
+    }
+    // stored bytes are w + 128; w <= -1 keeps them in 7 bits
+    const backend = wasmWith({ ...wasmFeatures(), dot: "u8" });
+    const [m, n, k] = [6, 19, 70];
+    const w = Int8Array.from({ length: n * k }, () => -1 - Math.floor(random() * 128));
+    for (const unsigned of [false, true]) {
+      const a = unsigned
+        ? Uint8Array.from({ length: m * k }, () => byte(false, true))
+        : Int8Array.from({ length: m * k }, () => byte(false, false));
+      const y = backend.prepareInteger(w, n, k).run(a, m);
+      for (let r = 0; r < m; r++)
+        for (let c = 0; c < n; c++) {
+          let sum = 0;
+          // padding bytes of rows beyond k are 128, met by activations of zero
+          for (let i = 0; i < k; i++) sum += a[r * k + i] * w[c * k + i];
+          expect(y[r * n + c]).toBe(sum);
+        }
+    }
+    expect(engine.validate(int8Module({ style: "dot", unsigned: true, mr: 4, shared: true }))).toBe(true);
+  });
+});
+
+describe("fwht", () => {
+  it("equals the reference within its bound for every size, and is its own inverse", async () => {
+    const backend = await wasm();
+    for (let n = 4; n <= 2 ** 14; n *= 2) {
+      const rows = n > 1024 ? 1 : 3;
+      const x = Float32Array.from({ length: rows * n }, () => random() * 2 - 1);
+      const expected = Float64Array.from(x);
+      fwhtReference(expected, n, 1 / Math.sqrt(n));
+      const y = backend.fwht(x.slice(), n);
+      // log2(n) additions and two roundings on a sum of n magnitudes, scaled
+      const levels = Math.log2(n) + 3;
+      for (let r = 0; r < rows; r++) {
+        let size = 0;
+        for (let i = 0; i < n; i++) size += Math.abs(x[r * n + i]);
+        const bound = (levels * 2 ** -24 * size) / Math.sqrt(n);
+        for (let i = 0; i < n; i++) expect(Math.abs(y[r * n + i] - expected[r * n + i])).toBeLessThanOrEqual(bound);
+        const back = backend.fwht(y.slice(r * n, (r + 1) * n), n);
+        for (let i = 0; i < n; i++) expect(Math.abs(back[i] - x[r * n + i])).toBeLessThanOrEqual(2 * levels * 2 ** -24 * size);
+      }
+    }
+    expect(Array.from(backend.fwht(Float32Array.from([1, 2, 3, 4]), 4, 1))).toEqual([10, -2, -4, 0]);
+    expect(() => backend.fwht(new Float32Array(12), 12)).toThrowError(/power of two/);
+    expect(() => backend.fwht(new Float32Array(12), 8)).toThrowError(/rows of 8/);
+    const used = backend.bytes;
+    backend.fwht(new Float32Array(1 << 21), 1 << 20);
+    expect(backend.bytes).toBe(used);
+    backend.dispose();
+  });
+});
+
+describe("gatherRows", () => {
+  it("decodes the rows asked for, in the order asked", () => {
+    for (const name of ["int4_b32", "int8_row", "float8_e4m3fn_tensor", "ggml_q4_0"]) {
+      const [n, k] = [20, 64];
+      const w = quantize(
+        tensor(
+          Float32Array.from({ length: n * k }, () => random() - 0.5),
+          [n, k],
+        ),
+        format(name),
+      );
+      const all = dequantize(w);
+      const ids = [5, 6, 7, 0, 19, 5];
+      const got = gatherRows(w, ids);
+      expect(got.shape).toEqual([6, k]);
+      ids.forEach((id, i) => expect(got.data.subarray(i * k, (i + 1) * k)).toEqual(all.subarray(id * k, (id + 1) * k)));
+      expect(() => gatherRows(w, [20])).toThrowError(/from 0 to 19/);
+      expect(() => gatherRows(w, [1.5])).toThrowError(/ids\[0\]/);
+      expect(() => gatherRows(w, [])).toThrowError(/at least one/);
+    }
+  });
+});
