@@ -5,7 +5,9 @@ import { join } from "node:path";
 import { afterAll, describe, expect, it } from "vitest";
 import type { Feeds, OnnxDtype, QuantizeReport } from "../../src/onnx/index.ts";
 import { ONNX_DTYPES, quantizeModel, quantizeModelBytes, verifyModels } from "../../src/onnx/index.ts";
+import { describeShared, modelPath } from "../helpers/shared.ts";
 import { fashionAccuracy } from "./fashion.ts";
+import { perplexity } from "./perplexity.ts";
 
 const npm = (path: string): string => new URL(`../../node_modules/${path}`, import.meta.url).pathname;
 const fashion = new URL("../fixtures/fashion-cnn/fashion_cnn.onnx", import.meta.url).pathname;
@@ -48,33 +50,57 @@ describe("fashion-cnn", () => {
 });
 
 describe("PP-OCRv4 recogniser: opset 9, weights in Constant nodes", () => {
-  const dims = { "x:3": 320 };
+  // verify chooses x [1, 3, 48, 320] by itself. Convolutions in dynamic int8 are known to destroy this model (character error .45 to 1.0).
   it.each(["q4", "fp16"] as const)("%s agrees with fp32", async (dtype) => {
     const path = out(`rec_${dtype}.onnx`);
     const report = await quantizeModel(recogniser, path, { dtype });
     expectAccounted(report);
     expect(report.quantized).toBe(dtype === "q4" ? 9 : 47);
-    const verdict = await verifyModels(recogniser, path, { samples: 2, dims });
+    const verdict = await verifyModels(recogniser, path, { samples: 2 });
     expect(verdict.ok).toBe(true);
     expect(verdict.inputs).toEqual({ x: [1, 3, 48, 320] });
   });
-  it.each(["int8", "q8"] as const)("%s loads and runs, all 47 layers", async (dtype) => {
+  it.each(["int8", "q8", "uint8"] as const)("%s loads and runs, all 47 layers, and verify says what it is worth", async (dtype) => {
     const path = out(`rec_${dtype}.onnx`);
     const report = await quantizeModel(recogniser, path, { dtype });
     expectAccounted(report);
     expect(report.quantized).toBe(47);
     expect(report.notes.join()).toContain("opset raised from 9 to 11");
-    const verdict = await verifyModels(recogniser, path, { samples: 1, dims, minSqnrDb: -20 });
-    expect(verdict.ok).toBe(true);
+    const verdict = await verifyModels(recogniser, path, { samples: 2 });
+    expect(verdict.ok).toBe(false);
+    expect(verdict.outputs[0].sqnrDb).toBeLessThan(9);
+    // The layer that suffers most is a convolution with one scale for all channels.
+    const worst = report.layers.filter(({ sqnrDb }) => sqnrDb !== null).reduce((a, b) => (b.sqnrDb! < a.sqnrDb! ? b : a));
+    expect(worst.opType).toBe("Conv");
   });
   it("int8 of MatMul alone agrees with fp32", async () => {
     const path = out("rec_matmul.onnx");
     const report = await quantizeModel(recogniser, path, { dtype: "int8", opTypes: ["MatMul"] });
     expect(report.quantized).toBe(9);
     expect(report.layers.filter((layer) => layer.opType === "Conv").every((layer) => layer.reason === "not among opTypes")).toBe(true);
-    const verdict = await verifyModels(recogniser, path, { samples: 2, dims });
+    const verdict = await verifyModels(recogniser, path, { samples: 2 });
     expect(verdict.ok).toBe(true);
+    expect(verdict.outputs[0].sqnrDb).toBeGreaterThan(20);
     expect(verdict.outputs[0].argmaxAgreement).toBeGreaterThan(0.95);
+  });
+});
+
+describeShared("kjv-llama", modelPath("kjv-llama/kjv_llama.onnx"), (path) => {
+  const windows = 4;
+  const tokens = (): Buffer => readFileSync(modelPath("kjv-llama/val.u16")!);
+  it.each([
+    ["q4, symmetric", { dtype: "q4" }, 0.157],
+    ["q4, asymmetric", { dtype: "q4", symmetric: false }, 0.161],
+    ["int8", { dtype: "int8" }, 0.251],
+  ] as const)("%s: perplexity within 2 %% of fp32 on 4 windows (bench/accuracy-kjv.ts runs all 208)", async (_name, options, share) => {
+    const target = out("kjv.onnx");
+    const report = await quantizeModel(path, target, { ...options, force: true });
+    const matmuls = report.layers.filter(({ opType, format }) => opType === "MatMul" && format !== null);
+    expect(matmuls.length).toBe(29);
+    const sum = (pick: "bytesBefore" | "bytesAfter"): number => matmuls.reduce((total, layer) => total + layer[pick], 0);
+    expect(sum("bytesAfter") / sum("bytesBefore")).toBeLessThanOrEqual(share);
+    const before = await perplexity(path, tokens(), windows);
+    expect((await perplexity(target, tokens(), windows)) / before).toBeLessThan(1.02);
   });
 });
 
