@@ -13,7 +13,7 @@ export function progressLine(stream: NodeJS.WriteStream = process.stderr): Progr
   let last = 0;
   let drawn = false;
   const draw = (text: string): void => {
-    stream.write(`\r\x1b[2K${text.slice(0, Math.max(20, (stream.columns ?? 80) - 1))}`);
+    stream.write(`\r\x1b[2K${text.slice(0, Math.max(20, (stream.columns || 80) - 1))}`);
     drawn = true;
   };
   const silent = !stream.isTTY;

@@ -31,7 +31,8 @@ export function size(bytes: number): string {
   return `${unit === 0 ? value : value.toFixed(value < 10 ? 2 : 1)} ${units[unit]}`;
 }
 
-export const decibels = (db: number | null): string => (db === null ? "" : Number.isFinite(db) ? db.toFixed(1) : db > 0 ? "exact" : "-inf");
+export const decibels = (db: number | null): string =>
+  db === null ? "" : Number.isFinite(db) ? db.toFixed(1).replace(/^-(0\.0)$/, "$1") : db > 0 ? "exact" : "-inf";
 
 export const shape = (dims: readonly (number | string)[]): string => (dims.length === 0 ? "" : dims.join("x"));
 

@@ -2,6 +2,8 @@
 export { inspectModel, summarizeModel } from "./inspect.ts";
 export type { LayerSummary, ModelSummary, ValueSummary } from "./inspect.ts";
 export { readModel, readModelBytes, writeModel, writeModelBytes } from "./io.ts";
+export { compareLayers } from "./layers.ts";
+export type { LayerComparison } from "./layers.ts";
 export type { OnnxFile, WriteOptions } from "./io.ts";
 export type { OnnxModel } from "./model.ts";
 export { FP16_BLOCKED_OPS } from "./modes/fp16.ts";

@@ -1,14 +1,32 @@
 // inspectModel: what is in a model and what could be quantized, without changing or loading weights. Node only (it takes a path).
-import { buildScopes } from "./graph.ts";
+import type { Scope } from "./graph.ts";
+import { attributeOf, buildScopes, isDefaultDomain, nodeName, resolveConstant } from "./graph.ts";
 import { tensorElementType } from "./infer.ts";
 import { inputPaths, readModel } from "./io.ts";
 import { fileSize } from "./files.ts";
 import { findLayers } from "./modes/mode.ts";
 import type { OnnxModel } from "./model.ts";
-import { allTensors } from "./model.ts";
-import type { ValueInfoProto } from "./gen/onnx_pb.ts";
+import { allTensors, tensorDims } from "./model.ts";
+import type { NodeProto, ValueInfoProto } from "./gen/onnx_pb.ts";
+import { TensorProto_DataType as T } from "./gen/onnx_pb.ts";
 import { dataTypeName } from "./types.ts";
 import { tensorBytes } from "./values.ts";
+
+/** Element types of quantized weights. */
+const NARROW: ReadonlySet<number> = new Set([
+  T.INT8,
+  T.UINT8,
+  T.INT16,
+  T.UINT16,
+  T.INT4,
+  T.UINT4,
+  T.INT2,
+  T.UINT2,
+  T.FLOAT8E4M3FN,
+  T.FLOAT8E4M3FNUZ,
+  T.FLOAT8E5M2,
+  T.FLOAT8E5M2FNUZ,
+]);
 
 /** A graph input or output: element type and dims (a name where symbolic, "?" where unknown). */
 export interface ValueSummary {
@@ -23,7 +41,11 @@ export interface LayerSummary {
   /** "" where both operands are computed. */
   readonly weight: string;
   readonly dataType: string;
+  /** Format of a weight that is quantized already: "int4_b32", "uint8"; "" for plain floats. */
+  readonly format: string;
+  /** As stored; of packed 4-bit and other sub-byte weights the matrix [K, N]. */
   readonly shape: readonly number[];
+  /** Of a quantized weight with its scales and zero points, as far as they are inputs of the same node. */
   readonly bytes: number;
   /** The graph that holds the node: "" for the main one. */
   readonly graph: string;
@@ -53,6 +75,75 @@ function summarizeValue(value: ValueInfoProto): ValueSummary {
   return { name: value.name, type: dataTypeName(tensorElementType(value.type)), dims };
 }
 
+/** Inputs that hold a quantized weight, by operator (with its domain where it is not ONNX's). */
+const QUANTIZED_INPUT: Readonly<Record<string, readonly number[]>> = {
+  "com.microsoft.MatMulNBits": [1],
+  "com.microsoft.MatMulBnb4": [1],
+  "com.microsoft.GatherBlockQuantized": [0],
+  "com.microsoft.DynamicQuantizeMatMul": [1],
+  "com.microsoft.MatMulIntegerToFloat": [1],
+  "com.microsoft.QGemm": [3],
+  MatMulInteger: [1, 0],
+  ConvInteger: [1],
+  QLinearMatMul: [3, 0],
+  QLinearConv: [3],
+  DequantizeLinear: [0],
+  Gather: [0],
+};
+
+function layersOf(scopes: readonly Scope[]): LayerSummary[] {
+  const plain = new Map(findLayers(scopes).map((layer) => [layer.node, layer]));
+  const layers: LayerSummary[] = [];
+  for (const scope of scopes) {
+    for (const node of scope.graph.node) {
+      const layer = plain.get(node);
+      const quantized = layer?.weight ? undefined : quantizedLayer(scope, node);
+      if (quantized !== undefined) layers.push(quantized);
+      else if (layer !== undefined)
+        layers.push({
+          name: layer.name,
+          opType: layer.node.opType,
+          weight: layer.weight?.name ?? "",
+          dataType: layer.weight === null ? "" : dataTypeName(layer.weight.tensor.dataType),
+          format: "",
+          shape: layer.shape,
+          bytes: layer.bytes,
+          graph: scope.path,
+        });
+    }
+  }
+  return layers;
+}
+
+/** A node that reads a constant weight of integers of two dimensions or more. */
+function quantizedLayer(scope: Scope, node: NodeProto): LayerSummary | undefined {
+  const operator = isDefaultDomain(node) ? node.opType : `${node.domain}.${node.opType}`;
+  for (const input of Object.hasOwn(QUANTIZED_INPUT, operator) ? QUANTIZED_INPUT[operator] : []) {
+    const weight = resolveConstant(scope, node.input[input] ?? "");
+    // Tables that Gather reads may hold indices and the like; weights are the narrow types.
+    if (weight === null || !NARROW.has(weight.tensor.dataType)) continue;
+    const dims = tensorDims(weight.tensor);
+    const integer = (name: string): number => Number(attributeOf(node, name)?.i ?? 0n);
+    const [k, n, bits, block] = ["K", "N", "bits", "block_size"].map(integer);
+    const packed = k > 0 && n > 0;
+    if (dims.length < 2 && !packed) continue;
+    const constants = node.input.map((name) => resolveConstant(scope, name)?.tensor).filter((tensor) => tensor !== undefined);
+    const type = dataTypeName(weight.tensor.dataType);
+    const zeroPoints = (node.input[3] ?? "") !== "";
+    return {
+      name: nodeName(node),
+      opType: node.opType,
+      weight: weight.name,
+      dataType: type,
+      format: bits > 0 && packed ? `${zeroPoints ? "uint" : "int"}${bits}_b${block}${zeroPoints ? "_zp" : ""}` : type,
+      shape: packed ? [k, n] : dims,
+      bytes: constants.reduce((sum, tensor) => sum + tensorBytes(tensor), 0),
+      graph: scope.path,
+    };
+  }
+  return undefined;
+}
+
 /** What a model holds. @throws LowbitError E_ONNX on a damaged model */
 export function summarizeModel(model: OnnxModel): Omit<ModelSummary, "fileBytes" | "files"> {
   const scopes = buildScopes(model);
@@ -77,15 +168,7 @@ export function summarizeModel(model: OnnxModel): Omit<ModelSummary, "fileBytes"
     outputs: proto.graph!.output.map(summarizeValue),
     operators: Object.fromEntries(Object.entries(operators).sort(([a], [b]) => (a < b ? -1 : 1))),
     tensorBytes: bytes,
-    layers: findLayers(scopes).map((layer) => ({
-      name: layer.name,
-      opType: layer.node.opType,
-      weight: layer.weight?.name ?? "",
-      dataType: layer.weight === null ? "" : dataTypeName(layer.weight.tensor.dataType),
-      shape: layer.shape,
-      bytes: layer.bytes,
-      graph: layer.scope.path,
-    })),
+    layers: layersOf(scopes),
   };
 }
 

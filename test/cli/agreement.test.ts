@@ -9,6 +9,7 @@ const dir = scratch();
 
 interface Verified {
   ok: boolean;
+  layers?: { name: string; opType: string; sqnrDb: number | string }[];
   outputs: { name: string; sqnrDb: number | string; cosine: number; argmaxAgreement: number | null }[];
 }
 interface Quantized {
@@ -65,17 +66,32 @@ describe("the PP-OCRv4 recogniser", () => {
       const text = await verify(name, ...lines);
       expect(text.code).toBe(3);
       expect(text.report.outputs[0].sqnrDb).toBeLessThan(10);
+      // Where the models part: every layer is named, the first convolutions are still good, the damage is in the middle.
+      for (const layers of [report.verify!.layers!, text.report.layers!]) {
+        expect(layers.map((layer) => layer.name)).toEqual(report.layers.map((layer) => layer.name));
+        expect(layers[0].sqnrDb).toBeGreaterThan(30);
+        expect(layers.slice(15, 30).filter((layer) => Number(layer.sqnrDb) < 10).length).toBeGreaterThan(3);
+      }
       // A lower threshold accepts it: the exit code follows --min-sqnr.
       expect((await verify(name, ...lines, "--min-sqnr=-20")).code).toBe(0);
     },
   );
+  test("verify --layers lists all layers of a model that agrees", async () => {
+    await quantize(recogniser, "layers.onnx", "--dtype", "q4");
+    const { code, report } = await verify("layers.onnx", "--layers", "-n", "1");
+    expect(code).toBe(0);
+    expect(report.layers).toHaveLength(51);
+    // Convolutions before the first product are the same in both models.
+    expect(report.layers![0]).toMatchObject({ name: "p2o.Conv.0", sqnrDb: "Infinity" });
+    for (const layer of report.layers!) expect(Number(layer.sqnrDb), layer.name).toBeGreaterThan(10);
+  });
   test("the text report of a failed verification names operators, layers and what to try", async () => {
     const { code, stdout } = await lowbit(["quantize", recogniser, "-o", dir.path("advice.onnx"), "-d", "int8", "--verify", "1"]);
     expect(code).toBe(3);
     expect(stdout).toMatch(/^FAILED: expected every output to reach 10 dB$/m);
-    expect(stdout).toMatch(/Quantized operators: Conv, MatMul\./);
+    expect(stdout).toMatch(/^The models part here \(\d\d of 51 layers are below 10 dB/m);
     expect(stdout).toMatch(/^ {2}p2o\.Conv\.\d+ \(Conv, \d+\.\d dB\)$/m);
-    expect(stdout).toMatch(/Try --op-types MatMul, or --per-channel/);
+    expect(stdout).toMatch(/Quantized operators: Conv, MatMul\. Try --op-types MatMul, or --per-channel/);
   });
 });
 

@@ -104,6 +104,22 @@ describe("lowbit inspect", () => {
   });
 });
 
+describe("lowbit inspect of quantized models", () => {
+  test.each([
+    ["q4", ["Conv float", "Conv float", "Conv float", "MatMulNBits int4_b32", "MatMulNBits int4_b32"]],
+    ["int8", ["ConvInteger int8", "ConvInteger int8", "ConvInteger int8", "MatMulInteger int8", "MatMulInteger int8"]],
+    ["fp16", ["Conv float16", "Conv float16", "Conv float16", "Gemm float16", "Gemm float16"]],
+  ])("%s: every layer with its format", async (dtype, layers) => {
+    const out = dir.path(`inspect_${dtype}.onnx`);
+    await lowbit(["quantize", fashion, "-o", out, "-d", dtype]);
+    const summary = JSON.parse((await lowbit(["inspect", out, "--json"])).stdout) as {
+      layers: { opType: string; format: string; dataType: string; shape: number[] }[];
+    };
+    expect(summary.layers.map((layer) => `${layer.opType} ${layer.format || layer.dataType}`)).toEqual(layers);
+    expect(summary.layers[3].shape).toEqual(dtype === "fp16" ? [128, 3136] : [3136, 128]);
+  });
+});
+
 describe("lowbit quantize", () => {
   test("q4: writes the model and reports every layer, with the reason where one is left alone", async () => {
     const out = dir.path("q4.onnx");

@@ -48,7 +48,7 @@ function inspectText(input: string, summary: ModelSummary): string {
     { title: "operator" },
     { title: "weight" },
     { title: "shape" },
-    { title: "type" },
+    { title: "format" },
     { title: "bytes", right: true },
     { title: "graph" },
   ];
@@ -57,7 +57,7 @@ function inspectText(input: string, summary: ModelSummary): string {
     layer.opType,
     layer.weight || "(computed)",
     shape(layer.shape),
-    layer.dataType,
+    layer.format || layer.dataType,
     count(layer.bytes),
     layer.graph,
   ]);

@@ -4,12 +4,13 @@ import { nearest } from "../../../formats/registry.ts";
 import { ONNX_DTYPES, checkOptions } from "../../onnx/options.ts";
 import type { LayerReport, OnnxDtype, QuantizeModelOptions, QuantizeReport } from "../../onnx/options.ts";
 import { quantizeModel } from "../../onnx/quantize.ts";
+import type { LayerComparison } from "../../onnx/layers.ts";
 import type { VerifyReport } from "../../onnx/verify.ts";
 import { progressLine } from "../progress.ts";
 import { count, decibels, json, percent, shape, size, table } from "../report.ts";
 import type { CommandSpec, ParsedArgs } from "../spec.ts";
 import { EXIT, numberOption, usageError } from "../spec.ts";
-import { DEFAULT_MIN_SQNR, compareModels, verifyText } from "./verify.ts";
+import { DEFAULT_MIN_SQNR, compareModels, layersOf, partingText, verifyText } from "./verify.ts";
 
 /** Names of the API's options as the command line has them. */
 const OPTION_NAMES: Readonly<Record<string, string>> = {
@@ -107,22 +108,28 @@ async function runQuantize(args: ParsedArgs, context: Parameters<CommandSpec["ru
   const progress = progressLine();
   let report: QuantizeReport;
   let verified: VerifyReport | undefined;
+  let layers: LayerComparison[] | null = null;
   try {
     report = await quantizeModel(input, output, { ...options, signal: context.signal, onProgress: (p) => progress.update(p) });
     if (samples !== undefined) {
       progress.note("verifying");
       verified = await compareModels(input, output, { samples, seed, minSqnrDb }, context.signal);
+      if (!verified.ok) {
+        progress.note("comparing layers");
+        layers = await layersOf(input, output, { seed }, context.signal);
+      }
     }
   } finally {
     progress.clear();
   }
   const exit = verified?.ok === false ? EXIT.verification : EXIT.ok;
-  context.print(
-    args.json
-      ? json({ command: "quantize", input, ...report, ...(verified === undefined ? {} : { verify: verified }) })
-      : quantizeText(input, report) +
-          (verified === undefined ? "" : `\n${verifyText(verified)}${verified.ok ? "" : advice(report, output)}`),
-  );
+  const verify = verified === undefined ? {} : { verify: { ...verified, ...(verified.ok ? {} : { layers }) } };
+  if (args.json) context.print(json({ command: "quantize", input, ...report, ...verify }));
+  else {
+    const check = verified === undefined ? "" : `\n${verifyText(verified)}`;
+    const help = verified === undefined || verified.ok ? "" : advice(report, verified, layers, options.perChannel ?? false);
+    context.print(`${quantizeText(input, report)}${check}${help}`);
+  }
   if (report.quantized === 0)
     process.stderr.write(`lowbit: warning: no layer was quantized; the reasons are in the report. ${output} holds the same weights.\n`);
   return exit;
@@ -170,8 +177,9 @@ function quantizeText(input: string, report: QuantizeReport): string {
 
 const ratio = (after: number, before: number): string => (before === 0 ? "" : ` (${percent(after, before)})`);
 
-/** What to try after a failed verification: the layers whose weights lost most, and other settings. */
-function advice(report: QuantizeReport, output: string): string {
+/** What to try after a failed verification: where the models part (else the weights that lost most), and other settings. */
+function advice(report: QuantizeReport, verified: VerifyReport, layers: readonly LayerComparison[] | null, perChannel: boolean): string {
+  const parting = partingText(layers, verified.minSqnrDb);
   const worst = report.layers
     .filter((layer) => layer.sqnrDb !== null && layer.sharedWith === undefined)
     .sort((a, b) => a.sqnrDb! - b.sqnrDb!)
@@ -179,13 +187,14 @@ function advice(report: QuantizeReport, output: string): string {
   const types = [...new Set(report.layers.filter((layer) => layer.format !== null).map((layer) => layer.opType))];
   const tries = [
     ...(types.length > 1 ? [`--op-types ${types.includes("MatMul") ? "MatMul" : types[0]}`] : []),
-    ...(report.dtype !== "q4" && report.dtype !== "fp16" && report.layers.some((layer) => layer.format !== null) ? ["--per-channel"] : []),
+    ...(report.dtype !== "q4" && report.dtype !== "fp16" && !perChannel ? ["--per-channel"] : []),
     "--exclude NAME",
   ];
   return [
-    `Quantized operators: ${types.join(", ")}. Layers whose weights lost most:`,
-    ...worst.map((layer) => `  ${layer.name} (${layer.opType}, ${decibels(layer.sqnrDb)} dB)`),
-    `Try ${tries.join(", or ")}. ${output} was written and stays.`,
+    ...(parting === ""
+      ? ["Layers whose weights lost most:", ...worst.map((layer) => `  ${layer.name} (${layer.opType}, ${decibels(layer.sqnrDb)} dB)`)]
+      : [parting.trimEnd()]),
+    `Quantized operators: ${types.join(", ")}. Try ${tries.join(", or ")}. ${report.outputs[report.outputs.length - 1]} was written and stays.`,
     "",
   ].join("\n");
 }

@@ -1,5 +1,7 @@
 // lowbit verify: runs two models on the same inputs in onnxruntime and compares every output; exit 3 where they do not agree.
-import { LowbitError } from "../../../formats/core/errors.ts";
+import { LowbitError, isLowbitError } from "../../../formats/core/errors.ts";
+import type { LayerComparison } from "../../onnx/layers.ts";
+import { compareLayers } from "../../onnx/layers.ts";
 import type { VerifyOptions, VerifyReport } from "../../onnx/verify.ts";
 import { verifyModels } from "../../onnx/verify.ts";
 import { readFeeds } from "../inputs.ts";
@@ -20,6 +22,7 @@ export const verifyCommand: CommandSpec = {
     inputs: { value: "NAME=FILE.npy", multiple: true, help: "an input instead of random ones; repeat a NAME for more samples" },
     dims: { value: "NAME=N,...", multiple: true, help: "sizes of symbolic dimensions, by name or as INPUT:AXIS" },
     "min-sqnr": { value: "DB", help: `exit 3 where an output's SQNR is below this (default ${DEFAULT_MIN_SQNR})` },
+    layers: { help: "compare the outputs of all layers too (without it: only where the models do not agree)" },
     threads: { value: "N", help: "threads of the runtime inside an operator" },
   },
   notes: `SQNR is 10 log10(sum a^2 / sum (a - b)^2) of an output over all samples. ${DEFAULT_MIN_SQNR} dB is an error of a third of the signal: models
@@ -28,14 +31,29 @@ Exit codes: 0 the models agree, 3 they do not, 1 a model does not load or run, 2
   run: runVerify,
 };
 
-/** verifyModels that a signal interrupts: nothing is being written, so the runtime's work is simply dropped. */
-export async function compareModels(a: string, b: string, options: VerifyOptions, signal: AbortSignal): Promise<VerifyReport> {
+/** Work that a signal interrupts: nothing is being written, so the runtime's work is simply dropped. */
+function interruptible<T>(work: Promise<T>, signal: AbortSignal): Promise<T> {
   const aborted = new Promise<never>((_, reject) => {
     const stop = (): void => reject(new LowbitError("E_ABORTED", "verify: expected to finish, got a signal. No file was changed by it."));
     if (signal.aborted) stop();
     else signal.addEventListener("abort", stop, { once: true });
   });
-  return Promise.race([verifyModels(a, b, { minSqnrDb: DEFAULT_MIN_SQNR, ...defined(options) }), aborted]);
+  return Promise.race([work, aborted]);
+}
+
+export const compareModels = (a: string, b: string, options: VerifyOptions, signal: AbortSignal): Promise<VerifyReport> =>
+  interruptible(verifyModels(a, b, { minSqnrDb: DEFAULT_MIN_SQNR, ...defined(options) }), signal);
+
+/** The layers' outputs compared; null where that cannot be done (more than 1 GB, or the runtime refuses). */
+export async function layersOf(a: string, b: string, options: VerifyOptions, signal: AbortSignal): Promise<LayerComparison[] | null> {
+  const { samples: _, ...rest } = defined(options);
+  try {
+    return await interruptible(compareLayers(a, b, rest), signal);
+  } catch (error) {
+    // Only an explanation of a result that stands without it.
+    if (isLowbitError(error) && error.code !== "E_ABORTED") return null;
+    throw error;
+  }
 }
 
 const defined = (options: VerifyOptions): VerifyOptions =>
@@ -65,26 +83,51 @@ async function runVerify(args: ParsedArgs, context: Parameters<CommandSpec["run"
     throw usageError("--samples: expected only with random inputs, got it together with --inputs.");
   const progress = progressLine();
   progress.note("verifying");
+  const options: VerifyOptions = {
+    samples,
+    seed: count("seed", 0),
+    inputs,
+    dims,
+    minSqnrDb: numberOption(args, "min-sqnr", "a number of decibels", () => true),
+    threads: count("threads", 1),
+  };
   let report: VerifyReport;
+  let layers: LayerComparison[] | null | undefined;
   try {
-    report = await compareModels(
-      reference,
-      model,
-      {
-        samples,
-        seed: count("seed", 0),
-        inputs,
-        dims,
-        minSqnrDb: numberOption(args, "min-sqnr", "a number of decibels", () => true),
-        threads: count("threads", 1),
-      },
-      context.signal,
-    );
+    report = await compareModels(reference, model, options, context.signal);
+    if (args.flag("layers") || !report.ok) {
+      progress.note("comparing layers");
+      layers = await layersOf(reference, model, options, context.signal);
+    }
   } finally {
     progress.clear();
   }
-  context.print(args.json ? json({ command: "verify", reference, model, ...report }) : verifyText(report));
+  if (args.json) context.print(json({ command: "verify", reference, model, ...report, ...(layers === undefined ? {} : { layers }) }));
+  else if (args.flag("layers")) context.print(`${layersText(layers ?? null)}\n${verifyText(report)}`);
+  else context.print(verifyText(report) + (report.ok ? "" : partingText(layers ?? null, report.minSqnrDb)));
   return report.ok ? EXIT.ok : EXIT.verification;
+}
+
+function layersText(layers: readonly LayerComparison[] | null): string {
+  if (layers === null) return "These models cannot be compared layer by layer (more than 1 GB, or the runtime refuses).\n";
+  const columns = [{ title: "layer" }, { title: "operator" }, { title: "SQNR dB", right: true }, { title: "cosine", right: true }];
+  return `${table(
+    columns,
+    layers.map((layer) => [layer.name, layer.opType, decibels(layer.sqnrDb), layer.cosine.toFixed(5)]),
+  )}\n`;
+}
+
+/** After a failure: the first layers whose output is below the threshold. Empty where no layer of the main graph is. */
+export function partingText(layers: readonly LayerComparison[] | null, minSqnrDb: number): string {
+  const below = (layers ?? []).filter((layer) => layer.sqnrDb < minSqnrDb);
+  if (layers === null || below.length === 0) return "";
+  const shown = below.slice(0, 5);
+  return [
+    `The models part here (${below.length} of ${layers.length} layers are below ${minSqnrDb} dB, in the order of the graph):`,
+    ...shown.map((layer) => `  ${layer.name} (${layer.opType}, ${decibels(layer.sqnrDb)} dB)`),
+    ...(below.length > shown.length ? [`  ... and ${below.length - shown.length} more; lowbit verify --layers lists all`] : []),
+    "",
+  ].join("\n");
 }
 
 export function verifyText(report: VerifyReport): string {
