@@ -112,6 +112,9 @@ export function hessianOf(source: LayerStatistics | Float64Array, k: number, at:
   return source.hessian;
 }
 
+/** Columns whose errors are spread one by one; between strips and between blocks it is a matrix product. */
+const STRIP = 16;
+
 function* gptqSteps(weight: Tensor, format: Format, o: GptqOptions, r: Resolved): Steps<PackedTensor> {
   const target = columnFormat(format, "gptq");
   const at = o.name === undefined ? "" : ` of layer "${o.name}"`;
@@ -156,7 +159,16 @@ function* gptqSteps(weight: Tensor, format: Format, o: GptqOptions, r: Resolved)
       if (last > i1 && Math.min(k, last + span) > i2) i2 = last;
       if (r.groupScales === "blockStart") for (let i = Math.ceil(i1 / span) * span; i < i2; i += span) fillGroup(grid, wt, i, o.search);
     }
+    let s1 = i1;
+    let s2 = i1;
     for (let i = i1; i < i2; i++) {
+      if (i === s2) {
+        // A strip ends: its errors go to the rest of the block in one product. Strips end before a group starts.
+        if (s2 > s1) fastProduct(wt, s2 * rows, rows, i2 - s2, rows, factor, s1 * k + s2, k, errors, (s1 - i1) * rows, rows, s2 - s1, -1);
+        s1 = i;
+        s2 = Math.min(i + STRIP, i2);
+        if (dynamic) s2 = Math.min(s2, (Math.floor(i / span) + 1) * span);
+      }
       if (dynamic && r.groupScales === "current" && i % span === 0) fillGroup(grid, wt, i, o.search);
       const column = i * rows;
       grid.quantizeColumn(order[i], wt, column, columnCodes, q);
@@ -168,7 +180,7 @@ function* gptqSteps(weight: Tensor, format: Format, o: GptqOptions, r: Resolved)
         e[row] = (wt[column + row] - q[row]) / d;
         loss += e[row] * e[row];
       }
-      for (let c = i + 1; c < i2; c++) {
+      for (let c = i + 1; c < s2; c++) {
         const f = factor[i * k + c];
         if (f === 0) continue;
         const to = c * rows;

@@ -6,8 +6,18 @@ import { LowbitError } from "../../formats/core/errors.ts";
 import { codeArray, packInto, packedBytes, type Codes } from "../../formats/core/pack.ts";
 import { levelCodes, levelValues, packedSizes } from "../../formats/core/packed.ts";
 import { spanGrid, type SpanGrid } from "../../formats/core/span.ts";
-import type { BlockFormat, Format, NumberFormat, PackedTensor, QuantConfig, RangeRule, ScaleRule } from "../../formats/core/types.ts";
+import type {
+  BlockFormat,
+  Format,
+  NumberFormat,
+  PackedTensor,
+  QuantConfig,
+  RangeRule,
+  ScaleLevel,
+  ScaleRule,
+} from "../../formats/core/types.ts";
 import { quantize } from "../tensor/quantize.ts";
+import { scaleRule } from "../tensor/scale-rules.ts";
 import { matrixView, readRows, type Tensor, type TensorData } from "../tensor/tensor.ts";
 
 export interface ScaleOptions {
@@ -46,10 +56,10 @@ export function columnFormat(format: Format, what: string): NumberFormat | Block
       "E_UNSUPPORTED",
       `${what}: expected a scalar or block format, got the opaque ${format.name}, whose codes cannot be chosen column by column. Use rtn().`,
     );
-  if (format.kind === "block" && format.offset && format.offset.role !== "zeroPoint")
+  if (format.kind === "block" && format.offset?.role === "min")
     throw new LowbitError(
       "E_UNSUPPORTED",
-      `${what}: expected a format with zero points or none, got ${format.name} with offsets of role "${format.offset.role}". Use rtn().`,
+      `${what}: expected a format with zero points or symmetric, got ${format.name} with offsets of role "${format.offset.role}". Use rtn().`,
     );
   return format;
 }
@@ -68,12 +78,21 @@ export class BlockGrid {
   /** Codes of the innermost scale level and of the zero points. */
   readonly scaleCodes: Codes | null;
   readonly offsetCodes: Codes | null;
-  /** Value of the outer level over each cell; 1 without one. */
+  /** Value of the outer level over each cell; 1 without one. Mean that scales are stored around; 0 without one. */
   readonly outer: Float64Array;
+  readonly mean: Float64Array;
   readonly integer: boolean;
   readonly qmin: number;
   readonly qmax: number;
+  /** Rules defined by float32 steps decide with float32(x * factor) or float32(x / divisor); NaN where a scale was changed since. */
+  #factor: Float64Array | null = null;
+  #divisor: Float64Array | null = null;
+  #positiveZero = false;
   #superScales: Uint8Array | null = null;
+  #means: Uint8Array | null = null;
+  /** Largest magnitude under each entry of the outer level. */
+  #top = new Float64Array(0);
+  #outerOf: (cell: number) => number = () => 0;
   readonly #scratch: Float64Array;
   readonly #mask: number;
 
@@ -91,8 +110,9 @@ export class BlockGrid {
     this.decide = new Float64Array(n).fill(1);
     this.zero = new Float64Array(n);
     this.outer = new Float64Array(n).fill(1);
+    this.mean = new Float64Array(n);
     this.scaleCodes = block ? codeArray(block.scales[0].format.bits, n) : null;
-    this.offsetCodes = block?.offset ? codeArray(block.offset.levels[0].format.bits, n) : null;
+    this.offsetCodes = block?.offset?.role === "zeroPoint" ? codeArray(block.offset.levels[0].format.bits, n) : null;
     const { limits, kind, bits } = this.element;
     this.integer = kind === "int" && bits <= 16;
     const rangeRule = options.rangeRule ?? block?.rangeRule;
@@ -122,33 +142,72 @@ export class BlockGrid {
     const { rows, k } = this;
     const p = quantize({ data: weights, shape: [rows, k], stride: [k, 1], offset: 0 }, block, this.options);
     this.scaleCodes!.set(levelCodes(block.scales[0], p.scales!, rows, k));
-    if (block.offset) this.offsetCodes!.set(levelCodes(block.offset.levels[0], p.offsets!, rows, k));
+    if (this.offsetCodes) this.offsetCodes.set(levelCodes(block.offset!.levels[0], p.offsets!, rows, k));
+    if (block.offset?.role === "mean") {
+      this.#means = p.offsets;
+      this.#spread(block.offset.levels[0], p.offsets!, this.mean);
+    }
     if (block.scales.length > 1) {
       this.#superScales = p.superScales;
-      const grid = spanGrid(block.scales[1].span, rows, k);
-      const values = levelValues(block.scales[1], p.superScales!, rows, k);
-      for (let c = 0; c < this.outer.length; c++) {
-        const row = Math.floor(c / this.cells.gridK) * this.cells.rows;
-        const j = (c % this.cells.gridK) * this.cells.k;
-        this.outer[c] = values[Math.floor(row / grid.rows) * grid.gridK + Math.floor(j / grid.k)];
-      }
+      this.#outerOf = this.#spread(block.scales[1], p.superScales!, this.outer);
+      this.#applyRule(weights);
     }
     this.#refresh(0, this.stored.length);
     this.#unrounded(weights, k, 0);
   }
 
+  /** Values of a coarser level over each cell; returns which entry a cell belongs to. */
+  #spread(level: ScaleLevel, bytes: Uint8Array, to: Float64Array): (cell: number) => number {
+    const { rows, k, cells } = this;
+    const grid = spanGrid(level.span, rows, k);
+    const values = levelValues(level, bytes, rows, k);
+    const entry = (c: number) =>
+      Math.floor((Math.floor(c / cells.gridK) * cells.rows) / grid.rows) * grid.gridK + Math.floor(((c % cells.gridK) * cells.k) / grid.k);
+    for (let c = 0; c < to.length; c++) to[c] = values[entry(c)];
+    return entry;
+  }
+
+  /** What the rule of a two-level format says beyond its scales: in which float32 steps codes are decided. */
+  #applyRule(weights: TensorData): void {
+    const { k, cells } = this;
+    const amax = new Float64Array(this.stored.length);
+    const each = (visit: (values: TensorData, start: number, end: number, cell: number) => void) => {
+      for (let r = 0; r < this.rows; r++)
+        for (let g = 0; g < cells.gridK; g++) {
+          const cell = Math.floor(r / cells.rows) * cells.gridK + g;
+          visit(weights, r * k + g * cells.k, Math.min(r * k + (g + 1) * cells.k, (r + 1) * k), cell);
+        }
+    };
+    each((v, start, end, cell) => {
+      for (let i = start; i < end; i++) amax[cell] = Math.max(amax[cell], Math.abs(v[i]));
+    });
+    let outers = 0;
+    for (let c = 0; c < amax.length; c++) outers = Math.max(outers, this.#outerOf(c) + 1);
+    this.#top = new Float64Array(outers);
+    for (let c = 0; c < amax.length; c++) this.#top[this.#outerOf(c)] = Math.max(this.#top[this.#outerOf(c)], amax[c]);
+    const out = this.#rule?.({ format: this.block!, amax, outers, outerOf: this.#outerOf, forRuns: each, together: cells.rows === 1 });
+    this.#factor = out?.factor ?? null;
+    this.#divisor = out?.divisor ?? null;
+    this.#positiveZero = out?.positiveZero ?? false;
+  }
+
+  get #rule(): ReturnType<typeof scaleRule> {
+    return scaleRule(this.options.scaleRule ?? this.block!.scaleRule, this.block!);
+  }
+
   /**
    * The scales of one group of columns from `weights` [rows, width], with the outer level as it is.
-   * A second level must have been filled before.
+   * A second level must have been filled before; magnitudes beyond its range saturate.
    */
   fillGroup(group: number, weights: Float64Array, width: number): void {
-    const { block, rows } = this;
+    const { block, rows, cells } = this;
     if (block === null) return;
-    const { gridK, gridRows } = this.cells;
-    if (block.scales.length === 1) {
+    const { gridK, gridRows } = cells;
+    const coarse = block.scales.length > 1;
+    if (!coarse && block.offset?.role !== "mean") {
       const p = quantize({ data: weights, shape: [rows, width], stride: [width, 1], offset: 0 }, shortTail(block), this.options);
       const scales = levelCodes(block.scales[0], p.scales!, rows, width);
-      const offsets = block.offset ? levelCodes(block.offset.levels[0], p.offsets!, rows, width) : null;
+      const offsets = this.offsetCodes ? levelCodes(block.offset!.levels[0], p.offsets!, rows, width) : null;
       for (let r = 0; r < gridRows; r++) {
         this.scaleCodes![r * gridK + group] = scales[r];
         if (offsets) this.offsetCodes![r * gridK + group] = offsets[r];
@@ -157,22 +216,62 @@ export class BlockGrid {
       this.#unrounded(weights, width, group);
       return;
     }
-    const largest = Math.max(this.element.limits.max, -this.element.limits.min);
+    const amax = new Float64Array(gridRows + this.#top.length);
+    for (let row = 0; row < rows; row++) {
+      const r = Math.floor(row / cells.rows);
+      for (let i = row * width; i < (row + 1) * width; i++) amax[r] = Math.max(amax[r], Math.abs(weights[i]));
+    }
+    const rule = coarse ? this.#rule : undefined;
+    if (rule === undefined) {
+      const largest = Math.max(this.element.limits.max, -this.element.limits.min);
+      for (let r = 0; r < gridRows; r++) this.setScale(r * gridK + group, amax[r] / largest);
+      return;
+    }
+    // The extremes of the whole ride along as cells without data, so that the rule comes to the outer scales that are stored already.
+    const outerOf = (c: number) => (c < gridRows ? this.#outerOf(c * gridK + group) : c - gridRows);
+    for (let r = 0; r < gridRows; r++) amax[r] = Math.min(amax[r], this.#top[outerOf(r)]);
+    amax.set(this.#top, gridRows);
+    const out = rule({
+      format: block,
+      amax,
+      outers: this.#top.length,
+      outerOf,
+      forRuns: (visit) => {
+        for (let row = 0; row < rows; row++) visit(weights, row * width, (row + 1) * width, Math.floor(row / cells.rows));
+      },
+      together: cells.rows === 1,
+    });
     for (let r = 0; r < gridRows; r++) {
-      let amax = 0;
-      const end = Math.min(rows, (r + 1) * this.cells.rows) * width;
-      for (let i = r * this.cells.rows * width; i < end; i++) amax = Math.max(amax, Math.abs(weights[i]));
-      this.setScale(r * gridK + group, amax / largest);
+      const cell = r * gridK + group;
+      this.setScaleCode(cell, scaleCode(block.scales[0].format, out.inner[r]));
+      if (this.#factor && out.factor) this.#factor[cell] = out.factor[r];
+      if (this.#divisor && out.divisor) this.#divisor[cell] = out.divisor[r];
     }
   }
 
-  /** Stores the scale of a cell, rounded to its format within the outer level as it is: saturating, and never to zero. */
-  setScale(cell: number, scale: number): void {
+  /** The code that a scale is stored as within the coarser levels, saturating, and the scale that a code stands for. */
+  codeOf(cell: number, scale: number): number {
     const { format } = this.block!.scales[0];
-    this.setScaleCode(cell, scaleCode(format, scale / this.outer[cell]));
+    const inner = (scale - this.mean[cell]) / this.outer[cell];
+    return this.mean[cell] === 0 ? scaleCode(format, inner) : format.encode(inner, { overflow: "saturate" });
+  }
+
+  scaleOf(cell: number, code: number): number {
+    const inner = this.block!.scales[0].format.decode(code);
+    // Products and sums of levels are float32, as everywhere (formats/core/packed.ts).
+    const product = this.block!.scales.length > 1 ? Math.fround(inner * this.outer[cell]) : inner;
+    return this.mean[cell] === 0 ? product : Math.fround(product + this.mean[cell]);
+  }
+
+  setScale(cell: number, scale: number): void {
+    this.setScaleCode(cell, this.codeOf(cell, scale));
   }
 
   setScaleCode(cell: number, code: number): void {
+    if (code !== this.scaleCodes![cell]) {
+      if (this.#factor) this.#factor[cell] = NaN;
+      if (this.#divisor) this.#divisor[cell] = NaN;
+    }
     this.scaleCodes![cell] = code;
     this.#refresh(cell, cell + 1);
   }
@@ -184,12 +283,10 @@ export class BlockGrid {
   }
 
   #refresh(from: number, to: number): void {
-    const block = this.block!;
-    const inner = block.scales[0].format;
     for (let c = from; c < to; c++) {
-      this.stored[c] = inner.decode(this.scaleCodes![c]) * this.outer[c];
+      this.stored[c] = this.scaleOf(c, this.scaleCodes![c]);
       this.decide[c] = this.stored[c];
-      if (block.offset) this.zero[c] = block.offset.levels[0].format.decode(this.offsetCodes![c]);
+      if (this.offsetCodes) this.zero[c] = this.block!.offset!.levels[0].format.decode(this.offsetCodes[c]);
     }
   }
 
@@ -216,13 +313,14 @@ export class BlockGrid {
   quantizeColumn(j: number, x: Float64Array, xAt: number, codes: Codes, values: Float64Array): void {
     const { rows, cells, stored, decide, zero, qmin, qmax, element } = this;
     const group = this.groupOf(j);
+    const steps = this.#factor !== null || this.#divisor !== null;
     if (this.integer) {
       const mask = this.#mask;
       const negative = element.limits.min < 0 ? qmax + 1 : Infinity;
       for (let r = 0; r < rows; r++) {
         const c = (cells.rows === 1 ? r : Math.floor(r / cells.rows)) * cells.gridK + group;
         const z = zero[c];
-        const t = x[xAt + r] / decide[c];
+        const t = steps ? this.#steps(x[xAt + r], c) : x[xAt + r] / decide[c];
         // Whole zero points are added after rounding, so that ties do not depend on their parity; fractional ones (HQQ) are part of the value.
         const q = z === Math.floor(z) ? clamp(t, qmin - z, qmax - z) + MAGIC - MAGIC + z : clamp(t + z, qmin, qmax) + MAGIC - MAGIC;
         const code = q & mask;
@@ -234,7 +332,7 @@ export class BlockGrid {
     const scratch = this.#scratch;
     for (let r = 0; r < rows; r++) {
       const c = Math.floor(r / cells.rows) * cells.gridK + group;
-      scratch[r] = x[xAt + r] / decide[c] + zero[c];
+      scratch[r] = steps ? this.#steps(x[xAt + r], c) : x[xAt + r] / decide[c] + zero[c];
     }
     encodeArray(element, scratch, codes, { overflow: "saturate" });
     const { table } = element;
@@ -242,6 +340,13 @@ export class BlockGrid {
       const c = Math.floor(r / cells.rows) * cells.gridK + group;
       values[r] = ((table ? table[codes[r]] : element.decode(codes[r])) - zero[c]) * stored[c];
     }
+  }
+
+  #steps(x: number, cell: number): number {
+    const v = Math.fround(x);
+    if (v === 0 && this.#positiveZero) return 0;
+    const f = this.#factor ? this.#factor[cell] : this.#divisor![cell];
+    return f !== f ? x / this.decide[cell] : Math.fround(this.#factor ? v * f : v / f);
   }
 
   /** All columns of a row-major matrix: codes [rows * k]. */
@@ -283,7 +388,7 @@ export class BlockGrid {
       codes: bytes,
       scales: level(this.scaleCodes, block?.scales[0].format.bits),
       superScales: this.#superScales,
-      offsets: level(this.offsetCodes, block?.offset?.levels[0].format.bits),
+      offsets: this.#means ?? level(this.offsetCodes, block?.offset?.levels[0].format.bits),
       recipe,
     };
   }

@@ -3,7 +3,7 @@
 // (E8M0, E4M3) are their neighbouring codes. Never worse than the starting scale on its own objective.
 import type { NumberFormat } from "../../formats/core/types.ts";
 import { affineParams } from "../tensor/scales.ts";
-import { scaleCode, type BlockGrid } from "./grid.ts";
+import type { BlockGrid } from "./grid.ts";
 
 export interface ScaleSearch {
   readonly method: "mse";
@@ -88,7 +88,7 @@ export function searchScales(
   if (block === null) return;
   const { norm, grid: steps, maxShrink, maxGrow } = resolveSearch(search);
   const inner = block.scales[0].format;
-  const hasZero = block.offset !== undefined;
+  const hasZero = block.offset?.role === "zeroPoint";
   const error = errorOf(grid, norm);
   const room = Math.min(cells.rows, rows) * Math.min(cells.k, width);
   const x = new Float64Array(room);
@@ -118,11 +118,11 @@ export function searchScales(
       const before = bestCode;
       const seen = new Set<number>();
       const tryScale = (real: number, zero: number) => {
-        const code = scaleCode(inner, real / grid.outer[cell]);
+        const code = grid.codeOf(cell, real);
         const key = hasZero ? code * 65536 + zero : code;
         if (seen.has(key)) return;
         seen.add(key);
-        const s = inner.decode(code) * grid.outer[cell];
+        const s = grid.scaleOf(cell, code);
         if (!(Math.abs(s) > 0 && Math.abs(s) < Infinity)) return;
         const e = error(x, n, w, s, zero);
         if (e < best) [best, bestCode, bestZero] = [e, code, zero];

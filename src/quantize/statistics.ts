@@ -2,7 +2,8 @@
 // constant factors (2/n in the papers) are left out: every quantizer here uses H up to a factor. Masked tokens have weight 0 and are not counted.
 // Source of the Hessian: GPTQ, arXiv 2210.17323; token weights: MBQ, arXiv 2412.19509.
 import { LowbitError } from "../../formats/core/errors.ts";
-import { tnProductPlain, type TnProduct } from "./linalg.ts";
+import type { TnProduct } from "./linalg.ts";
+import { fastProduct } from "./simd.ts";
 
 /** Statistics of the inputs of one layer. */
 export interface LayerStatistics {
@@ -34,7 +35,7 @@ export interface StatisticsOptions {
   readonly hessian?: boolean;
   /** Layer name for messages. */
   readonly name?: string;
-  /** Product kernel; default plain JavaScript. */
+  /** product kernel; default SIMD where there is one. */
   readonly product?: TnProduct;
 }
 
@@ -58,7 +59,7 @@ const TILE = 64;
  */
 export function layerStatistics(k: number, options: StatisticsOptions = {}): StatisticsAccumulator {
   if (!Number.isSafeInteger(k) || k < 1) throw new RangeError(`layerStatistics k: expected a positive integer, got ${k}.`);
-  const product = options.product ?? tnProductPlain;
+  const product = options.product ?? fastProduct;
   const at = options.name === undefined ? "" : ` of layer "${options.name}"`;
   const hessian = options.hessian === false ? null : new Float64Array(k * k);
   const sum = new Float64Array(k);
@@ -164,7 +165,7 @@ export function outputError(w: ArrayLike<number>, q: ArrayLike<number>, rows: nu
         dt[j * m + i] = v;
       }
     product.fill(0);
-    tnProductPlain(product, 0, k, m, k, dt, 0, m, hessian, 0, k, k, 1);
+    fastProduct(product, 0, k, m, k, dt, 0, m, hessian, 0, k, k, 1);
     for (let i = 0; i < m * k; i++) total += product[i] * d[i];
   }
   return total;

@@ -156,6 +156,11 @@ test("a diagonal Hessian gives round-to-nearest bit for bit, for scalar, symmetr
     "float8_e4m3fn_tensor",
     "float4_e2m1fn",
     "int8",
+    "mxfp4",
+    "mxint8",
+    "mxfp4_fourthirds",
+    "nvfp4",
+    "nvint4",
   ]) {
     const fmt = format(name) as BlockFormat | NumberFormat;
     const t = tensor(w, [9, k]);
@@ -164,6 +169,7 @@ test("a diagonal Hessian gives round-to-nearest bit for bit, for scalar, symmetr
       const g = quantize(t, fmt, gptq({ hessian: h, ...o }));
       expect(g.codes, name).toEqual(plain.codes);
       expect(g.scales, name).toEqual(plain.scales);
+      expect(g.superScales, name).toEqual(plain.superScales);
       expect(g.offsets, name).toEqual(plain.offsets);
     }
   }

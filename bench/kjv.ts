@@ -1,0 +1,127 @@
+// kjv-llama through onnxruntime-node, for the accuracy benches: its weight MatMuls, calibration of their inputs by added graph outputs, weights
+// replaced by dequantized values, perplexity over windows of 256 tokens. The model lies beside the project (test/helpers/shared.ts).
+import { readFileSync } from "node:fs";
+import { create } from "@bufbuild/protobuf";
+import * as ort from "onnxruntime-node";
+import { readModelBytes, writeModelBytes, type OnnxModel } from "../src/onnx/index.ts";
+import { ValueInfoProtoSchema } from "../src/onnx/gen/onnx_pb.ts";
+import { makeTensor } from "../src/onnx/model.ts";
+import { readFloats } from "../src/onnx/values.ts";
+import { tensor, transpose, type Tensor } from "../src/index.ts";
+import { layerStatistics, type LayerStatistics } from "../src/quantize/index.ts";
+import { modelPath } from "../test/helpers/shared.ts";
+
+export interface KjvLayer {
+  readonly name: string;
+  /** The value that the MatMul multiplies, [.., k]; layers that share it share statistics. */
+  readonly input: string;
+  /** Name of the weight initializer [k, n]. */
+  readonly weight: string;
+  readonly k: number;
+  readonly n: number;
+}
+
+export interface Kjv {
+  readonly model: OnnxModel;
+  readonly bytes: Uint8Array;
+  readonly layers: readonly KjvLayer[];
+  readonly calibration: Uint16Array;
+  readonly validation: Uint16Array;
+}
+
+const WINDOW = 256;
+const VOCABULARY = 2048;
+const BATCH = 8;
+
+export function loadKjv(): Kjv | null {
+  const path = modelPath("kjv-llama/kjv_llama.onnx");
+  if (path === null) return null;
+  const bytes = new Uint8Array(readFileSync(path));
+  const tokens = (name: string) => {
+    const raw = readFileSync(modelPath(`kjv-llama/${name}`)!);
+    return new Uint16Array(raw.buffer.slice(raw.byteOffset, raw.byteOffset + raw.byteLength));
+  };
+  const model = readModelBytes(bytes);
+  const graph = model.proto.graph!;
+  const initializers = new Map(graph.initializer.map((t) => [t.name, t]));
+  const layers: KjvLayer[] = [];
+  for (const node of graph.node) {
+    const weight = node.opType === "MatMul" ? initializers.get(node.input[1]) : undefined;
+    if (weight === undefined) continue;
+    const [k, n] = weight.dims.map(Number);
+    layers.push({ name: node.name || node.output[0], input: node.input[0], weight: weight.name, k, n });
+  }
+  return { model, bytes, layers, calibration: tokens("calibration.u16"), validation: tokens("val.u16") };
+}
+
+/** Weight of a layer as [n, k], k contracted. */
+export function weightOf(kjv: Kjv, layer: KjvLayer): Tensor {
+  const t = kjv.model.proto.graph!.initializer.find((i) => i.name === layer.weight)!;
+  return transpose(tensor(readFloats(kjv.model, t), [layer.k, layer.n]));
+}
+
+const session = (bytes: Uint8Array) => ort.InferenceSession.create(bytes, { intraOpNumThreads: 2, logSeverityLevel: 3 });
+
+function windows(tokens: Uint16Array, first: number, count: number): ort.Tensor {
+  const ids = BigInt64Array.from(tokens.subarray(first * WINDOW, (first + count) * WINDOW), (t) => BigInt(t));
+  return new ort.Tensor("int64", ids, [count, WINDOW]);
+}
+
+/** Statistics of the input of every layer over windows of the calibration text, by name of the input value. */
+export async function calibrateKjv(kjv: Kjv, count: number, from: Uint8Array = kjv.bytes): Promise<Map<string, LayerStatistics>> {
+  const model = readModelBytes(from);
+  const graph = model.proto.graph!;
+  const inputs = new Map(kjv.layers.map((l) => [l.input, l.k]));
+  for (const name of inputs.keys()) graph.output.push(create(ValueInfoProtoSchema, { name }));
+  const s = await session(writeModelBytes(model));
+  const accumulators = new Map([...inputs].map(([name, k]) => [name, layerStatistics(k, { name })]));
+  for (let i = 0; i < count; i += BATCH) {
+    const n = Math.min(BATCH, count - i);
+    const out = await s.run({ ids: windows(kjv.calibration, i, n) }, [...inputs.keys()]);
+    for (const [name, acc] of accumulators) acc.add(out[name].data as Float32Array);
+  }
+  await s.release();
+  return new Map([...accumulators].map(([name, acc]) => [name, acc.finish()]));
+}
+
+/** Bytes of the model with some weights replaced: values row-major [n, k], by layer name. */
+export function withWeights(kjv: Kjv, values: ReadonlyMap<string, Float32Array>): Uint8Array {
+  const model = readModelBytes(kjv.bytes);
+  const graph = model.proto.graph!;
+  for (const layer of kjv.layers) {
+    const v = values.get(layer.name);
+    if (v === undefined) continue;
+    const out = new Float32Array(v.length);
+    for (let r = 0; r < layer.n; r++) for (let j = 0; j < layer.k; j++) out[j * layer.n + r] = v[r * layer.k + j];
+    const at = graph.initializer.findIndex((i) => i.name === layer.weight);
+    graph.initializer[at] = makeTensor(model, layer.weight, 1, [layer.k, layer.n], new Uint8Array(out.buffer));
+  }
+  return writeModelBytes(model);
+}
+
+/** Perplexity over all whole windows of the validation text (or the first `limit`). */
+export async function perplexity(kjv: Kjv, bytes: Uint8Array, limit = Infinity): Promise<number> {
+  const s = await session(bytes);
+  const total = Math.min(limit, Math.floor(kjv.validation.length / WINDOW));
+  let sum = 0;
+  let counted = 0;
+  for (let i = 0; i < total; i += BATCH) {
+    const n = Math.min(BATCH, total - i);
+    const { logits } = await s.run({ ids: windows(kjv.validation, i, n) });
+    const data = logits.data as Float32Array;
+    for (let b = 0; b < n; b++)
+      for (let t = 0; t < WINDOW; t++) {
+        const next = (i + b) * WINDOW + t + 1;
+        if (next >= kjv.validation.length) continue;
+        const row = data.subarray((b * WINDOW + t) * VOCABULARY, (b * WINDOW + t + 1) * VOCABULARY);
+        let max = -Infinity;
+        for (const v of row) if (v > max) max = v;
+        let exp = 0;
+        for (const v of row) exp += Math.exp(v - max);
+        sum += max + Math.log(exp) - row[kjv.validation[next]];
+        counted++;
+      }
+  }
+  await s.release();
+  return Math.exp(sum / counted);
+}

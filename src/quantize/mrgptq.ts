@@ -1,0 +1,93 @@
+// MR-GPTQ: GPTQ in a basis rotated block by block, with block Hadamard transforms matched to the format, scales of least squared error and static
+// activation order. Source: Egiazarian et al., "Bridging the Gap...", arXiv 2509.23202; code IST-DASLab/FP-Quant. The packed weight is W Q: inputs
+// must be rotated by the same Q (recipe.rotation), or the weight read back with `dequantizeOriginal`.
+import { LowbitError } from "../../formats/core/errors.ts";
+import { dequantize } from "../../formats/core/packed.ts";
+import type { Format, PackedTensor } from "../../formats/core/types.ts";
+import { rtn, type RtnOptions } from "./rtn.ts";
+import { gptq, hessianOf, type GptqOptions, type SteppedQuantizer } from "./gptq.ts";
+import { weightMatrix } from "./grid.ts";
+import { hadamardRotation, rotateHessian, rotationOf, type Rotation, type RotationConfig } from "./rotation.ts";
+import { runSteps, type Steps } from "./steps.ts";
+import type { WeightQuantizer } from "../tensor/quantize.ts";
+import type { Tensor } from "../tensor/tensor.ts";
+
+export interface MrGptqOptions extends Omit<GptqOptions, "search"> {
+  /** Size of the Hadamard blocks; default: the block of the format (128 is the library default of FP-Quant). Must divide k. */
+  readonly block?: number;
+  /** Random signs from this seed; default none. */
+  readonly seed?: number | null;
+  /** Default: least squared error. null: scales by the format's rule. */
+  readonly search?: GptqOptions["search"] | null;
+}
+
+function blockOf(format: Format, k: number, block: number | undefined, what: string): number {
+  if (block !== undefined) return block;
+  const span = format.kind === "block" ? format.scales[0].span : undefined;
+  const size = typeof span === "number" ? span : Array.isArray(span) ? (span as readonly number[])[1] : k;
+  if (k % size !== 0)
+    throw new LowbitError("E_SHAPE", `${what}: expected k to be a multiple of the format's block of ${size}, got ${k}. Pass block.`);
+  return size;
+}
+
+function rotated(weight: Tensor, rotation: Rotation, what: string): Tensor {
+  const w = weightMatrix(weight, what);
+  rotation.apply(w.data);
+  return { data: w.data, shape: [w.rows, w.k], stride: [w.k, 1], offset: 0 };
+}
+
+const configOf = ({ kind, n, block, seed }: RotationConfig): RotationConfig => ({ kind, n, block, seed });
+
+/**
+ * MR-GPTQ as a quantizer, for any format with columns.
+ * @throws as gptq; E_SHAPE where the block does not divide k, E_UNSUPPORTED where there is no Hadamard matrix of its size
+ * @example quantize(w, mxfp4, mrgptq({ hessian: stats }))
+ */
+export function mrgptq(options: MrGptqOptions): SteppedQuantizer {
+  const { block, seed, search, ...rest } = options;
+  const base: GptqOptions = {
+    ...rest,
+    actOrder: options.actOrder ?? true,
+    ...(search === null ? {} : { search: search ?? { method: "mse" } }),
+  };
+  gptq(base); // checks the options
+  const steps = function* (weight: Tensor, format: Format): Steps<PackedTensor> {
+    const k = weight.shape.slice(1).reduce((n, d) => n * d, 1);
+    const at = options.name === undefined ? "" : ` of layer "${options.name}"`;
+    const rotation = hadamardRotation(k, { block: blockOf(format, k, block, "mrgptq"), seed: seed ?? null });
+    const hessian = rotateHessian(hessianOf(options.hessian, k, at, options.minRows), rotation);
+    const packed = yield* gptq({ ...base, hessian }).steps(rotated(weight, rotation, "mrgptq"), format);
+    return { ...packed, shape: weight.shape.slice(), recipe: { ...packed.recipe, algorithm: "mrgptq", rotation: configOf(rotation) } };
+  };
+  return { algorithm: "mrgptq", steps, quantizeWeight: (weight, format) => runSteps(steps(weight, format), options) };
+}
+
+/** Round to nearest in a rotated basis, without data. The same recipe and reading back as mrgptq. */
+export function rotatedRtn(options: RtnOptions & Pick<MrGptqOptions, "block" | "seed"> = {}): WeightQuantizer {
+  const { block, seed, ...rest } = options;
+  const inner = rtn({ ...rest });
+  return {
+    algorithm: "rotated-rtn",
+    quantizeWeight(weight, format) {
+      const k = weight.shape.slice(1).reduce((n, d) => n * d, 1);
+      const rotation = hadamardRotation(k, { block: blockOf(format, k, block, "rotatedRtn"), seed: seed ?? null });
+      const packed = inner.quantizeWeight(rotated(weight, rotation, "rotatedRtn"), format);
+      return {
+        ...packed,
+        shape: weight.shape.slice(),
+        recipe: { ...packed.recipe, algorithm: "rotated-rtn", rotation: configOf(rotation) },
+      };
+    },
+  };
+}
+
+/** Values of a packed weight in the basis it was given in: the rotation and the channel scales of its recipe are undone. */
+export function dequantizeOriginal(w: PackedTensor): Float32Array<ArrayBuffer> {
+  const rotation = w.recipe.rotation as RotationConfig | undefined;
+  const channels = w.recipe.channelScales as readonly number[] | undefined;
+  if (rotation === undefined && channels === undefined) return dequantize(w);
+  const values = dequantize(w, { dtype: "float64" });
+  if (rotation !== undefined) rotationOf(rotation).applyInverse(values);
+  if (channels !== undefined) for (let i = 0; i < values.length; i++) values[i] /= channels[i % w.k];
+  return Float32Array.from(values);
+}
