@@ -177,12 +177,12 @@ function make(format: NumberFormat, options: EncodeOptions): Arithmetic {
     return acc;
   };
 
-  const dotLimit = plainDotLength(format);
+  let dotLimit: number | undefined;
   const dot = (as: ArrayLike<number>, bs: ArrayLike<number>): number => {
     const n = as.length;
     if (bs.length !== n)
       throw new LowbitError("E_SHAPE", `${name} dot: expected two arrays of one length, got ${n} and ${bs.length}. Pad or cut one.`);
-    if (n <= dotLimit) {
+    if (n <= (dotLimit ??= plainDotLength(format))) {
       let s = 0;
       for (let i = 0; i < n; i++) s += value(as[i]) * value(bs[i]);
       return exact(s + 0);
@@ -243,13 +243,14 @@ function make(format: NumberFormat, options: EncodeOptions): Arithmetic {
 function plainDotLength(format: NumberFormat): number {
   const { order, limits } = format;
   if (order === null) return -1;
-  let quantum = Infinity;
+  // Euclid's algorithm is exact on doubles; the lowest bit of the common divisor is the lowest of all values.
+  let divisor = 0;
   for (const v of order.values) {
-    if (v === 0) continue;
-    const { m, e } = dyadic(v);
-    const low = e + (m & -m).toString(2).length - 1;
-    quantum = Math.min(quantum, low);
+    let m = Math.abs(v);
+    while (m !== 0) [divisor, m] = [m, divisor % m];
   }
+  const { m, e } = dyadic(divisor);
+  const quantum = e + (m & -m).toString(2).length - 1;
   const top = Math.max(Math.abs(limits.max), Math.abs(limits.min)) * 2 ** -quantum;
   return Math.min(2 ** 30, Math.floor(2 ** 53 / (top * top)));
 }
