@@ -143,7 +143,20 @@ export interface ScaleLevel {
  * microscaling, the two-level rules of NVFP4 and the searches are in src/tensor/scale-rules.ts (docs/numerics.md has the table).
  */
 export type ScaleRule =
-  "max" | "floor" | "ceil" | "rceil" | "even" | "fourThirds" | "mse" | "quest" | "torchao" | "te" | "modelopt" | "fourOverSix";
+  | "max"
+  | "floor"
+  | "ceil"
+  | "rceil"
+  | "nearest"
+  | "even"
+  | "fourThirds"
+  | "mse"
+  | "mseSweep"
+  | "quest"
+  | "torchao"
+  | "te"
+  | "modelopt"
+  | "fourOverSix";
 
 /**
  * How integer elements use their codes. `narrow`: scale amax / (2^(b-1)-1), the most negative code unused. `full`: amax / 2^(b-1)

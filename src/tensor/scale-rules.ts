@@ -66,6 +66,12 @@ const powerRules: Readonly<Record<string, PowerRule>> = {
     const p = 2 ** (exponentOf(amax) - exponentOf(topOf(element)));
     return p * topOf(element) < amax ? 2 * p : p;
   },
+  // The power of two nearest to amax / max in its logarithm: the boundary is sqrt(2), found by squaring.
+  nearest: (amax, element) => {
+    const ratio = amax / topOf(element);
+    const p = 2 ** exponentOf(ratio);
+    return (ratio / p) ** 2 < 2 ? p : 2 * p;
+  },
   // torchao EVEN: amax rounded to the mantissa of the element (halves up), then floor.
   even: (amax, element) => {
     const e = exponentOf(amax);
@@ -201,30 +207,38 @@ function search(input: RuleInput, outer: Float64Array | undefined, candidatesOf:
   return inner;
 }
 
-/** Shrink steps of a search where the scale format is too fine to be enumerated: 1.00 down to 0.208, as FP-Quant's observer. */
+/** Factors of a search where the scale format is too fine to be enumerated: 1.00 down to 0.208, as FP-Quant's observer; the sweep starts at 1.5. */
 const SHRINK = Array.from({ length: 100 }, (_, i) => 1 - (i * 0.8) / 100);
+const SWEEP = Array.from({ length: 163 }, (_, i) => 1.5 - (i * 0.8) / 100);
 
-/** Least squared error over the numbers of the scale format within a factor of two of amax / max, or over shrunken scales. */
-const mse: Rule = (input) => {
-  const { amax, format, outerOf } = input;
-  const [level, second] = format.scales;
-  const { limits, order } = level.format;
-  const grid = elementGrid(format).grid;
-  const most = format.element.scaleTo ?? Math.max(grid[grid.length - 1], -grid[0]);
-  const outer = second ? outerScales(input, limits.max * most).outer : undefined;
-  const stored = storedIn(level);
-  const known = order && order.values.length <= 256 ? order.values.filter((v) => v > 0) : undefined;
-  const inner = search(input, outer, (cell) => {
-    const wanted = amax[cell] / most / (outer ? outer[outerOf(cell)] : 1);
-    if (Number.isNaN(wanted)) return [NaN];
-    if (wanted === 0) return [limits.minNormal];
-    const near = known
-      ? known.filter((v) => v >= wanted / 2 && v <= wanted * 2)
-      : SHRINK.map((f) => stored(wanted * f)).filter((v) => v !== 0);
-    return near.length > 0 ? near : [Math.max(stored(wanted), limits.minPositive)];
-  });
-  return { inner, outer };
-};
+/**
+ * Least squared error over the numbers of the scale format from half of amax / max to `reach` times it, and the first one that does not saturate; or over
+ * factors of amax / max. A reach of 1.2 is what published figures of "MSE scale search" come from; 2 finds more (ModelOpt sweeps all numbers).
+ */
+const leastError =
+  (reach: number, factors: readonly number[]): Rule =>
+  (input) => {
+    const { amax, format, outerOf } = input;
+    const [level, second] = format.scales;
+    const { limits, order } = level.format;
+    const { grid } = elementGrid(format);
+    const most = format.element.scaleTo ?? Math.max(grid[grid.length - 1], -grid[0]);
+    const outer = second ? outerScales(input, limits.max * most).outer : undefined;
+    const stored = storedIn(level);
+    const known = order && order.values.length <= 256 ? order.values.filter((v) => v > 0) : undefined;
+    const inner = search(input, outer, (cell) => {
+      const wanted = amax[cell] / most / (outer ? outer[outerOf(cell)] : 1);
+      if (Number.isNaN(wanted)) return [NaN];
+      if (wanted === 0) return [limits.minNormal];
+      let near: ArrayLike<number>;
+      if (known) {
+        const above = known.findIndex((v) => v >= wanted);
+        near = known.filter((v, i) => v >= wanted / 2 && (v <= wanted * reach || i === above));
+      } else near = factors.map((f) => stored(wanted * f)).filter((v) => v !== 0);
+      return near.length > 0 ? near : [Math.max(stored(wanted), limits.minPositive)];
+    });
+    return { inner, outer };
+  };
 
 /**
  * Four over six (TransformerEngine): the largest magnitude of a block goes to 6 or to 4 (a scale half as large again), whichever has the smaller
@@ -267,6 +281,8 @@ const quest: Rule = (input) => {
   return { inner };
 };
 
+const searches: Readonly<Record<string, Rule>> = { mse: leastError(1.2, SHRINK), mseSweep: leastError(2, SWEEP) };
+
 const oneLevel: Readonly<Record<string, Rule>> = {
   ...Object.fromEntries(
     Object.entries(powerRules).map(([name, rule]): [string, Rule] => [
@@ -277,10 +293,10 @@ const oneLevel: Readonly<Record<string, Rule>> = {
       },
     ]),
   ),
-  mse,
+  ...searches,
   quest,
 };
-const twoLevels: Readonly<Record<string, Rule>> = { torchao, te, modelopt, mse, fourOverSix, fourThirds };
+const twoLevels: Readonly<Record<string, Rule>> = { torchao, te, modelopt, fourOverSix, fourThirds, ...searches };
 
 /**
  * The rule of a name for a format, or undefined for "max", which needs no rule of its own (src/tensor/scales.ts).

@@ -87,11 +87,11 @@ describe.each(MX)("%s", (name) => {
     expect([...dequantize(w)].slice(0, 64).every((v) => v === 0)).toBe(true);
   });
 
-  test("mse is no worse than floor, ceil or rceil, block by block", () => {
+  test.each(["mse", "mseSweep"] as const)("%s is no worse than floor, ceil or rceil, block by block", (search) => {
     const rng = random(31);
     for (let i = 0; i < 48; i++) {
       const x = awkwardBlock(rng, 32, i);
-      const best = error(quantize(row(x), fmt, { scaleRule: "mse" }), x);
+      const best = error(quantize(row(x), fmt, { scaleRule: search }), x);
       for (const scaleRule of ["floor", "rceil", "ceil"] as const)
         expect(best, `${scaleRule} kind ${i % 12}`).toBeLessThanOrEqual(error(quantize(row(x), fmt, { scaleRule }), x) * (1 + 1e-12));
     }
@@ -201,25 +201,29 @@ describe("nvfp4", () => {
     expect([...quantize(row(x), fmt, { scaleRule: "modelopt" }).scales!]).toEqual([0x7e, 0x01]);
   });
 
-  test("mse finds the best of all E4M3 scales near the block", () => {
-    for (let seed = 50; seed < 56; seed++) {
-      const x = Float32Array.from(
-        { length: 64 },
-        (
-          (rng) => () =>
-            rng.normal()
-        )(random(seed)),
-      );
-      const w = quantize(row(x), fmt, { scaleRule: "mse" });
-      const t = float32At(w.superScales!);
-      for (let b = 0; b < 4; b++) {
-        const part = x.subarray(16 * b, 16 * b + 16);
-        const errorOf = (s: number) => part.reduce((sum, v) => sum + Math.min(...E2M1_GRID.map((g) => (g * s * t - v) ** 2)), 0);
-        const amax = part.reduce((m, v) => Math.max(m, Math.abs(v)), 0);
-        const near = E4M3.filter((s): s is number => s !== null && s * t * 6 >= amax / 2 && s * t * 6 <= amax * 2);
-        expect(errorOf(E4M3[w.scales![b]]!)).toBeLessThanOrEqual(Math.min(...near.map(errorOf)) * (1 + 1e-9));
+  test("mseSweep finds the best of all E4M3 scales near the block, mse of those up to 1.2 times as large", () => {
+    for (const [scaleRule, reach] of [
+      ["mseSweep", 2],
+      ["mse", 1.2],
+    ] as const)
+      for (let seed = 50; seed < 56; seed++) {
+        const x = Float32Array.from(
+          { length: 64 },
+          (
+            (rng) => () =>
+              rng.normal()
+          )(random(seed)),
+        );
+        const w = quantize(row(x), fmt, { scaleRule });
+        const t = float32At(w.superScales!);
+        for (let b = 0; b < 4; b++) {
+          const part = x.subarray(16 * b, 16 * b + 16);
+          const errorOf = (s: number) => part.reduce((sum, v) => sum + Math.min(...E2M1_GRID.map((g) => (g * s * t - v) ** 2)), 0);
+          const amax = part.reduce((m, v) => Math.max(m, Math.abs(v)), 0);
+          const near = E4M3.filter((s): s is number => s !== null && s * t * 6 >= amax / 2 && s * t * 6 <= amax * reach);
+          expect(errorOf(E4M3[w.scales![b]]!)).toBeLessThanOrEqual(Math.min(...near.map(errorOf)) * (1 + 1e-9));
+        }
       }
-    }
   });
 
   test("four over six takes the better of two scales, and aims at 256", () => {

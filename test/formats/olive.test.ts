@@ -47,9 +47,9 @@ describe.each([4, 8] as const)("olive%d", (bits) => {
     const normals = values.filter((c) => c !== 2 ** (bits - 1)).map((c) => slot(c, 0, bits));
     const outliers = values.map((c) => slot(c, 2 ** (bits - 1), bits)).filter((v) => Math.abs(v) < 2 ** 15);
     const nearest = (t: number, grid: number[]) => grid.reduce((m, g) => Math.min(m, (g - t) ** 2), Infinity);
-    for (let i = 0; i < 60; i++) {
+    for (let i = 0; i < 300; i++) {
       const x = awkwardBlock(rng, 16, i);
-      if (i % 3 === 0) x[rng.integer(16)] *= 20;
+      for (let n = i % 4; n > 0; n--) x[rng.integer(16)] *= 3 + rng.integer(30);
       const bytes = fmt.encodeBytes(x);
       const s = new DataView(bytes.buffer).getFloat32(0, true);
       const dq = fmt.decodeBytes(bytes);

@@ -44,6 +44,15 @@ describe("round trip", () => {
       { seed: 3, numRuns: 300 },
     );
   });
+  test("the container, byte by byte", () => {
+    // 1, 1, -2, 1: exponents 127 (code 0) and 128 (code 1); sign and mantissa 0, 0, 0x80, 0; codes 0010.
+    const bytes = [0x4c, 0x42, 0x46, 0x31, 4, 0, 0, 0, 2, 0, 127, 1, 128, 1, 0, 0, 0x80, 0, 0b00100000];
+    expect([...compressBfloat16(Uint16Array.of(0x3f80, 0x3f80, 0xc000, 0x3f80))]).toEqual(bytes);
+    // Lengths 1, 2, 2 in canonical order: 0, 10, 11.
+    const three = compressBfloat16(Uint16Array.of(0x3f80, 0x3f80, 0xc000, 0x3f80, 0x0000));
+    expect([...three.subarray(10, 16)]).toEqual([127, 1, 0, 2, 128, 2]);
+    expect(three[three.length - 1]).toBe(0b00110100);
+  });
   test("a view into a larger buffer", () => {
     const bytes = compressBfloat16(gaussian(100, 1, 5));
     const padded = new Uint8Array(bytes.length + 20);
@@ -104,6 +113,12 @@ describe("hostile input", () => {
       }),
       { seed: 8, numRuns: 400 },
     );
+  });
+  test("an incomplete code that the data never leaves", () => {
+    const bytes = Uint8Array.of(0x4c, 0x42, 0x46, 0x31, 1, 0, 0, 0, 2, 0, 127, 1, 128, 2, 0, 0);
+    expect(() => decompressBfloat16(bytes)).toThrow(refused);
+    bytes[13] = 1;
+    expect([...decompressBfloat16(bytes)]).toEqual([0x3f80]);
   });
   test("arguments of another kind", () => {
     expect(() => compressBfloat16(new Float32Array(2) as never)).toThrow(TypeError);
