@@ -20,7 +20,7 @@ interface Quantized {
 }
 
 const lines = textLines()
-  .slice(0, 6)
+  .slice(0, 4)
   .flatMap(({ image }, i) => {
     const path = dir.path(`line${i}.npy`);
     writeFileSync(path, npy(recogniserInput(image), [1, 3, image.height, image.width]));

@@ -44,11 +44,11 @@ function interruptible<T>(work: Promise<T>, signal: AbortSignal): Promise<T> {
 export const compareModels = (a: string, b: string, options: VerifyOptions, signal: AbortSignal): Promise<VerifyReport> =>
   interruptible(verifyModels(a, b, { minSqnrDb: DEFAULT_MIN_SQNR, ...defined(options) }), signal);
 
-/** The layers' outputs compared; null where that cannot be done (more than 1 GB, or the runtime refuses). */
+/** The layers' outputs compared on one input; null where that cannot be done (more than 1 GB, or the runtime refuses). */
 export async function layersOf(a: string, b: string, options: VerifyOptions, signal: AbortSignal): Promise<LayerComparison[] | null> {
-  const { samples: _, ...rest } = defined(options);
+  const { samples: _, inputs, ...rest } = defined(options);
   try {
-    return await interruptible(compareLayers(a, b, rest), signal);
+    return await interruptible(compareLayers(a, b, { ...rest, ...(inputs === undefined ? {} : { inputs: inputs.slice(0, 1) }) }), signal);
   } catch (error) {
     // Only an explanation of a result that stands without it.
     if (isLowbitError(error) && error.code !== "E_ABORTED") return null;
