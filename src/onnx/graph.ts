@@ -274,8 +274,12 @@ export function makeNode(opType: string, input: readonly string[], output: reado
   return node;
 }
 
-/** Removes constants that nothing reads any more (of `candidates` only), and Identity nodes that led to them. */
-export function removeUnused(scopes: readonly Scope[], candidates: ReadonlySet<string>): void {
+/**
+ * Removes constants that nothing reads any more (of `candidates` only), and Identity nodes that led to them. Returns the graph inputs that
+ * went with them: an initializer may be an input too, whose value callers could replace.
+ */
+export function removeUnused(scopes: readonly Scope[], candidates: ReadonlySet<string>): string[] {
+  const inputs: string[] = [];
   const wanted = new Set(candidates);
   for (;;) {
     const read = new Set<string>();
@@ -300,9 +304,11 @@ export function removeUnused(scopes: readonly Scope[], candidates: ReadonlySet<s
       const gone = new Set(graph.initializer.filter((tensor) => !keepTensor(tensor)).map((tensor) => tensor.name));
       graph.node = nodes;
       graph.initializer = tensors;
-      if (gone.size > 0) graph.input = graph.input.filter((input) => !gone.has(input.name));
+      if (gone.size === 0) continue;
+      for (const input of graph.input) if (gone.has(input.name)) inputs.push(input.name);
+      graph.input = graph.input.filter((input) => !gone.has(input.name));
     }
-    if (removed === 0) return;
+    if (removed === 0) return inputs;
   }
 }
 

@@ -133,7 +133,13 @@ async function convertLayers(
   }
   // A bias that was given a new shape is no longer read in its old one.
   for (const nodes of replaced.keys()) for (const name of nodes.input) unused.add(name);
-  removeUnused(scopes, unused);
+  const inputs = removeUnused(scopes, unused);
+  // Before IR version 4 initializers had to be inputs, and nobody could feed them.
+  if (inputs.length > 0 && context.model.proto.irVersion >= 4n) {
+    context.notes.push(
+      `weights that were graph inputs with a default can no longer be fed: ${inputs.slice(0, 3).join(", ")}${inputs.length > 3 ? `, ... (${inputs.length} in all)` : ""}`,
+    );
+  }
   options.onProgress?.({ done: total, total, layer: "" });
   return reports;
 }

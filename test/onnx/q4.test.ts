@@ -153,6 +153,14 @@ describe("where weights live", () => {
     expectClose(await run(bytes, x, k), want);
   });
 
+  it("an initializer that callers could feed (IR 8): the input goes, and a note says so", async () => {
+    const proto = matmulModel(raw("w", [k, n], w), k, n);
+    proto.graph!.input.push(value("w", T.FLOAT, [k, n]));
+    const { bytes, report } = await q4(proto);
+    expect(readModelBytes(bytes).proto.graph!.input.map(({ name }) => name)).toEqual(["x"]);
+    expect(report.notes).toEqual(["weights that were graph inputs with a default can no longer be fed: w"]);
+  });
+
   it("If subgraphs: own weights, and one of the outer graph, quantized once", async () => {
     const own = weights(k * n, 9);
     const branch = (name: string, weight: TensorProto | null) =>
