@@ -1,4 +1,4 @@
-// A format of a user's own, defined here and nowhere else, goes everywhere: codec, packing, files, quantize, every option, products.
+// A format of a user's own, defined here and nowhere else, goes everywhere: codec, laws, packing, files, quantize, every option, products.
 import { expect, test } from "vitest";
 import {
   decodeArray,
@@ -13,6 +13,7 @@ import {
   type NumberFormat,
 } from "../../formats/index.ts";
 import { dequantize, fromBytes, matmul, prepareMatmul, quantize, tensor, toBytes, unpack } from "../../src/index.ts";
+import { blockLaws, formatLaws } from "../../src/testing/index.ts";
 import { random } from "../helpers/random.ts";
 
 // Five bits: an unsigned-bias float that nobody ships; three bits: a table with uneven steps.
@@ -82,3 +83,10 @@ test.each(formats.map((f) => [f.element.name, f] as const))("%s from codec to pr
     layer.dispose();
   }
 });
+
+test.each(formats.flatMap(({ element, block }) => [...formatLaws(element), ...blockLaws(block)].map((l) => [l.name, l] as const)))(
+  "law: %s",
+  (_, l) => {
+    l.check();
+  },
+);
