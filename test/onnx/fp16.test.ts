@@ -130,6 +130,24 @@ describe("graphs", () => {
     await expectAgrees(main(nodes, initializer, outputs));
   });
 
+  it("results that are inputs or constants keep their type, even where the others do not", async () => {
+    const proto = main(
+      [node("Constant", [], ["c"], { value: raw("", [16], weights(16)) }), node("Add", ["x", "c"], ["y"])],
+      [],
+      ["y", "c"],
+    );
+    for (const keepIoTypes of [true, false]) {
+      const { bytes } = await fp16(proto, { keepIoTypes });
+      const session = await InferenceSession.create(bytes, { logSeverityLevel: 4 });
+      expect(session.outputMetadata.map((output) => (output as { type: string }).type)).toEqual([
+        keepIoTypes ? "float32" : "float16",
+        "float32",
+      ]);
+      await session.release();
+    }
+    await expectAgrees(proto);
+  });
+
   it("Resize keeps its scales in float32", async () => {
     const proto = model(
       graph({

@@ -129,6 +129,26 @@ describe("external data", () => {
     expect(Buffer.compare(again.rawData!, Buffer.from(values.buffer))).toBe(0);
   });
 
+  it("several tensors stand apart on page boundaries, small ones stay inside", async () => {
+    const sizes = [300, 257, 5000, 10];
+    const tensors = sizes.map((size, i) => raw(`t${i}`, [size], weights(size, i + 1)));
+    tensors.push(typed("f", [400], weights(400, 9)));
+    const proto = model(graph({ output: [value("y", T.FLOAT, [300])], initializer: tensors, node: [node("Identity", ["t0"], ["y"])] }));
+    const opened = readModelBytes(encode(proto));
+    const path = join(folder, "several.onnx");
+    await writeModel(opened, path, { externalData: true });
+    using back = readModel(path);
+    const written = back.proto.graph!.initializer;
+    expect(written.map((tensor) => tensor.externalData.find(({ key }) => key === "offset")?.value)).toEqual([
+      "0",
+      "4096",
+      "8192",
+      undefined,
+      "28672",
+    ]);
+    [...sizes, 400].forEach((size, i) => expect(readFloats(back, written[i])).toEqual(weights(size, i === 4 ? 9 : i + 1)));
+  });
+
   it("comes from bytes, by location", () => {
     const proto = encode(matmulModel(external("w", [64, 32], { location: "w.bin", offset: "4", length: "8192" }), 64, 32));
     const data = new Uint8Array(8196);

@@ -209,7 +209,7 @@ function fp16Graph(
       const kept = blocked(node) || node.opType === "Constant"; // a Constant that is itself a result
       node.output.forEach((name, i) => {
         if (name === "" || !isFloat(scope, name)) return;
-        const isOutput = keepIo && results.has(name);
+        const isOutput = (keepIo || node.opType === "Constant") && results.has(name);
         if (kept) {
           // The float32 result keeps the name only where the outside reads it.
           const float = isOutput ? name : unique(`${name}_fp32`);
