@@ -166,8 +166,12 @@ function writeTile(f: FunctionBuilder, spec: GemmSpec): void {
   const accumulators = zipped ? 2 : order.factors.length;
   const quads = spec.group / 4;
   const inRegisters = mr === 1;
+  // a loop over periods keeps code short: V8 11 schedules long blocks of i16 products into spills
+  const rolled = style === "simd" && quads > layout.quads;
   const decoder = new Decoder(f, spec);
   const [a, w, z, c, ldc, groups] = [0, 1, 2, 3, 4, 5].map((i) => f.param(i));
+  const [wAt, aAt] = rolled ? f.locals("i32", 2) : [w, a];
+  const left = f.local("i32");
 
   const rows: Local[] = [c];
   for (let r = 1; r < mr; r++) {
@@ -220,7 +224,7 @@ function writeTile(f: FunctionBuilder, spec: GemmSpec): void {
 
   const decodeQuad = (base: number, q: number, j: number): void => {
     const vector = (index: number): Emit => {
-      const load = f.load("v128.load", w, base + index * 64 + 16 * j);
+      const load = f.load("v128.load", wAt, base + index * 64 + 16 * j);
       // tiles of several rows have no register to spare: they load the vector again
       if (layout.vectors > 1 || !inRegisters) return load;
       return q === 0 ? f.tee(held, load) : f.get(held);
@@ -262,7 +266,7 @@ function writeTile(f: FunctionBuilder, spec: GemmSpec): void {
   const activation = (q: number, r: number, index: number, firstUse: boolean): Local => {
     const local = kept === null ? splats[index] : kept[(q % layout.quads) * words + index];
     const offset = act.header + (q * mr + r) * act.quad + 4 * index;
-    if (firstUse || kept === null) f.set(local, f.load(zipped ? "v128.load64_splat" : "v128.load32_splat", a, offset));
+    if (firstUse || kept === null) f.set(local, f.load(zipped ? "v128.load64_splat" : "v128.load32_splat", aAt, offset));
     return local;
   };
   /** Products of quad q for row r with the row vectors from `j0` on. */
@@ -325,29 +329,54 @@ function writeTile(f: FunctionBuilder, spec: GemmSpec): void {
   };
 
   if (inRegisters) sums.forEach((sum, j) => f.set(sum, f.load("v128.load", c, 16 * j)));
+  const begin = (j: number): void => {
+    flushed[j] = false;
+    if (style !== "madd16")
+      for (let r = 0; r < mr; r++) acc[r][j].forEach((t, i) => f.set(t, zipped ? f.constant("i32 0", f.v128i32(0)) : start(r, i)));
+  };
+  /** One period of the field layout: quads from q0, codes from `base`. */
+  const period = (q0: number, base: number): void => {
+    const count = (j: number): void => {
+      if (style === "madd16" && ++pendingOf[j] === flushEvery) flush(j);
+    };
+    if (inRegisters) {
+      // one row vector at a time: its loads are used up before the next
+      for (let j = 0; j < nv; j++)
+        for (let q = 0; q < layout.quads; q++) {
+          decodeQuad(base, q, j);
+          multiplyQuad(q0 + q, 0, j, j + 1);
+          count(j);
+        }
+      return;
+    }
+    for (let q = 0; q < layout.quads; q++) {
+      for (let j = 0; j < nv; j++) decodeQuad(base, q, j);
+      for (let r = 0; r < mr; r++) multiplyQuad(q0 + q, r, 0, nv);
+      for (let j = 0; j < nv; j++) count(j);
+    }
+  };
+  const periodBytes = layout.vectors * 64;
+  const periods = quads / layout.quads;
+  const allPeriods = (): void => {
+    if (!rolled) {
+      for (let p = 0; p < periods; p++) period(p * layout.quads, p * periodBytes);
+      return;
+    }
+    f.set(wAt, w);
+    f.set(aAt, a);
+    f.set(left, f.i32(periods));
+    f.doWhile(() => {
+      period(0, 0);
+      f.bump(wAt, periodBytes);
+      f.bump(aAt, layout.quads * mr * act.quad);
+      f.bump(left, -1);
+    }, f.get(left));
+  };
+
   f.doWhile(
     () => {
-      if (style !== "madd16")
-        for (let r = 0; r < mr; r++)
-          for (let j = 0; j < nv; j++) acc[r][j].forEach((t, i) => f.set(t, zipped ? f.constant("i32 0", f.v128i32(0)) : start(r, i)));
-      for (let q0 = 0; q0 < quads; q0 += layout.quads) {
-        const base = (q0 / layout.quads) * layout.vectors * 64;
-        if (inRegisters) {
-          // one row vector at a time: its loads are used up before the next
-          for (let j = 0; j < nv; j++)
-            for (let q = 0; q < layout.quads; q++) {
-              decodeQuad(base, q, j);
-              multiplyQuad(q0 + q, 0, j, j + 1);
-              if (style === "madd16" && ++pendingOf[j] === flushEvery) flush(j);
-            }
-          continue;
-        }
-        for (let q = 0; q < layout.quads; q++) {
-          for (let j = 0; j < nv; j++) decodeQuad(base, q, j);
-          for (let r = 0; r < mr; r++) multiplyQuad(q0 + q, r, 0, nv);
-          if (style === "madd16") for (let j = 0; j < nv; j++) if (++pendingOf[j] === flushEvery) flush(j);
-        }
-      }
+      for (let j = 0; j < nv; j++) begin(j);
+      allPeriods();
       if (style === "madd16") for (let j = 0; j < nv; j++) flush(j);
       for (let r = 0; r < mr; r++) {
         f.set(splats[0], f.load("v128.load32_splat", a, 4 * r));

@@ -132,7 +132,7 @@ describe("arena", () => {
     const arena = createArena(false, 8 << 20);
     const live = new Map<number, number>();
     let seed = 7;
-    for (let i = 0; i < 4000; i++) {
+    for (let i = 0; i < 1500; i++) {
       seed = (Math.imul(seed, 1664525) + 1013904223) >>> 0;
       if (live.size > 40 || (live.size > 0 && seed % 3 === 0)) {
         const at = [...live.keys()][seed % live.size];
