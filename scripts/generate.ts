@@ -1,8 +1,8 @@
 // Writes the generated files: formats/all.ts (the barrel of named formats) and the exports map and bin of package.json. `--check` only compares and
 // exits 1 when something is stale; a test does the same.
-import { readdirSync, readFileSync, writeFileSync } from "node:fs";
+import { mkdirSync, readdirSync, readFileSync, rmSync, writeFileSync } from "node:fs";
 import { fileURLToPath } from "node:url";
-import { join } from "node:path";
+import { dirname, join } from "node:path";
 
 const root = fileURLToPath(new URL("..", import.meta.url));
 
@@ -75,15 +75,38 @@ export function generated(): { path: string; text: string }[] {
   ];
 }
 
-if (process.argv[1] === fileURLToPath(import.meta.url)) {
+/** Writes (or with `check` compares) files; returns how many were stale. */
+function bring(files: readonly { path: string; text: string }[], check: boolean): number {
   let stale = 0;
-  for (const { path, text } of generated()) {
+  for (const { path, text } of files) {
     const file = join(root, path);
     const old = exists(path) ? readFileSync(file, "utf8") : "";
     if (old === text) continue;
     stale++;
-    if (process.argv.includes("--check")) console.error(`stale: ${path}. Run npm run generate.`);
-    else writeFileSync(file, text);
+    if (check) {
+      console.error(`stale: ${path}. Run npm run generate.`);
+      continue;
+    }
+    mkdirSync(dirname(file), { recursive: true });
+    writeFileSync(file, text);
   }
-  if (process.argv.includes("--check") && stale > 0) process.exitCode = 1;
+  return stale;
+}
+
+if (process.argv[1] === fileURLToPath(import.meta.url)) {
+  const check = process.argv.includes("--check");
+  let stale = bring(generated(), check);
+  // Loaded only now: the pages are read off the formats of the barrel just written.
+  const { formatDocs } = await import("./docs.ts");
+  const pages = formatDocs();
+  stale += bring(pages, check);
+  const wanted = new Set(pages.map((p) => p.path));
+  const folder = "docs/generated/formats";
+  for (const name of readdirSync(join(root, folder)))
+    if (!wanted.has(`${folder}/${name}`)) {
+      stale++;
+      if (check) console.error(`stale: ${folder}/${name} has no format. Run npm run generate.`);
+      else rmSync(join(root, folder, name));
+    }
+  if (check && stale > 0) process.exitCode = 1;
 }
