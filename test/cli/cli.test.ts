@@ -9,7 +9,7 @@ import { inspectCommand } from "../../src/cli/commands/inspect.ts";
 import { quantizeCommand } from "../../src/cli/commands/quantize.ts";
 import { verifyCommand } from "../../src/cli/commands/verify.ts";
 import { COMMON_OPTIONS } from "../../src/cli/spec.ts";
-import { encode, matmulModel, raw, weights } from "../onnx/build.ts";
+import { T, encode, external, graph, matmulModel, model, node, raw, value, weights } from "../onnx/build.ts";
 import { bin, fashion, lowbit, root, scratch } from "./run.ts";
 
 const commands = [quantizeCommand, inspectCommand, verifyCommand, formatsCommand];
@@ -33,6 +33,24 @@ beforeAll(() => {
   bad[100] = NaN;
   writeFileSync(dir.path("nan.onnx"), encode(matmulModel(raw("w", [64, 32], bad), 64, 32)));
   writeFileSync(dir.path("small.onnx"), encode(matmulModel(raw("w", [64, 32], weights(64 * 32)), 64, 32)));
+  const outside = (location: string): Uint8Array => encode(matmulModel(external("w", [64, 32], { location }), 64, 32));
+  writeFileSync(dir.path("lost.onnx"), outside("lost.data"));
+  writeFileSync(dir.path("escape.onnx"), outside("../secret.data"));
+  const square = (name: string) => raw(name, [64, 64], weights(64 * 64));
+  const chain = (nodes: ReturnType<typeof node>[]) =>
+    encode(
+      model(
+        graph({
+          input: [value("x", T.FLOAT, ["n", 64])],
+          output: [value("y", T.FLOAT, ["n", 64])],
+          initializer: [square("a"), square("b")],
+          node: nodes,
+        }),
+      ),
+    );
+  const [first, second] = [node("MatMul", ["x", "a"], ["h"], {}, "first"), node("MatMul", ["h", "b"], ["y"], {}, "second")];
+  writeFileSync(dir.path("unsorted.onnx"), chain([second, first]));
+  writeFileSync(dir.path("cyclic.onnx"), chain([node("MatMul", ["y", "a"], ["h"], {}, "first"), second]));
   symlinkSync(dir.path("model.onnx"), dir.path("link.onnx"));
   writeFileSync(dir.path("x.npy"), "not numpy");
 });
@@ -173,6 +191,22 @@ describe("lowbit quantize", () => {
     expect(await of("--include", "*Conv", "--exclude", "/0/*")).toEqual(["/4/Conv", "/8/Conv"]);
     expect(await of("--exclude", "/Conv$/", "--exclude", "/14/Gemm")).toEqual(["/12/Gemm"]);
   });
+  test("--sort takes nodes out of order, and says so", async () => {
+    const { code, stdout } = await lowbit([
+      "quantize",
+      dir.path("unsorted.onnx"),
+      "-o",
+      dir.path("sorted.onnx"),
+      "-d",
+      "q4",
+      "--sort",
+      "--verify",
+      "1",
+    ]);
+    expect(code).toBe(0);
+    expect(stdout).toMatch(/^note: nodes sorted/m);
+    expect(stdout).toContain("2 of 2 layers quantized");
+  });
   test("--force overwrites, and says nothing about it", async () => {
     const out = dir.path("forced.onnx");
     writeFileSync(out, "old");
@@ -265,6 +299,10 @@ const failures: [title: string, args: string[], exit: number, code: string, says
   ["a text file as model", ["quantize", "text.onnx", "-o", "out.onnx", "-d", "q4"], 1, "E_ONNX", /text\.onnx/],
   ["an empty file as model", ["inspect", "empty.onnx"], 1, "E_ONNX", /empty\.onnx/],
   ["a truncated model", ["quantize", "cut.onnx", "-o", "out.onnx", "-d", "q4"], 1, "E_ONNX", /truncated|damaged/],
+  ["missing external data", ["quantize", "lost.onnx", "-o", "out.onnx", "-d", "q4"], 1, "E_IO", /lost\.data.* beside it/],
+  ["external data outside the folder", ["inspect", "escape.onnx"], 1, "E_ONNX", /inside the model's folder, got "\.\.\/secret\.data"/],
+  ["nodes out of order", ["quantize", "unsorted.onnx", "-o", "out.onnx", "-d", "q4"], 1, "E_ONNX", /--sort/],
+  ["a cycle", ["quantize", "cyclic.onnx", "-o", "out.onnx", "-d", "q4", "--sort"], 1, "E_ONNX", /cycle/],
   ["weights with NaN", ["quantize", "nan.onnx", "-o", "out.onnx", "-d", "q4"], 1, "E_VALUE", /layer mm: .*--exclude "mm"/],
   ["an existing output", ["quantize", "model.onnx", "-o", "taken.onnx", "-d", "q4"], 1, "E_EXISTS", /--force/],
   ["the input as output", ["quantize", "model.onnx", "-o", "model.onnx", "-d", "q4", "--force"], 1, "E_EXISTS", /never overwritten/],
