@@ -158,10 +158,22 @@ const fourThirds: Rule = ({ amax, outers, format }) => {
   };
 };
 
-/** Squared error of values[start..end) on the grid of a format times a scale. */
-function gridError(values: TensorData, start: number, end: number, grid: Float64Array, boundaries: Float64Array, scale: number): number {
+/** Squared error of values[start..end) on the grid of a format times a scale; stops above `limit`. */
+function gridError(values: TensorData, start: number, end: number, { grid, boundaries, unit }: Grid, scale: number, limit: number): number {
   let error = 0;
-  for (let i = start; i < end; i++) {
+  if (unit > 0) {
+    const step = unit * scale;
+    const lo = grid[0] / unit;
+    const hi = grid[grid.length - 1] / unit;
+    for (let i = start; i < end && error <= limit; i++) {
+      const t = values[i] / step;
+      const q = t <= lo ? lo : t >= hi ? hi : Math.floor(t + 0.5);
+      const d = q * step - values[i];
+      error += d * d;
+    }
+    return error;
+  }
+  for (let i = start; i < end && error <= limit; i++) {
     const t = values[i] / scale;
     let lo = 0;
     let hi = boundaries.length;
@@ -176,17 +188,26 @@ function gridError(values: TensorData, start: number, end: number, grid: Float64
   return error;
 }
 
-/** Values that elements take, ascending, with their boundaries. */
-function elementGrid({ element, rangeRule }: BlockFormat): { grid: Float64Array; boundaries: Float64Array } {
+/** Values that elements take, ascending, with their boundaries; `unit` where they are all multiples of it without a gap, else 0. */
+interface Grid {
+  readonly grid: Float64Array;
+  readonly boundaries: Float64Array;
+  readonly unit: number;
+}
+
+function elementGrid({ element, rangeRule }: BlockFormat): Grid {
   const { values, boundaries } = element.order!;
   const from = rangeRule === "narrow" && element.kind === "int" ? values.findIndex((v) => v >= -element.limits.max) : 0;
-  return { grid: values.subarray(from), boundaries: boundaries.subarray(from) };
+  const grid = values.subarray(from);
+  const unit = (grid[grid.length - 1] - grid[0]) / (grid.length - 1);
+  const even = grid.every((v) => Number.isInteger(v / unit)) && grid.every((v, i) => v === grid[0] + i * unit);
+  return { grid, boundaries: boundaries.subarray(from), unit: even ? unit : 0 };
 }
 
 /** For each cell the candidate (a stored scale) with the least squared error; of equals the first. */
 function search(input: RuleInput, outer: Float64Array | undefined, candidatesOf: (cell: number) => ArrayLike<number>): Float64Array {
   const { amax, outerOf, forRuns, together, format } = input;
-  const { grid, boundaries } = elementGrid(format);
+  const grid = elementGrid(format);
   const inner = new Float64Array(amax.length);
   const sums = new Map<number, Float64Array>();
   const settle = (cell: number, candidates: ArrayLike<number>, errors: Float64Array) => {
@@ -198,13 +219,29 @@ function search(input: RuleInput, outer: Float64Array | undefined, candidatesOf:
     const candidates = candidatesOf(cell);
     const o = outer ? outer[outerOf(cell)] : 1;
     const errors = sums.get(cell) ?? new Float64Array(candidates.length);
-    for (let i = 0; i < candidates.length; i++)
-      if (candidates.length > 1) errors[i] += gridError(values, start, end, grid, boundaries, candidates[i] * o);
+    // A run that is a whole cell may stop as soon as a candidate is worse than an earlier one.
+    let limit = Infinity;
+    for (let i = 0; i < candidates.length && candidates.length > 1; i++) {
+      errors[i] += gridError(values, start, end, grid, candidates[i] * o, limit);
+      if (together) limit = Math.min(limit, errors[i]);
+    }
     if (together) settle(cell, candidates, errors);
     else sums.set(cell, errors);
   });
   for (const [cell, errors] of sums) settle(cell, candidatesOf(cell), errors);
   return inner;
+}
+
+/** Index of the first value >= v in ascending values. */
+function firstAtLeast(values: Float64Array, v: number): number {
+  let lo = 0;
+  let hi = values.length;
+  while (lo < hi) {
+    const mid = (lo + hi) >> 1;
+    if (values[mid] < v) lo = mid + 1;
+    else hi = mid;
+  }
+  return lo;
 }
 
 /** Factors of a search where the scale format is too fine to be enumerated: 1.00 down to 0.208, as FP-Quant's observer; the sweep starts at 1.5. */
@@ -232,8 +269,9 @@ const leastError =
       if (wanted === 0) return [limits.minNormal];
       let near: ArrayLike<number>;
       if (known) {
-        const above = known.findIndex((v) => v >= wanted);
-        near = known.filter((v, i) => v >= wanted / 2 && (v <= wanted * reach || i === above));
+        let end = firstAtLeast(known, wanted) + 1;
+        while (end < known.length && known[end] <= wanted * reach) end++;
+        near = known.subarray(firstAtLeast(known, wanted / 2), end);
       } else near = factors.map((f) => stored(wanted * f)).filter((v) => v !== 0);
       return near.length > 0 ? near : [Math.max(stored(wanted), limits.minPositive)];
     });

@@ -11,6 +11,7 @@ import {
   format,
   nf4,
   type BlockFormat,
+  type NumberFormat,
 } from "../../formats/index.ts";
 import { dequantize, fromBytes, quantize, tensor, toBytes, unpack, type PackedTensor } from "../../src/index.ts";
 import { awkwardBlock, random } from "../helpers/random.ts";
@@ -280,6 +281,27 @@ describeShared("nf4_b64 reference blocks", vectorPath("examples/nf4-blocks.jsonl
     expect(bits32(dequantize(w))).toBe(r.dq);
   });
 });
+
+describeShared(
+  "ONNX QuantizeLinear: float32 division, half to even, zero point",
+  vectorPath("examples/int-int_quantize_linear.jsonl"),
+  (path) => {
+    type Record = { bits: number; signed: boolean; scale: string; zero_point: number; x: string; q_f32div: number[]; dq: string };
+    const records = readVectors<Record>(path).filter((r) => r.x);
+    test.each(records.map((r, i) => [i, r] as const))("record %d", (_, r) => {
+      const element = format(`${r.signed ? "int" : "uint"}${r.bits}`) as NumberFormat;
+      const [scale] = floats(r.scale);
+      const { max, min } = element.limits;
+      const steps = format("int32") as NumberFormat;
+      const q = Array.from(floats(r.x), (v) => {
+        const whole = steps.decode(steps.encode(Math.fround(v / scale)));
+        return element.decode(element.encode(Math.max(min, Math.min(max, whole + r.zero_point))));
+      });
+      expect(q).toEqual(r.q_f32div);
+      expect(bits32(Float32Array.from(q, (c) => (c - r.zero_point) * scale))).toBe(r.dq);
+    });
+  },
+);
 
 test("nvint4: symmetric integers under two levels", () => {
   const rng = random(8);
