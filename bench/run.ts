@@ -1,4 +1,4 @@
-// npm run bench -- gemv|gemm|fwht [--json] [--seconds S] [--quick]: best and median of interleaved rounds, ratios to roofs and peers of the same process.
+// npm run bench -- gemv|gemm|fwht|bitplane [--json] [--seconds S] [--quick]: best and median of interleaved rounds, ratios to roofs and peers of the same process.
 // --quick leaves the slowest peers out. Use Node 24 for the figures of relaxed SIMD: `npx -p node@24 npm run bench -- gemv`.
 import { parseArgs } from "node:util";
 import { machine } from "./measure.ts";
@@ -15,6 +15,7 @@ const families: Record<string, () => Promise<(o: { seconds: number; quick: boole
   gemv: async () => (await import("./gemv.ts")).gemv,
   gemm: async () => (await import("./gemm.ts")).gemm,
   fwht: async () => (await import("./fwht.ts")).fwht,
+  bitplane: async () => (await import("./bitplane.ts")).bitplane,
 };
 const family = families[positionals[0] ?? ""];
 if (family === undefined) {

@@ -1,6 +1,7 @@
 // The list of kernel families: what each computes, which file prints it, and the variants of its spec. Tests build and validate every variant; the sweeps of
 // test/backends run them against the oracle by way of formats; bench/ has a file per family of the same stem.
 import { floatName, gemmName } from "./names.ts";
+import { bitplaneModule } from "./wasm/bitplane.ts";
 import { floatModule, type FloatDecode, type FloatSpec } from "./wasm/float.ts";
 import { hadamardModule } from "./wasm/hadamard.ts";
 import { int8Module } from "./wasm/int8.ts";
@@ -115,6 +116,16 @@ function* hadamardVariants(): Iterable<KernelVariant> {
     yield { name: `f32_hadamard${n}__wasmsimd`, relaxed: false, build: () => hadamardModule({ n, shared: false }) };
 }
 
+function* bitplaneVariants(): Iterable<KernelVariant> {
+  for (let activationBits = 1; activationBits <= 8; activationBits++)
+    for (let weightBits = 1; weightBits <= 8; weightBits++)
+      yield {
+        name: `b${activationBits}_s32_w${weightBits}_bitplane_1x2__wasmsimd`,
+        relaxed: false,
+        build: () => bitplaneModule({ activationBits, weightBits, shared: false }),
+      };
+}
+
 export const kernelFamilies: readonly KernelFamily[] = [
   {
     name: "gemm",
@@ -123,6 +134,12 @@ export const kernelFamilies: readonly KernelFamily[] = [
     variants: gemmVariants,
   },
   { name: "int8", computes: "int8 or uint8 x int8 -> int32", file: "kernels/wasm/int8.ts", variants: int8Variants },
+  {
+    name: "bitplane",
+    computes: "words of 1..8 bits x words of 1..8 bits -> int32, by planes",
+    file: "kernels/wasm/bitplane.ts",
+    variants: bitplaneVariants,
+  },
   { name: "hadamard", computes: "Walsh-Hadamard transform of float32 rows", file: "kernels/wasm/hadamard.ts", variants: hadamardVariants },
   { name: "float", computes: "float32 activations x decoded weights -> float32", file: "kernels/wasm/float.ts", variants: floatVariants },
 ];

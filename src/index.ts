@@ -16,3 +16,4 @@ export { wasm, type WasmBackend, type WasmOptions } from "./backends/wasm.ts";
 export { workerScript } from "./backends/threads.ts";
 export type { IntegerLayer } from "./backends/wasm-ops.ts";
 export { gatherRows } from "./tensor/gather.ts";
+export type { BitplaneLayer } from "./backends/wasm-bitplane.ts";

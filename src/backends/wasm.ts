@@ -1,7 +1,7 @@
 // The WebAssembly backend: packed weights in engine memory, kernels generated for their format's properties, one thread or several.
 // Integer activations run on integer kernels, float32 ones on float kernels; explain() says which kernel a layer got and why.
 import { LowbitError } from "../../formats/core/errors.ts";
-import type { PackedTensor } from "../../formats/core/types.ts";
+import type { NumberFormat, PackedTensor } from "../../formats/core/types.ts";
 import { floatName, gemmName } from "../../kernels/names.ts";
 import type { WeightSource } from "../../kernels/weight.ts";
 import { activationModule } from "../../kernels/wasm/activations.ts";
@@ -16,6 +16,7 @@ import { createRuntime, kernel, type Runtime } from "../../kernels/wasm/runtime.
 import { checkRun, disposed } from "./layer.ts";
 import { weightSource } from "./source.ts";
 import { startPool } from "./threads.ts";
+import { prepareBitplanes, type BitplaneLayer } from "./wasm-bitplane.ts";
 import { fwht, prepareInteger, type IntegerLayer } from "./wasm-ops.ts";
 import type { Backend, Explanation, PrepareOptions, SyncLayer } from "./types.ts";
 
@@ -39,6 +40,11 @@ export interface WasmBackend extends Backend<SyncLayer> {
   readonly bytes: number;
   /** An int8 weight [n, k] for exact products with int8 or uint8 activations. @throws LowbitError E_SHAPE, E_DEVICE */
   prepareInteger(w: Int8Array, n: number, k: number): IntegerLayer;
+  /**
+   * A weight [n, k] given by codes of a small integer or bipolar format, as bit planes: exact products with codes of any such format.
+   * @throws LowbitError E_SHAPE, E_UNSUPPORTED, E_DEVICE
+   */
+  prepareBitplanes(codes: ArrayLike<number>, n: number, k: number, format: NumberFormat): BitplaneLayer;
   /**
    * Fast Walsh-Hadamard transform (Sylvester order) of every row of n = 2^p values of x, in place; multiplied by `scale`, default 1 / sqrt(n), with which it is
    * its own inverse. @throws LowbitError E_SHAPE
@@ -106,6 +112,7 @@ function createBackend(runtime: Runtime): WasmBackend {
       return runtime.spaces.reduce((sum, space) => sum + space.arena.used, 0);
     },
     prepare: (w, options) => prepare(runtime, w, options),
+    prepareBitplanes: (codes, n, k, format) => prepareBitplanes(runtime, codes, n, k, format),
     prepareInteger: (w, n, k) => prepareInteger(runtime, w, n, k),
     fwht: (x, n, scale = 1 / Math.sqrt(n)) => fwht(runtime, x, n, scale),
     dispose,

@@ -1,6 +1,6 @@
 // Integer products bit for bit, the Walsh-Hadamard transform inside its bound, packed embeddings.
 import { describe, expect, it } from "vitest";
-import { format } from "../../formats/index.ts";
+import { format, type NumberFormat } from "../../formats/index.ts";
 import { fwhtReference } from "../../kernels/reference/hadamard.ts";
 import { engine } from "../../kernels/wasm/engine.ts";
 import { wasmFeatures } from "../../kernels/wasm/features.ts";
@@ -62,6 +62,47 @@ describe("integer products", () => {
         }
     }
     expect(engine.validate(int8Module({ style: "dot", unsigned: true, mr: 4, shared: true }))).toBe(true);
+  });
+});
+
+describe("bit planes", () => {
+  it("bipolar, two's complement and unsigned words of any widths, bit for bit", async () => {
+    const names = ["bipolar1", "bipolar2", "bipolar4", "bipolar8", "int1", "int2", "int3", "int8", "uint1", "uint2", "uint5", "uint8"];
+    const backends = [await wasm(), await wasm({ threads: 2 })];
+    const formats = names.map((name) => format(name) as NumberFormat);
+    for (const fw of formats)
+      for (const fa of formats) {
+        const [m, n, k] = [3, 5, [1, 127, 128, 300, 4100][Math.floor(random() * 5)]];
+        const codes = (count: number, f: NumberFormat): Uint8Array =>
+          Uint8Array.from({ length: count }, () => Math.floor(random() * 2 ** f.bits));
+        const w = codes(n * k, fw);
+        const a = codes(m * k, fa);
+        const expected = new Int32Array(m * n);
+        for (let r = 0; r < m; r++)
+          for (let c = 0; c < n; c++) {
+            let sum = 0;
+            for (let i = 0; i < k; i++) sum += fa.decode(a[r * k + i]) * fw.decode(w[c * k + i]);
+            expected[r * n + c] = sum;
+          }
+        for (const backend of backends) {
+          using layer = backend.prepareBitplanes(w, n, k, fw);
+          expect(layer.run(a, m, fa), `${fa.name} x ${fw.name}, k = ${k}`).toEqual(expected);
+        }
+      }
+    const [backend] = backends;
+    expect(() => backend.prepareBitplanes(new Uint8Array(4), 2, 2, format("nf4") as NumberFormat)).toThrowError(/evenly spaced integers/);
+    expect(() => backend.prepareBitplanes([0, 1, 2, 3], 2, 2, format("bipolar1") as NumberFormat)).toThrowError(RangeError);
+    expect(() => backend.prepareBitplanes([0, 1, 1], 2, 2, format("bipolar1") as NumberFormat)).toThrowError(/expected 4 codes/);
+    backends.forEach((b) => b.dispose());
+  });
+
+  it("largest sums: every word at its extreme", async () => {
+    const backend = await wasm();
+    const k = 33000; // 33000 * 255 * 255 is just below 2^31
+    const f = format("uint8") as NumberFormat;
+    const codes = new Uint8Array(k).fill(255);
+    expect(backend.prepareBitplanes(codes, 1, k, f).run(codes, 1, f)[0]).toBe(k * 255 * 255);
+    backend.dispose();
   });
 });
 

@@ -1,0 +1,125 @@
+// Bit-plane matrix product: U[M,N] = sum over k of uA * uW for unsigned words of p and q bits, by AND and popcount of single-bit planes, plane pair (i, j) with weight
+// 2^(i+j). Signed, offset and bipolar words are affine in unsigned ones, so this one form serves all (see `affineWords`); padding bits are zeros and add nothing.
+// Fast where p * q is small; elsewhere the byte kernels of gemm.ts do more per instruction.
+import { ModuleBuilder, type Emit } from "./asm.ts";
+
+export interface BitplaneSpec {
+  readonly activationBits: number;
+  readonly weightBits: number;
+  readonly shared: boolean;
+}
+
+/** Rows of W per tile. */
+export const BITPLANE_ROWS = 2;
+
+/** Arguments of `work`, i32 each: `pairs` of W rows, `rows` of A, `vectors` of 128 k. U is [rows][2 * pairs]. */
+export const BITPLANE_ARGUMENTS = ["counter", "pairs", "a", "w", "c", "rows", "vectors"] as const;
+
+/** A word's value is slope * (code ^ flip) + base. */
+export interface AffineWords {
+  readonly bits: number;
+  readonly flip: number;
+  readonly slope: number;
+  readonly base: number;
+}
+
+/** How a format's values follow from its codes read as unsigned words (flip 0: unsigned, bipolar; flip 2^(bits-1): two's complement), or null. */
+export function affineWords(values: Float64Array, bits: number): AffineWords | null {
+  for (const flip of [0, 1 << (bits - 1)]) {
+    const base = values[flip];
+    const slope = values[1 ^ flip] - base;
+    const fits =
+      Number.isInteger(base) && Number.isInteger(slope) && slope !== 0 && values.every((v, code) => v === slope * (code ^ flip) + base);
+    if (fits) return { bits, flip, slope, base };
+  }
+  return null;
+}
+
+/**
+ * Writes words [rows, k] as planes: [row][vector][plane] of 16 bytes, element k in bit k % 8 of byte (k % 128) / 8. Returns the sum of the words of each row.
+ */
+export function packPlanes(codes: ArrayLike<number>, rows: number, k: number, words: AffineWords, target: Uint8Array): Int32Array {
+  const vectors = Math.ceil(k / 128);
+  const sums = new Int32Array(rows);
+  target.fill(0);
+  for (let r = 0; r < rows; r++)
+    for (let i = 0; i < k; i++) {
+      const u = codes[r * k + i] ^ words.flip;
+      sums[r] += u;
+      const at = (r * vectors + (i >> 7)) * words.bits * 16 + ((i & 127) >> 3);
+      for (let plane = 0; plane < words.bits; plane++) target[at + 16 * plane] |= ((u >> plane) & 1) << (i & 7);
+    }
+  return sums;
+}
+
+/** A module with `work(args, panel)`. */
+export function bitplaneModule(spec: BitplaneSpec): Uint8Array<ArrayBuffer> {
+  const { activationBits: p, weightBits: q } = spec;
+  const m = new ModuleBuilder({ shared: spec.shared });
+  const orders = p + q - 1;
+  // a byte gains at most 8 per plane pair of its order
+  const most = Math.floor(255 / (8 * Math.min(p, q)));
+  const tile = m.func("tile", ["i32", "i32", "i32", "i32"], [], (f) => {
+    const [a, w, c, vectors] = [0, 1, 2, 3].map((i) => f.param(i));
+    const second = f.local("i32");
+    const n = f.local("i32");
+    const counts = Array.from({ length: BITPLANE_ROWS }, () => f.locals("v128", orders));
+    const totals = f.locals("v128", BITPLANE_ROWS);
+    const planes = f.locals("v128", p);
+    const weight = f.local("v128");
+    f.set(second, f.op("i32.add", w, f.op("i32.mul", vectors, f.i32(16 * q))));
+    f.while(f.op("i32.gt_s", vectors, f.i32(0)), () => {
+      f.set(n, f.op("select", f.i32(most), vectors, f.op("i32.gt_s", vectors, f.i32(most))));
+      f.set(vectors, f.op("i32.sub", vectors, n));
+      for (const row of counts) for (const count of row) f.set(count, f.v128i32(0));
+      f.doWhile(
+        () => {
+          for (let i = 0; i < p; i++) f.set(planes[i], f.load("v128.load", a, 16 * i));
+          for (let row = 0; row < BITPLANE_ROWS; row++)
+            for (let j = 0; j < q; j++) {
+              f.set(weight, f.load("v128.load", row === 0 ? w : second, 16 * j));
+              for (let i = 0; i < p; i++) {
+                const count = counts[row][i + j];
+                f.set(count, f.op("i8x16.add", count, f.op("i8x16.popcnt", f.op("v128.and", planes[i], weight))));
+              }
+            }
+          f.bump(a, 16 * p);
+          f.bump(w, 16 * q);
+          f.bump(second, 16 * q);
+          f.bump(n, -1);
+        },
+        f.op("i32.gt_s", n, f.i32(0)),
+      );
+      for (let row = 0; row < BITPLANE_ROWS; row++)
+        for (let s = 0; s < orders; s++) {
+          const wide = f.op("i32x4.extadd_pairwise_i16x8_u", f.op("i16x8.extadd_pairwise_i8x16_u", counts[row][s]));
+          f.set(totals[row], f.op("i32x4.add", totals[row], s === 0 ? wide : f.op("i32x4.shl", wide, f.i32(s))));
+        }
+    });
+    totals.forEach((total, row) => {
+      const sum = [0, 1, 2, 3].map((i): Emit => f.lane("i32x4.extract_lane", i, total)).reduce((x, y) => f.op("i32.add", x, y));
+      f.store("i32.store", c, 4 * row, sum);
+    });
+  });
+  m.func("work", ["i32", "i32"], [], (f) => {
+    const args = f.param(0);
+    const field = (name: (typeof BITPLANE_ARGUMENTS)[number]): Emit => f.load("i32.load", args, 4 * BITPLANE_ARGUMENTS.indexOf(name));
+    const [pair, w, a, c, left] = f.locals("i32", 5);
+    const next = (): void => f.set(pair, f.atomic("i32.atomic.rmw.add", args, 0, f.i32(1)));
+    next();
+    f.while(f.op("i32.lt_u", pair, field("pairs")), () => {
+      f.set(w, f.op("i32.add", field("w"), f.op("i32.mul", pair, f.op("i32.mul", field("vectors"), f.i32(16 * q * BITPLANE_ROWS)))));
+      f.set(c, f.op("i32.add", field("c"), f.op("i32.mul", pair, f.i32(4 * BITPLANE_ROWS))));
+      f.set(a, field("a"));
+      f.set(left, field("rows"));
+      f.while(f.op("i32.gt_s", left, f.i32(0)), () => {
+        f.run(f.call(tile, a, w, c, field("vectors")));
+        f.bump(a, f.op("i32.mul", field("vectors"), f.i32(16 * p)));
+        f.bump(c, f.op("i32.mul", field("pairs"), f.i32(4 * BITPLANE_ROWS)));
+        f.bump(left, -1);
+      });
+      next();
+    });
+  });
+  return m.bytes();
+}

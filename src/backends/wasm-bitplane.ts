@@ -1,0 +1,100 @@
+// Bit-plane products on the WebAssembly backend: words of 1..8 bits on both sides, exact int32.
+import { LowbitError } from "../../formats/core/errors.ts";
+import type { NumberFormat } from "../../formats/core/types.ts";
+import {
+  affineWords,
+  BITPLANE_ARGUMENTS,
+  BITPLANE_ROWS,
+  bitplaneModule,
+  packPlanes,
+  type AffineWords,
+} from "../../kernels/wasm/bitplane.ts";
+import { kernel, type Runtime } from "../../kernels/wasm/runtime.ts";
+import { disposed } from "./layer.ts";
+
+/** A weight [n, k] of small words as bit planes. */
+export interface BitplaneLayer {
+  readonly n: number;
+  readonly k: number;
+  /**
+   * y[m, n] = a[m, k] * w^T on the integer values of the codes; sums wrap at 32 bits.
+   * @param a codes of `format`, m * k
+   * @throws LowbitError E_SHAPE, E_UNSUPPORTED, E_DISPOSED
+   */
+  run(a: ArrayLike<number>, m: number, format: NumberFormat, out?: Int32Array): Int32Array;
+  dispose(): void;
+  [Symbol.dispose](): void;
+}
+
+function words(format: NumberFormat, what: string): AffineWords {
+  const found = format.table === null || format.bits > 8 ? null : affineWords(format.table, format.bits);
+  if (found === null)
+    throw new LowbitError(
+      "E_UNSUPPORTED",
+      `${what}: expected a format of at most 8 bits whose values are evenly spaced integers in the order of its codes, got ${format.name}. Use prepareMatmul.`,
+    );
+  return found;
+}
+
+function checkCodes(codes: ArrayLike<number>, count: number, bits: number, what: string): void {
+  if (codes.length !== count) throw new LowbitError("E_SHAPE", `${what}: expected ${count} codes, got ${codes.length}.`);
+  for (let i = 0; i < count; i++)
+    if (codes[i] >>> bits !== 0 || !Number.isInteger(codes[i]))
+      throw new RangeError(`${what}[${i}]: expected a code of ${bits} bits, got ${codes[i]}.`);
+}
+
+/** @throws LowbitError E_SHAPE, E_UNSUPPORTED, E_DEVICE */
+export function prepareBitplanes(runtime: Runtime, codes: ArrayLike<number>, n: number, k: number, format: NumberFormat): BitplaneLayer {
+  if (!runtime.live) throw disposed();
+  if (!Number.isSafeInteger(n) || !Number.isSafeInteger(k) || n < 1 || k < 1)
+    throw new LowbitError("E_SHAPE", `prepareBitplanes: expected positive sizes, got [${n}, ${k}].`);
+  const weight = words(format, "prepareBitplanes format");
+  checkCodes(codes, n * k, weight.bits, "prepareBitplanes codes");
+  const pairs = Math.ceil(n / BITPLANE_ROWS);
+  const vectors = Math.ceil(k / 128);
+  const rowBytes = vectors * 16 * weight.bits;
+  const { space, address } = runtime.allocate(pairs * BITPLANE_ROWS * rowBytes);
+  new Uint8Array(space.buffer, address, pairs * BITPLANE_ROWS * rowBytes).fill(0);
+  const weightSums = packPlanes(codes, n, k, weight, new Uint8Array(space.buffer, address, n * rowBytes));
+  let live = true;
+  const dispose = (): void => {
+    if (live && runtime.live) space.arena.free(address);
+    live = false;
+  };
+  return {
+    n,
+    k,
+    run(a, m, activationFormat, out = new Int32Array(m * n)) {
+      if (!live || !runtime.live) throw disposed();
+      const activation = words(activationFormat, "run format");
+      if (!Number.isSafeInteger(m) || m < 1) throw new LowbitError("E_SHAPE", `run m: expected a positive number of rows, got ${m}.`);
+      checkCodes(a, m * k, activation.bits, "run a");
+      if (out.length !== m * n) throw new LowbitError("E_SHAPE", `run out: expected ${m * n} values, got ${out.length}.`);
+      const spec = { activationBits: activation.bits, weightBits: weight.bits, shared: runtime.shared };
+      const built = kernel("bitplane", spec, () => bitplaneModule(spec));
+      const bytes = m * vectors * 16 * activation.bits;
+      const packed = space.scratch("a", bytes);
+      const c = space.scratch("c", 4 * m * pairs * BITPLANE_ROWS);
+      const sums = packPlanes(a, m, k, activation, new Uint8Array(space.buffer, packed, bytes));
+      const values = { counter: 0, pairs, a: packed, w: address, c, rows: m, vectors };
+      runtime.work(
+        space,
+        built,
+        Int32Array.from(BITPLANE_ARGUMENTS, (name) => values[name]),
+        0,
+      );
+      // (sa ua + ba)(sw uw + bw) summed over k
+      const stride = pairs * BITPLANE_ROWS;
+      const u = new Int32Array(space.buffer, c, m * stride);
+      const slope = activation.slope * weight.slope;
+      for (let r = 0; r < m; r++) {
+        const own = Math.imul(Math.imul(activation.slope, weight.base), sums[r]) + Math.imul(Math.imul(activation.base, weight.base), k);
+        for (let j = 0; j < n; j++)
+          out[r * n + j] = Math.imul(slope, u[r * stride + j]) + own + Math.imul(Math.imul(weight.slope, activation.base), weightSums[j]);
+      }
+      return out;
+    },
+    dispose,
+    [Symbol.dispose]: dispose,
+  };
+}
