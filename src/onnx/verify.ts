@@ -80,6 +80,11 @@ async function loadRuntime(): Promise<Runtime> {
   }
 }
 
+/** Asks for the runtime before work that verification follows. @throws LowbitError E_RUNTIME where onnxruntime-node is missing */
+export async function checkRuntime(): Promise<void> {
+  await loadRuntime();
+}
+
 async function openSession(
   runtime: Runtime,
   model: string | Uint8Array,

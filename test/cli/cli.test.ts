@@ -1,5 +1,5 @@
 // The command line as a person meets it: every command, --json, every class of error with its exit code, and nothing left behind.
-import { copyFileSync, cpSync, mkdirSync, readFileSync, statSync, symlinkSync, writeFileSync } from "node:fs";
+import { copyFileSync, cpSync, existsSync, mkdirSync, readFileSync, statSync, symlinkSync, writeFileSync } from "node:fs";
 import { spawn } from "node:child_process";
 import { join } from "node:path";
 import { beforeAll, describe, expect, test } from "vitest";
@@ -392,8 +392,14 @@ describe("mistakes", () => {
     const script = join(alone, "dist/esm/cli.js");
     const out = dir.path("alone/q4.onnx");
     expect(await lowbit(["quantize", fashion, "-o", out, "-d", "q4"], { script })).toMatchObject({ code: 0, stderr: "" });
-    const { code, stderr } = await lowbit(["verify", fashion, out], { script });
-    expect(code).toBe(1);
-    expect(stderr).toMatch(/^lowbit: E_RUNTIME: .*npm install onnxruntime-node$/m);
+    for (const args of [
+      ["verify", fashion, out],
+      ["quantize", fashion, "-o", dir.path("alone/q8.onnx"), "-d", "q8", "--verify", "1"],
+    ]) {
+      const { code, stdout, stderr } = await lowbit(args, { script });
+      expect({ code, stdout }).toEqual({ code: 1, stdout: "" });
+      expect(stderr).toMatch(/^lowbit: E_RUNTIME: .*npm install onnxruntime-node$/m);
+    }
+    expect(existsSync(dir.path("alone/q8.onnx")), "the missing runtime is noticed before the work").toBe(false);
   });
 });

@@ -6,6 +6,7 @@ import type { LayerReport, OnnxDtype, QuantizeModelOptions, QuantizeReport } fro
 import { quantizeModel } from "../../onnx/quantize.ts";
 import type { LayerComparison } from "../../onnx/layers.ts";
 import type { VerifyReport } from "../../onnx/verify.ts";
+import { checkRuntime } from "../../onnx/verify.ts";
 import { progressLine } from "../progress.ts";
 import { count, decibels, json, percent, shape, size, table } from "../report.ts";
 import type { CommandSpec, ParsedArgs } from "../spec.ts";
@@ -105,8 +106,11 @@ async function runQuantize(args: ParsedArgs, context: Parameters<CommandSpec["ru
   if (samples === undefined && (minSqnrDb ?? seed) !== undefined)
     throw usageError(`--${minSqnrDb === undefined ? "seed" : "min-sqnr"}: expected together with --verify N, got it alone.`);
 
+  // Missing, it is better missed before the work.
+  if (samples !== undefined) await checkRuntime();
+
   const progress = progressLine();
-  let report: QuantizeReport;
+  let report: QuantizeReport | undefined;
   let verified: VerifyReport | undefined;
   let layers: LayerComparison[] | null = null;
   try {
@@ -119,6 +123,11 @@ async function runQuantize(args: ParsedArgs, context: Parameters<CommandSpec["ru
         layers = await layersOf(input, output, { seed }, context.signal);
       }
     }
+  } catch (error) {
+    progress.clear();
+    // The file was written, only its verification failed: its report is still wanted.
+    if (report !== undefined && !args.json) context.print(quantizeText(input, report));
+    throw error;
   } finally {
     progress.clear();
   }
