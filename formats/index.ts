@@ -5,6 +5,7 @@ export * from "./define/index.ts";
 export { arithmetic, type Accumulator, type Arithmetic } from "./core/arithmetic.ts";
 export { encodeArray, decodeArray } from "./core/bulk.ts";
 export { bitCard, explainValue, type BitCard, type ValueExplanation } from "./core/explain.ts";
+export { dotBitPlanes, fromBitPlanes, toBitPlanes, type BitAlphabet, type BitPlanes } from "./core/bitplanes.ts";
 export { packCodes, unpackCodes, packedBytes, type Codes } from "./core/pack.ts";
 export { LowbitError, isLowbitError, type LowbitErrorCode } from "./core/errors.ts";
 export type * from "./core/types.ts";
