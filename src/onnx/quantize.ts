@@ -7,7 +7,7 @@ import { inputPaths, outputFiles, readModel, readModelBytes, writeModelBytes } f
 import { dynamicMode } from "./modes/dynamic.ts";
 import { convertFp16 } from "./modes/fp16.ts";
 import type { Layer, Mode, ModeContext } from "./modes/mode.ts";
-import { findLayers } from "./modes/mode.ts";
+import { findLayers, unknownReason } from "./modes/mode.ts";
 import { q4Mode } from "./modes/q4.ts";
 import type { OnnxModel } from "./model.ts";
 import type { LayerReport, OnnxDtype, QuantizeModelOptions, QuantizeOptions, QuantizeReport } from "./options.ts";
@@ -84,7 +84,7 @@ async function convertLayers(
   for (const layer of found) {
     const reason = mode.opTypes.includes(layer.node.opType)
       ? (chosen(layer) ?? mode.reason(layer, context))
-      : `${options.dtype} has no form of ${layer.node.opType}`;
+      : unknownReason(layer, options.dtype);
     if (reason !== undefined) reasons.set(layer, reason);
   }
   const convertible = found.filter((layer) => !reasons.has(layer));

@@ -4,7 +4,9 @@ import { LowbitError, isLowbitError } from "../../formats/core/errors.ts";
 import type { FeedTensor, Feeds, InputHint, InputMetadata } from "./feeds.ts";
 import { inputDims, inputHints, randomSource, randomTensor } from "./feeds.ts";
 import { halfTable } from "./half.ts";
+import { summarizeModel } from "./inspect.ts";
 import { readModel, readModelBytes } from "./io.ts";
+import type { OnnxModel } from "./model.ts";
 
 export interface VerifyOptions {
   /** Random inputs to run. Default 4. */
@@ -123,21 +125,34 @@ const describe = (feeds: Feeds): string =>
     .map(([name, feed]) => `${name} ${feed.type}[${feed.dims.join(", ")}]`)
     .join("; ");
 
-function readHints(model: string | Uint8Array): Map<string, InputHint> {
+/** What the model itself says about its inputs: metadata for runtimes that give none, and hints on integer values. */
+interface InputFacts {
+  readonly inputs: readonly InputMetadata[];
+  readonly hints: Map<string, InputHint>;
+}
+
+function readFacts(model: string | Uint8Array): InputFacts {
+  const facts = (opened: OnnxModel): InputFacts => ({
+    inputs: summarizeModel(opened).inputs.map(({ name, type, dims }) => ({ name, type: RUNTIME_TYPES[type] ?? type, shape: dims })),
+    hints: inputHints(opened),
+  });
   try {
-    if (typeof model !== "string") return inputHints(readModelBytes(model));
+    if (typeof model !== "string") return facts(readModelBytes(model));
     const file = readModel(model);
     try {
-      return inputHints(file);
+      return facts(file);
     } finally {
       file.close();
     }
   } catch (error) {
-    // Hints only: a model that the runtime loads and this package cannot read is compared without them.
-    if (isLowbitError(error)) return new Map();
+    // A model that the runtime loads and this package cannot read is compared without hints.
+    if (isLowbitError(error)) return { inputs: [], hints: new Map() };
     throw error;
   }
 }
+
+/** ONNX's names of element types where onnxruntime has others. */
+const RUNTIME_TYPES: Readonly<Record<string, string>> = { float: "float32", double: "float64" };
 
 /**
  * Sizes that a symbolic dimension is tried with, until the first model runs: sequences and audio frames; images first where the first input
@@ -150,16 +165,18 @@ const IMAGE_SIZES = [320, 224, 256, 512, 64, 128, 32, 16, 8, 1];
 async function randomFeeds(
   runtime: Runtime,
   session: RuntimeSession,
-  hints: Map<string, InputHint>,
+  facts: InputFacts,
   options: VerifyOptions,
   label: string,
 ): Promise<Feeds[]> {
-  const metadata = session.inputMetadata;
-  if (metadata === undefined)
+  // Runtimes before 1.21 do not describe their inputs.
+  const metadata = session.inputMetadata ?? facts.inputs;
+  if (metadata.length !== session.inputNames.length) {
     throw new LowbitError(
       "E_RUNTIME",
-      `verify: expected onnxruntime-node 1.20 or later (it describes inputs), got an older one. Install a newer one, or give inputs.`,
+      `verify: expected a description of the inputs ${session.inputNames.join(", ")}, got none. Install a newer ${PACKAGE}, or give inputs.`,
     );
+  }
   const samples = options.samples ?? 4;
   // Symbolic sizes: one for the first input, one for the others (states and the like have a batch there, not a length).
   const make = (size: number, others: number): Feeds[] => {
@@ -168,7 +185,7 @@ async function randomFeeds(
       Object.fromEntries(
         metadata.map((input, i) => [
           input.name,
-          randomTensor(input, inputDims(input, options.dims ?? {}, i === 0 ? size : others), hints.get(input.name), random),
+          randomTensor(input, inputDims(input, options.dims ?? {}, i === 0 ? size : others), facts.hints.get(input.name), random),
         ]),
       ),
     );
@@ -275,7 +292,7 @@ export async function verifyModels(a: string | Uint8Array, b: string | Uint8Arra
         );
       }
     }
-    const feeds = options.inputs ?? (await randomFeeds(runtime, sessionA, readHints(a), options, labelA));
+    const feeds = options.inputs ?? (await randomFeeds(runtime, sessionA, readFacts(a), options, labelA));
     if (feeds.length === 0) throw new RangeError("inputs: expected at least one set of feeds, got none");
     const all = new Map<string, Sums>();
     for (const feed of feeds) {

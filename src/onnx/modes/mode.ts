@@ -57,7 +57,7 @@ const WEIGHT_INPUT: Readonly<Record<string, readonly number[]>> = {
   Gather: [0],
 };
 /** Operators whose layer is reported even without a constant weight. */
-const ALWAYS: ReadonlySet<string> = new Set(["MatMul", "Gemm", "Conv", "ConvTranspose"]);
+const ALWAYS: ReadonlySet<string> = new Set(["MatMul", "Gemm", "Conv", "ConvTranspose", "LSTM", "GRU", "RNN"]);
 const LARGE = 1024;
 
 /** The layers of a model, in order of its graphs and nodes. */
@@ -122,6 +122,15 @@ export function weightCache<T>(): WeightCache<T> {
 
 /** 10 log10(signal / noise); Infinity without noise, 0 dB for an all-zero weight that stays zero is Infinity too. */
 export const decibels = (signal: number, noise: number): number => (noise === 0 ? Infinity : 10 * Math.log10(signal / noise));
+
+/** Operators that move values around: a constant they read is a table, or a weight that is cut or put together at run time. */
+const MOVES: ReadonlySet<string> = new Set("Slice Concat Split Transpose Reshape Expand Squeeze Unsqueeze Pad Tile Flatten".split(" "));
+
+/** Why a layer of an operator that the mode does not know stays. */
+export const unknownReason = (layer: Layer, dtype: string): string =>
+  MOVES.has(layer.node.opType)
+    ? `${layer.node.opType} moves the constant, it does not multiply by it`
+    : `${dtype} has no form of ${layer.node.opType}`;
 
 /** Bytes of a tensor that a mode made. */
 export const madeBytes = (tensors: readonly TensorProto[]): number => tensors.reduce((total, tensor) => total + tensorBytes(tensor), 0);
