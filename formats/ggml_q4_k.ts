@@ -12,11 +12,11 @@ const SIZE = 32;
 const codes = new Uint8Array(SIZE);
 const weights = new Float64Array(SIZE);
 
-/** Codes of one run for value = s * q - m; returns the squared error. */
-function fit(x: Float32Array, at: number, s: number, m: number): number {
+/** Codes of one run for value = s * q - m; returns the squared error, or stops above `limit`. */
+function fit(x: Float32Array, at: number, s: number, m: number, limit = Infinity): number {
   const inverse = s > 0 ? 1 / s : 0;
   let error = 0;
-  for (let j = 0; j < SIZE; j++) {
+  for (let j = 0; j < SIZE && error <= limit; j++) {
     const v = x[at + j];
     const t = (v + m) * inverse;
     const q = t >= 15 ? 15 : t > 0 ? (t + 0.5) | 0 : 0;
@@ -48,23 +48,32 @@ function search(x: Float32Array, at: number, weighted: boolean): [number, number
   if (high === low) return [0, 0];
   let best: [number, number] = [0, Math.max(0, -sx / sw)];
   let least = Infinity;
+  // Minima to start from: shares of the smallest value, or of one step where nothing is negative.
+  const unit = low < 0 ? -low : high / 15;
   // 15, 15 +- 1/4, ...: of equals the first stays, so that what fits the code range exactly is found exactly.
   for (let step = 0; step < 17; step++) {
     const width = 15 + (step & 1 ? step + 1 : -step) / 8;
-    for (const lift of [1, 0.5, 0, 1.7]) {
-      let m = -low * lift;
+    for (const lift of low < 0 ? LIFTS : SHIFTS) {
+      let m = unit * lift;
       let s = (high + m) / width;
       if (s <= 0) continue;
       for (let pass = 0; pass < 3; pass++) {
-        fit(x, at, s, m);
-        let [error, q1, q2, xq] = [0, 0, 0, 0];
+        const inverse = 1 / s;
+        let error = 0;
+        let q1 = 0;
+        let q2 = 0;
+        let xq = 0;
         for (let j = 0; j < SIZE; j++) {
-          const [q, w, v] = [codes[j], weights[j], x[at + j]];
+          const v = x[at + j];
+          const w = weights[j];
+          const t = (v + m) * inverse;
+          const q = t >= 15 ? 15 : t > 0 ? (t + 0.5) | 0 : 0;
           const e = s * q - m - v;
+          const wq = w * q;
           error += w * e * e;
-          q1 += w * q;
-          q2 += w * q * q;
-          xq += w * q * v;
+          q1 += wq;
+          q2 += wq * q;
+          xq += wq * v;
         }
         if (error < least) {
           least = error;
@@ -84,6 +93,10 @@ function search(x: Float32Array, at: number, weighted: boolean): [number, number
 
 /** The float16 of a super scale; never zero where it is not, since a few large codes of the smallest float16 still carry the block. */
 const half = (v: number) => (v > 0 ? Math.max(2 ** -24, float16.decode(float16.encode(v, { overflow: "saturate" }))) : 0);
+
+/** Where the minimum may start, as a share of the smallest value or of a step. */
+const LIFTS = [1, 0.5, 0, 1.7];
+const SHIFTS = [0, 0.25, 0.5, 0.75, 1];
 
 /** Codes that the largest run scale and minimum may take at first. */
 const TOPS = [62, 61, 60, 59, 57, 55, 53, 51, 48, 45, 42, 38];
@@ -115,7 +128,7 @@ function attempt(x: Float32Array, at: number, d: number, dmin: number, wanted: r
     let least = Infinity;
     for (let s = Math.max(0, s0 - reach); s <= Math.min(63, s0 + reach); s++)
       for (let m = Math.max(0, m0 - mReach); m <= Math.min(63, m0 + mReach); m++) {
-        const e = fit(x, from, d * s, dmin * m);
+        const e = fit(x, from, d * s, dmin * m, least);
         if (e < least) {
           least = e;
           scales[r] = s;
