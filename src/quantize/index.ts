@@ -35,3 +35,21 @@ export {
 } from "./calibrate.ts";
 export { gaussian, seededRandom } from "./random.ts";
 export { runStepsAsync, type Progress, type RunOptions } from "./steps.ts";
+export { awq, type AwqOptions } from "./awq.ts";
+export { adaround, type AdaRoundOptions } from "./adaround.ts";
+export { quest } from "./quest.ts";
+export { gaussianClip, type GaussianClip } from "./normal.ts";
+export {
+  centerOutputs,
+  channelAmax,
+  correctBias,
+  crossLayerEqualize,
+  divideRows,
+  foldNorm,
+  scaleColumns,
+  smoothFactors,
+  type Linear,
+  type Linear64,
+} from "./equalize.ts";
+export { advise, predictQsnr, profile, storedBits, type Advice, type TensorProfile } from "./advise.ts";
+export { plan, relativeLoss, type Plan, type PlanLayer, type PlannedLayer, type PlanOptions } from "./plan.ts";

@@ -3,8 +3,11 @@ import { random } from "./random.ts";
 
 export type InputKind = "iid" | "ar" | "power" | "outliers";
 
-/** Tokens [tokens * k]. ar: x_j = rho x_{j-1} + noise; power: variance of channel j proportional to 1 / (j + 1), mixed by a random rotation of
- * neighbours; outliers: every 64th channel times 20, on AR(rho). */
+/** Exponent of the power-law spectrum. */
+const POWER = 1.5;
+
+/** Tokens [tokens * k]. ar: x_j = rho x_{j-1} + noise; power: spectrum 1 / i^1.5 in a
+ * random basis; outliers: every 64th channel times 20, on AR(rho). */
 export function inputs(kind: InputKind, tokens: number, k: number, seed: number, rho = 0.9): Float64Array {
   const rng = random(seed);
   const x = new Float64Array(tokens * k);
@@ -17,19 +20,16 @@ export function inputs(kind: InputKind, tokens: number, k: number, seed: number,
     }
   }
   if (kind === "power") {
-    // Eigenvalues 1 / (i + 1), eigenvectors a random orthogonal matrix (product of Householder reflections).
-    const reflections = Array.from({ length: 8 }, () => {
-      const v = Float64Array.from({ length: k }, () => rng.normal());
-      const n = Math.hypot(...v);
-      return v.map((u) => u / n);
-    });
+    // Eigenvalues 1 / (i + 1)^POWER; eigenvectors mixed by two rounds of random signs and a Walsh-Hadamard transform (k a power of two).
+    const signs = [0, 1].map(() => Float64Array.from({ length: k }, () => (rng.next() < 0.5 ? -1 : 1)));
     for (let t = 0; t < tokens; t++) {
       const row = x.subarray(t * k, (t + 1) * k);
-      for (let j = 0; j < k; j++) row[j] /= Math.sqrt(j + 1);
-      for (const v of reflections) {
-        let dot = 0;
-        for (let j = 0; j < k; j++) dot += v[j] * row[j];
-        for (let j = 0; j < k; j++) row[j] -= 2 * dot * v[j];
+      for (let j = 0; j < k; j++) row[j] *= (j + 1) ** (-POWER / 2);
+      for (const sign of signs) {
+        for (let j = 0; j < k; j++) row[j] *= sign[j] / Math.sqrt(k);
+        for (let h = 1; h < k; h *= 2)
+          for (let i = 0; i < k; i += 2 * h)
+            for (let j = i; j < i + h; j++) [row[j], row[j + h]] = [row[j] + row[j + h], row[j] - row[j + h]];
       }
     }
   }

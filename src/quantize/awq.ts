@@ -1,0 +1,90 @@
+// AWQ: scales the channels of a weight by a power of the mean magnitude of their inputs before rounding, the power chosen by the error of the layer's
+// output; optionally the scales of the blocks are searched too. Source: Lin et al., arXiv 2306.00978; mit-han-lab/llm-awq. The packed weight is
+// W diag(s): inputs must be divided by s (recipe.channelScales), folded into what comes before, or undone by `dequantizeOriginal`.
+import { LowbitError } from "../../formats/core/errors.ts";
+import { dequantize } from "../../formats/core/packed.ts";
+import type { Format, PackedTensor } from "../../formats/core/types.ts";
+import type { Tensor } from "../tensor/tensor.ts";
+import { hessianOf, type SteppedQuantizer } from "./gptq.ts";
+import { weightMatrix } from "./grid.ts";
+import { rtn } from "./rtn.ts";
+import { resolveSearch, type ScaleSearch } from "./search.ts";
+import { outputError, type LayerStatistics } from "./statistics.ts";
+import { runSteps, type RunOptions, type Steps } from "./steps.ts";
+
+export interface AwqOptions extends RunOptions {
+  /** Statistics with a Hessian. Token weights given to calibration count, which is what MBQ does with modalities. */
+  readonly statistics: LayerStatistics;
+  /** Powers tried: 0, 1 / grid, ... below 1; default 20. */
+  readonly grid?: number;
+  /** Also try scales by search, weighted by the energy of the inputs; default true. */
+  readonly search?: ScaleSearch | null;
+  readonly name?: string;
+}
+
+/**
+ * AWQ as a quantizer. Never worse than round-to-nearest on the calibration inputs: that is one of its candidates.
+ * @throws LowbitError E_CALIBRATION as gptq
+ */
+export function awq(options: AwqOptions): SteppedQuantizer {
+  if (!options?.statistics) throw new TypeError("awq: expected options.statistics, got none. Collect them with layerStatistics(k).");
+  const count = options.grid ?? 20;
+  if (!(Number.isInteger(count) && count >= 1 && count <= 1000))
+    throw new RangeError(`awq grid: expected an integer in 1..1000, got ${count}.`);
+  const search = options.search === null ? null : resolveSearch(options.search ?? { method: "mse", grid: 20, maxShrink: 0.5 });
+  const steps = function* (weight: Tensor, format: Format): Steps<PackedTensor> {
+    const at = options.name === undefined ? "" : ` of layer "${options.name}"`;
+    const w = weightMatrix(weight, `awq${at}`);
+    const { rows, k } = w;
+    const { statistics } = options;
+    const hessian = hessianOf(statistics, k, at);
+    const mean = statistics.sumAbs.map((s) => s / statistics.weight);
+    let best: { error: number; packed: PackedTensor; power: number; scales: Float64Array; searched: boolean } | undefined;
+    let plain = NaN;
+    for (let i = 0; i < count; i++) {
+      const power = i / count;
+      const scales = channelScales(mean, power);
+      const scaled = w.data.map((v, at) => v * scales[at % k]);
+      const t: Tensor = { data: scaled, shape: [rows, k], stride: [k, 1], offset: 0 };
+      const columnWeights = scales.map((s, j) => hessian[j * k + j] / (s * s));
+      for (const searched of search ? [false, true] : [false]) {
+        if (searched && (format.kind !== "block" || format.offset?.role === "min")) continue;
+        const packed = rtn(searched ? { search: search!, columnWeights } : {}).quantizeWeight(t, format);
+        const values = dequantize(packed, { dtype: "float64" });
+        for (let v = 0; v < values.length; v++) values[v] /= scales[v % k];
+        const error = outputError(w.data, values, rows, hessian);
+        if (i === 0 && !searched) plain = error;
+        if (best === undefined || error < best.error) best = { error, packed, power, scales, searched };
+      }
+      yield { stage: "awq", done: i + 1, total: count, layer: options.name };
+    }
+    const { packed, power, scales, error, searched } = best!;
+    if (!Number.isFinite(error)) throw new LowbitError("E_CALIBRATION", `awq${at}: expected a finite error, got ${error}.`);
+    return {
+      ...packed,
+      shape: weight.shape.slice(),
+      recipe: {
+        ...packed.recipe,
+        algorithm: "awq",
+        power,
+        searched,
+        ...(power > 0 ? { channelScales: Array.from(scales) } : {}),
+        error,
+        roundToNearestError: plain,
+      },
+    };
+  };
+  return { algorithm: "awq", steps, quantizeWeight: (weight, format) => runSteps(steps(weight, format), options) };
+}
+
+/** mean^power, at least 1e-4, divided by the geometric mean of its extremes. Dead channels keep the smallest scale. */
+function channelScales(mean: Float64Array, power: number): Float64Array<ArrayBuffer> {
+  const s = Float64Array.from(mean, (m) => Math.max(m ** power, 1e-4));
+  let [lo, hi] = [Infinity, 0];
+  for (const v of s) {
+    lo = Math.min(lo, v);
+    hi = Math.max(hi, v);
+  }
+  const norm = Math.sqrt(lo * hi);
+  return s.map((v) => v / norm);
+}

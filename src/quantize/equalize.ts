@@ -1,0 +1,153 @@
+// Transformations of float layers that leave the function as it is and make it easier to quantize, and the correction of biases afterwards:
+// SmoothQuant (arXiv 2211.10438), cross-layer equalisation and bias correction (Nagel et al., arXiv 1906.04721), folding of norms for rotations
+// (QuaRot, SliceGPT). All in float64, all return new arrays. Weights are [rows, k], row-major, rows the outputs.
+import { LowbitError } from "../../formats/core/errors.ts";
+import type { LayerStatistics } from "./statistics.ts";
+
+/** y = W x + b. */
+export interface Linear {
+  readonly weight: Float32Array | Float64Array;
+  readonly rows: number;
+  readonly k: number;
+  readonly bias?: Float32Array | Float64Array | null;
+}
+
+/** The same in float64. */
+export interface Linear64 {
+  readonly weight: Float64Array<ArrayBuffer>;
+  readonly rows: number;
+  readonly k: number;
+  readonly bias: Float64Array<ArrayBuffer> | null;
+}
+
+function copy(layer: Linear, what: string): Linear64 {
+  const { rows, k, bias } = layer;
+  if (layer.weight.length !== rows * k || (bias && bias.length !== rows))
+    throw new LowbitError(
+      "E_SHAPE",
+      `${what}: expected a weight of ${rows} x ${k} and a bias of ${rows}, got ${layer.weight.length} and ${bias?.length}.`,
+    );
+  return { weight: Float64Array.from(layer.weight), rows, k, bias: bias ? Float64Array.from(bias) : null };
+}
+
+/** Largest magnitude of each channel of the inputs, from their statistics. */
+export function channelAmax(statistics: LayerStatistics): Float64Array<ArrayBuffer> {
+  return Float64Array.from(statistics.max, (m, j) => Math.max(Math.abs(m), Math.abs(statistics.min[j])));
+}
+
+/**
+ * SmoothQuant factors s_j = amax_j^alpha / wmax_j^(1 - alpha), at least 1e-5: inputs are divided by them, the columns of the weights multiplied.
+ * @param layers all linear layers that read the same input
+ * @throws RangeError for alpha outside 0..1; LowbitError E_SHAPE
+ */
+export function smoothFactors(amax: Float64Array, layers: readonly Linear[], alpha = 0.5): Float64Array<ArrayBuffer> {
+  if (!(alpha >= 0 && alpha <= 1)) throw new RangeError(`smoothFactors alpha: expected a number in 0..1, got ${alpha}.`);
+  const k = amax.length;
+  const wmax = new Float64Array(k);
+  for (const layer of layers) {
+    const { weight, rows } = copy(layer, "smoothFactors");
+    if (layer.k !== k) throw new LowbitError("E_SHAPE", `smoothFactors: expected layers of ${k} inputs, got ${layer.k}.`);
+    for (let i = 0; i < rows * k; i++) wmax[i % k] = Math.max(wmax[i % k], Math.abs(weight[i]));
+  }
+  // A dead channel or a zero column has nothing to balance.
+  return amax.map((a, j) => (a === 0 || wmax[j] === 0 ? 1 : Math.max(a ** alpha / wmax[j] ** (1 - alpha), 1e-5)));
+}
+
+/** W diag(s), to go with inputs divided by s. */
+export function scaleColumns(layer: Linear, s: Float64Array): Linear64 {
+  const out = copy(layer, "scaleColumns");
+  if (s.length !== layer.k) throw new LowbitError("E_SHAPE", `scaleColumns: expected ${layer.k} factors, got ${s.length}.`);
+  for (let i = 0; i < out.weight.length; i++) out.weight[i] *= s[i % layer.k];
+  return out;
+}
+
+/** diag(s)^-1 W and b / s: the layer before gives its outputs divided by s. */
+export function divideRows(layer: Linear, s: Float64Array): Linear64 {
+  const out = copy(layer, "divideRows");
+  if (s.length !== layer.rows) throw new LowbitError("E_SHAPE", `divideRows: expected ${layer.rows} factors, got ${s.length}.`);
+  for (let i = 0; i < out.weight.length; i++) out.weight[i] /= s[Math.floor(i / layer.k)];
+  if (out.bias) for (let r = 0; r < out.rows; r++) out.bias[r] /= s[r];
+  return out;
+}
+
+/**
+ * Cross-layer equalisation of a chain of layers with positively homogeneous functions between them (ReLU, PReLU, none): the ranges of the output
+ * rows of a layer and of the input columns of the next become equal. The function of the chain is unchanged.
+ * @throws LowbitError E_SHAPE where outputs and inputs of neighbours differ
+ */
+export function crossLayerEqualize(
+  chain: readonly Linear[],
+  options: { readonly iterations?: number; readonly tolerance?: number } = {},
+): Linear64[] {
+  const layers = chain.map((l) => copy(l, "crossLayerEqualize"));
+  for (let i = 0; i + 1 < layers.length; i++)
+    if (layers[i].rows !== layers[i + 1].k)
+      throw new LowbitError(
+        "E_SHAPE",
+        `crossLayerEqualize: expected layer ${i + 1} to read ${layers[i].rows} inputs, got ${layers[i + 1].k}.`,
+      );
+  const { iterations = 50, tolerance = 1e-8 } = options;
+  for (let it = 0; it < iterations; it++) {
+    let largest = 0;
+    for (let i = 0; i + 1 < layers.length; i++) {
+      const [a, b] = [layers[i], layers[i + 1]];
+      const r1 = new Float64Array(a.rows);
+      const r2 = new Float64Array(a.rows);
+      for (let j = 0; j < a.weight.length; j++) r1[Math.floor(j / a.k)] = Math.max(r1[Math.floor(j / a.k)], Math.abs(a.weight[j]));
+      for (let j = 0; j < b.weight.length; j++) r2[j % b.k] = Math.max(r2[j % b.k], Math.abs(b.weight[j]));
+      const s = r1.map((r, c) => (r === 0 || r2[c] === 0 ? 1 : Math.sqrt(r * r2[c]) / r2[c]));
+      for (const v of s) largest = Math.max(largest, Math.abs(v - 1));
+      layers[i] = divideRows(a, s);
+      layers[i + 1] = scaleColumns(b, s);
+    }
+    if (largest < tolerance) break;
+  }
+  return layers;
+}
+
+/**
+ * Bias that takes out the mean shift of quantization: b - (Q - W) E[x].
+ * @param quantized values of the quantized weight, [rows * k]
+ */
+export function correctBias(layer: Linear, quantized: ArrayLike<number>, statistics: LayerStatistics): Float64Array<ArrayBuffer> {
+  const { weight, rows, k, bias } = copy(layer, "correctBias");
+  if (quantized.length !== rows * k || statistics.k !== k)
+    throw new LowbitError(
+      "E_SHAPE",
+      `correctBias: expected ${rows} x ${k} values and statistics of ${k} inputs, got ${quantized.length} and ${statistics.k}.`,
+    );
+  const out = bias ?? new Float64Array(rows);
+  for (let r = 0; r < rows; r++)
+    for (let j = 0; j < k; j++) out[r] -= ((quantized[r * k + j] - weight[r * k + j]) * statistics.sum[j]) / statistics.weight;
+  return out;
+}
+
+/** A reader of a norm takes over its gain and bias: W diag(gamma), b + W beta. Right for RMSNorm (without beta) and LayerNorm. */
+export function foldNorm(layer: Linear, gamma: ArrayLike<number>, beta: ArrayLike<number> | null = null): Linear64 {
+  const { weight, rows, k, bias } = copy(layer, "foldNorm");
+  if (gamma.length !== k || (beta && beta.length !== k))
+    throw new LowbitError("E_SHAPE", `foldNorm: expected gains of ${k} channels, got ${gamma.length}.`);
+  const out = beta ? (bias ?? new Float64Array(rows)) : bias;
+  for (let r = 0; r < rows; r++)
+    for (let j = 0; j < k; j++) {
+      if (beta) out![r] += weight[r * k + j] * beta[j];
+      weight[r * k + j] *= gamma[j];
+    }
+  return { weight, rows, k, bias: out };
+}
+
+/** A writer of the residual stream takes over the mean subtraction of a LayerNorm, which then is an RMSNorm: the mean over outputs is subtracted from
+ * weight and bias. Not for models with RMSNorm: they subtract no mean. */
+export function centerOutputs(layer: Linear): Linear64 {
+  const { weight, rows, k, bias } = copy(layer, "centerOutputs");
+  for (let j = 0; j < k; j++) {
+    let mean = 0;
+    for (let r = 0; r < rows; r++) mean += weight[r * k + j] / rows;
+    for (let r = 0; r < rows; r++) weight[r * k + j] -= mean;
+  }
+  if (bias) {
+    const mean = bias.reduce((s, b) => s + b / rows, 0);
+    for (let r = 0; r < rows; r++) bias[r] -= mean;
+  }
+  return { weight, rows, k, bias };
+}
