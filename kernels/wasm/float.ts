@@ -76,6 +76,8 @@ class FloatDecoder {
   readonly #table: Local;
   readonly #bytes: Local;
   readonly #t: Local[];
+  readonly #rows: Local[];
+  readonly #more: Local[];
 
   constructor(f: FunctionBuilder, spec: FloatSpec, w: Local, table: Local) {
     this.#f = f;
@@ -84,6 +86,8 @@ class FloatDecoder {
     this.#table = table;
     this.#bytes = f.local("v128");
     this.#t = f.locals("v128", 4);
+    this.#rows = f.locals("v128", 4);
+    this.#more = f.locals("v128", 4);
   }
 
   /** Field bytes of quad q of the period at `base`, row vector j. */
@@ -100,13 +104,99 @@ class FloatDecoder {
   }
 
   /**
+   * All 16 rows of the four k of quad q: calls `use(k, j, value)` k by k where the decoded state of four row vectors fits the registers (then an activation is
+   * broadcast once), else row vector by row vector.
+   */
+  block(base: number, q: number, zeros: readonly Local[] | null, use: (k: number, j: number, value: Emit) => void): void {
+    const f = this.#f;
+    const { decode, bits } = this.#spec;
+    const all = [0, 1, 2, 3];
+    const inner = (k: number, value: (j: number) => Emit): void => all.forEach((j) => use(k, j, value(j)));
+    if (decode.kind === "lattice") {
+      const pieces = fieldLayout(bits).pieces[q];
+      const direct = decode.table === null && pieces.length === 1;
+      const from = direct ? pieces[0].from : 0;
+      const width = direct ? bits : 8;
+      for (const j of all) {
+        if (direct && fieldLayout(bits).vectors === 1 && q > 0) break; // the vector of the period is there already
+        const source = direct ? f.load("v128.load", this.#w, base + pieces[0].vector * 64 + 16 * j) : this.#fields(base, q, j);
+        f.set(this.#rows[j], decode.table === null ? source : f.op(this.#swizzle(), f.constant("table", f.v128(decode.table)), source));
+      }
+      const mask = 2 ** width - 1;
+      for (const k of all) {
+        const shift = 8 * k + from;
+        inner(k, (j) => {
+          const at = shift === 0 ? f.get(this.#rows[j]) : f.op("i32x4.shr_u", this.#rows[j], f.i32(shift));
+          const u = shift + width === 32 ? at : f.op("v128.and", at, f.constant(`i32 ${mask}`, f.v128i32(mask)));
+          return this.#shifted(f.op("f32x4.convert_i32x4_s", u), zeros === null ? null : zeros[j]);
+        });
+      }
+    } else if (decode.kind === "shift") {
+      for (const j of all) {
+        f.set(this.#bytes, this.#fields(base, q, j));
+        f.set(this.#rows[j], this.#place(16 - bits, decode.mantissaBits));
+        f.set(this.#more[j], this.#place(8 - bits, decode.mantissaBits));
+      }
+      const upper = f.constant("upper", f.v128i32(-65536));
+      for (const k of all)
+        inner(k, (j) => {
+          const words = k % 2 === 0 ? this.#rows[j] : this.#more[j];
+          return k < 2 ? f.op("i32x4.shl", words, f.i32(16)) : f.op("v128.and", words, upper);
+        });
+    } else if (decode.kind === "half") {
+      for (const k of all)
+        inner(k, (j) => {
+          const words = f.load("v128.load", this.#w, base + 64 * (k >> 1) + 16 * j);
+          return this.#half(words, k, decode.mantissaBits);
+        });
+    } else if (decode.kind === "float") {
+      for (const k of all) inner(k, (j) => f.load("v128.load", this.#w, base + 64 * k + 16 * j));
+    } else for (const j of all) this.quad(base, q, j, null, (k, value) => use(k, j, value));
+  }
+
+  /** Does `block` go k by k? */
+  get byK(): boolean {
+    const { kind } = this.#spec.decode;
+    return kind !== "table4" && kind !== "table8";
+  }
+
+  #swizzle(): string {
+    return this.#spec.relaxed ? "i8x16.relaxed_swizzle" : "i8x16.swizzle";
+  }
+
+  #shifted(value: Emit, zero: Local | null): Emit {
+    const f = this.#f;
+    const { decode } = this.#spec;
+    if (zero !== null) return f.op("f32x4.sub", value, zero);
+    return decode.kind !== "lattice" || decode.shift === 0 ? value : f.op("f32x4.sub", value, f.constant("shift", f.v128f32(decode.shift)));
+  }
+
+  /** Fields of `bytes` as bfloat16 in i16 lanes: sign at 15, the exponent field's lowest bit at 7. */
+  #place(left: number, mantissaBits: number): Emit {
+    const f = this.#f;
+    const { bits } = this.#spec;
+    const mask = f.constant("fields", f.v128i16((-32768 | (((1 << (bits - 1)) - 1) << (7 - mantissaBits))) << 0));
+    const top = left === 0 ? f.get(this.#bytes) : f.op("i16x8.shl", this.#bytes, f.i32(left));
+    return f.op("v128.and", f.op("i16x8.shr_s", top, f.i32(9 - bits + mantissaBits)), mask);
+  }
+
+  /** Element k of a pair of 16-bit words per i32 lane. */
+  #half(words: Emit | Local, k: number, mantissaBits: 7 | 10): Emit {
+    const f = this.#f;
+    const upper = f.constant("upper", f.v128i32(-65536));
+    const high = k % 2 === 0 ? f.op("i32x4.shl", words, f.i32(16)) : f.op("v128.and", words, upper);
+    if (mantissaBits === 7) return high;
+    return f.op("v128.and", f.op("i32x4.shr_s", high, f.i32(3)), f.constant("half fields", f.v128i32(0x8fffe000 | 0)));
+  }
+
+  /**
    * Four rows (vector j) of the four k of quad q, as float32, scale not applied: calls `use(k, value)` in the order of k. `zero` is the zero point
    * of the rows, where there is one.
    */
   quad(base: number, q: number, j: number, zero: Local | null, use: (k: number, value: Emit) => void): void {
     const f = this.#f;
     const { decode } = this.#spec;
-    const swizzle = this.#spec.relaxed ? "i8x16.relaxed_swizzle" : "i8x16.swizzle";
+    const swizzle = this.#swizzle();
     const bytes = this.#bytes;
     if (decode.kind === "lattice") {
       const fields = this.#fields(base, q, j);
@@ -114,9 +204,7 @@ class FloatDecoder {
       for (let k = 0; k < 4; k++) {
         const at = k === 0 ? bytes : f.op("i32x4.shr_u", bytes, f.i32(8 * k));
         const u = k === 3 ? at : f.op("v128.and", at, f.constant("i32 255", f.v128i32(255)));
-        const value = f.op("f32x4.convert_i32x4_s", u);
-        if (zero !== null) use(k, f.op("f32x4.sub", value, zero));
-        else use(k, decode.shift === 0 ? value : f.op("f32x4.sub", value, f.constant("shift", f.v128f32(decode.shift))));
+        use(k, this.#shifted(f.op("f32x4.convert_i32x4_s", u), zero));
       }
     } else if (decode.kind === "table4") {
       // the packer orders bytes by k, then row, so that zipped byte planes are four rows of one k
@@ -150,35 +238,19 @@ class FloatDecoder {
         use(k, f.get(value));
       }
     } else if (decode.kind === "shift") {
-      // as bfloat16 in i16 lanes: sign at 15, the exponent field's lowest bit at 7; then the halves of i32 lanes
-      const { bits } = this.#spec;
-      const { mantissaBits } = decode;
       f.set(bytes, this.#fields(base, q, j));
-      const mask = f.constant("fields", f.v128i16((-32768 | (((1 << (bits - 1)) - 1) << (7 - mantissaBits))) << 0));
-      const place = (left: number): Emit => {
-        const top = left === 0 ? bytes : f.op("i16x8.shl", bytes, f.i32(left));
-        return f.op("v128.and", f.op("i16x8.shr_s", top, f.i32(9 - bits + mantissaBits)), mask);
-      };
       const [even, odd] = this.#t;
-      f.set(even, place(16 - bits));
-      f.set(odd, place(8 - bits));
+      f.set(even, this.#place(16 - this.#spec.bits, decode.mantissaBits));
+      f.set(odd, this.#place(8 - this.#spec.bits, decode.mantissaBits));
       const upper = f.constant("upper", f.v128i32(-65536));
       use(0, f.op("i32x4.shl", even, f.i32(16)));
       use(1, f.op("i32x4.shl", odd, f.i32(16)));
       use(2, f.op("v128.and", even, upper));
       use(3, f.op("v128.and", odd, upper));
     } else if (decode.kind === "half") {
-      const upper = f.constant("upper", f.v128i32(-65536));
       for (let pair = 0; pair < 2; pair++) {
         f.set(bytes, f.load("v128.load", this.#w, base + 64 * pair + 16 * j));
-        if (decode.mantissaBits === 7) {
-          use(2 * pair, f.op("i32x4.shl", bytes, f.i32(16)));
-          use(2 * pair + 1, f.op("v128.and", bytes, upper));
-        } else {
-          const fields = f.constant("half fields", f.v128i32(0x8fffe000 | 0));
-          use(2 * pair, f.op("v128.and", f.op("i32x4.shr_s", f.op("i32x4.shl", bytes, f.i32(16)), f.i32(3)), fields));
-          use(2 * pair + 1, f.op("v128.and", f.op("i32x4.shr_s", f.op("v128.and", bytes, upper), f.i32(3)), fields));
-        }
+        for (let k = 2 * pair; k < 2 * pair + 2; k++) use(k, this.#half(bytes, k, decode.mantissaBits));
       }
     } else for (let k = 0; k < 4; k++) use(k, f.load("v128.load", this.#w, base + 64 * k + 16 * j));
   }
@@ -256,12 +328,11 @@ function writeGemv(f: FunctionBuilder, spec: FloatSpec): void {
         zeros.forEach((zero, j) => f.set(zero, f.op("f32x4.convert_i32x4_s", f.load("v128.load16x4_s", w, record.zeroPoint + 8 * j))));
       for (let i = 0; i < spec.group / 4; i++) {
         const { base, q } = quadBase(spec.bits, i);
-        for (let j = 0; j < 4; j++)
-          decoder.quad(base, q, j, spec.zeroPoint ? zeros[j] : null, (k, value) => {
-            f.set(activation, f.load("v128.load32_splat", x, 4 * (4 * i + k)));
-            accumulate(targets[j], value, activation);
-            if (spec.add && j === 0) f.set(total, f.op("f32x4.add", total, activation));
-          });
+        decoder.block(base, q, spec.zeroPoint ? zeros : null, (k, j, value) => {
+          if (j === 0 || !decoder.byK) f.set(activation, f.load("v128.load32_splat", x, 4 * (4 * i + k)));
+          accumulate(targets[j], value, activation);
+          if (spec.add && j === 0) f.set(total, f.op("f32x4.add", total, activation));
+        });
       }
       if (grouped)
         for (let j = 0; j < 4; j++) {
