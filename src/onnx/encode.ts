@@ -37,7 +37,7 @@ export function payloadBytes(model: OnnxModel): number {
 }
 
 /** True where nothing has been changed since the model was read. */
-export function isUnchanged(model: OnnxModel): boolean {
+function isUnchanged(model: OnnxModel): boolean {
   const now = toBinary(ModelProtoSchema, model.proto);
   const then = toBinary(ModelProtoSchema, decodeOriginal(model));
   if (now.length !== then.length) return false;

@@ -115,9 +115,8 @@ async function convertLayers(
     const conversion = mode.convert(layer, context);
     replaced.set(layer.node, conversion.nodes);
     unused.add(layer.weight!.name);
-    const weightKey = `${layer.weight!.scope.path}\n${layer.weight!.name}`;
-    const owner = owners.get(weightKey);
-    if (owner === undefined) owners.set(weightKey, layer.name);
+    const owner = owners.get(conversion.codes);
+    if (owner === undefined) owners.set(conversion.codes, layer.name);
     reports.push({
       ...base,
       format: conversion.format,
@@ -150,15 +149,16 @@ function summarize(
   sizes: { before: number; after: number; started: number; outputs: string[] },
 ): QuantizeReport {
   const quantized = result.layers.filter((layer) => layer.format !== null);
-  const own = quantized.filter((layer) => layer.sharedWith === undefined);
-  const total = (pick: (layer: LayerReport) => number): number => own.reduce((sum, layer) => sum + pick(layer), 0);
+  // A weight that two operators read in different forms is one before and two after.
+  const before = new Map(quantized.map((layer) => [layer.weight, layer.bytesBefore]));
+  const after = quantized.filter((layer) => layer.sharedWith === undefined).reduce((sum, layer) => sum + layer.bytesAfter, 0);
   return {
     dtype: options.dtype,
     layers: result.layers,
     quantized: quantized.length,
     leftAlone: result.layers.length - quantized.length,
-    weightBytesBefore: total((layer) => layer.bytesBefore),
-    weightBytesAfter: total((layer) => layer.bytesAfter),
+    weightBytesBefore: [...before.values()].reduce((sum, bytes) => sum + bytes, 0),
+    weightBytesAfter: after,
     fileBytesBefore: sizes.before,
     fileBytesAfter: sizes.after,
     seconds: (performance.now() - sizes.started) / 1000,

@@ -201,6 +201,22 @@ it("Gather: a uint8 table and DequantizeLinear", async () => {
   await expectAgrees(proto, bytes);
 });
 
+it("a table that a Gather and a MatMul read is one weight before and two after", async () => {
+  const proto = model(
+    graph({
+      input: [value("ids", T.INT64, ["b"]), value("x", T.FLOAT, ["b", 32])],
+      output: [value("e", T.FLOAT, ["b", 64]), value("y", T.FLOAT, ["b", 64])],
+      initializer: [raw("table", [32, 64], weights(2048))],
+      node: [node("Gather", ["table", "ids"], ["e"], {}, "embed"), node("MatMul", ["x", "table"], ["y"], {}, "mm")],
+    }),
+  );
+  const { bytes, report } = await quantized(proto, "int8");
+  expect(report.layers.map(({ sharedWith }) => sharedWith)).toEqual([undefined, undefined]);
+  expect(report.weightBytesBefore).toBe(4 * 2048);
+  expect(report.weightBytesAfter).toBe(2 * (2048 + 4 + 1));
+  await expectAgrees(proto, bytes);
+});
+
 describe("old opsets", () => {
   const pooled = (nodes: NodeProto[], initializer: TensorProto[], opset: number, x: (number | string)[] = [1, 2, 8, 8]): ModelProto =>
     model(

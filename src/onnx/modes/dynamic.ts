@@ -139,7 +139,7 @@ export function dynamicMode(): Mode {
       return store(layer, context, quantized, kind.signed, [k, n], [n], formatName(kind.signed, kind.symmetric, kind.perChannel));
     });
     const nodes = withBias(layer, context, (output) => integerNodes(layer, context, "MatMulInteger", made, [], output));
-    return { nodes, format: made.format, bytesAfter: made.bytes, sqnrDb: made.sqnrDb };
+    return { nodes, codes: made.codes, format: made.format, bytesAfter: made.bytes, sqnrDb: made.sqnrDb };
   }
 
   function convertConv(layer: Layer, context: ModeContext): Conversion {
@@ -173,6 +173,7 @@ export function dynamicMode(): Mode {
     if (bias === "")
       return {
         nodes: integerNodes(layer, context, "ConvInteger", made, attributes, node.output[0]),
+        codes: made.codes,
         format: made.format,
         bytesAfter: made.bytes,
         sqnrDb: made.sqnrDb,
@@ -184,7 +185,7 @@ export function dynamicMode(): Mode {
         name: context.names.take(`${layer.name}_bias`),
       }),
     );
-    return { nodes, format: made.format, bytesAfter: made.bytes, sqnrDb: made.sqnrDb };
+    return { nodes, codes: made.codes, format: made.format, bytesAfter: made.bytes, sqnrDb: made.sqnrDb };
   }
 
   const biases = weightCache<string>();
@@ -236,7 +237,7 @@ export function dynamicMode(): Mode {
         name: names.take(`${layer.name}_DequantizeLinear`),
       }),
     ];
-    return { nodes, format: made.format, bytesAfter: made.bytes, sqnrDb: made.sqnrDb };
+    return { nodes, codes: made.codes, format: made.format, bytesAfter: made.bytes, sqnrDb: made.sqnrDb };
   }
 
   return {

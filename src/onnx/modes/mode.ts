@@ -33,6 +33,8 @@ export interface ModeContext {
 /** A layer converted: the nodes that replace it, and the figures of its weight. */
 export interface Conversion {
   readonly nodes: NodeProto[];
+  /** Name of the new tensor of codes: layers that read the same one share it. */
+  readonly codes: string;
   readonly format: string;
   readonly bytesAfter: number;
   readonly sqnrDb: number;

@@ -93,7 +93,7 @@ export function q4Mode(): Mode {
           attributes,
         }),
       ]);
-      return { nodes, format: made.format, bytesAfter: made.bytes, sqnrDb: made.sqnrDb };
+      return { nodes, codes: made.inputs[0], format: made.format, bytesAfter: made.bytes, sqnrDb: made.sqnrDb };
     },
   };
 }
