@@ -20,7 +20,7 @@ interface Quantized {
 }
 
 const lines = textLines()
-  .slice(0, 4)
+  .slice(0, 3)
   .flatMap(({ image }, i) => {
     const path = dir.path(`line${i}.npy`);
     writeFileSync(path, npy(recogniserInput(image), [1, 3, image.height, image.width]));
@@ -44,7 +44,7 @@ describe("the PP-OCRv4 recogniser", () => {
     ["q4", []],
   ])("%s %j agrees with fp32, on random inputs and on text", async (dtype, options) => {
     const name = `good_${dtype}.onnx`;
-    const { code, report } = await quantize(recogniser, name, "--dtype", dtype, ...options, "--verify", "2");
+    const { code, report } = await quantize(recogniser, name, "--dtype", dtype, ...options, "--verify", "1");
     expect(code).toBe(0);
     expect(report.verify!.ok).toBe(true);
     expect(report.layers.filter((layer) => layer.format !== null).map((layer) => layer.opType)).toEqual(new Array(9).fill("MatMul"));
@@ -73,7 +73,7 @@ describe("the PP-OCRv4 recogniser", () => {
         expect(layers.slice(15, 30).filter((layer) => Number(layer.sqnrDb) < 10).length).toBeGreaterThan(3);
       }
       // A lower threshold accepts it: the exit code follows --min-sqnr.
-      expect((await verify(name, ...lines, "--min-sqnr=-20")).code).toBe(0);
+      expect((await verify(name, ...lines.slice(0, 2), "--min-sqnr=-20")).code).toBe(0);
     },
   );
   test("verify --layers lists all layers of a model that agrees", async () => {
