@@ -187,6 +187,36 @@ describe("wasm backend", () => {
     }
   });
 
+  it("largest sums: every weight and activation at its extreme, no accumulator overflows", () => {
+    for (const bits of [1, 2, 3, 4, 5, 6, 7, 8])
+      for (const name of bits === 1 ? ["uint1_row", "bipolar1_row"] : [`int${bits}_b256`, `uint${bits}_b64_zp`]) {
+        const [n, k] = [16, 512];
+        for (const sign of [1, -1]) {
+          const w = quantize(tensor(new Float32Array(n * k).fill(sign), [n, k]), format(name));
+          const values = dequantize(w, { dtype: "float64" });
+          for (const activations of ["int8", "int16"] as const) {
+            const max = activations === "int8" ? 127 : 32639;
+            // 128 in a group whose scale is 1: the low byte of an int16 code at -128
+            for (const fill of [max, -max, 128]) {
+              if (fill > max) continue;
+              const x = new Float32Array(5 * k).map((_, i) => (i % 64 === 0 ? max : fill));
+              const expected = product(x, values, 5, n, k, { steps: 64, size: values.map((v) => Math.max(Math.abs(v), 1)) });
+              for (const { backend, name: engine } of engines)
+                for (const m of [1, 5]) {
+                  using layer = prepareMatmul(w, { backend, activations });
+                  const y = layer.run(x.subarray(0, m * k), m);
+                  for (let i = 0; i < y.length; i++)
+                    if (!(Math.abs(y[i] - expected.y[i]) <= expected.bound[i]))
+                      expect.fail(
+                        `${engine} ${layer.explain().kernel} fill ${fill}: y[${i}] = ${y[i]}, expected ${expected.y[i]} within ${expected.bound[i]}`,
+                      );
+                }
+            }
+          }
+        }
+      }
+  });
+
   it("the reference backend agrees within the bound of its own float32 result", () => {
     for (const activations of ["float32", "int16", "int8"] as const) {
       const w = quantize(tensor(data(9 * 70), [9, 70]), format("int4_b32"));
