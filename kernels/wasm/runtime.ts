@@ -3,6 +3,7 @@
 import { LowbitError } from "../../formats/core/errors.ts";
 import { createArena, engine, type Kernel, type Space, type WasmFunction } from "./engine.ts";
 import type { WasmFeatures } from "./features.ts";
+import type { GemmSpec } from "./gemm.ts";
 import type { Pool } from "./pool.ts";
 
 const kernels = new Map<string, Kernel>();
@@ -25,6 +26,8 @@ export interface Runtime {
   readonly threads: number;
   readonly spaces: readonly Space[];
   readonly pool: Pool | null;
+  /** Tiles that tuning chose, by `tuneKey`; null where tuning is off. */
+  readonly tiles: Map<string, GemmSpec> | null;
   /** Space and address of `bytes` for a weight. @throws LowbitError E_DEVICE when memory runs out */
   allocate(bytes: number): { space: Space; address: number };
   /** Runs `work(args, panel)` of a kernel on all threads. @throws LowbitError E_DEVICE for a worker that died */
@@ -36,6 +39,7 @@ export interface Runtime {
 export interface RuntimeOptions {
   readonly features: WasmFeatures;
   readonly pool: Pool | null;
+  readonly tune?: boolean;
   /** Most bytes per memory; default 4 GiB. */
   readonly memoryLimit?: number;
 }
@@ -94,6 +98,7 @@ export function createRuntime(options: RuntimeOptions): Runtime {
     shared,
     threads: pool === null ? 1 : pool.threads,
     pool,
+    tiles: options.tune === true ? new Map<string, GemmSpec>() : null,
     get spaces() {
       return spaces;
     },

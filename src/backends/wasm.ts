@@ -9,10 +9,11 @@ import { chooseDot, type DotChoice } from "../../kernels/wasm/choose.ts";
 import { wasmFeatures, type WasmFeatures } from "../../kernels/wasm/features.ts";
 import { decodeExponent, FLOAT_ARGUMENTS, floatModule } from "../../kernels/wasm/float.ts";
 import { floatPlan, floatRows, floatSpec, type FloatPlan } from "../../kernels/wasm/floatplan.ts";
-import { activationRecord, correctionFactor, gemmModule, WORK_ARGUMENTS, zipsPlanes } from "../../kernels/wasm/gemm.ts";
+import { activationRecord, correctionFactor, gemmModule, WORK_ARGUMENTS, zipsPlanes, type GemmSpec } from "../../kernels/wasm/gemm.ts";
 import { packFloat, packWeight } from "../../kernels/wasm/pack.ts";
 import type { Space } from "../../kernels/wasm/engine.ts";
 import { createRuntime, kernel, type Runtime } from "../../kernels/wasm/runtime.ts";
+import { fastest, tileCandidates, tuneKey } from "../../kernels/wasm/tuner.ts";
 import { checkRun, disposed } from "./layer.ts";
 import { weightSource } from "./source.ts";
 import { startPool } from "./threads.ts";
@@ -29,6 +30,8 @@ export interface WasmOptions {
   readonly workerUrl?: string | URL;
   /** A job without progress for this long is given up, ms; default 10000. */
   readonly timeoutMs?: number;
+  /** Measure tiles at the first product of each kind and keep the fastest; default false. Results do not change. */
+  readonly tune?: boolean;
   /** Leave engine features unused: "simd" runs baseline SIMD128 kernels only. Default "auto". */
   readonly features?: "auto" | "simd";
 }
@@ -130,6 +133,8 @@ interface Product {
   /** Padded rows of c for m rows of x. */
   rows(m: number): number;
   multiply(x: Float32Array, m: number, c: number): void;
+  /** Measures tiles for m rows where tuning is on and this kind of product has no choice yet. */
+  tune?(x: Float32Array, m: number): void;
 }
 
 function prepare(runtime: Runtime, w: PackedTensor, options: PrepareOptions): SyncLayer {
@@ -160,6 +165,7 @@ function prepare(runtime: Runtime, w: PackedTensor, options: PrepareOptions): Sy
     const { space } = product;
     // rows at once: bounded scratch for products of any height
     const most = Math.max(48, Math.floor(rowBudget / (4 * (stride + 2 * k))));
+    product.tune?.(x, Math.min(m, most));
     for (let from = 0; from < m; from += most) {
       const count = Math.min(most, m - from);
       const rows = product.rows(count);
@@ -230,17 +236,31 @@ function dotProduct(runtime: Runtime, source: WeightSource, choice: DotChoice, a
     throw error;
   }
   const stride = shape.blocks * 16;
-  const rows = (m: number): number => Math.ceil(m / choice.rows(m)) * choice.rows(m);
-  return {
+  const standard = (m: number): GemmSpec => choice.spec(choice.rows(m));
+  const tileOf = (m: number): GemmSpec => runtime.tiles?.get(tuneKey(standard(m), m)) ?? standard(m);
+  const rowsOf = (spec: GemmSpec, m: number): number => Math.ceil(m / spec.mr) * spec.mr;
+  const product: Product & { multiplyWith(spec: GemmSpec, x: Float32Array, m: number, c: number): void } = {
     space,
     address,
     activations,
-    name: (m) => gemmName(choice.spec(choice.rows(m)), label),
+    name: (m) => gemmName(tileOf(m), label),
     reasons: choice.reasons,
-    rows,
-    multiply(x, m, c) {
-      const mr = choice.rows(m);
-      const spec = choice.spec(mr);
+    rows: (m) => rowsOf(tileOf(m), m),
+    tune(x, m) {
+      if (runtime.tiles === null || runtime.tiles.has(tuneKey(standard(m), m))) return;
+      const count = Math.min(m, 64);
+      const part = x.subarray(0, count * source.k);
+      const candidates = tileCandidates(standard(m), count);
+      // results of the measured runs are thrown away
+      const c = space.scratch("tune", 4 * stride * Math.max(...candidates.map((spec) => rowsOf(spec, count))));
+      runtime.tiles.set(
+        tuneKey(standard(m), m),
+        fastest(candidates, (spec) => product.multiplyWith(spec, part, count, c)),
+      );
+    },
+    multiply: (x, m, c) => product.multiplyWith(tileOf(m), x, m, c),
+    multiplyWith(spec, x, m, c) {
+      const { mr } = spec;
       const record = activationRecord(spec);
       const tiles = Math.ceil(m / mr);
       const padded = tiles * mr;
@@ -275,6 +295,7 @@ function dotProduct(runtime: Runtime, source: WeightSource, choice: DotChoice, a
       );
     },
   };
+  return product;
 }
 
 function floatProduct(runtime: Runtime, source: WeightSource, label: string, reasons: readonly string[]): Product {
