@@ -404,7 +404,9 @@ function encodeElements(
   const integer =
     float32 === undefined && element.kind === "int" && bits <= 16 && config.rounding === "halfEven" && config.overflow === "saturate";
   const buffer: Codes = codeArray(bits, Math.min(m.rows, PANEL_ROWS) * k);
-  const scratch = integer || config.arithmetic === "mlas" ? null : new Float64Array(Math.min(m.rows, PANEL_ROWS) * k);
+  const room = Math.min(m.rows, PANEL_ROWS) * k;
+  const scratch: TensorData | null =
+    integer || config.arithmetic === "mlas" ? null : float32 === undefined ? new Float64Array(room) : new Float32Array(room);
   const encode = { rounding: config.rounding, overflow: config.overflow, random: config.random };
   // Integers are rounded before the zero point is added: ties must not depend on its parity.
   const whole = element.kind === "int";
