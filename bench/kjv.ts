@@ -99,26 +99,26 @@ export function withWeights(kjv: Kjv, values: ReadonlyMap<string, Float32Array>)
   return writeModelBytes(model);
 }
 
-/** Perplexity over all whole windows of the validation text (or the first `limit`). */
-export async function perplexity(kjv: Kjv, bytes: Uint8Array, limit = Infinity): Promise<number> {
+/** Perplexity over all whole windows of a text, the validation text by default (or the first `limit` windows). */
+export async function perplexity(kjv: Kjv, bytes: Uint8Array, limit = Infinity, text = kjv.validation): Promise<number> {
   const s = await session(bytes);
-  const total = Math.min(limit, Math.floor(kjv.validation.length / WINDOW));
+  const total = Math.min(limit, Math.floor(text.length / WINDOW));
   let sum = 0;
   let counted = 0;
   for (let i = 0; i < total; i += BATCH) {
     const n = Math.min(BATCH, total - i);
-    const { logits } = await s.run({ ids: windows(kjv.validation, i, n) });
+    const { logits } = await s.run({ ids: windows(text, i, n) });
     const data = logits.data as Float32Array;
     for (let b = 0; b < n; b++)
       for (let t = 0; t < WINDOW; t++) {
         const next = (i + b) * WINDOW + t + 1;
-        if (next >= kjv.validation.length) continue;
+        if (next >= text.length) continue;
         const row = data.subarray((b * WINDOW + t) * VOCABULARY, (b * WINDOW + t + 1) * VOCABULARY);
         let max = -Infinity;
         for (const v of row) if (v > max) max = v;
         let exp = 0;
         for (const v of row) exp += Math.exp(v - max);
-        sum += max + Math.log(exp) - row[kjv.validation[next]];
+        sum += max + Math.log(exp) - row[text[next]];
         counted++;
       }
   }
