@@ -7,7 +7,10 @@ import { scalarsByName } from "./define/index.ts";
 import { oliveByName } from "./define/olive.ts";
 
 /** Every named format of the package, in the order of the documentation table. */
-export const allFormats: readonly Format[] = /* @__PURE__ */ Object.freeze(Object.values(named));
+export const allFormats: readonly Format[] = /* @__PURE__ */ Object.freeze(
+  // The order of a namespace is the bundler's; names sort the same everywhere, int2 before int16.
+  /* @__PURE__ */ Object.values(named).sort((a, b) => a.name.localeCompare(b.name, "en", { numeric: true })),
+);
 
 let byName: Map<string, Format> | undefined;
 let byAlias: Map<string, Format[]> | undefined;
