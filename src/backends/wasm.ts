@@ -41,6 +41,8 @@ export interface WasmBackend extends Backend<SyncLayer> {
   readonly features: WasmFeatures;
   /** Bytes of engine memory in use. */
   readonly bytes: number;
+  /** Kinds of product whose tile was chosen by measuring (option `tune`). */
+  readonly tuned: number;
   /** An int8 weight [n, k] for exact products with int8 or uint8 activations. @throws LowbitError E_SHAPE, E_DEVICE */
   prepareInteger(w: Int8Array, n: number, k: number): IntegerLayer;
   /**
@@ -82,7 +84,12 @@ export async function wasm(options: WasmOptions = {}): Promise<WasmBackend> {
           ...(options.workerUrl === undefined ? {} : { workerUrl: options.workerUrl }),
         });
   return createBackend(
-    createRuntime({ features, pool, ...(options.memoryLimit === undefined ? {} : { memoryLimit: options.memoryLimit }) }),
+    createRuntime({
+      features,
+      pool,
+      tune: options.tune === true,
+      ...(options.memoryLimit === undefined ? {} : { memoryLimit: options.memoryLimit }),
+    }),
   );
 }
 
@@ -113,6 +120,9 @@ function createBackend(runtime: Runtime): WasmBackend {
     features: runtime.features,
     get bytes() {
       return runtime.spaces.reduce((sum, space) => sum + space.arena.used, 0);
+    },
+    get tuned() {
+      return runtime.tiles?.size ?? 0;
     },
     prepare: (w, options) => prepare(runtime, w, options),
     prepareBitplanes: (codes, n, k, format) => prepareBitplanes(runtime, codes, n, k, format),

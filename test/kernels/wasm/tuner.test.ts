@@ -34,7 +34,9 @@ describe("tuner", () => {
 
   it("gives the same numbers, bit for bit, in fewer or more rows at once", async () => {
     const standard = await wasm();
+    const plain = await wasm({ features: "simd" });
     const tuned = [await wasm({ tune: true }), await wasm({ tune: true, features: "simd" })];
+    let products = 0;
     for (const name of ["int4_b32", "uint4_b32_zp", "nf4_b64", "iq4_nl_b32"]) {
       const [n, k] = [40, 96];
       const w = quantize(
@@ -47,7 +49,7 @@ describe("tuner", () => {
       for (const activations of ["int8", "int16"] as const)
         for (const m of [1, 3, 7, 70]) {
           const x = Float32Array.from({ length: m * k }, (_, i) => Math.cos(i * 0.37) * 2);
-          const plain = await wasm({ features: "simd" });
+          products++;
           const a = prepareMatmul(w, { backend: standard, activations }).run(x, m);
           const b = prepareMatmul(w, { backend: tuned[0], activations });
           expect(Array.from(b.run(x, m)), b.explain().kernel).toEqual(Array.from(a));
@@ -56,5 +58,8 @@ describe("tuner", () => {
           expect(Array.from(prepareMatmul(w, { backend: tuned[1], activations }).run(x, m))).toEqual(Array.from(c));
         }
     }
+    // every kind was measured, once
+    expect(tuned.map((backend) => backend.tuned)).toEqual([products, products]);
+    expect(standard.tuned).toBe(0);
   });
 });
