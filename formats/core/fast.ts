@@ -101,7 +101,7 @@ function special(r: BitRounding, u: number): number {
 
 export function encodeBits(r: BitRounding, values: Float32Array, out: Uint16Array): void {
   const bits = new Int32Array(values.buffer, values.byteOffset, values.length);
-  if (r.layout === "binary16") encodeBinary16(r, bits, values, out);
+  if (r.layout === "binary16") encodeBinary16(r, bits, out);
   else encodeUpperHalf(r, bits, out);
 }
 
@@ -118,20 +118,32 @@ function encodeUpperHalf(r: BitRounding, bits: Int32Array, out: Uint16Array): vo
   }
 }
 
-function encodeBinary16(r: BitRounding, bits: Int32Array, values: Float32Array, out: Uint16Array): void {
+/**
+ * What becomes of the significand, by sign and exponent of a float32: bits 0..15 are added to it, bits 16..20 are its shift, bit 23 is the hidden one, which
+ * subnormal results (exponent below 113 = 127 - 14) need and normal ones have in their exponent. No branch, so no value is slower than another.
+ */
+function binary16Steps(): Int32Array {
+  return Int32Array.from({ length: 512 }, (_, i) => {
+    const sign = (i & 256) << 7;
+    const e = i & 255;
+    if (e >= 143) return sign | 0x7c00 | (31 << 16); // 2^16 and more, infinity, NaN
+    if (e >= 113) return sign | ((e - 112) << 10) | (13 << 16);
+    return sign | (Math.min(31, 126 - e) << 16) | 0x800000;
+  });
+}
+
+let steps: Int32Array | undefined;
+
+function encodeBinary16(r: BitRounding, bits: Int32Array, out: Uint16Array): void {
+  const table = (steps ??= binary16Steps());
   const n = bits.length;
   for (let i = 0; i < n; i++) {
     const u = bits[i];
-    const a = u & 0x7fffffff;
-    let m: number;
-    // 0x38800000 is 2^-14, the smallest normal number; 0x1c000 moves the exponent from bias 127 to bias 15: (127 - 15) << 10.
-    if (a >= 0x38800000) m = ((a + 0xfff + ((a >> 13) & 1)) >> 13) - 0x1c000;
-    else {
-      // Below it, adding 1/2 rounds to a multiple of 2^-24, the smallest subnormal (0x3f000000 is 1/2).
-      f32[0] = Math.abs(values[i]) + 0.5;
-      m = (u32[0] | 0) - 0x3f000000;
-    }
-    out[i] = m < 0x7c00 ? m | ((u >>> 16) & 0x8000) : special(r, u);
+    const p = table[u >>> 23];
+    const shift = (p >> 16) & 31;
+    const m = (u & 0x7fffff) | (p & 0x800000);
+    const c = (p & 0xffff) + ((m + ((1 << (shift - 1)) - 1) + ((m >>> shift) & 1)) >>> shift);
+    out[i] = (c & 0x7c00) === 0x7c00 ? special(r, u) : c;
   }
 }
 
