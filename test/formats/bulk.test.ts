@@ -80,6 +80,19 @@ describe("float16 and bfloat16, every 16-bit pattern and its float32 neighbourho
   });
 });
 
+test("float16: data that are mostly normal numbers, with rare subnormals, zeros, overflows and specials", () => {
+  const f = format("float16") as NumberFormat;
+  const rare = [0, -0, 2 ** -25, -(2 ** -24), 3 * 2 ** -25, 6.1e-5, 65519.99, 65520, -65536, 1e30, -Infinity, NaN];
+  const x = Float32Array.from({ length: 6000 }, (_, i) =>
+    i % 97 === 96 ? rare[Math.floor(i / 97) % rare.length] : neighbour(f.decode(0x400 + ((i * 31) % 0x7700)) * (1 + 2 ** -11), (i % 3) - 1),
+  );
+  for (const options of [{}, { overflow: "saturate" }] as const) {
+    const got = encodeArray(f, x, undefined, options);
+    for (let i = 0; i < x.length; i++)
+      if (got[i] !== f.encode(x[i], options)) throw new Error(`${x[i]}: ${got[i]}, not ${f.encode(x[i], options)}`);
+  }
+});
+
 test("decodeArray equals decode and checks codes that could be out of range", () => {
   for (const f of scalars.filter((f) => f.bits <= 8)) {
     const codes = Uint8Array.from({ length: 2 ** f.bits }, (_, i) => i);
