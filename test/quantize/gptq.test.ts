@@ -121,23 +121,32 @@ test("equals the brain surgeon update column by column, at every block size", ()
       const f = Math.floor(x);
       return x - f > 0.5 || (x - f === 0.5 && f % 2 !== 0) ? f + 1 : f;
     };
-    const expected = gptqRef(original, matrix, {
-      damp: 0.01,
-      order,
-      before: (j, current) => {
-        if (dynamic && j % c.group === 0) choose(j / c.group, current);
-      },
-      round: (r, j, x) => {
-        const s = scales[r][Math.floor(j / c.group)];
-        return s * Math.min(qmax, Math.max(-qmax, even(x / s)));
-      },
-    });
-    for (const blockSize of [1, 24, 32, 128]) {
-      const p = quantize(tensor(w, [c.rows, c.k]), block(c.name), gptq({ hessian: stats, ...c, blockSize, name: c.name }));
+    const reference = (stale: number | null) => {
+      for (let g = 0; g < groups; g++) choose(g, original);
+      let start = original;
+      return gptqRef(original, matrix, {
+        damp: 0.01,
+        order,
+        before: (j, current) => {
+          // "blockStart": scales from the weights as they were when the block of `stale` columns began.
+          if (stale !== null && j % stale === 0) start = current.map((row) => [...row]);
+          if (dynamic && j % c.group === 0) choose(j / c.group, stale === null ? current : start);
+        },
+        round: (r, j, x) => {
+          const s = scales[r][Math.floor(j / c.group)];
+          return s * Math.min(qmax, Math.max(-qmax, even(x / s)));
+        },
+      }).flat();
+    };
+    const expected = reference(null);
+    const compare = (want: number[], o: { blockSize: number; groupScales?: "blockStart" }) => {
+      const p = quantize(tensor(w, [c.rows, c.k]), block(c.name), gptq({ hessian: stats, ...c, ...o }));
       const got = dequantize(p, { dtype: "float64" });
-      const worst = expected.flat().reduce((m, v, i) => Math.max(m, Math.abs(v - got[i])), 0);
-      expect(worst, `${c.name} block ${blockSize}`).toBeLessThan(1e-8);
-    }
+      const worst = want.reduce((m, v, i) => Math.max(m, Math.abs(v - got[i])), 0);
+      expect(worst, `${c.name} ${JSON.stringify(o)}`).toBeLessThan(1e-8);
+    };
+    for (const blockSize of [1, 24, 32, 128]) compare(expected, { blockSize });
+    for (const blockSize of [64, 128]) compare(reference(blockSize), { blockSize, groupScales: "blockStart" });
   }
 });
 
