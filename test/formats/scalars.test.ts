@@ -28,14 +28,14 @@ describe("every scalar format", () => {
     for (let c = 0; c < 2 ** f.bits; c++) {
       const v = f.decode(c);
       if (Number.isNaN(v)) {
-        if (f.limits.hasNaN) expect(f.decode(f.encode(v))).toBeNaN();
+        if (f.limits.hasNaN && !Number.isNaN(f.decode(f.encode(v)))) throw new Error(`${f.name}: NaN of code ${c} does not come back`);
         continue;
       }
       const back = f.encode(v, { infinity: "keep" });
       // Codes that encoding never produces (a narrow range) are the only ones that do not come back.
       if (back !== c && (produced.has(c) || !Number.isFinite(v))) throw new Error(`${f.name}: ${c} -> ${v} -> ${back}`);
       if (back !== c) expect(f.name).toBe("ternary");
-      if (produced.has(back)) expect(Object.is(f.decode(back), v) || back !== c).toBe(true);
+      if (back === c && !Object.is(f.decode(back), v)) throw new Error(`${f.name}: ${c} decodes to ${v}, then to ${f.decode(back)}`);
     }
   });
 
@@ -44,8 +44,9 @@ describe("every scalar format", () => {
     expect(again.definition).toEqual(f.definition);
     expect(again.limits).toEqual(f.limits);
     if (f.bits <= 16) {
-      expect(again.table).toEqual(f.table);
-      expect(again.order).toEqual(f.order);
+      const same = (a: ArrayLike<number>, b: ArrayLike<number>) => Array.from(a).every((v, i) => Object.is(v, b[i]));
+      expect(same(again.table!, f.table!)).toBe(true);
+      for (const part of ["values", "codes", "boundaries"] as const) expect(same(again.order![part], f.order![part])).toBe(true);
     }
     for (const x of [0, -0, 0.3, -2.5, 1e9]) {
       const code = (g: NumberFormat) => g.encode(x, { overflow: "saturate" });
