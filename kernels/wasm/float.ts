@@ -306,7 +306,12 @@ function writeDecode(f: FunctionBuilder, spec: FloatSpec): void {
 function writeGemv(f: FunctionBuilder, spec: FloatSpec): void {
   const [x, w, c, table, groups] = [0, 1, 2, 3, 4].map((i) => f.param(i));
   const record = floatRecord(spec);
-  const decoder = new FloatDecoder(f, spec, w, table);
+  // baseline kernels loop over the periods of a group: V8 11 schedules long blocks into spills
+  const steps = Math.max(1, floatPeriod(spec.bits) / 4);
+  const rolled = !spec.relaxed && spec.group > 4 * steps;
+  const [wAt, xAt] = rolled ? f.locals("i32", 2) : [w, x];
+  const left = f.local("i32");
+  const decoder = new FloatDecoder(f, spec, wAt, table);
   const sums = f.locals("v128", 4);
   const parts = f.locals("v128", 4);
   const zeros = f.locals("v128", 4);
@@ -326,14 +331,28 @@ function writeGemv(f: FunctionBuilder, spec: FloatSpec): void {
       if (spec.add) f.set(total, f.v128i32(0));
       if (spec.zeroPoint)
         zeros.forEach((zero, j) => f.set(zero, f.op("f32x4.convert_i32x4_s", f.load("v128.load16x4_s", w, record.zeroPoint + 8 * j))));
-      for (let i = 0; i < spec.group / 4; i++) {
-        const { base, q } = quadBase(spec.bits, i);
-        decoder.block(base, q, spec.zeroPoint ? zeros : null, (k, j, value) => {
-          if (j === 0 || !decoder.byK) f.set(activation, f.load("v128.load32_splat", x, 4 * (4 * i + k)));
-          accumulate(targets[j], value, activation);
-          if (spec.add && j === 0) f.set(total, f.op("f32x4.add", total, activation));
-        });
-      }
+      const quads = (count: number): void => {
+        for (let i = 0; i < count; i++) {
+          const { base, q } = quadBase(spec.bits, i);
+          decoder.block(base, q, spec.zeroPoint ? zeros : null, (k, j, value) => {
+            if (j === 0 || !decoder.byK) f.set(activation, f.load("v128.load32_splat", xAt, 4 * (4 * i + k)));
+            accumulate(targets[j], value, activation);
+            if (spec.add && j === 0) f.set(total, f.op("f32x4.add", total, activation));
+          });
+        }
+      };
+      if (rolled) {
+        const { base: stride } = quadBase(spec.bits, steps);
+        f.set(wAt, w);
+        f.set(xAt, x);
+        f.set(left, f.i32(spec.group / (4 * steps)));
+        f.doWhile(() => {
+          quads(steps);
+          f.bump(wAt, stride);
+          f.bump(xAt, 16 * steps);
+          f.bump(left, -1);
+        }, f.get(left));
+      } else quads(spec.group / 4);
       if (grouped)
         for (let j = 0; j < 4; j++) {
           let part: Emit | Local = parts[j];
