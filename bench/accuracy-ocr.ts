@@ -2,7 +2,7 @@
 // and accuracy of the text of 20 rendered lines, with the project's bounds. Weights are replaced by their dequantized values; activations stay float32.
 // Layer by layer: inputs come from the model quantized so far; each weight is first refitted to give, from these inputs, what the float model's inputs gave
 // (least squares with a ridge; the aim is that of GPTAQ, arXiv 2504.02692), then quantized; the mean error that is left goes into the bias the layer has already.
-// Run: npx tsx bench/accuracy-ocr.ts. Takes about four minutes.
+// Run: npx tsx bench/accuracy-ocr.ts. Takes three to four minutes.
 import { cpus, loadavg } from "node:os";
 import type * as ort from "onnxruntime-node";
 import { dequantize, quantize, tensor, type PackedTensor } from "../src/index.ts";
