@@ -149,6 +149,18 @@ function slotsOf(format: NumberFormat, options: EncodeOptions): Slots {
 }
 
 /**
+ * The slots of a format under named policies: codes in ascending order of value, each with the smallest double that belongs to it; -1 where the policies
+ * refuse the value. Null where encoding is no function of the value alone: above 16 bits, stochastic rounding, overflow "wrap".
+ */
+export function encodeSlots(
+  format: NumberFormat,
+  options: EncodeOptions,
+): { readonly up: Float64Array; readonly codes: Int32Array; readonly nan: number; readonly negativeZero: number } | null {
+  const rounding = options.rounding ?? format.defaults.rounding;
+  return format.order === null || rounding === "stochastic" || options.overflow === "wrap" ? null : slotsOf(format, options);
+}
+
+/**
  * Codes of all values, each equal to `format.encode(value, options)`: rounded once from the double (or float32) given.
  * @param out codes are written here where given (as long as values, of the width of the format)
  * @throws LowbitError E_VALUE (a value that the policies refuse, with its index), E_UNSUPPORTED, E_SHAPE
@@ -161,8 +173,7 @@ export function encodeArray(format: NumberFormat, values: Float32Array | Float64
       "E_SHAPE",
       `encodeArray: expected room for ${n} codes of ${format.bits} bits, got ${codes.constructor.name} of ${codes.length}. Leave out undefined or enlarge it.`,
     );
-  const rounding = options.rounding ?? format.defaults.rounding;
-  if (format.order === null || rounding === "stochastic" || options.overflow === "wrap") {
+  if (encodeSlots(format, options) === null) {
     for (let i = 0; i < n; i++) codes[i] = format.encode(values[i], options);
     return codes;
   }

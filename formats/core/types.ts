@@ -67,6 +67,8 @@ export type Access =
       readonly mantissaBits: number;
       readonly bias: number;
       readonly signed: boolean;
+      /** Exponent field 0 holds subnormals and zero. */
+      readonly subnormals: boolean;
     }
   | { readonly kind: "table" }
   | { readonly kind: "rule" };
