@@ -6,6 +6,7 @@ import { floatModule, type FloatDecode, type FloatSpec } from "./wasm/float.ts";
 import { hadamardModule } from "./wasm/hadamard.ts";
 import { int8Module } from "./wasm/int8.ts";
 import { gemmModule, paddedGroup, type GemmSpec } from "./wasm/gemm.ts";
+import { hadamardShader, hadamardShaderName } from "./wgsl/hadamard.ts";
 
 export interface KernelVariant {
   readonly name: string;
@@ -19,6 +20,21 @@ export interface KernelFamily {
   readonly computes: string;
   readonly file: string;
   variants(): Iterable<KernelVariant>;
+}
+
+/** A kernel in WGSL. */
+export interface ShaderVariant {
+  readonly name: string;
+  /** Device features that it needs beyond the defaults. */
+  readonly features: readonly ("shader-f16" | "subgroups")[];
+  build(): string;
+}
+
+export interface ShaderFamily {
+  readonly name: string;
+  readonly computes: string;
+  readonly file: string;
+  variants(): Iterable<ShaderVariant>;
 }
 
 function* gemmVariants(): Iterable<KernelVariant> {
@@ -142,4 +158,20 @@ export const kernelFamilies: readonly KernelFamily[] = [
   },
   { name: "hadamard", computes: "Walsh-Hadamard transform of float32 rows", file: "kernels/wasm/hadamard.ts", variants: hadamardVariants },
   { name: "float", computes: "float32 activations x decoded weights -> float32", file: "kernels/wasm/float.ts", variants: floatVariants },
+];
+
+function* hadamardShaders(): Iterable<ShaderVariant> {
+  for (let levels = 2; levels <= 12; levels++) {
+    const spec = { part: "tile", levels } as const;
+    yield { name: hadamardShaderName(spec), features: [], build: () => hadamardShader(spec) };
+  }
+  for (let levels = 1; levels <= 4; levels++) {
+    const spec = { part: "far", levels } as const;
+    yield { name: hadamardShaderName(spec), features: [], build: () => hadamardShader(spec) };
+  }
+}
+
+/** The same for WebGPU. Within the default limits of WebGPU: 256 invocations, 16 KiB of workgroup memory, 8 storage buffers. */
+export const shaderFamilies: readonly ShaderFamily[] = [
+  { name: "hadamard", computes: "Walsh-Hadamard transform of float32 rows", file: "kernels/wgsl/hadamard.ts", variants: hadamardShaders },
 ];

@@ -1,0 +1,50 @@
+// The adapter of this machine for suites in test/gpu: dawn (npm package webgpu) in Node, navigator.gpu in a page and in Deno. Where there is none a suite says
+// what it skips; with REQUIRE_WEBGPU=1 that is a failure. LOWBIT_ADAPTER names the adapter that must answer (part of its description), so that a driver that
+// silently took another's place is found out.
+import { describe, test } from "vitest";
+
+interface Scope {
+  navigator?: { gpu?: GPU };
+  /** dawn: devices do not keep the object alive that they came from; a collected one crashes the process. */
+  lowbitTestGpu?: GPU;
+}
+const scope = globalThis as unknown as Scope;
+
+/** The entry point of WebGPU, or null where the module for Node is not installed. */
+export async function entryPoint(): Promise<GPU | null> {
+  if (scope.navigator?.gpu !== undefined) return scope.navigator.gpu;
+  if (scope.lowbitTestGpu !== undefined) return scope.lowbitTestGpu;
+  try {
+    const name = "webgpu";
+    const dawn = (await import(/* @vite-ignore */ name)) as { create(options: string[]): GPU; globals: object };
+    Object.assign(globalThis, dawn.globals);
+    scope.lowbitTestGpu = dawn.create([]);
+    return scope.lowbitTestGpu;
+  } catch {
+    return null;
+  }
+}
+
+export const adapter = (await (await entryPoint())?.requestAdapter()) ?? null;
+
+/** What the adapter calls itself, or "none". */
+export const adapterName =
+  adapter === null ? "none" : [adapter.info.vendor, adapter.info.architecture, adapter.info.device, adapter.info.description].join(" ");
+
+const required = process.env.REQUIRE_WEBGPU === "1";
+const wanted = process.env.LOWBIT_ADAPTER ?? "";
+if (required && adapter === null) throw new Error("REQUIRE_WEBGPU=1: there is no WebGPU adapter");
+if (wanted !== "" && !adapterName.toLowerCase().includes(wanted.toLowerCase()))
+  throw new Error(`LOWBIT_ADAPTER=${wanted}: the adapter is ${adapterName}`);
+
+/** A suite that needs an adapter, or one visible skip. */
+export function describeGpu(title: string, body: () => void): void {
+  if (adapter !== null) {
+    describe(title, body);
+    return;
+  }
+  console.warn(`SKIPPED (1 suite): ${title}: no WebGPU adapter (scripts/webgpu-drivers.sh and npm run test:gpu give one)`);
+  describe.skip(title, () => {
+    test("needs a WebGPU adapter", () => {});
+  });
+}
