@@ -1,5 +1,5 @@
 // Every WGSL kernel of the registry compiles on this adapter without a message and makes a pipeline on a device with default limits. In a page this is Tint in
-// Chromium, in Deno naga.
+// Chromium, in Deno naga. SwiftShader compiles a pipeline as it is made, up to a second each: there a spread of every family gets pipelines, and the title says so.
 import { afterAll, beforeAll, describe, expect, it } from "vitest";
 import { shaderFamilies } from "../../kernels/registry.ts";
 import { adapter, adapterName, describeGpu, entryPoint } from "./adapter.ts";
@@ -17,7 +17,9 @@ describeGpu(`WGSL on ${adapterName}`, () => {
   describe.each(shaderFamilies.map((f) => [f.name, f] as const))("%s", (_, family) => {
     const variants = [...family.variants()];
     const usable = variants.filter((v) => v.features.every((f) => adapter!.features.has(f)));
-    it(`${usable.length} of ${variants.length} kernels make pipelines`, async () => {
+    const step = /swiftshader/i.test(adapterName) ? Math.max(1, Math.floor(usable.length / 4)) : 1;
+    const made = usable.filter((_, i) => i % step === 0);
+    it(`${usable.length} of ${variants.length} kernels compile, ${made.length} make pipelines`, async () => {
       if (usable.length < variants.length) {
         const features = new Set(variants.flatMap((v) => v.features.filter((f) => !adapter!.features.has(f))));
         console.log(
@@ -30,6 +32,7 @@ describeGpu(`WGSL on ${adapterName}`, () => {
         const module = device.createShaderModule({ code });
         const { messages } = await module.getCompilationInfo();
         for (const m of messages) wrong.push(`${variant.name}:${m.lineNum}: ${m.message}`);
+        if (!made.includes(variant)) continue;
         await device.createComputePipelineAsync({ layout: "auto", compute: { module, entryPoint: "main" } }).catch((error: Error) => {
           wrong.push(`${variant.name}: ${error.message}`);
         });

@@ -1,0 +1,132 @@
+// npm run test:gpu: the suites of test/gpu on every kind of adapter that a machine without a GPU can have, and the suites of test/browser. Steps:
+//   lavapipe128, lavapipe256, lavapipe512   vitest in Node on dawn and lavapipe 25, subgroups of 4, 8 and 16
+//   swiftshader                             vitest in Node on dawn and SwiftShader: no shader-f16, 256 invocations
+//   browser                                 the same suites in headless Chromium, and the WebAssembly backend in isolated and other pages
+//   naga                                    the same suites in Deno, whose WGSL compiler is naga, on lavapipe
+// An adapter that is missing, or not the one that a step is about, is a failure. Suites named *.node.test.ts run in Node only.
+// Usage: node scripts/test-gpu.mjs [steps]    Drivers: scripts/webgpu-drivers.sh (this script calls it only with --check)
+import { execFileSync, spawnSync } from "node:child_process";
+import { existsSync, mkdirSync, mkdtempSync, readdirSync, readFileSync, rmSync, writeFileSync } from "node:fs";
+import { tmpdir } from "node:os";
+import { join } from "node:path";
+import { bundleSuites, importSource, root } from "../test/browser/bundle.mjs";
+import { serve, withChromium } from "../test/browser/chromium.mjs";
+
+const drivers = {};
+for (const line of spawnSync("bash", ["scripts/webgpu-drivers.sh", "--check"], { cwd: root, encoding: "utf8" }).stdout.split("\n")) {
+  const at = line.indexOf("=");
+  if (at > 0) drivers[line.slice(0, at)] = line.slice(at + 1);
+}
+const need = (name) => {
+  if (drivers[name] === undefined)
+    throw new Error(`test-gpu: expected ${name}, found none. Run scripts/webgpu-drivers.sh (its first lines say how).`);
+  return drivers[name];
+};
+
+const scratch = mkdtempSync(join(tmpdir(), "lowbit-gpu-"));
+const gpuSuites = readdirSync(join(root, "test/gpu")).filter((f) => f.endsWith(".test.ts"));
+const portable = gpuSuites.filter((f) => !f.endsWith(".node.test.ts")).map((f) => `test/gpu/${f}`);
+
+/** Environment of a driver. Shader caches start empty: a warm one hides races at the first dispatch. */
+function driverEnv(icd, adapter) {
+  const cache = mkdtempSync(join(scratch, "shaders-"));
+  return {
+    ...process.env,
+    REQUIRE_WEBGPU: "1",
+    LOWBIT_ADAPTER: adapter,
+    VK_ICD_FILENAMES: icd,
+    VK_DRIVER_FILES: icd,
+    XDG_RUNTIME_DIR: scratch,
+    MESA_SHADER_CACHE_DIR: cache,
+  };
+}
+
+const vitest = (env) =>
+  execFileSync(process.execPath, [join(root, "node_modules/vitest/vitest.mjs"), "run", "test/gpu"], { cwd: root, stdio: "inherit", env });
+
+const lavapipe = (width) => () => vitest({ ...driverEnv(need("lavapipe"), "llvmpipe"), LP_NATIVE_VECTOR_WIDTH: String(width) });
+
+/** Prints a result of runSuites; throws if anything failed, or nothing ran. */
+function judge(where, result) {
+  for (const { test, errors } of result.failed) console.log(`FAILED ${where}: ${test}\n${errors.join("\n")}`);
+  for (const name of result.skipped) console.log(`skipped ${where}: ${name}`);
+  console.log(`${where}: ${result.passed} passed, ${result.skipped.length} skipped, ${result.failed.length} failed`);
+  if (result.failed.length > 0 || result.passed === 0) throw new Error(`${where}: failed`);
+}
+
+async function browser() {
+  const pages = {
+    isolated: ["test/browser/isolated.browser.ts", ...portable],
+    policy: ["test/browser/policy.browser.ts"],
+    plain: ["test/browser/plain.browser.ts"],
+  };
+  const dir = join(scratch, "browser");
+  await bundleSuites(Object.values(pages).flat(), dir, { REQUIRE_WEBGPU: "1", LOWBIT_ADAPTER: "swiftshader" });
+  const { workerScript } = await importSource("src/backends/threads.ts", dir);
+  const server = await serve(dir, {
+    "page.html": '<!doctype html><meta charset="utf-8"><title>suites</title><script type="module" src="page.js"></script>',
+    "page.js": 'globalThis.suite = await import("./suite.js");',
+    "worker.js": workerScript(),
+    "favicon.ico": "",
+  });
+  try {
+    await withChromium(need("chromium"), async (open) => {
+      for (const [kind, names] of Object.entries(pages))
+        for (const name of names) {
+          const page = await open(`${server.url}/${kind}/page.html`);
+          await page.waitForFunction(() => globalThis.suite !== undefined, null, { timeout: 30_000 });
+          judge(`${kind} page, ${name}`, await page.evaluate((n) => globalThis.suite.run([n]), name));
+          await page.close();
+        }
+    });
+  } finally {
+    server.close();
+  }
+}
+
+async function naga() {
+  const home = join(root, "test/gpu/naga");
+  const deno = join(home, "node_modules/@deno/linux-x64-glibc/deno");
+  if (!existsSync(deno)) execFileSync("npm", ["ci", "--no-audit", "--no-fund"], { cwd: home, stdio: "inherit" });
+  const dir = join(scratch, "naga");
+  mkdirSync(dir);
+  await bundleSuites(portable, dir, { REQUIRE_WEBGPU: "1", LOWBIT_ADAPTER: "llvmpipe" });
+  writeFileSync(
+    join(dir, "main.js"),
+    `const { run } = await import("./suite.js"); const result = await run(${JSON.stringify(portable)}); Deno.writeTextFileSync("result.json", JSON.stringify(result)); Deno.exit(0);`,
+  );
+  // without the variable wgpu falls back to an OpenGL driver in silence where Vulkan is missing
+  const env = { ...driverEnv(need("lavapipe"), ""), DENO_WEBGPU_BACKEND: "vulkan", DENO_DIR: join(dir, "deno"), DENO_NO_UPDATE_CHECK: "1" };
+  execFileSync(deno, ["run", "-A", "--no-remote", "--no-config", "main.js"], { cwd: dir, stdio: "inherit", env });
+  judge("naga", JSON.parse(readFileSync(join(dir, "result.json"), "utf8")));
+}
+
+const steps = {
+  lavapipe128: lavapipe(128),
+  lavapipe256: lavapipe(256),
+  lavapipe512: lavapipe(512),
+  swiftshader: () => vitest(driverEnv(need("swiftshader"), "swiftshader")),
+  browser,
+  naga,
+};
+
+const chosen = process.argv.length > 2 ? process.argv.slice(2) : Object.keys(steps);
+const failed = [];
+try {
+  for (const name of chosen) {
+    if (steps[name] === undefined) throw new Error(`test-gpu: expected steps of ${Object.keys(steps).join(", ")}; got ${name}.`);
+    const begin = Date.now();
+    console.log(`== ${name}`);
+    try {
+      await steps[name]();
+    } catch (error) {
+      failed.push(name);
+      console.log(String(error instanceof Error ? error.message : error));
+    }
+    console.log(`== ${name}: ${failed.includes(name) ? "FAILED" : "passed"} in ${((Date.now() - begin) / 1000).toFixed(1)} s`);
+  }
+} finally {
+  rmSync(scratch, { recursive: true, force: true });
+}
+if (failed.length > 0) console.log(`test-gpu: failed: ${failed.join(", ")}`);
+process.exit(failed.length > 0 ? 1 : 0);
