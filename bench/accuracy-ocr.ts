@@ -7,9 +7,7 @@ import { cpus, loadavg } from "node:os";
 import type * as ort from "onnxruntime-node";
 import { dequantize, quantize, tensor, type PackedTensor } from "../src/index.ts";
 import { format } from "../formats/index.ts";
-import { gptq, layerStatistics, rtn, type LayerStatistics } from "../src/quantize/index.ts";
-import { gptqFactorInPlace, transposed } from "../src/quantize/linalg.ts";
-import { fastProduct } from "../src/quantize/simd.ts";
+import { correctDriftBias, driftStatistics, gptq, refit, rtn, storedBytes, type DriftStatistics } from "../src/quantize/index.ts";
 import { calibrationLines, characterAccuracy, evaluationLines, feed, inputRows, loadRecogniser } from "./ocr.ts";
 import { probe, readLines, sqnr, type OcrLayer, type Reading, type Recogniser } from "./ocr.ts";
 
@@ -28,8 +26,7 @@ function formatName({ k }: OcrLayer): string {
   return `int4_b${[40, 32, 30].find((block) => k % block === 0)}_float16`;
 }
 
-const storedBits = (p: PackedTensor): number =>
-  8 * (p.codes.length + (p.scales?.length ?? 0) + (p.superScales?.length ?? 0) + (p.offsets?.length ?? 0));
+const storedBits = (p: PackedTensor): number => 8 * storedBytes(p);
 
 interface Result {
   readonly bits: number;
@@ -47,60 +44,21 @@ function roundToNearest(): Result {
   return { bits, recogniser };
 }
 
-interface GroupStatistics {
-  /** Of the inputs y in the quantized model. */
-  readonly inputs: LayerStatistics;
-  /** sum (x - y) y^T and mean of x - y, x being the inputs in the float model. */
-  readonly cross: Float64Array;
-  readonly shift: Float64Array;
-}
-
-async function collect(float: Recogniser, quantized: Recogniser, layer: OcrLayer): Promise<GroupStatistics[]> {
-  const { k, input } = layer;
+/** Both inputs of a layer, one entry per group: those of the float model and those of the model quantized so far. */
+async function collect(float: Recogniser, quantized: Recogniser, layer: OcrLayer): Promise<DriftStatistics[]> {
+  const { k, input, name } = layer;
   const [a, b] = [await probe(float, [input]), await probe(quantized, [input])];
-  const groups = Array.from({ length: layer.groups }, () => ({
-    inputs: layerStatistics(k, { name: layer.name }),
-    cross: new Float64Array(k * k),
-    shift: new Float64Array(k),
-  }));
+  const groups = Array.from({ length: layer.groups }, () => driftStatistics(k, { name }));
   for (const line of calibration) {
     const x = (await feed(a, line))[input] as ort.Tensor;
     const y = (await feed(b, line))[input] as ort.Tensor;
     // An odd step, so that it visits every column of a map.
     const every = layer.geometry === null ? 1 : Math.max(1, Math.floor((x.dims[2] * x.dims[3]) / PER_LINE)) | 1;
-    groups.forEach(({ inputs, cross, shift }, g) => {
-      const p = inputRows(layer, x, g, every);
-      const q = inputRows(layer, y, g, every);
-      inputs.add(q);
-      const d = new Float64Array(p.length);
-      for (let i = 0; i < d.length; i++) {
-        d[i] = p[i] - q[i];
-        shift[i % k] += d[i];
-      }
-      fastProduct(cross, 0, k, k, k, d, 0, k, Float64Array.from(q), 0, k, d.length / k, 1);
-    });
+    groups.forEach((group, g) => group.add(inputRows(layer, x, g, every), inputRows(layer, y, g, every)));
   }
   await a.release();
   await b.release();
-  return groups.map(({ inputs, cross, shift }) => {
-    const finished = inputs.finish();
-    return { inputs: finished, cross, shift: shift.map((v) => v / finished.rows) };
-  });
-}
-
-/** The weight V with the smallest ||W X - V Y||^2 + ridge ||V - W||^2: W + W C (H + ridge)^-1, C = sum (x - y) y^T. */
-function refit(w: Float64Array, rows: number, k: number, { inputs, cross }: GroupStatistics, name: string): Float64Array {
-  const factor = Float64Array.from(inputs.hessian!);
-  let mean = 0;
-  for (let j = 0; j < k; j++) mean += factor[j * k + j] / k;
-  for (let j = 0; j < k; j++) factor[j * k + j] += RIDGE * mean;
-  if (gptqFactorInPlace(factor, k, fastProduct) >= 0) throw new Error(`${name}: expected a positive definite Hessian; raise the ridge`);
-  const times = (left: Float64Array, right: Float64Array, to: Float64Array): Float64Array => {
-    fastProduct(to, 0, k, rows, k, transposed(left, rows, k), 0, rows, right, 0, k, k, 1);
-    return to;
-  };
-  const wc = times(w, cross, new Float64Array(rows * k));
-  return times(times(wc, transposed(factor, k, k), new Float64Array(rows * k)), factor, w.slice());
+  return groups.map((group) => group.finish());
 }
 
 async function calibrated(float: Recogniser): Promise<Result> {
@@ -111,20 +69,19 @@ async function calibrated(float: Recogniser): Promise<Result> {
     const rows = layer.rows / layer.groups;
     const values = new Float32Array(layer.weight.length);
     const bias = new Float64Array(layer.rows);
-    (await collect(float, recogniser, layer)).forEach((group, g) => {
-      const { inputs, shift } = group;
-      const w = Float64Array.from(layer.weight.subarray(g * rows * k, (g + 1) * rows * k));
-      const target = Float32Array.from(refit(w, rows, k, group, name));
+    (await collect(float, recogniser, layer)).forEach((drift, g) => {
+      const weight = layer.weight.subarray(g * rows * k, (g + 1) * rows * k);
       // Few rows reach the layers behind global pooling, one a line: the damping makes up for it.
-      const quantizer = gptq({ hessian: inputs, name, damp: DAMP, actOrder: true, search: { method: "mse" }, minRows: 1 });
-      const packed = quantize(tensor(target, [rows, k]), format(formatName(layer)), quantizer);
+      const quantizer = gptq({ hessian: drift.inputs, name, damp: DAMP, actOrder: true, search: { method: "mse" }, minRows: 1 });
+      const packed = quantize(
+        tensor(weight, [rows, k]),
+        format(formatName(layer)),
+        refit({ drift, ridge: RIDGE, quantizer, minRows: 1, name }),
+      );
       bits += storedBits(packed);
       const q = dequantize(packed);
       values.set(q, g * rows * k);
-      for (let i = 0; i < rows * k; i++) {
-        const mean = inputs.sum[i % k] / inputs.weight;
-        bias[g * rows + Math.floor(i / k)] += w[i] * (mean + shift[i % k]) - q[i] * mean;
-      }
+      bias.set(correctDriftBias({ weight, rows, k }, q, drift), g * rows);
     });
     layer.write(values);
     layer.shiftBias(bias);

@@ -53,4 +53,28 @@ export {
   type Linear64,
 } from "./equalize.ts";
 export { advise, predictQsnr, profile, storedBits, type Advice, type TensorProfile } from "./advise.ts";
-export { plan, relativeLoss, type Plan, type PlanLayer, type PlannedLayer, type PlanOptions } from "./plan.ts";
+export { plan, relativeLoss, type Plan, type PlanLayer, type PlannedLayer, type PlanOptions, type PlanPolicy } from "./plan.ts";
+export {
+  dequantizeMixed,
+  mixedBytes,
+  outlierSplit,
+  permuteColumns,
+  permuteRows,
+  quantizeMixed,
+  selectChannels,
+  splitColumns,
+  storedBytes,
+  type ChannelSplit,
+  type MixedOptions,
+  type MixedTensor,
+  type SplitOptions,
+} from "./mixed.ts";
+export {
+  correctDriftBias,
+  driftStatistics,
+  refit,
+  refitWeight,
+  type DriftAccumulator,
+  type DriftStatistics,
+  type RefitOptions,
+} from "./refit.ts";

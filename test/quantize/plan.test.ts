@@ -3,7 +3,19 @@ import { expect, test } from "vitest";
 import { format, int4, int8, mxfp4, mxfp6_e2m3, mxfp8_e4m3, mxint4, mxint6, mxint8, nvfp4, nvint4 } from "../../formats/index.ts";
 import { tensor } from "../../src/index.ts";
 import type { Format } from "../../src/index.ts";
-import { advise, gptq, layerStatistics, plan, predictQsnr, profile, type PlanLayer } from "../../src/quantize/index.ts";
+import {
+  advise,
+  gptq,
+  layerStatistics,
+  mixedBytes,
+  plan,
+  predictQsnr,
+  profile,
+  quantizeMixed,
+  relativeLoss,
+  type Plan,
+  type PlanLayer,
+} from "../../src/quantize/index.ts";
 import { gaussianWeights, inputs } from "../helpers/layers.ts";
 import { random } from "../helpers/random.ts";
 
@@ -113,8 +125,77 @@ test("policies, quantizers and errors", async () => {
   await expect(plan(list, { candidates, maxLoss: 1e-12 })).rejects.toThrow(/\(loss\), got 1e-12/);
   await expect(plan(list, { candidates, policy: "xr-npe", layerLoss: 1e-12 })).rejects.toThrow(/layer "l0"/);
   await expect(plan(list, { candidates })).rejects.toThrow(TypeError);
+  await expect(plan(list, { candidates, policy: "xr-npe", maxLoss: 1 })).rejects.toThrow(/budgetBytes, bitsPerWeight, layerLoss/);
+  await expect(plan(list, { candidates, bitsPerWeight: 4, layerLoss: 0.1 })).rejects.toThrow(/got bitsPerWeight and layerLoss/);
+  await expect(plan(list, { candidates, policy: "comet", bitsPerWeight: 4 })).rejects.toThrow(/two candidates/);
+  await expect(plan([{ ...list[0], importance: NaN }], { candidates, bitsPerWeight: 4 })).rejects.toThrow(/l0.*importance/);
+  const bare = [{ name: "fc", weight: list[0].weight }];
+  await expect(plan(bare, { candidates: candidates.slice(1, 3), policy: "comet", bitsPerWeight: 4 })).rejects.toThrow(/"fc".*statistics/);
   await expect(plan([], { candidates, bitsPerWeight: 4 })).rejects.toThrow(TypeError);
   const controller = new AbortController();
   controller.abort();
   await expect(plan(list, { candidates, bitsPerWeight: 4, signal: controller.signal })).rejects.toMatchObject({ code: "E_ABORTED" });
+});
+
+const uniformOf = (p: Plan, comet: boolean, candidates: number) =>
+  Array.from({ length: candidates }, (_, c) => {
+    const column = (r: Plan["table"][number]) => (comet && c === 1 ? r.loss.length - 1 : c);
+    const sum = (what: "loss" | "bytes") => p.table.reduce((n, r) => n + r[what][column(r)], 0);
+    return { loss: sum("loss"), bytes: sum("bytes"), losses: p.table.map((r) => r.loss[column(r)]) };
+  });
+
+test("no policy is worse than a uniform format of the same bytes on its own objective", async () => {
+  const list = layers();
+  const pair = [candidates[1], candidates[3]];
+  for (const bitsPerWeight of [4.2, 5.5, 7, 9]) {
+    for (const policy of ["balanced", "flexq", "comet"] as const) {
+      const p = await plan(list, { candidates: pair, policy, bitsPerWeight, channelBlock: 16 });
+      expect(p.bitsPerWeight).toBeLessThanOrEqual(bitsPerWeight);
+      for (const u of uniformOf(p, policy === "comet", 2))
+        if (8 * u.bytes <= bitsPerWeight * ((8 * p.bytes) / p.bitsPerWeight)) expect(p.loss).toBeLessThanOrEqual(u.loss);
+    }
+    // The largest relative loss of a layer is what xr-npe minimises within a budget.
+    const p = await plan(list, { candidates, policy: "xr-npe", bitsPerWeight });
+    const worst = (losses: readonly number[]) => Math.max(...losses.map((l, i) => l / list[i].importance!));
+    for (const u of uniformOf(p, false, 4))
+      if (8 * u.bytes <= bitsPerWeight * ((8 * p.bytes) / p.bitsPerWeight))
+        expect(worst(p.layers.map((l) => l.loss))).toBeLessThanOrEqual(worst(u.losses));
+  }
+  for (const layerLoss of [1e-3, 5e-3, 0.03]) {
+    for (const policy of ["flexq", "comet", "xr-npe"] as const) {
+      const p = await plan(list, { candidates: pair, policy, layerLoss, channelBlock: 16 });
+      const within = (losses: readonly number[]) => losses.every((l, i) => l <= layerLoss * list[i].importance!);
+      for (const u of uniformOf(p, policy === "comet", 2)) {
+        if (policy !== "flexq" && within(u.losses)) expect(p.bytes).toBeLessThanOrEqual(u.bytes);
+        if (policy === "flexq" && u.bytes <= p.bytes) expect(p.loss).toBeLessThanOrEqual(u.loss);
+      }
+      if (policy !== "flexq") expect(within(p.layers.map((l) => l.loss))).toBe(true);
+    }
+  }
+});
+
+test("comet: a few wide blocks of outlier channels beat both a narrow format and whole wide layers at the same bytes", async () => {
+  const k = 128;
+  const list = [1, 2, 3].map((seed): PlanLayer => {
+    const x = inputs("iid", 300, k, seed);
+    for (let t = 0; t < 300; t++) for (const j of [5, 40, 90, 91]) x[t * k + j] *= 30;
+    const acc = layerStatistics(k);
+    acc.add(x);
+    return { name: `l${seed}`, weight: tensor(gaussianWeights(64, k, seed), [64, k]), statistics: acc.finish() };
+  });
+  const pair = [format("int3_b16"), format("int8_b16")];
+  const o = { candidates: pair, bitsPerWeight: 6.2, channelBlock: 16 };
+  const whole = await plan(list, { ...o, policy: "flexq" });
+  const comet = await plan(list, { ...o, policy: "comet" });
+  expect(comet.loss).toBeLessThan(0.1 * whole.loss);
+  for (const [i, l] of comet.layers.entries()) {
+    expect(l.split!.wide).toBe(pair[1]);
+    const mixed = quantizeMixed(list[i].weight, l.split!.channels, [l.split!.wide, l.format], { statistics: list[i].statistics! });
+    expect(mixedBytes(mixed)).toBe(l.bytes);
+    expect(relativeLoss(list[i], mixed)).toBe(l.loss);
+    // The outliers stand at the front.
+    expect([...l.split!.channels.order.subarray(0, 4)].sort((a, b) => a - b)).toEqual([5, 40, 90, 91]);
+  }
+  const quantizer = (l: PlanLayer) => gptq({ hessian: l.statistics!, name: l.name });
+  expect((await plan(list, { ...o, policy: "comet", quantizer })).loss).toBeLessThan(comet.loss);
 });
