@@ -1,11 +1,14 @@
 // The list of kernel families: what each computes, which file prints it, and the variants of its spec. Tests build and validate every variant; the sweeps of
 // test/backends run them against the oracle by way of formats; bench/ has a file per family of the same stem.
+import { decodeExpr, encodeExpr } from "../formats/core/expr.ts";
+import { allFormats } from "../formats/registry.ts";
 import { floatName, gemmName } from "./names.ts";
 import { bitplaneModule } from "./wasm/bitplane.ts";
 import { floatModule, type FloatDecode, type FloatSpec } from "./wasm/float.ts";
 import { hadamardModule } from "./wasm/hadamard.ts";
 import { int8Module } from "./wasm/int8.ts";
 import { gemmModule, paddedGroup, type GemmSpec } from "./wasm/gemm.ts";
+import { codecShaderName, decodeShader, encodeShader } from "./wgsl/codec.ts";
 import { hadamardShader, hadamardShaderName } from "./wgsl/hadamard.ts";
 
 export interface KernelVariant {
@@ -171,7 +174,31 @@ function* hadamardShaders(): Iterable<ShaderVariant> {
   }
 }
 
+/** Every scalar format of at most 16 bits, both ways: the expressions are theirs, the rest of a shader follows from the width. */
+function* codecShaders(): Iterable<ShaderVariant> {
+  for (const format of allFormats) {
+    if (format.kind === "block" || format.kind === "opaque" || format.bits > 16) continue;
+    const { bits } = format;
+    yield {
+      name: codecShaderName("decode", format.name),
+      features: [],
+      build: () => decodeShader(bits, decodeExpr(format)!).code,
+    };
+    yield {
+      name: codecShaderName("encode", format.name),
+      features: [],
+      build: () => encodeShader(bits, encodeExpr(format, { overflow: "saturate" })!).code,
+    };
+  }
+}
+
 /** The same for WebGPU. Within the default limits of WebGPU: 256 invocations, 16 KiB of workgroup memory, 8 storage buffers. */
 export const shaderFamilies: readonly ShaderFamily[] = [
+  {
+    name: "codec",
+    computes: "codes -> float32 bits and back, any format of at most 16 bits",
+    file: "kernels/wgsl/codec.ts",
+    variants: codecShaders,
+  },
   { name: "hadamard", computes: "Walsh-Hadamard transform of float32 rows", file: "kernels/wgsl/hadamard.ts", variants: hadamardShaders },
 ];

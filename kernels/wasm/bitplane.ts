@@ -1,5 +1,5 @@
 // Bit-plane matrix product: U[M,N] = sum over k of uA * uW for unsigned words of p and q bits, by AND and popcount of single-bit planes, plane pair (i, j) with weight
-// 2^(i+j). Signed, offset and bipolar words are affine in unsigned ones, so this one form serves all (see `affineWords`); padding bits are zeros and add nothing.
+// 2^(i+j). Signed, offset and bipolar words are affine in unsigned ones, so this one form serves all (`affineWords` in kernels/planes.ts); padding bits are zeros and add nothing.
 // Fast where p * q is small; elsewhere the byte kernels of gemm.ts do more per instruction.
 import { ModuleBuilder, type Emit } from "./asm.ts";
 
@@ -14,43 +14,6 @@ export const BITPLANE_ROWS = 2;
 
 /** Arguments of `work`, i32 each: `pairs` of W rows, `rows` of A, `vectors` of 128 k. U is [rows][2 * pairs]. */
 export const BITPLANE_ARGUMENTS = ["counter", "pairs", "a", "w", "c", "rows", "vectors"] as const;
-
-/** A word's value is slope * (code ^ flip) + base. */
-export interface AffineWords {
-  readonly bits: number;
-  readonly flip: number;
-  readonly slope: number;
-  readonly base: number;
-}
-
-/** How a format's values follow from its codes read as unsigned words (flip 0: unsigned, bipolar; flip 2^(bits-1): two's complement), or null. */
-export function affineWords(values: Float64Array, bits: number): AffineWords | null {
-  for (const flip of [0, 1 << (bits - 1)]) {
-    const base = values[flip];
-    const slope = values[1 ^ flip] - base;
-    const fits =
-      Number.isInteger(base) && Number.isInteger(slope) && slope !== 0 && values.every((v, code) => v === slope * (code ^ flip) + base);
-    if (fits) return { bits, flip, slope, base };
-  }
-  return null;
-}
-
-/**
- * Writes words [rows, k] as planes: [row][vector][plane] of 16 bytes, element k in bit k % 8 of byte (k % 128) / 8. Returns the sum of the words of each row.
- */
-export function packPlanes(codes: ArrayLike<number>, rows: number, k: number, words: AffineWords, target: Uint8Array): Int32Array {
-  const vectors = Math.ceil(k / 128);
-  const sums = new Int32Array(rows);
-  target.fill(0);
-  for (let r = 0; r < rows; r++)
-    for (let i = 0; i < k; i++) {
-      const u = codes[r * k + i] ^ words.flip;
-      sums[r] += u;
-      const at = (r * vectors + (i >> 7)) * words.bits * 16 + ((i & 127) >> 3);
-      for (let plane = 0; plane < words.bits; plane++) target[at + 16 * plane] |= ((u >> plane) & 1) << (i & 7);
-    }
-  return sums;
-}
 
 /** A module with `work(args, panel)`. */
 export function bitplaneModule(spec: BitplaneSpec): Uint8Array<ArrayBuffer> {

@@ -1,16 +1,10 @@
 // Bit-plane products on the WebAssembly backend: words of 1..8 bits on both sides, exact int32.
-import { LowbitError } from "../../formats/core/errors.ts";
 import type { NumberFormat } from "../../formats/core/types.ts";
-import {
-  affineWords,
-  BITPLANE_ARGUMENTS,
-  BITPLANE_ROWS,
-  bitplaneModule,
-  packPlanes,
-  type AffineWords,
-} from "../../kernels/wasm/bitplane.ts";
+import { packPlanes } from "../../kernels/planes.ts";
+import { BITPLANE_ARGUMENTS, BITPLANE_ROWS, bitplaneModule } from "../../kernels/wasm/bitplane.ts";
 import { kernel, type Runtime } from "../../kernels/wasm/runtime.ts";
 import { disposed } from "./layer.ts";
+import { checkCodes, checkRows, checkSizes, planeWords } from "./operations.ts";
 
 /** A weight [n, k] of small words as bit planes. */
 export interface BitplaneLayer {
@@ -26,29 +20,11 @@ export interface BitplaneLayer {
   [Symbol.dispose](): void;
 }
 
-function words(format: NumberFormat, what: string): AffineWords {
-  const found = format.table === null || format.bits > 8 ? null : affineWords(format.table, format.bits);
-  if (found === null)
-    throw new LowbitError(
-      "E_UNSUPPORTED",
-      `${what}: expected a format of at most 8 bits whose values are evenly spaced integers in the order of its codes, got ${format.name}. Use prepareMatmul.`,
-    );
-  return found;
-}
-
-function checkCodes(codes: ArrayLike<number>, count: number, bits: number, what: string): void {
-  if (codes.length !== count) throw new LowbitError("E_SHAPE", `${what}: expected ${count} codes, got ${codes.length}.`);
-  for (let i = 0; i < count; i++)
-    if (codes[i] >>> bits !== 0 || !Number.isInteger(codes[i]))
-      throw new RangeError(`${what}[${i}]: expected a code of ${bits} bits, got ${codes[i]}.`);
-}
-
 /** @throws LowbitError E_SHAPE, E_UNSUPPORTED, E_DEVICE */
 export function prepareBitplanes(runtime: Runtime, codes: ArrayLike<number>, n: number, k: number, format: NumberFormat): BitplaneLayer {
   if (!runtime.live) throw disposed();
-  if (!Number.isSafeInteger(n) || !Number.isSafeInteger(k) || n < 1 || k < 1)
-    throw new LowbitError("E_SHAPE", `prepareBitplanes: expected positive sizes, got [${n}, ${k}].`);
-  const weight = words(format, "prepareBitplanes format");
+  checkSizes(n, k, "prepareBitplanes");
+  const weight = planeWords(format, "prepareBitplanes format");
   checkCodes(codes, n * k, weight.bits, "prepareBitplanes codes");
   const pairs = Math.ceil(n / BITPLANE_ROWS);
   const vectors = Math.ceil(k / 128);
@@ -66,10 +42,9 @@ export function prepareBitplanes(runtime: Runtime, codes: ArrayLike<number>, n: 
     k,
     run(a, m, activationFormat, out = new Int32Array(m * n)) {
       if (!live || !runtime.live) throw disposed();
-      const activation = words(activationFormat, "run format");
-      if (!Number.isSafeInteger(m) || m < 1) throw new LowbitError("E_SHAPE", `run m: expected a positive number of rows, got ${m}.`);
+      const activation = planeWords(activationFormat, "run format");
+      checkRows(m, out.length, m * n);
       checkCodes(a, m * k, activation.bits, "run a");
-      if (out.length !== m * n) throw new LowbitError("E_SHAPE", `run out: expected ${m * n} values, got ${out.length}.`);
       const spec = { activationBits: activation.bits, weightBits: weight.bits, shared: runtime.shared };
       const built = kernel("bitplane", spec, () => bitplaneModule(spec));
       const bytes = m * vectors * 16 * activation.bits;

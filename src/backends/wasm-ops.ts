@@ -1,9 +1,9 @@
 // Operations of the WebAssembly backend beside packed products: integer products and the Walsh-Hadamard transform.
-import { LowbitError } from "../../formats/core/errors.ts";
 import { hadamardModule } from "../../kernels/wasm/hadamard.ts";
 import { INT8_ARGUMENTS, INT8_CHUNK, int8Module, int8Quad, type Int8Spec } from "../../kernels/wasm/int8.ts";
 import { kernel, type Runtime } from "../../kernels/wasm/runtime.ts";
 import { disposed } from "./layer.ts";
+import { checkFwht, checkInteger, checkIntegerRun } from "./operations.ts";
 
 /** An int8 weight [n, k] prepared for exact integer products. */
 export interface IntegerLayer {
@@ -18,9 +18,7 @@ export interface IntegerLayer {
 /** @throws LowbitError E_SHAPE, E_DEVICE */
 export function prepareInteger(runtime: Runtime, w: Int8Array, n: number, k: number): IntegerLayer {
   if (!runtime.live) throw disposed();
-  if (!(w instanceof Int8Array)) throw new TypeError("prepareInteger w: expected an Int8Array.");
-  if (!Number.isSafeInteger(n) || !Number.isSafeInteger(k) || n < 1 || k < 1 || w.length !== n * k)
-    throw new LowbitError("E_SHAPE", `prepareInteger w: expected ${n} x ${k} values, got ${w.length}.`);
+  checkInteger(w, n, k);
   const style = runtime.features.dot === "u8" ? "dot" : "simd";
   const blocks = Math.ceil(n / 16);
   const quads = Math.ceil(k / 4);
@@ -49,9 +47,7 @@ export function prepareInteger(runtime: Runtime, w: Int8Array, n: number, k: num
     k,
     run(a, m, out = new Int32Array(m * n)) {
       if (!live || !runtime.live) throw disposed();
-      if (!(a instanceof Int8Array || a instanceof Uint8Array)) throw new TypeError("run a: expected an Int8Array or Uint8Array.");
-      if (!Number.isSafeInteger(m) || m < 1 || a.length !== m * k || out.length !== m * n)
-        throw new LowbitError("E_SHAPE", `run: expected a of ${m} x ${k} and out of ${m} x ${n}, got ${a.length} and ${out.length}.`);
+      checkIntegerRun(a, m, n, k, out);
       const mr = Math.min(4, m);
       const spec: Int8Spec = { style, unsigned: a instanceof Uint8Array, mr, shared: runtime.shared };
       const built = kernel("int8", spec, () => int8Module(spec));
@@ -110,10 +106,7 @@ const FWHT_BYTES = 4 * 1024 * 1024;
  */
 export function fwht(runtime: Runtime, x: Float32Array, n: number, scale: number): Float32Array {
   if (!runtime.live) throw disposed();
-  if (!(x instanceof Float32Array)) throw new TypeError("fwht x: expected a Float32Array.");
-  if (!Number.isSafeInteger(n) || n < 4 || n > 2 ** 20 || (n & (n - 1)) !== 0)
-    throw new LowbitError("E_SHAPE", `fwht n: expected a power of two from 4 to 2^20, got ${n}.`);
-  if (x.length % n !== 0) throw new LowbitError("E_SHAPE", `fwht x: expected rows of ${n}, got ${x.length} values.`);
+  checkFwht(x, n);
   if (x.length === 0) return x;
   const { space, address } = runtime.allocate(Math.min(4 * x.length, Math.max(4 * n, FWHT_BYTES)));
   try {
