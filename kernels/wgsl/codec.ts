@@ -2,7 +2,7 @@
 // float32. What a code means comes from an expression (formats/core/expr.ts); no float is loaded or stored, so results are exact bit for bit, subnormal
 // numbers and NaN included. For formats of at most 16 bits.
 import { REFUSED, type Expr } from "../../formats/core/expr.ts";
-import { exprFunction, exprHelpers, shaderTables } from "./expr.ts";
+import { exprFunction, exprHelpers, shaderTables } from "./function.ts";
 
 /** Invocations of a workgroup. */
 export const CODEC_SIZE = 64;

@@ -1,4 +1,4 @@
-// The WGSL printer of formats/core/expr.ts: an expression becomes a function from u32 to u32. Constants are printed as their bits; tables lie in one storage
+// An expression of formats/core/expr.ts as a WGSL function from u32 to u32. Constants are printed as their bits; tables lie in one storage
 // buffer, `tables`, which the shader declares only where there are any. Floats appear between `toFloat` and `bits` alone, where values are normal, zero or
 // exact: a device that flushes subnormal numbers or quiets NaN on a load or store changes nothing.
 import { exprNodes, type Expr } from "../../formats/core/expr.ts";
