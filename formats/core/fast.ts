@@ -162,8 +162,8 @@ function encodeBinary16(r: BitRounding, bits: Int32Array, out: Uint16Array): voi
   for (let i = 0; i < n; i++) {
     const u = bits[i];
     const a = u & 0x7fffffff;
-    // 0x1c000 moves the exponent from bias 127 to bias 15: (127 - 15) << 10.
-    const m = a >= NORMAL16 ? ((a + 0xfff + ((a >> 13) & 1)) >> 13) - 0x1c000 : binary16Of(a);
+    // 0x1c000 moves the exponent from bias 127 to bias 15: (127 - 15) << 10. The largest NaN run into bit 31: the shift is an unsigned one.
+    const m = a >= NORMAL16 ? ((a + 0xfff + ((a >> 13) & 1)) >>> 13) - 0x1c000 : binary16Of(a);
     out[i] = m < 0x7c00 ? m | ((u >>> 16) & 0x8000) : special(r, u);
   }
 }

@@ -1,5 +1,6 @@
 // The contract between the tensor API and a backend: prepare a packed weight once, then run products on it.
-import type { PackedTensor } from "../../formats/core/types.ts";
+import type { Codes } from "../../formats/core/pack.ts";
+import type { EncodeOptions, NumberFormat, Overflow, PackedTensor, Rounding } from "../../formats/core/types.ts";
 
 /** How activations enter the product. `float32`: as they are. `int16`, `int8`: quantized on the fly per block (error near 1e-5, 4e-3). */
 export type Activations = "float32" | "int16" | "int8";
@@ -40,4 +41,54 @@ export interface Backend<L extends AsyncLayer = AsyncLayer> {
   readonly name: string;
   /** @throws LowbitError E_UNSUPPORTED, E_DEVICE */
   prepare(w: PackedTensor, options: PrepareOptions): L;
+}
+
+/** How the values of a block become codes, see `BulkCodec.blockEncoder`. */
+export interface ElementPolicy {
+  readonly element: NumberFormat;
+  readonly rounding: Rounding;
+  readonly overflow: Overflow;
+  /** What is encoded: float32(x * p), float32(x / p), or x / p in binary64. */
+  readonly arithmetic: "multiply" | "quotient" | "exact";
+  /** -0 becomes +0 before that. */
+  readonly positiveZero: boolean;
+  /** Integers: x / p is rounded half to even, z is added, and the sum lies between these bounds. */
+  readonly integer: { readonly min: number; readonly max: number } | null;
+}
+
+/** A panel of rows of k values in blocks of `span` (the last one of a row as short as it is), with parameters [rows][blocks]. */
+export interface BlockPanel {
+  readonly rows: number;
+  readonly k: number;
+  readonly span: number;
+  /** Scale, factor or divisor of each block. Encoding: NaN makes all codes of the block those of zero. */
+  readonly scale: Float64Array;
+  /** Zero point or addend of each block. */
+  readonly offset: Float64Array | null;
+}
+
+/** Packs the codes of x [rows][k] into `out`, row r from byte r * rowBytes on; false, with nothing written, where it would not be exact. */
+export type BlockEncoder = (x: Float32Array, panel: BlockPanel, out: Uint8Array, rowBytes: number) => boolean;
+
+/** The inverse: rows of packed codes to values [rows][k]; false, with nothing written, where it would not be exact. */
+export type BlockDecoder = (bytes: Uint8Array, rowBytes: number, panel: BlockPanel, out: Float32Array) => boolean;
+
+/** Conversion in bulk. Every result is, bit for bit, the one of the library's own loops. */
+export interface BulkCodec {
+  /** Codes of all values: `encodeArray`. @throws LowbitError E_VALUE for a value that the policies refuse, E_SHAPE */
+  encode(format: NumberFormat, values: Float32Array, options?: EncodeOptions, out?: Codes): Codes;
+  /** Values of all codes: `decodeArray`. @throws RangeError for a code that does not fit, LowbitError E_SHAPE */
+  decode(format: NumberFormat, codes: ArrayLike<number>, out?: Float32Array): Float32Array;
+  /** `packCodes`. @throws RangeError for a code that does not fit */
+  pack(codes: ArrayLike<number>, bits: number): Uint8Array;
+  /** `unpackCodes`. @throws LowbitError E_SHAPE */
+  unpack(bytes: Uint8Array, bits: number, count: number): Codes;
+  /** The largest magnitude of every `blockSize` values, the last block as short as it is; NaN where a block holds one. */
+  absmax(x: Float32Array, blockSize: number, out?: Float32Array): Float32Array;
+  /** The least and the largest value of every `blockSize` values; both NaN where a block holds one. */
+  range(x: Float32Array, blockSize: number, least: Float32Array, largest: Float32Array): void;
+  /** The encoder of panels of blocks, or null where there is none that is exact. */
+  blockEncoder(policy: ElementPolicy): BlockEncoder | null;
+  /** The decoder of panels of blocks: (element - offset) * scale for a zero point, element * scale + offset for an addend. */
+  blockDecoder(element: NumberFormat, role: "none" | "zeroPoint" | "add"): BlockDecoder | null;
 }

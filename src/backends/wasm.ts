@@ -18,8 +18,9 @@ import { checkRun, disposed } from "./layer.ts";
 import { weightSource } from "./source.ts";
 import { startPool } from "./threads.ts";
 import { prepareBitplanes, type BitplaneLayer } from "./wasm-bitplane.ts";
+import { createCodec } from "./wasm-codec.ts";
 import { fwht, prepareInteger, type IntegerLayer } from "./wasm-ops.ts";
-import type { Backend, Explanation, PrepareOptions, SyncLayer } from "./types.ts";
+import type { Backend, BulkCodec, Explanation, PrepareOptions, SyncLayer } from "./types.ts";
 
 export interface WasmOptions {
   /** Threads, the calling one included; default 1. More than one needs shared memory (in a page: cross-origin isolation). */
@@ -55,6 +56,8 @@ export interface WasmBackend extends Backend<SyncLayer> {
    * its own inverse. @throws LowbitError E_SHAPE
    */
   fwht(x: Float32Array, n: number, scale?: number): Float32Array;
+  /** Bulk conversion on the calling thread: `codec.encode(format, values)`, `codec.decode(format, codes)`, ...; the backend of `quantize` and `dequantize`. */
+  readonly codec: BulkCodec;
   /** Ends workers and drops memory; layers prepared with it are disposed. */
   dispose(): void;
   [Symbol.dispose](): void;
@@ -127,6 +130,7 @@ function createBackend(runtime: Runtime): WasmBackend {
     prepare: (w, options) => prepare(runtime, w, options),
     prepareBitplanes: (codes, n, k, format) => prepareBitplanes(runtime, codes, n, k, format),
     prepareInteger: (w, n, k) => prepareInteger(runtime, w, n, k),
+    codec: createCodec(runtime),
     fwht: (x, n, scale = 1 / Math.sqrt(n)) => fwht(runtime, x, n, scale),
     dispose,
     [Symbol.dispose]: dispose,

@@ -19,6 +19,7 @@ import type {
   ScaleRule,
 } from "../../formats/core/types.ts";
 import { levelValues, packedSizes } from "../../formats/core/packed.ts";
+import type { BulkCodec } from "../backends/types.ts";
 import { mlasFits, quantizeMlas } from "./mlas.ts";
 import { scaleRule, type RuleOutput } from "./scale-rules.ts";
 import { affineParams, type Arithmetic } from "./scales.ts";
@@ -37,6 +38,8 @@ export interface QuantizeOptions {
   readonly arithmetic?: Arithmetic;
   /** Uniform numbers in [0, 1) for rounding "stochastic". */
   readonly random?: () => number;
+  /** A backend that converts in bulk, `await wasm()`: faster for float32 data, same codes and scales. What it has no exact kernel for runs here. */
+  readonly backend?: { readonly codec: BulkCodec };
 }
 
 /** A quantizer of lowbit/quantize: it makes the packed tensor itself and records how. */
@@ -100,8 +103,10 @@ function quantizeScalar(m: MatrixView, shape: number[], format: NumberFormat, op
   const codes = new Uint8Array(bytes);
   const encode = { rounding: options.rounding, overflow: options.overflow ?? ("saturate" as const), random: options.random };
   const buffer = codeArray(format.bits, Math.min(rows, PANEL_ROWS) * k);
+  const codec = options.backend?.codec;
   forPanels(m, (values, row, count) => {
-    encodeArray(format, values, buffer, encode);
+    if (codec !== undefined && values instanceof Float32Array) codec.encode(format, values.subarray(0, count * k), encode, buffer);
+    else encodeArray(format, values, buffer, encode);
     for (let r = 0; r < count; r++) packInto(buffer, r * k, k, format.bits, codes, (row + r) * rowBytes);
   });
   const recipe: QuantConfig = {
@@ -158,11 +163,26 @@ export function forRuns(
 }
 
 /** min and max of every cell of the innermost grid; NaN or infinite where the cell is, if `refuse` does not. */
-function blockStats(m: MatrixView, grid: SpanGrid, refuse: boolean): CellStats {
+function blockStats(m: MatrixView, grid: SpanGrid, refuse: boolean, codec: BulkCodec | undefined): CellStats {
   const cells = grid.gridRows * grid.gridK;
   const min = new Float64Array(cells).fill(Infinity);
   const max = new Float64Array(cells).fill(-Infinity);
+  const least = new Float32Array(codec === undefined ? 0 : PANEL_ROWS * grid.gridK);
+  const largest = new Float32Array(least.length);
   forPanels(m, (values, row, count) => {
+    // blocks of a panel follow each other where they divide a row
+    if (codec !== undefined && values instanceof Float32Array && m.k % Math.min(grid.k, m.k) === 0) {
+      codec.range(values.subarray(0, count * m.k), Math.min(grid.k, m.k), least, largest);
+      for (let r = 0, i = 0; r < count; r++) {
+        const cell0 = Math.floor((row + r) / grid.rows) * grid.gridK;
+        for (let b = 0; b < grid.gridK; b++, i++) {
+          const lo = (min[cell0 + b] = Math.min(min[cell0 + b], least[i]));
+          const hi = (max[cell0 + b] = Math.max(max[cell0 + b], largest[i]));
+          if (refuse && !(lo > -Infinity && hi < Infinity)) refuseNonFinite(values, row, m.k);
+        }
+      }
+      return;
+    }
     for (let r = 0; r < count; r++) {
       const cell0 = Math.floor((row + r) / grid.rows) * grid.gridK;
       for (let b = 0; b < grid.gridK; b++) {
@@ -194,7 +214,8 @@ function quantizeBlocks(m: MatrixView, shape: number[], format: BlockFormat, opt
   }
   const [inner, outer] = format.scales;
   const grid = spanGrid(inner.span, m.rows, m.k);
-  const stats = blockStats(m, grid, format.nonFinite === "error");
+  const codec = options.backend?.codec;
+  const stats = blockStats(m, grid, format.nonFinite === "error", codec);
   const cells = grid.gridRows * grid.gridK;
 
   let scale: Float64Array = new Float64Array(cells);
@@ -245,7 +266,7 @@ function quantizeBlocks(m: MatrixView, shape: number[], format: BlockFormat, opt
   } else if (format.offset) offsets = storeLevel(format.offset.levels[0], grid, zeroPoint);
 
   const codes = new Uint8Array(sizes.codes);
-  encodeElements(m, format, config, grid, stored, zeroPoint, codes, sizes.rowBytes, chosen);
+  encodeElements(m, format, config, grid, stored, zeroPoint, codes, sizes.rowBytes, chosen, codec);
   return {
     format,
     shape,
@@ -391,6 +412,7 @@ function encodeElements(
   codes: Uint8Array,
   rowBytes: number,
   chosen: RuleOutput | undefined,
+  codec: BulkCodec | undefined,
 ): void {
   const { element } = format;
   const { k } = m;
@@ -411,8 +433,45 @@ function encodeElements(
   // Integers are rounded before the zero point is added: ties must not depend on its parity.
   const whole = element.kind === "int";
   const clampTo = config.overflow === "saturate" ? (q: number) => Math.min(qmax, Math.max(qmin, q)) : (q: number) => q;
+  const fast =
+    codec === undefined || config.arithmetic !== "exact" || (whole && !integer)
+      ? null
+      : codec.blockEncoder({
+          element,
+          rounding: config.rounding,
+          overflow: config.overflow,
+          arithmetic: factor ? "multiply" : divisor ? "quotient" : "exact",
+          positiveZero,
+          integer: integer ? { min: qmin, max: qmax } : null,
+        });
+  const blocks = fast === null ? 0 : PANEL_ROWS * grid.gridK;
+  const panelScale = new Float64Array(blocks);
+  const panelZero = integer ? new Float64Array(blocks) : null;
 
   forPanels(m, (values, row, count) => {
+    if (fast !== null && values instanceof Float32Array) {
+      let exact = true;
+      for (let r = 0, i = 0; r < count; r++) {
+        const cell0 = Math.floor((row + r) / grid.rows) * grid.gridK;
+        for (let b = 0; b < grid.gridK; b++, i++) {
+          const s = scale[cell0 + b];
+          const p = s !== s || float32 === undefined ? s : float32[cell0 + b];
+          // NaN stands for a block that its scale makes NaN
+          if (p !== p && s === s) exact = false;
+          panelScale[i] = p;
+          if (panelZero !== null) panelZero[i] = zeroPoint[cell0 + b];
+        }
+      }
+      const n = count * grid.gridK;
+      const panel = {
+        rows: count,
+        k,
+        span: Math.min(grid.k, k),
+        scale: panelScale.subarray(0, n),
+        offset: panelZero?.subarray(0, n) ?? null,
+      };
+      if (exact && fast(values, panel, codes.subarray(row * rowBytes), rowBytes)) return;
+    }
     for (let r = 0; r < count; r++) {
       const cell0 = Math.floor((row + r) / grid.rows) * grid.gridK;
       for (let b = 0; b < grid.gridK; b++) {

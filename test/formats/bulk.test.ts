@@ -86,6 +86,8 @@ test("float16: data that are mostly normal numbers, with rare subnormals, zeros,
   const x = Float32Array.from({ length: 6000 }, (_, i) =>
     i % 97 === 96 ? rare[Math.floor(i / 97) % rare.length] : neighbour(f.decode(0x400 + ((i * 31) % 0x7700)) * (1 + 2 ** -11), (i % 3) - 1),
   );
+  // the largest NaN of both signs
+  new Uint32Array(x.buffer).set([0x7fffffff, 0xffffffff], 100);
   for (const options of [{}, { overflow: "saturate" }] as const) {
     const got = encodeArray(f, x, undefined, options);
     for (let i = 0; i < x.length; i++)

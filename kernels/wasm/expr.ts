@@ -1,0 +1,245 @@
+// The WebAssembly printer of format expressions (formats/core/expr.ts): four words at a time in v128, every shared node emitted once. Tables of up to 16
+// entries are swizzles or comparisons with constants; longer ones lie in memory and are read lane by lane, and a search among many thresholds starts
+// from a bucket of the key's upper bits. Equal to `compileExpr` for every input.
+import { exprNodes, type Expr } from "../../formats/core/expr.ts";
+import type { Emit, FunctionBuilder, Local } from "./asm.ts";
+
+/** Entries of a table that fit one swizzle, and thresholds that are compared one by one. */
+const SMALL = 16;
+
+/** Where a table lies, in bytes from the start of the tables. */
+interface Place {
+  readonly at: number;
+  /** Of a search: the bucket is key >>> shift, `steps` halvings follow, `buckets` is the place of their first ranks. */
+  readonly shift?: number;
+  readonly steps?: number;
+  readonly buckets?: number;
+}
+
+/** An expression laid out for printing. */
+export interface ExprPlan {
+  readonly nodes: readonly Expr[];
+  /** Words of the tables that the code reads from memory; empty where there are none. */
+  readonly tables: Uint32Array;
+  readonly places: ReadonlyMap<Expr, Place>;
+  /** Equal for expressions that print the same code (tables in memory may differ). */
+  readonly key: string;
+  /** Are all inputs below 2^31 (codes)? */
+  readonly smallInput: boolean;
+}
+
+/** Ranks of the thresholds below each bucket of keys, and the most thresholds in one. Keys are ordered as signed words. */
+function bucketsOf(table: Uint32Array, shift: number): { readonly first: Uint16Array; readonly most: number } {
+  const first = new Uint16Array(2 ** (32 - shift));
+  let rank = 0;
+  let most = 0;
+  for (let bucket = 0; bucket < first.length; bucket++) {
+    const start = rank;
+    first[bucket] = rank;
+    while (rank < table.length && (table[rank] ^ 0x80000000) >>> shift === bucket) rank++;
+    most = Math.max(most, rank - start);
+  }
+  return { first, most };
+}
+
+/** @param smallInput the inputs are codes, not bits of float32 */
+export function planExpr(expr: Expr, smallInput: boolean): ExprPlan {
+  const nodes = exprNodes(expr);
+  const index = new Map(nodes.map((e, i) => [e, i]));
+  const places = new Map<Expr, Place>();
+  const parts: Uint32Array[] = [];
+  let bytes = 0;
+  const put = (words: Uint32Array): number => {
+    parts.push(words);
+    bytes += words.byteLength;
+    return bytes - words.byteLength;
+  };
+  for (const e of nodes) {
+    if (e.table === undefined || e.table.length <= SMALL) continue;
+    if (e.op === "lookup") places.set(e, { at: put(e.table) });
+    else {
+      // the coarsest buckets of one threshold at most, else fine ones that are searched
+      let shift = 21;
+      let found = bucketsOf(e.table, shift);
+      while (found.most > 1 && shift > 17) found = bucketsOf(e.table, --shift);
+      const steps = Math.ceil(Math.log2(found.most + 1));
+      const padded = new Uint32Array(e.table.length + 2 ** steps).fill(0x7fffffff);
+      padded.set(e.table);
+      const at = put(padded);
+      places.set(e, { at, shift, steps, buckets: put(new Uint32Array(found.first.buffer)) });
+    }
+  }
+  const tables = new Uint32Array(bytes / 4);
+  let at = 0;
+  for (const part of parts) {
+    tables.set(part, at);
+    at += part.length;
+  }
+  const key = JSON.stringify([
+    smallInput,
+    nodes.map((e) => [
+      e.op,
+      e.args.map((a) => index.get(a)),
+      e.value === undefined ? 0 : Object.is(e.value, -0) ? "-0" : e.value,
+      places.get(e) ?? (e.table === undefined ? 0 : [...e.table]),
+    ]),
+  ]);
+  return { nodes, tables, places, key, smallInput };
+}
+
+/** Is the word certainly below 2^31? Then signed comparisons, one instruction each, do for unsigned ones. */
+function isSmall(e: Expr, smallInput: boolean): boolean {
+  const small = (a: Expr): boolean => isSmall(a, smallInput);
+  switch (e.op) {
+    case "input":
+      return smallInput;
+    case "const":
+      return e.type === "u32" && e.value! < 2 ** 31;
+    case "and":
+    case "minU":
+      return e.args.some(small);
+    case "or":
+    case "xor":
+      return e.args.every(small);
+    case "shrU":
+      return true; // printed counts are 1 and more
+    case "select":
+      return small(e.args[1]) && small(e.args[2]);
+    case "lookup":
+      return e.table!.every((w) => w < 2 ** 31);
+    case "rank":
+      return true;
+    default:
+      return false;
+  }
+}
+
+const PLAIN: Partial<Record<Expr["op"], string>> = {
+  and: "v128.and",
+  or: "v128.or",
+  xor: "v128.xor",
+  add: "i32x4.add",
+  sub: "i32x4.sub",
+  minU: "i32x4.min_u",
+  toFloat: "f32x4.convert_i32x4_s",
+  fmul: "f32x4.mul",
+  fadd: "f32x4.add",
+  eq: "i32x4.eq",
+  ltS: "i32x4.lt_s",
+};
+
+const SHIFTS: Partial<Record<Expr["op"], string>> = { shl: "i32x4.shl", shrU: "i32x4.shr_u", shrS: "i32x4.shr_s" };
+
+/**
+ * A printer of the plan in one function: call it with the local that holds four inputs, and emit what it returns before the next call.
+ * @param tables address of the tables, a parameter of the function
+ */
+export function exprPrinter(f: FunctionBuilder, plan: ExprPlan, tables: Local): (input: Local) => Emit {
+  const uses = new Map<Expr, number>();
+  for (const e of plan.nodes) for (const a of e.args) uses.set(a, (uses.get(a) ?? 0) + 1);
+  const locals = new Map<Expr, Local>();
+  const localOf = (e: Expr): Local => {
+    let local = locals.get(e);
+    if (local === undefined) locals.set(e, (local = f.local("v128")));
+    return local;
+  };
+  let [scratch, found]: (Local | null)[] = [null, null];
+  const words = (value: number): Local => f.constant(`word ${value >>> 0}`, f.v128i32(value | 0));
+
+  /** Four values of a table in memory, by the byte offsets in `offsets`; 16-bit entries leave the upper half of each lane zero. */
+  const gather = (offsets: Emit, at: number, into: Local, entry: 16 | 32): void => {
+    scratch ??= f.local("v128");
+    f.set(scratch, f.op("i32x4.add", offsets, f.constant("tables", f.op("i32x4.splat", tables))));
+    if (entry === 16) f.set(into, words(0));
+    for (let i = 0; i < 4; i++) {
+      const address = f.lane("i32x4.extract_lane", i, scratch);
+      if (entry === 16) f.set(into, f.loadLane("v128.load16_lane", address, at, 2 * i, into));
+      else if (i === 0) f.set(into, f.load("v128.load32_zero", address, at));
+      else f.set(into, f.loadLane("v128.load32_lane", address, at, i, into));
+    }
+  };
+
+  const lookup = (e: Expr, indexes: Emit): Emit => {
+    const table = e.table!;
+    const place = plan.places.get(e);
+    const into = localOf(e);
+    if (place !== undefined) {
+      gather(f.op("i32x4.shl", indexes, f.i32(2)), place.at, into, 32);
+      return f.get(into);
+    }
+    // one swizzle per byte of the entries that is ever set; the index bytes above the lowest are zero and their result is cut off
+    scratch ??= f.local("v128");
+    f.set(scratch, indexes);
+    let sum: Emit | null = null;
+    for (let b = 0; b < 4; b++) {
+      const plane = Array.from({ length: 16 }, (_, i) => ((table[i] ?? 0) >>> (8 * b)) & 255);
+      if (plane.every((byte) => byte === 0)) continue;
+      const picked = f.op("i8x16.swizzle", f.constant(`plane ${plane.join()}`, f.v128(plane)), scratch);
+      const byte = f.op("v128.and", picked, words(255));
+      const moved = b === 0 ? byte : f.op("i32x4.shl", byte, f.i32(8 * b));
+      sum = sum === null ? moved : f.op("v128.or", sum, moved);
+    }
+    f.set(into, sum ?? words(0));
+    return f.get(into);
+  };
+
+  const rank = (e: Expr, key: Local): Emit => {
+    const into = localOf(e);
+    const place = plan.places.get(e);
+    if (place === undefined) {
+      f.set(into, words(0));
+      // a comparison that holds is -1
+      for (const threshold of e.table!) f.set(into, f.op("i32x4.sub", into, f.op("i32x4.ge_s", key, words(threshold))));
+      return f.get(into);
+    }
+    found ??= f.local("v128");
+    const bucket = f.op("i32x4.shr_u", f.op("v128.xor", key, words(0x80000000)), f.i32(place.shift!));
+    gather(f.op("i32x4.shl", bucket, f.i32(1)), place.buckets!, into, 16);
+    for (let half = 2 ** (place.steps! - 1); half >= 1; half /= 2) {
+      gather(f.op("i32x4.shl", into, f.i32(2)), place.at + 4 * (half - 1), found, 32);
+      f.set(into, f.op("i32x4.add", into, f.op("v128.and", f.op("i32x4.ge_s", key, found), words(half))));
+    }
+    // the largest word reaches the padding, too
+    f.set(into, f.op("i32x4.min_s", into, words(e.table!.length)));
+    return f.get(into);
+  };
+
+  return (input) => {
+    const emits = new Map<Expr, Emit>();
+    const keep = (e: Expr, emit: Emit): void => {
+      const local = localOf(e);
+      f.set(local, emit);
+      emits.set(e, f.get(local));
+    };
+    for (const e of plan.nodes) {
+      const args = e.args.map((a) => emits.get(a)!);
+      const plain = PLAIN[e.op];
+      const shift = SHIFTS[e.op];
+      let emit: Emit;
+      if (e.op === "input") emit = f.get(input);
+      else if (e.op === "const") emit = f.get(e.type === "f32" ? f.constant(`real ${e.value}`, f.v128f32(e.value!)) : words(e.value!));
+      else if (plain !== undefined) emit = f.op(plain, ...args);
+      else if (shift !== undefined) emit = f.op(shift, args[0], f.i32(e.args[1].value!));
+      else if (e.op === "ltU") emit = f.op(e.args.every((a) => isSmall(a, plan.smallInput)) ? "i32x4.lt_s" : "i32x4.lt_u", ...args);
+      else if (e.op === "bits") emit = args[0];
+      else if (e.op === "select") emit = f.op("v128.bitselect", args[1], args[2], args[0]);
+      else if (e.op === "roundShift") {
+        // m * 2^-s is exact; adding 2^23 to what is below it rounds half to even, and leaves the integer in the lowest bits
+        const power = f.op("i32x4.sub", words(127 << 23), f.op("i32x4.shl", args[1], f.i32(23)));
+        const moved = f.op("f32x4.mul", f.op("f32x4.convert_i32x4_s", args[0]), power);
+        emit = f.op("i32x4.sub", f.op("f32x4.add", moved, f.constant("real 8388608", f.v128f32(2 ** 23))), words(0x4b000000));
+      } else if (e.op === "lookup") emit = lookup(e, args[0]);
+      else {
+        const [key] = e.args;
+        if (key.op === "input") emit = rank(e, input);
+        else {
+          keep(key, args[0]);
+          emit = rank(e, localOf(key));
+        }
+      }
+      if (e.op !== "input" && e.op !== "const" && e.op !== "lookup" && e.op !== "rank" && (uses.get(e) ?? 0) > 1) keep(e, emit);
+      else emits.set(e, emit);
+    }
+    return emits.get(plan.nodes[plan.nodes.length - 1])!;
+  };
+}
