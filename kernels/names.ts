@@ -19,3 +19,8 @@ export function floatName(spec: FloatSpec, weight: string): string {
   const path = spec.decode.kind === "float" ? "" : `_${spec.decode.kind}`;
   return `f32_${weightWord(weight)}_${op}_${spec.mr}x${4 * spec.nv}__${arch(spec)}${path}`;
 }
+
+export function codecName(direction: "decode" | "encode", format: string): string {
+  const word = weightWord(format);
+  return direction === "decode" ? `${word}_f32_decode__wasmsimd` : `f32_${word}_encode__wasmsimd`;
+}

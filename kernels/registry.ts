@@ -2,8 +2,12 @@
 // test/backends run them against the oracle by way of formats; bench/ has a file per family of the same stem.
 import { decodeExpr, encodeExpr } from "../formats/core/expr.ts";
 import { allFormats } from "../formats/registry.ts";
-import { floatName, gemmName } from "./names.ts";
+import { codecName, floatName, gemmName } from "./names.ts";
 import { bitplaneModule } from "./wasm/bitplane.ts";
+import { bitsModule, packsBits } from "./wasm/bits.ts";
+import { blocksModule } from "./wasm/blocks.ts";
+import { codecModule } from "./wasm/codec.ts";
+import { planExpr } from "./wasm/expr.ts";
 import { floatModule, type FloatDecode, type FloatSpec } from "./wasm/float.ts";
 import { hadamardModule } from "./wasm/hadamard.ts";
 import { int8Module } from "./wasm/int8.ts";
@@ -161,7 +165,41 @@ export const kernelFamilies: readonly KernelFamily[] = [
   },
   { name: "hadamard", computes: "Walsh-Hadamard transform of float32 rows", file: "kernels/wasm/hadamard.ts", variants: hadamardVariants },
   { name: "float", computes: "float32 activations x decoded weights -> float32", file: "kernels/wasm/float.ts", variants: floatVariants },
+  {
+    name: "codec",
+    computes: "codes -> float32 and back, any format of at most 16 bits",
+    file: "kernels/wasm/codec.ts",
+    variants: codecVariants,
+  },
+  { name: "bits", computes: "codes to and from dense bits, any width to 15", file: "kernels/wasm/bits.ts", variants: bitsVariants },
+  { name: "blocks", computes: "statistics and scaling of blocks of float32", file: "kernels/wasm/blocks.ts", variants: blocksVariants },
 ];
+
+function* bitsVariants(): Iterable<KernelVariant> {
+  for (let bits = 1; bits <= 16; bits++)
+    if (packsBits(bits)) yield { name: `u${bits}_pack__wasmsimd`, relaxed: false, build: () => bitsModule({ bits, shared: false }) };
+}
+
+function* blocksVariants(): Iterable<KernelVariant> {
+  yield { name: "f32_blocks__wasmsimd", relaxed: false, build: () => blocksModule({ shared: false }) };
+}
+
+/** Every scalar format of at most 16 bits, both ways. */
+function* codecVariants(): Iterable<KernelVariant> {
+  for (const format of allFormats) {
+    if (format.kind === "block" || format.kind === "opaque" || format.bits > 16) continue;
+    const codeBits = format.bits <= 8 ? 8 : 16;
+    for (const direction of ["decode", "encode"] as const)
+      yield {
+        name: codecName(direction, format.name),
+        relaxed: false,
+        build: () => {
+          const expr = direction === "decode" ? decodeExpr(format)! : encodeExpr(format, { overflow: "saturate" })!;
+          return codecModule({ direction, codeBits, shared: false }, planExpr(expr, direction === "decode"));
+        },
+      };
+  }
+}
 
 function* hadamardShaders(): Iterable<ShaderVariant> {
   for (let levels = 2; levels <= 12; levels++) {
