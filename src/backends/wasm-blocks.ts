@@ -5,7 +5,7 @@ import type { NumberFormat } from "../../formats/core/types.ts";
 import type { Space, WasmFunction } from "../../kernels/wasm/engine.ts";
 import { BITS_SLACK, BITS_STEP, packsBits } from "../../kernels/wasm/bits.ts";
 import { CODEC_STEP } from "../../kernels/wasm/codec.ts";
-import { PIECE, words, type CodecTools } from "./wasm-codec.ts";
+import { PIECE, words, type CodecTools } from "./wasm-converters.ts";
 import type { BlockDecoder, BlockEncoder, BlockPanel, ElementPolicy } from "./types.ts";
 
 const fr = Math.fround;

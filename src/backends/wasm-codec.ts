@@ -3,88 +3,21 @@
 // formats/core and src/tensor bit for bit: what has no kernel with that property runs those loops.
 import { decodeArray, encodeArray } from "../../formats/core/bulk.ts";
 import { LowbitError } from "../../formats/core/errors.ts";
-import { decodeExpr, encodeExpr, type Expr } from "../../formats/core/expr.ts";
 import { codeArray, packCodes, packedBytes, unpackCodes, unpackInto, type Codes } from "../../formats/core/pack.ts";
 import type { EncodeOptions, NumberFormat } from "../../formats/core/types.ts";
-import { BITS_SLACK, BITS_STEP, bitsModule, packsBits } from "../../kernels/wasm/bits.ts";
-import { blocksModule } from "../../kernels/wasm/blocks.ts";
-import { CODEC_STEP, codecModule } from "../../kernels/wasm/codec.ts";
-import type { Space, WasmFunction } from "../../kernels/wasm/engine.ts";
-import { planExpr } from "../../kernels/wasm/expr.ts";
-import { kernel, type Runtime } from "../../kernels/wasm/runtime.ts";
-import { disposed } from "./layer.ts";
+import { BITS_SLACK, BITS_STEP, packsBits } from "../../kernels/wasm/bits.ts";
+import { CODEC_STEP } from "../../kernels/wasm/codec.ts";
+import type { Space } from "../../kernels/wasm/engine.ts";
+import type { Runtime } from "../../kernels/wasm/runtime.ts";
 import { blockDecoder, blockEncoder } from "./wasm-blocks.ts";
+import { createTools, PIECE, roundUp, words } from "./wasm-converters.ts";
 import type { BulkCodec } from "./types.ts";
-
-/** Values that pass through engine memory at a time: 64 KB as float32. */
-export const PIECE = 16384;
-const roundUp = (n: number, step: number): number => Math.ceil(n / step) * step;
-
-/** A kernel of one format and direction, with its tables in memory. */
-export interface Converter {
-  readonly space: Space;
-  readonly run: WasmFunction;
-  readonly tables: number;
-}
-
-/** What the conversion of panels shares with that of arrays. */
-export interface CodecTools {
-  encoder(format: NumberFormat, options: EncodeOptions): Converter | null;
-  decoder(format: NumberFormat): Converter | null;
-  bits(space: Space, bits: number): Record<string, WasmFunction>;
-  blocks(space: Space): Record<string, WasmFunction>;
-  /** A space for work that needs no tables. */
-  space(): Space;
-}
-
-/** Codes in engine memory. */
-export const words = (space: Space, bits: number, at: number, count: number): Codes =>
-  bits <= 8 ? new Uint8Array(space.buffer, at, count) : new Uint16Array(space.buffer, at, count);
 
 /** The codec of a runtime; nothing is built or allocated before the first use. */
 export function createCodec(runtime: Runtime): BulkCodec {
-  const { shared } = runtime;
-  const decoders = new WeakMap<NumberFormat, Converter | null>();
-  const encoders = new WeakMap<NumberFormat, Map<string, Converter | null>>();
-
-  function converter(direction: "decode" | "encode", format: NumberFormat, expr: Expr | null): Converter | null {
-    if (expr === null) return null;
-    const plan = planExpr(expr, direction === "decode");
-    const spec = { direction, codeBits: format.bits <= 8 ? (8 as const) : (16 as const), shared };
-    const { space, address } = runtime.allocate(plan.tables.byteLength);
-    new Uint32Array(space.buffer, address, plan.tables.length).set(plan.tables);
-    const built = kernel("codec", { ...spec, expr: plan.key }, () => codecModule(spec, plan));
-    return { space, run: space.exports(built)[direction], tables: address };
-  }
-
-  function decoder(format: NumberFormat): Converter | null {
-    let found = decoders.get(format);
-    if (found === undefined) decoders.set(format, (found = converter("decode", format, decodeExpr(format))));
-    return found;
-  }
-
-  function encoder(format: NumberFormat, options: EncodeOptions): Converter | null {
-    let byOptions = encoders.get(format);
-    if (byOptions === undefined) encoders.set(format, (byOptions = new Map()));
-    const key = `${options.rounding ?? ""},${options.overflow ?? ""},${options.infinity ?? ""},${options.nan ?? ""}`;
-    let found = byOptions.get(key);
-    if (found === undefined) byOptions.set(key, (found = converter("encode", format, encodeExpr(format, options))));
-    return found;
-  }
-
-  const bitsKernel = (space: Space, bits: number): Record<string, WasmFunction> =>
-    space.exports(kernel("bits", { bits, shared }, () => bitsModule({ bits, shared })));
-  const blocksKernel = (space: Space): Record<string, WasmFunction> =>
-    space.exports(kernel("blocks", { shared }, () => blocksModule({ shared })));
-  const anySpace = (): Space => {
-    if (runtime.spaces.length > 0) return runtime.spaces[0];
-    const { space, address } = runtime.allocate(64);
-    space.arena.free(address);
-    return space;
-  };
-  const check = (): void => {
-    if (!runtime.live) throw disposed();
-  };
+  const tools = createTools(runtime);
+  const { encoder, decoder } = tools;
+  const check = tools.check;
   const floats = (what: string, x: Float32Array): void => {
     if (!(x instanceof Float32Array)) throw new TypeError(`${what}: expected a Float32Array. Convert it with Float32Array.from(x).`);
   };
@@ -142,10 +75,10 @@ export function createCodec(runtime: Runtime): BulkCodec {
     if (!packsBits(bits) || !(codes instanceof (bits <= 8 ? Uint8Array : Uint16Array))) return packCodes(codes, bits);
     const n = codes.length;
     const out = new Uint8Array(packedBytes(n, bits));
-    const space = anySpace();
+    const space = tools.space();
     const c = space.scratch("codec codes", 2 * PIECE + BITS_SLACK);
     const p = space.scratch("codec packed", 2 * PIECE + BITS_SLACK);
-    const run = bitsKernel(space, bits).pack;
+    const run = tools.bits(space, bits).pack;
     for (let from = 0; from < n; from += PIECE) {
       const count = Math.min(PIECE, n - from);
       const padded = roundUp(count, BITS_STEP);
@@ -164,7 +97,7 @@ export function createCodec(runtime: Runtime): BulkCodec {
     if (!(packsBits(bits) && Number.isSafeInteger(count) && count >= 0 && bytes.length >= packedBytes(count, bits)))
       return unpackCodes(bytes, bits, count);
     const out = codeArray(bits, count);
-    const space = anySpace();
+    const space = tools.space();
     const c = space.scratch("codec codes", 2 * PIECE + BITS_SLACK);
     for (let from = 0; from < count; from += PIECE) {
       const part = Math.min(PIECE, count - from);
@@ -182,7 +115,7 @@ export function createCodec(runtime: Runtime): BulkCodec {
     }
     const p = space.scratch("codec packed", 2 * PIECE + BITS_SLACK);
     new Uint8Array(space.buffer, p, packedBytes(count, bits)).set(bytes.subarray(at, at + packedBytes(count, bits)));
-    bitsKernel(space, bits).unpack(p, to, roundUp(count, BITS_STEP));
+    tools.bits(space, bits).unpack(p, to, roundUp(count, BITS_STEP));
   }
 
   /** Statistics of blocks of `size` values, the last one as short as it is; `name` is the kernel, which fills `outs`. */
@@ -193,8 +126,8 @@ export function createCodec(runtime: Runtime): BulkCodec {
     const blocks = Math.ceil(x.length / size);
     for (const out of outs)
       if (out.length < blocks) throw new LowbitError("E_SHAPE", `${name}: expected room for ${blocks} blocks, got ${out.length}.`);
-    const space = anySpace();
-    const run = blocksKernel(space)[name];
+    const space = tools.space();
+    const run = tools.blocks(space)[name];
     const blocksAtOnce = Math.max(1, Math.floor(PIECE / size));
     const values = space.scratch("codec values", 4 * Math.max(PIECE, Math.min(size, x.length)) + 64);
     const results = outs.map((_, i) => space.scratch(`codec statistics ${i}`, 4 * PIECE));
@@ -215,14 +148,6 @@ export function createCodec(runtime: Runtime): BulkCodec {
     statistics("absmax", x, blockSize, [found]);
     return found;
   }
-
-  const tools: CodecTools = {
-    encoder: (format, options) => (check(), encoder(format, options)),
-    decoder: (format) => (check(), decoder(format)),
-    bits: bitsKernel,
-    blocks: blocksKernel,
-    space: () => (check(), anySpace()),
-  };
 
   return {
     encode,
