@@ -1,116 +1,193 @@
-// The float64 product of the quantizers' algebra in SIMD128: OUT[m, n] = A^T B with A and B packed in strips of four, [strip][depth][4]. Four by
-// four tiles in eight accumulators of f64x2: 16 multiply-adds per step on 2 vector and 4 splat loads. Results equal plain float64 sums in the
-// order of the depth. Threads are not used. Layout idea: Goto and van de Geijn, "Anatomy of high-performance matrix multiplication", 2008.
-import { ModuleBuilder } from "./asm.ts";
-import { engine, type WasmFunction, type WasmMemory } from "./engine.ts";
+// The float64 product of the quantizers' algebra in SIMD128: C += alpha A^T B in place, A [depth][lda], B [depth][ldb], C [m][ldc]. Each thread takes column tiles
+// off a counter, packs B and then A into strips of four, [strip][depth][4], and computes tiles of four by four in eight accumulators: 16 multiply-adds per step
+// on 2 vector and 4 splat loads. Every sum runs over the depth in order from 0 and is then added to C, so tiles and threads do not change a bit.
+// Layout idea: Goto and van de Geijn, "Anatomy of high-performance matrix multiplication", 2008.
+import { ModuleBuilder, type Emit, type FunctionBuilder, type Local } from "./asm.ts";
 
-/** Strips of A, of B and depth per call: 128 x 256 doubles of A (256 KB), 256 x 256 of B (512 KB), and their product (256 KB). */
-export const MAX_ROWS = 128;
-export const MAX_COLUMNS = 256;
+/** Rows packed at once, and columns of a tile: with a depth of 128, A takes 128 KB and B 256 KB of the second-level cache. */
+const ROWS = 128;
+export const TILE_COLUMNS = 256;
+/** Longest depth of one call: the panels of a thread stay below 1 MB. */
 export const MAX_DEPTH = 256;
 
-export interface Float64Kernel {
-  /** [strip][depth][4], MAX_ROWS / 4 strips. */
-  readonly a: Float64Array;
-  /** [strip][depth][4], MAX_COLUMNS / 4 strips. */
-  readonly b: Float64Array;
-  /** Row-major, `columnStrips * 4` per row. */
-  readonly out: Float64Array;
-  /** Computes out from a and b. */
-  run(rowStrips: number, columnStrips: number, depth: number): void;
+/** 32-bit words of the argument block; `one` and `alpha` are doubles. */
+export const PRODUCT_WORDS = 18;
+const ARGUMENTS = ["counter", "items", "columns", "a", "lda", "b", "ldb", "c", "ldc", "m", "n", "depth", "lower"] as const;
+const ONE = 56;
+const ALPHA = 64;
+
+/** Where operands lie: byte addresses, and row lengths in doubles. */
+export interface ProductPlace {
+  readonly a: number;
+  readonly lda: number;
+  readonly b: number;
+  readonly ldb: number;
+  readonly c: number;
+  readonly ldc: number;
+  readonly m: number;
+  readonly n: number;
+  /** At most MAX_DEPTH. */
+  readonly depth: number;
+  readonly alpha: number;
+  /** Only entries of C on and below the diagonal are needed; others of its column tiles are changed too. */
+  readonly lower: boolean;
 }
 
-function moduleBytes(): Uint8Array<ArrayBuffer> {
-  const m = new ModuleBuilder();
-  m.func("product", ["i32", "i32", "i32", "i32", "i32", "i32"], [], (f) => {
-    const [a, b, out, rowStrips, columnStrips, depth] = [0, 1, 2, 3, 4, 5].map((i) => f.param(i));
-    const column = f.local("i32");
-    const row = f.local("i32");
-    const pa = f.local("i32");
-    const pb = f.local("i32");
-    const end = f.local("i32");
-    const to = f.local("i32");
-    const stripBytes = f.local("i32");
-    const rowBytes = f.local("i32");
-    const [b0, b1, splat] = f.locals("v128", 3);
-    const acc = f.locals("v128", 8);
-    f.set(stripBytes, f.op("i32.shl", depth, f.i32(5)));
-    f.set(rowBytes, f.op("i32.shl", columnStrips, f.i32(5)));
-    f.set(column, f.i32(0));
+/** The argument block of `work`, for a number of threads. */
+export function productArguments(p: ProductPlace, threads: number): Int32Array {
+  const words = new Int32Array(PRODUCT_WORDS);
+  // Two tiles a thread at least; lower triangles have tiles of unequal work.
+  const columns = Math.max(4, Math.min(TILE_COLUMNS, Math.ceil(p.n / ((p.lower ? 4 : 2) * threads) / 4) * 4));
+  const values = {
+    ...p,
+    counter: 0,
+    items: Math.ceil(p.n / columns),
+    columns,
+    lda: 8 * p.lda,
+    ldb: 8 * p.ldb,
+    ldc: 8 * p.ldc,
+    lower: p.lower ? 1 : 0,
+  };
+  ARGUMENTS.forEach((name, i) => (words[i] = values[name]));
+  const doubles = new Float64Array(words.buffer);
+  doubles[ONE / 8] = 1;
+  doubles[ALPHA / 8] = p.alpha;
+  return words;
+}
+
+/** Scratch bytes of a thread. */
+export const productPanelBytes = (depth: number): number => 8 * depth * (TILE_COLUMNS + ROWS) + 128;
+
+/** Bytes that may be read, not used, after the last number of A and B. */
+export const PRODUCT_SLACK = 32;
+
+/** pack(to, from, ld, strips, depth, factor): four columns at a time, times the double at `factor`. */
+function writePack(f: FunctionBuilder): void {
+  const [to, from, ld, strips, depth, factor] = [0, 1, 2, 3, 4, 5].map((i) => f.param(i));
+  const [at, end] = f.locals("i32", 2);
+  const times = f.local("v128");
+  f.set(times, f.load("v128.load64_splat", factor));
+  f.while(f.op("i32.gt_s", strips, f.i32(0)), () => {
+    f.set(at, from);
+    f.set(end, f.op("i32.add", to, f.op("i32.shl", depth, f.i32(5))));
     f.doWhile(
       () => {
-        f.set(pa, a);
-        f.set(row, f.i32(0));
-        f.doWhile(
-          () => {
-            f.set(pb, f.op("i32.add", b, f.op("i32.mul", column, stripBytes)));
-            f.set(end, f.op("i32.add", pa, stripBytes));
-            for (const v of acc) f.set(v, f.v128f32(0));
-            f.doWhile(
-              () => {
-                f.set(b0, f.load("v128.load", pb));
-                f.set(b1, f.load("v128.load", pb, 16));
-                for (let i = 0; i < 4; i++) {
-                  f.set(splat, f.load("v128.load64_splat", pa, 8 * i));
-                  f.set(acc[2 * i], f.op("f64x2.add", acc[2 * i], f.op("f64x2.mul", splat, b0)));
-                  f.set(acc[2 * i + 1], f.op("f64x2.add", acc[2 * i + 1], f.op("f64x2.mul", splat, b1)));
-                }
-                f.bump(pa, 32);
-                f.bump(pb, 32);
-              },
-              f.op("i32.lt_u", pa, end),
-            );
-            f.set(
-              to,
-              f.op(
-                "i32.add",
-                f.op("i32.add", out, f.op("i32.shl", column, f.i32(5))),
-                f.op("i32.mul", f.op("i32.shl", row, f.i32(2)), rowBytes),
-              ),
-            );
-            for (let i = 0; i < 4; i++) {
-              f.store("v128.store", to, 0, acc[2 * i]);
-              f.store("v128.store", to, 16, acc[2 * i + 1]);
-              f.set(to, f.op("i32.add", to, rowBytes));
-            }
-            f.bump(row, 1);
-          },
-          f.op("i32.lt_u", row, rowStrips),
-        );
-        f.bump(column, 1);
+        for (const half of [0, 16]) f.store("v128.store", to, half, f.op("f64x2.mul", f.load("v128.load", at, half), times));
+        f.bump(at, ld);
+        f.bump(to, 32);
       },
-      f.op("i32.lt_u", column, columnStrips),
+      f.op("i32.lt_u", to, end),
     );
+    f.bump(from, 32);
+    f.bump(strips, -1);
   });
-  return m.bytes();
 }
 
-let kernel: Float64Kernel | null | undefined;
+/** block(a, b, c, ldc, rows, columns, depth, spare): C += A^T B of packed strips; `spare` holds a tile at the edge. */
+function writeBlock(f: FunctionBuilder): void {
+  const [a, b, c, ldc, rows, columns, depth, spare] = [0, 1, 2, 3, 4, 5, 6, 7].map((i) => f.param(i));
+  const [pa, pb, end, to, row, left, stripBytes, i, j] = f.locals("i32", 9);
+  const [b0, b1, splat] = f.locals("v128", 3);
+  const acc = f.locals("v128", 8);
+  f.set(stripBytes, f.op("i32.shl", depth, f.i32(5)));
+  f.while(f.op("i32.gt_s", columns, f.i32(0)), () => {
+    f.set(pa, a);
+    f.set(row, c);
+    f.set(left, rows);
+    f.doWhile(
+      () => {
+        f.set(pb, b);
+        f.set(end, f.op("i32.add", pa, stripBytes));
+        for (const v of acc) f.set(v, f.v128f32(0));
+        f.doWhile(
+          () => {
+            f.set(b0, f.load("v128.load", pb));
+            f.set(b1, f.load("v128.load", pb, 16));
+            for (let r = 0; r < 4; r++) {
+              f.set(splat, f.load("v128.load64_splat", pa, 8 * r));
+              f.set(acc[2 * r], f.op("f64x2.add", acc[2 * r], f.op("f64x2.mul", splat, b0)));
+              f.set(acc[2 * r + 1], f.op("f64x2.add", acc[2 * r + 1], f.op("f64x2.mul", splat, b1)));
+            }
+            f.bump(pa, 32);
+            f.bump(pb, 32);
+          },
+          f.op("i32.lt_u", pa, end),
+        );
+        f.set(to, row);
+        f.if(
+          f.op("i32.and", f.op("i32.ge_s", left, f.i32(4)), f.op("i32.ge_s", columns, f.i32(4))),
+          () => {
+            for (let r = 0; r < 4; r++) {
+              for (let half = 0; half < 2; half++)
+                f.store("v128.store", to, 16 * half, f.op("f64x2.add", f.load("v128.load", to, 16 * half), acc[2 * r + half]));
+              f.bump(to, ldc);
+            }
+          },
+          () => {
+            acc.forEach((v, at) => f.store("v128.store", spare, 16 * at, v));
+            f.set(i, f.i32(0));
+            f.doWhile(
+              () => {
+                f.set(j, f.i32(0));
+                f.doWhile(
+                  () => {
+                    const entry: Emit = f.op("i32.add", to, f.op("i32.shl", j, f.i32(3)));
+                    const own = f.op("i32.add", spare, f.op("i32.add", f.op("i32.shl", i, f.i32(5)), f.op("i32.shl", j, f.i32(3))));
+                    f.store("f64.store", entry, 0, f.op("f64.add", f.load("f64.load", entry), f.load("f64.load", own)));
+                    f.bump(j, 1);
+                  },
+                  f.op("i32.and", f.op("i32.lt_s", j, f.i32(4)), f.op("i32.lt_s", j, columns)),
+                );
+                f.bump(to, ldc);
+                f.bump(i, 1);
+              },
+              f.op("i32.and", f.op("i32.lt_s", i, f.i32(4)), f.op("i32.lt_s", i, left)),
+            );
+          },
+        );
+        f.bump(row, f.op("i32.shl", ldc, f.i32(2)));
+        f.bump(left, -4);
+      },
+      f.op("i32.gt_s", left, f.i32(0)),
+    );
+    f.bump(b, stripBytes);
+    f.bump(c, 32);
+    f.bump(columns, -4);
+  });
+}
 
-/** The kernel, made on first use; null where the engine has no WebAssembly with SIMD. */
-export function float64Kernel(): Float64Kernel | null {
-  if (kernel !== undefined) return kernel;
-  kernel = null;
-  if (engine === undefined) return null;
-  const bytes = moduleBytes();
-  if (!engine.validate(bytes)) return null;
-  const sizes = [MAX_ROWS * MAX_DEPTH, MAX_COLUMNS * MAX_DEPTH, MAX_ROWS * MAX_COLUMNS];
-  const starts = [0, 8 * sizes[0], 8 * (sizes[0] + sizes[1])];
-  let memory: WasmMemory;
-  let product: WasmFunction;
-  try {
-    memory = new engine.Memory({ initial: Math.ceil((8 * (sizes[0] + sizes[1] + sizes[2])) / 65536), maximum: 65536 });
-    product = new engine.Instance(new engine.Module(bytes), { m: { m: memory } }).exports.product;
-  } catch {
-    // No memory left for it: the plain product gives the same numbers.
-    return null;
-  }
-  const [a, b, out] = starts.map((at, i) => new Float64Array(memory.buffer, at, sizes[i]));
-  kernel = {
-    a,
-    b,
-    out,
-    run: (rowStrips, columnStrips, depth) => void product(starts[0], starts[1], starts[2], rowStrips, columnStrips, depth),
-  };
-  return kernel;
+/** A module with `work(args, panel)`. */
+export function float64Module(spec: { readonly shared: boolean }): Uint8Array<ArrayBuffer> {
+  const m = new ModuleBuilder({ shared: spec.shared });
+  const pack = m.func(null, ["i32", "i32", "i32", "i32", "i32", "i32"], [], writePack);
+  const block = m.func(null, ["i32", "i32", "i32", "i32", "i32", "i32", "i32", "i32"], [], writeBlock);
+  m.func("work", ["i32", "i32"], [], (f) => {
+    const [args, panel] = [f.param(0), f.param(1)];
+    const field = (name: (typeof ARGUMENTS)[number]): Emit => f.load("i32.load", args, 4 * ARGUMENTS.indexOf(name));
+    const [item, j0, columns, i0, rows, packedA, spare] = f.locals("i32", 7);
+    const strips = (count: Local): Emit => f.op("i32.shr_u", f.op("i32.add", count, f.i32(3)), f.i32(2));
+    const least = (a: Emit, b: Emit): Emit => f.op("select", a, b, f.op("i32.lt_s", a, b));
+    const next = (): void => f.set(item, f.atomic("i32.atomic.rmw.add", args, 0, f.i32(1)));
+    f.set(packedA, f.op("i32.add", panel, f.op("i32.mul", field("depth"), f.i32(8 * TILE_COLUMNS))));
+    f.set(spare, f.op("i32.add", packedA, f.op("i32.mul", field("depth"), f.i32(8 * ROWS))));
+    next();
+    f.while(f.op("i32.lt_u", item, field("items")), () => {
+      f.set(j0, f.op("i32.mul", item, field("columns")));
+      f.set(columns, least(field("columns"), f.op("i32.sub", field("n"), j0)));
+      const eight = (v: Local): Emit => f.op("i32.shl", v, f.i32(3));
+      const one = f.op("i32.add", args, f.i32(ONE));
+      const alpha = f.op("i32.add", args, f.i32(ALPHA));
+      f.run(f.call(pack, panel, f.op("i32.add", field("b"), eight(j0)), field("ldb"), strips(columns), field("depth"), one));
+      f.set(i0, f.op("select", j0, f.i32(0), field("lower")));
+      f.while(f.op("i32.lt_s", i0, field("m")), () => {
+        f.set(rows, least(f.i32(ROWS), f.op("i32.sub", field("m"), i0)));
+        f.run(f.call(pack, packedA, f.op("i32.add", field("a"), eight(i0)), field("lda"), strips(rows), field("depth"), alpha));
+        const to = f.op("i32.add", f.op("i32.add", field("c"), eight(j0)), f.op("i32.mul", i0, field("ldc")));
+        f.run(f.call(block, packedA, panel, to, field("ldc"), rows, columns, field("depth"), spare));
+        f.bump(i0, ROWS);
+      });
+      next();
+    });
+  });
+  return m.bytes();
 }

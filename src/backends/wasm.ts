@@ -19,6 +19,7 @@ import { weightSource } from "./source.ts";
 import { startPool } from "./threads.ts";
 import { prepareBitplanes, type BitplaneLayer } from "./wasm-bitplane.ts";
 import { createCodec } from "./wasm-codec.ts";
+import { float64Algebra, type Float64Algebra } from "./wasm-float64.ts";
 import { fwht, prepareInteger, type IntegerLayer } from "./wasm-ops.ts";
 import type { Backend, BulkCodec, Explanation, PrepareOptions, SyncLayer } from "./types.ts";
 
@@ -58,6 +59,8 @@ export interface WasmBackend extends Backend<SyncLayer> {
   fwht(x: Float32Array, n: number, scale?: number): Float32Array;
   /** Bulk conversion on the calling thread: `codec.encode(format, values)`, `codec.decode(format, codes)`, ...; the backend of `quantize` and `dequantize`. */
   readonly codec: BulkCodec;
+  /** float64 products for the algebra of the quantizers: pass the backend to `gptq`, `calibrate` and their kin. */
+  readonly float64: Float64Algebra;
   /** Ends workers and drops memory; layers prepared with it are disposed. */
   dispose(): void;
   [Symbol.dispose](): void;
@@ -131,6 +134,7 @@ function createBackend(runtime: Runtime): WasmBackend {
     prepareBitplanes: (codes, n, k, format) => prepareBitplanes(runtime, codes, n, k, format),
     prepareInteger: (w, n, k) => prepareInteger(runtime, w, n, k),
     codec: createCodec(runtime),
+    float64: float64Algebra(runtime),
     fwht: (x, n, scale = 1 / Math.sqrt(n)) => fwht(runtime, x, n, scale),
     dispose,
     [Symbol.dispose]: dispose,

@@ -10,11 +10,11 @@ import { BlockGrid, columnFormat, weightMatrix, type ScaleOptions } from "./grid
 import { transposed } from "./linalg.ts";
 import { scaleRecipe } from "./rtn.ts";
 import { resolveSearch, searchScales, type ScaleSearch } from "./search.ts";
-import { fastProduct } from "./simd.ts";
+import { algebraFor, type AlgebraOptions } from "./simd.ts";
 import { outputError, type LayerStatistics } from "./statistics.ts";
 import { runSteps, type RunOptions, type Steps } from "./steps.ts";
 
-export interface AdaRoundOptions extends ScaleOptions, RunOptions {
+export interface AdaRoundOptions extends ScaleOptions, RunOptions, AlgebraOptions {
   readonly hessian: LayerStatistics | Float64Array;
   /** Default 1000 full-gradient steps. */
   readonly iterations?: number;
@@ -88,6 +88,7 @@ function* adaroundSteps(
   for (let j = 0; j < k; j++) mean += h[j * k + j] / k;
   if (!(mean > 0 && mean < Infinity))
     throw new LowbitError("E_CALIBRATION", `adaround${at}: expected inputs above zero, got a Hessian with mean diagonal ${mean}.`);
+  const { product } = algebraFor(o, `adaround${at}`);
   const d = new Float64Array(n);
   const gradient = new Float64Array(n);
   const [m1, m2] = [new Float64Array(n), new Float64Array(n)];
@@ -97,7 +98,7 @@ function* adaroundSteps(
   };
   const multiply = () => {
     gradient.fill(0);
-    fastProduct(gradient, 0, k, rows, k, transposed(d, rows, k), 0, rows, h, 0, k, k, 1);
+    product(gradient, 0, k, rows, k, transposed(d, rows, k), 0, rows, h, 0, k, k, 1);
   };
   for (let it = 0; it < o.iterations; it++) {
     errors((i) => stretched(v[i]));
@@ -133,7 +134,7 @@ function* adaroundSteps(
     multiply();
     polish(up, d, gradient, h, step, fixed, rows, k);
     const values = Float64Array.from(up, (u, i) => (code(i, u) - zero[i]) * step[i]);
-    return { up, error: outputError(w.data, values, rows, h) };
+    return { up, error: outputError(w.data, values, rows, h, o) };
   });
   const best = candidates[0].error <= candidates[1].error ? candidates[0] : candidates[1];
   const codes = codeArray(grid.element.bits, n);

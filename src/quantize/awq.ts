@@ -9,10 +9,11 @@ import { hessianOf, type SteppedQuantizer } from "./gptq.ts";
 import { weightMatrix } from "./grid.ts";
 import { rtn } from "./rtn.ts";
 import { resolveSearch, type ScaleSearch } from "./search.ts";
+import type { AlgebraOptions } from "./simd.ts";
 import { outputError, type LayerStatistics } from "./statistics.ts";
 import { runSteps, type RunOptions, type Steps } from "./steps.ts";
 
-export interface AwqOptions extends RunOptions {
+export interface AwqOptions extends RunOptions, AlgebraOptions {
   /** Statistics with a Hessian. Token weights given to calibration count, which is what MBQ does with modalities. */
   readonly statistics: LayerStatistics;
   /** Powers tried: 0, 1 / grid, ... below 1; default 20. */
@@ -52,7 +53,7 @@ export function awq(options: AwqOptions): SteppedQuantizer {
         const packed = rtn(searched ? { search: search!, columnWeights } : {}).quantizeWeight(t, format);
         const values = dequantize(packed, { dtype: "float64" });
         for (let v = 0; v < values.length; v++) values[v] /= scales[v % k];
-        const error = outputError(w.data, values, rows, hessian);
+        const error = outputError(w.data, values, rows, hessian, options);
         if (i === 0 && !searched) plain = error;
         if (best === undefined || error < best.error) best = { error, packed, power, scales, searched };
       }

@@ -2,6 +2,7 @@
 // statistics; a batch is dropped once it is counted. Errors of all layers are collected and reported together.
 import { LowbitError, isLowbitError } from "../../formats/core/errors.ts";
 import { observer, type Observer, type ObserverOptions } from "./observers.ts";
+import type { AlgebraOptions } from "./simd.ts";
 import { layerStatistics, type LayerStatistics, type StatisticsAccumulator } from "./statistics.ts";
 import { checkAborted, type RunOptions } from "./steps.ts";
 
@@ -28,7 +29,7 @@ export interface LayerRequest {
   readonly observer?: ObserverOptions;
 }
 
-export interface CalibrateOptions extends RunOptions {
+export interface CalibrateOptions extends RunOptions, AlgebraOptions {
   readonly layers: Readonly<Record<string, LayerRequest>>;
   /** Stop after this many batches. */
   readonly maxBatches?: number;
@@ -68,7 +69,11 @@ export async function calibrate(source: CalibrationSource, options: CalibrateOpt
       if (array === undefined || failed.has(name)) continue;
       try {
         const k = lastAxis(name, array);
-        entry.accumulator ??= layerStatistics(k, { hessian: entry.hessian, name });
+        entry.accumulator ??= layerStatistics(k, {
+          hessian: entry.hessian,
+          name,
+          ...(options.backend ? { backend: options.backend } : {}),
+        });
         if (entry.accumulator.k !== k)
           throw new LowbitError(
             "E_SHAPE",

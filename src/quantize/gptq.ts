@@ -2,19 +2,19 @@
 // inputs, not the weight error, is small. Source: Frantar et al., arXiv 2210.17323; code IST-DASLab/gptq; static activation order from
 // FP-Quant (arXiv 2509.23202). Works on every scalar and block format. Not here: rotation (mrgptq.ts), g_idx (act-order uses static groups).
 import { LowbitError } from "../../formats/core/errors.ts";
-import { codeArray } from "../../formats/core/pack.ts";
+import { codeArray, type Codes } from "../../formats/core/pack.ts";
 import type { Format, PackedTensor } from "../../formats/core/types.ts";
 import type { WeightQuantizer } from "../tensor/quantize.ts";
 import type { Tensor } from "../tensor/tensor.ts";
 import { BlockGrid, columnFormat, weightMatrix, type ScaleOptions, type WeightMatrix } from "./grid.ts";
-import { gptqFactorInPlace } from "./linalg.ts";
-import { fastProduct } from "./simd.ts";
+import { factorScratch, gptqFactorInPlace, type Algebra } from "./linalg.ts";
+import { openAlgebra, threadsOf, type AlgebraOptions, type OpenAlgebra } from "./simd.ts";
 import { scaleRecipe } from "./rtn.ts";
 import { resolveSearch, searchScales, type ScaleSearch } from "./search.ts";
 import type { LayerStatistics } from "./statistics.ts";
 import { runSteps, type RunOptions, type Steps } from "./steps.ts";
 
-export interface GptqOptions extends ScaleOptions, RunOptions {
+export interface GptqOptions extends ScaleOptions, RunOptions, AlgebraOptions {
   /** sum x x^T of the layer's inputs, up to a factor: the statistics of calibration, or the [k * k] matrix row-major. Not modified. */
   readonly hessian: LayerStatistics | Float64Array;
   /** Added to the diagonal, as a share of its mean; default 0.01. Raised tenfold while the matrix is not positive definite. */
@@ -80,6 +80,7 @@ export function gptq(options: GptqOptions): SteppedQuantizer {
   if (options?.hessian === undefined || options.hessian === null)
     throw new TypeError(`gptq: expected options.hessian, got none. Collect it with layerStatistics(k) or calibrate(...).`);
   const resolved = resolve(options);
+  threadsOf(options, "gptq");
   return {
     algorithm: "gptq",
     quantizeWeight: (weight, format) => runSteps(gptqSteps(weight, format, options, resolved), options),
@@ -118,8 +119,8 @@ const STRIP = 16;
 function* gptqSteps(weight: Tensor, format: Format, o: GptqOptions, r: Resolved): Steps<PackedTensor> {
   const target = columnFormat(format, "gptq");
   const at = o.name === undefined ? "" : ` of layer "${o.name}"`;
-  const w = weightMatrix(weight, `gptq${at}`);
-  const { rows, k } = w;
+  let w: WeightMatrix | null = weightMatrix(weight, `gptq${at}`);
+  const { rows, k, shape } = w;
   const source = hessianOf(o.hessian, k, at, o.minRows);
   const { diagonal, dead, order } = prepare(source, w, r.actOrder, at);
   const grid = new BlockGrid(target, rows, k, { scaleRule: o.scaleRule, rangeRule: o.rangeRule });
@@ -132,22 +133,67 @@ function* gptqSteps(weight: Tensor, format: Format, o: GptqOptions, r: Resolved)
   const dynamic = grouped && !r.staticGroups;
   grid.fill(w.data);
   if (o.search && !dynamic) searchScales(grid, w.data, 0, k, o.search);
+  const room = Math.max(factorScratch(k), r.blockSize * rows);
+  const algebra = openAlgebra(k * k + rows * k + room, 3, o, `gptq${at}`);
+  try {
+    const wt = algebra.array(rows * k);
+    turn(w, order, wt);
+    w = null; // half a gigabyte for a layer of 8192 x 8192: not to be held while the factor is made
+    const scratch = algebra.array(room);
+    const { factor, damp } = factorize(source, diagonal, order, k, r, at, algebra, scratch);
+    const { codes, loss } = yield* spread({ grid, order, wt, factor, errors: scratch, dynamic, algebra }, o, r);
+    if (!Number.isFinite(loss))
+      throw new LowbitError("E_CALIBRATION", `gptq${at}: expected a finite error, got ${loss}. Is the Hessian's range beyond float64?`);
+    return grid.pack(codes, shape, {
+      version: 1,
+      algorithm: "gptq",
+      ...scaleRecipe(target, o),
+      ...r,
+      ...(o.search ? { search: resolveSearch(o.search) } : {}),
+      dampUsed: damp,
+      deadInputs: dead,
+      ...(o.hessian instanceof Float64Array ? {} : { calibrationRows: o.hessian.rows }),
+      // sum over columns of (w - q)^2 / (2 U_ii^2), as in the paper; in the units of the Hessian given
+      loss: loss / 2,
+    });
+  } finally {
+    algebra.close();
+  }
+}
 
-  const { factor, damp } = factorize(source, diagonal, order, k, r, at);
-  yield { stage: "gptq", done: 0, total: k, layer: o.name };
-
-  // Columns become rows, in the order of work, so that every update runs along memory.
-  const wt = new Float64Array(rows * k);
+/** Columns become rows, in the order of work, so that every update runs along memory. */
+function turn({ data, rows, k }: WeightMatrix, order: Int32Array, wt: Float64Array): void {
   for (let r0 = 0; r0 < rows; r0 += 32)
     for (let i = 0; i < k; i++) {
       const j = order[i];
-      for (let row = r0; row < Math.min(rows, r0 + 32); row++) wt[i * rows + row] = w.data[row * k + j];
+      for (let row = r0; row < Math.min(rows, r0 + 32); row++) wt[i * rows + row] = data[row * k + j];
     }
-  w.data.fill(0); // from here on it holds nothing that is read: fail loudly rather than on stale weights
+}
+
+interface Work {
+  readonly grid: BlockGrid;
+  readonly order: Int32Array;
+  /** Columns of the weight as rows, in the order of work. */
+  readonly wt: Float64Array;
+  readonly factor: Float64Array;
+  /** blockSize rows. */
+  readonly errors: Float64Array;
+  readonly dynamic: boolean;
+  readonly algebra: Algebra;
+}
+
+/** Rounds the columns in order and spreads their errors. */
+function* spread(
+  { grid, order, wt, factor, errors, dynamic, algebra }: Work,
+  o: GptqOptions,
+  r: Resolved,
+): Steps<{ codes: Codes; loss: number }> {
+  const { rows, k } = grid;
+  const { product } = algebra;
+  yield { stage: "gptq", done: 0, total: k, layer: o.name };
   const codes = codeArray(grid.element.bits, rows * k);
   const columnCodes = codeArray(grid.element.bits, rows);
   const q = new Float64Array(rows);
-  const errors = new Float64Array(r.blockSize * rows);
   const span = grid.cells.k;
   let loss = 0;
   let i1 = 0;
@@ -164,7 +210,7 @@ function* gptqSteps(weight: Tensor, format: Format, o: GptqOptions, r: Resolved)
     for (let i = i1; i < i2; i++) {
       if (i === s2) {
         // A strip ends: its errors go to the rest of the block in one product. Strips end before a group starts.
-        if (s2 > s1) fastProduct(wt, s2 * rows, rows, i2 - s2, rows, factor, s1 * k + s2, k, errors, (s1 - i1) * rows, rows, s2 - s1, -1);
+        if (s2 > s1) product(wt, s2 * rows, rows, i2 - s2, rows, factor, s1 * k + s2, k, errors, (s1 - i1) * rows, rows, s2 - s1, -1);
         s1 = i;
         s2 = Math.min(i + STRIP, i2);
         if (dynamic) s2 = Math.min(s2, (Math.floor(i / span) + 1) * span);
@@ -174,37 +220,25 @@ function* gptqSteps(weight: Tensor, format: Format, o: GptqOptions, r: Resolved)
       grid.quantizeColumn(order[i], wt, column, columnCodes, q);
       const j = order[i];
       const d = factor[i * k + i];
-      const e = errors.subarray((i - i1) * rows, (i - i1 + 1) * rows);
+      const e = (i - i1) * rows;
       for (let row = 0; row < rows; row++) {
         codes[row * k + j] = columnCodes[row];
-        e[row] = (wt[column + row] - q[row]) / d;
-        loss += e[row] * e[row];
+        const error = (wt[column + row] - q[row]) / d;
+        errors[e + row] = error;
+        loss += error * error;
       }
       for (let c = i + 1; c < s2; c++) {
         const f = factor[i * k + c];
         if (f === 0) continue;
         const to = c * rows;
-        for (let row = 0; row < rows; row++) wt[to + row] -= f * e[row];
+        for (let row = 0; row < rows; row++) wt[to + row] -= f * errors[e + row];
       }
     }
-    if (i2 < k) fastProduct(wt, i2 * rows, rows, k - i2, rows, factor, i1 * k + i2, k, errors, 0, rows, i2 - i1, -1);
+    if (i2 < k) product(wt, i2 * rows, rows, k - i2, rows, factor, i1 * k + i2, k, errors, 0, rows, i2 - i1, -1);
     i1 = i2;
     yield { stage: "gptq", done: i2, total: k, layer: o.name };
   }
-  if (!Number.isFinite(loss))
-    throw new LowbitError("E_CALIBRATION", `gptq${at}: expected a finite error, got ${loss}. Is the Hessian's range beyond float64?`);
-  return grid.pack(codes, w.shape, {
-    version: 1,
-    algorithm: "gptq",
-    ...scaleRecipe(target, o),
-    ...r,
-    ...(o.search ? { search: resolveSearch(o.search) } : {}),
-    dampUsed: damp,
-    deadInputs: dead,
-    ...(o.hessian instanceof Float64Array ? {} : { calibrationRows: o.hessian.rows }),
-    // sum over columns of (w - q)^2 / (2 U_ii^2), as in the paper; in the units of the Hessian given
-    loss: loss / 2,
-  });
+  return { codes, loss };
 }
 
 /** Scales of the group that starts with column i from the weights as they are now. */
@@ -259,10 +293,12 @@ function factorize(
   k: number,
   r: Resolved,
   at: string,
+  algebra: OpenAlgebra,
+  scratch: Float64Array,
 ): { factor: Float64Array; damp: number } {
   let mean = 0;
   for (let j = 0; j < k; j++) mean += diagonal[j] / k;
-  const factor = new Float64Array(k * k);
+  const factor = algebra.array(k * k);
   let damp = r.damp;
   let bad = -1;
   for (let attempt = 0; attempt <= r.dampRetries; attempt++) {
@@ -271,7 +307,7 @@ function factorize(
       for (let j = 0; j < k; j++) factor[i * k + j] = h[from + order[j]];
       factor[i * k + i] = diagonal[order[i]] + damp * mean;
     }
-    bad = gptqFactorInPlace(factor, k, fastProduct);
+    bad = gptqFactorInPlace(factor, k, algebra, scratch);
     if (bad < 0) return { factor, damp };
     damp = Math.max(damp * 10, 1e-8);
   }

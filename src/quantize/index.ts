@@ -24,6 +24,7 @@ export {
   type StatisticsOptions,
 } from "./statistics.ts";
 export { convStatistics, im2col, type ConvGeometry, type ConvStatisticsAccumulator, type PatchOptions } from "./im2col.ts";
+export type { AlgebraOptions } from "./simd.ts";
 export { observer, type ObservedRanges, type Observer, type ObserverOptions } from "./observers.ts";
 export {
   calibrate,

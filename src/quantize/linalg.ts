@@ -1,6 +1,6 @@
 // Dense float64 algebra of the quantizers, row-major: one product form (C += alpha A^T B, which every step here reduces to), blocked Cholesky,
 // blocked triangular inverse, and the factor of GPTQ by the reversal trick. Source: Golub and Van Loan, Matrix Computations, 4.2.
-// Everything is plain typed arrays; `tnProduct` is the only hot loop and may be replaced by a SIMD kernel (see simd.ts).
+// Everything is plain typed arrays; products are the only hot loops and may be replaced by SIMD kernels and threads (see simd.ts).
 
 /** C[i0 + i, j0 + j] += alpha * sum over p of A[p, a0 + i] * B[p, b0 + j], for i < m, j < n, p < depth. Strides are row lengths. */
 export interface TnProduct {
@@ -20,6 +20,39 @@ export interface TnProduct {
     alpha: number,
   ): void;
 }
+
+/** The products that everything here is made of. */
+export interface Algebra {
+  readonly product: TnProduct;
+  /** A product with m = n of which only entries on and below the diagonal count; those above may be changed. */
+  lower(
+    c: Float64Array,
+    cAt: number,
+    ldc: number,
+    n: number,
+    a: Float64Array,
+    aAt: number,
+    lda: number,
+    b: Float64Array,
+    bAt: number,
+    ldb: number,
+    depth: number,
+    alpha: number,
+  ): void;
+}
+
+const BAND = 64;
+
+/** Lower triangles by bands of rows, each a product that ends at its own diagonal. */
+export const algebraOf = (product: TnProduct): Algebra => ({
+  product,
+  lower(c, cAt, ldc, n, a, aAt, lda, b, bAt, ldb, depth, alpha) {
+    for (let i = 0; i < n; i += BAND) {
+      const m = Math.min(BAND, n - i);
+      product(c, cAt + i * ldc, ldc, m, i + m, a, aAt + i, lda, b, bAt, ldb, depth, alpha);
+    }
+  },
+});
 
 /** The product in plain JavaScript: two rows of C by four of the depth, j innermost and contiguous. */
 export const tnProductPlain: TnProduct = (c, cAt, ldc, m, n, a, aAt, lda, b, bAt, ldb, depth, alpha) => {
@@ -72,18 +105,51 @@ export const tnProductPlain: TnProduct = (c, cAt, ldc, m, n, a, aAt, lda, b, bAt
   }
 };
 
+/** Columns of a panel, and of the parts in which a panel is solved. */
 const NB = 64;
+const PART = 16;
 
-/** The lower triangle of a symmetric matrix becomes its Cholesky factor L (A = L L^T), in place; the upper one is left as it was.
+const plainAlgebra = algebraOf(tnProductPlain);
+
+/** Numbers of scratch that `choleskyInPlace`, `invertLowerInPlace` and `gptqFactorInPlace` take. */
+export const factorScratch = (n: number): number => 2 * NB * n + NB * NB;
+
+/**
+ * X with L X = B for a lower triangular L [nb, nb], in place of B [nb, width]. `upper` is L^T, row p holding column p of L.
+ * Parts are solved row by row, what they change below by products.
+ */
+function solveLower(upper: Float64Array, at: number, nb: number, x: Float64Array, xAt: number, width: number, product: TnProduct): void {
+  for (let q0 = 0; q0 < nb; q0 += PART) {
+    const q1 = Math.min(nb, q0 + PART);
+    for (let q = q0; q < q1; q++) {
+      const row = xAt + q * width;
+      const d = upper[at + q * NB + q];
+      for (let j = 0; j < width; j++) x[row + j] /= d;
+      for (let r = q + 1; r < q1; r++) {
+        const f = upper[at + q * NB + r];
+        const to = xAt + r * width;
+        for (let j = 0; j < width; j++) x[to + j] -= f * x[row + j];
+      }
+    }
+    if (q1 < nb) product(x, xAt + q1 * width, width, nb - q1, width, upper, at + q0 * NB + q1, NB, x, xAt + q0 * width, width, q1 - q0, -1);
+  }
+}
+
+/** The lower triangle of a symmetric matrix becomes its Cholesky factor L (A = L L^T), in place; what is above it is lost.
+ * @param scratch `factorScratch(n)` numbers, from the same memory as `a` where products work in place
  * @returns -1, or the index of the first pivot that is not positive */
-export function choleskyInPlace(a: Float64Array, n: number, product: TnProduct = tnProductPlain): number {
-  const panel = new Float64Array(NB * n);
+export function choleskyInPlace(
+  a: Float64Array,
+  n: number,
+  algebra: Algebra = plainAlgebra,
+  scratch: Float64Array = new Float64Array(factorScratch(n)),
+): number {
+  const upper = 2 * NB * n;
   for (let k0 = 0; k0 < n; k0 += NB) {
     const nb = Math.min(NB, n - k0);
-    for (let i = k0; i < n; i++) {
+    for (let i = k0; i < k0 + nb; i++) {
       const ri = i * n;
-      const stop = Math.min(i, k0 + nb - 1);
-      for (let j = k0; j <= stop; j++) {
+      for (let j = k0; j <= i; j++) {
         const rj = j * n;
         let s = a[ri + j];
         for (let p = k0; p < j; p++) s -= a[ri + p] * a[rj + p];
@@ -91,47 +157,48 @@ export function choleskyInPlace(a: Float64Array, n: number, product: TnProduct =
           if (!(s > 0 && s < Infinity)) return i;
           a[ri + i] = Math.sqrt(s);
         } else a[ri + j] = s / a[rj + j];
+        scratch[upper + (j - k0) * NB + (i - k0)] = a[ri + j];
       }
     }
-    const rest = n - k0 - nb;
-    if (rest === 0) break;
     const first = k0 + nb;
-    for (let i = 0; i < rest; i++) for (let p = 0; p < nb; p++) panel[p * rest + i] = a[(first + i) * n + k0 + p];
-    for (let i = 0; i < rest; i += NB) {
-      const m = Math.min(NB, rest - i);
-      product(a, (first + i) * n + first, n, m, i + m, panel, i, rest, panel, 0, rest, nb, -1);
-    }
+    const rest = n - first;
+    if (rest === 0) break;
+    // The panel below, transposed: L_kk X = A^T.
+    for (let i = 0; i < rest; i++) for (let p = 0; p < nb; p++) scratch[p * rest + i] = a[(first + i) * n + k0 + p];
+    solveLower(scratch, upper, nb, scratch, 0, rest, algebra.product);
+    for (let i = 0; i < rest; i++) for (let p = 0; p < nb; p++) a[(first + i) * n + k0 + p] = scratch[p * rest + i];
+    algebra.lower(a, first * n + first, n, rest, scratch, 0, rest, scratch, 0, rest, nb, -1);
   }
   return -1;
 }
 
-/** The lower triangle L becomes its inverse in place; the upper triangle is set to zero. */
-export function invertLowerInPlace(l: Float64Array, n: number, product: TnProduct = tnProductPlain): void {
-  const packed = new Float64Array(NB * n);
-  const rows = new Float64Array(NB * n);
-  const diagonal = new Float64Array(NB * NB);
+/** The lower triangle L becomes its inverse in place; the upper triangle is set to zero. Scratch as for `choleskyInPlace`. */
+export function invertLowerInPlace(
+  l: Float64Array,
+  n: number,
+  algebra: Algebra = plainAlgebra,
+  scratch: Float64Array = new Float64Array(factorScratch(n)),
+): void {
+  const { product } = algebra;
+  const packed = NB * n;
+  const upper = 2 * NB * n;
   for (let i0 = 0; i0 < n; i0 += NB) {
     const nb = Math.min(NB, n - i0);
     for (let i = 0; i < nb; i++) {
-      for (let p = 0; p < i0; p++) packed[p * nb + i] = l[(i0 + i) * n + p];
-      for (let p = 0; p < nb; p++) diagonal[i * NB + p] = p <= i ? l[(i0 + i) * n + i0 + p] : 0;
+      for (let p = 0; p < i0; p++) scratch[packed + p * nb + i] = l[(i0 + i) * n + p];
+      for (let p = 0; p <= i; p++) scratch[upper + p * NB + i] = l[(i0 + i) * n + i0 + p];
     }
     const width = i0 + nb;
-    rows.fill(0, 0, nb * width);
-    for (let i = 0; i < nb; i++) rows[i * width + i0 + i] = 1;
+    scratch.fill(0, 0, nb * width);
+    for (let i = 0; i < nb; i++) scratch[i * width + i0 + i] = 1;
     // Rows of the inverse above are lower triangular, so a block of them reaches only to its own diagonal.
-    for (let p0 = 0; p0 < i0; p0 += NB) product(rows, 0, width, nb, p0 + NB, packed, p0 * nb, nb, l, p0 * n, n, NB, -1);
-    for (let i = 0; i < nb; i++) {
-      const ri = i * width;
-      for (let q = 0; q < i; q++) {
-        const f = diagonal[i * NB + q];
-        if (f !== 0) for (let j = 0; j < width; j++) rows[ri + j] -= f * rows[q * width + j];
-      }
-      const d = 1 / diagonal[i * NB + i];
-      for (let j = 0; j < width; j++) rows[ri + j] *= d;
+    for (let p0 = 0; p0 < i0; p0 += 4 * NB) {
+      const p1 = Math.min(i0, p0 + 4 * NB);
+      product(scratch, 0, width, nb, p1, scratch, packed + p0 * nb, nb, l, p0 * n, n, p1 - p0, -1);
     }
+    solveLower(scratch, upper, nb, scratch, 0, width, product);
     for (let i = 0; i < nb; i++) {
-      l.set(rows.subarray(i * width, i * width + i0 + i + 1), (i0 + i) * n);
+      l.set(scratch.subarray(i * width, i * width + i0 + i + 1), (i0 + i) * n);
       l.fill(0, (i0 + i) * n + i0 + i + 1, (i0 + i + 1) * n);
     }
   }
@@ -142,11 +209,16 @@ export function invertLowerInPlace(l: Float64Array, n: number, product: TnProduc
  * (GPTQ, arXiv 2210.17323, takes the Cholesky factor of the inverse; this is the same matrix).
  * @returns -1, or the index (in the order of H) of the pivot that is not positive; then H is destroyed
  */
-export function gptqFactorInPlace(h: Float64Array, n: number, product: TnProduct = tnProductPlain): number {
+export function gptqFactorInPlace(
+  h: Float64Array,
+  n: number,
+  algebra: Algebra = plainAlgebra,
+  scratch: Float64Array = new Float64Array(factorScratch(n)),
+): number {
   h.reverse();
-  const bad = choleskyInPlace(h, n, product);
+  const bad = choleskyInPlace(h, n, algebra, scratch);
   if (bad >= 0) return n - 1 - bad;
-  invertLowerInPlace(h, n, product);
+  invertLowerInPlace(h, n, algebra, scratch);
   h.reverse();
   return -1;
 }

@@ -10,7 +10,7 @@ import { channelAmax, type Linear, type Linear64 } from "./equalize.ts";
 import { weightMatrix } from "./grid.ts";
 import { dequantizeOriginal } from "./mrgptq.ts";
 import { timesInverse } from "./refit.ts";
-import { fastProduct } from "./simd.ts";
+import { algebraFor, type AlgebraOptions } from "./simd.ts";
 import { transposed } from "./linalg.ts";
 import type { LayerStatistics } from "./statistics.ts";
 
@@ -128,7 +128,7 @@ export interface MixedTensor {
   readonly parts: readonly PackedTensor[];
 }
 
-export interface MixedOptions {
+export interface MixedOptions extends AlgebraOptions {
   /** Quantizer of a part, given its weight and the statistics of its channels; default round-to-nearest. */
   readonly quantizer?: (part: { readonly weight: Tensor; readonly statistics?: LayerStatistics }, format: Format) => WeightQuantizer;
   /** Statistics of all inputs, in their own order. With a Hessian the narrow part makes up for the error of the wide one (least squares). */
@@ -171,8 +171,8 @@ export function quantizeMixed(
       for (let p = 0; p < n; p++) for (let q = 0; q < n; q++) block[p * n + q] = h[order[from + p] * k + order[from + q]];
       // min over V of ||E x_wide + (W - V) x_narrow||^2: V = W + E H_wn (H_nn + ridge)^-1
       const right = new Float64Array(rows * n);
-      fastProduct(right, 0, n, rows, n, transposed(error, rows, from), 0, rows, across, 0, n, from, 1);
-      const change = timesInverse(right, rows, block, n, options.ridge ?? 0.01, "");
+      algebraFor(options, "quantizeMixed").product(right, 0, n, rows, n, transposed(error, rows, from), 0, rows, across, 0, n, from, 1);
+      const change = timesInverse(right, rows, block, n, options.ridge ?? 0.01, "", options);
       for (let i = 0; i < own.length; i++) own[i] += change[i];
     }
     const part = {

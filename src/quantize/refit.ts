@@ -9,7 +9,7 @@ import type { Linear } from "./equalize.ts";
 import { gptq, hessianOf, type SteppedQuantizer } from "./gptq.ts";
 import { weightMatrix } from "./grid.ts";
 import { gptqFactorInPlace, transposed } from "./linalg.ts";
-import { fastProduct } from "./simd.ts";
+import { algebraFor, type AlgebraOptions } from "./simd.ts";
 import { layerStatistics, type AddOptions, type LayerStatistics } from "./statistics.ts";
 import { runSteps, type RunOptions, type Steps } from "./steps.ts";
 
@@ -38,7 +38,8 @@ export interface DriftAccumulator {
  * Collects both inputs of a layer. Memory: 16 k^2 bytes.
  * @example const acc = driftStatistics(256); acc.add(xFloat, xQuantized); quantize(w, fmt, refit({ drift: acc.finish() }));
  */
-export function driftStatistics(k: number, options: { readonly name?: string } = {}): DriftAccumulator {
+export function driftStatistics(k: number, options: { readonly name?: string } & AlgebraOptions = {}): DriftAccumulator {
+  const { product } = algebraFor(options, "driftStatistics");
   const at = options.name === undefined ? "" : ` of layer "${options.name}"`;
   const inputs = layerStatistics(k, options);
   const cross = new Float64Array(k * k);
@@ -66,7 +67,7 @@ export function driftStatistics(k: number, options: { readonly name?: string } =
       inputs.add(quantized, { mask, weights });
       let n = 0;
       const flush = () => {
-        fastProduct(cross, 0, k, k, k, left, 0, k, right, 0, k, n, 1);
+        product(cross, 0, k, k, k, left, 0, k, right, 0, k, n, 1);
         n = 0;
       };
       for (let t = 0; t < tokens; t++) {
@@ -101,12 +102,14 @@ export function timesInverse(
   k: number,
   ridge: number,
   at: string,
+  options: AlgebraOptions,
 ): Float64Array<ArrayBuffer> {
+  const algebra = algebraFor(options, `refit${at}`);
   const factor = h.slice();
   let mean = 0;
   for (let j = 0; j < k; j++) mean += h[j * k + j] / k;
   for (let j = 0; j < k; j++) factor[j * k + j] += h[j * k + j] === 0 ? 1 : ridge * mean;
-  const bad = gptqFactorInPlace(factor, k, fastProduct);
+  const bad = gptqFactorInPlace(factor, k, algebra);
   if (bad >= 0)
     throw new LowbitError(
       "E_CALIBRATION",
@@ -114,14 +117,14 @@ export function timesInverse(
     );
   const times = (left: Float64Array, right: Float64Array): Float64Array<ArrayBuffer> => {
     const out = new Float64Array(rows * k);
-    fastProduct(out, 0, k, rows, k, transposed(left, rows, k), 0, rows, right, 0, k, k, 1);
+    algebra.product(out, 0, k, rows, k, transposed(left, rows, k), 0, rows, right, 0, k, k, 1);
     return out;
   };
   // (H + ridge)^-1 = U^T U
   return times(times(r, transposed(factor, k, k)), factor);
 }
 
-export interface RefitOptions extends RunOptions {
+export interface RefitOptions extends RunOptions, AlgebraOptions {
   readonly drift: DriftStatistics;
   /** Pull towards the weight as it was, as a share of the mean diagonal of E[y y^T]; default 0.05. */
   readonly ridge?: number;
@@ -147,8 +150,8 @@ export function refitWeight(weight: Tensor, options: Omit<RefitOptions, "quantiz
   const { data, rows, k } = weightMatrix(weight, `refit${at}`);
   const hessian = hessianOf(drift.inputs, k, at, options.minRows);
   const wc = new Float64Array(rows * k);
-  fastProduct(wc, 0, k, rows, k, transposed(data, rows, k), 0, rows, drift.cross, 0, k, k, 1);
-  const change = timesInverse(wc, rows, hessian, k, ridge, at);
+  algebraFor(options, `refit${at}`).product(wc, 0, k, rows, k, transposed(data, rows, k), 0, rows, drift.cross, 0, k, k, 1);
+  const change = timesInverse(wc, rows, hessian, k, ridge, at, options);
   for (let i = 0; i < data.length; i++) data[i] += change[i];
   return data;
 }
@@ -161,7 +164,8 @@ export function refitWeight(weight: Tensor, options: Omit<RefitOptions, "quantiz
 export function refit(options: RefitOptions): SteppedQuantizer {
   if (!options?.drift) throw new TypeError("refit: expected options.drift, got none. Collect it with driftStatistics(k).");
   checkRidge(options.ridge ?? 0.05);
-  const inner = options.quantizer ?? gptq({ hessian: options.drift.inputs, name: options.name, minRows: options.minRows });
+  const inner =
+    options.quantizer ?? gptq({ hessian: options.drift.inputs, name: options.name, minRows: options.minRows, backend: options.backend });
   const steps = function* (weight: Tensor, format: Format): Steps<PackedTensor> {
     yield { stage: "refit", done: 0, total: 1, layer: options.name };
     const data = refitWeight(weight, options);

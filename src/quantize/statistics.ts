@@ -2,8 +2,7 @@
 // constant factors (2/n in the papers) are left out: every quantizer here uses H up to a factor. Masked tokens have weight 0 and are not counted.
 // Source of the Hessian: GPTQ, arXiv 2210.17323; token weights: MBQ, arXiv 2412.19509.
 import { LowbitError } from "../../formats/core/errors.ts";
-import type { TnProduct } from "./linalg.ts";
-import { fastProduct } from "./simd.ts";
+import { algebraFor, type AlgebraOptions } from "./simd.ts";
 
 /** Statistics of the inputs of one layer. */
 export interface LayerStatistics {
@@ -30,13 +29,11 @@ export interface AddOptions {
   readonly weights?: ArrayLike<number>;
 }
 
-export interface StatisticsOptions {
+export interface StatisticsOptions extends AlgebraOptions {
   /** Default true. Without it only the per-channel sums are kept (k numbers instead of k * k). */
   readonly hessian?: boolean;
   /** Layer name for messages. */
   readonly name?: string;
-  /** product kernel; default SIMD where there is one. */
-  readonly product?: TnProduct;
 }
 
 /** A running collection of `LayerStatistics`. Memory: 8 k^2 bytes with the Hessian. */
@@ -48,9 +45,8 @@ export interface StatisticsAccumulator {
   finish(): LayerStatistics;
 }
 
-/** Tokens per product: a panel of 64 x 4096 doubles is 2 MB, and stays in the second-level cache together with a tile of H. */
-const TOKENS = 64;
-const TILE = 64;
+/** Tokens per product. */
+const TOKENS = 128;
 
 /**
  * Collects the statistics of one layer's inputs.
@@ -59,7 +55,7 @@ const TILE = 64;
  */
 export function layerStatistics(k: number, options: StatisticsOptions = {}): StatisticsAccumulator {
   if (!Number.isSafeInteger(k) || k < 1) throw new RangeError(`layerStatistics k: expected a positive integer, got ${k}.`);
-  const product = options.product ?? fastProduct;
+  const algebra = algebraFor(options, "layerStatistics");
   const at = options.name === undefined ? "" : ` of layer "${options.name}"`;
   const hessian = options.hessian === false ? null : new Float64Array(k * k);
   const sum = new Float64Array(k);
@@ -75,10 +71,7 @@ export function layerStatistics(k: number, options: StatisticsOptions = {}): Sta
   const flush = (count: number, weighted: boolean) => {
     if (hessian === null) return;
     // The lower triangle only; finish() mirrors it.
-    for (let i = 0; i < k; i += TILE) {
-      const m = Math.min(TILE, k - i);
-      product(hessian, i * k, k, m, i + m, weighted ? left : right, i, k, right, 0, k, count, 1);
-    }
+    algebra.lower(hessian, 0, k, k, weighted ? left : right, 0, k, right, 0, k, count, 1);
   };
 
   return {
@@ -142,8 +135,15 @@ export function layerStatistics(k: number, options: StatisticsOptions = {}): Sta
   };
 }
 
-/** Output error of replacing W by Q on the calibration inputs: sum over rows of (w - q) H (w - q)^T = ||X (W - Q)^T||^2. */
-export function outputError(w: ArrayLike<number>, q: ArrayLike<number>, rows: number, hessian: Float64Array): number {
+/** Output error of replacing W by Q on the calibration inputs: sum over rows of (w - q) H (w - q)^T = ||X (W - Q)^T||^2. @throws LowbitError E_SHAPE */
+export function outputError(
+  w: ArrayLike<number>,
+  q: ArrayLike<number>,
+  rows: number,
+  hessian: Float64Array,
+  options: AlgebraOptions = {},
+): number {
+  const { product: multiply } = algebraFor(options, "outputError");
   const k = Math.sqrt(hessian.length);
   if (!Number.isInteger(k) || w.length !== rows * k || q.length !== rows * k)
     throw new LowbitError(
@@ -165,7 +165,7 @@ export function outputError(w: ArrayLike<number>, q: ArrayLike<number>, rows: nu
         dt[j * m + i] = v;
       }
     product.fill(0);
-    fastProduct(product, 0, k, m, k, dt, 0, m, hessian, 0, k, k, 1);
+    multiply(product, 0, k, m, k, dt, 0, m, hessian, 0, k, k, 1);
     for (let i = 0; i < m * k; i++) total += product[i] * d[i];
   }
   return total;

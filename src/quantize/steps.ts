@@ -27,13 +27,17 @@ export function checkAborted(signal: AbortSignal | undefined, what: string): voi
     });
 }
 
-/** Runs to the end without a pause. */
+/** Runs to the end without a pause. Steps that are given up may clean up after themselves (finally). */
 export function runSteps<T>(steps: Steps<T>, options: RunOptions = {}): T {
-  for (;;) {
-    const next = steps.next();
-    if (next.done) return next.value;
-    options.onProgress?.(next.value);
-    checkAborted(options.signal, next.value.stage);
+  try {
+    for (;;) {
+      const next = steps.next();
+      if (next.done) return next.value;
+      options.onProgress?.(next.value);
+      checkAborted(options.signal, next.value.stage);
+    }
+  } finally {
+    steps.return?.(undefined as T);
   }
 }
 
@@ -41,14 +45,18 @@ export function runSteps<T>(steps: Steps<T>, options: RunOptions = {}): T {
 export async function runStepsAsync<T>(steps: Steps<T>, options: RunOptions & { readonly sliceMs?: number } = {}): Promise<T> {
   checkAborted(options.signal, "start");
   let since = Date.now();
-  for (;;) {
-    const next = steps.next();
-    if (next.done) return next.value;
-    options.onProgress?.(next.value);
-    if (Date.now() - since >= (options.sliceMs ?? 20)) {
-      await new Promise<void>((resolve) => setTimeout(resolve));
-      since = Date.now();
+  try {
+    for (;;) {
+      const next = steps.next();
+      if (next.done) return next.value;
+      options.onProgress?.(next.value);
+      if (Date.now() - since >= (options.sliceMs ?? 20)) {
+        await new Promise<void>((resolve) => setTimeout(resolve));
+        since = Date.now();
+      }
+      checkAborted(options.signal, next.value.stage);
     }
-    checkAborted(options.signal, next.value.stage);
+  } finally {
+    steps.return?.(undefined as T);
   }
 }
