@@ -13,7 +13,8 @@ import { hadamardModule } from "./wasm/hadamard.ts";
 import { int8Module } from "./wasm/int8.ts";
 import { gemmModule, paddedGroup, type GemmSpec } from "./wasm/gemm.ts";
 import { codecShaderName, decodeShader, encodeShader } from "./wgsl/codec.ts";
-import { hadamardShader, hadamardShaderName } from "./wgsl/hadamard.ts";
+import { hadamardShader, hadamardShaderName, type HadamardShader } from "./wgsl/hadamard.ts";
+import { integerShader, integerShaderName, type IntegerSpec } from "./wgsl/integer.ts";
 
 export interface KernelVariant {
   readonly name: string;
@@ -202,14 +203,14 @@ function* codecVariants(): Iterable<KernelVariant> {
 }
 
 function* hadamardShaders(): Iterable<ShaderVariant> {
-  for (let levels = 2; levels <= 12; levels++) {
-    const spec = { part: "tile", levels } as const;
-    yield { name: hadamardShaderName(spec), features: [], build: () => hadamardShader(spec) };
-  }
-  for (let levels = 1; levels <= 4; levels++) {
-    const spec = { part: "far", levels } as const;
-    yield { name: hadamardShaderName(spec), features: [], build: () => hadamardShader(spec) };
-  }
+  const specs: HadamardShader[] = [
+    { part: "tile", length: 1024 },
+    { part: "tile", length: 4096 },
+    { part: "far", levels: 1 },
+    { part: "far", levels: 2 },
+    { part: "far", levels: 3 },
+  ];
+  for (const spec of specs) yield { name: hadamardShaderName(spec), features: [], build: () => hadamardShader(spec) };
 }
 
 /** Every scalar format of at most 16 bits, both ways: the expressions are theirs, the rest of a shader follows from the width. */
@@ -230,6 +231,17 @@ function* codecShaders(): Iterable<ShaderVariant> {
   }
 }
 
+function* integerShaders(): Iterable<ShaderVariant> {
+  const specs: IntegerSpec[] = [
+    { kind: "bytes", rows: 1 },
+    { kind: "bytes", rows: 8 },
+  ];
+  for (let activationBits = 1; activationBits <= 8; activationBits++)
+    for (let weightBits = 1; weightBits <= 8; weightBits++)
+      for (const rows of [1, 4]) specs.push({ kind: "planes", activationBits, weightBits, rows });
+  for (const spec of specs) yield { name: integerShaderName(spec), features: [], build: () => integerShader(spec) };
+}
+
 /** The same for WebGPU. Within the default limits of WebGPU: 256 invocations, 16 KiB of workgroup memory, 8 storage buffers. */
 export const shaderFamilies: readonly ShaderFamily[] = [
   {
@@ -237,6 +249,12 @@ export const shaderFamilies: readonly ShaderFamily[] = [
     computes: "codes -> float32 bits and back, any format of at most 16 bits",
     file: "kernels/wgsl/codec.ts",
     variants: codecShaders,
+  },
+  {
+    name: "integer",
+    computes: "words of 1..8 bits by planes, or bytes by dot products -> int32",
+    file: "kernels/wgsl/integer.ts",
+    variants: integerShaders,
   },
   { name: "hadamard", computes: "Walsh-Hadamard transform of float32 rows", file: "kernels/wgsl/hadamard.ts", variants: hadamardShaders },
 ];

@@ -1,5 +1,5 @@
 // npm run test:gpu: the suites of test/gpu on every kind of adapter that a machine without a GPU can have, and the suites of test/browser. Steps:
-//   lavapipe128, lavapipe256, lavapipe512   vitest in Node on dawn and lavapipe 25, subgroups of 4, 8 and 16
+//   lavapipe128, lavapipe256, lavapipe512   vitest in Node on dawn and lavapipe 25, subgroups of 4, 8 and 16; 256 with every format (LOWBIT_GPU_FULL)
 //   swiftshader                             vitest in Node on dawn and SwiftShader: no shader-f16, 256 invocations
 //   browser                                 the same suites in headless Chromium, and the WebAssembly backend in isolated and other pages
 //   naga                                    the same suites in Deno, whose WGSL compiler is naga, on lavapipe
@@ -44,7 +44,8 @@ function driverEnv(icd, adapter) {
 const vitest = (env) =>
   execFileSync(process.execPath, [join(root, "node_modules/vitest/vitest.mjs"), "run", "test/gpu"], { cwd: root, stdio: "inherit", env });
 
-const lavapipe = (width) => () => vitest({ ...driverEnv(need("lavapipe"), "llvmpipe"), LP_NATIVE_VECTOR_WIDTH: String(width) });
+const lavapipe = (width, more) => () =>
+  vitest({ ...driverEnv(need("lavapipe"), "llvmpipe"), ...more, LP_NATIVE_VECTOR_WIDTH: String(width) });
 
 /** Prints a result of runSuites; throws if anything failed, or nothing ran. */
 function judge(where, result) {
@@ -103,7 +104,7 @@ async function naga() {
 
 const steps = {
   lavapipe128: lavapipe(128),
-  lavapipe256: lavapipe(256),
+  lavapipe256: lavapipe(256, { LOWBIT_GPU_FULL: "1" }),
   lavapipe512: lavapipe(512),
   swiftshader: () => vitest(driverEnv(need("swiftshader"), "swiftshader")),
   browser,
