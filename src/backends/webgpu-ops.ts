@@ -192,12 +192,19 @@ export async function decode(
  * The codes of float32 values, as `encodeArray` under the same policies.
  * @throws (rejects) LowbitError E_VALUE for a value that they refuse, E_UNSUPPORTED above 16 bits and for stochastic rounding, E_SHAPE, E_DEVICE, E_DISPOSED
  */
-export async function encode(runtime: GpuRuntime, format: NumberFormat, values: Float32Array, options: EncodeOptions = {}): Promise<Codes> {
+export async function encode(
+  runtime: GpuRuntime,
+  format: NumberFormat,
+  values: Float32Array,
+  options: EncodeOptions = {},
+  out: Codes = codeArray(format.bits, values.length),
+): Promise<Codes> {
   if (!runtime.live) throw disposed();
   if (!(values instanceof Float32Array)) throw new TypeError("encode values: expected a Float32Array.");
   const key = `encode ${options.rounding},${options.overflow},${options.infinity},${options.nan}`;
   const shader = shaderOf(format, key, () => encodeShader(format.bits, expression(encodeExpr(format, options), format, "encode")));
-  const out = codeArray(format.bits, values.length);
+  if (out.length < values.length || out.BYTES_PER_ELEMENT * 8 < format.bits)
+    throw new LowbitError("E_SHAPE", `encode out: expected room for ${values.length} codes of ${format.bits} bits, got ${out.length}.`);
   const most = pieceLength(runtime);
   for (let from = 0; from < values.length; from += most) {
     const piece = values.subarray(from, Math.min(values.length, from + most));
