@@ -5,6 +5,7 @@
 import { encodeArray } from "../../formats/core/bulk.ts";
 import { codeArray } from "../../formats/core/pack.ts";
 import { packedSizes } from "../../formats/core/packed.ts";
+import type { MlasTile } from "../../kernels/wasm/mlas.ts";
 import type { BlockFormat, PackedTensor, QuantConfig, RangeRule } from "../../formats/core/types.ts";
 import type { MatrixView } from "./tensor.ts";
 
@@ -18,6 +19,9 @@ export interface Measured {
 const fround = Math.fround;
 /** Rows worked on together: 256 x 32 values of a transposed source are 32 KiB, so the second pass finds them near. */
 const TILE = 256;
+
+/** SIMD codes double the reciprocals. */
+const LARGEST_RECIPROCAL = 2 ** 126;
 
 /** Is this the case that `quantizeMlas` is for? */
 export function mlasFits(m: MatrixView, format: BlockFormat, rangeRule: RangeRule): boolean {
@@ -37,12 +41,22 @@ export function mlasFits(m: MatrixView, format: BlockFormat, rangeRule: RangeRul
   );
 }
 
+/** Makes room for the inner loops in SIMD, `mlasTile` of kernels/wasm/mlas.ts; handed in, so that who does not use it does not load it. */
+export type MakeTile = (k: number, blockSize: number, inRows: boolean) => MlasTile | null;
+
 /**
  * Quantizes a matrix [rows, k].
  * @param m a view for which `mlasFits`
+ * @param makeTile the inner loops in SIMD: same codes and scales, sums added in another order
  * @returns null where a value is not finite, or the range of a block is not
  */
-export function quantizeMlas(m: MatrixView, shape: readonly number[], format: BlockFormat, recipe: QuantConfig): Measured | null {
+export function quantizeMlas(
+  m: MatrixView,
+  shape: readonly number[],
+  format: BlockFormat,
+  recipe: QuantConfig,
+  makeTile?: MakeTile,
+): Measured | null {
   const values = m.data as Float32Array;
   const ints = new Int32Array(values.buffer, values.byteOffset, values.length);
   const { rows: n, k, kStride: strideK, rowStride: strideN } = m;
@@ -55,17 +69,20 @@ export function quantizeMlas(m: MatrixView, shape: readonly number[], format: Bl
   const scales = new Float32Array(n * blocks);
   const zeroBytes = Math.ceil(blocks / 2);
   const zeroPoints = symmetric ? null : new Uint8Array(n * zeroBytes);
-  const tile = strideK === 1 ? 1 : TILE;
-  const lowKeys = new Int32Array(tile);
-  const highKeys = new Int32Array(tile);
-  const low = new Float32Array(lowKeys.buffer);
-  const high = new Float32Array(highKeys.buffer);
+  // SIMD codes fill whole bytes, and a single column leaves its lanes empty
+  const simd =
+    makeTile !== undefined && k % 2 === 0 && n >= 4 && (strideK === 1 || strideN === 1) ? makeTile(k, blockSize, strideK === 1) : null;
+  const tile = simd !== null ? simd.width : strideK === 1 ? 1 : TILE;
+  const low = simd?.low ?? new Float32Array(tile);
+  const high = simd?.high ?? new Float32Array(tile);
+  const lowKeys = new Int32Array(low.buffer, low.byteOffset, tile);
+  const highKeys = new Int32Array(high.buffer, high.byteOffset, tile);
   const block: BlockState = {
     values,
     strideN,
-    scale: new Float32Array(tile),
-    reciprocal: new Float32Array(tile),
-    zero: new Float32Array(tile),
+    scale: simd?.scale ?? new Float32Array(tile),
+    reciprocal: simd?.reciprocal ?? new Float32Array(tile),
+    zero: simd?.zero ?? new Float32Array(tile),
     sums: new Float64Array(2),
   };
   const { scale, reciprocal, zero } = block;
@@ -75,6 +92,7 @@ export function quantizeMlas(m: MatrixView, shape: readonly number[], format: Bl
   const narrow = level.format.bits < 32 ? codeArray(level.format.bits, tile) : null;
   // Symmetric codes are two's complement: the unsigned code with its top bit flipped.
   const flip = symmetric ? 0x88 : 0;
+  const largest = simd !== null ? LARGEST_RECIPROCAL : Number.MAX_VALUE;
 
   for (let n0 = 0; n0 < n; n0 += tile) {
     const width = Math.min(tile, n - n0);
@@ -82,7 +100,16 @@ export function quantizeMlas(m: MatrixView, shape: readonly number[], format: Bl
     for (let b = 0; b < blocks; b++) {
       const from = base + b * blockSize * strideK;
       const count = Math.min(blockSize, k - b * blockSize);
-      if (symmetric) {
+      simd?.stage(values, from, strideK, strideN, count, width, b === 0);
+      if (simd !== null) {
+        if (symmetric) {
+          simd.extremes(count, width);
+          for (let j = 0; j < width; j++) scale[j] = low[j] / -8;
+        } else {
+          simd.ranges(count, width);
+          for (let j = 0; j < width; j++) scale[j] = fround(high[j] - low[j]) / 15;
+        }
+      } else if (symmetric) {
         lowKeys.fill(-0x80000000);
         let i = 0;
         for (; i + 3 < count; i += 4) extremeKeys4(ints, from + i * strideK, strideK, strideN, width, lowKeys);
@@ -113,7 +140,7 @@ export function quantizeMlas(m: MatrixView, shape: readonly number[], format: Bl
         const s = scale[j];
         if (!(s - s === 0)) return null;
         reciprocal[j] = s === 0 ? 0 : 1 / s;
-        if (reciprocal[j] - reciprocal[j] !== 0) plain = false;
+        if (!(Math.abs(reciprocal[j]) <= largest)) plain = false;
         scales[(n0 + j) * blocks + b] = s;
         if (zeroPoints === null) zero[j] = 8;
         else {
@@ -121,15 +148,25 @@ export function quantizeMlas(m: MatrixView, shape: readonly number[], format: Bl
           zero[j] = Math.max(0, Math.min(15, Math.floor(z + 0.5)));
           zeroPoints[(n0 + j) * zeroBytes + (b >> 1)] |= zero[j] << ((b & 1) * 4);
         }
+        if (narrow !== null && !inRange(low[j], symmetric ? -low[j] : high[j], reciprocal[j], zero[j])) plain = false;
+      }
+      if (simd !== null && plain) {
+        simd.encode(count, width, b * blockBytes, flip * 0x01010101);
+        continue;
       }
       let i = 0;
       if (plain) for (; i + 1 < count; i += 2) encodePair(block, from + i * strideK, strideK, width, gathered, i >> 1, blockBytes, flip);
       for (; i < count; i++) encodeOne(block, from + i * strideK, width, gathered, i, blockBytes, flip);
       const used = (count + 1) >> 1;
-      for (let j = 0, at = 0, to = n0 * rowBytes + b * blockBytes; j < width; j++, at += blockBytes, to += rowBytes) {
-        for (let byte = 0; byte < used; byte++) codes[to + byte] = gathered[at + byte];
+      const target = simd?.codes ?? codes;
+      const step = simd?.rowStride ?? rowBytes;
+      for (let j = 0, at = 0, to = (simd !== null ? 0 : n0 * rowBytes) + b * blockBytes; j < width; j++, at += blockBytes, to += step) {
+        for (let byte = 0; byte < used; byte++) target[to + byte] = gathered[at + byte];
       }
     }
+    if (simd !== null)
+      for (let j = 0; j < width; j++)
+        codes.set(simd.codes.subarray(j * simd.rowStride, j * simd.rowStride + rowBytes), (n0 + j) * rowBytes);
   }
   let stored: Uint8Array = new Uint8Array(scales.buffer);
   if (narrow !== null) {
@@ -149,7 +186,15 @@ export function quantizeMlas(m: MatrixView, shape: readonly number[], format: Bl
     offsets: zeroPoints,
     recipe,
   };
-  return { packed, signal: block.sums[0], noise: block.sums[1] };
+  const [signal, noise] = simd?.sums ?? [0, 0];
+  return { packed, signal: block.sums[0] + signal, noise: block.sums[1] + noise };
+}
+
+/** Do all values of a block come out in [-0.5, 30]? A scale that is rounded coarsely (subnormal in its format) or saturates may put them outside. */
+function inRange(low: number, high: number, reciprocal: number, zero: number): boolean {
+  const a = fround(fround(low * reciprocal) + zero);
+  const b = fround(fround(high * reciprocal) + zero);
+  return Math.min(a, b) >= -0.5 && Math.max(a, b) <= 30;
 }
 
 // ---- inner loops: one call per row of a tile, so that each is compiled for itself ------------------------------------------------
@@ -198,7 +243,7 @@ interface BlockState {
   readonly sums: Float64Array;
 }
 
-/** Codes of two neighbours along k. With finite reciprocals t is in [-0.5, 16]: truncation of t + 0.5 is roundf, and only 16 needs a clamp. */
+/** Codes of two neighbours along k. With finite reciprocals t is not below -0.5 (see `inRange`): truncation of t + 0.5 is roundf, clamped above. */
 function encodePair(
   block: BlockState,
   at: number,

@@ -2,8 +2,10 @@
 import { describe, expect, it } from "vitest";
 import { float32 } from "../../formats/float32.ts";
 import { defineBlock } from "../../formats/define/index.ts";
+import { float16 } from "../../formats/float16.ts";
 import { int4 } from "../../formats/int4.ts";
 import { uint4 } from "../../formats/uint4.ts";
+import { mlasTile } from "../../kernels/wasm/mlas.ts";
 import { mlasFits, quantizeMlas } from "../../src/tensor/mlas.ts";
 import { quantize } from "../../src/tensor/quantize.ts";
 import { matrixView, tensor, transpose } from "../../src/tensor/tensor.ts";
@@ -66,6 +68,87 @@ describe.each([
       expect(got).toEqual(kind === "symmetric" ? expected.map((code) => code ^ 8) : expected);
     }
   });
+});
+
+describe("SIMD loops equal the plain ones", () => {
+  const recipe = { version: 1, algorithm: "rtn" } as const;
+  it.each([
+    [64, 9, 16],
+    [64, 1300, 32],
+    [250, 515, 32],
+    [34, 5, 32],
+    [8, 18, 16],
+    [130, 9, 128],
+    [512, 4, 256],
+    [90, 21, 20],
+    [40_000, 5, 64],
+  ])("k %i, n %i, blocks of %i", (k, n, span) => {
+    const w = awkward(k, n);
+    const rows = Float32Array.from({ length: k * n }, (_, i) => w[(i % k) * n + Math.floor(i / k)]);
+    const views = [transpose(tensor(w, [k, n])), tensor(rows, [n, k])].map(matrixView);
+    const halves = defineBlock({ element: int4, scales: [{ format: float16, span }], rangeRule: "ort" });
+    for (const format of [symmetric(span), asymmetric(span), halves])
+      for (const view of views) {
+        const plain = quantizeMlas(view, [n, k], format, recipe)!;
+        let made = 0;
+        const fast = quantizeMlas(view, [n, k], format, recipe, (...args) => {
+          const tile = mlasTile(...args);
+          if (tile !== null) made++;
+          return tile;
+        })!;
+        expect(made).toBe(1);
+        for (const plane of ["codes", "scales", "offsets"] as const)
+          expect(Buffer.compare(fast.packed[plane] ?? Buffer.alloc(0), plain.packed[plane] ?? Buffer.alloc(0)), plane).toBe(0);
+        // sums of k * n terms above zero in two orders
+        expect(Math.abs(fast.signal / plain.signal - 1)).toBeLessThan(k * n * 2 ** -52);
+        expect(Math.abs(fast.noise / plain.noise - 1)).toBeLessThan(k * n * 2 ** -52);
+      }
+  });
+  it("values next to ties, and half a step below zero", () => {
+    const [k, n] = [32, 64];
+    const w = new Float32Array(k * n);
+    const words = new Uint32Array(w.buffer);
+    for (let j = 0; j < n; j++)
+      for (let i = 0; i < k; i++) {
+        // scale 1 (extreme -8, or 0..15): ties and their neighbours
+        w[i * n + j] = i === 0 ? (j % 2 === 0 ? -8 : 15) : j % 2 === 0 ? (i % 16) - 7.5 : (i % 16) - 0.5;
+        if (i > 0) words[i * n + j] += (j % 5) - 2;
+        if (i > 0 && j % 2 === 1 && i % 16 === 0) w[i * n + j] = j % 3 === 0 ? 0.49999997 : 0;
+      }
+    for (const format of [symmetric(32), asymmetric(32)]) {
+      const view = matrixView(transpose(tensor(w, [k, n])));
+      expect(quantizeMlas(view, [n, k], format, recipe, mlasTile)!.packed).toEqual(quantizeMlas(view, [n, k], format, recipe)!.packed);
+    }
+  });
+  it("leaves odd k to the plain loops, and finds what is not finite", () => {
+    const view = matrixView(transpose(tensor(weights(33 * 8), [33, 8])));
+    expect(quantizeMlas(view, [8, 33], symmetric(32), recipe, () => expect.fail("odd k"))).not.toBeNull();
+    const w = weights(64 * 6);
+    w[100] = NaN;
+    expect(quantizeMlas(matrixView(transpose(tensor(w, [64, 6]))), [6, 64], symmetric(32), recipe, mlasTile)).toBeNull();
+  });
+});
+
+it("float16 scales so small that they are rounded coarsely: codes stay in their nibbles", () => {
+  const [k, n] = [64, 24];
+  const halves = defineBlock({ element: int4, scales: [{ format: float16, span: 32 }], rangeRule: "ort" });
+  const w = weights(k * n);
+  // extremes 1.2 to 12 units of 8 * 2^-24, so that every scale is between 1 and 12 of the smallest float16
+  for (let j = 0; j < n; j++) {
+    let most = 0;
+    for (let i = 0; i < k; i++) most = Math.max(most, Math.abs(w[i * n + j]));
+    for (let i = 0; i < k; i++) w[i * n + j] *= ((1.2 + 0.45 * j) * 2 ** -21) / most;
+    w[j] = w[32 * n + j] = (1.2 + 0.45 * j) * 2 ** -21;
+  }
+  const { packed } = quantizeMlas(matrixView(transpose(tensor(w, [k, n]))), [n, k], halves, { version: 1, algorithm: "rtn" })!;
+  const scales = new Uint16Array(packed.scales!.buffer);
+  for (let j = 0; j < n; j++)
+    for (let i = 0; i < k; i++) {
+      const r = Math.fround(1 / float16.decode(scales[2 * j + (i >> 5)]));
+      const t = Math.fround(Math.fround(w[i * n + j] * r) + 8);
+      const code = Math.max(0, Math.min(15, Math.floor(t + 0.5))) ^ 8;
+      expect((packed.codes[j * packed.rowBytes + (i >> 1)] >> ((i & 1) * 4)) & 15, `${i} ${j}`).toBe(code);
+    }
 });
 
 it("sums signal and noise", () => {

@@ -12,6 +12,7 @@ import type { Conversion, Layer, Mode, ModeContext } from "./mode.ts";
 import { decibels, madeBytes, notFinite, weightCache } from "./mode.ts";
 import { nbitsFormat, nbitsInputs } from "./nbits.ts";
 import { matrixView } from "../../tensor/tensor.ts";
+import { mlasTile } from "../../../kernels/wasm/mlas.ts";
 import { quantizeMlas } from "../../tensor/mlas.ts";
 import type { Scratch } from "../values.ts";
 import { readFloats } from "../values.ts";
@@ -45,7 +46,7 @@ export function q4Mode(): Mode {
     const values = scaled(readFloats(model, weight.tensor, scratch), alpha);
     const view = matrixView({ data: values, shape: [n, k], stride: [strideN, strideK], offset: 0 });
     // The arithmetic of onnxruntime's tool, so that the file is the same, byte for byte.
-    const measured = quantizeMlas(view, [n, k], format, { version: 1, algorithm: "rtn", arithmetic: "mlas" });
+    const measured = quantizeMlas(view, [n, k], format, { version: 1, algorithm: "rtn", arithmetic: "mlas" }, mlasTile);
     if (measured === null) throw notFinite(layer, values);
     const inputs = nbitsInputs(measured.packed);
     const base = weight.name;
