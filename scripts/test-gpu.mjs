@@ -68,7 +68,6 @@ async function browser() {
     "page.html": '<!doctype html><meta charset="utf-8"><title>suites</title><script type="module" src="page.js"></script>',
     "page.js": 'globalThis.suite = await import("./suite.js");',
     "worker.js": workerScript(),
-    "favicon.ico": "",
   });
   try {
     await withChromium(need("chromium"), async (open) => {

@@ -87,12 +87,12 @@ Atomics.add(control, ${DONE}, 1);
 loop(control, index, poll, spinMs);
 process.exit(0);`
     : `self.onmessage = (event) => {
+  if (event.data === 0) return void self.postMessage(0);
   const { control, index, memory, spinMs } = event.data;
   memories[0] = memory;
   loop(control, index, () => false, spinMs);
   self.close();
-};
-self.postMessage(0);`
+};`
 }
 `;
 

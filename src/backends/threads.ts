@@ -52,13 +52,15 @@ export async function startPool(options: StartOptions): Promise<Pool> {
   if (WebWorkerClass === undefined || BlobClass === undefined)
     throw new LowbitError("E_UNSUPPORTED", "wasm threads: expected workers, got an environment without them. Use threads: 1.");
   const url = options.workerUrl ?? scope.URL.createObjectURL(new BlobClass([workerScript()], { type: "text/javascript" }));
-  // A worker says that it has loaded, learns its memory with the one message it reads, and from then on watches the control words.
+  // A worker answers a first message, learns its memory with a second, and from then on watches the control words. Only the answer proves that messages reach it
+  // while this thread spins: a browser may hold back those that are sent before the page has seen the worker's script end.
   return createPool(options, {
     manyMemories: false,
     start(index, control, spinMs, onExit, onReady) {
       const worker = new WebWorkerClass(url);
       worker.onerror = onExit;
       worker.onmessage = onReady;
+      worker.postMessage(0);
       return { worker, send: (_at: number, memory: WasmMemory) => worker.postMessage({ control, index, spinMs, memory }) };
     },
   });

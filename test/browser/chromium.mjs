@@ -22,6 +22,7 @@ export async function serve(dir, files = {}) {
   const server = createServer((request, response) => {
     const [, kind, ...rest] = normalize(new URL(request.url, "http://localhost").pathname).split("/");
     const name = rest.join("/");
+    if (kind === "favicon.ico") return response.writeHead(204).end();
     try {
       if (!(kind in pageHeaders)) throw new Error(kind);
       const body = files[name] ?? readFileSync(join(dir, name));
@@ -35,7 +36,9 @@ export async function serve(dir, files = {}) {
   return { url: `http://127.0.0.1:${server.address().port}`, close: () => server.close() };
 }
 
-/** Calls f(page) in a fresh Chromium with WebGPU switched on; what pages log and throw is printed. */
+/**
+ * Calls f(open) in a fresh Chromium with WebGPU switched on; `open(url)` gives a page. What pages log is printed; an error that no page caught is thrown here.
+ */
 export async function withChromium(executablePath, f) {
   const profile = mkdtempSync(join(tmpdir(), "lowbit-chromium-"));
   const context = await chromium.launchPersistentContext(profile, {
@@ -51,14 +54,17 @@ export async function withChromium(executablePath, f) {
       "--disable-sync",
     ],
   });
+  const uncaught = [];
   try {
-    return await f(async (url) => {
+    const result = await f(async (url) => {
       const page = await context.newPage();
       page.on("console", (message) => console.log(`[page] ${message.text()}`));
-      page.on("pageerror", (error) => console.log(`[page error] ${error}`));
+      page.on("pageerror", (error) => uncaught.push(error));
       await page.goto(url);
       return page;
     });
+    if (uncaught.length > 0) throw new Error(`errors that no page caught: ${uncaught.map(String).join("; ")}`);
+    return result;
   } finally {
     await context.close();
     rmSync(profile, { recursive: true, force: true });

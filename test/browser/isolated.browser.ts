@@ -77,6 +77,17 @@ describe.each([
   });
 });
 
+it("workers answer the first job of a backend that has just been made, again and again", async () => {
+  const w = quantize(tensor(data, [n, k]), weights[0]);
+  const x = normalArray(k, 3);
+  const expected = Array.from(prepareMatmul(w, { backend: await wasm() }).run(x, 1));
+  for (let i = 0; i < 30; i++) {
+    const backend = await wasm({ threads: 2, timeoutMs: 5000 });
+    expect(Array.from(prepareMatmul(w, { backend }).run(x, 1))).toEqual(expected);
+    backend.dispose();
+  }
+});
+
 it("a worker file that is missing is an error, not a hang", async () => {
   await expect(wasm({ threads: 2, workerUrl: "missing.js" })).rejects.toMatchObject({ code: "E_DEVICE" });
 });

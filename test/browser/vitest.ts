@@ -2,6 +2,7 @@
 import * as chai from "chai";
 import {
   ASYMMETRIC_MATCHERS_OBJECT,
+  customMatchers,
   getState,
   GLOBAL_EXPECT,
   JestAsymmetricMatchers,
@@ -27,3 +28,6 @@ expect.getState = () => getState(expect);
 expect.setState = (state) => setState(state, expect);
 scope[GLOBAL_EXPECT] = expect;
 setState({ assertionCalls: 0, isExpectingAssertions: false, expectedAssertionsNumber: null }, expect);
+// chai's own `extend` wants to be told which expect it extends
+expect.extend = (matchers) => (chai.expect as unknown as { extend(e: ExpectStatic, m: object): void }).extend(expect, matchers);
+expect.extend(customMatchers);
