@@ -2,6 +2,7 @@
 // SmoothQuant (arXiv 2211.10438), cross-layer equalisation and bias correction (Nagel et al., arXiv 1906.04721), folding of norms for rotations
 // (QuaRot, SliceGPT). All in float64, all return new arrays. Weights are [rows, k], row-major, rows the outputs.
 import { LowbitError } from "../../formats/core/errors.ts";
+import { normalCdf, normalDensity } from "./normal.ts";
 import type { LayerStatistics } from "./statistics.ts";
 
 /** y = W x + b. */
@@ -106,20 +107,90 @@ export function crossLayerEqualize(
 }
 
 /**
+ * High-bias absorption (Nagel et al., 4.1.3), after equalisation and with a ReLU between: what the inputs of the ReLU of a channel practically always exceed,
+ * c = max(0, mean - 3 deviations), moves from the bias before to the bias after. Exact wherever the inputs of the ReLU are at least c.
+ * @param outputs mean and deviation of each output of the first layer before its ReLU, or statistics of them; beta and gamma of a batch norm are such
+ * @throws LowbitError E_SHAPE where the sizes differ; RangeError for `deviations`
+ */
+export function absorbHighBias(
+  first: Linear,
+  second: Linear,
+  outputs: LayerStatistics | { readonly mean: ArrayLike<number>; readonly deviation: ArrayLike<number> },
+  deviations = 3,
+): { first: Linear64; second: Linear64; absorbed: Float64Array<ArrayBuffer> } {
+  const [a, b] = [copy(first, "absorbHighBias"), copy(second, "absorbHighBias")];
+  if (!(deviations >= 0)) throw new RangeError(`absorbHighBias deviations: expected a number >= 0, got ${deviations}.`);
+  const n = "sum" in outputs ? outputs.k : outputs.mean.length;
+  if (a.rows !== b.k || n !== a.rows || ("mean" in outputs && outputs.deviation.length !== n))
+    throw new LowbitError("E_SHAPE", `absorbHighBias: expected ${a.rows} channels in both layers and in the moments, got ${b.k} and ${n}.`);
+  const moments = (c: number): [number, number] => {
+    if (!("sum" in outputs)) return [outputs.mean[c], Math.abs(outputs.deviation[c])];
+    const mean = outputs.sum[c] / outputs.weight;
+    return [mean, Math.sqrt(Math.max(0, outputs.sumSquares[c] / outputs.weight - mean * mean))];
+  };
+  const absorbed = Float64Array.from({ length: n }, (_, c) => {
+    const [mean, deviation] = moments(c);
+    return Math.max(0, mean - deviations * deviation);
+  });
+  const [biasA, biasB] = [a.bias ?? new Float64Array(a.rows), b.bias ?? new Float64Array(b.rows)];
+  for (let c = 0; c < n; c++) biasA[c] -= absorbed[c];
+  for (let r = 0; r < b.rows; r++) for (let c = 0; c < n; c++) biasB[r] += b.weight[r * n + c] * absorbed[c];
+  return { first: { ...a, bias: biasA }, second: { ...b, bias: biasB }, absorbed };
+}
+
+/** E[min(limit, max(0, x))] of a normal x: the mean input behind a batch norm (mean beta, deviation gamma) and a ReLU or ReLU6, for `correctBias` without data. */
+export function clippedNormalMean(mean: number, deviation: number, limit = Infinity): number {
+  const s = Math.abs(deviation);
+  if (s === 0) return Math.min(limit, Math.max(0, mean));
+  const above = (t: number) => (t === Infinity ? 0 : s * normalDensity((t - mean) / s) + (mean - t) * normalCdf((mean - t) / s));
+  return above(0) - above(limit);
+}
+
+/**
  * Bias that takes out the mean shift of quantization: b - (Q - W) E[x].
  * @param quantized values of the quantized weight, [rows * k]
+ * @param inputs statistics of the inputs, or their means
+ * @throws LowbitError E_SHAPE
  */
-export function correctBias(layer: Linear, quantized: ArrayLike<number>, statistics: LayerStatistics): Float64Array<ArrayBuffer> {
+export function correctBias(
+  layer: Linear,
+  quantized: ArrayLike<number>,
+  inputs: LayerStatistics | ArrayLike<number>,
+): Float64Array<ArrayBuffer> {
   const { weight, rows, k, bias } = copy(layer, "correctBias");
-  if (quantized.length !== rows * k || statistics.k !== k)
+  const means = "sum" in inputs ? inputs.sum.map((v) => v / inputs.weight) : inputs;
+  if (quantized.length !== rows * k || means.length !== k)
     throw new LowbitError(
       "E_SHAPE",
-      `correctBias: expected ${rows} x ${k} values and statistics of ${k} inputs, got ${quantized.length} and ${statistics.k}.`,
+      `correctBias: expected ${rows} x ${k} values and ${k} mean inputs, got ${quantized.length} and ${means.length}.`,
     );
   const out = bias ?? new Float64Array(rows);
-  for (let r = 0; r < rows; r++)
-    for (let j = 0; j < k; j++) out[r] -= ((quantized[r * k + j] - weight[r * k + j]) * statistics.sum[j]) / statistics.weight;
+  for (let r = 0; r < rows; r++) for (let j = 0; j < k; j++) out[r] -= (quantized[r * k + j] - weight[r * k + j]) * means[j];
   return out;
+}
+
+/** A batch norm behind a layer, in inference. */
+export interface BatchNorm {
+  readonly gamma: ArrayLike<number>;
+  readonly beta: ArrayLike<number>;
+  readonly mean: ArrayLike<number>;
+  readonly variance: ArrayLike<number>;
+  /** Default 1e-5. */
+  readonly epsilon?: number;
+}
+
+/** The layer takes over a batch norm behind it: W gamma / sqrt(variance + epsilon), beta + (b - mean) gamma / sqrt(variance + epsilon). @throws LowbitError E_SHAPE */
+export function foldBatchNorm(layer: Linear, norm: BatchNorm): Linear64 {
+  const { weight, rows, k, bias } = copy(layer, "foldBatchNorm");
+  for (const list of [norm.gamma, norm.beta, norm.mean, norm.variance])
+    if (list.length !== rows) throw new LowbitError("E_SHAPE", `foldBatchNorm: expected ${rows} channels, got ${list.length}.`);
+  const out = bias ?? new Float64Array(rows);
+  for (let r = 0; r < rows; r++) {
+    const factor = norm.gamma[r] / Math.sqrt(norm.variance[r] + (norm.epsilon ?? 1e-5));
+    for (let j = 0; j < k; j++) weight[r * k + j] *= factor;
+    out[r] = norm.beta[r] + (out[r] - norm.mean[r]) * factor;
+  }
+  return { weight, rows, k, bias: out };
 }
 
 /** A reader of a norm takes over its gain and bias: W diag(gamma), b + W beta. Right for RMSNorm (without beta) and LayerNorm. */

@@ -1,6 +1,6 @@
-// Hadamard matrices, generated: Sylvester (powers of two), Paley I (q + 1, prime power q = 3 mod 4), Paley II (2 (q + 1), q = 1 mod 4), and their
-// Kronecker products with powers of two. Source: Paley 1933. Prime powers are p and p^2, which reach every order to 88 and most above; 92, 116,
-// 156, 172 need Williamson tables and are not made here. Matrices are +-1, row-major, H H^T = n I.
+// Hadamard matrices, generated: Sylvester (powers of two), Paley I (q + 1, prime power q = 3 mod 4), Paley II (2 (q + 1), q = 1 mod 4; Paley 1933), four circulants
+// in the array of Goethals and Seidel (1967) for 92, 116, 156 and 172, and their Kronecker products with powers of two. Prime powers are p and p^2. That is every
+// order that a Hadamard matrix can have (1, 2, multiples of 4) to 184; 188 is the first that is missing. Matrices are +-1, row-major, H H^T = n I.
 import { LowbitError } from "../../formats/core/errors.ts";
 
 const isPrime = (n: number): boolean => {
@@ -69,15 +69,66 @@ function paley2(q: number): Int8Array {
   return h;
 }
 
+/** Four sequences of length v whose periodic autocorrelations add up to zero, -1 on unions of orbits of a group of units on Z_v: generators of the group, and
+ * for each sequence the orbits as bits (the orbit of 0 is +1; others in the order of their least element). Found by search; {1, -1} gives Williamson's (1944). */
+const CIRCULANTS: Readonly<Record<number, { readonly group: readonly number[]; readonly orbits: readonly number[] }>> = {
+  23: { group: [22], orbits: [1130, 527, 804, 702] },
+  29: { group: [28], orbits: [2833, 12454, 1723, 755] },
+  39: { group: [14, 16], orbits: [213, 117, 209, 188] },
+  43: { group: [4], orbits: [19, 7, 15, 11] },
+};
+
+function sequences(v: number): Int8Array[] {
+  const { group, orbits } = CIRCULANTS[v];
+  const orbitOf = new Int32Array(v).fill(-1);
+  let count = 0;
+  for (let x = 0; x < v; x++) {
+    if (orbitOf[x] >= 0) continue;
+    const reach = [x];
+    orbitOf[x] = count;
+    for (const y of reach)
+      for (const g of group) {
+        const z = (y * g) % v;
+        if (orbitOf[z] >= 0) continue;
+        orbitOf[z] = count;
+        reach.push(z);
+      }
+    count++;
+  }
+  return orbits.map((bits) => Int8Array.from(orbitOf, (o) => (o > 0 && (bits >> (o - 1)) & 1 ? -1 : 1)));
+}
+
+/** [A BR CR DR; -BR A D'R -C'R; -CR -D'R A B'R; -DR C'R -B'R A] of circulants A..D, ' the transpose, R the reversal of columns. */
+function goethalsSeidel(v: number): Int8Array {
+  const n = 4 * v;
+  const [a, b, c, d] = sequences(v);
+  const h = new Int8Array(n * n);
+  const put = (blockRow: number, blockColumn: number, sign: number, x: Int8Array, transposed: boolean, reversed: boolean) => {
+    for (let i = 0; i < v; i++)
+      for (let j = 0; j < v; j++) {
+        const column = reversed ? v - 1 - j : j;
+        const at = transposed ? i - column : column - i;
+        h[(blockRow * v + i) * n + blockColumn * v + j] = sign * x[(at + v) % v];
+      }
+  };
+  for (let i = 0; i < 4; i++) put(i, i, 1, a, false, false);
+  [b, c, d].forEach((x, i) => {
+    put(0, i + 1, 1, x, false, true);
+    put(i + 1, 0, -1, x, false, true);
+  });
+  for (const [row, column, sign, x] of [[1, 2, 1, d], [1, 3, -1, c], [2, 1, -1, d], [2, 3, 1, b], [3, 1, 1, c], [3, 2, -1, b]] as const) put(row, column, sign, x, true, true); // prettier-ignore
+  return h;
+}
+
 function paley(n: number): Int8Array | null {
   if (n % 4 !== 0) return null;
   if ((n - 1) % 4 === 3 && primeRoot(n - 1)) return paley1(n - 1);
   if (n % 2 === 0 && (n / 2 - 1) % 4 === 1 && primeRoot(n / 2 - 1)) return paley2(n / 2 - 1);
-  return null;
+  return n / 4 in CIRCULANTS ? goethalsSeidel(n / 4) : null;
 }
 
 export interface HadamardFactors {
-  /** Order of the Paley factor; 1 for powers of two. */
+  /** Order of the factor that is no power of two; 1 for powers of two. */
   readonly base: number;
   /** n / base, a power of two. */
   readonly power: number;
@@ -88,7 +139,7 @@ export interface HadamardFactors {
 const factors = new Map<number, HadamardFactors>();
 
 /**
- * n as a Paley order times a power of two, with the largest power.
+ * n as one of the other orders times a power of two, with the largest power.
  * @throws LowbitError E_UNSUPPORTED where there is no such construction, with the largest power of two that divides n
  */
 export function hadamardFactors(n: number): HadamardFactors {
@@ -108,7 +159,7 @@ export function hadamardFactors(n: number): HadamardFactors {
   }
   throw new LowbitError(
     "E_UNSUPPORTED",
-    `hadamard: expected an order of the form 2^m, 2^m (q + 1) or 2^m 2 (q + 1) with a prime power q, got ${n}. Rotate in blocks of ${divisor}.`,
+    `hadamard: expected a multiple of 4 with a known construction (all to 184; 2^m (q + 1) and 2^m 2 (q + 1) with a prime power q), got ${n}. Rotate in blocks of ${divisor}.`,
   );
 }
 

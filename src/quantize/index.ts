@@ -42,14 +42,18 @@ export { adaround, type AdaRoundOptions } from "./adaround.ts";
 export { quest } from "./quest.ts";
 export { gaussianClip, type GaussianClip } from "./normal.ts";
 export {
+  absorbHighBias,
   centerOutputs,
   channelAmax,
+  clippedNormalMean,
   correctBias,
   crossLayerEqualize,
   divideRows,
+  foldBatchNorm,
   foldNorm,
   scaleColumns,
   smoothFactors,
+  type BatchNorm,
   type Linear,
   type Linear64,
 } from "./equalize.ts";

@@ -4,13 +4,16 @@ import { bipolar4, defineBipolarInt, defineInt, float32, defineBlock, format } f
 import { dequantize, quantize, tensor } from "../../src/index.ts";
 import type { BlockFormat } from "../../src/index.ts";
 import {
+  absorbHighBias,
   adaround,
   awq,
   centerOutputs,
   channelAmax,
+  clippedNormalMean,
   correctBias,
   crossLayerEqualize,
   dequantizeOriginal,
+  foldBatchNorm,
   foldNorm,
   gaussianClip,
   gptq,
@@ -218,6 +221,92 @@ test("bias correction takes out the mean error", () => {
   expect(corrected / plain).toBeLessThan(0.7);
   for (const m of mean) expect(Math.abs(m)).toBeLessThan(1e-10);
 });
+
+test("high-bias absorption keeps the function where inputs of the ReLU stay above what moves, and narrows activations after equalisation", () => {
+  const rng = random(3);
+  const [a, b, c] = [12, 20, 7];
+  const normal = (length: number) => Float64Array.from({ length }, () => rng.normal());
+  const first = { weight: normal(b * a).map((v) => 0.2 * v), rows: b, k: a, bias: normal(b).map((v) => 4 * v) };
+  const second = { weight: normal(c * b), rows: c, k: b, bias: null };
+  const acc = layerStatistics(b, { hessian: false });
+  const tokens = Array.from({ length: 400 }, () => normal(a));
+  for (const x of tokens) acc.add(linear(first, x));
+  const stats = acc.finish();
+  const moved = absorbHighBias(first, second, stats);
+  let most = 0;
+  for (let r = 0; r < b; r++) {
+    const mean = stats.sum[r] / 400;
+    const want = Math.max(0, mean - 3 * Math.sqrt(stats.sumSquares[r] / 400 - mean * mean));
+    expect(moved.absorbed[r]).toBeCloseTo(want, 12);
+    expect(moved.first.bias![r]).toBeCloseTo(first.bias[r] - want, 12);
+    most = Math.max(most, want);
+  }
+  expect(most).toBeGreaterThan(1);
+  let [worst, before, after, checked] = [0, 0, 0, 0];
+  for (const x of tokens) {
+    const [pre, post] = [relu(linear(first, x)), relu(linear(moved.first, x))];
+    before = Math.max(before, ...pre);
+    after = Math.max(after, ...post);
+    if (!linear(first, x).every((v, r) => moved.absorbed[r] === 0 || v >= moved.absorbed[r])) continue;
+    checked++;
+    const [y, z] = [linear(second, pre), linear(moved.second, post)];
+    for (let i = 0; i < c; i++) worst = Math.max(worst, Math.abs(y[i] - z[i]));
+  }
+  expect(checked).toBeGreaterThan(300);
+  expect(worst).toBeLessThan(1e-12);
+  expect(after).toBeLessThan(0.75 * before);
+  // Moments of a batch norm do as well; nothing moves where the mean is low.
+  const given = absorbHighBias(first, second, { mean: new Float64Array(b).fill(5), deviation: new Float64Array(b).fill(1) }, 2);
+  expect(given.absorbed).toEqual(new Float64Array(b).fill(3));
+  const none = absorbHighBias(first, second, { mean: new Float64Array(b).fill(2), deviation: new Float64Array(b).fill(1) });
+  expect(none.first.bias).toEqual(first.bias);
+  expect(() => absorbHighBias(first, { ...second, k: 10, rows: 14 }, stats)).toThrow(/20 channels.*got 10/);
+  expect(() => absorbHighBias(first, second, stats, NaN)).toThrow(RangeError);
+});
+
+test("batch norms fold, and the mean behind one and a ReLU is that of a clipped normal", () => {
+  const rng = random(6);
+  const normal = (length: number) => Float64Array.from({ length }, () => rng.normal());
+  const [rows, k] = [5, 9];
+  const layer = { weight: normal(rows * k), rows, k, bias: normal(rows) };
+  const norm = { gamma: normal(rows), beta: normal(rows), mean: normal(rows), variance: normal(rows).map((v) => v * v), epsilon: 1e-3 };
+  for (const l of [layer, { ...layer, bias: null }]) {
+    const folded = foldBatchNorm(l, norm);
+    const x = normal(k);
+    const [y, z] = [linear(l, x), linear(folded, x)];
+    for (let r = 0; r < rows; r++)
+      expect(z[r]).toBeCloseTo(((y[r] - norm.mean[r]) / Math.sqrt(norm.variance[r] + 1e-3)) * norm.gamma[r] + norm.beta[r], 12);
+  }
+  expect(() => foldBatchNorm(layer, { ...norm, beta: [1] })).toThrow(/5 channels, got 1/);
+  for (const [mean, deviation, limit] of [
+    [0.3, 0.8, Infinity],
+    [-1, 2, 6],
+    [5, 1, 6],
+    [2, 0, 6],
+  ]) {
+    // Midpoints of equal probability.
+    let sum = 0;
+    const n = 1 << 16;
+    for (let i = 0; i < n; i++) sum += Math.min(limit, Math.max(0, mean + deviation * quantile((i + 0.5) / n))) / n;
+    expect(Math.abs(clippedNormalMean(mean, deviation, limit) - sum)).toBeLessThan(2e-4);
+  }
+  const q = layer.weight.map((v) => Math.round(v));
+  const means = new Float64Array(k).fill(0.5);
+  const bias = correctBias(layer, q, means);
+  const shift = linear({ ...layer, weight: q, bias }, means).map((v, r) => v - linear(layer, means)[r]);
+  for (const v of shift) expect(Math.abs(v)).toBeLessThan(1e-12);
+});
+
+/** Inverse of the normal distribution by bisection. */
+function quantile(p: number): number {
+  let [lo, hi] = [-9, 9];
+  for (let i = 0; i < 40; i++) {
+    const mid = (lo + hi) / 2;
+    if (normalCdf(mid) < p) lo = mid;
+    else hi = mid;
+  }
+  return lo;
+}
 
 test("a LayerNorm becomes an RMSNorm, and then a rotation passes: the outputs differ by rounding only", () => {
   const [d, n] = [32, 24];
