@@ -8,7 +8,7 @@ import { fileURLToPath, pathToFileURL } from "node:url";
 const here = dirname(fileURLToPath(import.meta.url));
 
 /** A module of the main install, or of bench/peers (or the folder in LOWBIT_PEERS). */
-async function load(name: string): Promise<Record<string, unknown>> {
+export async function load(name: string): Promise<Record<string, unknown>> {
   for (const base of [here, join(here, "peers"), process.env.LOWBIT_PEERS ?? ""]) {
     if (base === "") continue;
     try {

@@ -1,4 +1,4 @@
-// npm run bench -- gemv|gemm|fwht|bitplane [--json] [--seconds S] [--quick]: best and median of interleaved rounds, ratios to roofs and peers of the same process.
+// npm run bench -- gemv|gemm|fwht|codec|bitplane [--json] [--seconds S] [--quick]: best and median of interleaved rounds, ratios to roofs and peers of the same process.
 // --quick leaves the slowest peers out. Use Node 24 for the figures of relaxed SIMD: `npx -p node@24 npm run bench -- gemv`.
 import { parseArgs } from "node:util";
 import { machine } from "./measure.ts";
@@ -15,6 +15,7 @@ const families: Record<string, () => Promise<(o: { seconds: number; quick: boole
   gemv: async () => (await import("./gemv.ts")).gemv,
   gemm: async () => (await import("./gemm.ts")).gemm,
   fwht: async () => (await import("./fwht.ts")).fwht,
+  codec: async () => (await import("./codec.ts")).codec,
   bitplane: async () => (await import("./bitplane.ts")).bitplane,
 };
 const family = families[positionals[0] ?? ""];
@@ -26,7 +27,7 @@ const before = machine();
 const result = (await (
   await family()
 )({ seconds: Number(values.seconds), quick: values.quick })) as {
-  rows: { name: string; bestMs: number; medianMs: number; cpuMs: number; gops?: number; gbs?: number }[];
+  rows: { name: string; bestMs: number; medianMs: number; cpuMs: number; gops?: number; gbs?: number; gvalues?: number }[];
   ratios: Record<string, number>;
   missing: string[];
 };
@@ -38,7 +39,8 @@ else {
     console.log(
       `${row.name.padEnd(48)} best ${row.bestMs.toFixed(3).padStart(9)} ms  median ${row.medianMs.toFixed(3).padStart(9)} ms  cpu ${row.cpuMs.toFixed(3).padStart(9)} ms` +
         (row.gops === undefined ? "" : `  ${row.gops.toFixed(1).padStart(7)} Gop/s`) +
-        (row.gbs === undefined ? "" : `  ${row.gbs.toFixed(1).padStart(7)} GB/s`),
+        (row.gbs === undefined ? "" : `  ${row.gbs.toFixed(1).padStart(7)} GB/s`) +
+        (row.gvalues === undefined ? "" : `  ${row.gvalues.toFixed(2).padStart(6)} Gvalues/s`),
     );
   for (const [name, ratio] of Object.entries(result.ratios))
     console.log(`${name.padEnd(60)} ${Number.isNaN(ratio) ? "not measured" : ratio.toFixed(3)}`);
