@@ -11,17 +11,17 @@ import { decodeExponent, FLOAT_ARGUMENTS, floatModule } from "../../kernels/wasm
 import { floatPlan, floatRows, floatSpec, type FloatPlan } from "../../kernels/wasm/floatplan.ts";
 import { activationRecord, correctionFactor, gemmModule, WORK_ARGUMENTS, zipsPlanes, type GemmSpec } from "../../kernels/wasm/gemm.ts";
 import { packFloat, packWeight } from "../../kernels/wasm/pack.ts";
-import type { Space } from "../../kernels/wasm/engine.ts";
 import { createRuntime, kernel, type Runtime } from "../../kernels/wasm/runtime.ts";
 import { fastest, tileCandidates, tuneKey } from "../../kernels/wasm/tuner.ts";
 import { checkRun, disposed } from "./layer.ts";
+import { stage, type Product } from "./wasm-product.ts";
 import { weightSource } from "./source.ts";
 import { startPool } from "./threads.ts";
 import { prepareBitplanes, type BitplaneLayer } from "./wasm-bitplane.ts";
 import { createCodec } from "./wasm-codec.ts";
 import { float64Algebra, type Float64Algebra } from "./wasm-float64.ts";
 import { fwht, prepareInteger, type IntegerLayer } from "./wasm-ops.ts";
-import type { Backend, BulkCodec, Explanation, PrepareOptions, SyncLayer } from "./types.ts";
+import type { Backend, BulkCodec, PrepareOptions, SyncLayer } from "./types.ts";
 
 export interface WasmOptions {
   /** Threads, the calling one included; default 1. More than one needs shared memory (in a page: cross-origin isolation). */
@@ -141,20 +141,6 @@ function createBackend(runtime: Runtime): WasmBackend {
   };
 }
 
-/** A weight in memory and the product on it: adds x * w^T into c (stride n padded to 16), which holds zeros. */
-interface Product {
-  readonly space: Space;
-  readonly address: number;
-  readonly name: (m: number) => string;
-  readonly activations: Explanation["activations"];
-  readonly reasons: readonly string[];
-  /** Padded rows of c for m rows of x. */
-  rows(m: number): number;
-  multiply(x: Float32Array, m: number, c: number): void;
-  /** Measures tiles for m rows where tuning is on and this kind of product has no choice yet. */
-  tune?(x: Float32Array, m: number): void;
-}
-
 function prepare(runtime: Runtime, w: PackedTensor, options: PrepareOptions): SyncLayer {
   if (!runtime.live) throw disposed();
   const activations = options.activations ?? "float32";
@@ -219,30 +205,6 @@ function prepare(runtime: Runtime, w: PackedTensor, options: PrepareOptions): Sy
 
 /** Bytes of scratch for activations and results of one pass. */
 const rowBudget = 192 * 1024 * 1024;
-
-/** Copies x [m, k] to [m][groups * group] with zeros between a short group and the next. */
-function stage(space: Space, x: Float32Array, m: number, k: number, span: number, group: number, groups: number, rows: number): number {
-  const width = groups * group;
-  const address = space.scratch("x", 4 * width * rows);
-  const target = new Float32Array(space.buffer, address, width * rows);
-  if (span === group) {
-    if (width === k) target.set(x);
-    else
-      for (let r = 0; r < m; r++) {
-        target.set(x.subarray(r * k, (r + 1) * k), r * width);
-        target.fill(0, r * width + k, (r + 1) * width);
-      }
-  } else {
-    target.fill(0);
-    for (let r = 0; r < m; r++)
-      for (let g = 0; g < groups; g++) {
-        const from = r * k + g * span;
-        target.set(x.subarray(from, Math.min(from + span, (r + 1) * k)), r * width + g * group);
-      }
-  }
-  if (rows > m) target.fill(0, m * width);
-  return address;
-}
 
 function dotProduct(runtime: Runtime, source: WeightSource, choice: DotChoice, activations: "int8" | "int16", label: string): Product {
   const { plan, shape } = choice;
