@@ -2,6 +2,7 @@
 // a8_int4b32_gemm_4x8__wasmrelaxedsimd_lattice. A name is a test title, a bench row and what `explain()` says; the cache key is the whole spec.
 import type { FloatSpec } from "./wasm/float.ts";
 import type { GemmSpec } from "./wasm/gemm.ts";
+import type { LutSpec } from "./wasm/lut.ts";
 
 /** A format's or definition's name as one word of a kernel name. */
 export const weightWord = (name: string): string => name.replace(/[^A-Za-z0-9]/g, "");
@@ -23,4 +24,8 @@ export function floatName(spec: FloatSpec, weight: string): string {
 export function codecName(direction: "decode" | "encode", format: string): string {
   const word = weightWord(format);
   return direction === "decode" ? `${word}_f32_decode__wasmsimd` : `f32_${word}_encode__wasmsimd`;
+}
+
+export function lutName(spec: LutSpec, weight: string): string {
+  return `a8_${weightWord(weight)}_gemv_1x32__${arch(spec)}_${spec.equal ? "ternary" : "lookup"}`;
 }

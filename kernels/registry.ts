@@ -2,7 +2,7 @@
 // test/backends run them against the oracle by way of formats; bench/ has a file per family of the same stem.
 import { decodeExpr, encodeExpr } from "../formats/core/expr.ts";
 import { allFormats } from "../formats/registry.ts";
-import { codecName, floatName, gemmName } from "./names.ts";
+import { codecName, floatName, gemmName, lutName } from "./names.ts";
 import { bitplaneModule } from "./wasm/bitplane.ts";
 import { bitsModule, packsBits } from "./wasm/bits.ts";
 import { blocksModule } from "./wasm/blocks.ts";
@@ -11,6 +11,7 @@ import { planExpr } from "./wasm/expr.ts";
 import { floatModule, type FloatDecode, type FloatSpec } from "./wasm/float.ts";
 import { hadamardModule } from "./wasm/hadamard.ts";
 import { int8Module } from "./wasm/int8.ts";
+import { lutModule, type LutSpec } from "./wasm/lut.ts";
 import { gemmModule, paddedGroup, type GemmSpec } from "./wasm/gemm.ts";
 import { codecShaderName, decodeShader, encodeShader } from "./wgsl/codec.ts";
 import { hadamardShader, hadamardShaderName, type HadamardShader } from "./wgsl/hadamard.ts";
@@ -150,12 +151,34 @@ function* bitplaneVariants(): Iterable<KernelVariant> {
       };
 }
 
+function* lutVariants(): Iterable<KernelVariant> {
+  for (const relaxed of [false, true])
+    for (const [planes, equal] of [[1, false], [2, false], [3, false], [4, false], [2, true]] as const)
+      for (const group of [24, 32, 256])
+        for (const offset of ["none", "zeroPoint", "doubled", "add"] as const) {
+          if (equal && offset === "doubled") continue;
+          const flags = { doubled: offset === "doubled", zeroPoint: offset === "zeroPoint", add: offset === "add" };
+          const spec: LutSpec = { relaxed, planes, equal, group, shift: 1, ...flags, shared: false };
+          yield {
+            name: lutName(spec, `w${planes}b${group}${offset === "none" ? "" : offset}`),
+            relaxed,
+            build: () => lutModule(spec),
+          };
+        }
+} // prettier-ignore
+
 export const kernelFamilies: readonly KernelFamily[] = [
   {
     name: "gemm",
     computes: "int8 or int16 activations x fields of 1..8 bits, block scales -> float32",
     file: "kernels/wasm/gemm.ts",
     variants: gemmVariants,
+  },
+  {
+    name: "lut",
+    computes: "int8 activations x 1..4 bit planes or ternary masks by looked-up sums, block scales -> float32",
+    file: "kernels/wasm/lut.ts",
+    variants: lutVariants,
   },
   { name: "int8", computes: "int8 or uint8 x int8 -> int32", file: "kernels/wasm/int8.ts", variants: int8Variants },
   {

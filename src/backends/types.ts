@@ -10,6 +10,11 @@ export interface PrepareOptions {
   readonly activations?: Activations;
   /** Allow an approximate int8 table for codebook formats; default exact. */
   readonly codebook?: "exact" | "int8";
+  /**
+   * A family of integer kernels on the WebAssembly backend instead of its own choice: `dot` (products of fields), `lookup` (sums of activations looked up per bit
+   * plane, weights of 1..4 bits), `ternary` (the same under two masks). All give the same numbers; needs int8 activations.
+   */
+  readonly kernel?: "dot" | "lookup" | "ternary";
 }
 
 /** Which kernel runs and why. */

@@ -2,7 +2,7 @@
 import type { Space } from "../../kernels/wasm/engine.ts";
 import type { Explanation } from "./types.ts";
 
-/** A weight in memory and the product on it: adds x * w^T into c (stride n padded to 16), which holds zeros. */
+/** A weight in memory and the product on it: adds x * w^T into c, which holds zeros. */
 export interface Product {
   readonly space: Space;
   readonly address: number;
@@ -11,7 +11,8 @@ export interface Product {
   readonly reasons: readonly string[];
   /** Padded rows of c for m rows of x. */
   rows(m: number): number;
-  multiply(x: Float32Array, m: number, c: number): void;
+  /** `stride`: floats between rows of c, at least n padded to 16. */
+  multiply(x: Float32Array, m: number, c: number, stride: number): void;
   /** Measures tiles for m rows where tuning is on and this kind of product has no choice yet. */
   tune?(x: Float32Array, m: number): void;
 }

@@ -15,6 +15,7 @@ import { createRuntime, kernel, type Runtime } from "../../kernels/wasm/runtime.
 import { fastest, tileCandidates, tuneKey } from "../../kernels/wasm/tuner.ts";
 import { checkRun, disposed } from "./layer.ts";
 import { stage, type Product } from "./wasm-product.ts";
+import { integerProduct, refusedKernel } from "./wasm-lut.ts";
 import { weightSource } from "./source.ts";
 import { startPool } from "./threads.ts";
 import { prepareBitplanes, type BitplaneLayer } from "./wasm-bitplane.ts";
@@ -148,6 +149,7 @@ function prepare(runtime: Runtime, w: PackedTensor, options: PrepareOptions): Sy
     throw new TypeError(`prepareMatmul activations: expected "float32", "int16" or "int8", got ${String(activations)}.`);
   const source = weightSource(w);
   let product: Product;
+  if (options.kernel !== undefined && activations !== "int8") throw refusedKernel(options.kernel, 'activations other than "int8"');
   if (activations === "float32") product = floatProduct(runtime, source, w.format.name, []);
   else {
     const choice = chooseDot(source, {
@@ -156,9 +158,11 @@ function prepare(runtime: Runtime, w: PackedTensor, options: PrepareOptions): Sy
       shared: runtime.shared,
       coarseTable: options.codebook === "int8",
     });
+    const label = w.format.name;
     if (typeof choice === "string") {
-      product = floatProduct(runtime, source, w.format.name, [`no integer product (${choice}): activations stay float32`]);
-    } else product = dotProduct(runtime, source, choice, activations, w.format.name);
+      if (options.kernel !== undefined) throw refusedKernel(options.kernel, choice);
+      product = floatProduct(runtime, source, label, [`no integer product (${choice}): activations stay float32`]);
+    } else product = integerProduct(runtime, source, options, label, () => dotProduct(runtime, source, choice, activations, label));
   }
   const { rows: n, k } = w;
   const stride = Math.ceil(n / 16) * 16;
@@ -175,7 +179,7 @@ function prepare(runtime: Runtime, w: PackedTensor, options: PrepareOptions): Sy
       const rows = product.rows(count);
       const c = space.scratch("c", 4 * rows * stride);
       new Float32Array(space.buffer, c, rows * stride).fill(0);
-      product.multiply(count === m ? x : x.subarray(from * k, (from + count) * k), count, c);
+      product.multiply(count === m ? x : x.subarray(from * k, (from + count) * k), count, c, stride);
       const result = new Float32Array(space.buffer, c, rows * stride);
       if (stride === n) y.set(result.subarray(0, count * n), from * n);
       else for (let r = 0; r < count; r++) y.set(result.subarray(r * stride, r * stride + n), (from + r) * n);
