@@ -1,4 +1,4 @@
-// npm run bench -- gemv|gemm|fwht|codec|bitplane [--json] [--seconds S] [--quick]: best and median of interleaved rounds, ratios to roofs and peers of the same process.
+// npm run bench -- gemv|gemm|fwht|codec|lut|bitplane [--json] [--seconds S] [--quick]: best and median of interleaved rounds, ratios to roofs and peers of the same process.
 // --quick leaves the slowest peers out. Use Node 24 for the figures of relaxed SIMD: `npx -p node@24 npm run bench -- gemv`.
 import { parseArgs } from "node:util";
 import { machine } from "./measure.ts";
@@ -16,6 +16,7 @@ const families: Record<string, () => Promise<(o: { seconds: number; quick: boole
   gemm: async () => (await import("./gemm.ts")).gemm,
   fwht: async () => (await import("./fwht.ts")).fwht,
   codec: async () => (await import("./codec.ts")).codec,
+  lut: async () => (await import("./lut.ts")).lut,
   bitplane: async () => (await import("./bitplane.ts")).bitplane,
 };
 const family = families[positionals[0] ?? ""];
