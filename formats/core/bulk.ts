@@ -173,6 +173,8 @@ export function encodeArray(format: NumberFormat, values: Float32Array | Float64
       "E_SHAPE",
       `encodeArray: expected room for ${n} codes of ${format.bits} bits, got ${codes.constructor.name} of ${codes.length}. Leave out undefined or enlarge it.`,
     );
+  const rounding = options.rounding ?? format.defaults.rounding;
+  if (codes instanceof Uint32Array && isBinary32(format) && rounding === "halfEven" && encodeBinary32(values, codes)) return codes;
   if (encodeSlots(format, options) === null) {
     for (let i = 0; i < n; i++) codes[i] = format.encode(values[i], options);
     return codes;
@@ -188,6 +190,21 @@ export function encodeArray(format: NumberFormat, values: Float32Array | Float64
     }
   }
   return codes;
+}
+
+/** Are codes the bits of a float32? */
+function isBinary32({ access, bits, limits }: NumberFormat): boolean {
+  return bits === 32 && access.kind === "shift" && access.exponentBits === 8 && access.bias === 127 && access.signed && limits.hasInf;
+}
+
+/** False, with codes of no meaning, where a value is not finite or overflows: policies decide then. */
+function encodeBinary32(values: Float32Array | Float64Array, codes: Uint32Array): boolean {
+  const floats = new Float32Array(codes.buffer, codes.byteOffset, codes.length);
+  floats.set(values);
+  // a difference with itself is 0 for finite numbers, else NaN, which a sum keeps
+  let spoilt = 0;
+  for (let i = 0; i < values.length; i++) spoilt += floats[i] - floats[i];
+  return spoilt === 0;
 }
 
 // The two loops differ only in how the bits of the value are read; both return the index of the first refused value or -1.
@@ -247,6 +264,10 @@ export function decodeArray<T extends Float32Array | Float64Array = Float32Array
       `decodeArray: expected room for ${n} values, got ${values.length}. Leave out undefined or enlarge it.`,
     );
   const { table } = format;
+  if (codes instanceof Uint32Array && isBinary32(format)) {
+    values.set(new Float32Array(codes.buffer, codes.byteOffset, n));
+    return values;
+  }
   if (table === null) {
     for (let i = 0; i < n; i++) values[i] = format.decode(codes[i]);
     return values;

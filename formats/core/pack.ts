@@ -116,8 +116,9 @@ export function unpackInto(bytes: Uint8Array, at: number, bits: number, out: Cod
     for (let i = start; i < end; i++, at += 2) out[i] = bytes[at] | (bytes[at + 1] << 8);
     return;
   }
-  if (bits === 32) {
-    for (let i = start; i < end; i++, at += 4) out[i] = bytes[at] | (bytes[at + 1] << 8) | (bytes[at + 2] << 16) | (bytes[at + 3] << 24);
+  if (bits === 32 && out instanceof Uint32Array) {
+    // typed arrays have the byte order of the platform: little-endian wherever JavaScript runs today
+    new Uint8Array(out.buffer, out.byteOffset + 4 * start, 4 * count).set(bytes.subarray(at, at + 4 * count));
     return;
   }
   let acc = 0;

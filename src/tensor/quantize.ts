@@ -381,16 +381,16 @@ export function storeLevel(level: ScaleLevel, grid: SpanGrid, values: Float64Arr
   const { format } = level;
   const { limits } = format;
   const codes = codeArray(format.bits, values.length);
-  for (let i = 0; i < values.length; i++) {
-    const v = values[i];
-    let code =
-      v === 0 && !limits.hasZero
-        ? format.encode(limits.minPositive)
-        : v > limits.max && v <= limits.max * (1 + 2 ** -20)
-          ? format.encode(limits.max)
-          : format.encode(v, { overflow: "error" });
-    if (!zeros && v !== 0 && limits.hasZero && format.decode(code) === 0) code = format.encode(Math.sign(v) * limits.minPositive);
-    codes[i] = code;
+  const wanted = values.map((v) =>
+    v === 0 && !limits.hasZero ? limits.minPositive : v > limits.max && v <= limits.max * (1 + 2 ** -20) ? limits.max : v,
+  );
+  encodeArray(format, wanted, codes, { overflow: "error" });
+  if (!zeros && limits.hasZero) {
+    const zero = format.encode(0);
+    const negativeZero = format.encode(-0);
+    for (let i = 0; i < values.length; i++)
+      if ((codes[i] === zero || codes[i] === negativeZero) && values[i] !== 0)
+        codes[i] = format.encode(Math.sign(values[i]) * limits.minPositive);
   }
   const rowBytes = packedBytes(grid.gridK, format.bits);
   const out = new Uint8Array(grid.gridRows * rowBytes);

@@ -1,6 +1,7 @@
 // Scale rules by name: from the largest magnitudes of the blocks (and, for searches, their data) to the scales that are stored. Power-of-two rules of
 // microscaling (OCP MX v1.0 6.3, torchao, TransformerEngine, "INT v.s. FP"), two-level rules of NVFP4 (torchao, TransformerEngine, ModelOpt), searches
 // for the least squared error. Exponents are read from the bits of a double, never from a logarithm. docs/numerics.md compares the rules.
+import { decodeArray, encodeArray } from "../../formats/core/bulk.ts";
 import { LowbitError } from "../../formats/core/errors.ts";
 import { exponentOf } from "../../formats/core/round.ts";
 import type { BlockFormat, NumberFormat, ScaleLevel, ScaleRule } from "../../formats/core/types.ts";
@@ -86,6 +87,11 @@ function storedIn(level: ScaleLevel): (v: number) => number {
   return (v) => format.decode(format.encode(v, { overflow: "saturate" }));
 }
 
+/** The same for many. */
+function storedAll({ format }: ScaleLevel, values: Float64Array): Float64Array {
+  return decodeArray(format, encodeArray(format, values, undefined, { overflow: "saturate" }), new Float64Array(values.length));
+}
+
 /** Scales of the second level: top / target as the format stores it, 1 where a whole reach is zero. */
 function outerScales(input: RuleInput, target: number): { top: Float64Array; outer: Float64Array } {
   const top = new Float64Array(input.outers);
@@ -108,8 +114,10 @@ const torchao: Rule = (input) => {
   const { max, minNormal } = level.format.limits;
   const most = topOf(format.element);
   const { outer } = outerScales(input, max * most);
-  const stored = storedIn(level);
-  const inner = amax.map((a, c) => stored(Math.min(Math.max(f32(f32(a / most) / outer[outerOf(c)]), minNormal), max)));
+  const inner = storedAll(
+    level,
+    amax.map((a, c) => Math.min(Math.max(f32(f32(a / most) / outer[outerOf(c)]), minNormal), max)),
+  );
   return { inner, outer, factor: inner.map((s, c) => f32(f32(1 / outer[outerOf(c)]) / s)) };
 };
 
@@ -122,8 +130,10 @@ const te: Rule = (input) => {
   const { top } = outerScales(input, max * most);
   const encode = top.map((t) => (t === 0 ? 1 : Math.min(f32((max * most) / t), FLT_MAX)));
   const outer = encode.map((e) => f32(1 / e));
-  const stored = storedIn(level);
-  const inner = amax.map((a, c) => stored(Math.min(f32(f32(a / most) * encode[outerOf(c)]), max)));
+  const inner = storedAll(
+    level,
+    amax.map((a, c) => Math.min(f32(f32(a / most) * encode[outerOf(c)]), max)),
+  );
   return {
     inner,
     outer,
@@ -139,8 +149,10 @@ const modelopt: Rule = (input) => {
   const { max, minPositive } = level.format.limits;
   const most = topOf(format.element);
   const { outer } = outerScales(input, max * most);
-  const stored = storedIn(level);
-  const inner = amax.map((a, c) => stored(a === 0 ? 1 : Math.min(Math.max(f32(a / f32(most * outer[outerOf(c)])), minPositive), max)));
+  const inner = storedAll(
+    level,
+    amax.map((a, c) => (a === 0 ? 1 : Math.min(Math.max(f32(a / f32(most * outer[outerOf(c)])), minPositive), max))),
+  );
   return { inner, outer, divisor: inner.map((s, c) => f32(s * outer[outerOf(c)])), positiveZero: true };
 };
 
