@@ -17,7 +17,7 @@ export default tseslint.config(
   {
     files: ["**/*.mjs", "**/*.js"],
     languageOptions: {
-      globals: { console: "readonly", process: "readonly", URL: "readonly", Buffer: "readonly", performance: "readonly" },
+      globals: { console: "readonly", document: "readonly", process: "readonly", URL: "readonly", Buffer: "readonly", performance: "readonly" },
     },
   },
 );

@@ -129,20 +129,24 @@ interface Ort {
   env?: { wasm?: { numThreads?: number } };
 }
 
-/** A session with one thread: returns a function that runs it. */
+/** A session with one thread (or on a provider of onnxruntime-node): returns a function that runs it. */
 export async function onnxruntime(
   which: "node" | "web",
   proto: Uint8Array,
   x: Float32Array | Uint8Array,
   dims: readonly number[],
   threads = 1,
+  provider: "cpu" | "webgpu" = "cpu",
 ): Promise<() => Promise<ArrayLike<number>>> {
   const loaded = await load(which === "node" ? "onnxruntime-node" : "onnxruntime-web");
   const ort = ((loaded.default as Record<string, unknown> | undefined)?.InferenceSession === undefined
     ? loaded
     : loaded.default) as unknown as Ort;
   if (which === "web" && ort.env?.wasm !== undefined) ort.env.wasm.numThreads = 1;
-  const options = which === "node" ? { intraOpNumThreads: threads, interOpNumThreads: 1 } : { executionProviders: ["wasm"] };
+  const options =
+    which === "node"
+      ? { intraOpNumThreads: threads, interOpNumThreads: 1, executionProviders: [provider] }
+      : { executionProviders: ["wasm"] };
   const session = await ort.InferenceSession.create(proto, options);
   const feed = { x: new ort.Tensor(x instanceof Float32Array ? "float32" : "uint8", x, dims) };
   return async () => (await session.run(feed)).y.data;

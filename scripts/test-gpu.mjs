@@ -1,9 +1,10 @@
 // npm run test:gpu: the suites of test/gpu on every kind of adapter that a machine without a GPU can have, and the suites of test/browser. Steps:
-//   lavapipe128, lavapipe256, lavapipe512   vitest in Node on dawn and lavapipe 25, subgroups of 4, 8 and 16; 256 with every format (LOWBIT_GPU_FULL)
+//   lavapipe128, lavapipe256, lavapipe512   vitest in Node on dawn and lavapipe 25, subgroups of 4, 8 and 16; 256 with every format and pipeline
 //   swiftshader                             vitest in Node on dawn and SwiftShader: no shader-f16, 256 invocations
 //   browser                                 the same suites in headless Chromium, and the WebAssembly backend in isolated and other pages
 //   naga                                    the same suites in Deno, whose WGSL compiler is naga, on lavapipe
 // An adapter that is missing, or not the one that a step is about, is a failure. Suites named *.node.test.ts run in Node only.
+// Software drivers compile slowly: LOWBIT_GPU_FULL says what a step takes all of, `formats`, `pipelines`, both or (unset) a spread of either.
 // Usage: node scripts/test-gpu.mjs [steps]    Drivers: scripts/webgpu-drivers.sh (this script calls it only with --check)
 import { execFileSync, spawnSync } from "node:child_process";
 import { existsSync, mkdirSync, mkdtempSync, readdirSync, readFileSync, rmSync, writeFileSync } from "node:fs";
@@ -90,7 +91,7 @@ async function naga() {
   if (!existsSync(deno)) execFileSync("npm", ["ci", "--no-audit", "--no-fund"], { cwd: home, stdio: "inherit" });
   const dir = join(scratch, "naga");
   mkdirSync(dir);
-  await bundleSuites(portable, dir, { REQUIRE_WEBGPU: "1", LOWBIT_ADAPTER: "llvmpipe" });
+  await bundleSuites(portable, dir, { REQUIRE_WEBGPU: "1", LOWBIT_ADAPTER: "llvmpipe", LOWBIT_GPU_FULL: "pipelines" });
   writeFileSync(
     join(dir, "main.js"),
     `const { run } = await import("./suite.js"); const result = await run(${JSON.stringify(portable)}); Deno.writeTextFileSync("result.json", JSON.stringify(result)); Deno.exit(0);`,
@@ -103,7 +104,7 @@ async function naga() {
 
 const steps = {
   lavapipe128: lavapipe(128),
-  lavapipe256: lavapipe(256, { LOWBIT_GPU_FULL: "1" }),
+  lavapipe256: lavapipe(256, { LOWBIT_GPU_FULL: "formats,pipelines" }),
   lavapipe512: lavapipe(512),
   swiftshader: () => vitest(driverEnv(need("swiftshader"), "swiftshader")),
   browser,

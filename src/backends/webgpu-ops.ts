@@ -163,7 +163,7 @@ export async function decode(
   runtime: GpuRuntime,
   format: NumberFormat,
   codes: Codes,
-  out = new Float32Array(codes.length),
+  out: Float32Array = new Float32Array(codes.length),
 ): Promise<Float32Array> {
   if (!runtime.live) throw disposed();
   if (out.length < codes.length)

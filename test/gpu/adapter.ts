@@ -37,6 +37,13 @@ if (required && adapter === null) throw new Error("REQUIRE_WEBGPU=1: there is no
 if (wanted !== "" && !adapterName.toLowerCase().includes(wanted.toLowerCase()))
   throw new Error(`LOWBIT_ADAPTER=${wanted}: the adapter is ${adapterName}`);
 
+/**
+ * Does this run take all of something, or (on a driver that compiles on the CPU, a second per pipeline) a spread? LOWBIT_GPU_FULL lists what is taken whole;
+ * a GPU takes all.
+ */
+export const takesAll = (what: "formats" | "pipelines"): boolean =>
+  !/llvmpipe|swiftshader/i.test(adapterName) || (process.env.LOWBIT_GPU_FULL ?? "").split(",").includes(what);
+
 /** A suite that needs an adapter, or one visible skip. */
 export function describeGpu(title: string, body: () => void): void {
   if (adapter !== null) {
