@@ -17,7 +17,14 @@ export default tseslint.config(
   {
     files: ["**/*.mjs", "**/*.js"],
     languageOptions: {
-      globals: { console: "readonly", document: "readonly", process: "readonly", URL: "readonly", Buffer: "readonly", performance: "readonly" },
+      globals: {
+        console: "readonly",
+        document: "readonly",
+        process: "readonly",
+        URL: "readonly",
+        Buffer: "readonly",
+        performance: "readonly",
+      },
     },
   },
 );
