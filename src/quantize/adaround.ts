@@ -5,14 +5,14 @@ import { LowbitError } from "../../formats/core/errors.ts";
 import { codeArray } from "../../formats/core/pack.ts";
 import type { Format, PackedTensor } from "../../formats/core/types.ts";
 import type { Tensor } from "../tensor/tensor.ts";
-import { hessianOf, type SteppedQuantizer } from "./gptq.ts";
+import { hessianOf } from "./gptq.ts";
 import { BlockGrid, columnFormat, weightMatrix, type ScaleOptions } from "./grid.ts";
 import { transposed } from "./linalg.ts";
 import { scaleRecipe } from "./rtn.ts";
 import { resolveSearch, searchScales, type ScaleSearch } from "./search.ts";
 import { algebraFor, type AlgebraOptions } from "./simd.ts";
 import { outputError, type LayerStatistics } from "./statistics.ts";
-import { runSteps, type RunOptions, type Steps } from "./steps.ts";
+import { runSteps, type RunOptions, type SteppedQuantizer, type Steps } from "./steps.ts";
 
 export interface AdaRoundOptions extends ScaleOptions, RunOptions, AlgebraOptions {
   readonly hessian: LayerStatistics | Float64Array;

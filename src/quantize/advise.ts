@@ -9,6 +9,7 @@ import { quantize } from "../tensor/quantize.ts";
 import type { Tensor } from "../tensor/tensor.ts";
 import { weightMatrix } from "./grid.ts";
 import { normalCdf, normalDensity } from "./normal.ts";
+import { checkAborted, type RunOptions } from "./steps.ts";
 
 export interface Advice {
   readonly format: Format;
@@ -96,10 +97,10 @@ export function profile(tensor: Tensor): TensorProfile {
 
 /**
  * Measures every candidate on a tensor, best QSNR first.
- * @throws LowbitError E_VALUE for NaN or an all-zero tensor; TypeError without candidates. A candidate that cannot hold the shape throws E_SHAPE.
+ * @throws LowbitError E_VALUE for NaN or an all-zero tensor, E_ABORTED; TypeError without candidates. A candidate that cannot hold the shape throws E_SHAPE.
  * @example advise(tensor(w, [n, k]), [mxfp4, nvfp4, format("int4_b32")])[0].format.name
  */
-export function advise(tensor: Tensor, candidates: readonly Format[]): Advice[] {
+export function advise(tensor: Tensor, candidates: readonly Format[], options: RunOptions = {}): Advice[] {
   if (!Array.isArray(candidates) || candidates.length === 0) throw new TypeError("advise: expected candidate formats, got none.");
   const w = weightMatrix(tensor, "advise");
   const { rows, k, data } = w;
@@ -107,7 +108,9 @@ export function advise(tensor: Tensor, candidates: readonly Format[]): Advice[] 
   let power = 0;
   for (const v of data) power += v * v;
   const view: Tensor = { data, shape: [rows, k], stride: [k, 1], offset: 0 };
-  const out = candidates.map((format): Advice => {
+  const out = candidates.map((format, index): Advice => {
+    checkAborted(options.signal, "advise");
+    options.onProgress?.({ stage: "advise", done: index, total: candidates.length });
     const values = dequantize(quantize(view, format), { dtype: "float64" });
     let error = 0;
     for (let i = 0; i < data.length; i++) error += (data[i] - values[i]) ** 2;

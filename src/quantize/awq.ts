@@ -5,13 +5,13 @@ import { LowbitError } from "../../formats/core/errors.ts";
 import { dequantize } from "../../formats/core/packed.ts";
 import type { Format, PackedTensor } from "../../formats/core/types.ts";
 import type { Tensor } from "../tensor/tensor.ts";
-import { hessianOf, type SteppedQuantizer } from "./gptq.ts";
+import { hessianOf } from "./gptq.ts";
 import { weightMatrix } from "./grid.ts";
 import { rtn } from "./rtn.ts";
 import { resolveSearch, type ScaleSearch } from "./search.ts";
 import type { AlgebraOptions } from "./simd.ts";
 import { outputError, type LayerStatistics } from "./statistics.ts";
-import { runSteps, type RunOptions, type Steps } from "./steps.ts";
+import { runSteps, type RunOptions, type SteppedQuantizer, type Steps } from "./steps.ts";
 
 export interface AwqOptions extends RunOptions, AlgebraOptions {
   /** Statistics with a Hessian. Token weights given to calibration count, which is what MBQ does with modalities. */

@@ -4,15 +4,14 @@
 import { LowbitError } from "../../formats/core/errors.ts";
 import { codeArray, type Codes } from "../../formats/core/pack.ts";
 import type { Format, PackedTensor } from "../../formats/core/types.ts";
-import type { WeightQuantizer } from "../tensor/quantize.ts";
 import type { Tensor } from "../tensor/tensor.ts";
 import { BlockGrid, columnFormat, weightMatrix, type ScaleOptions, type WeightMatrix } from "./grid.ts";
-import { factorScratch, gptqFactorInPlace, type Algebra } from "./linalg.ts";
+import { factorScratch, gptqFactorSteps, type Algebra } from "./linalg.ts";
 import { openAlgebra, threadsOf, type AlgebraOptions, type OpenAlgebra } from "./simd.ts";
 import { scaleRecipe } from "./rtn.ts";
-import { resolveSearch, searchScales, type ScaleSearch } from "./search.ts";
+import { resolveSearch, searchScales, searchSteps, type ScaleSearch } from "./search.ts";
 import type { LayerStatistics } from "./statistics.ts";
-import { runSteps, type RunOptions, type Steps } from "./steps.ts";
+import { runSteps, type RunOptions, type SteppedQuantizer, type Steps } from "./steps.ts";
 
 export interface GptqOptions extends ScaleOptions, RunOptions, AlgebraOptions {
   /** sum x x^T of the layer's inputs, up to a factor: the statistics of calibration, or the [k * k] matrix row-major. Not modified. */
@@ -36,11 +35,6 @@ export interface GptqOptions extends ScaleOptions, RunOptions, AlgebraOptions {
   readonly minRows?: number;
   /** Layer name for messages. */
   readonly name?: string;
-}
-
-/** A quantizer whose work can be driven step by step. */
-export interface SteppedQuantizer extends WeightQuantizer {
-  steps(weight: Tensor, format: Format): Steps<PackedTensor>;
 }
 
 interface Resolved {
@@ -94,6 +88,8 @@ export function hessianOf(source: LayerStatistics | Float64Array, k: number, at:
     new LowbitError("E_CALIBRATION", `hessian${at}: expected ${expected}, got ${got}. ${remedy}`);
   if (source instanceof Float64Array) {
     if (source.length !== k * k) throw fail(`${k} x ${k} numbers`, String(source.length), "Was it collected for another layer?");
+    const odd = asymmetry(source, k);
+    if (odd !== null) throw fail("a symmetric matrix of finite numbers", odd, "Pass both triangles of sum x x^T.");
     return source;
   }
   if (source.hessian === null) throw fail("statistics with a Hessian", "channel sums only", "Collect with { hessian: true }.");
@@ -111,6 +107,21 @@ export function hessianOf(source: LayerStatistics | Float64Array, k: number, at:
     if (!varies) throw fail("inputs that vary", `${source.rows} equal tokens`, "Is the calibration data constant?");
   }
   return source.hessian;
+}
+
+/** The first entries that no sum of x x^T has: not finite off the diagonal, or not equal across it. A triangle alone would be rounding to nearest in silence. */
+function asymmetry(h: Float64Array, k: number): string | null {
+  const T = 32;
+  for (let i0 = 0; i0 < k; i0 += T)
+    for (let j0 = 0; j0 <= i0; j0 += T)
+      for (let i = i0; i < Math.min(k, i0 + T); i++)
+        for (let j = j0; j < Math.min(i, j0 + T); j++) {
+          const [a, b] = [h[i * k + j], h[j * k + i]];
+          if (a === b) continue;
+          const size = Math.sqrt(Math.abs(h[i * k + i] * h[j * k + j]));
+          if (!(Math.abs(a - b) <= 1e-5 * Math.max(size, Math.abs(a)))) return `${a} at [${i}, ${j}] and ${b} at [${j}, ${i}]`;
+        }
+  return null;
 }
 
 /** Columns whose errors are spread one by one; between strips and between blocks it is a matrix product. */
@@ -132,7 +143,7 @@ function* gptqSteps(weight: Tensor, format: Format, o: GptqOptions, r: Resolved)
     );
   const dynamic = grouped && !r.staticGroups;
   grid.fill(w.data);
-  if (o.search && !dynamic) searchScales(grid, w.data, 0, k, o.search);
+  if (o.search && !dynamic) yield* searchSteps(grid, w.data, 0, k, o.search, null, o.name);
   const room = Math.max(factorScratch(k), r.blockSize * rows);
   const algebra = openAlgebra(k * k + rows * k + room, 3, o, `gptq${at}`);
   try {
@@ -140,7 +151,7 @@ function* gptqSteps(weight: Tensor, format: Format, o: GptqOptions, r: Resolved)
     turn(w, order, wt);
     w = null; // half a gigabyte for a layer of 8192 x 8192: not to be held while the factor is made
     const scratch = algebra.array(room);
-    const { factor, damp } = factorize(source, diagonal, order, k, r, at, algebra, scratch);
+    const { factor, damp } = yield* factorize(source, diagonal, order, k, r, at, algebra, scratch, o.name);
     const { codes, loss } = yield* spread({ grid, order, wt, factor, errors: scratch, dynamic, algebra }, o, r);
     if (!Number.isFinite(loss))
       throw new LowbitError("E_CALIBRATION", `gptq${at}: expected a finite error, got ${loss}. Is the Hessian's range beyond float64?`);
@@ -286,7 +297,7 @@ function prepare(h: Float64Array, w: WeightMatrix, actOrder: boolean, at: string
 }
 
 /** U with (H + damp I)^-1 = U^T U, in the order of work. @throws LowbitError E_CALIBRATION when no damping helps */
-function factorize(
+function* factorize(
   h: Float64Array,
   diagonal: Float64Array,
   order: Int32Array,
@@ -295,7 +306,8 @@ function factorize(
   at: string,
   algebra: OpenAlgebra,
   scratch: Float64Array,
-): { factor: Float64Array; damp: number } {
+  layer: string | undefined,
+): Steps<{ factor: Float64Array; damp: number }> {
   let mean = 0;
   for (let j = 0; j < k; j++) mean += diagonal[j] / k;
   const factor = algebra.array(k * k);
@@ -307,7 +319,14 @@ function factorize(
       for (let j = 0; j < k; j++) factor[i * k + j] = h[from + order[j]];
       factor[i * k + i] = diagonal[order[i]] + damp * mean;
     }
-    bad = gptqFactorInPlace(factor, k, algebra, scratch);
+    const steps = gptqFactorSteps(factor, k, algebra, scratch);
+    for (;;) {
+      const next = steps.next();
+      bad = next.value;
+      if (next.done) break;
+      // Every 1024 columns or so: a factor of fewer is quick.
+      if (next.value % 1024 < 64) yield { stage: "gptq factor", done: next.value, total: 2 * k, layer };
+    }
     if (bad < 0) return { factor, damp };
     damp = Math.max(damp * 10, 1e-8);
   }

@@ -3,11 +3,11 @@
 // them in a floating format; where it stores integers they are rounded at the end, and part of the gain is lost.
 import { LowbitError } from "../../formats/core/errors.ts";
 import type { Format, PackedTensor } from "../../formats/core/types.ts";
-import type { WeightQuantizer } from "../tensor/quantize.ts";
 import type { Tensor } from "../tensor/tensor.ts";
 import { BlockGrid, columnFormat, weightMatrix } from "./grid.ts";
+import { checkAborted, runSteps, type RunOptions, type SteppedQuantizer, type Steps } from "./steps.ts";
 
-export interface HqqOptions {
+export interface HqqOptions extends RunOptions {
   /** Exponent p of the norm; default 0.7. */
   readonly norm?: number;
   /** First penalty; default 10. */
@@ -24,38 +24,43 @@ export interface HqqOptions {
  * @example quantize(w, defineBlock({ element: uint4, scales: [{ format: float16, span: 64 }],
  *   offset: { role: "zeroPoint", levels: [{ format: float16, span: 64 }] } }), hqq())
  */
-export function hqq(options: HqqOptions = {}): WeightQuantizer {
-  const o = { norm: 0.7, beta: 10, kappa: 1.01, iterations: 20, ...options };
+export function hqq(options: HqqOptions = {}): SteppedQuantizer {
+  const { signal, onProgress, ...given } = options;
+  const o = { norm: 0.7, beta: 10, kappa: 1.01, iterations: 20, ...given };
   if (!(o.norm > 0 && o.norm <= 1)) throw new RangeError(`hqq norm: expected a number in (0, 1], got ${o.norm}.`);
   if (!(o.beta > 0 && o.beta < Infinity)) throw new RangeError(`hqq beta: expected a number above 0, got ${o.beta}.`);
   if (!(o.kappa >= 1 && o.kappa < 10)) throw new RangeError(`hqq kappa: expected a number in [1, 10), got ${o.kappa}.`);
   if (!(Number.isInteger(o.iterations) && o.iterations >= 0 && o.iterations <= 1000))
     throw new RangeError(`hqq iterations: expected an integer in 0..1000, got ${o.iterations}.`);
-  return {
-    algorithm: "hqq",
-    quantizeWeight(weight: Tensor, format: Format): PackedTensor {
-      const target = columnFormat(format, "hqq");
-      if (target.kind !== "block" || !target.offset)
-        throw new LowbitError(
-          "E_UNSUPPORTED",
-          `hqq: expected a format with zero points, got ${format.name}. Use uint4_b64_zp, or a block format with float16 zero points.`,
-        );
-      const w = weightMatrix(weight, "hqq");
-      const grid = new BlockGrid(target, w.rows, w.k);
-      grid.fill(w.data);
-      const cells = gather(grid, w.data);
-      for (const [cell, x] of cells) {
-        const z = fitZero(x, grid.stored[cell], grid.zero[cell], grid.qmin, grid.qmax, o, (v) => {
-          grid.setZero(cell, v);
-          return grid.zero[cell];
-        });
-        grid.setZero(cell, z);
-      }
-      const codes = grid.quantizeAll(w.data);
-      return grid.pack(codes, w.shape, { version: 1, algorithm: "hqq", ...o });
-    },
+  const steps = function* (weight: Tensor, format: Format): Steps<PackedTensor> {
+    checkAborted(signal, "hqq");
+    const target = columnFormat(format, "hqq");
+    if (target.kind !== "block" || !target.offset)
+      throw new LowbitError(
+        "E_UNSUPPORTED",
+        `hqq: expected a format with zero points, got ${format.name}. Use uint4_b64_zp, or a block format with float16 zero points.`,
+      );
+    const w = weightMatrix(weight, "hqq");
+    const grid = new BlockGrid(target, w.rows, w.k);
+    grid.fill(w.data);
+    const cells = gather(grid, w.data);
+    let done = 0;
+    for (const [cell, x] of cells) {
+      if (++done % PAUSE === 0) yield { stage: "hqq", done, total: cells.size };
+      const z = fitZero(x, grid.stored[cell], grid.zero[cell], grid.qmin, grid.qmax, o, (v) => {
+        grid.setZero(cell, v);
+        return grid.zero[cell];
+      });
+      grid.setZero(cell, z);
+    }
+    const codes = grid.quantizeAll(w.data);
+    return grid.pack(codes, w.shape, { version: 1, algorithm: "hqq", ...o });
   };
+  return { algorithm: "hqq", steps, quantizeWeight: (weight, format) => runSteps(steps(weight, format), { signal, onProgress }) };
 }
+
+/** Cells between two pauses. */
+const PAUSE = 4096;
 
 /** The values of every cell. */
 function gather(grid: BlockGrid, data: Float64Array): Map<number, Float64Array> {
@@ -80,7 +85,7 @@ function fitZero(
   start: number,
   qmin: number,
   qmax: number,
-  o: Required<HqqOptions>,
+  o: Required<Omit<HqqOptions, keyof RunOptions>>,
   stored: (z: number) => number,
 ): number {
   const n = x.length;

@@ -1,5 +1,5 @@
 // lowbit/quantize: calibration and weight quantizers. `quantize(t, format, gptq({ hessian }))` takes what is made here.
-export { gptq, type GptqOptions, type SteppedQuantizer } from "./gptq.ts";
+export { gptq, type GptqOptions } from "./gptq.ts";
 export { rtn, type RtnOptions } from "./rtn.ts";
 export { hqq, type HqqOptions } from "./hqq.ts";
 export { dequantizeOriginal, mrgptq, rotatedRtn, type MrGptqOptions } from "./mrgptq.ts";
@@ -12,6 +12,7 @@ export {
   type HadamardOptions,
   type Rotation,
   type RotationConfig,
+  type TransformBackend,
 } from "./rotation.ts";
 export type { ScaleOptions } from "./grid.ts";
 export type { ScaleSearch } from "./search.ts";
@@ -36,7 +37,7 @@ export {
   type LayerRequest,
 } from "./calibrate.ts";
 export { gaussian, seededRandom } from "./random.ts";
-export { runStepsAsync, type Progress, type RunOptions } from "./steps.ts";
+export { runStepsAsync, type Progress, type RunOptions, type SteppedQuantizer } from "./steps.ts";
 export { awq, type AwqOptions } from "./awq.ts";
 export { adaround, type AdaRoundOptions } from "./adaround.ts";
 export { quest } from "./quest.ts";

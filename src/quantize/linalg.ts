@@ -111,7 +111,7 @@ const PART = 16;
 
 const plainAlgebra = algebraOf(tnProductPlain);
 
-/** Numbers of scratch that `choleskyInPlace`, `invertLowerInPlace` and `gptqFactorInPlace` take. */
+/** Numbers of scratch that `choleskyInPlace` and `gptqFactorInPlace` take. */
 export const factorScratch = (n: number): number => 2 * NB * n + NB * NB;
 
 /**
@@ -144,6 +144,11 @@ export function choleskyInPlace(
   algebra: Algebra = plainAlgebra,
   scratch: Float64Array = new Float64Array(factorScratch(n)),
 ): number {
+  return toEnd(choleskySteps(a, n, algebra, scratch));
+}
+
+/** Pauses between panels; yields the columns done. */
+function* choleskySteps(a: Float64Array, n: number, algebra: Algebra, scratch: Float64Array): Generator<number, number, void> {
   const upper = 2 * NB * n;
   for (let k0 = 0; k0 < n; k0 += NB) {
     const nb = Math.min(NB, n - k0);
@@ -168,17 +173,13 @@ export function choleskyInPlace(
     solveLower(scratch, upper, nb, scratch, 0, rest, algebra.product);
     for (let i = 0; i < rest; i++) for (let p = 0; p < nb; p++) a[(first + i) * n + k0 + p] = scratch[p * rest + i];
     algebra.lower(a, first * n + first, n, rest, scratch, 0, rest, scratch, 0, rest, nb, -1);
+    yield first;
   }
   return -1;
 }
 
 /** The lower triangle L becomes its inverse in place; the upper triangle is set to zero. Scratch as for `choleskyInPlace`. */
-export function invertLowerInPlace(
-  l: Float64Array,
-  n: number,
-  algebra: Algebra = plainAlgebra,
-  scratch: Float64Array = new Float64Array(factorScratch(n)),
-): void {
+function* invertLowerSteps(l: Float64Array, n: number, algebra: Algebra, scratch: Float64Array): Generator<number, void, void> {
   const { product } = algebra;
   const packed = NB * n;
   const upper = 2 * NB * n;
@@ -201,6 +202,14 @@ export function invertLowerInPlace(
       l.set(scratch.subarray(i * width, i * width + i0 + i + 1), (i0 + i) * n);
       l.fill(0, (i0 + i) * n + i0 + i + 1, (i0 + i + 1) * n);
     }
+    yield width;
+  }
+}
+
+function toEnd<T>(steps: Generator<unknown, T, void>): T {
+  for (;;) {
+    const next = steps.next();
+    if (next.done) return next.value;
   }
 }
 
@@ -215,10 +224,15 @@ export function gptqFactorInPlace(
   algebra: Algebra = plainAlgebra,
   scratch: Float64Array = new Float64Array(factorScratch(n)),
 ): number {
+  return toEnd(gptqFactorSteps(h, n, algebra, scratch));
+}
+
+/** The same with pauses; yields how many of 2 n columns are done. */
+export function* gptqFactorSteps(h: Float64Array, n: number, algebra: Algebra, scratch: Float64Array): Generator<number, number, void> {
   h.reverse();
-  const bad = choleskyInPlace(h, n, algebra, scratch);
+  const bad = yield* choleskySteps(h, n, algebra, scratch);
   if (bad >= 0) return n - 1 - bad;
-  invertLowerInPlace(h, n, algebra, scratch);
+  for (const done of invertLowerSteps(h, n, algebra, scratch)) yield n + done;
   h.reverse();
   return -1;
 }

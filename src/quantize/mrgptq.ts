@@ -5,10 +5,10 @@ import { LowbitError } from "../../formats/core/errors.ts";
 import { dequantize } from "../../formats/core/packed.ts";
 import type { Format, PackedTensor } from "../../formats/core/types.ts";
 import { rtn, type RtnOptions } from "./rtn.ts";
-import { gptq, hessianOf, type GptqOptions, type SteppedQuantizer } from "./gptq.ts";
+import { gptq, hessianOf, type GptqOptions } from "./gptq.ts";
 import { weightMatrix } from "./grid.ts";
 import { hadamardRotation, rotateHessian, rotationOf, type Rotation, type RotationConfig } from "./rotation.ts";
-import { runSteps, type Steps } from "./steps.ts";
+import { runSteps, type SteppedQuantizer, type Steps } from "./steps.ts";
 import type { WeightQuantizer } from "../tensor/quantize.ts";
 import type { Tensor } from "../tensor/tensor.ts";
 

@@ -6,12 +6,12 @@ import type { Format, PackedTensor } from "../../formats/core/types.ts";
 import type { WeightQuantizer } from "../tensor/quantize.ts";
 import type { Tensor } from "../tensor/tensor.ts";
 import type { Linear } from "./equalize.ts";
-import { gptq, hessianOf, type SteppedQuantizer } from "./gptq.ts";
+import { gptq, hessianOf } from "./gptq.ts";
 import { weightMatrix } from "./grid.ts";
 import { gptqFactorInPlace, transposed } from "./linalg.ts";
 import { algebraFor, type AlgebraOptions } from "./simd.ts";
 import { layerStatistics, type AddOptions, type LayerStatistics } from "./statistics.ts";
-import { runSteps, type RunOptions, type Steps } from "./steps.ts";
+import { runSteps, type RunOptions, type SteppedQuantizer, type Steps } from "./steps.ts";
 
 /** What is kept of the inputs of one layer in the float model (x) and in the model quantized so far (y): sums only. */
 export interface DriftStatistics {

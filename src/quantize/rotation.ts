@@ -26,7 +26,14 @@ export interface Rotation extends RotationConfig {
   matrix(): Float64Array<ArrayBuffer>;
 }
 
+/** A backend with a fast Walsh-Hadamard transform of float32 rows, e.g. `await wasm()`. */
+export interface TransformBackend {
+  fwht(x: Float32Array, n: number, scale?: number): Float32Array;
+}
+
 export interface HadamardOptions {
+  /** Transforms Float32Array data there; the results are the same bits. float64 data, and blocks whose power of two is below 4, stay in JavaScript. */
+  readonly backend?: TransformBackend;
   /** Block size; default n. Must divide n. */
   readonly block?: number;
   /** Random signs before the transform, from this seed; default none. */
@@ -78,8 +85,11 @@ export function hadamardRotation(n: number, options: HadamardOptions = {}): Rota
     signs = Float64Array.from({ length: n }, () => (random() < 0.5 ? -1 : 1));
   }
   const scratch = new Float64Array(base);
+  const { backend } = options;
   const transform = (x: Float64Array | Float32Array, inverse: boolean) => {
-    fwht(x, power);
+    // Without a scale: additions in the same order, rounded alike.
+    if (backend && x instanceof Float32Array && power >= 4 && power <= 2 ** 20) backend.fwht(x, power, 1);
+    else fwht(x, power);
     if (matrix !== null)
       for (let at = 0; at < x.length; at += block)
         for (let c = 0; c < power; c++) {
@@ -136,8 +146,8 @@ export function orthogonalRotation(n: number, seed: number): Rotation {
 }
 
 /** The rotation that a recipe records. @throws LowbitError E_FORMAT for a config that is not sound */
-export function rotationOf(config: RotationConfig): Rotation {
-  if (config?.kind === "hadamard") return hadamardRotation(config.n, { block: config.block, seed: config.seed });
+export function rotationOf(config: RotationConfig, options: Pick<HadamardOptions, "backend"> = {}): Rotation {
+  if (config?.kind === "hadamard") return hadamardRotation(config.n, { ...options, block: config.block, seed: config.seed });
   if (config?.kind === "orthogonal" && typeof config.seed === "number") return orthogonalRotation(config.n, config.seed);
   throw new LowbitError(
     "E_FORMAT",

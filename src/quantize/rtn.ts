@@ -2,13 +2,14 @@
 // least squared error (or another norm) instead of the scale of their extreme.
 import { LowbitError } from "../../formats/core/errors.ts";
 import type { Format, Overflow, PackedTensor, Rounding } from "../../formats/core/types.ts";
-import { quantize, type QuantizeOptions, type WeightQuantizer } from "../tensor/quantize.ts";
+import { quantize, type QuantizeOptions } from "../tensor/quantize.ts";
 import type { Tensor } from "../tensor/tensor.ts";
 import { BlockGrid, columnFormat, weightMatrix, type ScaleOptions } from "./grid.ts";
-import { resolveSearch, searchScales, type ScaleSearch } from "./search.ts";
+import { resolveSearch, searchSteps, type ScaleSearch } from "./search.ts";
+import { checkAborted, runSteps, type RunOptions, type SteppedQuantizer, type Steps } from "./steps.ts";
 import { seededRandom } from "./random.ts";
 
-export interface RtnOptions extends ScaleOptions {
+export interface RtnOptions extends ScaleOptions, RunOptions {
   /** Default: scales by the format's rule. */
   readonly search?: ScaleSearch;
   /** Importance of each column along k in the search, e.g. the diagonal of a Hessian. */
@@ -25,48 +26,47 @@ export interface RtnOptions extends ScaleOptions {
  * rounding and overflow modes
  * @example quantize(w, format("int4_b128"), rtn({ search: { method: "mse" } }))
  */
-export function rtn(options: RtnOptions = {}): WeightQuantizer {
-  const { search, columnWeights, seed, ...rest } = options;
+export function rtn(options: RtnOptions = {}): SteppedQuantizer {
+  const { search, columnWeights, seed, signal, onProgress, ...rest } = options;
   if (options.rounding === "stochastic" && seed === undefined)
     throw new TypeError(`rtn: expected a seed with rounding "stochastic", got none. Pass seed, so that the result can be repeated.`);
   if (search) resolveSearch(search);
   if (search && (options.rounding || options.overflow))
     throw new TypeError("rtn: expected a search or a rounding mode, got both. A search rounds to nearest.");
-  return {
-    algorithm: "rtn",
-    quantizeWeight(weight: Tensor, format: Format): PackedTensor {
-      const plain = !options.rounding && !options.overflow;
-      if (!search && plain && format.kind === "block" && (options.rangeRule ?? format.rangeRule) === "gptq") {
-        // This range puts the extreme on a tie: decided with the scale before its rounding, as gptq() does (grid.ts).
-        const w = weightMatrix(weight, "rtn");
-        const grid = new BlockGrid(columnFormat(format, `rtn with rangeRule "gptq"`), w.rows, w.k, rest);
-        grid.fill(w.data);
-        return grid.pack(grid.quantizeAll(w.data), w.shape, { version: 1, algorithm: "rtn", ...scaleRecipe(format, rest) });
-      }
-      if (!search) {
-        const core: QuantizeOptions = { ...rest, ...(seed === undefined ? {} : { random: seededRandom(seed) }) };
-        const packed = quantize(weight, format, core);
-        return seed === undefined ? packed : { ...packed, recipe: { ...packed.recipe, seed } };
-      }
-      const target = columnFormat(format, "rtn with a search");
-      if (target.kind !== "block")
-        throw new LowbitError(
-          "E_UNSUPPORTED",
-          `rtn search: expected a format with scales, got ${format.name}. Leave the search out, or use a scaled form of it.`,
-        );
+  const steps = function* (weight: Tensor, format: Format): Steps<PackedTensor> {
+    checkAborted(signal, "rtn");
+    const plain = !options.rounding && !options.overflow;
+    if (!search && plain && format.kind === "block" && (options.rangeRule ?? format.rangeRule) === "gptq") {
+      // This range puts the extreme on a tie: decided with the scale before its rounding, as gptq() does (grid.ts).
       const w = weightMatrix(weight, "rtn");
-      const grid = new BlockGrid(target, w.rows, w.k, rest);
+      const grid = new BlockGrid(columnFormat(format, `rtn with rangeRule "gptq"`), w.rows, w.k, rest);
       grid.fill(w.data);
-      searchScales(grid, w.data, 0, w.k, search, columnWeights ?? null);
-      const codes = grid.quantizeAll(w.data);
-      return grid.pack(codes, w.shape, {
-        version: 1,
-        algorithm: "rtn",
-        ...scaleRecipe(target, rest),
-        search: { ...resolveSearch(search), weighted: columnWeights !== undefined },
-      });
-    },
+      return grid.pack(grid.quantizeAll(w.data), w.shape, { version: 1, algorithm: "rtn", ...scaleRecipe(format, rest) });
+    }
+    if (!search) {
+      const core: QuantizeOptions = { ...rest, ...(seed === undefined ? {} : { random: seededRandom(seed) }) };
+      const packed = quantize(weight, format, core);
+      return seed === undefined ? packed : { ...packed, recipe: { ...packed.recipe, seed } };
+    }
+    const target = columnFormat(format, "rtn with a search");
+    if (target.kind !== "block")
+      throw new LowbitError(
+        "E_UNSUPPORTED",
+        `rtn search: expected a format with scales, got ${format.name}. Leave the search out, or use a scaled form of it.`,
+      );
+    const w = weightMatrix(weight, "rtn");
+    const grid = new BlockGrid(target, w.rows, w.k, rest);
+    grid.fill(w.data);
+    yield* searchSteps(grid, w.data, 0, w.k, search, columnWeights ?? null);
+    const codes = grid.quantizeAll(w.data);
+    return grid.pack(codes, w.shape, {
+      version: 1,
+      algorithm: "rtn",
+      ...scaleRecipe(target, rest),
+      search: { ...resolveSearch(search), weighted: columnWeights !== undefined },
+    });
   };
+  return { algorithm: "rtn", steps, quantizeWeight: (weight, format) => runSteps(steps(weight, format), { signal, onProgress }) };
 }
 
 /** The rules in force, for recipes. */

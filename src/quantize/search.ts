@@ -4,6 +4,7 @@
 import type { NumberFormat } from "../../formats/core/types.ts";
 import { affineParams } from "../tensor/scales.ts";
 import type { BlockGrid } from "./grid.ts";
+import { runSteps, type Steps } from "./steps.ts";
 
 export interface ScaleSearch {
   readonly method: "mse";
@@ -84,6 +85,22 @@ export function searchScales(
   search: ScaleSearch,
   columnWeights: Float64Array | null = null,
 ): void {
+  runSteps(searchSteps(grid, weights, from, width, search, columnWeights));
+}
+
+/** Cells between two pauses. */
+const PAUSE = 4096;
+
+/** The same with pauses. */
+export function* searchSteps(
+  grid: BlockGrid,
+  weights: Float64Array,
+  from: number,
+  width: number,
+  search: ScaleSearch,
+  columnWeights: Float64Array | null = null,
+  layer?: string,
+): Steps<void> {
   const { block, cells, rows, element } = grid;
   if (block === null) return;
   const { norm, grid: steps, maxShrink, maxGrow } = resolveSearch(search);
@@ -95,8 +112,11 @@ export function searchScales(
   const w = columnWeights ? new Float64Array(room) : null;
   const firstGroup = grid.groupOf(from);
   const groups = Math.ceil(width / cells.k);
+  let visited = 0;
   for (let r0 = 0; r0 < cells.gridRows; r0++)
     for (let g = 0; g < groups; g++) {
+      if (++visited % PAUSE === 0)
+        yield { stage: "search", done: visited, total: cells.gridRows * groups, ...(layer === undefined ? {} : { layer }) };
       const cell = r0 * cells.gridK + firstGroup + g;
       let n = 0;
       let min = 0;

@@ -1,5 +1,8 @@
 // Long work in steps: a generator that yields its progress between blocks, driven at once or with pauses for the event loop.
 import { LowbitError } from "../../formats/core/errors.ts";
+import type { Format, PackedTensor } from "../../formats/core/types.ts";
+import type { WeightQuantizer } from "../tensor/quantize.ts";
+import type { Tensor } from "../tensor/tensor.ts";
 
 export interface Progress {
   /** What is being done, e.g. "gptq". */
@@ -18,6 +21,11 @@ export interface RunOptions {
 }
 
 export type Steps<T> = Generator<Progress, T, void>;
+
+/** A quantizer whose work can be driven step by step. */
+export interface SteppedQuantizer extends WeightQuantizer {
+  steps(weight: Tensor, format: Format): Steps<PackedTensor>;
+}
 
 /** @throws LowbitError E_ABORTED with the reason as cause */
 export function checkAborted(signal: AbortSignal | undefined, what: string): void {

@@ -265,8 +265,22 @@ test("errors: what was expected, for which layer, and never round-to-nearest in 
   expect(run(singular as never, { damp: 0 }).recipe.dampUsed as number).toBeGreaterThan(0);
   expect(() => run(new Float64Array(k * k) as never)).toThrow(/fc1.*dead inputs/);
   expect(() => run(new Float64Array(9) as never)).toThrow(/256|16 x 16/);
-  expect(() => run(new Float64Array(k * k).fill(NaN) as never)).toThrow(/E_CALIBRATION|finite diagonal/);
+  expect(() => run(new Float64Array(k * k).fill(NaN) as never)).toThrow(/finite numbers, got NaN/);
+  const spot = new Float64Array(k * k);
+  for (let j = 0; j < k; j++) spot[j * k + j] = j === 3 ? -1 : 1;
+  expect(() => run(spot as never)).toThrow(/fc1.*finite diagonal entries >= 0, got -1 at 3/);
   expect(() => run(undefined as never)).toThrow(TypeError);
+  // One triangle alone would be a diagonal matrix to the factor, and round-to-nearest in silence.
+  const whole = statistics(inputs("ar", 99, k, 1), k).hessian!;
+  for (const upper of [true, false]) {
+    const half = whole.map((v, i) => ((upper ? Math.floor(i / k) > i % k : Math.floor(i / k) < i % k) ? 0 : v));
+    expect(() => run(half as never)).toThrow(/fc1.*symmetric/);
+  }
+  const spoiled = whole.slice();
+  spoiled[3 * k + 1] = NaN;
+  expect(() => run(spoiled as never)).toThrow(/fc1.*symmetric matrix of finite numbers, got NaN at \[3, 1\]/);
+  // float32 rounding on one side is no asymmetry.
+  expect(run(whole.map((v, i) => (Math.floor(i / k) > i % k ? Math.fround(v) : v)) as never).recipe.dampUsed).toBe(0.01);
   const few = layerStatistics(k);
   few.add(inputs("iid", 1, k, 1));
   expect(() => run(few.finish() as never)).toThrow(/at least 2 calibration tokens for 16 inputs, got 1/);

@@ -2,7 +2,7 @@
 // kurtosis 1203 -> 75.8 / 38.3 / 10.1 / 2.98 for blocks of 16, 32, 128, 4096).
 import { expect, test } from "vitest";
 import { format } from "../../formats/index.ts";
-import { dequantize, quantize, tensor } from "../../src/index.ts";
+import { dequantize, quantize, tensor, wasm } from "../../src/index.ts";
 import type { BlockFormat } from "../../src/index.ts";
 import {
   dequantizeOriginal,
@@ -149,3 +149,27 @@ test("mrgptq: the value in the original basis approximates the weight, and beats
     /multiple of the format's block of 64, got 96/,
   );
 });
+
+test("float32 transforms on the WebAssembly backend are the same bits", async () => {
+  const backend = await wasm();
+  const rng = random(3);
+  for (const [n, block] of [[64, 64], [768, 768], [768, 96], [40, 40], [12, 12], [8192, 4096]]) {
+    const x = Float32Array.from({ length: 3 * n }, () => rng.normal() * 2 ** (rng.integer(20) - 10));
+    const [plain, fast] = [hadamardRotation(n, { block, seed: 4 }), hadamardRotation(n, { block, seed: 4, backend })];
+    const [a, b] = [x.slice(), x.slice()];
+    plain.apply(a);
+    fast.apply(b);
+    expect(b).toEqual(a);
+    plain.applyInverse(a);
+    rotationOf({ kind: "hadamard", n, block, seed: 4 }, { backend }).applyInverse(b);
+    expect(b).toEqual(a);
+    // float64 stays float64.
+    const d = Float64Array.from(x);
+    fast.apply(d);
+    plain.applyInverse(d);
+    let worst = 0;
+    for (let i = 0; i < d.length; i++) worst = Math.max(worst, Math.abs(d[i] - x[i]));
+    expect(worst).toBeLessThan(1e-10);
+  }
+  backend.dispose();
+}); // prettier-ignore

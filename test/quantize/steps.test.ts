@@ -2,7 +2,19 @@
 import { expect, test } from "vitest";
 import { format, mxfp4 } from "../../formats/index.ts";
 import { quantize, tensor } from "../../src/index.ts";
-import { adaround, awq, gptq, layerStatistics, mrgptq, runStepsAsync, seededRandom, gaussian } from "../../src/quantize/index.ts";
+import {
+  adaround,
+  advise,
+  awq,
+  gptq,
+  hqq,
+  layerStatistics,
+  mrgptq,
+  rtn,
+  runStepsAsync,
+  seededRandom,
+  gaussian,
+} from "../../src/quantize/index.ts";
 import { gaussianWeights, inputs } from "../helpers/layers.ts";
 
 const k = 128;
@@ -38,6 +50,32 @@ test("a signal from a timer stops the work", async () => {
   const before = new AbortController();
   before.abort();
   await expect(runStepsAsync(cases[0].q.steps(t, cases[0].f), { signal: before.signal })).rejects.toMatchObject({ code: "E_ABORTED" });
+});
+
+test("scale searches, HQQ and the factor of a large Hessian pause, report and stop too", async () => {
+  const many = tensor(gaussianWeights(600, 128, 3), [600, 128]);
+  const fine = format("uint4_b16_zp");
+  const wide = new Float64Array(1152 * 1152);
+  for (let i = 0; i < 1152; i++) for (let j = 0; j < 1152; j++) wide[i * 1152 + j] = 0.9 ** Math.abs(i - j);
+  const stopped = [
+    { stage: "search", t: many, f: fine, make: (o: object) => rtn({ search: { method: "mse", grid: 4 }, ...o }) },
+    { stage: "hqq", t: many, f: fine, make: (o: object) => hqq({ iterations: 2, ...o }) },
+    { stage: "gptq factor", t: tensor(gaussianWeights(2, 1152, 4), [2, 1152]), f: format("int4_b64"), make: (o: object) => gptq({ hessian: wide, ...o }) },
+  ]; // prettier-ignore
+  for (const { stage, t: weight, f, make } of stopped) {
+    const stages = new Set<string>();
+    const whole = quantize(weight, f, make({ onProgress: (p: { stage: string }) => stages.add(p.stage) }));
+    expect(stages.has(stage), stage).toBe(true);
+    expect(await runStepsAsync(make({}).steps(weight, f), { sliceMs: 0 })).toEqual(whole);
+    const controller = new AbortController();
+    const stop = (p: { stage: string }) => p.stage === stage && controller.abort();
+    expect(() => quantize(weight, f, make({ signal: controller.signal, onProgress: stop }))).toThrow(/E_ABORTED|abort signal/);
+    expect(() => quantize(weight, f, make({ signal: AbortSignal.abort() })), stage).toThrow(expect.objectContaining({ code: "E_ABORTED" }));
+  }
+  const seen: number[] = [];
+  advise(many, [mxfp4, fine], { onProgress: (p) => seen.push(p.done) });
+  expect(seen).toEqual([0, 1]);
+  expect(() => advise(many, [mxfp4], { signal: AbortSignal.abort() })).toThrow(expect.objectContaining({ code: "E_ABORTED" }));
 });
 
 test("seeded numbers repeat, are uniform and Gaussian", () => {
