@@ -12,7 +12,7 @@ const arch = (spec: { readonly relaxed: boolean }): string => (spec.relaxed ? "w
 export function gemmName(spec: GemmSpec, weight: string): string {
   const path = spec.planes.length === 2 ? "planes" : spec.planes[0].table === null ? "lattice" : "swizzle";
   const op = spec.mr === 1 ? "gemv" : "gemm";
-  return `a${spec.activationBits}_${weightWord(weight)}_${op}_${spec.mr}x${4 * spec.nv}__${arch(spec)}_${path}_${spec.style}`;
+  return `a${spec.activationBits}_${weightWord(weight)}_${op}_${spec.mr}x${4 * spec.nv}__${arch(spec)}_${path}_${spec.style}${spec.panel ? "_panel" : ""}`;
 }
 
 export function floatName(spec: FloatSpec, weight: string): string {

@@ -10,7 +10,7 @@ import { codecModule } from "./wasm/codec.ts";
 import { planExpr } from "./wasm/expr.ts";
 import { floatModule, type FloatDecode, type FloatSpec } from "./wasm/float.ts";
 import { hadamardModule } from "./wasm/hadamard.ts";
-import { int8Module } from "./wasm/int8.ts";
+import { INT8_ROWS, int8Module } from "./wasm/int8.ts";
 import { lutModule, type LutSpec } from "./wasm/lut.ts";
 import { gemmModule, paddedGroup, type GemmSpec } from "./wasm/gemm.ts";
 import { codecShaderName, decodeShader, encodeShader } from "./wgsl/codec.ts";
@@ -73,6 +73,7 @@ function* gemmVariants(): Iterable<KernelVariant> {
               add: offset === "add",
               mr,
               nv,
+              panel: false,
               shared: false,
             };
             const variant = (s: GemmSpec, weight: string): KernelVariant => ({
@@ -81,9 +82,12 @@ function* gemmVariants(): Iterable<KernelVariant> {
               build: () => gemmModule(s),
             });
             yield variant(spec, `w${bits}b32${offset === "none" ? "" : offset}`);
+            if (mr > 1) yield variant({ ...spec, panel: true }, `w${bits}b32${offset === "none" ? "" : offset}`);
             if (bits === 4 && offset !== "doubled") {
               yield variant({ ...spec, planes: [table(63)] }, `t4b32${offset === "none" ? "" : offset}`);
-              yield variant({ ...spec, planes: [table(255), table(255)] }, `tt4b32${offset === "none" ? "" : offset}`);
+              const two = { ...spec, planes: [table(255), table(255)] };
+              yield variant(two, `tt4b32${offset === "none" ? "" : offset}`);
+              if (mr > 1) yield variant({ ...two, panel: true }, `tt4b32${offset === "none" ? "" : offset}`);
             }
           }
 }
@@ -129,7 +133,7 @@ function* floatVariants(): Iterable<KernelVariant> {
 function* int8Variants(): Iterable<KernelVariant> {
   for (const style of ["simd", "dot"] as const)
     for (const unsigned of [false, true])
-      for (let mr = 1; mr <= 4; mr++) {
+      for (let mr = 1; mr <= INT8_ROWS[style]; mr++) {
         const spec = { style, unsigned, mr, shared: false };
         const name = `${unsigned ? "u" : "a"}8_s32_int8_gemm_${mr}x8__${style === "dot" ? "wasmrelaxedsimd" : "wasmsimd"}_${style}`;
         yield { name, relaxed: style === "dot", build: () => int8Module(spec) };

@@ -20,6 +20,9 @@ export interface ActivationSpec {
   readonly shared: boolean;
 }
 
+/** 1.5 * 2^23: a float32 of this size holds integers only. */
+const ROUND = 12582912;
+
 /** Module with quantize(x, header, data, groups): one row; `header` = record + 4 r, `data` = record + r * quad bytes. */
 export function activationModule(spec: ActivationSpec): Uint8Array<ArrayBuffer> {
   const record = activationRecord(spec);
@@ -31,20 +34,28 @@ export function activationModule(spec: ActivationSpec): Uint8Array<ArrayBuffer> 
     const [end, at, out, lowSum, highSum] = f.locals("i32", 5);
     const [amax, q, low, high, sums, highSums, scale4] = f.locals("v128", 7);
     const scale = f.local("f32");
-    const across = (name: string, type: string, v: typeof amax): Emit =>
-      [0, 1, 2, 3].map((i): Emit => f.lane(`${type}x4.extract_lane`, i, v)).reduce((a, b) => f.op(name, a, b));
+    const total4 = (v: typeof amax): Emit =>
+      [0, 1, 2, 3].map((i): Emit => f.lane("i32x4.extract_lane", i, v)).reduce((a, b) => f.op("i32.add", a, b));
     f.while(f.op("i32.gt_s", groups, f.i32(0)), () => {
       f.set(end, f.op("i32.add", x, f.i32(4 * group)));
       f.set(amax, f.v128f32(0));
       f.set(at, x);
       f.doWhile(
         () => {
-          f.set(amax, f.op("f32x4.max", amax, f.op("f32x4.abs", f.load("v128.load", at))));
+          // magnitudes compare as integers, NaN above infinity above the rest
+          f.set(amax, f.op("i32x4.max_u", amax, f.op("f32x4.abs", f.load("v128.load", at))));
           f.bump(at, 16);
         },
         f.op("i32.lt_u", at, end),
       );
-      f.set(scale, f.op("f32.div", across("f32.max", "f32", amax), f.f32(max)));
+      for (const lanes of [
+        [2, 3, 0, 1],
+        [1, 0, 3, 2],
+      ]) {
+        const bytes = lanes.flatMap((lane) => [0, 1, 2, 3].map((b) => 4 * lane + b));
+        f.set(amax, f.op("i32x4.max_u", amax, f.shuffle(bytes, amax, amax)));
+      }
+      f.set(scale, f.op("f32.div", f.lane("f32x4.extract_lane", 0, amax), f.f32(max)));
       f.set(scale4, f.op("f32x4.splat", scale));
       f.set(sums, f.v128i32(0));
       f.set(highSums, f.v128i32(0));
@@ -52,9 +63,13 @@ export function activationModule(spec: ActivationSpec): Uint8Array<ArrayBuffer> 
       f.set(out, data);
       f.doWhile(
         () => {
-          // 0 / 0 is NaN and becomes code 0; a subnormal scale may be short of bits, so codes are clamped
-          f.set(q, f.op("i32x4.trunc_sat_f32x4_s", f.op("f32x4.nearest", f.op("f32x4.div", f.load("v128.load", at), scale4))));
-          f.set(q, f.op("i32x4.max_s", f.op("i32x4.min_s", q, f.constant("max", f.v128i32(max))), f.constant("min", f.v128i32(-max))));
+          // 0 / 0 is NaN and becomes code 0; a subnormal scale may be short of bits, so codes are clamped. Adding 1.5 * 2^23 rounds to even like `nearest`
+          // and leaves the integer in the low bits.
+          f.set(q, f.op("f32x4.div", f.load("v128.load", at), scale4));
+          f.set(q, f.op("v128.and", q, f.op("f32x4.eq", q, q)));
+          f.set(q, f.op("f32x4.pmin", f.constant("max", f.v128f32(max)), q));
+          f.set(q, f.op("f32x4.pmax", f.constant("min", f.v128f32(-max)), q));
+          f.set(q, f.op("i32x4.sub", f.op("f32x4.add", q, f.constant("round", f.v128f32(ROUND))), f.constant("round", f.v128f32(ROUND))));
           const bytesOf = (v: typeof q): Emit => {
             const words = f.op("i16x8.narrow_i32x4_s", v, v);
             return f.lane("i32x4.extract_lane", 0, f.op("i8x16.narrow_i16x8_s", words, words));
@@ -83,8 +98,8 @@ export function activationModule(spec: ActivationSpec): Uint8Array<ArrayBuffer> 
         },
         f.op("i32.lt_u", at, end),
       );
-      f.set(lowSum, across("i32.add", "i32", sums));
-      f.set(highSum, across("i32.add", "i32", highSums));
+      f.set(lowSum, total4(sums));
+      f.set(highSum, total4(highSums));
       const total = f.op("i32.add", lowSum, f.op("i32.shl", highSum, f.i32(8)));
       f.store("f32.store", header, 0, scale);
       f.store("i32.store", header, 4 * mr, f.op("i32.mul", spec.totals ? total : lowSum, f.i32(spec.factor)));

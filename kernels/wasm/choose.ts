@@ -2,17 +2,18 @@
 import { integerRefusal } from "../activations.ts";
 import type { WeightSource } from "../weight.ts";
 import type { WasmFeatures } from "./features.ts";
-import { zipsPlanes, type DotStyle, type GemmSpec } from "./gemm.ts";
+import { fieldLayout } from "./fields.ts";
+import type { DotStyle, GemmSpec } from "./gemm.ts";
+import { zipsPlanes } from "./operands.ts";
 import { offsetParts, packedShape, type PackedShape } from "./pack.ts";
+import { tileRows } from "./tiles.ts";
 import { latticePlan, tablePlan, type DotPlan } from "./plan.ts";
 
 export interface DotChoice {
   readonly plan: DotPlan;
   readonly shape: PackedShape;
-  /** For a tile of `mr` activation rows. */
-  spec(mr: number): GemmSpec;
-  /** Rows per tile for a product of m rows. */
-  rows(m: number): number;
+  /** For a product of m rows of activations. */
+  spec(m: number): GemmSpec;
   readonly reasons: readonly string[];
 }
 
@@ -68,7 +69,7 @@ export function chooseDot(source: WeightSource, options: DotOptions): DotChoice 
   const shape = packedShape(source, plan);
   const parts = offsetParts(source, plan);
   const chosen = style(plan, options.features);
-  const spec = (mr: number): GemmSpec => ({
+  const tile = (mr: number, panel: boolean): GemmSpec => ({
     style: chosen.style,
     relaxed: options.features.relaxed,
     activationBits: options.activationBits,
@@ -80,9 +81,10 @@ export function chooseDot(source: WeightSource, options: DotOptions): DotChoice 
     ...parts,
     mr,
     nv: mr === 1 ? 4 : 2,
+    panel: panel && mr > 1,
     shared: options.shared,
   });
-  const one = spec(1);
+  const one = tile(1, false);
   const accumulators = zipsPlanes(one)
     ? 2
     : chosen.style === "simd"
@@ -98,5 +100,10 @@ export function chooseDot(source: WeightSource, options: DotOptions): DotChoice 
         : "table of at most 16 values as 7-bit fixed point, on request",
     chosen.reason,
   ];
-  return { plan, shape, spec, rows: (m) => Math.min(most, Math.max(1, m)), reasons };
+  // operands from tables or joined pieces are worth decoding once per block from two tiles on; plain fields where the products leave no room for it
+  const layout = fieldLayout(plan.bits);
+  const costly = plan.planes.some((plane) => plane.table !== null) || layout.pieces.flat().length > layout.quads;
+  const panelFrom = costly ? 8 : chosen.style === "dot" ? Infinity : 64;
+  const spec = (m: number): GemmSpec => tile(tileRows(m, most), m >= panelFrom);
+  return { plan, shape, spec, reasons };
 }

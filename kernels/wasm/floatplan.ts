@@ -3,6 +3,7 @@
 import { groupSpan } from "../activations.ts";
 import type { WeightSource } from "../weight.ts";
 import { floatPeriod, floatRecord, type FloatDecode, type FloatSpec } from "./float.ts";
+import { tileRows } from "./tiles.ts";
 import { latticePlan } from "./plan.ts";
 
 export interface FloatPlan {
@@ -187,6 +188,5 @@ export function floatSpec(plan: FloatPlan, mr: number, relaxed: boolean, shared:
 
 /** Rows per tile: one row is fused; 6 x 8 with fused multiply-add, 2 x 16 otherwise (a product needs a register of its own). */
 export function floatRows(m: number, relaxed: boolean): number {
-  if (m <= 2 || !relaxed) return Math.min(2, m);
-  return Math.min(6, m);
+  return tileRows(m, m <= 2 || !relaxed ? 2 : 6);
 }

@@ -1,8 +1,9 @@
 // Matrix products on integer operands: C[M,N] += A[M,K] * W[N,K]^T, activations as one or two int8 planes (or int16), weights as fields of
 // 1..8 bits with block scales. One generator prints GEMV (MR = 1, 16 rows of W at once) and GEMM tiles (MR x 8 rows). The layout is
 // docs/adding-a-kernel.md's "row block": 16 rows of W x one group of k, then that group's scales, zero points and addends, one stream.
-import { ModuleBuilder, type Emit, type FunctionBuilder, type FunctionRef, type Local } from "./asm.ts";
-import { fieldLayout, type Piece } from "./fields.ts";
+import { ModuleBuilder, type Emit, type FunctionBuilder, type FunctionRef, type Local, type Operand } from "./asm.ts";
+import { fieldLayout } from "./fields.ts";
+import { operandVectors, panelBytes, quadDecoder, writeUnpack, zipsPlanes } from "./operands.ts";
 
 /**
  * The inner product. `dot`: relaxed dot with i32 accumulation (one instruction where the CPU has VNNI or sdot). `madd16`: relaxed dot to i16
@@ -31,6 +32,8 @@ export interface GemmSpec {
   readonly mr: number;
   /** Row vectors per tile: 4 (all 16 rows) or 2. */
   readonly nv: 2 | 4;
+  /** Operands are decoded once per block into a panel that all tiles read: for products of several tiles (mr > 1). */
+  readonly panel: boolean;
   readonly shared: boolean;
 }
 
@@ -84,69 +87,6 @@ function orders(activationPlanes: number, weightPlanes: number, radix: number): 
   return { factors, index: (pa, pw) => factors.indexOf(factor(pa, pw)) };
 }
 
-/** Decodes fields of one quad from the weight stream. */
-class Decoder {
-  readonly #f: FunctionBuilder;
-  readonly #spec: GemmSpec;
-
-  constructor(f: FunctionBuilder, spec: GemmSpec) {
-    this.#f = f;
-    this.#spec = spec;
-  }
-
-  mask8(value: number): Local {
-    return this.#f.constant(`i8 ${value}`, this.#f.v128i8(value));
-  }
-
-  mask16(value: number): Local {
-    return this.#f.constant(`i16 ${value}`, this.#f.v128i16(value));
-  }
-
-  #piece(piece: Piece, vector: Emit): Emit {
-    const f = this.#f;
-    const shift = piece.from - piece.to;
-    const shifted = shift === 0 ? vector : shift > 0 ? f.op("i16x8.shr_u", vector, f.i32(shift)) : f.op("i16x8.shl", vector, f.i32(-shift));
-    if (piece.bits === 8) return shifted;
-    return f.op("v128.and", shifted, this.mask8(((1 << piece.bits) - 1) << piece.to));
-  }
-
-  /** Field bytes of a quad: pieces, joined. */
-  field(pieces: readonly Piece[], vector: (index: number) => Emit): Emit {
-    return pieces.map((piece) => this.#piece(piece, vector(piece.vector))).reduce((a, b) => this.#f.op("v128.or", a, b));
-  }
-
-  /** Operand bytes of plane `pw` from field bytes. */
-  operand(pw: number, field: Local | Emit): Local | Emit {
-    const given = this.#spec.planes[pw].table;
-    if (given === null) return field;
-    const f = this.#f;
-    const table = pw === 1 && zipsPlanes(this.#spec) ? given.map((byte) => byte ^ 128) : given;
-    return f.op(this.#spec.relaxed ? "i8x16.relaxed_swizzle" : "i8x16.swizzle", f.constant(`table ${pw}`, f.v128(table)), field);
-  }
-
-  /** Even (half 0) or odd (half 1) bytes as i16 lanes. */
-  half(bytes: Local | Emit, half: number): Emit {
-    const f = this.#f;
-    return half === 0 ? f.op("v128.and", bytes, this.mask16(0xff)) : f.op("i16x8.shr_u", bytes, f.i32(8));
-  }
-
-  /** The same from a field of one piece and no table, with one mask for both steps. */
-  halfOfField(piece: Piece, vector: Emit, half: number): Emit {
-    const f = this.#f;
-    const shift = piece.from + 8 * half;
-    const shifted = shift === 0 ? vector : f.op("i16x8.shr_u", vector, f.i32(shift));
-    return shift + piece.bits === 16 ? shifted : f.op("v128.and", shifted, this.mask16((1 << piece.bits) - 1));
-  }
-}
-
-/**
- * i16 products: the two planes of a table are zipped to signed i16 operands where activations have 8 bits (16-bit ones would overflow i32;
- * there the planes stay apart). The shift is then in the sign of the high byte, and an accumulator holds k in pairs, two rows of W at once.
- */
-export function zipsPlanes(spec: Pick<GemmSpec, "style" | "activationBits" | "planes">): boolean {
-  return spec.style === "simd" && spec.planes.length === 2 && spec.activationBits === 8;
-}
-
 /** The factor of the activation sum in a record's corrections: see `activations.ts`. */
 export function correctionFactor(spec: GemmSpec, shift: number): number {
   if (spec.zeroPoint) return -1;
@@ -168,8 +108,8 @@ function writeTile(f: FunctionBuilder, spec: GemmSpec): void {
   const inRegisters = mr === 1;
   // a loop over periods keeps code short: V8 11 schedules long blocks of i16 products into spills
   const rolled = style === "simd" && quads > layout.quads;
-  const decoder = new Decoder(f, spec);
   const [a, w, z, c, ldc, groups] = [0, 1, 2, 3, 4, 5].map((i) => f.param(i));
+  const panel = spec.panel ? f.param(6) : null;
   const [wAt, aAt] = rolled ? f.locals("i32", 2) : [w, a];
   const left = f.local("i32");
 
@@ -183,15 +123,24 @@ function writeTile(f: FunctionBuilder, spec: GemmSpec): void {
   const acc = tileOf();
   const part = style === "madd16" ? tileOf() : acc;
   const sums = inRegisters ? f.locals("v128", nv) : [];
-  const field = f.local("v128");
-  const held = f.local("v128");
-  const operands = Array.from({ length: nv }, () => f.locals("v128", style === "simd" ? 2 * weightPlanes : weightPlanes));
+  const vectors = operandVectors(spec);
+  const operandsOf = (): Local[][] => Array.from({ length: nv }, () => f.locals("v128", vectors));
+  let operands = operandsOf();
+  // both quads of a period are decoded from one load, where there are registers for it
+  const joined =
+    !inRegisters && style !== "simd" && weightPlanes === 1 && nv === 2 && layout.vectors === 1 && layout.quads === 2 && !spec.panel;
+  const pairs = joined ? [operands, operandsOf()] : [];
   const splats = f.locals("v128", 2);
   // activations of one row that stay in registers over the row vectors of a period, where there are few
   const words = zipped ? 1 : style === "simd" ? 2 : activationPlanes;
   const kept = inRegisters && layout.quads * words <= 4 ? f.locals("v128", layout.quads * words) : null;
 
-  const correction = (r: number, plane: number): Emit => f.load("v128.load32_splat", a, 4 * mr * (1 + plane) + 4 * r);
+  // several rows: the scales of a record and the corrections of a row are loaded once per group
+  const scales = inRegisters ? null : f.locals("v128", nv);
+  const ownCorrections = style !== "madd16" ? null : f.locals("v128", activationPlanes);
+  let inEpilogue = false;
+  const correction = (r: number, plane: number): Emit =>
+    inEpilogue && ownCorrections !== null ? f.get(ownCorrections[plane]) : f.load("v128.load32_splat", a, 4 * mr * (1 + plane) + 4 * r);
   /** Start value of an i32 accumulator: the activation sum times the shift of the weights, or zero. */
   const start = (r: number, index: number): Emit | Local => {
     if (!spec.zeroPoint && !spec.doubled)
@@ -210,56 +159,27 @@ function writeTile(f: FunctionBuilder, spec: GemmSpec): void {
   const started = new Set<Local>();
   const pendingOf = new Array<number>(nv).fill(0);
   const flushed = new Array<boolean>(nv).fill(false);
+  /** The i32 sum of an accumulator so far. */
+  const widened = (r: number, j: number, i: number): Emit | Local => {
+    const before = flushed[j] ? acc[r][j][i] : start(r, i);
+    if (pendingOf[j] === 0) return before;
+    return f.op("i32x4.add", f.op("i32x4.extadd_pairwise_i16x8_s", part[r][j][i]), before);
+  };
   const flush = (j: number): void => {
-    if (pendingOf[j] === 0) return;
     for (let r = 0; r < mr; r++)
       for (let i = 0; i < order.factors.length; i++) {
-        const wide = f.op("i32x4.extadd_pairwise_i16x8_s", part[r][j][i]);
-        f.set(acc[r][j][i], f.op("i32x4.add", wide, flushed[j] ? acc[r][j][i] : start(r, i)));
+        f.set(acc[r][j][i], widened(r, j, i));
         started.delete(part[r][j][i]);
       }
     flushed[j] = true;
     pendingOf[j] = 0;
   };
 
-  const decodeQuad = (base: number, q: number, j: number): void => {
-    const vector = (index: number): Emit => {
-      const load = f.load("v128.load", wAt, base + index * 64 + 16 * j);
-      // tiles of several rows have no register to spare: they load the vector again
-      if (layout.vectors > 1 || !inRegisters) return load;
-      return q === 0 ? f.tee(held, load) : f.get(held);
-    };
-    const pieces = layout.pieces[q];
-    const out = operands[j];
-    if (style === "simd" && spec.planes.length === 1 && spec.planes[0].table === null && pieces.length === 1) {
-      const first = vector(pieces[0].vector);
-      f.set(out[0], decoder.halfOfField(pieces[0], first, 0));
-      const again = layout.vectors === 1 && inRegisters ? f.get(held) : first;
-      f.set(out[1], decoder.halfOfField(pieces[0], again, 1));
-      return;
-    }
-    const bytes = decoder.field(pieces, vector);
-    if (style !== "simd" && weightPlanes === 1) {
-      f.set(out[0], decoder.operand(0, bytes));
-      return;
-    }
-    f.set(field, bytes);
-    if (style !== "simd") {
-      for (let pw = 0; pw < weightPlanes; pw++) f.set(out[pw], decoder.operand(pw, field));
-      return;
-    }
-    if (zipped) {
-      const [low, high] = splats;
-      f.set(low, decoder.operand(0, field));
-      f.set(high, decoder.operand(1, field));
-      f.set(out[0], f.shuffle([0, 16, 1, 17, 2, 18, 3, 19, 4, 20, 5, 21, 6, 22, 7, 23], low, high));
-      f.set(out[1], f.shuffle([8, 24, 9, 25, 10, 26, 11, 27, 12, 28, 13, 29, 14, 30, 15, 31], low, high));
-      return;
-    }
-    for (let pw = 0; pw < weightPlanes; pw++) {
-      f.set(splats[0], decoder.operand(pw, field));
-      for (let half = 0; half < 2; half++) f.set(out[2 * pw + half], decoder.half(splats[0], half));
-    }
+  const decode = spec.panel ? null : quadDecoder(f, spec, wAt, inRegisters || joined);
+  /** Operands of quad q of the period at w + `base`, which is quad `at` of the panel. */
+  const readQuad = (base: number, q: number, at: number, j: number): void => {
+    if (decode !== null) decode(base, q, j, operands[j]);
+    else operands[j].forEach((local, i) => f.set(local, f.load("v128.load", panel!, ((4 * at + j) * vectors + i) * 16)));
   };
 
   /** The activation word `index` of a quad, in a register: loaded at the first row vector, or anew where registers are short. */
@@ -297,7 +217,7 @@ function writeTile(f: FunctionBuilder, spec: GemmSpec): void {
   };
 
   const epilogue = (r: number, j: number): void => {
-    const t = acc[r][j];
+    const t = style === "madd16" ? acc[r][j].map((_, i) => widened(r, j, i)) : acc[r][j];
     let total: Emit | Local = t[0];
     const asInteger = zipped || t.length === 1 || (t.length === 2 && style !== "simd");
     if (zipped) {
@@ -317,12 +237,12 @@ function writeTile(f: FunctionBuilder, spec: GemmSpec): void {
         order.factors
           .map((factor, i): Emit => f.op("f32x4.mul", f.op("f32x4.convert_i32x4_s", t[i]), f.constant(`f32 ${factor}`, f.v128f32(factor))))
           .reduce((x, y) => f.op("f32x4.add", x, y));
-    const product = f.op("f32x4.mul", converted, splats[0]);
-    const scale = f.load("v128.load", w, record.codes + 16 * j);
+    // the product of the two scales does not wait for the inner product
+    const scale = f.op("f32x4.mul", splats[0], scales === null ? f.load("v128.load", w, record.codes + 16 * j) : scales[j]);
     const before = inRegisters ? f.get(sums[j]) : f.load("v128.load", rows[r], 16 * j);
     let next = spec.relaxed
-      ? f.op("f32x4.relaxed_madd", product, scale, before)
-      : f.op("f32x4.add", f.op("f32x4.mul", product, scale), before);
+      ? f.op("f32x4.relaxed_madd", converted, scale, before)
+      : f.op("f32x4.add", f.op("f32x4.mul", converted, scale), before);
     if (spec.add) next = f.op("f32x4.add", next, f.op("f32x4.mul", f.load("v128.load", w, record.add + 16 * j), splats[1]));
     if (inRegisters) f.set(sums[j], next);
     else f.store("v128.store", rows[r], 16 * j, next);
@@ -331,28 +251,44 @@ function writeTile(f: FunctionBuilder, spec: GemmSpec): void {
   if (inRegisters) sums.forEach((sum, j) => f.set(sum, f.load("v128.load", c, 16 * j)));
   const begin = (j: number): void => {
     flushed[j] = false;
+    pendingOf[j] = 0;
+    part.forEach((row) => row[j].forEach((t) => started.delete(t)));
     if (style !== "madd16")
       for (let r = 0; r < mr; r++) acc[r][j].forEach((t, i) => f.set(t, zipped ? f.constant("i32 0", f.v128i32(0)) : start(r, i)));
   };
   /** One period of the field layout: quads from q0, codes from `base`. */
   const period = (q0: number, base: number): void => {
-    const count = (j: number): void => {
-      if (style === "madd16" && ++pendingOf[j] === flushEvery) flush(j);
+    // a full accumulator is widened before the next product, so that the last one is left to the epilogue
+    const makeRoom = (j: number): void => {
+      if (style !== "madd16") return;
+      if (pendingOf[j] === flushEvery) flush(j);
+      pendingOf[j]++;
     };
     if (inRegisters) {
       // one row vector at a time: its loads are used up before the next
       for (let j = 0; j < nv; j++)
         for (let q = 0; q < layout.quads; q++) {
-          decodeQuad(base, q, j);
+          makeRoom(j);
+          readQuad(base, q, q0 + q, j);
           multiplyQuad(q0 + q, 0, j, j + 1);
-          count(j);
         }
       return;
     }
+    if (joined) {
+      for (let j = 0; j < nv; j++) for (let q = 0; q < 2; q++) decode!(base, q, j, pairs[q][j]);
+      for (let q = 0; q < 2; q++) {
+        operands = pairs[q];
+        for (let j = 0; j < nv; j++) makeRoom(j);
+        for (let r = 0; r < mr; r++) multiplyQuad(q0 + q, r, 0, nv);
+      }
+      return;
+    }
     for (let q = 0; q < layout.quads; q++) {
-      for (let j = 0; j < nv; j++) decodeQuad(base, q, j);
+      for (let j = 0; j < nv; j++) {
+        makeRoom(j);
+        readQuad(base, q, q0 + q, j);
+      }
       for (let r = 0; r < mr; r++) multiplyQuad(q0 + q, r, 0, nv);
-      for (let j = 0; j < nv; j++) count(j);
     }
   };
   const periodBytes = layout.vectors * 64;
@@ -369,6 +305,7 @@ function writeTile(f: FunctionBuilder, spec: GemmSpec): void {
       period(0, 0);
       f.bump(wAt, periodBytes);
       f.bump(aAt, layout.quads * mr * act.quad);
+      if (panel !== null) f.bump(panel, layout.quads * 64 * vectors);
       f.bump(left, -1);
     }, f.get(left));
   };
@@ -377,15 +314,19 @@ function writeTile(f: FunctionBuilder, spec: GemmSpec): void {
     () => {
       for (let j = 0; j < nv; j++) begin(j);
       allPeriods();
-      if (style === "madd16") for (let j = 0; j < nv; j++) flush(j);
+      scales?.forEach((scale, j) => f.set(scale, f.load("v128.load", w, record.codes + 16 * j)));
       for (let r = 0; r < mr; r++) {
         f.set(splats[0], f.load("v128.load32_splat", a, 4 * r));
+        ownCorrections?.forEach((own, plane) => f.set(own, f.load("v128.load32_splat", a, 4 * mr * (1 + plane) + 4 * r)));
         if (spec.add) f.set(splats[1], f.load("v128.load32_splat", a, 12 * mr + 4 * r));
+        inEpilogue = true;
         for (let j = 0; j < nv; j++) epilogue(r, j);
+        inEpilogue = false;
       }
       f.bump(a, act.bytes);
       f.bump(w, record.bytes);
       if (spec.zeroPoint) f.bump(z, record.bytes);
+      if (panel !== null && !rolled) f.bump(panel, panelBytes(spec));
       f.set(groups, f.op("i32.sub", groups, f.i32(1)));
     },
     f.op("i32.gt_s", groups, f.i32(0)),
@@ -402,9 +343,11 @@ export const WORK_ARGUMENTS = ["counter", "blocks", "a", "w", "c", "ldc", "group
  */
 export function gemmModule(spec: GemmSpec): Uint8Array<ArrayBuffer> {
   const m = new ModuleBuilder({ shared: spec.shared });
-  const tile: FunctionRef = m.func("tile", ["i32", "i32", "i32", "i32", "i32", "i32"], [], (f) => writeTile(f, spec));
-  m.func("work", ["i32"], [], (f) => {
-    const args = f.param(0);
+  const parameters = new Array<"i32">(spec.panel ? 7 : 6).fill("i32");
+  const tile: FunctionRef = m.func("tile", parameters, [], (f) => writeTile(f, spec));
+  const unpack = spec.panel ? m.func("unpack", ["i32", "i32", "i32"], [], (f) => writeUnpack(f, spec)) : null;
+  m.func("work", ["i32", "i32"], [], (f) => {
+    const [args, panel] = [f.param(0), f.param(1)];
     const field = (name: (typeof WORK_ARGUMENTS)[number]): Emit => f.load("i32.load", args, 4 * WORK_ARGUMENTS.indexOf(name));
     const [block, w, c, chunk, left, first, mt, a, cm, count, at] = f.locals("i32", 11);
     const record = weightRecord(spec).bytes;
@@ -419,17 +362,22 @@ export function gemmModule(spec: GemmSpec): Uint8Array<ArrayBuffer> {
         f.set(chunk, field("chunk"));
         f.set(count, f.op("select", chunk, left, f.op("i32.lt_s", chunk, left)));
         f.set(at, f.op("i32.add", w, f.op("i32.mul", first, f.i32(record))));
-        for (let half = 0; half < 4 / spec.nv; half++) {
-          f.set(mt, f.i32(0));
-          f.set(a, f.op("i32.add", field("a"), f.op("i32.mul", first, f.i32(actRecord))));
-          f.set(cm, f.op("i32.add", c, f.i32(32 * half)));
-          f.while(f.op("i32.lt_s", mt, field("tiles")), () => {
-            f.run(f.call(tile, a, f.op("i32.add", at, f.i32(32 * half)), f.op("i32.add", at, f.i32(16 * half)), cm, field("ldc"), count));
-            f.bump(a, field("aStride"));
-            f.bump(cm, f.op("i32.mul", field("ldc"), f.i32(spec.mr)));
-            f.bump(mt, 1);
-          });
-        }
+        if (unpack !== null) f.run(f.call(unpack, at, panel, count));
+        f.set(mt, f.i32(0));
+        f.set(a, f.op("i32.add", field("a"), f.op("i32.mul", first, f.i32(actRecord))));
+        f.set(cm, c);
+        f.while(f.op("i32.lt_s", mt, field("tiles")), () => {
+          // both halves of the block while a tile's activations are in the first-level cache
+          for (let half = 0; half < 4 / spec.nv; half++) {
+            const offset = (p: Local, bytes: number): Operand => (half === 0 ? p : f.op("i32.add", p, f.i32(half * bytes)));
+            const operands = [a, offset(at, 32), offset(at, 16), offset(cm, 32), field("ldc"), count];
+            if (unpack !== null) operands.push(offset(panel, 32 * operandVectors(spec)));
+            f.run(f.call(tile, ...operands));
+          }
+          f.bump(a, field("aStride"));
+          f.bump(cm, f.op("i32.mul", field("ldc"), f.i32(spec.mr)));
+          f.bump(mt, 1);
+        });
         f.bump(first, count);
         f.set(left, f.op("i32.sub", left, count));
       });

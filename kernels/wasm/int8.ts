@@ -14,6 +14,9 @@ export interface Int8Spec {
 /** Quads (4 k) per chunk: the widened panel of a block is 16 KB. */
 export const INT8_CHUNK = 128;
 
+/** Most rows of a tile: 12 accumulators, two operands and a broadcast; a separate product needs a register of its own. */
+export const INT8_ROWS = { dot: 6, simd: 4 } as const;
+
 /** Arguments of `work`, i32 each; `rowSums` and `columnSums` are read by style "dot" only. */
 export const INT8_ARGUMENTS = ["counter", "blocks", "a", "w", "c", "ldc", "quads", "tiles", "aStride", "rowSums", "columnSums"] as const;
 

@@ -23,7 +23,9 @@ const TILES: readonly (readonly [number, 2 | 4])[] = [
 /** Tiles to measure, the default first. */
 export function tileCandidates(standard: GemmSpec, m: number): GemmSpec[] {
   const styles = standard.style === "madd16" ? (["madd16", "dot"] as const) : [standard.style];
-  const all = TILES.filter(([mr]) => mr <= m).flatMap(([mr, nv]) => styles.map((style): GemmSpec => ({ ...standard, mr, nv, style })));
+  const all = TILES.filter(([mr]) => mr <= m).flatMap(([mr, nv]) =>
+    styles.map((style): GemmSpec => ({ ...standard, mr, nv, style, panel: standard.panel && mr > 1 })),
+  );
   return [standard, ...all.filter((s) => s.mr !== standard.mr || s.nv !== standard.nv || s.style !== standard.style)];
 }
 

@@ -1,6 +1,7 @@
 // Operations of the WebAssembly backend beside packed products: integer products and the Walsh-Hadamard transform.
 import { hadamardModule } from "../../kernels/wasm/hadamard.ts";
-import { INT8_ARGUMENTS, INT8_CHUNK, int8Module, int8Quad, type Int8Spec } from "../../kernels/wasm/int8.ts";
+import { INT8_ARGUMENTS, INT8_CHUNK, INT8_ROWS, int8Module, int8Quad, type Int8Spec } from "../../kernels/wasm/int8.ts";
+import { resultStride, tileRows } from "../../kernels/wasm/tiles.ts";
 import { kernel, type Runtime } from "../../kernels/wasm/runtime.ts";
 import { disposed } from "./layer.ts";
 import { checkFwht, checkInteger, checkIntegerRun } from "./operations.ts";
@@ -36,7 +37,6 @@ export function prepareInteger(runtime: Runtime, w: Int8Array, n: number, k: num
     }
     sums[r] = 128 * sum;
   }
-  const stride = blocks * 16;
   let live = true;
   const dispose = (): void => {
     if (live && runtime.live) space.arena.free(address);
@@ -48,7 +48,7 @@ export function prepareInteger(runtime: Runtime, w: Int8Array, n: number, k: num
     run(a, m, out = new Int32Array(m * n)) {
       if (!live || !runtime.live) throw disposed();
       checkIntegerRun(a, m, n, k, out);
-      const mr = Math.min(4, m);
+      const mr = tileRows(m, INT8_ROWS[style]);
       const spec: Int8Spec = { style, unsigned: a instanceof Uint8Array, mr, shared: runtime.shared };
       const built = kernel("int8", spec, () => int8Module(spec));
       const tiles = Math.ceil(m / mr);
@@ -67,6 +67,7 @@ export function prepareInteger(runtime: Runtime, w: Int8Array, n: number, k: num
       const rowSums = space.scratch("row sums", 4 * rows);
       const { pack } = space.exports(built);
       for (let t = 0; t < tiles; t++) pack(staged + t * mr * width, packed + t * aStride, rowSums + 4 * t * mr, quads, width);
+      const stride = resultStride(n, rows);
       const c = space.scratch("c", 4 * rows * stride);
       new Int32Array(space.buffer, c, rows * stride).fill(0);
       const values = {

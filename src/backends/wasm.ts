@@ -9,8 +9,10 @@ import { chooseDot, type DotChoice } from "../../kernels/wasm/choose.ts";
 import { wasmFeatures, type WasmFeatures } from "../../kernels/wasm/features.ts";
 import { decodeExponent, FLOAT_ARGUMENTS, floatModule } from "../../kernels/wasm/float.ts";
 import { floatPlan, floatRows, floatSpec, type FloatPlan } from "../../kernels/wasm/floatplan.ts";
-import { activationRecord, correctionFactor, gemmModule, WORK_ARGUMENTS, zipsPlanes, type GemmSpec } from "../../kernels/wasm/gemm.ts";
+import { activationRecord, correctionFactor, gemmModule, WORK_ARGUMENTS, type GemmSpec } from "../../kernels/wasm/gemm.ts";
+import { panelBytes, zipsPlanes } from "../../kernels/wasm/operands.ts";
 import { packFloat, packWeight } from "../../kernels/wasm/pack.ts";
+import { resultStride } from "../../kernels/wasm/tiles.ts";
 import { createRuntime, kernel, type Runtime } from "../../kernels/wasm/runtime.ts";
 import { fastest, tileCandidates, tuneKey } from "../../kernels/wasm/tuner.ts";
 import { checkRun, disposed } from "./layer.ts";
@@ -165,18 +167,18 @@ function prepare(runtime: Runtime, w: PackedTensor, options: PrepareOptions): Sy
     } else product = integerProduct(runtime, source, options, label, () => dotProduct(runtime, source, choice, activations, label));
   }
   const { rows: n, k } = w;
-  const stride = Math.ceil(n / 16) * 16;
   let live = true;
   const run = (x: Float32Array, m: number, out?: Float32Array): Float32Array => {
     if (!live || !runtime.live) throw disposed();
     const y = checkRun(x, m, n, k, out);
     const { space } = product;
     // rows at once: bounded scratch for products of any height
-    const most = Math.max(48, Math.floor(rowBudget / (4 * (stride + 2 * k))));
+    const most = Math.max(48, Math.floor(rowBudget / (4 * (resultStride(n, 2) + 2 * k))));
     product.tune?.(x, Math.min(m, most));
     for (let from = 0; from < m; from += most) {
       const count = Math.min(most, m - from);
       const rows = product.rows(count);
+      const stride = resultStride(n, rows);
       const c = space.scratch("c", 4 * rows * stride);
       new Float32Array(space.buffer, c, rows * stride).fill(0);
       product.multiply(count === m ? x : x.subarray(from * k, (from + count) * k), count, c, stride);
@@ -207,6 +209,9 @@ function prepare(runtime: Runtime, w: PackedTensor, options: PrepareOptions): Sy
   };
 }
 
+/** A panel and a tile's activations share the first-level cache. */
+const PANEL_BYTES = 12 * 1024;
+
 /** Bytes of scratch for activations and results of one pass. */
 const rowBudget = 192 * 1024 * 1024;
 
@@ -219,11 +224,10 @@ function dotProduct(runtime: Runtime, source: WeightSource, choice: DotChoice, a
     space.arena.free(address);
     throw error;
   }
-  const stride = shape.blocks * 16;
-  const standard = (m: number): GemmSpec => choice.spec(choice.rows(m));
+  const standard = choice.spec;
   const tileOf = (m: number): GemmSpec => runtime.tiles?.get(tuneKey(standard(m), m)) ?? standard(m);
   const rowsOf = (spec: GemmSpec, m: number): number => Math.ceil(m / spec.mr) * spec.mr;
-  const product: Product & { multiplyWith(spec: GemmSpec, x: Float32Array, m: number, c: number): void } = {
+  const product: Product & { multiplyWith(spec: GemmSpec, x: Float32Array, m: number, c: number, stride: number): void } = {
     space,
     address,
     activations,
@@ -236,14 +240,16 @@ function dotProduct(runtime: Runtime, source: WeightSource, choice: DotChoice, a
       const part = x.subarray(0, count * source.k);
       const candidates = tileCandidates(standard(m), count);
       // results of the measured runs are thrown away
-      const c = space.scratch("tune", 4 * stride * Math.max(...candidates.map((spec) => rowsOf(spec, count))));
+      const most = Math.max(...candidates.map((spec) => rowsOf(spec, count)));
+      const stride = resultStride(source.rows, most);
+      const c = space.scratch("tune", 4 * stride * most);
       runtime.tiles.set(
         tuneKey(standard(m), m),
-        fastest(candidates, (spec) => product.multiplyWith(spec, part, count, c)),
+        fastest(candidates, (spec) => product.multiplyWith(spec, part, count, c, stride)),
       );
     },
-    multiply: (x, m, c) => product.multiplyWith(tileOf(m), x, m, c),
-    multiplyWith(spec, x, m, c) {
+    multiply: (x, m, c, stride) => product.multiplyWith(tileOf(m), x, m, c, stride),
+    multiplyWith(spec, x, m, c, stride) {
       const { mr } = spec;
       const record = activationRecord(spec);
       const tiles = Math.ceil(m / mr);
@@ -269,13 +275,28 @@ function dotProduct(runtime: Runtime, source: WeightSource, choice: DotChoice, a
         const tile = a + Math.floor(r / mr) * tileBytes;
         quantize(staged + 4 * r * groups * group, tile + 4 * lane, tile + lane * record.quad, groups);
       }
-      const chunk = m === 1 ? groups : Math.max(1, Math.floor(1024 / group));
-      const values = { counter: 0, blocks: shape.blocks, a, w: address, c, ldc: 4 * stride, groups, tiles, chunk, aStride: tileBytes };
+      const chunk = spec.panel
+        ? Math.max(1, Math.floor(PANEL_BYTES / panelBytes(spec)))
+        : m === 1
+          ? groups
+          : Math.max(1, Math.floor(1024 / group));
+      const values = {
+        counter: 0,
+        blocks: shape.blocks,
+        a,
+        w: address,
+        c,
+        ldc: 4 * stride,
+        groups,
+        tiles,
+        chunk,
+        aStride: tileBytes,
+      };
       runtime.work(
         space,
         gemm,
         Int32Array.from(WORK_ARGUMENTS, (name) => values[name]),
-        0,
+        spec.panel ? chunk * panelBytes(spec) : 0,
       );
     },
   };
@@ -294,7 +315,6 @@ function floatProduct(runtime: Runtime, source: WeightSource, label: string, rea
     space.arena.free(address);
     throw error;
   }
-  const stride = plan.blocks * 16;
   const { group } = plan.layout;
   const spec = (m: number) => floatSpec(plan, floatRows(m, relaxed), relaxed, runtime.shared);
   const tilesOf = (m: number): number => Math.ceil(m / floatRows(m, relaxed));
@@ -305,7 +325,7 @@ function floatProduct(runtime: Runtime, source: WeightSource, label: string, rea
     name: (m) => floatName(spec(m), label),
     reasons: [...reasons, plan.reason],
     rows: (m) => tilesOf(m) * floatRows(m, relaxed),
-    multiply(x, m, c) {
+    multiply(x, m, c, stride) {
       const current = spec(m);
       const { mr } = current;
       const tiles = tilesOf(m);
@@ -339,8 +359,8 @@ function floatProduct(runtime: Runtime, source: WeightSource, label: string, rea
       const args = Int32Array.from(FLOAT_ARGUMENTS, (name) => values[name]);
       runtime.work(space, built, args, mr === 1 ? 0 : 64 * group * chunk);
       if (unscale !== 1) {
-        const y = new Float32Array(space.buffer, c, stride);
-        for (let i = 0; i < stride; i++) y[i] *= unscale;
+        const y = new Float32Array(space.buffer, c, source.rows);
+        for (let i = 0; i < y.length; i++) y[i] *= unscale;
       }
     },
   };

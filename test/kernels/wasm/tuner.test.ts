@@ -7,7 +7,7 @@ import { prepareMatmul, quantize, tensor, wasm } from "../../../src/index.ts";
 
 const spec: GemmSpec = {
   style: "madd16", relaxed: true, activationBits: 8, bits: 4, planes: [{ table: null, max: 15 }], radix: 256, group: 32,
-  zeroPoint: false, doubled: false, add: false, mr: 4, nv: 2, shared: false,
+  zeroPoint: false, doubled: false, add: false, mr: 4, nv: 2, panel: false, shared: false,
 }; // prettier-ignore
 
 describe("tuner", () => {
