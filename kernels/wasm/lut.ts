@@ -200,12 +200,13 @@ function writeTile(f: FunctionBuilder, spec: LutSpec, nv: 1 | 2): void {
       const zero = f.load("v128.load16x4_s", w[j], record.zeroPoint + 8 * i);
       total = f.op("i32x4.add", total, f.op("i32x4.mul", zero, factor));
     }
-    const product = f.op("f32x4.mul", f.op("f32x4.convert_i32x4_s", total), scale);
-    const weight = f.load("v128.load", w[j], record.codes + 16 * i);
+    const converted = f.op("f32x4.convert_i32x4_s", total);
+    // the product of the scales first, as in gemm.ts: the families agree bit for bit
+    const weight = f.op("f32x4.mul", scale, f.load("v128.load", w[j], record.codes + 16 * i));
     const before = f.load("v128.load", c, 64 * j + 16 * i);
     let next = spec.relaxed
-      ? f.op("f32x4.relaxed_madd", product, weight, before)
-      : f.op("f32x4.add", f.op("f32x4.mul", product, weight), before);
+      ? f.op("f32x4.relaxed_madd", converted, weight, before)
+      : f.op("f32x4.add", f.op("f32x4.mul", converted, weight), before);
     if (spec.add) next = f.op("f32x4.add", next, f.op("f32x4.mul", f.load("v128.load", w[j], record.add + 16 * i), sum));
     f.store("v128.store", c, 64 * j + 16 * i, next);
   };
