@@ -4,7 +4,9 @@
 // is stored as zero bytes (the reference leaves whatever its buffer held; d = 0 either way).
 import { f32, getHalf, putHalf, signedExtreme } from "./define/ggml.ts";
 import { defineOpaque } from "./define/opaque.ts";
+import { iq4_nl } from "./iq4_nl.ts";
 
+/** By code, as the values of iq4_nl. */
 const LEVELS = [-127, -104, -83, -65, -49, -35, -22, -10, 1, 13, 25, 38, 53, 69, 89, 113];
 
 /** Nearest level; halves go to the upper one. */
@@ -37,8 +39,12 @@ export const ggml_iq4_nl = /* @__PURE__ */ defineOpaque({
     }
     putHalf(out, to, qq > 0 ? f32(qx / qq) : 0);
   },
-  decodeBlock(bytes, at, out, to) {
-    const d = getHalf(bytes, at);
-    for (let j = 0; j < 32; j++) out[to + j] = LEVELS[(bytes[at + 2 + (j & 15)] >> ((j >> 4) * 4)) & 15] * d;
+  planes: {
+    element: iq4_nl,
+    span: 32,
+    readBlock(bytes, at, codes, to, scales, _mins, run) {
+      scales[run] = getHalf(bytes, at);
+      for (let j = 0; j < 32; j++) codes[to + j] = (bytes[at + 2 + (j & 15)] >> ((j >> 4) * 4)) & 15;
+    },
   },
 });

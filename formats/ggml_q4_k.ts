@@ -6,6 +6,7 @@
 import { getHalf, putHalf } from "./define/ggml.ts";
 import { defineOpaque } from "./define/opaque.ts";
 import { float16 } from "./float16.ts";
+import { uint4 } from "./uint4.ts";
 
 const RUNS = 8;
 const SIZE = 32;
@@ -203,17 +204,21 @@ export const ggml_q4_k = /* @__PURE__ */ defineOpaque({
       for (let j = 0; j < SIZE; j++) out[to + 16 + (r >> 1) * SIZE + j] |= codes[j] << ((r & 1) * 4);
     }
   },
-  decodeBlock(bytes, at, out, to) {
-    const d = getHalf(bytes, at);
-    const dmin = getHalf(bytes, at + 2);
-    const q = at + 4;
-    for (let r = 0; r < RUNS; r++) {
-      const s = r < 4 ? bytes[q + r] & 63 : (bytes[q + r + 4] & 15) | ((bytes[q + r - 4] >> 6) << 4);
-      const m = r < 4 ? bytes[q + r + 4] & 63 : (bytes[q + r + 4] >> 4) | ((bytes[q + r] >> 6) << 4);
-      for (let j = 0; j < SIZE; j++) {
-        const code = (bytes[at + 16 + (r >> 1) * SIZE + j] >> ((r & 1) * 4)) & 15;
-        out[to + r * SIZE + j] = d * s * code - dmin * m;
+  planes: {
+    element: uint4,
+    span: SIZE,
+    min: true,
+    readBlock(bytes, at, out, to, scales, mins, run) {
+      const d = getHalf(bytes, at);
+      const dmin = getHalf(bytes, at + 2);
+      const q = at + 4;
+      for (let r = 0; r < RUNS; r++) {
+        const s = r < 4 ? bytes[q + r] & 63 : (bytes[q + r + 4] & 15) | ((bytes[q + r - 4] >> 6) << 4);
+        const m = r < 4 ? bytes[q + r + 4] & 63 : (bytes[q + r + 4] >> 4) | ((bytes[q + r] >> 6) << 4);
+        scales[run + r] = d * s;
+        mins[run + r] = -(dmin * m);
+        for (let j = 0; j < SIZE; j++) out[to + r * SIZE + j] = (bytes[at + 16 + (r >> 1) * SIZE + j] >> ((r & 1) * 4)) & 15;
       }
-    }
+    },
   },
 });

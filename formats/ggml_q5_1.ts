@@ -2,11 +2,11 @@
 //   d:f16  m:f16  qh:u32  qs[16]     q(j) = nibble j | bit j of qh << 4     value = q * d + m
 // m = minimum, d = (maximum - minimum) / 31.
 import { defineGgmlSplit } from "./define/ggml.ts";
+import { uint5 } from "./uint5.ts";
 
 export const ggml_q5_1 = /* @__PURE__ */ defineGgmlSplit({
   name: "ggml_q5_1",
   aliases: ["q5_1", "gguf_q5_1"],
   spec: "Q5_1 (type 7)",
-  bits: 5,
-  min: true,
+  element: uint5,
 });

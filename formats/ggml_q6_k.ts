@@ -6,6 +6,7 @@
 import { getHalf, putHalf, signedExtreme } from "./define/ggml.ts";
 import { defineOpaque } from "./define/opaque.ts";
 import { float16 } from "./float16.ts";
+import { int6 } from "./int6.ts";
 
 const RUNS = 16;
 const SIZE = 16;
@@ -135,15 +136,20 @@ export const ggml_q6_k = /* @__PURE__ */ defineOpaque({
       }
     }
   },
-  decodeBlock(bytes, at, out, to) {
-    const d = getHalf(bytes, at + 208);
-    for (let r = 0; r < RUNS; r++) {
-      const s = d * ((bytes[at + 192 + r] << 24) >> 24);
-      for (let j = 0; j < SIZE; j++) {
-        const [low, nibble, high, pair] = place(r, j);
-        const q = ((bytes[at + low] >> nibble) & 15) | (((bytes[at + high] >> pair) & 3) << 4);
-        out[to + r * SIZE + j] = s * (q - 32);
+  planes: {
+    element: int6,
+    span: SIZE,
+    readBlock(bytes, at, out, to, scales, _mins, run) {
+      const d = getHalf(bytes, at + 208);
+      for (let r = 0; r < RUNS; r++) {
+        scales[run + r] = d * ((bytes[at + 192 + r] << 24) >> 24);
+        for (let j = 0; j < SIZE; j++) {
+          const [low, nibble, high, pair] = place(r, j);
+          const q = ((bytes[at + low] >> nibble) & 15) | (((bytes[at + high] >> pair) & 3) << 4);
+          // offset 32 as two's complement
+          out[to + r * SIZE + j] = q ^ 32;
+        }
       }
-    }
+    },
   },
 });

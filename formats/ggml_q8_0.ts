@@ -3,6 +3,7 @@
 // d = amax / 127; codes follow from the float32 d and round halves away from zero. -128 is never produced, and decodes.
 import { f32, getHalf, putHalf, roundAway, signedExtreme } from "./define/ggml.ts";
 import { defineOpaque } from "./define/opaque.ts";
+import { int8 } from "./int8.ts";
 
 export const ggml_q8_0 = /* @__PURE__ */ defineOpaque({
   name: "ggml_q8_0",
@@ -16,8 +17,12 @@ export const ggml_q8_0 = /* @__PURE__ */ defineOpaque({
     putHalf(out, to, d);
     for (let j = 0; j < 32; j++) out[to + 2 + j] = roundAway(f32(x[at + j] * id));
   },
-  decodeBlock(bytes, at, out, to) {
-    const d = getHalf(bytes, at);
-    for (let j = 0; j < 32; j++) out[to + j] = ((bytes[at + 2 + j] << 24) >> 24) * d;
+  planes: {
+    element: int8,
+    span: 32,
+    readBlock(bytes, at, codes, to, scales, _mins, run) {
+      scales[run] = getHalf(bytes, at);
+      codes.set(bytes.subarray(at + 2, at + 34), to);
+    },
   },
 });

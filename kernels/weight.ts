@@ -23,4 +23,6 @@ export interface WeightSource {
   offsets(r: number, out: Float64Array): void;
   /** Exact values of row r, offsets and scales applied; used for matrices that are decoded before they are multiplied. */
   decode(r: number, out: Float64Array): void;
+  /** How the codes came about, where that is no plain reading: `explain()` says so. */
+  readonly note?: string;
 }

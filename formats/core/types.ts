@@ -206,6 +206,11 @@ export interface OpaqueFormat {
   /** bytes: a whole number of blocks -> values. @throws LowbitError E_SHAPE */
   decodeBytes(bytes: Uint8Array): Float32Array;
   readonly planes?: BlockFormat;
+  /**
+   * Where there are planes: `bytes` (a whole number of blocks) as codes of `planes.element`, and for every run of `planes.scales[0].span` elements a scale and, where
+   * `planes.offset` is there, a minimum. code's value * scale + minimum is what `decodeBytes` gives, before its one rounding to float32.
+   */
+  readPlanes?(bytes: Uint8Array, codes: Uint8Array, scales: Float64Array, mins: Float64Array): void;
 }
 
 export type Format = NumberFormat | BlockFormat | OpaqueFormat;

@@ -2,8 +2,10 @@
 // Spec: ggml-org/ggml src/ggml-quants.c and ggml-common.h (read August 2026). Little-endian; in a block of n four-bit codes, code j lies in
 // the low and code j + n/2 in the high nibble of byte j ("split halves").
 import { LowbitError } from "../core/errors.ts";
-import type { OpaqueFormat } from "../core/types.ts";
+import type { NumberFormat, OpaqueFormat } from "../core/types.ts";
 import { float16 } from "../float16.ts";
+import { float4_e2m1fn } from "../float4_e2m1fn.ts";
+import { defineCodebook } from "./codebook.ts";
 import { defineOpaque } from "./opaque.ts";
 
 /** One float32 rounding. The references compute in float32, and their codes hang on it. */
@@ -46,13 +48,16 @@ export interface GgmlOptions {
 const spec = (o: GgmlOptions) => `ggml ${o.spec}; ggml-quants.c`;
 
 /**
- * Q4_0, Q5_0 (`min: false`) and Q4_1, Q5_1 (`min: true`): 32 elements, float16 scale (and minimum), one bit more than four in a 32-bit word.
+ * Q4_0, Q5_0 (signed elements) and Q4_1, Q5_1 (unsigned, a minimum): 32 elements, float16 scale (and minimum), one bit more than four in a 32-bit word.
  *   value = (q - 2^(bits-1)) * d      or      q * d + m
  * The codes follow from the float32 scale, not from the float16 that is stored; halves round up, by truncation of v + 0.5.
  */
-export function defineGgmlSplit(options: GgmlOptions & { readonly bits: 4 | 5; readonly min: boolean }): OpaqueFormat {
-  const { bits, min } = options;
+export function defineGgmlSplit(options: GgmlOptions & { readonly element: NumberFormat }): OpaqueFormat {
+  const { element } = options;
+  const { bits } = element;
+  const min = element.limits.min === 0;
   const top = 2 ** bits - 1;
+  // of a signed element, which is also what two's complement adds to its codes
   const zero = min ? 0 : 2 ** (bits - 1);
   const high = min ? 4 : 2; // the fifth bits
   const nibbles = high + (bits - 4) * 4;
@@ -84,20 +89,28 @@ export function defineGgmlSplit(options: GgmlOptions & { readonly bits: 4 | 5; r
         if (bits === 5) out[to + high + (j >> 3)] |= (q >> 4) << (j & 7);
       }
     },
-    decodeBlock(bytes, at, out, to) {
-      const d = getHalf(bytes, at);
-      const m = min ? getHalf(bytes, at + 2) : 0;
-      for (let j = 0; j < 32; j++) {
-        let q = (bytes[at + nibbles + (j & 15)] >> ((j >> 4) * 4)) & 15;
-        if (bits === 5) q |= ((bytes[at + high + (j >> 3)] >> (j & 7)) & 1) << 4;
-        out[to + j] = min ? q * d + m : (q - zero) * d;
-      }
+    planes: {
+      element,
+      span: 32,
+      min,
+      readBlock(bytes, at, codes, to, scales, mins, run) {
+        scales[run] = getHalf(bytes, at);
+        if (min) mins[run] = getHalf(bytes, at + 2);
+        for (let j = 0; j < 32; j++) {
+          let q = (bytes[at + nibbles + (j & 15)] >> ((j >> 4) * 4)) & 15;
+          if (bits === 5) q |= ((bytes[at + high + (j >> 3)] >> (j & 7)) & 1) << 4;
+          codes[to + j] = q ^ zero;
+        }
+      },
     },
   });
 }
 
 /** float4_e2m1fn by code, doubled, as ggml keeps it; code 8 reads as +0. */
 const DOUBLED_E2M1 = [0, 1, 2, 3, 4, 6, 8, 12, 0, -1, -2, -3, -4, -6, -8, -12];
+
+/** ggml's table has +0 twice; the format's code 8 is -0. */
+const positiveZero = (code: number): number => (code === 8 ? 0 : code);
 
 /** The first of the nearest: ties go toward zero, and code 8 is never produced. */
 function nearestE2M1(x: number, unit: number): number {
@@ -142,18 +155,25 @@ export function defineGgmlE2M1(
           out[to + groups + g * half + j] = nearestE2M1(x[from + j], d) | (nearestE2M1(x[from + half + j], d) << 4);
       }
     },
-    decodeBlock(bytes, at, out, to) {
-      for (let g = 0; g < groups; g++) {
-        const d = unit(bytes[at + g]);
-        for (let j = 0; j < half; j++) {
-          const b = bytes[at + groups + g * half + j];
-          out[to + g * size + j] = DOUBLED_E2M1[b & 15] * d;
-          out[to + g * size + half + j] = DOUBLED_E2M1[b >> 4] * d;
+    planes: {
+      element: float4_e2m1fn,
+      span: size,
+      readBlock(bytes, at, codes, to, scales, _mins, run) {
+        for (let g = 0; g < groups; g++) {
+          scales[run + g] = 2 * unit(bytes[at + g]);
+          for (let j = 0; j < half; j++) {
+            const b = bytes[at + groups + g * half + j];
+            codes[to + g * size + j] = positiveZero(b & 15);
+            codes[to + g * size + half + j] = positiveZero(b >> 4);
+          }
         }
-      }
+      },
     },
   });
 }
+
+/** What the four codes of a trit's two bits stand for; the last is never written. */
+const trit = /* @__PURE__ */ defineCodebook({ name: "ggml_trit", values: [-1, 0, 1, 2], spec: "ggml TQ1_0 and TQ2_0" });
 
 /** Ternary blocks: 256 elements -1, 0, 1 times the largest magnitude, a float16 at the end. `write` and `read` place the trits 0..2. */
 export function defineGgmlTernary(
@@ -177,10 +197,13 @@ export function defineGgmlTernary(
       for (let j = 0; j < 256; j++) trits[j] = (roundAway(f32(x[at + j] * id)) | 0) + 1;
       write(trits, out, to);
     },
-    decodeBlock(bytes, at, out, to) {
-      const d = getHalf(bytes, at + n);
-      read(bytes, at, trits);
-      for (let j = 0; j < 256; j++) out[to + j] = (trits[j] - 1) * d;
+    planes: {
+      element: trit,
+      span: 256,
+      readBlock(bytes, at, codes, to, scales, _mins, run) {
+        scales[run] = getHalf(bytes, at + n);
+        read(bytes, at, codes.subarray(to, to + 256));
+      },
     },
   });
 }

@@ -7,6 +7,7 @@
 // larger of two outliers, its code the even one), and the scale belongs to a block instead of a tensor.
 import { LowbitError } from "../core/errors.ts";
 import type { OpaqueFormat } from "../core/types.ts";
+import { int8 } from "../int8.ts";
 import { defineOpaque } from "./opaque.ts";
 
 export interface OliveOptions {
@@ -79,6 +80,21 @@ export function defineOlive(options: OliveOptions): OpaqueFormat {
   };
 
   const twos = (v: number) => (v < 0 ? v + 2 ** bits : v);
+  /** Hands on the integer of each element of a block, and returns the block's scale. */
+  const read = (bytes: Uint8Array, at: number, put: (j: number, v: number) => void): number => {
+    for (let i = 0; i < blockSize; i += 2) {
+      const b = bytes[at + 4 + i / 2];
+      const codes = bits === 4 ? [b & 15, b >> 4] : [bytes[at + 4 + i], bytes[at + 5 + i]];
+      for (let side = 0; side < 2; side++) {
+        const c = codes[side];
+        if (c === identifier) put(i + side, 0);
+        else if (codes[1 - side] === identifier) put(i + side, outliers[c % identifier] * (c >= identifier ? -1 : 1));
+        else put(i + side, c >= identifier ? c - 2 * identifier : c);
+      }
+    }
+    return new DataView(bytes.buffer, bytes.byteOffset).getFloat32(at, true);
+  };
+  const numbers = new Float64Array(blockSize);
   return defineOpaque({
     name: options.name ?? `olive${bits}_b${blockSize}`,
     aliases: options.aliases,
@@ -99,21 +115,31 @@ export function defineOlive(options: OliveOptions): OpaqueFormat {
         else out.set(codes, to + 4 + i);
       }
     },
-    decodeBlock(bytes, at, out, to) {
-      const s = new DataView(bytes.buffer, bytes.byteOffset).getFloat32(at, true);
-      for (let i = 0; i < blockSize; i += 2) {
-        const b = bytes[at + 4 + i / 2];
-        const codes = bits === 4 ? [b & 15, b >> 4] : [bytes[at + 4 + i], bytes[at + 5 + i]];
-        for (let side = 0; side < 2; side++) {
-          const c = codes[side];
-          let v: number;
-          if (c === identifier) v = 0;
-          else if (codes[1 - side] === identifier) v = outliers[c % identifier] * (c >= identifier ? -1 : 1);
-          else v = c >= identifier ? c - 2 * identifier : c;
-          out[to + i + side] = v * s;
+    // 4-bit pairs reach 96 times the scale: codes of int8
+    ...(bits === 4
+      ? {
+          planes: {
+            element: int8,
+            span: blockSize,
+            readBlock(
+              bytes: Uint8Array,
+              at: number,
+              codes: Uint8Array,
+              to: number,
+              scales: Float64Array,
+              _mins: Float64Array,
+              run: number,
+            ) {
+              scales[run] = read(bytes, at, (j, v) => (codes[to + j] = v));
+            },
+          },
         }
-      }
-    },
+      : {
+          decodeBlock(bytes: Uint8Array, at: number, out: Float32Array, to: number) {
+            const s = read(bytes, at, (j, v) => (numbers[j] = v));
+            for (let j = 0; j < blockSize; j++) out[to + j] = numbers[j] * s;
+          },
+        }),
   });
 }
 

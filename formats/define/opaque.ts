@@ -1,7 +1,29 @@
 // Opaque formats: blocks given by their bytes alone (ggml blocks, outlier-victim pairs). The definer supplies how one block is written and
 // read; sizes, shapes and bad values are checked here once.
 import { LowbitError } from "../core/errors.ts";
-import type { OpaqueFormat } from "../core/types.ts";
+import type { NumberFormat, OpaqueFormat } from "../core/types.ts";
+import { float32 } from "../float32.ts";
+import { defineBlock } from "./block.ts";
+
+/** How a block reads as codes of one format under a scale, and a minimum, per run of elements. Kernels run on these; decoding follows from them. */
+export interface OpaquePlanes {
+  /** At most 8 bits. */
+  readonly element: NumberFormat;
+  /** Elements per scale; a divisor of the block size. */
+  readonly span: number;
+  /** value = code's value * scale + minimum; default no minimum. */
+  readonly min?: boolean;
+  /** Reads bytes[at .. at + blockBytes): a code per element from codes[to], a scale and a minimum per run from scales[run] and mins[run]. Any bytes must read. */
+  readonly readBlock: (
+    bytes: Uint8Array,
+    at: number,
+    codes: Uint8Array,
+    to: number,
+    scales: Float64Array,
+    mins: Float64Array,
+    run: number,
+  ) => void;
+}
 
 export interface OpaqueOptions {
   readonly name: string;
@@ -12,8 +34,27 @@ export interface OpaqueOptions {
   readonly blockBytes: number;
   /** Writes x[at .. at + blockSize) (finite) as out[to .. to + blockBytes), which is zero before. */
   readonly encodeBlock: (x: Float32Array, at: number, out: Uint8Array, to: number) => void;
-  /** Reads bytes[at .. at + blockBytes) into out[to .. to + blockSize). Any bytes must decode. */
-  readonly decodeBlock: (bytes: Uint8Array, at: number, out: Float32Array, to: number) => void;
+  /** Reads bytes[at .. at + blockBytes) into out[to .. to + blockSize). Any bytes must decode. Left out where `planes` say it. */
+  readonly decodeBlock?: (bytes: Uint8Array, at: number, out: Float32Array, to: number) => void;
+  /** Where all elements of a block are codes of one format: kernels then run on them packed. */
+  readonly planes?: OpaquePlanes;
+}
+
+/** Blocks by way of their planes: the products and sums are exact in binary64 for codes and scales of at most 24 bits each, and rounded once. */
+function decodeByPlanes(planes: OpaquePlanes, blockSize: number): NonNullable<OpaqueOptions["decodeBlock"]> {
+  const { element, span, min, readBlock } = planes;
+  const codes = new Uint8Array(blockSize);
+  const scales = new Float64Array(blockSize / span);
+  const mins = new Float64Array(blockSize / span);
+  const values = element.table!;
+  return (bytes, at, out, to) => {
+    readBlock(bytes, at, codes, 0, scales, mins, 0);
+    for (let run = 0, j = 0; run < scales.length; run++)
+      for (const end = j + span; j < end; j++) {
+        const product = values[codes[j]] * scales[run];
+        out[to + j] = min === true ? product + mins[run] : product;
+      }
+  };
 }
 
 const defined = new Map<string, OpaqueFormat>();
@@ -26,10 +67,22 @@ export const opaqueByName = (name: unknown): OpaqueFormat | undefined => defined
  * @throws LowbitError E_FORMAT for sizes that are no positive integers
  */
 export function defineOpaque(options: OpaqueOptions): OpaqueFormat {
-  const { name, blockSize, blockBytes, encodeBlock, decodeBlock } = options;
+  const { name, blockSize, blockBytes, encodeBlock, planes } = options;
   for (const [what, n] of Object.entries({ blockSize, blockBytes }))
     if (!Number.isSafeInteger(n) || n < 1)
       throw new LowbitError("E_FORMAT", `${name} ${what}: expected a positive integer, got ${n}. Give the size of one block.`);
+  if (
+    planes !== undefined &&
+    !(planes.element.bits <= 8 && Number.isSafeInteger(planes.span) && planes.span > 0 && blockSize % planes.span === 0)
+  )
+    throw new LowbitError(
+      "E_FORMAT",
+      `${name} planes: expected an element of at most 8 bits and a span that divides ${blockSize}, got ${planes.element.bits} bits and ${planes.span}.`,
+    );
+  const decodeBlock = options.decodeBlock ?? (planes === undefined ? undefined : decodeByPlanes(planes, blockSize));
+  if (decodeBlock === undefined)
+    throw new LowbitError("E_FORMAT", `${name}: expected decodeBlock or planes, got neither. Say how a block is read.`);
+  const level = { format: float32, span: planes?.span ?? 1 };
   const blocks = (length: number, size: number, what: string): number => {
     if (length % size !== 0)
       throw new LowbitError(
@@ -66,6 +119,22 @@ export function defineOpaque(options: OpaqueOptions): OpaqueFormat {
       for (let i = 0; i < n; i++) decodeBlock(bytes, i * blockBytes, out, i * blockSize);
       return out;
     },
+    ...(planes === undefined
+      ? {}
+      : {
+          planes: defineBlock({
+            name: `${name}_planes`,
+            element: planes.element,
+            scales: [level],
+            ...(planes.min === true ? { offset: { role: "min" as const, levels: [level] } } : {}),
+            tail: "error",
+          }),
+          readPlanes(bytes: Uint8Array, codes: Uint8Array, scales: Float64Array, mins: Float64Array) {
+            const n = blocks(bytes.length, blockBytes, "bytes");
+            for (let i = 0; i < n; i++)
+              planes.readBlock(bytes, i * blockBytes, codes, i * blockSize, scales, mins, (i * blockSize) / planes.span);
+          },
+        }),
   });
   defined.set(name, format);
   return format;

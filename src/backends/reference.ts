@@ -51,6 +51,7 @@ export const reference: Backend<SyncLayer> = {
         kernel: `${bits === null ? "f32" : `a${bits}`}_${weightWord(w.format.name)}_matmul__reference`,
         activations: bits === null ? "float32" : activations,
         reasons: [
+          ...(source.note === undefined ? [] : [source.note]),
           ...(refusal === null ? [] : [`no integer product (${refusal}): activations stay float32`]),
           "plain loops in binary64 over decoded rows",
         ],

@@ -8,6 +8,33 @@ export function weightSource(w: PackedTensor): WeightSource {
   const { rows, k, format } = w;
   const element = elementOf(w);
   const decode = (r: number, out: Float64Array): void => dequantizeRows(w, r, 1, out);
+  const { planes } = format.kind === "opaque" ? format : { planes: undefined };
+  if (format.kind === "opaque" && planes !== undefined) {
+    const span = planes.scales[0].span as number;
+    const own = new Uint8Array(k);
+    const scale = new Float64Array(k / span);
+    const min = new Float64Array(k / span);
+    let last = -1;
+    /** Reads row r once for its codes, scales and minima, which are asked for one after the other. */
+    const row = (r: number): void => {
+      if (r === last) return;
+      format.readPlanes!(w.codes.subarray(r * w.rowBytes, (r + 1) * w.rowBytes), own, scale, min);
+      last = r;
+    };
+    return {
+      rows,
+      k,
+      bits: planes.element.bits,
+      values: planes.element.table,
+      span,
+      role: planes.offset === undefined ? "none" : "add",
+      codes: (r, out) => (row(r), out.set(own)),
+      scales: (r, out) => (row(r), out.set(scale)),
+      offsets: (r, out) => (row(r), out.set(min)),
+      decode,
+      note: `blocks read as ${planes.element.name} codes, a scale${planes.offset === undefined ? "" : " and a minimum"} for every ${span}`,
+    };
+  }
   if (element === null) {
     const refuse = (): never => {
       throw new TypeError(`${format.name} has no codes`);

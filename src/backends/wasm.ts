@@ -150,6 +150,7 @@ function prepare(runtime: Runtime, w: PackedTensor, options: PrepareOptions): Sy
   if (activations !== "float32" && activations !== "int8" && activations !== "int16")
     throw new TypeError(`prepareMatmul activations: expected "float32", "int16" or "int8", got ${String(activations)}.`);
   const source = weightSource(w);
+  const note = source.note === undefined ? [] : [source.note];
   let product: Product;
   if (options.kernel !== undefined && activations !== "int8") throw refusedKernel(options.kernel, 'activations other than "int8"');
   if (activations === "float32") product = floatProduct(runtime, source, w.format.name, []);
@@ -202,7 +203,7 @@ function prepare(runtime: Runtime, w: PackedTensor, options: PrepareOptions): Sy
       backend: "wasm",
       kernel: product.name(1),
       activations: product.activations,
-      reasons: [...product.reasons, `rows of activations at once: ${product.name(1)} for one, ${product.name(64)} for many`],
+      reasons: [...note, ...product.reasons, `rows of activations at once: ${product.name(1)} for one, ${product.name(64)} for many`],
     }),
     dispose,
     [Symbol.dispose]: dispose,

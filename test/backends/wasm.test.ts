@@ -23,6 +23,13 @@ function facts(w: PackedTensor): { span: number; size: Float64Array; slack: Floa
   const size = values.map(Math.abs);
   const slack = new Float64Array(rows * k);
   const element = elementOf(w);
+  if (w.format.kind === "opaque" && w.format.planes !== undefined) {
+    const run = w.format.planes.scales[0].span as number;
+    const mins = new Float64Array((rows * k) / run);
+    w.format.readPlanes!(w.codes, new Uint8Array(rows * k), new Float64Array(mins.length), mins);
+    for (let i = 0; i < rows * k; i++) size[i] += 2 * Math.abs(mins[Math.floor(i / run)]);
+    return { span: run, size, slack };
+  }
   if (element === null) return { span: k, size, slack };
   let span = k;
   const largest = Math.max(
