@@ -49,6 +49,8 @@ for (const [bits, want] of [
   [2, ".182"],
 ] as const)
   row(`GPTQ / RTN, ${bits} bits g128, AR(.9)`, want, ratio(ar, `int${bits}_b128`, gptq({ hessian: ar })));
+for (const name of ["ggml_q4_0", "ggml_iq4_nl", "ggml_mxfp4", "ggml_q4_k", "ggml_q6_k"])
+  row(`GPTQ / RTN, ${name}, AR(.9)`, "-", ratio(ar, name, gptq({ hessian: ar })));
 row("GPTQ / RTN, power-law spectrum", ".088", ratio(power, "int4_b128", gptq({ hessian: power })));
 row("  with act-order", ".082", ratio(power, "int4_b128", gptq({ hessian: power, actOrder: true })));
 row("  with act-order and MSE scales", ".071", ratio(power, "int4_b128", gptq({ hessian: power, actOrder: true, search })));

@@ -1,13 +1,14 @@
 // GPTQ: rounds the columns of a weight one by one and spreads each error over the columns still to come, so that the output error on calibration
 // inputs, not the weight error, is small. Source: Frantar et al., arXiv 2210.17323; code IST-DASLab/gptq; static activation order from
-// FP-Quant (arXiv 2509.23202). Works on every scalar and block format. Not here: rotation (mrgptq.ts), g_idx (act-order uses static groups).
+// FP-Quant (arXiv 2509.23202). Works on every scalar and block format, and on ggml blocks (opaque.ts). Not here: rotation (mrgptq.ts), g_idx (act-order uses static groups).
 import { LowbitError } from "../../formats/core/errors.ts";
 import { codeArray, type Codes } from "../../formats/core/pack.ts";
-import type { Format, PackedTensor } from "../../formats/core/types.ts";
+import type { Format, OpaqueFormat, PackedTensor, QuantConfig } from "../../formats/core/types.ts";
 import type { Tensor } from "../tensor/tensor.ts";
 import { BlockGrid, columnFormat, weightMatrix, type ScaleOptions, type WeightMatrix } from "./grid.ts";
 import { factorScratch, gptqFactorSteps, type Algebra } from "./linalg.ts";
 import { openAlgebra, threadsOf, type AlgebraOptions, type OpenAlgebra } from "./simd.ts";
+import { OpaqueColumns } from "./opaque.ts";
 import { scaleRecipe } from "./rtn.ts";
 import { resolveSearch, searchScales, searchSteps, type ScaleSearch } from "./search.ts";
 import type { LayerStatistics } from "./statistics.ts";
@@ -128,22 +129,12 @@ function asymmetry(h: Float64Array, k: number): string | null {
 const STRIP = 16;
 
 function* gptqSteps(weight: Tensor, format: Format, o: GptqOptions, r: Resolved): Steps<PackedTensor> {
-  const target = columnFormat(format, "gptq");
   const at = o.name === undefined ? "" : ` of layer "${o.name}"`;
   let w: WeightMatrix | null = weightMatrix(weight, `gptq${at}`);
   const { rows, k, shape } = w;
   const source = hessianOf(o.hessian, k, at, o.minRows);
   const { diagonal, dead, order } = prepare(source, w, r.actOrder, at);
-  const grid = new BlockGrid(target, rows, k, { scaleRule: o.scaleRule, rangeRule: o.rangeRule });
-  const grouped = target.kind === "block" && grid.cells.gridK > 1;
-  if (r.actOrder && grouped && !r.staticGroups)
-    throw new LowbitError(
-      "E_UNSUPPORTED",
-      `gptq: expected static groups with actOrder, got staticGroups: false. Dynamic groups in another order need an index per column (g_idx), which packed tensors do not hold.`,
-    );
-  const dynamic = grouped && !r.staticGroups;
-  grid.fill(w.data);
-  if (o.search && !dynamic) yield* searchSteps(grid, w.data, 0, k, o.search, null, o.name);
+  const columns = format.kind === "opaque" ? opaqueColumns(format, rows, k, o, r) : yield* blockColumns(format, w, o, r);
   const room = Math.max(factorScratch(k), r.blockSize * rows);
   const algebra = openAlgebra(k * k + rows * k + room, 3, o, `gptq${at}`);
   try {
@@ -152,13 +143,13 @@ function* gptqSteps(weight: Tensor, format: Format, o: GptqOptions, r: Resolved)
     w = null; // half a gigabyte for a layer of 8192 x 8192: not to be held while the factor is made
     const scratch = algebra.array(room);
     const { factor, damp } = yield* factorize(source, diagonal, order, k, r, at, algebra, scratch, o.name);
-    const { codes, loss } = yield* spread({ grid, order, wt, factor, errors: scratch, dynamic, algebra }, o, r);
+    const { codes, loss } = yield* spread({ rows, k, columns, order, wt, factor, errors: scratch, algebra }, o, r);
     if (!Number.isFinite(loss))
       throw new LowbitError("E_CALIBRATION", `gptq${at}: expected a finite error, got ${loss}. Is the Hessian's range beyond float64?`);
-    return grid.pack(codes, shape, {
+    return columns.pack(codes, shape, {
       version: 1,
       algorithm: "gptq",
-      ...scaleRecipe(target, o),
+      ...scaleRecipe(format, o),
       ...r,
       ...(o.search ? { search: resolveSearch(o.search) } : {}),
       dampUsed: damp,
@@ -172,6 +163,63 @@ function* gptqSteps(weight: Tensor, format: Format, o: GptqOptions, r: Resolved)
   }
 }
 
+/** The columns of a format: how they are rounded, and packed at the end. */
+interface Columns {
+  readonly bits: number;
+  /** Columns of a group whose scales are taken from the weights when it is reached; 0 where they are known before. */
+  readonly dynamic: number;
+  /** Scales of the group that starts with column i. */
+  fill(wt: Float64Array, i: number): void;
+  quantizeColumn(j: number, x: Float64Array, xAt: number, codes: Codes, values: Float64Array): void;
+  pack(codes: Codes, shape: readonly number[], recipe: QuantConfig): PackedTensor;
+}
+
+function* blockColumns(format: Format, w: WeightMatrix, o: GptqOptions, r: Resolved): Steps<Columns> {
+  const target = columnFormat(format, "gptq");
+  const grid = new BlockGrid(target, w.rows, w.k, { scaleRule: o.scaleRule, rangeRule: o.rangeRule });
+  const grouped = target.kind === "block" && grid.cells.gridK > 1;
+  if (r.actOrder && grouped && !r.staticGroups)
+    throw new LowbitError(
+      "E_UNSUPPORTED",
+      `gptq: expected static groups with actOrder, got staticGroups: false. Dynamic groups in another order need an index per column (g_idx), which packed tensors do not hold.`,
+    );
+  const dynamic = grouped && !r.staticGroups;
+  grid.fill(w.data);
+  if (o.search && !dynamic) yield* searchSteps(grid, w.data, 0, w.k, o.search, null, o.name);
+  return {
+    bits: grid.element.bits,
+    dynamic: dynamic ? grid.cells.k : 0,
+    fill: (wt, i) => fillGroup(grid, wt, i, o.search),
+    quantizeColumn: (j, x, xAt, codes, values) => grid.quantizeColumn(j, x, xAt, codes, values),
+    pack: (codes, shape, recipe) => grid.pack(codes, shape, recipe),
+  };
+}
+
+/** Blocks of an opaque format are encoded, scales and all, when they are reached. */
+function opaqueColumns(format: OpaqueFormat, rows: number, k: number, o: GptqOptions, r: Resolved): Columns {
+  const given = Object.entries({
+    actOrder: r.actOrder,
+    staticGroups: r.staticGroups,
+    search: o.search,
+    scaleRule: o.scaleRule,
+    rangeRule: o.rangeRule,
+  });
+  const refused = given.find(([, v]) => v);
+  if (refused)
+    throw new LowbitError(
+      "E_UNSUPPORTED",
+      `gptq ${refused[0]}: expected none for the opaque ${format.name}, whose encoder chooses scales block by block in natural order, got ${JSON.stringify(refused[1])}. Leave it out.`,
+    );
+  const own = new OpaqueColumns(format, rows, k);
+  return {
+    bits: own.bits,
+    dynamic: own.span,
+    fill: (wt, i) => own.fill(wt, i),
+    quantizeColumn: (j, x, xAt, codes, values) => own.quantizeColumn(j, x, xAt, codes, values),
+    pack: (codes, shape, recipe) => own.pack(codes, shape, recipe),
+  };
+}
+
 /** Columns become rows, in the order of work, so that every update runs along memory. */
 function turn({ data, rows, k }: WeightMatrix, order: Int32Array, wt: Float64Array): void {
   for (let r0 = 0; r0 < rows; r0 += 32)
@@ -182,30 +230,31 @@ function turn({ data, rows, k }: WeightMatrix, order: Int32Array, wt: Float64Arr
 }
 
 interface Work {
-  readonly grid: BlockGrid;
+  readonly rows: number;
+  readonly k: number;
+  readonly columns: Columns;
   readonly order: Int32Array;
   /** Columns of the weight as rows, in the order of work. */
   readonly wt: Float64Array;
   readonly factor: Float64Array;
   /** blockSize rows. */
   readonly errors: Float64Array;
-  readonly dynamic: boolean;
   readonly algebra: Algebra;
 }
 
 /** Rounds the columns in order and spreads their errors. */
 function* spread(
-  { grid, order, wt, factor, errors, dynamic, algebra }: Work,
+  { rows, k, columns, order, wt, factor, errors, algebra }: Work,
   o: GptqOptions,
   r: Resolved,
 ): Steps<{ codes: Codes; loss: number }> {
-  const { rows, k } = grid;
   const { product } = algebra;
+  const { bits, dynamic: span } = columns;
+  const dynamic = span > 0;
   yield { stage: "gptq", done: 0, total: k, layer: o.name };
-  const codes = codeArray(grid.element.bits, rows * k);
-  const columnCodes = codeArray(grid.element.bits, rows);
+  const codes = codeArray(bits, rows * k);
+  const columnCodes = codeArray(bits, rows);
   const q = new Float64Array(rows);
-  const span = grid.cells.k;
   let loss = 0;
   let i1 = 0;
   while (i1 < k) {
@@ -214,7 +263,7 @@ function* spread(
       // A group that reaches beyond the block starts a block of its own: its scales then see every update.
       const last = Math.floor((i2 - 1) / span) * span;
       if (last > i1 && Math.min(k, last + span) > i2) i2 = last;
-      if (r.groupScales === "blockStart") for (let i = Math.ceil(i1 / span) * span; i < i2; i += span) fillGroup(grid, wt, i, o.search);
+      if (r.groupScales === "blockStart") for (let i = Math.ceil(i1 / span) * span; i < i2; i += span) columns.fill(wt, i);
     }
     let s1 = i1;
     let s2 = i1;
@@ -226,9 +275,9 @@ function* spread(
         s2 = Math.min(i + STRIP, i2);
         if (dynamic) s2 = Math.min(s2, (Math.floor(i / span) + 1) * span);
       }
-      if (dynamic && r.groupScales === "current" && i % span === 0) fillGroup(grid, wt, i, o.search);
+      if (dynamic && r.groupScales === "current" && i % span === 0) columns.fill(wt, i);
       const column = i * rows;
-      grid.quantizeColumn(order[i], wt, column, columnCodes, q);
+      columns.quantizeColumn(order[i], wt, column, columnCodes, q);
       const j = order[i];
       const d = factor[i * k + i];
       const e = (i - i1) * rows;

@@ -54,7 +54,7 @@ export function columnFormat(format: Format, what: string): NumberFormat | Block
   if (format.kind === "opaque")
     throw new LowbitError(
       "E_UNSUPPORTED",
-      `${what}: expected a scalar or block format, got the opaque ${format.name}, whose codes cannot be chosen column by column. Use rtn().`,
+      `${what}: expected a scalar or block format, got the opaque ${format.name}, whose scales its own encoder chooses. Use rtn(), or gptq() where data is at hand.`,
     );
   if (format.kind === "block" && format.offset?.role === "min")
     throw new LowbitError(

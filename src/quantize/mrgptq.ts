@@ -23,6 +23,7 @@ export interface MrGptqOptions extends Omit<GptqOptions, "search"> {
 
 function blockOf(format: Format, k: number, block: number | undefined, what: string): number {
   if (block !== undefined) return block;
+  if (format.kind === "opaque") return format.blockSize;
   const span = format.kind === "block" ? format.scales[0].span : undefined;
   const size = typeof span === "number" ? span : Array.isArray(span) ? (span as readonly number[])[1] : k;
   if (k % size !== 0)
@@ -39,24 +40,24 @@ function rotated(weight: Tensor, rotation: Rotation, what: string): Tensor {
 const configOf = ({ kind, n, block, seed }: RotationConfig): RotationConfig => ({ kind, n, block, seed });
 
 /**
- * MR-GPTQ as a quantizer, for any format with columns.
+ * MR-GPTQ as a quantizer, for any format; opaque ones in natural order, without a search.
  * @throws as gptq; E_SHAPE where the block does not divide k, E_UNSUPPORTED where there is no Hadamard matrix of its size
  * @example quantize(w, mxfp4, mrgptq({ hessian: stats }))
  */
 export function mrgptq(options: MrGptqOptions): SteppedQuantizer {
   const { block, seed, search, ...rest } = options;
-  const base: GptqOptions = {
+  const base = (opaque: boolean): GptqOptions => ({
     ...rest,
-    actOrder: options.actOrder ?? true,
-    ...(search === null ? {} : { search: search ?? { method: "mse" } }),
-  };
-  gptq(base); // checks the options
+    actOrder: options.actOrder ?? !opaque,
+    ...(search === null || (opaque && search === undefined) ? {} : { search: search ?? { method: "mse" } }),
+  });
+  gptq(base(false)); // checks the options
   const steps = function* (weight: Tensor, format: Format): Steps<PackedTensor> {
     const k = weight.shape.slice(1).reduce((n, d) => n * d, 1);
     const at = options.name === undefined ? "" : ` of layer "${options.name}"`;
     const rotation = hadamardRotation(k, { block: blockOf(format, k, block, "mrgptq"), seed: seed ?? null });
     const hessian = rotateHessian(hessianOf(options.hessian, k, at, options.minRows), rotation);
-    const packed = yield* gptq({ ...base, hessian }).steps(rotated(weight, rotation, "mrgptq"), format);
+    const packed = yield* gptq({ ...base(format.kind === "opaque"), hessian }).steps(rotated(weight, rotation, "mrgptq"), format);
     return { ...packed, shape: weight.shape.slice(), recipe: { ...packed.recipe, algorithm: "mrgptq", rotation: configOf(rotation) } };
   };
   return { algorithm: "mrgptq", steps, quantizeWeight: (weight, format) => runSteps(steps(weight, format), options) };

@@ -1,10 +1,10 @@
 // The quantizers over every named format, and scaled forms of every kind of element: a diagonal Hessian is round-to-nearest bit for bit, GPTQ lowers the
-// output error on correlated inputs, AWQ never raises it. Opaque formats are refused by name and counted.
+// output error on correlated inputs, AWQ never raises it. Opaque formats have their codes found by probing; those whose elements share bits are refused by name.
 import { expect, test } from "vitest";
 import { allFormats, format } from "../../formats/index.ts";
 import { quantize, tensor } from "../../src/index.ts";
 import type { PackedTensor } from "../../src/index.ts";
-import { awq, dequantizeOriginal, gptq, layerStatistics, outputError } from "../../src/quantize/index.ts";
+import { awq, dequantizeOriginal, gptq, layerStatistics, mrgptq, outputError } from "../../src/quantize/index.ts";
 import { gaussianWeights, inputs } from "../helpers/layers.ts";
 
 const [rows, k] = [8, 256];
@@ -20,13 +20,8 @@ const all = [...allFormats, ...scaled.map((n) => format(n))];
 const error = (p: PackedTensor) => outputError(w, dequantizeOriginal(p), rows, stats.hessian!);
 
 test("gptq and awq on every format", () => {
-  let opaque = 0;
   for (const f of all) {
-    if (f.kind === "opaque") {
-      opaque++;
-      expect(() => quantize(t, f, gptq({ hessian: stats })), f.name).toThrow(/E_UNSUPPORTED|opaque/);
-      continue;
-    }
+    if (f.kind === "opaque") continue;
     const plain = quantize(t, f);
     const same = quantize(t, f, gptq({ hessian: diagonal }));
     expect(Buffer.compare(same.codes, plain.codes), f.name).toBe(0);
@@ -40,5 +35,38 @@ test("gptq and awq on every format", () => {
     else expect(after / before, f.name).toBeLessThan(0.999);
     expect(error(quantize(t, f, awq({ statistics: stats, grid: 2, search: null }))), f.name).toBeLessThanOrEqual(before * (1 + 1e-6));
   }
-  expect(opaque).toBeLessThan(all.length / 2);
+});
+
+/** Elements share bits: base-3 digits in a byte, pairs with an identifier. */
+const SHARED = ["ggml_tq1_0", "olive4", "olive8"];
+
+test("gptq on opaque formats: far below round-to-nearest on correlated inputs, no worse without correlation, bytes that the format reads", () => {
+  const seen: string[] = [];
+  for (const f of allFormats) {
+    if (f.kind !== "opaque") continue;
+    if (SHARED.includes(f.name)) {
+      expect(() => quantize(t, f, gptq({ hessian: stats })), f.name).toThrow(/expected a format with bits for each element/);
+      continue;
+    }
+    seen.push(f.name);
+    const plain = quantize(t, f);
+    const p = quantize(t, f, gptq({ hessian: stats }));
+    expect(p.codes.length, f.name).toBe(plain.codes.length);
+    expect(Float32Array.from(f.decodeBytes(p.codes)), f.name).toEqual(dequantizeOriginal(p));
+    expect(error(p) / error(plain), f.name).toBeLessThan(0.6);
+    // Without feedback the encoder's scales stay, and each value is the nearest they allow.
+    const alone = quantize(t, f, gptq({ hessian: diagonal }));
+    const [a, b] = [dequantizeOriginal(alone), dequantizeOriginal(plain)];
+    let worst = 0;
+    for (let i = 0; i < a.length; i++) worst = Math.max(worst, Math.abs(a[i] - w[i]) - Math.abs(b[i] - w[i]));
+    expect(worst, f.name).toBeLessThanOrEqual(1e-7);
+    expect(error(quantize(t, f, mrgptq({ hessian: stats }))), f.name).toBeLessThan(error(plain));
+  }
+  expect(seen.length).toBeGreaterThanOrEqual(11);
+  const q4 = format("ggml_q4_0");
+  for (const o of [{ actOrder: true }, { staticGroups: true }, { search: { method: "mse" as const } }, { rangeRule: "full" as const }])
+    expect(() => quantize(t, q4, gptq({ hessian: stats, ...o })), JSON.stringify(o)).toThrow(
+      expect.objectContaining({ code: "E_UNSUPPORTED" }),
+    );
+  expect(() => quantize(tensor(w.slice(0, 80), [2, 40]), q4, gptq({ hessian: new Float64Array(1600).fill(1) }))).toThrow(/32/);
 });
