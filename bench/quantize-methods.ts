@@ -48,7 +48,7 @@ for (const [bits, want] of [
   [3, ".171"],
   [2, ".182"],
 ] as const)
-  row(`GPTQ / RTN, ${bits} bits g128, AR(.9)`, want, ratio(ar, `int${bits}_b128`, gptq({ hessian: ar })));
+  row(`GPTQ / RTN, ${bits} bits g128, AR(.9)`, want, ratio(ar, `uint${bits}_b128_zp`, gptq({ hessian: ar })));
 for (const name of ["ggml_q4_0", "ggml_iq4_nl", "ggml_mxfp4", "ggml_q4_k", "ggml_q6_k"])
   row(`GPTQ / RTN, ${name}, AR(.9)`, "-", ratio(ar, name, gptq({ hessian: ar })));
 row("GPTQ / RTN, power-law spectrum", ".088", ratio(power, "int4_b128", gptq({ hessian: power })));

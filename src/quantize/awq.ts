@@ -28,54 +28,92 @@ export interface AwqOptions extends RunOptions, AlgebraOptions {
  * @throws LowbitError E_CALIBRATION as gptq
  */
 export function awq(options: AwqOptions): SteppedQuantizer {
+  check(options);
+  const steps = function* (weight: Tensor, format: Format): Steps<PackedTensor> {
+    return (yield* together([weight], format, options))[0];
+  };
+  return { algorithm: "awq", steps, quantizeWeight: (weight, format) => runSteps(steps(weight, format), options) };
+}
+
+/**
+ * AWQ of layers that read the same input (q, k and v; gate and up): one power for all of them, by the sum of their output errors, so that one set of factors is
+ * folded into what comes before.
+ * @throws as awq; E_SHAPE for weights of different k
+ * @example const [q, k, v] = awqLayers([wq, wk, wv], format("int4_b128"), { statistics });
+ */
+export function awqLayers(weights: readonly Tensor[], format: Format, options: AwqOptions): PackedTensor[] {
+  check(options);
+  if (weights.length === 0) throw new TypeError("awqLayers: expected at least one weight, got none.");
+  return runSteps(together(weights, format, options), options);
+}
+
+function check(options: AwqOptions): void {
   if (!options?.statistics) throw new TypeError("awq: expected options.statistics, got none. Collect them with layerStatistics(k).");
   const count = options.grid ?? 20;
   if (!(Number.isInteger(count) && count >= 1 && count <= 1000))
     throw new RangeError(`awq grid: expected an integer in 1..1000, got ${count}.`);
-  const search = options.search === null ? null : resolveSearch(options.search ?? { method: "mse", grid: 20, maxShrink: 0.5 });
-  const steps = function* (weight: Tensor, format: Format): Steps<PackedTensor> {
-    const at = options.name === undefined ? "" : ` of layer "${options.name}"`;
-    const w = weightMatrix(weight, `awq${at}`);
-    const { rows, k } = w;
-    const { statistics } = options;
-    const hessian = hessianOf(statistics, k, at);
-    const mean = statistics.sumAbs.map((s) => s / statistics.weight);
-    let best: { error: number; packed: PackedTensor; power: number; scales: Float64Array; searched: boolean } | undefined;
-    let plain = NaN;
-    for (let i = 0; i < count; i++) {
-      const power = i / count;
-      const scales = channelScales(mean, power);
+  searchOf(options);
+}
+
+const searchOf = (o: AwqOptions) => (o.search === null ? null : resolveSearch(o.search ?? { method: "mse", grid: 20, maxShrink: 0.5 }));
+
+interface Scaled {
+  readonly error: number;
+  readonly packed: PackedTensor;
+  readonly searched: boolean;
+}
+
+function* together(weights: readonly Tensor[], format: Format, options: AwqOptions): Steps<PackedTensor[]> {
+  const count = options.grid ?? 20;
+  const search = searchOf(options);
+  const at = options.name === undefined ? "" : ` of layer "${options.name}"`;
+  const matrices = weights.map((weight) => weightMatrix(weight, `awq${at}`));
+  const { k } = matrices[0];
+  const { statistics } = options;
+  const hessian = hessianOf(statistics, k, at);
+  const mean = statistics.sumAbs.map((s) => s / statistics.weight);
+  for (const w of matrices)
+    if (w.k !== k) throw new LowbitError("E_SHAPE", `awq${at}: expected layers of ${k} inputs, got ${w.k}. They must read the same input.`);
+  const plain: number[] = [];
+  let best: { error: number; power: number; scales: Float64Array; layers: Scaled[] } | undefined;
+  for (let i = 0; i < count; i++) {
+    const power = i / count;
+    const scales = channelScales(mean, power);
+    const columnWeights = scales.map((s, j) => hessian[j * k + j] / (s * s));
+    const layers = matrices.map((w): Scaled => {
       const scaled = w.data.map((v, at) => v * scales[at % k]);
-      const t: Tensor = { data: scaled, shape: [rows, k], stride: [k, 1], offset: 0 };
-      const columnWeights = scales.map((s, j) => hessian[j * k + j] / (s * s));
+      const t: Tensor = { data: scaled, shape: [w.rows, k], stride: [k, 1], offset: 0 };
+      let kept: Scaled | undefined;
       for (const searched of search ? [false, true] : [false]) {
         if (searched && (format.kind !== "block" || format.offset?.role === "min")) continue;
         const packed = rtn(searched ? { search: search!, columnWeights } : {}).quantizeWeight(t, format);
         const values = dequantize(packed, { dtype: "float64" });
         for (let v = 0; v < values.length; v++) values[v] /= scales[v % k];
-        const error = outputError(w.data, values, rows, hessian, options);
-        if (i === 0 && !searched) plain = error;
-        if (best === undefined || error < best.error) best = { error, packed, power, scales, searched };
+        const error = outputError(w.data, values, w.rows, hessian, options);
+        if (i === 0 && !searched) plain.push(error);
+        if (kept === undefined || error < kept.error) kept = { error, packed, searched };
       }
-      yield { stage: "awq", done: i + 1, total: count, layer: options.name };
-    }
-    const { packed, power, scales, error, searched } = best!;
-    if (!Number.isFinite(error)) throw new LowbitError("E_CALIBRATION", `awq${at}: expected a finite error, got ${error}.`);
-    return {
-      ...packed,
-      shape: weight.shape.slice(),
-      recipe: {
-        ...packed.recipe,
-        algorithm: "awq",
-        power,
-        searched,
-        ...(power > 0 ? { channelScales: Array.from(scales) } : {}),
-        error,
-        roundToNearestError: plain,
-      },
-    };
-  };
-  return { algorithm: "awq", steps, quantizeWeight: (weight, format) => runSteps(steps(weight, format), options) };
+      return kept!;
+    });
+    const error = layers.reduce((n, l) => n + l.error, 0);
+    if (best === undefined || error < best.error) best = { error, power, scales, layers };
+    yield { stage: "awq", done: i + 1, total: count, layer: options.name };
+  }
+  const { power, scales, error, layers } = best!;
+  if (!Number.isFinite(error)) throw new LowbitError("E_CALIBRATION", `awq${at}: expected a finite error, got ${error}.`);
+  return layers.map((layer, i) => ({
+    ...layer.packed,
+    shape: weights[i].shape.slice(),
+    recipe: {
+      ...layer.packed.recipe,
+      algorithm: "awq",
+      power,
+      searched: layer.searched,
+      ...(power > 0 ? { channelScales: Array.from(scales) } : {}),
+      error: layer.error,
+      roundToNearestError: plain[i],
+    },
+  }));
 }
 
 /** mean^power, at least 1e-4, divided by the geometric mean of its extremes. Dead channels keep the smallest scale. */

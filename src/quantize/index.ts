@@ -2,7 +2,16 @@
 export { gptq, type GptqOptions } from "./gptq.ts";
 export { rtn, type RtnOptions } from "./rtn.ts";
 export { hqq, type HqqOptions } from "./hqq.ts";
-export { dequantizeOriginal, mrgptq, rotatedRtn, type MrGptqOptions } from "./mrgptq.ts";
+export {
+  dequantizeOriginal,
+  mrgptq,
+  rotatedRtn,
+  searchRotation,
+  type FoundRotation,
+  type MrGptqOptions,
+  type RotationSearch,
+} from "./mrgptq.ts";
+export { searchSmoothing, type Smoothing, type SmoothSearch } from "./smooth.ts";
 export { fwht, hadamard } from "./hadamard.ts";
 export {
   hadamardRotation,
@@ -38,7 +47,7 @@ export {
 } from "./calibrate.ts";
 export { gaussian, seededRandom } from "./random.ts";
 export { runStepsAsync, type Progress, type RunOptions, type SteppedQuantizer } from "./steps.ts";
-export { awq, type AwqOptions } from "./awq.ts";
+export { awq, awqLayers, type AwqOptions } from "./awq.ts";
 export { adaround, type AdaRoundOptions } from "./adaround.ts";
 export { quest } from "./quest.ts";
 export { gaussianClip, type GaussianClip } from "./normal.ts";

@@ -8,7 +8,8 @@ import { rtn, type RtnOptions } from "./rtn.ts";
 import { gptq, hessianOf, type GptqOptions } from "./gptq.ts";
 import { weightMatrix } from "./grid.ts";
 import { hadamardRotation, rotateHessian, rotationOf, type Rotation, type RotationConfig } from "./rotation.ts";
-import { runSteps, type SteppedQuantizer, type Steps } from "./steps.ts";
+import { outputError, type LayerStatistics } from "./statistics.ts";
+import { checkAborted, runSteps, type RunOptions, type SteppedQuantizer, type Steps } from "./steps.ts";
 import type { WeightQuantizer } from "../tensor/quantize.ts";
 import type { Tensor } from "../tensor/tensor.ts";
 
@@ -64,7 +65,7 @@ export function mrgptq(options: MrGptqOptions): SteppedQuantizer {
 }
 
 /** Round to nearest in a rotated basis, without data. The same recipe and reading back as mrgptq. */
-export function rotatedRtn(options: RtnOptions & Pick<MrGptqOptions, "block" | "seed"> = {}): WeightQuantizer {
+export function rotatedRtn(options: Omit<RtnOptions, "seed"> & Pick<MrGptqOptions, "block" | "seed"> = {}): WeightQuantizer {
   const { block, seed, ...rest } = options;
   const inner = rtn({ ...rest });
   return {
@@ -80,6 +81,47 @@ export function rotatedRtn(options: RtnOptions & Pick<MrGptqOptions, "block" | "
       };
     },
   };
+}
+
+export interface RotationSearch extends RunOptions {
+  /** Hadamard blocks; default: the block of the format. */
+  readonly block?: number;
+  /** Sign vectors tried besides no signs; default 8. */
+  readonly count?: number;
+  /** Seed of the first; the next ones follow. Default 1. */
+  readonly seed?: number;
+  /** Errors of the outputs on these inputs, instead of the weights. */
+  readonly hessian?: LayerStatistics | Float64Array;
+}
+
+export interface FoundRotation {
+  /** To pass as `seed` to mrgptq and rotatedRtn; null: no signs. */
+  readonly seed: number | null;
+  readonly error: number;
+  /** Of no signs, then of each seed. */
+  readonly errors: readonly number[];
+}
+
+/**
+ * The random signs with the least error of rounding to nearest in the rotated basis: what SpinQuant (arXiv 2405.16406) learns, tried out instead. Never worse than none.
+ * @throws LowbitError as mrgptq; RangeError for count; E_ABORTED
+ * @example const { seed } = searchRotation(w, mxfp4, { hessian }); quantize(w, mxfp4, mrgptq({ hessian, seed }));
+ */
+export function searchRotation(weight: Tensor, format: Format, options: RotationSearch = {}): FoundRotation {
+  const { count = 8, seed: first = 1, block } = options;
+  if (!Number.isSafeInteger(count) || count < 0 || count > 10_000)
+    throw new RangeError(`searchRotation count: expected an integer in 0..10000, got ${count}.`);
+  const w = weightMatrix(weight, "searchRotation");
+  const hessian = options.hessian === undefined ? null : hessianOf(options.hessian, w.k, "");
+  const seeds = [null, ...Array.from({ length: count }, (_, i) => first + i)];
+  const errors = seeds.map((seed, i) => {
+    checkAborted(options.signal, "searchRotation");
+    options.onProgress?.({ stage: "rotation", done: i, total: seeds.length });
+    const values = dequantizeOriginal(rotatedRtn({ seed, ...(block === undefined ? {} : { block }) }).quantizeWeight(weight, format));
+    return hessian ? outputError(w.data, values, w.rows, hessian) : w.data.reduce((n, v, at) => n + (v - values[at]) ** 2, 0);
+  });
+  const error = Math.min(...errors);
+  return { seed: seeds[errors.indexOf(error)], error, errors };
 }
 
 /** Values of a packed weight in the basis it was given in: the rotation and the channel scales of its recipe are undone. */

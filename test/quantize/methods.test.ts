@@ -7,6 +7,7 @@ import {
   absorbHighBias,
   adaround,
   awq,
+  awqLayers,
   centerOutputs,
   channelAmax,
   clippedNormalMean,
@@ -23,6 +24,7 @@ import {
   quest,
   rtn,
   scaleColumns,
+  searchSmoothing,
   smoothFactors,
 } from "../../src/quantize/index.ts";
 import { normalCdf } from "../../src/quantize/normal.ts";
@@ -67,6 +69,30 @@ test("AWQ: a power above 0 wins with outlier channels, the output error is never
     expect(a.recipe.error as number).toBeLessThanOrEqual(a.recipe.roundToNearestError as number);
   }
   expect(() => awq({} as never)).toThrow(TypeError);
+});
+
+test("AWQ of layers that share an input: one set of factors, the sum of errors never above round-to-nearest, alone it is awq", () => {
+  const k = 128;
+  const stats = statistics(
+    outlierInputs(200, 512, 6).filter((_, i) => i % 512 < k),
+    k,
+  );
+  const weights = [8, 4, 4].map((rows, i) => tensor(gaussianWeights(rows, k, 30 + i), [rows, k]));
+  const fmt = block("int4_b64");
+  const packed = awqLayers(weights, fmt, { statistics: stats, grid: 8 });
+  expect(packed[0].recipe.channelScales).toBeDefined();
+  for (const p of packed) expect(p.recipe.channelScales).toEqual(packed[0].recipe.channelScales);
+  const sum = (what: "error" | "roundToNearestError") => packed.reduce((n, p) => n + (p.recipe[what] as number), 0);
+  expect(sum("error")).toBeLessThan(sum("roundToNearestError"));
+  packed.forEach((p, i) => {
+    const error = outputError(weights[i].data, dequantizeOriginal(p), p.rows, stats.hessian!);
+    expect(error / (p.recipe.error as number)).toBeCloseTo(1, 4);
+  });
+  expect(awqLayers([weights[1]], fmt, { statistics: stats, grid: 8 })[0]).toEqual(
+    quantize(weights[1], fmt, awq({ statistics: stats, grid: 8 })),
+  );
+  expect(() => awqLayers([], fmt, { statistics: stats })).toThrow(TypeError);
+  expect(() => awqLayers([weights[0], tensor(new Float32Array(64), [1, 64])], fmt, { statistics: stats })).toThrow(/128 inputs, got 64/);
 });
 
 test("AdaRound: .225 of the error of nearest rounding or less, as published, on correlated inputs", () => {
@@ -146,6 +172,33 @@ test("SmoothQuant: W8A8 error falls as published (7.1e-3 -> 2.41e-4 at 0.5, 3.0e
   const scaled = scaleColumns({ weight: w, rows, k }, s).weight;
   for (let i = 0; i < w.length; i++) expect(scaled[i] / s[i % k] / w[i]).toBeCloseTo(1, 12);
   expect(() => smoothFactors(channelAmax(stats), [{ weight: w, rows, k }], 2)).toThrow(RangeError);
+});
+
+test("SmoothQuant by search: the estimate follows the measured error, its alpha is near the best measured one, no smoothing is a candidate", () => {
+  const [rows, k, tokens] = [32, 512, 128];
+  const w = Float64Array.from(gaussianWeights(rows, k, 3));
+  const x = outlierInputs(tokens, k, 4);
+  const stats = statistics(x, k);
+  const layer = { weight: w, rows, k };
+  const alphas = [0.3, 0.5, 0.75, 0.9];
+  const found = searchSmoothing([layer], { statistics: stats, format: format("int8_row"), alphas });
+  const measured = [null, ...alphas].map((alpha) => {
+    const s = alpha === null ? new Float64Array(k).fill(1) : smoothFactors(channelAmax(stats), [layer], alpha);
+    return w8a8(scaleColumns(layer, s).weight, rows, k, x.map((v, i) => v / s[i % k]), tokens); // prettier-ignore
+  });
+  found.errors.forEach((e, i) => expect(Math.abs(Math.log(e / measured[i])), `alpha ${alphas[i - 1]}`).toBeLessThan(0.3));
+  expect(found.alpha).toBe(0.5);
+  expect(found.error).toBe(Math.min(...found.errors));
+  expect(measured[1 + alphas.indexOf(found.alpha!)]).toBeLessThan(1.1 * Math.min(...measured));
+  // Even inputs, uneven weights: smoothing would only move trouble.
+  const flat = statistics(inputs("iid", 600, 64, 2), 64);
+  const uneven = { weight: Float64Array.from(gaussianWeights(16, 64, 2)).map((v, i) => (i % 64 === 3 ? 80 * v : v)), rows: 16, k: 64 };
+  const none = searchSmoothing([uneven], { statistics: flat, format: format("int4_row"), activationBits: 16, alphas: [1] });
+  expect(none.error).toBeLessThanOrEqual(none.errors[0]);
+  expect(none.alpha === null).toBe(none.errors[0] <= none.errors[1]);
+  if (none.alpha === null) expect(none.factors).toEqual(new Float64Array(64).fill(1));
+  expect(() => searchSmoothing([layer], { statistics: flat, format: format("int8_row") })).toThrow(/64 inputs, got 512/);
+  expect(() => searchSmoothing([], { statistics: flat, format: format("int8_row") })).toThrow(TypeError);
 });
 
 const relu = (v: Float64Array) => v.map((u) => Math.max(0, u));

@@ -16,6 +16,7 @@ import {
   rotateHessian,
   rotatedRtn,
   rotationOf,
+  searchRotation,
 } from "../../src/quantize/index.ts";
 import { describeShared, readVectors, vectorPath } from "../helpers/shared.ts";
 import { gaussianWeights, inputs } from "../helpers/layers.ts";
@@ -173,3 +174,26 @@ test("float32 transforms on the WebAssembly backend are the same bits", async ()
   }
   backend.dispose();
 }); // prettier-ignore
+
+test("searched signs: never worse than none, what the search says is what the quantizer gives", () => {
+  const k = 128;
+  const w = gaussianWeights(16, k, 5);
+  for (let r = 0; r < 16; r++) w[r * k + 17] *= 25;
+  const t = tensor(w, [16, k]);
+  const acc = layerStatistics(k);
+  acc.add(inputs("outliers", 300, k, 3));
+  const { hessian } = acc.finish();
+  for (const source of [undefined, hessian!]) {
+    const found = searchRotation(t, format("int4_b64"), { block: k, count: 6, ...(source ? { hessian: source } : {}) });
+    expect(found.errors.length).toBe(7);
+    expect(found.error).toBe(Math.min(...found.errors));
+    expect(new Set(found.errors).size).toBe(7);
+    const values = dequantizeOriginal(quantize(t, format("int4_b64"), rotatedRtn({ block: k, seed: found.seed })));
+    const error = source ? outputError(w, values, 16, source) : w.reduce((n, v, i) => n + (v - values[i]) ** 2, 0);
+    expect(error / found.error).toBeCloseTo(1, 9);
+  }
+  expect(() => searchRotation(t, format("int4_b64"), { count: -1 })).toThrow(RangeError);
+  expect(() => searchRotation(t, format("int4_b64"), { signal: AbortSignal.abort() })).toThrow(
+    expect.objectContaining({ code: "E_ABORTED" }),
+  );
+});
