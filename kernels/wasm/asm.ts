@@ -44,6 +44,17 @@ function signedLeb(out: number[], value: number): void {
   }
 }
 
+/** One array of several. */
+function joined(parts: readonly ArrayLike<number>[]): Uint8Array<ArrayBuffer> {
+  const out = new Uint8Array(parts.reduce((sum, part) => sum + part.length, 0));
+  let at = 0;
+  for (const part of parts) {
+    out.set(part, at);
+    at += part.length;
+  }
+  return out;
+}
+
 /** Code of one function. `op`, `load` and constants are expressions (emitted where they are used); `set`, `store`, `run`, `loop` emit at once. */
 export class FunctionBuilder {
   #bytes: number[] = [];
@@ -276,23 +287,20 @@ export class FunctionBuilder {
     this.#bytes.push(0x0b);
   }
 
-  body(): number[] {
-    const out: number[] = [];
+  body(): Uint8Array {
+    const head: number[] = [];
     const groups: [ValueType, number][] = [];
     for (const type of this.#locals) {
       const last = groups.at(-1);
       if (last !== undefined && last[0] === type) last[1]++;
       else groups.push([type, 1]);
     }
-    unsignedLeb(out, groups.length);
+    unsignedLeb(head, groups.length);
     for (const [type, count] of groups) {
-      unsignedLeb(out, count);
-      out.push(VALUE_TYPES[type]);
+      unsignedLeb(head, count);
+      head.push(VALUE_TYPES[type]);
     }
-    for (const byte of this.#prologue) out.push(byte);
-    for (const byte of this.#bytes) out.push(byte);
-    out.push(0x0b);
-    return out;
+    return joined([head, this.#prologue, this.#bytes, [0x0b]]);
   }
 }
 
@@ -301,13 +309,13 @@ export class ModuleBuilder {
   readonly #shared: boolean;
   readonly #types: string[] = [];
   readonly #typeBytes: number[][] = [];
-  readonly #functions: { type: number; body: number[]; name: string | null }[] = [];
+  readonly #functions: { type: number; body: Uint8Array; name: string | null }[] = [];
 
   constructor(options: { readonly shared?: boolean } = {}) {
     this.#shared = options.shared ?? false;
   }
 
-  /** Defines a function; `write` emits its body. A function without a name is internal. */
+  /** Defines a function; `write` emits its body. A function without a name is internal; a name is ASCII. */
   func(name: string | null, params: readonly ValueType[], results: readonly ValueType[], write: (f: FunctionBuilder) => void): FunctionRef {
     const key = `${params.join()}>${results.join()}`;
     let type = this.#types.indexOf(key);
@@ -324,54 +332,33 @@ export class ModuleBuilder {
   }
 
   bytes(): Uint8Array<ArrayBuffer> {
-    const out: number[] = [0, 0x61, 0x73, 0x6d, 1, 0, 0, 0];
-    const section = (id: number, content: number[]): void => {
-      out.push(id);
-      unsignedLeb(out, content.length);
-      for (const byte of content) out.push(byte);
+    const leb = (value: number): number[] => {
+      const out: number[] = [];
+      unsignedLeb(out, value);
+      return out;
     };
-    const vector = (items: readonly (readonly number[])[]): number[] => {
-      const content: number[] = [];
-      unsignedLeb(content, items.length);
-      for (const item of items) for (const byte of item) content.push(byte);
-      return content;
+    const parts: ArrayLike<number>[] = [[0, 0x61, 0x73, 0x6d, 1, 0, 0, 0]];
+    const section = (id: number, count: number, items: readonly ArrayLike<number>[]): void => {
+      const content = [leb(count), ...items];
+      parts.push([id], leb(content.reduce((sum, part) => sum + part.length, 0)), ...content);
     };
-    section(1, vector(this.#typeBytes));
+    section(1, this.#typeBytes.length, this.#typeBytes);
     // memory import; limits 0..65536 pages (4 GiB), flag 3 = shared with maximum
-    const memory: number[] = [1, 0x6d, 1, 0x6d, 2, this.#shared ? 3 : 1, 0];
-    unsignedLeb(memory, 65536);
-    section(2, vector([memory]));
+    section(2, 1, [[1, 0x6d, 1, 0x6d, 2, this.#shared ? 3 : 1, 0], leb(65536)]);
     section(
       3,
-      vector(
-        this.#functions.map((f) => {
-          const index: number[] = [];
-          unsignedLeb(index, f.type);
-          return index;
-        }),
-      ),
+      this.#functions.length,
+      this.#functions.map((f) => leb(f.type)),
     );
-    const exported: number[][] = [];
-    this.#functions.forEach((f, index) => {
-      if (f.name === null) return;
-      const name = new TextEncoder().encode(f.name);
-      const entry: number[] = [];
-      unsignedLeb(entry, name.length);
-      entry.push(...name, 0);
-      unsignedLeb(entry, index);
-      exported.push(entry);
-    });
-    section(7, vector(exported));
+    const exported = this.#functions.flatMap((f, index): ArrayLike<number>[] =>
+      f.name === null ? [] : [leb(f.name.length), Array.from(f.name, (letter) => letter.charCodeAt(0)), [0], leb(index)],
+    );
+    section(7, exported.length / 4, exported);
     section(
       10,
-      vector(
-        this.#functions.map((f) => {
-          const code: number[] = [];
-          unsignedLeb(code, f.body.length);
-          return [...code, ...f.body];
-        }),
-      ),
+      this.#functions.length,
+      this.#functions.flatMap((f) => [leb(f.body.length), f.body]),
     );
-    return new Uint8Array(out);
+    return joined(parts);
   }
 }

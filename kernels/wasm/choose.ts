@@ -12,7 +12,7 @@ import { latticePlan, tablePlan, type DotPlan } from "./plan.ts";
 export interface DotChoice {
   readonly plan: DotPlan;
   readonly shape: PackedShape;
-  /** For a product of m rows of activations. */
+  /** For a product of m rows of activations; the same object for the same kernel. */
   spec(m: number): GemmSpec;
   readonly reasons: readonly string[];
 }
@@ -104,6 +104,13 @@ export function chooseDot(source: WeightSource, options: DotOptions): DotChoice 
   const layout = fieldLayout(plan.bits);
   const costly = plan.planes.some((plane) => plane.table !== null) || layout.pieces.flat().length > layout.quads;
   const panelFrom = costly ? 8 : chosen.style === "dot" ? Infinity : 64;
-  const spec = (m: number): GemmSpec => tile(tileRows(m, most), m >= panelFrom);
+  const tiles = new Map<number, GemmSpec>();
+  const spec = (m: number): GemmSpec => {
+    const mr = tileRows(m, most);
+    const key = m >= panelFrom ? -mr : mr;
+    let found = tiles.get(key);
+    if (found === undefined) tiles.set(key, (found = tile(mr, key < 0)));
+    return found;
+  };
   return { plan, shape, spec, reasons };
 }

@@ -13,6 +13,7 @@ import { activationRecord, correctionFactor, gemmModule, WORK_ARGUMENTS, type Ge
 import { panelBytes, zipsPlanes } from "../../kernels/wasm/operands.ts";
 import { packFloat, packWeight } from "../../kernels/wasm/pack.ts";
 import { resultStride } from "../../kernels/wasm/tiles.ts";
+import type { Kernel, WasmFunction } from "../../kernels/wasm/engine.ts";
 import { createRuntime, kernel, type Runtime } from "../../kernels/wasm/runtime.ts";
 import { fastest, tileCandidates, tuneKey } from "../../kernels/wasm/tuner.ts";
 import { checkRun, disposed } from "./layer.ts";
@@ -168,6 +169,7 @@ function prepare(runtime: Runtime, w: PackedTensor, options: PrepareOptions): Sy
     } else product = integerProduct(runtime, source, options, label, () => dotProduct(runtime, source, choice, activations, label));
   }
   const { rows: n, k } = w;
+  warm(product, n, k);
   let live = true;
   const run = (x: Float32Array, m: number, out?: Float32Array): Float32Array => {
     if (!live || !runtime.live) throw disposed();
@@ -210,6 +212,13 @@ function prepare(runtime: Runtime, w: PackedTensor, options: PrepareOptions): Sy
   };
 }
 
+/** One product of zeros: code for one row is generated, compiled and on its way to the optimising tier before the first call that matters. */
+function warm(product: Product, n: number, k: number): void {
+  const stride = resultStride(n, 1);
+  const c = product.space.scratch("c", 4 * stride * product.rows(1));
+  product.multiply(new Float32Array(k), 1, c, stride);
+}
+
 /** A panel and a tile's activations share the first-level cache. */
 const PANEL_BYTES = 12 * 1024;
 
@@ -226,7 +235,29 @@ function dotProduct(runtime: Runtime, source: WeightSource, choice: DotChoice, a
     throw error;
   }
   const standard = choice.spec;
-  const tileOf = (m: number): GemmSpec => runtime.tiles?.get(tuneKey(standard(m), m)) ?? standard(m);
+  const tileOf = (m: number): GemmSpec =>
+    runtime.tiles === null ? standard(m) : (runtime.tiles.get(tuneKey(standard(m), m)) ?? standard(m));
+  /** Compiled code by spec, which is one object per kernel. */
+  const compiled = new Map<GemmSpec, { quantize: WasmFunction; gemm: Kernel }>();
+  const compile = (spec: GemmSpec): { quantize: WasmFunction; gemm: Kernel } => {
+    let found = compiled.get(spec);
+    if (found === undefined) {
+      const quantizer = {
+        style: spec.style,
+        inOrder: zipsPlanes(spec),
+        activationBits: spec.activationBits,
+        group: shape.group,
+        mr: spec.mr,
+        totals: spec.zeroPoint || spec.doubled || spec.style === "simd",
+        factor: correctionFactor(spec, plan.shift),
+        shared: runtime.shared,
+      };
+      const { quantize } = space.exports(kernel("activations", quantizer, () => activationModule(quantizer)));
+      found = { quantize, gemm: kernel("gemm", spec, () => gemmModule(spec)) };
+      compiled.set(spec, found);
+    }
+    return found;
+  };
   const rowsOf = (spec: GemmSpec, m: number): number => Math.ceil(m / spec.mr) * spec.mr;
   const product: Product & { multiplyWith(spec: GemmSpec, x: Float32Array, m: number, c: number, stride: number): void } = {
     space,
@@ -256,18 +287,7 @@ function dotProduct(runtime: Runtime, source: WeightSource, choice: DotChoice, a
       const tiles = Math.ceil(m / mr);
       const padded = tiles * mr;
       const { groups, group, span } = shape;
-      const quantizer = {
-        style: spec.style,
-        inOrder: zipsPlanes(spec),
-        activationBits: spec.activationBits,
-        group,
-        mr,
-        totals: spec.zeroPoint || spec.doubled || spec.style === "simd",
-        factor: correctionFactor(spec, plan.shift),
-        shared: runtime.shared,
-      };
-      const { quantize } = space.exports(kernel("activations", quantizer, () => activationModule(quantizer)));
-      const gemm = kernel("gemm", spec, () => gemmModule(spec));
+      const { quantize, gemm } = compile(spec);
       const a = space.scratch("a", tiles * groups * record.bytes);
       const staged = stage(space, x, m, source.k, span, group, groups, padded);
       const tileBytes = groups * record.bytes;
@@ -318,6 +338,8 @@ function floatProduct(runtime: Runtime, source: WeightSource, label: string, rea
   }
   const { group } = plan.layout;
   const spec = (m: number) => floatSpec(plan, floatRows(m, relaxed), relaxed, runtime.shared);
+  /** Compiled code by rows per tile. */
+  const compiled: Kernel[] = [];
   const tilesOf = (m: number): number => Math.ceil(m / floatRows(m, relaxed));
   return {
     space,
@@ -327,12 +349,12 @@ function floatProduct(runtime: Runtime, source: WeightSource, label: string, rea
     reasons: [...reasons, plan.reason],
     rows: (m) => tilesOf(m) * floatRows(m, relaxed),
     multiply(x, m, c, stride) {
-      const current = spec(m);
-      const { mr } = current;
+      const mr = floatRows(m, relaxed);
       const tiles = tilesOf(m);
       const padded = tiles * mr;
       const width = plan.groups * group;
-      const built = kernel("float", current, () => floatModule(current));
+      compiled[mr] ??= kernel("float", spec(m), () => floatModule(spec(m)));
+      const built = compiled[mr];
       const staged = stage(space, x, m, source.k, plan.span, group, plan.groups, padded);
       let a = staged;
       let unscale = 1;
