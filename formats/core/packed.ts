@@ -96,34 +96,61 @@ export interface RowScales {
   fill(row: number, scale: Float64Array, offset: Float64Array): void;
 }
 
-/** Reads the scales and offsets of a block-format tensor row by row. */
+/** Reads the scales and offsets of a block-format tensor row by row; what it holds is one row of each level. */
 export function rowScales(w: PackedTensor, format: BlockFormat): RowScales {
   const { rows, k } = w;
-  const levels = format.scales.map((level, i) => ({
-    grid: spanGrid(level.span, rows, k),
-    values: levelValues(level, (i === 0 ? w.scales : w.superScales)!, rows, k),
-  }));
+  const reader = (level: ScaleLevel, bytes: Uint8Array) => {
+    const grid = spanGrid(level.span, rows, k);
+    const { bits } = level.format;
+    const rowBytes = packedBytes(grid.gridK, bits);
+    const codes = codeArray(bits, grid.gridK);
+    const values = new Float64Array(grid.gridK);
+    let current = -1;
+    return {
+      k: grid.k,
+      /** The values of the grid's row that holds row `row` of the matrix. */
+      at(row: number): Float64Array {
+        const r = Math.floor(row / grid.rows);
+        if (r !== current) {
+          unpackInto(bytes, r * rowBytes, bits, codes, 0, grid.gridK);
+          decodeArray(level.format, codes, values);
+          current = r;
+        }
+        return values;
+      },
+    };
+  };
+  const levels = format.scales.map((level, i) => reader(level, (i === 0 ? w.scales : w.superScales)!));
   const offsetLevel = format.offset?.levels[0];
   const mean = format.offset?.role === "mean";
-  const offsets = offsetLevel ? { grid: spanGrid(offsetLevel.span, rows, k), values: levelValues(offsetLevel, w.offsets!, rows, k) } : null;
-  const span = Math.min(...levels.map((l) => l.grid.k), offsets ? offsets.grid.k : Infinity);
+  const offsets = offsetLevel ? reader(offsetLevel, w.offsets!) : null;
+  const span = Math.min(...levels.map((l) => l.k), offsets ? offsets.k : Infinity);
   const blocks = Math.ceil(k / span);
-  const at = (l: { grid: ReturnType<typeof spanGrid>; values: Float64Array }, row: number, b: number) =>
-    l.values[Math.floor(row / l.grid.rows) * l.grid.gridK + Math.floor((b * span) / l.grid.k)];
   return {
     span,
     blocks,
     fill(row, scale, offset) {
+      const [inner, ...outer] = levels.map((l) => ({ values: l.at(row), k: l.k }));
+      const zero = offsets?.at(row);
       for (let b = 0; b < blocks; b++) {
         // Several levels multiply to one float32, as torchao and the hardware have it; one level is taken as it is.
-        let s = at(levels[0], row, b);
-        for (const l of levels.slice(1)) s = Math.fround(s * at(l, row, b));
-        const o = offsets ? at(offsets, row, b) : 0;
+        let s = inner.values[Math.floor((b * span) / inner.k)];
+        for (const l of outer) s = Math.fround(s * l.values[Math.floor((b * span) / l.k)]);
+        const o = zero === undefined ? 0 : zero[Math.floor((b * span) / offsets!.k)];
         scale[b] = mean ? Math.fround(s + o) : s;
         offset[b] = mean ? 0 : o;
       }
     },
   };
+}
+
+let scratch: { readonly bits: number; readonly codes: Codes; readonly values: Float64Array } | null = null;
+
+/** Arrays for one row of codes and values, kept for the next call: readers ask row by row, and garbage of every row would pile up. */
+function rowScratch(bits: number, k: number): NonNullable<typeof scratch> {
+  if (scratch === null || scratch.bits !== bits || scratch.values.length !== k)
+    scratch = { bits, codes: codeArray(bits, k), values: new Float64Array(k) };
+  return scratch;
 }
 
 /** Decodes rows [row, row + count) as values [count, k] into out. */
@@ -134,8 +161,7 @@ export function dequantizeRows(w: PackedTensor, row: number, count: number, out:
     return;
   }
   const element = elementOf(w)!;
-  const codes = codeArray(element.bits, k);
-  const values = new Float64Array(k);
+  const { codes, values } = rowScratch(element.bits, k);
   if (format.kind !== "block") {
     for (let r = 0; r < count; r++) {
       unpackInto(w.codes, (row + r) * rowBytes, element.bits, codes, 0, k);

@@ -122,7 +122,8 @@ function enabledFeatures(options: WasmOptions): WasmFeatures {
   return options.features === "simd" ? { ...found, relaxed: false, dot: "none" } : found;
 }
 
-function createBackend(runtime: Runtime): WasmBackend {
+/** A backend on a runtime of one's own making (a pool, features, limits). */
+export function createBackend(runtime: Runtime): WasmBackend {
   const dispose = (): void => runtime.dispose();
   return {
     name: "wasm",

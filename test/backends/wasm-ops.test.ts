@@ -1,6 +1,6 @@
 // Integer products bit for bit, the Walsh-Hadamard transform inside its bound, packed embeddings.
 import { describe, expect, it } from "vitest";
-import { format, type NumberFormat } from "../../formats/index.ts";
+import { allFormats, format, type NumberFormat } from "../../formats/index.ts";
 import { fwhtReference } from "../../kernels/reference/hadamard.ts";
 import { engine } from "../../kernels/wasm/engine.ts";
 import { wasmFeatures } from "../../kernels/wasm/features.ts";
@@ -137,24 +137,36 @@ describe("fwht", () => {
 });
 
 describe("gatherRows", () => {
-  it("decodes the rows asked for, in the order asked", () => {
-    for (const name of ["int4_b32", "int8_row", "float8_e4m3fn_tensor", "ggml_q4_0"]) {
-      const [n, k] = [20, 64];
+  it("decodes the rows asked for, in the order asked, of every format", () => {
+    const named = ["int4_b32", "int8_row", "float8_e4m3fn_tensor", "uint4_b32_zp", "nf4_b64_dq", "posit16_es1_row", "olive8_b32"];
+    let odd = 0;
+    for (const f of [...allFormats, ...named.map((name) => format(name))]) {
+      const whole = f.kind === "opaque" || (f.kind === "block" && f.tail === "error");
+      const span = f.kind === "opaque" ? f.blockSize : f.kind === "block" ? f.scales[0].span : 1;
+      // rows that end inside a byte and a block where the format allows it
+      const [n, k] = [20, typeof span !== "number" ? 33 : whole ? 2 * span : span + 1];
+      if (!whole) odd++;
       const w = quantize(
         tensor(
           Float32Array.from({ length: n * k }, () => random() - 0.5),
           [n, k],
         ),
-        format(name),
+        f,
       );
       const all = dequantize(w);
       const ids = [5, 6, 7, 0, 19, 5];
       const got = gatherRows(w, ids);
       expect(got.shape).toEqual([6, k]);
-      ids.forEach((id, i) => expect(got.data.subarray(i * k, (i + 1) * k)).toEqual(all.subarray(id * k, (id + 1) * k)));
+      ids.forEach((id, i) => expect(got.data.subarray(i * k, (i + 1) * k), f.name).toEqual(all.subarray(id * k, (id + 1) * k)));
+      const out = new Float32Array(k);
+      expect(gatherRows(w, [19], out).data).toBe(out);
+      expect(out, f.name).toEqual(all.subarray(19 * k));
       expect(() => gatherRows(w, [20])).toThrowError(/from 0 to 19/);
+      expect(() => gatherRows(w, [-1])).toThrowError(/from 0 to 19/);
       expect(() => gatherRows(w, [1.5])).toThrowError(/ids\[0\]/);
       expect(() => gatherRows(w, [])).toThrowError(/at least one/);
+      expect(() => gatherRows(w, [0], new Float32Array(k + 1))).toThrowError(/gatherRows out/);
     }
+    expect(odd).toBeGreaterThan(allFormats.length / 2);
   });
 });
