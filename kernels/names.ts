@@ -21,9 +21,9 @@ export function floatName(spec: FloatSpec, weight: string): string {
   return `f32_${weightWord(weight)}_${op}_${spec.mr}x${4 * spec.nv}__${arch(spec)}${path}`;
 }
 
-export function codecName(direction: "decode" | "encode", format: string): string {
+export function codecName(spec: { readonly direction: "decode" | "encode"; readonly relaxed: boolean }, format: string): string {
   const word = weightWord(format);
-  return direction === "decode" ? `${word}_f32_decode__wasmsimd` : `f32_${word}_encode__wasmsimd`;
+  return spec.direction === "decode" ? `${word}_f32_decode__${arch(spec)}` : `f32_${word}_encode__${arch(spec)}`;
 }
 
 export function lutName(spec: LutSpec, weight: string): string {

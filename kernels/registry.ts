@@ -218,14 +218,15 @@ function* codecVariants(): Iterable<KernelVariant> {
     if (format.kind === "block" || format.kind === "opaque" || format.bits > 16) continue;
     const codeBits = format.bits <= 8 ? 8 : 16;
     for (const direction of ["decode", "encode"] as const)
-      yield {
-        name: codecName(direction, format.name),
-        relaxed: false,
-        build: () => {
-          const expr = direction === "decode" ? decodeExpr(format)! : encodeExpr(format, { overflow: "saturate" })!;
-          return codecModule({ direction, codeBits, shared: false }, planExpr(expr, direction === "decode"));
-        },
-      };
+      for (const relaxed of [false, true])
+        yield {
+          name: codecName({ direction, relaxed }, format.name),
+          relaxed,
+          build: () => {
+            const expr = direction === "decode" ? decodeExpr(format)! : encodeExpr(format, { overflow: "saturate" })!;
+            return codecModule({ direction, codeBits, relaxed, shared: false }, planExpr(expr, direction === "decode"));
+          },
+        };
   }
 }
 

@@ -174,7 +174,8 @@ export function encodeExpr(format: NumberFormat, options: EncodeOptions = {}): E
     code = last + 1 < codes.length ? select(ltS(key, word(thresholds[last + 1])), core, high) : core;
     if (first > 0) code = select(ltS(key, word(thresholds[first])), low, code);
   }
-  code = select(eq(input, word(0x80000000)), word(slots.negativeZero), code);
+  if (compileExpr(code)(0x80000000) !== (slots.negativeZero & 0xffffffff) >>> 0)
+    code = select(eq(input, word(0x80000000)), word(slots.negativeZero), code);
   return select(ltU(word(INFINITE), magnitude), word(slots.nan), code);
 }
 
@@ -206,11 +207,12 @@ function chain(thresholds: readonly number[], codes: readonly number[], key: Exp
   return code;
 }
 
-/** The significand of a magnitude, hidden bit included, and its exponent field. */
+/**
+ * The exponent field of a magnitude and its significand with the hidden bit. Subnormal float32 have none, but callers shift those by 25 bits or more: below
+ * half a unit with the bit as without.
+ */
 function split(magnitude: Expr): { readonly field: Expr; readonly significand: Expr } {
-  const field = shrU(magnitude, 23);
-  const normal = or(and(magnitude, word(0x7fffff)), word(0x800000));
-  return { field, significand: select(eq(field, word(0)), magnitude, normal) };
+  return { field: shrU(magnitude, 23), significand: or(and(magnitude, word(0x7fffff)), word(0x800000)) };
 }
 
 /** Rounding to integers, half to even, for values that do not overflow. */
@@ -219,11 +221,15 @@ function integerEncode(format: NumberFormat, unbounded: Expr): Expr | null {
   if (form === null || form.shift !== 0 || !Number.isInteger(Math.log2(form.unit))) return null;
   const { values } = format.order!;
   const negative = shrS(input, 31);
-  const most = (value: number): Expr => word(bitsOf(Math.abs(value)));
-  const bound = select(eq(negative, word(0)), most(values[values.length - 1]), most(values[0]));
+  const most = (value: number): number => bitsOf(Math.abs(value));
+  // the bound of negative values (zero where there are none) is the other one plus a difference
+  const [above, below] = [most(values[values.length - 1]), most(values[0])];
+  const bound = add(word(above), and(negative, word(below - above)));
   const { field, significand } = split(node("minU", "u32", unbounded, bound));
   // bit 0 of a significand is worth 2^(field - 150)
-  const shift = node("minU", "u32", sub(word(150 + Math.log2(form.unit)), field), word(25));
+  const unit = 150 + Math.log2(form.unit);
+  if (unit < 25) return null;
+  const shift = node("minU", "u32", sub(word(unit), field), word(25));
   const rounded = node("roundShift", "u32", significand, shift);
   if (!form.signed) return rounded;
   return and(sub(node("xor", "u32", rounded, negative), negative), word(2 ** format.bits - 1));
@@ -246,9 +252,10 @@ function fieldEncode(format: NumberFormat, unbounded: Expr): Expr | null {
     const { field, significand } = split(magnitude);
     // exponent field of the result, at least 1: below that the significand is shifted further (subnormal results)
     const rebase = 127 - bias;
-    const small = ltU(field, word(rebase + 1));
-    const shift = select(small, node("minU", "u32", sub(word(24 + rebase - mantissaBits), field), word(25)), word(23 - mantissaBits));
-    const exponent = select(small, word(0), shl(sub(field, word(rebase + 1)), mantissaBits));
+    if (24 + rebase - mantissaBits < 25) return null;
+    const start = node("minU", "u32", field, word(rebase + 1));
+    const shift = node("minU", "u32", sub(word(24 + rebase - mantissaBits), start), word(25));
+    const exponent = shl(sub(field, start), mantissaBits);
     rounded = add(exponent, node("roundShift", "u32", significand, shift));
   }
   if (!signed) return select(ltS(input, word(0)), word(0), rounded);

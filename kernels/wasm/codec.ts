@@ -9,6 +9,7 @@ export interface CodecSpec {
   readonly direction: "decode" | "encode";
   /** 8 or 16 bits of storage per code. */
   readonly codeBits: 8 | 16;
+  readonly relaxed: boolean;
   readonly shared: boolean;
 }
 
@@ -21,18 +22,18 @@ export const CODEC_STEP = 16;
  */
 export function codecModule(spec: CodecSpec, plan: ExprPlan): Uint8Array<ArrayBuffer> {
   const m = new ModuleBuilder({ shared: spec.shared });
-  if (spec.direction === "decode") decode(m, spec.codeBits, plan);
-  else encode(m, spec.codeBits, plan);
+  if (spec.direction === "decode") decode(m, spec, plan);
+  else encode(m, spec, plan);
   return m.bytes();
 }
 
-function decode(m: ModuleBuilder, codeBits: 8 | 16, plan: ExprPlan): void {
+function decode(m: ModuleBuilder, { codeBits, relaxed }: CodecSpec, plan: ExprPlan): void {
   m.func("decode", ["i32", "i32", "i32", "i32"], ["i32"], (f) => {
     const [codes, out, count, tables] = [0, 1, 2, 3].map((i) => f.param(i));
     const root = plan.nodes[plan.nodes.length - 1];
     const table = root.op === "lookup" && root.args[0] === input ? root.table! : null;
     let step: () => void;
-    if (table === null) step = expressionStep(f, codeBits, plan, codes, out, tables);
+    if (table === null) step = expressionStep(f, codeBits, exprPrinter(f, plan, tables, relaxed), codes, out);
     else if (table.length <= 16 && codeBits === 8) step = swizzleStep(f, table, codes, out);
     else step = loadStep(f, codeBits, plan.places.get(root)!.at, codes, out, tables);
     const all = f.local("v128");
@@ -52,8 +53,7 @@ const anyOf = (f: FunctionBuilder, v: Local): Emit =>
   [0, 1, 2, 3].map((i): Emit => f.lane("i32x4.extract_lane", i, v)).reduce((a, b) => f.op("i32.or", a, b));
 
 /** Codes in i32 lanes, then the expression. */
-function expressionStep(f: FunctionBuilder, codeBits: 8 | 16, plan: ExprPlan, codes: Local, out: Local, tables: Local): () => void {
-  const print = exprPrinter(f, plan, tables);
+function expressionStep(f: FunctionBuilder, codeBits: 8 | 16, print: (input: Local) => Emit, codes: Local, out: Local): () => void {
   const lanes = f.local("v128");
   const loaded = codeBits === 8 ? "v128.load8x8_u" : "v128.load16x4_u";
   const octet = f.local("v128");
@@ -102,10 +102,10 @@ function loadStep(f: FunctionBuilder, codeBits: 8 | 16, at: number, codes: Local
   };
 }
 
-function encode(m: ModuleBuilder, codeBits: 8 | 16, plan: ExprPlan): void {
+function encode(m: ModuleBuilder, { codeBits, relaxed }: CodecSpec, plan: ExprPlan): void {
   m.func("encode", ["i32", "i32", "i32", "i32"], ["i32"], (f) => {
     const [x, codes, count, tables] = [0, 1, 2, 3].map((i) => f.param(i));
-    const print = exprPrinter(f, plan, tables);
+    const print = exprPrinter(f, plan, tables, relaxed);
     const [v, all] = f.locals("v128", 2);
     const quads = f.locals("v128", 4);
     f.while(f.op("i32.gt_s", count, f.i32(0)), () => {

@@ -134,7 +134,7 @@ const SHIFTS: Partial<Record<Expr["op"], string>> = { shl: "i32x4.shl", shrU: "i
  * A printer of the plan in one function: call it with the local that holds four inputs, and emit what it returns before the next call.
  * @param tables address of the tables, a parameter of the function
  */
-export function exprPrinter(f: FunctionBuilder, plan: ExprPlan, tables: Local): (input: Local) => Emit {
+export function exprPrinter(f: FunctionBuilder, plan: ExprPlan, tables: Local, relaxed: boolean): (input: Local) => Emit {
   const uses = new Map<Expr, number>();
   for (const e of plan.nodes) for (const a of e.args) uses.set(a, (uses.get(a) ?? 0) + 1);
   const locals = new Map<Expr, Local>();
@@ -157,6 +157,14 @@ export function exprPrinter(f: FunctionBuilder, plan: ExprPlan, tables: Local): 
       else if (i === 0) f.set(into, f.load("v128.load32_zero", address, at));
       else f.set(into, f.loadLane("v128.load32_lane", address, at, i, into));
     }
+  };
+
+  /** Four instructions without relaxed SIMD, unless one side is zero. A mask is all ones or all zeros, so that relaxed selection is exact. */
+  const choose = (e: Expr, [mask, yes, no]: readonly Emit[]): Emit => {
+    const isZero = (a: Expr): boolean => a.op === "const" && a.value === 0;
+    if (isZero(e.args[1])) return f.op("v128.andnot", no, mask);
+    if (isZero(e.args[2])) return f.op("v128.and", yes, mask);
+    return f.op(relaxed ? "i32x4.relaxed_laneselect" : "v128.bitselect", yes, no, mask);
   };
 
   const lookup = (e: Expr, indexes: Emit): Emit => {
@@ -222,7 +230,7 @@ export function exprPrinter(f: FunctionBuilder, plan: ExprPlan, tables: Local): 
       else if (shift !== undefined) emit = f.op(shift, args[0], f.i32(e.args[1].value!));
       else if (e.op === "ltU") emit = f.op(e.args.every((a) => isSmall(a, plan.smallInput)) ? "i32x4.lt_s" : "i32x4.lt_u", ...args);
       else if (e.op === "bits") emit = args[0];
-      else if (e.op === "select") emit = f.op("v128.bitselect", args[1], args[2], args[0]);
+      else if (e.op === "select") emit = choose(e, args);
       else if (e.op === "roundShift") {
         // m * 2^-s is exact; adding 2^23 to what is below it rounds half to even, and leaves the integer in the lowest bits
         const power = f.op("i32x4.sub", words(127 << 23), f.op("i32x4.shl", args[1], f.i32(23)));

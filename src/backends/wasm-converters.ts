@@ -47,7 +47,7 @@ export function createTools(runtime: Runtime): CodecTools {
   function converter(direction: "decode" | "encode", format: NumberFormat, expr: Expr | null): Converter | null {
     if (expr === null) return null;
     const plan = planExpr(expr, direction === "decode");
-    const spec = { direction, codeBits: format.bits <= 8 ? (8 as const) : (16 as const), shared };
+    const spec = { direction, codeBits: format.bits <= 8 ? (8 as const) : (16 as const), relaxed: runtime.features.relaxed, shared };
     const { space, address } = runtime.allocate(plan.tables.byteLength);
     new Uint32Array(space.buffer, address, plan.tables.length).set(plan.tables);
     const built = kernel("codec", { ...spec, expr: plan.key }, () => codecModule(spec, plan));

@@ -61,8 +61,12 @@ export interface WasmBackend extends Backend<SyncLayer> {
    * its own inverse. @throws LowbitError E_SHAPE
    */
   fwht(x: Float32Array, n: number, scale?: number): Float32Array;
-  /** Bulk conversion on the calling thread: `codec.encode(format, values)`, `codec.decode(format, codes)`, ...; the backend of `quantize` and `dequantize`. */
+  /** Bulk conversion on the calling thread, bit-identical to the library's loops; what `quantize` and `dequantize` take as `{ backend }`. */
   readonly codec: BulkCodec;
+  /** Codes of all values, as `encodeArray`: `codec.encode`. @throws LowbitError E_VALUE, E_SHAPE */
+  readonly encode: BulkCodec["encode"];
+  /** Values of all codes, as `decodeArray`: `codec.decode`. @throws RangeError, LowbitError E_SHAPE */
+  readonly decode: BulkCodec["decode"];
   /** float64 products for the algebra of the quantizers: pass the backend to `gptq`, `calibrate` and their kin. */
   readonly float64: Float64Algebra;
   /** Ends workers and drops memory; layers prepared with it are disposed. */
@@ -125,6 +129,7 @@ function enabledFeatures(options: WasmOptions): WasmFeatures {
 /** A backend on a runtime of one's own making (a pool, features, limits). */
 export function createBackend(runtime: Runtime): WasmBackend {
   const dispose = (): void => runtime.dispose();
+  const codec = createCodec(runtime);
   return {
     name: "wasm",
     threads: runtime.threads,
@@ -138,7 +143,9 @@ export function createBackend(runtime: Runtime): WasmBackend {
     prepare: (w, options) => prepare(runtime, w, options),
     prepareBitplanes: (codes, n, k, format) => prepareBitplanes(runtime, codes, n, k, format),
     prepareInteger: (w, n, k) => prepareInteger(runtime, w, n, k),
-    codec: createCodec(runtime),
+    codec,
+    encode: codec.encode,
+    decode: codec.decode,
     float64: float64Algebra(runtime),
     fwht: (x, n, scale = 1 / Math.sqrt(n)) => fwht(runtime, x, n, scale),
     dispose,
