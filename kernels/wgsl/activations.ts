@@ -29,7 +29,7 @@ export function quantizeShader(spec: QuantizeSpec): string {
   const planes = spec.bits / 8;
   const scale = `
   var top = 0u;
-  for (var i = from; i < to; i++) { top = max(top, bitcast<u32>(x[r * params.k + i]) & 0x7fffffffu); }
+  for (var i = begin; i < to; i++) { top = max(top, bitcast<u32>(x[r * params.k + i]) & 0x7fffffffu); }
   var scale = bitcast<f32>(top) / ${max}.0;
   if (top >= ${NOT_FINITE}) { scale = bitcast<f32>(top | 0x7fc00000u); }
   let usable = top < ${NOT_FINITE} && scale > 0.0;`;
@@ -44,7 +44,7 @@ export function quantizeShader(spec: QuantizeSpec): string {
     ? `
   let g = number % params.groups; let r = number / params.groups;
   if (r >= params.m) { return; }
-  let from = min(g * params.part, params.k); let to = min(from + params.part, params.k);
+  let begin = min(g * params.part, params.k); let to = min(begin + params.part, params.k);
   ${scale}
   // quads of this group, the last groups of a row none: whole chunks are written
   for (var u = 0u; u < ${spec.group / unit}u; u++) {
@@ -52,7 +52,7 @@ export function quantizeShader(spec: QuantizeSpec): string {
     for (var j = 0u; j < ${unit / 4}u; j++) {
       ${Array.from({ length: planes }, (_, p) => `var word${p} = 0u;`).join(" ")}
       for (var b = 0u; b < 4u; b++) {
-        let i = from + u * ${unit}u + j * 4u + b;
+        let i = begin + u * ${unit}u + j * 4u + b;
         if (i < to && usable) {
           let q = code(x[r * params.k + i], scale);
           sum += q;
@@ -72,9 +72,9 @@ export function quantizeShader(spec: QuantizeSpec): string {
   let groups = (params.k + params.part - 1u) / params.part;
   let g = number % groups; let r = number / groups;
   if (r >= params.m) { return; }
-  let from = g * params.part; let to = min(from + params.part, params.k);
+  let begin = g * params.part; let to = min(begin + params.part, params.k);
   ${scale}
-  for (var i = from; i < to; i++) {
+  for (var i = begin; i < to; i++) {
     var v = scale;
     if (top < ${NOT_FINITE}) { v = 0.0; if (usable) { v = f32(code(x[r * params.k + i], scale)) * scale; } }
     values[r * params.k + i] = v;
@@ -91,8 +91,7 @@ ${entry(SIZE)} {
 /** One invocation per quad: x [m, k] to rows of whole chunks, groups where the weight wants them, zeros between. */
 export function layoutShader(spec: LayoutSpec): string {
   const half = spec.to === "float16";
-  const value =
-    spec.from === "float32" ? "x[i]" : "select(unpack2x16float(x[i >> 1u]).x, unpack2x16float(x[i >> 1u]).y, (i & 1u) == 1u)";
+  const value = spec.from === "float32" ? "x[i]" : "select(unpack2x16float(x[i >> 1u]).x, unpack2x16float(x[i >> 1u]).y, (i & 1u) == 1u)";
   return `${params}
 ${bindings([
   ["params", "Params", "uniform"],

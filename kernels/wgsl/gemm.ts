@@ -104,8 +104,7 @@ function integerShader(spec: GemmSpec): string {
     `      let row = min(top + line, params.m - 1u);`,
     ...Array.from(
       { length: planes },
-      (_, p) =>
-        `      xs[(${2 * p}u + h) * ${m + 1}u + line] = x[((row * ${planes}u + ${p}u) * params.chunks + c) * 2u + h];`,
+      (_, p) => `      xs[(${2 * p}u + h) * ${m + 1}u + line] = x[((row * ${planes}u + ${p}u) * params.chunks + c) * 2u + h];`,
     ),
     "    }",
     "  }",
@@ -141,7 +140,8 @@ function integerShader(spec: GemmSpec): string {
       if (spec.zero === "group") lines.push(`let z${c} = zw[${at}];`);
       if (add !== null) lines.push(`let t${c} = dw[${at}];`);
     }
-    for (let r = 0; r < rows; r++) lines.push(`let f${r} = fx[${u * m + 16 * r}u + ty]; let fs${r} = bitcast<f32>(f${r}.x); let fn${r} = bitcast<i32>(f${r}.y);`);
+    for (let r = 0; r < rows; r++)
+      lines.push(`let f${r} = fx[${u * m + 16 * r}u + ty]; let fs${r} = bitcast<f32>(f${r}.x); let fn${r} = bitcast<i32>(f${r}.y);`);
     lines.push(
       ...each(spec, (r, c) => {
         const z = spec.zero === "group" ? `z${c}` : constant;

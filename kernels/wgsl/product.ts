@@ -1,4 +1,5 @@
 // What the product shaders share: their spec, bindings, decoding of quads (see weight.ts) and the epilogue. y[m, n] = x[m, k] * w[n, k]^T, float32 sums.
+import { weightWord } from "../names.ts";
 import { CHUNK, planesOf, type GpuDecode, type Operand, type WeightPlan } from "./weight.ts";
 
 /** What follows a product, per output column. `gelu` is x * Phi(x) by erf; `geluTanh` its usual approximation. */
@@ -42,7 +43,9 @@ export const PARAMS = ["m", "rows", "chunks", "groups", "columns", "column", "k"
 export const params = `struct Params { ${PARAMS.map((name) => `${name}: u32`).join(", ")} }`;
 
 /** Declares bindings of group 0 in order. */
-export function bindings(list: readonly (readonly [name: string, type: string, space: "uniform" | "storage, read" | "storage, read_write"])[]): string {
+export function bindings(
+  list: readonly (readonly [name: string, type: string, space: "uniform" | "storage, read" | "storage, read_write"])[],
+): string {
   return list.map(([name, type, space], i) => `@group(0) @binding(${i}) var<${space}> ${name}: ${type};`).join("\n");
 }
 
@@ -85,7 +88,8 @@ export function loadTable(spec: ProductSpec, size: number): string {
 }
 
 /** Table loaded and visible, as a statement of its own. */
-export const tableBarrier = (spec: ProductSpec, size: number): string => (hasTable(spec) ? `${loadTable(spec, size)} workgroupBarrier();` : "");
+export const tableBarrier = (spec: ProductSpec, size: number): string =>
+  hasTable(spec) ? `${loadTable(spec, size)} workgroupBarrier();` : "";
 
 function decodeFunctions(spec: ProductSpec): string {
   if (isInteger(spec)) {
@@ -113,8 +117,7 @@ function finishFunction({ bias, epilogue }: ProductSpec): string {
   const lines = [`  var v = value${bias ? " + bias[column]" : ""};`];
   if (epilogue === "relu") lines.push("  v = max(v, 0.0);");
   if (epilogue === "silu") lines.push("  v = v / (1.0 + exp(min(-v, 88.0)));");
-  if (epilogue === "geluTanh")
-    lines.push("  v = 0.5 * v * (1.0 + tanh(clamp(0.7978845608 * (v + 0.044715 * v * v * v), -15.0, 15.0)));");
+  if (epilogue === "geluTanh") lines.push("  v = 0.5 * v * (1.0 + tanh(clamp(0.7978845608 * (v + 0.044715 * v * v * v), -15.0, 15.0)));");
   // erf by Abramowitz and Stegun 7.1.26, |error| < 1.5e-7
   if (epilogue === "gelu")
     lines.push(
@@ -178,9 +181,13 @@ export function chunkGroups(spec: ProductSpec): { readonly first: string; readon
 }
 
 /** Scale, zero and addend of the group at index `at`. */
-export function groupTerms(spec: ProductSpec, at: string): { readonly scale: string; readonly zero: string | null; readonly add: string | null } {
+export function groupTerms(
+  spec: ProductSpec,
+  at: string,
+): { readonly scale: string; readonly zero: string | null; readonly add: string | null } {
   const n = parts(spec);
-  const zero = spec.zero === "group" ? `offsets[(${at}) * ${n}u]` : spec.zero === 0 ? null : isInteger(spec) ? `${spec.zero}` : literal(spec.zero);
+  const zero =
+    spec.zero === "group" ? `offsets[(${at}) * ${n}u]` : spec.zero === 0 ? null : isInteger(spec) ? `${spec.zero}` : literal(spec.zero);
   return {
     scale: spec.scale ? `scales[${at}]` : "1.0",
     zero: isInteger(spec) && spec.zero === "group" ? `i32(${zero})` : zero,
@@ -191,5 +198,25 @@ export function groupTerms(spec: ProductSpec, at: string): { readonly scale: str
 /** One word of a kernel's name for how it decodes. */
 export function pathWord(spec: ProductSpec): string {
   if (isInteger(spec)) return spec.operand === "table" ? "dp4a_table" : "dp4a";
-  return spec.decode.kind === "integer" ? "lattice" : spec.decode.kind === "expr" ? "fields" : spec.decode.kind === "table" ? "table" : "panel";
+  return spec.decode.kind === "integer"
+    ? "lattice"
+    : spec.decode.kind === "expr"
+      ? "fields"
+      : spec.decode.kind === "table"
+        ? "table"
+        : "panel";
+}
+
+const ACTIVATIONS = { float32: "f32", float16: "f16", int8: "a8", int16: "a16" };
+
+/** A product's name: `op` and its tile, rows of x by rows of w. `x`: the activations asked for, where they are quantized but multiplied as floats. */
+export function shaderName(
+  spec: ProductSpec,
+  weight: string,
+  op: "gemv" | "gemm",
+  tile: readonly [number, number],
+  x: Operands = spec.x,
+): string {
+  const more = `${spec.bias ? "_bias" : ""}${spec.epilogue === null ? "" : `_${spec.epilogue}`}`;
+  return `${ACTIVATIONS[x]}_${weightWord(weight)}_${op}_${tile[0]}x${tile[1]}__wgsl${spec.subgroups ? "subgroups" : ""}_${pathWord(spec)}${more}`;
 }

@@ -72,10 +72,14 @@ export interface GpuRuntime {
   /** A storage buffer (uniform where asked). Failure to allocate is reported by the promise of `settled`. @throws LowbitError E_DEVICE above the limit */
   allocate(bytes: number, label: string, kind?: "storage" | "uniform" | "read"): GpuBuffer;
   release(buffer: GpuBuffer): void;
+  /** A storage buffer that belongs to the caller: not counted, not destroyed with the runtime. */
+  give(bytes: number, label: string): GpuBuffer;
   /** Writes typed data at a byte offset; bytes are a multiple of 4. */
   write(buffer: GpuBuffer, offset: number, data: ArrayBufferView): void;
   /** A buffer of at least `bytes` that lasts until more are asked for under this name; jobs use it in the order of their submission. */
   scratch(name: string, bytes: number): GpuBuffer;
+  /** The same for the uniforms of one job. */
+  uniforms(bytes: number): GpuBuffer;
   /** A pipeline by family and spec; compiled once per runtime. @throws (rejects) LowbitError E_DEVICE with kernel name and line */
   pipeline(family: string, spec: object, build: () => Shader): Promise<Pipeline>;
   /** Runs `body` (which is synchronous) in error scopes; its result comes when the device has found no fault. @throws (rejects) LowbitError E_DEVICE */
@@ -165,6 +169,19 @@ export function createGpuRuntime(device: GpuDevice, options: RuntimeOptions): Gp
     return result as T;
   }
 
+  function reuse(name: string, size: number, kind: "storage" | "uniform"): GpuBuffer {
+    const found = scratch.get(name);
+    if (found !== undefined) {
+      if (found.size >= size) return found;
+      // earlier jobs have been submitted: the device keeps it until they are done
+      runtime.release(found);
+      scratch.delete(name);
+    }
+    const made = runtime.allocate(size, name, kind);
+    scratch.set(name, made);
+    return made;
+  }
+
   const runtime: GpuRuntime = {
     device,
     subgroups: device.features.has("subgroups") && options.features?.subgroups !== false,
@@ -201,21 +218,17 @@ export function createGpuRuntime(device: GpuDevice, options: RuntimeOptions): Gp
       bytes -= buffer.size;
       buffer.destroy();
     },
+    give(size, label) {
+      const buffer = runtime.allocate(size, label);
+      buffers.delete(buffer);
+      bytes -= buffer.size;
+      return buffer;
+    },
     write(buffer, offset, data) {
       device.queue.writeBuffer(buffer as never, offset, data.buffer as ArrayBuffer, data.byteOffset, data.byteLength);
     },
-    scratch(name, size) {
-      const found = scratch.get(name);
-      if (found !== undefined) {
-        if (found.size >= size) return found;
-        // earlier jobs have been submitted: the device keeps it until they are done
-        runtime.release(found);
-        scratch.delete(name);
-      }
-      const made = runtime.allocate(size, name);
-      scratch.set(name, made);
-      return made;
-    },
+    scratch: (name, size) => reuse(name, size, "storage"),
+    uniforms: (size) => reuse("uniforms", size, "uniform"),
     pipeline(family, spec, build) {
       const key = `${family} ${JSON.stringify(spec)}`;
       let found = pipelines.get(key);

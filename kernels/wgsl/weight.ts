@@ -60,7 +60,7 @@ function groupsOf(k: number, span: number): Pick<WeightPlan, "span" | "group" | 
 
 const plain = { remap: null, padding: 0, table: null, unit: 1, shift: 0, bias: 0, operand: "field", doubled: false } as const;
 
-const normal = (v: number): boolean => !Number.isFinite(v) || v === 0 || (Math.fround(v) === v && Math.abs(v) >= 2 ** -126);
+const isFloat32 = (v: number): boolean => !Number.isFinite(v) || Math.fround(v) === v;
 
 /** The plan of products with float activations; every matrix has one. `expr`: decoding of the codes as an expression, where there is one. */
 export function floatWeight(source: WeightSource, expr: Expr | null): WeightPlan {
@@ -83,7 +83,7 @@ export function floatWeight(source: WeightSource, expr: Expr | null): WeightPlan
   const padding = values === null ? 0 : values.findIndex((v) => Number.isFinite(v));
   const arithmetic = expr !== null && exprNodes(expr).every((e) => e.table === undefined);
   const word = bits <= 8 ? bits : 16;
-  if (values !== null && bits <= 16 && padding >= 0 && values.every(normal)) {
+  if (values !== null && bits <= 16 && padding >= 0 && values.every(isFloat32)) {
     if (bits <= 4 || (bits <= 8 && !arithmetic))
       return {
         ...plain,
@@ -204,7 +204,12 @@ export function rowPacker(source: WeightSource, plan: WeightPlan): (from: number
   const scales = new Float64Array(blocks);
   const offsets = new Float64Array(blocks);
   const fields = new Uint16Array(chunks * CHUNK);
-  const planes = planesOf(Math.min(bits, 8)).map(({ width, below, first }) => ({ width, below, first, mask: Math.imul(0x01010101, 2 ** width - 1) }));
+  const planes = planesOf(Math.min(bits, 8)).map(({ width, below, first }) => ({
+    width,
+    below,
+    first,
+    mask: Math.imul(0x01010101, 2 ** width - 1),
+  }));
   return (from, count) => {
     const out = {
       w: new Uint32Array(count * chunks * bits),

@@ -21,7 +21,7 @@ export interface PrepareOptions {
 export interface Explanation {
   readonly backend: string;
   readonly kernel: string;
-  readonly activations: Activations;
+  readonly activations: Activations | "float16";
   readonly reasons: readonly string[];
 }
 
@@ -42,10 +42,11 @@ export interface SyncLayer extends AsyncLayer {
   run(x: Float32Array, m: number, out?: Float32Array): Float32Array;
 }
 
-export interface Backend<L extends AsyncLayer = AsyncLayer> {
+/** `O`: what the backend's layers take beside the usual options. */
+export interface Backend<L extends AsyncLayer = AsyncLayer, O extends object = PrepareOptions> {
   readonly name: string;
   /** @throws LowbitError E_UNSUPPORTED, E_DEVICE */
-  prepare(w: PackedTensor, options: PrepareOptions): L;
+  prepare(w: PackedTensor, options: O): L;
 }
 
 /** How the values of a block become codes, see `BulkCodec.blockEncoder`. */

@@ -5,17 +5,16 @@ import { LowbitError } from "../../formats/core/errors.ts";
 import { elementOf } from "../../formats/core/packed.ts";
 import type { PackedTensor } from "../../formats/core/types.ts";
 import { groupSpan, integerRefusal } from "../../kernels/activations.ts";
-import { shaderName } from "../../kernels/names.ts";
 import { activationGroups, layoutShader, quantizeShader, type LayoutSpec, type QuantizeSpec } from "../../kernels/wgsl/activations.ts";
-import type { GpuAdapter, GpuBinding, GpuBuffer, GpuDevice, GpuRoot } from "../../kernels/wgsl/api.ts";
+import { STORAGE, type GpuAdapter, type GpuBinding, type GpuBuffer, type GpuDevice, type GpuRoot } from "../../kernels/wgsl/api.ts";
 import { GEMM_COLUMNS, gemmGroups, gemmShader, type GemmSpec } from "../../kernels/wgsl/gemm.ts";
 import { gemvGroups, gemvShader, type GemvSpec } from "../../kernels/wgsl/gemv.ts";
-import { isInteger, PARAMS, productSpec, type Epilogue, type ProductSpec } from "../../kernels/wgsl/product.ts";
+import { PARAMS, productSpec, shaderName, type Epilogue } from "../../kernels/wgsl/product.ts";
 import { createGpuRuntime, type GpuRuntime, type Job, type Pipeline, type RuntimeOptions } from "../../kernels/wgsl/runtime.ts";
 import { CHUNK, floatWeight, integerWeight, rowBytes, rowPacker, type WeightPlan } from "../../kernels/wgsl/weight.ts";
-import { disposed } from "./layer.ts";
+import { checkActivations, checkOutput, disposed } from "./layer.ts";
 import { weightSource } from "./source.ts";
-import type { Activations, AsyncLayer, Backend, Explanation, PrepareOptions } from "./types.ts";
+import type { Activations, AsyncLayer, Backend, PrepareOptions } from "./types.ts";
 import { connect } from "./webgpu-device.ts";
 
 export type { GpuAdapter, GpuBuffer, GpuDevice, GpuRoot } from "../../kernels/wgsl/api.ts";
@@ -54,13 +53,11 @@ export interface GpuLayer extends AsyncLayer {
   runBuffer(x: Float32Array | GpuBuffer, m: number, out?: GpuBuffer): Promise<GpuBuffer>;
 }
 
-export interface WebGpuBackend extends Backend<GpuLayer> {
+export interface WebGpuBackend extends Backend<GpuLayer, GpuPrepareOptions> {
   readonly device: GpuDevice;
   /** Buffers on the device that the backend made and holds, and their bytes. */
   readonly buffers: number;
   readonly bytes: number;
-  /** @throws LowbitError E_UNSUPPORTED, E_SHAPE, E_DEVICE */
-  prepare(w: PackedTensor, options: GpuPrepareOptions): GpuLayer;
   /** A storage buffer with these bytes, padded to 16; it belongs to the caller. */
   upload(data: ArrayBufferView): GpuBuffer;
   /** `count` float32 of a buffer with usage COPY_SRC. @throws (rejects) LowbitError E_DEVICE */
@@ -96,8 +93,7 @@ export function createWebGpu(device: GpuDevice, options: RuntimeOptions): WebGpu
     prepare: (w, given) => prepare(runtime, w, given),
     upload(data) {
       if (!runtime.live) throw disposed();
-      const buffer = runtime.allocate(data.byteLength, "upload");
-      runtime.surrender(buffer);
+      const buffer = runtime.give(data.byteLength, "upload");
       const rest = data.byteLength % 4;
       const whole = new Uint8Array(data.byteLength + (rest === 0 ? 0 : 4 - rest));
       whole.set(new Uint8Array(data.buffer, data.byteOffset, data.byteLength));
@@ -184,15 +180,13 @@ function prepare(runtime: GpuRuntime, w: PackedTensor, options: GpuPrepareOption
   const shared = { bias: options.bias !== undefined, epilogue: options.epilogue ?? null };
   const x = integer !== null ? (used as "int8" | "int16") : used === "float16" ? "float16" : "float32";
   const base = productSpec(plan, x, { ...shared, subgroups: false });
-  /** Activations as they come would do: nothing to convert, to quantize or to pad. */
-  const direct = integer === null && bits === null && k === plan.chunks * CHUNK && (plan.group === 0 || plan.group === plan.span);
   const part = bits === null ? k : groupSpan(source.span, k);
 
   const gemv = (m: number): GemvSpec => ({
     ...base,
     subgroups: runtime.subgroups,
     m: m <= 2 ? m : 4,
-    n: m === 1 ? 4 : 2,
+    n: m === 1 && plan.bits <= 8 ? 4 : 2,
     size: plan.chunks >= 64 ? 64 : 32,
   });
   const gemm = (m: number): GemmSpec => ({ ...base, m: m <= 16 ? 16 : 64 });
@@ -217,7 +211,10 @@ function prepare(runtime: GpuRuntime, w: PackedTensor, options: GpuPrepareOption
   const quantize = (): Promise<Pipeline | null> =>
     quantizer === null
       ? Promise.resolve(null)
-      : runtime.pipeline("quantize", quantizer, () => ({ name: `a${bits}_quantize_${quantizer.output}__wgsl`, code: quantizeShader(quantizer) }));
+      : runtime.pipeline("quantize", quantizer, () => ({
+          name: `a${bits}_quantize_${quantizer.output}__wgsl`,
+          code: quantizeShader(quantizer),
+        }));
   const arrange = (given: "float32" | "float16"): Promise<Pipeline | null> => {
     const padded = integer === null && (k !== plan.chunks * CHUNK || (plan.group !== 0 && plan.group !== plan.span));
     if (integer !== null || (!padded && given === (x as string))) return Promise.resolve(null);
@@ -226,28 +223,182 @@ function prepare(runtime: GpuRuntime, w: PackedTensor, options: GpuPrepareOption
   };
 
   const own: GpuBuffer[] = [];
+  const fixed: Record<string, GpuBuffer> = {};
   let parts: Part[] = [];
-  let fixed: Record<string, GpuBuffer> = {};
   let live = true;
   const dispose = (): void => {
     live = false;
     for (const buffer of own.splice(0)) runtime.release(buffer);
-    parts = [];
-    fixed = {};
   };
-  // faults of allocation reach whoever runs the layer
+  let refused: unknown = null;
+  // faults that the device finds later reach whoever runs the layer
   const ready = runtime.guard(`prepareMatmul ${w.format.name} [${n}, ${k}]`, () => {
     try {
       parts = placeWeight(runtime, w, plan, own);
-      const more: [string, Uint32Array | Float32Array | undefined | null][] = [["codebook", plan.table], ["bias", options.bias]]; // prettier-ignore
-      for (const [label, data] of more) {
+      for (const [label, data] of Object.entries({ codebook: plan.table, bias: options.bias })) {
         if (data === null || data === undefined) continue;
         own.push((fixed[label] = runtime.allocate(data.byteLength, label)));
         runtime.write(fixed[label], 0, data);
       }
     } catch (error) {
+      refused = error;
       dispose();
-      throw error;
     }
   });
   ready.catch(() => {});
+  if (refused !== null) throw refused;
+
+  /** Rows of x and y that one pass takes: bindings within limits, at offsets that the device allows. */
+  const slab = (m: number, xRow: number): number => {
+    const rowBytes = Math.max(4 * n, xRow, 4 * plan.chunks * CHUNK);
+    const most = Math.floor(Math.min(runtime.limits.binding, runtime.limits.buffer) / rowBytes);
+    if (most >= m) return m;
+    const unit = runtime.limits.alignment / (used === "float16" ? 2 : 4);
+    if (most < unit)
+      throw new LowbitError("E_DEVICE", `run: expected ${unit} rows within ${runtime.limits.binding} bytes (one binding of this device), got ${rowBytes} bytes a row. Run fewer rows at once.`); // prettier-ignore
+    return most - (most % unit);
+  };
+
+  /** Everything that must be waited for before commands are recorded. */
+  const compile = async (m: number, rows: number, given: "float32" | "float16") => {
+    await ready;
+    const last = m % rows === 0 ? rows : m % rows;
+    const [quantizing, arranging, full, rest] = await Promise.all([quantize(), arrange(given), product(rows), product(last)]);
+    return { quantizing, arranging, product: (count: number) => (count === rows ? full : rest) };
+  };
+  type Compiled = Awaited<ReturnType<typeof compile>>;
+
+  /** Records the product of m rows of x in `from` into `to`. */
+  const record = (job: Job, compiled: Compiled, from: GpuBuffer, xRow: number, to: GpuBuffer, m: number, rows: number): void => {
+    const slabs = Math.ceil(m / rows);
+    const slot = Math.ceil((4 * PARAMS.length) / runtime.limits.alignment) * runtime.limits.alignment;
+    const uniforms = runtime.uniforms(slabs * parts.length * slot);
+    const words = new Uint32Array((slabs * parts.length * slot) / 4);
+    const width = plan.chunks * CHUNK;
+    for (let s = 0; s < slabs; s++) {
+      const top = s * rows;
+      const count = Math.min(rows, m - top);
+      const at = (part: number): GpuBinding => ({ buffer: uniforms, offset: (s * parts.length + part) * slot, size: slot });
+      parts.forEach((p, i) => {
+        const values = { m: count, rows: p.rows, chunks: plan.chunks, groups: plan.groups, columns: n, column: p.first, k, span: plan.span, group: plan.group === 0 ? width : plan.group, part }; // prettier-ignore
+        words.set(PARAMS.map((key) => values[key]), at(i).offset! / 4); // prettier-ignore
+      });
+      let input: GpuBuffer | GpuBinding = { buffer: from, offset: top * xRow, size: Math.ceil((count * xRow) / 4) * 4 };
+      let facts: GpuBuffer | null = null;
+      if (compiled.quantizing !== null) {
+        const groups = integer === null ? Math.ceil(k / part) : plan.groups;
+        const bytes = integer === null ? count * k * 4 : count * width * (bits! / 8);
+        const codes = runtime.scratch("codes", bytes);
+        facts = runtime.scratch("facts", integer === null ? 16 : count * Math.max(plan.groups, plan.chunks) * 8);
+        job.dispatch(compiled.quantizing, { params: at(0), x: input, codes, values: codes, facts }, activationGroups(count * groups));
+        input = { buffer: codes, offset: 0, size: Math.ceil(bytes / 16) * 16 };
+      }
+      if (compiled.arranging !== null) {
+        const bytes = count * width * (x === "float16" ? 2 : 4);
+        const values = runtime.scratch("x", bytes);
+        job.dispatch(compiled.arranging, { params: at(0), x: input, values }, activationGroups((count * width) / 4));
+        input = { buffer: values, offset: 0, size: bytes };
+      }
+      const y = { buffer: to, offset: top * n * 4, size: count * n * 4 };
+      const { pipeline, groups } = compiled.product(count);
+      parts.forEach((p, i) =>
+        job.dispatch(
+          pipeline,
+          { params: at(i), x: input, ...(facts === null ? {} : { facts }), ...p.buffers, ...fixed, y },
+          groups(p.rows),
+        ),
+      );
+    }
+    runtime.write(uniforms, 0, words);
+  };
+
+  const alive = (): void => {
+    if (!live || !runtime.live) throw disposed();
+  };
+  /** x on the device: uploaded, or the caller's. */
+  const place = (given: Float32Array | GpuBuffer): GpuBuffer => {
+    if (!(given instanceof Float32Array)) return given;
+    const buffer = runtime.scratch("input", given.byteLength);
+    runtime.write(buffer, 0, given);
+    return buffer;
+  };
+  const checkInput = (given: Float32Array | GpuBuffer, m: number): { readonly type: "float32" | "float16"; readonly row: number } => {
+    alive();
+    if (given instanceof Float32Array) {
+      checkActivations(given, m, k);
+      return { type: "float32", row: 4 * k };
+    }
+    if (!isBuffer(given)) throw new TypeError("run x: expected a Float32Array or a GPUBuffer of activations [m, k].");
+    if (!Number.isSafeInteger(m) || m < 1) throw new LowbitError("E_SHAPE", `run m: expected a positive number of rows, got ${m}.`);
+    const type = used === "float16" ? "float16" : "float32";
+    const row = k * (type === "float16" ? 2 : 4);
+    checkBuffer(given, m * row, `run x: expected a GPUBuffer of ${m} x ${k} ${type}`);
+    return { type, row };
+  };
+
+  return {
+    n,
+    k,
+    async runAsync(given, m, out) {
+      const { type, row } = checkInput(given, m);
+      checkOutput(out, m, n);
+      const rows = slab(m, row);
+      const compiled = await compile(m, rows, type);
+      alive();
+      const result = await runtime.submit(name(m), (job) => {
+        const y = runtime.scratch("y", 4 * m * n);
+        record(job, compiled, place(given), row, y, m, rows);
+        return job.read(y, 0, 4 * m * n);
+      });
+      const y = new Float32Array(result);
+      if (out === undefined) return y;
+      out.set(y);
+      return out;
+    },
+    async runBuffer(given, m, out) {
+      const { type, row } = checkInput(given, m);
+      if (out !== undefined) {
+        if (!isBuffer(out)) throw new TypeError("run out: expected a GPUBuffer.");
+        checkBuffer(out, 4 * m * n, `run out: expected a GPUBuffer of ${m} x ${n} float32`);
+      }
+      const rows = slab(m, row);
+      const compiled = await compile(m, rows, type);
+      alive();
+      let made: GpuBuffer | null = null;
+      try {
+        return await runtime.submit(name(m), (job) => {
+          const y = out ?? (made = runtime.give(4 * m * n, "result"));
+          record(job, compiled, place(given), row, y, m, rows);
+          return y;
+        });
+      } catch (error) {
+        (made as GpuBuffer | null)?.destroy();
+        throw error;
+      }
+    },
+    explain: () => ({
+      backend: "webgpu",
+      kernel: name(1),
+      activations: used,
+      reasons: [
+        ...reasons,
+        ...(parts.length > 1 ? [`${parts.length} parts of rows: one binding of this device sees ${runtime.limits.binding} bytes`] : []),
+        `rows of activations at once: ${name(1)} for one, ${name(64)} for many`,
+      ],
+    }),
+    dispose,
+    [Symbol.dispose]: dispose,
+  };
+}
+
+const isBuffer = (value: unknown): value is GpuBuffer =>
+  typeof value === "object" &&
+  value !== null &&
+  typeof (value as GpuBuffer).mapAsync === "function" &&
+  typeof (value as GpuBuffer).size === "number";
+
+function checkBuffer(buffer: GpuBuffer, bytes: number, what: string): void {
+  const whole = Math.ceil(bytes / 4) * 4;
+  if (buffer.size < whole) throw new LowbitError("E_SHAPE", `${what} = ${whole} bytes, got ${buffer.size}.`);
+  if ((buffer.usage & STORAGE) === 0) throw new LowbitError("E_SHAPE", `${what} with usage STORAGE, got usage ${buffer.usage}.`);
+}

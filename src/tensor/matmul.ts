@@ -21,6 +21,7 @@ export function prepareMatmul(
   w: PackedTensor,
   options?: MatmulOptions & { readonly backend?: "reference" | "wasm" | Backend<SyncLayer> },
 ): SyncLayer;
+export function prepareMatmul<L extends AsyncLayer, O extends object>(w: PackedTensor, options: O & { readonly backend: Backend<L, O> }): L;
 export function prepareMatmul(w: PackedTensor, options: MatmulOptions): AsyncLayer;
 export function prepareMatmul(w: PackedTensor, options: MatmulOptions = {}): AsyncLayer {
   const { backend = "reference", ...rest } = options;
