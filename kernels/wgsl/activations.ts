@@ -7,8 +7,8 @@ import { CHUNK } from "./weight.ts";
 export interface QuantizeSpec {
   readonly bits: 8 | 16;
   readonly output: "codes" | "values";
-  /** Stored elements per group where the output is codes: the unit of `facts` is the smaller of this and a chunk. */
-  readonly group: number;
+  /** Elements that an entry of `facts` covers, where the output is codes: 8, 16 or 32. */
+  readonly unit: number;
 }
 
 export interface LayoutSpec {
@@ -25,7 +25,7 @@ const NOT_FINITE = "0x7f800000u";
 export function quantizeShader(spec: QuantizeSpec): string {
   const max = spec.bits === 8 ? 127 : 32639;
   const codes = spec.output === "codes";
-  const unit = Math.min(spec.group, CHUNK);
+  const { unit } = spec;
   const planes = spec.bits / 8;
   const scale = `
   var top = 0u;
@@ -46,27 +46,28 @@ export function quantizeShader(spec: QuantizeSpec): string {
   if (r >= params.m) { return; }
   let begin = min(g * params.part, params.k); let to = min(begin + params.part, params.k);
   ${scale}
-  // quads of this group, the last groups of a row none: whole chunks are written
-  for (var u = 0u; u < ${spec.group / unit}u; u++) {
-    var sum = 0;
-    for (var j = 0u; j < ${unit / 4}u; j++) {
-      ${Array.from({ length: planes }, (_, p) => `var word${p} = 0u;`).join(" ")}
-      for (var b = 0u; b < 4u; b++) {
-        let i = begin + u * ${unit}u + j * 4u + b;
-        if (i < to && usable) {
-          let q = code(x[r * params.k + i], scale);
-          sum += q;
-          ${
-            planes === 1
-              ? "word0 |= (u32(q) & 255u) << (8u * b);"
-              : "let low = ((q + 128) & 255) - 128; word0 |= (u32((q - low) >> 8u) & 255u) << (8u * b); word1 |= (u32(low) & 255u) << (8u * b);"
-          }
+  // all quads of the group as stored; those beyond k are zero
+  var sum = 0;
+  for (var j = 0u; j < params.group / 4u; j++) {
+    ${Array.from({ length: planes }, (_, p) => `var word${p} = 0u;`).join(" ")}
+    for (var b = 0u; b < 4u; b++) {
+      let i = begin + j * 4u + b;
+      if (i < to && usable) {
+        let q = code(x[r * params.k + i], scale);
+        sum += q;
+        ${
+          planes === 1
+            ? "word0 |= (u32(q) & 255u) << (8u * b);"
+            : "let low = ((q + 128) & 255) - 128; word0 |= (u32((q - low) >> 8u) & 255u) << (8u * b); word1 |= (u32(low) & 255u) << (8u * b);"
         }
       }
-      let at = g * ${spec.group / 4}u + u * ${unit / 4}u + j;
-      ${Array.from({ length: planes }, (_, p) => `codes[(r * ${planes}u + ${p}u) * params.chunks * 8u + at] = word${p};`).join(" ")}
     }
-    facts[r * params.groups * ${spec.group / unit}u + g * ${spec.group / unit}u + u] = vec2u(bitcast<u32>(scale), bitcast<u32>(sum));
+    let at = (g * params.group) / 4u + j;
+    ${Array.from({ length: planes }, (_, p) => `codes[(r * ${planes}u + ${p}u) * params.chunks * 8u + at] = word${p};`).join(" ")}
+    if (((j + 1u) * 4u) % ${unit}u == 0u) {
+      facts[(r * params.chunks * ${CHUNK}u + g * params.group + j * 4u) / ${unit}u] = vec2u(bitcast<u32>(scale), bitcast<u32>(sum));
+      sum = 0;
+    }
   }`
     : `
   let groups = (params.k + params.part - 1u) / params.part;

@@ -39,7 +39,7 @@ function store(spec: GemmSpec): string[] {
 function floatShader(spec: GemmSpec): string {
   const { m, group } = spec;
   const rows = m / 16;
-  const scaleAt = group === 0 ? "row * params.groups" : `row * params.groups + q / ${group / 4}u`;
+  const scaleAt = `row * params.groups + ${group === CHUNK ? "(q >> 3u) / params.per" : `q / ${group / 4}u`}`;
   const { scale, zero, add } = groupTerms(spec, "g");
   const weight = [
     `fn weight(row: u32, q: u32) -> vec4f {`,
@@ -60,7 +60,8 @@ function floatShader(spec: GemmSpec): string {
       spec.x === "float16" ? "vec4f(unpack2x16float(x[at].x), unpack2x16float(x[at].y))" : "x[at]"
     }; }`,
     "  workgroupBarrier();",
-    "  for (var j = 0u; j < 4u; j++) {",
+    // four of them; a length that compilers do not know keeps them from repeating the code
+    "  for (var j = 0u; j < min(4u, params.chunks * 8u - q0); j++) {",
     ...Array.from({ length: rows }, (_, r) => `    let a${r} = xs[j * ${m + 1}u + ty + ${16 * r}u];`),
     ...Array.from({ length: 4 }, (_, c) => `    let b${c} = ws[j * ${GEMM_COLUMNS + 1}u + tx + ${16 * c}u];`),
     ...each(spec, (r, c) => `    acc${r}_${c} += dot(a${r}, b${c});`),
@@ -83,12 +84,10 @@ function integerShader(spec: GemmSpec): string {
   const { m, group } = spec;
   const rows = m / 16;
   const planes = spec.x === "int16" ? 2 : 1;
-  const units = group >= CHUNK ? 1 : CHUNK / group;
-  const per = 8 / units;
+  const units = CHUNK / group;
   const stride = GEMM_COLUMNS + 1;
-  const scaleAt = group >= CHUNK ? `row * params.groups + c / ${group / CHUNK}u` : `row * params.groups + c * ${units}u + u`;
+  const scaleAt = `row * params.groups + ${group === CHUNK ? "c / params.per" : `c * ${units}u + u`}`;
   const { scale, zero, add } = groupTerms(spec, "g");
-  const constant = spec.zero === "group" ? null : zero;
   const lines: string[] = [
     ...each(spec, (r, c) => `var acc${r}_${c} = 0.0;`),
     tableBarrier(spec, SIZE),
@@ -117,40 +116,48 @@ function integerShader(spec: GemmSpec): string {
     "  }",
     "  workgroupBarrier();",
   ];
-  for (let u = 0; u < units; u++) {
-    lines.push("  {", ...each(spec, (r, c) => `var d${r}_${c} = 0;`));
-    for (let h = 0; h < 2; h++) {
-      const components = [0, 1, 2, 3].filter((i) => Math.floor((4 * h + i) / per) === u).map((i) => "xyzw"[i]);
-      if (components.length === 0) continue;
-      lines.push("{");
-      for (let c = 0; c < 4; c++) lines.push(`let b${c} = ws[${h * stride}u + tx + ${16 * c}u];`);
-      for (let r = 0; r < rows; r++)
-        for (let p = 0; p < planes; p++) lines.push(`let a${r}_${p} = xs[${(2 * p + h) * (m + 1)}u + ty + ${16 * r}u];`);
-      lines.push(
-        ...each(spec, (r, c) => {
-          const plane = (p: number): string => components.map((i) => `dot4I8Packed(a${r}_${p}.${i}, b${c}.${i})`).join(" + ");
-          return `d${r}_${c} += ${planes === 2 ? `((${plane(0)}) << 8u) + ${plane(1)}` : plane(0)};`;
-        }),
-        "}",
-      );
-    }
+  // a unit of k shares scales; half a chunk holds `within` units, or half of one
+  const within = Math.max(1, units / 2);
+  const clear = each(spec, (r, c) => `var d${r}_${c} = 0;`);
+  const half: string[] = [];
+  for (let c = 0; c < 4; c++) half.push(`let b${c} = ws[h * ${stride}u + tx + ${16 * c}u];`);
+  for (let r = 0; r < rows; r++)
+    for (let p = 0; p < planes; p++) half.push(`let a${r}_${p} = xs[(${2 * p}u + h) * ${m + 1}u + ty + ${16 * r}u];`);
+  const apply = (u: string): string[] => {
+    const out: string[] = ["{"];
     for (let c = 0; c < 4; c++) {
-      const at = `${u * GEMM_COLUMNS + 16 * c}u + tx`;
-      lines.push(`let s${c} = sw[${at}];`);
-      if (spec.zero === "group") lines.push(`let z${c} = zw[${at}];`);
-      if (add !== null) lines.push(`let t${c} = dw[${at}];`);
+      const at = `(${u}) * ${GEMM_COLUMNS}u + ${16 * c}u + tx`;
+      out.push(`let s${c} = sw[${at}];`);
+      if (spec.zero === "group") out.push(`let z${c} = zw[${at}];`);
+      if (add !== null) out.push(`let t${c} = dw[${at}];`);
     }
+    if (spec.zero === "constant") out.push(`let z = ${zero};`);
     for (let r = 0; r < rows; r++)
-      lines.push(`let f${r} = fx[${u * m + 16 * r}u + ty]; let fs${r} = bitcast<f32>(f${r}.x); let fn${r} = bitcast<i32>(f${r}.y);`);
-    lines.push(
+      out.push(`let f${r} = fx[(${u}) * ${m}u + ${16 * r}u + ty]; let fs${r} = bitcast<f32>(f${r}.x); let fn${r} = bitcast<i32>(f${r}.y);`);
+    out.push(
       ...each(spec, (r, c) => {
-        const z = spec.zero === "group" ? `z${c}` : constant;
-        const exact = `${spec.doubled ? "2 * " : ""}d${r}_${c}${z === null ? "" : ` - ${z} * fn${r}`}`;
+        const z = spec.zero === "none" ? "" : ` - ${spec.zero === "group" ? `z${c}` : "z"} * fn${r}`;
         const added = add === null ? "" : ` acc${r}_${c} += t${c} * (f32(fn${r}) * fs${r});`;
-        return `acc${r}_${c} += f32(${exact}) * (s${c} * fs${r});${added}`;
+        return `acc${r}_${c} += f32(${spec.doubled ? "2 * " : ""}d${r}_${c}${z}) * (s${c} * fs${r});${added}`;
       }),
-      "  }",
+      "}",
     );
+    return out;
+  };
+  const dots = (first: number, count: number): string[] =>
+    each(spec, (r, c) => {
+      const components = Array.from({ length: count }, (_, i) => "xyzw"[first + i]);
+      const plane = (p: number): string => components.map((i) => `dot4I8Packed(a${r}_${p}.${i}, b${c}.${i})`).join(" + ");
+      return `d${r}_${c} += ${planes === 2 ? `((${plane(0)}) << 8u) + ${plane(1)}` : plane(0)};`;
+    });
+  // both halves; a length that compilers do not know keeps them from repeating the code
+  const halves = "for (var h = 0u; h < min(2u, (params.chunks - c) * 2u); h++) {";
+  if (units === 1) lines.push(...clear, halves, ...half, ...dots(0, 4), "}", ...apply("0u"));
+  else {
+    lines.push(halves, ...half);
+    for (let i = 0; i < within; i++)
+      lines.push("{", ...clear, ...dots((4 / within) * i, 4 / within), ...apply(`h * ${within}u + ${i}u`), "}");
+    lines.push("}");
   }
   lines.push("  workgroupBarrier();", "}", ...store(spec));
   return `${productHeader(spec, "u32")}${dynamicQuad(spec)}

@@ -109,7 +109,7 @@ function chunkSum(spec: GemvSpec, tag: string): string {
       const plane = (p: number): string => quads.map((q) => `dot4I8Packed(x${p}_${q >> 2}.${"xyzw"[q & 3]}, q${tag}_${q})`).join(" + ");
       const product = spec.x === "int16" ? `((${plane(0)}) << 8u) + ${plane(1)}` : plane(0);
       const sum = `bitcast<i32>(f${u}.y)`;
-      const zero = spec.zero === 0 ? "" : ` - z${tag}_${u} * ${sum}`;
+      const zero = spec.zero === "none" ? "" : ` - z${tag}_${u} * ${sum}`;
       terms.push(`f32(${spec.doubled ? `2 * (${product})` : product}${zero}) * (s${tag}_${u} * bitcast<f32>(f${u}.x))`);
       if (spec.add) terms.push(`d${tag}_${u} * (f32(${sum}) * bitcast<f32>(f${u}.x))`);
     } else {

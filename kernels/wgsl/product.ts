@@ -13,11 +13,11 @@ export interface ProductSpec {
   readonly bits: number;
   readonly decode: GpuDecode;
   readonly operand: Operand;
-  /** As stored: 8, 16 or a multiple of 32; 0: one scale per row. */
+  /** Elements per scale within a chunk: 8 or 16; 32: a scale covers one chunk or more (`params.per`). */
   readonly group: number;
   readonly scale: boolean;
-  /** A zero per group, or this constant. */
-  readonly zero: "group" | number;
+  /** A zero per group, one for all (`params.zero`), or none. */
+  readonly zero: "group" | "constant" | "none";
   readonly add: boolean;
   readonly doubled: boolean;
   readonly bias: boolean;
@@ -31,16 +31,31 @@ export function productSpec(
   x: Operands,
   options: { readonly bias: boolean; readonly epilogue: Epilogue | null; readonly subgroups: boolean },
 ): ProductSpec {
-  const { bits, decode, operand, group, scale, add, doubled } = plan;
-  return { x, bits, decode, operand, group, scale, zero: plan.zeroPoint ? "group" : plan.shift, add, doubled, ...options };
+  const { bits, decode, operand, scale, add, doubled } = plan;
+  const zero = plan.zeroPoint ? "group" : plan.shift === 0 ? "none" : "constant";
+  return {
+    x,
+    bits,
+    decode,
+    operand,
+    group: plan.group === 8 || plan.group === 16 ? plan.group : CHUNK,
+    scale,
+    zero,
+    add,
+    doubled,
+    ...options,
+  };
 }
 
 export const isInteger = (spec: Pick<ProductSpec, "x">): boolean => spec.x === "int8" || spec.x === "int16";
 
-/** Words of `Params`, in order; all u32. `span` and `group` are those of the weight, `part` the elements that share an activation scale. */
-export const PARAMS = ["m", "rows", "chunks", "groups", "columns", "column", "k", "span", "group", "part"] as const;
+/**
+ * Words of `Params`, in order; u32 but the zero. `span` and `group` are those of the weight, `per` the chunks that share a scale, `part` the elements that share an
+ * activation scale. Sizes are no constants of a shader, so that matrices share pipelines.
+ */
+export const PARAMS = ["m", "rows", "chunks", "groups", "columns", "column", "k", "span", "group", "per", "part", "zero"] as const;
 
-export const params = `struct Params { ${PARAMS.map((name) => `${name}: u32`).join(", ")} }`;
+export const params = `struct Params { ${PARAMS.map((name) => `${name}: ${name === "zero" ? "f32" : "u32"}`).join(", ")} }`;
 
 /** Declares bindings of group 0 in order. */
 export function bindings(
@@ -54,12 +69,6 @@ export const entry = (size: number, more = ""): string =>
 
 const hasTable = (spec: ProductSpec): boolean => (isInteger(spec) ? spec.operand === "table" : spec.decode.kind === "table");
 const tableSize = (spec: ProductSpec): number => (isInteger(spec) ? 16 : spec.decode.kind === "table" ? spec.decode.size : 0);
-
-/** A float literal of WGSL. */
-export function literal(value: number): string {
-  const text = String(Math.fround(value));
-  return /[.e]/.test(text) ? `${text}f` : `${text}.0f`;
-}
 
 /** Struct, bindings, the table in workgroup memory, `decode` or `operand`, and `finish`. `w` is the element type of the weight's words. */
 export function productHeader(spec: ProductSpec, w: string): string {
@@ -175,8 +184,7 @@ export function dynamicQuad(spec: ProductSpec): string {
 /** Index of the first scale of a chunk `c` in row `row`, and how many quads each scale covers within it. */
 export function chunkGroups(spec: ProductSpec): { readonly first: string; readonly units: number } {
   const { group } = spec;
-  if (group === 0) return { first: "row * params.groups", units: 1 };
-  if (group >= CHUNK) return { first: `row * params.groups + c / ${group / CHUNK}u`, units: 1 };
+  if (group === CHUNK) return { first: "row * params.groups + c / params.per", units: 1 };
   return { first: `row * params.groups + c * ${CHUNK / group}u`, units: CHUNK / group };
 }
 
@@ -186,11 +194,10 @@ export function groupTerms(
   at: string,
 ): { readonly scale: string; readonly zero: string | null; readonly add: string | null } {
   const n = parts(spec);
-  const zero =
-    spec.zero === "group" ? `offsets[(${at}) * ${n}u]` : spec.zero === 0 ? null : isInteger(spec) ? `${spec.zero}` : literal(spec.zero);
+  const zero = spec.zero === "none" ? null : spec.zero === "group" ? `offsets[(${at}) * ${n}u]` : "params.zero";
   return {
     scale: spec.scale ? `scales[${at}]` : "1.0",
-    zero: isInteger(spec) && spec.zero === "group" ? `i32(${zero})` : zero,
+    zero: isInteger(spec) && zero !== null ? `i32(${zero})` : zero,
     add: spec.add ? `offsets[(${at}) * ${n}u + ${n - 1}u]` : null,
   };
 }

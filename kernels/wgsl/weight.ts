@@ -84,7 +84,7 @@ export function floatWeight(source: WeightSource, expr: Expr | null): WeightPlan
   const arithmetic = expr !== null && exprNodes(expr).every((e) => e.table === undefined);
   const word = bits <= 8 ? bits : 16;
   if (values !== null && bits <= 16 && padding >= 0 && values.every(isFloat32)) {
-    if (bits <= 4 || (bits <= 8 && !arithmetic))
+    if (bits <= 8 && !arithmetic)
       return {
         ...plain,
         ...coded,

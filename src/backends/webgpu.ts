@@ -207,7 +207,7 @@ function prepare(runtime: GpuRuntime, w: PackedTensor, options: GpuPrepareOption
     return { pipeline, groups: (rows) => gemmGroups(spec, m, rows) };
   };
   const quantizer: QuantizeSpec | null =
-    bits === null ? null : { bits, output: integer === null ? "values" : "codes", group: integer === null ? 0 : plan.group };
+    bits === null ? null : { bits, output: integer === null ? "values" : "codes", unit: integer === null ? 0 : base.group };
   const quantize = (): Promise<Pipeline | null> =>
     quantizer === null
       ? Promise.resolve(null)
@@ -280,8 +280,12 @@ function prepare(runtime: GpuRuntime, w: PackedTensor, options: GpuPrepareOption
       const count = Math.min(rows, m - top);
       const at = (part: number): GpuBinding => ({ buffer: uniforms, offset: (s * parts.length + part) * slot, size: slot });
       parts.forEach((p, i) => {
-        const values = { m: count, rows: p.rows, chunks: plan.chunks, groups: plan.groups, columns: n, column: p.first, k, span: plan.span, group: plan.group === 0 ? width : plan.group, part }; // prettier-ignore
-        words.set(PARAMS.map((key) => values[key]), at(i).offset! / 4); // prettier-ignore
+        const values = { m: count, rows: p.rows, chunks: plan.chunks, groups: plan.groups, columns: n, column: p.first, k, span: plan.span, group: plan.group === 0 ? width : plan.group, per: plan.group === 0 ? plan.chunks : Math.ceil(plan.group / CHUNK), part, zero: 0 }; // prettier-ignore
+        words.set(
+          PARAMS.map((key) => values[key]),
+          at(i).offset! / 4,
+        );
+        new Float32Array(words.buffer)[at(i).offset! / 4 + PARAMS.indexOf("zero")] = plan.shift;
       });
       let input: GpuBuffer | GpuBinding = { buffer: from, offset: top * xRow, size: Math.ceil((count * xRow) / 4) * 4 };
       let facts: GpuBuffer | null = null;
