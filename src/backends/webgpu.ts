@@ -3,7 +3,8 @@
 import { decodeExpr } from "../../formats/core/expr.ts";
 import { LowbitError } from "../../formats/core/errors.ts";
 import { elementOf } from "../../formats/core/packed.ts";
-import type { PackedTensor } from "../../formats/core/types.ts";
+import type { Codes } from "../../formats/core/pack.ts";
+import type { EncodeOptions, NumberFormat, PackedTensor } from "../../formats/core/types.ts";
 import { groupSpan, integerRefusal } from "../../kernels/activations.ts";
 import { activationGroups, layoutShader, quantizeShader, type LayoutSpec, type QuantizeSpec } from "../../kernels/wgsl/activations.ts";
 import { STORAGE, type GpuAdapter, type GpuBinding, type GpuBuffer, type GpuDevice, type GpuRoot } from "../../kernels/wgsl/api.ts";
@@ -16,9 +17,11 @@ import { checkActivations, checkOutput, disposed } from "./layer.ts";
 import { weightSource } from "./source.ts";
 import type { Activations, AsyncLayer, Backend, PrepareOptions } from "./types.ts";
 import { connect } from "./webgpu-device.ts";
+import { decode, encode, fwht, prepareBitplanes, prepareInteger, type GpuBitplaneLayer, type GpuIntegerLayer } from "./webgpu-ops.ts";
 
 export type { GpuAdapter, GpuBuffer, GpuDevice, GpuRoot } from "../../kernels/wgsl/api.ts";
 export type { Epilogue } from "../../kernels/wgsl/product.ts";
+export type { GpuBitplaneLayer, GpuIntegerLayer } from "./webgpu-ops.ts";
 
 export interface WebGpuOptions {
   /** A device of your own; it is not destroyed with the backend. */
@@ -62,6 +65,22 @@ export interface WebGpuBackend extends Backend<GpuLayer, GpuPrepareOptions> {
   upload(data: ArrayBufferView): GpuBuffer;
   /** `count` float32 of a buffer with usage COPY_SRC. @throws (rejects) LowbitError E_DEVICE */
   read(buffer: GpuBuffer, count: number): Promise<Float32Array>;
+  /** An int8 weight [n, k] for exact products with int8 or uint8 activations. @throws (rejects) LowbitError E_SHAPE, E_DEVICE */
+  prepareInteger(w: Int8Array, n: number, k: number): Promise<GpuIntegerLayer>;
+  /**
+   * A weight [n, k] given by codes of a small integer or bipolar format, as bit planes: exact products with codes of any such format.
+   * @throws (rejects) LowbitError E_SHAPE, E_UNSUPPORTED, E_DEVICE
+   */
+  prepareBitplanes(codes: ArrayLike<number>, n: number, k: number, format: NumberFormat): Promise<GpuBitplaneLayer>;
+  /**
+   * Fast Walsh-Hadamard transform (Sylvester order) of every row of n = 2^p values of x, in place; multiplied by `scale`, default 1 / sqrt(n), with which it is
+   * its own inverse. @throws (rejects) LowbitError E_SHAPE, E_DEVICE
+   */
+  fwht(x: Float32Array, n: number, scale?: number): Promise<Float32Array>;
+  /** Values of all codes of a format of at most 16 bits. @throws (rejects) LowbitError E_UNSUPPORTED, E_SHAPE, E_DEVICE; RangeError */
+  decode(format: NumberFormat, codes: Codes, out?: Float32Array): Promise<Float32Array>;
+  /** Codes of all values in a format of at most 16 bits. @throws (rejects) LowbitError E_UNSUPPORTED, E_VALUE, E_SHAPE, E_DEVICE */
+  encode(format: NumberFormat, values: Float32Array, options?: EncodeOptions, out?: Codes): Promise<Codes>;
   /** Frees buffers and device; layers prepared with it are disposed. */
   dispose(): void;
   [Symbol.dispose](): void;
@@ -104,6 +123,11 @@ export function createWebGpu(device: GpuDevice, options: RuntimeOptions): WebGpu
       if (!runtime.live) throw disposed();
       return new Float32Array(await runtime.submit("read", (job) => job.read(buffer, 0, 4 * count)));
     },
+    prepareInteger: (w, n, k) => prepareInteger(runtime, w, n, k),
+    prepareBitplanes: (codes, n, k, format) => prepareBitplanes(runtime, codes, n, k, format),
+    fwht: (x, n, scale = 1 / Math.sqrt(n)) => fwht(runtime, x, n, scale),
+    decode: (format, codes, out) => decode(runtime, format, codes, out),
+    encode: (format, values, encodeOptions, out) => encode(runtime, format, values, encodeOptions, out),
     dispose,
     [Symbol.dispose]: dispose,
   };
@@ -176,7 +200,7 @@ function prepare(runtime: GpuRuntime, w: PackedTensor, options: GpuPrepareOption
   const element = elementOf(w);
   const plan = integer ?? floatWeight(source, element === null ? null : decodeExpr(element));
   if (integer === null && bits !== null) reasons.push(`values of a table: activations rounded to ${used}, products in float32`);
-  reasons.push(plan.reason);
+  reasons.push(...(source.note === undefined || plan.bits === 32 ? [] : [source.note]), plan.reason);
   const shared = { bias: options.bias !== undefined, epilogue: options.epilogue ?? null };
   const x = integer !== null ? (used as "int8" | "int16") : used === "float16" ? "float16" : "float32";
   const base = productSpec(plan, x, { ...shared, subgroups: false });

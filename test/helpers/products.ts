@@ -37,6 +37,13 @@ function facts(w: PackedTensor): { readonly span: number; readonly size: Float64
   const size = new Float64Array(rows * k);
   dequantizeRows(w, 0, rows, size);
   for (let i = 0; i < size.length; i++) size[i] = Math.abs(size[i]);
+  if (f.kind === "opaque" && f.planes !== undefined) {
+    const span = f.planes.scales[0].span as number;
+    const mins = new Float64Array((rows * k) / span);
+    f.readPlanes!(w.codes, new Uint8Array(rows * k), new Float64Array(mins.length), mins);
+    for (let i = 0; i < rows * k; i++) size[i] += 2 * Math.abs(mins[Math.floor(i / span)]);
+    return { span, size };
+  }
   if (elementOf(w) === null || f.kind !== "block") return { span: k, size };
   const levels = rowScales(w, f);
   const scale = new Float64Array(levels.blocks);
