@@ -9,6 +9,7 @@ import { blocksModule } from "./wasm/blocks.ts";
 import { codecModule } from "./wasm/codec.ts";
 import { planExpr } from "./wasm/expr.ts";
 import { floatModule, type FloatDecode, type FloatSpec } from "./wasm/float.ts";
+import { float64Module } from "./wasm/float64.ts";
 import { hadamardModule } from "./wasm/hadamard.ts";
 import { INT8_ROWS, int8Module } from "./wasm/int8.ts";
 import { lutModule, type LutSpec } from "./wasm/lut.ts";
@@ -145,6 +146,10 @@ function* hadamardVariants(): Iterable<KernelVariant> {
     yield { name: `f32_hadamard${n}__wasmsimd`, relaxed: false, build: () => hadamardModule({ n, shared: false }) };
 }
 
+function* float64Variants(): Iterable<KernelVariant> {
+  yield { name: "f64_gemm_4x4__wasmsimd", relaxed: false, build: () => float64Module({ shared: false }) };
+}
+
 function* bitplaneVariants(): Iterable<KernelVariant> {
   for (let activationBits = 1; activationBits <= 8; activationBits++)
     for (let weightBits = 1; weightBits <= 8; weightBits++)
@@ -192,6 +197,12 @@ export const kernelFamilies: readonly KernelFamily[] = [
     variants: bitplaneVariants,
   },
   { name: "hadamard", computes: "Walsh-Hadamard transform of float32 rows", file: "kernels/wasm/hadamard.ts", variants: hadamardVariants },
+  {
+    name: "float64",
+    computes: "float64 A^T B added to C, for the algebra of the quantizers",
+    file: "kernels/wasm/float64.ts",
+    variants: float64Variants,
+  },
   { name: "float", computes: "float32 activations x decoded weights -> float32", file: "kernels/wasm/float.ts", variants: floatVariants },
   {
     name: "codec",
