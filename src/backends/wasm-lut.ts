@@ -4,6 +4,7 @@ import { lutName } from "../../kernels/names.ts";
 import type { WeightSource } from "../../kernels/weight.ts";
 import { LUT_ARGUMENTS, lutModule, lutTables } from "../../kernels/wasm/lut.ts";
 import { chooseLut, packLut, type LutChoice } from "../../kernels/wasm/lutpack.ts";
+import { resultStride } from "../../kernels/wasm/tiles.ts";
 import { fastest } from "../../kernels/wasm/tuner.ts";
 import { kernel, type Runtime } from "../../kernels/wasm/runtime.ts";
 import type { PrepareOptions } from "./types.ts";
@@ -141,9 +142,9 @@ interface Measured {
 function measured(source: WeightSource, products: readonly Measured[]): Measured {
   const { rows: n, k } = source;
   const x = Float32Array.from({ length: MEASURED * k }, (_, i) => Math.sin(i * 12.9898) * 3);
-  const stride = Math.ceil(n / 16) * 16;
+  const stride = resultStride(n, MEASURED);
   const best = fastest(products, ({ product }) => {
-    const c = product.space.scratch("tune", 4 * (stride + 64) * product.rows(MEASURED));
+    const c = product.space.scratch("tune", 4 * stride * product.rows(MEASURED));
     for (let r = 0; r < MEASURED; r++) product.multiply(x.subarray(r * k, (r + 1) * k), 1, c, stride);
     product.multiply(x, MEASURED, c, stride);
   });

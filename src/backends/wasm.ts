@@ -177,7 +177,12 @@ function prepare(runtime: Runtime, w: PackedTensor, options: PrepareOptions): Sy
     } else product = integerProduct(runtime, source, options, label, () => dotProduct(runtime, source, choice, activations, label));
   }
   const { rows: n, k } = w;
-  warm(product, n, k);
+  try {
+    warm(product, n, k);
+  } catch (error) {
+    product.space.arena.free(product.address);
+    throw error;
+  }
   let live = true;
   const run = (x: Float32Array, m: number, out?: Float32Array): Float32Array => {
     if (!live || !runtime.live) throw disposed();

@@ -1,10 +1,12 @@
 // Threads: same numbers as one thread, workers that die or stop answering are errors and not hangs, and a process with a live pool still exits.
 import { execFileSync } from "node:child_process";
 import { fileURLToPath } from "node:url";
+import type { Worker } from "node:worker_threads";
 import { describe, expect, it } from "vitest";
 import { createPool, workerSource, type WorkerLike } from "../../kernels/wasm/pool.ts";
 import { format } from "../../formats/index.ts";
 import { prepareMatmul, quantize, tensor, wasm } from "../../src/index.ts";
+import { createBackend } from "../../src/backends/wasm.ts";
 import { startPool } from "../../src/backends/threads.ts";
 import { createRuntime, kernel } from "../../kernels/wasm/runtime.ts";
 import { wasmFeatures } from "../../kernels/wasm/features.ts";
@@ -97,6 +99,149 @@ describe("threads", () => {
     await gone;
     expect(job).toThrowError(/Make another backend/);
     runtime.dispose();
+  });
+
+  /** A pool of two whose worker runs `source`, and a runtime on it. */
+  async function poolWith(
+    source: string,
+  ): Promise<{ runtime: ReturnType<typeof createRuntime>; worker: Worker; gone: Promise<number>; arm: () => void }> {
+    const { Worker: WorkerClass, MessageChannel } = await import("node:worker_threads");
+    let worker!: Worker;
+    let gone!: Promise<number>;
+    let words!: Int32Array;
+    const pool = await createPool(
+      { threads: 2, timeoutMs: 300 },
+      {
+        manyMemories: true,
+        start(index, control, spinMs, onExit) {
+          const { port1, port2 } = new MessageChannel();
+          words = control;
+          worker = new WorkerClass(source, {
+            eval: true,
+            execArgv: [],
+            workerData: { control, index, port: port2, spinMs },
+            transferList: [port2],
+          });
+          gone = new Promise((resolve) => worker.on("exit", (code) => (onExit(), resolve(code))));
+          worker.unref();
+          port1.unref();
+          return { worker, send: (at, memory) => port1.postMessage({ index: at, memory }) };
+        },
+      },
+    );
+    return { runtime: createRuntime({ features: wasmFeatures(), pool }), worker, gone, arm: () => Atomics.store(words, ARMED, 1) };
+  }
+  /** A control word that the pool does not use: set, the worker's next job is its last. */
+  const ARMED = 31;
+  const call = "work(args, panels + index * stride);";
+
+  it("a worker that dies in mid-run ends the product with an error, and so does every later one", async () => {
+    expect(workerSource(true)).toContain(call);
+    // the worker goes down after it has taken the job and before it has answered
+    const { runtime, gone, arm } = await poolWith(workerSource(true).replace(call, `if (control[${ARMED}]) process.exit(7); ${call}`));
+    const backend = createBackend(runtime);
+    const w = quantize(tensor(new Float32Array(64 * 96).fill(0.5), [64, 96]), format("int4_b32"));
+    const layer = prepareMatmul(w, { backend, activations: "int8" });
+    const x = new Float32Array(96).fill(1);
+    const y = layer.run(x, 1);
+    expect(layer.run(x, 1)).toEqual(y);
+    arm();
+    expect(() => layer.run(x, 1)).toThrowError(expect.objectContaining({ code: "E_DEVICE" }));
+    expect(await gone).toBe(7);
+    expect(() => layer.run(x, 1)).toThrowError(/live workers.*Make another backend/);
+    await expect(layer.runAsync(x, 1)).rejects.toThrowError(/Make another backend/);
+    // layers and backend still end in order
+    layer.dispose();
+    backend.dispose();
+    expect(() => layer.run(x, 1)).toThrowError(/disposed/);
+  });
+
+  it("a kernel that fails in a worker is an error of that product", async () => {
+    const { runtime, worker, arm } = await poolWith(
+      workerSource(true).replace(call, `if (control[${ARMED}]) throw new Error("trap"); ${call}`),
+    );
+    const { space, address } = runtime.allocate(4 * 1000);
+    const job = (): void => runtime.work(space, counting, Int32Array.from([0, 1000, address]), 0);
+    job();
+    arm();
+    expect(job).toThrowError(/failure in one of them/);
+    expect(job).toThrowError(/a worker failed.*Make another backend/);
+    await worker.terminate();
+    runtime.dispose();
+  });
+
+  it("a worker that never comes back is given up, and the process still ends", () => {
+    const root = fileURLToPath(new URL("../../", import.meta.url));
+    const script = `
+      import { quantize, tensor, prepareMatmul } from "./src/index.ts";
+      import { format } from "./formats/index.ts";
+      import { Worker, MessageChannel } from "node:worker_threads";
+      import { createPool, workerSource } from "./kernels/wasm/pool.ts";
+      import { createRuntime } from "./kernels/wasm/runtime.ts";
+      import { wasmFeatures } from "./kernels/wasm/features.ts";
+      import { createBackend } from "./src/backends/wasm.ts";
+      const call = ${JSON.stringify(call)};
+      const pool = await createPool({ threads: 2, timeoutMs: 300 }, { manyMemories: true, start(index, control, spinMs, onExit) {
+        const { port1, port2 } = new MessageChannel();
+        const worker = new Worker(workerSource(true).replace(call, "for (;;) Atomics.load(control, 0);"), { eval: true, execArgv: [], workerData: { control, index, port: port2, spinMs }, transferList: [port2] });
+        worker.on("exit", onExit); worker.unref(); port1.unref();
+        return { worker, send: (at, memory) => port1.postMessage({ index: at, memory }) };
+      } });
+      const backend = createBackend(createRuntime({ features: wasmFeatures(), pool }));
+      const w = quantize(tensor(new Float32Array(4096).fill(1), [64, 64]), format("int4_b32"));
+      try { prepareMatmul(w, { backend, activations: "int8" }).run(new Float32Array(64), 1); } catch (e) { console.log(e.code, e.message); }
+      backend.dispose();`;
+    const out = execFileSync(process.execPath, ["--import", "tsx", "--input-type=module", "-e", script], {
+      cwd: root,
+      timeout: 30_000,
+      encoding: "utf8",
+    });
+    expect(out).toMatch(/E_DEVICE.*1 of 1 workers gave no answer for 300 ms/);
+  });
+
+  it("runAsync answers in the order of its calls, beside run, after parking, and rejects instead of throwing", async () => {
+    const [one, two] = [await wasm(), await wasm({ threads: 2 })];
+    const [n, k] = [96, 128];
+    const rows = [1, 7, 64, 2, 33, 1];
+    const layers = ["int4_b32", "bipolar1_b32", "ternary_row", "float32"].map((name, i) => {
+      const w = quantize(
+        tensor(
+          Float32Array.from({ length: n * k }, (_, j) => Math.sin(j * 12.9898 + i)),
+          [n, k],
+        ),
+        format(name),
+      );
+      const activations = name === "float32" ? ("float32" as const) : ("int8" as const);
+      return { a: prepareMatmul(w, { backend: one, activations }), b: prepareMatmul(w, { backend: two, activations }) };
+    });
+    for (let round = 0; round < 4; round++) {
+      const order: number[] = [];
+      let ticks = 0;
+      const timer = setInterval(() => ticks++, 1);
+      const jobs = rows.flatMap((m, i) =>
+        layers.map(async ({ a, b }, j) => {
+          const x = Float32Array.from({ length: m * k }, (_, at) => Math.cos(at * 78.233 + i + j));
+          const out = new Float32Array(m * n);
+          const y = await b.runAsync(x, m, out);
+          order.push(i * layers.length + j);
+          expect(y).toBe(out);
+          expect(Array.from(y)).toEqual(Array.from(a.run(x, m)));
+          // a product of one's own between those that are under way
+          expect(Array.from(b.run(x, m))).toEqual(Array.from(y));
+        }),
+      );
+      await Promise.all(jobs);
+      expect(order).toEqual(Array.from({ length: rows.length * layers.length }, (_, i) => i));
+      // workers park after half a millisecond: the next round wakes them
+      await new Promise((resolve) => setTimeout(resolve, 20));
+      clearInterval(timer);
+      expect(ticks).toBeGreaterThan(0);
+    }
+    const { b } = layers[0];
+    await expect(b.runAsync(new Float32Array(k - 1), 1)).rejects.toMatchObject({ code: "E_SHAPE" });
+    two.dispose();
+    await expect(b.runAsync(new Float32Array(k), 1)).rejects.toMatchObject({ code: "E_DISPOSED" });
+    one.dispose();
   });
 
   it("keeps no process alive", () => {
