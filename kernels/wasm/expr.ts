@@ -1,6 +1,6 @@
 // The WebAssembly printer of format expressions (formats/core/expr.ts): four words at a time in v128, every shared node emitted once. Tables of up to 16
-// entries are swizzles or comparisons with constants; longer ones lie in memory and are read lane by lane, and a search among many thresholds starts
-// from a bucket of the key's upper bits. Equal to `compileExpr` for every input.
+// entries are swizzles or comparisons with constants; longer ones lie in memory and are read lane by lane, and a search among thresholds starts from a
+// bucket of the key's upper bits. Equal to `compileExpr` for every input.
 import { exprNodes, type Expr } from "../../formats/core/expr.ts";
 import type { Emit, FunctionBuilder, Local } from "./asm.ts";
 
@@ -14,6 +14,9 @@ interface Place {
   readonly shift?: number;
   readonly steps?: number;
   readonly buckets?: number;
+  /** Of a table that is read at the rank of a key, with one threshold per bucket at most: `at` holds the threshold and the two entries, 8 bytes. */
+  readonly key?: Expr;
+  readonly signed?: boolean;
 }
 
 /** An expression laid out for printing. */
@@ -42,6 +45,31 @@ function bucketsOf(table: Uint32Array, shift: number): { readonly first: Uint16A
   return { first, most };
 }
 
+/** The coarsest buckets of one threshold at most, else fine ones. */
+function findBuckets(table: Uint32Array): { readonly shift: number; readonly first: Uint16Array; readonly most: number } {
+  let shift = 21;
+  let found = bucketsOf(table, shift);
+  while (found.most > 1 && shift > 17) found = bucketsOf(table, --shift);
+  return { shift, ...found };
+}
+
+/** Entries of a table at the rank of a key: for every bucket the threshold inside, and what lies below it and above; null where there is no room. */
+function fused(
+  entries: Uint32Array,
+  thresholds: Uint32Array,
+): { readonly words: Uint32Array; readonly shift: number; readonly signed: boolean } | null {
+  const { shift, first, most } = findBuckets(thresholds);
+  const signed = entries.every((e) => e < 0x8000 || e === 0xffffffff);
+  if (most > 1 || !(signed || entries.every((e) => e < 0x10000))) return null;
+  const words = new Uint32Array(2 * first.length);
+  first.forEach((rank, bucket) => {
+    const inside = rank < thresholds.length && (thresholds[rank] ^ 0x80000000) >>> shift === bucket;
+    words[2 * bucket] = inside ? thresholds[rank] : 0x7fffffff;
+    words[2 * bucket + 1] = (entries[rank] & 0xffff) | (entries[inside ? rank + 1 : rank] << 16);
+  });
+  return { words, shift, signed };
+}
+
 /** @param smallInput the inputs are codes, not bits of float32 */
 export function planExpr(expr: Expr, smallInput: boolean): ExprPlan {
   const nodes = exprNodes(expr);
@@ -54,19 +82,26 @@ export function planExpr(expr: Expr, smallInput: boolean): ExprPlan {
     bytes += words.byteLength;
     return bytes - words.byteLength;
   };
+  const uses = countUses(nodes);
+  const skipped = new Set<Expr>();
   for (const e of nodes) {
-    if (e.table === undefined || e.table.length <= SMALL) continue;
+    const [rank] = e.args;
+    if (e.op !== "lookup" || rank.op !== "rank" || uses.get(rank) !== 1 || rank.table!.length < SMALL / 2) continue;
+    const found = fused(e.table!, rank.table!);
+    if (found === null) continue;
+    skipped.add(rank);
+    places.set(e, { at: put(found.words), shift: found.shift, signed: found.signed, key: rank.args[0] });
+  }
+  for (const e of nodes) {
+    if (e.table === undefined || e.table.length <= SMALL || skipped.has(e) || places.has(e)) continue;
     if (e.op === "lookup") places.set(e, { at: put(e.table) });
     else {
-      // the coarsest buckets of one threshold at most, else fine ones that are searched
-      let shift = 21;
-      let found = bucketsOf(e.table, shift);
-      while (found.most > 1 && shift > 17) found = bucketsOf(e.table, --shift);
-      const steps = Math.ceil(Math.log2(found.most + 1));
+      const { shift, first, most } = findBuckets(e.table);
+      const steps = Math.ceil(Math.log2(most + 1));
       const padded = new Uint32Array(e.table.length + 2 ** steps).fill(0x7fffffff);
       padded.set(e.table);
       const at = put(padded);
-      places.set(e, { at, shift, steps, buckets: put(new Uint32Array(found.first.buffer)) });
+      places.set(e, { at, shift, steps, buckets: put(new Uint32Array(first.buffer)) });
     }
   }
   const tables = new Uint32Array(bytes / 4);
@@ -77,14 +112,27 @@ export function planExpr(expr: Expr, smallInput: boolean): ExprPlan {
   }
   const key = JSON.stringify([
     smallInput,
-    nodes.map((e) => [
-      e.op,
-      e.args.map((a) => index.get(a)),
-      e.value === undefined ? 0 : Object.is(e.value, -0) ? "-0" : e.value,
-      places.get(e) ?? (e.table === undefined ? 0 : [...e.table]),
-    ]),
+    nodes.map((e) => {
+      const place = places.get(e);
+      return [
+        e.op,
+        e.args.map((a) => index.get(a)),
+        e.value === undefined ? 0 : Object.is(e.value, -0) ? "-0" : e.value,
+        place !== undefined
+          ? { ...place, key: place.key && index.get(place.key) }
+          : e.table === undefined || skipped.has(e)
+            ? 0
+            : [...e.table],
+      ];
+    }),
   ]);
-  return { nodes, tables, places, key, smallInput };
+  return { nodes: nodes.filter((e) => !skipped.has(e)), tables, places, key, smallInput };
+}
+
+function countUses(nodes: readonly Expr[]): Map<Expr, number> {
+  const uses = new Map<Expr, number>();
+  for (const e of nodes) for (const a of e.args) uses.set(a, (uses.get(a) ?? 0) + 1);
+  return uses;
 }
 
 /** Is the word certainly below 2^31? Then signed comparisons, one instruction each, do for unsigned ones. */
@@ -135,8 +183,7 @@ const SHIFTS: Partial<Record<Expr["op"], string>> = { shl: "i32x4.shl", shrU: "i
  * @param tables address of the tables, a parameter of the function
  */
 export function exprPrinter(f: FunctionBuilder, plan: ExprPlan, tables: Local, relaxed: boolean): (input: Local) => Emit {
-  const uses = new Map<Expr, number>();
-  for (const e of plan.nodes) for (const a of e.args) uses.set(a, (uses.get(a) ?? 0) + 1);
+  const uses = countUses(plan.nodes);
   const locals = new Map<Expr, Local>();
   const localOf = (e: Expr): Local => {
     let local = locals.get(e);
@@ -191,6 +238,30 @@ export function exprPrinter(f: FunctionBuilder, plan: ExprPlan, tables: Local, r
     return f.get(into);
   };
 
+  /** Threshold and entries of four buckets, 8 bytes each, then a comparison and a selection. */
+  const lookupFused = (e: Expr, key: Local): Emit => {
+    const { at, shift, signed } = plan.places.get(e)!;
+    const into = localOf(e);
+    scratch ??= f.local("v128");
+    found ??= f.local("v128");
+    const bucket = f.op("i32x4.shr_u", f.op("v128.xor", key, words(0x80000000)), f.i32(shift!));
+    const base = f.constant("tables", f.op("i32x4.splat", tables));
+    f.set(scratch, f.op("i32x4.add", f.op("i32x4.shl", bucket, f.i32(3)), base));
+    const pair = (from: number, target: Local): void => {
+      f.set(target, f.load("v128.load64_zero", f.lane("i32x4.extract_lane", from, scratch!), at));
+      f.set(target, f.loadLane("v128.load64_lane", f.lane("i32x4.extract_lane", from + 1, scratch!), at, 1, target));
+    };
+    pair(0, into);
+    pair(2, found);
+    f.set(scratch, f.shuffle([0, 1, 2, 3, 8, 9, 10, 11, 16, 17, 18, 19, 24, 25, 26, 27], into, found));
+    f.set(into, f.shuffle([4, 5, 6, 7, 12, 13, 14, 15, 20, 21, 22, 23, 28, 29, 30, 31], into, found));
+    // the entry below the threshold is in the lower half: it is moved up where the comparison does not hold
+    const above = f.op("i32x4.ge_s", key, scratch);
+    f.set(into, f.op(relaxed ? "i32x4.relaxed_laneselect" : "v128.bitselect", into, f.op("i32x4.shl", into, f.i32(16)), above));
+    f.set(into, f.op(signed ? "i32x4.shr_s" : "i32x4.shr_u", into, f.i32(16)));
+    return f.get(into);
+  };
+
   const rank = (e: Expr, key: Local): Emit => {
     const into = localOf(e);
     const place = plan.places.get(e);
@@ -236,15 +307,15 @@ export function exprPrinter(f: FunctionBuilder, plan: ExprPlan, tables: Local, r
         const power = f.op("i32x4.sub", words(127 << 23), f.op("i32x4.shl", args[1], f.i32(23)));
         const moved = f.op("f32x4.mul", f.op("f32x4.convert_i32x4_s", args[0]), power);
         emit = f.op("i32x4.sub", f.op("f32x4.add", moved, f.constant("real 8388608", f.v128f32(2 ** 23))), words(0x4b000000));
-      } else if (e.op === "lookup") emit = lookup(e, args[0]);
-      else {
-        const [key] = e.args;
-        if (key.op === "input") emit = rank(e, input);
+      } else if (e.op === "rank" || plan.places.get(e)?.key !== undefined) {
+        const key = plan.places.get(e)?.key ?? e.args[0];
+        const search = e.op === "rank" ? rank : lookupFused;
+        if (key.op === "input") emit = search(e, input);
         else {
-          keep(key, args[0]);
-          emit = rank(e, localOf(key));
+          keep(key, emits.get(key)!);
+          emit = search(e, localOf(key));
         }
-      }
+      } else emit = lookup(e, args[0]);
       if (e.op !== "input" && e.op !== "const" && e.op !== "lookup" && e.op !== "rank" && (uses.get(e) ?? 0) > 1) keep(e, emit);
       else emits.set(e, emit);
     }
