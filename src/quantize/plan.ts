@@ -1,7 +1,7 @@
 // plan: formats per layer under a budget of bytes, bits per weight or loss, from measured losses. The losses add up over layers: what is minimised
 // is their sum. Never worse than any single format for all layers within the same budget, on that sum: those are among the candidates. Policies (spec B9,
 // B10, B13): XR-NPE takes per layer the cheapest format within a bound, FlexQ raises only sensitive layers, COMET raises blocks of channels with outliers.
-import { LowbitError } from "../../formats/core/errors.ts";
+import { isLowbitError, LowbitError } from "../../formats/core/errors.ts";
 import { dequantize } from "../../formats/core/packed.ts";
 import type { Format, PackedTensor } from "../../formats/core/types.ts";
 import { quantize, type WeightQuantizer } from "../tensor/quantize.ts";
@@ -116,7 +116,9 @@ export async function plan(layers: readonly PlanLayer[], options: PlanOptions): 
     const bytes: number[] = [];
     for (const choice of own) {
       checkAborted(options.signal, "plan");
-      const measured = await measure(layer, choice, options);
+      const measured = await measure(layer, choice, options).catch((error: unknown) => {
+        throw ofLayer(error, layer.name);
+      });
       loss.push(measured.loss * (layer.importance ?? 1));
       bytes.push(measured.bytes);
     }
@@ -133,6 +135,12 @@ export async function plan(layers: readonly PlanLayer[], options: PlanOptions): 
   }));
   const bytes = planned.reduce((n, p) => n + p.bytes, 0);
   return { layers: planned, bytes, bitsPerWeight: (8 * bytes) / weights, loss: planned.reduce((n, p) => n + p.loss, 0), table };
+}
+
+/** Errors of quantizers and formats, with the layer that they are about. */
+function ofLayer(error: unknown, name: string): unknown {
+  if (!isLowbitError(error) || error.code === "E_ABORTED" || error.message.includes(`"${name}"`)) return error;
+  return new LowbitError(error.code, `plan of layer "${name}", ${error.message}`, { cause: error });
 }
 
 function choicesOf(layer: PlanLayer, k: number, o: PlanOptions): Choice[] {

@@ -129,6 +129,21 @@ test("policies, quantizers and errors", async () => {
   await expect(plan(list, { candidates, bitsPerWeight: 4, layerLoss: 0.1 })).rejects.toThrow(/got bitsPerWeight and layerLoss/);
   await expect(plan(list, { candidates, policy: "comet", bitsPerWeight: 4 })).rejects.toThrow(/two candidates/);
   await expect(plan([{ ...list[0], importance: NaN }], { candidates, bitsPerWeight: 4 })).rejects.toThrow(/l0.*importance/);
+  // What goes wrong inside is reported with its layer.
+  const spoiled = (list[1].weight.data as Float32Array).slice();
+  spoiled[5] = NaN;
+  const broken = [list[0], { ...list[1], weight: tensor(spoiled, list[1].weight.shape) }];
+  await expect(plan(broken, { candidates, bitsPerWeight: 4 })).rejects.toThrow(/layer "l1".*NaN/);
+  const constant = layerStatistics(64);
+  constant.add(new Float32Array(64 * 50).fill(1));
+  const flat = [{ ...list[0], statistics: constant.finish() }];
+  const nameless = (l: PlanLayer) => gptq({ hessian: l.statistics! });
+  await expect(plan(flat, { candidates, bitsPerWeight: 4, quantizer: nameless })).rejects.toThrow(/layer "l0".*50 equal tokens/);
+  const narrow = [format("ggml_q4_0"), format("ggml_q4_k")];
+  await expect(plan(list, { candidates: narrow, bitsPerWeight: 5 })).rejects.toMatchObject({
+    code: "E_SHAPE",
+    message: expect.stringMatching(/layer "l0"/),
+  });
   const bare = [{ name: "fc", weight: list[0].weight }];
   await expect(plan(bare, { candidates: candidates.slice(1, 3), policy: "comet", bitsPerWeight: 4 })).rejects.toThrow(/"fc".*statistics/);
   await expect(plan([], { candidates, bitsPerWeight: 4 })).rejects.toThrow(TypeError);
