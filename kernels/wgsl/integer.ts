@@ -4,7 +4,7 @@
 // A workgroup makes `rows` x 64 results; four slices of it share k and add up in workgroup memory.
 
 export type IntegerSpec =
-  | { readonly kind: "planes"; readonly activationBits: number; readonly weightBits: number; readonly rows: number }
+  | { readonly kind: "planes"; /** One plane on either side. */ readonly single: boolean; readonly rows: number }
   | { readonly kind: "bytes"; readonly rows: number };
 
 /** Columns of a workgroup; weights are padded to whole ones. */
@@ -14,8 +14,8 @@ const SLICES = 4;
 /** Elements of k in one vec4u. */
 export const integerStep = (kind: IntegerSpec["kind"]): number => (kind === "planes" ? 128 : 16);
 
-/** Rows of a workgroup: one for products with a vector, else as many as registers serve. */
-export const integerRows = (kind: IntegerSpec["kind"], m: number): number => (m === 1 ? 1 : kind === "planes" ? 4 : 8);
+/** Rows of a workgroup: one for products with a vector, else four. */
+export const integerRows = (m: number): number => (m === 1 ? 1 : 4);
 
 /**
  * Writes words or bytes [n, k] (a function of row and element) as the weight of a kernel: vec4u by [vector][plane][column], `columns` of them.
@@ -44,34 +44,27 @@ export const integerWeightWords = (n: number, k: number, kind: IntegerSpec["kind
   Math.ceil(n / INTEGER_COLUMNS) * INTEGER_COLUMNS * Math.ceil(k / integerStep(kind)) * (kind === "planes" ? bits : 1) * 4;
 
 /**
- * Bindings: params { rows, columns, stride, vectors, slope } (uniform), a [row][vector][plane], w [vector][plane][stride], rowTerms, columnTerms, y (written).
+ * Bindings: params { rows, columns, stride, vectors, slope, p, q } (uniform; p and q planes, 1 for bytes), a [row][vector][plane], w [vector][plane][stride], rowTerms, columnTerms, y (written).
  */
 export function integerShader(spec: IntegerSpec): string {
   const { rows } = spec;
-  const planes = spec.kind === "planes" ? { p: spec.activationBits, q: spec.weightBits } : { p: 1, q: 1 };
   const each = (f: (r: number) => string): string => Array.from({ length: rows }, (_, r) => f(r)).join("\n");
-  // few planes are unrolled; many would make a long shader, which drivers take their time over
-  const weights = planes.q <= 2 ? Array.from({ length: planes.q }, (_, j) => j) : [];
+  // numbers of planes are parameters: loops with constant bounds would be unrolled, 64 times over for 8 bits, and drivers take seconds over those
   const inner =
-    spec.kind === "planes"
-      ? weights.length > 0
-        ? `${weights.map((j) => `let w${j} = w[(v * ${planes.q}u + ${j}u) * params.stride + column];`).join("\n      ")}
-      for (var i = 0u; i < ${planes.p}u; i++) {
-${each(
-  (r) => `        let a${r} = a[row${r} + v * ${planes.p}u + i];
-        u${r} += (${weights.map((j) => `(ones(a${r} & w${j}) << ${j}u)`).join(" + ")}) << i;`,
-)}
-      }`
-        : `for (var j = 0u; j < ${planes.q}u; j++) {
-        let b = w[(v * ${planes.q}u + j) * params.stride + column];
-        for (var i = 0u; i < ${planes.p}u; i++) {
-${each((r) => `          u${r} += ones(a[row${r} + v * ${planes.p}u + i] & b) << (i + j);`)}
-        }
-      }`
-      : `let b = w[v * params.stride + column];
-${each((r) => `      let a${r} = a[row${r} + v]; u${r} += bytes(a${r}, b);`)}`;
+    spec.kind === "bytes"
+      ? `let b = w[v * params.stride + column];
+${each((r) => `    u${r} += bytes(a[row${r} + v], b);`)}`
+      : spec.single
+        ? `let b = w[v * params.stride + column];
+${each((r) => `    u${r} += ones(a[row${r} + v] & b);`)}`
+        : `for (var j = 0u; j < params.q; j++) {
+      let b = w[(v * params.q + j) * params.stride + column];
+      for (var i = 0u; i < params.p; i++) {
+${each((r) => `        u${r} += ones(a[row${r} + v * params.p + i] & b) << (i + j);`)}
+      }
+    }`;
   return `
-struct Params { rows: u32, columns: u32, stride: u32, vectors: u32, slope: u32 }
+struct Params { rows: u32, columns: u32, stride: u32, vectors: u32, slope: u32, p: u32, q: u32 }
 @group(0) @binding(0) var<uniform> params: Params;
 @group(0) @binding(1) var<storage, read> a: array<vec4u>;
 @group(0) @binding(2) var<storage, read> w: array<vec4u>;
@@ -94,9 +87,9 @@ fn main(@builtin(workgroup_id) group: vec3u, @builtin(num_workgroups) groups: ve
   if (first >= params.rows) { return; }
   let lane = id % ${INTEGER_COLUMNS}u;
   let column = (tile % blocks) * ${INTEGER_COLUMNS}u + lane;
-${each((r) => `  let row${r} = min(first + ${r}u, params.rows - 1u) * params.vectors * ${planes.p}u; var u${r} = 0u;`)}
+${each((r) => `  let row${r} = min(first + ${r}u, params.rows - 1u) * params.vectors * params.p; var u${r} = 0u;`)}
   for (var v = id / ${INTEGER_COLUMNS}u; v < params.vectors; v += ${SLICES}u) {
-      ${inner}
+    ${inner}
   }
 ${each((r) => `  sums[${r * SLICES * INTEGER_COLUMNS}u + id] = u${r};`)}
   workgroupBarrier();
@@ -115,6 +108,4 @@ export const integerGroups = (spec: IntegerSpec, rows: number, stride: number): 
   Math.ceil(rows / spec.rows) * (stride / INTEGER_COLUMNS);
 
 export const integerShaderName = (spec: IntegerSpec): string =>
-  spec.kind === "planes"
-    ? `b${spec.activationBits}_s32_w${spec.weightBits}_bitplane_${spec.rows}x${INTEGER_COLUMNS}__wgsl`
-    : `a8_s32_int8_${spec.rows === 1 ? "gemv" : "gemm"}_${spec.rows}x${INTEGER_COLUMNS}__wgsl`;
+  `${spec.kind === "bytes" ? "a8_s32_int8" : spec.single ? "b1_s32_w1_bitplane" : "b_s32_w_bitplane"}_${spec.rows}x${INTEGER_COLUMNS}__wgsl`;

@@ -222,11 +222,12 @@ export async function encode(
 
 /** A weight [n, k] of integers on the device: exact products, sums wrap at 32 bits. */
 interface IntegerWeight {
-  /** `a`: [row][vector][plane] of vec4u; rowTerms: one word per row. */
+  /** `a`: [row][vector][plane] of vec4u; `planes` of a and of the weight; rowTerms: one word per row. */
   run(
     spec: IntegerSpec,
     a: Uint8Array,
     m: number,
+    planes: readonly [number, number],
     slope: number,
     rowTerms: Int32Array,
     columnTerms: Int32Array,
@@ -275,7 +276,7 @@ async function integerWeight(
   const vectors = Math.ceil(k / integerStep(layout.kind));
   return {
     dispose,
-    async run(spec, a, m, slope, rowTerms, columnTerms, out) {
+    async run(spec, a, m, [p, q], slope, rowTerms, columnTerms, out) {
       const pipeline = await runtime.pipeline("integer", spec, () => ({ name: integerShaderName(spec), code: integerShader(spec) }));
       const widest = Math.max(...parts.map((p) => p.count));
       const rowBytes = a.length / m;
@@ -287,7 +288,7 @@ async function integerWeight(
         const rows = Math.min(most, m - top);
         for (const { from, count, buffer } of parts) {
           const stride = Math.ceil(count / INTEGER_COLUMNS) * INTEGER_COLUMNS;
-          const result = await withParams(runtime, what, [[rows, count, stride, vectors, slope >>> 0]], ([params]) =>
+          const result = await withParams(runtime, what, [[rows, count, stride, vectors, slope >>> 0, p, q]], ([params]) =>
             runtime.submit(what, (job) => {
               const x = runtime.scratch("integer a", rows * rowBytes);
               const y = runtime.scratch("integer y", 4 * rows * count);
@@ -363,8 +364,17 @@ export async function prepareBitplanes(
       const constant = Math.imul(Math.imul(activation.base, weight.base), k);
       const rowTerms = rowSums.map((s) => Math.imul(Math.imul(activation.slope, weight.base), s) + constant);
       const columnTerms = sums.map((s) => Math.imul(Math.imul(weight.slope, activation.base), s));
-      const spec = { kind: "planes", activationBits: activation.bits, weightBits: weight.bits, rows: integerRows("planes", m) } as const;
-      return device.run(spec, packed, m, Math.imul(activation.slope, weight.slope), rowTerms, columnTerms, out);
+      const spec = { kind: "planes", single: activation.bits * weight.bits === 1, rows: integerRows(m) } as const;
+      return device.run(
+        spec,
+        packed,
+        m,
+        [activation.bits, weight.bits],
+        Math.imul(activation.slope, weight.slope),
+        rowTerms,
+        columnTerms,
+        out,
+      );
     },
     dispose,
     [Symbol.dispose]: dispose,
@@ -406,7 +416,7 @@ export async function prepareInteger(runtime: GpuRuntime, w: Int8Array, n: numbe
       const packed = new Uint8Array(m * rowBytes);
       for (let r = 0; r < m; r++) for (let i = 0; i < k; i++) packed[r * rowBytes + i] = unsigned ? a[r * k + i] ^ 128 : a[r * k + i];
       const columnTerms = unsigned ? sums.map((s) => Math.imul(128, s)) : none;
-      return device.run({ kind: "bytes", rows: integerRows("bytes", m) }, packed, m, 1, new Int32Array(m), columnTerms, out);
+      return device.run({ kind: "bytes", rows: integerRows(m) }, packed, m, [1, 1], 1, new Int32Array(m), columnTerms, out);
     },
     dispose,
     [Symbol.dispose]: dispose,
