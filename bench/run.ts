@@ -1,4 +1,4 @@
-// npm run bench -- gemv|gemm|fwht|codec|lut|bitplane [--json] [--seconds S] [--quick]: best and median of interleaved rounds, ratios to roofs and peers of the same process.
+// npm run bench -- gemv|gemm|fwht|codec|lut|bitplane|webgpu [--json] [--seconds S] [--quick]: best and median of interleaved rounds, ratios to roofs and peers of the same process.
 // --quick leaves the slowest peers out. Use Node 24 for the figures of relaxed SIMD: `npx -p node@24 npm run bench -- gemv`.
 import { parseArgs } from "node:util";
 import { machine } from "./measure.ts";
@@ -18,6 +18,7 @@ const families: Record<string, () => Promise<(o: { seconds: number; quick: boole
   codec: async () => (await import("./codec.ts")).codec,
   lut: async () => (await import("./lut.ts")).lut,
   bitplane: async () => (await import("./bitplane.ts")).bitplane,
+  webgpu: async () => (await import("./webgpu.ts")).webgpuBench,
 };
 const family = families[positionals[0] ?? ""];
 if (family === undefined) {
@@ -31,11 +32,14 @@ const result = (await (
   rows: { name: string; bestMs: number; medianMs: number; cpuMs: number; gops?: number; gbs?: number; gvalues?: number }[];
   ratios: Record<string, number>;
   missing: string[];
+  /** Where it ran, if that is not this machine's CPU. */
+  device?: string;
 };
 const after = machine();
 if (values.json) console.log(JSON.stringify({ family: positionals[0], machine: before, loadAfter: after.load, ...result }, null, 2));
 else {
   console.log(`${before.node} V8 ${before.v8} ${before.cpu} x ${before.cores}, load ${before.load.join(" ")} -> ${after.load.join(" ")}`);
+  if (result.device !== undefined) console.log(`device: ${result.device}`);
   for (const row of result.rows)
     console.log(
       `${row.name.padEnd(48)} best ${row.bestMs.toFixed(3).padStart(9)} ms  median ${row.medianMs.toFixed(3).padStart(9)} ms  cpu ${row.cpuMs.toFixed(3).padStart(9)} ms` +

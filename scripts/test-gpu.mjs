@@ -1,7 +1,8 @@
 // npm run test:gpu: the suites of test/gpu on every kind of adapter that a machine without a GPU can have, and the suites of test/browser. Steps:
 //   lavapipe128, lavapipe256, lavapipe512   vitest in Node on dawn and lavapipe 25, subgroups of 4, 8 and 16; 256 with every format and pipeline
 //   swiftshader                             vitest in Node on dawn and SwiftShader: no shader-f16, 256 invocations
-//   browser                                 the same suites in headless Chromium, and the WebAssembly backend in isolated and other pages
+//   browser                                 the same suites in headless Chromium, the WebAssembly backend in isolated and other pages, and examples/webgpu.html,
+//                                           which must print what examples/backends.mjs prints in Node (both need npm run build)
 //   naga                                    the same suites in Deno, whose WGSL compiler is naga, on lavapipe
 // An adapter that is missing, or not the one that a step is about, is a failure. Suites named *.node.test.ts run in Node only.
 // Software drivers compile slowly: LOWBIT_GPU_FULL says what a step takes all of, `formats`, `pipelines`, both or (unset) a spread of either.
@@ -79,7 +80,36 @@ async function browser() {
           judge(`${kind} page, ${name}`, await page.evaluate((n) => globalThis.suite.run([n]), name));
           await page.close();
         }
+      await example(open);
     });
+  } finally {
+    server.close();
+  }
+}
+
+/** The example page and the example in Node: three formats on three backends, the same numbers everywhere. */
+async function example(open) {
+  const node = execFileSync(process.execPath, ["examples/backends.mjs"], {
+    cwd: root,
+    encoding: "utf8",
+    env: driverEnv(need("lavapipe"), ""),
+  });
+  const server = await serve(root);
+  try {
+    const page = await open(`${server.url}/isolated/examples/webgpu.html`);
+    await page.waitForFunction(() => document.getElementById("state").textContent !== "running", null, { timeout: 60_000 });
+    const state = await page.textContent("#state");
+    const text = await page.textContent("#out");
+    await page.close();
+    const byFormat = new Map();
+    for (const line of text.trim().split("\n")) {
+      const [name, backend, ...numbers] = line.trim().split(/\s+/);
+      byFormat.set(name, [...(byFormat.get(name) ?? []), { backend, numbers: numbers.join(" ") }]);
+    }
+    const agree = [...byFormat.values()].every((rows) => rows.length === 3 && rows.every((row) => row.numbers === rows[0].numbers));
+    if (state !== "done" || byFormat.size !== 3 || !agree || text !== node)
+      throw new Error(`example page: expected three formats on three backends, the numbers of Node; got ${state}\n${text}in Node\n${node}`);
+    console.log(`example page: the numbers of Node, on three backends\n${text.trimEnd()}`);
   } finally {
     server.close();
   }

@@ -8,6 +8,7 @@ import type { GpuRoot } from "../../kernels/wgsl/api.ts";
 import { createGpuRuntime, type GpuRuntime } from "../../kernels/wgsl/runtime.ts";
 import { connect } from "../../src/backends/webgpu-device.ts";
 import { decode, encode, fwht, prepareBitplanes, prepareInteger } from "../../src/backends/webgpu-ops.ts";
+import { createWebGpu } from "../../src/backends/webgpu.ts";
 import { wasm } from "../../src/index.ts";
 import { normalArray, random } from "../helpers/random.ts";
 import { adapterName, describeGpu, entryPoint, takesAll } from "./adapter.ts";
@@ -261,5 +262,29 @@ describeGpu(`WebGPU operations on ${adapterName}`, () => {
       await expect(prepareBitplanes(runtime, [1], 1, 1, format("e2m1") as NumberFormat)).rejects.toMatchObject({ code: "E_UNSUPPORTED" });
       await expect(prepareInteger(runtime, new Int8Array(3), 2, 2)).rejects.toMatchObject({ code: "E_SHAPE" });
     });
+  });
+
+  it("the backend offers them, and refuses once it is disposed", async () => {
+    const { device } = await connect({ gpu: (await entryPoint()) as unknown as GpuRoot });
+    const backend = createWebGpu(device, { own: true });
+    const int4 = format("int4") as NumberFormat;
+    const x = normalArray(64, 3);
+    const codes = await backend.encode(int4, x, { overflow: "saturate" });
+    expect(difference(codes, encodeArray(int4, x, undefined, { overflow: "saturate" }))).toBe("none");
+    const values = await backend.decode(int4, codes);
+    expect(
+      difference(
+        values,
+        Float32Array.from(codes, (c) => int4.table![c]),
+      ),
+    ).toBe("none");
+    expect(difference(await backend.fwht(x.slice(), 64), butterflies(x, 64, 1 / 8))).toBe("none");
+    const planes = await backend.prepareBitplanes([1, 2, 3, 15], 2, 2, int4);
+    expect([...(await planes.runAsync([1, 15], 1, int4))]).toEqual([1 - 2, 3 + 1]);
+    const bytes = await backend.prepareInteger(Int8Array.of(1, 2, 3, -4), 2, 2);
+    expect([...(await bytes.runAsync(Int8Array.of(5, -6), 1))]).toEqual([5 - 12, 15 + 24]);
+    backend.dispose();
+    await expect(backend.fwht(x, 64)).rejects.toMatchObject({ code: "E_DISPOSED" });
+    await expect(bytes.runAsync(Int8Array.of(5, -6), 1)).rejects.toMatchObject({ code: "E_DISPOSED" });
   });
 });
