@@ -68,9 +68,9 @@ export function refusedKernel(kind: string, reason: string): LowbitError {
 }
 
 /**
- * Look-up kernels that may stand in for the dot products of a weight, best first; `standard`: the first is the default. By measurement (bench/lut.ts): one bit plane
- * is about twice as fast looked up everywhere; two planes, or ternary values, 1.1 to 2.9 times without relaxed dot products and the same with them; three planes
- * gain for one row of activations and lose for many; four lose.
+ * Look-up kernels that may stand in for the dot products of a weight, best first; `standard`: the first is the default. By measurement (bench/lut.ts, the table in
+ * docs/adding-a-kernel.md): one bit plane is faster looked up everywhere; two planes, or ternary values, where there is no relaxed dot product; three planes gain there for
+ * one row of activations and lose for many; four lose.
  */
 function alternatives(runtime: Runtime, source: WeightSource, all: boolean): { readonly choices: LutChoice[]; readonly standard: boolean } {
   const lookup = chooseLut(source, "lookup", runtime);
