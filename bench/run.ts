@@ -19,6 +19,7 @@ const families: Record<string, () => Promise<(o: { seconds: number; quick: boole
   lut: async () => (await import("./lut.ts")).lut,
   bitplane: async () => (await import("./bitplane.ts")).bitplane,
   webgpu: async () => (await import("./webgpu.ts")).webgpuBench,
+  cold: async () => (await import("./cold.ts")).cold,
 };
 const family = families[positionals[0] ?? ""];
 if (family === undefined) {
