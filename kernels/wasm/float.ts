@@ -3,6 +3,7 @@
 // One row of activations takes the fused GEMV instead: decoded vectors are multiplied at once. Layout of records: gemm.ts.
 import { ModuleBuilder, type Emit, type FunctionBuilder, type FunctionRef, type Local } from "./asm.ts";
 import { fieldLayout } from "./fields.ts";
+import { writePackRows } from "./tiles.ts";
 
 /**
  * How stored fields become float32. `lattice`: an integer operand (a 16-entry table, or the field itself) minus shift or zero point.
@@ -407,50 +408,6 @@ function writeTile(f: FunctionBuilder, spec: FloatSpec): void {
   for (let r = 0; r < mr; r++) for (let j = 0; j < nv; j++) f.store("v128.store", rows[r], 16 * j, acc[r][j]);
 }
 
-/** pack(x, a, k, ldx): mr rows of x (ldx bytes apart) to [k][mr], four k at a time, rows in pairs. */
-function writePack(f: FunctionBuilder, mr: number): void {
-  const [x, a, k, ldx] = [0, 1, 2, 3].map((i) => f.param(i));
-  const rows: Local[] = [x];
-  for (let r = 1; r < mr; r++) {
-    const row = f.local("i32");
-    f.set(row, f.op("i32.add", rows[r - 1], ldx));
-    rows.push(row);
-  }
-  const [first, second, zipped] = f.locals("v128", 3);
-  const store = (name: string, offset: number, lane: number, v: Local): void => f.run(f.loadLane(name, a, offset, lane, v));
-  f.while(f.op("i32.ge_s", k, f.i32(4)), () => {
-    for (let r = 0; r < mr; r += 2) {
-      f.set(first, f.load("v128.load", rows[r]));
-      if (r + 1 === mr) for (let i = 0; i < 4; i++) store("v128.store32_lane", 4 * (i * mr + r), i, first);
-      else {
-        f.set(second, f.load("v128.load", rows[r + 1]));
-        for (const half of [0, 8]) {
-          f.set(
-            zipped,
-            f.shuffle(
-              [0, 1, 2, 3, 16, 17, 18, 19, 4, 5, 6, 7, 20, 21, 22, 23].map((byte) => byte + half),
-              first,
-              second,
-            ),
-          );
-          for (let i = 0; i < 2; i++) store("v128.store64_lane", 4 * ((half / 4 + i) * mr + r), i, zipped);
-        }
-      }
-    }
-    for (const row of rows) f.bump(row, 16);
-    f.bump(a, 16 * mr);
-    f.bump(k, -4);
-  });
-  f.while(f.op("i32.gt_s", k, f.i32(0)), () => {
-    rows.forEach((row, r) => {
-      f.store("f32.store", a, 4 * r, f.load("f32.load", row, 0));
-      f.bump(row, 4);
-    });
-    f.bump(a, 4 * mr);
-    f.bump(k, -1);
-  });
-}
-
 /**
  * A module with `work(args, panel)`: items (chunks of activation tiles x 16-row blocks of W) come off a shared counter; per chunk of groups the block is
  * decoded into `panel`, then every tile runs over it. Where mr is 1 it is the fused GEMV. Also `pack(x, a, rows, k, kPadded)`: [rows][k] to [k][mr].
@@ -514,6 +471,9 @@ export function floatModule(spec: FloatSpec): Uint8Array<ArrayBuffer> {
     });
   });
   // pack(x, a, k, ldx): mr rows of x (ldx bytes apart) to [k][mr]
-  m.func("pack", ["i32", "i32", "i32", "i32"], [], (f) => writePack(f, mr));
+  m.func("pack", ["i32", "i32", "i32", "i32"], [], (f) => {
+    const [x, a, k, ldx] = [0, 1, 2, 3].map((i) => f.param(i));
+    writePackRows(f, mr, x, a, k, ldx);
+  });
   return m.bytes();
 }

@@ -2,6 +2,7 @@
 // 16 rows x 4 k per 64 bytes. With an exact unsigned relaxed dot product (style "dot") bytes are multiplied as they are, offset by 128 and corrected;
 // otherwise a block is widened to i16 once per chunk of k and multiplied with i32x4.dot_i16x8_s.
 import { ModuleBuilder, type Emit, type FunctionBuilder, type Local } from "./asm.ts";
+import { writePackRows } from "./tiles.ts";
 
 export interface Int8Spec {
   readonly style: "dot" | "simd";
@@ -142,37 +143,45 @@ export function int8Module(spec: Int8Spec): Uint8Array<ArrayBuffer> {
       next();
     });
   });
-  m.func("pack", ["i32", "i32", "i32", "i32", "i32"], [], (f) => {
-    const [x, a, rowSums, quads, ldx] = [0, 1, 2, 3, 4].map((i) => f.param(i));
-    const [at, out, n] = f.locals("i32", 3);
-    const [v, sum] = f.locals("v128", 2);
-    for (let r = 0; r < mr; r++) {
-      f.set(at, f.op("i32.add", x, f.op("i32.mul", ldx, f.i32(r))));
-      f.set(out, f.op("i32.add", a, f.i32(r * int8Quad(style))));
-      f.set(n, quads);
-      f.set(sum, f.v128i32(0));
-      f.while(f.op("i32.gt_s", n, f.i32(0)), () => {
-        f.set(v, f.load("v128.load32_zero", at));
-        if (style === "dot") {
-          if (spec.unsigned)
-            f.set(v, f.op("v128.xor", v, f.constant("128", f.v128([128, 128, 128, 128, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0]))));
-          f.store("i32.store", out, 0, f.lane("i32x4.extract_lane", 0, v));
-          f.set(sum, f.op("i32x4.add", sum, f.op("i32x4.extadd_pairwise_i16x8_s", f.op("i16x8.extadd_pairwise_i8x16_s", v))));
-        } else {
-          f.set(v, f.op(spec.unsigned ? "i16x8.extend_low_i8x16_u" : "i16x8.extend_low_i8x16_s", v));
-          f.set(v, f.shuffle([0, 1, 4, 5, 2, 3, 6, 7, 0, 1, 4, 5, 2, 3, 6, 7], v, v));
-          f.store("i32.store", out, 0, f.lane("i32x4.extract_lane", 0, v));
-          f.store("i32.store", out, 4, f.lane("i32x4.extract_lane", 1, v));
-        }
-        f.bump(at, 4);
-        f.bump(out, mr * int8Quad(style));
-        f.bump(n, -1);
-      });
-      if (style === "dot") {
-        const total = [0, 1, 2, 3].map((i): Emit => f.lane("i32x4.extract_lane", i, sum)).reduce((p, q) => f.op("i32.add", p, q));
-        f.store("i32.store", rowSums, 4 * r, f.op("i32.mul", total, f.i32(-128)));
-      }
-    }
-  });
+  m.func("pack", ["i32", "i32", "i32", "i32", "i32"], [], (f) => (style === "dot" ? writePackBytes(f, spec) : writePackWords(f, spec)));
   return m.bytes();
+}
+
+/** Bytes as they are, signed ones offset for the product with unsigned weights; their sums times -128. */
+function writePackBytes(f: FunctionBuilder, { mr, unsigned }: Int8Spec): void {
+  const [x, a, rowSums, quads, ldx] = [0, 1, 2, 3, 4].map((i) => f.param(i));
+  const sums = f.locals("v128", mr);
+  writePackRows(f, mr, x, a, quads, ldx, (v, r, count) => {
+    if (unsigned) {
+      const flip = Array.from({ length: 16 }, (_, byte) => (byte < 4 * count ? 128 : 0));
+      f.set(v, f.op("v128.xor", v, f.constant(`flip ${count}`, f.v128(flip))));
+    }
+    f.set(sums[r], f.op("i32x4.add", sums[r], f.op("i32x4.extadd_pairwise_i16x8_s", f.op("i16x8.extadd_pairwise_i8x16_s", v))));
+  });
+  sums.forEach((sum, r) => {
+    const total = [0, 1, 2, 3].map((i): Emit => f.lane("i32x4.extract_lane", i, sum)).reduce((p, q) => f.op("i32.add", p, q));
+    f.store("i32.store", rowSums, 4 * r, f.op("i32.mul", total, f.i32(-128)));
+  });
+}
+
+/** i16 words: even k, then odd k of each quad. */
+function writePackWords(f: FunctionBuilder, { mr, unsigned }: Int8Spec): void {
+  const [x, a, , quads, ldx] = [0, 1, 2, 3, 4].map((i) => f.param(i));
+  const [at, out, n] = f.locals("i32", 3);
+  const v = f.local("v128");
+  for (let r = 0; r < mr; r++) {
+    f.set(at, f.op("i32.add", x, f.op("i32.mul", ldx, f.i32(r))));
+    f.set(out, f.op("i32.add", a, f.i32(8 * r)));
+    f.set(n, quads);
+    f.while(f.op("i32.gt_s", n, f.i32(0)), () => {
+      f.set(v, f.load("v128.load32_zero", at));
+      f.set(v, f.op(unsigned ? "i16x8.extend_low_i8x16_u" : "i16x8.extend_low_i8x16_s", v));
+      f.set(v, f.shuffle([0, 1, 4, 5, 2, 3, 6, 7, 0, 1, 4, 5, 2, 3, 6, 7], v, v));
+      f.store("i32.store", out, 0, f.lane("i32x4.extract_lane", 0, v));
+      f.store("i32.store", out, 4, f.lane("i32x4.extract_lane", 1, v));
+      f.bump(at, 4);
+      f.bump(out, 8 * mr);
+      f.bump(n, -1);
+    });
+  }
 }

@@ -69,7 +69,8 @@ export function prepareInteger(runtime: Runtime, w: Int8Array, n: number, k: num
       for (let t = 0; t < tiles; t++) pack(staged + t * mr * width, packed + t * aStride, rowSums + 4 * t * mr, quads, width);
       const stride = resultStride(n, rows);
       const c = space.scratch("c", 4 * rows * stride);
-      new Int32Array(space.buffer, c, rows * stride).fill(0);
+      // the other style stores its own start values
+      if (style === "simd") new Int32Array(space.buffer, c, rows * stride).fill(0);
       const values = {
         counter: 0,
         blocks,
