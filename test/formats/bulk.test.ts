@@ -110,6 +110,20 @@ test("decodeArray equals decode and checks codes that could be out of range", ()
   );
 });
 
+test("float32: bits as they are; policies where a value is not finite or overflows", () => {
+  const f = format("float32") as NumberFormat;
+  const plain = Float64Array.of(1, -0, 0.1, 2 ** -149, -(2 ** -150), 3.4028235e38, 1 + 2 ** -24, 1 + 2 ** -24 + 2 ** -50);
+  const special = Float64Array.of(1, NaN, 1e39, -Infinity, 3.4028235677973366e38);
+  for (const values of [plain, special, Float32Array.from(special)])
+    for (const options of [{}, { overflow: "saturate" }, { rounding: "trunc" }, { overflow: "nan", infinity: "keep" }] as const) {
+      const codes = encodeArray(f, values, undefined, options);
+      expect([...codes]).toEqual([...values].map((v) => f.encode(v, options)));
+      for (const out of [new Float32Array(codes.length), new Float64Array(codes.length + 2)])
+        expect([...decodeArray(f, codes, out)].slice(0, codes.length)).toEqual([...codes].map((c) => f.decode(c)));
+    }
+  expect(() => encodeArray(f, special, undefined, { overflow: "error" })).toThrow(/float32: expected a value/);
+});
+
 test("a refused value is named by its index, also in the fast loops", () => {
   const f = format("float4_e2m1fn") as NumberFormat;
   const x = new Float32Array(10_000);
