@@ -96,6 +96,33 @@ describe("look-up products", () => {
     expect(compared).toBeGreaterThan(50_000);
   }); // prettier-ignore
 
+  it("minima, grids that miss zero and blocks of bytes: the floats of the dot products, bit for bit", () => {
+    const biased = block(defineCodebook({ name: "test_biased", values: [0.1, 1.1, 2.1, 3.1], spec: "test" }), 40);
+    const formats = [biased, ...["ggml_q4_0", "ggml_q4_1", "ggml_q4_k", "ggml_tq1_0", "ggml_tq2_0"].map((name) => format(name))];
+    for (const f of formats) {
+      const [n, k] = [21, f.kind === "opaque" ? 2 * f.blockSize : 130];
+      const w = quantize(tensor(normal(n * k), [n, k]), f);
+      const x = normal(3 * k);
+      const values = dequantize(w, { dtype: "float64" });
+      const plain = Float64Array.from({ length: 3 * n }, (_, i) => {
+        let sum = 0;
+        for (let j = 0; j < k; j++) sum += x[Math.floor(i / n) * k + j] * values[(i % n) * k + j];
+        return sum;
+      });
+      for (const backend of engines)
+        for (const kernel of f.name.startsWith("ggml_tq") ? (["lookup", "ternary"] as const) : (["lookup"] as const)) {
+          using layer = prepareMatmul(w, { backend, activations: "int8", kernel });
+          using dot = prepareMatmul(w, { backend, activations: "int8", kernel: "dot" });
+          const y = layer.run(x, 3);
+          expect(y, layer.explain().kernel).toEqual(dot.run(x, 3));
+          // and near the product of the numbers themselves: int8 activations lose a percent or so
+          let [error, size] = [0, 0];
+          y.forEach((v, i) => ((error += (v - plain[i]) ** 2), (size += plain[i] ** 2)));
+          expect(Math.sqrt(error / size), layer.explain().kernel).toBeLessThan(0.03);
+        }
+    }
+  });
+
   it("no sum overflows: every weight and activation at its extreme, groups to 256", () => {
     let largest = 0;
     for (const name of ["uint1", "uint2", "int3", "int4", "uint4", "bipolar2", "ternary"])
