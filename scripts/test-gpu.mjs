@@ -1,5 +1,6 @@
 // npm run test:gpu: the suites of test/gpu on every kind of adapter that a machine without a GPU can have, and the suites of test/browser. Steps:
-//   lavapipe128, lavapipe256, lavapipe512   vitest in Node on dawn and lavapipe 25, subgroups of 4, 8 and 16; 256 with every format and pipeline
+//   lavapipe256                             vitest in Node on dawn and lavapipe 25, subgroups of 8: all suites, with every format and pipeline
+//   lavapipe128, lavapipe512                the suites that subgroups matter to, with subgroups of 4 and 16
 //   swiftshader                             vitest in Node on dawn and SwiftShader: no shader-f16, 256 invocations
 //   browser                                 the same suites in headless Chromium, the WebAssembly backend in isolated and other pages, and examples/webgpu.html,
 //                                           which must print what examples/backends.mjs prints in Node (both need npm run build)
@@ -43,11 +44,13 @@ function driverEnv(icd, adapter) {
   };
 }
 
-const vitest = (env) =>
-  execFileSync(process.execPath, [join(root, "node_modules/vitest/vitest.mjs"), "run", "test/gpu"], { cwd: root, stdio: "inherit", env });
+const vitest = (env, files = ["test/gpu"]) =>
+  execFileSync(process.execPath, [join(root, "node_modules/vitest/vitest.mjs"), "run", ...files], { cwd: root, stdio: "inherit", env });
 
-const lavapipe = (width, more) => () =>
-  vitest({ ...driverEnv(need("lavapipe"), "llvmpipe"), ...more, LP_NATIVE_VECTOR_WIDTH: String(width) });
+const lavapipe = (width, more, files) => () =>
+  vitest({ ...driverEnv(need("lavapipe"), "llvmpipe"), ...more, LP_NATIVE_VECTOR_WIDTH: String(width) }, files);
+/** What may depend on the size of subgroups. */
+const subgroupSuites = ["test/gpu/runtime.test.ts", "test/gpu/products.test.ts"];
 
 /** Prints a result of runSuites; throws if anything failed, or nothing ran. */
 function judge(where, result) {
@@ -133,9 +136,9 @@ async function naga() {
 }
 
 const steps = {
-  lavapipe128: lavapipe(128),
+  lavapipe128: lavapipe(128, {}, subgroupSuites),
   lavapipe256: lavapipe(256, { LOWBIT_GPU_FULL: "formats,pipelines" }),
-  lavapipe512: lavapipe(512),
+  lavapipe512: lavapipe(512, {}, subgroupSuites),
   swiftshader: () => vitest(driverEnv(need("swiftshader"), "swiftshader")),
   browser,
   naga,
