@@ -236,7 +236,7 @@ function prepare(runtime: GpuRuntime, w: PackedTensor, options: GpuPrepareOption
     quantizer === null
       ? Promise.resolve(null)
       : runtime.pipeline("quantize", quantizer, () => ({
-          name: `a${bits}_quantize_${quantizer.output}__wgsl`,
+          name: `a${bits}_quantize_${quantizer.output}${quantizer.output === "codes" ? quantizer.unit : ""}__wgsl`,
           code: quantizeShader(quantizer),
         }));
   const arrange = (given: "float32" | "float16"): Promise<Pipeline | null> => {
