@@ -28,12 +28,21 @@ function each(spec: GemmSpec, body: (r: number, c: number) => string): string[] 
   return lines;
 }
 
+/** Results by two loops over what lies inside the matrix: one copy of the epilogue, not sixteen. */
 function store(spec: GemmSpec): string[] {
-  return each(
-    spec,
-    (r, c) =>
-      `{ let r = top + ty + ${16 * r}u; let column = left + tx + ${16 * c}u; if (r < params.m && column < params.rows) { y[r * params.columns + params.column + column] = finish(acc${r}_${c}, params.column + column); } }`,
-  );
+  const rows = spec.m / 16;
+  let row = "sum0";
+  for (let r = 1; r < rows; r++) row = `select(${row}, sum${r}, r == ${r}u)`;
+  return [
+    ...Array.from({ length: rows }, (_, r) => `let sum${r} = vec4f(${[0, 1, 2, 3].map((c) => `acc${r}_${c}`).join(", ")});`),
+    `for (var r = 0u; r < ${rows}u && top + ty + 16u * r < params.m; r++) {`,
+    `  let sum = ${row};`,
+    "  for (var c = 0u; c < 4u && left + tx + 16u * c < params.rows; c++) {",
+    "    let column = params.column + left + tx + 16u * c;",
+    "    y[(top + ty + 16u * r) * params.columns + column] = finish(sum[c], column);",
+    "  }",
+    "}",
+  ];
 }
 
 function floatShader(spec: GemmSpec): string {

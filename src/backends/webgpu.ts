@@ -23,6 +23,10 @@ export type { GpuAdapter, GpuBuffer, GpuDevice, GpuRoot } from "../../kernels/wg
 export type { Epilogue } from "../../kernels/wgsl/product.ts";
 export type { GpuBitplaneLayer, GpuIntegerLayer } from "./webgpu-ops.ts";
 
+/** GPUBuffer and GPUDevice where the platform's types are known (@webgpu/types, or lib.dom), else what the library uses of them. */
+export type DeviceBuffer = typeof globalThis extends { GPUBuffer: { prototype: infer B extends GpuBuffer } } ? B : GpuBuffer;
+export type Device = typeof globalThis extends { GPUDevice: { prototype: infer D extends GpuDevice } } ? D : GpuDevice;
+
 export interface WebGpuOptions {
   /** A device of your own; it is not destroyed with the backend. */
   readonly device?: GpuDevice;
@@ -53,16 +57,16 @@ export interface GpuLayer extends AsyncLayer {
    * the commands are submitted; later work on the same device sees the result.
    * @throws (rejects) LowbitError E_SHAPE, E_DISPOSED, E_DEVICE
    */
-  runBuffer(x: Float32Array | GpuBuffer, m: number, out?: GpuBuffer): Promise<GpuBuffer>;
+  runBuffer(x: Float32Array | GpuBuffer, m: number, out?: GpuBuffer): Promise<DeviceBuffer>;
 }
 
 export interface WebGpuBackend extends Backend<GpuLayer, GpuPrepareOptions> {
-  readonly device: GpuDevice;
+  readonly device: Device;
   /** Buffers on the device that the backend made and holds, and their bytes. */
   readonly buffers: number;
   readonly bytes: number;
   /** A storage buffer with these bytes, padded to 16; it belongs to the caller. */
-  upload(data: ArrayBufferView): GpuBuffer;
+  upload(data: ArrayBufferView): DeviceBuffer;
   /** `count` float32 of a buffer with usage COPY_SRC. @throws (rejects) LowbitError E_DEVICE */
   read(buffer: GpuBuffer, count: number): Promise<Float32Array>;
   /** An int8 weight [n, k] for exact products with int8 or uint8 activations. @throws (rejects) LowbitError E_SHAPE, E_DEVICE */
@@ -102,7 +106,7 @@ export function createWebGpu(device: GpuDevice, options: RuntimeOptions): WebGpu
   const dispose = (): void => runtime.dispose();
   return {
     name: "webgpu",
-    device,
+    device: device as Device,
     get buffers() {
       return runtime.buffers;
     },
@@ -117,7 +121,7 @@ export function createWebGpu(device: GpuDevice, options: RuntimeOptions): WebGpu
       const whole = new Uint8Array(data.byteLength + (rest === 0 ? 0 : 4 - rest));
       whole.set(new Uint8Array(data.buffer, data.byteOffset, data.byteLength));
       runtime.write(buffer, 0, whole);
-      return buffer;
+      return buffer as DeviceBuffer;
     },
     async read(buffer, count) {
       if (!runtime.live) throw disposed();
@@ -397,7 +401,7 @@ function prepare(runtime: GpuRuntime, w: PackedTensor, options: GpuPrepareOption
         return await runtime.submit(name(m), (job) => {
           const y = out ?? (made = runtime.give(4 * m * n, "result"));
           record(job, compiled, place(given), row, y, m, rows);
-          return y;
+          return y as DeviceBuffer;
         });
       } catch (error) {
         (made as GpuBuffer | null)?.destroy();

@@ -179,12 +179,12 @@ describeGpu(`products on ${adapterName}`, () => {
     const [a, b] = [weight("int4_b32", 96, 40), weight("nf4_b64", 7, 96)];
     const x = data(3 * 40);
     const [first, second] = [prepareMatmul(a, { backend, epilogue: "relu" }), prepareMatmul(b, { backend })];
-    const middle = await first.runBuffer(x, 3);
+    const middle: GPUBuffer = await first.runBuffer(x, 3);
     const end = await second.runBuffer(middle, 3);
     const h = await first.runAsync(x, 3);
     expect(await backend.read(middle, 3 * 96)).toEqual(h);
     expect(await backend.read(end, 3 * 7)).toEqual(await second.runAsync(h, 3));
-    const own = backend.upload(new Float32Array(3 * 7));
+    const own: GPUBuffer = backend.upload(new Float32Array(3 * 7));
     expect(await second.runBuffer(middle, 3, own)).toBe(own);
     expect(await backend.read(own, 21)).toEqual(await backend.read(end, 21));
     // float16 on the device: odd k, values that float16 holds
