@@ -374,7 +374,7 @@ function* factorize(
       bad = next.value;
       if (next.done) break;
       // Every 1024 columns or so: a factor of fewer is quick.
-      if (next.value % 1024 < 64) yield { stage: "gptq factor", done: next.value, total: 2 * k, layer };
+      if (next.value >= 1024 && next.value % 1024 < 64) yield { stage: "gptq factor", done: next.value, total: 2 * k, layer };
     }
     if (bad < 0) return { factor, damp };
     damp = Math.max(damp * 10, 1e-8);
