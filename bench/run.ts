@@ -1,4 +1,4 @@
-// npm run bench -- gemv|gemm|fwht|codec|lut|bitplane|webgpu [--json] [--seconds S] [--quick]: best and median of interleaved rounds, ratios to roofs and peers of the same process.
+// npm run bench -- gemv|gemm|fwht|codec|lut|bitplane|cold|webgpu [--json] [--seconds S] [--quick]: best and median of interleaved rounds, ratios to roofs and peers of the same process.
 // --quick leaves the slowest peers out. Use Node 24 for the figures of relaxed SIMD: `npx -p node@24 npm run bench -- gemv`.
 import { parseArgs } from "node:util";
 import { machine } from "./measure.ts";
