@@ -6,6 +6,18 @@
 // add up inside a byte (248; -64..56) before they are widened to i16, and i16 sums before they pass 32767 to i32.
 import { ModuleBuilder, type Emit, type FunctionBuilder, type FunctionRef, type Local } from "./asm.ts";
 
+/** Codes as bit planes: value = unit * (u - shift), where `doubled` unit * (2u - shift), plus `bias`. */
+export interface LutPlan {
+  readonly planes: number;
+  readonly equal: boolean;
+  /** Bits of each code's planes. */
+  readonly remap: Uint8Array;
+  readonly unit: number;
+  readonly shift: number;
+  readonly doubled: boolean;
+  readonly bias: number;
+}
+
 export interface LutSpec {
   /** Relaxed multiply-add and swizzle may be used. */
   readonly relaxed: boolean;

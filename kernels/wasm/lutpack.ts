@@ -3,21 +3,9 @@
 import { groupSpan, integerRefusal } from "../activations.ts";
 import type { WeightSource } from "../weight.ts";
 import type { WasmFeatures } from "./features.ts";
-import { lutGroup, lutPlace, lutRecord, type LutSpec } from "./lut.ts";
+import { lutGroup, lutPlace, lutRecord, type LutPlan, type LutSpec } from "./lut.ts";
 import { latticePlan } from "./plan.ts";
 import { ternaryPlan } from "./ternary.ts";
-
-/** Codes as bit planes: value = unit * (u - shift), where `doubled` unit * (2u - shift), plus `bias`. */
-export interface LutPlan {
-  readonly planes: number;
-  readonly equal: boolean;
-  /** Bits of each code's planes. */
-  readonly remap: Uint8Array;
-  readonly unit: number;
-  readonly shift: number;
-  readonly doubled: boolean;
-  readonly bias: number;
-}
 
 export interface LutChoice {
   readonly plan: LutPlan;

@@ -2,7 +2,7 @@
 // for products of many rows, once per block into a panel: [quad][4 row vectors][operands] of 16 bytes.
 import type { Emit, FunctionBuilder, Local } from "./asm.ts";
 import { fieldLayout, type Piece } from "./fields.ts";
-import { weightRecord, type GemmSpec } from "./gemm.ts";
+import { weightRecord, type GemmSpec } from "./gemmspec.ts";
 
 /** Decodes fields of one quad from the weight stream. */
 class Decoder {
