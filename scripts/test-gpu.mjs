@@ -1,12 +1,13 @@
 // npm run test:gpu: the suites of test/gpu on every kind of adapter that a machine without a GPU can have, and the suites of test/browser. Steps:
-//   lavapipe256                             vitest in Node on dawn and lavapipe 25, subgroups of 8: all suites, with every format and pipeline
+//   lavapipe256                             vitest in Node on dawn and lavapipe 25, subgroups of 8: all suites, with every codec and pipeline
 //   lavapipe128, lavapipe512                the suites that subgroups matter to, with subgroups of 4 and 16
 //   swiftshader                             vitest in Node on dawn and SwiftShader: no shader-f16, 256 invocations
 //   browser                                 the same suites in headless Chromium, the WebAssembly backend in isolated and other pages, and examples/webgpu.html,
 //                                           which must print what examples/backends.mjs prints in Node (both need npm run build)
 //   naga                                    the same suites in Deno, whose WGSL compiler is naga, on lavapipe
 // An adapter that is missing, or not the one that a step is about, is a failure. Suites named *.node.test.ts run in Node only.
-// Software drivers compile slowly: LOWBIT_GPU_FULL says what a step takes all of, `formats`, `pipelines`, both or (unset) a spread of either.
+// Software drivers compile slowly: LOWBIT_GPU_FULL says what a step takes all of, else a spread: `shaders` (pipelines of
+// the registry), `codecs`, `pipelines` of products, `formats` in products. The last takes minutes: a step of its own, `formats`, that runs when it is named.
 // Usage: node scripts/test-gpu.mjs [steps]    Drivers: scripts/webgpu-drivers.sh (this script calls it only with --check)
 import { execFileSync, spawnSync } from "node:child_process";
 import { existsSync, mkdirSync, mkdtempSync, readdirSync, readFileSync, rmSync, writeFileSync } from "node:fs";
@@ -124,7 +125,7 @@ async function naga() {
   if (!existsSync(deno)) execFileSync("npm", ["ci", "--no-audit", "--no-fund"], { cwd: home, stdio: "inherit" });
   const dir = join(scratch, "naga");
   mkdirSync(dir);
-  await bundleSuites(portable, dir, { REQUIRE_WEBGPU: "1", LOWBIT_ADAPTER: "llvmpipe", LOWBIT_GPU_FULL: "pipelines" });
+  await bundleSuites(portable, dir, { REQUIRE_WEBGPU: "1", LOWBIT_ADAPTER: "llvmpipe", LOWBIT_GPU_FULL: "shaders" });
   writeFileSync(
     join(dir, "main.js"),
     `const { run } = await import("./suite.js"); const result = await run(${JSON.stringify(portable)}); Deno.writeTextFileSync("result.json", JSON.stringify(result)); Deno.exit(0);`,
@@ -137,14 +138,15 @@ async function naga() {
 
 const steps = {
   lavapipe128: lavapipe(128, {}, subgroupSuites),
-  lavapipe256: lavapipe(256, { LOWBIT_GPU_FULL: "formats,pipelines" }),
+  lavapipe256: lavapipe(256, { LOWBIT_GPU_FULL: "codecs,pipelines,shaders" }),
   lavapipe512: lavapipe(512, {}, subgroupSuites),
+  formats: lavapipe(256, { LOWBIT_GPU_FULL: "formats" }, ["test/gpu/products.test.ts"]),
   swiftshader: () => vitest(driverEnv(need("swiftshader"), "swiftshader")),
   browser,
   naga,
 };
 
-const chosen = process.argv.length > 2 ? process.argv.slice(2) : Object.keys(steps);
+const chosen = process.argv.length > 2 ? process.argv.slice(2) : Object.keys(steps).filter((name) => name !== "formats");
 const failed = [];
 try {
   for (const name of chosen) {

@@ -41,7 +41,7 @@ if (wanted !== "" && !adapterName.toLowerCase().includes(wanted.toLowerCase()))
  * Does this run take all of something, or (on a driver that compiles on the CPU, a second per pipeline) a spread? LOWBIT_GPU_FULL lists what is taken whole;
  * a GPU takes all.
  */
-export const takesAll = (what: "formats" | "pipelines"): boolean =>
+export const takesAll = (what: "formats" | "codecs" | "pipelines" | "shaders"): boolean =>
   !/llvmpipe|swiftshader/i.test(adapterName) || (process.env.LOWBIT_GPU_FULL ?? "").split(",").includes(what);
 
 /** A suite that needs an adapter, or one visible skip. */

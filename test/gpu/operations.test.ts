@@ -15,7 +15,7 @@ import { adapterName, describeGpu, entryPoint, takesAll } from "./adapter.ts";
 
 const scalars = allFormats.filter((f): f is NumberFormat => f.kind !== "block" && f.kind !== "opaque" && f.bits <= 16);
 
-const chosen = scalars.filter((_, i) => takesAll("formats") || i % 5 === 0);
+const chosen = scalars.filter((_, i) => takesAll("codecs") || i % 5 === 0);
 
 async function make(limits?: object): Promise<GpuRuntime> {
   const { device } = await connect({ gpu: (await entryPoint()) as unknown as GpuRoot });
@@ -191,7 +191,7 @@ describeGpu(`WebGPU operations on ${adapterName}`, () => {
         ["uint1", "int5"],
         ["int3", "uint7"],
         ["bipolar6", "int6"],
-      ].slice(0, takesAll("formats") ? undefined : 4),
+      ].slice(0, takesAll("codecs") ? undefined : 4),
     )("bit planes, %s x %s: the oracle's and WebAssembly's bits", async (activation, weight) => {
       const [fa, fw] = [format(activation) as NumberFormat, format(weight) as NumberFormat];
       const cpu = await wasm();
