@@ -3,7 +3,7 @@
 // timestamp rows: the same by timestamp queries around them, where the device has those. Host rows include upload and reading back, as the provider's do.
 // Meant for a GPU: on software drivers it runs, and its figures say nothing about one.
 import { format, type BlockFormat } from "../formats/index.ts";
-import { webgpu, type GpuBuffer, type GpuLayer } from "../src/backends/webgpu.ts";
+import { webgpu, type GpuBuffer, type GpuLayer } from "../src/backends/webgpu/backend.ts";
 import { prepareMatmul, quantize, tensor } from "../src/index.ts";
 import { measure, type Candidate, type Row } from "./measure.ts";
 import { matMulNBits, onnxruntime, optional } from "./peers.ts";

@@ -27,7 +27,7 @@ export function entries(): { subpath: string; source: string; out: string }[] {
     ["./quantize", "src/quantize/index", "quantize"],
     ["./onnx", "src/onnx/index", "onnx"],
     ["./testing", "src/testing/index", "testing"],
-    ["./webgpu", "src/backends/webgpu", "webgpu"],
+    ["./webgpu", "src/backends/webgpu/backend", "webgpu"],
     ["./tfjs", "src/interop/tfjs", "tfjs"],
   ].filter(([, source]) => exists(`${source}.ts`));
   return [

@@ -69,7 +69,7 @@ async function browser() {
   };
   const dir = join(scratch, "browser");
   await bundleSuites(Object.values(pages).flat(), dir, { REQUIRE_WEBGPU: "1", LOWBIT_ADAPTER: "swiftshader" });
-  const { workerScript } = await importSource("src/backends/threads.ts", dir);
+  const { workerScript } = await importSource("src/backends/wasm/threads.ts", dir);
   const server = await serve(dir, {
     "page.html": '<!doctype html><meta charset="utf-8"><title>suites</title><script type="module" src="page.js"></script>',
     "page.js": 'globalThis.suite = await import("./suite.js");',

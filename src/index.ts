@@ -13,8 +13,8 @@ export { LowbitError, isLowbitError, type LowbitErrorCode } from "../formats/cor
 export type { Activations, AsyncLayer, Backend, BulkCodec, Explanation, PrepareOptions, SyncLayer } from "./backends/types.ts";
 export type { Arithmetic } from "./tensor/scales.ts";
 export type { BlockFormat, Format, NumberFormat, OpaqueFormat, PackedTensor, QuantConfig } from "../formats/core/types.ts";
-export { wasm, type WasmBackend, type WasmOptions } from "./backends/wasm.ts";
-export { workerScript } from "./backends/threads.ts";
-export type { IntegerLayer } from "./backends/wasm-ops.ts";
+export { wasm, type WasmBackend, type WasmOptions } from "./backends/wasm/backend.ts";
+export { workerScript } from "./backends/wasm/threads.ts";
+export type { IntegerLayer } from "./backends/wasm/ops.ts";
 export { gatherRows } from "./tensor/gather.ts";
-export type { BitplaneLayer } from "./backends/wasm-bitplane.ts";
+export type { BitplaneLayer } from "./backends/wasm/bitplane.ts";

@@ -12,7 +12,7 @@ import {
   type ProductPlace,
 } from "../../kernels/wasm/float64.ts";
 import { LowbitError } from "../../formats/core/errors.ts";
-import type { Float64Algebra } from "../backends/wasm-float64.ts";
+import type { Float64Algebra } from "../backends/wasm/float64.ts";
 import { algebraOf, tnProductPlain, type Algebra, type TnProduct } from "./linalg.ts";
 
 /** Where heavy algebra runs: a backend made by `await wasm({ threads })`. Default: one thread of the caller. */

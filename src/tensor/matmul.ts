@@ -3,7 +3,7 @@
 import { LowbitError } from "../../formats/core/errors.ts";
 import type { PackedTensor } from "../../formats/core/types.ts";
 import { reference } from "../backends/reference.ts";
-import { wasmSync } from "../backends/wasm.ts";
+import { wasmSync } from "../backends/wasm/backend.ts";
 import type { AsyncLayer, Backend, PrepareOptions, SyncLayer } from "../backends/types.ts";
 import { matrixView, readRows, tensor, type Tensor } from "./tensor.ts";
 

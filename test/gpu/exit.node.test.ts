@@ -33,7 +33,7 @@ describeGpu(`process exits on ${adapterName}`, () => {
     symlinkSync(join(root, "node_modules"), join(dir, "node_modules"));
     await build({
       stdin: {
-        contents: `export { webgpu } from "./src/backends/webgpu.ts"; export { prepareMatmul, quantize, tensor } from "./src/index.ts"; export { int4 } from "./formats/int4.ts";`,
+        contents: `export { webgpu } from "./src/backends/webgpu/backend.ts"; export { prepareMatmul, quantize, tensor } from "./src/index.ts"; export { int4 } from "./formats/int4.ts";`,
         resolveDir: root,
         loader: "ts",
       },

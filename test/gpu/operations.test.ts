@@ -6,9 +6,9 @@ import { allFormats, encodeArray, format, isLowbitError, type EncodeOptions, typ
 import { fwhtReference } from "../../kernels/reference/hadamard.ts";
 import type { GpuRoot } from "../../kernels/wgsl/api.ts";
 import { createGpuRuntime, type GpuRuntime } from "../../kernels/wgsl/runtime.ts";
-import { connect } from "../../src/backends/webgpu-device.ts";
-import { decode, encode, fwht, prepareBitplanes, prepareInteger } from "../../src/backends/webgpu-ops.ts";
-import { createWebGpu } from "../../src/backends/webgpu.ts";
+import { connect } from "../../src/backends/webgpu/device.ts";
+import { decode, encode, fwht, prepareBitplanes, prepareInteger } from "../../src/backends/webgpu/ops.ts";
+import { createWebGpu } from "../../src/backends/webgpu/backend.ts";
 import { wasm } from "../../src/index.ts";
 import { normalArray, random } from "../helpers/random.ts";
 import { adapterName, describeGpu, entryPoint, takesAll } from "./adapter.ts";

@@ -2,7 +2,7 @@
 import { expect, it } from "vitest";
 import type { GpuDevice, GpuRoot } from "../../kernels/wgsl/api.ts";
 import { createGpuRuntime, shaderBindings, type GpuRuntime } from "../../kernels/wgsl/runtime.ts";
-import { connect } from "../../src/backends/webgpu-device.ts";
+import { connect } from "../../src/backends/webgpu/device.ts";
 import { adapterName, describeGpu, entryPoint } from "./adapter.ts";
 
 const double = {

@@ -1,14 +1,14 @@
 // Operations of the WebGPU backend beside packed products: exact integer products, the Walsh-Hadamard transform, bulk decoding and encoding. All are asynchronous;
 // arguments are checked as on the WebAssembly backend.
-import { encodeArray } from "../../formats/core/bulk.ts";
-import { LowbitError } from "../../formats/core/errors.ts";
-import { decodeExpr, encodeExpr, REFUSED, type Expr } from "../../formats/core/expr.ts";
-import { codeArray, packCodes, packedBytes, unpackCodes, type Codes } from "../../formats/core/pack.ts";
-import type { EncodeOptions, NumberFormat } from "../../formats/core/types.ts";
-import { packPlanes } from "../../kernels/planes.ts";
-import type { GpuBuffer } from "../../kernels/wgsl/api.ts";
-import { CODEC_SIZE, codecShaderName, decodeShader, encodeShader, type CodecShader } from "../../kernels/wgsl/codec.ts";
-import { hadamardGroups, hadamardPasses, hadamardShader, hadamardShaderName } from "../../kernels/wgsl/hadamard.ts";
+import { encodeArray } from "../../../formats/core/bulk.ts";
+import { LowbitError } from "../../../formats/core/errors.ts";
+import { decodeExpr, encodeExpr, REFUSED, type Expr } from "../../../formats/core/expr.ts";
+import { codeArray, packCodes, packedBytes, unpackCodes, type Codes } from "../../../formats/core/pack.ts";
+import type { EncodeOptions, NumberFormat } from "../../../formats/core/types.ts";
+import { packPlanes } from "../../../kernels/planes.ts";
+import type { GpuBuffer } from "../../../kernels/wgsl/api.ts";
+import { CODEC_SIZE, codecShaderName, decodeShader, encodeShader, type CodecShader } from "../../../kernels/wgsl/codec.ts";
+import { hadamardGroups, hadamardPasses, hadamardShader, hadamardShaderName } from "../../../kernels/wgsl/hadamard.ts";
 import {
   INTEGER_COLUMNS,
   integerGroups,
@@ -19,10 +19,10 @@ import {
   integerWeightWords,
   packIntegerWeight,
   type IntegerSpec,
-} from "../../kernels/wgsl/integer.ts";
-import type { GpuRuntime, Pipeline } from "../../kernels/wgsl/runtime.ts";
-import { disposed } from "./layer.ts";
-import { checkCodes, checkFwht, checkInteger, checkIntegerRun, checkRows, checkSizes, planeWords } from "./operations.ts";
+} from "../../../kernels/wgsl/integer.ts";
+import type { GpuRuntime, Pipeline } from "../../../kernels/wgsl/runtime.ts";
+import { disposed } from "../layer.ts";
+import { checkCodes, checkFwht, checkInteger, checkIntegerRun, checkRows, checkSizes, planeWords } from "../operations.ts";
 
 /** Calls f with uniform buffers of the given words; they go when its promise has settled. */
 async function withParams<T>(

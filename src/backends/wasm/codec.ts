@@ -1,17 +1,17 @@
 // Bulk conversion on the WebAssembly backend: encode, decode, pack, unpack, largest magnitudes and ranges of blocks, and the steps of `quantize` and `dequantize`
 // that go over every value. Arrays pass through engine memory in pieces that stay in the cache; one thread. Every result equals that of the loops of
 // formats/core and src/tensor bit for bit: what has no kernel with that property runs those loops.
-import { decodeArray, encodeArray } from "../../formats/core/bulk.ts";
-import { LowbitError } from "../../formats/core/errors.ts";
-import { codeArray, packCodes, packedBytes, unpackCodes, unpackInto, type Codes } from "../../formats/core/pack.ts";
-import type { EncodeOptions, NumberFormat } from "../../formats/core/types.ts";
-import { BITS_SLACK, BITS_STEP, packsBits } from "../../kernels/wasm/bits.ts";
-import { CODEC_STEP } from "../../kernels/wasm/codec.ts";
-import type { Space } from "../../kernels/wasm/engine.ts";
-import type { Runtime } from "../../kernels/wasm/runtime.ts";
-import { blockDecoder, blockEncoder } from "./wasm-blocks.ts";
-import { createTools, PIECE, roundUp, words } from "./wasm-converters.ts";
-import type { BulkCodec } from "./types.ts";
+import { decodeArray, encodeArray } from "../../../formats/core/bulk.ts";
+import { LowbitError } from "../../../formats/core/errors.ts";
+import { codeArray, packCodes, packedBytes, unpackCodes, unpackInto, type Codes } from "../../../formats/core/pack.ts";
+import type { EncodeOptions, NumberFormat } from "../../../formats/core/types.ts";
+import { BITS_SLACK, BITS_STEP, packsBits } from "../../../kernels/wasm/bits.ts";
+import { CODEC_STEP } from "../../../kernels/wasm/codec.ts";
+import type { Space } from "../../../kernels/wasm/engine.ts";
+import type { Runtime } from "../../../kernels/wasm/runtime.ts";
+import { blockDecoder, blockEncoder } from "./blocks.ts";
+import { createTools, PIECE, roundUp, words } from "./converters.ts";
+import type { BulkCodec } from "../types.ts";
 
 /** The codec of a runtime; nothing is built or allocated before the first use. */
 export function createCodec(runtime: Runtime): BulkCodec {

@@ -1,10 +1,10 @@
 // Operations of the WebAssembly backend beside packed products: integer products and the Walsh-Hadamard transform.
-import { hadamardModule } from "../../kernels/wasm/hadamard.ts";
-import { INT8_ARGUMENTS, INT8_CHUNK, INT8_ROWS, int8Module, int8Quad, type Int8Spec } from "../../kernels/wasm/int8.ts";
-import { resultStride, tileRows } from "../../kernels/wasm/tiles.ts";
-import { kernel, type Runtime } from "../../kernels/wasm/runtime.ts";
-import { disposed } from "./layer.ts";
-import { checkFwht, checkInteger, checkIntegerRun } from "./operations.ts";
+import { hadamardModule } from "../../../kernels/wasm/hadamard.ts";
+import { INT8_ARGUMENTS, INT8_CHUNK, INT8_ROWS, int8Module, int8Quad, type Int8Spec } from "../../../kernels/wasm/int8.ts";
+import { resultStride, tileRows } from "../../../kernels/wasm/tiles.ts";
+import { kernel, type Runtime } from "../../../kernels/wasm/runtime.ts";
+import { disposed } from "../layer.ts";
+import { checkFwht, checkInteger, checkIntegerRun } from "../operations.ts";
 
 /** An int8 weight [n, k] prepared for exact integer products. */
 export interface IntegerLayer {

@@ -1,13 +1,13 @@
 // Kernels of engines that this machine may not be: the assembler is replaced by one that prints every relaxed instruction as baseline SIMD128 with the meaning that it has
 // on a given processor, so that whole-byte operands, corrections, tiles and panels of every style are checked bit for bit wherever the tests run.
 import { afterAll, describe, expect, it, vi } from "vitest";
-import { allFormats, format, type Format } from "../../formats/index.ts";
-import type { Emit, FunctionBuilder, Operand } from "../../kernels/wasm/asm.ts";
-import type { WasmFeatures } from "../../kernels/wasm/features.ts";
-import { prepareMatmul, quantize, tensor } from "../../src/index.ts";
-import { wasmWith } from "../../src/backends/wasm.ts";
+import { allFormats, format, type Format } from "../../../formats/index.ts";
+import type { Emit, FunctionBuilder, Operand } from "../../../kernels/wasm/asm.ts";
+import type { WasmFeatures } from "../../../kernels/wasm/features.ts";
+import { prepareMatmul, quantize, tensor } from "../../../src/index.ts";
+import { wasmWith } from "../../../src/backends/wasm/backend.ts";
 
-vi.mock(import("../../kernels/wasm/asm.ts"), async (original) => {
+vi.mock(import("../../../kernels/wasm/asm.ts"), async (original) => {
   const real = await original();
   /** Replaces an instruction of f by expressions over its operands, each held in a local. */
   const lower = (f: FunctionBuilder): void => {

@@ -1,7 +1,7 @@
 // Bulk conversion on the WebAssembly backend against the library's scalar codecs and loops, bit for bit: every code of every format of at most 16 bits, every
 // boundary with its neighbours, specials and random words under several policies, every width of packing, blocks of every awkward length.
 import { describe, expect, test } from "vitest";
-import { compileExpr, encodeExpr, input, type Expr } from "../../formats/core/expr.ts";
+import { compileExpr, encodeExpr, input, type Expr } from "../../../formats/core/expr.ts";
 import {
   allFormats,
   decodeArray,
@@ -10,14 +10,14 @@ import {
   format,
   type EncodeOptions,
   type NumberFormat,
-} from "../../formats/index.ts";
-import { packCodes, unpackCodes } from "../../formats/core/pack.ts";
-import { ModuleBuilder } from "../../kernels/wasm/asm.ts";
-import { engine } from "../../kernels/wasm/engine.ts";
-import { wasmFeatures } from "../../kernels/wasm/features.ts";
-import { exprPrinter, planExpr } from "../../kernels/wasm/expr.ts";
-import { wasm } from "../../src/index.ts";
-import { awkwardBlock, random } from "../helpers/random.ts";
+} from "../../../formats/index.ts";
+import { packCodes, unpackCodes } from "../../../formats/core/pack.ts";
+import { ModuleBuilder } from "../../../kernels/wasm/asm.ts";
+import { engine } from "../../../kernels/wasm/engine.ts";
+import { wasmFeatures } from "../../../kernels/wasm/features.ts";
+import { exprPrinter, planExpr } from "../../../kernels/wasm/expr.ts";
+import { wasm } from "../../../src/index.ts";
+import { awkwardBlock, random } from "../../helpers/random.ts";
 
 const backend = await wasm();
 const { codec } = backend;

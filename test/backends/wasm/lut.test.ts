@@ -1,11 +1,11 @@
 // Look-up and ternary kernels: exact integers against the oracle, the same floats as the dot products of the same engine, shapes around quads, bodies and
 // blocks, extremes that would overflow a byte or an i16, and when they are chosen.
 import { afterAll, beforeAll, describe, expect, it } from "vitest";
-import { defineBlock, defineCodebook, defineInt, float32, format, type BlockFormat, type NumberFormat } from "../../formats/index.ts";
-import { wasmFeatures } from "../../kernels/wasm/features.ts";
-import { dequantize, fromBytes, prepareMatmul, quantize, tensor, toBytes, wasm, type PackedTensor, type WasmBackend } from "../../src/index.ts"; // prettier-ignore
-import { random } from "../helpers/random.ts";
-import { activationSpan, quantizedActivations } from "../oracle/product.ts";
+import { defineBlock, defineCodebook, defineInt, float32, format, type BlockFormat, type NumberFormat } from "../../../formats/index.ts";
+import { wasmFeatures } from "../../../kernels/wasm/features.ts";
+import { dequantize, fromBytes, prepareMatmul, quantize, tensor, toBytes, wasm, type PackedTensor, type WasmBackend } from "../../../src/index.ts"; // prettier-ignore
+import { random } from "../../helpers/random.ts";
+import { activationSpan, quantizedActivations } from "../../oracle/product.ts";
 
 const rng = random(4);
 const normal = (n: number): Float32Array => Float32Array.from({ length: n }, () => rng.normal());

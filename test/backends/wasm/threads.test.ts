@@ -3,14 +3,14 @@ import { execFileSync } from "node:child_process";
 import { fileURLToPath } from "node:url";
 import type { Worker } from "node:worker_threads";
 import { describe, expect, it } from "vitest";
-import { createPool, workerSource, type WorkerLike } from "../../kernels/wasm/pool.ts";
-import { format } from "../../formats/index.ts";
-import { prepareMatmul, quantize, tensor, wasm } from "../../src/index.ts";
-import { createBackend } from "../../src/backends/wasm.ts";
-import { startPool } from "../../src/backends/threads.ts";
-import { createRuntime, kernel } from "../../kernels/wasm/runtime.ts";
-import { wasmFeatures } from "../../kernels/wasm/features.ts";
-import { ModuleBuilder } from "../../kernels/wasm/asm.ts";
+import { createPool, workerSource, type WorkerLike } from "../../../kernels/wasm/pool.ts";
+import { format } from "../../../formats/index.ts";
+import { prepareMatmul, quantize, tensor, wasm } from "../../../src/index.ts";
+import { createBackend } from "../../../src/backends/wasm/backend.ts";
+import { startPool } from "../../../src/backends/wasm/threads.ts";
+import { createRuntime, kernel } from "../../../kernels/wasm/runtime.ts";
+import { wasmFeatures } from "../../../kernels/wasm/features.ts";
+import { ModuleBuilder } from "../../../kernels/wasm/asm.ts";
 
 const counting = kernel("test count", { v: 1 }, () => {
   // every item adds 1 to its own word at 1024 + 4 * item; args: counter, items, base
@@ -171,7 +171,7 @@ describe("threads", () => {
   });
 
   it("a worker that never comes back is given up, and the process still ends", () => {
-    const root = fileURLToPath(new URL("../../", import.meta.url));
+    const root = fileURLToPath(new URL("../../../", import.meta.url));
     const script = `
       import { quantize, tensor, prepareMatmul } from "./src/index.ts";
       import { format } from "./formats/index.ts";
@@ -179,7 +179,7 @@ describe("threads", () => {
       import { createPool, workerSource } from "./kernels/wasm/pool.ts";
       import { createRuntime } from "./kernels/wasm/runtime.ts";
       import { wasmFeatures } from "./kernels/wasm/features.ts";
-      import { createBackend } from "./src/backends/wasm.ts";
+      import { createBackend } from "./src/backends/wasm/backend.ts";
       const call = ${JSON.stringify(call)};
       const pool = await createPool({ threads: 2, timeoutMs: 300 }, { manyMemories: true, start(index, control, spinMs, onExit) {
         const { port1, port2 } = new MessageChannel();
@@ -245,7 +245,7 @@ describe("threads", () => {
   });
 
   it("keeps no process alive", () => {
-    const root = fileURLToPath(new URL("../../", import.meta.url));
+    const root = fileURLToPath(new URL("../../../", import.meta.url));
     const script = `import { wasm } from "./src/index.ts"; const b = await wasm({ threads: 3 }); console.log("threads", b.threads);`;
     const out = execFileSync(process.execPath, ["--import", "tsx", "--input-type=module", "-e", script], {
       cwd: root,

@@ -1,27 +1,27 @@
 // lowbit/webgpu: the WebGPU backend. The same packed tensors and the same calls as on WebAssembly, with kernels printed in WGSL; inputs and results may stay on the
 // device. In Node it takes the optional package `webgpu` (dawn). Device limits are kept: large weights are split by rows, large activations too.
-import { decodeExpr } from "../../formats/core/expr.ts";
-import { LowbitError } from "../../formats/core/errors.ts";
-import { elementOf } from "../../formats/core/packed.ts";
-import type { Codes } from "../../formats/core/pack.ts";
-import type { EncodeOptions, NumberFormat, PackedTensor } from "../../formats/core/types.ts";
-import { groupSpan, integerRefusal } from "../../kernels/activations.ts";
-import { activationGroups, layoutShader, quantizeShader, type LayoutSpec, type QuantizeSpec } from "../../kernels/wgsl/activations.ts";
-import { STORAGE, type GpuAdapter, type GpuBinding, type GpuBuffer, type GpuDevice, type GpuRoot } from "../../kernels/wgsl/api.ts";
-import { GEMM_COLUMNS, gemmGroups, gemmShader, type GemmSpec } from "../../kernels/wgsl/gemm.ts";
-import { gemvGroups, gemvShader, type GemvSpec } from "../../kernels/wgsl/gemv.ts";
-import { PARAMS, productSpec, shaderName, type Epilogue } from "../../kernels/wgsl/product.ts";
-import { createGpuRuntime, type GpuRuntime, type Job, type Pipeline, type RuntimeOptions } from "../../kernels/wgsl/runtime.ts";
-import { CHUNK, floatWeight, integerWeight, rowBytes, rowPacker, type WeightPlan } from "../../kernels/wgsl/weight.ts";
-import { checkActivations, checkOutput, disposed } from "./layer.ts";
-import { weightSource } from "./source.ts";
-import type { Activations, AsyncLayer, Backend, PrepareOptions } from "./types.ts";
-import { connect } from "./webgpu-device.ts";
-import { decode, encode, fwht, prepareBitplanes, prepareInteger, type GpuBitplaneLayer, type GpuIntegerLayer } from "./webgpu-ops.ts";
+import { decodeExpr } from "../../../formats/core/expr.ts";
+import { LowbitError } from "../../../formats/core/errors.ts";
+import { elementOf } from "../../../formats/core/packed.ts";
+import type { Codes } from "../../../formats/core/pack.ts";
+import type { EncodeOptions, NumberFormat, PackedTensor } from "../../../formats/core/types.ts";
+import { groupSpan, integerRefusal } from "../../../kernels/activations.ts";
+import { activationGroups, layoutShader, quantizeShader, type LayoutSpec, type QuantizeSpec } from "../../../kernels/wgsl/activations.ts";
+import { STORAGE, type GpuAdapter, type GpuBinding, type GpuBuffer, type GpuDevice, type GpuRoot } from "../../../kernels/wgsl/api.ts";
+import { GEMM_COLUMNS, gemmGroups, gemmShader, type GemmSpec } from "../../../kernels/wgsl/gemm.ts";
+import { gemvGroups, gemvShader, type GemvSpec } from "../../../kernels/wgsl/gemv.ts";
+import { PARAMS, productSpec, shaderName, type Epilogue } from "../../../kernels/wgsl/product.ts";
+import { createGpuRuntime, type GpuRuntime, type Job, type Pipeline, type RuntimeOptions } from "../../../kernels/wgsl/runtime.ts";
+import { CHUNK, floatWeight, integerWeight, rowBytes, rowPacker, type WeightPlan } from "../../../kernels/wgsl/weight.ts";
+import { checkActivations, checkOutput, disposed } from "../layer.ts";
+import { weightSource } from "../source.ts";
+import type { Activations, AsyncLayer, Backend, PrepareOptions } from "../types.ts";
+import { connect } from "./device.ts";
+import { decode, encode, fwht, prepareBitplanes, prepareInteger, type GpuBitplaneLayer, type GpuIntegerLayer } from "./ops.ts";
 
-export type { GpuAdapter, GpuBuffer, GpuDevice, GpuRoot } from "../../kernels/wgsl/api.ts";
-export type { Epilogue } from "../../kernels/wgsl/product.ts";
-export type { GpuBitplaneLayer, GpuIntegerLayer } from "./webgpu-ops.ts";
+export type { GpuAdapter, GpuBuffer, GpuDevice, GpuRoot } from "../../../kernels/wgsl/api.ts";
+export type { Epilogue } from "../../../kernels/wgsl/product.ts";
+export type { GpuBitplaneLayer, GpuIntegerLayer } from "./ops.ts";
 
 /** GPUBuffer and GPUDevice where the platform's types are known (@webgpu/types, or lib.dom), else what the library uses of them. */
 export type DeviceBuffer = typeof globalThis extends { GPUBuffer: { prototype: infer B extends GpuBuffer } } ? B : GpuBuffer;

@@ -1,31 +1,31 @@
 // The WebAssembly backend: packed weights in engine memory, kernels generated for their format's properties, one thread or several.
 // Integer activations run on integer kernels, float32 ones on float kernels; explain() says which kernel a layer got and why.
-import { LowbitError } from "../../formats/core/errors.ts";
-import type { NumberFormat, PackedTensor } from "../../formats/core/types.ts";
-import { floatName, gemmName } from "../../kernels/names.ts";
-import type { WeightSource } from "../../kernels/weight.ts";
-import { activationModule } from "../../kernels/wasm/activations.ts";
-import { chooseDot, type DotChoice } from "../../kernels/wasm/choose.ts";
-import { wasmFeatures, type WasmFeatures } from "../../kernels/wasm/features.ts";
-import { decodeExponent, FLOAT_ARGUMENTS, floatModule } from "../../kernels/wasm/float.ts";
-import { floatPlan, floatRows, floatSpec, type FloatPlan } from "../../kernels/wasm/floatplan.ts";
-import { activationRecord, correctionFactor, gemmModule, WORK_ARGUMENTS, type GemmSpec } from "../../kernels/wasm/gemm.ts";
-import { panelBytes, zipsPlanes } from "../../kernels/wasm/operands.ts";
-import { packFloat, packWeight } from "../../kernels/wasm/pack.ts";
-import { resultStride } from "../../kernels/wasm/tiles.ts";
-import type { Kernel, WasmFunction } from "../../kernels/wasm/engine.ts";
-import { createRuntime, kernel, type Runtime } from "../../kernels/wasm/runtime.ts";
-import { fastest, tileCandidates, tuneKey } from "../../kernels/wasm/tuner.ts";
-import { checkRun, disposed } from "./layer.ts";
-import { stage, type Product } from "./wasm-product.ts";
-import { integerProduct, refusedKernel } from "./wasm-lut.ts";
-import { weightSource } from "./source.ts";
+import { LowbitError } from "../../../formats/core/errors.ts";
+import type { NumberFormat, PackedTensor } from "../../../formats/core/types.ts";
+import { floatName, gemmName } from "../../../kernels/names.ts";
+import type { WeightSource } from "../../../kernels/weight.ts";
+import { activationModule } from "../../../kernels/wasm/activations.ts";
+import { chooseDot, type DotChoice } from "../../../kernels/wasm/choose.ts";
+import { wasmFeatures, type WasmFeatures } from "../../../kernels/wasm/features.ts";
+import { decodeExponent, FLOAT_ARGUMENTS, floatModule } from "../../../kernels/wasm/float.ts";
+import { floatPlan, floatRows, floatSpec, type FloatPlan } from "../../../kernels/wasm/floatplan.ts";
+import { activationRecord, correctionFactor, gemmModule, WORK_ARGUMENTS, type GemmSpec } from "../../../kernels/wasm/gemm.ts";
+import { panelBytes, zipsPlanes } from "../../../kernels/wasm/operands.ts";
+import { packFloat, packWeight } from "../../../kernels/wasm/pack.ts";
+import { resultStride } from "../../../kernels/wasm/tiles.ts";
+import type { Kernel, WasmFunction } from "../../../kernels/wasm/engine.ts";
+import { createRuntime, kernel, type Runtime } from "../../../kernels/wasm/runtime.ts";
+import { fastest, tileCandidates, tuneKey } from "../../../kernels/wasm/tuner.ts";
+import { checkRun, disposed } from "../layer.ts";
+import { stage, type Product } from "./product.ts";
+import { integerProduct, refusedKernel } from "./lut.ts";
+import { weightSource } from "../source.ts";
 import { startPool } from "./threads.ts";
-import { prepareBitplanes, type BitplaneLayer } from "./wasm-bitplane.ts";
-import { createCodec } from "./wasm-codec.ts";
-import { float64Algebra, type Float64Algebra } from "./wasm-float64.ts";
-import { fwht, prepareInteger, type IntegerLayer } from "./wasm-ops.ts";
-import type { Backend, BulkCodec, PrepareOptions, SyncLayer } from "./types.ts";
+import { prepareBitplanes, type BitplaneLayer } from "./bitplane.ts";
+import { createCodec } from "./codec.ts";
+import { float64Algebra, type Float64Algebra } from "./float64.ts";
+import { fwht, prepareInteger, type IntegerLayer } from "./ops.ts";
+import type { Backend, BulkCodec, PrepareOptions, SyncLayer } from "../types.ts";
 
 export interface WasmOptions {
   /** Threads, the calling one included; default 1. More than one needs shared memory (in a page: cross-origin isolation). */

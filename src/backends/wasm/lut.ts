@@ -1,14 +1,14 @@
 // Products by table look-up on the WebAssembly backend: lut.ts and ternary.ts, and when they are taken.
-import { isLowbitError, LowbitError } from "../../formats/core/errors.ts";
-import { lutName } from "../../kernels/names.ts";
-import type { WeightSource } from "../../kernels/weight.ts";
-import { LUT_ARGUMENTS, lutModule, lutTables } from "../../kernels/wasm/lut.ts";
-import { chooseLut, packLut, type LutChoice } from "../../kernels/wasm/lutpack.ts";
-import { resultStride } from "../../kernels/wasm/tiles.ts";
-import { fastest } from "../../kernels/wasm/tuner.ts";
-import { kernel, type Runtime } from "../../kernels/wasm/runtime.ts";
-import type { PrepareOptions } from "./types.ts";
-import { stage, type Product } from "./wasm-product.ts";
+import { isLowbitError, LowbitError } from "../../../formats/core/errors.ts";
+import { lutName } from "../../../kernels/names.ts";
+import type { WeightSource } from "../../../kernels/weight.ts";
+import { LUT_ARGUMENTS, lutModule, lutTables } from "../../../kernels/wasm/lut.ts";
+import { chooseLut, packLut, type LutChoice } from "../../../kernels/wasm/lutpack.ts";
+import { resultStride } from "../../../kernels/wasm/tiles.ts";
+import { fastest } from "../../../kernels/wasm/tuner.ts";
+import { kernel, type Runtime } from "../../../kernels/wasm/runtime.ts";
+import type { PrepareOptions } from "../types.ts";
+import { stage, type Product } from "./product.ts";
 
 /** Elements of k whose tables and weights are kept near while many rows of activations pass. */
 const CHUNK = 1024;

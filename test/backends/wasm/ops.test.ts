@@ -1,12 +1,12 @@
 // Integer products bit for bit, the Walsh-Hadamard transform inside its bound, packed embeddings.
 import { describe, expect, it } from "vitest";
-import { allFormats, format, type NumberFormat } from "../../formats/index.ts";
-import { fwhtReference } from "../../kernels/reference/hadamard.ts";
-import { engine } from "../../kernels/wasm/engine.ts";
-import { wasmFeatures } from "../../kernels/wasm/features.ts";
-import { int8Module } from "../../kernels/wasm/int8.ts";
-import { wasmWith } from "../../src/backends/wasm.ts";
-import { dequantize, gatherRows, quantize, tensor, wasm } from "../../src/index.ts";
+import { allFormats, format, type NumberFormat } from "../../../formats/index.ts";
+import { fwhtReference } from "../../../kernels/reference/hadamard.ts";
+import { engine } from "../../../kernels/wasm/engine.ts";
+import { wasmFeatures } from "../../../kernels/wasm/features.ts";
+import { int8Module } from "../../../kernels/wasm/int8.ts";
+import { wasmWith } from "../../../src/backends/wasm/backend.ts";
+import { dequantize, gatherRows, quantize, tensor, wasm } from "../../../src/index.ts";
 
 let seed = 3;
 const random = (): number => (seed = (Math.imul(seed, 1664525) + 1013904223) >>> 0) / 2 ** 32;

@@ -1,15 +1,15 @@
 // What bulk conversion on the WebAssembly backend is made of: kernels of one format with their tables in engine memory, kernels for bits and blocks, and the
 // size of the pieces in which arrays pass through it.
-import { decodeExpr, encodeExpr, type Expr } from "../../formats/core/expr.ts";
-import type { Codes } from "../../formats/core/pack.ts";
-import type { EncodeOptions, NumberFormat } from "../../formats/core/types.ts";
-import { bitsModule } from "../../kernels/wasm/bits.ts";
-import { blocksModule } from "../../kernels/wasm/blocks.ts";
-import { codecModule } from "../../kernels/wasm/codec.ts";
-import type { Space, WasmFunction } from "../../kernels/wasm/engine.ts";
-import { planExpr } from "../../kernels/wasm/expr.ts";
-import { kernel, type Runtime } from "../../kernels/wasm/runtime.ts";
-import { disposed } from "./layer.ts";
+import { decodeExpr, encodeExpr, type Expr } from "../../../formats/core/expr.ts";
+import type { Codes } from "../../../formats/core/pack.ts";
+import type { EncodeOptions, NumberFormat } from "../../../formats/core/types.ts";
+import { bitsModule } from "../../../kernels/wasm/bits.ts";
+import { blocksModule } from "../../../kernels/wasm/blocks.ts";
+import { codecModule } from "../../../kernels/wasm/codec.ts";
+import type { Space, WasmFunction } from "../../../kernels/wasm/engine.ts";
+import { planExpr } from "../../../kernels/wasm/expr.ts";
+import { kernel, type Runtime } from "../../../kernels/wasm/runtime.ts";
+import { disposed } from "../layer.ts";
 
 /** Values that pass through engine memory at a time: 64 KB as float32. */
 export const PIECE = 16384;

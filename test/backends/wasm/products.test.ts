@@ -1,11 +1,11 @@
 // The WebAssembly backend against the oracle: every format of the library and some of a user's own, all kinds of activations, shapes around the sizes of
 // blocks and tiles, baseline SIMD128 and what the engine offers, one thread and two.
 import { afterAll, beforeAll, describe, expect, it } from "vitest";
-import { dequantizeRows, elementOf, rowScales } from "../../formats/core/packed.ts";
-import { allFormats, defineBlock, defineInt, format, type Format, type PackedTensor } from "../../formats/index.ts";
-import { dequantize, prepareMatmul, quantize, tensor, wasm, type Activations, type WasmBackend } from "../../src/index.ts";
-import { wasmWith } from "../../src/backends/wasm.ts";
-import { activationSpan, product, quantizedActivations } from "../oracle/product.ts";
+import { dequantizeRows, elementOf, rowScales } from "../../../formats/core/packed.ts";
+import { allFormats, defineBlock, defineInt, format, type Format, type PackedTensor } from "../../../formats/index.ts";
+import { dequantize, prepareMatmul, quantize, tensor, wasm, type Activations, type WasmBackend } from "../../../src/index.ts";
+import { wasmWith } from "../../../src/backends/wasm/backend.ts";
+import { activationSpan, product, quantizedActivations } from "../../oracle/product.ts";
 
 let seed = 1;
 const random = (): number => {

@@ -1,8 +1,8 @@
 // Starts the workers of a pool: node:worker_threads in Node, Web Workers in a cross-origin isolated page.
 import type * as WorkerThreads from "node:worker_threads";
-import { LowbitError } from "../../formats/core/errors.ts";
-import { createPool, workerSource, type Pool, type WorkerLike } from "../../kernels/wasm/pool.ts";
-import type { WasmMemory } from "../../kernels/wasm/engine.ts";
+import { LowbitError } from "../../../formats/core/errors.ts";
+import { createPool, workerSource, type Pool, type WorkerLike } from "../../../kernels/wasm/pool.ts";
+import type { WasmMemory } from "../../../kernels/wasm/engine.ts";
 
 export interface StartOptions {
   readonly threads: number;

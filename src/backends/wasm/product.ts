@@ -1,6 +1,6 @@
 // What the families of packed products on the WebAssembly backend share: a weight in memory with the product on it, and staged activations.
-import type { Space } from "../../kernels/wasm/engine.ts";
-import type { Explanation } from "./types.ts";
+import type { Space } from "../../../kernels/wasm/engine.ts";
+import type { Explanation } from "../types.ts";
 
 /** A weight in memory and the product on it: adds x * w^T into c, which holds zeros. */
 export interface Product {

@@ -1,14 +1,14 @@
 // float64 products on threads: every remainder of the tiles against the plain loop, in place and copied, lower triangles, the same bits for any number of threads;
 // what the quantizers do with them; memory given back.
 import { afterAll, beforeAll, expect, test } from "vitest";
-import { format } from "../../formats/index.ts";
-import { isLowbitError, quantize, tensor, wasm } from "../../src/index.ts";
-import type { WasmBackend } from "../../src/index.ts";
-import { calibrate, gptq, layerStatistics, mrgptq, outputError } from "../../src/quantize/index.ts";
-import { algebraOf, tnProductPlain } from "../../src/quantize/linalg.ts";
-import { openAlgebra } from "../../src/quantize/simd.ts";
-import { gaussianWeights, inputs } from "../helpers/layers.ts";
-import { random } from "../helpers/random.ts";
+import { format } from "../../../formats/index.ts";
+import { isLowbitError, quantize, tensor, wasm } from "../../../src/index.ts";
+import type { WasmBackend } from "../../../src/index.ts";
+import { calibrate, gptq, layerStatistics, mrgptq, outputError } from "../../../src/quantize/index.ts";
+import { algebraOf, tnProductPlain } from "../../../src/quantize/linalg.ts";
+import { openAlgebra } from "../../../src/quantize/simd.ts";
+import { gaussianWeights, inputs } from "../../helpers/layers.ts";
+import { random } from "../../helpers/random.ts";
 
 let one: WasmBackend;
 let two: WasmBackend;

@@ -1,12 +1,12 @@
 // Panels of blocks on the WebAssembly backend: what `quantize` and `dequantize` do to every value, given the scales. A panel passes through engine memory in
 // pieces of whole rows (of a long row in parts): scaled in place, block by block, then converted and packed as one run of values.
-import { codeArray, packedBytes, packInto, unpackInto } from "../../formats/core/pack.ts";
-import type { NumberFormat } from "../../formats/core/types.ts";
-import type { Space, WasmFunction } from "../../kernels/wasm/engine.ts";
-import { BITS_SLACK, BITS_STEP, packsBits } from "../../kernels/wasm/bits.ts";
-import { CODEC_STEP } from "../../kernels/wasm/codec.ts";
-import { PIECE, words, type CodecTools } from "./wasm-converters.ts";
-import type { BlockDecoder, BlockEncoder, BlockPanel, ElementPolicy } from "./types.ts";
+import { codeArray, packedBytes, packInto, unpackInto } from "../../../formats/core/pack.ts";
+import type { NumberFormat } from "../../../formats/core/types.ts";
+import type { Space, WasmFunction } from "../../../kernels/wasm/engine.ts";
+import { BITS_SLACK, BITS_STEP, packsBits } from "../../../kernels/wasm/bits.ts";
+import { CODEC_STEP } from "../../../kernels/wasm/codec.ts";
+import { PIECE, words, type CodecTools } from "./converters.ts";
+import type { BlockDecoder, BlockEncoder, BlockPanel, ElementPolicy } from "../types.ts";
 
 const fr = Math.fround;
 const bits32 = new Uint32Array(1);

@@ -1,7 +1,7 @@
 // Finds a WebGPU device: the caller's own, the browser's, or in Node that of the optional package `webgpu` (dawn). dawn's devices do not keep the object alive
 // that they came from, and crash the process once it has been collected: it is held here until its device is gone.
-import { isLowbitError, LowbitError } from "../../formats/core/errors.ts";
-import type { GpuAdapter, GpuDevice, GpuRoot } from "../../kernels/wgsl/api.ts";
+import { isLowbitError, LowbitError } from "../../../formats/core/errors.ts";
+import type { GpuAdapter, GpuDevice, GpuRoot } from "../../../kernels/wgsl/api.ts";
 
 /** What held objects belong to: entries go when the device has been lost or destroyed. */
 const held = new Set<object>();
