@@ -17,7 +17,7 @@ import { gemmModule, paddedGroup, type GemmSpec } from "./wasm/gemm.ts";
 import { layoutShader, quantizeShader } from "./wgsl/activations.ts";
 import { codecShaderName, decodeShader, encodeShader } from "./wgsl/codec.ts";
 import { gemmShader, GEMM_COLUMNS } from "./wgsl/gemm.ts";
-import { gemvShader } from "./wgsl/gemv.ts";
+import { gemvRows, gemvShader } from "./wgsl/gemv.ts";
 import { exprFunction, shaderTables } from "./wgsl/function.ts";
 import { hadamardShader, hadamardShaderName, type HadamardShader } from "./wgsl/hadamard.ts";
 import { integerShader, integerShaderName, type IntegerSpec } from "./wgsl/integer.ts";
@@ -311,7 +311,7 @@ function* shaderWeights(): Iterable<readonly [string, Omit<ProductSpec, "x" | "s
 function* productShaders(): Iterable<ShaderVariant> {
   const done = { bias: false, epilogue: null, subgroups: false } as const;
   const gemv = (weight: string, spec: ProductSpec, m: 1 | 2 | 4, size = 64): ShaderVariant => {
-    const n = m === 1 && spec.bits <= 8 ? 4 : 2;
+    const n = gemvRows(spec, m);
     return {
       name: `${shaderName(spec, weight, "gemv", [m, n])}${size === 64 ? "" : `_${size}`}`,
       features: spec.subgroups ? ["subgroups"] : [],

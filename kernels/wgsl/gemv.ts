@@ -11,6 +11,12 @@ export interface GemvSpec extends ProductSpec {
   readonly size: number;
 }
 
+/** Rows of w per workgroup for m rows of x. Look-ups make long code, which software drivers take seconds to compile when it is repeated per row. */
+export function gemvRows(spec: Pick<ProductSpec, "x" | "bits" | "decode">, m: number): number {
+  if (!isInteger(spec) && spec.decode.kind === "table" && (m > 1 || spec.bits > 4)) return 1;
+  return m === 1 && spec.bits <= 8 ? 4 : 2;
+}
+
 const vector = (words: number): { readonly type: string; readonly wide: number } =>
   words % 4 === 0 ? { type: "vec4u", wide: 4 } : words % 2 === 0 ? { type: "vec2u", wide: 2 } : { type: "u32", wide: 1 };
 

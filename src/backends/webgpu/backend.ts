@@ -9,7 +9,7 @@ import { groupSpan, integerRefusal } from "../../../kernels/activations.ts";
 import { activationGroups, layoutShader, quantizeShader, type LayoutSpec, type QuantizeSpec } from "../../../kernels/wgsl/activations.ts";
 import { STORAGE, type GpuAdapter, type GpuBinding, type GpuBuffer, type GpuDevice, type GpuRoot } from "../../../kernels/wgsl/api.ts";
 import { GEMM_COLUMNS, gemmGroups, gemmShader, type GemmSpec } from "../../../kernels/wgsl/gemm.ts";
-import { gemvGroups, gemvShader, type GemvSpec } from "../../../kernels/wgsl/gemv.ts";
+import { gemvGroups, gemvRows, gemvShader, type GemvSpec } from "../../../kernels/wgsl/gemv.ts";
 import { PARAMS, productSpec, shaderName, type Epilogue } from "../../../kernels/wgsl/product.ts";
 import { createGpuRuntime, type GpuRuntime, type Job, type Pipeline, type RuntimeOptions } from "../../../kernels/wgsl/runtime.ts";
 import { CHUNK, floatWeight, integerWeight, rowBytes, rowPacker, type WeightPlan } from "../../../kernels/wgsl/weight.ts";
@@ -214,7 +214,7 @@ function prepare(runtime: GpuRuntime, w: PackedTensor, options: GpuPrepareOption
     ...base,
     subgroups: runtime.subgroups,
     m: m <= 2 ? m : 4,
-    n: m === 1 && plan.bits <= 8 ? 4 : 2,
+    n: gemvRows(base, m),
     size: plan.chunks >= 64 ? 64 : 32,
   });
   const gemm = (m: number): GemmSpec => ({ ...base, m: m <= 16 ? 16 : 64 });
