@@ -68,7 +68,9 @@ async function browser() {
     plain: ["test/browser/plain.browser.ts"],
   };
   const dir = join(scratch, "browser");
-  await bundleSuites(Object.values(pages).flat(), dir, { REQUIRE_WEBGPU: "1", LOWBIT_ADAPTER: "swiftshader" });
+  // LOWBIT_GPU_FULL=formats widens the sweep of products here too
+  const full = process.env.LOWBIT_GPU_FULL === undefined ? {} : { LOWBIT_GPU_FULL: process.env.LOWBIT_GPU_FULL };
+  await bundleSuites(Object.values(pages).flat(), dir, { REQUIRE_WEBGPU: "1", LOWBIT_ADAPTER: "swiftshader", ...full });
   const { workerScript } = await importSource("src/backends/wasm/threads.ts", dir);
   const server = await serve(dir, {
     "page.html": '<!doctype html><meta charset="utf-8"><title>suites</title><script type="module" src="page.js"></script>',
