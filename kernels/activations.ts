@@ -1,7 +1,7 @@
 // How activations are quantized for integer products: part of what a product means, so that every backend does the same. Groups along k take a
 // scale each; whether a weight takes integer activations at all follows from its values. Float steps are float32 throughout.
 import type { WeightSource } from "./weight.ts";
-import { latticePlan, tablePlan } from "./wasm/plan.ts";
+import { latticePlan, tablePlan } from "./plan.ts";
 
 /** Largest magnitude of a code: 127, or 127 * 256 + 127 so that both bytes of a 16-bit code stay signed. */
 export const activationMax = (bits: 8 | 16): number => (bits === 8 ? 127 : 127 * 257);

@@ -7,7 +7,7 @@ import { codeArray, type Codes } from "./pack.ts";
 import { bisect, nextUp } from "./round.ts";
 import type { EncodeOptions, NumberFormat, Rounding } from "./types.ts";
 
-interface Slots {
+export interface Slots {
   /** up[i]: the smallest double that belongs to slot i (up[0] = -Infinity). */
   readonly up: Float64Array;
   /** Code of each slot; -1: the policy is an error, the scalar encoder words it. */
@@ -139,25 +139,18 @@ function bucketStarts(up: readonly number[]): Uint16Array {
   return start;
 }
 
-function slotsOf(format: NumberFormat, options: EncodeOptions): Slots {
+/**
+ * The slots of a format under named policies, made once. Null where encoding is no function of the value alone: above 16 bits, stochastic rounding, overflow "wrap".
+ */
+export function encodeSlots(format: NumberFormat, options: EncodeOptions): Slots | null {
+  const rounding = options.rounding ?? format.defaults.rounding;
+  if (format.order === null || rounding === "stochastic" || options.overflow === "wrap") return null;
   let byOptions = cache.get(format);
   if (byOptions === undefined) cache.set(format, (byOptions = new Map()));
   const key = `${options.rounding ?? ""},${options.overflow ?? ""},${options.infinity ?? ""},${options.nan ?? ""}`;
   let slots = byOptions.get(key);
   if (slots === undefined) byOptions.set(key, (slots = makeSlots(format, options)));
   return slots;
-}
-
-/**
- * The slots of a format under named policies: codes in ascending order of value, each with the smallest double that belongs to it; -1 where the policies
- * refuse the value. Null where encoding is no function of the value alone: above 16 bits, stochastic rounding, overflow "wrap".
- */
-export function encodeSlots(
-  format: NumberFormat,
-  options: EncodeOptions,
-): { readonly up: Float64Array; readonly codes: Int32Array; readonly nan: number; readonly negativeZero: number } | null {
-  const rounding = options.rounding ?? format.defaults.rounding;
-  return format.order === null || rounding === "stochastic" || options.overflow === "wrap" ? null : slotsOf(format, options);
 }
 
 /**
@@ -175,11 +168,11 @@ export function encodeArray(format: NumberFormat, values: Float32Array | Float64
     );
   const rounding = options.rounding ?? format.defaults.rounding;
   if (codes instanceof Uint32Array && isBinary32(format) && rounding === "halfEven" && encodeBinary32(values, codes)) return codes;
-  if (encodeSlots(format, options) === null) {
+  const slots = encodeSlots(format, options);
+  if (slots === null) {
     for (let i = 0; i < n; i++) codes[i] = format.encode(values[i], options);
     return codes;
   }
-  const slots = slotsOf(format, options);
   const bad = values instanceof Float32Array ? encode32(slots, values, codes) : encode64(slots, values, codes);
   if (bad >= 0) {
     try {

@@ -1,7 +1,7 @@
 // Decoding and encoding of a format as an expression over 32-bit words: one small graph with three printers, JavaScript (`compileExpr` here),
 // WebAssembly SIMD (kernels/wasm) and WGSL (kernels/wgsl). Floats travel as their bits, so that no printer can flush a subnormal or lose a
 // NaN on the way. Arithmetic forms are used where the format's fields allow; every other format of at most 16 bits is a table or a search.
-import { encodeSlots } from "./bulk.ts";
+import { encodeSlots, type Slots } from "./bulk.ts";
 import type { EncodeOptions, NumberFormat } from "./types.ts";
 
 /** `u32`: a word (signed operations read it as two's complement); `f32`: a float32; `bool`: a condition. */
@@ -180,7 +180,7 @@ export function encodeExpr(format: NumberFormat, options: EncodeOptions = {}): E
 }
 
 /** Slots by the key of the smallest float32 in each; slots that hold no float32 vanish. `first`..`last` are those of finite values. */
-function keySlots(slots: NonNullable<ReturnType<typeof encodeSlots>>, format: NumberFormat) {
+function keySlots(slots: Slots, format: NumberFormat) {
   const thresholds: number[] = [];
   const codes: number[] = [];
   slots.up.forEach((up, i) => {

@@ -2,7 +2,7 @@
 // both bytes stay signed), codes rne(x / scale), and the sums that correct for the weights' shift. A group that holds NaN or an infinity
 // gets a scale that makes the row's results NaN. Input is staged: groups padded with zeros to the kernel's group.
 import { activationMax } from "../activations.ts";
-import { ModuleBuilder, type Emit } from "./asm.ts";
+import { ModuleBuilder, type Emit, type FunctionBuilder, type Local } from "./asm.ts";
 import { activationRecord, type DotStyle } from "./gemm.ts";
 
 export interface ActivationSpec {
@@ -23,6 +23,39 @@ export interface ActivationSpec {
 /** 1.5 * 2^23: a float32 of this size holds integers only. */
 const ROUND = 12582912;
 
+/** The scale of the group of floats from `x` to `end`: amax / max; NaN or infinite where the group is. `at` and `amax` are overwritten. */
+export function groupScale(f: FunctionBuilder, x: Local, at: Local, end: Local, amax: Local, max: number): Emit {
+  f.set(amax, f.v128f32(0));
+  f.set(at, x);
+  f.doWhile(
+    () => {
+      // magnitudes compare as integers, NaN above infinity above the rest
+      f.set(amax, f.op("i32x4.max_u", amax, f.op("f32x4.abs", f.load("v128.load", at))));
+      f.bump(at, 16);
+    },
+    f.op("i32.lt_u", at, end),
+  );
+  for (const lanes of [
+    [2, 3, 0, 1],
+    [1, 0, 3, 2],
+  ]) {
+    const bytes = lanes.flatMap((lane) => [0, 1, 2, 3].map((b) => 4 * lane + b));
+    f.set(amax, f.op("i32x4.max_u", amax, f.shuffle(bytes, amax, amax)));
+  }
+  return f.op("f32.div", f.lane("f32x4.extract_lane", 0, amax), f.f32(max));
+}
+
+/** Sets q to the codes (i32) of the four floats at `at`. */
+export function roundCodes(f: FunctionBuilder, q: Local, at: Local, scale4: Local, max: number): void {
+  // 0 / 0 is NaN and becomes code 0; a subnormal scale may be short of bits, so codes are clamped. Adding 1.5 * 2^23 rounds to even like `nearest`
+  // and leaves the integer in the low bits.
+  f.set(q, f.op("f32x4.div", f.load("v128.load", at), scale4));
+  f.set(q, f.op("v128.and", q, f.op("f32x4.eq", q, q)));
+  f.set(q, f.op("f32x4.pmin", f.constant("max", f.v128f32(max)), q));
+  f.set(q, f.op("f32x4.pmax", f.constant("min", f.v128f32(-max)), q));
+  f.set(q, f.op("i32x4.sub", f.op("f32x4.add", q, f.constant("round", f.v128f32(ROUND))), f.constant("round", f.v128f32(ROUND))));
+}
+
 /** Module with quantize(x, header, data, groups): one row; `header` = record + 4 r, `data` = record + r * quad bytes. */
 export function activationModule(spec: ActivationSpec): Uint8Array<ArrayBuffer> {
   const record = activationRecord(spec);
@@ -38,24 +71,7 @@ export function activationModule(spec: ActivationSpec): Uint8Array<ArrayBuffer> 
       [0, 1, 2, 3].map((i): Emit => f.lane("i32x4.extract_lane", i, v)).reduce((a, b) => f.op("i32.add", a, b));
     f.while(f.op("i32.gt_s", groups, f.i32(0)), () => {
       f.set(end, f.op("i32.add", x, f.i32(4 * group)));
-      f.set(amax, f.v128f32(0));
-      f.set(at, x);
-      f.doWhile(
-        () => {
-          // magnitudes compare as integers, NaN above infinity above the rest
-          f.set(amax, f.op("i32x4.max_u", amax, f.op("f32x4.abs", f.load("v128.load", at))));
-          f.bump(at, 16);
-        },
-        f.op("i32.lt_u", at, end),
-      );
-      for (const lanes of [
-        [2, 3, 0, 1],
-        [1, 0, 3, 2],
-      ]) {
-        const bytes = lanes.flatMap((lane) => [0, 1, 2, 3].map((b) => 4 * lane + b));
-        f.set(amax, f.op("i32x4.max_u", amax, f.shuffle(bytes, amax, amax)));
-      }
-      f.set(scale, f.op("f32.div", f.lane("f32x4.extract_lane", 0, amax), f.f32(max)));
+      f.set(scale, groupScale(f, x, at, end, amax, max));
       f.set(scale4, f.op("f32x4.splat", scale));
       f.set(sums, f.v128i32(0));
       f.set(highSums, f.v128i32(0));
@@ -63,13 +79,7 @@ export function activationModule(spec: ActivationSpec): Uint8Array<ArrayBuffer> 
       f.set(out, data);
       f.doWhile(
         () => {
-          // 0 / 0 is NaN and becomes code 0; a subnormal scale may be short of bits, so codes are clamped. Adding 1.5 * 2^23 rounds to even like `nearest`
-          // and leaves the integer in the low bits.
-          f.set(q, f.op("f32x4.div", f.load("v128.load", at), scale4));
-          f.set(q, f.op("v128.and", q, f.op("f32x4.eq", q, q)));
-          f.set(q, f.op("f32x4.pmin", f.constant("max", f.v128f32(max)), q));
-          f.set(q, f.op("f32x4.pmax", f.constant("min", f.v128f32(-max)), q));
-          f.set(q, f.op("i32x4.sub", f.op("f32x4.add", q, f.constant("round", f.v128f32(ROUND))), f.constant("round", f.v128f32(ROUND))));
+          roundCodes(f, q, at, scale4, max);
           const bytesOf = (v: typeof q): Emit => {
             const words = f.op("i16x8.narrow_i32x4_s", v, v);
             return f.lane("i32x4.extract_lane", 0, f.op("i8x16.narrow_i16x8_s", words, words));

@@ -7,7 +7,7 @@ import type { DotStyle, GemmSpec } from "./gemm.ts";
 import { zipsPlanes } from "./operands.ts";
 import { offsetParts, packedShape, type PackedShape } from "./pack.ts";
 import { tileRows } from "./tiles.ts";
-import { latticePlan, tablePlan, type DotPlan } from "./plan.ts";
+import { latticePlan, tablePlan, type DotPlan } from "../plan.ts";
 
 export interface DotChoice {
   readonly plan: DotPlan;

@@ -4,7 +4,7 @@ import { groupSpan } from "../activations.ts";
 import type { WeightSource } from "../weight.ts";
 import { floatPeriod, floatRecord, type FloatDecode, type FloatSpec } from "./float.ts";
 import { tileRows } from "./tiles.ts";
-import { latticePlan } from "./plan.ts";
+import { latticePlan } from "../plan.ts";
 
 export interface FloatPlan {
   readonly decode: FloatDecode;

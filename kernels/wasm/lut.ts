@@ -4,6 +4,7 @@
 //
 // An entry is a subset's sum less half the sum of all four, in -254..255. It is kept as 32 * high + low, two byte tables: low in 0..31, high in -8..7. So 8 look-ups
 // add up inside a byte (248; -64..56) before they are widened to i16, and i16 sums before they pass 32767 to i32.
+import { groupScale, roundCodes } from "./activations.ts";
 import { ModuleBuilder, type Emit, type FunctionBuilder, type FunctionRef, type Local } from "./asm.ts";
 
 /** Codes as bit planes: value = unit * (u - shift), where `doubled` unit * (2u - shift), plus `bias`. */
@@ -246,8 +247,8 @@ function writeTables(f: FunctionBuilder, spec: LutSpec): void {
   const [amax, q, sums, scale4, first, second] = f.locals("v128", 6);
   const lanes = f.locals("i32", 4);
   const scale = f.local("f32");
-  const across = (name: string, type: string, v: Local): Emit =>
-    [0, 1, 2, 3].map((i): Emit => f.lane(`${type}x4.extract_lane`, i, v)).reduce((l, r) => f.op(name, l, r));
+  const across = (v: Local): Emit =>
+    [0, 1, 2, 3].map((i): Emit => f.lane("i32x4.extract_lane", i, v)).reduce((l, r) => f.op("i32.add", l, r));
   /** All ones in the i16 lanes (of entries 0..7) whose index has bit `i`. */
   const mask = (i: number): Local =>
     f.constant(`subset ${i}`, f.v128(Array.from({ length: 16 }, (_, byte) => ((byte >> 1) & (1 << i) ? 255 : 0))));
@@ -257,16 +258,7 @@ function writeTables(f: FunctionBuilder, spec: LutSpec): void {
   };
   f.while(f.op("i32.gt_s", groups, f.i32(0)), () => {
     f.set(end, f.op("i32.add", x, f.i32(4 * group)));
-    f.set(amax, f.v128f32(0));
-    f.set(at, x);
-    f.doWhile(
-      () => {
-        f.set(amax, f.op("f32x4.max", amax, f.op("f32x4.abs", f.load("v128.load", at))));
-        f.bump(at, 16);
-      },
-      f.op("i32.lt_u", at, end),
-    );
-    f.set(scale, f.op("f32.div", across("f32.max", "f32", amax), f.f32(127)));
+    f.set(scale, groupScale(f, x, at, end, amax, 127));
     f.set(scale4, f.op("f32x4.splat", scale));
     f.set(sums, f.v128i32(0));
     f.set(halves, f.i32(0));
@@ -274,8 +266,7 @@ function writeTables(f: FunctionBuilder, spec: LutSpec): void {
     f.set(to, out);
     f.doWhile(
       () => {
-        f.set(q, f.op("i32x4.trunc_sat_f32x4_s", f.op("f32x4.nearest", f.op("f32x4.div", f.load("v128.load", at), scale4))));
-        f.set(q, f.op("i32x4.max_s", f.op("i32x4.min_s", q, f.constant("max", f.v128i32(127))), f.constant("min", f.v128i32(-127))));
+        roundCodes(f, q, at, scale4, 127);
         f.set(sums, f.op("i32x4.add", sums, q));
         lanes.forEach((lane, i) => f.set(lane, f.lane("i32x4.extract_lane", i, q)));
         f.set(half, f.op("i32.shr_s", lanes.map((lane): Emit => f.get(lane)).reduce((l, r) => f.op("i32.add", l, r)), f.i32(1))); // prettier-ignore
@@ -290,7 +281,7 @@ function writeTables(f: FunctionBuilder, spec: LutSpec): void {
       },
       f.op("i32.lt_u", at, end),
     );
-    f.set(total, across("i32.add", "i32", sums));
+    f.set(total, across(sums));
     f.store("f32.store", out, 0, scale);
     const whole = f.op("i32.mul", halves, f.i32(lutMax(spec) * (spec.doubled ? 2 : 1)));
     f.store("i32.store", out, 4, spec.zeroPoint ? whole : f.op("i32.sub", whole, f.op("i32.mul", total, f.i32(spec.shift))));

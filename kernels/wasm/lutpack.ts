@@ -4,7 +4,8 @@ import { groupSpan, integerRefusal } from "../activations.ts";
 import type { WeightSource } from "../weight.ts";
 import type { WasmFeatures } from "./features.ts";
 import { lutGroup, lutPlace, lutRecord, type LutPlan, type LutSpec } from "./lut.ts";
-import { latticePlan } from "./plan.ts";
+import { latticePlan } from "../plan.ts";
+import { termWriter } from "./pack.ts";
 import { ternaryPlan } from "./ternary.ts";
 
 export interface LutChoice {
@@ -81,6 +82,7 @@ export function packLut(source: WeightSource, choice: LutChoice, buffer: ArrayBu
   const blocks = Math.ceil(k / source.span);
   const scales = new Float64Array(blocks);
   const offsets = new Float64Array(blocks);
+  const terms = termWriter(source.role, plan, record, spec, floats, words);
   for (let r = 0; r < rows; r++) {
     source.codes(r, codes);
     source.scales(r, scales);
@@ -96,13 +98,7 @@ export function packLut(source: WeightSource, choice: LutChoice, buffer: ArrayBu
         for (let p = 0; p < spec.planes; p++, place++) bytes[base + lane + at[place]] |= ((u >> p) & 1) << bit[place];
       }
       const block = Math.floor(first / source.span);
-      const scale = scales[block];
-      floats[(base + record.codes) / 4 + row] = scale * plan.unit;
-      if (spec.zeroPoint) words[(base + record.zeroPoint) / 2 + row] = Math.round(offsets[block] / plan.unit) + plan.shift;
-      if (spec.add) {
-        const own = source.role === "add" ? offsets[block] : source.role === "zeroPoint" ? -offsets[block] * scale : 0;
-        floats[(base + record.add) / 4 + row] = own + plan.bias * scale;
-      }
+      terms(base, row, scales[block], offsets[block]);
     }
   }
 }

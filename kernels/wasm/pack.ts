@@ -5,7 +5,7 @@ import { fieldLayout } from "./fields.ts";
 import { floatRecord } from "./float.ts";
 import type { FloatPlan } from "./floatplan.ts";
 import { paddedGroup, weightRecord } from "./gemm.ts";
-import type { DotPlan } from "./plan.ts";
+import type { DotPlan } from "../plan.ts";
 
 export interface PackedShape {
   /** Rows of W per block. */
@@ -67,6 +67,26 @@ class FieldWriter {
   }
 }
 
+/** Writes what follows the codes of a record: scale, zero point and addend of one row, those of them that the record has. */
+export function termWriter(
+  role: WeightSource["role"],
+  plan: { readonly unit: number; readonly shift: number; readonly bias: number },
+  record: { readonly codes: number; readonly zeroPoint: number; readonly add: number },
+  parts: { readonly scale?: boolean; readonly zeroPoint: boolean; readonly add: boolean },
+  floats: Float32Array,
+  words: Int16Array,
+): (base: number, row: number, scale: number, offset: number) => void {
+  const { unit, shift, bias } = plan;
+  return (base, row, scale, offset) => {
+    if (parts.scale !== false) floats[(base + record.codes) / 4 + row] = scale * unit;
+    if (parts.zeroPoint) words[(base + record.zeroPoint) / 2 + row] = Math.round(offset / unit) + shift;
+    if (parts.add) {
+      const own = role === "add" ? offset : role === "zeroPoint" ? -offset * scale : 0;
+      floats[(base + record.add) / 4 + row] = own + bias * scale;
+    }
+  };
+}
+
 /** Writes the packed matrix of an integer kernel at `address` of `buffer`. */
 export function packWeight(source: WeightSource, plan: DotPlan, shape: PackedShape, buffer: ArrayBufferLike, address: number): void {
   const { rows, k } = source;
@@ -81,6 +101,7 @@ export function packWeight(source: WeightSource, plan: DotPlan, shape: PackedSha
   const scales = new Float64Array(blocks);
   const offsets = new Float64Array(blocks);
   const writer = new FieldWriter(bytes, plan.bits, false);
+  const terms = termWriter(source.role, plan, record, parts, floats, words);
   for (let r = 0; r < rows; r++) {
     source.codes(r, codes);
     source.scales(r, scales);
@@ -92,13 +113,7 @@ export function packWeight(source: WeightSource, plan: DotPlan, shape: PackedSha
       const last = Math.min(k, first + span);
       for (let i = first; i < last; i++) writer.put(base, i - first, row, plan.remap[codes[i]]);
       const block = Math.floor(first / source.span);
-      const scale = scales[block];
-      floats[(base + record.codes) / 4 + row] = scale * plan.unit;
-      if (parts.zeroPoint) words[(base + record.zeroPoint) / 2 + row] = Math.round(offsets[block] / plan.unit) + plan.shift;
-      if (parts.add) {
-        const own = source.role === "add" ? offsets[block] : source.role === "zeroPoint" ? -offsets[block] * scale : 0;
-        floats[(base + record.add) / 4 + row] = own + plan.bias * scale;
-      }
+      terms(base, row, scales[block], offsets[block]);
     }
   }
 }
@@ -117,6 +132,7 @@ export function packFloat(source: WeightSource, plan: FloatPlan, buffer: ArrayBu
   const blocks = Math.ceil(k / source.span);
   const scales = new Float64Array(blocks).fill(1);
   const offsets = new Float64Array(blocks);
+  const terms = termWriter(source.role, plan, record, layout, floats, words);
   const writer = layout.bits <= 8 ? new FieldWriter(bytes, layout.bits, plan.decode.kind === "table4") : null;
   for (let r = 0; r < rows; r++) {
     if (decoded) source.decode(r, values);
@@ -141,13 +157,7 @@ export function packFloat(source: WeightSource, plan: FloatPlan, buffer: ArrayBu
           words[base / 2 + 32 * (within >> 1) + 2 * row + (within & 1)] = plan.remap === null ? codes[i] : plan.remap[codes[i]];
         }
       const block = Math.floor(first / source.span);
-      const scale = scales[block];
-      if (layout.scale) floats[(base + record.codes) / 4 + row] = scale * plan.unit;
-      if (layout.zeroPoint) words[(base + record.zeroPoint) / 2 + row] = Math.round(offsets[block] / plan.unit) + plan.shift;
-      if (layout.add) {
-        const own = source.role === "add" ? offsets[block] : source.role === "zeroPoint" ? -offsets[block] * scale : 0;
-        floats[(base + record.add) / 4 + row] = own + plan.bias * scale;
-      }
+      terms(base, row, scales[block], offsets[block]);
     }
   }
 }

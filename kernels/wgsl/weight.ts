@@ -3,7 +3,7 @@
 // bytes of a word, so `(word >> position) & mask` is a quad of bytes: one operand of dot4I8Packed, or unpack4xU8 for floats. 32 weights of 4 bits are one vec4u.
 import { exprNodes, type Expr } from "../../formats/core/expr.ts";
 import { groupSpan } from "../activations.ts";
-import { latticePlan } from "../wasm/plan.ts";
+import { latticePlan } from "../plan.ts";
 import type { WeightSource } from "../weight.ts";
 import { exprFunction, shaderTables } from "./function.ts";
 

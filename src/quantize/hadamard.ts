@@ -2,6 +2,7 @@
 // in the array of Goethals and Seidel (1967) for 92, 116, 156 and 172, and their Kronecker products with powers of two. Prime powers are p and p^2. That is every
 // order that a Hadamard matrix can have (1, 2, multiples of 4) to 184; 188 is the first that is missing. Matrices are +-1, row-major, H H^T = n I.
 import { LowbitError } from "../../formats/core/errors.ts";
+import { butterflies } from "../../kernels/reference/hadamard.ts";
 
 const isPrime = (n: number): boolean => {
   if (n < 2) return false;
@@ -183,13 +184,5 @@ export function hadamard(n: number): Int8Array<ArrayBuffer> {
 export function fwht(x: Float32Array | Float64Array, n: number): void {
   if (!(n >= 1) || (n & (n - 1)) !== 0) throw new RangeError(`fwht n: expected a power of two, got ${n}.`);
   if (x.length % n !== 0) throw new RangeError(`fwht: expected a multiple of ${n} numbers, got ${x.length}.`);
-  for (let at = 0; at < x.length; at += n)
-    for (let h = 1; h < n; h *= 2)
-      for (let i = at; i < at + n; i += 2 * h)
-        for (let j = i; j < i + h; j++) {
-          const a = x[j];
-          const b = x[j + h];
-          x[j] = a + b;
-          x[j + h] = a - b;
-        }
+  butterflies(x, n);
 }

@@ -31,10 +31,14 @@ export const blockOf = (f: Format): number =>
 /** Whether k must be whole blocks. */
 export const wholeBlocks = (f: Format): boolean => f.kind === "opaque" || (f.kind === "block" && f.tail === "error");
 
-/** The span of a scale, and magnitudes that stand for |w| where offsets cancel. */
-function facts(w: PackedTensor): { readonly span: number; readonly size: Float64Array } {
+/**
+ * The span of a scale, magnitudes that stand for |w| where offsets cancel, and `slack`: a unit of 1/32767 of the largest value of the element under its scale, for
+ * kernels that keep a table as fixed point.
+ */
+export function productFacts(w: PackedTensor): { readonly span: number; readonly size: Float64Array; readonly slack: Float64Array } {
   const { rows, k, format: f } = w;
   const size = new Float64Array(rows * k);
+  const slack = new Float64Array(rows * k);
   dequantizeRows(w, 0, rows, size);
   for (let i = 0; i < size.length; i++) size[i] = Math.abs(size[i]);
   if (f.kind === "opaque" && f.planes !== undefined) {
@@ -42,9 +46,14 @@ function facts(w: PackedTensor): { readonly span: number; readonly size: Float64
     const mins = new Float64Array((rows * k) / span);
     f.readPlanes!(w.codes, new Uint8Array(rows * k), new Float64Array(mins.length), mins);
     for (let i = 0; i < rows * k; i++) size[i] += 2 * Math.abs(mins[Math.floor(i / span)]);
-    return { span, size };
+    return { span, size, slack };
   }
-  if (elementOf(w) === null || f.kind !== "block") return { span: k, size };
+  const element = elementOf(w);
+  if (element === null) return { span: k, size, slack };
+  const largest = Math.max(
+    ...(element.table === null ? [element.limits.max] : Array.from(element.table).filter(Number.isFinite).map(Math.abs)),
+  );
+  if (f.kind !== "block") return { span: k, size, slack: slack.fill(largest / 32767) };
   const levels = rowScales(w, f);
   const scale = new Float64Array(levels.blocks);
   const offset = new Float64Array(levels.blocks);
@@ -52,16 +61,17 @@ function facts(w: PackedTensor): { readonly span: number; readonly size: Float64
     levels.fill(r, scale, offset);
     for (let i = 0; i < k; i++) {
       const b = Math.floor(i / levels.span);
+      slack[r * k + i] = (Math.abs(scale[b]) * largest) / 32767;
       if (f.offset !== undefined) size[r * k + i] += 2 * Math.abs(f.offset.role === "zeroPoint" ? offset[b] * scale[b] : offset[b]);
     }
   }
-  return { span: levels.span, size };
+  return { span: levels.span, size, slack };
 }
 
 /** The oracle's x * w^T with activations quantized to `bits` (null: as they are). `eps`: relative error of storing an activation, beside float32 sums. */
 export function expectedProduct(w: PackedTensor, x: Float32Array, m: number, bits: 8 | 16 | null, eps = 0): Expected {
   const { rows: n, k } = w;
-  const { span, size } = facts(w);
+  const { span, size } = productFacts(w);
   const values = dequantize(w, { dtype: "float64" });
   const group = bits === null ? k : activationSpan(span, k);
   const acts = bits === null ? x : quantizedActivations(x, m, k, bits, group);

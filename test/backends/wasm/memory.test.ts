@@ -101,8 +101,8 @@ describe("several memories", () => {
       // never written: pages of these cost address space only
       runtime.allocate(3.75 * GiB);
     } catch (error) {
-      // an engine or machine that refuses so large a memory says so
-      if (!isLowbitError(error)) throw error;
+      // an engine or machine that refuses so large a memory says so; where the suite must be whole that is a failure
+      if (!isLowbitError(error) || process.env.CI === "true") throw error;
       console.log(`memory of 3.75 GiB: skipped, refused here (${error.message})`);
       return;
     }

@@ -1,10 +1,11 @@
 // The WebAssembly backend against the oracle: every format of the library and some of a user's own, all kinds of activations, shapes around the sizes of
 // blocks and tiles, baseline SIMD128 and what the engine offers, one thread and two.
 import { afterAll, beforeAll, describe, expect, it } from "vitest";
-import { dequantizeRows, elementOf, rowScales } from "../../../formats/core/packed.ts";
-import { allFormats, defineBlock, defineInt, format, type Format, type PackedTensor } from "../../../formats/index.ts";
+import { elementOf } from "../../../formats/core/packed.ts";
+import { format, type PackedTensor } from "../../../formats/index.ts";
 import { dequantize, prepareMatmul, quantize, tensor, wasm, type Activations, type WasmBackend } from "../../../src/index.ts";
 import { wasmWith } from "../../../src/backends/wasm/backend.ts";
+import { blockOf, productFacts, productFormats, wholeBlocks } from "../../helpers/products.ts";
 import { activationSpan, product, quantizedActivations } from "../../oracle/product.ts";
 
 let seed = 1;
@@ -14,44 +15,6 @@ const random = (): number => {
 };
 const normal = (): number => Math.sqrt(-2 * Math.log(1 - random())) * Math.cos(2 * Math.PI * random());
 const data = (n: number, scale = 1): Float32Array => Float32Array.from({ length: n }, () => normal() * scale);
-
-/** Spans and magnitudes that the bound needs, read from the packed tensor. */
-function facts(w: PackedTensor): { span: number; size: Float64Array; slack: Float64Array } {
-  const { rows, k } = w;
-  const values = new Float64Array(rows * k);
-  dequantizeRows(w, 0, rows, values);
-  const size = values.map(Math.abs);
-  const slack = new Float64Array(rows * k);
-  const element = elementOf(w);
-  if (w.format.kind === "opaque" && w.format.planes !== undefined) {
-    const run = w.format.planes.scales[0].span as number;
-    const mins = new Float64Array((rows * k) / run);
-    w.format.readPlanes!(w.codes, new Uint8Array(rows * k), new Float64Array(mins.length), mins);
-    for (let i = 0; i < rows * k; i++) size[i] += 2 * Math.abs(mins[Math.floor(i / run)]);
-    return { span: run, size, slack };
-  }
-  if (element === null) return { span: k, size, slack };
-  let span = k;
-  const largest = Math.max(
-    ...(element.table === null ? [element.limits.max] : Array.from(element.table).filter(Number.isFinite).map(Math.abs)),
-  );
-  if (w.format.kind === "block") {
-    const levels = rowScales(w, w.format);
-    span = levels.span;
-    const scale = new Float64Array(levels.blocks);
-    const offset = new Float64Array(levels.blocks);
-    for (let r = 0; r < rows; r++) {
-      levels.fill(r, scale, offset);
-      for (let i = 0; i < k; i++) {
-        const b = Math.floor(i / span);
-        const zero = w.format.offset === undefined ? 0 : Math.abs(w.format.offset.role === "zeroPoint" ? offset[b] * scale[b] : offset[b]);
-        size[r * k + i] += 2 * zero;
-        slack[r * k + i] = (Math.abs(scale[b]) * largest) / 32767;
-      }
-    }
-  } else slack.fill(largest / 32767);
-  return { span, size, slack };
-}
 
 /** Compares one layer with the oracle; returns the number of values compared. */
 function check(
@@ -66,7 +29,7 @@ function check(
   const x = data(m * k, scale);
   using layer = prepareMatmul(w, { backend, activations, codebook });
   const y = layer.run(x, m);
-  const { span, size, slack } = facts(w);
+  const { span, size, slack } = productFacts(w);
   const used = layer.explain().activations;
   const values = dequantize(w, { dtype: "float64" });
   const acts = used === "float32" ? x : quantizedActivations(x, m, k, used === "int8" ? 8 : 16, activationSpan(span, k));
@@ -97,33 +60,12 @@ beforeAll(async () => {
 });
 afterAll(() => engines.forEach(({ backend }) => backend.dispose()));
 
-const user: Format[] = [
-  defineBlock({
-    name: "user_int4_24",
-    element: defineInt({ name: "user_int4", bits: 4, signed: true }),
-    scales: [{ format: format("float32") as never, span: 24 }],
-  } as never),
-];
-const named = [
-  "int2_b32", "int3_b32", "int4_b16", "int4_b32", "int4_b64", "int4_b128", "int4_b256", "int5_b32", "int6_b32", "int7_b32", "int8_b32", "int4_row", "int8_row",
-  "int8_tensor", "uint2_b32_zp", "uint4_b32_zp", "uint8_b32_zp", "uint4_row_zp", "float8_e4m3fn_tensor", "float4_e2m1fn_b32",
-]; // prettier-ignore
-
-/** Formats of the library that hold a matrix of k columns, and parametric and user-made ones. */
-function formats(): Format[] {
-  const all = [...allFormats, ...named.map((name) => format(name)), ...user] as Format[];
-  return [...new Map(all.map((f) => [f.name, f])).values()];
-}
-
-const blockOf = (f: Format): number =>
-  f.kind === "opaque" ? f.blockSize : f.kind === "block" && typeof f.scales[0].span === "number" ? f.scales[0].span : 32;
-
 describe("wasm backend", () => {
   it("every format, every kind of activations", () => {
     let compared = 0;
-    for (const f of formats()) {
+    for (const f of productFormats()) {
       const b = blockOf(f);
-      const whole = f.kind === "opaque" || (f.kind === "block" && f.tail === "error");
+      const whole = wholeBlocks(f);
       for (const [n, k] of [
         [17, 2 * b],
         [5, whole ? b : b + 7],
