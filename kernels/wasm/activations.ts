@@ -51,9 +51,9 @@ export function roundCodes(f: FunctionBuilder, q: Local, at: Local, scale4: Loca
   // and leaves the integer in the low bits.
   f.set(q, f.op("f32x4.div", f.load("v128.load", at), scale4));
   f.set(q, f.op("v128.and", q, f.op("f32x4.eq", q, q)));
-  f.set(q, f.op("f32x4.pmin", f.constant("max", f.v128f32(max)), q));
-  f.set(q, f.op("f32x4.pmax", f.constant("min", f.v128f32(-max)), q));
-  f.set(q, f.op("i32x4.sub", f.op("f32x4.add", q, f.constant("round", f.v128f32(ROUND))), f.constant("round", f.v128f32(ROUND))));
+  f.set(q, f.op("f32x4.pmin", f.constantF32(max), q));
+  f.set(q, f.op("f32x4.pmax", f.constantF32(-max), q));
+  f.set(q, f.op("i32x4.sub", f.op("f32x4.add", q, f.constantF32(ROUND)), f.constantF32(ROUND)));
 }
 
 /** Module with quantize(x, header, data, groups): one row; `header` = record + 4 r, `data` = record + r * quad bytes. */
@@ -96,7 +96,7 @@ export function activationModule(spec: ActivationSpec): Uint8Array<ArrayBuffer> 
             f.set(sums, f.op("i32x4.add", sums, q));
             f.store("i32.store", out, record.header, bytesOf(q));
           } else {
-            f.set(high, f.op("i32x4.shr_s", f.op("i32x4.add", q, f.constant("128", f.v128i32(128))), f.i32(8)));
+            f.set(high, f.op("i32x4.shr_s", f.op("i32x4.add", q, f.constant32(128)), f.i32(8)));
             f.set(low, f.op("i32x4.sub", q, f.op("i32x4.shl", high, f.i32(8))));
             f.set(sums, f.op("i32x4.add", sums, low));
             f.set(highSums, f.op("i32x4.add", highSums, high));

@@ -1,7 +1,7 @@
 // A small WebAssembly assembler: functions are written as nested expressions and come out in exactly the order written, because the
 // order of instructions is the schedule (V8 keeps it; a C compiler regroups accumulation chains and spills). One module imports one
 // memory "m"."m" and exports its functions. Specification: WebAssembly Core 2.0, 5 (binary format); threads and relaxed SIMD proposals.
-import { opcodes } from "./opcodes.ts";
+import { opcodes, type Opcode } from "./opcodes.ts";
 
 export type ValueType = "i32" | "i64" | "f32" | "f64" | "v128";
 
@@ -33,20 +33,32 @@ function unsignedLeb(out: number[], value: number): void {
 
 function signedLeb(out: number[], value: number): void {
   let v = value | 0;
-  for (;;) {
-    const byte = v & 0x7f;
+  while (v < -64 || v > 63) {
+    out.push((v & 0x7f) | 0x80);
     v >>= 7;
-    if ((v === 0 && (byte & 0x40) === 0) || (v === -1 && (byte & 0x40) !== 0)) {
-      out.push(byte);
-      return;
-    }
-    out.push(byte | 0x80);
   }
+  out.push(v & 0x7f);
+}
+
+/** The bits of a float32. */
+function floatBits(value: number): number {
+  FLOAT[0] = value;
+  return BITS[0];
+}
+const FLOAT = new Float32Array(1);
+const BITS = new Int32Array(FLOAT.buffer);
+
+function instruction(name: string): Opcode {
+  const op = opcodes[name];
+  if (op === undefined) throw new RangeError(`unknown WebAssembly instruction ${name}`);
+  return op;
 }
 
 /** One array of several. */
 function joined(parts: readonly ArrayLike<number>[]): Uint8Array<ArrayBuffer> {
-  const out = new Uint8Array(parts.reduce((sum, part) => sum + part.length, 0));
+  let length = 0;
+  for (const part of parts) length += part.length;
+  const out = new Uint8Array(length);
   let at = 0;
   for (const part of parts) {
     out.set(part, at);
@@ -57,14 +69,17 @@ function joined(parts: readonly ArrayLike<number>[]): Uint8Array<ArrayBuffer> {
 
 /** Code of one function. `op`, `load` and constants are expressions (emitted where they are used); `set`, `store`, `run`, `loop` emit at once. */
 export class FunctionBuilder {
-  #bytes: number[] = [];
+  #code: number[] = [];
   readonly #prologue: number[] = [];
-  readonly #constants = new Map<string, Local>();
+  readonly #constants = new Map<string | number, Local>();
   readonly #params: readonly ValueType[];
-  readonly #locals: ValueType[] = [];
+  /** Runs of locals of one type. */
+  readonly #locals: { readonly type: ValueType; count: number }[] = [];
+  #count: number;
 
   constructor(params: readonly ValueType[]) {
     this.#params = params;
+    this.#count = params.length;
   }
 
   param(index: number): Local {
@@ -73,166 +88,198 @@ export class FunctionBuilder {
 
   /** A new local variable, zero at entry. */
   local(type: ValueType): Local {
-    this.#locals.push(type);
-    return { index: this.#params.length + this.#locals.length - 1, type };
+    const last = this.#locals.at(-1);
+    if (last !== undefined && last.type === type) last.count++;
+    else this.#locals.push({ type, count: 1 });
+    return { index: this.#count++, type };
   }
 
   locals(type: ValueType, count: number): Local[] {
-    return Array.from({ length: count }, () => this.local(type));
+    const all: Local[] = [];
+    for (let i = 0; i < count; i++) all.push(this.local(type));
+    return all;
   }
 
   /** A constant kept in a local that is set at function entry: V8 materialises a vector constant anew at each use. */
-  constant(key: string, value: Emit): Local {
+  constant(key: string | number, value: Emit): Local {
     let local = this.#constants.get(key);
     if (local === undefined) {
       local = this.local("v128");
       this.#constants.set(key, local);
-      const body = this.#bytes;
-      this.#bytes = this.#prologue;
+      const body = this.#code;
+      this.#code = this.#prologue;
       this.set(local, value);
-      this.#bytes = body;
+      this.#code = body;
     }
     return local;
   }
 
-  #emit(operand: Operand): void {
-    if (typeof operand === "function") operand();
-    else {
-      this.#bytes.push(0x20);
-      unsignedLeb(this.#bytes, operand.index);
-    }
+  /** `constant` of 16 equal bytes. */
+  constant8(value: number): Local {
+    return this.constant32(Math.imul(value & 255, 0x01010101));
   }
 
-  #opcode(name: string): { align?: number; lane?: boolean } {
-    const op = opcodes[name];
-    if (op === undefined) throw new RangeError(`unknown WebAssembly instruction ${name}`);
-    if (op.prefix !== 0) {
-      this.#bytes.push(op.prefix);
-      unsignedLeb(this.#bytes, op.code);
-    } else this.#bytes.push(op.code);
-    return op;
+  /** `constant` of eight equal 16-bit integers. */
+  constant16(value: number): Local {
+    return this.constant32(Math.imul(value & 65535, 0x00010001));
+  }
+
+  /** `constant` of four equal 32-bit integers. */
+  constant32(value: number): Local {
+    return this.constant(value | 0, this.v128i32(value));
+  }
+
+  /** `constant` of four equal float32. */
+  constantF32(value: number): Local {
+    return this.constant32(floatBits(value));
+  }
+
+  #emit(operand: Operand): void {
+    if (typeof operand === "function") operand();
+    else this.#variable(0x20, operand);
+  }
+
+  #variable(opcode: number, { index }: Local): void {
+    this.#code.push(opcode);
+    if (index < 128) this.#code.push(index);
+    else unsignedLeb(this.#code, index);
+  }
+
+  #opcode({ prefix, code }: Opcode): void {
+    if (prefix === 0) this.#code.push(code);
+    else if (code < 128) this.#code.push(prefix, code);
+    else this.#code.push(prefix, (code & 127) | 128, code >> 7);
   }
 
   /** An instruction on operands, as an expression. */
-  op(name: string, ...operands: Operand[]): Emit {
+  op(name: string, a?: Operand, b?: Operand, c?: Operand): Emit {
+    const op = instruction(name);
     return () => {
-      for (const operand of operands) this.#emit(operand);
-      const { align } = this.#opcode(name);
-      if (align !== undefined) this.#bytes.push(align, 0);
-      if (name === "memory.copy") this.#bytes.push(0, 0);
-      if (name === "memory.fill") this.#bytes.push(0);
+      if (a !== undefined) this.#emit(a);
+      if (b !== undefined) this.#emit(b);
+      if (c !== undefined) this.#emit(c);
+      this.#opcode(op);
+      if (op.memories !== undefined) for (let i = 0; i < op.memories; i++) this.#code.push(0);
     };
   }
 
   /** An instruction with a lane index. */
-  lane(name: string, lane: number, ...operands: Operand[]): Emit {
+  lane(name: string, lane: number, a: Operand, b?: Operand): Emit {
+    const op = instruction(name);
     return () => {
-      for (const operand of operands) this.#emit(operand);
-      this.#opcode(name);
-      this.#bytes.push(lane);
+      this.#emit(a);
+      if (b !== undefined) this.#emit(b);
+      this.#opcode(op);
+      this.#code.push(lane);
     };
   }
 
   /** Load from address + offset (bytes). */
   load(name: string, address: Operand, offset = 0): Emit {
+    const op = instruction(name);
     return () => {
       this.#emit(address);
-      const { align } = this.#opcode(name);
-      this.#memoryArgument(align!, offset);
+      this.#memory(op, offset);
     };
   }
 
   /** Load one lane into a vector: v128.load32_lane and its kin. */
   loadLane(name: string, address: Operand, offset: number, lane: number, vector: Operand): Emit {
+    const op = instruction(name);
     return () => {
       this.#emit(address);
       this.#emit(vector);
-      const { align } = this.#opcode(name);
-      this.#memoryArgument(align!, offset);
-      this.#bytes.push(lane);
+      this.#memory(op, offset);
+      this.#code.push(lane);
     };
   }
 
   /** Atomic read-modify-write and load, as an expression. */
-  atomic(name: string, address: Operand, offset: number, ...operands: Operand[]): Emit {
+  atomic(name: string, address: Operand, offset: number, a?: Operand, b?: Operand): Emit {
+    const op = instruction(name);
     return () => {
       this.#emit(address);
-      for (const operand of operands) this.#emit(operand);
-      const { align } = this.#opcode(name);
-      this.#memoryArgument(align!, offset);
+      if (a !== undefined) this.#emit(a);
+      if (b !== undefined) this.#emit(b);
+      this.#memory(op, offset);
     };
   }
 
-  #memoryArgument(align: number, offset: number): void {
-    // Natural alignment is a hint only; accesses at other addresses are valid.
-    this.#bytes.push(align);
-    unsignedLeb(this.#bytes, offset);
+  #memory(op: Opcode, offset: number): void {
+    this.#opcode(op);
+    // natural alignment is a hint only; accesses at other addresses are valid
+    this.#code.push(op.align!);
+    unsignedLeb(this.#code, offset);
   }
 
   store(name: string, address: Operand, offset: number, value: Operand): void {
     this.#emit(address);
     this.#emit(value);
-    const { align } = this.#opcode(name);
-    this.#memoryArgument(align!, offset);
+    this.#memory(instruction(name), offset);
   }
 
   i32(value: number): Emit {
     return () => {
-      this.#bytes.push(0x41);
-      signedLeb(this.#bytes, value);
+      this.#code.push(0x41);
+      signedLeb(this.#code, value);
     };
   }
 
   f32(value: number): Emit {
     return () => {
-      const bytes = new Uint8Array(new Float32Array([value]).buffer);
-      this.#bytes.push(0x43, ...bytes);
+      this.#code.push(0x43);
+      this.#word(floatBits(value));
     };
+  }
+
+  #word(word: number): void {
+    this.#code.push(word & 255, (word >> 8) & 255, (word >> 16) & 255, word >>> 24);
   }
 
   /** A vector constant from its 16 bytes. */
   v128(bytes: ArrayLike<number>): Emit {
     return () => {
-      this.#bytes.push(0xfd, 0x0c);
-      for (let i = 0; i < 16; i++) this.#bytes.push(bytes[i] & 255);
+      this.#code.push(0xfd, 0x0c);
+      for (let i = 0; i < 16; i++) this.#code.push(bytes[i] & 255);
     };
   }
 
   v128i32(value: number): Emit {
-    return this.v128(new Uint8Array(new Int32Array(4).fill(value).buffer));
+    return () => {
+      this.#code.push(0xfd, 0x0c);
+      for (let i = 0; i < 4; i++) this.#word(value);
+    };
   }
 
   v128i16(value: number): Emit {
-    return this.v128(new Uint8Array(new Int16Array(8).fill(value).buffer));
+    return this.v128i32(Math.imul(value & 65535, 0x00010001));
   }
 
   v128i8(value: number): Emit {
-    return this.v128(new Uint8Array(16).fill(value & 255));
+    return this.v128i32(Math.imul(value & 255, 0x01010101));
   }
 
   v128f32(value: number): Emit {
-    return this.v128(new Uint8Array(new Float32Array(4).fill(value).buffer));
+    return this.v128i32(floatBits(value));
   }
 
   shuffle(lanes: readonly number[], a: Operand, b: Operand): Emit {
     return () => {
       this.#emit(a);
       this.#emit(b);
-      this.#bytes.push(0xfd, 0x0d, ...lanes);
+      this.#code.push(0xfd, 0x0d, ...lanes);
     };
   }
 
   set(local: Local, value: Operand): void {
     this.#emit(value);
-    this.#bytes.push(0x21);
-    unsignedLeb(this.#bytes, local.index);
+    this.#variable(0x21, local);
   }
 
   tee(local: Local, value: Operand): Emit {
     return () => {
       this.#emit(value);
-      this.#bytes.push(0x22);
-      unsignedLeb(this.#bytes, local.index);
+      this.#variable(0x22, local);
     };
   }
 
@@ -254,53 +301,49 @@ export class FunctionBuilder {
   call(target: FunctionRef, ...operands: Operand[]): Emit {
     return () => {
       for (const operand of operands) this.#emit(operand);
-      this.#bytes.push(0x10);
-      unsignedLeb(this.#bytes, target.index);
+      this.#code.push(0x10);
+      unsignedLeb(this.#code, target.index);
     };
   }
 
   /** do { body } while (condition): the body runs at least once. */
   doWhile(body: () => void, condition: Operand): void {
-    this.#bytes.push(0x03, 0x40);
+    this.#code.push(0x03, 0x40);
     body();
     this.#emit(condition);
-    this.#bytes.push(0x0d, 0, 0x0b);
+    this.#code.push(0x0d, 0, 0x0b);
   }
 
   /** while (condition) { body } */
   while(condition: Operand, body: () => void): void {
-    this.#bytes.push(0x02, 0x40, 0x03, 0x40);
+    this.#code.push(0x02, 0x40, 0x03, 0x40);
     this.#emit(condition);
-    this.#bytes.push(0x45, 0x0d, 1); // i32.eqz; br_if out
+    this.#code.push(0x45, 0x0d, 1); // i32.eqz; br_if out
     body();
-    this.#bytes.push(0x0c, 0, 0x0b, 0x0b);
+    this.#code.push(0x0c, 0, 0x0b, 0x0b);
   }
 
   if(condition: Operand, then: () => void, otherwise?: () => void): void {
     this.#emit(condition);
-    this.#bytes.push(0x04, 0x40);
+    this.#code.push(0x04, 0x40);
     then();
     if (otherwise !== undefined) {
-      this.#bytes.push(0x05);
+      this.#code.push(0x05);
       otherwise();
     }
-    this.#bytes.push(0x0b);
+    this.#code.push(0x0b);
   }
 
+  /** Declarations of locals, constants, code. */
   body(): Uint8Array {
     const head: number[] = [];
-    const groups: [ValueType, number][] = [];
-    for (const type of this.#locals) {
-      const last = groups.at(-1);
-      if (last !== undefined && last[0] === type) last[1]++;
-      else groups.push([type, 1]);
-    }
-    unsignedLeb(head, groups.length);
-    for (const [type, count] of groups) {
+    unsignedLeb(head, this.#locals.length);
+    for (const { type, count } of this.#locals) {
       unsignedLeb(head, count);
       head.push(VALUE_TYPES[type]);
     }
-    return joined([head, this.#prologue, this.#bytes, [0x0b]]);
+    this.#code.push(0x0b);
+    return joined([head, this.#prologue, this.#code]);
   }
 }
 

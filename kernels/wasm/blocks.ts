@@ -32,8 +32,6 @@ function overBlock(f: FunctionBuilder, x: Local, length: Local, body: (single: b
   });
 }
 
-const wholes = (f: FunctionBuilder, key: string, value: number): Local => f.constant(key, f.v128i32(value));
-
 /** The value of the four lanes that `name` (i32x4.max_s and its kin) leaves. */
 function across(f: FunctionBuilder, v: Local, name: string): Emit {
   f.set(v, f.op(name, v, f.shuffle([8, 9, 10, 11, 12, 13, 14, 15, 0, 1, 2, 3, 4, 5, 6, 7], v, v)));
@@ -46,8 +44,8 @@ function absmax(m: ModuleBuilder): void {
   m.func("absmax", ["i32", "i32", "i32", "i32"], [], (f) => {
     const [x, out, blocks, length] = [0, 1, 2, 3].map((i) => f.param(i));
     const acc = f.locals("v128", 4);
-    const zero = wholes(f, "zero", 0);
-    const mask = wholes(f, "magnitude", 0x7fffffff);
+    const zero = f.constant32(0);
+    const mask = f.constant32(0x7fffffff);
     f.while(blocks, () => {
       for (const a of acc) f.set(a, zero);
       overBlock(f, x, length, (single, offset) => {
@@ -73,8 +71,8 @@ function range(m: ModuleBuilder): void {
     const low = f.locals("v128", 2);
     const high = f.locals("v128", 2);
     const key = f.local("v128");
-    const top = wholes(f, "top", 0x7fffffff);
-    const bottom = wholes(f, "bottom", -0x80000000);
+    const top = f.constant32(0x7fffffff);
+    const bottom = f.constant32(-0x80000000);
     const bits = (v: Operand): Emit => f.op("i32.xor", v, f.op("i32.and", f.op("i32.shr_s", v, f.i32(31)), f.i32(0x7fffffff)));
     f.while(blocks, () => {
       for (let i = 0; i < 2; i++) {
@@ -154,7 +152,7 @@ function oddQuotient(f: FunctionBuilder, v: Local, s: Local, t: readonly Local[]
   f.set(back, f.op("f64x2.promote_low_f32x4", upper(f, near)));
   f.set(differs, lowWords(f, differs, f.op("f64x2.ne", high, back)));
   f.set(grows, lowWords(f, grows, f.op("f64x2.gt", f.op("f64x2.abs", high), f.op("f64x2.abs", back))));
-  const one = wholes(f, "one", 1);
+  const one = f.constant32(1);
   // an even float32 that is not the quotient: one step up or down
   f.set(differs, f.op("v128.and", differs, f.op("i32x4.sub", f.op("v128.and", near, one), one)));
   return f.op("i32x4.add", near, f.op("v128.and", differs, f.op("v128.or", f.op("v128.not", grows), one)));
@@ -180,7 +178,7 @@ export function blocksModule({ shared }: BlocksSpec): Uint8Array<ArrayBuffer> {
   inPlace(m, "multiply", [single], (f, v, [s]) => f.op("f32x4.mul", v, s));
   inPlace(m, "quotient", [single], (f, v, [s]) => f.op("f32x4.div", v, s));
   inPlace(m, "shifted", [single, single], (f, v, [z, s]) => f.op("f32x4.mul", f.op("f32x4.sub", v, z), s));
-  inPlace(m, "positive", [], (f, v) => f.op("f32x4.add", v, wholes(f, "zero", 0)));
+  inPlace(m, "positive", [], (f, v) => f.op("f32x4.add", v, f.constant32(0)));
   inPlace(m, "odd", [double], (f, v, [s], t) => oddQuotient(f, v, s, t));
   inPlace(m, "affine", [double, double], (f, v, [s, o]) => affine(f, v, s, o));
   inPlace(m, "whole", [single, single, single], (f, v, [lo, hi, z]) =>

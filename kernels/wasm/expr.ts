@@ -191,13 +191,12 @@ export function exprPrinter(f: FunctionBuilder, plan: ExprPlan, tables: Local, r
     return local;
   };
   let [scratch, found]: (Local | null)[] = [null, null];
-  const words = (value: number): Local => f.constant(`word ${value >>> 0}`, f.v128i32(value | 0));
 
   /** Four values of a table in memory, by the byte offsets in `offsets`; 16-bit entries leave the upper half of each lane zero. */
   const gather = (offsets: Emit, at: number, into: Local, entry: 16 | 32): void => {
     scratch ??= f.local("v128");
     f.set(scratch, f.op("i32x4.add", offsets, f.constant("tables", f.op("i32x4.splat", tables))));
-    if (entry === 16) f.set(into, words(0));
+    if (entry === 16) f.set(into, f.constant32(0));
     for (let i = 0; i < 4; i++) {
       const address = f.lane("i32x4.extract_lane", i, scratch);
       if (entry === 16) f.set(into, f.loadLane("v128.load16_lane", address, at, 2 * i, into));
@@ -230,11 +229,11 @@ export function exprPrinter(f: FunctionBuilder, plan: ExprPlan, tables: Local, r
       const plane = Array.from({ length: 16 }, (_, i) => ((table[i] ?? 0) >>> (8 * b)) & 255);
       if (plane.every((byte) => byte === 0)) continue;
       const picked = f.op("i8x16.swizzle", f.constant(`plane ${plane.join()}`, f.v128(plane)), scratch);
-      const byte = f.op("v128.and", picked, words(255));
+      const byte = f.op("v128.and", picked, f.constant32(255));
       const moved = b === 0 ? byte : f.op("i32x4.shl", byte, f.i32(8 * b));
       sum = sum === null ? moved : f.op("v128.or", sum, moved);
     }
-    f.set(into, sum ?? words(0));
+    f.set(into, sum ?? f.constant32(0));
     return f.get(into);
   };
 
@@ -244,7 +243,7 @@ export function exprPrinter(f: FunctionBuilder, plan: ExprPlan, tables: Local, r
     const into = localOf(e);
     scratch ??= f.local("v128");
     found ??= f.local("v128");
-    const bucket = f.op("i32x4.shr_u", f.op("v128.xor", key, words(0x80000000)), f.i32(shift!));
+    const bucket = f.op("i32x4.shr_u", f.op("v128.xor", key, f.constant32(0x80000000)), f.i32(shift!));
     const base = f.constant("tables", f.op("i32x4.splat", tables));
     f.set(scratch, f.op("i32x4.add", f.op("i32x4.shl", bucket, f.i32(3)), base));
     const pair = (from: number, target: Local): void => {
@@ -266,20 +265,20 @@ export function exprPrinter(f: FunctionBuilder, plan: ExprPlan, tables: Local, r
     const into = localOf(e);
     const place = plan.places.get(e);
     if (place === undefined) {
-      f.set(into, words(0));
+      f.set(into, f.constant32(0));
       // a comparison that holds is -1
-      for (const threshold of e.table!) f.set(into, f.op("i32x4.sub", into, f.op("i32x4.ge_s", key, words(threshold))));
+      for (const threshold of e.table!) f.set(into, f.op("i32x4.sub", into, f.op("i32x4.ge_s", key, f.constant32(threshold))));
       return f.get(into);
     }
     found ??= f.local("v128");
-    const bucket = f.op("i32x4.shr_u", f.op("v128.xor", key, words(0x80000000)), f.i32(place.shift!));
+    const bucket = f.op("i32x4.shr_u", f.op("v128.xor", key, f.constant32(0x80000000)), f.i32(place.shift!));
     gather(f.op("i32x4.shl", bucket, f.i32(1)), place.buckets!, into, 16);
     for (let half = 2 ** (place.steps! - 1); half >= 1; half /= 2) {
       gather(f.op("i32x4.shl", into, f.i32(2)), place.at + 4 * (half - 1), found, 32);
-      f.set(into, f.op("i32x4.add", into, f.op("v128.and", f.op("i32x4.ge_s", key, found), words(half))));
+      f.set(into, f.op("i32x4.add", into, f.op("v128.and", f.op("i32x4.ge_s", key, found), f.constant32(half))));
     }
     // the largest word reaches the padding, too
-    f.set(into, f.op("i32x4.min_s", into, words(e.table!.length)));
+    f.set(into, f.op("i32x4.min_s", into, f.constant32(e.table!.length)));
     return f.get(into);
   };
 
@@ -296,7 +295,7 @@ export function exprPrinter(f: FunctionBuilder, plan: ExprPlan, tables: Local, r
       const shift = SHIFTS[e.op];
       let emit: Emit;
       if (e.op === "input") emit = f.get(input);
-      else if (e.op === "const") emit = f.get(e.type === "f32" ? f.constant(`real ${e.value}`, f.v128f32(e.value!)) : words(e.value!));
+      else if (e.op === "const") emit = f.get(e.type === "f32" ? f.constantF32(e.value!) : f.constant32(e.value!));
       else if (plain !== undefined) emit = f.op(plain, ...args);
       else if (shift !== undefined) emit = f.op(shift, args[0], f.i32(e.args[1].value!));
       else if (e.op === "ltU") emit = f.op(e.args.every((a) => isSmall(a, plan.smallInput)) ? "i32x4.lt_s" : "i32x4.lt_u", ...args);
@@ -304,9 +303,9 @@ export function exprPrinter(f: FunctionBuilder, plan: ExprPlan, tables: Local, r
       else if (e.op === "select") emit = choose(e, args);
       else if (e.op === "roundShift") {
         // m * 2^-s is exact; adding 2^23 to what is below it rounds half to even, and leaves the integer in the lowest bits
-        const power = f.op("i32x4.sub", words(127 << 23), f.op("i32x4.shl", args[1], f.i32(23)));
+        const power = f.op("i32x4.sub", f.constant32(127 << 23), f.op("i32x4.shl", args[1], f.i32(23)));
         const moved = f.op("f32x4.mul", f.op("f32x4.convert_i32x4_s", args[0]), power);
-        emit = f.op("i32x4.sub", f.op("f32x4.add", moved, f.constant("real 8388608", f.v128f32(2 ** 23))), words(0x4b000000));
+        emit = f.op("i32x4.sub", f.op("f32x4.add", moved, f.constantF32(2 ** 23)), f.constant32(0x4b000000));
       } else if (e.op === "rank" || plan.places.get(e)?.key !== undefined) {
         const key = plan.places.get(e)?.key ?? e.args[0];
         const search = e.op === "rank" ? rank : lookupFused;

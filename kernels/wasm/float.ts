@@ -99,7 +99,7 @@ class FloatDecoder {
       const by = piece.from - piece.to;
       const moved = by === 0 ? v : by > 0 ? f.op("i16x8.shr_u", v, f.i32(by)) : f.op("i16x8.shl", v, f.i32(-by));
       const mask = ((1 << piece.bits) - 1) << piece.to;
-      return piece.bits === 8 ? moved : f.op("v128.and", moved, f.constant(`i8 ${mask}`, f.v128i8(mask)));
+      return piece.bits === 8 ? moved : f.op("v128.and", moved, f.constant8(mask));
     });
     return pieces.reduce((a, b) => f.op("v128.or", a, b));
   }
@@ -128,7 +128,7 @@ class FloatDecoder {
         const shift = 8 * k + from;
         inner(k, (j) => {
           const at = shift === 0 ? f.get(this.#rows[j]) : f.op("i32x4.shr_u", this.#rows[j], f.i32(shift));
-          const u = shift + width === 32 ? at : f.op("v128.and", at, f.constant(`i32 ${mask}`, f.v128i32(mask)));
+          const u = shift + width === 32 ? at : f.op("v128.and", at, f.constant32(mask));
           return this.#shifted(f.op("f32x4.convert_i32x4_s", u), zeros === null ? null : zeros[j]);
         });
       }
@@ -138,7 +138,7 @@ class FloatDecoder {
         f.set(this.#rows[j], this.#place(16 - bits, decode.mantissaBits));
         f.set(this.#more[j], this.#place(8 - bits, decode.mantissaBits));
       }
-      const upper = f.constant("upper", f.v128i32(-65536));
+      const upper = f.constant32(-65536);
       for (const k of all)
         inner(k, (j) => {
           const words = k % 2 === 0 ? this.#rows[j] : this.#more[j];
@@ -169,14 +169,14 @@ class FloatDecoder {
     const f = this.#f;
     const { decode } = this.#spec;
     if (zero !== null) return f.op("f32x4.sub", value, zero);
-    return decode.kind !== "lattice" || decode.shift === 0 ? value : f.op("f32x4.sub", value, f.constant("shift", f.v128f32(decode.shift)));
+    return decode.kind !== "lattice" || decode.shift === 0 ? value : f.op("f32x4.sub", value, f.constantF32(decode.shift));
   }
 
   /** Fields of `bytes` as bfloat16 in i16 lanes: sign at 15, the exponent field's lowest bit at 7. */
   #place(left: number, mantissaBits: number): Emit {
     const f = this.#f;
     const { bits } = this.#spec;
-    const mask = f.constant("fields", f.v128i16((-32768 | (((1 << (bits - 1)) - 1) << (7 - mantissaBits))) << 0));
+    const mask = f.constant16(-32768 | (((1 << (bits - 1)) - 1) << (7 - mantissaBits)));
     const top = left === 0 ? f.get(this.#bytes) : f.op("i16x8.shl", this.#bytes, f.i32(left));
     return f.op("v128.and", f.op("i16x8.shr_s", top, f.i32(9 - bits + mantissaBits)), mask);
   }
@@ -184,10 +184,10 @@ class FloatDecoder {
   /** Element k of a pair of 16-bit words per i32 lane. */
   #half(words: Emit | Local, k: number, mantissaBits: 7 | 10): Emit {
     const f = this.#f;
-    const upper = f.constant("upper", f.v128i32(-65536));
+    const upper = f.constant32(-65536);
     const high = k % 2 === 0 ? f.op("i32x4.shl", words, f.i32(16)) : f.op("v128.and", words, upper);
     if (mantissaBits === 7) return high;
-    return f.op("v128.and", f.op("i32x4.shr_s", high, f.i32(3)), f.constant("half fields", f.v128i32(0x8fffe000 | 0)));
+    return f.op("v128.and", f.op("i32x4.shr_s", high, f.i32(3)), f.constant32(0x8fffe000));
   }
 
   /**
@@ -204,7 +204,7 @@ class FloatDecoder {
       f.set(bytes, decode.table === null ? fields : f.op(swizzle, f.constant("table", f.v128(decode.table)), fields));
       for (let k = 0; k < 4; k++) {
         const at = k === 0 ? bytes : f.op("i32x4.shr_u", bytes, f.i32(8 * k));
-        const u = k === 3 ? at : f.op("v128.and", at, f.constant("i32 255", f.v128i32(255)));
+        const u = k === 3 ? at : f.op("v128.and", at, f.constant32(255));
         use(k, this.#shifted(f.op("f32x4.convert_i32x4_s", u), zero));
       }
     } else if (decode.kind === "table4") {
@@ -243,7 +243,7 @@ class FloatDecoder {
       const [even, odd] = this.#t;
       f.set(even, this.#place(16 - this.#spec.bits, decode.mantissaBits));
       f.set(odd, this.#place(8 - this.#spec.bits, decode.mantissaBits));
-      const upper = f.constant("upper", f.v128i32(-65536));
+      const upper = f.constant32(-65536);
       use(0, f.op("i32x4.shl", even, f.i32(16)));
       use(1, f.op("i32x4.shl", odd, f.i32(16)));
       use(2, f.op("v128.and", even, upper));
@@ -289,7 +289,7 @@ function writeDecode(f: FunctionBuilder, spec: FloatSpec): void {
         for (let j = 0; j < 4; j++)
           decoder.quad(base, q, j, spec.zeroPoint ? zeros[j] : null, (k, value) => {
             let v = value;
-            if (exponent !== 0) v = f.op("f32x4.mul", v, f.constant("exponent", f.v128f32(2 ** exponent)));
+            if (exponent !== 0) v = f.op("f32x4.mul", v, f.constantF32(2 ** exponent));
             if (spec.scale) v = f.op("f32x4.mul", v, scales[j]);
             if (spec.add) v = f.op("f32x4.add", v, f.load("v128.load", w, record.add + 16 * j));
             f.store("v128.store", panel, 64 * (4 * i + k) + 16 * j, v);
@@ -357,7 +357,7 @@ function writeGemv(f: FunctionBuilder, spec: FloatSpec): void {
       if (grouped)
         for (let j = 0; j < 4; j++) {
           let part: Emit | Local = parts[j];
-          if (exponent !== 0) part = f.op("f32x4.mul", part, f.constant("exponent", f.v128f32(2 ** exponent)));
+          if (exponent !== 0) part = f.op("f32x4.mul", part, f.constantF32(2 ** exponent));
           if (spec.scale) part = f.op("f32x4.mul", part, f.load("v128.load", w, record.codes + 16 * j));
           if (spec.add) part = f.op("f32x4.add", part, f.op("f32x4.mul", total, f.load("v128.load", w, record.add + 16 * j)));
           f.set(sums[j], f.op("f32x4.add", sums[j], part));

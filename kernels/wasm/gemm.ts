@@ -102,7 +102,7 @@ function writeTile(f: FunctionBuilder, spec: GemmSpec): void {
   const start = (r: number, index: number): Emit | Local => {
     if (!spec.zeroPoint && !spec.doubled)
       for (let pa = 0; pa < activationPlanes; pa++) if (order.index(pa, weightPlanes - 1) === index) return correction(r, pa);
-    return f.constant("i32 0", f.v128i32(0));
+    return f.constant32(0);
   };
 
   // i16 accumulators: how many dots fit before a sum of pairs can pass 32767 (activations reach -128, operands their maximum)
@@ -192,7 +192,7 @@ function writeTile(f: FunctionBuilder, spec: GemmSpec): void {
       ? f.op("f32x4.convert_i32x4_s", total)
       : // partial sums whose total passes i32 are joined in float32, largest last
         order.factors
-          .map((factor, i): Emit => f.op("f32x4.mul", f.op("f32x4.convert_i32x4_s", t[i]), f.constant(`f32 ${factor}`, f.v128f32(factor))))
+          .map((factor, i): Emit => f.op("f32x4.mul", f.op("f32x4.convert_i32x4_s", t[i]), f.constantF32(factor)))
           .reduce((x, y) => f.op("f32x4.add", x, y));
     // the product of the two scales does not wait for the inner product
     const scale = f.op("f32x4.mul", splats[0], scales === null ? f.load("v128.load", w, record.codes + 16 * j) : scales[j]);
@@ -210,8 +210,7 @@ function writeTile(f: FunctionBuilder, spec: GemmSpec): void {
     flushed[j] = false;
     pendingOf[j] = 0;
     part.forEach((row) => row[j].forEach((t) => started.delete(t)));
-    if (style !== "madd16")
-      for (let r = 0; r < mr; r++) acc[r][j].forEach((t, i) => f.set(t, zipped ? f.constant("i32 0", f.v128i32(0)) : start(r, i)));
+    if (style !== "madd16") for (let r = 0; r < mr; r++) acc[r][j].forEach((t, i) => f.set(t, zipped ? f.constant32(0) : start(r, i)));
   };
   /** One period of the field layout: quads from q0, codes from `base`. */
   const period = (q0: number, base: number): void => {

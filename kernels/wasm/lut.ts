@@ -123,7 +123,7 @@ function writeTile(f: FunctionBuilder, spec: LutSpec, nv: 1 | 2): void {
   const bytes = f.locals("v128", nv);
   const index = f.locals("v128", nv);
   const [tableLow, tableHigh, scale, base, factor, sum] = f.locals("v128", 6);
-  const nibble = f.constant("i8 15", f.v128i8(15));
+  const nibble = f.constant8(15);
   const swizzle = spec.relaxed ? "i8x16.relaxed_swizzle" : "i8x16.swizzle";
 
   const lookUp = (quad: number, load: boolean, first: boolean): void => {
@@ -153,7 +153,7 @@ function writeTile(f: FunctionBuilder, spec: LutSpec, nv: 1 | 2): void {
       });
       for (let j = 0; j < nv; j++) {
         const halves = [
-          f.op("i16x8.add", f.op("v128.and", low[j], f.constant("i16 255", f.v128i16(255))), f.op("i16x8.shr_s", f.op("i16x8.shl", high[j], f.i32(8)), f.i32(3))),
+          f.op("i16x8.add", f.op("v128.and", low[j], f.constant16(255)), f.op("i16x8.shr_s", f.op("i16x8.shl", high[j], f.i32(8)), f.i32(3))),
           f.op("i16x8.add", f.op("i16x8.shr_u", low[j], f.i32(8)), f.op("i16x8.shl", f.op("i16x8.shr_s", high[j], f.i32(8)), f.i32(5))),
         ]; // prettier-ignore
         halves.forEach((half, i) => {
@@ -253,7 +253,7 @@ function writeTables(f: FunctionBuilder, spec: LutSpec): void {
   const mask = (i: number): Local =>
     f.constant(`subset ${i}`, f.v128(Array.from({ length: 16 }, (_, byte) => ((byte >> 1) & (1 << i) ? 255 : 0))));
   const table = (high: boolean): Emit => {
-    const part = (v: Local): Emit => (high ? f.op("i16x8.shr_s", v, f.i32(5)) : f.op("v128.and", v, f.constant("i16 31", f.v128i16(31))));
+    const part = (v: Local): Emit => (high ? f.op("i16x8.shr_s", v, f.i32(5)) : f.op("v128.and", v, f.constant16(31)));
     return f.op("i8x16.narrow_i16x8_s", part(first), part(second));
   };
   f.while(f.op("i32.gt_s", groups, f.i32(0)), () => {

@@ -47,7 +47,6 @@ function overColumns(f: FunctionBuilder, width: Local, body: (at: Local) => void
 
 function moduleBytes(): Uint8Array<ArrayBuffer> {
   const m = new ModuleBuilder();
-  const word = (f: FunctionBuilder, value: number): Local => f.constant(`word ${value}`, f.v128i32(value));
 
   // float bits rotated left by one order by magnitude as unsigned words, the negative one of two equal above
   m.func("extremes", ["i32", "i32", "i32", "i32", "i32"], [], (f) => {
@@ -57,7 +56,7 @@ function moduleBytes(): Uint8Array<ArrayBuffer> {
     overColumns(f, width, (at) => {
       f.set(p, f.op("i32.add", x, at));
       f.set(left, count);
-      f.set(best, word(f, 0));
+      f.set(best, f.constant32(0));
       f.doWhile(() => {
         f.set(v, f.load("v128.load", p));
         f.set(best, f.op("i32x4.max_u", best, f.op("v128.or", f.op("i32x4.shl", v, f.i32(1)), f.op("i32x4.shr_u", v, f.i32(31)))));
@@ -82,8 +81,8 @@ function moduleBytes(): Uint8Array<ArrayBuffer> {
     overColumns(f, width, (at) => {
       f.set(p, f.op("i32.add", x, at));
       f.set(left, count);
-      f.set(low, word(f, 0));
-      f.set(high, word(f, 0));
+      f.set(low, f.constant32(0));
+      f.set(high, f.constant32(0));
       f.doWhile(() => {
         f.set(v, f.load("v128.load", p));
         f.set(v, key(v));
@@ -111,8 +110,8 @@ function moduleBytes(): Uint8Array<ArrayBuffer> {
       f.set(p, f.op("i32.add", p, stride));
       // 2 t with t = fl(fl(v * r) + z) in [-0.5, 16]; (trunc(2 t) + 1) >> 1 rounds halves away from zero. 2^23 puts an integer into the lowest bits.
       f.set(q, f.op("f32x4.trunc", f.op("f32x4.add", f.op("f32x4.mul", v, r2), z2)));
-      f.set(q, f.op("i32x4.shr_u", f.op("f32x4.add", q, f.constant("magic", f.v128f32(2 ** 23 + 1))), f.i32(1)));
-      f.set(q, f.op("i32x4.min_s", f.op("v128.and", q, word(f, 31)), word(f, 15)));
+      f.set(q, f.op("i32x4.shr_u", f.op("f32x4.add", q, f.constantF32(2 ** 23 + 1)), f.i32(1)));
+      f.set(q, f.op("i32x4.min_s", f.op("v128.and", q, f.constant32(31)), f.constant32(15)));
       f.set(e, f.op("f32x4.sub", f.op("f32x4.convert_i32x4_s", q), z));
       const half = (a: Emit, d: Emit, s: Local): void => {
         const [value, error] = [f64[0], f64[1]];
@@ -158,7 +157,7 @@ function moduleBytes(): Uint8Array<ArrayBuffer> {
         f.bump(left, -8);
       });
       f.if(left, () => {
-        f.set(acc, word(f, 0));
+        f.set(acc, f.constant32(0));
         f.set(shift, f.i32(0));
         f.doWhile(() => {
           step();

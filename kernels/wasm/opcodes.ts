@@ -6,8 +6,10 @@ export interface Opcode {
   readonly prefix: 0 | 0xfc | 0xfd | 0xfe;
   readonly code: number;
   readonly align?: number;
-  /** Number of lane-index immediate bytes. */
+  /** A lane index follows. */
   readonly lane?: boolean;
+  /** Zero bytes that name the memories of a bulk instruction. */
+  readonly memories?: number;
 }
 
 const scalar: Record<string, number> = {
@@ -83,7 +85,8 @@ const atomic: Record<string, readonly [number, number]> = {
   "i32.atomic.load": [0x10, 2], "i32.atomic.store": [0x17, 2], "i32.atomic.rmw.add": [0x1e, 2], "i32.atomic.rmw.cmpxchg": [0x48, 2],
 }; // prettier-ignore
 
-const bulk: Record<string, number> = { "memory.copy": 10, "memory.fill": 11 };
+/** name: [opcode, memories] */
+const bulk: Record<string, readonly [number, number]> = { "memory.copy": [10, 2], "memory.fill": [11, 1] };
 
 const table: Record<string, Opcode> = {};
 for (const [name, code] of Object.entries(scalar)) table[name] = { prefix: 0, code };
@@ -93,7 +96,7 @@ for (const [name, [code, align]] of Object.entries(simdLaneMemory)) table[name] 
 for (const [name, code] of Object.entries(simdLane)) table[name] = { prefix: 0xfd, code, lane: true };
 for (const [name, code] of Object.entries(simd)) table[name] = { prefix: 0xfd, code };
 for (const [name, [code, align]] of Object.entries(atomic)) table[name] = { prefix: 0xfe, code, align };
-for (const [name, code] of Object.entries(bulk)) table[name] = { prefix: 0xfc, code };
+for (const [name, [code, memories]] of Object.entries(bulk)) table[name] = { prefix: 0xfc, code, memories };
 
 /** Every instruction the assembler knows, by its name in the WebAssembly text format. */
 export const opcodes: Readonly<Record<string, Opcode>> = Object.freeze(table);

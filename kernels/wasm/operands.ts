@@ -15,11 +15,11 @@ class Decoder {
   }
 
   mask8(value: number): Local {
-    return this.#f.constant(`i8 ${value}`, this.#f.v128i8(value));
+    return this.#f.constant8(value);
   }
 
   mask16(value: number): Local {
-    return this.#f.constant(`i16 ${value}`, this.#f.v128i16(value));
+    return this.#f.constant16(value);
   }
 
   #piece(piece: Piece, vector: Emit): Emit {

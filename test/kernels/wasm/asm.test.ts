@@ -67,13 +67,14 @@ describe("assembler", () => {
       const m = new ModuleBuilder({ shared: name.includes("atomic") });
       m.func("f", [], [], (f) => {
         const values = operands.map((type) => value(f, type));
+        const [a, b, c] = values;
         let code: Emit;
-        if (op.align !== undefined && op.lane === true) code = f.loadLane(name, values[0], 8, 0, values[1]);
-        else if (op.align !== undefined && op.prefix === 0xfe) code = f.atomic(name, values[0], 8, ...values.slice(1));
-        else if (op.align !== undefined && result !== null) code = f.load(name, values[0], 300);
-        else if (op.align !== undefined) code = () => f.store(name, values[0], 300, values[1]);
-        else if (op.lane === true) code = f.lane(name, 0, ...values);
-        else code = f.op(name, ...values);
+        if (op.align !== undefined && op.lane === true) code = f.loadLane(name, a, 8, 0, b);
+        else if (op.align !== undefined && op.prefix === 0xfe) code = f.atomic(name, a, 8, b, c);
+        else if (op.align !== undefined && result !== null) code = f.load(name, a, 300);
+        else if (op.align !== undefined) code = () => f.store(name, a, 300, b);
+        else if (op.lane === true) code = f.lane(name, 0, a, b);
+        else code = f.op(name, a, b, c);
         f.run(result === null ? code : f.op("drop", code));
       });
       expect(engine.validate(m.bytes()), name).toBe(true);
