@@ -89,6 +89,8 @@ function* gemmVariants(): Iterable<KernelVariant> {
             });
             yield variant(spec, `w${bits}b32${offset === "none" ? "" : offset}`);
             if (mr > 1) yield variant({ ...spec, panel: true }, `w${bits}b32${offset === "none" ? "" : offset}`);
+            // a long group takes turns of a loop
+            if (offset === "none") yield variant({ ...spec, group: 256 }, `w${bits}b256`);
             if (bits === 4 && offset !== "doubled") {
               yield variant({ ...spec, planes: [table(63)] }, `t4b32${offset === "none" ? "" : offset}`);
               const two = { ...spec, planes: [table(255), table(255)] };

@@ -50,6 +50,16 @@ export function correctionFactor(spec: GemmSpec, shift: number): number {
   return zipsPlanes(spec) ? 0 : -shift;
 }
 
+/**
+ * Periods of the field layout that one turn of the loop over a group unrolls. Time to full speed grows with the code, so long groups take turns: of 64 elements for one row
+ * of activations, of 128 for several, where shorter ones cost 3 %. i16 products take one period: V8 11 schedules long blocks of them into spills.
+ */
+function periodsPerTurn({ style, mr }: GemmSpec, periods: number, quads: number): number {
+  let most = style === "simd" ? 1 : Math.max(1, Math.floor((mr === 1 ? 16 : 32) / quads));
+  while (periods % most !== 0) most--;
+  return most;
+}
+
 /** The tile function: (a, w, z, c, ldc, groups). z is the record address for zero points, which are half as wide as the scales. */
 function writeTile(f: FunctionBuilder, spec: GemmSpec): void {
   const { mr, nv, style } = spec;
@@ -63,12 +73,14 @@ function writeTile(f: FunctionBuilder, spec: GemmSpec): void {
   const accumulators = zipped ? 2 : order.factors.length;
   const quads = spec.group / 4;
   const inRegisters = mr === 1;
-  // a loop over periods keeps code short: V8 11 schedules long blocks of i16 products into spills
-  const rolled = style === "simd" && quads > layout.quads;
+  const periods = quads / layout.quads;
+  const perTurn = periodsPerTurn(spec, periods, layout.quads);
+  const rolled = perTurn < periods;
   const [a, w, z, c, ldc, groups] = [0, 1, 2, 3, 4, 5].map((i) => f.param(i));
   const panel = spec.panel ? f.param(6) : null;
-  const [wAt, aAt] = rolled ? f.locals("i32", 2) : [w, a];
-  const left = f.local("i32");
+  // a rolled loop moves w to the end of the codes
+  const [aAt, end] = rolled ? f.locals("i32", 2) : [a, a];
+  const codesEnd = rolled ? 0 : record.codes;
 
   const rows: Local[] = [c];
   for (let r = 1; r < mr; r++) {
@@ -114,6 +126,7 @@ function writeTile(f: FunctionBuilder, spec: GemmSpec): void {
   const largest = Math.max(...spec.planes.map((plane) => plane.max), 1);
   const flushEvery = Math.max(1, Math.floor(32767 / (2 * 128 * largest * Math.max(...productsOf))));
   const started = new Set<Local>();
+  const carried = rolled && flushEvery >= quads;
   const pendingOf = new Array<number>(nv).fill(0);
   const flushed = new Array<boolean>(nv).fill(false);
   /** The i32 sum of an accumulator so far. */
@@ -132,7 +145,7 @@ function writeTile(f: FunctionBuilder, spec: GemmSpec): void {
     pendingOf[j] = 0;
   };
 
-  const decode = spec.panel ? null : quadDecoder(f, spec, wAt, inRegisters || joined);
+  const decode = spec.panel ? null : quadDecoder(f, spec, w, inRegisters || joined);
   /** Operands of quad q of the period at w + `base`, which is quad `at` of the panel. */
   const readQuad = (base: number, q: number, at: number, j: number): void => {
     if (decode !== null) decode(base, q, j, operands[j]);
@@ -195,12 +208,13 @@ function writeTile(f: FunctionBuilder, spec: GemmSpec): void {
           .map((factor, i): Emit => f.op("f32x4.mul", f.op("f32x4.convert_i32x4_s", t[i]), f.constantF32(factor)))
           .reduce((x, y) => f.op("f32x4.add", x, y));
     // the product of the two scales does not wait for the inner product
-    const scale = f.op("f32x4.mul", splats[0], scales === null ? f.load("v128.load", w, record.codes + 16 * j) : scales[j]);
+    const scale = f.op("f32x4.mul", splats[0], scales === null ? f.load("v128.load", w, codesEnd + 16 * j) : scales[j]);
     const before = inRegisters ? f.get(sums[j]) : f.load("v128.load", rows[r], 16 * j);
     let next = spec.relaxed
       ? f.op("f32x4.relaxed_madd", converted, scale, before)
       : f.op("f32x4.add", f.op("f32x4.mul", converted, scale), before);
-    if (spec.add) next = f.op("f32x4.add", next, f.op("f32x4.mul", f.load("v128.load", w, record.add + 16 * j), splats[1]));
+    if (spec.add)
+      next = f.op("f32x4.add", next, f.op("f32x4.mul", f.load("v128.load", w, codesEnd + record.add - record.codes + 16 * j), splats[1]));
     if (inRegisters) f.set(sums[j], next);
     else f.store("v128.store", rows[r], 16 * j, next);
   };
@@ -248,29 +262,43 @@ function writeTile(f: FunctionBuilder, spec: GemmSpec): void {
     }
   };
   const periodBytes = layout.vectors * 64;
-  const periods = quads / layout.quads;
+  const turn = (): void => {
+    for (let p = 0; p < perTurn; p++) period(p * layout.quads, p * periodBytes);
+  };
   const allPeriods = (): void => {
     if (!rolled) {
-      for (let p = 0; p < periods; p++) period(p * layout.quads, p * periodBytes);
+      turn();
       return;
     }
-    f.set(wAt, w);
+    f.set(end, f.op("i32.add", w, f.i32(record.codes)));
     f.set(aAt, a);
-    f.set(left, f.i32(periods));
-    f.doWhile(() => {
-      period(0, 0);
-      f.bump(wAt, periodBytes);
-      f.bump(aAt, layout.quads * mr * act.quad);
-      if (panel !== null) f.bump(panel, layout.quads * 64 * vectors);
-      f.bump(left, -1);
-    }, f.get(left));
+    // i16 sums are widened at the end of a turn
+    if (style === "madd16")
+      for (let j = 0; j < nv; j++) {
+        if (carried) {
+          for (let r = 0; r < mr; r++) part[r][j].forEach((t) => (f.set(t, f.constant32(0)), started.add(t)));
+        } else {
+          for (let r = 0; r < mr; r++) acc[r][j].forEach((t, i) => f.set(t, start(r, i)));
+          flushed[j] = true;
+        }
+      }
+    f.doWhile(
+      () => {
+        turn();
+        if (style === "madd16" && !carried) for (let j = 0; j < nv; j++) flush(j);
+        f.bump(w, perTurn * periodBytes);
+        f.bump(aAt, perTurn * layout.quads * mr * act.quad);
+        if (panel !== null) f.bump(panel, perTurn * layout.quads * 64 * vectors);
+      },
+      f.op("i32.ne", w, end),
+    );
   };
 
   f.doWhile(
     () => {
       for (let j = 0; j < nv; j++) begin(j);
       allPeriods();
-      scales?.forEach((scale, j) => f.set(scale, f.load("v128.load", w, record.codes + 16 * j)));
+      scales?.forEach((scale, j) => f.set(scale, f.load("v128.load", w, codesEnd + 16 * j)));
       for (let r = 0; r < mr; r++) {
         f.set(splats[0], f.load("v128.load32_splat", a, 4 * r));
         ownCorrections?.forEach((own, plane) => f.set(own, f.load("v128.load32_splat", a, 4 * mr * (1 + plane) + 4 * r)));
@@ -280,7 +308,7 @@ function writeTile(f: FunctionBuilder, spec: GemmSpec): void {
         inEpilogue = false;
       }
       f.bump(a, act.bytes);
-      f.bump(w, record.bytes);
+      f.bump(w, record.bytes - (rolled ? record.codes : 0));
       if (spec.zeroPoint) f.bump(z, record.bytes);
       if (panel !== null && !rolled) f.bump(panel, panelBytes(spec));
       f.set(groups, f.op("i32.sub", groups, f.i32(1)));

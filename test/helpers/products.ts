@@ -6,7 +6,7 @@ import { dequantize } from "../../src/index.ts";
 import { activationSpan, product, quantizedActivations, type Expected } from "../oracle/product.ts";
 
 const named = [
-  "int2_b32", "int3_b32", "int4_b8", "int4_b16", "int4_b32", "int4_b64", "int4_b128", "int4_b256", "int5_b32", "int6_b32", "int7_b32", "int8_b32", "int4_row", "int8_row",
+  "int2_b32", "int2_b256", "int3_b32", "int3_b256", "int4_b8", "int4_b16", "int4_b32", "int4_b64", "int4_b128", "int4_b256", "int5_b32", "int6_b32", "int7_b32", "int8_b32", "int4_row", "int8_row",
   "int8_tensor", "uint2_b32_zp", "uint4_b32_zp", "uint8_b32_zp", "uint4_row_zp", "float8_e4m3fn_tensor", "float4_e2m1fn_b32",
 ]; // prettier-ignore
 

@@ -67,7 +67,7 @@ const random = (): number => (seed = (Math.imul(seed, 1664525) + 1013904223) >>>
 const noise = (n: number): Float32Array => Float32Array.from({ length: n }, () => random() + random() + random() + random() - 2);
 
 const named = [
-  "int2_b32", "int3_b32", "int4_b16", "int4_b32", "int4_b128", "int5_b32", "int6_b32", "int7_b32", "int8_b32", "int8_row", "uint2_b32_zp", "uint4_b32_zp", "uint8_b32_zp",
+  "int2_b32", "int3_b32", "int4_b16", "int4_b32", "int4_b128", "int2_b256", "int3_b256", "int4_b256", "int6_b256", "uint4_b256_zp", "int5_b32", "int6_b32", "int7_b32", "int8_b32", "int8_row", "uint2_b32_zp", "uint4_b32_zp", "uint8_b32_zp",
   "float4_e2m1fn_b32", "float4_e2m1fn_b16", "iq4_nl_b32", "nf4_b32", "bipolar4_row", "uint1_row",
 ]; // prettier-ignore
 
