@@ -47,8 +47,23 @@ function gridUnit(values: readonly number[]): number {
 
 const bitsFor = (max: number): number => Math.max(1, 32 - Math.clz32(max));
 
-/** The plan of a lattice, or null where the values are no lattice within 8 bits. */
-export function latticePlan(values: Float64Array): DotPlan | null {
+/** Plans by the array of values, which a format has once: weights of one format share the search. */
+const found = {
+  lattice: new WeakMap<Float64Array, DotPlan | null>(),
+  1: new WeakMap<Float64Array, DotPlan | null>(),
+  2: new WeakMap<Float64Array, DotPlan | null>(),
+};
+
+function shared(kind: keyof typeof found, values: Float64Array, search: () => DotPlan | null): DotPlan | null {
+  let plan = found[kind].get(values);
+  if (plan === undefined) found[kind].set(values, (plan = search()));
+  return plan;
+}
+
+/** The plan of a lattice, or null where the values are no lattice within 8 bits. The array of values must not change afterwards. */
+export const latticePlan = (values: Float64Array): DotPlan | null => shared("lattice", values, () => searchLattice(values));
+
+function searchLattice(values: Float64Array): DotPlan | null {
   const finite = Array.from(values);
   if (!finite.every(Number.isFinite)) return null;
   let unit = gridUnit(finite);
@@ -77,9 +92,11 @@ export function latticePlan(values: Float64Array): DotPlan | null {
 /**
  * Fixed-point tables of at most 16 values: 16 bits in two planes (low byte unsigned, high byte signed), or 7 bits in one, the widest operand
  * that every relaxed dot product takes. Zero stays exact; the unit is searched so that the rounding of the values is small. Null where
- * the values are more than 16 or not all finite.
+ * the values are more than 16 or not all finite. The array of values must not change afterwards.
  */
-export function tablePlan(values: Float64Array, planes: 1 | 2): DotPlan | null {
+export const tablePlan = (values: Float64Array, planes: 1 | 2): DotPlan | null => shared(planes, values, () => searchTable(values, planes));
+
+function searchTable(values: Float64Array, planes: 1 | 2): DotPlan | null {
   if (values.length > 16) return null;
   const finite = Array.from(values);
   if (!finite.every(Number.isFinite)) return null;
@@ -89,7 +106,11 @@ export function tablePlan(values: Float64Array, planes: 1 | 2): DotPlan | null {
   const offset = planes === 2 ? 32768 : Math.max(0, Math.min(127, Math.round((127 * -low) / (high - low))));
   const top = planes === 2 ? 65535 : 127;
   const coarse = Math.max(high / Math.max(1, top - offset), offset === 0 ? 0 : -low / offset);
-  const error = (unit: number): number => finite.reduce((sum, v) => sum + (v - unit * Math.round(v / unit)) ** 2, 0);
+  const error = (unit: number): number => {
+    let sum = 0;
+    for (const v of finite) sum += (v - unit * Math.round(v / unit)) ** 2;
+    return sum;
+  };
   let unit = coarse;
   let best = error(coarse);
   for (let i = 1; i <= 256; i++) {

@@ -112,6 +112,18 @@ export function unpackInto(bytes: Uint8Array, at: number, bits: number, out: Cod
     if (i < end) out[i] = bytes[at] & 15;
     return;
   }
+  if (bits < 8) {
+    // a code lies in two bytes at most; the last ones may have no second byte
+    const mask = (1 << bits) - 1;
+    const last = at + packedBytes(count, bits) - 1;
+    for (let i = start, bit = 0; i < end; i++) {
+      out[i] = ((bytes[at] | (at < last ? bytes[at + 1] << 8 : 0)) >>> bit) & mask;
+      bit += bits;
+      at += bit >>> 3;
+      bit &= 7;
+    }
+    return;
+  }
   if (bits === 16) {
     for (let i = start; i < end; i++, at += 2) out[i] = bytes[at] | (bytes[at + 1] << 8);
     return;

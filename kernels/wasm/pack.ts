@@ -1,7 +1,7 @@
 // Packs a weight matrix for the kernels: 16-row blocks of (group of k) records, see gemm.ts and float.ts. Runs once per matrix.
 import { groupSpan } from "../activations.ts";
 import type { WeightSource } from "../weight.ts";
-import { fieldLayout } from "./fields.ts";
+import { fieldLayout, type FieldLayout } from "./fields.ts";
 import { floatRecord } from "./float.ts";
 import type { FloatPlan } from "./floatplan.ts";
 import { paddedGroup, weightRecord } from "./gemm.ts";
@@ -32,37 +32,62 @@ export function offsetParts(source: WeightSource, plan: DotPlan): { readonly zer
   return { zeroPoint, add: (source.role !== "none" && !zeroPoint) || plan.bias !== 0 };
 }
 
-/** Places the elements of one record: `element(i, lane)` gives the bytes of field `u` of element i for row lane 0..15. */
+/**
+ * Places the fields of a row in the vectors of records. A quad of a row is one 32-bit word both among its field bytes and in a vector, so that a piece of four fields moves at
+ * once.
+ */
 class FieldWriter {
+  /** Field bytes of one group of a row; elements from the end of the row to the end of the group are zero. */
+  readonly fields: Uint8Array;
+  readonly #quads: Int32Array;
   readonly #bytes: Uint8Array;
-  readonly #period: number;
-  readonly #stride: number;
-  readonly #targets: readonly (readonly { readonly at: number; readonly from: number; readonly to: number; readonly mask: number }[])[];
+  readonly #words: Int32Array;
+  readonly #layout: FieldLayout;
+  readonly #pieces: readonly {
+    readonly quad: number;
+    readonly to: number;
+    readonly mask: number;
+    readonly from: number;
+    readonly vector: number;
+  }[];
   readonly #byK: boolean;
 
-  /** `byK`: bytes of a vector ordered by k, then row, instead of row, then k. */
-  constructor(bytes: Uint8Array, bits: number, byK: boolean) {
-    const layout = fieldLayout(bits);
+  /** The bytes must be zero before. `byK`: bytes of a vector ordered by k, then row, instead of row, then k. */
+  constructor(bytes: Uint8Array, layout: FieldLayout, group: number, byK: boolean) {
+    this.fields = new Uint8Array(group);
+    this.#quads = new Int32Array(this.fields.buffer);
     this.#bytes = bytes;
-    this.#period = 4 * layout.quads;
-    this.#stride = layout.vectors * 64;
+    this.#words = new Int32Array(bytes.buffer, bytes.byteOffset, bytes.length / 4);
+    this.#layout = layout;
     this.#byK = byK;
-    this.#targets = Array.from({ length: this.#period }, (_, i) =>
-      layout.pieces[i >> 2].map((piece) => ({
-        at: piece.vector * 64 + (byK ? 4 * (i & 3) : i & 3),
-        from: piece.from,
-        to: piece.to,
-        mask: (1 << piece.bits) - 1,
-      })),
+    this.#pieces = layout.pieces.flatMap((pieces, quad) =>
+      pieces.map(({ vector, from, bits, to }) => ({ quad, to, mask: ((1 << bits) - 1) * 0x01010101, from, vector })),
     );
   }
 
-  put(record: number, i: number, row: number, u: number): void {
-    const at = record + Math.floor(i / this.#period) * this.#stride + (this.#byK ? 16 * (row >> 2) + (row & 3) : 4 * row);
-    const target = this.#targets[i % this.#period];
-    for (let p = 0; p < target.length; p++) {
-      const piece = target[p];
-      this.#bytes[at + piece.at] |= ((u >> piece.to) & piece.mask) << piece.from;
+  /** Writes `fields` to the record at `record` as those of row lane 0..15. */
+  put(record: number, row: number): void {
+    const quads = this.#quads;
+    const { length } = quads;
+    const step = this.#layout.quads;
+    const stride = 64 * this.#layout.vectors;
+    for (let p = 0; p < this.#pieces.length; p++) {
+      const { quad, to, mask, from, vector } = this.#pieces[p];
+      if (this.#byK) {
+        const bytes = this.#bytes;
+        let at = record + 64 * vector + 16 * (row >> 2) + (row & 3);
+        for (let q = quad; q < length; q += step, at += stride) {
+          const piece = ((quads[q] >>> to) & mask) << from;
+          bytes[at] |= piece;
+          bytes[at + 4] |= piece >>> 8;
+          bytes[at + 8] |= piece >>> 16;
+          bytes[at + 12] |= piece >>> 24;
+        }
+      } else {
+        const words = this.#words;
+        let at = record / 4 + 16 * vector + row;
+        for (let q = quad; q < length; q += step, at += stride / 4) words[at] |= ((quads[q] >>> to) & mask) << from;
+      }
     }
   }
 }
@@ -100,7 +125,8 @@ export function packWeight(source: WeightSource, plan: DotPlan, shape: PackedSha
   const blocks = Math.ceil(k / source.span);
   const scales = new Float64Array(blocks);
   const offsets = new Float64Array(blocks);
-  const writer = new FieldWriter(bytes, plan.bits, false);
+  const writer = new FieldWriter(bytes, fieldLayout(plan.bits), group, false);
+  const { fields } = writer;
   const terms = termWriter(source.role, plan, record, parts, floats, words);
   for (let r = 0; r < rows; r++) {
     source.codes(r, codes);
@@ -111,7 +137,9 @@ export function packWeight(source: WeightSource, plan: DotPlan, shape: PackedSha
       const base = ((r >> 4) * groups + g) * record.bytes;
       const first = g * span;
       const last = Math.min(k, first + span);
-      for (let i = first; i < last; i++) writer.put(base, i - first, row, plan.remap[codes[i]]);
+      for (let i = first; i < last; i++) fields[i - first] = plan.remap[codes[i]];
+      fields.fill(0, last - first);
+      writer.put(base, row);
       const block = Math.floor(first / source.span);
       terms(base, row, scales[block], offsets[block]);
     }
@@ -133,7 +161,7 @@ export function packFloat(source: WeightSource, plan: FloatPlan, buffer: ArrayBu
   const scales = new Float64Array(blocks).fill(1);
   const offsets = new Float64Array(blocks);
   const terms = termWriter(source.role, plan, record, layout, floats, words);
-  const writer = layout.bits <= 8 ? new FieldWriter(bytes, layout.bits, plan.decode.kind === "table4") : null;
+  const writer = layout.bits <= 8 ? new FieldWriter(bytes, fieldLayout(layout.bits), layout.group, plan.decode.kind === "table4") : null;
   for (let r = 0; r < rows; r++) {
     if (decoded) source.decode(r, values);
     else {
@@ -150,8 +178,11 @@ export function packFloat(source: WeightSource, plan: FloatPlan, buffer: ArrayBu
         for (let i = first; i < last; i++) floats[base / 4 + 16 * (i - first) + row] = values[i];
         continue;
       }
-      if (writer !== null) for (let i = first; i < last; i++) writer.put(base, i - first, row, plan.remap![codes[i]]);
-      else
+      if (writer !== null) {
+        for (let i = first; i < last; i++) writer.fields[i - first] = plan.remap![codes[i]];
+        writer.fields.fill(0, last - first);
+        writer.put(base, row);
+      } else
         for (let i = first; i < last; i++) {
           const within = i - first;
           words[base / 2 + 32 * (within >> 1) + 2 * row + (within & 1)] = plan.remap === null ? codes[i] : plan.remap[codes[i]];
