@@ -8,11 +8,11 @@ import { bitsModule, packsBits } from "./wasm/bits.ts";
 import { blocksModule } from "./wasm/blocks.ts";
 import { codecModule } from "./wasm/codec.ts";
 import { planExpr } from "./wasm/expr.ts";
-import { floatModule, type FloatDecode, type FloatSpec } from "./wasm/float.ts";
+import { floatModule, floatPackModule, type FloatDecode, type FloatSpec } from "./wasm/float.ts";
 import { float64Module } from "./wasm/float64.ts";
 import { hadamardModule } from "./wasm/hadamard.ts";
-import { INT8_ROWS, int8Module } from "./wasm/int8.ts";
-import { lutModule, type LutSpec } from "./wasm/lut.ts";
+import { INT8_ROWS, int8Module, int8PackModule } from "./wasm/int8.ts";
+import { lutModule, lutTablesModule, type LutSpec } from "./wasm/lut.ts";
 import { gemmModule, paddedGroup, type GemmSpec } from "./wasm/gemm.ts";
 import { layoutShader, quantizeShader } from "./wgsl/activations.ts";
 import { codecShaderName, decodeShader, encodeShader } from "./wgsl/codec.ts";
@@ -136,6 +136,8 @@ function* floatVariants(): Iterable<KernelVariant> {
           };
           yield { name: floatName(spec, `${weight}${offset === "none" ? "" : offset}`), relaxed, build: () => floatModule(spec) };
         }
+  for (const mr of [2, 3, 4, 5, 6])
+    yield { name: `f32_pack_${mr}__wasmsimd`, relaxed: false, build: () => floatPackModule({ mr, group: 32, shared: false }) };
 }
 
 function* int8Variants(): Iterable<KernelVariant> {
@@ -145,6 +147,7 @@ function* int8Variants(): Iterable<KernelVariant> {
         const spec = { style, unsigned, mr, shared: false };
         const name = `${unsigned ? "u" : "a"}8_s32_int8_gemm_${mr}x8__${style === "dot" ? "wasmrelaxedsimd" : "wasmsimd"}_${style}`;
         yield { name, relaxed: style === "dot", build: () => int8Module(spec) };
+        yield { name: `${unsigned ? "u" : "a"}8_pack_${mr}__wasmsimd_${style}`, relaxed: false, build: () => int8PackModule(spec) };
       }
 }
 
@@ -180,6 +183,8 @@ function* lutVariants(): Iterable<KernelVariant> {
             relaxed,
             build: () => lutModule(spec),
           };
+          if (!relaxed && offset === "none")
+            yield { name: `a8_tables_w${planes}${equal ? "t" : ""}b${group}__wasmsimd`, relaxed, build: () => lutTablesModule(spec) };
         }
 } // prettier-ignore
 

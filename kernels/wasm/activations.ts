@@ -4,6 +4,7 @@
 import { activationMax } from "../activations.ts";
 import { ModuleBuilder, type Emit, type FunctionBuilder, type Local } from "./asm.ts";
 import { activationRecord, type DotStyle } from "./gemm.ts";
+import { writeRecords } from "./items.ts";
 
 export interface ActivationSpec {
   readonly style: DotStyle;
@@ -56,13 +57,14 @@ export function roundCodes(f: FunctionBuilder, q: Local, at: Local, scale4: Loca
   f.set(q, f.op("i32x4.sub", f.op("f32x4.add", q, f.constantF32(ROUND)), f.constantF32(ROUND)));
 }
 
-/** Module with quantize(x, header, data, groups): one row; `header` = record + 4 r, `data` = record + r * quad bytes. */
+/** A module whose `work` quantizes staged rows to records: see `recordJob`. */
 export function activationModule(spec: ActivationSpec): Uint8Array<ArrayBuffer> {
   const record = activationRecord(spec);
   const { mr, group, activationBits } = spec;
   const max = activationMax(activationBits);
   const m = new ModuleBuilder({ shared: spec.shared });
-  m.func("quantize", ["i32", "i32", "i32", "i32"], [], (f) => {
+  // one row of a tile; `header` = record + 4 r, `data` = record + r * quad bytes
+  const quantize = m.func(null, ["i32", "i32", "i32", "i32"], [], (f) => {
     const [x, header, data, groups] = [0, 1, 2, 3].map((i) => f.param(i));
     const [end, at, out, lowSum, highSum] = f.locals("i32", 5);
     const [amax, q, low, high, sums, highSums, scale4] = f.locals("v128", 7);
@@ -120,6 +122,13 @@ export function activationModule(spec: ActivationSpec): Uint8Array<ArrayBuffer> 
       f.bump(data, record.bytes);
       f.set(groups, f.op("i32.sub", groups, f.i32(1)));
     });
+  });
+  writeRecords(m, { mr, group, bytes: record.bytes }, (f, x, a, count, stride) => {
+    for (let r = 0; r < mr; r++) {
+      const data = f.op("i32.add", a, f.i32(r * record.quad));
+      f.run(f.call(quantize, x, f.op("i32.add", a, f.i32(4 * r)), data, count));
+      f.bump(x, stride);
+    }
   });
   return m.bytes();
 }

@@ -2,6 +2,7 @@
 // 2^(i+j). Signed, offset and bipolar words are affine in unsigned ones, so this one form serves all (`affineWords` in kernels/planes.ts); padding bits are zeros and add nothing.
 // Fast where p * q is small; elsewhere the byte kernels of gemm.ts do more per instruction.
 import { ModuleBuilder, type Emit } from "./asm.ts";
+import { writeWork } from "./items.ts";
 
 export interface BitplaneSpec {
   readonly activationBits: number;
@@ -12,10 +13,10 @@ export interface BitplaneSpec {
 /** Rows of W per tile. */
 export const BITPLANE_ROWS = 2;
 
-/** Arguments of `work`, i32 each: `pairs` of W rows, `rows` of A, `vectors` of 128 k. U is [rows][2 * pairs]. */
-export const BITPLANE_ARGUMENTS = ["counter", "pairs", "a", "w", "c", "rows", "vectors"] as const;
+/** Arguments of `work`, i32 each: `pairs` of W rows (its items), `rows` of A, `vectors` of 128 k. U is [rows][2 * pairs]. */
+export const BITPLANE_ARGUMENTS = ["pairs", "a", "w", "c", "rows", "vectors"] as const;
 
-/** A module with `work(args, panel)`. */
+/** A module with `work`. */
 export function bitplaneModule(spec: BitplaneSpec): Uint8Array<ArrayBuffer> {
   const { activationBits: p, weightBits: q } = spec;
   const m = new ModuleBuilder({ shared: spec.shared });
@@ -64,13 +65,10 @@ export function bitplaneModule(spec: BitplaneSpec): Uint8Array<ArrayBuffer> {
       f.store("i32.store", c, 4 * row, sum);
     });
   });
-  m.func("work", ["i32", "i32"], [], (f) => {
-    const args = f.param(0);
+  writeWork(m, (f, args) => {
     const field = (name: (typeof BITPLANE_ARGUMENTS)[number]): Emit => f.load("i32.load", args, 4 * BITPLANE_ARGUMENTS.indexOf(name));
-    const [pair, w, a, c, left] = f.locals("i32", 5);
-    const next = (): void => f.set(pair, f.atomic("i32.atomic.rmw.add", args, 0, f.i32(1)));
-    next();
-    f.while(f.op("i32.lt_u", pair, field("pairs")), () => {
+    const [w, a, c, left] = f.locals("i32", 4);
+    return (pair) => {
       f.set(w, f.op("i32.add", field("w"), f.op("i32.mul", pair, f.op("i32.mul", field("vectors"), f.i32(16 * q * BITPLANE_ROWS)))));
       f.set(c, f.op("i32.add", field("c"), f.op("i32.mul", pair, f.i32(4 * BITPLANE_ROWS))));
       f.set(a, field("a"));
@@ -81,8 +79,7 @@ export function bitplaneModule(spec: BitplaneSpec): Uint8Array<ArrayBuffer> {
         f.bump(c, f.op("i32.mul", field("pairs"), f.i32(4 * BITPLANE_ROWS)));
         f.bump(left, -1);
       });
-      next();
-    });
+    };
   });
   return m.bytes();
 }

@@ -1,8 +1,9 @@
-// Matrix products in float32 with weights decoded on the way: C[M,N] += A[M,K] * W[N,K]^T, activations float32. A panel of 16 rows of W x a chunk
+// Matrix products in float32 with weights decoded on the way: C[M,N] = A[M,K] * W[N,K]^T, activations float32. A panel of 16 rows of W x a chunk
 // of k is decoded into the first-level cache as [k][16] float32 (or lies so in memory already), then tiles of MR x 8 or MR x 16 run over it.
 // One row of activations takes the fused GEMV instead: decoded vectors are multiplied at once. Layout of records: gemm.ts.
 import { ModuleBuilder, type Emit, type FunctionBuilder, type FunctionRef, type Local } from "./asm.ts";
 import { fieldLayout } from "./fields.ts";
+import { writeRecords, writeWork } from "./items.ts";
 import { writePackRows } from "./tiles.ts";
 
 /**
@@ -54,21 +55,8 @@ export function floatRecord(spec: Pick<FloatSpec, "bits" | "group" | "scale" | "
 /** Elements of k per period of the stored layout. */
 export const floatPeriod = (bits: number): number => (bits === 32 ? 1 : bits === 16 ? 2 : 4 * fieldLayout(bits).quads);
 
-/** Arguments of `work`, i32 each. The first is a counter that workers share. `panel`: scratch of the calling worker; `table`: 256 floats. */
-export const FLOAT_ARGUMENTS = [
-  "counter",
-  "items",
-  "blocks",
-  "a",
-  "w",
-  "c",
-  "ldc",
-  "groups",
-  "tiles",
-  "chunk",
-  "aStride",
-  "table",
-] as const;
+/** Arguments of `work`, i32 each; `table`: 256 floats. */
+export const FLOAT_ARGUMENTS = ["blocks", "a", "w", "c", "ldc", "groups", "tiles", "chunk", "aStride", "table"] as const;
 
 class FloatDecoder {
   readonly #f: FunctionBuilder;
@@ -324,7 +312,6 @@ function writeGemv(f: FunctionBuilder, spec: FloatSpec): void {
       target,
       spec.relaxed ? f.op("f32x4.relaxed_madd", value, factor, target) : f.op("f32x4.add", f.op("f32x4.mul", value, factor), target),
     );
-  for (let j = 0; j < 4; j++) f.set(sums[j], f.load("v128.load", c, 16 * j));
   f.doWhile(
     () => {
       const targets = grouped ? parts : sums;
@@ -371,10 +358,10 @@ function writeGemv(f: FunctionBuilder, spec: FloatSpec): void {
   for (let j = 0; j < 4; j++) f.store("v128.store", c, 16 * j, sums[j]);
 }
 
-/** tile(a, panel, c, ldc, k): c[mr][4 nv] += a[k][mr] * panel[k][16]. */
+/** tile(a, panel, c, ldc, k, more): c[mr][4 nv] = a[k][mr] * panel[k][16], added to what is there where `more`. */
 function writeTile(f: FunctionBuilder, spec: FloatSpec): void {
   const { mr, nv } = spec;
-  const [a, b, c, ldc, k] = [0, 1, 2, 3, 4].map((i) => f.param(i));
+  const [a, b, c, ldc, k, more] = [0, 1, 2, 3, 4, 5].map((i) => f.param(i));
   const rows: Local[] = [c];
   for (let r = 1; r < mr; r++) {
     const row = f.local("i32");
@@ -384,7 +371,7 @@ function writeTile(f: FunctionBuilder, spec: FloatSpec): void {
   const acc = Array.from({ length: mr }, () => f.locals("v128", nv));
   const column = f.locals("v128", nv);
   const splat = f.local("v128");
-  for (let r = 0; r < mr; r++) for (let j = 0; j < nv; j++) f.set(acc[r][j], f.load("v128.load", rows[r], 16 * j));
+  f.if(more, () => acc.forEach((row, r) => row.forEach((sum, j) => f.set(sum, f.load("v128.load", rows[r], 16 * j)))));
   const step = (unroll: number): void => {
     for (let u = 0; u < unroll; u++) {
       for (let j = 0; j < nv; j++) f.set(column[j], f.load("v128.load", b, 64 * u + 16 * j));
@@ -409,8 +396,8 @@ function writeTile(f: FunctionBuilder, spec: FloatSpec): void {
 }
 
 /**
- * A module with `work(args, panel)`: items (chunks of activation tiles x 16-row blocks of W) come off a shared counter; per chunk of groups the block is
- * decoded into `panel`, then every tile runs over it. Where mr is 1 it is the fused GEMV. Also `pack(x, a, rows, k, kPadded)`: [rows][k] to [k][mr].
+ * A module with `work`: items are chunks of activation tiles x 16-row blocks of W; per chunk of groups the block is decoded into the thread's panel, then
+ * every tile runs over it. Where mr is 1 it is the fused GEMV.
  */
 export function floatModule(spec: FloatSpec): Uint8Array<ArrayBuffer> {
   const m = new ModuleBuilder({ shared: spec.shared });
@@ -419,15 +406,11 @@ export function floatModule(spec: FloatSpec): Uint8Array<ArrayBuffer> {
   const inPlace = spec.decode.kind === "float" && !spec.scale && !spec.add;
   const gemv: FunctionRef | null = mr === 1 ? m.func("gemv", ["i32", "i32", "i32", "i32", "i32"], [], (f) => writeGemv(f, spec)) : null;
   const decode = mr > 1 && !inPlace ? m.func("decode", ["i32", "i32", "i32", "i32"], [], (f) => writeDecode(f, spec)) : null;
-  const tile = mr > 1 ? m.func("tile", ["i32", "i32", "i32", "i32", "i32"], [], (f) => writeTile(f, spec)) : null;
-  m.func("work", ["i32", "i32"], [], (f) => {
-    const args = f.param(0);
-    const panel = f.param(1);
+  const tile = mr > 1 ? m.func("tile", ["i32", "i32", "i32", "i32", "i32", "i32"], [], (f) => writeTile(f, spec)) : null;
+  writeWork(m, (f, args, panel) => {
     const field = (name: (typeof FLOAT_ARGUMENTS)[number]): Emit => f.load("i32.load", args, 4 * FLOAT_ARGUMENTS.indexOf(name));
-    const [item, block, tile0, tiles, w, c, left, first, count, mt, a, cm, at, n] = f.locals("i32", 14);
-    const next = (): void => f.set(item, f.atomic("i32.atomic.rmw.add", args, 0, f.i32(1)));
-    next();
-    f.while(f.op("i32.lt_u", item, field("items")), () => {
+    const [block, tile0, tiles, w, c, left, first, count, mt, a, cm, at, n] = f.locals("i32", 13);
+    return (item) => {
       f.set(block, f.op("i32.rem_u", item, field("blocks")));
       f.set(w, f.op("i32.add", field("w"), f.op("i32.mul", block, f.op("i32.mul", field("groups"), f.i32(record)))));
       f.set(c, f.op("i32.add", field("c"), f.op("i32.mul", block, f.i32(64))));
@@ -457,7 +440,7 @@ export function floatModule(spec: FloatSpec): Uint8Array<ArrayBuffer> {
             f.set(mt, tiles);
             f.while(f.op("i32.gt_s", mt, f.i32(0)), () => {
               const panelHalf = f.op("i32.add", at, f.i32(32 * half));
-              f.run(f.call(tile!, a, panelHalf, cm, field("ldc"), f.op("i32.mul", count, f.i32(spec.group))));
+              f.run(f.call(tile!, a, panelHalf, cm, field("ldc"), f.op("i32.mul", count, f.i32(spec.group)), first));
               f.bump(a, field("aStride"));
               f.bump(cm, f.op("i32.mul", field("ldc"), f.i32(mr)));
               f.set(mt, f.op("i32.sub", mt, f.i32(1)));
@@ -467,13 +450,21 @@ export function floatModule(spec: FloatSpec): Uint8Array<ArrayBuffer> {
           f.set(left, f.op("i32.sub", left, count));
         });
       }
-      next();
-    });
+    };
   });
-  // pack(x, a, k, ldx): mr rows of x (ldx bytes apart) to [k][mr]
-  m.func("pack", ["i32", "i32", "i32", "i32"], [], (f) => {
+  return m.bytes();
+}
+
+/** A module whose `work` packs staged rows of float32 for tiles of mr rows, [k][mr]: see `recordJob`. */
+export function floatPackModule(spec: Pick<FloatSpec, "mr" | "group" | "shared">): Uint8Array<ArrayBuffer> {
+  const { mr, group } = spec;
+  const m = new ModuleBuilder({ shared: spec.shared });
+  const pack = m.func(null, ["i32", "i32", "i32", "i32"], [], (f) => {
     const [x, a, k, ldx] = [0, 1, 2, 3].map((i) => f.param(i));
     writePackRows(f, mr, x, a, k, ldx);
   });
+  writeRecords(m, { mr, group, bytes: 4 * mr * group }, (f, x, a, count, stride) =>
+    f.run(f.call(pack, x, a, f.op("i32.mul", count, f.i32(group)), stride)),
+  );
   return m.bytes();
 }

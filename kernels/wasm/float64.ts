@@ -1,8 +1,9 @@
-// The float64 product of the quantizers' algebra in SIMD128: C += alpha A^T B in place, A [depth][lda], B [depth][ldb], C [m][ldc]. Each thread takes column tiles
-// off a counter, packs B and then A into strips of four, [strip][depth][4], and computes tiles of four by four in eight accumulators: 16 multiply-adds per step
+// The float64 product of the quantizers' algebra in SIMD128: C += alpha A^T B in place, A [depth][lda], B [depth][ldb], C [m][ldc]. Each thread takes column
+// tiles, packs B and then A into strips of four, [strip][depth][4], and computes tiles of four by four in eight accumulators: 16 multiply-adds per step
 // on 2 vector and 4 splat loads. Every sum runs over the depth in order from 0 and is then added to C, so tiles and threads do not change a bit.
 // Layout idea: Goto and van de Geijn, "Anatomy of high-performance matrix multiplication", 2008.
 import { ModuleBuilder, type Emit, type FunctionBuilder, type Local } from "./asm.ts";
+import { writeWork } from "./items.ts";
 
 /** Rows packed at once, and columns of a tile: with a depth of 128, A takes 128 KB and B 256 KB of the second-level cache. */
 const ROWS = 128;
@@ -11,10 +12,10 @@ export const TILE_COLUMNS = 256;
 export const MAX_DEPTH = 256;
 
 /** 32-bit words of the argument block; `one` and `alpha` are doubles. */
-export const PRODUCT_WORDS = 18;
-const ARGUMENTS = ["counter", "items", "columns", "a", "lda", "b", "ldb", "c", "ldc", "m", "n", "depth", "lower"] as const;
-const ONE = 56;
-const ALPHA = 64;
+const PRODUCT_WORDS = 16;
+const ARGUMENTS = ["columns", "a", "lda", "b", "ldb", "c", "ldc", "m", "n", "depth", "lower"] as const;
+const ONE = 48;
+const ALPHA = 56;
 
 /** Where operands lie: byte addresses, and row lengths in doubles. */
 export interface ProductPlace {
@@ -33,15 +34,13 @@ export interface ProductPlace {
   readonly lower: boolean;
 }
 
-/** The argument block of `work`, for a number of threads. */
-export function productArguments(p: ProductPlace, threads: number): Int32Array {
+/** The job of a product for a number of threads: its items are tiles of columns. */
+export function productJob(p: ProductPlace, threads: number): { readonly items: number; readonly args: Int32Array } {
   const words = new Int32Array(PRODUCT_WORDS);
   // Two tiles a thread at least; lower triangles have tiles of unequal work.
   const columns = Math.max(4, Math.min(TILE_COLUMNS, Math.ceil(p.n / ((p.lower ? 4 : 2) * threads) / 4) * 4));
   const values = {
     ...p,
-    counter: 0,
-    items: Math.ceil(p.n / columns),
     columns,
     lda: 8 * p.lda,
     ldb: 8 * p.ldb,
@@ -52,7 +51,7 @@ export function productArguments(p: ProductPlace, threads: number): Int32Array {
   const doubles = new Float64Array(words.buffer);
   doubles[ONE / 8] = 1;
   doubles[ALPHA / 8] = p.alpha;
-  return words;
+  return { items: Math.ceil(p.n / columns), args: words };
 }
 
 /** Scratch bytes of a thread. */
@@ -156,22 +155,19 @@ function writeBlock(f: FunctionBuilder): void {
   });
 }
 
-/** A module with `work(args, panel)`. */
+/** A module with `work`. */
 export function float64Module(spec: { readonly shared: boolean }): Uint8Array<ArrayBuffer> {
   const m = new ModuleBuilder({ shared: spec.shared });
   const pack = m.func(null, ["i32", "i32", "i32", "i32", "i32", "i32"], [], writePack);
   const block = m.func(null, ["i32", "i32", "i32", "i32", "i32", "i32", "i32", "i32"], [], writeBlock);
-  m.func("work", ["i32", "i32"], [], (f) => {
-    const [args, panel] = [f.param(0), f.param(1)];
+  writeWork(m, (f, args, panel) => {
     const field = (name: (typeof ARGUMENTS)[number]): Emit => f.load("i32.load", args, 4 * ARGUMENTS.indexOf(name));
-    const [item, j0, columns, i0, rows, packedA, spare] = f.locals("i32", 7);
+    const [j0, columns, i0, rows, packedA, spare] = f.locals("i32", 6);
     const strips = (count: Local): Emit => f.op("i32.shr_u", f.op("i32.add", count, f.i32(3)), f.i32(2));
     const least = (a: Emit, b: Emit): Emit => f.op("select", a, b, f.op("i32.lt_s", a, b));
-    const next = (): void => f.set(item, f.atomic("i32.atomic.rmw.add", args, 0, f.i32(1)));
     f.set(packedA, f.op("i32.add", panel, f.op("i32.mul", field("depth"), f.i32(8 * TILE_COLUMNS))));
     f.set(spare, f.op("i32.add", packedA, f.op("i32.mul", field("depth"), f.i32(8 * ROWS))));
-    next();
-    f.while(f.op("i32.lt_u", item, field("items")), () => {
+    return (item) => {
       f.set(j0, f.op("i32.mul", item, field("columns")));
       f.set(columns, least(field("columns"), f.op("i32.sub", field("n"), j0)));
       const eight = (v: Local): Emit => f.op("i32.shl", v, f.i32(3));
@@ -186,8 +182,7 @@ export function float64Module(spec: { readonly shared: boolean }): Uint8Array<Ar
         f.run(f.call(block, packedA, panel, to, field("ldc"), rows, columns, field("depth"), spare));
         f.bump(i0, ROWS);
       });
-      next();
-    });
+    };
   });
   return m.bytes();
 }

@@ -1,10 +1,12 @@
-// Matrix products on integer operands: C[M,N] += A[M,K] * W[N,K]^T, activations as one or two int8 planes (or int16), weights as fields of
+// Matrix products on integer operands: C[M,N] = A[M,K] * W[N,K]^T, activations as one or two int8 planes (or int16), weights as fields of
 // 1..8 bits with block scales. One generator prints GEMV (MR = 1, 16 rows of W at once) and GEMM tiles (MR x 8 rows). The layout is
 // docs/adding-a-kernel.md's "row block": 16 rows of W x one group of k, then that group's scales, zero points and addends, one stream.
 import { ModuleBuilder, type Emit, type FunctionBuilder, type FunctionRef, type Local, type Operand } from "./asm.ts";
 import { fieldLayout } from "./fields.ts";
 import { weightRecord, type GemmSpec } from "./gemmspec.ts";
+import { writeWork } from "./items.ts";
 import { operandVectors, panelBytes, quadDecoder, writeUnpack, zipsPlanes } from "./operands.ts";
+import { zeroBlock } from "./tiles.ts";
 
 export { weightRecord, type DotStyle, type GemmSpec } from "./gemmspec.ts";
 
@@ -60,7 +62,10 @@ function periodsPerTurn({ style, mr }: GemmSpec, periods: number, quads: number)
   return most;
 }
 
-/** The tile function: (a, w, z, c, ldc, groups). z is the record address for zero points, which are half as wide as the scales. */
+/**
+ * The tile function: (a, w, z, c, ldc, groups). z is the record address for zero points, which are half as wide as the scales. Several rows are added to c, a single one,
+ * whose sums are kept in registers over all groups, is stored.
+ */
 function writeTile(f: FunctionBuilder, spec: GemmSpec): void {
   const { mr, nv, style } = spec;
   const layout = fieldLayout(spec.bits);
@@ -219,7 +224,6 @@ function writeTile(f: FunctionBuilder, spec: GemmSpec): void {
     else f.store("v128.store", rows[r], 16 * j, next);
   };
 
-  if (inRegisters) sums.forEach((sum, j) => f.set(sum, f.load("v128.load", c, 16 * j)));
   const begin = (j: number): void => {
     flushed[j] = false;
     pendingOf[j] = 0;
@@ -318,26 +322,23 @@ function writeTile(f: FunctionBuilder, spec: GemmSpec): void {
   if (inRegisters) sums.forEach((sum, j) => f.store("v128.store", c, 16 * j, sum));
 }
 
-/** Arguments of `work`, i32 each, at the address it is given. The first is a counter that workers share. */
-export const WORK_ARGUMENTS = ["counter", "blocks", "a", "w", "c", "ldc", "groups", "tiles", "chunk", "aStride"] as const;
+/** Arguments of `work`, i32 each. Its items are blocks of 16 rows of W. */
+export const WORK_ARGUMENTS = ["a", "w", "c", "ldc", "groups", "tiles", "chunk", "aStride"] as const;
 
 /**
- * A module with `tile` and `work(args)`: workers take 16-row blocks off a shared counter; a block runs over chunks of groups (kept in the
- * first-level cache) and, within, over tiles of activation rows. Micro-kernels are calls: V8 replaces no running loop by better code.
+ * A module with `tile` and `work`: a block runs over chunks of groups (kept in the first-level cache) and, within, over tiles of activation rows. Micro-kernels are calls: V8 replaces no running loop by better code.
  */
 export function gemmModule(spec: GemmSpec): Uint8Array<ArrayBuffer> {
   const m = new ModuleBuilder({ shared: spec.shared });
   const parameters = new Array<"i32">(spec.panel ? 7 : 6).fill("i32");
   const tile: FunctionRef = m.func("tile", parameters, [], (f) => writeTile(f, spec));
   const unpack = spec.panel ? m.func("unpack", ["i32", "i32", "i32"], [], (f) => writeUnpack(f, spec)) : null;
-  m.func("work", ["i32", "i32"], [], (f) => {
-    const [args, panel] = [f.param(0), f.param(1)];
+  writeWork(m, (f, args, panel) => {
     const field = (name: (typeof WORK_ARGUMENTS)[number]): Emit => f.load("i32.load", args, 4 * WORK_ARGUMENTS.indexOf(name));
-    const [block, w, c, chunk, left, first, mt, a, cm, count, at] = f.locals("i32", 11);
+    const [w, c, chunk, left, first, mt, a, cm, count, at] = f.locals("i32", 11);
     const record = weightRecord(spec).bytes;
     const actRecord = activationRecord(spec).bytes;
-    f.set(block, f.atomic("i32.atomic.rmw.add", args, 0, f.i32(1)));
-    f.while(f.op("i32.lt_u", block, field("blocks")), () => {
+    return (block) => {
       f.set(w, f.op("i32.add", field("w"), f.op("i32.mul", block, f.op("i32.mul", field("groups"), f.i32(record)))));
       f.set(c, f.op("i32.add", field("c"), f.op("i32.mul", block, f.i32(64))));
       f.set(left, field("groups"));
@@ -351,6 +352,8 @@ export function gemmModule(spec: GemmSpec): Uint8Array<ArrayBuffer> {
         f.set(a, f.op("i32.add", field("a"), f.op("i32.mul", first, f.i32(actRecord))));
         f.set(cm, c);
         f.while(f.op("i32.lt_s", mt, field("tiles")), () => {
+          // tile by tile: stores that wait for their lines do not hold up what follows
+          if (spec.mr > 1) f.if(f.op("i32.eqz", first), () => zeroBlock(f, cm, field("ldc"), spec.mr));
           // both halves of the block while a tile's activations are in the first-level cache
           for (let half = 0; half < 4 / spec.nv; half++) {
             const offset = (p: Local, bytes: number): Operand => (half === 0 ? p : f.op("i32.add", p, f.i32(half * bytes)));
@@ -365,8 +368,7 @@ export function gemmModule(spec: GemmSpec): Uint8Array<ArrayBuffer> {
         f.bump(first, count);
         f.set(left, f.op("i32.sub", left, count));
       });
-      f.set(block, f.atomic("i32.atomic.rmw.add", args, 0, f.i32(1)));
-    });
+    };
   });
   return m.bytes();
 }

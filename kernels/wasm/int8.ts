@@ -2,7 +2,8 @@
 // 16 rows x 4 k per 64 bytes. With an exact unsigned relaxed dot product (style "dot") bytes are multiplied as they are, offset by 128 and corrected;
 // otherwise a block is widened to i16 once per chunk of k and multiplied with i32x4.dot_i16x8_s.
 import { ModuleBuilder, type Emit, type FunctionBuilder, type Local } from "./asm.ts";
-import { writePackRows } from "./tiles.ts";
+import { writeWork } from "./items.ts";
+import { writePackRows, zeroBlock } from "./tiles.ts";
 
 export interface Int8Spec {
   readonly style: "dot" | "simd";
@@ -18,8 +19,8 @@ export const INT8_CHUNK = 128;
 /** Most rows of a tile: 12 accumulators, two operands and a broadcast; a separate product needs a register of its own. */
 export const INT8_ROWS = { dot: 6, simd: 4 } as const;
 
-/** Arguments of `work`, i32 each; `rowSums` and `columnSums` are read by style "dot" only. */
-export const INT8_ARGUMENTS = ["counter", "blocks", "a", "w", "c", "ldc", "quads", "tiles", "aStride", "rowSums", "columnSums"] as const;
+/** Arguments of `work`, i32 each; `rowSums` and `columnSums` are read by style "dot" only. Its items are blocks of 16 rows of W. */
+export const INT8_ARGUMENTS = ["a", "w", "c", "ldc", "quads", "tiles", "aStride", "rowSums", "columnSums"] as const;
 
 /** Bytes of one quad of one row of A as packed. */
 export const int8Quad = (style: "dot" | "simd"): number => (style === "dot" ? 4 : 8);
@@ -83,22 +84,16 @@ function writeWiden(f: FunctionBuilder): void {
   );
 }
 
-/**
- * A module with `work(args, panel)` and `pack(x, a, rowSums, quads, ldx)`: mr rows of bytes (ldx apart, padded to whole quads) to [quads][mr], and for style "dot"
- * their sums times -128.
- */
+/** A module whose `work` multiplies what `int8PackModule` packed. */
 export function int8Module(spec: Int8Spec): Uint8Array<ArrayBuffer> {
   const m = new ModuleBuilder({ shared: spec.shared });
   const { mr, style } = spec;
   const tile = m.func("tile", ["i32", "i32", "i32", "i32", "i32"], [], (f) => writeTile(f, spec));
   const widen = style === "simd" ? m.func("widen", ["i32", "i32", "i32"], [], writeWiden) : null;
-  m.func("work", ["i32", "i32"], [], (f) => {
-    const [args, panel] = [f.param(0), f.param(1)];
+  writeWork(m, (f, args, panel) => {
     const field = (name: (typeof INT8_ARGUMENTS)[number]): Emit => f.load("i32.load", args, 4 * INT8_ARGUMENTS.indexOf(name));
-    const [block, w, c, left, first, count, mt, a, cm, at, row] = f.locals("i32", 11);
-    const next = (): void => f.set(block, f.atomic("i32.atomic.rmw.add", args, 0, f.i32(1)));
-    next();
-    f.while(f.op("i32.lt_u", block, field("blocks")), () => {
+    const [w, c, left, first, count, mt, a, cm, at, row] = f.locals("i32", 11);
+    return (block) => {
       f.set(w, f.op("i32.add", field("w"), f.op("i32.mul", block, f.op("i32.shl", field("quads"), f.i32(6)))));
       f.set(c, f.op("i32.add", field("c"), f.op("i32.shl", block, f.i32(6))));
       f.set(left, field("quads"));
@@ -106,8 +101,8 @@ export function int8Module(spec: Int8Spec): Uint8Array<ArrayBuffer> {
       if (style === "dot") {
         // start values: -128 * sum of a row of A, + 128 * sum of a row of W where A is unsigned
         f.set(mt, f.op("i32.mul", field("tiles"), f.i32(mr)));
-        f.set(row, field("rowSums"));
         f.set(cm, c);
+        f.set(row, field("rowSums"));
         f.while(f.op("i32.gt_s", mt, f.i32(0)), () => {
           for (let j = 0; j < 4; j++) {
             const own = f.load("v128.load32_splat", row);
@@ -131,6 +126,7 @@ export function int8Module(spec: Int8Spec): Uint8Array<ArrayBuffer> {
           f.set(a, f.op("i32.add", field("a"), f.op("i32.mul", first, f.i32(mr * int8Quad(style)))));
           f.set(cm, f.op("i32.add", c, f.i32(32 * half)));
           f.while(f.op("i32.gt_s", mt, f.i32(0)), () => {
+            if (style === "simd" && half === 0) f.if(f.op("i32.eqz", first), () => zeroBlock(f, cm, field("ldc"), mr));
             f.run(f.call(tile, a, f.op("i32.add", at, f.i32(32 * half)), cm, field("ldc"), count));
             f.bump(a, field("aStride"));
             f.bump(cm, f.op("i32.mul", field("ldc"), f.i32(mr)));
@@ -140,10 +136,30 @@ export function int8Module(spec: Int8Spec): Uint8Array<ArrayBuffer> {
         f.bump(first, count);
         f.set(left, f.op("i32.sub", left, count));
       });
-      next();
-    });
+    };
   });
-  m.func("pack", ["i32", "i32", "i32", "i32", "i32"], [], (f) => (style === "dot" ? writePackBytes(f, spec) : writePackWords(f, spec)));
+  return m.bytes();
+}
+
+/** Arguments of packing, i32 each: rows of `quads` quads at `x`. Its items are tiles. */
+export const INT8_PACK_ARGUMENTS = ["x", "a", "rowSums", "quads", "aStride"] as const;
+
+/** A module whose `work` packs rows of bytes, padded to whole quads, for tiles of mr rows: [quads][mr], and for style "dot" their sums times -128. */
+export function int8PackModule(spec: Int8Spec): Uint8Array<ArrayBuffer> {
+  const m = new ModuleBuilder({ shared: spec.shared });
+  const pack = m.func(null, ["i32", "i32", "i32", "i32", "i32"], [], (f) =>
+    spec.style === "dot" ? writePackBytes(f, spec) : writePackWords(f, spec),
+  );
+  writeWork(m, (f, args) => {
+    const field = (name: (typeof INT8_PACK_ARGUMENTS)[number]): Emit => f.load("i32.load", args, 4 * INT8_PACK_ARGUMENTS.indexOf(name));
+    return (tile) => {
+      const width = f.op("i32.shl", field("quads"), f.i32(2));
+      const x = f.op("i32.add", field("x"), f.op("i32.mul", tile, f.op("i32.mul", width, f.i32(spec.mr))));
+      const a = f.op("i32.add", field("a"), f.op("i32.mul", tile, field("aStride")));
+      const sums = f.op("i32.add", field("rowSums"), f.op("i32.mul", tile, f.i32(4 * spec.mr)));
+      f.run(f.call(pack, x, a, sums, field("quads"), width));
+    };
+  });
   return m.bytes();
 }
 

@@ -1,11 +1,13 @@
-// Matrix-vector products by table look-up: C[M,N] += A[M,K] * W[N,K]^T for weights of 1..4 bit planes and int8 activations (T-MAC, arXiv 2407.00088). A table
+// Matrix-vector products by table look-up: C[M,N] = A[M,K] * W[N,K]^T for weights of 1..4 bit planes and int8 activations (T-MAC, arXiv 2407.00088). A table
 // holds the 16 sums of subsets of 4 neighbouring activations ("a quad"); one swizzle looks up a bit plane of 16 rows x 4 k, and sums are made by additions only.
 // Exact: same integers as gemm.ts, same order of float steps. A half table (8 entries and a sign) would cost two more instructions per look-up and save none.
 //
 // An entry is a subset's sum less half the sum of all four, in -254..255. It is kept as 32 * high + low, two byte tables: low in 0..31, high in -8..7. So 8 look-ups
 // add up inside a byte (248; -64..56) before they are widened to i16, and i16 sums before they pass 32767 to i32.
 import { groupScale, roundCodes } from "./activations.ts";
-import { ModuleBuilder, type Emit, type FunctionBuilder, type FunctionRef, type Local } from "./asm.ts";
+import { ModuleBuilder, type Emit, type FunctionBuilder, type FunctionRef, type Local, type Operand } from "./asm.ts";
+import { writeRecords, writeWork } from "./items.ts";
+import { zeroBlock } from "./tiles.ts";
 
 /** Codes as bit planes: value = unit * (u - shift), where `doubled` unit * (2u - shift), plus `bias`. */
 export interface LutPlan {
@@ -293,25 +295,22 @@ function writeTables(f: FunctionBuilder, spec: LutSpec): void {
   });
 }
 
-/** Arguments of `work`, i32 each; the first is a counter that workers share. `rows` of activations, `chunk` groups at a time. */
-export const LUT_ARGUMENTS = ["counter", "blocks", "a", "w", "c", "ldc", "groups", "rows", "chunk", "aStride"] as const;
+/** Arguments of `work`, i32 each: `rows` of activations, `chunk` groups at a time. Its items are pairs of 16-row blocks. */
+export const LUT_ARGUMENTS = ["blocks", "a", "w", "c", "ldc", "groups", "rows", "chunk", "aStride"] as const;
 
-/** A module with `tables(x, out, groups)` and `work(args)`: workers take pairs of 16-row blocks off a shared counter. */
+/** A module whose `work` multiplies by the tables of `lutTablesModule`. */
 export function lutModule(spec: LutSpec): Uint8Array<ArrayBuffer> {
   const m = new ModuleBuilder({ shared: spec.shared });
   const [one, two]: FunctionRef[] = ([1, 2] as const).map((nv) =>
     m.func(`tile${nv}`, ["i32", "i32", "i32", "i32", "i32"], [], (f) => writeTile(f, spec, nv)),
   );
-  m.func("tables", ["i32", "i32", "i32"], [], (f) => writeTables(f, spec));
-  m.func("work", ["i32", "i32"], [], (f) => {
-    const args = f.param(0);
+  writeWork(m, (f, args) => {
     const field = (name: (typeof LUT_ARGUMENTS)[number]): Emit => f.load("i32.load", args, 4 * LUT_ARGUMENTS.indexOf(name));
     const [block, blockBytes, w, c, left, first, count, row, a, cm, at] = f.locals("i32", 11);
     const record = lutRecord(spec).bytes;
-    const next = (): void => f.set(block, f.op("i32.shl", f.atomic("i32.atomic.rmw.add", args, 0, f.i32(1)), f.i32(1)));
     f.set(blockBytes, f.op("i32.mul", field("groups"), f.i32(record)));
-    next();
-    f.while(f.op("i32.lt_u", block, field("blocks")), () => {
+    return (item) => {
+      f.set(block, f.op("i32.shl", item, f.i32(1)));
       f.set(w, f.op("i32.add", field("w"), f.op("i32.mul", block, blockBytes)));
       f.set(c, f.op("i32.add", field("c"), f.op("i32.shl", block, f.i32(6))));
       f.set(left, field("groups"));
@@ -322,10 +321,15 @@ export function lutModule(spec: LutSpec): Uint8Array<ArrayBuffer> {
         f.set(a, f.op("i32.add", field("a"), f.op("i32.mul", first, f.i32(lutTables(spec.group)))));
         f.set(cm, c);
         f.set(row, field("rows"));
+        const zero = (c: Operand): void => f.if(f.op("i32.eqz", first), () => zeroBlock(f, c, f.i32(0), 1));
         f.while(f.op("i32.gt_s", row, f.i32(0)), () => {
+          zero(cm);
           f.if(
             f.op("i32.lt_u", f.op("i32.add", block, f.i32(1)), field("blocks")),
-            () => f.run(f.call(two, a, at, f.op("i32.add", at, blockBytes), cm, count)),
+            () => {
+              zero(f.op("i32.add", cm, f.i32(64)));
+              f.run(f.call(two, a, at, f.op("i32.add", at, blockBytes), cm, count));
+            },
             () => f.run(f.call(one, a, at, at, cm, count)),
           );
           f.bump(a, field("aStride"));
@@ -335,8 +339,15 @@ export function lutModule(spec: LutSpec): Uint8Array<ArrayBuffer> {
         f.bump(first, count);
         f.set(left, f.op("i32.sub", left, count));
       });
-      next();
-    });
+    };
   });
+  return m.bytes();
+}
+
+/** A module whose `work` makes the tables of staged rows: see `recordJob`. */
+export function lutTablesModule(spec: LutSpec): Uint8Array<ArrayBuffer> {
+  const m = new ModuleBuilder({ shared: spec.shared });
+  const tables = m.func(null, ["i32", "i32", "i32"], [], (f) => writeTables(f, spec));
+  writeRecords(m, { mr: 1, group: spec.group, bytes: lutTables(spec.group) }, (f, x, a, count) => f.run(f.call(tables, x, a, count)));
   return m.bytes();
 }

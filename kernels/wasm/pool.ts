@@ -67,7 +67,7 @@ function loop(control, index, poll, spinMs) {
         work = new WebAssembly.Instance(new WebAssembly.Module(code), { m: { m: memories[memory] } }).exports.work;
         instances.set(key, work);
       }
-      work(args, panels + index * stride);
+      work(args, panels + index * stride, index);
     } catch (e) {
       Atomics.store(control, ${FAILED}, 1);
     }
@@ -137,6 +137,19 @@ export async function createPool(options: PoolOptions, hooks: PoolHooks): Promis
       () => void Atomics.add(control, DONE, 1),
     ),
   );
+  const placed = new WeakMap<Space, Map<Kernel, number>>();
+  /** Where workers find the bytes of a kernel. */
+  const codeAddress = (space: Space, kernel: Kernel): number => {
+    let addresses = placed.get(space);
+    if (addresses === undefined) placed.set(space, (addresses = new Map()));
+    let address = addresses.get(kernel);
+    if (address === undefined) {
+      address = space.scratch(`kernel ${kernel.id}`, kernel.bytes.length);
+      new Uint8Array(space.buffer, address, kernel.bytes.length).set(kernel.bytes);
+      addresses.set(kernel, address);
+    }
+    return address;
+  };
   const pool: Pool = {
     threads,
     manyMemories: hooks.manyMemories,
@@ -147,8 +160,7 @@ export async function createPool(options: PoolOptions, hooks: PoolHooks): Promis
       if (closed) throw new LowbitError("E_DISPOSED", "wasm threads: expected a live backend, got one that was disposed. Make another.");
       if (dead !== null)
         throw new LowbitError("E_DEVICE", `wasm threads: expected ${others} live workers, got: ${dead}. Make another backend.`);
-      const bytes = space.scratch(`kernel ${kernel.id}`, kernel.bytes.length);
-      new Uint8Array(space.buffer, bytes, kernel.bytes.length).set(kernel.bytes);
+      const bytes = codeAddress(space, kernel);
       control.set([space.index, kernel.id, bytes, kernel.bytes.length, args, panels, panelStride], JOB);
       Atomics.store(control, DONE, 0);
       Atomics.store(control, FAILED, 0);

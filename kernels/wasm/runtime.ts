@@ -1,9 +1,10 @@
 // What a backend needs to run kernels: arenas of memory, compiled modules (cached by their whole spec), scratch space, and a pool of workers
-// where there is one. Jobs are "work" functions that take items off a shared counter, so one thread and many run the same code.
+// where there is one. Jobs are "work" functions that share out items (items.ts), so one thread and many run the same code.
 import { LowbitError } from "../../formats/core/errors.ts";
 import { createArena, engine, type Kernel, type Space, type WasmFunction } from "./engine.ts";
 import type { WasmFeatures } from "./features.ts";
 import type { GemmSpec } from "./gemm.ts";
+import { jobBytes, writeJob } from "./items.ts";
 import type { Pool } from "./pool.ts";
 
 const kernels = new Map<string, Kernel>();
@@ -30,8 +31,8 @@ export interface Runtime {
   readonly tiles: Map<string, GemmSpec> | null;
   /** Space and address of `bytes` for a weight. @throws LowbitError E_DEVICE when memory runs out */
   allocate(bytes: number): { space: Space; address: number };
-  /** Runs `work(args, panel)` of a kernel on all threads. @throws LowbitError E_DEVICE for a worker that died */
-  work(space: Space, kernel: Kernel, args: Int32Array, panelBytes: number): void;
+  /** Runs `items` of a kernel on all threads, a single one on the calling thread. @throws LowbitError E_DEVICE for a worker that died */
+  work(space: Space, kernel: Kernel, items: number, args: Int32Array, panelBytes: number): void;
   dispose(): void;
   readonly live: boolean;
 }
@@ -119,18 +120,16 @@ export function createRuntime(options: RuntimeOptions): Runtime {
       if (address === 0) throw outOfMemory(bytes);
       return { space, address };
     },
-    work(space, k, args, panelBytes) {
-      const at = space.scratch("arguments", 256);
-      const threads = pool === null ? 1 : pool.threads;
+    work(space, k, items, args, panelBytes) {
+      const threads = pool === null || items === 1 ? 1 : pool.threads;
+      const bytes = jobBytes(threads);
+      const at = space.scratch("arguments", bytes);
       const panelStride = Math.ceil(panelBytes / 64) * 64;
       const panels = panelBytes === 0 ? 0 : space.scratch("panels", panelStride * threads);
       const own = space.exports(k);
-      new Int32Array(space.buffer, at, args.length).set(args);
-      if (pool === null) {
-        own.work(at, panels);
-        return;
-      }
-      pool.run(space, k, at, panels, panelStride, () => own.work(at, panels));
+      writeJob(new Int32Array(space.buffer, at, bytes / 4), args, items, threads);
+      if (pool === null || threads === 1) own.work(at, panels, 0);
+      else pool.run(space, k, at, panels, panelStride, () => own.work(at, panels, 0));
     },
     dispose() {
       if (!live) return;

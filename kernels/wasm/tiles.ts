@@ -1,10 +1,20 @@
 // How rows of activations and of results are laid out for the tiles of all products.
-import type { FunctionBuilder, Local } from "./asm.ts";
+import type { FunctionBuilder, Local, Operand } from "./asm.ts";
 
 /** Values between rows of a result of `rows` x `n`: whole blocks, and no power of two, for rows that far apart would share the few lines of one cache set. */
 export function resultStride(n: number, rows: number): number {
   const stride = Math.ceil(n / 16) * 16;
   return rows > 1 && stride % 256 === 0 ? stride + 16 : stride;
+}
+
+/** Zeros the 64 bytes of a block in each of `rows` rows of a result at `c`, `ldc` bytes apart. */
+export function zeroBlock(f: FunctionBuilder, c: Operand, ldc: Operand, rows: number): void {
+  const row = f.local("i32");
+  f.set(row, c);
+  for (let r = 0; r < rows; r++) {
+    if (r > 0) f.bump(row, ldc);
+    for (let j = 0; j < 4; j++) f.store("v128.store", row, 16 * j, f.constant("i32 0", f.v128i32(0)));
+  }
 }
 
 /** Rows of a tile for m rows of activations, at most `most`: the fewest tiles, evenly filled. */

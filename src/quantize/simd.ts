@@ -2,15 +2,8 @@
 // there and added to C. `openAlgebra` hands out arrays in WebAssembly memory, on which products work in place: in a memory of its own (one thread), or in that of
 // a backend (its threads). Without WebAssembly, and for products too small to pay for copying, the plain loop. All sum in float64.
 import { engine, type WasmFunction, type WasmMemory } from "../../kernels/wasm/engine.ts";
-import {
-  float64Module,
-  MAX_DEPTH,
-  PRODUCT_SLACK,
-  PRODUCT_WORDS,
-  productArguments,
-  productPanelBytes,
-  type ProductPlace,
-} from "../../kernels/wasm/float64.ts";
+import { float64Module, MAX_DEPTH, PRODUCT_SLACK, productJob, productPanelBytes, type ProductPlace } from "../../kernels/wasm/float64.ts";
+import { jobBytes, writeJob } from "../../kernels/wasm/items.ts";
 import { LowbitError } from "../../formats/core/errors.ts";
 import type { Float64Algebra } from "../backends/wasm/float64.ts";
 import { algebraOf, tnProductPlain, type Algebra, type TnProduct } from "./linalg.ts";
@@ -47,7 +40,7 @@ interface Kernel {
   run(place: ProductPlace): void;
 }
 
-const PANEL = Math.ceil((4 * PRODUCT_WORDS) / 64) * 64;
+const PANEL = jobBytes(1);
 const START = PANEL + Math.ceil(productPanelBytes(MAX_DEPTH) / 64) * 64;
 const PAGE = 65536;
 
@@ -64,13 +57,14 @@ function openKernel(size: number): Kernel | null {
   try {
     const memory = new engine.Memory({ initial: pages, maximum: 65536 });
     const work: WasmFunction = new engine.Instance(new engine.Module(bytes), { m: { m: memory } }).exports.work;
-    const args = new Int32Array(memory.buffer, 0, PRODUCT_WORDS);
+    const args = new Int32Array(memory.buffer, 0, PANEL / 4);
     return {
       memory,
       free: START,
       run(place) {
-        args.set(productArguments(place, 1));
-        work(0, PANEL);
+        const job = productJob(place, 1);
+        writeJob(args, job.args, job.items, 1);
+        work(0, PANEL, 0);
       },
     };
   } catch {

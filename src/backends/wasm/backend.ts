@@ -7,13 +7,14 @@ import type { WeightSource } from "../../../kernels/weight.ts";
 import { activationModule } from "../../../kernels/wasm/activations.ts";
 import { chooseDot, type DotChoice } from "../../../kernels/wasm/choose.ts";
 import { wasmFeatures, type WasmFeatures } from "../../../kernels/wasm/features.ts";
-import { decodeExponent, FLOAT_ARGUMENTS, floatModule } from "../../../kernels/wasm/float.ts";
+import { decodeExponent, FLOAT_ARGUMENTS, floatModule, floatPackModule } from "../../../kernels/wasm/float.ts";
 import { floatPlan, floatRows, floatSpec, type FloatPlan } from "../../../kernels/wasm/floatplan.ts";
 import { activationRecord, correctionFactor, gemmModule, WORK_ARGUMENTS, type GemmSpec } from "../../../kernels/wasm/gemm.ts";
 import { panelBytes, zipsPlanes } from "../../../kernels/wasm/operands.ts";
 import { packFloat, packWeight } from "../../../kernels/wasm/pack.ts";
 import { resultStride } from "../../../kernels/wasm/tiles.ts";
-import type { Kernel, WasmFunction } from "../../../kernels/wasm/engine.ts";
+import type { Kernel } from "../../../kernels/wasm/engine.ts";
+import { recordJob } from "../../../kernels/wasm/items.ts";
 import { createRuntime, kernel, type Runtime } from "../../../kernels/wasm/runtime.ts";
 import { fastest, tileCandidates, tuneKey } from "../../../kernels/wasm/tuner.ts";
 import { checkRun, disposed } from "../layer.ts";
@@ -196,7 +197,6 @@ function prepare(runtime: Runtime, w: PackedTensor, options: PrepareOptions): Sy
       const rows = product.rows(count);
       const stride = resultStride(n, rows);
       const c = space.scratch("c", 4 * rows * stride);
-      new Float32Array(space.buffer, c, rows * stride).fill(0);
       product.multiply(count === m ? x : x.subarray(from * k, (from + count) * k), count, c, stride);
       const result = new Float32Array(space.buffer, c, rows * stride);
       if (stride === n) y.set(result.subarray(0, count * n), from * n);
@@ -251,8 +251,8 @@ function dotProduct(runtime: Runtime, source: WeightSource, choice: DotChoice, a
   const tileOf = (m: number): GemmSpec =>
     runtime.tiles === null ? standard(m) : (runtime.tiles.get(tuneKey(standard(m), m)) ?? standard(m));
   /** Compiled code by spec, which is one object per kernel. */
-  const compiled = new Map<GemmSpec, { quantize: WasmFunction; gemm: Kernel }>();
-  const compile = (spec: GemmSpec): { quantize: WasmFunction; gemm: Kernel } => {
+  const compiled = new Map<GemmSpec, { quantize: Kernel; gemm: Kernel }>();
+  const compile = (spec: GemmSpec): { quantize: Kernel; gemm: Kernel } => {
     let found = compiled.get(spec);
     if (found === undefined) {
       const quantizer = {
@@ -265,7 +265,7 @@ function dotProduct(runtime: Runtime, source: WeightSource, choice: DotChoice, a
         factor: correctionFactor(spec, plan.shift),
         shared: runtime.shared,
       };
-      const { quantize } = space.exports(kernel("activations", quantizer, () => activationModule(quantizer)));
+      const quantize = kernel("activations", quantizer, () => activationModule(quantizer));
       found = { quantize, gemm: kernel("gemm", spec, () => gemmModule(spec)) };
       compiled.set(spec, found);
     }
@@ -304,19 +304,14 @@ function dotProduct(runtime: Runtime, source: WeightSource, choice: DotChoice, a
       const a = space.scratch("a", tiles * groups * record.bytes);
       const staged = stage(space, x, m, source.k, span, group, groups, padded);
       const tileBytes = groups * record.bytes;
-      for (let r = 0; r < padded; r++) {
-        const lane = r % mr;
-        const tile = a + Math.floor(r / mr) * tileBytes;
-        quantize(staged + 4 * r * groups * group, tile + 4 * lane, tile + lane * record.quad, groups);
-      }
+      const records = recordJob(staged, a, tiles, mr, groups, group);
+      runtime.work(space, quantize, records.items, records.args, 0);
       const chunk = spec.panel
         ? Math.max(1, Math.floor(PANEL_BYTES / panelBytes(spec)))
-        : m === 1
+        : mr === 1
           ? groups
           : Math.max(1, Math.floor(1024 / group));
       const values = {
-        counter: 0,
-        blocks: shape.blocks,
         a,
         w: address,
         c,
@@ -329,6 +324,7 @@ function dotProduct(runtime: Runtime, source: WeightSource, choice: DotChoice, a
       runtime.work(
         space,
         gemm,
+        shape.blocks,
         Int32Array.from(WORK_ARGUMENTS, (name) => values[name]),
         spec.panel ? chunk * panelBytes(spec) : 0,
       );
@@ -373,14 +369,21 @@ function floatProduct(runtime: Runtime, source: WeightSource, label: string, rea
       let unscale = 1;
       if (mr > 1) {
         a = space.scratch("a", 4 * padded * width);
-        const { pack } = space.exports(built);
-        for (let t = 0; t < tiles; t++) pack(staged + 4 * t * mr * width, a + 4 * t * mr * width, width, 4 * width);
+        const packing = { mr, group, shared: runtime.shared };
+        const records = recordJob(staged, a, tiles, mr, plan.groups, group);
+        runtime.work(
+          space,
+          kernel("float pack", packing, () => floatPackModule(packing)),
+          records.items,
+          records.args,
+          0,
+        );
       } else if (decodeExponent(plan.decode) !== 0) unscale = normalise(new Float32Array(space.buffer, staged, width));
-      const tilesPerChunk = Math.max(1, Math.floor(192 / mr));
+      // chunks of rows that the second-level cache holds, of one size, and enough of them that threads end together
+      const least = runtime.threads === 1 ? 1 : Math.ceil((32 * runtime.threads) / plan.blocks);
+      const tilesPerChunk = Math.ceil(tiles / Math.min(tiles, Math.max(least, Math.ceil((mr * tiles) / 192))));
       const chunk = Math.max(1, Math.floor(256 / group));
       const values = {
-        counter: 0,
-        items: plan.blocks * (mr === 1 ? 1 : Math.ceil(tiles / tilesPerChunk)),
         blocks: plan.blocks,
         a,
         w: address,
@@ -393,7 +396,7 @@ function floatProduct(runtime: Runtime, source: WeightSource, label: string, rea
         table: address + plan.bytes,
       };
       const args = Int32Array.from(FLOAT_ARGUMENTS, (name) => values[name]);
-      runtime.work(space, built, args, mr === 1 ? 0 : 64 * group * chunk);
+      runtime.work(space, built, plan.blocks * Math.ceil(tiles / tilesPerChunk), args, mr === 1 ? 0 : 64 * group * chunk);
       if (unscale !== 1) {
         const y = new Float32Array(space.buffer, c, source.rows);
         for (let i = 0; i < y.length; i++) y[i] *= unscale;

@@ -51,10 +51,11 @@ export function prepareBitplanes(runtime: Runtime, codes: ArrayLike<number>, n: 
       const packed = space.scratch("a", bytes);
       const c = space.scratch("c", 4 * m * pairs * BITPLANE_ROWS);
       const sums = packPlanes(a, m, k, activation, new Uint8Array(space.buffer, packed, bytes));
-      const values = { counter: 0, pairs, a: packed, w: address, c, rows: m, vectors };
+      const values = { pairs, a: packed, w: address, c, rows: m, vectors };
       runtime.work(
         space,
         built,
+        pairs,
         Int32Array.from(BITPLANE_ARGUMENTS, (name) => values[name]),
         0,
       );

@@ -2,7 +2,7 @@
 // others are copied in and out. Results do not depend on the number of threads.
 import { LowbitError } from "../../../formats/core/errors.ts";
 import type { Space } from "../../../kernels/wasm/engine.ts";
-import { float64Module, MAX_DEPTH, PRODUCT_SLACK, productArguments, productPanelBytes } from "../../../kernels/wasm/float64.ts";
+import { float64Module, MAX_DEPTH, PRODUCT_SLACK, productJob, productPanelBytes } from "../../../kernels/wasm/float64.ts";
 import { kernel, type Runtime } from "../../../kernels/wasm/runtime.ts";
 import { disposed } from "../layer.ts";
 
@@ -85,7 +85,8 @@ export function float64Algebra(runtime: Runtime): Float64Algebra {
         const common = { b: right.address, ldb: right.ld, lda: left.ld, depth: d, alpha };
         if (inPlace) {
           const target = { c: c.data.byteOffset + 8 * c.at, ldc: c.ld, a: left.address };
-          runtime.work(space, built, productArguments({ ...common, ...target, m, n, lower }, runtime.threads), productPanelBytes(d));
+          const { items, args } = productJob({ ...common, ...target, m, n, lower }, runtime.threads);
+          runtime.work(space, built, items, args, productPanelBytes(d));
           continue;
         }
         // Bands of rows; those of a lower triangle end at their own diagonal.
@@ -96,8 +97,8 @@ export function float64Algebra(runtime: Runtime): Float64Algebra {
           const address = space.scratch("float64 c", 8 * rows * width);
           new Float64Array(space.buffer, address, rows * width).fill(0);
           const target = { c: address, ldc: width, a: left.address + 8 * i };
-          const args = productArguments({ ...common, ...target, m: rows, n: width, lower: lower && i === 0 }, runtime.threads);
-          runtime.work(space, built, args, productPanelBytes(d));
+          const { items, args } = productJob({ ...common, ...target, m: rows, n: width, lower: lower && i === 0 }, runtime.threads);
+          runtime.work(space, built, items, args, productPanelBytes(d));
           const out = new Float64Array(space.buffer, address, rows * width);
           for (let r = 0; r < rows; r++) {
             const to = c.at + (i + r) * c.ld;

@@ -2,7 +2,8 @@
 import { isLowbitError, LowbitError } from "../../../formats/core/errors.ts";
 import { lutName } from "../../../kernels/names.ts";
 import type { WeightSource } from "../../../kernels/weight.ts";
-import { LUT_ARGUMENTS, lutModule, lutTables } from "../../../kernels/wasm/lut.ts";
+import { LUT_ARGUMENTS, lutModule, lutTables, lutTablesModule } from "../../../kernels/wasm/lut.ts";
+import { recordJob } from "../../../kernels/wasm/items.ts";
 import { chooseLut, packLut, type LutChoice } from "../../../kernels/wasm/lutpack.ts";
 import { resultStride } from "../../../kernels/wasm/tiles.ts";
 import { fastest } from "../../../kernels/wasm/tuner.ts";
@@ -35,22 +36,23 @@ export function lutProduct(runtime: Runtime, source: WeightSource, choice: LutCh
     rows: (m) => m,
     multiply(x, m, c, stride) {
       const built = kernel("lut", spec, () => lutModule(spec));
-      const width = groups * group;
       const aStride = groups * lutTables(group);
       const ldc = 4 * stride;
       const count = Math.min(m, ROWS);
       const a = space.scratch("a", count * aStride);
       const chunk = m === 1 ? groups : Math.max(1, Math.floor(CHUNK / group));
-      const { tables } = space.exports(built);
+      const maker = kernel("lut tables", spec, () => lutTablesModule(spec));
       for (let from = 0; from < m; from += count) {
         const rows = Math.min(count, m - from);
         const part = m === rows ? x : x.subarray(from * source.k, (from + rows) * source.k);
         const staged = stage(space, part, rows, source.k, span, group, groups, rows);
-        for (let r = 0; r < rows; r++) tables(staged + 4 * r * width, a + r * aStride, groups);
-        const values = { counter: 0, blocks, a, w: address, c: c + from * ldc, ldc, groups, rows, chunk, aStride };
+        const tables = recordJob(staged, a, rows, 1, groups, group);
+        runtime.work(space, maker, tables.items, tables.args, 0);
+        const values = { blocks, a, w: address, c: c + from * ldc, ldc, groups, rows, chunk, aStride };
         runtime.work(
           space,
           built,
+          Math.ceil(blocks / 2),
           Int32Array.from(LUT_ARGUMENTS, (name) => values[name]),
           0,
         );

@@ -1,6 +1,15 @@
 // Operations of the WebAssembly backend beside packed products: integer products and the Walsh-Hadamard transform.
 import { hadamardModule } from "../../../kernels/wasm/hadamard.ts";
-import { INT8_ARGUMENTS, INT8_CHUNK, INT8_ROWS, int8Module, int8Quad, type Int8Spec } from "../../../kernels/wasm/int8.ts";
+import {
+  INT8_ARGUMENTS,
+  INT8_CHUNK,
+  INT8_PACK_ARGUMENTS,
+  INT8_ROWS,
+  int8Module,
+  int8PackModule,
+  int8Quad,
+  type Int8Spec,
+} from "../../../kernels/wasm/int8.ts";
 import { resultStride, tileRows } from "../../../kernels/wasm/tiles.ts";
 import { kernel, type Runtime } from "../../../kernels/wasm/runtime.ts";
 import { disposed } from "../layer.ts";
@@ -65,15 +74,17 @@ export function prepareInteger(runtime: Runtime, w: Int8Array, n: number, k: num
       const aStride = quads * mr * int8Quad(style);
       const packed = space.scratch("a", tiles * aStride);
       const rowSums = space.scratch("row sums", 4 * rows);
-      const { pack } = space.exports(built);
-      for (let t = 0; t < tiles; t++) pack(staged + t * mr * width, packed + t * aStride, rowSums + 4 * t * mr, quads, width);
+      const operands = { x: staged, a: packed, rowSums, quads, aStride };
+      runtime.work(
+        space,
+        kernel("int8 pack", spec, () => int8PackModule(spec)),
+        tiles,
+        Int32Array.from(INT8_PACK_ARGUMENTS, (name) => operands[name]),
+        0,
+      );
       const stride = resultStride(n, rows);
       const c = space.scratch("c", 4 * rows * stride);
-      // the other style stores its own start values
-      if (style === "simd") new Int32Array(space.buffer, c, rows * stride).fill(0);
       const values = {
-        counter: 0,
-        blocks,
         a: packed,
         w: address,
         c,
@@ -87,6 +98,7 @@ export function prepareInteger(runtime: Runtime, w: Int8Array, n: number, k: num
       runtime.work(
         space,
         built,
+        blocks,
         Int32Array.from(INT8_ARGUMENTS, (name) => values[name]),
         style === "simd" ? 128 * INT8_CHUNK : 0,
       );

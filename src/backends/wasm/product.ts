@@ -2,7 +2,7 @@
 import type { Space } from "../../../kernels/wasm/engine.ts";
 import type { Explanation } from "../types.ts";
 
-/** A weight in memory and the product on it: adds x * w^T into c, which holds zeros. */
+/** A weight in memory and the product on it: x * w^T goes to c. */
 export interface Product {
   readonly space: Space;
   readonly address: number;

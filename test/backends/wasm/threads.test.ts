@@ -4,27 +4,21 @@ import { fileURLToPath } from "node:url";
 import type { Worker } from "node:worker_threads";
 import { describe, expect, it } from "vitest";
 import { createPool, workerSource, type WorkerLike } from "../../../kernels/wasm/pool.ts";
-import { format } from "../../../formats/index.ts";
+import { format, type NumberFormat } from "../../../formats/index.ts";
 import { prepareMatmul, quantize, tensor, wasm } from "../../../src/index.ts";
 import { createBackend } from "../../../src/backends/wasm/backend.ts";
 import { startPool } from "../../../src/backends/wasm/threads.ts";
 import { createRuntime, kernel } from "../../../kernels/wasm/runtime.ts";
 import { wasmFeatures } from "../../../kernels/wasm/features.ts";
 import { ModuleBuilder } from "../../../kernels/wasm/asm.ts";
+import { writeWork } from "../../../kernels/wasm/items.ts";
 
 const counting = kernel("test count", { v: 1 }, () => {
-  // every item adds 1 to its own word at 1024 + 4 * item; args: counter, items, base
+  // every item adds 1 to its own word; argument: where the words are
   const m = new ModuleBuilder({ shared: true });
-  m.func("work", ["i32", "i32"], [], (f) => {
-    const args = f.param(0);
-    const item = f.local("i32");
-    const next = (): void => f.set(item, f.atomic("i32.atomic.rmw.add", args, 0, f.i32(1)));
-    next();
-    f.while(f.op("i32.lt_u", item, f.load("i32.load", args, 4)), () => {
-      const at = f.op("i32.add", f.load("i32.load", args, 8), f.op("i32.shl", item, f.i32(2)));
-      f.run(f.op("drop", f.atomic("i32.atomic.rmw.add", at, 0, f.i32(1))));
-      next();
-    });
+  writeWork(m, (f, args) => (item) => {
+    const at = f.op("i32.add", f.load("i32.load", args, 0), f.op("i32.shl", item, f.i32(2)));
+    f.run(f.op("drop", f.atomic("i32.atomic.rmw.add", at, 0, f.i32(1))));
   });
   return m.bytes();
 });
@@ -37,7 +31,7 @@ describe("threads", () => {
     for (let job = 0; job < 300; job++) {
       const items = 1 + ((job * 37) % 1000);
       new Int32Array(space.buffer, address, 1000).fill(0);
-      runtime.work(space, counting, Int32Array.from([0, items, address]), 0);
+      runtime.work(space, counting, items, Int32Array.of(address), 0);
       const counts = new Int32Array(space.buffer, address, 1000);
       expect(counts.subarray(0, items).every((c) => c === 1) && counts.subarray(items).every((c) => c === 0)).toBe(true);
       if (job % 100 === 50) await new Promise((resolve) => setTimeout(resolve, 20));
@@ -45,20 +39,71 @@ describe("threads", () => {
     runtime.dispose();
   });
 
-  it("give the numbers of one thread, bit for bit", async () => {
+  it("give the numbers of one thread, bit for bit, whatever the memory held before", async () => {
     const one = await wasm();
-    const two = await wasm({ threads: 2 });
-    const data = Float32Array.from({ length: 200 * 96 }, (_, i) => Math.sin(i * 12.9898) * 3);
-    const w = quantize(tensor(data, [200, 96]), format("int4_b32"));
-    for (const activations of ["float32", "int16", "int8"] as const)
-      for (const m of [1, 9]) {
-        const x = Float32Array.from({ length: m * 96 }, (_, i) => Math.cos(i * 78.233));
-        const a = prepareMatmul(w, { backend: one, activations }).run(x, m);
-        const b = prepareMatmul(w, { backend: two, activations }).run(x, m);
-        expect(Array.from(b)).toEqual(Array.from(a));
+    const many = [await wasm({ threads: 2 }), await wasm({ threads: 5 })];
+    const noise = (n: number, seed: number) => Float32Array.from({ length: n }, (_, i) => Math.sin(i * 12.9898 + seed) * 3);
+    const cases: [string, "int8" | "int16" | "float32", ("dot" | "lookup")?][] = [
+      ["int4_b32", "int8"], ["int4_b32", "int16"], ["int4_b32", "float32"], ["uint4_b32_zp", "int8"], ["int3_b32", "int8"], ["int8_row", "int8"],
+      ["nf4_b32", "int8"], ["bipolar1_b32", "int8"], ["ternary_row", "int8"], ["int2_b32", "int8", "lookup"], ["float8_e4m3fn_b32", "float32"], ["float32", "float32"],
+    ]; // prettier-ignore
+    // fewer blocks than threads, odd numbers of blocks; activations in one item and in several
+    for (const [n, k] of [
+      [5, 31],
+      [200, 96],
+      [83, 2100],
+    ])
+      for (const [name, activations, kind] of cases) {
+        const w = quantize(tensor(noise(n * k, 1), [n, k]), format(name));
+        const options = { activations, ...(kind === undefined ? {} : { kernel: kind }) };
+        const own = prepareMatmul(w, { backend: one, ...options });
+        const others = many.map((backend) => prepareMatmul(w, { backend, ...options }));
+        for (const m of [1, 2, 9, 70]) {
+          const x = noise(m * k, 2);
+          const y = own.run(x, m);
+          for (const other of others) {
+            // results that nothing may be added to
+            other.run(new Float32Array(m * k).fill(NaN), m);
+            expect(Array.from(other.run(x, m))).toEqual(Array.from(y));
+          }
+          own.run(new Float32Array(m * k).fill(Infinity), m);
+          expect(own.run(x, m)).toEqual(y);
+        }
+        for (const layer of [own, ...others]) layer.dispose();
       }
-    one.dispose();
-    two.dispose();
+    for (const backend of [one, ...many]) backend.dispose();
+  });
+
+  it("give the exact integer products of one thread", async () => {
+    const one = await wasm();
+    const many = [await wasm({ threads: 2 }), await wasm({ threads: 5 })];
+    const bytes = (n: number, step: number) => Int8Array.from({ length: n }, (_, i) => (i * step) % 251);
+    for (const [m, n, k] of [
+      [1, 3, 5],
+      [7, 33, 130],
+      [64, 100, 521],
+    ]) {
+      const w = bytes(n * k, 37);
+      const signs = Uint8Array.from(w, (v) => v & 1);
+      for (const a of [bytes(m * k, 91), Uint8Array.from(bytes(m * k, 91), (v) => v & 255)]) {
+        const y = one.prepareInteger(w, n, k).run(a, m);
+        for (const backend of many) {
+          const layer = backend.prepareInteger(w, n, k);
+          layer.run(
+            a.map((v) => ~v),
+            m,
+          );
+          expect(layer.run(a, m)).toEqual(y);
+        }
+      }
+      const a = bytes(m * k, 53).map((v) => v & 3);
+      const y = one.prepareBitplanes(signs, n, k, format("bipolar1") as NumberFormat).run(a, m, format("int2") as NumberFormat);
+      for (const backend of many)
+        expect(backend.prepareBitplanes(signs, n, k, format("bipolar1") as NumberFormat).run(a, m, format("int2") as NumberFormat)).toEqual(
+          y,
+        );
+    }
+    for (const backend of [one, ...many]) backend.dispose();
   });
 
   it("a worker that ended is an error for every later job", async () => {
@@ -89,7 +134,7 @@ describe("threads", () => {
     );
     const runtime = createRuntime({ features: wasmFeatures(), pool });
     const { space, address } = runtime.allocate(4 * 1000);
-    const job = (): void => runtime.work(space, counting, Int32Array.from([0, 1000, address]), 0);
+    const job = (): void => runtime.work(space, counting, 1000, Int32Array.of(address), 0);
     job();
     // killed, and a job started before this thread can hear of it: no answer within the timeout
     void workers[0].terminate();
@@ -133,7 +178,7 @@ describe("threads", () => {
   }
   /** A control word that the pool does not use: set, the worker's next job is its last. */
   const ARMED = 31;
-  const call = "work(args, panels + index * stride);";
+  const call = "work(args, panels + index * stride, index);";
 
   it("a worker that dies in mid-run ends the product with an error, and so does every later one", async () => {
     expect(workerSource(true)).toContain(call);
@@ -161,7 +206,7 @@ describe("threads", () => {
       workerSource(true).replace(call, `if (control[${ARMED}]) throw new Error("trap"); ${call}`),
     );
     const { space, address } = runtime.allocate(4 * 1000);
-    const job = (): void => runtime.work(space, counting, Int32Array.from([0, 1000, address]), 0);
+    const job = (): void => runtime.work(space, counting, 1000, Int32Array.of(address), 0);
     job();
     arm();
     expect(job).toThrowError(/failure in one of them/);
