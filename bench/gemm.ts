@@ -5,7 +5,7 @@ import { prepareMatmul, quantize, tensor, wasm, type Activations } from "../src/
 import { wasmFeatures } from "../kernels/wasm/features.ts";
 import { measure, type Candidate, type Row } from "./measure.ts";
 import { jax, matMul, matMulInteger, matMulNBits, onnxruntime, optional, tfjs } from "./peers.ts";
-import { dotI16, dotRelaxed, dotRelaxed16, f32Madd, f32MulAdd } from "./roofs.ts";
+import { dotI16, dotRelaxed, dotRelaxed16, f32Madd, f32MulAdd, threadRoofs } from "./roofs.ts";
 
 const noise = (n: number): Float32Array => Float32Array.from({ length: n }, () => Math.random() + Math.random() - 1);
 
@@ -45,9 +45,9 @@ export async function gemm(options: { readonly seconds: number; readonly quick: 
       const layer = prepareMatmul(w, { backend, activations });
       candidates.push({ name: `int4 ${activations} m=${m}`, ops, run: () => layer.run(x, m, y) });
     }
-    if (two !== null) {
-      const layer = prepareMatmul(w, { backend: two, activations: "int8" });
-      candidates.push({ name: `int4 int8 m=${m}, 2 threads`, ops, threads: 2, run: () => layer.run(x, m, y) });
+    for (const activations of two === null ? [] : (["int8", "int16"] as Activations[])) {
+      const layer = prepareMatmul(w, { backend: two!, activations });
+      candidates.push({ name: `int4 ${activations} m=${m}, 2 threads`, ops, threads: 2, run: () => layer.run(x, m, y) });
     }
     for (const level of [4, 0]) {
       const run = await optional(
@@ -66,7 +66,6 @@ export async function gemm(options: { readonly seconds: number; readonly quick: 
     ratios[`int4 int16 m=${m}: share of the dot peak`] = rate(`int4 int16 m=${m}`) / peak;
     ratios[`int4 int8 m=${m}: speed of onnxruntime-web`] = best(`onnxruntime-web m=${m}`) / best(`int4 int8 m=${m}`);
     ratios[`int4 int8 m=${m}: speed of onnxruntime-node acc 4`] = best(`onnxruntime-node acc 4 m=${m}`) / best(`int4 int8 m=${m}`);
-    ratios[`int4 int8 m=${m}: 2 threads to one`] = best(`int4 int8 m=${m}`) / best(`int4 int8 m=${m}, 2 threads`);
   }
 
   for (const n of options.quick ? [1024] : [256, 1024, 2048]) {
@@ -93,42 +92,38 @@ export async function gemm(options: { readonly seconds: number; readonly quick: 
     if (n === 1024) {
       const int8 = prepareMatmul(quantize(tensor(b, [n, n]), format("int8_row")), { backend, activations: "int8" });
       candidates.push({ name: "int8 row weights, int8 activations 1024", ops, run: () => int8.run(a, n, y) });
-      const integer = backend.prepareInteger(
-        Int8Array.from(b, (v) => v * 100),
-        n,
-        n,
-      );
+      const w8 = Int8Array.from(b, (v) => v * 100);
+      const integer = backend.prepareInteger(w8, n, n);
       const bytes = Uint8Array.from(a, (v) => v * 100 + 128);
       const sums = new Int32Array(n * n);
       candidates.push({ name: "uint8 x int8 1024", ops, run: () => integer.run(bytes, n, sums) });
-      const web = await optional(
-        "onnxruntime-web",
-        () =>
-          onnxruntime(
-            "web",
-            matMulInteger(
-              n,
-              n,
-              n,
-              Int8Array.from(b, (v) => v * 100),
-            ),
-            Uint8Array.from(a, (v) => v * 100 + 128),
-            [n, n],
-          ),
-        missing,
-      );
+      if (two !== null) {
+        const rowWeights = prepareMatmul(quantize(tensor(b, [n, n]), format("int8_row")), { backend: two, activations: "int8" });
+        const threaded = two.prepareInteger(w8, n, n);
+        candidates.push(
+          { name: "int8 row weights, int8 activations 1024, 2 threads", ops, threads: 2, run: () => rowWeights.run(a, n, y) },
+          { name: "uint8 x int8 1024, 2 threads", ops, threads: 2, run: () => threaded.run(bytes, n, sums) },
+        );
+      }
+      const web = await optional("onnxruntime-web", () => onnxruntime("web", matMulInteger(n, n, n, w8), bytes, [n, n]), missing);
       if (web !== null) candidates.push({ name: "onnxruntime-web MatMulInteger 1024", ops, run: web });
     }
     rows.push(...(await measure(candidates, options.seconds)));
     const roof = Math.max(rate("roof f32 mul+add"), rate("roof f32 relaxed_madd") || 0);
     ratios[`float32 ${n}: share of the multiply-add roof`] = rate(`float32 ${n}`) / roof;
     for (const [name] of peers) ratios[`float32 ${n}: speed of ${name}`] = best(`${name} float32 ${n}`) / best(`float32 ${n}`);
-    ratios[`float32 ${n}: 2 threads to one`] = best(`float32 ${n}`) / best(`float32 ${n}, 2 threads`);
     if (n === 1024) {
       ratios["int8 1024: share of the dot_i16x8 peak"] = rate("uint8 x int8 1024") / rate("roof i32x4.dot_i16x8_s + add");
       ratios["int8 1024: share of the dot peak"] = rate("uint8 x int8 1024") / peak;
       ratios["int8 1024: speed of onnxruntime-web"] = best("onnxruntime-web MatMulInteger 1024") / best("uint8 x int8 1024");
     }
+  }
+  const roofsOfTwo = two === null ? null : await threadRoofs(1 << 20);
+  rows.push(...(await measure(roofsOfTwo?.candidates ?? [], 0.5)));
+  roofsOfTwo?.dispose();
+  for (const { name } of rows.filter((row) => row.name.endsWith(", 2 threads"))) {
+    const alone = name.slice(0, -", 2 threads".length);
+    ratios[`${alone}: 2 threads to one`] = best(alone) / best(name);
   }
   backend.dispose();
   two?.dispose();

@@ -4,7 +4,7 @@ import { format, type BlockFormat } from "../formats/index.ts";
 import { prepareMatmul, quantize, tensor, wasm, type Activations, type SyncLayer } from "../src/index.ts";
 import { measure, type Candidate, type Row } from "./measure.ts";
 import { matMulNBits, onnxruntime, optional } from "./peers.ts";
-import { readLoop } from "./roofs.ts";
+import { readLoop, threadRoofs } from "./roofs.ts";
 
 const N = 4096;
 const K = 4096;
@@ -48,13 +48,15 @@ export async function gemv(options: { readonly seconds: number; readonly quick: 
     const layer = prepareMatmul(w, { backend, activations, codebook: codebook ?? "exact" });
     layers.set(name, layer);
     candidates.push({ name, ops, run: () => layer.run(x, 1, y) });
-    if (name === "int4 a8" && two !== null) {
-      const other = prepareMatmul(w, { backend: two, activations });
-      candidates.push({ name: "int4 a8, 2 threads", ops, threads: 2, run: () => other.run(x, 1, y) });
+    if (two !== null) {
+      const other = prepareMatmul(w, { backend: two, activations, codebook: codebook ?? "exact" });
+      candidates.push({ name: `${name}, 2 threads`, ops, threads: 2, run: () => other.run(x, 1, y) });
     }
   }
   const int4Bytes = (N * K) / 2 + (N * K) / 8;
   candidates.push(readLoop("read loop, same bytes", int4Bytes));
+  const roofsOfTwo = two === null ? null : await threadRoofs(int4Bytes);
+  candidates.push(...(roofsOfTwo?.candidates ?? []));
   // peers on the same codes
   const int4 = quantize(weights, blockFormat("int4_b32"));
   const nibbles = new Uint8Array(int4.codes.length);
@@ -116,9 +118,13 @@ export async function gemv(options: { readonly seconds: number; readonly quick: 
     "int4 a8 from memory: speed of onnxruntime-node acc 4": best("onnxruntime-node acc 4, from memory") / best("int4 a8, from memory"),
     "int4 a16: speed of onnxruntime-node acc 0": best("onnxruntime-node acc 0") / best("int4 a16"),
     "float8 from memory: speed of float32": best("float32, from memory") / best("float8 f32, from memory"),
-    "2 threads: speed of one": best("int4 a8") / best("int4 a8, 2 threads"),
   };
   for (const [name] of cases) if (name !== "int4 a8") ratios[`${name}: time of int4 a8`] = best(name) / best("int4 a8");
+  for (const { name } of rows.filter((row) => row.name.endsWith(", 2 threads"))) {
+    const alone = name.slice(0, -", 2 threads".length);
+    ratios[`${alone}: 2 threads to one`] = best(alone) / best(name);
+  }
+  roofsOfTwo?.dispose();
   backend.dispose();
   two?.dispose();
   return { rows, ratios, missing };

@@ -1,6 +1,10 @@
 // Roofs of this machine and engine: a read loop over memory, and chains of the instructions that products are made of.
 import { ModuleBuilder, type Emit, type FunctionBuilder, type Local } from "../kernels/wasm/asm.ts";
 import { engine, type WasmFunction } from "../kernels/wasm/engine.ts";
+import { wasmFeatures } from "../kernels/wasm/features.ts";
+import { writeWork } from "../kernels/wasm/items.ts";
+import { createRuntime, kernel } from "../kernels/wasm/runtime.ts";
+import { startPool } from "../src/backends/wasm/threads.ts";
 import type { Candidate } from "./measure.ts";
 
 function instantiate(write: (m: ModuleBuilder) => void, pages: number): Record<string, WasmFunction> {
@@ -12,28 +16,26 @@ function instantiate(write: (m: ModuleBuilder) => void, pages: number): Record<s
   return new engine.Instance(new engine.Module(m.bytes()), { m: { m: memory } }).exports;
 }
 
+/** read(at, end): 256 bytes at a time; what they hold goes to `sink`. */
+function writeRead(f: FunctionBuilder, at: Local, end: Local, sink: Emit): void {
+  const acc = f.locals("v128", 8);
+  f.doWhile(
+    () => {
+      for (let i = 0; i < 16; i++) f.set(acc[i % 8], f.op("v128.or", acc[i % 8], f.load("v128.load", at, 16 * i)));
+      f.bump(at, 256);
+    },
+    f.op("i32.lt_u", at, end),
+  );
+  const all = acc.map((a): Emit => f.get(a)).reduce((a, b) => f.op("v128.or", a, b));
+  f.store("v128.store", sink, 0, all);
+}
+
 /** Reads `bytes` of memory (a multiple of 4096) starting at one of `places` copies in turn. */
 export function readLoop(name: string, bytes: number, places = 1): Candidate {
   const size = Math.ceil(bytes / 4096) * 4096;
   const { read } = instantiate(
     (m) => {
-      m.func("read", ["i32", "i32"], [], (f) => {
-        const [at, end] = [f.param(0), f.param(1)];
-        const acc = f.locals("v128", 8);
-        f.doWhile(
-          () => {
-            for (let i = 0; i < 16; i++) f.set(acc[i % 8], f.op("v128.or", acc[i % 8], f.load("v128.load", at, 16 * i)));
-            f.bump(at, 256);
-          },
-          f.op("i32.lt_u", at, end),
-        );
-        f.store(
-          "v128.store",
-          f.i32(0),
-          0,
-          acc.map((a): Emit => f.get(a)).reduce((a, b) => f.op("v128.or", a, b)),
-        );
-      });
+      m.func("read", ["i32", "i32"], [], (f) => writeRead(f, f.param(0), f.param(1), f.i32(0)));
     },
     Math.ceil((size * places) / 65536) + 1,
   );
@@ -94,3 +96,53 @@ export const dotRelaxed16 = (): Candidate =>
   peak("roof i16x8.relaxed_dot_i8x16_i7x16 + add", 32, (f, acc, a, b) =>
     f.set(acc, f.op("i16x8.relaxed_dot_i8x16_i7x16_s", f.op("i16x8.add", acc, a), b)),
   );
+
+/**
+ * What two threads gain on this machine where nothing is shared but the machine: `bytes` read from the last-level cache, and integer products in registers, on one and
+ * two threads of a pool, shared out as items of every kernel are. Rows of two threads end in ", 2 threads".
+ */
+export async function threadRoofs(bytes: number): Promise<{ readonly candidates: Candidate[]; dispose(): void }> {
+  const piece = 65536;
+  const items = Math.ceil(bytes / piece);
+  const build = (write: (f: FunctionBuilder, item: Local, base: Emit, panel: Local) => void) => (): Uint8Array<ArrayBuffer> => {
+    const m = new ModuleBuilder({ shared: true });
+    const one = m.func(null, ["i32", "i32", "i32"], [], (f) => write(f, f.param(0), f.get(f.param(1)), f.param(2)));
+    writeWork(m, (f, args, panel) => (item) => f.run(f.call(one, item, f.load("i32.load", args), panel)));
+    return m.bytes();
+  };
+  const read = kernel("bench read", {}, build((f, item, base, panel) => {
+    const [at, end] = f.locals("i32", 2);
+    f.set(at, f.op("i32.add", base, f.op("i32.mul", item, f.i32(piece))));
+    f.set(end, f.op("i32.add", at, f.i32(piece)));
+    writeRead(f, at, end, f.get(panel));
+  })); // prettier-ignore
+  const products = kernel("bench products", {}, build((f, _item, base, panel) => {
+    const acc = f.locals("v128", 10);
+    const [a, b] = f.locals("v128", 2);
+    const left = f.local("i32");
+    f.set(a, f.load("v128.load", base));
+    f.set(b, f.load("v128.load", base, 16));
+    f.set(left, f.i32(500));
+    f.doWhile(() => {
+      for (let s = 0; s < 20; s++) f.set(acc[s % 10], f.op("i32x4.dot_i16x8_s", f.op("i32x4.add", acc[s % 10], a), b));
+      f.bump(left, -1);
+    }, left);
+    acc.forEach((v) => f.store("v128.store", panel, 0, f.get(v)));
+  })); // prettier-ignore
+  const runtimes = [1, 2].map(async (threads) => {
+    const runtime = createRuntime({ features: wasmFeatures(), pool: await startPool({ threads }) });
+    const { space, address } = runtime.allocate(items * piece);
+    // pages never written would all be one page of zeros
+    new Uint8Array(space.buffer, address, items * piece).fill(1);
+    const args = Int32Array.of(address);
+    const after = threads === 2 ? ", 2 threads" : "";
+    const two = threads === 2 ? { threads: 2 as const } : {};
+    const candidates: Candidate[] = [
+      { name: `products in registers${after}`, ...two, run: () => runtime.work(space, products, 100, args, 64) },
+      { name: `read loop of ${(bytes / 1e6).toFixed(1)} MB${after}`, bytes, ...two, run: () => runtime.work(space, read, items, args, 64) },
+    ];
+    return { candidates, runtime };
+  });
+  const made = await Promise.all(runtimes);
+  return { candidates: made.flatMap((m) => m.candidates), dispose: () => made.forEach(({ runtime }) => runtime.dispose()) };
+}
