@@ -103,7 +103,7 @@ export function chooseDot(source: WeightSource, options: DotOptions): DotChoice 
   // operands from tables or joined pieces are worth decoding once per block from two tiles on; plain fields where the products leave no room for it
   const layout = fieldLayout(plan.bits);
   const costly = plan.planes.some((plane) => plane.table !== null) || layout.pieces.flat().length > layout.quads;
-  const panelFrom = costly ? 8 : chosen.style === "dot" ? Infinity : 64;
+  const panelFrom = costly ? 8 : chosen.style === "dot" ? Infinity : options.activationBits === 16 ? 16 : 32;
   const tiles = new Map<number, GemmSpec>();
   const spec = (m: number): GemmSpec => {
     const mr = tileRows(m, most);

@@ -46,10 +46,21 @@ function orders(activationPlanes: number, weightPlanes: number, radix: number): 
   return { factors, index: (pa, pw) => factors.indexOf(factor(pa, pw)) };
 }
 
-/** The factor of the activation sum in a record's corrections: see `activations.ts`. */
+/** i16 sums of two planes are joined by the multiplication that widens them. Three (65536 is no i16) stay apart to the end. */
+function widensPlanes({ style, activationBits, planes }: GemmSpec): boolean {
+  return style === "madd16" && planes.length + activationBits / 8 - 1 <= 2;
+}
+
+/** A record's correction is one for the sum of all planes, or one for each plane of activations: see `activations.ts`. */
+export function totalCorrection(spec: GemmSpec): boolean {
+  return spec.zeroPoint || spec.doubled || spec.style === "simd" || widensPlanes(spec);
+}
+
+/** The factor of the activation sum in a record's corrections. The shift of two planes of weights belongs to the higher one. */
 export function correctionFactor(spec: GemmSpec, shift: number): number {
   if (spec.zeroPoint) return -1;
-  return zipsPlanes(spec) ? 0 : -shift;
+  if (zipsPlanes(spec)) return 0;
+  return widensPlanes(spec) ? -shift * spec.radix ** (spec.planes.length - 1) : -shift;
 }
 
 /**
@@ -62,9 +73,18 @@ function periodsPerTurn({ style, mr }: GemmSpec, periods: number, quads: number)
   return most;
 }
 
+const TILE_PARAMETERS = ["a", "w", "z", "c", "ldc", "groups", "tiles", "aStride", "fresh", "panel", "ahead", "aheadEnd"] as const;
+
 /**
- * The tile function: (a, w, z, c, ldc, groups). z is the record address for zero points, which are half as wide as the scales. Several rows are added to c, a single one,
- * whose sums are kept in registers over all groups, is stored.
+ * Lines of the next chunk of weights that a tile reads before its own work, until that chunk is in the cache: the first few start the processor's prefetching, and more at
+ * once would wait for memory. Products of 64 rows gain 3 %.
+ */
+const LOOK_AHEAD = 4;
+
+/**
+ * The tile function: (a, w, z, c, ldc, groups, tiles, aStride, fresh), and with a panel (..., panel, ahead, aheadEnd): `tiles` tiles of mr rows, aStride bytes of activations
+ * apart. z is the record address for zero points, which are half as wide as the scales. Several rows are added to c, where `fresh` says so after zeros for the whole block
+ * were stored; a single one, whose sums are kept in registers over all groups, is stored. `ahead`: the weights that come next.
  */
 function writeTile(f: FunctionBuilder, spec: GemmSpec): void {
   const { mr, nv, style } = spec;
@@ -76,26 +96,27 @@ function writeTile(f: FunctionBuilder, spec: GemmSpec): void {
   const weightPlanes = zipped ? 1 : spec.planes.length;
   const order = orders(activationPlanes, weightPlanes, spec.radix);
   const accumulators = zipped ? 2 : order.factors.length;
+  const widens = widensPlanes(spec);
   const quads = spec.group / 4;
   const inRegisters = mr === 1;
   const periods = quads / layout.quads;
   const perTurn = periodsPerTurn(spec, periods, layout.quads);
   const rolled = perTurn < periods;
-  const [a, w, z, c, ldc, groups] = [0, 1, 2, 3, 4, 5].map((i) => f.param(i));
-  const panel = spec.panel ? f.param(6) : null;
+  const [firstA, firstW, firstZ, c, ldc, allGroups, tiles, aStride, fresh, firstPanel, ahead, aheadEnd] = TILE_PARAMETERS.map((_, i) =>
+    f.param(i),
+  );
+  const [a, w, groups] = f.locals("i32", 3);
+  const z = spec.zeroPoint ? f.local("i32") : w;
+  const panel = spec.panel ? f.local("i32") : null;
   // a rolled loop moves w to the end of the codes
   const [aAt, end] = rolled ? f.locals("i32", 2) : [a, a];
   const codesEnd = rolled ? 0 : record.codes;
 
-  const rows: Local[] = [c];
-  for (let r = 1; r < mr; r++) {
-    const row = f.local("i32");
-    f.set(row, f.op("i32.add", rows[r - 1], ldc));
-    rows.push(row);
-  }
-  const tileOf = (): Local[][][] => Array.from({ length: mr }, () => Array.from({ length: nv }, () => f.locals("v128", accumulators)));
-  const acc = tileOf();
-  const part = style === "madd16" ? tileOf() : acc;
+  const rows: Local[] = [c, ...f.locals("i32", mr - 1)];
+  const tileOf = (each = accumulators): Local[][][] =>
+    Array.from({ length: mr }, () => Array.from({ length: nv }, () => f.locals("v128", each)));
+  const part = tileOf();
+  const acc = style === "madd16" ? tileOf(widens ? 1 : accumulators) : part;
   const sums = inRegisters ? f.locals("v128", nv) : [];
   const vectors = operandVectors(spec);
   const operandsOf = (): Local[][] => Array.from({ length: nv }, () => f.locals("v128", vectors));
@@ -111,12 +132,13 @@ function writeTile(f: FunctionBuilder, spec: GemmSpec): void {
 
   // several rows: the scales of a record and the corrections of a row are loaded once per group
   const scales = inRegisters ? null : f.locals("v128", nv);
-  const ownCorrections = style !== "madd16" ? null : f.locals("v128", activationPlanes);
+  const ownCorrections = style !== "madd16" ? null : f.locals("v128", widens ? 1 : activationPlanes);
   let inEpilogue = false;
   const correction = (r: number, plane: number): Emit =>
     inEpilogue && ownCorrections !== null ? f.get(ownCorrections[plane]) : f.load("v128.load32_splat", a, 4 * mr * (1 + plane) + 4 * r);
   /** Start value of an i32 accumulator: the activation sum times the shift of the weights, or zero. */
   const start = (r: number, index: number): Emit | Local => {
+    if (widens && !spec.zeroPoint && !spec.doubled) return correction(r, 0);
     if (!spec.zeroPoint && !spec.doubled)
       for (let pa = 0; pa < activationPlanes; pa++) if (order.index(pa, weightPlanes - 1) === index) return correction(r, pa);
     return f.constant32(0);
@@ -138,14 +160,18 @@ function writeTile(f: FunctionBuilder, spec: GemmSpec): void {
   const widened = (r: number, j: number, i: number): Emit | Local => {
     const before = flushed[j] ? acc[r][j][i] : start(r, i);
     if (pendingOf[j] === 0) return before;
-    return f.op("i32x4.add", f.op("i32x4.extadd_pairwise_i16x8_s", part[r][j][i]), before);
+    // the constants stay in registers, where the one of i32x4.extadd_pairwise_i16x8_s is read from memory every time
+    return (widens ? order.factors : [1])
+      .map((factor, plane): Emit =>
+        f.op("i32x4.dot_i16x8_s", part[r][j][widens ? plane : i], f.constant(`i16 ${factor}`, f.v128i16(factor))),
+      )
+      .reduce((sum: Emit | Local, product) => f.op("i32x4.add", product, sum), before) as Emit;
   };
   const flush = (j: number): void => {
-    for (let r = 0; r < mr; r++)
-      for (let i = 0; i < order.factors.length; i++) {
-        f.set(acc[r][j][i], widened(r, j, i));
-        started.delete(part[r][j][i]);
-      }
+    for (let r = 0; r < mr; r++) {
+      acc[r][j].forEach((sum, i) => f.set(sum, widened(r, j, i)));
+      for (const sum of part[r][j]) started.delete(sum);
+    }
     flushed[j] = true;
     pendingOf[j] = 0;
   };
@@ -298,48 +324,72 @@ function writeTile(f: FunctionBuilder, spec: GemmSpec): void {
     );
   };
 
-  f.doWhile(
-    () => {
-      for (let j = 0; j < nv; j++) begin(j);
-      allPeriods();
-      scales?.forEach((scale, j) => f.set(scale, f.load("v128.load", w, codesEnd + 16 * j)));
-      for (let r = 0; r < mr; r++) {
-        f.set(splats[0], f.load("v128.load32_splat", a, 4 * r));
-        ownCorrections?.forEach((own, plane) => f.set(own, f.load("v128.load32_splat", a, 4 * mr * (1 + plane) + 4 * r)));
-        if (spec.add) f.set(splats[1], f.load("v128.load32_splat", a, 12 * mr + 4 * r));
-        inEpilogue = true;
-        for (let j = 0; j < nv; j++) epilogue(r, j);
-        inEpilogue = false;
-      }
-      f.bump(a, act.bytes);
-      f.bump(w, record.bytes - (rolled ? record.codes : 0));
-      if (spec.zeroPoint) f.bump(z, record.bytes);
-      if (panel !== null && !rolled) f.bump(panel, panelBytes(spec));
-      f.set(groups, f.op("i32.sub", groups, f.i32(1)));
-    },
-    f.op("i32.gt_s", groups, f.i32(0)),
-  );
-  if (inRegisters) sums.forEach((sum, j) => f.store("v128.store", c, 16 * j, sum));
+  const oneTile = (): void =>
+    f.doWhile(
+      () => {
+        for (let j = 0; j < nv; j++) begin(j);
+        allPeriods();
+        scales?.forEach((scale, j) => f.set(scale, f.load("v128.load", w, codesEnd + 16 * j)));
+        for (let r = 0; r < mr; r++) {
+          f.set(splats[0], f.load("v128.load32_splat", a, 4 * r));
+          ownCorrections?.forEach((own, plane) => f.set(own, f.load("v128.load32_splat", a, 4 * mr * (1 + plane) + 4 * r)));
+          if (spec.add) f.set(splats[1], f.load("v128.load32_splat", a, 12 * mr + 4 * r));
+          inEpilogue = true;
+          for (let j = 0; j < nv; j++) epilogue(r, j);
+          inEpilogue = false;
+        }
+        f.bump(a, act.bytes);
+        f.bump(w, record.bytes - (rolled ? record.codes : 0));
+        if (spec.zeroPoint) f.bump(z, record.bytes);
+        if (panel !== null && !rolled) f.bump(panel, panelBytes(spec));
+        f.set(groups, f.op("i32.sub", groups, f.i32(1)));
+      },
+      f.op("i32.gt_s", groups, f.i32(0)),
+    );
+  f.doWhile(() => {
+    f.set(a, firstA);
+    f.set(w, firstW);
+    f.set(groups, allGroups);
+    if (spec.zeroPoint) f.set(z, firstZ);
+    for (let r = 1; r < mr; r++) f.set(rows[r], f.op("i32.add", rows[r - 1], ldc));
+    // tile by tile: stores that wait for their lines do not hold up what follows
+    if (inRegisters) for (const sum of sums) f.set(sum, f.constant32(0));
+    else f.if(fresh, () => zeroBlock(f, c, ldc, mr));
+    if (panel !== null) {
+      f.set(panel, firstPanel);
+      f.if(f.op("i32.lt_u", ahead, aheadEnd), () => {
+        for (let line = 0; line < LOOK_AHEAD; line++) f.run(f.op("drop", f.load("i32.load", ahead, 64 * line)));
+        f.bump(ahead, 64 * LOOK_AHEAD);
+      });
+    }
+    oneTile();
+    if (inRegisters) sums.forEach((sum, j) => f.store("v128.store", c, 16 * j, sum));
+    f.bump(firstA, aStride);
+    f.set(c, f.op("i32.add", rows[mr - 1], ldc));
+    f.bump(tiles, -1);
+  }, f.get(tiles));
 }
 
 /** Arguments of `work`, i32 each. Its items are blocks of 16 rows of W. */
-export const WORK_ARGUMENTS = ["a", "w", "c", "ldc", "groups", "tiles", "chunk", "aStride"] as const;
+export const WORK_ARGUMENTS = ["a", "w", "c", "ldc", "groups", "tiles", "chunk", "aStride", "blocks"] as const;
 
 /**
  * A module with `tile` and `work`: a block runs over chunks of groups (kept in the first-level cache) and, within, over tiles of activation rows. Micro-kernels are calls: V8 replaces no running loop by better code.
  */
 export function gemmModule(spec: GemmSpec): Uint8Array<ArrayBuffer> {
   const m = new ModuleBuilder({ shared: spec.shared });
-  const parameters = new Array<"i32">(spec.panel ? 7 : 6).fill("i32");
+  const parameters = new Array<"i32">(TILE_PARAMETERS.length).fill("i32");
   const tile: FunctionRef = m.func("tile", parameters, [], (f) => writeTile(f, spec));
   const unpack = spec.panel ? m.func("unpack", ["i32", "i32", "i32"], [], (f) => writeUnpack(f, spec)) : null;
   writeWork(m, (f, args, panel) => {
     const field = (name: (typeof WORK_ARGUMENTS)[number]): Emit => f.load("i32.load", args, 4 * WORK_ARGUMENTS.indexOf(name));
-    const [w, c, chunk, left, first, mt, a, cm, count, at] = f.locals("i32", 11);
+    const [w, c, chunk, left, first, a, count, at, ahead, aheadEnd, end] = f.locals("i32", 11);
     const record = weightRecord(spec).bytes;
     const actRecord = activationRecord(spec).bytes;
+    const blockBytes = f.op("i32.mul", field("groups"), f.i32(record));
+    if (unpack !== null) f.set(end, f.op("i32.add", field("w"), f.op("i32.mul", field("blocks"), blockBytes)));
     return (block) => {
-      f.set(w, f.op("i32.add", field("w"), f.op("i32.mul", block, f.op("i32.mul", field("groups"), f.i32(record)))));
+      f.set(w, f.op("i32.add", field("w"), f.op("i32.mul", block, blockBytes)));
       f.set(c, f.op("i32.add", field("c"), f.op("i32.mul", block, f.i32(64))));
       f.set(left, field("groups"));
       f.set(first, f.i32(0));
@@ -348,23 +398,32 @@ export function gemmModule(spec: GemmSpec): Uint8Array<ArrayBuffer> {
         f.set(count, f.op("select", chunk, left, f.op("i32.lt_s", chunk, left)));
         f.set(at, f.op("i32.add", w, f.op("i32.mul", first, f.i32(record))));
         if (unpack !== null) f.run(f.call(unpack, at, panel, count));
-        f.set(mt, f.i32(0));
         f.set(a, f.op("i32.add", field("a"), f.op("i32.mul", first, f.i32(actRecord))));
-        f.set(cm, c);
-        f.while(f.op("i32.lt_s", mt, field("tiles")), () => {
-          // tile by tile: stores that wait for their lines do not hold up what follows
-          if (spec.mr > 1) f.if(f.op("i32.eqz", first), () => zeroBlock(f, cm, field("ldc"), spec.mr));
-          // both halves of the block while a tile's activations are in the first-level cache
-          for (let half = 0; half < 4 / spec.nv; half++) {
-            const offset = (p: Local, bytes: number): Operand => (half === 0 ? p : f.op("i32.add", p, f.i32(half * bytes)));
-            const operands = [a, offset(at, 32), offset(at, 16), offset(cm, 32), field("ldc"), count];
-            if (unpack !== null) operands.push(offset(panel, 32 * operandVectors(spec)));
-            f.run(f.call(tile, ...operands));
-          }
-          f.bump(a, field("aStride"));
-          f.bump(cm, f.op("i32.mul", field("ldc"), f.i32(spec.mr)));
-          f.bump(mt, 1);
-        });
+        if (unpack !== null) {
+          // the chunk that follows in memory is the next one of this worker
+          f.set(ahead, f.op("i32.add", at, f.op("i32.mul", count, f.i32(record))));
+          f.set(aheadEnd, f.op("i32.add", ahead, f.op("i32.mul", chunk, f.i32(record))));
+          f.set(aheadEnd, f.op("select", aheadEnd, end, f.op("i32.lt_u", aheadEnd, end)));
+          f.bump(aheadEnd, -64 * LOOK_AHEAD);
+        }
+        for (let half = 0; half < 4 / spec.nv; half++) {
+          const offset = (p: Local, bytes: number): Operand => (half === 0 ? p : f.op("i32.add", p, f.i32(half * bytes)));
+          const given: Record<(typeof TILE_PARAMETERS)[number], Operand> = {
+            a,
+            w: offset(at, 32),
+            z: offset(at, 16),
+            c: offset(c, 32),
+            ldc: field("ldc"),
+            groups: count,
+            tiles: field("tiles"),
+            aStride: field("aStride"),
+            fresh: half === 0 ? f.op("i32.eqz", first) : f.i32(0),
+            panel: offset(panel, 32 * operandVectors(spec)),
+            ahead: half === 0 ? ahead : f.op("i32.add", ahead, f.op("i32.mul", field("tiles"), f.i32(64 * LOOK_AHEAD))),
+            aheadEnd,
+          };
+          f.run(f.call(tile, ...TILE_PARAMETERS.map((name) => given[name])));
+        }
         f.bump(first, count);
         f.set(left, f.op("i32.sub", left, count));
       });

@@ -9,7 +9,14 @@ import { chooseDot, type DotChoice } from "../../../kernels/wasm/choose.ts";
 import { wasmFeatures, type WasmFeatures } from "../../../kernels/wasm/features.ts";
 import { decodeExponent, FLOAT_ARGUMENTS, floatModule, floatPackModule } from "../../../kernels/wasm/float.ts";
 import { floatPlan, floatRows, floatSpec, type FloatPlan } from "../../../kernels/wasm/floatplan.ts";
-import { activationRecord, correctionFactor, gemmModule, WORK_ARGUMENTS, type GemmSpec } from "../../../kernels/wasm/gemm.ts";
+import {
+  activationRecord,
+  correctionFactor,
+  gemmModule,
+  totalCorrection,
+  WORK_ARGUMENTS,
+  type GemmSpec,
+} from "../../../kernels/wasm/gemm.ts";
 import { panelBytes, zipsPlanes } from "../../../kernels/wasm/operands.ts";
 import { packFloat, packWeight } from "../../../kernels/wasm/pack.ts";
 import { resultStride } from "../../../kernels/wasm/tiles.ts";
@@ -261,7 +268,7 @@ function dotProduct(runtime: Runtime, source: WeightSource, choice: DotChoice, a
         activationBits: spec.activationBits,
         group: shape.group,
         mr: spec.mr,
-        totals: spec.zeroPoint || spec.doubled || spec.style === "simd",
+        totals: totalCorrection(spec),
         factor: correctionFactor(spec, plan.shift),
         shared: runtime.shared,
       };
@@ -320,6 +327,7 @@ function dotProduct(runtime: Runtime, source: WeightSource, choice: DotChoice, a
         tiles,
         chunk,
         aStride: tileBytes,
+        blocks: shape.blocks,
       };
       runtime.work(
         space,
