@@ -1,9 +1,9 @@
 // Integer matrix product: C[M,N] (int32) = A[M,K] (int8 or uint8) * W[N,K]^T (int8), exact (sums wrap at 32 bits as everywhere). Weights are stored as in gemm.ts,
 // 16 rows x 4 k per 64 bytes. With an exact unsigned relaxed dot product (style "dot") bytes are multiplied as they are, offset by 128 and corrected;
 // otherwise a block is widened to i16 once per chunk of k and multiplied with i32x4.dot_i16x8_s.
-import { ModuleBuilder, type Emit, type FunctionBuilder, type Local } from "./asm.ts";
+import { ModuleBuilder, type Emit, type FunctionBuilder, type Local, type Operand } from "./asm.ts";
 import { writeWork } from "./items.ts";
-import { writePackRows, zeroBlock } from "./tiles.ts";
+import { writePackRows } from "./tiles.ts";
 
 export interface Int8Spec {
   readonly style: "dot" | "simd";
@@ -19,6 +19,9 @@ export const INT8_CHUNK = 128;
 /** Most rows of a tile: 12 accumulators, two operands and a broadcast; a separate product needs a register of its own. */
 export const INT8_ROWS = { dot: 6, simd: 4 } as const;
 
+/** Rows of A per pass: their part of a chunk stays in the second-level cache. */
+export const INT8_SLAB = 128;
+
 /** Arguments of `work`, i32 each; `rowSums` and `columnSums` are read by style "dot" only. Its items are blocks of 16 rows of W. */
 export const INT8_ARGUMENTS = ["a", "w", "c", "ldc", "quads", "tiles", "aStride", "rowSums", "columnSums"] as const;
 
@@ -27,29 +30,31 @@ export const int8Quad = (style: "dot" | "simd"): number => (style === "dot" ? 4 
 
 const DOT = "i32x4.relaxed_dot_i8x16_i7x16_add_s";
 
-/** tile(a, b, c, ldc, quads): c[mr][8] += products; b is the block's bytes (dot) or its widened panel (simd), at the first of 8 rows. */
+const TILE_PARAMETERS = ["a", "b", "c", "ldc", "quads", "tiles", "aStride", "fresh"] as const;
+
+/**
+ * The tile function: c[mr][16] += products for `tiles` tiles of A, aStride bytes apart; b is the block's bytes (dot) or its widened panel (simd). 8 of its rows at a time, both
+ * while a tile of A is in the first-level cache. `fresh`: c is not read, it starts at zero.
+ */
 function writeTile(f: FunctionBuilder, spec: Int8Spec): void {
   const { mr, style } = spec;
-  const [a, b, c, ldc, quads] = [0, 1, 2, 3, 4].map((i) => f.param(i));
-  const rows: Local[] = [c];
-  for (let r = 1; r < mr; r++) {
-    const row = f.local("i32");
-    f.set(row, f.op("i32.add", rows[r - 1], ldc));
-    rows.push(row);
-  }
-  const acc = Array.from({ length: mr }, () => f.locals("v128", 2));
-  const w = f.locals("v128", 2);
+  const nv = 2;
+  const [firstA, firstB, c, ldc, allQuads, tiles, aStride, fresh] = TILE_PARAMETERS.map((_, i) => f.param(i));
+  const [a, b, quads, half] = f.locals("i32", 4);
+  const rows: Local[] = [c, ...f.locals("i32", mr - 1)];
+  const acc = Array.from({ length: mr }, () => f.locals("v128", nv));
+  const w = f.locals("v128", nv);
   const x = f.local("v128");
   const quad = int8Quad(style);
   const stride = style === "dot" ? 64 : 128;
-  for (let r = 0; r < mr; r++) for (let j = 0; j < 2; j++) f.set(acc[r][j], f.load("v128.load", rows[r], 16 * j));
+  const each = (use: (r: number, j: number) => void): void => acc.forEach((row, r) => row.forEach((_, j) => use(r, j)));
   const step = (unroll: number): void => {
     for (let u = 0; u < unroll; u++)
       for (let half = 0; half < quad / 4; half++) {
-        for (let j = 0; j < 2; j++) f.set(w[j], f.load("v128.load", b, u * stride + 64 * half + 16 * j));
+        for (let j = 0; j < nv; j++) f.set(w[j], f.load("v128.load", b, u * stride + 64 * half + 16 * j));
         for (let r = 0; r < mr; r++) {
           f.set(x, f.load("v128.load32_splat", a, (u * mr + r) * quad + 4 * half));
-          for (let j = 0; j < 2; j++)
+          for (let j = 0; j < nv; j++)
             f.set(
               acc[r][j],
               style === "dot" ? f.op(DOT, x, w[j], acc[r][j]) : f.op("i32x4.add", f.op("i32x4.dot_i16x8_s", w[j], x), acc[r][j]),
@@ -58,11 +63,33 @@ function writeTile(f: FunctionBuilder, spec: Int8Spec): void {
       }
     f.bump(a, unroll * mr * quad);
     f.bump(b, unroll * stride);
-    f.set(quads, f.op("i32.sub", quads, f.i32(unroll)));
+    f.bump(quads, -unroll);
   };
-  f.while(f.op("i32.ge_s", quads, f.i32(4)), () => step(4));
-  f.while(f.op("i32.gt_s", quads, f.i32(0)), () => step(1));
-  for (let r = 0; r < mr; r++) for (let j = 0; j < 2; j++) f.store("v128.store", rows[r], 16 * j, acc[r][j]);
+  f.doWhile(() => {
+    for (let r = 1; r < mr; r++) f.set(rows[r], f.op("i32.add", rows[r - 1], ldc));
+    f.set(half, f.i32(0));
+    f.doWhile(
+      () => {
+        f.set(a, firstA);
+        f.set(b, f.op("i32.add", firstB, half));
+        f.set(quads, allQuads);
+        f.if(
+          fresh,
+          () => each((r, j) => f.set(acc[r][j], f.constant32(0))),
+          () => each((r, j) => f.set(acc[r][j], f.load("v128.load", rows[r], 16 * j))),
+        );
+        f.while(f.op("i32.ge_s", quads, f.i32(4)), () => step(4));
+        f.while(f.op("i32.gt_s", quads, f.i32(0)), () => step(1));
+        each((r, j) => f.store("v128.store", rows[r], 16 * j, acc[r][j]));
+        for (const row of rows) f.bump(row, 32);
+        f.bump(half, 32);
+      },
+      f.op("i32.lt_u", half, f.i32(64)),
+    );
+    f.bump(firstA, aStride);
+    f.set(c, f.op("i32.add", rows[mr - 1], f.op("i32.sub", ldc, f.i32(64))));
+    f.bump(tiles, -1);
+  }, f.get(tiles));
 }
 
 /** widen(w, panel, quads): bytes of 16 rows x 4 k to i16: 4 vectors of even k, 4 of odd k. */
@@ -88,7 +115,7 @@ function writeWiden(f: FunctionBuilder): void {
 export function int8Module(spec: Int8Spec): Uint8Array<ArrayBuffer> {
   const m = new ModuleBuilder({ shared: spec.shared });
   const { mr, style } = spec;
-  const tile = m.func("tile", ["i32", "i32", "i32", "i32", "i32"], [], (f) => writeTile(f, spec));
+  const tile = m.func("tile", new Array<"i32">(TILE_PARAMETERS.length).fill("i32"), [], (f) => writeTile(f, spec));
   const widen = style === "simd" ? m.func("widen", ["i32", "i32", "i32"], [], writeWiden) : null;
   writeWork(m, (f, args, panel) => {
     const field = (name: (typeof INT8_ARGUMENTS)[number]): Emit => f.load("i32.load", args, 4 * INT8_ARGUMENTS.indexOf(name));
@@ -121,18 +148,18 @@ export function int8Module(spec: Int8Spec): Uint8Array<ArrayBuffer> {
           f.run(f.call(widen, at, panel, count));
           f.set(at, panel);
         }
-        for (let half = 0; half < 2; half++) {
-          f.set(mt, field("tiles"));
-          f.set(a, f.op("i32.add", field("a"), f.op("i32.mul", first, f.i32(mr * int8Quad(style)))));
-          f.set(cm, f.op("i32.add", c, f.i32(32 * half)));
-          f.while(f.op("i32.gt_s", mt, f.i32(0)), () => {
-            if (style === "simd" && half === 0) f.if(f.op("i32.eqz", first), () => zeroBlock(f, cm, field("ldc"), mr));
-            f.run(f.call(tile, a, f.op("i32.add", at, f.i32(32 * half)), cm, field("ldc"), count));
-            f.bump(a, field("aStride"));
-            f.bump(cm, f.op("i32.mul", field("ldc"), f.i32(mr)));
-            f.bump(mt, -1);
-          });
-        }
+        f.set(a, f.op("i32.add", field("a"), f.op("i32.mul", first, f.i32(mr * int8Quad(style)))));
+        const given: Record<(typeof TILE_PARAMETERS)[number], Operand> = {
+          a,
+          b: at,
+          c,
+          ldc: field("ldc"),
+          quads: count,
+          tiles: field("tiles"),
+          aStride: field("aStride"),
+          fresh: style === "simd" ? f.op("i32.eqz", first) : f.i32(0),
+        };
+        f.run(f.call(tile, ...TILE_PARAMETERS.map((name) => given[name])));
         f.bump(first, count);
         f.set(left, f.op("i32.sub", left, count));
       });

@@ -5,6 +5,7 @@ import {
   INT8_CHUNK,
   INT8_PACK_ARGUMENTS,
   INT8_ROWS,
+  INT8_SLAB,
   int8Module,
   int8PackModule,
   int8Quad,
@@ -84,24 +85,27 @@ export function prepareInteger(runtime: Runtime, w: Int8Array, n: number, k: num
       );
       const stride = resultStride(n, rows);
       const c = space.scratch("c", 4 * rows * stride);
-      const values = {
-        a: packed,
-        w: address,
-        c,
-        ldc: 4 * stride,
-        quads,
-        tiles,
-        aStride,
-        rowSums,
-        columnSums: address + weightBytes,
-      };
-      runtime.work(
-        space,
-        built,
-        blocks,
-        Int32Array.from(INT8_ARGUMENTS, (name) => values[name]),
-        style === "simd" ? 128 * INT8_CHUNK : 0,
-      );
+      const slab = Math.ceil(INT8_SLAB / mr);
+      for (let from = 0; from < tiles; from += slab) {
+        const values = {
+          a: packed + from * aStride,
+          w: address,
+          c: c + 4 * from * mr * stride,
+          ldc: 4 * stride,
+          quads,
+          tiles: Math.min(slab, tiles - from),
+          aStride,
+          rowSums: rowSums + 4 * from * mr,
+          columnSums: address + weightBytes,
+        };
+        runtime.work(
+          space,
+          built,
+          blocks,
+          Int32Array.from(INT8_ARGUMENTS, (name) => values[name]),
+          style === "simd" ? 128 * INT8_CHUNK : 0,
+        );
+      }
       const result = new Int32Array(space.buffer, c, rows * stride);
       if (stride === n) out.set(result.subarray(0, m * n));
       else for (let r = 0; r < m; r++) out.set(result.subarray(r * stride, r * stride + n), r * n);

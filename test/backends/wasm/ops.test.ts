@@ -18,7 +18,7 @@ const byte = (extreme: boolean, unsigned: boolean): number => {
 describe("integer products", () => {
   it("int8 and uint8 x int8, any shape, extremes, one thread and two", async () => {
     const backends = [await wasm(), await wasm({ features: "simd" }), await wasm({ threads: 2 })];
-    for (const [m, n, k] of [[1, 1, 1], [1, 16, 4], [2, 17, 3], [3, 5, 65], [4, 33, 514], [7, 40, 1100], [13, 16, 130]] as const)
+    for (const [m, n, k] of [[1, 1, 1], [1, 16, 4], [2, 17, 3], [3, 5, 65], [4, 33, 514], [7, 40, 1100], [13, 16, 130], [131, 20, 37], [261, 3, 600]] as const)
       for (const unsigned of [false, true])
         for (const extreme of [false, true]) {
           const w = Int8Array.from({ length: n * k }, () => byte(extreme, false));
@@ -46,7 +46,7 @@ describe("integer products", () => {
     }
     // stored bytes are w + 128; w <= -1 keeps them in 7 bits
     const backend = wasmWith({ ...wasmFeatures(), dot: "u8" });
-    const [m, n, k] = [6, 19, 70];
+    const [m, n, k] = [140, 19, 70];
     const w = Int8Array.from({ length: n * k }, () => -1 - Math.floor(random() * 128));
     for (const unsigned of [false, true]) {
       const a = unsigned
