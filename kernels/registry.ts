@@ -137,7 +137,7 @@ function* floatVariants(): Iterable<KernelVariant> {
           yield { name: floatName(spec, `${weight}${offset === "none" ? "" : offset}`), relaxed, build: () => floatModule(spec) };
         }
   for (const mr of [2, 3, 4, 5, 6])
-    yield { name: `f32_pack_${mr}__wasmsimd`, relaxed: false, build: () => floatPackModule({ mr, group: 32, shared: false }) };
+    yield { name: `f32_pack_${mr}__wasmsimd`, relaxed: false, build: () => floatPackModule({ mr, shared: false }) };
 }
 
 function* int8Variants(): Iterable<KernelVariant> {

@@ -6,18 +6,15 @@ import { ModuleBuilder, type Emit, type FunctionBuilder, type Local } from "./as
 import { activationRecord, type DotStyle } from "./gemm.ts";
 import { writeRecords } from "./items.ts";
 
+/** What the code depends on; see `RECORD_ARGUMENTS` for what it is told at each call. */
 export interface ActivationSpec {
   readonly style: DotStyle;
   /** i16 operands in the order of k, for zipped planes; otherwise even k, then odd k. */
   readonly inOrder: boolean;
   readonly activationBits: 8 | 16;
-  /** Padded group: a multiple of 4. */
-  readonly group: number;
   readonly mr: number;
   /** Corrections hold the sum over all planes (zero points, i16 operands) or one per plane. */
   readonly totals: boolean;
-  /** Factor of the corrections, see `correctionFactor`. */
-  readonly factor: number;
   readonly shared: boolean;
 }
 
@@ -57,22 +54,22 @@ export function roundCodes(f: FunctionBuilder, q: Local, at: Local, scale4: Loca
   f.set(q, f.op("i32x4.sub", f.op("f32x4.add", q, f.constantF32(ROUND)), f.constantF32(ROUND)));
 }
 
-/** A module whose `work` quantizes staged rows to records: see `recordJob`. */
+/** A module whose `work` quantizes staged rows to records: see `recordJob`; the factor is that of the corrections, `correctionFactor`. */
 export function activationModule(spec: ActivationSpec): Uint8Array<ArrayBuffer> {
-  const record = activationRecord(spec);
-  const { mr, group, activationBits } = spec;
+  const { header: codes, quad } = activationRecord({ ...spec, group: 4 });
+  const { mr, activationBits } = spec;
   const max = activationMax(activationBits);
   const m = new ModuleBuilder({ shared: spec.shared });
   // one row of a tile; `header` = record + 4 r, `data` = record + r * quad bytes
-  const quantize = m.func(null, ["i32", "i32", "i32", "i32"], [], (f) => {
-    const [x, header, data, groups] = [0, 1, 2, 3].map((i) => f.param(i));
+  const quantize = m.func(null, ["i32", "i32", "i32", "i32", "i32", "i32", "i32"], [], (f) => {
+    const [x, header, data, groups, width, record, factor] = [0, 1, 2, 3, 4, 5, 6].map((i) => f.param(i));
     const [end, at, out, lowSum, highSum] = f.locals("i32", 5);
     const [amax, q, low, high, sums, highSums, scale4] = f.locals("v128", 7);
     const scale = f.local("f32");
     const total4 = (v: typeof amax): Emit =>
       [0, 1, 2, 3].map((i): Emit => f.lane("i32x4.extract_lane", i, v)).reduce((a, b) => f.op("i32.add", a, b));
     f.while(f.op("i32.gt_s", groups, f.i32(0)), () => {
-      f.set(end, f.op("i32.add", x, f.i32(4 * group)));
+      f.set(end, f.op("i32.add", x, width));
       f.set(scale, groupScale(f, x, at, end, amax, max));
       f.set(scale4, f.op("f32x4.splat", scale));
       f.set(sums, f.v128i32(0));
@@ -92,21 +89,21 @@ export function activationModule(spec: ActivationSpec): Uint8Array<ArrayBuffer> 
             const words = spec.inOrder ? [0, 1, 4, 5, 8, 9, 12, 13] : [0, 1, 8, 9, 4, 5, 12, 13];
             const pairs = f.shuffle([...words, ...words], q, q);
             f.set(low, pairs);
-            f.store("i32.store", out, record.header, f.lane("i32x4.extract_lane", 0, low));
-            f.store("i32.store", out, record.header + 4, f.lane("i32x4.extract_lane", 1, low));
+            f.store("i32.store", out, codes, f.lane("i32x4.extract_lane", 0, low));
+            f.store("i32.store", out, codes + 4, f.lane("i32x4.extract_lane", 1, low));
           } else if (activationBits === 8) {
             f.set(sums, f.op("i32x4.add", sums, q));
-            f.store("i32.store", out, record.header, bytesOf(q));
+            f.store("i32.store", out, codes, bytesOf(q));
           } else {
             f.set(high, f.op("i32x4.shr_s", f.op("i32x4.add", q, f.constant32(128)), f.i32(8)));
             f.set(low, f.op("i32x4.sub", q, f.op("i32x4.shl", high, f.i32(8))));
             f.set(sums, f.op("i32x4.add", sums, low));
             f.set(highSums, f.op("i32x4.add", highSums, high));
-            f.store("i32.store", out, record.header, bytesOf(low));
-            f.store("i32.store", out, record.header + 4, bytesOf(high));
+            f.store("i32.store", out, codes, bytesOf(low));
+            f.store("i32.store", out, codes + 4, bytesOf(high));
           }
           f.bump(at, 16);
-          f.bump(out, record.quad * mr);
+          f.bump(out, quad * mr);
         },
         f.op("i32.lt_u", at, end),
       );
@@ -114,19 +111,19 @@ export function activationModule(spec: ActivationSpec): Uint8Array<ArrayBuffer> 
       f.set(highSum, total4(highSums));
       const total = f.op("i32.add", lowSum, f.op("i32.shl", highSum, f.i32(8)));
       f.store("f32.store", header, 0, scale);
-      f.store("i32.store", header, 4 * mr, f.op("i32.mul", spec.totals ? total : lowSum, f.i32(spec.factor)));
-      f.store("i32.store", header, 8 * mr, f.op("i32.mul", highSum, f.i32(spec.factor)));
+      f.store("i32.store", header, 4 * mr, f.op("i32.mul", spec.totals ? total : lowSum, factor));
+      f.store("i32.store", header, 8 * mr, f.op("i32.mul", highSum, factor));
       f.store("f32.store", header, 12 * mr, f.op("f32.mul", f.op("f32.convert_i32_s", total), scale));
       f.set(x, end);
-      f.bump(header, record.bytes);
-      f.bump(data, record.bytes);
+      f.bump(header, record);
+      f.bump(data, record);
       f.set(groups, f.op("i32.sub", groups, f.i32(1)));
     });
   });
-  writeRecords(m, { mr, group, bytes: record.bytes }, (f, x, a, count, stride) => {
+  writeRecords(m, mr, (f, x, a, count, stride, field) => {
     for (let r = 0; r < mr; r++) {
-      const data = f.op("i32.add", a, f.i32(r * record.quad));
-      f.run(f.call(quantize, x, f.op("i32.add", a, f.i32(4 * r)), data, count));
+      const data = f.op("i32.add", a, f.i32(r * quad));
+      f.run(f.call(quantize, x, f.op("i32.add", a, f.i32(4 * r)), data, count, field("width"), field("bytes"), field("factor")));
       f.bump(x, stride);
     }
   });

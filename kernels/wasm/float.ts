@@ -456,15 +456,15 @@ export function floatModule(spec: FloatSpec): Uint8Array<ArrayBuffer> {
 }
 
 /** A module whose `work` packs staged rows of float32 for tiles of mr rows, [k][mr]: see `recordJob`. */
-export function floatPackModule(spec: Pick<FloatSpec, "mr" | "group" | "shared">): Uint8Array<ArrayBuffer> {
-  const { mr, group } = spec;
+export function floatPackModule(spec: Pick<FloatSpec, "mr" | "shared">): Uint8Array<ArrayBuffer> {
+  const { mr } = spec;
   const m = new ModuleBuilder({ shared: spec.shared });
   const pack = m.func(null, ["i32", "i32", "i32", "i32"], [], (f) => {
     const [x, a, k, ldx] = [0, 1, 2, 3].map((i) => f.param(i));
     writePackRows(f, mr, x, a, k, ldx);
   });
-  writeRecords(m, { mr, group, bytes: 4 * mr * group }, (f, x, a, count, stride) =>
-    f.run(f.call(pack, x, a, f.op("i32.mul", count, f.i32(group)), stride)),
+  writeRecords(m, mr, (f, x, a, count, stride, field) =>
+    f.run(f.call(pack, x, a, f.op("i32.mul", count, f.op("i32.shr_u", field("width"), f.i32(2))), stride)),
   );
   return m.bytes();
 }

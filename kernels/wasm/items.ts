@@ -50,41 +50,48 @@ export function writeWork(m: ModuleBuilder, start: (f: FunctionBuilder, args: Lo
   });
 }
 
-/** Arguments of jobs that write activations as records, in the order of tiles and, within, of groups: `per` of `total` records are an item. */
-export const RECORD_ARGUMENTS = ["x", "a", "groups", "total", "per"] as const;
+/**
+ * Arguments of jobs that write activations as records, in the order of tiles and, within, of groups: `per` of `total` records are an item. `width`: bytes of a staged group of
+ * a row; `bytes`: of a record; `factor`: the writer's own. No part of the code: weights with groups of any size share a module.
+ */
+export const RECORD_ARGUMENTS = ["x", "a", "groups", "total", "per", "width", "bytes", "factor"] as const;
+export type RecordArgument = (typeof RECORD_ARGUMENTS)[number];
 
 /** Elements of an item of activations: 5 to 10 us of work. */
 const ITEM_ELEMENTS = 16384;
 
-/** Arguments for `tiles` of `mr` staged rows at `x`, groups of `group` elements; records go to `a`. */
-export function recordJob(
-  x: number,
-  a: number,
-  tiles: number,
-  mr: number,
-  groups: number,
-  group: number,
-): { items: number; args: Int32Array } {
-  const per = Math.max(1, Math.round(ITEM_ELEMENTS / (mr * group)));
-  const total = tiles * groups;
-  return { items: Math.ceil(total / per), args: Int32Array.of(x, a, groups, total, per) };
+/** A job for `tiles` of `mr` staged rows at `x`, groups of `group` elements; records of `bytes` go to `a`. */
+export function recordJob(job: {
+  readonly x: number;
+  readonly a: number;
+  readonly tiles: number;
+  readonly mr: number;
+  readonly groups: number;
+  readonly group: number;
+  readonly bytes: number;
+  readonly factor?: number;
+}): { items: number; args: Int32Array } {
+  const { x, a, groups, group, bytes, factor = 0 } = job;
+  const per = Math.max(1, Math.round(ITEM_ELEMENTS / (job.mr * group)));
+  const total = job.tiles * groups;
+  return { items: Math.ceil(total / per), args: Int32Array.of(x, a, groups, total, per, 4 * group, bytes, factor) };
 }
 
-/** Defines `work` of such a job: `each(x, a, count, stride)` writes `count` records of a tile at `a` from the rows at `x`, `stride` bytes apart. */
+/** Defines `work` of such a job: `each(f, x, a, count, stride, field)` writes `count` records of a tile at `a` from the rows at `x`, `stride` bytes apart. */
 export function writeRecords(
   m: ModuleBuilder,
-  { mr, group, bytes }: { readonly mr: number; readonly group: number; readonly bytes: number },
-  each: (f: FunctionBuilder, x: Local, a: Local, count: Local, stride: Local) => void,
+  mr: number,
+  each: (f: FunctionBuilder, x: Local, a: Local, count: Local, stride: Local, field: (name: RecordArgument) => Emit) => void,
 ): void {
   writeWork(m, (f, args) => {
-    const field = (name: (typeof RECORD_ARGUMENTS)[number]): Emit => f.load("i32.load", args, 4 * RECORD_ARGUMENTS.indexOf(name));
+    const field = (name: RecordArgument): Emit => f.load("i32.load", args, 4 * RECORD_ARGUMENTS.indexOf(name));
     const [first, end, tile, inTile, count, x, a, stride] = f.locals("i32", 8);
     const least = (p: Operand, q: Operand): Emit => f.op("select", p, q, f.op("i32.lt_u", p, q));
     return (item) => {
       f.set(first, f.op("i32.mul", item, field("per")));
       f.set(end, f.op("i32.add", first, field("per")));
       f.set(end, least(end, field("total")));
-      f.set(stride, f.op("i32.mul", field("groups"), f.i32(4 * group)));
+      f.set(stride, f.op("i32.mul", field("groups"), field("width")));
       f.while(f.op("i32.lt_u", first, end), () => {
         f.set(tile, f.op("i32.div_u", first, field("groups")));
         f.set(inTile, f.op("i32.rem_u", first, field("groups")));
@@ -92,11 +99,11 @@ export function writeRecords(
         f.set(a, f.op("i32.sub", end, first));
         f.set(count, least(count, a));
         f.set(x, f.op("i32.add", field("x"), f.op("i32.mul", tile, f.op("i32.mul", stride, f.i32(mr)))));
-        f.set(x, f.op("i32.add", x, f.op("i32.mul", inTile, f.i32(4 * group))));
-        f.set(a, f.op("i32.add", field("a"), f.op("i32.mul", first, f.i32(bytes))));
+        f.set(x, f.op("i32.add", x, f.op("i32.mul", inTile, field("width"))));
+        f.set(a, f.op("i32.add", field("a"), f.op("i32.mul", first, field("bytes"))));
         // before the writer moves its operands
         f.set(first, f.op("i32.add", first, count));
-        each(f, x, a, count, stride);
+        each(f, x, a, count, stride, field);
       });
     };
   });

@@ -348,6 +348,6 @@ export function lutModule(spec: LutSpec): Uint8Array<ArrayBuffer> {
 export function lutTablesModule(spec: LutSpec): Uint8Array<ArrayBuffer> {
   const m = new ModuleBuilder({ shared: spec.shared });
   const tables = m.func(null, ["i32", "i32", "i32"], [], (f) => writeTables(f, spec));
-  writeRecords(m, { mr: 1, group: spec.group, bytes: lutTables(spec.group) }, (f, x, a, count) => f.run(f.call(tables, x, a, count)));
+  writeRecords(m, 1, (f, x, a, count) => f.run(f.call(tables, x, a, count)));
   return m.bytes();
 }

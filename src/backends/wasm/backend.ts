@@ -266,10 +266,8 @@ function dotProduct(runtime: Runtime, source: WeightSource, choice: DotChoice, a
         style: spec.style,
         inOrder: zipsPlanes(spec),
         activationBits: spec.activationBits,
-        group: shape.group,
         mr: spec.mr,
         totals: totalCorrection(spec),
-        factor: correctionFactor(spec, plan.shift),
         shared: runtime.shared,
       };
       const quantize = kernel("activations", quantizer, () => activationModule(quantizer));
@@ -311,7 +309,8 @@ function dotProduct(runtime: Runtime, source: WeightSource, choice: DotChoice, a
       const a = space.scratch("a", tiles * groups * record.bytes);
       const staged = stage(space, x, m, source.k, span, group, groups, padded);
       const tileBytes = groups * record.bytes;
-      const records = recordJob(staged, a, tiles, mr, groups, group);
+      const factor = correctionFactor(spec, plan.shift);
+      const records = recordJob({ x: staged, a, tiles, mr, groups, group, bytes: record.bytes, factor });
       runtime.work(space, quantize, records.items, records.args, 0);
       const chunk = spec.panel
         ? Math.max(1, Math.floor(PANEL_BYTES / panelBytes(spec)))
@@ -377,8 +376,8 @@ function floatProduct(runtime: Runtime, source: WeightSource, label: string, rea
       let unscale = 1;
       if (mr > 1) {
         a = space.scratch("a", 4 * padded * width);
-        const packing = { mr, group, shared: runtime.shared };
-        const records = recordJob(staged, a, tiles, mr, plan.groups, group);
+        const packing = { mr, shared: runtime.shared };
+        const records = recordJob({ x: staged, a, tiles, mr, groups: plan.groups, group, bytes: 4 * mr * group });
         runtime.work(
           space,
           kernel("float pack", packing, () => floatPackModule(packing)),

@@ -52,7 +52,7 @@ describe("records of activations", () => {
     const [mr, group, bytes] = [3, 8, 64];
     const m = new ModuleBuilder();
     // per record: where its rows are, and the stride
-    writeRecords(m, { mr, group, bytes }, (f, x, a, count, stride) =>
+    writeRecords(m, mr, (f, x, a, count, stride) =>
       f.while(f.op("i32.gt_s", count, f.i32(0)), () => {
         f.store("i32.store", a, 0, f.op("i32.add", f.load("i32.load", a), x));
         f.store("i32.store", a, 4, stride);
@@ -70,7 +70,7 @@ describe("records of activations", () => {
       [4, 7],
       [3, 700],
     ]) {
-      const job = recordJob(x, a, tiles, mr, groups, group);
+      const job = recordJob({ x, a, tiles, mr, groups, group, bytes });
       const total = tiles * groups;
       // items of one size, and a last one that may be shorter
       for (const per of [job.args[4], 1, 3, total]) {
@@ -87,8 +87,11 @@ describe("records of activations", () => {
         expect(out[(total * bytes) / 4]).toBe(0);
       }
     }
-    expect(recordJob(0, 0, 2, 4, 128, 32)).toEqual({ items: 2, args: Int32Array.of(0, 0, 128, 256, 128) });
+    expect(recordJob({ x: 0, a: 0, tiles: 2, mr: 4, groups: 128, group: 32, bytes: 96, factor: 3 })).toEqual({
+      items: 2,
+      args: Int32Array.of(0, 0, 128, 256, 128, 128, 96, 3),
+    });
     // activations of one row of a usual matrix are one item: not worth waking a thread
-    expect(recordJob(0, 0, 1, 1, 128, 32).items).toBe(1);
+    expect(recordJob({ x: 0, a: 0, tiles: 1, mr: 1, groups: 128, group: 32, bytes: 64 }).items).toBe(1);
   });
 });
