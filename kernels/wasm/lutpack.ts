@@ -67,12 +67,12 @@ export function chooseLut(
   return { plan, spec, blocks, groups, span, bytes: blocks * groups * lutRecord(spec).bytes, reasons };
 }
 
-/** Writes the packed matrix at `address` of `buffer`. */
+/** Writes the packed matrix at `address` of `buffer`, where zeros are. */
 export function packLut(source: WeightSource, choice: LutChoice, buffer: ArrayBufferLike, address: number): void {
   const { rows, k } = source;
   const { plan, spec, span, groups } = choice;
   const record = lutRecord(spec);
-  const bytes = new Uint8Array(buffer, address, choice.bytes).fill(0);
+  const bytes = new Uint8Array(buffer, address, choice.bytes);
   const floats = new Float32Array(buffer, address, choice.bytes / 4);
   const words = new Int16Array(buffer, address, choice.bytes / 2);
   const places = Array.from({ length: spec.group }, (_, i) => Array.from({ length: spec.planes }, (__, p) => lutPlace(spec, i, p)));

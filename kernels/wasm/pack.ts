@@ -112,13 +112,13 @@ export function termWriter(
   };
 }
 
-/** Writes the packed matrix of an integer kernel at `address` of `buffer`. */
+/** Writes the packed matrix of an integer kernel at `address` of `buffer`, where zeros are. */
 export function packWeight(source: WeightSource, plan: DotPlan, shape: PackedShape, buffer: ArrayBufferLike, address: number): void {
   const { rows, k } = source;
   const { span, group, groups } = shape;
   const parts = offsetParts(source, plan);
   const record = weightRecord({ bits: plan.bits, group, ...parts });
-  const bytes = new Uint8Array(buffer, address, shape.bytes).fill(0);
+  const bytes = new Uint8Array(buffer, address, shape.bytes);
   const floats = new Float32Array(buffer, address, shape.bytes / 4);
   const words = new Int16Array(buffer, address, shape.bytes / 2);
   const codes = new Uint8Array(k);
@@ -146,12 +146,12 @@ export function packWeight(source: WeightSource, plan: DotPlan, shape: PackedSha
   }
 }
 
-/** Writes the packed matrix of a float kernel at `address` of `buffer`. */
+/** Writes the packed matrix of a float kernel at `address` of `buffer`, where zeros are. */
 export function packFloat(source: WeightSource, plan: FloatPlan, buffer: ArrayBufferLike, address: number): void {
   const { rows, k } = source;
   const { span, groups, bytes: total, layout } = plan;
   const record = floatRecord(layout);
-  const bytes = new Uint8Array(buffer, address, total).fill(0);
+  const bytes = new Uint8Array(buffer, address, total);
   const floats = new Float32Array(buffer, address, total / 4);
   const words = new Int16Array(buffer, address, total / 2);
   const decoded = layout.bits === 32;

@@ -25,7 +25,7 @@ import { recordJob } from "../../../kernels/wasm/items.ts";
 import { createRuntime, kernel, type Runtime } from "../../../kernels/wasm/runtime.ts";
 import { fastest, tileCandidates, tuneKey } from "../../../kernels/wasm/tuner.ts";
 import { checkRun, disposed } from "../layer.ts";
-import { stage, type Product } from "./product.ts";
+import { packWarm, stage, weightMemory, type Product } from "./product.ts";
 import { integerProduct, refusedKernel } from "./lut.ts";
 import { weightSource } from "../source.ts";
 import { startPool } from "./threads.ts";
@@ -186,7 +186,7 @@ function prepare(runtime: Runtime, w: PackedTensor, options: PrepareOptions): Sy
   }
   const { rows: n, k } = w;
   try {
-    warm(product, n, k);
+    packWarm(product, n, k);
   } catch (error) {
     product.space.arena.free(product.address);
     throw error;
@@ -232,28 +232,19 @@ function prepare(runtime: Runtime, w: PackedTensor, options: PrepareOptions): Sy
   };
 }
 
-/** One product of zeros: code for one row is generated, compiled and on its way to the optimising tier before the first call that matters. */
-function warm(product: Product, n: number, k: number): void {
-  const stride = resultStride(n, 1);
-  const c = product.space.scratch("c", 4 * stride * product.rows(1));
-  product.multiply(new Float32Array(k), 1, c, stride);
-}
-
 /** A panel and a tile's activations share the first-level cache. */
 const PANEL_BYTES = 12 * 1024;
 
 /** Bytes of scratch for activations and results of one pass. */
 const rowBudget = 192 * 1024 * 1024;
 
+interface DotProduct extends Product {
+  multiplyWith(spec: GemmSpec, x: Float32Array, m: number, c: number, stride: number, blocks?: number): void;
+}
+
 function dotProduct(runtime: Runtime, source: WeightSource, choice: DotChoice, activations: "int8" | "int16", label: string): Product {
   const { plan, shape } = choice;
-  const { space, address } = runtime.allocate(shape.bytes);
-  try {
-    packWeight(source, plan, shape, space.buffer, address);
-  } catch (error) {
-    space.arena.free(address);
-    throw error;
-  }
+  const { space, address } = weightMemory(runtime, shape.bytes);
   const standard = choice.spec;
   const tileOf = (m: number): GemmSpec =>
     runtime.tiles === null ? standard(m) : (runtime.tiles.get(tuneKey(standard(m), m)) ?? standard(m));
@@ -277,7 +268,7 @@ function dotProduct(runtime: Runtime, source: WeightSource, choice: DotChoice, a
     return found;
   };
   const rowsOf = (spec: GemmSpec, m: number): number => Math.ceil(m / spec.mr) * spec.mr;
-  const product: Product & { multiplyWith(spec: GemmSpec, x: Float32Array, m: number, c: number, stride: number): void } = {
+  const product: DotProduct = {
     space,
     address,
     activations,
@@ -298,8 +289,10 @@ function dotProduct(runtime: Runtime, source: WeightSource, choice: DotChoice, a
         fastest(candidates, (spec) => product.multiplyWith(spec, part, count, c, stride)),
       );
     },
-    multiply: (x, m, c, stride) => product.multiplyWith(tileOf(m), x, m, c, stride),
-    multiplyWith(spec, x, m, c, stride) {
+    pack: () => packWeight(source, plan, shape, space.buffer, address),
+    kernel: () => compile(tileOf(1)).gemm,
+    multiply: (x, m, c, stride, blocks) => product.multiplyWith(tileOf(m), x, m, c, stride, blocks),
+    multiplyWith(spec, x, m, c, stride, blocks = shape.blocks) {
       const { mr } = spec;
       const record = activationRecord(spec);
       const tiles = Math.ceil(m / mr);
@@ -331,7 +324,7 @@ function dotProduct(runtime: Runtime, source: WeightSource, choice: DotChoice, a
       runtime.work(
         space,
         gemm,
-        shape.blocks,
+        blocks,
         Int32Array.from(WORK_ARGUMENTS, (name) => values[name]),
         spec.panel ? chunk * panelBytes(spec) : 0,
       );
@@ -344,18 +337,12 @@ function floatProduct(runtime: Runtime, source: WeightSource, label: string, rea
   const plan: FloatPlan = floatPlan(source);
   const { relaxed } = runtime.features;
   const tableBytes = plan.table === null ? 0 : 1024;
-  const { space, address } = runtime.allocate(plan.bytes + tableBytes);
-  try {
-    packFloat(source, plan, space.buffer, address);
-    if (plan.table !== null) new Float32Array(space.buffer, address + plan.bytes, 256).set(plan.table);
-  } catch (error) {
-    space.arena.free(address);
-    throw error;
-  }
+  const { space, address } = weightMemory(runtime, plan.bytes + tableBytes);
   const { group } = plan.layout;
   const spec = (m: number) => floatSpec(plan, floatRows(m, relaxed), relaxed, runtime.shared);
   /** Compiled code by rows per tile. */
   const compiled: Kernel[] = [];
+  const compile = (m: number): Kernel => (compiled[floatRows(m, relaxed)] ??= kernel("float", spec(m), () => floatModule(spec(m))));
   const tilesOf = (m: number): number => Math.ceil(m / floatRows(m, relaxed));
   return {
     space,
@@ -364,13 +351,17 @@ function floatProduct(runtime: Runtime, source: WeightSource, label: string, rea
     name: (m) => floatName(spec(m), label),
     reasons: [...reasons, plan.reason],
     rows: (m) => tilesOf(m) * floatRows(m, relaxed),
-    multiply(x, m, c, stride) {
+    pack() {
+      packFloat(source, plan, space.buffer, address);
+      if (plan.table !== null) new Float32Array(space.buffer, address + plan.bytes, 256).set(plan.table);
+    },
+    kernel: () => compile(1),
+    multiply(x, m, c, stride, blocks = plan.blocks) {
       const mr = floatRows(m, relaxed);
       const tiles = tilesOf(m);
       const padded = tiles * mr;
       const width = plan.groups * group;
-      compiled[mr] ??= kernel("float", spec(m), () => floatModule(spec(m)));
-      const built = compiled[mr];
+      const built = compile(m);
       const staged = stage(space, x, m, source.k, plan.span, group, plan.groups, padded);
       let a = staged;
       let unscale = 1;
@@ -387,11 +378,11 @@ function floatProduct(runtime: Runtime, source: WeightSource, label: string, rea
         );
       } else if (decodeExponent(plan.decode) !== 0) unscale = normalise(new Float32Array(space.buffer, staged, width));
       // chunks of rows that the second-level cache holds, of one size, and enough of them that threads end together
-      const least = runtime.threads === 1 ? 1 : Math.ceil((32 * runtime.threads) / plan.blocks);
+      const least = runtime.threads === 1 ? 1 : Math.ceil((32 * runtime.threads) / blocks);
       const tilesPerChunk = Math.ceil(tiles / Math.min(tiles, Math.max(least, Math.ceil((mr * tiles) / 192))));
       const chunk = Math.max(1, Math.floor(256 / group));
       const values = {
-        blocks: plan.blocks,
+        blocks,
         a,
         w: address,
         c,
@@ -403,7 +394,7 @@ function floatProduct(runtime: Runtime, source: WeightSource, label: string, rea
         table: address + plan.bytes,
       };
       const args = Int32Array.from(FLOAT_ARGUMENTS, (name) => values[name]);
-      runtime.work(space, built, plan.blocks * Math.ceil(tiles / tilesPerChunk), args, mr === 1 ? 0 : 64 * group * chunk);
+      runtime.work(space, built, blocks * Math.ceil(tiles / tilesPerChunk), args, mr === 1 ? 0 : 64 * group * chunk);
       if (unscale !== 1) {
         const y = new Float32Array(space.buffer, c, source.rows);
         for (let i = 0; i < y.length; i++) y[i] *= unscale;

@@ -7,9 +7,10 @@ import { recordJob } from "../../../kernels/wasm/items.ts";
 import { chooseLut, packLut, type LutChoice } from "../../../kernels/wasm/lutpack.ts";
 import { resultStride } from "../../../kernels/wasm/tiles.ts";
 import { fastest } from "../../../kernels/wasm/tuner.ts";
+import type { Kernel } from "../../../kernels/wasm/engine.ts";
 import { kernel, type Runtime } from "../../../kernels/wasm/runtime.ts";
 import type { PrepareOptions } from "../types.ts";
-import { stage, type Product } from "./product.ts";
+import { stage, weightMemory, type Product } from "./product.ts";
 
 /** Elements of k whose tables and weights are kept near while many rows of activations pass. */
 const CHUNK = 1024;
@@ -18,15 +19,10 @@ const CHUNK = 1024;
 const ROWS = 64;
 
 export function lutProduct(runtime: Runtime, source: WeightSource, choice: LutChoice, label: string): Product {
-  const { spec, blocks, groups, span } = choice;
-  const { space, address } = runtime.allocate(choice.bytes);
-  try {
-    packLut(source, choice, space.buffer, address);
-  } catch (error) {
-    space.arena.free(address);
-    throw error;
-  }
+  const { spec, groups, span } = choice;
+  const { space, address } = weightMemory(runtime, choice.bytes);
   const { group } = spec;
+  const own = (): Kernel => kernel("lut", spec, () => lutModule(spec));
   return {
     space,
     address,
@@ -34,8 +30,10 @@ export function lutProduct(runtime: Runtime, source: WeightSource, choice: LutCh
     name: () => lutName(spec, label),
     reasons: choice.reasons,
     rows: (m) => m,
-    multiply(x, m, c, stride) {
-      const built = kernel("lut", spec, () => lutModule(spec));
+    pack: () => packLut(source, choice, space.buffer, address),
+    kernel: own,
+    multiply(x, m, c, stride, blocks = choice.blocks) {
+      const built = own();
       const aStride = groups * lutTables(group);
       const ldc = 4 * stride;
       const count = Math.min(m, ROWS);

@@ -1,8 +1,10 @@
 // What the families of packed products on the WebAssembly backend share: a weight in memory with the product on it, and staged activations.
-import type { Space } from "../../../kernels/wasm/engine.ts";
+import type { Kernel, Space } from "../../../kernels/wasm/engine.ts";
+import type { Runtime } from "../../../kernels/wasm/runtime.ts";
+import { resultStride } from "../../../kernels/wasm/tiles.ts";
 import type { Explanation } from "../types.ts";
 
-/** A weight in memory and the product on it: x * w^T goes to c. */
+/** Memory for a weight and the product on it: x * w^T goes to c. */
 export interface Product {
   readonly space: Space;
   readonly address: number;
@@ -11,10 +13,50 @@ export interface Product {
   readonly reasons: readonly string[];
   /** Padded rows of c for m rows of x. */
   rows(m: number): number;
-  /** `stride`: floats between rows of c, at least n padded to 16. */
-  multiply(x: Float32Array, m: number, c: number, stride: number): void;
+  /** Writes the weight; zeros stand in its place before. */
+  pack(): void;
+  /** The kernel for one row. */
+  kernel(): Kernel;
+  /** `stride`: floats between rows of c, at least n padded to 16. `blocks`: of 16 rows of the weight, the first ones; default all. */
+  multiply(x: Float32Array, m: number, c: number, stride: number, blocks?: number): void;
   /** Measures tiles for m rows where tuning is on and this kind of product has no choice yet. */
   tune?(x: Float32Array, m: number): void;
+}
+
+/** Zeros in memory for a weight. @throws LowbitError E_DEVICE */
+export function weightMemory(runtime: Runtime, bytes: number): { readonly space: Space; readonly address: number } {
+  const memory = runtime.allocate(bytes);
+  new Uint8Array(memory.space.buffer, memory.address, bytes).fill(0);
+  return memory;
+}
+
+/** V8 hands a kernel to its optimising compiler after some 13 MB of baseline code run: about so many elements of k of a block. */
+const WARM_ELEMENTS = 2 ** 18;
+
+/** Small weights do not reach it in a reasonable number of products. */
+const WARM_PRODUCTS = 48;
+
+const warmed = new WeakSet<Kernel>();
+
+/**
+ * Packs the weight, and makes the code for one row before the first call that matters: a kernel that is new to the process runs on zeros until V8 takes it up for optimisation,
+ * which goes on beside the packing.
+ */
+export function packWarm(product: Product, n: number, k: number): void {
+  const stride = resultStride(n, 1);
+  const x = new Float32Array(k);
+  const c = product.space.scratch("c", 4 * stride * product.rows(1));
+  const multiply = (blocks: number): void => product.multiply(x, 1, c, stride, blocks);
+  const kernel = product.kernel();
+  if (!warmed.has(kernel)) {
+    warmed.add(kernel);
+    const blocks = Math.min(Math.ceil(n / 16), Math.ceil(WARM_ELEMENTS / k));
+    const products = Math.min(WARM_PRODUCTS, Math.ceil(WARM_ELEMENTS / (blocks * k)));
+    for (let i = 0; i < products; i++) multiply(blocks);
+  }
+  product.pack();
+  // brings back what packing pushed out of the caches
+  multiply(1);
 }
 
 /** Copies x [m, k] to [m][groups * group] with zeros between a short group and the next. */
