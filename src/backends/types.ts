@@ -29,7 +29,10 @@ export interface Explanation {
 export interface AsyncLayer {
   readonly n: number;
   readonly k: number;
-  /** y[m, n] = x[m, k] * w^T. @throws LowbitError E_SHAPE, E_DISPOSED */
+  /**
+   * y[m, n] = x[m, k] * w^T. On WebAssembly the calling thread computes too, and long products run band by band, so that its event loop turns in between.
+   * @throws LowbitError E_SHAPE, E_DISPOSED
+   */
   runAsync(x: Float32Array, m: number, out?: Float32Array): Promise<Float32Array>;
   explain(): Explanation;
   /** Frees what the backend holds. Safe to call twice. */

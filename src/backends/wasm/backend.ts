@@ -29,6 +29,7 @@ import { packWarm, stage, weightMemory, type Product } from "./product.ts";
 import { integerProduct, refusedKernel } from "./lut.ts";
 import { weightSource } from "../source.ts";
 import { startPool } from "./threads.ts";
+import { inTurns } from "./turns.ts";
 import { prepareBitplanes, type BitplaneLayer } from "./bitplane.ts";
 import { createCodec } from "./codec.ts";
 import { float64Algebra, type Float64Algebra } from "./float64.ts";
@@ -220,7 +221,10 @@ function prepare(runtime: Runtime, w: PackedTensor, options: PrepareOptions): Sy
     n,
     k,
     run,
-    runAsync: async (x, m, out) => run(x, m, out),
+    async runAsync(x, m, out) {
+      if (!live || !runtime.live) throw disposed();
+      return inTurns(runtime, { n, k }, run, x, m, out);
+    },
     explain: () => ({
       backend: "wasm",
       kernel: product.name(1),

@@ -1,0 +1,74 @@
+// Long products beside other work on the calling thread: rows of activations in bands, and between bands a turn of the event loop. All threads work as in a synchronous
+// product; what other callers run in between, synchronous or not, meets no product half done. Products of one backend are answered in the order of their calls.
+import { checkRun } from "../layer.ts";
+
+/** How long the event loop waits for its turn, unless the fewest rows take longer: a frame, ms. */
+const TURN_MS = 16;
+
+/** Bands are whole numbers of these: fewer rows, or tiles half filled, use the machine less well. */
+const STEP_ROWS = 24;
+
+/** Multiply-adds of the first band, before speed is known: less than TURN_MS on one thread, twice that without relaxed SIMD. */
+const FIRST_PRODUCTS = 2 ** 29;
+
+const wholeSteps = (rows: number): number => STEP_ROWS * Math.max(1, Math.floor(rows / STEP_ROWS));
+
+const queues = new WeakMap<object, Promise<void>>();
+
+/** The next turn of the event loop: timers, input and messages come first. */
+function turn(): Promise<void> {
+  const { setImmediate, MessageChannel: Channel } = globalThis as unknown as {
+    setImmediate?: (resolve: () => void) => void;
+    MessageChannel?: new () => { port1: { onmessage: (() => void) | null; close(): void }; port2: { postMessage(message: null): void } };
+  };
+  if (setImmediate !== undefined) return new Promise((resolve) => setImmediate(resolve));
+  if (Channel === undefined) return Promise.resolve();
+  return new Promise((resolve) => {
+    const { port1, port2 } = new Channel();
+    port1.onmessage = () => {
+      port1.close();
+      resolve();
+    };
+    port2.postMessage(null);
+  });
+}
+
+/**
+ * Runs `run` on bands of rows of x [m, k]; `owner` is what products wait for each other on. x may change after the call.
+ * @throws what `run` throws, as a rejection
+ */
+export async function inTurns(
+  owner: object,
+  { n, k }: { readonly n: number; readonly k: number },
+  run: (x: Float32Array, m: number, out: Float32Array) => Float32Array,
+  x: Float32Array,
+  m: number,
+  out: Float32Array | undefined,
+  turnMs = TURN_MS,
+): Promise<Float32Array> {
+  const y = checkRun(x, m, n, k, out);
+  let rows = wholeSteps(FIRST_PRODUCTS / (n * k));
+  const before = queues.get(owner);
+  if (before === undefined && m <= rows) return run(x, m, y);
+  let leave = (): void => undefined;
+  const place = new Promise<void>((resolve) => (leave = resolve));
+  queues.set(owner, place);
+  try {
+    const own = x.slice();
+    if (before !== undefined) await before;
+    for (let from = 0; ;) {
+      let count = Math.min(rows, m - from);
+      // a single row takes other kernels than several, with another order of sums
+      if (m - from - count === 1) count++;
+      const begin = performance.now();
+      run(own.subarray(from * k, (from + count) * k), count, y.subarray(from * n, (from + count) * n));
+      from += count;
+      if (from === m) return y;
+      rows = wholeSteps((count * turnMs) / Math.max(performance.now() - begin, 1e-3));
+      await turn();
+    }
+  } finally {
+    if (queues.get(owner) === place) queues.delete(owner);
+    leave();
+  }
+}
