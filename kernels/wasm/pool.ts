@@ -1,6 +1,7 @@
 // Worker threads on shared memory. Workers spin on a sequence number while jobs follow each other, then park in Atomics.wait. A job names a
 // memory, a kernel (its bytes travel in shared memory, so that a spinning worker needs no message) and an argument block. Workers are
-// unreferenced: they never keep a process alive. A worker that ends makes every later job an error; one that stops answering, this job.
+// unreferenced: they never keep a process alive. A worker that ends makes every later job an error, and where that can be seen from here the one under way too; one that
+// stops answering, this job.
 import { LowbitError } from "../../formats/core/errors.ts";
 import type { Kernel, Space, WasmMemory } from "./engine.ts";
 
@@ -27,6 +28,10 @@ const PARKED = 2;
 const FAILED = 3;
 const JOB = 8; // memory, kernel id, bytes address, bytes length, args, panels, panel stride
 const WORDS = 32;
+/** After them, for each worker in Node: a file descriptor that the engine closes when the worker ends, however it ends; -1 where it could open none. */
+const LIFE = WORDS;
+/** While a job takes long: how often to look whether its workers live, ms. */
+const LOOK_MS = 20;
 
 /**
  * Source of a worker. `receive` is how it gets memories: synchronously from a port in Node, by messages before the first job in browsers.
@@ -83,6 +88,9 @@ const poll = () => {
   memories[got.message.index] = got.message.memory;
   return true;
 };
+let life = -1;
+try { life = require("node:fs").openSync(require("node:os").devNull); } catch {}
+Atomics.store(control, ${LIFE} + index, life);
 Atomics.add(control, ${DONE}, 1);
 loop(control, index, poll, spinMs);
 process.exit(0);`
@@ -99,7 +107,7 @@ process.exit(0);`
 export interface PoolHooks {
   /**
    * Starts worker `index` (from 1). `onExit` must be called when it ends; `onReady` when it has loaded, where the worker cannot count itself in the
-   * control words.
+   * control words. `ended` tells a thread that waits, and hears no events, whether the worker whose descriptor is `life` has ended.
    */
   start(
     index: number,
@@ -107,7 +115,7 @@ export interface PoolHooks {
     spinMs: number,
     onExit: () => void,
     onReady: () => void,
-  ): { worker: WorkerLike; send(index: number, memory: WasmMemory): void };
+  ): { worker: WorkerLike; send(index: number, memory: WasmMemory): void; ended?(life: number): boolean };
   readonly manyMemories: boolean;
 }
 
@@ -122,7 +130,7 @@ export interface PoolOptions {
 /** Starts `threads - 1` workers; resolves when all of them answer. @throws LowbitError E_DEVICE */
 export async function createPool(options: PoolOptions, hooks: PoolHooks): Promise<Pool> {
   const { threads, spinMs = 0.5, timeoutMs = 10_000 } = options;
-  const control = new Int32Array(new SharedArrayBuffer(4 * WORDS));
+  const control = new Int32Array(new SharedArrayBuffer(4 * (WORDS + threads)));
   const others = threads - 1;
   let dead: string | null = null;
   let closed = false;
@@ -137,6 +145,9 @@ export async function createPool(options: PoolOptions, hooks: PoolHooks): Promis
       () => void Atomics.add(control, DONE, 1),
     ),
   );
+  const ended = (i: number): boolean => started[i].ended?.(Atomics.load(control, LIFE + i + 1)) === true;
+  /** Workers whose end can be seen; known once they live. */
+  let visible: readonly boolean[] = [];
   const placed = new WeakMap<Space, Map<Kernel, number>>();
   /** Where workers find the bytes of a kernel. */
   const codeAddress = (space: Space, kernel: Kernel): number => {
@@ -166,17 +177,32 @@ export async function createPool(options: PoolOptions, hooks: PoolHooks): Promis
       Atomics.store(control, FAILED, 0);
       Atomics.add(control, SEQUENCE, 1);
       if (Atomics.load(control, PARKED) > 0) Atomics.notify(control, SEQUENCE);
-      own();
+      try {
+        own();
+      } catch (error) {
+        // workers are still at this job: no other may start
+        dead = "a kernel failed on the calling thread";
+        throw error;
+      }
       let done = Atomics.load(control, DONE);
       let spins = 0;
       let deadline = 0;
+      let look = 0;
+      const giveUp = (reason: string): LowbitError => {
+        dead = reason;
+        return new LowbitError("E_DEVICE", `wasm threads: expected all workers to finish, got: ${reason}. Make another backend.`);
+      };
       while (done < others) {
         if (++spins % 4096 === 0) {
           const now = performance.now();
-          if (deadline === 0) deadline = now + timeoutMs;
-          else if (now > deadline) {
-            dead = `${others - done} of ${others} workers gave no answer for ${timeoutMs} ms`;
-            throw new LowbitError("E_DEVICE", `wasm threads: expected all workers to finish, got: ${dead}. Make another backend.`);
+          if (deadline === 0) {
+            deadline = now + timeoutMs;
+            look = now + LOOK_MS;
+          } else if (now > deadline) throw giveUp(`${others - done} of ${others} workers gave no answer for ${timeoutMs} ms`);
+          else if (now > look) {
+            const gone = started.findIndex((_, i) => visible[i] && ended(i));
+            if (gone >= 0) throw giveUp(`worker ${gone + 1} of ${others} ended`);
+            look = now + LOOK_MS;
           }
           // a worker that was parked between our look and its wait
           Atomics.notify(control, SEQUENCE);
@@ -213,5 +239,6 @@ export async function createPool(options: PoolOptions, hooks: PoolHooks): Promis
     await new Promise((resolve) => setTimeout(resolve, 1));
   }
   Atomics.store(control, DONE, 0);
+  visible = started.map((worker, i) => worker.ended !== undefined && !ended(i));
   return pool;
 }

@@ -1,7 +1,9 @@
 // Starts the workers of a pool: node:worker_threads in Node, Web Workers in a cross-origin isolated page.
+import type * as FileSystem from "node:fs";
+import type * as OperatingSystem from "node:os";
 import type * as WorkerThreads from "node:worker_threads";
 import { LowbitError } from "../../../formats/core/errors.ts";
-import { createPool, workerSource, type Pool, type WorkerLike } from "../../../kernels/wasm/pool.ts";
+import { createPool, workerSource, type Pool, type PoolHooks, type WorkerLike } from "../../../kernels/wasm/pool.ts";
 import type { WasmMemory } from "../../../kernels/wasm/engine.ts";
 
 export interface StartOptions {
@@ -18,36 +20,69 @@ interface WebWorker extends WorkerLike {
   onmessage: (() => void) | null;
 }
 
+interface NodeModules {
+  "node:worker_threads": typeof WorkerThreads;
+  "node:fs": typeof FileSystem;
+  "node:os": typeof OperatingSystem;
+}
+
+/** A module of Node, undefined elsewhere. Asked for at run time, not imported: bundlers for the browser never see it. */
+function builtin<Name extends keyof NodeModules>(name: Name): NodeModules[Name] | undefined {
+  const { process } = globalThis as unknown as { process?: { getBuiltinModule?: (id: Name) => NodeModules[Name] } };
+  return process?.getBuiltinModule?.(name);
+}
+
+/** Starts workers of `source` in Node. */
+export function nodeHooks({ Worker, MessageChannel }: typeof WorkerThreads, source = workerSource(true)): PoolHooks {
+  const fs = builtin("node:fs")!;
+  const identity = ({ dev, ino, rdev }: FileSystem.Stats): string => `${dev} ${ino} ${rdev}`;
+  let file: string | null = null;
+  try {
+    const own = fs.openSync(builtin("node:os")!.devNull, "r");
+    file = identity(fs.fstatSync(own));
+    fs.closeSync(own);
+  } catch {
+    // no way to see a worker's end while waiting: the time limit remains
+  }
+  return {
+    manyMemories: true,
+    start(index, control, spinMs, onExit) {
+      const { port1, port2 } = new MessageChannel();
+      const worker = new Worker(source, {
+        eval: true,
+        workerData: { control, index, port: port2, spinMs },
+        transferList: [port2],
+        // a worker needs no environment, arguments or standard streams of its own
+        execArgv: [],
+      });
+      worker.on("exit", onExit);
+      worker.on("error", onExit);
+      worker.unref();
+      port1.unref();
+      return {
+        worker,
+        send: (at: number, memory: WasmMemory) => port1.postMessage({ index: at, memory }),
+        ended(life) {
+          if (file === null || life < 0) return false;
+          try {
+            return identity(fs.fstatSync(life)) !== file;
+          } catch {
+            return true;
+          }
+        },
+      };
+    },
+  };
+}
+
 export async function startPool(options: StartOptions): Promise<Pool> {
+  const node = builtin("node:worker_threads");
+  if (node !== undefined) return createPool(options, nodeHooks(node));
   const scope = globalThis as unknown as {
-    process?: { getBuiltinModule?: (id: "node:worker_threads") => typeof WorkerThreads };
     Worker?: new (url: string | URL) => WebWorker;
     Blob?: new (parts: string[], options: { type: string }) => unknown;
     URL: { createObjectURL(blob: unknown): string; revokeObjectURL(url: string): void };
   };
-  // Asked for at run time, not imported: bundlers for the browser never see it.
-  const node = scope.process?.getBuiltinModule?.("node:worker_threads");
-  if (node !== undefined) {
-    const { Worker, MessageChannel } = node;
-    return createPool(options, {
-      manyMemories: true,
-      start(index, control, spinMs, onExit) {
-        const { port1, port2 } = new MessageChannel();
-        const worker = new Worker(workerSource(true), {
-          eval: true,
-          workerData: { control, index, port: port2, spinMs },
-          transferList: [port2],
-          // a worker needs no environment, arguments or standard streams of its own
-          execArgv: [],
-        });
-        worker.on("exit", onExit);
-        worker.on("error", onExit);
-        worker.unref();
-        port1.unref();
-        return { worker, send: (at: number, memory: WasmMemory) => port1.postMessage({ index: at, memory }) };
-      },
-    });
-  }
   const { Worker: WebWorkerClass, Blob: BlobClass } = scope;
   if (WebWorkerClass === undefined || BlobClass === undefined)
     throw new LowbitError("E_UNSUPPORTED", "wasm threads: expected workers, got an environment without them. Use threads: 1.");

@@ -7,11 +7,11 @@ import { createPool, workerSource, type WorkerLike } from "../../../kernels/wasm
 import { format, type NumberFormat } from "../../../formats/index.ts";
 import { prepareMatmul, quantize, tensor, wasm } from "../../../src/index.ts";
 import { createBackend } from "../../../src/backends/wasm/backend.ts";
-import { startPool } from "../../../src/backends/wasm/threads.ts";
+import { nodeHooks, startPool } from "../../../src/backends/wasm/threads.ts";
 import { createRuntime, kernel } from "../../../kernels/wasm/runtime.ts";
 import { wasmFeatures } from "../../../kernels/wasm/features.ts";
 import { ModuleBuilder } from "../../../kernels/wasm/asm.ts";
-import { writeWork } from "../../../kernels/wasm/items.ts";
+import { jobBytes, writeJob, writeWork } from "../../../kernels/wasm/items.ts";
 
 const counting = kernel("test count", { v: 1 }, () => {
   // every item adds 1 to its own word; argument: where the words are
@@ -199,6 +199,45 @@ describe("threads", () => {
     layer.dispose();
     backend.dispose();
     expect(() => layer.run(x, 1)).toThrowError(/disposed/);
+  });
+
+  it("a worker that dies in mid-run is noticed while this thread waits, however it dies", async () => {
+    const workerThreads = await import("node:worker_threads");
+    for (const death of ["process.exit(7);", 'throw new Error("not caught");']) {
+      // out of the loop that would catch it
+      const source = workerSource(true)
+        .replace(call, `if (control[${ARMED}]) { control[${ARMED}] = 2; return; } ${call}`)
+        .replace("process.exit(0);", `if (control[${ARMED}] === 2) { ${death} } process.exit(0);`);
+      let words!: Int32Array;
+      const hooks = nodeHooks(workerThreads, source);
+      // a limit that no test waits for
+      const pool = await createPool(
+        { threads: 2, timeoutMs: 600_000 },
+        { ...hooks, start: (index, control, ...rest) => ((words = control), hooks.start(index, control, ...rest)) },
+      );
+      const runtime = createRuntime({ features: wasmFeatures(), pool });
+      const { space, address } = runtime.allocate(4 * 1000);
+      const job = (): void => runtime.work(space, counting, 1000, Int32Array.of(address), 0);
+      job();
+      Atomics.store(words, ARMED, 1);
+      expect(job).toThrowError(/expected all workers to finish, got: worker 1 of 1 ended. Make another backend/);
+      expect(job).toThrowError(/live workers.*Make another backend/);
+      runtime.dispose();
+    }
+  });
+
+  it("a kernel that fails on the calling thread is an error of that product and of every later one", async () => {
+    const pool = await startPool({ threads: 2 });
+    const runtime = createRuntime({ features: wasmFeatures(), pool });
+    const { space, address } = runtime.allocate(4 * 1000);
+    const [at, panels] = [space.scratch("arguments", 1024), 0];
+    const trap = (): void => {
+      throw new Error("trap");
+    };
+    writeJob(new Int32Array(space.buffer, at, jobBytes(2) / 4), Int32Array.of(address), 10, 2);
+    expect(() => pool.run(space, counting, at, panels, 0, trap)).toThrowError("trap");
+    expect(() => runtime.work(space, counting, 10, Int32Array.of(address), 0)).toThrowError(/calling thread.*Make another backend/);
+    runtime.dispose();
   });
 
   it("a kernel that fails in a worker is an error of that product", async () => {
