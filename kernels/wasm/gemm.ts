@@ -374,7 +374,8 @@ function writeTile(f: FunctionBuilder, spec: GemmSpec): void {
 export const WORK_ARGUMENTS = ["a", "w", "c", "ldc", "groups", "tiles", "chunk", "aStride", "blocks"] as const;
 
 /**
- * A module with `tile` and `work`: a block runs over chunks of groups (kept in the first-level cache) and, within, over tiles of activation rows. Micro-kernels are calls: V8 replaces no running loop by better code.
+ * A module with `tile` and `work`: a block runs over chunks of groups (kept in the first-level cache) and, within, over tiles of activation rows. Micro-kernels are calls: V8
+ * replaces no running loop by better code.
  */
 export function gemmModule(spec: GemmSpec): Uint8Array<ArrayBuffer> {
   const m = new ModuleBuilder({ shared: spec.shared });
