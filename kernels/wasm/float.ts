@@ -4,7 +4,7 @@
 import { ModuleBuilder, type Emit, type FunctionBuilder, type FunctionRef, type Local } from "./asm.ts";
 import { fieldLayout } from "./fields.ts";
 import { writeRecords, writeWork } from "./items.ts";
-import { writePackRows } from "./tiles.ts";
+import { aimAhead, lookAhead, writePackRows } from "./tiles.ts";
 
 /**
  * How stored fields become float32. `lattice`: an integer operand (a 16-entry table, or the field itself) minus shift or zero point.
@@ -409,10 +409,12 @@ export function floatModule(spec: FloatSpec): Uint8Array<ArrayBuffer> {
   const tile = mr > 1 ? m.func("tile", ["i32", "i32", "i32", "i32", "i32", "i32"], [], (f) => writeTile(f, spec)) : null;
   writeWork(m, (f, args, panel) => {
     const field = (name: (typeof FLOAT_ARGUMENTS)[number]): Emit => f.load("i32.load", args, 4 * FLOAT_ARGUMENTS.indexOf(name));
-    const [block, tile0, tiles, w, c, left, first, count, mt, a, cm, at, n] = f.locals("i32", 13);
+    const [block, tile0, tiles, w, c, left, first, count, mt, a, cm, at, n, ahead, aheadEnd, end] = f.locals("i32", 16);
+    const blockBytes = f.op("i32.mul", field("groups"), f.i32(record));
+    if (decode !== null) f.set(end, f.op("i32.add", field("w"), f.op("i32.mul", field("blocks"), blockBytes)));
     return (item) => {
       f.set(block, f.op("i32.rem_u", item, field("blocks")));
-      f.set(w, f.op("i32.add", field("w"), f.op("i32.mul", block, f.op("i32.mul", field("groups"), f.i32(record)))));
+      f.set(w, f.op("i32.add", field("w"), f.op("i32.mul", block, blockBytes)));
       f.set(c, f.op("i32.add", field("c"), f.op("i32.mul", block, f.i32(64))));
       if (gemv !== null) {
         f.run(f.call(gemv, field("a"), w, c, field("table"), field("groups")));
@@ -431,6 +433,9 @@ export function floatModule(spec: FloatSpec): Uint8Array<ArrayBuffer> {
           f.set(at, f.op("i32.add", w, f.op("i32.mul", first, f.i32(record))));
           if (decode !== null) {
             f.run(f.call(decode, at, panel, field("table"), count));
+            // the chunk that follows in memory is the next one of this worker
+            const bytes = f.op("i32.mul", count, f.i32(record));
+            aimAhead(f, ahead, aheadEnd, f.op("i32.add", at, bytes), bytes, end);
             f.set(at, panel);
           }
           for (let half = 0; half < 4 / spec.nv; half++) {
@@ -439,6 +444,7 @@ export function floatModule(spec: FloatSpec): Uint8Array<ArrayBuffer> {
             f.set(cm, f.op("i32.add", c, f.i32(32 * half)));
             f.set(mt, tiles);
             f.while(f.op("i32.gt_s", mt, f.i32(0)), () => {
+              if (decode !== null) lookAhead(f, ahead, aheadEnd);
               const panelHalf = f.op("i32.add", at, f.i32(32 * half));
               f.run(f.call(tile!, a, panelHalf, cm, field("ldc"), f.op("i32.mul", count, f.i32(spec.group)), first));
               f.bump(a, field("aStride"));

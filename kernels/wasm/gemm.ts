@@ -6,7 +6,7 @@ import { fieldLayout } from "./fields.ts";
 import { weightRecord, type GemmSpec } from "./gemmspec.ts";
 import { writeWork } from "./items.ts";
 import { operandVectors, panelBytes, quadDecoder, writeUnpack, zipsPlanes } from "./operands.ts";
-import { zeroBlock } from "./tiles.ts";
+import { aimAhead, lookAhead, LOOK_AHEAD_BYTES, zeroBlock } from "./tiles.ts";
 
 export { weightRecord, type DotStyle, type GemmSpec } from "./gemmspec.ts";
 
@@ -74,12 +74,6 @@ function periodsPerTurn({ style, mr }: GemmSpec, periods: number, quads: number)
 }
 
 const TILE_PARAMETERS = ["a", "w", "z", "c", "ldc", "groups", "tiles", "aStride", "fresh", "panel", "ahead", "aheadEnd"] as const;
-
-/**
- * Lines of the next chunk of weights that a tile reads before its own work, until that chunk is in the cache: the first few start the processor's prefetching, and more at
- * once would wait for memory. Products of 64 rows gain 3 %.
- */
-const LOOK_AHEAD = 4;
 
 /**
  * The tile function: (a, w, z, c, ldc, groups, tiles, aStride, fresh), and with a panel (..., panel, ahead, aheadEnd): `tiles` tiles of mr rows, aStride bytes of activations
@@ -357,10 +351,7 @@ function writeTile(f: FunctionBuilder, spec: GemmSpec): void {
     else f.if(fresh, () => zeroBlock(f, c, ldc, mr));
     if (panel !== null) {
       f.set(panel, firstPanel);
-      f.if(f.op("i32.lt_u", ahead, aheadEnd), () => {
-        for (let line = 0; line < LOOK_AHEAD; line++) f.run(f.op("drop", f.load("i32.load", ahead, 64 * line)));
-        f.bump(ahead, 64 * LOOK_AHEAD);
-      });
+      lookAhead(f, ahead, aheadEnd);
     }
     oneTile();
     if (inRegisters) sums.forEach((sum, j) => f.store("v128.store", c, 16 * j, sum));
@@ -402,10 +393,8 @@ export function gemmModule(spec: GemmSpec): Uint8Array<ArrayBuffer> {
         f.set(a, f.op("i32.add", field("a"), f.op("i32.mul", first, f.i32(actRecord))));
         if (unpack !== null) {
           // the chunk that follows in memory is the next one of this worker
-          f.set(ahead, f.op("i32.add", at, f.op("i32.mul", count, f.i32(record))));
-          f.set(aheadEnd, f.op("i32.add", ahead, f.op("i32.mul", chunk, f.i32(record))));
-          f.set(aheadEnd, f.op("select", aheadEnd, end, f.op("i32.lt_u", aheadEnd, end)));
-          f.bump(aheadEnd, -64 * LOOK_AHEAD);
+          const next = f.op("i32.add", at, f.op("i32.mul", count, f.i32(record)));
+          aimAhead(f, ahead, aheadEnd, next, f.op("i32.mul", chunk, f.i32(record)), end);
         }
         for (let half = 0; half < 4 / spec.nv; half++) {
           const offset = (p: Local, bytes: number): Operand => (half === 0 ? p : f.op("i32.add", p, f.i32(half * bytes)));
@@ -420,7 +409,7 @@ export function gemmModule(spec: GemmSpec): Uint8Array<ArrayBuffer> {
             aStride: field("aStride"),
             fresh: half === 0 ? f.op("i32.eqz", first) : f.i32(0),
             panel: offset(panel, 32 * operandVectors(spec)),
-            ahead: half === 0 ? ahead : f.op("i32.add", ahead, f.op("i32.mul", field("tiles"), f.i32(64 * LOOK_AHEAD))),
+            ahead: half === 0 ? ahead : f.op("i32.add", ahead, f.op("i32.mul", field("tiles"), f.i32(LOOK_AHEAD_BYTES))),
             aheadEnd,
           };
           f.run(f.call(tile, ...TILE_PARAMETERS.map((name) => given[name])));
