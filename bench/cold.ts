@@ -1,5 +1,9 @@
 // A kernel that nothing has built before: from its spec to full speed. Generated, compiled, instantiated, then called on 16 rows x 1024 k at a time until a call takes at
 // most 1.2 times the best one. The first kernel of a process also compiles the generator's own JavaScript; those after it are what a second format costs.
+// Last, what prepareMatmul and first products take in processes of their own (cold-prepare.ts). `node bench/run.ts cold` under Node 24 is nearest to the package as installed: tsx
+// adds code that names every function.
+import { execFileSync } from "node:child_process";
+import { fileURLToPath } from "node:url";
 import { activationRecord, gemmModule, weightRecord, type GemmSpec } from "../kernels/wasm/gemm.ts";
 import { engine } from "../kernels/wasm/engine.ts";
 import { wasmFeatures } from "../kernels/wasm/features.ts";
@@ -77,5 +81,11 @@ export function cold(): Promise<{ rows: Row[]; ratios: Record<string, number>; m
     `later kernels, gemm 4x8, median of ${others.length}`,
     others.map(({ bits, group }) => coldKernel({ ...spec(bits, group, 4), add: true })),
   );
+  const file = fileURLToPath(new URL("./cold-prepare.ts", import.meta.url));
+  const processes = Array.from({ length: 5 }, () => {
+    const out = execFileSync(process.execPath, [...process.execArgv, file], { encoding: "utf8", stdio: ["ignore", "pipe", "ignore"] });
+    return JSON.parse(out) as Record<string, number>;
+  });
+  for (const name of Object.keys(processes[0])) ratios[`256 x 1024: ${name}`] = processes.map((p) => p[name]).sort((a, b) => a - b)[2];
   return Promise.resolve({ rows: [], ratios, missing: [] });
 }
