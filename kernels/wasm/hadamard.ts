@@ -1,6 +1,7 @@
 // Fast Walsh-Hadamard transform of rows of n = 2^p float32 in place: y = scale * H x, H[i][j] = (-1)^popcount(i & j) (Sylvester order). The first pass does four
 // levels on 16 elements in registers, later passes two levels at a time; additions only, then one multiplication.
-import { ModuleBuilder, type FunctionBuilder, type Local } from "./asm.ts";
+import { ModuleBuilder, type Emit, type FunctionBuilder, type Local } from "./asm.ts";
+import { writeWork } from "./items.ts";
 
 export interface HadamardSpec {
   /** A power of two from 4 on. */
@@ -35,7 +36,10 @@ function acrossVectors(f: FunctionBuilder, v: readonly Local[], t: Local): void 
     }
 }
 
-/** A module with fwht(x, rows, scale): rows of n floats at x. */
+/** Arguments of `work`, i32 each but the last, a float32: `rows` of n floats at `x`, `per` to an item. */
+export const HADAMARD_ARGUMENTS = ["x", "rows", "per", "scale"] as const;
+
+/** A module whose `work` transforms rows. */
 export function hadamardModule(spec: HadamardSpec): Uint8Array<ArrayBuffer> {
   const { n } = spec;
   const m = new ModuleBuilder({ shared: spec.shared });
@@ -89,14 +93,22 @@ export function hadamardModule(spec: HadamardSpec): Uint8Array<ArrayBuffer> {
     );
     h *= 2 ** levels;
   }
-  m.func("fwht", ["i32", "i32", "f32"], [], (f) => {
-    const [x, rows, scale] = [0, 1, 2].map((i) => f.param(i));
-    f.while(f.op("i32.gt_s", rows, f.i32(0)), () => {
-      f.run(f.call(first, x, scale));
-      for (const pass of passes) f.run(f.call(pass, x));
-      f.bump(x, 4 * n);
-      f.bump(rows, -1);
-    });
+  writeWork(m, (f, args) => {
+    const field = (name: (typeof HADAMARD_ARGUMENTS)[number], type: "i32" | "f32" = "i32"): Emit =>
+      f.load(`${type}.load`, args, 4 * HADAMARD_ARGUMENTS.indexOf(name));
+    const [x, row, end] = f.locals("i32", 3);
+    return (item) => {
+      f.set(row, f.op("i32.mul", item, field("per")));
+      f.set(x, f.op("i32.add", field("x"), f.op("i32.mul", row, f.i32(4 * n))));
+      f.set(end, f.op("i32.add", row, field("per")));
+      f.set(end, f.op("select", end, field("rows"), f.op("i32.lt_u", end, field("rows"))));
+      f.while(f.op("i32.lt_u", row, end), () => {
+        f.run(f.call(first, x, field("scale", "f32")));
+        for (const pass of passes) f.run(f.call(pass, x));
+        f.bump(x, 4 * n);
+        f.bump(row, 1);
+      });
+    };
   });
   return m.bytes();
 }

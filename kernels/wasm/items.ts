@@ -57,10 +57,7 @@ export function writeWork(m: ModuleBuilder, start: (f: FunctionBuilder, args: Lo
 export const RECORD_ARGUMENTS = ["x", "a", "groups", "total", "per", "width", "bytes", "factor"] as const;
 export type RecordArgument = (typeof RECORD_ARGUMENTS)[number];
 
-/** Elements of an item of activations: 5 to 10 us of work. */
-const ITEM_ELEMENTS = 16384;
-
-/** A job for `tiles` of `mr` staged rows at `x`, groups of `group` elements; records of `bytes` go to `a`. */
+/** A job for `tiles` of `mr` staged rows at `x`, groups of `group` elements; records of `bytes` go to `a`. `elements` of an item: some 5 us of work. */
 export function recordJob(job: {
   readonly x: number;
   readonly a: number;
@@ -70,9 +67,10 @@ export function recordJob(job: {
   readonly group: number;
   readonly bytes: number;
   readonly factor?: number;
+  readonly elements?: number;
 }): { items: number; args: Int32Array } {
-  const { x, a, groups, group, bytes, factor = 0 } = job;
-  const per = Math.max(1, Math.round(ITEM_ELEMENTS / (job.mr * group)));
+  const { x, a, groups, group, bytes, factor = 0, elements = 16384 } = job;
+  const per = Math.max(1, Math.round(elements / (job.mr * group)));
   const total = job.tiles * groups;
   return { items: Math.ceil(total / per), args: Int32Array.of(x, a, groups, total, per, 4 * group, bytes, factor) };
 }

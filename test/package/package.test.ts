@@ -126,12 +126,12 @@ describe("browser bundles and size budgets (gzip)", () => {
     [
       "the core with WebAssembly kernels",
       `import { tensor, quantize, dequantize, matmul, prepareMatmul, wasm } from "lowbit"; console.log(tensor, quantize, dequantize, matmul, prepareMatmul, wasm);`,
-      60_000,
+      62_000,
     ],
     // Products alone are near the 20 kB first planned; codecs by expression, bit planes, exact integer products and the transform are methods too.
     ["the WebGPU backend", `import { webgpu } from "lowbit/webgpu"; console.log(webgpu);`, 30_000],
     // The families of kernels (products, bit planes, look-ups, transforms, bulk conversion) outgrew the 30 kB first planned. With saving and loading every format comes too.
-    ["everything in lowbit", `import * as l from "lowbit"; console.log(l);`, 83_000],
+    ["everything in lowbit", `import * as l from "lowbit"; console.log(l);`, 85_000],
   ];
   test.each(budgets)("%s", async (_, text, budget) => {
     const size = await bundle(text);

@@ -15,6 +15,9 @@ import { stage, weightMemory, type Product } from "./product.ts";
 /** Elements of k whose tables and weights are kept near while many rows of activations pass. */
 const CHUNK = 1024;
 
+/** Elements whose tables are an item of work for a thread. */
+const TABLE_ELEMENTS = 2048;
+
 /** Rows of activations at once: their tables take 8 bytes per element. */
 const ROWS = 64;
 
@@ -44,7 +47,7 @@ export function lutProduct(runtime: Runtime, source: WeightSource, choice: LutCh
         const rows = Math.min(count, m - from);
         const part = m === rows ? x : x.subarray(from * source.k, (from + rows) * source.k);
         const staged = stage(space, part, rows, source.k, span, group, groups, rows);
-        const tables = recordJob({ x: staged, a, tiles: rows, mr: 1, groups, group, bytes: lutTables(group) });
+        const tables = recordJob({ x: staged, a, tiles: rows, mr: 1, groups, group, bytes: lutTables(group), elements: TABLE_ELEMENTS });
         runtime.work(space, maker, tables.items, tables.args, 0);
         const values = { blocks, a, w: address, c: c + from * ldc, ldc, groups, rows, chunk, aStride };
         runtime.work(

@@ -119,6 +119,9 @@ export function prepareInteger(runtime: Runtime, w: Int8Array, n: number, k: num
 /** Rows per pass of the transform: 4 MB of scratch. */
 const FWHT_BYTES = 4 * 1024 * 1024;
 
+/** Elements of an item of work for a thread. */
+const FWHT_ITEM = 16384;
+
 /**
  * Walsh-Hadamard transform of every row of n values, in place. @throws LowbitError E_SHAPE
  */
@@ -129,13 +132,16 @@ export function fwht(runtime: Runtime, x: Float32Array, n: number, scale: number
   const { space, address } = runtime.allocate(Math.min(4 * x.length, Math.max(4 * n, FWHT_BYTES)));
   try {
     const spec = { n, shared: runtime.shared };
-    const run = space.exports(kernel("hadamard", spec, () => hadamardModule(spec))).fwht;
+    const transform = kernel("hadamard", spec, () => hadamardModule(spec));
+    const factor = new Int32Array(Float32Array.of(scale).buffer)[0];
+    const per = Math.max(1, Math.floor(FWHT_ITEM / n));
     const rows = Math.max(1, Math.floor(FWHT_BYTES / (4 * n)));
     for (let from = 0; from < x.length; from += rows * n) {
       const part = x.subarray(from, from + rows * n);
       const target = new Float32Array(space.buffer, address, part.length);
       target.set(part);
-      run(address, part.length / n, scale);
+      const count = part.length / n;
+      runtime.work(space, transform, Math.ceil(count / per), Int32Array.of(address, count, per, factor), 0);
       part.set(new Float32Array(space.buffer, address, part.length));
     }
   } finally {

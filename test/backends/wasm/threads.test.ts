@@ -106,6 +106,23 @@ describe("threads", () => {
     for (const backend of [one, ...many]) backend.dispose();
   });
 
+  it("give the transforms of one thread, rows fewer and more than items", async () => {
+    const one = await wasm();
+    const many = [await wasm({ threads: 2 }), await wasm({ threads: 5 })];
+    for (const [n, rows] of [
+      [4, 3],
+      [64, 1],
+      [64, 777],
+      [4096, 9],
+      [32768, 3],
+    ]) {
+      const x = Float32Array.from({ length: n * rows }, (_, i) => Math.sin(i * 12.9898) * 3);
+      const y = one.fwht(x.slice(), n, 0.25);
+      for (const backend of many) expect(backend.fwht(x.slice(), n, 0.25).every((v, i) => Object.is(v, y[i]))).toBe(true);
+    }
+    for (const backend of [one, ...many]) backend.dispose();
+  });
+
   it("a worker that ended is an error for every later job", async () => {
     const workers: WorkerLike[] = [];
     const { Worker, MessageChannel } = await import("node:worker_threads");
