@@ -37,8 +37,15 @@ export function offsetParts(source: WeightSource, plan: DotPlan): { readonly zer
  * once.
  */
 class FieldWriter {
-  /** Field bytes of one group of a row; elements from the end of the row to the end of the group are zero. */
-  readonly fields: Uint8Array;
+  readonly #source: WeightSource;
+  readonly #shape: Pick<PackedShape, "span" | "group" | "groups">;
+  readonly #remap: Uint8Array;
+  /** Fields that are codes with some bits flipped, and groups without padding, are moved as codes; the flip then is part of the move. */
+  readonly #asCodes: boolean;
+  readonly #flip: number;
+  readonly #codes: Uint8Array;
+  /** What is moved of a row: groups of field bytes (or codes), zeros beyond the end of the row. */
+  readonly #fields: Uint8Array;
   readonly #quads: Int32Array;
   readonly #bytes: Uint8Array;
   readonly #words: Int32Array;
@@ -53,22 +60,55 @@ class FieldWriter {
   readonly #byK: boolean;
 
   /** The bytes must be zero before. `byK`: bytes of a vector ordered by k, then row, instead of row, then k. */
-  constructor(bytes: Uint8Array, layout: FieldLayout, group: number, byK: boolean) {
-    this.fields = new Uint8Array(group);
-    this.#quads = new Int32Array(this.fields.buffer);
+  constructor(
+    bytes: Uint8Array,
+    source: WeightSource,
+    shape: Pick<PackedShape, "span" | "group" | "groups">,
+    remap: Uint8Array,
+    bits: number,
+    byK: boolean,
+  ) {
+    this.#source = source;
+    this.#shape = shape;
+    this.#remap = remap;
+    const flip = remap[0];
+    this.#asCodes = shape.span === shape.group && remap.every((field, code) => field === (code ^ flip));
+    this.#flip = this.#asCodes ? Math.imul(flip, 0x01010101) : 0;
+    this.#codes = new Uint8Array(source.k);
+    this.#fields = new Uint8Array(shape.groups * shape.group);
+    this.#quads = new Int32Array(this.#fields.buffer);
     this.#bytes = bytes;
     this.#words = new Int32Array(bytes.buffer, bytes.byteOffset, bytes.length / 4);
-    this.#layout = layout;
+    this.#layout = fieldLayout(bits);
     this.#byK = byK;
-    this.#pieces = layout.pieces.flatMap((pieces, quad) =>
-      pieces.map(({ vector, from, bits, to }) => ({ quad, to, mask: ((1 << bits) - 1) * 0x01010101, from, vector })),
+    this.#pieces = this.#layout.pieces.flatMap((pieces, quad) =>
+      pieces.map((piece) => ({ quad, to: piece.to, mask: ((1 << piece.bits) - 1) * 0x01010101, from: piece.from, vector: piece.vector })),
     );
   }
 
-  /** Writes `fields` to the record at `record` as those of row lane 0..15. */
-  put(record: number, row: number): void {
+  /** Reads the codes of row r. */
+  read(r: number): void {
+    if (this.#asCodes) {
+      this.#source.codes(r, this.#fields);
+      return;
+    }
+    const codes = this.#codes;
+    const fields = this.#fields;
+    const remap = this.#remap;
+    this.#source.codes(r, codes);
+    const { span, group } = this.#shape;
+    for (let first = 0, at = 0; first < codes.length; first += span, at += group) {
+      const last = Math.min(codes.length, first + span);
+      for (let i = first; i < last; i++) fields[at + i - first] = remap[codes[i]];
+    }
+  }
+
+  /** Writes group g of the row that was read to the record at `record`, as row lane 0..15. */
+  put(record: number, row: number, g: number): void {
     const quads = this.#quads;
-    const { length } = quads;
+    const flip = this.#flip;
+    const first = (g * this.#shape.group) / 4;
+    const end = first + this.#shape.group / 4;
     const step = this.#layout.quads;
     const stride = 64 * this.#layout.vectors;
     for (let p = 0; p < this.#pieces.length; p++) {
@@ -76,8 +116,8 @@ class FieldWriter {
       if (this.#byK) {
         const bytes = this.#bytes;
         let at = record + 64 * vector + 16 * (row >> 2) + (row & 3);
-        for (let q = quad; q < length; q += step, at += stride) {
-          const piece = ((quads[q] >>> to) & mask) << from;
+        for (let q = first + quad; q < end; q += step, at += stride) {
+          const piece = (((quads[q] ^ flip) >>> to) & mask) << from;
           bytes[at] |= piece;
           bytes[at + 4] |= piece >>> 8;
           bytes[at + 8] |= piece >>> 16;
@@ -86,7 +126,7 @@ class FieldWriter {
       } else {
         const words = this.#words;
         let at = record / 4 + 16 * vector + row;
-        for (let q = quad; q < length; q += step, at += stride / 4) words[at] |= ((quads[q] >>> to) & mask) << from;
+        for (let q = first + quad; q < end; q += step, at += stride / 4) words[at] |= (((quads[q] ^ flip) >>> to) & mask) << from;
       }
     }
   }
@@ -121,26 +161,20 @@ export function packWeight(source: WeightSource, plan: DotPlan, shape: PackedSha
   const bytes = new Uint8Array(buffer, address, shape.bytes);
   const floats = new Float32Array(buffer, address, shape.bytes / 4);
   const words = new Int16Array(buffer, address, shape.bytes / 2);
-  const codes = new Uint8Array(k);
   const blocks = Math.ceil(k / source.span);
   const scales = new Float64Array(blocks);
   const offsets = new Float64Array(blocks);
-  const writer = new FieldWriter(bytes, fieldLayout(plan.bits), group, false);
-  const { fields } = writer;
+  const writer = new FieldWriter(bytes, source, shape, plan.remap, plan.bits, false);
   const terms = termWriter(source.role, plan, record, parts, floats, words);
   for (let r = 0; r < rows; r++) {
-    source.codes(r, codes);
+    writer.read(r);
     source.scales(r, scales);
     if (source.role !== "none") source.offsets(r, offsets);
     const row = r & 15;
     for (let g = 0; g < groups; g++) {
       const base = ((r >> 4) * groups + g) * record.bytes;
-      const first = g * span;
-      const last = Math.min(k, first + span);
-      for (let i = first; i < last; i++) fields[i - first] = plan.remap[codes[i]];
-      fields.fill(0, last - first);
-      writer.put(base, row);
-      const block = Math.floor(first / source.span);
+      writer.put(base, row, g);
+      const block = Math.floor((g * span) / source.span);
       terms(base, row, scales[block], offsets[block]);
     }
   }
@@ -155,17 +189,28 @@ export function packFloat(source: WeightSource, plan: FloatPlan, buffer: ArrayBu
   const floats = new Float32Array(buffer, address, total / 4);
   const words = new Int16Array(buffer, address, total / 2);
   const decoded = layout.bits === 32;
-  const codes = source.bits <= 8 ? new Uint8Array(k) : source.bits <= 16 ? new Uint16Array(k) : new Uint32Array(k);
+  const codes = source.bits <= 16 ? new Uint16Array(k) : new Uint32Array(k);
   const values = new Float64Array(decoded ? k : 0);
   const blocks = Math.ceil(k / source.span);
   const scales = new Float64Array(blocks).fill(1);
   const offsets = new Float64Array(blocks);
   const terms = termWriter(source.role, plan, record, layout, floats, words);
-  const writer = layout.bits <= 8 ? new FieldWriter(bytes, fieldLayout(layout.bits), layout.group, plan.decode.kind === "table4") : null;
+  const writer =
+    layout.bits > 8
+      ? null
+      : new FieldWriter(
+          bytes,
+          source,
+          { span, group: layout.group, groups },
+          plan.remap as Uint8Array,
+          layout.bits,
+          plan.decode.kind === "table4",
+        );
   for (let r = 0; r < rows; r++) {
     if (decoded) source.decode(r, values);
     else {
-      source.codes(r, codes);
+      if (writer !== null) writer.read(r);
+      else source.codes(r, codes);
       source.scales(r, scales);
       if (source.role !== "none") source.offsets(r, offsets);
     }
@@ -178,11 +223,8 @@ export function packFloat(source: WeightSource, plan: FloatPlan, buffer: ArrayBu
         for (let i = first; i < last; i++) floats[base / 4 + 16 * (i - first) + row] = values[i];
         continue;
       }
-      if (writer !== null) {
-        for (let i = first; i < last; i++) writer.fields[i - first] = plan.remap![codes[i]];
-        writer.fields.fill(0, last - first);
-        writer.put(base, row);
-      } else
+      if (writer !== null) writer.put(base, row, g);
+      else
         for (let i = first; i < last; i++) {
           const within = i - first;
           words[base / 2 + 32 * (within >> 1) + 2 * row + (within & 1)] = plan.remap === null ? codes[i] : plan.remap[codes[i]];
