@@ -13,7 +13,7 @@ export const MAX_DEPTH = 256;
 
 /** 32-bit words of the argument block; `one` and `alpha` are doubles. */
 const PRODUCT_WORDS = 16;
-const ARGUMENTS = ["columns", "a", "lda", "b", "ldb", "c", "ldc", "m", "n", "depth", "lower"] as const;
+const ARGUMENTS = ["columns", "a", "lda", "b", "ldb", "c", "ldc", "m", "n", "depth", "lower", "items"] as const;
 const ONE = 48;
 const ALPHA = 56;
 
@@ -39,9 +39,11 @@ export function productJob(p: ProductPlace, threads: number): { readonly items: 
   const words = new Int32Array(PRODUCT_WORDS);
   // Two tiles a thread at least; lower triangles have tiles of unequal work.
   const columns = Math.max(4, Math.min(TILE_COLUMNS, Math.ceil(p.n / ((p.lower ? 4 : 2) * threads) / 4) * 4));
+  const items = Math.ceil(p.n / columns);
   const values = {
     ...p,
     columns,
+    items,
     lda: 8 * p.lda,
     ldb: 8 * p.ldb,
     ldc: 8 * p.ldc,
@@ -51,7 +53,7 @@ export function productJob(p: ProductPlace, threads: number): { readonly items: 
   const doubles = new Float64Array(words.buffer);
   doubles[ONE / 8] = 1;
   doubles[ALPHA / 8] = p.alpha;
-  return { items: Math.ceil(p.n / columns), args: words };
+  return { items, args: words };
 }
 
 /** Scratch bytes of a thread. */
@@ -168,7 +170,10 @@ export function float64Module(spec: { readonly shared: boolean }): Uint8Array<Ar
     f.set(packedA, f.op("i32.add", panel, f.op("i32.mul", field("depth"), f.i32(8 * TILE_COLUMNS))));
     f.set(spare, f.op("i32.add", packedA, f.op("i32.mul", field("depth"), f.i32(8 * ROWS))));
     return (item) => {
-      f.set(j0, f.op("i32.mul", item, field("columns")));
+      // tiles of a lower triangle shrink: taken from both ends in turn, so that the threads' ranges are worth the same
+      const fromEnd = f.op("i32.sub", f.op("i32.sub", field("items"), f.i32(1)), f.op("i32.shr_u", item, f.i32(1)));
+      f.set(j0, f.op("select", fromEnd, f.op("i32.shr_u", item, f.i32(1)), f.op("i32.and", item, f.i32(1))));
+      f.set(j0, f.op("i32.mul", f.op("select", j0, item, field("lower")), field("columns")));
       f.set(columns, least(field("columns"), f.op("i32.sub", field("n"), j0)));
       const eight = (v: Local): Emit => f.op("i32.shl", v, f.i32(3));
       const one = f.op("i32.add", args, f.i32(ONE));
