@@ -1,4 +1,4 @@
-// A kernel that nothing has built before: from its spec to full speed. Generated, compiled, instantiated, then called on 16 rows x 1024 k at a time until a call takes at
+// A kernel that nothing has built before: from its spec to full speed. Generated, compiled, instantiated, then called on 16 rows x 4096 k at a time until a call takes at
 // most 1.2 times the best one. The first kernel of a process also compiles the generator's own JavaScript; those after it are what a second format costs.
 // Last, what prepareMatmul and first products take in processes of their own (cold-prepare.ts). `node bench/run.ts cold` under Node 24 is nearest to the package as installed: tsx
 // adds code that names every function.
@@ -9,7 +9,8 @@ import { engine } from "../kernels/wasm/engine.ts";
 import { wasmFeatures } from "../kernels/wasm/features.ts";
 import type { Row } from "./measure.ts";
 
-const K = 1024;
+/** Long enough that the call from JavaScript, which V8 makes faster later on, does not count. */
+const K = 4096;
 
 interface Times {
   /** Spec to callable functions. */
