@@ -6,7 +6,7 @@ import { fieldLayout } from "./fields.ts";
 import { weightRecord, type GemmSpec } from "./gemmspec.ts";
 import { writeWork } from "./items.ts";
 import { operandVectors, panelBytes, quadDecoder, writeUnpack, zipsPlanes } from "./operands.ts";
-import { aimAhead, lookAhead, LOOK_AHEAD_BYTES, zeroBlock } from "./tiles.ts";
+import { aimAhead, lookAhead, zeroBlock } from "./tiles.ts";
 
 export { weightRecord, type DotStyle, type GemmSpec } from "./gemmspec.ts";
 
@@ -73,12 +73,12 @@ function periodsPerTurn({ style, mr }: GemmSpec, periods: number, quads: number)
   return most;
 }
 
-const TILE_PARAMETERS = ["a", "w", "z", "c", "ldc", "groups", "tiles", "aStride", "fresh", "panel", "ahead", "aheadEnd"] as const;
+const TILE_PARAMETERS = ["a", "w", "c", "ldc", "groups", "tiles", "aStride", "fresh", "panel", "ahead", "aheadEnd"] as const;
 
 /**
- * The tile function: (a, w, z, c, ldc, groups, tiles, aStride, fresh), and with a panel (..., panel, ahead, aheadEnd): `tiles` tiles of mr rows, aStride bytes of activations
- * apart. z is the record address for zero points, which are half as wide as the scales. Several rows are added to c, where `fresh` says so after zeros for the whole block
- * were stored; a single one, whose sums are kept in registers over all groups, is stored. `ahead`: the weights that come next.
+ * The tile function: `tiles` tiles of mr rows of activations, aStride bytes apart, times 16 rows of W over `groups` groups. Several rows are added to c, 8 rows of W at a time,
+ * where `fresh` says so after zeros were stored; the sums of a single one are kept in registers over all groups and stored. `panel`, `ahead` and `aheadEnd`: the operands of
+ * the block and the weights that come next, where there is a panel.
  */
 function writeTile(f: FunctionBuilder, spec: GemmSpec): void {
   const { mr, nv, style } = spec;
@@ -96,10 +96,9 @@ function writeTile(f: FunctionBuilder, spec: GemmSpec): void {
   const periods = quads / layout.quads;
   const perTurn = periodsPerTurn(spec, periods, layout.quads);
   const rolled = perTurn < periods;
-  const [firstA, firstW, firstZ, c, ldc, allGroups, tiles, aStride, fresh, firstPanel, ahead, aheadEnd] = TILE_PARAMETERS.map((_, i) =>
-    f.param(i),
-  );
-  const [a, w, groups] = f.locals("i32", 3);
+  const [firstA, firstW, c, ldc, allGroups, tiles, aStride, fresh, firstPanel, ahead, aheadEnd] = TILE_PARAMETERS.map((_, i) => f.param(i));
+  const [a, w, groups, half] = f.locals("i32", 4);
+  // zero points are half as wide as scales
   const z = spec.zeroPoint ? f.local("i32") : w;
   const panel = spec.panel ? f.local("i32") : null;
   // a rolled loop moves w to the end of the codes
@@ -340,23 +339,36 @@ function writeTile(f: FunctionBuilder, spec: GemmSpec): void {
       },
       f.op("i32.gt_s", groups, f.i32(0)),
     );
-  f.doWhile(() => {
+  /** All groups of the row vectors that start `half` bytes into a block's vectors. */
+  const pass = (): void => {
     f.set(a, firstA);
-    f.set(w, firstW);
+    f.set(w, f.op("i32.add", firstW, half));
     f.set(groups, allGroups);
-    if (spec.zeroPoint) f.set(z, firstZ);
-    for (let r = 1; r < mr; r++) f.set(rows[r], f.op("i32.add", rows[r - 1], ldc));
-    // tile by tile: stores that wait for their lines do not hold up what follows
-    if (inRegisters) for (const sum of sums) f.set(sum, f.constant32(0));
-    else f.if(fresh, () => zeroBlock(f, c, ldc, mr));
+    if (spec.zeroPoint) f.set(z, f.op("i32.add", firstW, f.op("i32.shr_u", half, f.i32(1))));
     if (panel !== null) {
-      f.set(panel, firstPanel);
+      f.set(panel, f.op("i32.add", firstPanel, f.op("i32.mul", half, f.i32(vectors))));
       lookAhead(f, ahead, aheadEnd);
     }
+    for (const sum of sums) f.set(sum, f.constant32(0));
     oneTile();
-    if (inRegisters) sums.forEach((sum, j) => f.store("v128.store", c, 16 * j, sum));
+    sums.forEach((sum, j) => f.store("v128.store", c, 16 * j, sum));
+  };
+  f.doWhile(() => {
+    for (let r = 1; r < mr; r++) f.set(rows[r], f.op("i32.add", rows[r - 1], ldc));
+    // tile by tile: stores that wait for their lines do not hold up what follows
+    if (!inRegisters) f.if(fresh, () => zeroBlock(f, c, ldc, mr));
+    f.set(half, f.i32(0));
+    // both halves of a block while the tile's activations are in the first-level cache
+    f.doWhile(
+      () => {
+        pass();
+        for (const row of rows) f.bump(row, 16 * nv);
+        f.bump(half, 16 * nv);
+      },
+      f.op("i32.lt_u", half, f.i32(64)),
+    );
+    f.set(c, f.op("i32.add", rows[mr - 1], f.op("i32.sub", ldc, f.i32(64))));
     f.bump(firstA, aStride);
-    f.set(c, f.op("i32.add", rows[mr - 1], ldc));
     f.bump(tiles, -1);
   }, f.get(tiles));
 }
@@ -396,24 +408,20 @@ export function gemmModule(spec: GemmSpec): Uint8Array<ArrayBuffer> {
           const next = f.op("i32.add", at, f.op("i32.mul", count, f.i32(record)));
           aimAhead(f, ahead, aheadEnd, next, f.op("i32.mul", chunk, f.i32(record)), end);
         }
-        for (let half = 0; half < 4 / spec.nv; half++) {
-          const offset = (p: Local, bytes: number): Operand => (half === 0 ? p : f.op("i32.add", p, f.i32(half * bytes)));
-          const given: Record<(typeof TILE_PARAMETERS)[number], Operand> = {
-            a,
-            w: offset(at, 32),
-            z: offset(at, 16),
-            c: offset(c, 32),
-            ldc: field("ldc"),
-            groups: count,
-            tiles: field("tiles"),
-            aStride: field("aStride"),
-            fresh: half === 0 ? f.op("i32.eqz", first) : f.i32(0),
-            panel: offset(panel, 32 * operandVectors(spec)),
-            ahead: half === 0 ? ahead : f.op("i32.add", ahead, f.op("i32.mul", field("tiles"), f.i32(LOOK_AHEAD_BYTES))),
-            aheadEnd,
-          };
-          f.run(f.call(tile, ...TILE_PARAMETERS.map((name) => given[name])));
-        }
+        const given: Record<(typeof TILE_PARAMETERS)[number], Operand> = {
+          a,
+          w: at,
+          c,
+          ldc: field("ldc"),
+          groups: count,
+          tiles: field("tiles"),
+          aStride: field("aStride"),
+          fresh: f.op("i32.eqz", first),
+          panel,
+          ahead,
+          aheadEnd,
+        };
+        f.run(f.call(tile, ...TILE_PARAMETERS.map((name) => given[name])));
         f.bump(first, count);
         f.set(left, f.op("i32.sub", left, count));
       });
