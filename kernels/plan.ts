@@ -22,11 +22,17 @@ export interface DotPlan {
   readonly shift: number;
   /** The grid misses zero by half a step: value = unit * (2 * plane0 - shift). */
   readonly doubled: boolean;
-  /** What the grid misses zero by where that is no half step, as a value; 0 for nearly all formats. */
+  /** What the grid misses zero by where that is no half step, or too many steps, as a value; 0 for nearly all formats. */
   readonly bias: number;
   /** False where 16-bit or 8-bit fixed point stands in for the exact values. */
   readonly exact: boolean;
 }
+
+/**
+ * Most steps of the grid between a value and zero. A sum of 256 products with 16-bit activations (at most 127 * 257) then fits an int32; a grid further off carries its
+ * distance as `bias`.
+ */
+const MOST_STEPS = Math.floor(2 ** 31 / (256 * 127 * 257));
 
 /** Greatest u such that all values are integer multiples of u away from the first, or 0 where there is none within 255 steps. */
 function gridUnit(values: readonly number[]): number {
@@ -76,11 +82,12 @@ function searchLattice(values: Float64Array): DotPlan | null {
   const max = Math.max(...steps);
   const whole = Number.isInteger(min / unit);
   const doubled = !whole && Number.isInteger((2 * min) / unit);
-  if (doubled) unit /= 2;
-  const shift = whole || doubled ? -min / unit : 0;
-  const bias = whole || doubled ? 0 : min;
+  const onGrid = (whole || doubled) && Math.max(-min, min + range) / unit <= (doubled ? MOST_STEPS / 2 : MOST_STEPS);
+  if (onGrid && doubled) unit /= 2;
+  const shift = onGrid ? -min / unit : 0;
+  const bias = onGrid ? 0 : min;
   const codeBits = Math.log2(values.length);
-  const base = { radix: 256, unit, shift, doubled, bias, exact: true };
+  const base = { radix: 256, unit, shift, doubled: onGrid && doubled, bias, exact: true };
   if (bitsFor(max) > codeBits && codeBits <= 4) {
     const table = new Uint8Array(16);
     steps.forEach((u, code) => (table[code] = u));

@@ -25,12 +25,15 @@ export interface DotOptions {
   readonly coarseTable?: boolean;
 }
 
-function style(plan: DotPlan, features: DotOptions["features"]): { style: DotStyle; reason: string } {
+function style(plan: DotPlan, { features, activationBits }: DotOptions): { style: DotStyle; reason: string } {
   const largest = Math.max(...plan.planes.map((plane) => plane.max));
   if (features.dot === "none") return { style: "simd", reason: "no exact relaxed dot product in this engine: i16 products (SIMD128)" };
   if (features.dot === "u8") return { style: "dot", reason: "relaxed dot product, exact for unsigned bytes" };
   if (largest > 127)
     return { style: "simd", reason: "operands above 7 bits are not exact in this engine's relaxed dot product: i16 products" };
+  // two planes on both sides: the products of a high and a low one share an i16 sum
+  if (features.dot === "i7" && activationBits === 16 && largest * plan.planes.length > 127)
+    return { style: "simd", reason: "pairs of two planes would overflow i16 accumulation: i16 products" };
   if (features.dot === "i7")
     return { style: "madd16", reason: "the engine emulates the i32 dot product: i16 accumulation, widened before it can overflow" };
   return { style: "dot", reason: "relaxed dot product with 7-bit weights" };
@@ -68,7 +71,7 @@ export function chooseDot(source: WeightSource, options: DotOptions): DotChoice 
   if (options.features.dot === "i7" && options.activationBits === 8 && source.role !== "zeroPoint") plan = nibblePlanes(plan) ?? plan;
   const shape = packedShape(source, plan);
   const parts = offsetParts(source, plan);
-  const chosen = style(plan, options.features);
+  const chosen = style(plan, options);
   const tile = (mr: number, panel: boolean): GemmSpec => ({
     style: chosen.style,
     relaxed: options.features.relaxed,

@@ -50,9 +50,13 @@ export function createArena(shared: boolean, limitBytes = MAX_PAGES * PAGE): Are
     });
   }
   const sizes = new Map<number, number>();
+  /** The last bytes are not handed out: a kernel's pointer to the end of what it reads would wrap to 0 at 4 GiB. */
+  const top = maximum * PAGE - ALIGN;
+  let pages = 1;
+  /** End of what free ranges and allocations cover. */
+  let end = Math.min(PAGE, top);
   /** Free ranges, ascending, never adjacent. */
-  let free: { at: number; size: number }[] = [{ at: ALIGN, size: PAGE - ALIGN }];
-  let end = PAGE;
+  let free: { at: number; size: number }[] = [{ at: ALIGN, size: end - ALIGN }];
   let used = 0;
   return {
     memory,
@@ -66,18 +70,20 @@ export function createArena(shared: boolean, limitBytes = MAX_PAGES * PAGE): Are
       if (slot < 0) {
         const last = free.at(-1);
         const tail = last !== undefined && last.at + last.size === end ? last.size : 0;
-        const pages = Math.ceil((size - tail) / PAGE);
-        if (end / PAGE + pages > maximum) return 0;
+        if (end - tail + size > top) return 0;
+        const needed = Math.ceil((end - tail + size) / PAGE);
         // growing by halves keeps the number of moves of a memory that is not shared small
-        const wanted = Math.min(Math.max(pages, Math.floor(end / PAGE / 2)), maximum - end / PAGE);
+        const wanted = Math.min(Math.max(needed, Math.floor(1.5 * pages)), maximum);
         try {
-          memory.grow(wanted);
+          memory.grow(wanted - pages);
         } catch {
           return 0;
         }
-        if (tail > 0) last!.size += wanted * PAGE;
-        else free.push({ at: end, size: wanted * PAGE });
-        end += wanted * PAGE;
+        pages = wanted;
+        const more = Math.min(pages * PAGE, top) - end;
+        if (tail > 0) last!.size += more;
+        else free.push({ at: end, size: more });
+        end += more;
         slot = free.length - 1;
       }
       const range = free[slot];

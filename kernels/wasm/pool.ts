@@ -17,6 +17,8 @@ export interface Pool {
   /** Can memories be added after the start? Browsers' spinning workers read no messages. */
   readonly manyMemories: boolean;
   addMemory(index: number, memory: WasmMemory): void;
+  /** @throws LowbitError E_DISPOSED, E_DEVICE where no job may start */
+  check(): void;
   run(space: Space, kernel: Kernel, args: number, panels: number, panelStride: number, own: () => void): void;
   close(): void;
 }
@@ -68,7 +70,7 @@ function loop(control, index, poll, spinMs) {
       const key = memory + ":" + kernel;
       let work = instances.get(key);
       if (work === undefined) {
-        const code = new Uint8Array(memories[memory].buffer, bytes, length).slice();
+        const code = new Uint8Array(memories[memory].buffer, bytes >>> 0, length).slice();
         work = new WebAssembly.Instance(new WebAssembly.Module(code), { m: { m: memories[memory] } }).exports.work;
         instances.set(key, work);
       }
@@ -167,15 +169,19 @@ export async function createPool(options: PoolOptions, hooks: PoolHooks): Promis
     addMemory(index, memory) {
       for (const { send } of started) send(index, memory);
     },
-    run(space, kernel, args, panels, panelStride, own) {
+    check() {
       if (closed) throw new LowbitError("E_DISPOSED", "wasm threads: expected a live backend, got one that was disposed. Make another.");
       if (dead !== null)
         throw new LowbitError("E_DEVICE", `wasm threads: expected ${others} live workers, got: ${dead}. Make another backend.`);
+    },
+    run(space, kernel, args, panels, panelStride, own) {
+      pool.check();
       const bytes = codeAddress(space, kernel);
       control.set([space.index, kernel.id, bytes, kernel.bytes.length, args, panels, panelStride], JOB);
       Atomics.store(control, DONE, 0);
       Atomics.store(control, FAILED, 0);
-      Atomics.add(control, SEQUENCE, 1);
+      // negative means the end: the number starts over before that, some 2^31 jobs on
+      Atomics.store(control, SEQUENCE, (Atomics.load(control, SEQUENCE) + 1) & 0x7fffffff);
       if (Atomics.load(control, PARKED) > 0) Atomics.notify(control, SEQUENCE);
       try {
         own();

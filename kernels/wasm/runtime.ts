@@ -121,6 +121,8 @@ export function createRuntime(options: RuntimeOptions): Runtime {
       return { space, address };
     },
     work(space, k, items, args, panelBytes) {
+      // also where this thread alone works: a worker that was given up may still write to memory that is in use
+      pool?.check();
       const threads = pool === null || items === 1 ? 1 : pool.threads;
       const bytes = jobBytes(threads);
       const at = space.scratch("arguments", bytes);

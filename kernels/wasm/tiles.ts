@@ -22,20 +22,24 @@ export function zeroBlock(f: FunctionBuilder, c: Operand, ldc: Operand, rows: nu
  * once would wait for memory. Products of 64 rows gain 3 to 7 % where chunks are decoded into a panel; nothing where tiles read the weights themselves.
  */
 const LOOK_AHEAD = 4;
+const LOOK_AHEAD_BYTES = 64 * LOOK_AHEAD;
 
-/** Sets the range that is looked ahead at: from `from` on, `bytes` or to the end of the weights. */
+/**
+ * Sets the range that is looked ahead at: from `from` on, `bytes` or to the end of the weights. Lengths are compared, not addresses: these wrap where a memory ends, and
+ * before its first bytes.
+ */
 export function aimAhead(f: FunctionBuilder, ahead: Local, aheadEnd: Local, from: Operand, bytes: Operand, end: Local): void {
   f.set(ahead, from);
-  f.set(aheadEnd, f.op("i32.add", ahead, bytes));
-  f.set(aheadEnd, f.op("select", aheadEnd, end, f.op("i32.lt_u", aheadEnd, end)));
-  f.bump(aheadEnd, -64 * LOOK_AHEAD);
+  f.set(aheadEnd, f.op("i32.sub", end, ahead));
+  f.set(aheadEnd, f.op("select", bytes, aheadEnd, f.op("i32.lt_u", bytes, aheadEnd)));
+  f.bump(aheadEnd, ahead);
 }
 
-/** Reads the next lines of the range, if any are left. */
+/** Reads the next lines of the range, if as many are left. */
 export function lookAhead(f: FunctionBuilder, ahead: Local, aheadEnd: Local): void {
-  f.if(f.op("i32.lt_u", ahead, aheadEnd), () => {
+  f.if(f.op("i32.ge_s", f.op("i32.sub", aheadEnd, ahead), f.i32(LOOK_AHEAD_BYTES)), () => {
     for (let line = 0; line < LOOK_AHEAD; line++) f.run(f.op("drop", f.load("i32.load", ahead, 64 * line)));
-    f.bump(ahead, 64 * LOOK_AHEAD);
+    f.bump(ahead, LOOK_AHEAD_BYTES);
   });
 }
 

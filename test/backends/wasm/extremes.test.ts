@@ -1,0 +1,167 @@
+// Products where numbers and memory are at their limits: sums that nearly fill their integers, grids far from zero, zero points of any kind, weights smaller than what
+// kernels read ahead, shapes drawn at random. Every kernel of this engine, against an oracle in binary64.
+import fc from "fast-check";
+import { afterAll, beforeAll, describe, expect, it } from "vitest";
+import { defineBlock, defineCodebook, format, type Format, type NumberFormat, type PackedTensor } from "../../../formats/index.ts";
+import { dequantize, prepareMatmul, quantize, tensor, wasm, type WasmBackend } from "../../../src/index.ts";
+import { blockOf, productFacts, productFormats, wholeBlocks } from "../../helpers/products.ts";
+import { activationSpan, product, quantizedActivations, type Expected } from "../../oracle/product.ts";
+
+type Activations = "float32" | "int8" | "int16";
+
+let backends: WasmBackend[];
+beforeAll(async () => {
+  backends = [await wasm(), await wasm({ features: "simd" }), await wasm({ threads: 3 })];
+});
+afterAll(() => backends.forEach((backend) => backend.dispose()));
+
+/** The oracle's result for the activations that a layer takes. `fixed`: a table of values stands as 16-bit fixed point. */
+function expectedOf(w: PackedTensor, x: Float32Array, m: number, activations: string, fixed: boolean): Expected {
+  const { rows: n, k } = w;
+  const { span, size, slack } = productFacts(w);
+  const acts = activations === "float32" ? x : quantizedActivations(x, m, k, activations === "int8" ? 8 : 16, activationSpan(span, k));
+  const options = { steps: k + 16, size, slack: slack.map((v) => (fixed ? 0.7 * v : 0)) };
+  return product(acts, dequantize(w, { dtype: "float64" }), m, n, k, options);
+}
+
+/** Runs w on every backend and holds each result against the oracle's bound; threads change no bit. */
+function holds(w: PackedTensor, x: Float32Array, m: number, activations: Activations): void {
+  let expected: Expected | undefined;
+  const results = backends.map((backend) => {
+    using layer = prepareMatmul(w, { backend, activations });
+    const { activations: taken, reasons, kernel } = layer.explain();
+    expected ??= expectedOf(w, x, m, taken, reasons.join().includes("fixed point"));
+    const y = layer.run(x, m);
+    const name = `${kernel} [${m}, ${w.k}] x [${w.rows}, ${w.k}]`;
+    for (let i = 0; i < y.length; i++)
+      if (!(Math.abs(y[i] - expected.y[i]) <= expected.bound[i]))
+        expect.fail(`${name}: y[${i}] = ${y[i]}, expected ${expected.y[i]} within ${expected.bound[i]}`);
+    return y;
+  });
+  expect(results[2], w.format.name).toEqual(results[0]);
+}
+
+const codebook = (name: string, values: readonly number[]): NumberFormat => defineCodebook({ name, values });
+const pick = (values: readonly number[], n: number, step: number): Float32Array =>
+  Float32Array.from({ length: n }, (_, i) => values[(i * step + (i >> 4)) % values.length]);
+
+describe("sums at their extremes", () => {
+  it("grids however far from zero: every sum of 256 products fits an int32 or its distance is kept apart", () => {
+    const [n, k] = [5, 512];
+    for (const from of [-16, 0, 100, 241, 242, 243, 1000, 32760, 70000, 1e6, -255, -258, -1000, -1e6])
+      for (const activations of ["int8", "int16"] as const) {
+        const values = Array.from({ length: 16 }, (_, i) => from + i);
+        const w = quantize(tensor(pick(values, n * k, 7), [n, k]), codebook(`grid_${String(from).replace("-", "m")}`, values));
+        // all of one sign, and of both
+        for (const m of [1, 33])
+          holds(
+            w,
+            Float32Array.from({ length: m * k }, (_, i) => (i < k ? 1 : (i % 5) - 1.5)),
+            m,
+            activations,
+          );
+      }
+    // a grid that misses zero by half a step
+    for (const from of [0, 60, 119, 128, 129, 500]) {
+      const values = Array.from({ length: 16 }, (_, i) => from + i + 0.5);
+      const w = quantize(tensor(pick(values, n * k, 5), [n, k]), codebook(`halves_${from}`, values));
+      for (const activations of ["int8", "int16"] as const) holds(w, new Float32Array(2 * k).fill(1), 2, activations);
+    }
+  });
+
+  it("codes of all widths at their limits, whole groups of 256", () => {
+    const [n, k] = [17, 512];
+    for (const name of ["int2_b256", "int3_b256", "int4_b256", "int5_b256", "int6_b256", "int7_b256", "int8_b256", "uint4_b256_zp", "uint8_b256_zp", "bipolar8_b256"]) {
+      // blocks of one value, and of both limits
+      const data = Float32Array.from({ length: n * k }, (_, i) => ((i >> 8) % 3 === 0 ? -1 : (i >> 8) % 3 === 1 ? 1 : i % 2 === 0 ? 1 : -1));
+      const w = quantize(tensor(data, [n, k]), format(name));
+      for (const activations of ["int8", "int16"] as const)
+        for (const m of [1, 40]) {
+          holds(w, Float32Array.from({ length: m * k }, (_, i) => (i < k ? 1 : i < 2 * k ? -1 : i % 2 === 0 ? 1 : -1)), m, activations);
+          holds(w, Float32Array.from({ length: m * k }, (_, i) => (i % 4 === 3 ? 0 : 254.99)), m, activations);
+        }
+    }
+  }); // prettier-ignore
+
+  it("tables of two planes whose bytes all have 7 bits", () => {
+    // found by trial: such tables could be summed in i16, but not where activations have two planes too
+    const [n, k] = [17, 512];
+    let found = 0;
+    for (let i = 1; found < 5; i++) {
+      const values = [-1, -(0.3 + (i % 89) / 300), -(0.02 + (i % 61) / 211), -(i % 13) / 1001 - 0.001];
+      const fixed = values.map((v) => Math.round(v * 32768) + 32768);
+      if (fixed.some((v) => (v & 255) > 127 || v >> 8 > 127)) continue;
+      found++;
+      const w = quantize(tensor(pick(values, n * k, 3), [n, k]), codebook(`negative_${i}`, values));
+      for (const activations of ["int8", "int16"] as const)
+        for (const m of [1, 40])
+          holds(
+            w,
+            Float32Array.from({ length: m * k }, (_, j) => (j % 7 === 0 ? -1 : 0.9999)),
+            m,
+            activations,
+          );
+    }
+  });
+});
+
+describe("weights smaller than what is read ahead", () => {
+  it("read nothing beyond their memory, however many rows there are", async () => {
+    for (const name of ["int8_row", "int4_b32", "float8_e4m3fn_tensor"])
+      for (const activations of ["int8", "int16", "float32"] as const) {
+        const w = quantize(tensor(Float32Array.of(1, 0.25), [2, 1]), format(name));
+        for (const m of [33, 500, 1605, 2198, 7777, 30000]) {
+          using backend = await wasm();
+          const y = prepareMatmul(w, { backend, activations, ...(activations === "int8" ? { kernel: "dot" } : {}) }).run(new Float32Array(m).fill(1), m);
+          expect(Math.abs(y[2 * m - 2] - 1)).toBeLessThan(0.01);
+        }
+      }
+  }); // prettier-ignore
+});
+
+describe("zero points", () => {
+  it("of any format: integers far away, fractions", () => {
+    const [n, k] = [5, 64];
+    const data = Float32Array.from({ length: n * k }, (_, i) => Math.sin(i) + 0.3);
+    for (const [name, zero] of [["float32", 7.25], ["float16", -3.5], ["int16", 30000], ["int16", -400], ["int8", -128]] as const) {
+      const element = format("uint8") as NumberFormat;
+      const f = defineBlock({
+        name: `zero_${name}`, element, scales: [{ format: format("float32") as NumberFormat, span: 32 }],
+        offset: { role: "zeroPoint", levels: [{ format: format(name) as NumberFormat, span: 32 }] },
+      });
+      const w = quantize(tensor(data, [n, k]), f);
+      const bytes = w.offsets!;
+      const code = (format(name) as NumberFormat).encode(zero);
+      const width = (format(name) as NumberFormat).bits / 8;
+      for (let i = 0; i < bytes.length; i++) bytes[i] = (code >>> (8 * (i % width))) & 255;
+      for (const activations of ["float32", "int8", "int16"] as const)
+        for (const m of [1, 9]) holds(w, Float32Array.from({ length: m * k }, (_, i) => Math.cos(i)), m, activations);
+    }
+  }); // prettier-ignore
+});
+
+describe("shapes drawn at random", () => {
+  it("any format, rows, columns, k and activations", { timeout: 120_000 }, () => {
+    const formats: Format[] = productFormats();
+    const shape = fc.record({
+      f: fc.constantFrom(...formats),
+      n: fc.integer({ min: 1, max: 70 }),
+      blocks: fc.integer({ min: 1, max: 12 }),
+      cut: fc.integer({ min: 0, max: 40 }),
+      m: fc.oneof(fc.integer({ min: 1, max: 9 }), fc.integer({ min: 10, max: 75 })),
+      activations: fc.constantFrom<Activations>("float32", "int8", "int16"),
+      seed: fc.integer({ min: 1, max: 1e6 }),
+    });
+    fc.assert(
+      fc.property(shape, ({ f, n, blocks, cut, m, activations, seed }) => {
+        const block = blockOf(f);
+        const k = wholeBlocks(f) ? block * Math.min(blocks, 4) : Math.max(1, Math.min(block * blocks, 600) - cut);
+        let a = seed;
+        const noise = (length: number): Float32Array =>
+          Float32Array.from({ length }, () => ((a = (Math.imul(a, 1664525) + 1013904223) >>> 0) / 2 ** 31 - 1) * (a % 97 === 0 ? 40 : 1));
+        holds(quantize(tensor(noise(n * k), [n, k]), f), noise(m * k), m, activations);
+      }),
+      { numRuns: 400, seed: 20261123 },
+    );
+  }); // prettier-ignore
+});
