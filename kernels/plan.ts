@@ -32,7 +32,7 @@ export interface DotPlan {
  * Most steps of the grid between a value and zero. A sum of 256 products with 16-bit activations (at most 127 * 257) then fits an int32; a grid further off carries its
  * distance as `bias`.
  */
-const MOST_STEPS = Math.floor(2 ** 31 / (256 * 127 * 257));
+export const MOST_STEPS = Math.floor(2 ** 31 / (256 * 127 * 257));
 
 /** Greatest u such that all values are integer multiples of u away from the first, or 0 where there is none within 255 steps. */
 function gridUnit(values: readonly number[]): number {

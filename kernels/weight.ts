@@ -15,6 +15,8 @@ export interface WeightSource {
   /** Elements along k that share a scale; k where a row has one scale. The last block may be short. */
   readonly span: number;
   readonly role: OffsetRole;
+  /** Every zero point there can be is an integer, and so near all values that sums of value - zero point keep to `MOST_STEPS` of plan.ts. */
+  readonly integerZeros: boolean;
   /** Codes of row r: k of them. */
   codes(r: number, out: Uint32Array | Uint16Array | Uint8Array): void;
   /** Scales of row r (product of all levels): ceil(k / span) of them. */

@@ -170,7 +170,7 @@ export function floatPlan(source: WeightSource): FloatPlan {
   const groups = Math.ceil(source.k / span);
   const blocks = Math.ceil(source.rows / 16);
   const decoded = chosen.bits === 32;
-  const zeroPoint = !decoded && source.role === "zeroPoint" && chosen.integer === true;
+  const zeroPoint = !decoded && source.role === "zeroPoint" && source.integerZeros && chosen.integer === true;
   const layout = {
     bits: chosen.bits,
     group,

@@ -45,7 +45,7 @@ export function chooseLut(
   if (typeof plan === "string") return plan;
   const { planes, equal, shift, doubled } = plan;
   const span = groupSpan(source.span, source.k);
-  const zeroPoint = source.role === "zeroPoint" && plan.bias === 0;
+  const zeroPoint = source.role === "zeroPoint" && source.integerZeros && plan.bias === 0;
   const spec: LutSpec = {
     relaxed: options.features.relaxed,
     planes,

@@ -28,7 +28,7 @@ export function packedShape(source: WeightSource, plan: DotPlan): PackedShape {
 
 /** Which offset arrays a record carries. */
 export function offsetParts(source: WeightSource, plan: DotPlan): { readonly zeroPoint: boolean; readonly add: boolean } {
-  const zeroPoint = source.role === "zeroPoint" && plan.exact && plan.bias === 0;
+  const zeroPoint = source.role === "zeroPoint" && source.integerZeros && plan.exact && plan.bias === 0;
   return { zeroPoint, add: (source.role !== "none" && !zeroPoint) || plan.bias !== 0 };
 }
 

@@ -1,8 +1,20 @@
 // A packed tensor as kernels see it: codes, values, scales and offsets by row, no format name.
 import { unpackInto } from "../../formats/core/pack.ts";
 import { dequantizeRows, elementOf, rowScales } from "../../formats/core/packed.ts";
-import type { PackedTensor } from "../../formats/core/types.ts";
+import type { NumberFormat, PackedTensor } from "../../formats/core/types.ts";
+import { MOST_STEPS } from "../../kernels/plan.ts";
 import type { WeightSource } from "../../kernels/weight.ts";
+
+/** See `WeightSource`: by the formats alone, so that no row is read for it. HQQ and others keep zero points as floats. */
+function integerZeros({ table }: NumberFormat, zero: NumberFormat): boolean {
+  if (table === null || zero.table === null || !zero.table.every(Number.isInteger)) return false;
+  const range = (values: Float64Array): [number, number] => [
+    values.reduce((a, b) => Math.min(a, b)),
+    values.reduce((a, b) => Math.max(a, b)),
+  ];
+  const [[low, high], [least, largest]] = [range(table), range(zero.table)];
+  return high - least <= MOST_STEPS && largest - low <= MOST_STEPS;
+}
 
 export function weightSource(w: PackedTensor): WeightSource {
   const { rows, k, format } = w;
@@ -28,6 +40,7 @@ export function weightSource(w: PackedTensor): WeightSource {
       values: planes.element.table,
       span,
       role: planes.offset === undefined ? "none" : "add",
+      integerZeros: false,
       codes: (r, out) => (row(r), out.set(own)),
       scales: (r, out) => (row(r), out.set(scale)),
       offsets: (r, out) => (row(r), out.set(min)),
@@ -39,13 +52,32 @@ export function weightSource(w: PackedTensor): WeightSource {
     const refuse = (): never => {
       throw new TypeError(`${format.name} has no codes`);
     };
-    return { rows, k, bits: 32, values: null, span: k, role: "none", codes: refuse, scales: refuse, offsets: refuse, decode };
+    return {
+      rows,
+      k,
+      bits: 32,
+      values: null,
+      span: k,
+      role: "none",
+      integerZeros: false,
+      codes: refuse,
+      scales: refuse,
+      offsets: refuse,
+      decode,
+    };
   }
   const codes = (r: number, out: Uint32Array | Uint16Array | Uint8Array): void =>
     unpackInto(w.codes, r * w.rowBytes, element.bits, out as Uint8Array<ArrayBuffer>, 0, k);
   const common = { rows, k, bits: element.bits, values: element.table, codes, decode };
   if (format.kind !== "block")
-    return { ...common, span: k, role: "none", scales: (_r, out) => void out.fill(1), offsets: (_r, out) => void out.fill(0) };
+    return {
+      ...common,
+      span: k,
+      role: "none",
+      integerZeros: false,
+      scales: (_r, out) => void out.fill(1),
+      offsets: (_r, out) => void out.fill(0),
+    };
   const levels = rowScales(w, format);
   const scale = new Float64Array(levels.blocks);
   const offset = new Float64Array(levels.blocks);
@@ -54,6 +86,7 @@ export function weightSource(w: PackedTensor): WeightSource {
     ...common,
     span: Math.min(levels.span, k),
     role,
+    integerZeros: role === "zeroPoint" && integerZeros(element, format.offset!.levels[0].format),
     scales: (r, out) => levels.fill(r, out, offset),
     offsets: (r, out) => levels.fill(r, scale, out),
   };

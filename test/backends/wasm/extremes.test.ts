@@ -3,8 +3,10 @@
 import fc from "fast-check";
 import { afterAll, beforeAll, describe, expect, it } from "vitest";
 import { defineBlock, defineCodebook, format, type Format, type NumberFormat, type PackedTensor } from "../../../formats/index.ts";
+import { latticePlan, tablePlan } from "../../../kernels/plan.ts";
 import { dequantize, prepareMatmul, quantize, tensor, wasm, type WasmBackend } from "../../../src/index.ts";
 import { blockOf, productFacts, productFormats, wholeBlocks } from "../../helpers/products.ts";
+import { random } from "../../helpers/random.ts";
 import { activationSpan, product, quantizedActivations, type Expected } from "../../oracle/product.ts";
 
 type Activations = "float32" | "int8" | "int16";
@@ -42,6 +44,9 @@ function holds(w: PackedTensor, x: Float32Array, m: number, activations: Activat
 }
 
 const codebook = (name: string, values: readonly number[]): NumberFormat => defineCodebook({ name, values });
+/** The longest groups there are. */
+const blocks = (element: NumberFormat): Format =>
+  defineBlock({ element, scales: [{ format: format("float32") as NumberFormat, span: 256 }] });
 const pick = (values: readonly number[], n: number, step: number): Float32Array =>
   Float32Array.from({ length: n }, (_, i) => values[(i * step + (i >> 4)) % values.length]);
 
@@ -51,7 +56,7 @@ describe("sums at their extremes", () => {
     for (const from of [-16, 0, 100, 241, 242, 243, 1000, 32760, 70000, 1e6, -255, -258, -1000, -1e6])
       for (const activations of ["int8", "int16"] as const) {
         const values = Array.from({ length: 16 }, (_, i) => from + i);
-        const w = quantize(tensor(pick(values, n * k, 7), [n, k]), codebook(`grid_${String(from).replace("-", "m")}`, values));
+        const w = quantize(tensor(pick(values, n * k, 7), [n, k]), blocks(codebook(`grid_${String(from).replace("-", "m")}`, values)));
         // all of one sign, and of both
         for (const m of [1, 33])
           holds(
@@ -64,7 +69,7 @@ describe("sums at their extremes", () => {
     // a grid that misses zero by half a step
     for (const from of [0, 60, 119, 128, 129, 500]) {
       const values = Array.from({ length: 16 }, (_, i) => from + i + 0.5);
-      const w = quantize(tensor(pick(values, n * k, 5), [n, k]), codebook(`halves_${from}`, values));
+      const w = quantize(tensor(pick(values, n * k, 5), [n, k]), blocks(codebook(`halves_${from}`, values)));
       for (const activations of ["int8", "int16"] as const) holds(w, new Float32Array(2 * k).fill(1), 2, activations);
     }
   });
@@ -84,15 +89,16 @@ describe("sums at their extremes", () => {
   }); // prettier-ignore
 
   it("tables of two planes whose bytes all have 7 bits", () => {
-    // found by trial: such tables could be summed in i16, but not where activations have two planes too
+    // drawn until all bytes of the table have 7 bits: it could be summed in i16, but not where activations have two planes too
     const [n, k] = [17, 512];
-    let found = 0;
-    for (let i = 1; found < 5; i++) {
-      const values = [-1, -(0.3 + (i % 89) / 300), -(0.02 + (i % 61) / 211), -(i % 13) / 1001 - 0.001];
-      const fixed = values.map((v) => Math.round(v * 32768) + 32768);
-      if (fixed.some((v) => (v & 255) > 127 || v >> 8 > 127)) continue;
-      found++;
-      const w = quantize(tensor(pick(values, n * k, 3), [n, k]), codebook(`negative_${i}`, values));
+    const rng = random(5);
+    for (let found = 0; found < 4;) {
+      const values = [-1, -rng.next(), -rng.next() / 2, -0.0039 - rng.next() / 1e4];
+      const plan = tablePlan(Float64Array.from(values), 2)!;
+      if (latticePlan(Float64Array.from(values)) !== null || plan.planes.some((plane) => plane.max > 127)) continue;
+      // both bytes of a value near their limit
+      if (!values.some((_, code) => plan.planes.every((plane) => plane.table![code] > 100))) continue;
+      const w = quantize(tensor(pick(values.slice(3), n * k, 1), [n, k]), codebook(`negative_${found++}`, values));
       for (const activations of ["int8", "int16"] as const)
         for (const m of [1, 40])
           holds(
@@ -107,7 +113,7 @@ describe("sums at their extremes", () => {
 
 describe("weights smaller than what is read ahead", () => {
   it("read nothing beyond their memory, however many rows there are", async () => {
-    for (const name of ["int8_row", "int4_b32", "float8_e4m3fn_tensor"])
+    for (const name of ["int8_row", "int4_b32", "nf4_b32"])
       for (const activations of ["int8", "int16", "float32"] as const) {
         const w = quantize(tensor(Float32Array.of(1, 0.25), [2, 1]), format(name));
         for (const m of [33, 500, 1605, 2198, 7777, 30000]) {
@@ -161,7 +167,7 @@ describe("shapes drawn at random", () => {
           Float32Array.from({ length }, () => ((a = (Math.imul(a, 1664525) + 1013904223) >>> 0) / 2 ** 31 - 1) * (a % 97 === 0 ? 40 : 1));
         holds(quantize(tensor(noise(n * k), [n, k]), f), noise(m * k), m, activations);
       }),
-      { numRuns: 400, seed: 20261123 },
+      { numRuns: 150, seed: 20261123 },
     );
   }); // prettier-ignore
 });
