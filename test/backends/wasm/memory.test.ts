@@ -92,9 +92,9 @@ describe("several memories", () => {
     }
   });
 
-  it("more than 4 GiB in all, and every kernel family at addresses above 2 GiB", async () => {
+  it.each([1, 2])("more than 4 GiB in all, and every kernel family at addresses above 2 GiB, on %i threads", async (threads) => {
     const GiB = 2 ** 30;
-    const runtime = createRuntime({ features: wasmFeatures(), pool: null });
+    const runtime = createRuntime({ features: wasmFeatures(), pool: threads === 1 ? null : await startPool({ threads }) });
     const backend = createBackend(runtime);
     const plain = await wasm();
     try {

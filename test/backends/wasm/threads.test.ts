@@ -8,20 +8,23 @@ import { format, type NumberFormat } from "../../../formats/index.ts";
 import { prepareMatmul, quantize, tensor, wasm } from "../../../src/index.ts";
 import { createBackend } from "../../../src/backends/wasm/backend.ts";
 import { nodeHooks, startPool } from "../../../src/backends/wasm/threads.ts";
+import type { Kernel } from "../../../kernels/wasm/engine.ts";
 import { createRuntime, kernel } from "../../../kernels/wasm/runtime.ts";
 import { wasmFeatures } from "../../../kernels/wasm/features.ts";
 import { ModuleBuilder } from "../../../kernels/wasm/asm.ts";
 import { jobBytes, writeJob, writeWork } from "../../../kernels/wasm/items.ts";
 
-const counting = kernel("test count", { v: 1 }, () => {
-  // every item adds 1 to its own word; argument: where the words are
-  const m = new ModuleBuilder({ shared: true });
-  writeWork(m, (f, args) => (item) => {
-    const at = f.op("i32.add", f.load("i32.load", args, 0), f.op("i32.shl", item, f.i32(2)));
-    f.run(f.op("drop", f.atomic("i32.atomic.rmw.add", at, 0, f.i32(1))));
+/** A kernel whose items each add 1 to their own word; argument: where the words are. Another module for every `v`. */
+const countingKernel = (v: number): Kernel =>
+  kernel("test count", { v }, () => {
+    const m = new ModuleBuilder({ shared: true });
+    writeWork(m, (f, args) => (item) => {
+      const at = f.op("i32.add", f.load("i32.load", args, 0), f.op("i32.shl", item, f.i32(2)));
+      f.run(f.op("drop", f.atomic("i32.atomic.rmw.add", at, 0, f.i32(1))));
+    });
+    return m.bytes();
   });
-  return m.bytes();
-});
+const counting = countingKernel(1);
 
 describe("threads", () => {
   it("take every item exactly once, job after job, and after parking", async () => {
@@ -35,6 +38,34 @@ describe("threads", () => {
       const counts = new Int32Array(space.buffer, address, 1000);
       expect(counts.subarray(0, items).every((c) => c === 1) && counts.subarray(items).every((c) => c === 0)).toBe(true);
       if (job % 100 === 50) await new Promise((resolve) => setTimeout(resolve, 20));
+    }
+    runtime.dispose();
+  });
+
+  it("follow a memory that grows, with kernels that are new to them", async () => {
+    const pool = await startPool({ threads: 4 });
+    const runtime = createRuntime({ features: wasmFeatures(), pool });
+    for (let i = 0; i < 60; i++) {
+      // beyond what the memory had when the workers last looked: the words, and often the code
+      const { space, address } = runtime.allocate(3 << 20);
+      const words = new Int32Array(space.buffer, address, 3 << 18);
+      const last = words.length - 300;
+      runtime.work(space, countingKernel(2 + i), 300, Int32Array.of(address + 4 * last), 0);
+      expect(words.subarray(last).every((count) => count === 1)).toBe(true);
+      if (i % 20 === 10) await new Promise((resolve) => setTimeout(resolve, 10));
+    }
+    runtime.dispose();
+  });
+
+  it("go on when the number of jobs passes 2^31", async () => {
+    const start = 2 ** 31 - 5;
+    expect(workerSource(true)).toContain("let seen = 0;");
+    const { runtime } = await poolWith(workerSource(true).replace("let seen = 0;", `let seen = ${start};`), start);
+    const { space, address } = runtime.allocate(4 * 100);
+    const words = new Int32Array(space.buffer, address, 100).fill(0);
+    for (let job = 1; job <= 12; job++) {
+      runtime.work(space, counting, 100, Int32Array.of(address), 0);
+      expect(words.every((count) => count === job)).toBe(true);
     }
     runtime.dispose();
   });
@@ -160,12 +191,15 @@ describe("threads", () => {
     expect(performance.now() - begin).toBeLessThan(5000);
     await gone;
     expect(job).toThrowError(/Make another backend/);
+    // jobs of one item too, which need no worker: one that was given up may still write
+    expect(() => runtime.work(space, counting, 1, Int32Array.of(address), 0)).toThrowError(/Make another backend/);
     runtime.dispose();
   });
 
-  /** A pool of two whose worker runs `source`, and a runtime on it. */
+  /** A pool of two whose worker runs `source`, and a runtime on it. `jobs`: the number of the last job. */
   async function poolWith(
     source: string,
+    jobs = 0,
   ): Promise<{ runtime: ReturnType<typeof createRuntime>; worker: Worker; gone: Promise<number>; arm: () => void }> {
     const { Worker: WorkerClass, MessageChannel } = await import("node:worker_threads");
     let worker!: Worker;
@@ -178,6 +212,7 @@ describe("threads", () => {
         start(index, control, spinMs, onExit) {
           const { port1, port2 } = new MessageChannel();
           words = control;
+          words[0] = jobs;
           worker = new WorkerClass(source, {
             eval: true,
             execArgv: [],
