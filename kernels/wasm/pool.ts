@@ -1,7 +1,7 @@
 // Worker threads on shared memory. Workers spin on a sequence number while jobs follow each other, then park in Atomics.wait. A job names a
 // memory, a kernel (its bytes travel in shared memory, so that a spinning worker needs no message) and an argument block. Workers are
-// unreferenced: they never keep a process alive. A worker that ends makes every later job an error, and where that can be seen from here the one under way too; one that
-// stops answering, this job.
+// unreferenced: they never keep a process alive. A worker that ends makes every later job an error, and where that can be seen from here the one under way too; so
+// does one that stops answering or fails. All are ended then: none writes to memory any more.
 import { LowbitError } from "../../formats/core/errors.ts";
 import type { Kernel, Space, WasmMemory } from "./engine.ts";
 
@@ -142,11 +142,16 @@ export async function createPool(options: PoolOptions, hooks: PoolHooks): Promis
       control,
       spinMs,
       () => {
-        if (!closed) dead = `worker ${i + 1} of ${others} ended`;
+        if (!closed) dead ??= `worker ${i + 1} of ${others} ended`;
       },
       () => void Atomics.add(control, DONE, 1),
     ),
   );
+  /** No job may start any more: workers may still be at the last one, whose memory others will use. */
+  const fail = (reason: string): void => {
+    dead ??= reason;
+    for (const { worker } of started) void worker.terminate();
+  };
   const ended = (i: number): boolean => started[i].ended?.(Atomics.load(control, LIFE + i + 1)) === true;
   /** Workers whose end can be seen; known once they live. */
   let visible: readonly boolean[] = [];
@@ -186,8 +191,7 @@ export async function createPool(options: PoolOptions, hooks: PoolHooks): Promis
       try {
         own();
       } catch (error) {
-        // workers are still at this job: no other may start
-        dead = "a kernel failed on the calling thread";
+        fail("a kernel failed on the calling thread");
         throw error;
       }
       let done = Atomics.load(control, DONE);
@@ -195,7 +199,7 @@ export async function createPool(options: PoolOptions, hooks: PoolHooks): Promis
       let deadline = 0;
       let look = 0;
       const giveUp = (reason: string): LowbitError => {
-        dead = reason;
+        fail(reason);
         return new LowbitError("E_DEVICE", `wasm threads: expected all workers to finish, got: ${reason}. Make another backend.`);
       };
       while (done < others) {
@@ -218,7 +222,7 @@ export async function createPool(options: PoolOptions, hooks: PoolHooks): Promis
         done = now;
       }
       if (Atomics.load(control, FAILED) !== 0) {
-        dead = "a worker failed";
+        fail("a worker failed");
         throw new LowbitError(
           "E_DEVICE",
           "wasm threads: expected all workers to finish, got a failure in one of them. Make another backend.",

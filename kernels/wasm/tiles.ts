@@ -13,7 +13,7 @@ export function zeroBlock(f: FunctionBuilder, c: Operand, ldc: Operand, rows: nu
   f.set(row, c);
   for (let r = 0; r < rows; r++) {
     if (r > 0) f.bump(row, ldc);
-    for (let j = 0; j < 4; j++) f.store("v128.store", row, 16 * j, f.constant("i32 0", f.v128i32(0)));
+    for (let j = 0; j < 4; j++) f.store("v128.store", row, 16 * j, f.constant32(0));
   }
 }
 

@@ -128,7 +128,13 @@ export function integerProduct(
       throw error;
     }
   });
-  const best = measured(source, products);
+  let best: Measured;
+  try {
+    best = measured(source, products);
+  } catch (error) {
+    for (const { product } of products) product.space.arena.free(product.address);
+    throw error;
+  }
   families.set(key, best.key);
   return best.product;
 }

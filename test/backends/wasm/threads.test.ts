@@ -278,6 +278,20 @@ describe("threads", () => {
     }
   });
 
+  it("a worker that does not answer is ended, so that it writes to memory no more", async () => {
+    const { runtime, gone, arm } = await poolWith(
+      workerSource(true).replace(call, `while (control[${ARMED}]) Atomics.load(control, 0); ${call}`),
+    );
+    const { space, address } = runtime.allocate(4 * 1000);
+    const job = (): void => runtime.work(space, counting, 1000, Int32Array.of(address), 0);
+    job();
+    arm();
+    expect(job).toThrowError(/1 of 1 workers gave no answer for 300 ms/);
+    await gone;
+    expect(job).toThrowError(/1 of 1 workers gave no answer for 300 ms. Make another backend/);
+    runtime.dispose();
+  });
+
   it("a kernel that fails on the calling thread is an error of that product and of every later one", async () => {
     const pool = await startPool({ threads: 2 });
     const runtime = createRuntime({ features: wasmFeatures(), pool });
