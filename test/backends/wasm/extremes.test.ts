@@ -2,7 +2,15 @@
 // kernels read ahead, shapes drawn at random. Every kernel of this engine, against an oracle in binary64.
 import fc from "fast-check";
 import { afterAll, beforeAll, describe, expect, it } from "vitest";
-import { defineBlock, defineCodebook, format, type Format, type NumberFormat, type PackedTensor } from "../../../formats/index.ts";
+import {
+  defineBlock,
+  defineCodebook,
+  defineInt,
+  format,
+  type Format,
+  type NumberFormat,
+  type PackedTensor,
+} from "../../../formats/index.ts";
 import { latticePlan, tablePlan } from "../../../kernels/plan.ts";
 import { dequantize, prepareMatmul, quantize, tensor, wasm, type WasmBackend } from "../../../src/index.ts";
 import { blockOf, productFacts, productFormats, wholeBlocks } from "../../helpers/products.ts";
@@ -146,11 +154,39 @@ describe("zero points", () => {
   }); // prettier-ignore
 });
 
+/** Blocks of any length of integers of any width, with and without zero points and means, and of codebooks: even grids, doubled ones, tables of one and two planes. */
+const userFormats: fc.Arbitrary<() => Format> = fc
+  .record({
+    bits: fc.integer({ min: 1, max: 8 }),
+    signed: fc.boolean(),
+    values: fc.option(fc.uniqueArray(fc.integer({ min: -300, max: 300 }), { minLength: 2, maxLength: 15 })),
+    unit: fc.constantFrom(1, 0.5, 3, 1 / 3),
+    half: fc.boolean(),
+    span: fc.oneof(fc.integer({ min: 1, max: 70 }), fc.constantFrom(96, 128, 200, 256, 257, 320, 512)),
+    offset: fc.constantFrom("none", "zeroPoint", "mean"),
+    zero: fc.constantFrom("uint8", "int16", "float16"),
+  })
+  .map(({ bits, signed, values, unit, half, span, offset, zero }) => {
+    const named = (name: string): NumberFormat => format(name) as NumberFormat;
+    const element =
+      values === null
+        ? defineInt({ name: `drawn_int${bits}_${signed}`, bits: signed ? Math.max(2, bits) : bits, signed })
+        : codebook("drawn_codebook", [301, ...values].map((v) => (v + (half ? 0.5 : 0)) * unit));
+    const role = offset === "zeroPoint" && (values !== null || signed) ? "none" : offset;
+    const level = { format: named(role === "zeroPoint" ? zero : "float32"), span };
+    return () =>
+      defineBlock({
+      name: `drawn_${element.name}_${span}_${role}`,
+      element,
+      scales: [{ format: named("float32"), span }],
+      ...(role === "none" ? {} : { offset: { role: role as "zeroPoint" | "mean", levels: [level] } }),
+    });
+  }); // prettier-ignore
+
 describe("shapes drawn at random", () => {
   it("any format, rows, columns, k and activations", { timeout: 120_000 }, () => {
-    const formats: Format[] = productFormats();
     const shape = fc.record({
-      f: fc.constantFrom(...formats),
+      makeFormat: fc.oneof(fc.constantFrom(...productFormats().map((f) => () => f)), userFormats),
       n: fc.integer({ min: 1, max: 70 }),
       blocks: fc.integer({ min: 1, max: 12 }),
       cut: fc.integer({ min: 0, max: 40 }),
@@ -159,7 +195,8 @@ describe("shapes drawn at random", () => {
       seed: fc.integer({ min: 1, max: 1e6 }),
     });
     fc.assert(
-      fc.property(shape, ({ f, n, blocks, cut, m, activations, seed }) => {
+      fc.property(shape, ({ makeFormat, n, blocks, cut, m, activations, seed }) => {
+        const f = makeFormat();
         const block = blockOf(f);
         const k = wholeBlocks(f) ? block * Math.min(blocks, 4) : Math.max(1, Math.min(block * blocks, 600) - cut);
         let a = seed;
@@ -167,7 +204,7 @@ describe("shapes drawn at random", () => {
           Float32Array.from({ length }, () => ((a = (Math.imul(a, 1664525) + 1013904223) >>> 0) / 2 ** 31 - 1) * (a % 97 === 0 ? 40 : 1));
         holds(quantize(tensor(noise(n * k), [n, k]), f), noise(m * k), m, activations);
       }),
-      { numRuns: 150, seed: 20261123 },
+      { numRuns: 200, seed: 20261123 },
     );
   }); // prettier-ignore
 });
