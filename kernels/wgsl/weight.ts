@@ -127,7 +127,7 @@ export function integerWeight(source: WeightSource): WeightPlan | null {
   const groups = groupsOf(k, span);
   const [plane] = lattice.planes;
   // zero points that are integers on the grid; others enter as addends
-  const zeroPoint = role === "zeroPoint" && lattice.bias === 0 && integerOffsets(source, lattice.unit);
+  const zeroPoint = role === "zeroPoint" && lattice.bias === 0 && source.integerZeros;
   const flipped = plane.max > 127;
   return {
     ...plain,
@@ -150,15 +150,6 @@ export function integerWeight(source: WeightSource): WeightPlan | null {
     doubled: lattice.doubled,
     reason: "all values lie on an even grid: exact integer products (dot4I8Packed)",
   };
-}
-
-function integerOffsets(source: WeightSource, unit: number): boolean {
-  const offsets = new Float64Array(Math.ceil(source.k / source.span));
-  for (let r = 0; r < source.rows; r++) {
-    source.offsets(r, offsets);
-    if (!offsets.every((o) => Number.isInteger(o / unit) && Math.abs(o / unit) < 2 ** 20)) return false;
-  }
-  return true;
 }
 
 /** Floats per group in the buffer of offsets: zero, addend. */
