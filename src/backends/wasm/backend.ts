@@ -304,7 +304,7 @@ function dotProduct(runtime: Runtime, source: WeightSource, choice: DotChoice, a
       const { groups, group, span } = shape;
       const { quantize, gemm } = compile(spec);
       const a = space.scratch("a", tiles * groups * record.bytes);
-      const staged = stage(space, x, m, source.k, span, group, groups, padded);
+      const staged = stage(space, x, m, padded, { k: source.k, span, group, groups });
       const tileBytes = groups * record.bytes;
       const factor = correctionFactor(spec, plan.shift);
       const records = recordJob({ x: staged, a, tiles, mr, groups, group, bytes: record.bytes, factor });
@@ -366,7 +366,7 @@ function floatProduct(runtime: Runtime, source: WeightSource, label: string, rea
       const padded = tiles * mr;
       const width = plan.groups * group;
       const built = compile(m);
-      const staged = stage(space, x, m, source.k, plan.span, group, plan.groups, padded);
+      const staged = stage(space, x, m, padded, { k: source.k, span: plan.span, group, groups: plan.groups });
       let a = staged;
       let unscale = 1;
       if (mr > 1) {

@@ -46,7 +46,7 @@ export function lutProduct(runtime: Runtime, source: WeightSource, choice: LutCh
       for (let from = 0; from < m; from += count) {
         const rows = Math.min(count, m - from);
         const part = m === rows ? x : x.subarray(from * source.k, (from + rows) * source.k);
-        const staged = stage(space, part, rows, source.k, span, group, groups, rows);
+        const staged = stage(space, part, rows, rows, { k: source.k, span, group, groups });
         const tables = recordJob({ x: staged, a, tiles: rows, mr: 1, groups, group, bytes: lutTables(group), elements: TABLE_ELEMENTS });
         runtime.work(space, maker, tables.items, tables.args, 0);
         const values = { blocks, a, w: address, c: c + from * ldc, ldc, groups, rows, chunk, aStride };

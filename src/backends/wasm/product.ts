@@ -59,17 +59,16 @@ export function packWarm(product: Product, n: number, k: number): void {
   multiply(1);
 }
 
-/** Copies x [m, k] to [m][groups * group] with zeros between a short group and the next. */
-export function stage(
-  space: Space,
-  x: Float32Array,
-  m: number,
-  k: number,
-  span: number,
-  group: number,
-  groups: number,
-  rows: number,
-): number {
+/** How k is cut for a kernel: `groups` of `span` elements (the last one as long as it is), each padded to `group`. */
+export interface Groups {
+  readonly k: number;
+  readonly span: number;
+  readonly group: number;
+  readonly groups: number;
+}
+
+/** Copies x [m, k] to [rows][groups * group], with zeros where a group is padded and in rows from m on. */
+export function stage(space: Space, x: Float32Array, m: number, rows: number, { k, span, group, groups }: Groups): number {
   const width = groups * group;
   const address = space.scratch("x", 4 * width * rows);
   const target = new Float32Array(space.buffer, address, width * rows);
