@@ -4,7 +4,8 @@
 // adds code that names every function.
 import { execFileSync } from "node:child_process";
 import { fileURLToPath } from "node:url";
-import { activationRecord, gemmModule, weightRecord, type GemmSpec } from "../kernels/wasm/gemm.ts";
+import { gemmModule } from "../kernels/wasm/gemm.ts";
+import { activationRecord, weightRecord, type GemmSpec } from "../kernels/wasm/gemmspec.ts";
 import { engine } from "../kernels/wasm/engine.ts";
 import { wasmFeatures } from "../kernels/wasm/features.ts";
 import type { Row } from "./measure.ts";

@@ -3,7 +3,7 @@
 // gets a scale that makes the row's results NaN. Input is staged: groups padded with zeros to the kernel's group.
 import { activationMax } from "../activations.ts";
 import { ModuleBuilder, type Emit, type FunctionBuilder, type Local } from "./asm.ts";
-import { activationRecord, type DotStyle } from "./gemm.ts";
+import { activationRecord, type DotStyle } from "./gemmspec.ts";
 import { writeRecords } from "./items.ts";
 
 /** What the code depends on; see `RECORD_ARGUMENTS` for what it is told at each call. */

@@ -2,7 +2,7 @@
 // for products of many rows, once per block into a panel: [quad][4 row vectors][operands] of 16 bytes.
 import type { Emit, FunctionBuilder, Local } from "./asm.ts";
 import { fieldLayout, type Piece } from "./fields.ts";
-import { weightRecord, type GemmSpec } from "./gemmspec.ts";
+import { weightRecord, zipsPlanes, type GemmSpec } from "./gemmspec.ts";
 
 /** Decodes fields of one quad from the weight stream. */
 class Decoder {
@@ -57,14 +57,6 @@ class Decoder {
     const shifted = shift === 0 ? vector : f.op("i16x8.shr_u", vector, f.i32(shift));
     return shift + piece.bits === 16 ? shifted : f.op("v128.and", shifted, this.mask16((1 << piece.bits) - 1));
   }
-}
-
-/**
- * i16 products: the two planes of a table are zipped to signed i16 operands where activations have 8 bits (16-bit ones would overflow i32;
- * there the planes stay apart). The shift is then in the sign of the high byte, and an accumulator holds k in pairs, two rows of W at once.
- */
-export function zipsPlanes(spec: Pick<GemmSpec, "style" | "activationBits" | "planes">): boolean {
-  return spec.style === "simd" && spec.planes.length === 2 && spec.activationBits === 8;
 }
 
 /** Vectors that hold the operands of one quad of four rows. */

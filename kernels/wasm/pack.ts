@@ -4,7 +4,7 @@ import type { WeightSource } from "../weight.ts";
 import { fieldLayout, type FieldLayout } from "./fields.ts";
 import { floatRecord } from "./float.ts";
 import type { FloatPlan } from "./floatplan.ts";
-import { paddedGroup, weightRecord } from "./gemm.ts";
+import { paddedGroup, weightRecord } from "./gemmspec.ts";
 import type { DotPlan } from "../plan.ts";
 
 export interface PackedShape {

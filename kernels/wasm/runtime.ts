@@ -3,7 +3,7 @@
 import { LowbitError } from "../../formats/core/errors.ts";
 import { createArena, engine, type Kernel, type Space, type WasmFunction } from "./engine.ts";
 import type { WasmFeatures } from "./features.ts";
-import type { GemmSpec } from "./gemm.ts";
+import type { GemmSpec } from "./gemmspec.ts";
 import { jobBytes, writeJob } from "./items.ts";
 import type { Pool } from "./pool.ts";
 

@@ -1,6 +1,6 @@
 // A small measured choice of the tile, per kind of weight and number of activation rows: at most two dozen candidates, a few interleaved runs each, on the product that
 // is asked for. Off by default; the default tile stays unless another is clearly faster. All candidates give the same numbers.
-import type { GemmSpec } from "./gemm.ts";
+import type { GemmSpec } from "./gemmspec.ts";
 
 /** Classes of activation rows that share a choice. */
 export const rowClass = (m: number): number => (m <= 4 ? m : m <= 16 ? 16 : 64);

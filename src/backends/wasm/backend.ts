@@ -9,15 +9,9 @@ import { chooseDot, type DotChoice } from "../../../kernels/wasm/choose.ts";
 import { wasmFeatures, type WasmFeatures } from "../../../kernels/wasm/features.ts";
 import { decodeExponent, FLOAT_ARGUMENTS, floatModule, floatPackModule } from "../../../kernels/wasm/float.ts";
 import { floatPlan, floatRows, floatSpec, type FloatPlan } from "../../../kernels/wasm/floatplan.ts";
-import {
-  activationRecord,
-  correctionFactor,
-  gemmModule,
-  totalCorrection,
-  WORK_ARGUMENTS,
-  type GemmSpec,
-} from "../../../kernels/wasm/gemm.ts";
-import { panelBytes, zipsPlanes } from "../../../kernels/wasm/operands.ts";
+import { gemmModule, WORK_ARGUMENTS } from "../../../kernels/wasm/gemm.ts";
+import { activationRecord, correctionFactor, totalCorrection, zipsPlanes, type GemmSpec } from "../../../kernels/wasm/gemmspec.ts";
+import { panelBytes } from "../../../kernels/wasm/operands.ts";
 import { packFloat, packWeight } from "../../../kernels/wasm/pack.ts";
 import { resultStride } from "../../../kernels/wasm/tiles.ts";
 import type { Kernel } from "../../../kernels/wasm/engine.ts";

@@ -2,7 +2,7 @@
 import { describe, expect, it } from "vitest";
 import { format } from "../../../formats/index.ts";
 import { fastest, tileCandidates, tuneKey } from "../../../kernels/wasm/tuner.ts";
-import type { GemmSpec } from "../../../kernels/wasm/gemm.ts";
+import type { GemmSpec } from "../../../kernels/wasm/gemmspec.ts";
 import { prepareMatmul, quantize, tensor, wasm } from "../../../src/index.ts";
 
 const spec: GemmSpec = {
