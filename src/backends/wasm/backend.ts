@@ -19,7 +19,7 @@ import { recordJob } from "../../../kernels/wasm/items.ts";
 import { createRuntime, kernel, type Runtime } from "../../../kernels/wasm/runtime.ts";
 import { fastest, tileCandidates, tuneKey } from "../../../kernels/wasm/tuner.ts";
 import { checkRun, disposed } from "../layer.ts";
-import { packWarm, stage, weightMemory, type Product } from "./product.ts";
+import { packWarm, passRows, stage, weightMemory, type Product } from "./product.ts";
 import { integerProduct, refusedKernel } from "./lut.ts";
 import { weightSource } from "../source.ts";
 import { startPool } from "./threads.ts";
@@ -194,8 +194,8 @@ function prepare(runtime: Runtime, w: PackedTensor, options: PrepareOptions): Sy
     // rows at once: bounded scratch for products of any height
     const most = Math.max(48, Math.floor(rowBudget / (4 * (resultStride(n, 2) + 2 * k))));
     product.tune?.(x, Math.min(m, most));
-    for (let from = 0; from < m; from += most) {
-      const count = Math.min(most, m - from);
+    for (let from = 0, count = 0; from < m; from += count) {
+      count = passRows(m - from, most);
       const rows = product.rows(count);
       const stride = resultStride(n, rows);
       const c = space.scratch("c", 4 * rows * stride);

@@ -67,6 +67,9 @@ export interface Groups {
   readonly groups: number;
 }
 
+/** Rows of the next pass of `left`, at most `most`, or one more: a single row at the end would take other kernels than several, with another order of float32 sums. */
+export const passRows = (left: number, most: number): number => (left <= most + 1 ? left : most);
+
 /** Copies x [m, k] to [rows][groups * group], with zeros where a group is padded and in rows from m on. */
 export function stage(space: Space, x: Float32Array, m: number, rows: number, { k, span, group, groups }: Groups): number {
   const width = groups * group;

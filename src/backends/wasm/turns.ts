@@ -1,6 +1,7 @@
 // Long products beside other work on the calling thread: rows of activations in bands, and between bands a turn of the event loop. All threads work as in a synchronous
 // product; what other callers run in between, synchronous or not, meets no product half done. Products of one backend are answered in the order of their calls.
 import { checkRun } from "../layer.ts";
+import { passRows } from "./product.ts";
 
 /** How long the event loop waits for its turn, unless the fewest rows take longer: a frame, ms. */
 const TURN_MS = 16;
@@ -57,9 +58,7 @@ export async function inTurns(
     const own = x.slice();
     if (before !== undefined) await before;
     for (let from = 0; ;) {
-      let count = Math.min(rows, m - from);
-      // a single row takes other kernels than several, with another order of sums
-      if (m - from - count === 1) count++;
+      const count = passRows(m - from, rows);
       const begin = performance.now();
       run(own.subarray(from * k, (from + count) * k), count, y.subarray(from * n, (from + count) * n));
       from += count;
