@@ -147,7 +147,8 @@ function* int8Variants(): Iterable<KernelVariant> {
       for (let mr = 1; mr <= INT8_ROWS[style]; mr++) {
         const spec = { style, unsigned, mr, shared: false };
         const name = `${unsigned ? "u" : "a"}8_s32_int8_gemm_${mr}x8__${style === "dot" ? "wasmrelaxedsimd" : "wasmsimd"}_${style}`;
-        yield { name, relaxed: style === "dot", build: () => int8Module(spec) };
+        yield { name, relaxed: style === "dot", build: () => int8Module({ ...spec, unroll: 4 }) };
+        if (style === "simd") yield { name: `${name}_quad`, relaxed: false, build: () => int8Module({ ...spec, unroll: 1 }) };
         yield { name: `${unsigned ? "u" : "a"}8_pack_${mr}__wasmsimd_${style}`, relaxed: false, build: () => int8PackModule(spec) };
       }
 }

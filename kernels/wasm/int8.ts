@@ -10,6 +10,8 @@ export interface Int8Spec {
   /** A is uint8. */
   readonly unsigned: boolean;
   readonly mr: number;
+  /** Quads per turn of the inner loop: 4, or 1 for V8 11, which schedules longer blocks into spills (.47 of its roof instead of .67). */
+  readonly unroll: 1 | 4;
   readonly shared: boolean;
 }
 
@@ -37,7 +39,7 @@ const TILE_PARAMETERS = ["a", "b", "c", "ldc", "quads", "tiles", "aStride", "fre
  * while a tile of A is in the first-level cache. `fresh`: c is not read, it starts at zero.
  */
 function writeTile(f: FunctionBuilder, spec: Int8Spec): void {
-  const { mr, style } = spec;
+  const { mr, style, unroll } = spec;
   const nv = 2;
   const [firstA, firstB, c, ldc, allQuads, tiles, aStride, fresh] = TILE_PARAMETERS.map((_, i) => f.param(i));
   const [a, b, quads, half] = f.locals("i32", 4);
@@ -48,8 +50,8 @@ function writeTile(f: FunctionBuilder, spec: Int8Spec): void {
   const quad = int8Quad(style);
   const stride = style === "dot" ? 64 : 128;
   const each = (use: (r: number, j: number) => void): void => acc.forEach((row, r) => row.forEach((_, j) => use(r, j)));
-  const step = (unroll: number): void => {
-    for (let u = 0; u < unroll; u++)
+  const step = (count: number): void => {
+    for (let u = 0; u < count; u++)
       for (let half = 0; half < quad / 4; half++) {
         for (let j = 0; j < nv; j++) f.set(w[j], f.load("v128.load", b, u * stride + 64 * half + 16 * j));
         for (let r = 0; r < mr; r++) {
@@ -61,9 +63,9 @@ function writeTile(f: FunctionBuilder, spec: Int8Spec): void {
             );
         }
       }
-    f.bump(a, unroll * mr * quad);
-    f.bump(b, unroll * stride);
-    f.bump(quads, -unroll);
+    f.bump(a, count * mr * quad);
+    f.bump(b, count * stride);
+    f.bump(quads, -count);
   };
   f.doWhile(() => {
     for (let r = 1; r < mr; r++) f.set(rows[r], f.op("i32.add", rows[r - 1], ldc));
@@ -78,7 +80,7 @@ function writeTile(f: FunctionBuilder, spec: Int8Spec): void {
           () => each((r, j) => f.set(acc[r][j], f.constant32(0))),
           () => each((r, j) => f.set(acc[r][j], f.load("v128.load", rows[r], 16 * j))),
         );
-        f.while(f.op("i32.ge_s", quads, f.i32(4)), () => step(4));
+        if (unroll > 1) f.while(f.op("i32.ge_s", quads, f.i32(unroll)), () => step(unroll));
         f.while(f.op("i32.gt_s", quads, f.i32(0)), () => step(1));
         each((r, j) => f.store("v128.store", rows[r], 16 * j, acc[r][j]));
         for (const row of rows) f.bump(row, 32);
@@ -172,7 +174,7 @@ export function int8Module(spec: Int8Spec): Uint8Array<ArrayBuffer> {
 export const INT8_PACK_ARGUMENTS = ["x", "a", "rowSums", "quads", "aStride"] as const;
 
 /** A module whose `work` packs rows of bytes, padded to whole quads, for tiles of mr rows: [quads][mr], and for style "dot" their sums times -128. */
-export function int8PackModule(spec: Int8Spec): Uint8Array<ArrayBuffer> {
+export function int8PackModule(spec: Omit<Int8Spec, "unroll">): Uint8Array<ArrayBuffer> {
   const m = new ModuleBuilder({ shared: spec.shared });
   const pack = m.func(null, ["i32", "i32", "i32", "i32", "i32"], [], (f) =>
     spec.style === "dot" ? writePackBytes(f, spec) : writePackWords(f, spec),
@@ -191,7 +193,7 @@ export function int8PackModule(spec: Int8Spec): Uint8Array<ArrayBuffer> {
 }
 
 /** Bytes as they are, signed ones offset for the product with unsigned weights; their sums times -128. */
-function writePackBytes(f: FunctionBuilder, { mr, unsigned }: Int8Spec): void {
+function writePackBytes(f: FunctionBuilder, { mr, unsigned }: Omit<Int8Spec, "unroll">): void {
   const [x, a, rowSums, quads, ldx] = [0, 1, 2, 3, 4].map((i) => f.param(i));
   const sums = f.locals("v128", mr);
   writePackRows(f, mr, x, a, quads, ldx, (v, r, count) => {
@@ -208,7 +210,7 @@ function writePackBytes(f: FunctionBuilder, { mr, unsigned }: Int8Spec): void {
 }
 
 /** i16 words: even k, then odd k of each quad. */
-function writePackWords(f: FunctionBuilder, { mr, unsigned }: Int8Spec): void {
+function writePackWords(f: FunctionBuilder, { mr, unsigned }: Omit<Int8Spec, "unroll">): void {
   const [x, a, , quads, ldx] = [0, 1, 2, 3, 4].map((i) => f.param(i));
   const [at, out, n] = f.locals("i32", 3);
   const v = f.local("v128");

@@ -194,8 +194,8 @@ function prepare(runtime: Runtime, w: PackedTensor, options: PrepareOptions): Sy
     // rows at once: bounded scratch for products of any height
     const most = Math.max(48, Math.floor(rowBudget / (4 * (resultStride(n, 2) + 2 * k))));
     product.tune?.(x, Math.min(m, most));
-    for (let from = 0, count = 0; from < m; from += count) {
-      count = passRows(m - from, most);
+    for (let from = 0; from < m;) {
+      const count = passRows(m - from, most);
       const rows = product.rows(count);
       const stride = resultStride(n, rows);
       const c = space.scratch("c", 4 * rows * stride);
@@ -203,6 +203,7 @@ function prepare(runtime: Runtime, w: PackedTensor, options: PrepareOptions): Sy
       const result = new Float32Array(space.buffer, c, rows * stride);
       if (stride === n) y.set(result.subarray(0, count * n), from * n);
       else for (let r = 0; r < count; r++) y.set(result.subarray(r * stride, r * stride + n), (from + r) * n);
+      from += count;
     }
     return y;
   };

@@ -59,7 +59,8 @@ export function prepareInteger(runtime: Runtime, w: Int8Array, n: number, k: num
       if (!live || !runtime.live) throw disposed();
       checkIntegerRun(a, m, n, k, out);
       const mr = tileRows(m, INT8_ROWS[style]);
-      const spec: Int8Spec = { style, unsigned: a instanceof Uint8Array, mr, shared: runtime.shared };
+      const unroll = runtime.features.relaxed ? 4 : 1;
+      const spec: Int8Spec = { style, unsigned: a instanceof Uint8Array, mr, unroll, shared: runtime.shared };
       const built = kernel("int8", spec, () => int8Module(spec));
       const tiles = Math.ceil(m / mr);
       const rows = tiles * mr;
