@@ -51,6 +51,8 @@ class TileWriter {
   readonly #words: number;
   /** Vectors of operands of a quad of four rows. */
   readonly #vectors: number;
+  /** Quads that are written as one: a period of the field layout, or a single quad of a panel for V8 11, which schedules longer blocks into spills. */
+  readonly #step: number;
   readonly #perTurn: number;
   readonly #rolled: boolean;
   /** i16 sums of a rolled group need no widening before its end. */
@@ -106,9 +108,10 @@ class TileWriter {
     this.#widens = widensPlanes(spec);
     this.#single = mr === 1;
     const { quads, vectors } = this.#layout;
-    const periods = spec.group / 4 / quads;
-    this.#perTurn = periodsPerTurn(spec, periods, quads);
-    this.#rolled = this.#perTurn < periods;
+    this.#step = spec.panel && style === "simd" && !spec.relaxed ? 1 : quads;
+    const steps = spec.group / 4 / this.#step;
+    this.#perTurn = periodsPerTurn(spec, steps, this.#step);
+    this.#rolled = this.#perTurn < steps;
     this.#given = Object.fromEntries(TILE_PARAMETERS.map((name, i) => [name, f.param(i)])) as Record<TileParameter, Local>;
     [this.#a, this.#w, this.#groups, this.#half] = f.locals("i32", 4);
     this.#z = spec.zeroPoint ? f.local("i32") : this.#w;
@@ -196,15 +199,15 @@ class TileWriter {
       this.#finishing = false;
     }
     f.bump(this.#a, this.#activation.bytes);
-    f.bump(this.#w, record.bytes - (this.#rolled ? record.codes : 0));
+    f.bump(this.#w, record.bytes - (record.codes - this.#codesEnd));
     if (zeroPoint) f.bump(this.#z, record.bytes);
     if (this.#panel !== null && !this.#rolled) f.bump(this.#panel, panelBytes(this.#spec));
     f.set(this.#groups, f.op("i32.sub", this.#groups, f.i32(1)));
   }
 
-  /** Bytes from w to the scales once the codes are done: a rolled loop moves w to their end. */
+  /** Bytes from w to the scales once the codes are done: a rolled loop over codes moves w to their end. */
   get #codesEnd(): number {
-    return this.#rolled ? 0 : this.#record.codes;
+    return this.#rolled && this.#panel === null ? 0 : this.#record.codes;
   }
 
   #begin(j: number): void {
@@ -220,15 +223,19 @@ class TileWriter {
   #periods(): void {
     const f = this.#f;
     const { mr, nv, style } = this.#spec;
-    const { quads, vectors } = this.#layout;
+    const { vectors } = this.#layout;
     const turn = (): void => {
-      for (let p = 0; p < this.#perTurn; p++) this.#period(p * quads, p * vectors * 64);
+      for (let p = 0; p < this.#perTurn; p++) this.#period(p * this.#step, p * vectors * 64);
     };
+    const [at, bytes] =
+      this.#panel === null
+        ? [this.#w, { turn: this.#perTurn * vectors * 64, group: this.#record.codes }]
+        : [this.#panel, { turn: this.#perTurn * this.#step * 64 * this.#vectors, group: panelBytes(this.#spec) }];
     if (!this.#rolled) {
       turn();
       return;
     }
-    f.set(this.#end, f.op("i32.add", this.#w, f.i32(this.#record.codes)));
+    f.set(this.#end, f.op("i32.add", at, f.i32(bytes.group)));
     f.set(this.#aAt, this.#a);
     // i16 sums are widened at the end of a turn
     if (style === "madd16")
@@ -247,18 +254,17 @@ class TileWriter {
       () => {
         turn();
         if (style === "madd16" && !this.#carried) for (let j = 0; j < nv; j++) this.#flush(j);
-        f.bump(this.#w, this.#perTurn * vectors * 64);
-        f.bump(this.#aAt, this.#perTurn * quads * mr * this.#activation.quad);
-        if (this.#panel !== null) f.bump(this.#panel, this.#perTurn * quads * 64 * this.#vectors);
+        f.bump(at, bytes.turn);
+        f.bump(this.#aAt, this.#perTurn * this.#step * mr * this.#activation.quad);
       },
-      f.op("i32.ne", this.#w, this.#end),
+      f.op("i32.ne", at, this.#end),
     );
   }
 
   /** One period of the field layout: quads from q0, codes from `base`. */
   #period(q0: number, base: number): void {
     const { mr, nv } = this.#spec;
-    const { quads } = this.#layout;
+    const quads = this.#step;
     if (this.#single) {
       // one row vector at a time: its loads are used up before the next
       for (let j = 0; j < nv; j++)
