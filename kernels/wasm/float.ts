@@ -390,7 +390,7 @@ function writeTile(f: FunctionBuilder, spec: FloatSpec): void {
     f.bump(b, 64 * unroll);
     f.set(k, f.op("i32.sub", k, f.i32(unroll)));
   };
-  // V8 11, which has no relaxed SIMD, schedules longer blocks into spills: .6 of its roof instead of .9
+  // V8 11, which has no relaxed SIMD, schedules longer blocks into spills: .64 of its roof instead of .85
   if (spec.relaxed) f.while(f.op("i32.ge_s", k, f.i32(4)), () => step(4));
   f.while(f.op("i32.gt_s", k, f.i32(0)), () => step(1));
   for (let r = 0; r < mr; r++) for (let j = 0; j < nv; j++) f.store("v128.store", rows[r], 16 * j, acc[r][j]);
