@@ -4,10 +4,10 @@
 // adds code that names every function.
 import { execFileSync } from "node:child_process";
 import { fileURLToPath } from "node:url";
-import { gemmModule } from "../kernels/wasm/gemm.ts";
-import { activationRecord, weightRecord, type GemmSpec } from "../kernels/wasm/gemmspec.ts";
-import { engine } from "../kernels/wasm/engine.ts";
-import { wasmFeatures } from "../kernels/wasm/features.ts";
+import { gemmModule } from "../kernels/wasm/dot/gemm.ts";
+import { activationRecord, weightRecord, type GemmSpec } from "../kernels/wasm/dot/gemmspec.ts";
+import { engine } from "../kernels/wasm/engine/engine.ts";
+import { wasmFeatures } from "../kernels/wasm/engine/features.ts";
 import type { Row } from "./measure.ts";
 
 /** Long enough that the call from JavaScript, which V8 makes faster later on, does not count. */

@@ -2,7 +2,7 @@
 // same run, to onnxruntime-node and -web, tfjs-backend-wasm and jax-js.
 import { format } from "../formats/index.ts";
 import { prepareMatmul, quantize, tensor, wasm, type Activations } from "../src/index.ts";
-import { wasmFeatures } from "../kernels/wasm/features.ts";
+import { wasmFeatures } from "../kernels/wasm/engine/features.ts";
 import { measure, type Candidate, type Row } from "./measure.ts";
 import { jax, matMul, matMulInteger, matMulNBits, onnxruntime, optional, tfjs } from "./peers.ts";
 import { dotI16, dotRelaxed, dotRelaxed16, f32Madd, f32MulAdd, threadRoofs } from "./roofs.ts";

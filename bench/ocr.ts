@@ -5,10 +5,10 @@ import { create } from "@bufbuild/protobuf";
 import * as ort from "onnxruntime-node";
 import { decodeCtc, readDictionary, recogniserInput, renderLine, TEXTS, textLines, type LineImage } from "../examples/text-lines.mjs";
 import { readModelBytes, writeModelBytes, type OnnxModel } from "../src/onnx/index.ts";
-import { ValueInfoProtoSchema, type NodeProto } from "../src/onnx/gen/onnx_pb.ts";
-import { attributeInt, attributeOf, buildScopes, nodeName, resolveConstant, type Constant, type Scope } from "../src/onnx/graph.ts";
-import { makeTensor } from "../src/onnx/model.ts";
-import { readFloats } from "../src/onnx/values.ts";
+import { ValueInfoProtoSchema, type NodeProto } from "../src/onnx/file/gen/onnx_pb.ts";
+import { attributeInt, attributeOf, buildScopes, nodeName, resolveConstant, type Constant, type Scope } from "../src/onnx/graph/graph.ts";
+import { makeTensor } from "../src/onnx/file/model.ts";
+import { readFloats } from "../src/onnx/file/values.ts";
 import { im2col, seededRandom, type ConvGeometry } from "../src/quantize/index.ts";
 import { tensor, transpose } from "../src/index.ts";
 

@@ -16,7 +16,7 @@ import {
   TensorProtoSchema,
   TensorProto_DataLocation,
   TensorProto_DataType,
-} from "../src/onnx/gen/onnx_pb.ts";
+} from "../src/onnx/file/gen/onnx_pb.ts";
 import { quantizeModel } from "../src/onnx/index.ts";
 import { value } from "../test/onnx/build.ts";
 

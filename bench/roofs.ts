@@ -1,9 +1,9 @@
 // Roofs of this machine and engine: a read loop over memory, and chains of the instructions that products are made of.
-import { ModuleBuilder, type Emit, type FunctionBuilder, type Local } from "../kernels/wasm/asm.ts";
-import { engine, type WasmFunction } from "../kernels/wasm/engine.ts";
-import { wasmFeatures } from "../kernels/wasm/features.ts";
-import { writeWork } from "../kernels/wasm/items.ts";
-import { createRuntime, kernel } from "../kernels/wasm/runtime.ts";
+import { ModuleBuilder, type Emit, type FunctionBuilder, type Local } from "../kernels/wasm/engine/asm.ts";
+import { engine, type WasmFunction } from "../kernels/wasm/engine/engine.ts";
+import { wasmFeatures } from "../kernels/wasm/engine/features.ts";
+import { writeWork } from "../kernels/wasm/engine/items.ts";
+import { createRuntime, kernel } from "../kernels/wasm/engine/runtime.ts";
 import { startPool } from "../src/backends/wasm/threads.ts";
 import type { Candidate } from "./measure.ts";
 

@@ -1,8 +1,8 @@
 // The names of kernels, printed from their specs: `<act>[_<acc>]_<weight>_<op>_<MR>x<NR>__<arch>[_<path>]`, for example
 // a8_int4b32_gemm_4x8__wasmrelaxedsimd_lattice. A name is a test title, a bench row and what `explain()` says; the cache key is the whole spec.
-import type { FloatSpec } from "./wasm/float.ts";
-import type { GemmSpec } from "./wasm/gemmspec.ts";
-import type { LutSpec } from "./wasm/lut.ts";
+import type { FloatSpec } from "./wasm/float/float.ts";
+import type { GemmSpec } from "./wasm/dot/gemmspec.ts";
+import type { LutSpec } from "./wasm/lookup/lut.ts";
 
 /** A format's or definition's name as one word of a kernel name. */
 export const weightWord = (name: string): string => name.replace(/[^A-Za-z0-9]/g, "");

@@ -3,18 +3,18 @@
 import { decodeExpr, encodeExpr, exprNodes } from "../formats/core/expr.ts";
 import { allFormats } from "../formats/registry.ts";
 import { codecName, floatName, gemmName, lutName } from "./names.ts";
-import { bitplaneModule } from "./wasm/bitplane.ts";
-import { bitsModule, packsBits } from "./wasm/bits.ts";
-import { blocksModule } from "./wasm/blocks.ts";
-import { codecModule } from "./wasm/codec.ts";
-import { planExpr } from "./wasm/expr.ts";
-import { floatModule, floatPackModule, type FloatDecode, type FloatSpec } from "./wasm/float.ts";
-import { float64Module } from "./wasm/float64.ts";
-import { hadamardModule } from "./wasm/hadamard.ts";
-import { INT8_ROWS, int8Module, int8PackModule } from "./wasm/int8.ts";
-import { lutModule, lutTablesModule, type LutSpec } from "./wasm/lut.ts";
-import { gemmModule } from "./wasm/gemm.ts";
-import { paddedGroup, type GemmSpec } from "./wasm/gemmspec.ts";
+import { bitplaneModule } from "./wasm/lookup/bitplane.ts";
+import { bitsModule, packsBits } from "./wasm/convert/bits.ts";
+import { blocksModule } from "./wasm/convert/blocks.ts";
+import { codecModule } from "./wasm/convert/codec.ts";
+import { planExpr } from "./wasm/convert/expr.ts";
+import { floatModule, floatPackModule, type FloatDecode, type FloatSpec } from "./wasm/float/float.ts";
+import { float64Module } from "./wasm/float/float64.ts";
+import { hadamardModule } from "./wasm/convert/hadamard.ts";
+import { INT8_ROWS, int8Module, int8PackModule } from "./wasm/dot/int8.ts";
+import { lutModule, lutTablesModule, type LutSpec } from "./wasm/lookup/lut.ts";
+import { gemmModule } from "./wasm/dot/gemm.ts";
+import { paddedGroup, type GemmSpec } from "./wasm/dot/gemmspec.ts";
 import { layoutShader, quantizeShader } from "./wgsl/activations.ts";
 import { codecShaderName, decodeShader, encodeShader } from "./wgsl/codec.ts";
 import { gemmShader, GEMM_COLUMNS } from "./wgsl/gemm.ts";
@@ -194,38 +194,53 @@ export const kernelFamilies: readonly KernelFamily[] = [
   {
     name: "gemm",
     computes: "int8 or int16 activations x fields of 1..8 bits, block scales -> float32",
-    file: "kernels/wasm/gemm.ts",
+    file: "kernels/wasm/dot/gemm.ts",
     variants: gemmVariants,
   },
   {
     name: "lut",
     computes: "int8 activations x 1..4 bit planes or ternary masks by looked-up sums, block scales -> float32",
-    file: "kernels/wasm/lut.ts",
+    file: "kernels/wasm/lookup/lut.ts",
     variants: lutVariants,
   },
-  { name: "int8", computes: "int8 or uint8 x int8 -> int32", file: "kernels/wasm/int8.ts", variants: int8Variants },
+  { name: "int8", computes: "int8 or uint8 x int8 -> int32", file: "kernels/wasm/dot/int8.ts", variants: int8Variants },
   {
     name: "bitplane",
     computes: "words of 1..8 bits x words of 1..8 bits -> int32, by planes",
-    file: "kernels/wasm/bitplane.ts",
+    file: "kernels/wasm/lookup/bitplane.ts",
     variants: bitplaneVariants,
   },
-  { name: "hadamard", computes: "Walsh-Hadamard transform of float32 rows", file: "kernels/wasm/hadamard.ts", variants: hadamardVariants },
+  {
+    name: "hadamard",
+    computes: "Walsh-Hadamard transform of float32 rows",
+    file: "kernels/wasm/convert/hadamard.ts",
+    variants: hadamardVariants,
+  },
   {
     name: "float64",
     computes: "float64 A^T B added to C, for the algebra of the quantizers",
-    file: "kernels/wasm/float64.ts",
+    file: "kernels/wasm/float/float64.ts",
     variants: float64Variants,
   },
-  { name: "float", computes: "float32 activations x decoded weights -> float32", file: "kernels/wasm/float.ts", variants: floatVariants },
+  {
+    name: "float",
+    computes: "float32 activations x decoded weights -> float32",
+    file: "kernels/wasm/float/float.ts",
+    variants: floatVariants,
+  },
   {
     name: "codec",
     computes: "codes -> float32 and back, any format of at most 16 bits",
-    file: "kernels/wasm/codec.ts",
+    file: "kernels/wasm/convert/codec.ts",
     variants: codecVariants,
   },
-  { name: "bits", computes: "codes to and from dense bits, any width to 15", file: "kernels/wasm/bits.ts", variants: bitsVariants },
-  { name: "blocks", computes: "statistics and scaling of blocks of float32", file: "kernels/wasm/blocks.ts", variants: blocksVariants },
+  { name: "bits", computes: "codes to and from dense bits, any width to 15", file: "kernels/wasm/convert/bits.ts", variants: bitsVariants },
+  {
+    name: "blocks",
+    computes: "statistics and scaling of blocks of float32",
+    file: "kernels/wasm/convert/blocks.ts",
+    variants: blocksVariants,
+  },
 ];
 
 function* bitsVariants(): Iterable<KernelVariant> {

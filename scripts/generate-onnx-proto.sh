@@ -1,5 +1,5 @@
 #!/usr/bin/env bash
-# Regenerates src/onnx/gen/onnx_pb.ts from the proto2 schema that the `onnx` Python wheel ships (onnx/onnx.proto, Apache-2.0).
+# Regenerates src/onnx/file/gen/onnx_pb.ts from the proto2 schema that the `onnx` Python wheel ships (onnx/onnx.proto, Apache-2.0).
 # Needs: pip, unzip, npx. Works in a scratch folder; only the generated file is written to the checkout.
 set -euo pipefail
 root="$(cd "$(dirname "$0")/.." && pwd)"
@@ -13,4 +13,4 @@ printf 'version: v2\nplugins:\n  - local: protoc-gen-es\n    out: gen\n    opt: 
 npm init -y >/dev/null
 npm install --silent @bufbuild/buf @bufbuild/protoc-gen-es @bufbuild/protobuf
 PATH="$scratch/node_modules/.bin:$PATH" buf generate
-cp gen/onnx_pb.ts "$root/src/onnx/gen/onnx_pb.ts"
+cp gen/onnx_pb.ts "$root/src/onnx/file/gen/onnx_pb.ts"

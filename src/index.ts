@@ -1,17 +1,17 @@
 // lowbit: packed tensors and products. Formats are in lowbit/formats, quantizers in lowbit/quantize, ONNX in lowbit/onnx.
 export { tensor, transpose, type Tensor, type TensorData } from "./tensor/tensor.ts";
-export { quantize, type QuantizeOptions, type WeightQuantizer } from "./tensor/quantize.ts";
+export { quantize, type QuantizeOptions, type WeightQuantizer } from "./tensor/quantize/index.ts";
 export { unpack } from "../formats/core/packed.ts";
 export { dequantize, type DequantizeOptions } from "./tensor/dequantize.ts";
 export { fromBytes, fromSafetensors, toBytes, toSafetensors } from "./tensor/container.ts";
 export { compressBfloat16, decompressBfloat16 } from "./tensor/lossless.ts";
-export { fitLogScales, type LogScaleOptions } from "./tensor/log-scales.ts";
+export { fitLogScales, type LogScaleOptions } from "./tensor/quantize/log-scales.ts";
 export { dotInt16 } from "./tensor/dfp.ts";
 export { matmul, prepareMatmul, type MatmulOptions } from "./tensor/matmul.ts";
 export { packCodes, unpackCodes } from "../formats/core/pack.ts";
 export { LowbitError, isLowbitError, type LowbitErrorCode } from "../formats/core/errors.ts";
 export type { Activations, AsyncLayer, Backend, BulkCodec, Explanation, PrepareOptions, SyncLayer } from "./backends/types.ts";
-export type { Arithmetic } from "./tensor/scales.ts";
+export type { Arithmetic } from "./tensor/quantize/scales.ts";
 export type { BlockFormat, Format, NumberFormat, OpaqueFormat, PackedTensor, QuantConfig } from "../formats/core/types.ts";
 export { wasm, type WasmBackend, type WasmOptions } from "./backends/wasm/backend.ts";
 export { workerScript } from "./backends/wasm/threads.ts";

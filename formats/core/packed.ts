@@ -1,5 +1,5 @@
 // What the bytes of a PackedTensor mean: sizes, codes, scales and values. Kernels and their packers read packed tensors through this file;
-// making one is src/tensor/quantize.ts, saving one src/tensor/container.ts.
+// making one is src/tensor/quantize/index.ts, saving one src/tensor/container.ts.
 import { decodeArray } from "./bulk.ts";
 import { LowbitError } from "./errors.ts";
 import { codeArray, packedBytes, unpackInto, type Codes } from "./pack.ts";

@@ -142,7 +142,7 @@ export interface ScaleLevel {
 
 /**
  * How the scale of a block follows from its elements, by name. `max`: amax / element max, as a real number. The power-of-two rules of
- * microscaling, the two-level rules of NVFP4 and the searches are in src/tensor/scale-rules.ts (docs/numerics.md has the table).
+ * microscaling, the two-level rules of NVFP4 and the searches are in src/tensor/quantize/scale-rules.ts (docs/numerics.md has the table).
  */
 export type ScaleRule =
   | "max"

@@ -2,7 +2,7 @@
 // Format: numpy/lib/format.py (NEP 1). Object arrays and big-endian data are refused.
 import { readFileSync } from "node:fs";
 import { LowbitError } from "../../formats/core/errors.ts";
-import type { FeedTensor, Feeds } from "../onnx/feeds.ts";
+import type { FeedTensor, Feeds } from "../onnx/verify/feeds.ts";
 import { usageError } from "./spec.ts";
 
 type NumberArray = new (buffer: ArrayBuffer) => FeedTensor["data"];

@@ -1,12 +1,12 @@
 // lowbit/onnx: quantizes ONNX models without Python. Bytes in, bytes out works anywhere; functions that take paths need Node.
 export { inspectModel, summarizeModel } from "./inspect.ts";
 export type { LayerSummary, ModelSummary, ValueSummary } from "./inspect.ts";
-export { readModel, readModelBytes, writeModel, writeModelBytes } from "./io.ts";
-export { compareLayers } from "./layers.ts";
-export type { LayerComparison } from "./layers.ts";
-export type { OnnxFile, WriteOptions } from "./io.ts";
-export type { OnnxModel } from "./model.ts";
-export { FP16_BLOCKED_OPS } from "./modes/fp16.ts";
+export { readModel, readModelBytes, writeModel, writeModelBytes } from "./file/io.ts";
+export { compareLayers } from "./verify/layers.ts";
+export type { LayerComparison } from "./verify/layers.ts";
+export type { OnnxFile, WriteOptions } from "./file/io.ts";
+export type { OnnxModel } from "./file/model.ts";
+export { FP16_BLOCKED_OPS } from "./targets/fp16.ts";
 export { ONNX_DTYPES } from "./options.ts";
 export type {
   LayerReport,
@@ -19,6 +19,6 @@ export type {
 } from "./options.ts";
 export { convertModel, quantizeModel, quantizeModelBytes } from "./quantize.ts";
 export type { ConvertResult, QuantizeBytesOptions } from "./quantize.ts";
-export { verifyModels } from "./verify.ts";
-export type { OutputComparison, VerifyOptions, VerifyReport } from "./verify.ts";
-export type { FeedTensor, Feeds } from "./feeds.ts";
+export { verifyModels } from "./verify/verify.ts";
+export type { OutputComparison, VerifyOptions, VerifyReport } from "./verify/verify.ts";
+export type { FeedTensor, Feeds } from "./verify/feeds.ts";

@@ -1,16 +1,16 @@
 // inspectModel: what is in a model and what could be quantized, without changing or loading weights. Node only (it takes a path).
-import type { Scope } from "./graph.ts";
-import { attributeOf, buildScopes, isDefaultDomain, nodeName, resolveConstant } from "./graph.ts";
-import { tensorElementType } from "./infer.ts";
-import { inputPaths, readModel } from "./io.ts";
-import { fileSize } from "./files.ts";
-import { findLayers } from "./modes/mode.ts";
-import type { OnnxModel } from "./model.ts";
-import { allTensors, tensorDims } from "./model.ts";
-import type { NodeProto, ValueInfoProto } from "./gen/onnx_pb.ts";
-import { TensorProto_DataType as T } from "./gen/onnx_pb.ts";
-import { dataTypeName } from "./types.ts";
-import { tensorBytes } from "./values.ts";
+import type { Scope } from "./graph/graph.ts";
+import { attributeOf, buildScopes, isDefaultDomain, nodeName, resolveConstant } from "./graph/graph.ts";
+import { tensorElementType } from "./graph/infer.ts";
+import { inputPaths, readModel } from "./file/io.ts";
+import { fileSize } from "./file/files.ts";
+import { findLayers } from "./targets/mode.ts";
+import type { OnnxModel } from "./file/model.ts";
+import { allTensors, tensorDims } from "./file/model.ts";
+import type { NodeProto, ValueInfoProto } from "./file/gen/onnx_pb.ts";
+import { TensorProto_DataType as T } from "./file/gen/onnx_pb.ts";
+import { dataTypeName } from "./file/types.ts";
+import { tensorBytes } from "./file/values.ts";
 
 /** Element types of quantized weights. */
 const NARROW: ReadonlySet<number> = new Set([

@@ -1,18 +1,18 @@
 // quantizeModel (files, Node) and quantizeModelBytes (anywhere): find the layers, convert them one by one, write the model, report.
 import { LowbitError } from "../../formats/core/errors.ts";
-import { segmentsLength } from "./encode.ts";
-import { checkAborted, checkOutput, fileSize, pause, spillFile, writeFiles } from "./files.ts";
-import { buildScopes, checkOrder, collectNames, opsetVersion, removeUnused } from "./graph.ts";
-import { inputPaths, outputFiles, readModel, readModelBytes, writeModelBytes } from "./io.ts";
-import { dynamicMode } from "./modes/dynamic.ts";
-import { convertFp16 } from "./modes/fp16.ts";
-import type { Layer, Mode, ModeContext } from "./modes/mode.ts";
-import { findLayers, unknownReason } from "./modes/mode.ts";
-import { q4Mode } from "./modes/q4.ts";
-import type { OnnxModel } from "./model.ts";
+import { segmentsLength } from "./file/encode.ts";
+import { checkAborted, checkOutput, fileSize, pause, spillFile, writeFiles } from "./file/files.ts";
+import { buildScopes, checkOrder, collectNames, opsetVersion, removeUnused } from "./graph/graph.ts";
+import { inputPaths, outputFiles, readModel, readModelBytes, writeModelBytes } from "./file/io.ts";
+import { dynamicMode } from "./targets/dynamic.ts";
+import { convertFp16 } from "./targets/fp16.ts";
+import type { Layer, Mode, ModeContext } from "./targets/mode.ts";
+import { findLayers, unknownReason } from "./targets/mode.ts";
+import { q4Mode } from "./targets/q4.ts";
+import type { OnnxModel } from "./file/model.ts";
 import type { LayerReport, OnnxDtype, QuantizeModelOptions, QuantizeOptions, QuantizeReport } from "./options.ts";
 import { checkOptions, nameFilter } from "./options.ts";
-import { ARRAY_MAX } from "./values.ts";
+import { ARRAY_MAX } from "./file/values.ts";
 
 /** New tensors stay in memory up to this many bytes, then go to a temporary file beside the output. */
 const MEMORY_BUDGET = 192 << 20;

@@ -5,7 +5,7 @@ import { LowbitError } from "../../formats/core/errors.ts";
 import { dequantize } from "../../formats/core/packed.ts";
 import { spanGrid } from "../../formats/core/span.ts";
 import type { BlockFormat, Format, NumberFormat } from "../../formats/core/types.ts";
-import { quantize } from "../tensor/quantize.ts";
+import { quantize } from "../tensor/quantize/index.ts";
 import type { Tensor } from "../tensor/tensor.ts";
 import { weightMatrix } from "./grid.ts";
 import { normalCdf, normalDensity } from "./normal.ts";

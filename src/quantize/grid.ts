@@ -16,8 +16,8 @@ import type {
   ScaleLevel,
   ScaleRule,
 } from "../../formats/core/types.ts";
-import { quantize } from "../tensor/quantize.ts";
-import { scaleRule } from "../tensor/scale-rules.ts";
+import { quantize } from "../tensor/quantize/index.ts";
+import { scaleRule } from "../tensor/quantize/scale-rules.ts";
 import { matrixView, readRows, type Tensor, type TensorData } from "../tensor/tensor.ts";
 
 export interface ScaleOptions {

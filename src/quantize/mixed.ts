@@ -4,7 +4,7 @@
 import { LowbitError } from "../../formats/core/errors.ts";
 import { dequantize } from "../../formats/core/packed.ts";
 import type { Format, PackedTensor } from "../../formats/core/types.ts";
-import { quantize, type WeightQuantizer } from "../tensor/quantize.ts";
+import { quantize, type WeightQuantizer } from "../tensor/quantize/index.ts";
 import { matrixView, readRows, type Tensor } from "../tensor/tensor.ts";
 import { channelAmax, type Linear, type Linear64 } from "./equalize.ts";
 import { weightMatrix } from "./grid.ts";

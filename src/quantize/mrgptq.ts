@@ -10,7 +10,7 @@ import { weightMatrix } from "./grid.ts";
 import { hadamardRotation, rotateHessian, rotationOf, type Rotation, type RotationConfig } from "./rotation.ts";
 import { outputError, type LayerStatistics } from "./statistics.ts";
 import { checkAborted, runSteps, type RunOptions, type SteppedQuantizer, type Steps } from "./steps.ts";
-import type { WeightQuantizer } from "../tensor/quantize.ts";
+import type { WeightQuantizer } from "../tensor/quantize/index.ts";
 import type { Tensor } from "../tensor/tensor.ts";
 
 export interface MrGptqOptions extends Omit<GptqOptions, "search"> {

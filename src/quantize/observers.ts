@@ -3,7 +3,7 @@
 // entropy may clip far inside, spec B26). Not here: Hessians and channel sums (statistics.ts).
 import { LowbitError } from "../../formats/core/errors.ts";
 import type { NumberFormat } from "../../formats/core/types.ts";
-import { affineParams, type AffineParams } from "../tensor/scales.ts";
+import { affineParams, type AffineParams } from "../tensor/quantize/scales.ts";
 import { entropyThreshold, histogram, mseRange, percentileRange, percentileThreshold, type Histogram } from "./histogram.ts";
 
 export interface ObserverOptions {

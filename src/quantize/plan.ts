@@ -4,7 +4,7 @@
 import { isLowbitError, LowbitError } from "../../formats/core/errors.ts";
 import { dequantize } from "../../formats/core/packed.ts";
 import type { Format, PackedTensor } from "../../formats/core/types.ts";
-import { quantize, type WeightQuantizer } from "../tensor/quantize.ts";
+import { quantize, type WeightQuantizer } from "../tensor/quantize/index.ts";
 import type { Tensor } from "../tensor/tensor.ts";
 import { weightMatrix } from "./grid.ts";
 import { dequantizeOriginal } from "./mrgptq.ts";

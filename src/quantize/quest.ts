@@ -2,7 +2,7 @@
 // which makes blocks nearly Gaussian; wrong for heavy tails. Source: Panferov et al., arXiv 2502.05003; Quartet, 2505.14669.
 import { LowbitError } from "../../formats/core/errors.ts";
 import type { Format, PackedTensor } from "../../formats/core/types.ts";
-import type { WeightQuantizer } from "../tensor/quantize.ts";
+import type { WeightQuantizer } from "../tensor/quantize/index.ts";
 import type { Tensor } from "../tensor/tensor.ts";
 import { BlockGrid, columnFormat, weightMatrix } from "./grid.ts";
 import { gaussianClip } from "./normal.ts";

@@ -3,7 +3,7 @@
 // the aim is that of GPTAQ, arXiv 2504.02692. Not here: running the model; the caller streams both inputs.
 import { LowbitError } from "../../formats/core/errors.ts";
 import type { Format, PackedTensor } from "../../formats/core/types.ts";
-import type { WeightQuantizer } from "../tensor/quantize.ts";
+import type { WeightQuantizer } from "../tensor/quantize/index.ts";
 import type { Tensor } from "../tensor/tensor.ts";
 import type { Linear } from "./equalize.ts";
 import { gptq, hessianOf } from "./gptq.ts";

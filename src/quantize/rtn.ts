@@ -2,7 +2,7 @@
 // least squared error (or another norm) instead of the scale of their extreme.
 import { LowbitError } from "../../formats/core/errors.ts";
 import type { Format, Overflow, PackedTensor, Rounding } from "../../formats/core/types.ts";
-import { quantize, type QuantizeOptions } from "../tensor/quantize.ts";
+import { quantize, type QuantizeOptions } from "../tensor/quantize/index.ts";
 import type { Tensor } from "../tensor/tensor.ts";
 import { BlockGrid, columnFormat, weightMatrix, type ScaleOptions } from "./grid.ts";
 import { resolveSearch, searchSteps, type ScaleSearch } from "./search.ts";

@@ -2,7 +2,7 @@
 // the scale as it is stored. Source: GPTQ's `mse` option (grid 100, maxshrink 0.8, norm 2.4); the candidates of coarse scale formats
 // (E8M0, E4M3) are their neighbouring codes. Never worse than the starting scale on its own objective.
 import type { NumberFormat } from "../../formats/core/types.ts";
-import { affineParams } from "../tensor/scales.ts";
+import { affineParams } from "../tensor/quantize/scales.ts";
 import type { BlockGrid } from "./grid.ts";
 import { runSteps, type Steps } from "./steps.ts";
 

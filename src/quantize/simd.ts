@@ -1,9 +1,16 @@
 // The products of the quantizers by SIMD where the engine has it. `fastProduct` takes arrays that lie anywhere: tiles are copied into the kernel's memory, multiplied
 // there and added to C. `openAlgebra` hands out arrays in WebAssembly memory, on which products work in place: in a memory of its own (one thread), or in that of
 // a backend (its threads). Without WebAssembly, and for products too small to pay for copying, the plain loop. All sum in float64.
-import { engine, type WasmFunction, type WasmMemory } from "../../kernels/wasm/engine.ts";
-import { float64Module, MAX_DEPTH, PRODUCT_SLACK, productJob, productPanelBytes, type ProductPlace } from "../../kernels/wasm/float64.ts";
-import { jobBytes, writeJob } from "../../kernels/wasm/items.ts";
+import { engine, type WasmFunction, type WasmMemory } from "../../kernels/wasm/engine/engine.ts";
+import {
+  float64Module,
+  MAX_DEPTH,
+  PRODUCT_SLACK,
+  productJob,
+  productPanelBytes,
+  type ProductPlace,
+} from "../../kernels/wasm/float/float64.ts";
+import { jobBytes, writeJob } from "../../kernels/wasm/engine/items.ts";
 import { LowbitError } from "../../formats/core/errors.ts";
 import type { Float64Algebra } from "../backends/wasm/float64.ts";
 import { algebraOf, tnProductPlain, type Algebra, type TnProduct } from "./linalg.ts";

@@ -4,7 +4,7 @@
 import { LowbitError } from "../../formats/core/errors.ts";
 import { dequantize } from "../../formats/core/packed.ts";
 import type { Format } from "../../formats/core/types.ts";
-import { quantize } from "../tensor/quantize.ts";
+import { quantize } from "../tensor/quantize/index.ts";
 import { channelAmax, scaleColumns, smoothFactors, type Linear } from "./equalize.ts";
 import { hessianOf } from "./gptq.ts";
 import type { AlgebraOptions } from "./simd.ts";

@@ -3,7 +3,7 @@ import { isLowbitError } from "../../formats/core/errors.ts";
 import { dequantize, packedSizes, unpack } from "../../formats/core/packed.ts";
 import type { BlockFormat, OpaqueFormat, PackedTensor } from "../../formats/core/types.ts";
 import { fromBytes, toBytes } from "../tensor/container.ts";
-import { quantize } from "../tensor/quantize.ts";
+import { quantize } from "../tensor/quantize/index.ts";
 import { tensor, transpose } from "../tensor/tensor.ts";
 import { arbitraryBlock, arbitraryMatrix } from "./arbitraries.ts";
 import { fact, law, type Law, type LawOptions, type Violation } from "./law.ts";

@@ -3,8 +3,8 @@ import { existsSync } from "node:fs";
 import { fileURLToPath } from "node:url";
 import { describe, expect, it } from "vitest";
 import { kernelFamilies } from "../../kernels/registry.ts";
-import { engine } from "../../kernels/wasm/engine.ts";
-import { wasmFeatures } from "../../kernels/wasm/features.ts";
+import { engine } from "../../kernels/wasm/engine/engine.ts";
+import { wasmFeatures } from "../../kernels/wasm/engine/features.ts";
 
 const root = fileURLToPath(new URL("../../", import.meta.url));
 

@@ -1,6 +1,6 @@
 // Small ONNX models for tests, built field by field with protobuf-es: every storage of a tensor, graphs, subgraphs.
 import { create, toBinary } from "@bufbuild/protobuf";
-import type { AttributeProto, GraphProto, ModelProto, NodeProto, TensorProto, ValueInfoProto } from "../../src/onnx/gen/onnx_pb.ts";
+import type { AttributeProto, GraphProto, ModelProto, NodeProto, TensorProto, ValueInfoProto } from "../../src/onnx/file/gen/onnx_pb.ts";
 import {
   AttributeProtoSchema,
   AttributeProto_AttributeType as A,
@@ -17,7 +17,7 @@ import {
   TypeProtoSchema,
   TypeProto_TensorSchema,
   ValueInfoProtoSchema,
-} from "../../src/onnx/gen/onnx_pb.ts";
+} from "../../src/onnx/file/gen/onnx_pb.ts";
 
 export { A, T };
 

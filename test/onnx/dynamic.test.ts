@@ -1,10 +1,10 @@
 // int8, uint8 and q8: weights against an oracle, integer results bit for bit, graphs of every operator run beside the original.
 import { InferenceSession, Tensor } from "onnxruntime-node";
 import { describe, expect, it } from "vitest";
-import type { ModelProto, NodeProto, TensorProto } from "../../src/onnx/gen/onnx_pb.ts";
+import type { ModelProto, NodeProto, TensorProto } from "../../src/onnx/file/gen/onnx_pb.ts";
 import type { OnnxDtype, QuantizeBytesOptions } from "../../src/onnx/index.ts";
 import { quantizeModelBytes, readModelBytes, verifyModels } from "../../src/onnx/index.ts";
-import { quantizeInt8 } from "../../src/onnx/modes/int8.ts";
+import { quantizeInt8 } from "../../src/onnx/targets/int8.ts";
 import { int8Oracle } from "../oracle/int8.ts";
 import type { AttributeValue } from "./build.ts";
 import { T, encode, graph, matmulModel, model, node, raw, value, weights } from "./build.ts";

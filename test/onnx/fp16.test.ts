@@ -1,7 +1,7 @@
 // fp16: the converted model loads and agrees, whatever the graph: subgraphs, constants in every place, operators without a float16 form.
 import { InferenceSession } from "onnxruntime-node";
 import { describe, expect, it } from "vitest";
-import type { GraphProto, ModelProto, NodeProto, TensorProto } from "../../src/onnx/gen/onnx_pb.ts";
+import type { GraphProto, ModelProto, NodeProto, TensorProto } from "../../src/onnx/file/gen/onnx_pb.ts";
 import type { QuantizeBytesOptions } from "../../src/onnx/index.ts";
 import { quantizeModelBytes, readModelBytes, verifyModels } from "../../src/onnx/index.ts";
 import { T, encode, graph, matmulModel, model, node, raw, typed, value, weights } from "./build.ts";

@@ -1,7 +1,7 @@
 // The fast float16 conversion against the format's codec: every code, and float32 values at, beside and between its boundaries.
 import { describe, expect, it } from "vitest";
 import { float16 } from "../../formats/float16.ts";
-import { encodeHalf, halfTable } from "../../src/onnx/half.ts";
+import { encodeHalf, halfTable } from "../../src/onnx/file/half.ts";
 
 describe("float16", () => {
   it("decodes every code", () => {

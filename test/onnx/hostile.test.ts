@@ -5,7 +5,7 @@ import { join } from "node:path";
 import fc from "fast-check";
 import { afterEach, beforeEach, describe, expect, it } from "vitest";
 import { isLowbitError } from "../../formats/core/errors.ts";
-import type { ModelProto } from "../../src/onnx/gen/onnx_pb.ts";
+import type { ModelProto } from "../../src/onnx/file/gen/onnx_pb.ts";
 import { inspectModel, quantizeModel, quantizeModelBytes, readModel, readModelBytes } from "../../src/onnx/index.ts";
 import { T, encode, external, graph, matmulModel, model, node, raw, typed, value, weights } from "./build.ts";
 

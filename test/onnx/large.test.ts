@@ -3,10 +3,10 @@ import { closeSync, ftruncateSync, mkdtempSync, openSync, readdirSync, rmSync, w
 import { tmpdir } from "node:os";
 import { join } from "node:path";
 import { afterAll, beforeAll, describe, expect, it } from "vitest";
-import { segmentsLength } from "../../src/onnx/encode.ts";
-import { spillFile } from "../../src/onnx/files.ts";
+import { segmentsLength } from "../../src/onnx/file/encode.ts";
+import { spillFile } from "../../src/onnx/file/files.ts";
 import { quantizeModel, readModel, verifyModels } from "../../src/onnx/index.ts";
-import { encodeForFile } from "../../src/onnx/io.ts";
+import { encodeForFile } from "../../src/onnx/file/io.ts";
 import { T, encode, external, graph, model, node, raw, value, weights } from "./build.ts";
 
 let folder = "";

@@ -1,11 +1,11 @@
 // q4: the bytes of MatMulNBits against an oracle written apart, and what onnxruntime computes from them.
 import { InferenceSession, Tensor } from "onnxruntime-node";
 import { describe, expect, it } from "vitest";
-import { encodeHalf, halfTable } from "../../src/onnx/half.ts";
-import { attributeInt } from "../../src/onnx/graph.ts";
+import { encodeHalf, halfTable } from "../../src/onnx/file/half.ts";
+import { attributeInt } from "../../src/onnx/graph/graph.ts";
 import type { OnnxModel, QuantizeBytesOptions } from "../../src/onnx/index.ts";
 import { quantizeModelBytes, readModelBytes } from "../../src/onnx/index.ts";
-import type { ModelProto, TensorProto } from "../../src/onnx/gen/onnx_pb.ts";
+import type { ModelProto, TensorProto } from "../../src/onnx/file/gen/onnx_pb.ts";
 import { mlasOracle } from "../oracle/mlas.ts";
 import { T, encode, external, graph, matmulModel, model, node, raw, typed, value, weights } from "./build.ts";
 

@@ -5,11 +5,11 @@ import { tmpdir } from "node:os";
 import { join } from "node:path";
 import { fromBinary } from "@bufbuild/protobuf";
 import { afterAll, describe, expect, it } from "vitest";
-import { encodeModel, segmentChunks } from "../../src/onnx/encode.ts";
-import { ModelProtoSchema } from "../../src/onnx/gen/onnx_pb.ts";
-import { readModel, readModelBytes, writeModel, writeModelBytes } from "../../src/onnx/io.ts";
-import { makeTensor } from "../../src/onnx/model.ts";
-import { readFloats } from "../../src/onnx/values.ts";
+import { encodeModel, segmentChunks } from "../../src/onnx/file/encode.ts";
+import { ModelProtoSchema } from "../../src/onnx/file/gen/onnx_pb.ts";
+import { readModel, readModelBytes, writeModel, writeModelBytes } from "../../src/onnx/file/io.ts";
+import { makeTensor } from "../../src/onnx/file/model.ts";
+import { readFloats } from "../../src/onnx/file/values.ts";
 import { T, encode, external, graph, matmulModel, model, node, raw, typed, value, weights } from "./build.ts";
 
 const packageFolder = (name: string): string => new URL(`../../node_modules/${name}`, import.meta.url).pathname;

@@ -1,7 +1,7 @@
 // verifyModels: what it measures, which inputs it makes, how it says that models cannot be compared.
 import { describe, expect, it } from "vitest";
-import { inputDims, inputHints, randomSource, randomTensor } from "../../src/onnx/feeds.ts";
-import type { ModelProto, NodeProto, TensorProto } from "../../src/onnx/gen/onnx_pb.ts";
+import { inputDims, inputHints, randomSource, randomTensor } from "../../src/onnx/verify/feeds.ts";
+import type { ModelProto, NodeProto, TensorProto } from "../../src/onnx/file/gen/onnx_pb.ts";
 import { readModelBytes, verifyModels } from "../../src/onnx/index.ts";
 import { T, encode, graph, matmulModel, model, node, raw, value, weights } from "./build.ts";
 

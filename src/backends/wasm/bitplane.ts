@@ -1,8 +1,8 @@
 // Bit-plane products on the WebAssembly backend: words of 1..8 bits on both sides, exact int32.
 import type { NumberFormat } from "../../../formats/core/types.ts";
 import { packPlanes } from "../../../kernels/planes.ts";
-import { BITPLANE_ARGUMENTS, BITPLANE_ROWS, bitplaneModule } from "../../../kernels/wasm/bitplane.ts";
-import { kernel, type Runtime } from "../../../kernels/wasm/runtime.ts";
+import { BITPLANE_ARGUMENTS, BITPLANE_ROWS, bitplaneModule } from "../../../kernels/wasm/lookup/bitplane.ts";
+import { kernel, type Runtime } from "../../../kernels/wasm/engine/runtime.ts";
 import { disposed } from "../layer.ts";
 import { checkCodes, checkRows, checkSizes, planeWords } from "../operations.ts";
 

@@ -2,9 +2,9 @@
 // pieces of whole rows (of a long row in parts): scaled in place, block by block, then converted and packed as one run of values.
 import { codeArray, packedBytes, packInto, unpackInto } from "../../../formats/core/pack.ts";
 import type { NumberFormat } from "../../../formats/core/types.ts";
-import type { Space, WasmFunction } from "../../../kernels/wasm/engine.ts";
-import { BITS_SLACK, BITS_STEP, packsBits } from "../../../kernels/wasm/bits.ts";
-import { CODEC_STEP } from "../../../kernels/wasm/codec.ts";
+import type { Space, WasmFunction } from "../../../kernels/wasm/engine/engine.ts";
+import { BITS_SLACK, BITS_STEP, packsBits } from "../../../kernels/wasm/convert/bits.ts";
+import { CODEC_STEP } from "../../../kernels/wasm/convert/codec.ts";
 import { PIECE, words, type CodecTools } from "./converters.ts";
 import type { BlockDecoder, BlockEncoder, BlockPanel, ElementPolicy } from "../types.ts";
 

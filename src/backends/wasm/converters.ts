@@ -3,12 +3,12 @@
 import { decodeExpr, encodeExpr, type Expr } from "../../../formats/core/expr.ts";
 import type { Codes } from "../../../formats/core/pack.ts";
 import type { EncodeOptions, NumberFormat } from "../../../formats/core/types.ts";
-import { bitsModule } from "../../../kernels/wasm/bits.ts";
-import { blocksModule } from "../../../kernels/wasm/blocks.ts";
-import { codecModule } from "../../../kernels/wasm/codec.ts";
-import type { Space, WasmFunction } from "../../../kernels/wasm/engine.ts";
-import { planExpr } from "../../../kernels/wasm/expr.ts";
-import { kernel, type Runtime } from "../../../kernels/wasm/runtime.ts";
+import { bitsModule } from "../../../kernels/wasm/convert/bits.ts";
+import { blocksModule } from "../../../kernels/wasm/convert/blocks.ts";
+import { codecModule } from "../../../kernels/wasm/convert/codec.ts";
+import type { Space, WasmFunction } from "../../../kernels/wasm/engine/engine.ts";
+import { planExpr } from "../../../kernels/wasm/convert/expr.ts";
+import { kernel, type Runtime } from "../../../kernels/wasm/engine/runtime.ts";
 import { disposed } from "../layer.ts";
 
 /** Values that pass through engine memory at a time: 64 KB as float32. */

@@ -1,9 +1,9 @@
 // float64 products C += alpha A^T B on the threads of a WebAssembly backend, for the algebra of the quantizers: arrays made by `allocate` are worked on in place,
 // others are copied in and out. Results do not depend on the number of threads.
 import { LowbitError } from "../../../formats/core/errors.ts";
-import type { Space } from "../../../kernels/wasm/engine.ts";
-import { float64Module, MAX_DEPTH, PRODUCT_SLACK, productJob, productPanelBytes } from "../../../kernels/wasm/float64.ts";
-import { kernel, type Runtime } from "../../../kernels/wasm/runtime.ts";
+import type { Space } from "../../../kernels/wasm/engine/engine.ts";
+import { float64Module, MAX_DEPTH, PRODUCT_SLACK, productJob, productPanelBytes } from "../../../kernels/wasm/float/float64.ts";
+import { kernel, type Runtime } from "../../../kernels/wasm/engine/runtime.ts";
 import { disposed } from "../layer.ts";
 
 /** Rows of A, B and C that a product reads and writes. */

@@ -2,13 +2,13 @@
 import { isLowbitError, LowbitError } from "../../../formats/core/errors.ts";
 import { lutName } from "../../../kernels/names.ts";
 import type { WeightSource } from "../../../kernels/weight.ts";
-import { LUT_ARGUMENTS, lutModule, lutTables, lutTablesModule } from "../../../kernels/wasm/lut.ts";
-import { recordJob } from "../../../kernels/wasm/items.ts";
-import { chooseLut, packLut, type LutChoice } from "../../../kernels/wasm/lutpack.ts";
-import { resultStride } from "../../../kernels/wasm/tiles.ts";
-import { fastest } from "../../../kernels/wasm/tuner.ts";
-import type { Kernel } from "../../../kernels/wasm/engine.ts";
-import { kernel, type Runtime } from "../../../kernels/wasm/runtime.ts";
+import { LUT_ARGUMENTS, lutModule, lutTables, lutTablesModule } from "../../../kernels/wasm/lookup/lut.ts";
+import { recordJob } from "../../../kernels/wasm/engine/items.ts";
+import { chooseLut, packLut, type LutChoice } from "../../../kernels/wasm/lookup/lutpack.ts";
+import { resultStride } from "../../../kernels/wasm/products/tiles.ts";
+import { fastest } from "../../../kernels/wasm/products/tuner.ts";
+import type { Kernel } from "../../../kernels/wasm/engine/engine.ts";
+import { kernel, type Runtime } from "../../../kernels/wasm/engine/runtime.ts";
 import type { PrepareOptions } from "../types.ts";
 import { stage, weightMemory, type Product } from "./product.ts";
 

@@ -1,5 +1,5 @@
 // Operations of the WebAssembly backend beside packed products: integer products and the Walsh-Hadamard transform.
-import { hadamardModule } from "../../../kernels/wasm/hadamard.ts";
+import { hadamardModule } from "../../../kernels/wasm/convert/hadamard.ts";
 import {
   INT8_ARGUMENTS,
   INT8_CHUNK,
@@ -10,9 +10,9 @@ import {
   int8PackModule,
   int8Quad,
   type Int8Spec,
-} from "../../../kernels/wasm/int8.ts";
-import { resultStride, tileRows } from "../../../kernels/wasm/tiles.ts";
-import { kernel, type Runtime } from "../../../kernels/wasm/runtime.ts";
+} from "../../../kernels/wasm/dot/int8.ts";
+import { resultStride, tileRows } from "../../../kernels/wasm/products/tiles.ts";
+import { kernel, type Runtime } from "../../../kernels/wasm/engine/runtime.ts";
 import { disposed } from "../layer.ts";
 import { checkFwht, checkInteger, checkIntegerRun } from "../operations.ts";
 

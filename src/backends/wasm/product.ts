@@ -1,7 +1,7 @@
 // What the families of packed products on the WebAssembly backend share: a weight in memory with the product on it, and staged activations.
-import type { Kernel, Space } from "../../../kernels/wasm/engine.ts";
-import type { Runtime } from "../../../kernels/wasm/runtime.ts";
-import { resultStride } from "../../../kernels/wasm/tiles.ts";
+import type { Kernel, Space } from "../../../kernels/wasm/engine/engine.ts";
+import type { Runtime } from "../../../kernels/wasm/engine/runtime.ts";
+import { resultStride } from "../../../kernels/wasm/products/tiles.ts";
 import type { Explanation } from "../types.ts";
 
 /** Memory for a weight and the product on it: x * w^T goes to c. */

@@ -1,9 +1,9 @@
 // lowbit verify: runs two models on the same inputs in onnxruntime and compares every output; exit 3 where they do not agree.
 import { LowbitError, isLowbitError } from "../../../formats/core/errors.ts";
-import type { LayerComparison } from "../../onnx/layers.ts";
-import { compareLayers } from "../../onnx/layers.ts";
-import type { VerifyOptions, VerifyReport } from "../../onnx/verify.ts";
-import { verifyModels } from "../../onnx/verify.ts";
+import type { LayerComparison } from "../../onnx/verify/layers.ts";
+import { compareLayers } from "../../onnx/verify/layers.ts";
+import type { VerifyOptions, VerifyReport } from "../../onnx/verify/verify.ts";
+import { verifyModels } from "../../onnx/verify/verify.ts";
 import { readFeeds } from "../inputs.ts";
 import { progressLine } from "../progress.ts";
 import { decibels, json, shape, table } from "../report.ts";

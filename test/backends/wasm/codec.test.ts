@@ -12,10 +12,10 @@ import {
   type NumberFormat,
 } from "../../../formats/index.ts";
 import { packCodes, unpackCodes } from "../../../formats/core/pack.ts";
-import { ModuleBuilder } from "../../../kernels/wasm/asm.ts";
-import { engine } from "../../../kernels/wasm/engine.ts";
-import { wasmFeatures } from "../../../kernels/wasm/features.ts";
-import { exprPrinter, planExpr } from "../../../kernels/wasm/expr.ts";
+import { ModuleBuilder } from "../../../kernels/wasm/engine/asm.ts";
+import { engine } from "../../../kernels/wasm/engine/engine.ts";
+import { wasmFeatures } from "../../../kernels/wasm/engine/features.ts";
+import { exprPrinter, planExpr } from "../../../kernels/wasm/convert/expr.ts";
 import { wasm } from "../../../src/index.ts";
 import { awkwardBlock, random } from "../../helpers/random.ts";
 

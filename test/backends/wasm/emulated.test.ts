@@ -2,12 +2,12 @@
 // on a given processor, so that whole-byte operands, corrections, tiles and panels of every style are checked bit for bit wherever the tests run.
 import { afterAll, describe, expect, it, vi } from "vitest";
 import { allFormats, format, type Format } from "../../../formats/index.ts";
-import type { Emit, FunctionBuilder, Operand } from "../../../kernels/wasm/asm.ts";
-import type { WasmFeatures } from "../../../kernels/wasm/features.ts";
+import type { Emit, FunctionBuilder, Operand } from "../../../kernels/wasm/engine/asm.ts";
+import type { WasmFeatures } from "../../../kernels/wasm/engine/features.ts";
 import { prepareMatmul, quantize, tensor } from "../../../src/index.ts";
 import { wasmWith } from "../../../src/backends/wasm/backend.ts";
 
-vi.mock(import("../../../kernels/wasm/asm.ts"), async (original) => {
+vi.mock(import("../../../kernels/wasm/engine/asm.ts"), async (original) => {
   const real = await original();
   /** Replaces an instruction of f by expressions over its operands, each held in a local. */
   const lower = (f: FunctionBuilder): void => {

@@ -2,7 +2,7 @@
 // blocks, extremes that would overflow a byte or an i16, and when they are chosen.
 import { afterAll, beforeAll, describe, expect, it } from "vitest";
 import { defineBlock, defineCodebook, defineInt, float32, format, type BlockFormat, type NumberFormat } from "../../../formats/index.ts";
-import { wasmFeatures } from "../../../kernels/wasm/features.ts";
+import { wasmFeatures } from "../../../kernels/wasm/engine/features.ts";
 import { dequantize, fromBytes, prepareMatmul, quantize, tensor, toBytes, wasm, type PackedTensor, type WasmBackend } from "../../../src/index.ts"; // prettier-ignore
 import { random } from "../../helpers/random.ts";
 import { activationSpan, quantizedActivations } from "../../oracle/product.ts";

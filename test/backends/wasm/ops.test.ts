@@ -2,9 +2,9 @@
 import { describe, expect, it } from "vitest";
 import { allFormats, format, type NumberFormat } from "../../../formats/index.ts";
 import { fwhtReference } from "../../../kernels/reference/hadamard.ts";
-import { engine } from "../../../kernels/wasm/engine.ts";
-import { wasmFeatures } from "../../../kernels/wasm/features.ts";
-import { int8Module } from "../../../kernels/wasm/int8.ts";
+import { engine } from "../../../kernels/wasm/engine/engine.ts";
+import { wasmFeatures } from "../../../kernels/wasm/engine/features.ts";
+import { int8Module } from "../../../kernels/wasm/dot/int8.ts";
 import { wasmWith } from "../../../src/backends/wasm/backend.ts";
 import { dequantize, gatherRows, quantize, tensor, wasm } from "../../../src/index.ts";
 

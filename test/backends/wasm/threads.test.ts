@@ -3,16 +3,16 @@ import { execFileSync } from "node:child_process";
 import { fileURLToPath } from "node:url";
 import type { Worker } from "node:worker_threads";
 import { describe, expect, it } from "vitest";
-import { createPool, workerSource, type WorkerLike } from "../../../kernels/wasm/pool.ts";
+import { createPool, workerSource, type WorkerLike } from "../../../kernels/wasm/engine/pool.ts";
 import { format, type NumberFormat } from "../../../formats/index.ts";
 import { prepareMatmul, quantize, tensor, wasm } from "../../../src/index.ts";
 import { createBackend } from "../../../src/backends/wasm/backend.ts";
 import { nodeHooks, startPool } from "../../../src/backends/wasm/threads.ts";
-import type { Kernel } from "../../../kernels/wasm/engine.ts";
-import { createRuntime, kernel } from "../../../kernels/wasm/runtime.ts";
-import { wasmFeatures } from "../../../kernels/wasm/features.ts";
-import { ModuleBuilder } from "../../../kernels/wasm/asm.ts";
-import { jobBytes, writeJob, writeWork } from "../../../kernels/wasm/items.ts";
+import type { Kernel } from "../../../kernels/wasm/engine/engine.ts";
+import { createRuntime, kernel } from "../../../kernels/wasm/engine/runtime.ts";
+import { wasmFeatures } from "../../../kernels/wasm/engine/features.ts";
+import { ModuleBuilder } from "../../../kernels/wasm/engine/asm.ts";
+import { jobBytes, writeJob, writeWork } from "../../../kernels/wasm/engine/items.ts";
 
 /** A kernel whose items each add 1 to their own word; argument: where the words are. Another module for every `v`. */
 const countingKernel = (v: number): Kernel =>
@@ -326,9 +326,9 @@ describe("threads", () => {
       import { quantize, tensor, prepareMatmul } from "./src/index.ts";
       import { format } from "./formats/index.ts";
       import { Worker, MessageChannel } from "node:worker_threads";
-      import { createPool, workerSource } from "./kernels/wasm/pool.ts";
-      import { createRuntime } from "./kernels/wasm/runtime.ts";
-      import { wasmFeatures } from "./kernels/wasm/features.ts";
+      import { createPool, workerSource } from "./kernels/wasm/engine/pool.ts";
+      import { createRuntime } from "./kernels/wasm/engine/runtime.ts";
+      import { wasmFeatures } from "./kernels/wasm/engine/features.ts";
       import { createBackend } from "./src/backends/wasm/backend.ts";
       const call = ${JSON.stringify(call)};
       const pool = await createPool({ threads: 2, timeoutMs: 300 }, { manyMemories: true, start(index, control, spinMs, onExit) {

@@ -1,9 +1,9 @@
 // The assembler: every instruction of the table makes a valid module, numbers are encoded right, and code comes out in the order written.
 import { describe, expect, it } from "vitest";
-import { ModuleBuilder, type Emit, type FunctionBuilder, type ValueType } from "../../../kernels/wasm/asm.ts";
-import { createArena, engine } from "../../../kernels/wasm/engine.ts";
-import { wasmFeatures } from "../../../kernels/wasm/features.ts";
-import { opcodes } from "../../../kernels/wasm/opcodes.ts";
+import { ModuleBuilder, type Emit, type FunctionBuilder, type ValueType } from "../../../kernels/wasm/engine/asm.ts";
+import { createArena, engine } from "../../../kernels/wasm/engine/engine.ts";
+import { wasmFeatures } from "../../../kernels/wasm/engine/features.ts";
+import { opcodes } from "../../../kernels/wasm/engine/opcodes.ts";
 
 const instance = (m: ModuleBuilder, pages = 1) => {
   const memory = new engine.Memory({ initial: pages, maximum: 65536 });

@@ -1,8 +1,8 @@
 // Sharing out the items of a job: every item once, whichever thread comes first or stays away, each thread's own range first; records of activations likewise.
 import { describe, expect, it } from "vitest";
-import { ModuleBuilder } from "../../../kernels/wasm/asm.ts";
-import { engine } from "../../../kernels/wasm/engine.ts";
-import { jobBytes, recordJob, writeJob, writeRecords, writeWork } from "../../../kernels/wasm/items.ts";
+import { ModuleBuilder } from "../../../kernels/wasm/engine/asm.ts";
+import { engine } from "../../../kernels/wasm/engine/engine.ts";
+import { jobBytes, recordJob, writeJob, writeRecords, writeWork } from "../../../kernels/wasm/engine/items.ts";
 
 const ARGS = 64;
 const PAGES = 8;

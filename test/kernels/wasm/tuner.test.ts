@@ -1,8 +1,8 @@
 // The tuner: keeps the default unless another tile is clearly faster, measures at most two dozen, chooses once per kind, and never changes a number.
 import { describe, expect, it } from "vitest";
 import { format } from "../../../formats/index.ts";
-import { fastest, tileCandidates, tuneKey } from "../../../kernels/wasm/tuner.ts";
-import type { GemmSpec } from "../../../kernels/wasm/gemmspec.ts";
+import { fastest, tileCandidates, tuneKey } from "../../../kernels/wasm/products/tuner.ts";
+import type { GemmSpec } from "../../../kernels/wasm/dot/gemmspec.ts";
 import { prepareMatmul, quantize, tensor, wasm } from "../../../src/index.ts";
 
 const spec: GemmSpec = {

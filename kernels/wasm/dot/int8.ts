@@ -1,0 +1,232 @@
+// Integer matrix product: C[M,N] (int32) = A[M,K] (int8 or uint8) * W[N,K]^T (int8), exact (sums wrap at 32 bits as everywhere). Weights are stored as in gemm.ts,
+// 16 rows x 4 k per 64 bytes. With an exact unsigned relaxed dot product (style "dot") bytes are multiplied as they are, offset by 128 and corrected;
+// otherwise a block is widened to i16 once per chunk of k and multiplied with i32x4.dot_i16x8_s.
+import { ModuleBuilder, type Emit, type FunctionBuilder, type Local, type Operand } from "../engine/asm.ts";
+import { writeWork } from "../engine/items.ts";
+import { writePackRows } from "../products/tiles.ts";
+
+export interface Int8Spec {
+  readonly style: "dot" | "simd";
+  /** A is uint8. */
+  readonly unsigned: boolean;
+  readonly mr: number;
+  /** Quads per turn of the inner loop: 4, or 1 for V8 11, which schedules longer blocks into spills (.47 of its roof instead of .67). */
+  readonly unroll: 1 | 4;
+  readonly shared: boolean;
+}
+
+/** Quads (4 k) per chunk: the widened panel of a block is 16 KB. */
+export const INT8_CHUNK = 128;
+
+/** Most rows of a tile: 12 accumulators, two operands and a broadcast; a separate product needs a register of its own. */
+export const INT8_ROWS = { dot: 6, simd: 4 } as const;
+
+/** Rows of A per pass: their part of a chunk stays in the second-level cache. */
+export const INT8_SLAB = 128;
+
+/** Arguments of `work`, i32 each; `rowSums` and `columnSums` are read by style "dot" only. Its items are blocks of 16 rows of W. */
+export const INT8_ARGUMENTS = ["a", "w", "c", "ldc", "quads", "tiles", "aStride", "rowSums", "columnSums"] as const;
+
+/** Bytes of one quad of one row of A as packed. */
+export const int8Quad = (style: "dot" | "simd"): number => (style === "dot" ? 4 : 8);
+
+const DOT = "i32x4.relaxed_dot_i8x16_i7x16_add_s";
+
+const TILE_PARAMETERS = ["a", "b", "c", "ldc", "quads", "tiles", "aStride", "fresh"] as const;
+
+/**
+ * The tile function: c[mr][16] += products for `tiles` tiles of A, aStride bytes apart; b is the block's bytes (dot) or its widened panel (simd). 8 of its rows at a time, both
+ * while a tile of A is in the first-level cache. `fresh`: c is not read, it starts at zero.
+ */
+function writeTile(f: FunctionBuilder, spec: Int8Spec): void {
+  const { mr, style, unroll } = spec;
+  const nv = 2;
+  const [firstA, firstB, c, ldc, allQuads, tiles, aStride, fresh] = TILE_PARAMETERS.map((_, i) => f.param(i));
+  const [a, b, quads, half] = f.locals("i32", 4);
+  const rows: Local[] = [c, ...f.locals("i32", mr - 1)];
+  const acc = Array.from({ length: mr }, () => f.locals("v128", nv));
+  const w = f.locals("v128", nv);
+  const x = f.local("v128");
+  const quad = int8Quad(style);
+  const stride = style === "dot" ? 64 : 128;
+  const each = (use: (r: number, j: number) => void): void => acc.forEach((row, r) => row.forEach((_, j) => use(r, j)));
+  const step = (count: number): void => {
+    for (let u = 0; u < count; u++)
+      for (let half = 0; half < quad / 4; half++) {
+        for (let j = 0; j < nv; j++) f.set(w[j], f.load("v128.load", b, u * stride + 64 * half + 16 * j));
+        for (let r = 0; r < mr; r++) {
+          f.set(x, f.load("v128.load32_splat", a, (u * mr + r) * quad + 4 * half));
+          for (let j = 0; j < nv; j++)
+            f.set(
+              acc[r][j],
+              style === "dot" ? f.op(DOT, x, w[j], acc[r][j]) : f.op("i32x4.add", f.op("i32x4.dot_i16x8_s", w[j], x), acc[r][j]),
+            );
+        }
+      }
+    f.bump(a, count * mr * quad);
+    f.bump(b, count * stride);
+    f.bump(quads, -count);
+  };
+  f.doWhile(() => {
+    for (let r = 1; r < mr; r++) f.set(rows[r], f.op("i32.add", rows[r - 1], ldc));
+    f.set(half, f.i32(0));
+    f.doWhile(
+      () => {
+        f.set(a, firstA);
+        f.set(b, f.op("i32.add", firstB, half));
+        f.set(quads, allQuads);
+        f.if(
+          fresh,
+          () => each((r, j) => f.set(acc[r][j], f.constant32(0))),
+          () => each((r, j) => f.set(acc[r][j], f.load("v128.load", rows[r], 16 * j))),
+        );
+        if (unroll > 1) f.while(f.op("i32.ge_s", quads, f.i32(unroll)), () => step(unroll));
+        f.while(f.op("i32.gt_s", quads, f.i32(0)), () => step(1));
+        each((r, j) => f.store("v128.store", rows[r], 16 * j, acc[r][j]));
+        for (const row of rows) f.bump(row, 32);
+        f.bump(half, 32);
+      },
+      f.op("i32.lt_u", half, f.i32(64)),
+    );
+    f.bump(firstA, aStride);
+    f.set(c, f.op("i32.add", rows[mr - 1], f.op("i32.sub", ldc, f.i32(64))));
+    f.bump(tiles, -1);
+  }, f.get(tiles));
+}
+
+/** widen(w, panel, quads): bytes of 16 rows x 4 k to i16: 4 vectors of even k, 4 of odd k. */
+function writeWiden(f: FunctionBuilder): void {
+  const [w, panel, quads] = [0, 1, 2].map((i) => f.param(i));
+  const v = f.local("v128");
+  f.doWhile(
+    () => {
+      for (let j = 0; j < 4; j++) {
+        f.set(v, f.load("v128.load", w, 16 * j));
+        f.store("v128.store", panel, 16 * j, f.op("i16x8.shr_s", f.op("i16x8.shl", v, f.i32(8)), f.i32(8)));
+        f.store("v128.store", panel, 64 + 16 * j, f.op("i16x8.shr_s", v, f.i32(8)));
+      }
+      f.bump(w, 64);
+      f.bump(panel, 128);
+      f.set(quads, f.op("i32.sub", quads, f.i32(1)));
+    },
+    f.op("i32.gt_s", quads, f.i32(0)),
+  );
+}
+
+/** A module whose `work` multiplies what `int8PackModule` packed. */
+export function int8Module(spec: Int8Spec): Uint8Array<ArrayBuffer> {
+  const m = new ModuleBuilder({ shared: spec.shared });
+  const { mr, style } = spec;
+  const tile = m.func("tile", new Array<"i32">(TILE_PARAMETERS.length).fill("i32"), [], (f) => writeTile(f, spec));
+  const widen = style === "simd" ? m.func("widen", ["i32", "i32", "i32"], [], writeWiden) : null;
+  writeWork(m, (f, args, panel) => {
+    const field = (name: (typeof INT8_ARGUMENTS)[number]): Emit => f.load("i32.load", args, 4 * INT8_ARGUMENTS.indexOf(name));
+    const [w, c, left, first, count, mt, a, cm, at, row] = f.locals("i32", 11);
+    return (block) => {
+      f.set(w, f.op("i32.add", field("w"), f.op("i32.mul", block, f.op("i32.shl", field("quads"), f.i32(6)))));
+      f.set(c, f.op("i32.add", field("c"), f.op("i32.shl", block, f.i32(6))));
+      f.set(left, field("quads"));
+      f.set(first, f.i32(0));
+      if (style === "dot") {
+        // start values: -128 * sum of a row of A, + 128 * sum of a row of W where A is unsigned
+        f.set(mt, f.op("i32.mul", field("tiles"), f.i32(mr)));
+        f.set(cm, c);
+        f.set(row, field("rowSums"));
+        f.while(f.op("i32.gt_s", mt, f.i32(0)), () => {
+          for (let j = 0; j < 4; j++) {
+            const own = f.load("v128.load32_splat", row);
+            const sums = f.load("v128.load", f.op("i32.add", field("columnSums"), f.op("i32.shl", block, f.i32(6))), 16 * j);
+            f.store("v128.store", cm, 16 * j, spec.unsigned ? f.op("i32x4.add", own, sums) : own);
+          }
+          f.bump(row, 4);
+          f.bump(cm, field("ldc"));
+          f.bump(mt, -1);
+        });
+      }
+      f.while(f.op("i32.gt_s", left, f.i32(0)), () => {
+        f.set(count, f.op("select", f.i32(INT8_CHUNK), left, f.op("i32.lt_s", f.i32(INT8_CHUNK), left)));
+        f.set(at, f.op("i32.add", w, f.op("i32.shl", first, f.i32(6))));
+        if (widen !== null) {
+          f.run(f.call(widen, at, panel, count));
+          f.set(at, panel);
+        }
+        f.set(a, f.op("i32.add", field("a"), f.op("i32.mul", first, f.i32(mr * int8Quad(style)))));
+        const given: Record<(typeof TILE_PARAMETERS)[number], Operand> = {
+          a,
+          b: at,
+          c,
+          ldc: field("ldc"),
+          quads: count,
+          tiles: field("tiles"),
+          aStride: field("aStride"),
+          fresh: style === "simd" ? f.op("i32.eqz", first) : f.i32(0),
+        };
+        f.run(f.call(tile, ...TILE_PARAMETERS.map((name) => given[name])));
+        f.bump(first, count);
+        f.set(left, f.op("i32.sub", left, count));
+      });
+    };
+  });
+  return m.bytes();
+}
+
+/** Arguments of packing, i32 each: rows of `quads` quads at `x`. Its items are tiles. */
+export const INT8_PACK_ARGUMENTS = ["x", "a", "rowSums", "quads", "aStride"] as const;
+
+/** A module whose `work` packs rows of bytes, padded to whole quads, for tiles of mr rows: [quads][mr], and for style "dot" their sums times -128. */
+export function int8PackModule(spec: Omit<Int8Spec, "unroll">): Uint8Array<ArrayBuffer> {
+  const m = new ModuleBuilder({ shared: spec.shared });
+  const pack = m.func(null, ["i32", "i32", "i32", "i32", "i32"], [], (f) =>
+    spec.style === "dot" ? writePackBytes(f, spec) : writePackWords(f, spec),
+  );
+  writeWork(m, (f, args) => {
+    const field = (name: (typeof INT8_PACK_ARGUMENTS)[number]): Emit => f.load("i32.load", args, 4 * INT8_PACK_ARGUMENTS.indexOf(name));
+    return (tile) => {
+      const width = f.op("i32.shl", field("quads"), f.i32(2));
+      const x = f.op("i32.add", field("x"), f.op("i32.mul", tile, f.op("i32.mul", width, f.i32(spec.mr))));
+      const a = f.op("i32.add", field("a"), f.op("i32.mul", tile, field("aStride")));
+      const sums = f.op("i32.add", field("rowSums"), f.op("i32.mul", tile, f.i32(4 * spec.mr)));
+      f.run(f.call(pack, x, a, sums, field("quads"), width));
+    };
+  });
+  return m.bytes();
+}
+
+/** Bytes as they are, signed ones offset for the product with unsigned weights; their sums times -128. */
+function writePackBytes(f: FunctionBuilder, { mr, unsigned }: Omit<Int8Spec, "unroll">): void {
+  const [x, a, rowSums, quads, ldx] = [0, 1, 2, 3, 4].map((i) => f.param(i));
+  const sums = f.locals("v128", mr);
+  writePackRows(f, mr, x, a, quads, ldx, (v, r, count) => {
+    if (unsigned) {
+      const flip = Array.from({ length: 16 }, (_, byte) => (byte < 4 * count ? 128 : 0));
+      f.set(v, f.op("v128.xor", v, f.constant(`flip ${count}`, f.v128(flip))));
+    }
+    f.set(sums[r], f.op("i32x4.add", sums[r], f.op("i32x4.extadd_pairwise_i16x8_s", f.op("i16x8.extadd_pairwise_i8x16_s", v))));
+  });
+  sums.forEach((sum, r) => {
+    const total = [0, 1, 2, 3].map((i): Emit => f.lane("i32x4.extract_lane", i, sum)).reduce((p, q) => f.op("i32.add", p, q));
+    f.store("i32.store", rowSums, 4 * r, f.op("i32.mul", total, f.i32(-128)));
+  });
+}
+
+/** i16 words: even k, then odd k of each quad. */
+function writePackWords(f: FunctionBuilder, { mr, unsigned }: Omit<Int8Spec, "unroll">): void {
+  const [x, a, , quads, ldx] = [0, 1, 2, 3, 4].map((i) => f.param(i));
+  const [at, out, n] = f.locals("i32", 3);
+  const v = f.local("v128");
+  for (let r = 0; r < mr; r++) {
+    f.set(at, f.op("i32.add", x, f.op("i32.mul", ldx, f.i32(r))));
+    f.set(out, f.op("i32.add", a, f.i32(8 * r)));
+    f.set(n, quads);
+    f.while(f.op("i32.gt_s", n, f.i32(0)), () => {
+      f.set(v, f.load("v128.load32_zero", at));
+      f.set(v, f.op(unsigned ? "i16x8.extend_low_i8x16_u" : "i16x8.extend_low_i8x16_s", v));
+      f.set(v, f.shuffle([0, 1, 4, 5, 2, 3, 6, 7, 0, 1, 4, 5, 2, 3, 6, 7], v, v));
+      f.store("i32.store", out, 0, f.lane("i32x4.extract_lane", 0, v));
+      f.store("i32.store", out, 4, f.lane("i32x4.extract_lane", 1, v));
+      f.bump(at, 4);
+      f.bump(out, 8 * mr);
+      f.bump(n, -1);
+    });
+  }
+}

@@ -1,0 +1,118 @@
+// Which integer kernel a weight matrix gets: from the properties of its values, the activations asked for and what the engine does well.
+import { integerRefusal } from "../../activations.ts";
+import type { WeightSource } from "../../weight.ts";
+import type { WasmFeatures } from "../engine/features.ts";
+import { fieldLayout } from "./fields.ts";
+import { zipsPlanes, type DotStyle, type GemmSpec } from "../dot/gemmspec.ts";
+import { offsetParts, packedShape, type PackedShape } from "./pack.ts";
+import { tileRows } from "./tiles.ts";
+import { latticePlan, tablePlan, type DotPlan } from "../../plan.ts";
+
+export interface DotChoice {
+  readonly plan: DotPlan;
+  readonly shape: PackedShape;
+  /** For a product of m rows of activations; the same object for the same kernel. */
+  spec(m: number): GemmSpec;
+  readonly reasons: readonly string[];
+}
+
+export interface DotOptions {
+  readonly activationBits: 8 | 16;
+  readonly features: Pick<WasmFeatures, "relaxed" | "dot">;
+  readonly shared: boolean;
+  /** Allow one 7-bit plane for a table of at most 16 values. */
+  readonly coarseTable?: boolean;
+}
+
+function style(plan: DotPlan, { features, activationBits }: DotOptions): { style: DotStyle; reason: string } {
+  const largest = Math.max(...plan.planes.map((plane) => plane.max));
+  if (features.dot === "none") return { style: "simd", reason: "no exact relaxed dot product in this engine: i16 products (SIMD128)" };
+  if (features.dot === "u8") return { style: "dot", reason: "relaxed dot product, exact for unsigned bytes" };
+  if (largest > 127)
+    return { style: "simd", reason: "operands above 7 bits are not exact in this engine's relaxed dot product: i16 products" };
+  // two planes on both sides: the products of a high and a low one share an i16 sum
+  if (features.dot === "i7" && activationBits === 16 && largest * plan.planes.length > 127)
+    return { style: "simd", reason: "pairs of two planes would overflow i16 accumulation: i16 products" };
+  if (features.dot === "i7")
+    return { style: "madd16", reason: "the engine emulates the i32 dot product: i16 accumulation, widened before it can overflow" };
+  return { style: "dot", reason: "relaxed dot product with 7-bit weights" };
+}
+
+/**
+ * A lattice whose 16-entry table needs 8 bits, as two planes of 4 bits: where only 7-bit operands are exact, two short products beat i16 ones. Null where the
+ * shift has no room to be a multiple of 16.
+ */
+function nibblePlanes(plan: DotPlan): DotPlan | null {
+  const { table, max } = plan.planes[0];
+  if (table === null || plan.planes.length !== 1 || plan.doubled || plan.bias !== 0 || max <= 127) return null;
+  const shift = Math.ceil(plan.shift / 16);
+  const more = shift * 16 - plan.shift;
+  if (max + more > 255 || plan.shift < 0) return null;
+  const moved = table.map((u) => u + more);
+  return {
+    ...plan,
+    planes: [
+      { table: moved.map((u) => u & 15), max: 15 },
+      { table: moved.map((u) => u >> 4), max: 15 },
+    ],
+    radix: 16,
+    shift,
+  };
+}
+
+/** The integer kernel for a matrix, or why there is none. */
+export function chooseDot(source: WeightSource, options: DotOptions): DotChoice | string {
+  const refusal = integerRefusal(source);
+  if (refusal !== null) return refusal;
+  const values = source.values!;
+  const lattice = latticePlan(values);
+  let plan = lattice ?? tablePlan(values, options.coarseTable === true ? 1 : 2)!;
+  if (options.features.dot === "i7" && options.activationBits === 8 && source.role !== "zeroPoint") plan = nibblePlanes(plan) ?? plan;
+  const shape = packedShape(source, plan);
+  const parts = offsetParts(source, plan);
+  const chosen = style(plan, options);
+  const tile = (mr: number, panel: boolean): GemmSpec => ({
+    style: chosen.style,
+    relaxed: options.features.relaxed,
+    activationBits: options.activationBits,
+    bits: plan.bits,
+    planes: plan.planes.map((plane) => ({ table: plane.table === null ? null : Array.from(plane.table), max: plane.max })),
+    radix: plan.radix,
+    group: shape.group,
+    doubled: plan.doubled,
+    ...parts,
+    mr,
+    nv: mr === 1 ? 4 : 2,
+    panel: panel && mr > 1,
+    shared: options.shared,
+  });
+  const one = tile(1, false);
+  const accumulators = zipsPlanes(one)
+    ? 2
+    : chosen.style === "simd"
+      ? plan.planes.length
+      : plan.planes.length + options.activationBits / 8 - 1;
+  // 15 vector registers: 8 accumulators, two operands, a broadcast, a mask and what decoding needs
+  const most = accumulators === 1 ? 4 : 2;
+  const reasons = [
+    lattice !== null
+      ? `all values lie on an even grid: integer products are exact`
+      : plan.planes.length === 2
+        ? "table of at most 16 values as 16-bit fixed point (two int8 planes)"
+        : "table of at most 16 values as 7-bit fixed point, on request",
+    chosen.reason,
+  ];
+  // operands from tables or joined pieces are worth decoding once per block from two tiles on; plain fields where the products leave no room for it
+  const layout = fieldLayout(plan.bits);
+  const costly = plan.planes.some((plane) => plane.table !== null) || layout.pieces.flat().length > layout.quads;
+  const panelFrom = costly ? 8 : chosen.style === "dot" ? Infinity : options.activationBits === 16 ? 16 : 32;
+  const tiles = new Map<number, GemmSpec>();
+  const spec = (m: number): GemmSpec => {
+    const mr = tileRows(m, most);
+    const key = m >= panelFrom ? -mr : mr;
+    let found = tiles.get(key);
+    if (found === undefined) tiles.set(key, (found = tile(mr, key < 0)));
+    return found;
+  };
+  return { plan, shape, spec, reasons };
+}
