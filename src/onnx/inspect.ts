@@ -4,7 +4,7 @@ import { attributeOf, buildScopes, isDefaultDomain, nodeName, resolveConstant } 
 import { tensorElementType } from "./graph/infer.ts";
 import { inputPaths, readModel } from "./file/io.ts";
 import { fileSize } from "./file/files.ts";
-import { findLayers } from "./targets/mode.ts";
+import { findLayers } from "./layers.ts";
 import type { OnnxModel } from "./file/model.ts";
 import { allTensors, tensorDims } from "./file/model.ts";
 import type { NodeProto, ValueInfoProto } from "./file/gen/onnx_pb.ts";

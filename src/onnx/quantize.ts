@@ -6,8 +6,9 @@ import { buildScopes, checkOrder, collectNames, opsetVersion, removeUnused } fro
 import { inputPaths, outputFiles, readModel, readModelBytes, writeModelBytes } from "./file/io.ts";
 import { dynamicMode } from "./targets/dynamic.ts";
 import { convertFp16 } from "./targets/fp16.ts";
-import type { Layer, Mode, ModeContext } from "./targets/mode.ts";
-import { findLayers, unknownReason } from "./targets/mode.ts";
+import type { Layer } from "./layers.ts";
+import type { Mode, ModeContext } from "./targets/mode.ts";
+import { findLayers, unknownReason } from "./layers.ts";
 import { q4Mode } from "./targets/q4.ts";
 import type { OnnxModel } from "./file/model.ts";
 import type { LayerReport, OnnxDtype, QuantizeModelOptions, QuantizeOptions, QuantizeReport } from "./options.ts";

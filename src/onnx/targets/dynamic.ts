@@ -14,7 +14,8 @@ import { readFloats } from "../file/values.ts";
 import { productReason, productShape, scaled, withBias } from "./gemm.ts";
 import type { Int8Weight } from "./int8.ts";
 import { quantizeInt8, transposed } from "./int8.ts";
-import type { Conversion, Layer, Mode, ModeContext } from "./mode.ts";
+import type { Layer } from "../layers.ts";
+import type { Conversion, Mode, ModeContext } from "./mode.ts";
 import { decibels, madeBytes, notFinite, weightCache } from "./mode.ts";
 
 /** DynamicQuantizeLinear is an operator of opset 11. */

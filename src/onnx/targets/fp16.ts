@@ -21,7 +21,8 @@ import type { OnnxModel } from "../file/model.ts";
 import type { LayerReport } from "../options.ts";
 import type { Scratch } from "../file/values.ts";
 import { ARRAY_MAX, readFloats, tensorBytes } from "../file/values.ts";
-import type { Layer, ModeContext } from "./mode.ts";
+import type { Layer } from "../layers.ts";
+import type { ModeContext } from "./mode.ts";
 import { decibels } from "./mode.ts";
 
 /** Operators that transformers.js keeps in float32 (DEFAULT_OP_BLOCK_LIST of its float16 converter). Other domains are always kept. */

@@ -4,7 +4,8 @@ import type { NodeProto, TensorProto } from "../file/gen/onnx_pb.ts";
 import { TensorProtoSchema, TensorProto_DataType as T } from "../file/gen/onnx_pb.ts";
 import { attributeFloat, attributeInt, makeNode } from "../graph/graph.ts";
 import { encodeHalf } from "../file/half.ts";
-import type { Layer, ModeContext } from "./mode.ts";
+import type { Layer } from "../layers.ts";
+import type { ModeContext } from "./mode.ts";
 
 /** Why a Gemm or MatMul cannot become a product with a constant right side; undefined where it can. */
 export function productReason(layer: Layer, context: ModeContext): string | undefined {

@@ -8,7 +8,7 @@ import { ValueInfoProtoSchema } from "../file/gen/onnx_pb.ts";
 import { buildScopes } from "../graph/graph.ts";
 import { readModel, readModelBytes, writeModelBytes } from "../file/io.ts";
 import type { OnnxModel } from "../file/model.ts";
-import { findLayers } from "../targets/mode.ts";
+import { findLayers } from "../layers.ts";
 import type { VerifyOptions } from "./verify.ts";
 import { verifyModels } from "./verify.ts";
 
