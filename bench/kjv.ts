@@ -1,13 +1,9 @@
 // kjv-llama through onnxruntime-node, for the accuracy benches: its weight MatMuls, calibration of their inputs by added graph outputs, weights
 // replaced by dequantized values, perplexity over windows of 256 tokens. The model lies beside the project (test/helpers/shared.ts).
 import { readFileSync } from "node:fs";
-import { create } from "@bufbuild/protobuf";
 import * as ort from "onnxruntime-node";
-import { readModelBytes, writeModelBytes, type OnnxModel } from "../src/onnx/index.ts";
-import { ValueInfoProtoSchema } from "../src/onnx/file/gen/onnx_pb.ts";
-import { makeTensor } from "../src/onnx/file/model.ts";
-import { readFloats } from "../src/onnx/file/values.ts";
-import { tensor, transpose, type Tensor } from "../src/index.ts";
+import { addOutputs, modelLayers, readModelBytes, readWeight, writeModelBytes, writeWeight, type OnnxModel } from "../src/onnx/index.ts";
+import type { Tensor } from "../src/index.ts";
 import { layerStatistics, type LayerStatistics } from "../src/quantize/index.ts";
 import { modelPath } from "../test/helpers/shared.ts";
 
@@ -42,23 +38,18 @@ export function loadKjv(): Kjv | null {
     return new Uint16Array(raw.buffer.slice(raw.byteOffset, raw.byteOffset + raw.byteLength));
   };
   const model = readModelBytes(bytes);
-  const graph = model.proto.graph!;
-  const initializers = new Map(graph.initializer.map((t) => [t.name, t]));
-  const layers: KjvLayer[] = [];
-  for (const node of graph.node) {
-    const weight = node.opType === "MatMul" ? initializers.get(node.input[1]) : undefined;
-    if (weight === undefined) continue;
-    const [k, n] = weight.dims.map(Number);
-    layers.push({ name: node.name || node.output[0], input: node.input[0], weight: weight.name, k, n });
-  }
+  const layers = modelLayers(model)
+    .filter((layer) => layer.opType === "MatMul")
+    .map(({ name, activation, weight, k, rows }): KjvLayer => ({ name, input: activation, weight: weight.name, k, n: rows }));
   return { model, bytes, layers, calibration: tokens("calibration.u16"), validation: tokens("val.u16") };
 }
 
 /** Weight of a layer as [n, k], k contracted. */
-export function weightOf(kjv: Kjv, layer: KjvLayer): Tensor {
-  const t = kjv.model.proto.graph!.initializer.find((i) => i.name === layer.weight)!;
-  return transpose(tensor(readFloats(kjv.model, t), [layer.k, layer.n]));
-}
+export const weightOf = (kjv: Kjv, layer: KjvLayer): Tensor =>
+  readWeight(
+    kjv.model,
+    modelLayers(kjv.model).find(({ name }) => name === layer.name)!,
+  );
 
 const session = (bytes: Uint8Array) => ort.InferenceSession.create(bytes, { intraOpNumThreads: 2, logSeverityLevel: 3 });
 
@@ -70,9 +61,8 @@ function windows(tokens: Uint16Array, first: number, count: number): ort.Tensor 
 /** Statistics of the input of every layer over windows of the calibration text, by name of the input value. */
 export async function calibrateKjv(kjv: Kjv, count: number, from: Uint8Array = kjv.bytes): Promise<Map<string, LayerStatistics>> {
   const model = readModelBytes(from);
-  const graph = model.proto.graph!;
   const inputs = new Map(kjv.layers.map((l) => [l.input, l.k]));
-  for (const name of inputs.keys()) graph.output.push(create(ValueInfoProtoSchema, { name }));
+  addOutputs(model, [...inputs.keys()]);
   const s = await session(writeModelBytes(model));
   const accumulators = new Map([...inputs].map(([name, k]) => [name, layerStatistics(k, { name })]));
   for (let i = 0; i < count; i += BATCH) {
@@ -87,15 +77,7 @@ export async function calibrateKjv(kjv: Kjv, count: number, from: Uint8Array = k
 /** Bytes of the model with some weights replaced: values row-major [n, k], by layer name. */
 export function withWeights(kjv: Kjv, values: ReadonlyMap<string, Float32Array>): Uint8Array {
   const model = readModelBytes(kjv.bytes);
-  const graph = model.proto.graph!;
-  for (const layer of kjv.layers) {
-    const v = values.get(layer.name);
-    if (v === undefined) continue;
-    const out = new Float32Array(v.length);
-    for (let r = 0; r < layer.n; r++) for (let j = 0; j < layer.k; j++) out[j * layer.n + r] = v[r * layer.k + j];
-    const at = graph.initializer.findIndex((i) => i.name === layer.weight);
-    graph.initializer[at] = makeTensor(model, layer.weight, 1, [layer.k, layer.n], new Uint8Array(out.buffer));
-  }
+  for (const layer of modelLayers(model)) if (values.has(layer.name)) writeWeight(model, layer, values.get(layer.name)!);
   return writeModelBytes(model);
 }
 
