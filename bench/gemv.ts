@@ -45,11 +45,11 @@ export async function gemv(options: { readonly seconds: number; readonly quick: 
   for (const [name, formatName, activations, codebook] of cases) {
     const f = format(formatName);
     const w = quantize(weights, f);
-    const layer = prepareMatmul(w, { backend, activations, codebook: codebook ?? "exact" });
+    const layer = prepareMatmul(w, { backend, activations, codebook: codebook ?? "int16" });
     layers.set(name, layer);
     candidates.push({ name, ops, run: () => layer.run(x, 1, y) });
     if (two !== null) {
-      const other = prepareMatmul(w, { backend: two, activations, codebook: codebook ?? "exact" });
+      const other = prepareMatmul(w, { backend: two, activations, codebook: codebook ?? "int16" });
       candidates.push({ name: `${name}, 2 threads`, ops, threads: 2, run: () => other.run(x, 1, y) });
     }
   }

@@ -18,7 +18,7 @@ export function gemmName(spec: GemmSpec, weight: string): string {
 export function floatName(spec: FloatSpec, weight: string): string {
   const op = spec.mr === 1 ? "gemv" : "gemm";
   const path = spec.decode.kind === "float" ? "" : `_${spec.decode.kind}`;
-  return `f32_${weightWord(weight)}_${op}_${spec.mr}x${4 * spec.nv}__${arch(spec)}${path}`;
+  return `f32_${weightWord(weight)}_${op}_${spec.mr}x${4 * spec.nv}__${arch(spec)}${path}${spec.scaleFirst ? "_scaled" : ""}`;
 }
 
 export function codecName(spec: { readonly direction: "decode" | "encode"; readonly relaxed: boolean }, format: string): string {

@@ -2,6 +2,18 @@
 // is one plane of small unsigned integers, exactly; any other table of at most 16 values is two planes (a 16-bit fixed-point table), or one
 // of 7 bits on request. Values = unit * (sum of radix^p * plane_p(code) - shift). Nothing here knows a format's name.
 
+/** Magnitudes that float32 sums of 256 products with ordinary activations leave room for on both sides. */
+const WIDE = 2 ** 31;
+
+/** Do values reach so far from 1 that float32 products of them must be scaled one by one, not as a sum? */
+export const isWide = (values: ArrayLike<number>): boolean => {
+  for (let code = 0; code < values.length; code++) {
+    const magnitude = Math.abs(values[code]);
+    if (magnitude !== 0 && Number.isFinite(magnitude) && (magnitude > WIDE || magnitude < 1 / WIDE)) return true;
+  }
+  return false;
+};
+
 export interface DotPlane {
   /** Operand for each stored field value (16-entry swizzle table), or null where the field is the operand. */
   readonly table: Uint8Array | null;
@@ -142,4 +154,15 @@ function searchTable(values: Float64Array, planes: 1 | 2): DotPlan | null {
     bias: 0,
     exact: false,
   };
+}
+
+/** Largest relative error of a value that a plan's planes stand for. */
+export function tableError(values: Float64Array, plan: DotPlan): number {
+  const { planes, radix, unit, shift } = plan;
+  let worst = 0;
+  values.forEach((value, code) => {
+    const sum = planes.reduce((total, { table }, p) => total + radix ** p * table![code], 0);
+    if (value !== 0) worst = Math.max(worst, Math.abs((unit * (sum - shift * radix ** (planes.length - 1))) / value - 1));
+  });
+  return worst;
 }

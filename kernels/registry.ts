@@ -101,6 +101,9 @@ function* gemmVariants(): Iterable<KernelVariant> {
           }
 }
 
+/** Ways to decode that elements of a wide range take. */
+const WIDE: ReadonlySet<FloatDecode["kind"]> = new Set(["table4", "table8", "shift", "half"]);
+
 function* floatVariants(): Iterable<KernelVariant> {
   const decodes: readonly (readonly [string, FloatDecode, number])[] = [
     ...Array.from({ length: 8 }, (_, i) => [`w${i + 1}b32`, { kind: "lattice", table: null, shift: 3 }, i + 1] as const),
@@ -129,13 +132,17 @@ function* floatVariants(): Iterable<KernelVariant> {
             bits,
             group: bits > 8 ? 32 : paddedGroup(bits, 32),
             scale: decode.kind !== "float",
+            scaleFirst: false,
             zeroPoint: offset === "zeroPoint",
             add: offset === "add",
             mr,
             nv,
             shared: false,
           };
-          yield { name: floatName(spec, `${weight}${offset === "none" ? "" : offset}`), relaxed, build: () => floatModule(spec) };
+          const named = `${weight}${offset === "none" ? "" : offset}`;
+          yield { name: floatName(spec, named), relaxed, build: () => floatModule(spec) };
+          const early = { ...spec, scaleFirst: true };
+          if (mr === 1 && WIDE.has(decode.kind)) yield { name: floatName(early, named), relaxed, build: () => floatModule(early) };
         }
   for (const mr of [2, 3, 4, 5, 6])
     yield { name: `f32_pack_${mr}__wasmsimd`, relaxed: false, build: () => floatPackModule({ mr, shared: false }) };

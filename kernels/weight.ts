@@ -1,5 +1,6 @@
 // What kernels are told about a weight matrix: properties and codes, never a format's name. Anything that can be described so, a user's
 // own format included, runs on every kernel that its properties allow.
+import { isWide } from "./plan.ts";
 
 /** How an offset enters the value: (element - zeroPoint) * scale, or element * scale + add. */
 export type OffsetRole = "none" | "zeroPoint" | "add";
@@ -27,4 +28,24 @@ export interface WeightSource {
   decode(r: number, out: Float64Array): void;
   /** How the codes came about, where that is no plain reading: `explain()` says so. */
   readonly note?: string;
+}
+
+/**
+ * What the scales of a matrix are where its elements have a wide range, so that products must not be summed before they are scaled: `one` (all 1, or no such elements: no
+ * matter), `any`, or `outside` where a float32 cannot hold one.
+ */
+export function wideScales(source: WeightSource, unit: number): "one" | "any" | "outside" {
+  if (source.values === null || !isWide(source.values)) return "one";
+  const scales = new Float64Array(Math.ceil(source.k / source.span));
+  let found: "one" | "any" = "one";
+  for (let r = 0; r < source.rows; r++) {
+    source.scales(r, scales);
+    for (const scale of scales) {
+      const exact = scale * unit;
+      const kept = Math.fround(exact);
+      if (Number.isFinite(exact) && Math.abs(kept - exact) > Math.abs(exact) * 2 ** -24) return "outside";
+      if (exact !== 1) found = "any";
+    }
+  }
+  return found;
 }

@@ -65,6 +65,7 @@ async function browser() {
   const pages = {
     isolated: ["test/browser/isolated.browser.ts", ...portable],
     policy: ["test/browser/policy.browser.ts"],
+    closed: ["test/browser/closed.browser.ts"],
     plain: ["test/browser/plain.browser.ts"],
   };
   const dir = join(scratch, "browser");

@@ -4,7 +4,7 @@
 import { exprNodes, type Expr } from "../../formats/core/expr.ts";
 import { groupSpan } from "../activations.ts";
 import { latticePlan } from "../plan.ts";
-import type { WeightSource } from "../weight.ts";
+import { wideScales, type WeightSource } from "../weight.ts";
 import { exprFunction, shaderTables } from "./function.ts";
 
 export const CHUNK = 32;
@@ -83,7 +83,9 @@ export function floatWeight(source: WeightSource, expr: Expr | null): WeightPlan
   const padding = values === null ? 0 : values.findIndex((v) => Number.isFinite(v));
   const arithmetic = expr !== null && exprNodes(expr).every((e) => e.table === undefined);
   const word = bits <= 8 ? bits : 16;
-  if (values !== null && bits <= 16 && padding >= 0 && values.every(isFloat32)) {
+  // sums are scaled as a whole: those of elements of a wide range would leave float32 before that
+  const wide = wideScales(source, 1) !== "one";
+  if (values !== null && bits <= 16 && padding >= 0 && !wide && values.every(isFloat32)) {
     if (bits <= 8 && !arithmetic)
       return {
         ...plain,
@@ -114,7 +116,7 @@ export function floatWeight(source: WeightSource, expr: Expr | null): WeightPlan
     scale: false,
     zeroPoint: false,
     add: false,
-    reason: "decoded to float32 panels when packed: no kernel decodes these codes on the way",
+    reason: `decoded to float32 panels when packed: ${wide ? "elements of a wide range under scales" : "no kernel decodes these codes on the way"}`,
   };
 }
 

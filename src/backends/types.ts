@@ -8,8 +8,12 @@ export type Activations = "float32" | "int16" | "int8";
 export interface PrepareOptions {
   /** Default "float32". */
   readonly activations?: Activations;
-  /** Allow an approximate int8 table for codebook formats; default exact. */
-  readonly codebook?: "exact" | "int8";
+  /**
+   * Formats whose values lie on no even grid (nf4, af4, bnb_fp4) under integer activations on the WebAssembly backend: `int16` (default) and `int8` keep the table as fixed
+   * point of 16 or 7 bits and multiply integers, each value off by what `explain()` says (nf4: 1.2e-4 and 6 % of itself at most); `exact` keeps the values, and with them
+   * float32 activations. Formats on a grid are exact either way, and so is every format under float32 activations.
+   */
+  readonly codebook?: "exact" | "int16" | "int8";
   /**
    * A family of integer kernels on the WebAssembly backend instead of its own choice: `dot` (products of fields), `lookup` (sums of activations looked up per bit
    * plane, weights of 1..4 bits), `ternary` (the same under two masks). All give the same numbers; needs int8 activations.

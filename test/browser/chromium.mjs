@@ -6,18 +6,19 @@ import { extname, join, normalize } from "node:path";
 import { chromium } from "playwright-core";
 
 const isolation = { "Cross-Origin-Opener-Policy": "same-origin", "Cross-Origin-Embedder-Policy": "require-corp" };
-/** Headers of the documents below /isolated/, /policy/ and /plain/. */
+/** Headers of the documents below /isolated/, /policy/, /closed/ and /plain/. */
 export const pageHeaders = {
   isolated: isolation,
   policy: {
     ...isolation,
     "Content-Security-Policy": "default-src 'none'; script-src 'self' 'wasm-unsafe-eval'; worker-src 'self'; connect-src 'self'",
   },
+  closed: { "Content-Security-Policy": "default-src 'none'; script-src 'self'; connect-src 'self'" },
   plain: {},
 };
 const types = { ".html": "text/html", ".js": "text/javascript", ".mjs": "text/javascript", ".css": "text/css" };
 
-/** Serves `dir`; `files` are texts by path that are not in it. Any file is at /isolated/F, /policy/F and /plain/F. */
+/** Serves `dir`; `files` are texts by path that are not in it. Any file is below each of them. */
 export async function serve(dir, files = {}) {
   const server = createServer((request, response) => {
     const [, kind, ...rest] = normalize(new URL(request.url, "http://localhost").pathname).split("/");

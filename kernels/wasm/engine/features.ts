@@ -95,6 +95,16 @@ function knownBroken(): boolean {
   return v8 !== undefined && Number.parseInt(v8, 10) < 12;
 }
 
+/** Why this place compiles no modules (a content policy), or null where it does. Validation, which no policy forbids, tells nothing of it. */
+export function compileRefusal(): Error | null {
+  try {
+    new engine.Module(new ModuleBuilder().bytes());
+    return null;
+  } catch (error) {
+    return error as Error;
+  }
+}
+
 let cached: WasmFeatures | null = null;
 
 /** Probes once per process. */

@@ -27,6 +27,11 @@ export interface FloatSpec {
   /** Elements of a group, padded. */
   readonly group: number;
   readonly scale: boolean;
+  /**
+   * One row of activations: values are scaled before they are multiplied, as in the products of several rows. For elements of a wide range, whose sums overflow or underflow
+   * before a scale brings them back; others are summed first and scaled once for each group.
+   */
+  readonly scaleFirst: boolean;
   readonly zeroPoint: boolean;
   readonly add: boolean;
   readonly mr: number;
@@ -306,7 +311,15 @@ function writeGemv(f: FunctionBuilder, spec: FloatSpec): void {
   const zeros = f.locals("v128", 4);
   const [activation, total] = f.locals("v128", 2);
   const exponent = decodeExponent(spec.decode);
-  const grouped = spec.scale || spec.add || exponent !== 0;
+  const scaled = (spec.scale || exponent !== 0) && !spec.scaleFirst;
+  const grouped = scaled || spec.add;
+  const scales = spec.scale && spec.scaleFirst ? f.locals("v128", 4) : null;
+  /** The value as it is multiplied. */
+  const factor = (value: Emit, j: number): Emit => {
+    if (!spec.scaleFirst) return value;
+    const whole = exponent === 0 ? value : f.op("f32x4.mul", value, f.constantF32(2 ** exponent));
+    return scales === null ? whole : f.op("f32x4.mul", whole, scales[j]);
+  };
   const accumulate = (target: Local, value: Emit, factor: Local): void =>
     f.set(
       target,
@@ -315,6 +328,7 @@ function writeGemv(f: FunctionBuilder, spec: FloatSpec): void {
   f.doWhile(
     () => {
       const targets = grouped ? parts : sums;
+      scales?.forEach((scale, j) => f.set(scale, f.load("v128.load", w, record.codes + 16 * j)));
       if (grouped) parts.forEach((part) => f.set(part, f.v128i32(0)));
       if (spec.add) f.set(total, f.v128i32(0));
       if (spec.zeroPoint)
@@ -324,7 +338,7 @@ function writeGemv(f: FunctionBuilder, spec: FloatSpec): void {
           const { base, q } = quadBase(spec.bits, i);
           decoder.block(base, q, spec.zeroPoint ? zeros : null, (k, j, value) => {
             if (j === 0 || !decoder.byK) f.set(activation, f.load("v128.load32_splat", xAt, 4 * (4 * i + k)));
-            accumulate(targets[j], value, activation);
+            accumulate(targets[j], factor(value, j), activation);
             if (spec.add && j === 0) f.set(total, f.op("f32x4.add", total, activation));
           });
         }
@@ -344,8 +358,8 @@ function writeGemv(f: FunctionBuilder, spec: FloatSpec): void {
       if (grouped)
         for (let j = 0; j < 4; j++) {
           let part: Emit | Local = parts[j];
-          if (exponent !== 0) part = f.op("f32x4.mul", part, f.constantF32(2 ** exponent));
-          if (spec.scale) part = f.op("f32x4.mul", part, f.load("v128.load", w, record.codes + 16 * j));
+          if (scaled && exponent !== 0) part = f.op("f32x4.mul", part, f.constantF32(2 ** exponent));
+          if (scaled && spec.scale) part = f.op("f32x4.mul", part, f.load("v128.load", w, record.codes + 16 * j));
           if (spec.add) part = f.op("f32x4.add", part, f.op("f32x4.mul", total, f.load("v128.load", w, record.add + 16 * j)));
           f.set(sums[j], f.op("f32x4.add", sums[j], part));
         }

@@ -1,7 +1,7 @@
 // How a format's codes become float32 in a kernel, from its values alone: a lattice, a float table of at most 16 or 256 entries, fields that
 // shift into place, 16-bit floats; anything else is decoded to float32 panels when it is packed. Nothing here knows a format's name.
 import { groupSpan } from "../../activations.ts";
-import type { WeightSource } from "../../weight.ts";
+import { wideScales, type WeightSource } from "../../weight.ts";
 import { floatPeriod, floatRecord, type FloatDecode, type FloatSpec } from "./float.ts";
 import { tileRows } from "../products/tiles.ts";
 import { latticePlan } from "../../plan.ts";
@@ -10,6 +10,7 @@ export interface FloatPlan {
   readonly decode: FloatDecode;
   /** What the record holds. */
   readonly layout: Pick<FloatSpec, "bits" | "group" | "scale" | "zeroPoint" | "add">;
+  readonly scaleFirst: boolean;
   /** Stored field of each code; null: the code itself. */
   readonly remap: Uint8Array | Uint16Array | null;
   readonly unit: number;
@@ -154,16 +155,12 @@ function parts(source: WeightSource): Parts {
 export function floatPlan(source: WeightSource): FloatPlan {
   let chosen = parts(source);
   let span = groupSpan(source.span, source.k, 64);
-  if (span === 0 && chosen.bits !== 32) {
-    // a span that cannot be cut: decoded panels carry no scales
-    chosen = {
-      ...plain,
-      decode: { kind: "float" },
-      remap: null,
-      bits: 32,
-      reason: `blocks of ${source.span} cannot be cut into equal groups: decoded to float32 panels when packed`,
-    };
-  }
+  // decoded panels carry no scales
+  const decode = (why: string): void =>
+    void (chosen = { ...plain, decode: { kind: "float" }, remap: null, bits: 32, reason: `${why}: decoded to float32 panels when packed` });
+  const wide = chosen.bits === 32 ? "one" : wideScales(source, chosen.unit);
+  if (wide === "outside") decode("scales beyond the range of a float32");
+  else if (span === 0 && chosen.bits !== 32) decode(`blocks of ${source.span} cannot be cut into equal groups`);
   if (chosen.bits === 32) span = 16;
   const step = Math.max(4, floatPeriod(chosen.bits));
   const group = Math.ceil(span / step) * step;
@@ -178,12 +175,14 @@ export function floatPlan(source: WeightSource): FloatPlan {
     zeroPoint,
     add: !decoded && ((source.role !== "none" && !zeroPoint) || chosen.bias !== 0),
   };
-  return { ...chosen, layout, span, groups, blocks, bytes: blocks * groups * floatRecord(layout).bytes };
+  const reason = wide === "any" && !decoded ? `${chosen.reason}, scaled before it is multiplied: elements of a wide range` : chosen.reason;
+  const bytes = blocks * groups * floatRecord(layout).bytes;
+  return { ...chosen, reason, layout, scaleFirst: wide === "any" && !decoded, span, groups, blocks, bytes };
 }
 
 /** The float kernel's code for a plan and a tile. */
 export function floatSpec(plan: FloatPlan, mr: number, relaxed: boolean, shared: boolean): FloatSpec {
-  return { decode: plan.decode, relaxed, ...plan.layout, mr, nv: mr <= 2 ? 4 : 2, shared };
+  return { decode: plan.decode, relaxed, ...plan.layout, scaleFirst: plan.scaleFirst && mr === 1, mr, nv: mr <= 2 ? 4 : 2, shared };
 }
 
 /** Rows per tile: one row is fused; 6 x 8 with fused multiply-add, 2 x 16 otherwise (a product needs a register of its own). */

@@ -6,7 +6,7 @@ import { fieldLayout } from "./fields.ts";
 import { zipsPlanes, type DotStyle, type GemmSpec } from "../dot/gemmspec.ts";
 import { offsetParts, packedShape, type PackedShape } from "./pack.ts";
 import { tileRows } from "./tiles.ts";
-import { latticePlan, tablePlan, type DotPlan } from "../../plan.ts";
+import { latticePlan, tableError, tablePlan, type DotPlan } from "../../plan.ts";
 
 export interface DotChoice {
   readonly plan: DotPlan;
@@ -16,12 +16,15 @@ export interface DotChoice {
   readonly reasons: readonly string[];
 }
 
+/** What becomes of values on no even grid under integer activations. */
+export type Codebook = "exact" | "int16" | "int8";
+
 export interface DotOptions {
   readonly activationBits: 8 | 16;
   readonly features: Pick<WasmFeatures, "relaxed" | "dot">;
   readonly shared: boolean;
-  /** Allow one 7-bit plane for a table of at most 16 values. */
-  readonly coarseTable?: boolean;
+  /** A table of at most 16 values on no grid: refused, or fixed point of 16 bits (two planes) or 7 (one). */
+  readonly codebook: Codebook;
 }
 
 function style(plan: DotPlan, { features, activationBits }: DotOptions): { style: DotStyle; reason: string } {
@@ -66,7 +69,8 @@ export function chooseDot(source: WeightSource, options: DotOptions): DotChoice 
   if (refusal !== null) return refusal;
   const values = source.values!;
   const lattice = latticePlan(values);
-  let plan = lattice ?? tablePlan(values, options.coarseTable === true ? 1 : 2)!;
+  if (lattice === null && options.codebook === "exact") return 'values on no even grid, to be kept exact: codebook "exact"';
+  let plan = lattice ?? tablePlan(values, options.codebook === "int8" ? 1 : 2)!;
   if (options.features.dot === "i7" && options.activationBits === 8 && source.role !== "zeroPoint") plan = nibblePlanes(plan) ?? plan;
   const shape = packedShape(source, plan);
   const parts = offsetParts(source, plan);
@@ -97,9 +101,8 @@ export function chooseDot(source: WeightSource, options: DotOptions): DotChoice 
   const reasons = [
     lattice !== null
       ? `all values lie on an even grid: integer products are exact`
-      : plan.planes.length === 2
-        ? "table of at most 16 values as 16-bit fixed point (two int8 planes)"
-        : "table of at most 16 values as 7-bit fixed point, on request",
+      : `table of at most 16 values as ${plan.planes.length === 2 ? "16-bit fixed point (two int8 planes)" : "7-bit fixed point, on request"}: ` +
+        `each within ${tableError(values, plan).toExponential(1)} of itself; codebook "exact" keeps them`,
     chosen.reason,
   ];
   // operands from tables or joined pieces are worth decoding once per block from two tiles on; plain fields where the products leave no room for it

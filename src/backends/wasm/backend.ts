@@ -6,7 +6,7 @@ import { floatName, gemmName } from "../../../kernels/names.ts";
 import type { WeightSource } from "../../../kernels/weight.ts";
 import { activationModule } from "../../../kernels/wasm/dot/activations.ts";
 import { chooseDot, type DotChoice } from "../../../kernels/wasm/products/choose.ts";
-import { wasmFeatures, type WasmFeatures } from "../../../kernels/wasm/engine/features.ts";
+import { compileRefusal, wasmFeatures, type WasmFeatures } from "../../../kernels/wasm/engine/features.ts";
 import { decodeExponent, FLOAT_ARGUMENTS, floatModule, floatPackModule } from "../../../kernels/wasm/float/float.ts";
 import { floatPlan, floatRows, floatSpec, type FloatPlan } from "../../../kernels/wasm/float/floatplan.ts";
 import { gemmModule, WORK_ARGUMENTS } from "../../../kernels/wasm/dot/gemm.ts";
@@ -79,7 +79,7 @@ export interface WasmBackend extends Backend<SyncLayer> {
 
 /**
  * Makes a WebAssembly backend.
- * @throws LowbitError E_UNSUPPORTED where the engine has no SIMD or cannot share memory; E_DEVICE where workers do not start
+ * @throws LowbitError E_UNSUPPORTED where the engine has no SIMD, compiles no modules, cannot share memory or may start no workers; E_DEVICE where workers do not start
  * @example const backend = await wasm({ threads: 2 });
  */
 export async function wasm(options: WasmOptions = {}): Promise<WasmBackend> {
@@ -126,6 +126,13 @@ function enabledFeatures(options: WasmOptions): WasmFeatures {
   const found = wasmFeatures();
   if (!found.simd)
     throw new LowbitError("E_UNSUPPORTED", "wasm: expected an engine with SIMD128, got one without. Use the reference backend.");
+  const refusal = compileRefusal();
+  if (refusal !== null)
+    throw new LowbitError(
+      "E_UNSUPPORTED",
+      `wasm: expected to compile WebAssembly, got a refusal (${refusal.message}). Add 'wasm-unsafe-eval' to script-src of the page's Content-Security-Policy, or use the reference backend.`,
+      { cause: refusal },
+    );
   return options.features === "simd" ? { ...found, relaxed: false, dot: "none" } : found;
 }
 
@@ -161,6 +168,9 @@ function prepare(runtime: Runtime, w: PackedTensor, options: PrepareOptions): Sy
   const activations = options.activations ?? "float32";
   if (activations !== "float32" && activations !== "int8" && activations !== "int16")
     throw new TypeError(`prepareMatmul activations: expected "float32", "int16" or "int8", got ${String(activations)}.`);
+  const { codebook = "int16" } = options;
+  if (!["exact", "int16", "int8"].includes(codebook))
+    throw new TypeError(`prepareMatmul codebook: expected "exact", "int16" or "int8", got ${String(codebook)}.`);
   const source = weightSource(w);
   const note = source.note === undefined ? [] : [source.note];
   let product: Product;
@@ -171,7 +181,7 @@ function prepare(runtime: Runtime, w: PackedTensor, options: PrepareOptions): Sy
       activationBits: activations === "int8" ? 8 : 16,
       features: runtime.features,
       shared: runtime.shared,
-      coarseTable: options.codebook === "int8",
+      codebook,
     });
     const label = w.format.name;
     if (typeof choice === "string") {
@@ -375,7 +385,8 @@ function floatProduct(runtime: Runtime, source: WeightSource, label: string, rea
           records.args,
           0,
         );
-      } else if (decodeExponent(plan.decode) !== 0) unscale = normalise(new Float32Array(space.buffer, staged, width));
+      } else if (plan.layout.scale && !plan.scaleFirst)
+        unscale = normalise(new Float32Array(space.buffer, staged, width), decodeExponent(plan.decode) !== 0);
       // chunks of rows that the second-level cache holds, of one size, and enough of them that threads end together
       const least = runtime.threads === 1 ? 1 : Math.ceil((32 * runtime.threads) / blocks);
       const tilesPerChunk = Math.ceil(tiles / Math.min(tiles, Math.max(least, Math.ceil((mr * tiles) / 192))));
@@ -402,17 +413,21 @@ function floatProduct(runtime: Runtime, source: WeightSource, label: string, rea
   };
 }
 
+/** Activations whose products with elements that are not yet scaled stay far from both ends of float32. */
+const CALM = 2 ** 64;
+
 /**
- * Multiplies a row by a power of two so that its largest magnitude is near 2^40, and returns the factor that undoes it. Fields moved into
- * a float32 are 2^-112 or 2^-120 of their value until a group ends: this keeps their products above the subnormal range.
+ * Multiplies a row by a power of two so that its largest magnitude is near 2^40, and returns the factor that undoes it: where the row is so large or small that sums could
+ * overflow, or products underflow, before a group's scale is applied, and for `fields` always. Those are moved into a float32 as 2^-112 or 2^-120 of their value until a group
+ * ends: this keeps their products above the subnormal range.
  */
-function normalise(row: Float32Array): number {
+function normalise(row: Float32Array, fields: boolean): number {
   let amax = 0;
   for (let i = 0; i < row.length; i++) {
     const magnitude = Math.abs(row[i]);
     if (magnitude > amax) amax = magnitude;
   }
-  if (amax === 0 || !Number.isFinite(amax)) return 1;
+  if (amax === 0 || !Number.isFinite(amax) || (!fields && amax < CALM && amax > 1 / CALM)) return 1;
   const power = Math.min(126, Math.max(-126, 40 - Math.floor(Math.log2(amax))));
   const factor = 2 ** power;
   for (let i = 0; i < row.length; i++) row[i] *= factor;

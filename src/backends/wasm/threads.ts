@@ -48,13 +48,15 @@ export function nodeHooks({ Worker, MessageChannel }: typeof WorkerThreads, sour
     manyMemories: true,
     start(index, control, spinMs, onExit) {
       const { port1, port2 } = new MessageChannel();
-      const worker = new Worker(source, {
-        eval: true,
-        workerData: { control, index, port: port2, spinMs },
-        transferList: [port2],
-        // a worker needs no environment, arguments or standard streams of its own
-        execArgv: [],
-      });
+      const make = (): WorkerThreads.Worker =>
+        new Worker(source, {
+          eval: true,
+          workerData: { control, index, port: port2, spinMs },
+          transferList: [port2],
+          // a worker needs no environment, arguments or standard streams of its own
+          execArgv: [],
+        });
+      const worker = allowed(make, "Run node with --allow-worker");
       worker.on("exit", onExit);
       worker.on("error", onExit);
       worker.unref();
@@ -75,6 +77,19 @@ export function nodeHooks({ Worker, MessageChannel }: typeof WorkerThreads, sour
   };
 }
 
+/** Makes a worker. @throws LowbitError E_UNSUPPORTED where that is forbidden, with what to do about it */
+function allowed<T>(make: () => T, remedy: string): T {
+  try {
+    return make();
+  } catch (cause) {
+    throw new LowbitError(
+      "E_UNSUPPORTED",
+      `wasm threads: expected to start a worker, got a refusal (${(cause as Error).message}). ${remedy}, or use threads: 1.`,
+      { cause },
+    );
+  }
+}
+
 export async function startPool(options: StartOptions): Promise<Pool> {
   const node = builtin("node:worker_threads");
   if (node !== undefined) return createPool(options, nodeHooks(node));
@@ -92,7 +107,7 @@ export async function startPool(options: StartOptions): Promise<Pool> {
   return createPool(options, {
     manyMemories: false,
     start(index, control, spinMs, onExit, onReady) {
-      const worker = new WebWorkerClass(url);
+      const worker = allowed(() => new WebWorkerClass(url), "Serve the file of `workerUrl` from where the policy allows workers");
       worker.onerror = onExit;
       worker.onmessage = onReady;
       worker.postMessage(0);

@@ -3,6 +3,7 @@
 import fc from "fast-check";
 import { afterAll, beforeAll, describe, expect, it } from "vitest";
 import {
+  allFormats,
   defineBlock,
   defineCodebook,
   defineInt,
@@ -11,7 +12,8 @@ import {
   type NumberFormat,
   type PackedTensor,
 } from "../../../formats/index.ts";
-import { latticePlan, tablePlan } from "../../../kernels/plan.ts";
+import { elementOf } from "../../../formats/core/packed.ts";
+import { isWide, latticePlan, tablePlan } from "../../../kernels/plan.ts";
 import { dequantize, prepareMatmul, quantize, tensor, wasm, type WasmBackend } from "../../../src/index.ts";
 import { blockOf, productFacts, productFormats, wholeBlocks } from "../../helpers/products.ts";
 import { random } from "../../helpers/random.ts";
@@ -183,6 +185,80 @@ const userFormats: fc.Arbitrary<() => Format> = fc
     });
   }); // prettier-ignore
 
+/** Scalar formats with magnitudes so far from 1 that a sum of unscaled products overflows or vanishes, in blocks, in rows, and under scales that are powers of two. */
+function wideFormats(): Format[] {
+  const wide = allFormats.filter((f): f is NumberFormat => "table" in f && f.table !== null && isWide(f.table)).map((f) => f.name);
+  expect(wide).toEqual(expect.arrayContaining(["bfloat16", "float8_e8m0fnu"]));
+  const named = wide.flatMap((name) => [`${name}_b32`, `${name}_row`, `${name}_b8_float8_e8m0fnu`]);
+  const books = [
+    blocks(codebook("vast", [-1e30, -3e12, 0, 1e-20, 5, 7e25])),
+    blocks(codebook("vast_6_bits", [-1.7e38, ...Array.from({ length: 60 }, (_, i) => 2 ** (2 * i - 60) * 1.1), 3e38])),
+  ];
+  return [...named.map((name) => format(name)), ...books];
+}
+
+describe("elements of a wide range", () => {
+  it("give 64 for 64 ones, in any number of rows", () => {
+    for (const name of ["bfloat16_b32", "bfloat16_row", "bfloat16_b8_float8_e8m0fnu", "float8_e8m0fnu_b32"]) {
+      const w = quantize(tensor(new Float32Array(128).fill(1), [2, 64]), format(name));
+      const [one] = dequantize(w);
+      for (const backend of backends)
+        for (const activations of ["float32", "int16", "int8"] as const)
+          for (const m of [1, 2, 8, 33])
+            for (const value of prepareMatmul(w, { backend, activations }).run(new Float32Array(m * 64).fill(1), m))
+              expect(Math.abs(value / (64 * one) - 1), `${name} ${activations} ${m}`).toBeLessThan(1e-6);
+    }
+  });
+
+  it("any magnitude of weights and activations, as quantized and with codes and scales of any size", () => {
+    const rng = random(11);
+    const noise = (length: number, size: number): Float32Array => Float32Array.from({ length }, () => (rng.next() - 0.5) * size);
+    const k = 96;
+    for (const f of wideFormats())
+      for (const [weights, inputs] of [
+        [1, 1],
+        [1e-30, 1e30],
+        [1e30, 1e-30],
+        [3e37, 1e-3],
+        [1e-20, 1e37],
+      ])
+        for (const m of [1, 9]) {
+          const w = quantize(tensor(noise(3 * k, weights), [3, k]), f);
+          holds(w, noise(m * k, inputs), m, "float32");
+          holds(w, noise(m * k, inputs), m, "int8");
+          // codes of all magnitudes: what a scale leaves of them is what must come out
+          const element = elementOf(w)!;
+          const codes = w.codes.map(() => Math.floor(rng.next() * 256));
+          const drawn = { ...w, codes };
+          const values = dequantize(drawn, { dtype: "float64" });
+          if (element.bits === 8 || element.bits === 16) {
+            const bytes = element.bits / 8;
+            // none that a float32 cannot hold, as scaled
+            values.forEach((v, i) => {
+              if (!(Math.abs(v) < 2 ** 60) || Math.abs(v) < 2 ** -60) codes.fill(0, i * bytes, (i + 1) * bytes);
+            });
+            const bad = dequantize(drawn, { dtype: "float64" }).some((v) => !(Math.abs(v) < 2 ** 60));
+            if (!bad) holds(drawn, noise(m * k, 1), m, "float32");
+          }
+        }
+  });
+
+  it("scales that no float32 holds", () => {
+    // 2^-120 under 2^-60: such weights are decoded when they are packed
+    const f = defineBlock({
+      element: format("bfloat16") as NumberFormat,
+      scales: [
+        { format: format("float32") as NumberFormat, span: 16 },
+        { format: format("float32") as NumberFormat, span: "tensor" },
+      ],
+    });
+    const w = quantize(tensor(new Float32Array(4 * 32).fill(1), [4, 32]), f);
+    const scaled = { ...w, scales: new Uint8Array(new Float32Array(w.scales!.length / 4).fill(1.25 * 2 ** -120).buffer) };
+    const top = { ...scaled, superScales: new Uint8Array(Float32Array.of(1.5 * 2 ** -20).buffer) };
+    for (const m of [1, 9]) holds(top, new Float32Array(m * 32).fill(1.5), m, "float32");
+  });
+});
+
 describe("shapes drawn at random", () => {
   it("any format, rows, columns, k and activations", { timeout: 120_000 }, () => {
     const shape = fc.record({
@@ -193,16 +269,24 @@ describe("shapes drawn at random", () => {
       m: fc.oneof(fc.integer({ min: 1, max: 9 }), fc.integer({ min: 10, max: 75 })),
       activations: fc.constantFrom<Activations>("float32", "int8", "int16"),
       seed: fc.integer({ min: 1, max: 1e6 }),
+      // powers of two that weights and activations are multiplied by
+      weights: fc.oneof(fc.constant(0), fc.integer({ min: -70, max: 70 })),
+      inputs: fc.oneof(fc.constant(0), fc.integer({ min: -40, max: 40 })),
     });
     fc.assert(
-      fc.property(shape, ({ makeFormat, n, blocks, cut, m, activations, seed }) => {
+      fc.property(shape, ({ makeFormat, n, blocks, cut, m, activations, seed, weights, inputs }) => {
         const f = makeFormat();
         const block = blockOf(f);
         const k = wholeBlocks(f) ? block * Math.min(blocks, 4) : Math.max(1, Math.min(block * blocks, 600) - cut);
         let a = seed;
-        const noise = (length: number): Float32Array =>
-          Float32Array.from({ length }, () => ((a = (Math.imul(a, 1664525) + 1013904223) >>> 0) / 2 ** 31 - 1) * (a % 97 === 0 ? 40 : 1));
-        holds(quantize(tensor(noise(n * k), [n, k]), f), noise(m * k), m, activations);
+        const noise = (length: number, power: number): Float32Array =>
+          Float32Array.from(
+            { length },
+            () => ((a = (Math.imul(a, 1664525) + 1013904223) >>> 0) / 2 ** 31 - 1) * (a % 97 === 0 ? 40 : 1) * 2 ** power,
+          );
+        // scales of ggml blocks are float16, and their encoders refuse what does not fit
+        const power = f.kind === "opaque" ? Math.max(-8, Math.min(8, weights)) : weights;
+        holds(quantize(tensor(noise(n * k, power), [n, k]), f), noise(m * k, inputs), m, activations);
       }),
       { numRuns: 200, seed: 20261123 },
     );

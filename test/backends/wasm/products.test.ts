@@ -2,7 +2,7 @@
 // blocks and tiles, baseline SIMD128 and what the engine offers, one thread and two.
 import { afterAll, beforeAll, describe, expect, it } from "vitest";
 import { elementOf } from "../../../formats/core/packed.ts";
-import { format, type PackedTensor } from "../../../formats/index.ts";
+import { format, type NumberFormat, type PackedTensor } from "../../../formats/index.ts";
 import { dequantize, prepareMatmul, quantize, tensor, wasm, type Activations, type WasmBackend } from "../../../src/index.ts";
 import { wasmWith } from "../../../src/backends/wasm/backend.ts";
 import { blockOf, productFacts, productFormats, wholeBlocks } from "../../helpers/products.ts";
@@ -22,7 +22,7 @@ function check(
   w: PackedTensor,
   m: number,
   activations: Activations,
-  codebook: "exact" | "int8" = "exact",
+  codebook: "exact" | "int16" | "int8" = "int16",
   scale = 1,
 ): number {
   const { rows: n, k } = w;
@@ -35,7 +35,7 @@ function check(
   const acts = used === "float32" ? x : quantizedActivations(x, m, k, used === "int8" ? 8 : 16, activationSpan(span, k));
   // fixed-point tables: half a unit of 1/32767 (16 bits) or 1/63 (7 bits) of the largest value, with room for the search of the unit
   const factor =
-    used === "float32" || (elementOf(w)?.access.kind === "lattice" && codebook === "exact") ? 0 : codebook === "int8" ? 32767 / 63 : 0.7;
+    used === "float32" || (elementOf(w)?.access.kind === "lattice" && codebook !== "int8") ? 0 : codebook === "int8" ? 32767 / 63 : 0.7;
   const expected = product(acts, values, m, n, k, { steps: k + 16, size, slack: slack.map((v) => v * factor) });
   for (let i = 0; i < y.length; i++)
     if (!(Math.abs(y[i] - expected.y[i]) <= expected.bound[i]))
@@ -89,13 +89,52 @@ describe("wasm backend", () => {
     }
   }); // prettier-ignore
 
+  it("values on no grid: fixed point unless asked for exactly, and explain() says by how much they are off", () => {
+    for (const name of ["nf3", "nf4", "af4", "bnb_fp4"]) {
+      const f = format(`${name}_b32`);
+      const { table } = format(name) as NumberFormat;
+      const w = quantize(tensor(data(20 * 96), [20, 96]), f);
+      for (const { backend } of engines)
+        for (const activations of ["int16", "int8"] as const) {
+          for (const codebook of ["int16", "int8", "exact"] as const) for (const m of [1, 3]) check(backend, w, m, activations, codebook);
+          const exact = prepareMatmul(w, { backend, activations, codebook: "exact" }).explain();
+          expect(exact.activations).toBe("float32");
+          expect(exact.reasons.join()).toMatch(/no even grid.*activations stay float32/);
+          // one value against one activation that is a power of two: what the table really holds
+          for (const codebook of ["int16", "int8"] as const) {
+            const [, found] = /each within (\S+) of itself/.exec(
+              prepareMatmul(w, { backend, activations, codebook }).explain().reasons.join(),
+            )!;
+            const claimed = Number(found) * (1 + 0.05);
+            let worst = 0;
+            table!.forEach((value, code) => {
+              if (value === 0) return;
+              // all codes, so that no simpler kernel is chosen; the fifth element is the one that counts
+              const { bits } = format(name) as NumberFormat;
+              const codes = w.codes.slice().fill(0);
+              for (let i = 0; i < 96; i++)
+                for (let b = 0; b < bits; b++) codes[(i * bits + b) >> 3] |= (((code + i - 5) >> b) & 1) << ((i * bits + b) & 7);
+              const scales = new Uint8Array(new Float32Array(w.scales!.length / 4).fill(1).buffer);
+              const x = new Float32Array(96);
+              x[5] = 1;
+              using layer = prepareMatmul({ ...w, codes, scales }, { backend, activations, codebook });
+              worst = Math.max(worst, Math.abs(layer.run(x, 1)[0] / value - 1));
+            });
+            expect(worst).toBeLessThan(claimed + 1e-6);
+            expect(worst).toBeGreaterThan(claimed / 2);
+          }
+        }
+    }
+    expect(() => prepareMatmul(quantize(tensor(data(32), [1, 32]), format("nf4_b32")), { backend: engines[0].backend, activations: "int8", codebook: "int7" as "int8" })).toThrowError(/expected "exact", "int16" or "int8", got int7/); // prettier-ignore
+  });
+
   it("extreme scales and activations", () => {
     for (const name of ["int4_b32", "float8_e4m3fn_tensor", "float4_e2m1fn_b32", "bfloat16", "float16"])
       for (const ws of [1e-30, 1e4])
         for (const xs of [1e-6, 1e6]) {
           const w = quantize(tensor(data(20 * 96, name === "float16" ? 1 : ws), [20, 96]), format(name));
           for (const { backend } of engines)
-            for (const m of [1, 3]) for (const activations of ["float32", "int8"] as const) check(backend, w, m, activations, "exact", xs);
+            for (const m of [1, 3]) for (const activations of ["float32", "int8"] as const) check(backend, w, m, activations, "int16", xs);
         }
   });
 
