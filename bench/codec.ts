@@ -4,9 +4,9 @@ import { Float16Array as PonyFloat16Array } from "@petamoriken/float16";
 import { format, type Format, type NumberFormat } from "../formats/index.ts";
 import { decodeArray, encodeArray } from "../formats/core/bulk.ts";
 import { packCodes, packedBytes, packInto, unpackCodes } from "../formats/core/pack.ts";
-import { mlasTile } from "../kernels/wasm/convert/mlas.ts";
+import { nibbleTile } from "../kernels/wasm/convert/nibbles.ts";
 import { dequantize, quantize, tensor, transpose, wasm } from "../src/index.ts";
-import { quantizeMlas } from "../src/tensor/quantize/mlas.ts";
+import { quantizeNibbles } from "../src/tensor/quantize/nibbles.ts";
 import { matrixView } from "../src/tensor/tensor.ts";
 import { measure, type Candidate, type Row } from "./measure.ts";
 import { load } from "./peers.ts";
@@ -134,8 +134,8 @@ export async function codec(options: {
   const recipe = { version: 1, algorithm: "rtn" } as const;
   const ort = { ...(format("int4_b32") as Extract<Format, { kind: "block" }>), rangeRule: "ort" as const };
   await group("q4 codes of MatMulNBits", 4.5 * N, [
-    ["kernel", () => quantizeMlas(view, [1024, 1024], ort, recipe, mlasTile)],
-    ["plain loops", () => quantizeMlas(view, [1024, 1024], ort, recipe)],
+    ["kernel", () => quantizeNibbles(view, [1024, 1024], ort, recipe, nibbleTile)],
+    ["plain loops", () => quantizeNibbles(view, [1024, 1024], ort, recipe)],
   ]);
   backend.dispose();
   return { rows, ratios, missing };

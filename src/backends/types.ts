@@ -1,5 +1,6 @@
 // The contract between the tensor API and a backend: prepare a packed weight once, then run products on it.
 import type { Codes } from "../../formats/core/pack.ts";
+import type { NibbleTile } from "../../kernels/wasm/convert/nibbles.ts";
 import type { EncodeOptions, NumberFormat, Overflow, PackedTensor, Rounding } from "../../formats/core/types.ts";
 
 /** How activations enter the product. `float32`: as they are. `int16`, `int8`: quantized on the fly per block (error near 1e-5, 4e-3). */
@@ -104,4 +105,6 @@ export interface BulkCodec {
   blockEncoder(policy: ElementPolicy): BlockEncoder | null;
   /** The decoder of panels of blocks: (element - offset) * scale for a zero point, element * scale + offset for an addend. */
   blockDecoder(element: NumberFormat, role: "none" | "zeroPoint" | "add"): BlockDecoder | null;
+  /** Room for the loops of 4-bit blocks in arithmetic "ort", valid until the next call; null where the engine has no memory for it. */
+  readonly nibbles: (k: number, blockSize: number, inRows: boolean) => NibbleTile | null;
 }

@@ -1,5 +1,5 @@
 // dequantize: the values of a packed tensor, by the loops of formats/core/packed.ts or, with a backend, by its kernels; the numbers are the same.
-import { dequantize as plain, elementOf, rowScales } from "../../formats/core/packed.ts";
+import { dequantize as plain, dequantizeRows, elementOf, rowScales } from "../../formats/core/packed.ts";
 import type { PackedTensor } from "../../formats/core/types.ts";
 import type { BulkCodec } from "../backends/types.ts";
 
@@ -22,39 +22,50 @@ export function dequantize(w: PackedTensor, options: DequantizeOptions & { reado
 export function dequantize(w: PackedTensor, options: DequantizeOptions = {}): Float32Array<ArrayBuffer> | Float64Array<ArrayBuffer> {
   const { backend, dtype } = options;
   if (dtype === "float64") return plain(w, { dtype });
-  if (backend !== undefined && (dtype ?? "float32") === "float32") {
-    const out = byBackend(w, backend.codec);
-    if (out !== null) return out;
+  if (backend === undefined || (dtype ?? "float32") !== "float32") return plain(w, { ...(dtype === undefined ? {} : { dtype }) });
+  const { rows, k } = w;
+  const out = new Float32Array(rows * k);
+  const decode = rowDecoder(w, backend.codec);
+  const step = Math.min(rows, Math.max(1, Math.floor(PANEL / k)));
+  for (let row = 0; row < rows; row += step) {
+    const count = Math.min(step, rows - row);
+    decode(row, count, out.subarray(row * k, (row + count) * k));
   }
-  return plain(w, { ...(dtype === undefined ? {} : { dtype }) });
+  return out;
 }
 
-function byBackend(w: PackedTensor, codec: BulkCodec): Float32Array<ArrayBuffer> | null {
-  const { format, rows, k, rowBytes } = w;
+/** Decodes rows [row, row + count) as values [count, k] into out. */
+export type RowDecoder = (row: number, count: number, out: Float32Array) => void;
+
+/** The decoder of a packed tensor by panels of rows: kernels of the codec where they are exact, else the plain loops. */
+export function rowDecoder(w: PackedTensor, codec: BulkCodec | null): RowDecoder {
+  const slow: RowDecoder = (row, count, out) => dequantizeRows(w, row, count, out);
+  const { format, k, rowBytes } = w;
   const element = elementOf(w);
-  if (element === null) return null;
+  if (element === null || codec === null) return slow;
   const block = format.kind === "block" ? format : null;
   // a mean belongs to the scales: rowScales adds it
   const role =
     block?.offset === undefined || block.offset.role === "mean" ? "none" : block.offset.role === "zeroPoint" ? "zeroPoint" : "add";
   const decode = codec.blockDecoder(element, role);
-  if (decode === null) return null;
-  const out = new Float32Array(rows * k);
+  if (decode === null) return slow;
   const levels = block === null ? null : rowScales(w, block);
   const span = levels === null ? k : Math.min(levels.span, k);
   const blocks = levels === null ? 1 : levels.blocks;
-  const step = Math.min(rows, Math.max(1, Math.floor(PANEL / k)));
-  const scale = new Float64Array(step * blocks).fill(1);
-  const offset = role === "none" ? null : new Float64Array(step * blocks);
   const unused = new Float64Array(blocks);
-  for (let row = 0; row < rows; row += step) {
-    const count = Math.min(step, rows - row);
+  let scale = new Float64Array(0);
+  let offset = new Float64Array(0);
+  return (row, count, out) => {
+    if (scale.length < count * blocks) {
+      scale = new Float64Array(count * blocks).fill(1);
+      offset = new Float64Array(role === "none" ? 0 : count * blocks);
+    }
     for (let r = 0; levels !== null && r < count; r++) {
       const from = r * blocks;
-      levels.fill(row + r, scale.subarray(from, from + blocks), offset === null ? unused : offset.subarray(from, from + blocks));
+      levels.fill(row + r, scale.subarray(from, from + blocks), role === "none" ? unused : offset.subarray(from, from + blocks));
     }
-    const panel = { rows: count, k, span, scale: scale.subarray(0, count * blocks), offset: offset?.subarray(0, count * blocks) ?? null };
-    if (!decode(w.codes.subarray(row * rowBytes), rowBytes, panel, out.subarray(row * k, (row + count) * k))) return null;
-  }
-  return out;
+    const zero = role === "none" ? null : offset.subarray(0, count * blocks);
+    const panel = { rows: count, k, span, scale: scale.subarray(0, count * blocks), offset: zero };
+    if (!decode(w.codes.subarray(row * rowBytes), rowBytes, panel, out)) slow(row, count, out);
+  };
 }

@@ -6,7 +6,7 @@ import { attributeInt } from "../../src/onnx/graph/graph.ts";
 import type { OnnxModel, QuantizeBytesOptions } from "../../src/onnx/index.ts";
 import { quantizeModelBytes, readModelBytes } from "../../src/onnx/index.ts";
 import type { ModelProto, TensorProto } from "../../src/onnx/file/gen/onnx_pb.ts";
-import { mlasOracle } from "../oracle/mlas.ts";
+import { matMulNBitsOracle } from "../oracle/matmulnbits.ts";
 import { T, encode, external, graph, matmulModel, model, node, raw, typed, value, weights } from "./build.ts";
 
 const q4 = (proto: ModelProto, options: Partial<QuantizeBytesOptions> = {}) =>
@@ -30,7 +30,7 @@ async function run(bytes: Uint8Array, x: Float32Array, k: number, feeds: Record<
 
 /** x [rows, k] times w [k][n] as the oracle dequantizes it. */
 function product(x: Float32Array, w: Float32Array, k: number, n: number, blockSize: number, symmetric: boolean): Float64Array {
-  const oracle = mlasOracle(w, k, n, blockSize, symmetric);
+  const oracle = matMulNBitsOracle(w, k, n, blockSize, symmetric);
   const rows = x.length / k;
   const out = new Float64Array(rows * n);
   for (let r = 0; r < rows; r++) {
@@ -65,7 +65,7 @@ describe("bytes and results", () => {
     const w = weights(k * n, k);
     const { bytes, report } = await q4(matmulModel(raw("w", [k, n], w), k, n), { blockSize, symmetric });
     const opened = readModelBytes(bytes);
-    const oracle = mlasOracle(w, k, n, blockSize, symmetric);
+    const oracle = matMulNBitsOracle(w, k, n, blockSize, symmetric);
     const blocks = Math.ceil(k / blockSize);
     const tensors = initializers(opened);
     expect(Object.keys(tensors)).toEqual(symmetric ? ["w_Q4", "w_scales"] : ["w_Q4", "w_scales", "w_zero_points"]);
@@ -102,7 +102,7 @@ describe("bytes and results", () => {
     const scales = new Uint16Array(initializers(opened).w_scales.slice().buffer);
     const table = halfTable();
     const w = Float32Array.from(halves, (code) => table[code]);
-    const oracle = mlasOracle(w, k, n, 32, true);
+    const oracle = matMulNBitsOracle(w, k, n, 32, true);
     expect(Array.from(scales)).toEqual(oracle.scales.flat().map(encodeHalf));
     const session = await InferenceSession.create(bytes, { logSeverityLevel: 4 });
     await session.release();

@@ -92,7 +92,7 @@ describe("every rule, rounding and arithmetic", () => {
       const f = format(name);
       for (const rangeRule of ["narrow", "full", "gptq", "ort", "minmax"] as const) check(t, f, { rangeRule }, `${name} ${rangeRule}`);
       for (const rounding of ["halfEven", "halfExpand", "halfTrunc", "trunc", "ceil", "floor"] as const) check(t, f, { rounding }, `${name} ${rounding}`);
-      for (const arithmetic of ["onnx", "mlas"] as const) check(t, f, { arithmetic }, `${name} ${arithmetic}`);
+      for (const arithmetic of ["onnx", "ort"] as const) check(t, f, { arithmetic }, `${name} ${arithmetic}`);
       check(t, f, { overflow: "error" }, `${name} error`);
     }
     check(t, scalar("float8_e4m3fn"), { rounding: "trunc" }, "cast");

@@ -6,6 +6,7 @@ import { LowbitError } from "../../../formats/core/errors.ts";
 import { codeArray, packCodes, packedBytes, unpackCodes, unpackInto, type Codes } from "../../../formats/core/pack.ts";
 import type { EncodeOptions, NumberFormat } from "../../../formats/core/types.ts";
 import { BITS_SLACK, BITS_STEP, packsBits } from "../../../kernels/wasm/convert/bits.ts";
+import { nibbleTile } from "../../../kernels/wasm/convert/nibbles.ts";
 import { CODEC_STEP } from "../../../kernels/wasm/convert/codec.ts";
 import type { Space } from "../../../kernels/wasm/engine/engine.ts";
 import type { Runtime } from "../../../kernels/wasm/engine/runtime.ts";
@@ -158,6 +159,7 @@ export function createCodec(runtime: Runtime): BulkCodec {
     range: (x, blockSize, least, largest) => statistics("range", x, blockSize, [least, largest]),
     blockEncoder: (policy) => blockEncoder(tools, policy),
     blockDecoder: (element, role) => blockDecoder(tools, element, role),
+    nibbles: nibbleTile,
   };
 }
 

@@ -12,9 +12,8 @@ import type { Layer } from "../layers.ts";
 import type { Conversion, Mode, ModeContext } from "./mode.ts";
 import { decibels, madeBytes, notFinite, weightCache } from "./mode.ts";
 import { nbitsFormat, nbitsInputs } from "./nbits.ts";
-import { matrixView } from "../../tensor/tensor.ts";
-import { mlasTile } from "../../../kernels/wasm/convert/mlas.ts";
-import { quantizeMlas } from "../../tensor/quantize/mlas.ts";
+import { isLowbitError } from "../../../formats/core/errors.ts";
+import { quantizeMeasured, type Measured } from "../../tensor/quantize/measure.ts";
 import type { Scratch } from "../file/values.ts";
 import { readFloats } from "../file/values.ts";
 
@@ -45,10 +44,13 @@ export function q4Mode(): Mode {
     const half = weight.tensor.dataType === T.FLOAT16;
     const format = nbitsFormat(blockSize, options.symmetric ?? true, half);
     const values = scaled(readFloats(model, weight.tensor, scratch), alpha);
-    const view = matrixView({ data: values, shape: [n, k], stride: [strideN, strideK], offset: 0 });
     // The arithmetic of onnxruntime's tool, so that the file is the same, byte for byte.
-    const measured = quantizeMlas(view, [n, k], format, { version: 1, algorithm: "rtn", arithmetic: "mlas" }, mlasTile);
-    if (measured === null) throw notFinite(layer, values);
+    let measured: Measured;
+    try {
+      measured = quantizeMeasured({ data: values, shape: [n, k], stride: [strideN, strideK], offset: 0 }, format, { arithmetic: "ort" });
+    } catch (error) {
+      throw isLowbitError(error) && error.code === "E_VALUE" ? notFinite(layer, values) : error;
+    }
     const inputs = nbitsInputs(measured.packed);
     const base = weight.name;
     const tensors: TensorProto[] = [

@@ -20,9 +20,9 @@ import type {
 } from "../../../formats/core/types.ts";
 import { levelValues, packedSizes } from "../../../formats/core/packed.ts";
 import type { BulkCodec } from "../../backends/types.ts";
-import { mlasFits, quantizeMlas } from "./mlas.ts";
+import { nibblesFit, quantizeNibbles } from "./nibbles.ts";
 import { scaleRule, type RuleOutput } from "./scale-rules.ts";
-import { affineParams, type Arithmetic } from "./scales.ts";
+import { affineParams, ortRangeRule, type Arithmetic } from "./scales.ts";
 import { matrixView, readRows, type MatrixView, type Tensor, type TensorData } from "../tensor.ts";
 
 export interface QuantizeOptions {
@@ -59,17 +59,27 @@ export function quantize(weight: Tensor, format: Format, options: QuantizeOption
   if (typeof format !== "object" || format === null || typeof format.kind !== "string")
     throw new TypeError(`quantize format: expected a format descriptor, got ${typeof format}. Look it up: format("int4_b32").`);
   if ("quantizeWeight" in options) return options.quantizeWeight(weight, format);
-  const view = matrixView(weight);
-  const shape = weight.shape.slice();
-  if (format.kind === "opaque") return quantizeOpaque(view, shape, format);
-  if (format.kind !== "block") return quantizeScalar(view, shape, format, options);
+  return quantizeView(matrixView(weight), weight.shape.slice(), format, options).packed;
+}
+
+/** A packed tensor and, where the loops that made it summed them, the squares of the weights and of their errors. */
+export interface Quantized {
+  readonly packed: PackedTensor;
+  readonly signal?: number;
+  readonly noise?: number;
+}
+
+/** Round to nearest, of a view. */
+export function quantizeView(view: MatrixView, shape: number[], format: Format, options: QuantizeOptions): Quantized {
+  if (format.kind === "opaque") return { packed: quantizeOpaque(view, shape, format) };
+  if (format.kind !== "block") return { packed: quantizeScalar(view, shape, format, options) };
   return quantizeBlocks(view, shape, format, options);
 }
 
 /** Rows read at once: 16 float32 of a transposed source fill one cache line. */
 const PANEL_ROWS = 16;
 
-function forPanels(m: MatrixView, visit: (values: TensorData, row: number, count: number) => void): void {
+export function forPanels(m: MatrixView, visit: (values: TensorData, row: number, count: number) => void): void {
   const panelRows = Math.min(m.rows, m.k > 1 << 20 ? 1 : PANEL_ROWS);
   const contiguous = m.kOffsets === null && m.kStride === 1 && (m.rowStride === m.k || m.rows === 1);
   const scratch = contiguous
@@ -89,7 +99,7 @@ function forPanels(m: MatrixView, visit: (values: TensorData, row: number, count
   }
 }
 
-function refuseNonFinite(values: TensorData, row: number, k: number): never {
+export function refuseNonFinite(values: TensorData, row: number, k: number): never {
   const i = values.findIndex((v) => !Number.isFinite(v));
   const [r, j] = [row + Math.floor(i / k), i % k];
   throw new LowbitError(
@@ -204,13 +214,13 @@ function blockStats(m: MatrixView, grid: SpanGrid, refuse: boolean, codec: BulkC
   return { min, max };
 }
 
-function quantizeBlocks(m: MatrixView, shape: number[], format: BlockFormat, options: QuantizeOptions): PackedTensor {
+function quantizeBlocks(m: MatrixView, shape: number[], format: BlockFormat, options: QuantizeOptions): Quantized {
   const sizes = packedSizes(format, shape);
   const { element } = format;
   const config = resolve(format, options);
-  if (config.arithmetic === "mlas" && config.overflow === "saturate" && mlasFits(m, format, config.rangeRule)) {
-    const fast = quantizeMlas(m, shape, format, recipeOf(config));
-    if (fast !== null) return fast.packed; // else a value that is not finite: found and named below
+  if (config.arithmetic === "ort" && config.overflow === "saturate" && nibblesFit(m, format, config.rangeRule)) {
+    const fast = quantizeNibbles(m, shape, format, recipeOf(config), options.backend?.codec.nibbles);
+    if (fast !== null) return fast; // else a value that is not finite: found and named below
   }
   const [inner, outer] = format.scales;
   const grid = spanGrid(inner.span, m.rows, m.k);
@@ -251,7 +261,7 @@ function quantizeBlocks(m: MatrixView, shape: number[], format: BlockFormat, opt
     if (format.offset?.role === "mean") offsets = subtractMean(format.offset.levels[0], grid, scale, m);
     if (outer) superScales = superLevel(inner, outer, grid, scale, m);
   }
-  const scales = storeLevel(inner, grid, scale, offsets !== null);
+  const scales = storeLevel(inner, grid, scale, offsets !== null || config.arithmetic === "ort");
   const stored = levelValues(inner, scales, m.rows, m.k);
   if (superScales && outer) {
     const outerGrid = spanGrid(outer.span, m.rows, m.k);
@@ -267,18 +277,8 @@ function quantizeBlocks(m: MatrixView, shape: number[], format: BlockFormat, opt
 
   const codes = new Uint8Array(sizes.codes);
   encodeElements(m, format, config, grid, stored, zeroPoint, codes, sizes.rowBytes, chosen, codec);
-  return {
-    format,
-    shape,
-    rows: sizes.rows,
-    k: sizes.k,
-    rowBytes: sizes.rowBytes,
-    codes,
-    scales,
-    superScales,
-    offsets,
-    recipe: recipeOf(config),
-  };
+  const { rows, k, rowBytes } = sizes;
+  return { packed: { format, shape, rows, k, rowBytes, codes, scales, superScales, offsets, recipe: recipeOf(config) } };
 }
 
 interface Resolved {
@@ -299,15 +299,16 @@ function resolve(format: BlockFormat, options: QuantizeOptions): Resolved {
       "E_UNSUPPORTED",
       `quantize ${what} for ${format.name}: expected ${expected}, got "${got}". Leave it out for the format's own.`,
     );
-  if (arithmetic !== "exact" && (element.kind !== "int" || format.scales[0].format.bits !== 32))
-    throw refuse("arithmetic", `"exact" unless the element is an integer with float32 scales`, arithmetic);
+  const [{ format: scale }, second] = format.scales;
+  if (arithmetic !== "exact" && (element.kind !== "int" || scale.kind !== "float" || scale.bits < 16 || second !== undefined))
+    throw refuse("arithmetic", `"exact" unless the element is an integer with float32 or float16 scales`, arithmetic);
   if (format.offset?.role === "min") throw refuse("offset", `role "zeroPoint" or "mean"`, format.offset.role);
-  const rounding = options.rounding ?? (arithmetic === "mlas" ? "halfExpand" : element.defaults.rounding);
-  if ((arithmetic === "mlas" && rounding !== "halfExpand") || (arithmetic === "onnx" && rounding !== "halfEven"))
+  const rounding = options.rounding ?? (arithmetic === "ort" ? "halfExpand" : element.defaults.rounding);
+  if ((arithmetic === "ort" && rounding !== "halfExpand") || (arithmetic === "onnx" && rounding !== "halfEven"))
     throw refuse("rounding", `the one that arithmetic "${arithmetic}" fixes`, rounding);
   return {
     scaleRule,
-    rangeRule: options.rangeRule ?? format.rangeRule,
+    rangeRule: options.rangeRule ?? (arithmetic === "ort" ? ortRangeRule(format) : format.rangeRule),
     rounding,
     overflow: options.overflow ?? "saturate",
     arithmetic,
@@ -428,7 +429,7 @@ function encodeElements(
   const buffer: Codes = codeArray(bits, Math.min(m.rows, PANEL_ROWS) * k);
   const room = Math.min(m.rows, PANEL_ROWS) * k;
   const scratch: TensorData | null =
-    integer || config.arithmetic === "mlas" ? null : float32 === undefined ? new Float64Array(room) : new Float32Array(room);
+    integer || config.arithmetic === "ort" ? null : float32 === undefined ? new Float64Array(room) : new Float32Array(room);
   const encode = { rounding: config.rounding, overflow: config.overflow, random: config.random };
   // Integers are rounded before the zero point is added: ties must not depend on its parity.
   const whole = element.kind === "int";
@@ -479,7 +480,7 @@ function encodeElements(
         const end = Math.min(start + grid.k, (r + 1) * k);
         const s = scale[cell0 + b];
         const z = zeroPoint[cell0 + b];
-        if (config.arithmetic === "mlas") mlasBlock(values, start, end, s, z, qmin, qmax, mask, buffer);
+        if (config.arithmetic === "ort") ortBlock(values, start, end, s, z, qmin, qmax, mask, buffer);
         else if (integer && config.arithmetic === "onnx") onnxBlock(values, start, end, s, z, qmin, qmax, mask, buffer);
         else if (integer) exactBlock(values, start, end, s, z, qmin, qmax, mask, buffer);
         else {
@@ -545,7 +546,7 @@ function onnxBlock(
 }
 
 /** Codes are found in the unsigned range 0..2^bits - 1 (a symmetric format as if its zero point were the middle), as MatMulNBits stores them. */
-function mlasBlock(
+function ortBlock(
   v: TensorData,
   start: number,
   end: number,

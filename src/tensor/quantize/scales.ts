@@ -1,15 +1,16 @@
 // From the statistics of a block to its scale and zero point: the plain rules (amax or min and max over the element range). The power-of-two and
 // two-level rules of block floating point live beside it. All results are real numbers; encoding into the scale format comes after.
 import { LowbitError } from "../../../formats/core/errors.ts";
-import type { NumberFormat, RangeRule } from "../../../formats/core/types.ts";
+import type { BlockFormat, NumberFormat, RangeRule } from "../../../formats/core/types.ts";
 
 /**
  * In which arithmetic codes are found; results differ only near ties.
  * `exact`: x / scale in binary64 (equal to exact division for float32 data), rounded, then the zero point added.
  * `onnx`: float32 division, half to even, then the zero point (QuantizeLinear; onnxruntime's dynamic quantizer tool).
- * `mlas`: float32 product with the float32 reciprocal, zero point added, then half away from zero (onnxruntime's MatMulNBits quantizer).
+ * `ort`: what onnxruntime's own tools write for integers in blocks along k (MatMulNBits): float32 product with the float32 reciprocal, zero point
+ * added, then half away from zero. Its range rule comes along where none is named: the signed extreme at the most negative code.
  */
-export type Arithmetic = "exact" | "onnx" | "mlas";
+export type Arithmetic = "exact" | "onnx" | "ort";
 
 /** What is known of a block before its scale is chosen. min and max are plain, without zero forced in. */
 export interface BlockStats {
@@ -58,6 +59,9 @@ function symmetricScale(s: BlockStats, element: NumberFormat, rangeRule: RangeRu
   }
 }
 
+/** The range rule of onnxruntime's tools for a format. */
+export const ortRangeRule = (format: BlockFormat): RangeRule => (format.offset ? "minmax" : "ort");
+
 /**
  * Scale and zero point of one block. An all-zero block gets scale 1 (`exact`, `onnx`), so that no scale is ever zero.
  * @param element its limits are the code range; unsigned with a zero point
@@ -72,13 +76,13 @@ export function affineParams(
   const { max: qmax, min: qmin } = element.limits;
   if (!zeroPoint) {
     const scale = symmetricScale(s, element, rangeRule);
-    if (arithmetic === "mlas") return { scale: fr(scale), zeroPoint: 0 };
+    if (arithmetic === "ort") return { scale: fr(scale), zeroPoint: 0 };
     if (arithmetic === "onnx") return { scale: fr(scale) < FLT_MIN && rangeRule !== "ort" ? 1 : fr(scale), zeroPoint: 0 };
     return { scale: scale === 0 ? 1 : scale, zeroPoint: 0 };
   }
   const min = Math.min(s.min, 0);
   const max = Math.max(s.max, 0);
-  if (arithmetic === "mlas") {
+  if (arithmetic === "ort") {
     const scale = fr(fr(max - min) / (qmax - qmin));
     const z = scale === 0 ? 0 : fr(qmin - fr(min / scale));
     return { scale, zeroPoint: Math.min(qmax, Math.max(qmin, roundAway(z))) };

@@ -1,11 +1,11 @@
-// The fast path of `arithmetic: "mlas"` for 4-bit integer blocks along k: the common case of ONNX weights, float32 data of any stride, read in
-// place. Same codes and scales, bit for bit, as the general loops of quantize.ts (test/tensor/mlas.test.ts); it also sums the error.
+// The fast path of `arithmetic: "ort"` for 4-bit integer blocks along k: the common case of ONNX weights, float32 data of any stride, read in
+// place. Same codes and scales, bit for bit, as the general loops of quantize.ts (test/tensor/nibbles.test.ts); it also sums the error.
 // Every step is float32 (onnxruntime's MLAS, quantizeAndTranspose). Symmetric: the extreme of larger magnitude, sign kept, is code 0 (-8):
 // scale = extreme / -8. Asymmetric: zero lies inside [min, max], scale = (max - min) / 15. Codes round half away from zero.
 import { encodeArray } from "../../../formats/core/bulk.ts";
 import { codeArray } from "../../../formats/core/pack.ts";
 import { packedSizes } from "../../../formats/core/packed.ts";
-import type { MlasTile } from "../../../kernels/wasm/convert/mlas.ts";
+import type { NibbleTile } from "../../../kernels/wasm/convert/nibbles.ts";
 import type { BlockFormat, PackedTensor, QuantConfig, RangeRule } from "../../../formats/core/types.ts";
 import type { MatrixView } from "../tensor.ts";
 
@@ -23,8 +23,8 @@ const TILE = 256;
 /** SIMD codes double the reciprocals. */
 const LARGEST_RECIPROCAL = 2 ** 126;
 
-/** Is this the case that `quantizeMlas` is for? */
-export function mlasFits(m: MatrixView, format: BlockFormat, rangeRule: RangeRule): boolean {
+/** Is this the case that `quantizeNibbles` is for? */
+export function nibblesFit(m: MatrixView, format: BlockFormat, rangeRule: RangeRule): boolean {
   const [scale, second] = format.scales;
   const offset = format.offset;
   const zeroPoint = offset?.role === "zeroPoint" && offset.levels[0].span === scale.span && offset.levels[0].format.bits === 4;
@@ -41,16 +41,16 @@ export function mlasFits(m: MatrixView, format: BlockFormat, rangeRule: RangeRul
   );
 }
 
-/** Makes room for the inner loops in SIMD, `mlasTile` of kernels/wasm/convert/mlas.ts; handed in, so that who does not use it does not load it. */
-export type MakeTile = (k: number, blockSize: number, inRows: boolean) => MlasTile | null;
+/** Makes room for the inner loops in SIMD, `nibbleTile` of kernels/wasm/convert/nibbles.ts; handed in, so that who does not use it does not load it. */
+export type MakeTile = (k: number, blockSize: number, inRows: boolean) => NibbleTile | null;
 
 /**
  * Quantizes a matrix [rows, k].
- * @param m a view for which `mlasFits`
+ * @param m a view for which `nibblesFit`
  * @param makeTile the inner loops in SIMD: same codes and scales, sums added in another order
  * @returns null where a value is not finite, or the range of a block is not
  */
-export function quantizeMlas(
+export function quantizeNibbles(
   m: MatrixView,
   shape: readonly number[],
   format: BlockFormat,
@@ -130,8 +130,9 @@ export function quantizeMlas(
           scale[j] = fround(high[j] - low[j]) / 15;
         }
       }
+      if (zeroPoints !== null) zeroPointsOf(low, scale, width, zero);
       if (narrow !== null) {
-        // Codes are found with the scale as it is stored.
+        // Codes are found with the scale as it is stored, zero points with the scale before.
         encodeArray(level.format, scale, narrow, { overflow: "saturate" });
         for (let j = 0; j < width; j++) scale[j] = level.format.decode(narrow[j]);
       }
@@ -143,11 +144,7 @@ export function quantizeMlas(
         if (!(Math.abs(reciprocal[j]) <= largest)) plain = false;
         scales[(n0 + j) * blocks + b] = s;
         if (zeroPoints === null) zero[j] = 8;
-        else {
-          const z = s === 0 ? 0 : fround(0 - fround(low[j] / s));
-          zero[j] = Math.max(0, Math.min(15, Math.floor(z + 0.5)));
-          zeroPoints[(n0 + j) * zeroBytes + (b >> 1)] |= zero[j] << ((b & 1) * 4);
-        }
+        else zeroPoints[(n0 + j) * zeroBytes + (b >> 1)] |= zero[j] << ((b & 1) * 4);
         if (narrow !== null && !inRange(low[j], symmetric ? -low[j] : high[j], reciprocal[j], zero[j])) plain = false;
       }
       if (simd !== null && plain) {
@@ -188,6 +185,14 @@ export function quantizeMlas(
   };
   const [signal, noise] = simd?.sums ?? [0, 0];
   return { packed, signal: block.sums[0] + signal, noise: block.sums[1] + noise };
+}
+
+/** The zero points of a row of blocks. */
+function zeroPointsOf(low: Float32Array, scale: Float32Array, width: number, zero: Float32Array): void {
+  for (let j = 0; j < width; j++) {
+    const z = scale[j] === 0 ? 0 : fround(0 - fround(low[j] / scale[j]));
+    zero[j] = Math.max(0, Math.min(15, Math.floor(z + 0.5)));
+  }
 }
 
 /** Do all values of a block come out in [-0.5, 30]? A scale that is rounded coarsely (subnormal in its format) or saturates may put them outside. */

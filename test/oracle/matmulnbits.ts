@@ -10,7 +10,7 @@ const f32 = (x: number): number => {
 const roundf = (x: number): number => Math.sign(x) * Math.floor(Math.abs(x) + 0.5);
 const clamp = (x: number): number => (x <= 0 ? 0 : x > 15 ? 15 : x);
 
-export interface MlasOracle {
+export interface MatMulNBitsOracle {
   /** [n][block][k in block]: codes 0..15 */
   readonly codes: number[][][];
   readonly scales: number[][];
@@ -21,7 +21,7 @@ export interface MlasOracle {
 }
 
 /** w: [k][n], row-major. */
-export function mlasOracle(w: Float32Array, k: number, n: number, blockSize: number, symmetric: boolean): MlasOracle {
+export function matMulNBitsOracle(w: Float32Array, k: number, n: number, blockSize: number, symmetric: boolean): MatMulNBitsOracle {
   const blocks = Math.ceil(k / blockSize);
   const codes: number[][][] = [];
   const scales: number[][] = [];

@@ -1,16 +1,16 @@
-// The fast path of arithmetic "mlas" against the general loops (reached by float64 data) and the oracle: codes, scales and zero points, bit for bit.
+// The fast path of arithmetic "ort" against the general loops (reached by float64 data) and the oracle: codes, scales and zero points, bit for bit.
 import { describe, expect, it } from "vitest";
 import { float32 } from "../../formats/float32.ts";
 import { defineBlock } from "../../formats/define/index.ts";
 import { float16 } from "../../formats/float16.ts";
 import { int4 } from "../../formats/int4.ts";
 import { uint4 } from "../../formats/uint4.ts";
-import { mlasTile } from "../../kernels/wasm/convert/mlas.ts";
-import { mlasFits, quantizeMlas } from "../../src/tensor/quantize/mlas.ts";
+import { nibbleTile } from "../../kernels/wasm/convert/nibbles.ts";
+import { nibblesFit, quantizeNibbles } from "../../src/tensor/quantize/nibbles.ts";
 import { quantize } from "../../src/tensor/quantize/index.ts";
 import { matrixView, tensor, transpose } from "../../src/tensor/tensor.ts";
 import { weights } from "../onnx/build.ts";
-import { mlasOracle } from "../oracle/mlas.ts";
+import { matMulNBitsOracle } from "../oracle/matmulnbits.ts";
 
 const symmetric = (span: number) => defineBlock({ element: int4, scales: [{ format: float32, span }], rangeRule: "ort" });
 const asymmetric = (span: number) =>
@@ -48,17 +48,17 @@ describe.each([
     const format = kind === "symmetric" ? symmetric(span) : asymmetric(span);
     const w = awkward(k, n);
     const view = transpose(tensor(w, [k, n]));
-    expect(mlasFits(matrixView(view), format, format.rangeRule)).toBe(true);
-    const fast = quantize(view, format, { arithmetic: "mlas" });
-    const general = quantize(transpose(tensor(Float64Array.from(w), [k, n])), format, { arithmetic: "mlas" });
+    expect(nibblesFit(matrixView(view), format, format.rangeRule)).toBe(true);
+    const fast = quantize(view, format, { arithmetic: "ort" });
+    const general = quantize(transpose(tensor(Float64Array.from(w), [k, n])), format, { arithmetic: "ort" });
     expect(fast.codes).toEqual(general.codes);
     expect(fast.scales).toEqual(general.scales);
     expect(fast.offsets).toEqual(general.offsets);
     // Contiguous rows take the other loop order.
     const rows = Float32Array.from({ length: k * n }, (_, i) => w[(i % k) * n + Math.floor(i / k)]);
-    expect(quantize(tensor(rows, [n, k]), format, { arithmetic: "mlas" }).codes).toEqual(fast.codes);
+    expect(quantize(tensor(rows, [n, k]), format, { arithmetic: "ort" }).codes).toEqual(fast.codes);
 
-    const oracle = mlasOracle(w, k, n, span, kind === "symmetric");
+    const oracle = matMulNBitsOracle(w, k, n, span, kind === "symmetric");
     const scales = new Float32Array(fast.scales!.buffer, fast.scales!.byteOffset);
     expect(Array.from(scales)).toEqual(oracle.scales.flat());
     for (let col = 0; col < n; col++) {
@@ -89,10 +89,10 @@ describe("SIMD loops equal the plain ones", () => {
     const halves = defineBlock({ element: int4, scales: [{ format: float16, span }], rangeRule: "ort" });
     for (const format of [symmetric(span), asymmetric(span), halves])
       for (const view of views) {
-        const plain = quantizeMlas(view, [n, k], format, recipe)!;
+        const plain = quantizeNibbles(view, [n, k], format, recipe)!;
         let made = 0;
-        const fast = quantizeMlas(view, [n, k], format, recipe, (...args) => {
-          const tile = mlasTile(...args);
+        const fast = quantizeNibbles(view, [n, k], format, recipe, (...args) => {
+          const tile = nibbleTile(...args);
           if (tile !== null) made++;
           return tile;
         })!;
@@ -117,15 +117,17 @@ describe("SIMD loops equal the plain ones", () => {
       }
     for (const format of [symmetric(32), asymmetric(32)]) {
       const view = matrixView(transpose(tensor(w, [k, n])));
-      expect(quantizeMlas(view, [n, k], format, recipe, mlasTile)!.packed).toEqual(quantizeMlas(view, [n, k], format, recipe)!.packed);
+      expect(quantizeNibbles(view, [n, k], format, recipe, nibbleTile)!.packed).toEqual(
+        quantizeNibbles(view, [n, k], format, recipe)!.packed,
+      );
     }
   });
   it("leaves odd k to the plain loops, and finds what is not finite", () => {
     const view = matrixView(transpose(tensor(weights(33 * 8), [33, 8])));
-    expect(quantizeMlas(view, [8, 33], symmetric(32), recipe, () => expect.fail("odd k"))).not.toBeNull();
+    expect(quantizeNibbles(view, [8, 33], symmetric(32), recipe, () => expect.fail("odd k"))).not.toBeNull();
     const w = weights(64 * 6);
     w[100] = NaN;
-    expect(quantizeMlas(matrixView(transpose(tensor(w, [64, 6]))), [6, 64], symmetric(32), recipe, mlasTile)).toBeNull();
+    expect(quantizeNibbles(matrixView(transpose(tensor(w, [64, 6]))), [6, 64], symmetric(32), recipe, nibbleTile)).toBeNull();
   });
 });
 
@@ -140,7 +142,7 @@ it("float16 scales so small that they are rounded coarsely: codes stay in their 
     for (let i = 0; i < k; i++) w[i * n + j] *= ((1.2 + 0.45 * j) * 2 ** -21) / most;
     w[j] = w[32 * n + j] = (1.2 + 0.45 * j) * 2 ** -21;
   }
-  const { packed } = quantizeMlas(matrixView(transpose(tensor(w, [k, n]))), [n, k], halves, { version: 1, algorithm: "rtn" })!;
+  const { packed } = quantizeNibbles(matrixView(transpose(tensor(w, [k, n]))), [n, k], halves, { version: 1, algorithm: "rtn" })!;
   const scales = new Uint16Array(packed.scales!.buffer);
   for (let j = 0; j < n; j++)
     for (let i = 0; i < k; i++) {
@@ -151,12 +153,22 @@ it("float16 scales so small that they are rounded coarsely: codes stay in their 
     }
 });
 
+it("float16 scales: the zero point comes from the scale before it is rounded", () => {
+  const halves = defineBlock({
+    element: uint4,
+    scales: [{ format: float16, span: 32 }],
+    offset: { role: "zeroPoint", levels: [{ format: uint4, span: 32 }] },
+  });
+  // 0.5 / 15 is rounded up in float32 and down in float16: 0.25 / scale is below or above 7.5
+  expect(Array.from(quantize(tensor(Float32Array.of(0.25, -0.25), [1, 2]), halves, { arithmetic: "ort" }).offsets!)).toEqual([7]);
+});
+
 it("sums signal and noise", () => {
   const [k, n] = [64, 6];
   const w = weights(k * n);
   const view = matrixView(transpose(tensor(w, [k, n])));
-  const { signal, noise } = quantizeMlas(view, [n, k], symmetric(32), { version: 1, algorithm: "rtn" })!;
-  const oracle = mlasOracle(w, k, n, 32, true);
+  const { signal, noise } = quantizeNibbles(view, [n, k], symmetric(32), { version: 1, algorithm: "rtn" })!;
+  const oracle = matMulNBitsOracle(w, k, n, 32, true);
   let [s, e] = [0, 0];
   for (let i = 0; i < k; i++) {
     for (let j = 0; j < n; j++) {
@@ -175,7 +187,7 @@ it.each([NaN, Infinity, -Infinity])("refuses %s, wherever it stands", (bad) => {
     const w = weights(64 * 6);
     w[at] = bad;
     for (const format of [symmetric(32), asymmetric(32)]) {
-      expect(() => quantize(transpose(tensor(w, [64, 6])), format, { arithmetic: "mlas" })).toThrow(/finite/);
+      expect(() => quantize(transpose(tensor(w, [64, 6])), format, { arithmetic: "ort" })).toThrow(/finite/);
     }
   }
 });

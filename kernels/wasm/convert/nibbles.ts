@@ -1,4 +1,4 @@
-// The inner loops of src/tensor/quantize/mlas.ts in SIMD128: 4-bit codes of blocks along k, one column of the tile per lane. Every step is the same float32 operation,
+// The inner loops of src/tensor/quantize/nibbles.ts in SIMD128: 4-bit codes of blocks along k, one column of the tile per lane. Every step is the same float32 operation,
 // so codes and scales are equal bit for bit; only the sums of squares are added in another order. The memory belongs to the process and holds one tile.
 import { ModuleBuilder, type Emit, type FunctionBuilder, type Local } from "../engine/asm.ts";
 import { engine, type WasmFunction, type WasmMemory } from "../engine/engine.ts";
@@ -9,7 +9,7 @@ const WIDTH = 512;
 const STAGED = 1 << 17;
 
 /** Room for one tile; `count` values along k of `width` columns at a time. */
-export interface MlasTile {
+export interface NibbleTile {
   /** Most columns. */
   readonly width: number;
   /** One value per column: the extremes found, and what `encode` works with. */
@@ -238,7 +238,7 @@ function build(): Built | null {
  * Room for the tiles of a weight, valid until the next call; null where the engine has no SIMD or no memory.
  * @param k values per column, @param blockSize most values of a block, @param inRows values of one column follow each other
  */
-export function mlasTile(k: number, blockSize: number, inRows: boolean): MlasTile | null {
+export function nibbleTile(k: number, blockSize: number, inRows: boolean): NibbleTile | null {
   if (built === undefined) built = build();
   if (built === null) return null;
   const { memory, run } = built;
