@@ -1,6 +1,6 @@
 // inspectModel: what is in a model and what could be quantized, without changing or loading weights. Node only (it takes a path).
 import type { Scope } from "./graph/graph.ts";
-import { attributeOf, buildScopes, isDefaultDomain, nodeName, resolveConstant } from "./graph/graph.ts";
+import { attributeOf, buildScopes, nodeName, operatorName, resolveConstant } from "./graph/graph.ts";
 import { tensorElementType } from "./graph/infer.ts";
 import { inputPaths, readModel } from "./file/io.ts";
 import { fileSize } from "./file/files.ts";
@@ -117,7 +117,7 @@ function layersOf(scopes: readonly Scope[]): LayerSummary[] {
 
 /** A node that reads a constant weight of integers of two dimensions or more. */
 function quantizedLayer(scope: Scope, node: NodeProto): LayerSummary | undefined {
-  const operator = isDefaultDomain(node) ? node.opType : `${node.domain}.${node.opType}`;
+  const operator = operatorName(node);
   for (const input of Object.hasOwn(QUANTIZED_INPUT, operator) ? QUANTIZED_INPUT[operator] : []) {
     const weight = resolveConstant(scope, node.input[input] ?? "");
     // Tables that Gather reads may hold indices and the like; weights are the narrow types.
@@ -148,11 +148,11 @@ function quantizedLayer(scope: Scope, node: NodeProto): LayerSummary | undefined
 export function summarizeModel(model: OnnxModel): Omit<ModelSummary, "fileBytes" | "files"> {
   const scopes = buildScopes(model);
   const { proto } = model;
-  const operators: Record<string, number> = {};
+  const operators = new Map<string, number>();
   for (const { graph } of scopes) {
     for (const node of graph.node) {
-      const name = node.domain === "" || node.domain === "ai.onnx" ? node.opType : `${node.domain}.${node.opType}`;
-      operators[name] = (operators[name] ?? 0) + 1;
+      const name = operatorName(node);
+      operators.set(name, (operators.get(name) ?? 0) + 1);
     }
   }
   const bytes: Record<string, number> = {};
@@ -166,7 +166,7 @@ export function summarizeModel(model: OnnxModel): Omit<ModelSummary, "fileBytes"
     producer: [proto.producerName, proto.producerVersion].filter((part) => part !== "").join(" "),
     inputs: proto.graph!.input.filter((value) => !scopes[0].initializers.has(value.name)).map(summarizeValue),
     outputs: proto.graph!.output.map(summarizeValue),
-    operators: Object.fromEntries(Object.entries(operators).sort(([a], [b]) => (a < b ? -1 : 1))),
+    operators: Object.fromEntries([...operators].sort(([a], [b]) => (a < b ? -1 : 1))),
     tensorBytes: bytes,
     layers: layersOf(scopes),
   };

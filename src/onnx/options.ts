@@ -30,7 +30,7 @@ export interface QuantizeOptions {
   blockedOps?: readonly string[];
   /** fp16: float32 graph inputs and outputs keep their type (a Cast is put there). Default true. */
   keepIoTypes?: boolean;
-  /** Put graphs whose nodes are not sorted into order; without it they are an error. */
+  /** Has no effect: graphs whose nodes are not in order are always sorted, with a note. */
   sort?: boolean;
   /** Stops the work; nothing is left behind. */
   signal?: AbortSignal;

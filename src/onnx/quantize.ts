@@ -2,7 +2,7 @@
 import { LowbitError } from "../../formats/core/errors.ts";
 import { segmentsLength } from "./file/encode.ts";
 import { checkAborted, checkOutput, fileSize, pause, spillFile, writeFiles } from "./file/files.ts";
-import { buildScopes, checkOrder, collectNames, opsetVersion, removeUnused } from "./graph/graph.ts";
+import { buildScopes, collectNames, opsetVersion, removeUnused, sortNodes } from "./graph/graph.ts";
 import { inputPaths, outputFiles, readModel, readModelBytes, writeModelBytes } from "./file/io.ts";
 import { dynamicMode } from "./targets/dynamic.ts";
 import { convertFp16 } from "./targets/fp16.ts";
@@ -35,7 +35,7 @@ export async function convertModel(model: OnnxModel, options: QuantizeOptions): 
   checkOptions(options);
   const scopes = buildScopes(model);
   const notes: string[] = [];
-  if (checkOrder(scopes, options.sort ?? false)) notes.push("nodes sorted: a value was used before the node that makes it");
+  if (sortNodes(scopes)) notes.push("nodes sorted: a value was used before the node that makes it");
   const names = collectNames(scopes);
   const context: ModeContext = { model, scopes, names, options, opset: () => opsetVersion(model), notes };
   const found = findLayers(scopes);

@@ -122,7 +122,7 @@ export function readInts(model: OnnxModel, tensor: TensorProto): number[] {
         Number,
       );
     const payload = model.payloads.get(tensor.rawData);
-    return payload === undefined ? tensor.int64Data.map(Number) : Array.from(packedInts(payload, elementCount(tensor)));
+    return (payload === undefined ? tensor.int64Data : Array.from(packedBigInts(payload, elementCount(tensor)))).map(Number);
   }
   if (tensor.dataType === T.INT32) {
     return Array.from(raw === undefined ? int32Data(model, tensor) : aligned(raw, 4, (b, o, n) => new Int32Array(b, o, n)));
@@ -131,4 +131,48 @@ export function readInts(model: OnnxModel, tensor: TensorProto): number[] {
     "E_ONNX",
     `tensor ${JSON.stringify(tensor.name)}: expected int32 or int64, got ${dataTypeName(tensor.dataType)}. The model is damaged.`,
   );
+}
+
+/** Bytes of an element by the number typed field that holds it: int32_data for everything up to 32 bits, packed types byte by byte. */
+const typedWidth = (bits: number): number => (bits < 8 ? 1 : bits / 8);
+
+/** The bytes of a tensor of integers or narrow floats as raw_data has them, whatever its storage. Do not write to them. */
+export function readRaw(model: OnnxModel, tensor: TensorProto): Uint8Array {
+  const raw = rawBytes(model, tensor);
+  if (raw !== undefined) return raw;
+  const { bits, typedCount } = DATA_TYPES[tensor.dataType];
+  const payload = model.payloads.get(tensor.rawData);
+  if (bits === 64) {
+    const wide = tensor.dataType === T.INT64 ? tensor.int64Data : tensor.uint64Data;
+    const numbers = payload === undefined ? wide : packedBigInts(payload, typedCount(elementCount(tensor)));
+    return new Uint8Array(BigUint64Array.from(numbers, (value) => BigInt.asUintN(64, value)).buffer);
+  }
+  const numbers =
+    tensor.dataType === T.UINT32
+      ? Int32Array.from(payload === undefined ? tensor.uint64Data : packedBigInts(payload, elementCount(tensor)), (v) =>
+          Number(BigInt.asIntN(32, v)),
+        )
+      : int32Data(model, tensor);
+  const width = typedWidth(bits);
+  if (width === 4) return new Uint8Array(numbers.buffer);
+  return width === 2 ? new Uint8Array(Int16Array.from(numbers).buffer) : Uint8Array.from(numbers);
+}
+
+/** An elided packed field of varints (int64_data, uint64_data) with all its bits. */
+function packedBigInts(payload: Payload, count: number): BigInt64Array {
+  const bytes = readPayload(payload);
+  const out = new BigInt64Array(count);
+  let at = 0;
+  for (let i = 0; i < count; i++) {
+    let value = 0n;
+    let shift = 0n;
+    let byte: number;
+    do {
+      byte = bytes[at++];
+      value |= BigInt(byte & 127) << shift;
+      shift += 7n;
+    } while (byte >= 128);
+    out[i] = BigInt.asIntN(64, value);
+  }
+  return out;
 }
