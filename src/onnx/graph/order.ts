@@ -2,14 +2,14 @@
 import { LowbitError } from "../../../formats/core/errors.ts";
 import type { NodeProto } from "../file/gen/onnx_pb.ts";
 import type { Scope } from "./scopes.ts";
-import { definingScope, inScope, nodeName, nodeReads } from "./scopes.ts";
+import { definingScope, inScope, nodeName, readsOf } from "./scopes.ts";
 
 /**
  * Puts the nodes of every graph into an order in which values are made before they are used (stable: nodes keep their order where they
  * can). @returns true where something had to move @throws LowbitError E_ONNX on a cycle, or a value that nothing makes
  */
 export function sortNodes(scopes: readonly Scope[]): boolean {
-  const reads = nodeReads(scopes);
+  const reads = readsOf(scopes);
   let sorted = false;
   for (const scope of scopes) {
     const nodes = scope.graph.node;

@@ -98,13 +98,26 @@ export function definingScope(scope: Scope, name: string): Scope | null {
   return null;
 }
 
-/** Names that a node of `scopes` reads: its inputs, and what its subgraphs take from outside. */
-export type NodeReads = (node: NodeProto) => ReadonlySet<string>;
+/** Names that a node reads: its inputs, and what its subgraphs take from outside. For all nodes of a model see `readsOf`. */
+export function nodeReads(node: NodeProto): Set<string> {
+  const reads = new Set<string>(node.input.filter((name) => name !== ""));
+  const graphs = node.attribute.flatMap(attributeGraphs);
+  const pending = graphs.map((graph) => scopeOf(graph, null, ""));
+  for (let scope = pending.pop(); scope !== undefined; scope = pending.pop()) {
+    const outside = (name: string): boolean => name !== "" && definingScope(scope!, name) === null;
+    for (const { name } of scope.graph.output) if (outside(name)) reads.add(name);
+    for (const inner of scope.graph.node) {
+      for (const name of inner.input) if (outside(name)) reads.add(name);
+      for (const graph of inner.attribute.flatMap(attributeGraphs)) pending.push(scopeOf(graph, scope, ""));
+    }
+  }
+  return reads;
+}
 
-/** What nodes read, with the names that inner graphs capture worked out once, from the innermost outwards. */
-export function nodeReads(scopes: readonly Scope[]): NodeReads {
+/** `nodeReads` of every node of a model, with what inner graphs take from outside worked out once. */
+export function readsOf(scopes: readonly Scope[]): (node: NodeProto) => ReadonlySet<string> {
   const captured = new Map<GraphProto, ReadonlySet<string>>();
-  const reads: NodeReads = (node) => {
+  const reads = (node: NodeProto): ReadonlySet<string> => {
     const names = new Set<string>(node.input.filter((name) => name !== ""));
     for (const attribute of node.attribute) {
       for (const graph of attributeGraphs(attribute)) for (const name of captured.get(graph) ?? []) names.add(name);
