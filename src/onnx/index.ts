@@ -4,6 +4,8 @@ export type { LayerSummary, ModelSummary, ValueSummary } from "./inspect.ts";
 export { readModel, readModelBytes, writeModel, writeModelBytes } from "./file/io.ts";
 export { addOutputs, modelLayers, readBias, readWeight, writeBias, writeWeight } from "./primitives.ts";
 export type { ModelLayer } from "./primitives.ts";
+export { applyPasses, checkPasses } from "./passes/index.ts";
+export type { ApplyPassesOptions, LayerCalibration, PassRequest, PassSettings } from "./passes/index.ts";
 export { compareLayers } from "./verify/layers.ts";
 export type { LayerComparison } from "./verify/layers.ts";
 export type { OnnxFile, WriteOptions } from "./file/io.ts";
