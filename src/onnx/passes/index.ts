@@ -6,7 +6,7 @@ import { checkAborted, type RunOptions } from "../../quantize/steps.ts";
 import { findReaders } from "../edit.ts";
 import { ModelProtoSchema } from "../file/gen/onnx_pb.ts";
 import type { OnnxModel } from "../file/model.ts";
-import { buildScopes, checkOrder } from "../graph/graph.ts";
+import { buildScopes, sortNodes } from "../graph/graph.ts";
 import { layersOf } from "../primitives.ts";
 import type { Feeds } from "../verify/feeds.ts";
 import { differenceFrom, referenceRun, type Reference } from "./check.ts";
@@ -96,7 +96,7 @@ export async function applyPasses(
     const before = clone(ModelProtoSchema, model.proto);
     const changed = await pass.run(contextFor(model, pass, options, notes), settings);
     if (changed === 0) continue;
-    checkOrder(buildScopes(model), true);
+    sortNodes(buildScopes(model));
     if (pass.changesOutputs === true) {
       reference = reference && (await referenceRun(model, reference.feeds));
       continue;
