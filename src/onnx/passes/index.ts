@@ -41,21 +41,15 @@ export function checkPasses(requests: readonly PassRequest[]): { pass: Pass; set
 }
 
 function contextFor(model: OnnxModel, pass: Pass, options: ApplyPassesOptions, notes: string[]): PassContext {
-  let scopes = buildScopes(model);
-  let layers = layersOf(scopes);
+  const scopes = buildScopes(model);
+  const layers = layersOf(scopes);
   let readers = findReaders(scopes);
-  let layerOf = new Map<unknown, PassContext["layers"][number]>(layers.map((layer) => [layer.node, layer]));
+  const layerOf = new Map<unknown, PassContext["layers"][number]>(layers.map((layer) => [layer.node, layer]));
   return {
     model,
-    get scopes() {
-      return scopes;
-    },
-    get layers() {
-      return layers;
-    },
-    get layerOf() {
-      return layerOf;
-    },
+    scopes,
+    layers,
+    layerOf,
     readers: (scope, name) => readers.get(scope)?.get(name) ?? [],
     refresh() {
       readers = findReaders(scopes);
