@@ -1,6 +1,6 @@
 // Reading and writing: an unchanged model comes back byte for byte, a changed one keeps everything else, unknown fields included, and weights
 // stay out of the message.
-import { mkdirSync, mkdtempSync, readFileSync, rmSync, writeFileSync } from "node:fs";
+import { mkdirSync, mkdtempSync, readFileSync, readdirSync, rmSync, statSync, writeFileSync } from "node:fs";
 import { tmpdir } from "node:os";
 import { join } from "node:path";
 import { fromBinary } from "@bufbuild/protobuf";
@@ -158,18 +158,53 @@ describe("external data", () => {
     expect(() => readModelBytes(proto)).toThrow(/external file "w.bin"/);
   });
 
-  it("travels with an unchanged model to another folder", async () => {
-    const source = join(folder, "from");
-    const target = join(folder, "to");
-    for (const path of [source, target]) {
-      mkdirSync(path);
-    }
-    writeFileSync(join(source, "m.onnx"), encode(matmulModel(external("w", [64, 32], { location: "w.bin" }), 64, 32)));
-    writeFileSync(join(source, "w.bin"), new Uint8Array(values.buffer));
-    using opened = readModel(join(source, "m.onnx"));
-    await writeModel(opened, join(target, "m.onnx"));
-    expect(Buffer.compare(readFileSync(join(target, "m.onnx")), readFileSync(join(source, "m.onnx")))).toBe(0);
-    using back = readModel(join(target, "m.onnx"));
+  it.each([
+    ["under its own name, byte for byte", "m.onnx_data", "m.onnx_data"],
+    ["under the output's name where it had another", "w.bin", "m.onnx_data"],
+    ["also where it was called like the output", "m.onnx", "m.onnx_data"],
+    ["also where it was hidden", ".bashrc", "m.onnx_data"],
+  ])("travels with an unchanged model to another folder: %s", async (_, location, expected) => {
+    const at = mkdtempSync(join(folder, "travel-"));
+    const from = join(at, "from");
+    const to = join(at, "to");
+    for (const path of [from, to]) mkdirSync(path);
+    writeFileSync(join(from, "in.onnx"), encode(matmulModel(external("w", [64, 32], { location }), 64, 32)));
+    writeFileSync(join(from, location), new Uint8Array(values.buffer));
+    using opened = readModel(join(from, "in.onnx"));
+    await writeModel(opened, join(to, "m.onnx"));
+    expect(readdirSync(to).sort()).toEqual(["m.onnx", expected]);
+    if (location === expected) expect(Buffer.compare(readFileSync(join(to, "m.onnx")), readFileSync(join(from, "in.onnx")))).toBe(0);
+    using back = readModel(join(to, "m.onnx"));
     expect(readFloats(back, back.proto.graph!.initializer[0])).toEqual(values);
+  });
+
+  it("goes into files of a size that is asked for", async () => {
+    const tensors = [2000, 3000, 9000, 1500, 10].map((size, i) => raw(`t${i}`, [size], weights(size, i + 1)));
+    const proto = model(graph({ output: [value("y", T.FLOAT, [2000])], initializer: tensors, node: [node("Identity", ["t0"], ["y"])] }));
+    const path = join(folder, "parts.onnx");
+    await writeModel(readModelBytes(encode(proto)), path, { externalData: true, dataFileBytes: 24_000 });
+    // 8,000 and 12,000 bytes (from 8,192), 36,000 alone though it is larger, 6,000.
+    expect([0, 1, 2, 3].map((i) => statSync(`${path}_data${i === 0 ? "" : `_${i}`}`, { throwIfNoEntry: false })?.size)).toEqual([
+      20_192,
+      36_000,
+      6_000,
+      undefined,
+    ]);
+    using back = readModel(path);
+    back.proto.graph!.initializer.forEach((tensor, i) =>
+      expect(readFloats(back, tensor)).toEqual(weights([2000, 3000, 9000, 1500, 10][i], i + 1)),
+    );
+    const other = join(folder, "again.onnx");
+    await writeModel(back, other, { externalData: true });
+    expect(statSync(`${other}_data`).size).toBe(57_344 + 6_000);
+    await expect(writeModel(back, join(folder, "z.onnx"), { externalData: true, dataFileBytes: 0.5 })).rejects.toThrow(RangeError);
+    const many = Array.from({ length: 101 }, (_, i) => raw(`t${i}`, [300], weights(300)));
+    const large = encode(
+      model(graph({ output: [value("y", T.FLOAT, [300])], initializer: many, node: [node("Identity", ["t0"], ["y"])] })),
+    );
+    await expect(writeModel(readModelBytes(large), join(folder, "z.onnx"), { externalData: true, dataFileBytes: 1 })).rejects.toThrow(
+      /at most 100 data files/,
+    );
+    expect(readdirSync(folder).filter((name) => name.startsWith("z.onnx"))).toEqual([]);
   });
 });

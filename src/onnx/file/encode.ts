@@ -14,10 +14,18 @@ import { CHILDREN, fieldHeader } from "./wire.ts";
 /** A piece of an output file: bytes, or a range of a source. */
 export type Segment = Uint8Array | Payload;
 
-/** An encoded model: the segments of the file, and those of its external data file (empty: none). */
+/** Where the tensors of a model go that leave it. */
+export interface Placement {
+  /** The location that tensors name, for the data files 0, 1, ... */
+  readonly nameOf: (file: number) => string;
+  /** A data file ends before it passes this; a tensor that is larger has a file of its own. Default: one file. */
+  readonly fileBytes?: number;
+}
+
+/** An encoded model: the segments of the file, and those of its external data files. */
 export interface EncodedModel {
   readonly model: readonly Segment[];
-  readonly data: readonly Segment[];
+  readonly data: readonly (readonly Segment[])[];
   /** The model was written back as it was read, byte for byte. */
   readonly unchanged: boolean;
 }
@@ -46,27 +54,32 @@ function isUnchanged(model: OnnxModel): boolean {
 }
 
 /**
- * Encodes a model. With `location`, tensors of 1 KiB or more go to an external data file of that name; else every tensor is inside.
- * An unchanged model without `location` is its source, byte for byte; it keeps its external files, unless all is wanted `inside`.
+ * Encodes a model. With a `placement`, tensors of 1 KiB or more go to external data files; else every tensor is inside.
+ * An unchanged model without a placement is its source, byte for byte; it keeps its external files, unless all is wanted `inside`.
  */
-export function encodeModel(model: OnnxModel, location?: string, inside = false): EncodedModel {
-  const asRead = location === undefined && !(inside && [...allTensors(model.proto)].some(isExternal));
+export function encodeModel(model: OnnxModel, placement?: Placement, inside = false): EncodedModel {
+  const asRead = placement === undefined && !(inside && [...allTensors(model.proto)].some(isExternal));
   if (asRead && isUnchanged(model)) {
     return { model: [{ source: model.source, offset: 0, length: model.source.size, field: RAW_DATA }], data: [], unchanged: true };
   }
-  const data: Segment[] = [];
+  const data: Segment[][] = [];
   let dataAt = 0;
 
   /** The fields that hold a tensor's data elsewhere. */
-  function place(payload: Payload): Pick<TensorProto, "externalData" | "dataLocation"> {
-    const padding = (ALIGN - (dataAt % ALIGN)) % ALIGN;
-    if (padding > 0) data.push(new Uint8Array(padding));
+  function place(payload: Payload, { nameOf, fileBytes = Infinity }: Placement): Pick<TensorProto, "externalData" | "dataLocation"> {
+    let padding = (ALIGN - (dataAt % ALIGN)) % ALIGN;
+    if (data.length === 0 || dataAt + padding + payload.length > fileBytes) {
+      data.push([]);
+      dataAt = padding = 0;
+    }
+    const file = data[data.length - 1];
+    if (padding > 0) file.push(new Uint8Array(padding));
     const offset = dataAt + padding;
-    data.push(payload);
+    file.push(payload);
     dataAt = offset + payload.length;
     const entry = (name: string, value: string) => ({ $typeName: "onnx.StringStringEntryProto" as const, key: name, value });
     return {
-      externalData: [entry("location", location!), entry("offset", String(offset)), entry("length", String(payload.length))],
+      externalData: [entry("location", nameOf(data.length - 1)), entry("offset", String(offset)), entry("length", String(payload.length))],
       dataLocation: TensorProto_DataLocation.EXTERNAL,
     };
   }
@@ -82,8 +95,8 @@ export function encodeModel(model: OnnxModel, location?: string, inside = false)
     delete (tensor as Partial<TensorProto>).rawData;
     // float_data and double_data have raw_data's bytes; packed varints have not, and stay inside.
     const rawLayout = payload.field === RAW_DATA || payload.field === 4 || payload.field === 10;
-    if (location !== undefined && payload.length >= EXTERNAL_MIN && rawLayout) {
-      Object.assign(tensor, place(payload));
+    if (placement !== undefined && payload.length >= EXTERNAL_MIN && rawLayout) {
+      Object.assign(tensor, place(payload, placement));
       return [toBinary(TensorProtoSchema, tensor)];
     }
     const rest = toBinary(TensorProtoSchema, tensor);

@@ -2,8 +2,9 @@
 // Reading checks what a runtime would only find out later: a graph and opsets are there, every tensor's dims agree with its bytes.
 import { create, fromBinary } from "@bufbuild/protobuf";
 import { LowbitError, isLowbitError } from "../../../formats/core/errors.ts";
-import type { AttributeProto, GraphProto, ModelProto, NodeProto, TensorProto } from "./gen/onnx_pb.ts";
+import type { AttributeProto, GraphProto, ModelProto, NodeProto, SparseTensorProto, TensorProto } from "./gen/onnx_pb.ts";
 import { ModelProtoSchema, TensorProtoSchema, TensorProto_DataLocation } from "./gen/onnx_pb.ts";
+import { HEAD_BYTES, foreignKind } from "./kinds.ts";
 import { scanModel } from "./scan.ts";
 import type { ByteSource, Payload, PayloadStore } from "./source.ts";
 import { RAW_DATA, payloadStore } from "./source.ts";
@@ -20,6 +21,10 @@ export interface OnnxModel {
   /** The file or bytes this was read from, and its message without payloads: an unchanged model is written back from them, byte for byte. */
   readonly source: ByteSource;
   readonly skeleton: Uint8Array;
+  /** Where it was read from; undefined: from bytes. */
+  readonly path?: string;
+  /** Of a model from a path: throws where its files changed since they were opened. */
+  readonly check?: () => void;
 }
 
 const noExternal =
@@ -63,14 +68,53 @@ function decode(source: ByteSource, skeleton: Uint8Array): ModelProto {
   return proto;
 }
 
+/** Says what a file is that is no model, where its first bytes tell. */
+function nameForeign(source: ByteSource, error: unknown): unknown {
+  if (!isLowbitError(error) || error.code !== "E_ONNX" || source.size === 0) return error;
+  const head = source.read(0, Math.min(HEAD_BYTES, source.size));
+  const zeros = { what: "zeros", remedy: "The download or the copy was cut short: get it again" };
+  const kind = head.every((byte) => byte === 0) ? zeros : foreignKind(head);
+  if (kind === undefined) return error;
+  return new LowbitError(
+    "E_ONNX",
+    `${source.label}: expected an ONNX model, got ${kind.what}: this is not an ONNX model. ${kind.remedy}.`,
+    {
+      cause: error,
+    },
+  );
+}
+
+function decoded(source: ByteSource, payloads: PayloadStore): { skeleton: Uint8Array; proto: ModelProto } {
+  try {
+    const skeleton = scanModel(source, payloads);
+    return { skeleton, proto: decode(source, skeleton) };
+  } catch (error) {
+    throw nameForeign(source, error);
+  }
+}
+
+/** The locations of external data that a model names. @throws LowbitError E_ONNX where it is no model */
+export function externalLocations(source: ByteSource): string[] {
+  const { proto } = decoded(source, payloadStore());
+  return locationsOf(proto);
+}
+
+/** The locations of external data that the tensors of a model name, each once. */
+export function locationsOf(proto: ModelProto): string[] {
+  const locations = new Set<string>();
+  for (const tensor of allTensors(proto)) {
+    if (isExternal(tensor)) locations.add(tensor.externalData.find((entry) => entry.key === "location")?.value ?? "");
+  }
+  return [...locations];
+}
+
 /**
  * Reads a model from a byte source. Weights stay in the source.
  * @throws LowbitError E_ONNX on a damaged model; E_IO on missing external data
  */
 export function readModelSource(source: ByteSource, external?: ExternalResolver): OnnxModel {
   const payloads = payloadStore();
-  const skeleton = scanModel(source, payloads);
-  const proto = decode(source, skeleton);
+  const { skeleton, proto } = decoded(source, payloads);
   const model: OnnxModel = { proto, payloads, external: external ?? noExternal(source.label), source, skeleton };
   for (const tensor of allTensors(proto)) checkTensor(model, tensor);
   return model;
@@ -88,43 +132,43 @@ export function attributeGraphs(attribute: AttributeProto): GraphProto[] {
   return attribute.g === undefined ? attribute.graphs : [attribute.g, ...attribute.graphs];
 }
 
-function* nodeTensors(nodes: readonly NodeProto[]): Generator<TensorProto> {
-  for (const node of nodes) {
-    for (const attribute of node.attribute) yield* attributeTensors(attribute);
-  }
-}
-
-function* attributeTensors(attribute: AttributeProto): Generator<TensorProto> {
-  if (attribute.t !== undefined) yield attribute.t;
-  yield* attribute.tensors;
-  for (const sparse of attribute.sparseTensor === undefined
-    ? attribute.sparseTensors
-    : [attribute.sparseTensor, ...attribute.sparseTensors]) {
-    if (sparse.values !== undefined) yield sparse.values;
-    if (sparse.indices !== undefined) yield sparse.indices;
-  }
-  for (const graph of attributeGraphs(attribute)) yield* graphTensors(graph);
-}
-
-function* graphTensors(graph: GraphProto): Generator<TensorProto> {
-  yield* graph.initializer;
-  for (const sparse of graph.sparseInitializer) {
-    if (sparse.values !== undefined) yield sparse.values;
-    if (sparse.indices !== undefined) yield sparse.indices;
-  }
-  yield* nodeTensors(graph.node);
-}
-
 /** Every tensor of a model: initializers, attribute values, sparse parts, in all graphs and functions. */
 export function* allTensors(model: ModelProto): Generator<TensorProto> {
-  if (model.graph !== undefined) yield* graphTensors(model.graph);
-  for (const training of model.trainingInfo) {
-    if (training.initialization !== undefined) yield* graphTensors(training.initialization);
-    if (training.algorithm !== undefined) yield* graphTensors(training.algorithm);
+  // Work still to do, last first: no recursion, however deep the graphs lie in each other.
+  const graphs: (GraphProto | undefined)[] = [];
+  function* attributeTensors(attribute: AttributeProto): Generator<TensorProto> {
+    if (attribute.t !== undefined) yield attribute.t;
+    yield* attribute.tensors;
+    if (attribute.sparseTensor !== undefined) yield* sparseTensors([attribute.sparseTensor]);
+    yield* sparseTensors(attribute.sparseTensors);
+    graphs.push(...attributeGraphs(attribute));
   }
+  function* nodeTensors(nodes: readonly NodeProto[]): Generator<TensorProto> {
+    for (const node of nodes) for (const attribute of node.attribute) yield* attributeTensors(attribute);
+  }
+  function* pending(): Generator<TensorProto> {
+    while (graphs.length > 0) {
+      const graph = graphs.pop();
+      if (graph === undefined) continue;
+      yield* graph.initializer;
+      yield* sparseTensors(graph.sparseInitializer);
+      yield* nodeTensors(graph.node);
+    }
+  }
+  graphs.push(model.graph);
+  for (const training of model.trainingInfo) graphs.push(training.initialization, training.algorithm);
+  yield* pending();
   for (const fn of model.functions) {
     yield* nodeTensors(fn.node);
     for (const attribute of fn.attributeProto) yield* attributeTensors(attribute);
+    yield* pending();
+  }
+}
+
+function* sparseTensors(list: readonly SparseTensorProto[]): Generator<TensorProto> {
+  for (const sparse of list) {
+    if (sparse.values !== undefined) yield sparse.values;
+    if (sparse.indices !== undefined) yield sparse.indices;
   }
 }
 
@@ -152,12 +196,22 @@ export function tensorDims(tensor: TensorProto): number[] {
 
 const product = (dims: readonly number[]): number => dims.reduce((a, b) => a * b, 1);
 
+/** Bytes that the type and dims of a tensor ask for. */
+const tensorByteCount = (tensor: TensorProto): number =>
+  Math.ceil((product(tensorDims(tensor)) * (DATA_TYPES[tensor.dataType]?.bits ?? 0)) / 8);
+
 /** The location, offset and length of external data. */
 function externalPayload(model: OnnxModel, tensor: TensorProto): Payload {
   const entries = new Map(tensor.externalData.map((entry) => [entry.key, entry.value]));
   const location = entries.get("location");
   if (location === undefined || location === "") {
     throw new LowbitError("E_ONNX", `${nameOf(tensor)}: expected a location of its external data, got none. The model is damaged.`);
+  }
+  if (location.startsWith("*/_ORT_MEM_ADDR_")) {
+    throw new LowbitError(
+      "E_ONNX",
+      `${nameOf(tensor)}: expected data in a file, got an address in the memory of the runtime that wrote the model. Save the model with its weights.`,
+    );
   }
   const source = model.external(location);
   const number = (key: string, fallback: number): number => {
@@ -173,8 +227,12 @@ function externalPayload(model: OnnxModel, tensor: TensorProto): Payload {
     return value;
   };
   const offset = number("offset", 0);
-  const length = number("length", Math.max(0, source.size - offset));
+  // As the runtime takes it: without a length, or with length 0, the bytes that type and dims ask for.
+  const length = number("length", 0) || tensorByteCount(tensor);
   if (offset + length > source.size) {
+    const kind = source.size > 0 ? foreignKind(source.read(0, Math.min(HEAD_BYTES, source.size))) : undefined;
+    if (kind !== undefined)
+      throw new LowbitError("E_ONNX", `${source.label}: expected external data of ${nameOf(tensor)}, got ${kind.what}. ${kind.remedy}.`);
     throw new LowbitError(
       "E_ONNX",
       `${nameOf(tensor)}: expected bytes ${offset} to ${offset + length} of ${source.label}, got a file of ${source.size} bytes. The file is truncated or belongs to another model.`,
@@ -249,6 +307,6 @@ export function makeTensor(model: OnnxModel, name: string, dataType: number, dim
     name,
     dataType,
     dims: dims.map(BigInt),
-    rawData: bytes.length >= 1024 ? model.payloads.addBytes(bytes) : bytes.slice(),
+    rawData: bytes.length >= 1024 ? model.payloads.addBytes(bytes) : new Uint8Array(bytes),
   });
 }

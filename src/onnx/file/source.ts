@@ -1,6 +1,7 @@
 // Byte sources: where a model's bytes are read from (memory here, files in files.ts), and payloads: one tensor's bytes inside a source.
 // Reads are synchronous and at most a few dozen MiB each: nothing here holds a whole file.
 import { LowbitError } from "../../../formats/core/errors.ts";
+import { plainBytes } from "./bytes.ts";
 
 /**
  * Random access to bytes. `read` returns exactly `length` bytes; it may return a view that must not be written to. A source that would
@@ -13,8 +14,9 @@ export interface ByteSource {
   read(offset: number, length: number, into?: Uint8Array): Uint8Array;
 }
 
-/** A source over bytes in memory; reads are views. */
-export function bytesSource(bytes: Uint8Array, label = "bytes"): ByteSource {
+/** A source over bytes in memory; reads are plain views, whatever kind of array it is. @throws TypeError where these are no bytes */
+export function bytesSource(given: Uint8Array, label = "bytes"): ByteSource {
+  const bytes = plainBytes(given, label);
   return {
     size: bytes.length,
     label,

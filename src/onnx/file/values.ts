@@ -31,7 +31,7 @@ export interface Scratch {
 
 /** A typed array over bytes, copied where they are not aligned. */
 function aligned<A>(bytes: Uint8Array, size: number, make: (buffer: ArrayBufferLike, offset: number, length: number) => A): A {
-  const whole = bytes.byteOffset % size === 0 ? bytes : bytes.slice();
+  const whole = bytes.byteOffset % size === 0 ? bytes : new Uint8Array(bytes);
   return make(whole.buffer, whole.byteOffset, whole.length / size);
 }
 
