@@ -1,4 +1,4 @@
-// npm run bench -- gemv|gemm|fwht|codec|lut|bitplane|cold|webgpu [--json] [--seconds S] [--quick]: best and median of interleaved rounds, ratios to roofs and peers of the same process.
+// npm run bench -- gemv|gemm|fwht|codec|lut|bitplane|cold|load|webgpu [--json] [--seconds S] [--quick]: best and median of interleaved rounds, ratios to roofs and peers of the same process.
 // --quick leaves the slowest peers out. Use Node 24 for the figures of relaxed SIMD: `npx -p node@24 npm run bench -- gemv`.
 import { parseArgs } from "node:util";
 import { machine } from "./measure.ts";
@@ -20,6 +20,7 @@ const families: Record<string, () => Promise<(o: { seconds: number; quick: boole
   bitplane: async () => (await import("./bitplane.ts")).bitplane,
   webgpu: async () => (await import("./webgpu.ts")).webgpuBench,
   cold: async () => (await import("./cold.ts")).cold,
+  load: async () => (await import("./load.ts")).load,
 };
 const family = families[positionals[0] ?? ""];
 if (family === undefined) {

@@ -1,9 +1,13 @@
-// Worker threads on shared memory. Workers spin on a sequence number while jobs follow each other, then park in Atomics.wait. A job names a
-// memory, a kernel (its bytes travel in shared memory, so that a spinning worker needs no message) and an argument block. Workers are
-// unreferenced: they never keep a process alive. A worker that ends makes every later job an error, and where that can be seen from here the one under way too; so
-// does one that stops answering or fails. All are ended then: none writes to memory any more.
+// Worker threads on shared memory (worker.ts is what they run). Workers spin on an offer of their own while jobs follow each other, then park in Atomics.wait. A job names a
+// memory, a kernel (its bytes travel in shared memory, so that a spinning worker needs no message) and an argument block. Workers are unreferenced: they never keep a process
+// alive. A worker that ends makes every later job an error, and where that can be seen from here the one under way too; so does one that stops answering or fails. All are
+// ended then: none writes to memory any more.
+//
+// Other processes want the cores too. The calling thread does the items that no worker has begun and withdraws the job from workers that have not shown up; for one that is
+// in the middle of an item it sleeps, so that the worker may have this core. A worker that kept a job waiting longer than the thread's own part took gets no job for a while.
 import { LowbitError } from "../../../formats/core/errors.ts";
 import type { Kernel, Space, WasmMemory } from "./engine.ts";
+import { COLD, controlWords, DONE, FAILED, FINISHED, JOB, LIFE, OFFER, OWN, PARKED, WAITING } from "./worker.ts";
 
 /** What a pool needs of a worker: node:worker_threads or a Web Worker. */
 export interface WorkerLike {
@@ -23,88 +27,35 @@ export interface Pool {
   close(): void;
 }
 
-// control words
-const SEQUENCE = 0;
-const DONE = 1;
-const PARKED = 2;
-const FAILED = 3;
-const JOB = 8; // memory, kernel id, bytes address, bytes length, args, panels, panel stride
-const WORDS = 32;
-/** After them, for each worker in Node: a file descriptor that the engine closes when the worker ends, however it ends; -1 where it could open none. */
-const LIFE = WORDS;
 /** While a job takes long: how often to look whether its workers live, ms. */
 const LOOK_MS = 20;
+/** How long the calling thread watches for the end of a job before it sleeps, in reads of a word: some 20 us, more than an item takes. */
+const WATCH_READS = 10_000;
+/** Least time that a job must wait for a worker before that counts as late, ms: more than scheduling takes on an idle machine. */
+const LATE_MS = 0.2;
+/** A late worker gets no jobs for so long, ms; twice as long at each relapse, up to the second. */
+const REST_MS = [2, 100] as const;
+/** A worker that was not late for so many times its last rest starts over with the shortest. */
+const FORGIVEN = 8;
 
-/**
- * Source of a worker. `receive` is how it gets memories: synchronously from a port in Node, by messages before the first job in browsers.
- * It is text, because a library file cannot know how it will be bundled.
- */
-export const workerSource = (node: boolean): string => `
-"use strict";
-${node ? 'const { parentPort, workerData, receiveMessageOnPort } = require("node:worker_threads");' : ""}
-const memories = [];
-const instances = new Map();
-function loop(control, index, poll, spinMs) {
-  let seen = 0;
-  for (;;) {
-    let now = Atomics.load(control, ${SEQUENCE});
-    if (now === seen) {
-      const until = performance.now() + spinMs;
-      spin: for (;;) {
-        for (let i = 0; i < 2000; i++) {
-          now = Atomics.load(control, ${SEQUENCE});
-          if (now !== seen) break spin;
-        }
-        if (performance.now() > until) {
-          Atomics.add(control, ${PARKED}, 1);
-          Atomics.wait(control, ${SEQUENCE}, seen);
-          Atomics.sub(control, ${PARKED}, 1);
-        }
-      }
-    }
-    seen = now;
-    if (now < 0) return;
-    try {
-      const [memory, kernel, bytes, length, args, panels, stride] = control.subarray(${JOB}, ${JOB + 7});
-      while (memories[memory] === undefined) if (!poll()) throw new Error("no memory");
-      const key = memory + ":" + kernel;
-      let work = instances.get(key);
-      if (work === undefined) {
-        const code = new Uint8Array(memories[memory].buffer, bytes >>> 0, length).slice();
-        work = new WebAssembly.Instance(new WebAssembly.Module(code), { m: { m: memories[memory] } }).exports.work;
-        instances.set(key, work);
-      }
-      work(args, panels + index * stride, index);
-    } catch (e) {
-      Atomics.store(control, ${FAILED}, 1);
-    }
-    Atomics.add(control, ${DONE}, 1);
-  }
+/** Which workers are offered jobs. `now` is a clock in ms. */
+export interface Attendance {
+  /** Is worker i, from 1, to be offered a job? */
+  invited(i: number, now: number): boolean;
+  late(i: number, now: number): void;
 }
-${
-  node
-    ? `const { control, index, port, spinMs } = workerData;
-const poll = () => {
-  const got = receiveMessageOnPort(port);
-  if (got === undefined) return false;
-  memories[got.message.index] = got.message.memory;
-  return true;
-};
-let life = -1;
-try { life = require("node:fs").openSync(require("node:os").devNull); } catch {}
-Atomics.store(control, ${LIFE} + index, life);
-Atomics.add(control, ${DONE}, 1);
-loop(control, index, poll, spinMs);
-process.exit(0);`
-    : `self.onmessage = (event) => {
-  if (event.data === 0) return void self.postMessage(0);
-  const { control, index, memory, spinMs } = event.data;
-  memories[0] = memory;
-  loop(control, index, () => false, spinMs);
-  self.close();
-};`
+
+export function attendance(threads: number): Attendance {
+  const until = new Float64Array(threads);
+  const rest = new Float64Array(threads);
+  return {
+    invited: (i, now) => now >= until[i],
+    late(i, now) {
+      rest[i] = now - until[i] > FORGIVEN * rest[i] ? REST_MS[0] : Math.min(REST_MS[1], 2 * rest[i]);
+      until[i] = now + rest[i];
+    },
+  };
 }
-`;
 
 export interface PoolHooks {
   /**
@@ -129,10 +80,10 @@ export interface PoolOptions {
   readonly timeoutMs?: number;
 }
 
-/** Starts `threads - 1` workers; resolves when all of them answer. @throws LowbitError E_DEVICE */
+/** Starts `threads - 1` workers; resolves when all of them answer. @throws LowbitError E_DEVICE, E_UNSUPPORTED */
 export async function createPool(options: PoolOptions, hooks: PoolHooks): Promise<Pool> {
   const { threads, spinMs = 0.5, timeoutMs = 10_000 } = options;
-  const control = new Int32Array(new SharedArrayBuffer(4 * (WORDS + threads)));
+  const control = new Int32Array(new SharedArrayBuffer(4 * controlWords(threads)));
   const others = threads - 1;
   let dead: string | null = null;
   let closed = false;
@@ -152,22 +103,48 @@ export async function createPool(options: PoolOptions, hooks: PoolHooks): Promis
     dead ??= reason;
     for (const { worker } of started) void worker.terminate();
   };
-  const ended = (i: number): boolean => started[i].ended?.(Atomics.load(control, LIFE + i + 1)) === true;
+  const ended = (i: number): boolean => started[i].ended?.(Atomics.load(control, OWN * (i + 1) + LIFE)) === true;
   /** Workers whose end can be seen; known once they live. */
   let visible: readonly boolean[] = [];
-  const placed = new WeakMap<Space, Map<Kernel, number>>();
-  /** Where workers find the bytes of a kernel. */
-  const codeAddress = (space: Space, kernel: Kernel): number => {
-    let addresses = placed.get(space);
-    if (addresses === undefined) placed.set(space, (addresses = new Map()));
-    let address = addresses.get(kernel);
-    if (address === undefined) {
-      address = space.scratch(`kernel ${kernel.id}`, kernel.bytes.length);
-      new Uint8Array(space.buffer, address, kernel.bytes.length).set(kernel.bytes);
-      addresses.set(kernel, address);
-    }
-    return address;
+  const giveUp = (reason: string): LowbitError => {
+    fail(reason);
+    return new LowbitError("E_DEVICE", `wasm threads: expected all workers to finish, got: ${reason}. Make another backend.`);
   };
+  const wait = sleeper(control);
+
+  /** Waits until `taken` workers have finished a job on which this thread spent `ownMs`, and says once which of them are late. */
+  const finish = (taken: number, ownMs: number, late: (now: number) => void): void => {
+    let done = Atomics.load(control, DONE);
+    for (let i = 0; done < taken && i < WATCH_READS; i++) done = Atomics.load(control, DONE);
+    if (done >= taken) return;
+    const begin = performance.now();
+    const patience = Math.max(LATE_MS, ownMs);
+    let deadline = begin + timeoutMs;
+    let look = begin + LOOK_MS;
+    let told = false;
+    while (done < taken) {
+      const now = performance.now();
+      if (!told && now - begin > patience) {
+        told = true;
+        late(now);
+      }
+      if (now > deadline) throw giveUp(`${taken - done} of ${others} workers gave no answer for ${timeoutMs} ms`);
+      if (now > look) {
+        const gone = started.findIndex((_, i) => visible[i] && ended(i));
+        if (gone >= 0) throw giveUp(`worker ${gone + 1} of ${others} ended`);
+        look = now + LOOK_MS;
+      }
+      wait(done, told ? LOOK_MS : patience - (now - begin));
+      const before = done;
+      done = Atomics.load(control, DONE);
+      if (done !== before) deadline = performance.now() + timeoutMs;
+    }
+  };
+
+  const address = codePlaces();
+  const present = attendance(threads);
+  /** The offers of the job under way, by worker; 0 where it got none or it was withdrawn. */
+  const offers = new Int32Array(threads);
   const pool: Pool = {
     threads,
     manyMemories: hooks.manyMemories,
@@ -181,46 +158,37 @@ export async function createPool(options: PoolOptions, hooks: PoolHooks): Promis
     },
     run(space, kernel, args, panels, panelStride, own) {
       pool.check();
-      const bytes = codeAddress(space, kernel);
-      control.set([space.index, kernel.id, bytes, kernel.bytes.length, args, panels, panelStride], JOB);
+      const begin = performance.now();
+      control.set([space.index, kernel.id, address(space, kernel), kernel.bytes.length, args, panels, panelStride], JOB);
       Atomics.store(control, DONE, 0);
       Atomics.store(control, FAILED, 0);
-      // negative means the end: the number starts over before that, some 2^31 jobs on
-      Atomics.store(control, SEQUENCE, (Atomics.load(control, SEQUENCE) + 1) & 0x7fffffff);
-      if (Atomics.load(control, PARKED) > 0) Atomics.notify(control, SEQUENCE);
+      for (let i = 1; i < threads; i++) {
+        offers[i] = 0;
+        if (!present.invited(i, begin)) continue;
+        Atomics.store(control, OWN * i + COLD, 0);
+        offers[i] = Atomics.load(control, OWN * i + OFFER) + 1;
+        Atomics.store(control, OWN * i + OFFER, offers[i]);
+        if (Atomics.load(control, OWN * i + PARKED) !== 0) Atomics.notify(control, OWN * i + OFFER);
+      }
       try {
         own();
       } catch (error) {
         fail("a kernel failed on the calling thread");
         throw error;
       }
-      let done = Atomics.load(control, DONE);
-      let spins = 0;
-      let deadline = 0;
-      let look = 0;
-      const giveUp = (reason: string): LowbitError => {
-        fail(reason);
-        return new LowbitError("E_DEVICE", `wasm threads: expected all workers to finish, got: ${reason}. Make another backend.`);
-      };
-      while (done < others) {
-        if (++spins % 4096 === 0) {
-          const now = performance.now();
-          if (deadline === 0) {
-            deadline = now + timeoutMs;
-            look = now + LOOK_MS;
-          } else if (now > deadline) throw giveUp(`${others - done} of ${others} workers gave no answer for ${timeoutMs} ms`);
-          else if (now > look) {
-            const gone = started.findIndex((_, i) => visible[i] && ended(i));
-            if (gone >= 0) throw giveUp(`worker ${gone + 1} of ${others} ended`);
-            look = now + LOOK_MS;
-          }
-          // a worker that was parked between our look and its wait
-          Atomics.notify(control, SEQUENCE);
-        }
-        const now = Atomics.load(control, DONE);
-        if (now !== done) deadline = 0;
-        done = now;
+      let taken = 0;
+      for (let i = 1; i < threads; i++) {
+        const offer = offers[i];
+        if (offer === 0) continue;
+        if (Atomics.compareExchange(control, OWN * i + OFFER, offer, (offer + 1) & 0x7fffffff) === offer) offers[i] = 0;
+        else taken++;
       }
+      if (Atomics.load(control, DONE) < taken)
+        finish(taken, performance.now() - begin, (now) => {
+          for (let i = 1; i < threads; i++)
+            if (offers[i] !== 0 && Atomics.load(control, OWN * i + FINISHED) !== offers[i] && Atomics.load(control, OWN * i + COLD) === 0)
+              present.late(i, now);
+        });
       if (Atomics.load(control, FAILED) !== 0) {
         fail("a worker failed");
         throw new LowbitError(
@@ -232,8 +200,10 @@ export async function createPool(options: PoolOptions, hooks: PoolHooks): Promis
     close() {
       if (closed) return;
       closed = true;
-      Atomics.store(control, SEQUENCE, -1);
-      Atomics.notify(control, SEQUENCE);
+      for (let i = 1; i < threads; i++) {
+        Atomics.store(control, OWN * i + OFFER, -1);
+        Atomics.notify(control, OWN * i + OFFER);
+      }
     },
   };
   const limit = performance.now() + timeoutMs;
@@ -251,4 +221,39 @@ export async function createPool(options: PoolOptions, hooks: PoolHooks): Promis
   Atomics.store(control, DONE, 0);
   visible = started.map((worker, i) => worker.ended !== undefined && !ended(i));
   return pool;
+}
+
+/** Makes `wait(done, ms)`: sleeps until DONE is no longer `done`, at most `ms`. A page's own thread may not sleep: there it returns after a look or two thousand. */
+function sleeper(control: Int32Array): (done: number, ms: number) => void {
+  let maySleep = true;
+  return (done, ms) => {
+    if (maySleep) {
+      Atomics.store(control, WAITING, 1);
+      try {
+        Atomics.wait(control, DONE, done, Math.max(0, ms));
+        return;
+      } catch {
+        maySleep = false;
+      } finally {
+        Atomics.store(control, WAITING, 0);
+      }
+    }
+    for (let i = 0; i < 2000 && Atomics.load(control, DONE) === done; i++);
+  };
+}
+
+/** Where workers find the bytes of a kernel: scratch space of a memory, written at the kernel's first job there. */
+function codePlaces(): (space: Space, kernel: Kernel) => number {
+  const placed = new WeakMap<Space, Map<Kernel, number>>();
+  return (space, kernel) => {
+    let addresses = placed.get(space);
+    if (addresses === undefined) placed.set(space, (addresses = new Map()));
+    let address = addresses.get(kernel);
+    if (address === undefined) {
+      address = space.scratch(`kernel ${kernel.id}`, kernel.bytes.length);
+      new Uint8Array(space.buffer, address, kernel.bytes.length).set(kernel.bytes);
+      addresses.set(kernel, address);
+    }
+    return address;
+  };
 }

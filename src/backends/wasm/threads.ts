@@ -3,7 +3,8 @@ import type * as FileSystem from "node:fs";
 import type * as OperatingSystem from "node:os";
 import type * as WorkerThreads from "node:worker_threads";
 import { LowbitError } from "../../../formats/core/errors.ts";
-import { createPool, workerSource, type Pool, type PoolHooks, type WorkerLike } from "../../../kernels/wasm/engine/pool.ts";
+import { createPool, type Pool, type PoolHooks, type WorkerLike } from "../../../kernels/wasm/engine/pool.ts";
+import { workerSource } from "../../../kernels/wasm/engine/worker.ts";
 import type { WasmMemory } from "../../../kernels/wasm/engine/engine.ts";
 
 export interface StartOptions {
