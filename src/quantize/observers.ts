@@ -3,7 +3,7 @@
 // entropy may clip far inside, spec B26). Not here: Hessians and channel sums (statistics.ts).
 import { LowbitError } from "../../formats/core/errors.ts";
 import type { NumberFormat } from "../../formats/core/types.ts";
-import { affineParams, type AffineParams } from "../tensor/quantize/scales.ts";
+import { affineRule, type AffineParams } from "../tensor/quantize/scales.ts";
 import { entropyThreshold, histogram, mseRange, percentileRange, percentileThreshold, type Histogram } from "./histogram.ts";
 
 export interface ObserverOptions {
@@ -148,9 +148,8 @@ export function observer(k: number, options: ObserverOptions): Observer {
         throw new LowbitError("E_UNSUPPORTED", `observer params: expected an integer format, got ${format.name}. Read ranges() instead.`);
       const { min, max } = observed();
       const zeroPoint = format.limits.min >= 0;
-      return Array.from(min, (lo, i) =>
-        affineParams({ min: lo, max: max[i] }, format, zeroPoint ? "minmax" : "narrow", zeroPoint, "exact"),
-      );
+      const params = affineRule({ element: format, rangeRule: zeroPoint ? "minmax" : "narrow", zeroPoint, steps: "exact" });
+      return Array.from(min, (lo, i) => params({ min: lo, max: max[i] }));
     },
   };
 }

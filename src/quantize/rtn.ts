@@ -35,14 +35,6 @@ export function rtn(options: RtnOptions = {}): SteppedQuantizer {
     throw new TypeError("rtn: expected a search or a rounding mode, got both. A search rounds to nearest.");
   const steps = function* (weight: Tensor, format: Format): Steps<PackedTensor> {
     checkAborted(signal, "rtn");
-    const plain = !options.rounding && !options.overflow;
-    if (!search && plain && format.kind === "block" && (options.rangeRule ?? format.rangeRule) === "gptq") {
-      // This range puts the extreme on a tie: decided with the scale before its rounding, as gptq() does (grid.ts).
-      const w = weightMatrix(weight, "rtn");
-      const grid = new BlockGrid(columnFormat(format, `rtn with rangeRule "gptq"`), w.rows, w.k, rest);
-      grid.fill(w.data);
-      return grid.pack(grid.quantizeAll(w.data), w.shape, { version: 1, algorithm: "rtn", ...scaleRecipe(format, rest) });
-    }
     if (!search) {
       const core: QuantizeOptions = { ...rest, ...(seed === undefined ? {} : { random: seededRandom(seed) }) };
       const packed = quantize(weight, format, core);

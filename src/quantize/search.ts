@@ -2,7 +2,7 @@
 // the scale as it is stored. Source: GPTQ's `mse` option (grid 100, maxshrink 0.8, norm 2.4); the candidates of coarse scale formats
 // (E8M0, E4M3) are their neighbouring codes. Never worse than the starting scale on its own objective.
 import type { NumberFormat } from "../../formats/core/types.ts";
-import { affineParams } from "../tensor/quantize/scales.ts";
+import { affineRule } from "../tensor/quantize/scales.ts";
 import type { BlockGrid } from "./grid.ts";
 import { runSteps, type Steps } from "./steps.ts";
 
@@ -106,6 +106,7 @@ export function* searchSteps(
   const { norm, grid: steps, maxShrink, maxGrow } = resolveSearch(search);
   const inner = block.scales[0].format;
   const hasZero = block.offset?.role === "zeroPoint";
+  const affine = affineRule({ element, rangeRule: "minmax", zeroPoint: true, steps: "exact" });
   const error = errorOf(grid, norm);
   const room = Math.min(cells.rows, rows) * Math.min(cells.k, width);
   const x = new Float64Array(room);
@@ -150,7 +151,7 @@ export function* searchSteps(
       for (let i = 0; i <= steps; i++) {
         const p = 1 - (maxShrink * i) / steps;
         if (hasZero) {
-          const a = affineParams({ min: min * p, max: max * p }, element, "minmax", true, "exact");
+          const a = affine({ min: min * p, max: max * p });
           tryScale(a.scale, a.zeroPoint);
         } else tryScale(start * p, 0);
       }

@@ -16,6 +16,7 @@ import {
 } from "../../formats/index.ts";
 import { levelValues } from "../../formats/core/packed.ts";
 import { dequantize, quantize, tensor, transpose, unpack } from "../../src/index.ts";
+import { rtn } from "../../src/quantize/index.ts";
 import { asymmetricBlock, symmetricBlock } from "../oracle/affine.ts";
 import { normalArray } from "../helpers/random.ts";
 
@@ -125,6 +126,17 @@ test("range rules", () => {
       x.map((v) => (v === -6 ? 0 : v)),
     ).scale,
   ).toBe(-6 / 8);
+});
+
+test("range rule gptq: an extreme is a tie, decided before its scale is rounded to float32", () => {
+  const w = tensor(Float32Array.of(-1, 0.5, 0.1, 0), [1, 4]);
+  const packed = quantize(w, block("int4_b4"), { rangeRule: "gptq" });
+  expect(signed(int4, unpack(packed))).toEqual([-8, 4, 1, 0]);
+  const random = tensor(normalArray(64 * 96, 9), [64, 96]);
+  for (const name of ["int4_b4", "int4_b32", "int3_row", "int8_b32"])
+    expect(unpack(rtn({ rangeRule: "gptq" }).quantizeWeight(random, block(name)))).toEqual(
+      unpack(quantize(random, block(name), { rangeRule: "gptq" })),
+    );
 });
 
 test("two levels of scales: the largest block scale uses the top of its format", () => {

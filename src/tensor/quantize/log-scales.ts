@@ -6,7 +6,7 @@ import { spanGrid } from "../../../formats/core/span.ts";
 import type { BlockFormat, NumberFormat } from "../../../formats/core/types.ts";
 import { defineBlock } from "../../../formats/define/block.ts";
 import { defineCodebook } from "../../../formats/define/codebook.ts";
-import { forRuns } from "./index.ts";
+import { forRuns } from "./panels.ts";
 import { matrixView, type Tensor } from "../tensor.ts";
 
 export interface LogScaleOptions {

@@ -5,7 +5,9 @@ import type { BulkCodec } from "../../backends/types.ts";
 import { wasmSync } from "../../backends/wasm/backend.ts";
 import { rowDecoder } from "../dequantize.ts";
 import { matrixView, type MatrixView, type Tensor } from "../tensor.ts";
-import { forPanels, quantizeView, refuseNonFinite, type QuantizeOptions, type WeightQuantizer } from "./index.ts";
+import { checkFormat, quantizeView, type QuantizeOptions, type WeightQuantizer } from "./index.ts";
+import { forPanels, refuseNonFinite } from "./panels.ts";
+import { checkOptions } from "./policy.ts";
 
 /** A packed tensor with the sums of squares of the weights, w^2, and of their errors, (w - w')^2, where w' is what it decodes to. */
 export interface Measured {
@@ -20,6 +22,8 @@ export interface Measured {
  * @throws LowbitError E_VALUE for a weight that is not finite, by its index, whatever the format; else as `quantize`
  */
 export function quantizeMeasured(weight: Tensor, format: Format, options: QuantizeOptions | WeightQuantizer = {}): Measured {
+  checkFormat(format);
+  checkOptions(options);
   const view = matrixView(weight);
   if ("quantizeWeight" in options) return measure(view, options.quantizeWeight(weight, format), codecHere());
   const backend = options.backend ?? backendHere();
@@ -43,7 +47,7 @@ function measure(view: MatrixView, packed: PackedTensor, codec: BulkCodec | null
       s += value * value;
       e += error * error;
     }
-    if (!(s < Infinity) && values.subarray(0, n).some((v) => !Number.isFinite(v))) refuseNonFinite(values, row, view.k);
+    if (!(s < Infinity)) refuseNonFinite(values, row, count, view.k);
     signal += s;
     noise += e;
   });

@@ -6,8 +6,9 @@ import { encodeArray } from "../../../formats/core/bulk.ts";
 import { codeArray } from "../../../formats/core/pack.ts";
 import { packedSizes } from "../../../formats/core/packed.ts";
 import type { NibbleTile } from "../../../kernels/wasm/convert/nibbles.ts";
-import type { BlockFormat, PackedTensor, QuantConfig, RangeRule } from "../../../formats/core/types.ts";
+import type { BlockFormat, PackedTensor, QuantConfig } from "../../../formats/core/types.ts";
 import type { MatrixView } from "../tensor.ts";
+import type { Policy } from "./policy.ts";
 
 /** A packed tensor with the sums of squares of the weights and of their errors. */
 export interface Measured {
@@ -24,10 +25,12 @@ const TILE = 256;
 const LARGEST_RECIPROCAL = 2 ** 126;
 
 /** Is this the case that `quantizeNibbles` is for? */
-export function nibblesFit(m: MatrixView, format: BlockFormat, rangeRule: RangeRule): boolean {
+export function nibblesFit(m: MatrixView, format: BlockFormat, policy: Policy): boolean {
   const [scale, second] = format.scales;
   const offset = format.offset;
   const zeroPoint = offset?.role === "zeroPoint" && offset.levels[0].span === scale.span && offset.levels[0].format.bits === 4;
+  const { steps, rangeRule, overflow, scaleRule, reduceRange } = policy;
+  if (steps !== "nbits" || overflow !== "saturate" || scaleRule !== "max" || reduceRange) return false;
   return (
     m.data instanceof Float32Array &&
     m.kOffsets === null &&
@@ -37,7 +40,9 @@ export function nibblesFit(m: MatrixView, format: BlockFormat, rangeRule: RangeR
     scale.format.kind === "float" &&
     typeof scale.span === "number" &&
     scale.span % 2 === 0 &&
-    (offset === undefined ? rangeRule === "ort" && format.element.limits.min < 0 : zeroPoint && format.element.limits.min === 0)
+    (offset === undefined
+      ? rangeRule === "ort" && format.element.limits.min < 0
+      : rangeRule === "minmax" && zeroPoint && format.element.limits.min === 0)
   );
 }
 
