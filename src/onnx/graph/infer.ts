@@ -1,76 +1,45 @@
-// Element types of values, as far as fp16 conversion needs them: what the file says (inputs, value_info), else a rule per operator, else the
-// type of the first input. Shapes are not inferred.
-import type { NodeProto, TypeProto } from "../file/gen/onnx_pb.ts";
+// Element types of values: what the file says (inputs, value_info, initializers), else what the operator's schema gives. Shapes are not
+// inferred. A type that neither tells is 0: nothing is guessed.
+import { LowbitError } from "../../../formats/core/errors.ts";
+import type { GraphProto, NodeProto, TypeProto } from "../file/gen/onnx_pb.ts";
 import { TensorProto_DataType as T } from "../file/gen/onnx_pb.ts";
-import type { Scope } from "./graph.ts";
-import { attributeInt, attributeOf, definingScope } from "./graph.ts";
 import { attributeGraphs } from "../file/model.ts";
+import { outputTypes, SEQUENCE } from "./schemas.ts";
+import type { Scope } from "./scopes.ts";
+import { definingScope } from "./scopes.ts";
 
-/** Element type by value name, for each graph; 0 where it is unknown. */
+/** Element type by value name, for each graph; 0 where it is unknown. Sequences have `SEQUENCE` added. */
 export type ElementTypes = Map<Scope, Map<string, number>>;
 
+/** The element type of a tensor type; 0 for others. */
 export const tensorElementType = (type: TypeProto | undefined): number =>
   type?.value.case === "tensorType" ? type.value.value.elemType : 0;
 
-const INT64_OPS = new Set(["Shape", "Size", "ArgMax", "ArgMin", "NonZero", "NonMaxSuppression"]);
-const BOOL_OPS = new Set(["Equal", "Less", "Greater", "LessOrEqual", "GreaterOrEqual", "And", "Or", "Xor", "Not", "IsNaN", "IsInf"]);
-/** Operators whose outputs after the first are int64 (indices, counts) or bool (masks). */
-const SECOND_INT64 = new Set(["TopK", "MaxPool", "Unique"]);
-
-function outputTypes(node: NodeProto, input: (index: number) => number): number[] {
-  const count = node.output.length;
-  const all = (type: number): number[] => Array<number>(count).fill(type);
-  const op = node.opType;
-  if (INT64_OPS.has(op)) return all(T.INT64);
-  if (BOOL_OPS.has(op)) return all(T.BOOL);
-  if (SECOND_INT64.has(op)) return all(T.INT64).with(0, input(0));
-  switch (op) {
-    case "Cast":
-      return all(attributeInt(node, "to", 0));
-    case "CastLike":
-      return all(input(1));
-    case "Where":
-      return all(input(1));
-    case "OneHot":
-      return all(input(2));
-    case "Dropout":
-      return all(T.BOOL).with(0, input(0));
-    case "Constant": {
-      const [attribute] = node.attribute;
-      if (attribute?.name === "value") return all(attribute.t?.dataType ?? 0);
-      return all(attribute?.name.startsWith("value_float") ? T.FLOAT : attribute?.name.startsWith("value_int") ? T.INT64 : T.STRING);
-    }
-    case "ConstantOfShape":
-      return all(attributeOf(node, "value")?.t?.dataType ?? T.FLOAT);
-    case "RandomNormal":
-    case "RandomUniform":
-    case "TfIdfVectorizer":
-      return all(attributeInt(node, "dtype", T.FLOAT));
-    case "RandomNormalLike":
-    case "RandomUniformLike":
-    case "EyeLike":
-    case "Bernoulli":
-      return all(attributeInt(node, "dtype", input(0)));
-    case "Multinomial":
-      return all(attributeInt(node, "dtype", T.INT32));
-    case "QuantizeLinear":
-      return all(input(2) || attributeInt(node, "output_dtype", T.UINT8));
-    case "DequantizeLinear":
-      return all(input(1));
-    case "DynamicQuantizeLinear":
-      return all(T.UINT8).with(Math.min(1, count - 1), T.FLOAT);
-    case "MatMulInteger":
-    case "ConvInteger":
-      return all(T.INT32);
-    case "QLinearMatMul":
-    case "QLinearConv":
-      return all(input(7));
-    default:
-      return all(input(0));
+/** The element type of tensors, and of sequences and optionals of them. Nested containers are walked, not recursed into. */
+function elementType(type: TypeProto | undefined): number {
+  let at = type;
+  let container = 0;
+  for (; at !== undefined; container = SEQUENCE) {
+    const { value }: TypeProto = at;
+    if (value.case === "tensorType") return value.value.elemType === 0 ? 0 : value.value.elemType | container;
+    if (value.case === "sequenceType" || value.case === "optionalType") at = value.value.elemType;
+    else return value.case === "mapType" ? SEQUENCE : 0;
   }
+  return 0;
 }
 
-export function inferTypes(scopes: readonly Scope[]): ElementTypes {
+/** A graph at work: the next node, and what its inputs are bound to. */
+interface Frame {
+  readonly scope: Scope;
+  readonly holder: NodeProto | null;
+  next: number;
+  /** Subgraphs of the node at `next` that are still to come. */
+  waiting: GraphProto[] | null;
+  /** Result types of that node's subgraphs. */
+  results: number[] | null;
+}
+
+export function inferTypes(scopes: readonly Scope[], opset: number): ElementTypes {
   const types: ElementTypes = new Map(scopes.map((scope) => [scope, new Map<string, number>()]));
   const byGraph = new Map(scopes.map((scope) => [scope.graph, scope]));
   const typeOf = (scope: Scope, name: string): number => {
@@ -78,32 +47,63 @@ export function inferTypes(scopes: readonly Scope[]): ElementTypes {
     return owner === null ? 0 : (types.get(owner)!.get(name) ?? 0);
   };
 
-  const visit = (scope: Scope, bound: readonly number[]): void => {
+  const enter = (scope: Scope, holder: NodeProto | null, bound: readonly number[]): Frame => {
     const own = types.get(scope)!;
     const { graph } = scope;
-    for (const value of graph.valueInfo) own.set(value.name, tensorElementType(value.type));
-    graph.input.forEach((value, i) => own.set(value.name, tensorElementType(value.type) || (bound[i] ?? 0)));
-    for (const tensor of graph.initializer) own.set(tensor.name, tensor.dataType);
-    for (const node of graph.node) {
-      const input = (index: number): number => typeOf(scope, node.input[index] ?? "");
-      const inputs = node.input.map((_, i) => input(i));
-      let outputs: number[] | undefined;
-      for (const attribute of node.attribute) {
-        for (const inner of attributeGraphs(attribute)) {
-          const child = byGraph.get(inner)!;
-          visit(child, node.opType === "Loop" ? [T.INT64, T.BOOL, ...inputs.slice(2)] : inputs);
-          const results = inner.output.map((value) => typeOf(child, value.name) || tensorElementType(value.type));
-          outputs ??= node.opType === "Loop" ? results.slice(1) : results;
-        }
-      }
-      outputs ??= outputTypes(node, input);
-      node.output.forEach((name, i) => {
-        if (name !== "" && !own.get(name)) own.set(name, outputs[i] ?? 0);
-      });
-    }
-    for (const value of graph.output)
-      if (scope.producers.has(value.name) && !own.get(value.name)) own.set(value.name, tensorElementType(value.type));
+    for (const value of graph.valueInfo) own.set(value.name, elementType(value.type));
+    graph.input.forEach((value, i) => own.set(value.name, elementType(value.type) || (bound[i] ?? 0)));
+    for (const [name, tensor] of scope.initializers) own.set(name, tensor.dataType);
+    for (const [name, sparse] of scope.sparse) own.set(name, sparse.values?.dataType ?? 0);
+    return { scope, holder, next: 0, waiting: null, results: null };
   };
-  if (scopes.length > 0) visit(scopes[0], []);
+  /** Types of a subgraph's inputs, as far as the node that holds it tells. */
+  const bindings = (node: NodeProto, inputs: readonly number[]): number[] =>
+    node.opType === "Loop"
+      ? [T.INT64, T.BOOL, ...inputs.slice(2)]
+      : node.opType === "SequenceMap"
+        ? inputs.map((type) => type & ~SEQUENCE)
+        : [...inputs];
+  const leave = (frame: Frame): void => {
+    const { scope, holder } = frame;
+    const own = types.get(scope)!;
+    for (const value of scope.graph.output)
+      if (scope.producers.has(value.name) && !own.get(value.name)) own.set(value.name, elementType(value.type));
+    const above = stack.at(-1);
+    if (above === undefined || holder === null) return;
+    let results = scope.graph.output.map((value) => typeOf(scope, value.name) || elementType(value.type));
+    if (holder.opType === "Loop") results = results.slice(1);
+    else if (holder.opType === "SequenceMap") results = results.map((type) => (type === 0 ? 0 : type | SEQUENCE));
+    // Branches of an If agree: what one does not tell, the other may.
+    above.results = results.map((type, i) => type || (above.results?.[i] ?? 0));
+  };
+
+  const stack: Frame[] = scopes.length > 0 ? [enter(scopes[0], null, [])] : [];
+  for (let frame = stack.at(-1); frame !== undefined; frame = stack.at(-1)) {
+    const { scope } = frame;
+    const node = scope.graph.node[frame.next];
+    if (node === undefined) {
+      stack.pop();
+      leave(frame);
+      continue;
+    }
+    const inputs = node.input.map((name) => typeOf(scope, name));
+    frame.waiting ??= node.attribute.flatMap(attributeGraphs);
+    const inner = frame.waiting.shift();
+    if (inner !== undefined) {
+      const child = byGraph.get(inner);
+      if (child === undefined)
+        throw new LowbitError("E_ONNX", `node ${node.name}: expected a graph that was read with the model, got another.`);
+      stack.push(enter(child, node, bindings(node, inputs)));
+      continue;
+    }
+    const outputs = frame.results ?? outputTypes({ node, input: (index) => inputs[index] ?? 0, opset });
+    const own = types.get(scope)!;
+    node.output.forEach((name, i) => {
+      if (name !== "" && !own.get(name)) own.set(name, outputs[i] ?? 0);
+    });
+    frame.next++;
+    frame.waiting = null;
+    frame.results = null;
+  }
   return types;
 }

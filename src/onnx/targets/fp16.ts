@@ -104,7 +104,7 @@ export async function convertFp16(
   chosen: (layer: Layer) => string | undefined,
 ): Promise<LayerReport[]> {
   const { model, scopes, names, options, notes } = context;
-  const types = inferTypes(scopes);
+  const types = inferTypes(scopes, context.opset());
   const blockedOps = new Set(options.blockedOps ?? FP16_BLOCKED_OPS);
   const left = new Map<NodeProto, string>();
   for (const layer of layers) {
