@@ -116,7 +116,7 @@ export function checkOptions(options: QuantizeOptions): void {
     throw new RangeError(`accuracyLevel: expected 0 to 4, got ${level}`);
 }
 
-function matcher(pattern: NamePattern): RegExp {
+export function patternRegExp(pattern: NamePattern): RegExp {
   if (pattern instanceof RegExp) return new RegExp(pattern.source, pattern.flags.replace(/[gy]/g, ""));
   const regex = /^\/(.+)\/([a-z]*)$/s.exec(pattern);
   if (regex !== null) {
@@ -141,7 +141,7 @@ function matcher(pattern: NamePattern): RegExp {
 export function nameFilter(options: QuantizeOptions, names: readonly string[]): (name: string) => string | undefined {
   const compile = (what: string, patterns: readonly NamePattern[] | undefined) =>
     patterns?.map((pattern) => {
-      const regex = matcher(pattern);
+      const regex = patternRegExp(pattern);
       if (!names.some((name) => regex.test(name))) {
         throw new LowbitError(
           "E_ONNX",

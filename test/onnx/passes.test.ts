@@ -2,7 +2,15 @@
 // they are for is true afterwards (gains are ones, ranges are equal, outliers are spread).
 import { readFileSync } from "node:fs";
 import { describe, expect, test } from "vitest";
-import { applyPasses, modelLayers, readModelBytes, writeModelBytes, type PassRequest } from "../../src/onnx/index.ts";
+import {
+  addOutputs,
+  applyPasses,
+  modelLayers,
+  readModelBytes,
+  readWeight,
+  writeModelBytes,
+  type PassRequest,
+} from "../../src/onnx/index.ts";
 import { findReaders } from "../../src/onnx/edit.ts";
 import { buildScopes } from "../../src/onnx/graph/graph.ts";
 import { differenceFrom, referenceRun } from "../../src/onnx/passes/check.ts";
@@ -78,6 +86,84 @@ describe("fold-norm", () => {
   });
 });
 
+/** Largest magnitude over root mean square of what a product reads, and of its weight. */
+async function crest(model: OnnxModel, name: string): Promise<[number, number]> {
+  const layer = modelLayers(model).find((l) => l.name === name)!;
+  const of = (values: ArrayLike<number>): number => {
+    let [most, sum] = [0, 0];
+    for (let i = 0; i < values.length; i++) [most, sum] = [Math.max(most, Math.abs(values[i])), sum + values[i] ** 2];
+    return most / Math.sqrt(sum / values.length);
+  };
+  const copy = readModelBytes(writeModelBytes(model));
+  addOutputs(copy, [layer.activation]);
+  const { outputs } = await referenceRun(copy, encoderFeeds(1));
+  return [of(outputs[0].get(layer.activation)!.data), of(readWeight(model, layer).data)];
+}
+
+describe("rotate", () => {
+  test.each(FORMS)("%o: LayerNorm becomes RMSNorm, outputs stay", async (init) => {
+    for (const settings of [{ block: 16 }, { block: "full", seed: 3 }]) {
+      const bytes = encoderModel({ ...init, outlier: 8 });
+      const { model, notes, difference } = await changed(bytes, [{ name: "rotate", ...settings }]);
+      expect(difference).toBeLessThan(2e-5);
+      expect(notes.join("\n")).toMatch(/stream of 64 channels turned in blocks of (16|64): \d+ products read it, 4 write it/);
+      expect(notes.join("\n")).toContain("5 LayerNorms, now RMSNorms");
+      expect(notes.join("\n")).toContain("2 pairs of value and output projections");
+      expect(findNorms(contextOf(model)).map((norm) => norm.kind)).toEqual(["rms", "rms", "rms", "rms", "rms"]);
+    }
+  });
+
+  test("spreads a large channel of what products read", async () => {
+    const bytes = encoderModel();
+    const model = readModelBytes(bytes);
+    const table = modelLayers(model).find((l) => l.weight.name === "tok_emb")!;
+    writeWeight(
+      model,
+      table,
+      readWeight(model, table).data.map((v, i) => (i % 64 === 7 ? 40 * v : v)),
+    );
+    const [before] = await crest(model, "l0.q/mm/node");
+    await applyPasses(model, [{ name: "rotate", block: "full" }], { feeds: encoderFeeds(1) });
+    const [after] = await crest(model, "l0.q/mm/node");
+    expect(after).toBeLessThan(0.6 * before);
+  });
+
+  test("an output of the stream: refused, or a product with the matrix where that is asked for", async () => {
+    const bytes = encoderModel({ output: "hidden" });
+    const plain = await changed(bytes, [{ name: "rotate", heads: false }]);
+    expect(plain.notes.join("\n")).toContain("its output is an output of the graph (boundary: true puts a product there)");
+    expect(plain.notes.join("\n")).not.toContain("turned in blocks");
+    const asked = await changed(bytes, [{ name: "rotate", boundary: true }]);
+    expect(asked.notes.join("\n")).toContain("4 LayerNorms, now RMSNorms; 1 products with the matrix at its bounds");
+    expect(asked.difference).toBeLessThan(2e-5);
+  });
+
+  test("turns inputs online where asked", async () => {
+    const { model, notes, difference } = await changed(encoderModel(), [
+      { name: "rotate", block: 32, heads: false, online: ["*fc2*", "*.o/*"] },
+    ]);
+    expect(notes.join("\n")).toContain("4 products read inputs that 4 groups of nodes turn at run time");
+    expect(difference).toBeLessThan(2e-5);
+    expect(model.proto.graph!.node.filter((n) => n.opType === "Shape")).toHaveLength(4);
+  });
+
+  test("a model without a residual stream stays as it is", async () => {
+    const bytes = new Uint8Array(readFileSync("test/fixtures/fashion-cnn/fashion_cnn.onnx"));
+    const model = readModelBytes(bytes);
+    const notes = await applyPasses(model, ["rotate"]);
+    expect(notes).toContain("rotate: no normalization was found, so no residual stream");
+    expect(notes.at(-1)).toBe("rotate: nothing changed");
+    expect(Buffer.compare(writeModelBytes(model), bytes)).toBe(0);
+  });
+
+  test("wrong options are refused before anything is done", async () => {
+    const model = readModelBytes(encoderModel());
+    await expect(applyPasses(model, [{ name: "rotate", block: 24 }])).rejects.toThrow(/block: expected a power of two or "full", got 24/);
+    await expect(applyPasses(model, [{ name: "rotate", online: "fc2" }])).rejects.toThrow(/online: expected a list/);
+    await expect(applyPasses(model, [{ name: "rotate", seed: -1 }])).rejects.toThrow(/seed: expected null/);
+  });
+});
+
 describe("the driver", () => {
   test("refuses unknown passes and options", async () => {
     const model = readModelBytes(encoderModel());
@@ -112,6 +198,14 @@ describeShared("passes on kjv-llama", modelPath("kjv-llama/kjv_llama.onnx"), (pa
     const notes = await applyPasses(model, ["fold-norm"], { verify: false });
     expect(notes).toEqual(["fold-norm: 9 of 9 norms folded into the products behind them"]);
     expect((await differenceFrom(reference, model)).relative).toBeLessThan(1e-5);
-    expect(modelLayers(model).length).toBeGreaterThan(29);
+  });
+
+  test("rotate, with nodes before the last products of each block", { timeout: 60_000 }, async () => {
+    const model = readModelBytes(new Uint8Array(readFileSync(path)));
+    const reference = await referenceRun(model);
+    const notes = await applyPasses(model, [{ name: "rotate", block: 128, online: ["*down_proj*"] }], { verify: false });
+    expect(notes.join("\n")).toContain("21 products read it, 8 write it, 1 tables");
+    expect(notes.join("\n")).toContain("4 pairs of value and output");
+    expect((await differenceFrom(reference, model)).relative).toBeLessThan(1e-5);
   });
 });

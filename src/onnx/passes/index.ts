@@ -11,10 +11,11 @@ import { layersOf } from "../primitives.ts";
 import type { Feeds } from "../verify/feeds.ts";
 import { differenceFrom, referenceRun, type Reference } from "./check.ts";
 import { foldNormPass } from "./fold-norm.ts";
+import { rotatePass } from "./rotate.ts";
 import type { LayerCalibration, Pass, PassContext, PassRequest, PassSettings } from "./types.ts";
 
 /** Passes in the order in which they are useful together. */
-export const PASSES: ReadonlyMap<string, Pass> = new Map([foldNormPass].map((pass) => [pass.name, pass]));
+export const PASSES: ReadonlyMap<string, Pass> = new Map([foldNormPass, rotatePass].map((pass) => [pass.name, pass]));
 
 export interface ApplyPassesOptions extends RunOptions {
   /** Statistics of layers' inputs, for the passes that look at data. */

@@ -167,7 +167,7 @@ function spelledNorm(context: PassContext, scope: Scope, mean: NodeProto): Norm 
   if (division.dividend !== square.x && (centered === null || again?.z !== centered.z)) return null;
   // Through a Cast of the mixed-precision exporters, to the gain.
   let value = division.normalized.output[0];
-  const core = [square.node, ...division.nodes];
+  const core = [square.node, ...division.nodes, ...[centered, again].flatMap((c) => (c === null ? [] : [c.node, c.mean]))];
   const cast = only(context, scope, value);
   if (cast?.opType === "Cast" && isDefaultDomain(cast)) value = cast.output[0];
   const gain = vectorBehind(context, scope, value, "Mul");
@@ -179,7 +179,7 @@ function spelledNorm(context: PassContext, scope: Scope, mean: NodeProto): Norm 
     inputs: [centered === null ? square.x : centered.z],
     sum: "",
     fused: null,
-    core,
+    core: [...new Set(core)],
     normalized: value,
     gain,
     bias: bias !== null && vectorSize(scope, bias.node.input[bias.input]) === size ? bias : null,
