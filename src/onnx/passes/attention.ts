@@ -40,8 +40,7 @@ export function layerThatMakes(context: PassContext, scope: Scope, name: string,
       const bias = [0, 1].find((i) => vectorSize(scope, node.input[i]) === rows);
       if (bias === undefined) return null;
       at = node.input[1 - bias];
-    } else if (node.opType === "Reshape" && at !== name) at = node.input[0];
-    else if (node.opType === "Reshape") at = node.input[0];
+    } else if (node.opType === "Reshape") at = node.input[0];
     else return null;
   }
   return null;
@@ -50,12 +49,10 @@ export function layerThatMakes(context: PassContext, scope: Scope, name: string,
 /** The value projection that an output projection reads through attention; null where that is not what is before it. */
 export function attentionValue(context: PassContext, output: ModelLayer): AttentionValue | null {
   const { scope } = output;
-  let joined = output.activation;
   // Exporters flatten the batch for Gemm: a second Reshape.
-  const flat = made(context, scope, joined, "Reshape");
+  const flat = made(context, scope, output.activation, "Reshape");
   if (flat === null) return null;
   const inner = made(context, scope, flat.input[0], "Reshape");
-  if (inner !== null) joined = inner.output[0];
   const join = inner ?? flat;
   const back = made(context, scope, join.input[0], "Transpose");
   if (back === null || !swapsHeads(back)) return null;
