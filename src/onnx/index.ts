@@ -26,3 +26,21 @@ export type { ConvertResult, QuantizeBytesOptions } from "./quantize.ts";
 export { verifyModels } from "./verify/verify.ts";
 export type { OutputComparison, VerifyOptions, VerifyReport } from "./verify/verify.ts";
 export type { FeedTensor, Feeds } from "./verify/feeds.ts";
+export { ALGORITHMS } from "./algorithms.ts";
+export type { Algorithm, AlgorithmInput, AlgorithmName, AlgorithmOptions } from "./algorithms.ts";
+export { decideWeights } from "./decide.ts";
+export type { DecidedWeight, DecideOptions, WeightBasis, WeightDecision } from "./decide.ts";
+export { calibrateModel, cutModel, modelValues, readFeeds } from "./calibrate/index.ts";
+export type {
+  BatchValues,
+  CalibrateModelOptions,
+  CalibrationData,
+  CollectOptions,
+  FeedsSource,
+  InputStatistics,
+  ModelCalibration,
+  ModelLayerStatistics,
+  ReadFeedsOptions,
+  RunnerOptions,
+  TextSource,
+} from "./calibrate/index.ts";

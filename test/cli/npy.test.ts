@@ -1,7 +1,8 @@
 // .npy files as inputs of `lowbit verify`: element types, shapes, versions, and what is refused.
 import { writeFileSync } from "node:fs";
 import { describe, expect, test } from "vitest";
-import { parseNpy, readFeeds } from "../../src/cli/inputs.ts";
+import { readFeeds } from "../../src/cli/inputs.ts";
+import { parseNpy } from "../../src/onnx/calibrate/npy.ts";
 import { npy, scratch } from "./run.ts";
 
 const dir = scratch();

@@ -1,0 +1,202 @@
+// Quantizers by name on the layers of a model: an algorithm is a name with options, or a function, and becomes a weight quantizer for each layer
+// from the statistics of its inputs. The order of work is in decide.ts.
+import { LowbitError } from "../../formats/core/errors.ts";
+import type { Format, PackedTensor } from "../../formats/core/types.ts";
+import { adaround, type AdaRoundOptions } from "../quantize/adaround.ts";
+import { awq, type AwqOptions } from "../quantize/awq.ts";
+import { gptq, type GptqOptions } from "../quantize/gptq.ts";
+import { hqq, type HqqOptions } from "../quantize/hqq.ts";
+import { dequantizeOriginal, mrgptq, type MrGptqOptions } from "../quantize/mrgptq.ts";
+import { refit, type DriftStatistics } from "../quantize/refit.ts";
+import { rtn, type RtnOptions } from "../quantize/rtn.ts";
+import type { AlgebraOptions } from "../quantize/simd.ts";
+import { outputError, type LayerStatistics } from "../quantize/statistics.ts";
+import type { WeightQuantizer } from "../tensor/quantize/index.ts";
+import { matrixView, readRows, type Tensor } from "../tensor/tensor.ts";
+import type { Layer } from "./layers.ts";
+
+export type AlgorithmName = "rtn" | "mse" | "hqq" | "awq" | "gptq" | "mrgptq" | "adaround" | "refit";
+
+/** What a quantizer can know of a layer (of one group of a grouped convolution). */
+export interface AlgorithmInput {
+  readonly layer: Layer;
+  readonly name: string;
+  readonly rows: number;
+  readonly k: number;
+  /** null without calibration data, and for layers that cannot be calibrated. */
+  readonly statistics: LayerStatistics | null;
+  /** The same over the batches held out. */
+  readonly heldOut: LayerStatistics | null;
+  /** Sequential: both inputs, of the float model and of the model quantized so far. */
+  readonly drift: DriftStatistics | null;
+}
+
+/** A name, a name with options of its quantizer, or a function that makes one for each layer. */
+export type Algorithm =
+  AlgorithmName | (AlgorithmOptions & { readonly name: AlgorithmName }) | ((layer: AlgorithmInput) => WeightQuantizer);
+
+/** Options of the quantizers of lowbit/quantize, without what calibration gives them. Each algorithm takes its own. */
+export type AlgorithmOptions = Partial<
+  Omit<RtnOptions, "signal" | "onProgress"> &
+    Omit<HqqOptions, "signal" | "onProgress"> &
+    Omit<AwqOptions, "statistics" | "name" | "search" | "signal" | "onProgress"> &
+    Omit<MrGptqOptions, "hessian" | "name" | "search" | "seed" | "signal" | "onProgress"> &
+    Omit<AdaRoundOptions, "hessian" | "name" | "search" | "signal" | "onProgress"> & {
+      readonly ridge: number;
+    }
+>;
+
+interface Row {
+  /** What must have been collected. */
+  readonly needs: "nothing" | "statistics" | "drift";
+  readonly options: readonly string[];
+  make(input: AlgorithmInput, options: AlgorithmOptions, shared: AlgebraOptions): WeightQuantizer;
+}
+
+const SCALES = ["scaleRule", "rangeRule"];
+const GPTQ = [...SCALES, "damp", "dampRetries", "blockSize", "actOrder", "staticGroups", "search", "groupScales", "minRows", "polish"];
+
+/** Dampings and orders that are tried on held-out data where none is given. */
+const DAMPS = [0.01, 0.05, 0.1];
+const ORDERS = [false, true];
+
+/** Of several quantizers the one whose weight has the least output error on held-out inputs. */
+function bestOf(candidates: readonly WeightQuantizer[], heldOut: LayerStatistics, shared: AlgebraOptions): WeightQuantizer {
+  if (candidates.length === 1) return candidates[0];
+  return {
+    algorithm: candidates[0].algorithm,
+    quantizeWeight(weight: Tensor, format: Format): PackedTensor {
+      const view = matrixView(weight);
+      const w = new Float64Array(view.rows * view.k);
+      readRows(view, 0, view.rows, w);
+      let best: { packed: PackedTensor; error: number } | undefined;
+      for (const candidate of candidates) {
+        const packed = candidate.quantizeWeight(weight, format);
+        const error = outputError(w, dequantizeOriginal(packed), view.rows, heldOut.hessian!, shared);
+        if (best === undefined || error < best.error) best = { packed, error };
+      }
+      return { ...best!.packed, recipe: { ...best!.packed.recipe, chosenOf: candidates.length } };
+    },
+  };
+}
+
+/** GPTQ in every damping and order that is open; opaque formats have no order. */
+function gptqFamily(
+  make: (options: GptqOptions) => WeightQuantizer,
+  input: AlgorithmInput,
+  options: AlgorithmOptions,
+  shared: AlgebraOptions,
+): WeightQuantizer {
+  const base = { ...options, ...shared, hessian: input.statistics!, name: input.name } as GptqOptions;
+  const { heldOut } = input;
+  const open = heldOut !== null && heldOut.hessian !== null;
+  const damps = options.damp === undefined && open ? DAMPS : [options.damp];
+  const orders = options.actOrder === undefined && options.staticGroups === undefined && open ? ORDERS : [options.actOrder];
+  const variant = (damp: number | undefined, actOrder: boolean | undefined): WeightQuantizer =>
+    make({ ...base, ...(damp === undefined ? {} : { damp }), ...(actOrder === undefined ? {} : { actOrder }) });
+  const all = damps.flatMap((damp) => orders.map((actOrder) => variant(damp, actOrder)));
+  const natural = damps.map((damp) => variant(damp, orders[0]));
+  return {
+    algorithm: all[0].algorithm,
+    quantizeWeight: (weight, format) =>
+      (open ? bestOf(format.kind === "opaque" ? natural : all, heldOut, shared) : all[0]).quantizeWeight(weight, format),
+  };
+}
+
+const ROWS: ReadonlyMap<string, Row> = new Map<AlgorithmName, Row>([
+  ["rtn", { needs: "nothing", options: [...SCALES, "search", "rounding", "overflow", "seed"], make: (_, o) => rtn(o as RtnOptions) }],
+  [
+    "mse",
+    {
+      needs: "nothing",
+      options: [...SCALES, "search"],
+      make: (_, o) => {
+        const searched = rtn({ search: { method: "mse" }, ...o } as RtnOptions);
+        // Formats without scales of their own to search (scalars, ggml blocks) are rounded to nearest.
+        return {
+          algorithm: "mse",
+          quantizeWeight: (w, f) => (f.kind === "block" && f.offset?.role !== "min" ? searched : rtn()).quantizeWeight(w, f),
+        };
+      },
+    },
+  ],
+  ["hqq", { needs: "nothing", options: ["norm", "beta", "kappa", "iterations"], make: (_, o) => hqq(o) }],
+  [
+    "awq",
+    {
+      needs: "statistics",
+      options: ["grid", "search"],
+      make: (i, o, s) => awq({ ...o, ...s, statistics: i.statistics!, name: i.name } as AwqOptions),
+    },
+  ],
+  ["gptq", { needs: "statistics", options: GPTQ, make: (i, o, s) => gptqFamily(gptq, i, o, s) }],
+  [
+    "mrgptq",
+    { needs: "statistics", options: [...GPTQ, "block", "seed"], make: (i, o, s) => gptqFamily((p) => mrgptq(p as MrGptqOptions), i, o, s) },
+  ],
+  [
+    "adaround",
+    {
+      needs: "statistics",
+      options: [...SCALES, "iterations", "learningRate", "lambda", "search", "minRows"],
+      make: (i, o, s) => adaround({ ...o, ...s, hessian: i.statistics!, name: i.name } as AdaRoundOptions),
+    },
+  ],
+  [
+    "refit",
+    {
+      needs: "drift",
+      options: [...GPTQ, "ridge"],
+      make: (i, { ridge, ...o }, s) =>
+        refit({
+          drift: i.drift!,
+          quantizer: gptqFamily(gptq, i, o, s),
+          name: i.name,
+          ...s,
+          ...(ridge === undefined ? {} : { ridge }),
+          ...(o.minRows === undefined ? {} : { minRows: o.minRows }),
+        }),
+    },
+  ],
+]);
+
+export const ALGORITHMS: readonly string[] = [...ROWS.keys()];
+
+/** An algorithm ready for layers. */
+export interface ResolvedAlgorithm {
+  readonly name: string;
+  readonly needs: "nothing" | "statistics" | "drift";
+  /** Takes statistics where they are there (a function does not say what it needs). */
+  readonly takes: boolean;
+  make(input: AlgorithmInput, shared: AlgebraOptions): WeightQuantizer;
+}
+
+/** @throws RangeError for an unknown name, TypeError for an option that the algorithm does not have */
+export function resolveAlgorithm(algorithm: Algorithm): ResolvedAlgorithm {
+  if (typeof algorithm === "function") return { name: "function", needs: "nothing", takes: true, make: (input) => algorithm(input) };
+  const { name, ...options } = typeof algorithm === "string" ? { name: algorithm } : algorithm;
+  const row = ROWS.get(name);
+  if (row === undefined)
+    throw new RangeError(`algorithm: expected one of ${ALGORITHMS.join(", ")}, or a function, got ${JSON.stringify(name)}.`);
+  for (const key of Object.keys(options))
+    if (!row.options.includes(key))
+      throw new TypeError(`algorithm ${name}: expected options of ${row.options.join(", ")}, got ${JSON.stringify(key)}.`);
+  return {
+    name,
+    needs: row.needs,
+    takes: row.needs !== "nothing",
+    make(input, shared) {
+      if (row.needs !== "nothing" && input.statistics === null)
+        throw new LowbitError(
+          "E_CALIBRATION",
+          `layer ${input.name}: expected statistics of its inputs for ${name}, got none. Give calibration data, or an algorithm without (rtn, mse, hqq).`,
+        );
+      if (row.needs === "drift" && input.drift === null)
+        throw new LowbitError(
+          "E_CALIBRATION",
+          `layer ${input.name}: expected ${name} with sequential calibration, got one-shot. Set sequential.`,
+        );
+      return row.make(input, options as AlgorithmOptions, shared);
+    },
+  };
+}

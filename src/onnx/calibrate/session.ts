@@ -1,0 +1,92 @@
+// onnxruntime-node for calibration: the optional peer, imported when it is needed, and the little of its API that is used. Node only.
+import { LowbitError } from "../../../formats/core/errors.ts";
+import { halfTable } from "../file/half.ts";
+import type { FeedTensor, Feeds } from "../verify/feeds.ts";
+
+/** A value as the runtime gives it; `data` is missing for sequences and maps. */
+export interface RuntimeTensor {
+  readonly type: string;
+  readonly data?: FeedTensor["data"];
+  readonly dims: readonly number[];
+}
+
+export interface Session {
+  run(feeds: Feeds, fetches: readonly string[]): Promise<Record<string, RuntimeTensor>>;
+  release(): Promise<void>;
+}
+
+interface Runtime {
+  readonly InferenceSession: {
+    create(
+      model: string | Uint8Array,
+      options?: object,
+    ): Promise<{
+      run(feeds: Record<string, unknown>, fetches: readonly string[]): Promise<Record<string, RuntimeTensor>>;
+      release(): Promise<void>;
+    }>;
+  };
+  readonly Tensor: new (type: string, data: unknown, dims: readonly number[]) => unknown;
+}
+
+const PACKAGE = "onnxruntime-node";
+
+async function loadRuntime(): Promise<Runtime> {
+  try {
+    // A variable, so that bundlers leave the optional peer alone.
+    const name = PACKAGE;
+    const module = (await import(/* @vite-ignore */ name)) as Runtime & { default?: Runtime };
+    return module.InferenceSession === undefined ? module.default! : module;
+  } catch (cause) {
+    throw new LowbitError(
+      "E_RUNTIME",
+      `calibration: expected the package ${PACKAGE}, got ${(cause as Error).message.split("\n")[0]}. Install it: npm install ${PACKAGE}`,
+      { cause },
+    );
+  }
+}
+
+export const describeFeeds = (feeds: Feeds): string =>
+  Object.entries(feeds)
+    .map(([name, feed]) => `${name} ${feed.type}[${feed.dims.join(", ")}]`)
+    .join("; ");
+
+/** Opens a model for runs. @param model a path, or bytes @throws LowbitError E_RUNTIME */
+export async function openSession(model: string | Uint8Array, label: string, threads?: number): Promise<Session> {
+  const runtime = await loadRuntime();
+  const opened = await runtime.InferenceSession.create(model, {
+    logSeverityLevel: 4,
+    ...(threads === undefined ? {} : { intraOpNumThreads: threads }),
+  }).catch((cause: unknown) => {
+    throw new LowbitError(
+      "E_RUNTIME",
+      `${label}: expected a model that onnxruntime loads, got ${(cause as Error).message}. Check the model with lowbit inspect.`,
+      { cause },
+    );
+  });
+  return {
+    async run(feeds, fetches) {
+      try {
+        const tensors = Object.entries(feeds).map(([name, feed]) => [name, new runtime.Tensor(feed.type, feed.data, feed.dims)]);
+        return await opened.run(Object.fromEntries(tensors) as Record<string, unknown>, fetches);
+      } catch (cause) {
+        throw new LowbitError(
+          "E_RUNTIME",
+          `${label}: expected a run with inputs ${describeFeeds(feeds)}, got ${(cause as Error).message}. Give calibration data of sizes that the model takes.`,
+          { cause },
+        );
+      }
+    },
+    release: () => opened.release(),
+  };
+}
+
+/** The numbers of a float value as float32; null for other types. */
+export function floatValues(value: RuntimeTensor): Float32Array | null {
+  const { data } = value;
+  if (data instanceof Float32Array) return data;
+  if (data instanceof Float64Array) return Float32Array.from(data);
+  if (value.type !== "float16" || data === undefined) return null;
+  const table = halfTable();
+  // Some runtimes return Float16Array (values), others codes.
+  return data instanceof Uint16Array ? Float32Array.from(data, (code) => table[code]) : Float32Array.from(data as ArrayLike<number>);
+}

@@ -1,0 +1,294 @@
+// decideWeights: the packed weight of every chosen layer of a model, by any algorithm, from calibration data. Nothing in the model changes. One-shot: all
+// layers see the inputs of the float model. Sequential: front to back, each layer sees the inputs of the model quantized so far; layers that share
+// an input go together.
+import { clone } from "@bufbuild/protobuf";
+import { LowbitError } from "../../formats/core/errors.ts";
+import type { Format, PackedTensor, ScaleLevel } from "../../formats/core/types.ts";
+import { dequantizeOriginal } from "../quantize/mrgptq.ts";
+import { correctDriftBias } from "../quantize/refit.ts";
+import { outputError } from "../quantize/statistics.ts";
+import { quantize } from "../tensor/quantize/index.ts";
+import { resolveAlgorithm, type Algorithm, type AlgorithmInput, type ResolvedAlgorithm } from "./algorithms.ts";
+import { readFeeds, type CalibrationData } from "./calibrate/sources.ts";
+import {
+  collect,
+  collectPasses,
+  heldOutBatches,
+  inputGroups,
+  passesOf,
+  type CollectOptions,
+  type InputGroup,
+  type InputStatistics,
+} from "./calibrate/statistics.ts";
+import { modelRunner } from "./calibrate/taps.ts";
+import { checkAborted, pause } from "./file/files.ts";
+import { ModelProtoSchema } from "./file/gen/onnx_pb.ts";
+import type { OnnxModel } from "./file/model.ts";
+import { readFloats } from "./file/values.ts";
+import { payloadStore, type PayloadStore } from "./file/source.ts";
+import { attributeFloat } from "./graph/graph.ts";
+import type { Layer } from "./layers.ts";
+import { toMatrix, weightLayout, type WeightLayout } from "./matrix.ts";
+import { modelLayers, readBias, takesBias, writeBias, writeWeight } from "./primitives.ts";
+import type { Feeds } from "./verify/feeds.ts";
+
+/** What becomes of a layer's weight. */
+export interface WeightDecision {
+  readonly format: Format;
+  readonly algorithm: Algorithm;
+}
+
+/** A weight quantized: [rows, k], k contracted (Conv: [out channels, the rest]). */
+export interface DecidedWeight {
+  readonly packed: PackedTensor;
+  /** Sums of w^2 and of (w - w')^2. */
+  readonly signal: number;
+  readonly noise: number;
+  /** 10 log10 of signal over error of the layer's output, on batches held out (without any, on all); absent without data. */
+  readonly outputSqnr?: number;
+  /** Sequential: what to add to the bias of each output, so that its mean is that of the float model. */
+  readonly biasShift?: Float64Array<ArrayBuffer>;
+}
+
+/** A basis other than the model's, in which a packed weight may be: the recipe says which. */
+export type WeightBasis = "rotation" | "channelScales";
+
+export interface DecideOptions extends CollectOptions {
+  /** Each layer sees the inputs of the model quantized so far; default false. */
+  readonly sequential?: boolean;
+  /** Sequential: shift biases so that means of outputs stay; default true. Outputs say by how much. */
+  readonly biasCorrection?: boolean;
+  /** Bases that the target can undo (`recipe.rotation`, `recipe.channelScales`); a weight in another one is refused. Default: none. */
+  readonly undoes?: readonly WeightBasis[];
+  /** Batches of the data, at most. */
+  readonly maxBatches?: number;
+}
+
+interface Job {
+  readonly layer: Layer;
+  readonly format: Format;
+  readonly algorithm: ResolvedAlgorithm;
+}
+
+/**
+ * Quantizes the weights of layers. Layers that cannot be calibrated (embeddings, layers inside If and Loop) must have an algorithm without data.
+ * @param decide format and algorithm of a layer
+ * @param calibration data, needed by every algorithm that looks at inputs
+ * @throws LowbitError E_CALIBRATION where data are missing, do not fit or a layer cannot have statistics, naming the layer; E_UNSUPPORTED, E_VALUE, E_RUNTIME, E_ABORTED; TypeError and RangeError for options
+ * @example const packed = await decideWeights(model, modelLayers(model), () => ({ format: format("int4_b32"), algorithm: "gptq" }), "data.npz");
+ */
+export async function decideWeights(
+  model: OnnxModel,
+  layers: readonly Layer[],
+  decide: (layer: Layer) => WeightDecision,
+  calibration?: CalibrationData,
+  options: DecideOptions = {},
+): Promise<Map<Layer, DecidedWeight>> {
+  const jobs = layers.map((layer): Job => {
+    const { format, algorithm } = decide(layer);
+    return { layer, format, algorithm: resolveAlgorithm(algorithm) };
+  });
+  const looking = jobs.filter((job) => job.algorithm.takes);
+  const { groups, refused } = inputGroups(
+    model,
+    looking.map((job) => job.layer),
+  );
+  for (const job of looking) checkCalibrated(job, refused.get(job.layer), calibration !== undefined);
+  const out = new Map<Layer, DecidedWeight>();
+  const byLayer = new Map(jobs.map((job) => [job.layer, job]));
+  const sequential = options.sequential ?? looking.some((job) => job.algorithm.needs === "drift");
+  if (groups.length > 0 && calibration !== undefined) {
+    const { maxBatches, signal } = options;
+    const feeds = await readFeeds(model, calibration, {
+      ...(maxBatches === undefined ? {} : { maxBatches }),
+      ...(signal === undefined ? {} : { signal }),
+    });
+    if (sequential) await decideInSequence(model, feeds, groups, byLayer, options, out);
+    else
+      for await (const pass of collectPasses(model, feeds, groups, options))
+        for (const [group, statistics] of pass)
+          for (const layer of group.layers) out.set(layer, await quantizeLayer(model, byLayer.get(layer)!, statistics, options));
+  }
+  for (const job of jobs) if (!out.has(job.layer)) out.set(job.layer, await quantizeLayer(model, job, null, options));
+  return out;
+}
+
+function checkCalibrated({ layer, algorithm }: Job, reason: string | undefined, hasData: boolean): void {
+  if (algorithm.needs === "nothing") return;
+  if (!hasData)
+    throw new LowbitError(
+      "E_CALIBRATION",
+      `layer ${layer.name}: expected calibration data for ${algorithm.name}, got none. Give them (--calibrate), or take an algorithm without (rtn, mse, hqq).`,
+    );
+  if (reason !== undefined)
+    throw new LowbitError(
+      "E_CALIBRATION",
+      `layer ${layer.name}: expected inputs that calibration can look at for ${algorithm.name}, got none: ${reason}. Give the layer an algorithm without data (rtn, mse, hqq), or leave it out.`,
+    );
+}
+
+/** The weight as it multiplies (Gemm's alpha in it), row-major. */
+function readLayer(model: OnnxModel, layer: Layer, layout: WeightLayout): Float64Array<ArrayBuffer> {
+  const values = toMatrix(readFloats(model, layer.weight!.tensor), layout);
+  const alpha = layer.node.opType === "Gemm" ? Math.fround(attributeFloat(layer.node, "alpha", 1)) : 1;
+  const at = values.findIndex((value) => !Number.isFinite(value));
+  if (at >= 0)
+    throw new LowbitError(
+      "E_VALUE",
+      `layer ${layer.name}: expected finite weights, got ${values[at]} in row ${Math.floor(at / layout.k)}. Repair the model, or leave the layer out.`,
+    );
+  return alpha === 1 ? values : values.map((value) => Math.fround(value * alpha));
+}
+
+async function quantizeLayer(
+  model: OnnxModel,
+  job: Job,
+  statistics: InputStatistics | null,
+  options: DecideOptions,
+): Promise<DecidedWeight> {
+  await pause();
+  checkAborted(options.signal);
+  const { layer, format, algorithm } = job;
+  const layout = weightLayout(layer);
+  const { rows, k } = layout;
+  const w = readLayer(model, layer, layout);
+  const shared = options.backend === undefined ? {} : { backend: options.backend };
+  const parts = statistics?.statistics.length ?? 1;
+  const each = rows / parts;
+  const made: PackedTensor[] = [];
+  for (let g = 0; g < parts; g++) {
+    const input: AlgorithmInput = {
+      layer,
+      name: layer.name,
+      rows: each,
+      k,
+      statistics: statistics?.statistics[g] ?? null,
+      heldOut: statistics?.heldOut?.[g] ?? null,
+      drift: statistics?.drift?.[g] ?? null,
+    };
+    const part = { data: w.subarray(g * each * k, (g + 1) * each * k), shape: [each, k], stride: [k, 1], offset: 0 };
+    made.push(quantize(part, format, algorithm.make(input, shared)));
+  }
+  const packed = joinRows(made, layer.name);
+  for (const basis of ["rotation", "channelScales"] as const)
+    if (packed.recipe[basis] !== undefined && !(options.undoes ?? []).includes(basis))
+      throw new LowbitError(
+        "E_UNSUPPORTED",
+        `layer ${layer.name}: expected an algorithm that keeps the model's basis, got ${algorithm.name}, whose weight needs its ${basis} undone, which this target cannot. Take gptq, or a target that can.`,
+      );
+  return measure(w, packed, layout, statistics, options);
+}
+
+function measure(
+  w: Float64Array<ArrayBuffer>,
+  packed: PackedTensor,
+  { rows, k, rowSpan }: WeightLayout,
+  statistics: InputStatistics | null,
+  options: DecideOptions,
+): DecidedWeight {
+  const values = dequantizeOriginal(packed);
+  let [signal, noise] = [0, 0];
+  for (let i = 0; i < w.length; i++) {
+    signal += w[i] * w[i];
+    noise += (w[i] - values[i]) ** 2;
+  }
+  if (statistics === null) return { packed, signal, noise };
+  const judges = statistics.heldOut ?? statistics.statistics;
+  const each = rows / judges.length;
+  const zero = new Float64Array(each * k);
+  let [out, error] = [0, 0];
+  const shift = new Float64Array(rows);
+  judges.forEach((judge, g) => {
+    if (judge.hessian === null) return;
+    const part = w.subarray(g * each * k, (g + 1) * each * k);
+    const q = values.subarray(g * each * k, (g + 1) * each * k);
+    out += outputError(part, zero, each, judge.hessian);
+    error += outputError(part, q, each, judge.hessian);
+    const drift = statistics.drift?.[g];
+    if (drift !== undefined) shift.set(correctDriftBias({ weight: part, rows: each, k }, q, drift), g * each);
+  });
+  const outputSqnr = error === 0 ? Infinity : 10 * Math.log10(out / error);
+  // A transposed convolution has a bias for several rows.
+  const shifts = statistics.drift !== null && rowSpan === 1 && (options.biasCorrection ?? true);
+  return { packed, signal, noise, outputSqnr, ...(shifts ? { biasShift: shift } : {}) };
+}
+
+/** Packed tensors one below the other. @throws LowbitError E_UNSUPPORTED where a scale covers rows of several */
+function joinRows(parts: readonly PackedTensor[], name: string): PackedTensor {
+  const [first] = parts;
+  if (parts.length === 1) return first;
+  const { format } = first;
+  const levels: ScaleLevel[] = format.kind === "block" ? [...format.scales, ...(format.offset?.levels ?? [])] : [];
+  const apart = ({ span }: ScaleLevel): boolean =>
+    Array.isArray(span) ? first.rows % (span as readonly number[])[0] === 0 : span !== "tensor";
+  if (!levels.every(apart))
+    throw new LowbitError(
+      "E_UNSUPPORTED",
+      `layer ${name}: expected a format whose scales stay within one of its ${parts.length} groups, got ${format.name}. Take a format with blocks or rows only, or an algorithm without data.`,
+    );
+  const join = (plane: "codes" | "scales" | "superScales" | "offsets"): Uint8Array | null => {
+    if (first[plane] === null) return null;
+    const out = new Uint8Array(parts.reduce((n, part) => n + part[plane]!.length, 0));
+    let at = 0;
+    for (const part of parts) {
+      out.set(part[plane]!, at);
+      at += part[plane]!.length;
+    }
+    return out;
+  };
+  const rows = parts.reduce((n, part) => n + part.rows, 0);
+  return {
+    ...first,
+    shape: [rows, ...first.shape.slice(1)],
+    rows,
+    codes: join("codes")!,
+    scales: join("scales"),
+    superScales: join("superScales"),
+    offsets: join("offsets"),
+  };
+}
+
+/** A copy of a model whose weights can be written; the payloads of the original stay where they are, new ones are dropped with the copy. */
+function workingCopy(model: OnnxModel): OnnxModel {
+  const own = payloadStore();
+  const payloads: PayloadStore = { ...own, get: (raw) => own.get(raw) ?? model.payloads.get(raw) };
+  return { ...model, payloads, proto: clone(ModelProtoSchema, model.proto) };
+}
+
+/** Layer by layer through the model, quantized so far, and the float model beside it. */
+async function decideInSequence(
+  model: OnnxModel,
+  feeds: readonly Feeds[],
+  groups: readonly InputGroup[],
+  jobs: ReadonlyMap<Layer, Job>,
+  options: DecideOptions,
+  out: Map<Layer, DecidedWeight>,
+): Promise<void> {
+  const copy = workingCopy(model);
+  const places = new Map(modelLayers(model).map((layer, i) => [layer.node, i]));
+  const copies = modelLayers(copy);
+  const { threads, signal } = options;
+  const [quantized, float] = [modelRunner(copy, feeds, { threads, signal }), modelRunner(model, feeds, { threads, signal })];
+  // Each group alone must fit: drift takes two matrices.
+  passesOf(groups, options.memory ?? 2 ** 31, heldOutBatches(feeds.length, options.holdOut).size > 0 ? 3 : 2);
+  for (const [i, group] of groups.entries()) {
+    const later = groups.slice(i + 1).map((next) => next.input);
+    const statistics = (await collect(quantized, [group], options, later, float)).get(group)!;
+    for (const layer of group.layers) {
+      const decided = await quantizeLayer(model, jobs.get(layer)!, statistics, options);
+      out.set(layer, decided);
+      const target = copies[places.get(layer.node)!];
+      const alpha = layer.node.opType === "Gemm" ? Math.fround(attributeFloat(layer.node, "alpha", 1)) : 1;
+      const values = dequantizeOriginal(decided.packed);
+      writeWeight(copy, target, alpha === 1 ? values : values.map((value) => value / alpha));
+      if (decided.biasShift === undefined) continue;
+      if (!takesBias(target))
+        out.set(layer, { packed: decided.packed, signal: decided.signal, noise: decided.noise, outputSqnr: decided.outputSqnr! });
+      else writeBias(copy, target, shifted(readBias(copy, target), decided.biasShift));
+    }
+  }
+}
+
+function shifted(bias: Float64Array | null, shift: Float64Array): Float64Array {
+  return shift.map((value, i) => value + (bias?.[i] ?? 0));
+}
