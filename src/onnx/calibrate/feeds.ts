@@ -177,7 +177,9 @@ export function* sampleFeeds(arrays: ReadonlyMap<string, FeedTensor>, inputs: re
   const cut = entries.filter((entry) => entry.samples === most);
   const each = Math.max(1, ...cut.map((entry) => entry.tensor.data.length / most));
   const fixed = cut.find((entry) => entry.fixed !== undefined)?.fixed;
-  const size = cut.some((entry) => !entry.batched) ? 1 : (fixed ?? Math.max(1, Math.min(BATCH_MAX, most, Math.floor(BATCH_ELEMENTS / each))));
+  const size = cut.some((entry) => !entry.batched)
+    ? 1
+    : (fixed ?? Math.max(1, Math.min(BATCH_MAX, most, Math.floor(BATCH_ELEMENTS / each))));
   if (size < 1 || most < size) throw complain(at, `at least ${size} samples, the batch of the model`, String(most), "Give more samples.");
   for (let from = 0; from < most; from += size) {
     const count = Math.min(size, most - from);
