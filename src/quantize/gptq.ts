@@ -7,8 +7,9 @@ import type { Format, OpaqueFormat, PackedTensor, QuantConfig } from "../../form
 import type { Tensor } from "../tensor/tensor.ts";
 import { BlockGrid, columnFormat, weightMatrix, type ScaleOptions, type WeightMatrix } from "./grid.ts";
 import { factorScratch, gptqFactorSteps, type Algebra } from "./linalg.ts";
-import { openAlgebra, threadsOf, type AlgebraOptions, type OpenAlgebra } from "./simd.ts";
+import { algebraFor, openAlgebra, threadsOf, type AlgebraOptions, type OpenAlgebra } from "./simd.ts";
 import { OpaqueColumns } from "./opaque.ts";
+import { polish } from "./polish.ts";
 import { scaleRecipe } from "./rtn.ts";
 import { resolveSearch, searchScales, searchSteps, type ScaleSearch } from "./search.ts";
 import type { LayerStatistics } from "./statistics.ts";
@@ -34,11 +35,14 @@ export interface GptqOptions extends ScaleOptions, RunOptions, AlgebraOptions {
   readonly groupScales?: "current" | "blockStart";
   /** Fewest calibration tokens accepted; default k / 8 rounded up. Only known with statistics. */
   readonly minRows?: number;
+  /** Afterwards codes and scales are improved in turn on the same objective, in this many passes (true: 4); default none. Opaque formats have none. */
+  readonly polish?: boolean | number;
   /** Layer name for messages. */
   readonly name?: string;
 }
 
 interface Resolved {
+  readonly polish: number;
   readonly damp: number;
   readonly dampRetries: number;
   readonly blockSize: number;
@@ -55,12 +59,14 @@ function resolve(o: GptqOptions): Resolved {
     actOrder: o.actOrder ?? false,
     staticGroups: o.staticGroups ?? o.actOrder ?? false,
     groupScales: o.groupScales ?? "current",
+    polish: o.polish === true ? 4 : Number(o.polish ?? 0),
   } as const;
   const bad = (what: string, expected: string, got: unknown) => new RangeError(`gptq ${what}: expected ${expected}, got ${String(got)}.`);
   if (!(r.damp >= 0 && r.damp < Infinity)) throw bad("damp", "a number >= 0", r.damp);
   if (!(Number.isInteger(r.dampRetries) && r.dampRetries >= 0 && r.dampRetries <= 10)) throw bad("dampRetries", "0..10", r.dampRetries);
   if (!(Number.isInteger(r.blockSize) && r.blockSize >= 1)) throw bad("blockSize", "a positive integer", r.blockSize);
   if (r.groupScales !== "current" && r.groupScales !== "blockStart") throw bad("groupScales", `"current" or "blockStart"`, r.groupScales);
+  if (!(Number.isInteger(r.polish) && r.polish >= 0 && r.polish <= 100)) throw bad("polish", "true, or passes 0..100", o.polish);
   if (o.search) resolveSearch(o.search);
   return r;
 }
@@ -146,11 +152,31 @@ function* gptqSteps(weight: Tensor, format: Format, o: GptqOptions, r: Resolved)
     const { codes, loss } = yield* spread({ rows, k, columns, order, wt, factor, errors: scratch, algebra }, o, r);
     if (!Number.isFinite(loss))
       throw new LowbitError("E_CALIBRATION", `gptq${at}: expected a finite error, got ${loss}. Is the Hessian's range beyond float64?`);
+    const { polish: passes, ...resolved } = r;
+    let polished: { before: number; after: number } | null = null;
+    if (passes > 0 && columns.grid !== null) {
+      // The weight once more: its columns were changed on the way. Dead inputs stay 0.
+      const original = weightMatrix(weight, `gptq${at}`);
+      const { diagonal: d } = prepare(source, original, false, at);
+      const mean = d.reduce((sum, v) => sum + v, 0) / k;
+      const { product } = algebraFor(o, `gptq${at}`);
+      polished = yield* polish({
+        grid: columns.grid,
+        codes,
+        weight: original.data,
+        hessian: source,
+        damp: damp * mean,
+        product,
+        passes,
+        name: o.name,
+      });
+    }
     return columns.pack(codes, shape, {
       version: 1,
       algorithm: "gptq",
       ...scaleRecipe(format, o),
-      ...r,
+      ...resolved,
+      ...(polished === null ? {} : { polish: { passes, errorKept: polished.before > 0 ? polished.after / polished.before : 1 } }),
       ...(o.search ? { search: resolveSearch(o.search) } : {}),
       dampUsed: damp,
       deadInputs: dead,
@@ -166,6 +192,8 @@ function* gptqSteps(weight: Tensor, format: Format, o: GptqOptions, r: Resolved)
 /** The columns of a format: how they are rounded, and packed at the end. */
 interface Columns {
   readonly bits: number;
+  /** The scales, where the format has columns of its own. */
+  readonly grid: BlockGrid | null;
   /** Columns of a group whose scales are taken from the weights when it is reached; 0 where they are known before. */
   readonly dynamic: number;
   /** Scales of the group that starts with column i. */
@@ -188,6 +216,7 @@ function* blockColumns(format: Format, w: WeightMatrix, o: GptqOptions, r: Resol
   if (o.search && !dynamic) yield* searchSteps(grid, w.data, 0, w.k, o.search, null, o.name);
   return {
     bits: grid.element.bits,
+    grid,
     dynamic: dynamic ? grid.cells.k : 0,
     fill: (wt, i) => fillGroup(grid, wt, i, o.search),
     quantizeColumn: (j, x, xAt, codes, values) => grid.quantizeColumn(j, x, xAt, codes, values),
@@ -213,6 +242,7 @@ function opaqueColumns(format: OpaqueFormat, rows: number, k: number, o: GptqOpt
   const own = new OpaqueColumns(format, rows, k);
   return {
     bits: own.bits,
+    grid: null,
     dynamic: own.span,
     fill: (wt, i) => own.fill(wt, i),
     quantizeColumn: (j, x, xAt, codes, values) => own.quantizeColumn(j, x, xAt, codes, values),

@@ -7,22 +7,12 @@ import type { FeedTensor, Feeds, InputMetadata } from "../verify/feeds.ts";
 import { checkFeeds, modelInputs, nestedFeed, sampleFeeds } from "./feeds.ts";
 import { nodeFs, nodePath, nodeUrl, readFile } from "./node.ts";
 import { parseNpy, parseNpz, parseSafetensors } from "./npy.ts";
-import { textFeeds } from "./text.ts";
+import { textFeeds, type TextSource } from "./text.ts";
+
+export type { TextSource } from "./text.ts";
 
 /** Feeds, or what makes them. */
 export type FeedsSource = Iterable<Feeds> | AsyncIterable<Feeds> | (() => FeedsSource | Promise<FeedsSource>);
-
-/** Text for language models. */
-export interface TextSource {
-  /** A path to plain text, or to .jsonl with a "text" in each line. */
-  readonly text: string;
-  /** A path to tokenizer.json; default: that beside the text. */
-  readonly tokenizer?: string;
-  /** Tokens in a window; default 256, or what the model fixes. */
-  readonly window?: number;
-  /** Windows at most, taken evenly over the text; default 128. */
-  readonly windows?: number;
-}
 
 /**
  * Calibration data: a path (.npz, .npy, .safetensors, .jsonl, .txt, .mjs or .js, a folder), text with its tokenizer, or feeds `{ inputName: { type, data, dims } }`

@@ -3,7 +3,18 @@ import { LowbitError } from "../../../formats/core/errors.ts";
 import { inputDims, type FeedTensor, type Feeds, type InputMetadata } from "../verify/feeds.ts";
 import { convertTensor } from "./feeds.ts";
 import { nodeFs, nodePath, readFile } from "./node.ts";
-import type { TextSource } from "./sources.ts";
+
+/** Text for language models. */
+export interface TextSource {
+  /** A path to plain text, or to .jsonl with a "text" in each line. */
+  readonly text: string;
+  /** A path to tokenizer.json; default: that beside the text. */
+  readonly tokenizer?: string;
+  /** Tokens in a window; default 256, or what the model fixes. */
+  readonly window?: number;
+  /** Windows at most, taken evenly over the text; default 128. */
+  readonly windows?: number;
+}
 
 const PACKAGE = "@huggingface/tokenizers";
 const WINDOW = 256;
