@@ -32,7 +32,7 @@ export function size(bytes: number): string {
 }
 
 export const decibels = (db: number | null): string =>
-  db === null ? "" : Number.isFinite(db) ? db.toFixed(1).replace(/^-(0\.0)$/, "$1") : db > 0 ? "exact" : "-inf";
+  db === null || Number.isNaN(db) ? "" : Number.isFinite(db) ? db.toFixed(1).replace(/^-(0\.0)$/, "$1") : db > 0 ? "exact" : "-inf";
 
 export const shape = (dims: readonly (number | string)[]): string => (dims.length === 0 ? "" : dims.join("x"));
 

@@ -24,7 +24,10 @@ export type {
 export { convertModel, quantizeModel, quantizeModelBytes } from "./quantize.ts";
 export type { ConvertResult, QuantizeBytesOptions } from "./quantize.ts";
 export { verifyModels } from "./verify/verify.ts";
-export type { OutputComparison, VerifyOptions, VerifyReport } from "./verify/verify.ts";
+export type { VerifyOptions, VerifyReport } from "./verify/verify.ts";
+export type { Agreement, NoEvidence, OutputComparison } from "./verify/compare.ts";
+export type { Judgement } from "./verify/judge.ts";
+export type { OutputKind } from "./verify/kinds.ts";
 export type { FeedTensor, Feeds } from "./verify/feeds.ts";
 export { ALGORITHMS } from "./algorithms.ts";
 export type { Algorithm, AlgorithmInput, AlgorithmName, AlgorithmOptions } from "./algorithms.ts";

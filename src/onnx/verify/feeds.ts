@@ -75,14 +75,14 @@ export function randomSource(seed: number): () => number {
 
 /**
  * Sizes of an input's dims. A number stays; `dims` decides by the symbolic name or "input:axis"; names with "batch" (and unnamed first dims)
- * are 1, with "past" 0; sums of names are added up; every other symbolic size is `size`.
+ * are 1, with "past" `past`; sums of names are added up; every other symbolic size is `size`.
  */
-export function inputDims(input: InputMetadata, dims: Readonly<Record<string, number>>, size: number): number[] {
+export function inputDims(input: InputMetadata, dims: Readonly<Record<string, number>>, size: number, past = 0): number[] {
   const byName = (name: string, axis: number): number => {
     const given = dims[name] ?? dims[`${input.name}:${axis}`];
     if (given !== undefined) return given;
     if (/^\d+$/.test(name)) return Number(name);
-    if (/past/i.test(name)) return 0;
+    if (/past/i.test(name)) return past;
     if (/batch/i.test(name) || axis === 0) return 1;
     return size;
   };
@@ -94,11 +94,35 @@ export function inputDims(input: InputMetadata, dims: Readonly<Record<string, nu
   });
 }
 
-/** Values for one input: floats are standard normal, indices valid, masks all ones, other integers 0 or 1. */
-export function randomTensor(input: InputMetadata, dims: readonly number[], hint: InputHint | undefined, random: () => number): FeedTensor {
+/** A bool of one element that switches something; masks of one element are masks. */
+export const isFlag = (input: InputMetadata, dims: readonly number[]): boolean =>
+  input.type === "bool" && !/mask/i.test(input.name) && dims.every((dim) => dim === 1);
+
+/** How one sample is drawn. */
+export interface SampleStyle {
+  /** Distribution of floats. Default "normal": mean 0, deviation 1. "uniform" is in [0, 1). */
+  readonly distribution?: "normal" | "uniform";
+  /** Factor on floats. Default 1. */
+  readonly scale?: number;
+  /** Value of a bool of one element. Default false. */
+  readonly flag?: boolean;
+  /** Bools of more elements (masks): all true (default), or a quarter of them false, never the first of a row. */
+  readonly holes?: boolean;
+}
+
+/** Values for one input: floats by style, indices valid, masks all ones, other integers 0 or 1. */
+export function randomTensor(
+  input: InputMetadata,
+  dims: readonly number[],
+  hint: InputHint | undefined,
+  random: () => number,
+  style: SampleStyle = {},
+): FeedTensor {
   const count = dims.reduce((a, b) => a * b, 1);
   const mask = /mask/i.test(input.name);
-  const normal = (): number => Math.sqrt(-2 * Math.log(1 - random())) * Math.cos(2 * Math.PI * random());
+  const scale = style.scale ?? 1;
+  const normal = (): number => scale * Math.sqrt(-2 * Math.log(1 - random())) * Math.cos(2 * Math.PI * random());
+  const uniform = (): number => scale * random();
   const integer = (): number => {
     if (hint?.equals !== undefined) return hint.equals;
     if (hint?.below !== undefined) return Math.floor(random() * hint.below);
@@ -108,7 +132,8 @@ export function randomTensor(input: InputMetadata, dims: readonly number[], hint
     for (let i = 0; i < count; i++) array[i] = make();
     return array;
   };
-  const float = mask ? () => 1 : normal;
+  const float = mask ? () => 1 : style.distribution === "uniform" ? uniform : normal;
+  const row = dims.at(-1) ?? 1;
   const data = ((): FeedTensor["data"] => {
     switch (input.type) {
       case "float32":
@@ -134,7 +159,8 @@ export function randomTensor(input: InputMetadata, dims: readonly number[], hint
       case "uint8":
         return fill(new Uint8Array(count), mask ? () => 1 : () => Math.floor(random() * 256));
       case "bool":
-        return fill(new Uint8Array(count), () => (mask ? 1 : 0));
+        if (isFlag(input, dims)) return fill(new Uint8Array(count), () => (style.flag ? 1 : 0));
+        return new Uint8Array(count).map((_, i) => (style.holes && i % row !== 0 && random() < 0.25 ? 0 : 1));
       default:
         return fill([] as string[], () => "");
     }

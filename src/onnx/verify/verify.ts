@@ -1,12 +1,19 @@
-// verifyModels: runs two models on the same inputs in onnxruntime-node and compares every output. Node only; onnxruntime-node is an optional
-// peer, imported when this is called.
+// verifyModels: runs two models on the same inputs in onnxruntime-node, in a process of its own, and compares every output. Node only;
+// onnxruntime-node is an optional peer.
 import { LowbitError, isLowbitError } from "../../../formats/core/errors.ts";
-import type { FeedTensor, Feeds, InputHint, InputMetadata } from "./feeds.ts";
-import { inputDims, inputHints, randomSource, randomTensor } from "./feeds.ts";
-import { halfTable } from "../file/half.ts";
-import { summarizeModel } from "../inspect.ts";
 import { readModel, readModelBytes } from "../file/io.ts";
 import type { OnnxModel } from "../file/model.ts";
+import { summarizeModel } from "../inspect.ts";
+import type { OutputComparison, Sums } from "./compare.ts";
+import { addSample, finish, newSums } from "./compare.ts";
+import type { FeedTensor, Feeds, InputHint, InputMetadata } from "./feeds.ts";
+import { inputHints } from "./feeds.ts";
+import type { OutputKind } from "./kinds.ts";
+import { kindsByGraph } from "./kinds.ts";
+import { CrashError, requirePackage } from "./process.ts";
+import { describedInputs, randomFeeds } from "./random.ts";
+import type { OutputTensor, Runtime, RuntimeSession } from "./runtimes.ts";
+import { runtimeEntry } from "./runtimes.ts";
 
 export interface VerifyOptions {
   /** Random inputs to run. Default 4. */
@@ -17,23 +24,12 @@ export interface VerifyOptions {
   inputs?: readonly Feeds[];
   /** Below this SQNR of any output the models do not agree. Default 10 dB. */
   minSqnrDb?: number;
+  /** Below this agreement (0..1) of any output that has one, the models do not agree. Default: none is asked for. */
+  minAgreement?: number;
   /** Sizes of symbolic dims, by name or as "input:axis". */
   dims?: Readonly<Record<string, number>>;
   /** Threads of the runtime inside an operator. Default: its own choice. */
   threads?: number;
-}
-
-export interface OutputComparison {
-  readonly name: string;
-  readonly type: string;
-  /** Shape of the last sample's output. */
-  readonly dims: readonly number[];
-  /** 10 log10(sum a^2 / sum (a - b)^2) over all samples; Infinity where the outputs are equal, -Infinity where one is not finite alone. */
-  readonly sqnrDb: number;
-  readonly cosine: number;
-  readonly maxAbsError: number;
-  /** Share of rows along the last axis with the same largest element; null where there is no such axis. */
-  readonly argmaxAgreement: number | null;
 }
 
 export interface VerifyReport {
@@ -41,64 +37,49 @@ export interface VerifyReport {
   readonly seed: number;
   readonly minSqnrDb: number;
   readonly outputs: readonly OutputComparison[];
-  /** Every output reaches minSqnrDb. */
+  /** Every output reaches minSqnrDb (and minAgreement), the reference has numbers, and random inputs moved an output. */
   readonly ok: boolean;
   /** Shapes of the inputs that were run. */
   readonly inputs: Readonly<Record<string, readonly number[]>>;
-}
-
-/** The part of onnxruntime's API that is used. */
-interface RuntimeTensor {
-  readonly type: string;
-  readonly data: ArrayLike<number | bigint | string>;
-  readonly dims: readonly number[];
-}
-interface RuntimeSession {
-  readonly inputNames: readonly string[];
-  readonly outputNames: readonly string[];
-  readonly inputMetadata?: readonly (InputMetadata & { readonly isTensor?: boolean })[];
-  run(feeds: Record<string, unknown>): Promise<Record<string, RuntimeTensor>>;
-  release(): Promise<void>;
-}
-interface Runtime {
-  readonly InferenceSession: { create(model: string | Uint8Array, options?: object): Promise<RuntimeSession> };
-  readonly Tensor: new (type: string, data: unknown, dims: readonly number[]) => unknown;
+  /** Whether the inputs were random; such figures say less than those of real inputs. */
+  readonly random: boolean;
+  /** How the inputs were made. */
+  readonly notes: readonly string[];
+  /** What the figures do not show, and what to do. */
+  readonly warnings: readonly string[];
 }
 
 const PACKAGE = "onnxruntime-node";
 
-async function loadRuntime(): Promise<Runtime> {
-  try {
-    // A variable, so that bundlers leave the optional peer alone.
-    const name = PACKAGE;
-    const module = (await import(/* @vite-ignore */ name)) as Runtime & { default?: Runtime };
-    return module.InferenceSession === undefined ? module.default! : module;
-  } catch (cause) {
-    throw new LowbitError(
-      "E_RUNTIME",
-      `verify: expected the package ${PACKAGE}, got ${(cause as Error).message.split("\n")[0]}. Install it: npm install ${PACKAGE}`,
-      { cause },
-    );
-  }
-}
-
 /** Asks for the runtime before work that verification follows. @throws LowbitError E_RUNTIME where onnxruntime-node is missing */
 export async function checkRuntime(): Promise<void> {
-  await loadRuntime();
+  await Promise.resolve();
+  requirePackage(PACKAGE);
 }
 
-async function openSession(
-  runtime: Runtime,
-  model: string | Uint8Array,
-  label: string,
-  threads: number | undefined,
-): Promise<RuntimeSession> {
+/** A model in a runtime, under the name that errors call it. */
+interface Opened {
+  readonly session: RuntimeSession;
+  readonly label: string;
+  /** Errors of this model: the reference's are not a result of the comparison, the other's are. */
+  readonly judged: boolean;
+}
+
+/** The process of the runtime ended: of the model that is judged this is a finding (E_VERIFY), of the reference it is a failure. */
+function crashed(label: string, judged: boolean, doing: string, cause: CrashError): LowbitError {
+  return new LowbitError(
+    judged ? "E_VERIFY" : "E_RUNTIME",
+    `${label}: expected ${PACKAGE} to ${doing}, got a crash of its process (${cause.message}). ` +
+      "The fault is the runtime's, but this file brings it about: try another dtype, or keep the operators that changed in float32.",
+    { cause },
+  );
+}
+
+async function open(runtime: Runtime, model: string | Uint8Array, label: string, judged: boolean, threads?: number): Promise<Opened> {
   try {
-    return await runtime.InferenceSession.create(model, {
-      logSeverityLevel: 4,
-      ...(threads === undefined ? {} : { intraOpNumThreads: threads }),
-    });
+    return { session: await runtime.open(model, { threads }), label, judged };
   } catch (cause) {
+    if (cause instanceof CrashError) throw crashed(label, judged, "load the model", cause);
     throw new LowbitError(
       "E_RUNTIME",
       `${label}: expected a model that onnxruntime loads, got ${(cause as Error).message}. The model is not usable.`,
@@ -107,11 +88,11 @@ async function openSession(
   }
 }
 
-async function runSession(runtime: Runtime, session: RuntimeSession, feeds: Feeds, label: string): Promise<Record<string, RuntimeTensor>> {
+async function run({ session, label, judged }: Opened, feeds: Feeds): Promise<ReadonlyMap<string, OutputTensor | null>> {
   try {
-    const tensors = Object.entries(feeds).map(([name, feed]) => [name, new runtime.Tensor(feed.type, feed.data, feed.dims)]);
-    return await session.run(Object.fromEntries(tensors) as Record<string, unknown>);
+    return (await session.run(feeds)).outputs;
   } catch (cause) {
+    if (cause instanceof CrashError) throw crashed(label, judged, `run the model with inputs ${describe(feeds)}`, cause);
     throw new LowbitError(
       "E_RUNTIME",
       `${label}: expected a run with inputs ${describe(feeds)}, got ${(cause as Error).message}. Give sizes with dims, or inputs.`,
@@ -125,16 +106,24 @@ const describe = (feeds: Feeds): string =>
     .map(([name, feed]) => `${name} ${feed.type}[${feed.dims.join(", ")}]`)
     .join("; ");
 
-/** What the model itself says about its inputs: metadata for runtimes that give none, and hints on integer values. */
-interface InputFacts {
+/** What the file of the reference says: inputs for runtimes that do not describe them, hints on integer values, kinds of outputs. */
+interface ModelFacts {
   readonly inputs: readonly InputMetadata[];
-  readonly hints: Map<string, InputHint>;
+  readonly hints: ReadonlyMap<string, InputHint>;
+  readonly kinds: ReadonlyMap<string, OutputKind>;
 }
 
-function readFacts(model: string | Uint8Array): InputFacts {
-  const facts = (opened: OnnxModel): InputFacts => ({
-    inputs: summarizeModel(opened).inputs.map(({ name, type, dims }) => ({ name, type: RUNTIME_TYPES[type] ?? type, shape: dims })),
+/** ONNX's names of element types where onnxruntime has others. */
+const RUNTIME_TYPES: ReadonlyMap<string, string> = new Map([
+  ["float", "float32"],
+  ["double", "float64"],
+]);
+
+function readFacts(model: string | Uint8Array): ModelFacts {
+  const facts = (opened: OnnxModel): ModelFacts => ({
+    inputs: summarizeModel(opened).inputs.map(({ name, type, dims }) => ({ name, type: RUNTIME_TYPES.get(type) ?? type, shape: dims })),
     hints: inputHints(opened),
+    kinds: kindsByGraph(opened),
   });
   try {
     if (typeof model !== "string") return facts(readModelBytes(model));
@@ -146,209 +135,121 @@ function readFacts(model: string | Uint8Array): InputFacts {
     }
   } catch (error) {
     // A model that the runtime loads and this package cannot read is compared without hints.
-    if (isLowbitError(error)) return { inputs: [], hints: new Map() };
+    if (isLowbitError(error)) return { inputs: [], hints: new Map(), kinds: new Map() };
     throw error;
   }
 }
 
-/** ONNX's names of element types where onnxruntime has others. */
-const RUNTIME_TYPES: Readonly<Record<string, string>> = { float: "float32", double: "float64" };
-
-/**
- * Sizes that a symbolic dimension is tried with, until the first model runs: sequences and audio frames; images first where the first input
- * has four dimensions or more (a strip of 16 pixels would leave a convolutional model two positions to differ in).
- */
-const SIZES = [16, 64, 320, 224, 128, 512, 576, 256, 32, 8, 1];
-const IMAGE_SIZES = [320, 224, 256, 512, 64, 128, 32, 16, 8, 1];
-
-/** Random inputs of which the first is known to run. */
-async function randomFeeds(
-  runtime: Runtime,
-  session: RuntimeSession,
-  facts: InputFacts,
-  options: VerifyOptions,
-  label: string,
-): Promise<Feeds[]> {
-  // Runtimes before 1.21 do not describe their inputs.
-  const metadata = session.inputMetadata ?? facts.inputs;
-  if (metadata.length !== session.inputNames.length) {
-    throw new LowbitError(
-      "E_RUNTIME",
-      `verify: expected a description of the inputs ${session.inputNames.join(", ")}, got none. Install a newer ${PACKAGE}, or give inputs.`,
-    );
-  }
-  const samples = options.samples ?? 4;
-  // Symbolic sizes: one for the first input, one for the others (states and the like have a batch there, not a length).
-  const make = (size: number, others: number): Feeds[] => {
-    const random = randomSource(options.seed ?? 1);
-    return Array.from({ length: samples }, () =>
-      Object.fromEntries(
-        metadata.map((input, i) => [
-          input.name,
-          randomTensor(input, inputDims(input, options.dims ?? {}, i === 0 ? size : others), facts.hints.get(input.name), random),
-        ]),
-      ),
-    );
-  };
-  const symbolic = metadata.some((input) => input.shape.some((dim) => typeof dim !== "number" || dim < 0));
-  let first: unknown;
-  const sizes = (metadata[0]?.shape.length ?? 0) >= 4 ? IMAGE_SIZES : SIZES;
-  for (const size of symbolic ? sizes : [1]) {
-    for (const others of symbolic && metadata.length > 1 ? [size, 1] : [size]) {
-      const feeds = make(size, others);
-      try {
-        await runSession(runtime, session, feeds[0], label);
-        return feeds;
-      } catch (error) {
-        first ??= error;
-      }
-    }
-  }
-  throw first;
-}
-
-/** Running sums of one output. */
-interface Sums {
-  type: string;
-  dims: readonly number[];
-  signal: number;
-  noise: number;
-  other: number;
-  dot: number;
-  maxAbsError: number;
-  rows: number;
-  agreeing: number;
-}
-
-function numbers(tensor: RuntimeTensor): ArrayLike<number> {
-  if (tensor.type === "float16" && !(tensor.data instanceof Float32Array)) {
-    const table = halfTable();
-    // Some runtimes return Float16Array (values), others codes.
-    return tensor.data instanceof Uint16Array ? Float32Array.from(tensor.data, (code) => table[code]) : (tensor.data as ArrayLike<number>);
-  }
-  if (tensor.data instanceof BigInt64Array || tensor.data instanceof BigUint64Array)
-    return Float64Array.from(tensor.data as ArrayLike<bigint> & Iterable<bigint>, Number);
-  return tensor.data as ArrayLike<number>;
-}
-
-function accumulate(sums: Sums, a: ArrayLike<number>, b: ArrayLike<number>, width: number): void {
-  for (let i = 0; i < a.length; i++) {
-    const x = Number(a[i]);
-    const y = Number(b[i]);
-    if (x === y || (Number.isNaN(x) && Number.isNaN(y))) {
-      if (Number.isFinite(x)) {
-        sums.signal += x * x;
-        sums.other += x * x;
-        sums.dot += x * x;
-      }
-      continue;
-    }
-    const error = Math.abs(x - y);
-    sums.signal += Number.isFinite(x) ? x * x : 0;
-    sums.other += Number.isFinite(y) ? y * y : 0;
-    sums.dot += Number.isFinite(x * y) ? x * y : 0;
-    sums.noise += Number.isFinite(error) ? error * error : Infinity;
-    sums.maxAbsError = Math.max(sums.maxAbsError, Number.isNaN(error) ? Infinity : error);
-  }
-  if (width < 2) return;
-  for (let row = 0; row + width <= a.length; row += width) {
-    let bestA = 0;
-    let bestB = 0;
-    for (let i = 1; i < width; i++) {
-      if (a[row + i] > a[row + bestA]) bestA = i;
-      if (b[row + i] > b[row + bestB]) bestB = i;
-    }
-    sums.rows++;
-    if (bestA === bestB) sums.agreeing++;
+/** @throws LowbitError E_VERIFY where names differ: the models are not two forms of one */
+function checkNames(a: RuntimeSession, b: RuntimeSession): void {
+  for (const [what, left, right] of [
+    ["inputs", a.inputNames, b.inputNames],
+    ["outputs", a.outputNames, b.outputNames],
+  ] as const) {
+    if (left.length !== right.length || left.some((name) => !right.includes(name)))
+      throw new LowbitError(
+        "E_VERIFY",
+        `verify: expected the same ${what} in both models, got ${left.join(", ")} and ${right.join(", ")}. They are not two forms of one model.`,
+      );
   }
 }
 
 /**
- * Compares two models, usually an original and its quantized form, on the same inputs.
+ * Compares two models, usually an original and its quantized form, on the same inputs. The runtime works in a process of its own, so that a crash there is an
+ * error like others.
  * @param a path or bytes of the reference
  * @param b path or bytes of the model to judge
- * @throws LowbitError E_RUNTIME where onnxruntime-node is missing, a model does not load or does not run; E_VERIFY where the models' inputs or outputs differ in name or shape
+ * @throws LowbitError E_RUNTIME where onnxruntime-node is missing, a model does not load or does not run, or the reference crashes it; E_VERIFY
+ * where the models' inputs or outputs differ in name or shape, or the second model crashes the runtime
  */
 export async function verifyModels(a: string | Uint8Array, b: string | Uint8Array, options: VerifyOptions = {}): Promise<VerifyReport> {
   const samples = options.samples ?? 4;
   if (!Number.isInteger(samples) || samples < 1) throw new RangeError(`samples: expected a positive integer, got ${samples}`);
-  const runtime = await loadRuntime();
-  const labelOf = (model: string | Uint8Array, name: string): string => (typeof model === "string" ? model : name);
-  const labelA = labelOf(a, "first model");
-  const labelB = labelOf(b, "second model");
-  const sessionA = await openSession(runtime, a, labelA, options.threads);
-  let sessionB: RuntimeSession | undefined;
+  if (options.inputs?.length === 0) throw new RangeError("inputs: expected at least one set of feeds, got none");
+  const runtime = await runtimeEntry("node").start({});
   try {
-    sessionB = await openSession(runtime, b, labelB, options.threads);
-    for (const [what, left, right] of [
-      ["inputs", sessionA.inputNames, sessionB.inputNames],
-      ["outputs", sessionA.outputNames, sessionB.outputNames],
-    ] as const) {
-      const missing = left.filter((name) => !right.includes(name));
-      if (missing.length > 0 || left.length !== right.length) {
-        throw new LowbitError(
-          "E_VERIFY",
-          `verify: expected the same ${what} in both models, got ${left.join(", ")} and ${right.join(", ")}. They are not two forms of one model.`,
-        );
-      }
-    }
-    const feeds = options.inputs ?? (await randomFeeds(runtime, sessionA, readFacts(a), options, labelA));
-    if (feeds.length === 0) throw new RangeError("inputs: expected at least one set of feeds, got none");
+    const reference = await open(runtime, a, typeof a === "string" ? a : "first model", false, options.threads);
+    const judged = await open(runtime, b, typeof b === "string" ? b : "second model", true, options.threads);
+    checkNames(reference.session, judged.session);
+    const facts = readFacts(a);
+    const inputs = options.inputs ?? (await drawInputs(reference, facts, { samples, seed: options.seed ?? 1, dims: options.dims ?? {} }));
+    const { feeds, notes } = "feeds" in inputs ? inputs : { feeds: inputs, notes: [] };
     const all = new Map<string, Sums>();
-    for (const feed of feeds) {
-      const resultA = await runSession(runtime, sessionA, feed, labelA);
-      const resultB = await runSession(runtime, sessionB, feed, labelB);
-      for (const name of sessionA.outputNames) {
-        const left = resultA[name];
-        const right = resultB[name];
-        if (left.dims.join() !== right.dims.join()) {
-          throw new LowbitError(
-            "E_VERIFY",
-            `output ${name}: expected the same shape from both models, got [${left.dims.join(", ")}] and [${right.dims.join(", ")}]. The second model computes something else.`,
-          );
-        }
-        const sums = all.get(name) ?? {
-          type: left.type,
-          dims: left.dims,
-          signal: 0,
-          noise: 0,
-          other: 0,
-          dot: 0,
-          maxAbsError: 0,
-          rows: 0,
-          agreeing: 0,
-        };
-        all.set(name, sums);
-        sums.dims = left.dims;
-        if (left.type === "string") sums.noise += Array.from(left.data).some((text, i) => text !== right.data[i]) ? Infinity : 0;
-        else accumulate(sums, numbers(left), numbers(right), left.dims.at(-1) ?? 1);
-      }
-    }
-    const minSqnrDb = options.minSqnrDb ?? 10;
-    const outputs = [...all].map(([name, sums]) => compare(name, sums));
-    return {
-      samples: feeds.length,
-      seed: options.seed ?? 1,
-      minSqnrDb,
-      outputs,
-      ok: outputs.every((output) => output.sqnrDb >= minSqnrDb),
-      inputs: Object.fromEntries(Object.entries(feeds[0]).map(([name, feed]: [string, FeedTensor]) => [name, feed.dims])),
-    };
+    for (const feed of feeds) compareRuns(all, reference.session, await run(reference, feed), await run(judged, feed));
+    return reportOf(all, facts, options, { feeds, notes, random: options.inputs === undefined });
   } finally {
-    await sessionA.release();
-    await sessionB?.release();
+    await runtime.close();
   }
 }
 
-function compare(name: string, sums: Sums): OutputComparison {
-  const { signal, noise, other, dot } = sums;
+const drawInputs = (
+  reference: Opened,
+  facts: ModelFacts,
+  options: { samples: number; seed: number; dims: Readonly<Record<string, number>> },
+): ReturnType<typeof randomFeeds> => {
+  const { inputs, inputNames } = reference.session;
+  return randomFeeds(
+    { inputs: describedInputs(inputs, facts.inputs, inputNames), hints: facts.hints, run: (feeds) => run(reference, feeds) },
+    options,
+  );
+};
+
+function compareRuns(
+  all: Map<string, Sums>,
+  session: RuntimeSession,
+  a: ReadonlyMap<string, OutputTensor | null>,
+  b: ReadonlyMap<string, OutputTensor | null>,
+): void {
+  for (const name of session.outputNames) {
+    const [left, right] = [a.get(name) ?? null, b.get(name) ?? null];
+    // Sequences and maps cannot be compared.
+    if (left === null || right === null) continue;
+    if (left.dims.join() !== right.dims.join())
+      throw new LowbitError(
+        "E_VERIFY",
+        `output ${name}: expected the same shape from both models, got [${left.dims.join(", ")}] and [${right.dims.join(", ")}]. The second model computes something else.`,
+      );
+    const sums = all.get(name) ?? newSums(name);
+    all.set(name, sums);
+    addSample(sums, left, right);
+  }
+}
+
+interface Ran {
+  readonly feeds: readonly Feeds[];
+  readonly notes: readonly string[];
+  readonly random: boolean;
+}
+
+function reportOf(all: ReadonlyMap<string, Sums>, facts: ModelFacts, options: VerifyOptions, ran: Ran): VerifyReport {
+  const minSqnrDb = options.minSqnrDb ?? 10;
+  const { minAgreement } = options;
+  const outputs = [...all.values()].map((sums) => finish(sums, facts.kinds.get(sums.name), { minSqnrDb, minAgreement }));
+  const inputs = Object.fromEntries(Object.entries(ran.feeds[0]).map(([name, feed]: [string, FeedTensor]) => [name, feed.dims]));
+  // Nothing that moves with the inputs was compared: any two models would agree. A model without inputs is what it is.
+  const nothing = ran.random && Object.keys(inputs).length > 0 && outputs.every((output) => output.noEvidence !== null);
   return {
-    name,
-    type: sums.type,
-    dims: sums.dims,
-    sqnrDb: noise === 0 ? Infinity : noise === Infinity ? -Infinity : 10 * Math.log10(signal / noise),
-    cosine: noise === 0 ? 1 : signal === 0 || other === 0 ? 0 : dot / Math.sqrt(signal * other),
-    maxAbsError: sums.maxAbsError,
-    argmaxAgreement: sums.rows === 0 ? null : sums.agreeing / sums.rows,
+    samples: ran.feeds.length,
+    seed: options.seed ?? 1,
+    minSqnrDb,
+    outputs,
+    ok: outputs.every((output) => output.ok) && !nothing,
+    inputs,
+    random: ran.random,
+    notes: ran.notes,
+    warnings: outputWarnings(outputs, nothing),
   };
+}
+
+const GIVE_INPUTS = "Give real inputs (inputs; on the command line --inputs).";
+
+function outputWarnings(outputs: readonly OutputComparison[], nothing: boolean): string[] {
+  const warnings: string[] = [];
+  for (const { name, noEvidence, nanReference, judgement } of outputs) {
+    if (noEvidence !== null) warnings.push(`output ${name}: ${judgement.text}. ${GIVE_INPUTS}`);
+    else if (nanReference > 0)
+      warnings.push(`output ${name}: ${nanReference} elements of the reference are NaN and were left out. ${GIVE_INPUTS}`);
+  }
+  if (nothing) warnings.push(`no output was evidence: models of other weights would agree as well. ${GIVE_INPUTS}`);
+  return warnings;
 }
