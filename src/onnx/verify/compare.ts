@@ -2,51 +2,12 @@
 // evidence at all (NaN, constants and saturated scores agree whatever the weights are).
 import type { OutputKind } from "./kinds.ts";
 import { kindOf } from "./kinds.ts";
-import type { Judgement } from "./judge.ts";
+import type { Agreement, Figures, Judgement, NoEvidence } from "./judge.ts";
 import { judge } from "./judge.ts";
 import { numbers } from "./numbers.ts";
 import type { OutputTensor } from "./runtimes.ts";
 
-/**
- * Why an output proves nothing. nan: the reference is NaN; empty: no elements; constant: one value, or the same values in every sample; saturated: a score that
- * stays at 0 or 1; near-zero: so small that only the absolute error means something.
- */
-export type NoEvidence = "nan" | "empty" | "constant" | "saturated" | "near-zero";
-
-/** How often two models come to the same result. */
-export interface Agreement {
-  /** argmax: the largest element along the last axis; equal: the elements; neighbours: nearest vectors among the samples (recall, by cosine). */
-  readonly measure: "argmax" | "equal" | "neighbours";
-  /** Share in 0..1. */
-  readonly value: number;
-  /** Rows, elements or query vectors. */
-  readonly count: number;
-}
-
-export interface OutputComparison {
-  readonly name: string;
-  readonly type: string;
-  /** Shape of the last sample's output. */
-  readonly dims: readonly number[];
-  /**
-   * 10 log10(sum a^2 / sum (a - b)^2) over all samples and all elements where the reference is a number; Infinity where the outputs are
-   * equal, -Infinity where b alone is not finite, NaN where there is nothing to compare.
-   */
-  readonly sqnrDb: number;
-  readonly cosine: number;
-  readonly maxAbsError: number;
-  /** Root mean square of the reference. */
-  readonly rms: number;
-  /** Share of rows along the last axis with the same largest element; null where there is no such axis. */
-  readonly argmaxAgreement: number | null;
-  /** What the output seems to be. */
-  readonly kind: OutputKind;
-  /** The agreement that judges this kind; null for plain values. */
-  readonly agreement: Agreement | null;
-  /** Null where the output is evidence. */
-  readonly noEvidence: NoEvidence | null;
-  /** Elements of the reference that are NaN. */
-  readonly nanReference: number;
+export interface OutputComparison extends Figures {
   readonly judgement: Judgement;
   readonly ok: boolean;
 }
@@ -271,7 +232,7 @@ export function finish(sums: Sums, byGraph: OutputKind | undefined, thresholds: 
   return { ...figures, judgement: judge(figures), ok: reaches(figures, thresholds) };
 }
 
-function reaches(figures: Omit<OutputComparison, "judgement" | "ok">, { minSqnrDb, minAgreement }: Thresholds): boolean {
+function reaches(figures: Figures, { minSqnrDb, minAgreement }: Thresholds): boolean {
   const { kind, agreement, noEvidence, sqnrDb, maxAbsError } = figures;
   if (noEvidence === "empty") return true;
   if (noEvidence === "nan") return false;

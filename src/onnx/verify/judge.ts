@@ -1,8 +1,50 @@
 // What is usual for the kind of an output. 10 dB of SQNR say that a model computes the same thing, not that it is as good: a sentence encoder
 // at 10 dB finds three of four neighbours. The limits are what 8-bit ("good") and 4-bit ("usual") weights reach on models of the kind on
 // real inputs; random inputs have smaller margins between classes and judge harder.
-import type { OutputComparison } from "./compare.ts";
 import type { OutputKind } from "./kinds.ts";
+
+/**
+ * Why an output proves nothing. nan: the reference is NaN; empty: no elements; constant: one value, or the same values in every sample; saturated: a score that
+ * stays at 0 or 1; near-zero: so small that only the absolute error means something.
+ */
+export type NoEvidence = "nan" | "empty" | "constant" | "saturated" | "near-zero";
+
+/** How often two models come to the same result. */
+export interface Agreement {
+  /** argmax: the largest element along the last axis; equal: the elements; neighbours: nearest vectors among the samples (recall, by cosine). */
+  readonly measure: "argmax" | "equal" | "neighbours";
+  /** Share in 0..1. */
+  readonly value: number;
+  /** Rows, elements or query vectors. */
+  readonly count: number;
+}
+
+/** Figures of one output of two models. */
+export interface Figures {
+  readonly name: string;
+  readonly type: string;
+  /** Shape of the last sample's output. */
+  readonly dims: readonly number[];
+  /**
+   * 10 log10(sum a^2 / sum (a - b)^2) over all samples and all elements where the reference is a number; Infinity where the outputs are
+   * equal, -Infinity where b alone is not finite, NaN where there is nothing to compare.
+   */
+  readonly sqnrDb: number;
+  readonly cosine: number;
+  readonly maxAbsError: number;
+  /** Root mean square of the reference. */
+  readonly rms: number;
+  /** Share of rows along the last axis with the same largest element; null where there is no such axis. */
+  readonly argmaxAgreement: number | null;
+  /** What the output seems to be. */
+  readonly kind: OutputKind;
+  /** The agreement that judges this kind; null for plain values. */
+  readonly agreement: Agreement | null;
+  /** Null where the output is evidence. */
+  readonly noEvidence: NoEvidence | null;
+  /** Elements of the reference that are NaN. */
+  readonly nanReference: number;
+}
 
 /** exact: no difference; good: as 8-bit weights do; usual: as 4-bit weights do; weak: below that; none: nothing was proved. */
 export interface Judgement {
@@ -30,7 +72,7 @@ const SCORES: Limits = { what: "largest error", good: 0.01, usual: 0.05 };
 /** Everything else: decibels. */
 const VALUES: Limits = { what: "SQNR", good: 30, usual: 20 };
 
-const REASONS: Readonly<Record<NonNullable<OutputComparison["noEvidence"]>, string>> = {
+const REASONS: Readonly<Record<NoEvidence, string>> = {
   nan: "NaN in the reference",
   empty: "no elements",
   constant: "does not depend on these inputs",
@@ -39,7 +81,7 @@ const REASONS: Readonly<Record<NonNullable<OutputComparison["noEvidence"]>, stri
 };
 
 /** @param figures of one output */
-export function judge(figures: Omit<OutputComparison, "judgement" | "ok">): Judgement {
+export function judge(figures: Figures): Judgement {
   const { kind, agreement, noEvidence, sqnrDb, cosine, maxAbsError } = figures;
   if (noEvidence !== null) {
     const error = noEvidence === "near-zero" || noEvidence === "saturated" ? `, largest error ${maxAbsError.toPrecision(2)}` : "";
