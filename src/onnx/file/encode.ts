@@ -131,13 +131,25 @@ export function encodeModel(model: OnnxModel, placement?: Placement, inside = fa
 /** Total bytes of segments. */
 export const segmentsLength = sum;
 
-/** The bytes of segments, in chunks of at most `chunk` bytes. */
+/** Small segments are gathered up to this many bytes: a model of many nodes is not written in as many calls. */
+const GATHER = 1 << 16;
+
+/** The bytes of segments, in chunks of at most `chunk` bytes. A chunk is valid until the next one is asked for. */
 export function* segmentChunks(segments: readonly Segment[], chunk = 8 << 20): Generator<Uint8Array> {
+  const gathered = new Uint8Array(GATHER);
+  let used = 0;
   for (const segment of segments) {
-    if (segment instanceof Uint8Array) {
-      if (segment.length > 0) yield segment;
+    if (segment.length <= GATHER - used) {
+      gathered.set(segment instanceof Uint8Array ? segment : segment.source.read(segment.offset, segment.length), used);
+      used += segment.length;
       continue;
     }
-    for (let at = 0; at < segment.length; at += chunk) yield segment.source.read(segment.offset + at, Math.min(chunk, segment.length - at));
+    if (used > 0) yield gathered.subarray(0, used);
+    used = 0;
+    if (segment instanceof Uint8Array) yield segment;
+    else
+      for (let at = 0; at < segment.length; at += chunk)
+        yield segment.source.read(segment.offset + at, Math.min(chunk, segment.length - at));
   }
+  if (used > 0) yield gathered.subarray(0, used);
 }

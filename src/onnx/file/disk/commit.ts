@@ -350,7 +350,8 @@ export async function writeFiles(outputs: readonly OutputFile[], force: boolean,
   } catch (error) {
     throw isLowbitError(error) ? error : ioError("write a file", model.path, error);
   } finally {
-    if (!keepStaging) staging.remove();
+    if (keepStaging) staging.leave();
+    else staging.remove();
   }
 }
 

@@ -14,6 +14,8 @@ export interface Staging {
   create(name: string): number;
   /** Takes the folder away with all that is in it. */
   remove(): void;
+  /** Leaves the folder for another run to finish. */
+  leave(): void;
 }
 
 /** The machine and, where there are such, the process namespace: process numbers mean something inside it only. */
@@ -77,6 +79,7 @@ export function openStaging(folder: string): Staging {
       removeFolder(staged);
       live.delete(staged);
     },
+    leave: () => void live.delete(staged),
   };
 }
 
