@@ -1,5 +1,7 @@
 // A small pre-norm transformer encoder with LayerNorm, as exporters write it: learned positions, attention with biases, GELU or ReLU, a head.
 import type { NodeProto, TensorProto } from "../../src/onnx/file/gen/onnx_pb.ts";
+import { applyPasses, readModelBytes, writeModelBytes, type PassRequest } from "../../src/onnx/index.ts";
+import { differenceFrom, referenceRun } from "../../src/onnx/passes/check.ts";
 import { encode, graph, model, node, raw, T, value, weights } from "./build.ts";
 
 export interface EncoderInit {
@@ -142,3 +144,20 @@ export const encoderFeeds = (count: number, batch = 2, seed = 5) =>
       dims: [batch, 16],
     },
   }));
+
+/** The spellings that exporters use. */
+export const FORMS: EncoderInit[] = [
+  { norm: "operator", activation: "gelu" },
+  { norm: "spelled", activation: "relu" },
+  { norm: "operator", activation: "swiglu", linear: "gemm" },
+  { norm: "spelled", linear: "gemm" },
+];
+
+/** Runs passes and compares by itself: the driver's own check is off. */
+export async function changed(bytes: Uint8Array, passes: PassRequest[], options = {}) {
+  const model = readModelBytes(bytes);
+  const reference = await referenceRun(model, encoderFeeds(2));
+  const notes = await applyPasses(model, passes, { verify: false, ...options });
+  const after = readModelBytes(writeModelBytes(model));
+  return { model: after, notes, difference: (await differenceFrom(reference, after)).relative };
+}

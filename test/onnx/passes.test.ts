@@ -2,15 +2,7 @@
 // they are for is true afterwards (gains are ones, ranges are equal, outliers are spread).
 import { readFileSync } from "node:fs";
 import { describe, expect, test } from "vitest";
-import {
-  addOutputs,
-  applyPasses,
-  modelLayers,
-  readModelBytes,
-  readWeight,
-  writeModelBytes,
-  type PassRequest,
-} from "../../src/onnx/index.ts";
+import { addOutputs, applyPasses, modelLayers, readModelBytes, readWeight, writeModelBytes } from "../../src/onnx/index.ts";
 import { findReaders } from "../../src/onnx/edit.ts";
 import { buildScopes } from "../../src/onnx/graph/graph.ts";
 import { differenceFrom, referenceRun } from "../../src/onnx/passes/check.ts";
@@ -21,14 +13,8 @@ import { readFloats } from "../../src/onnx/file/values.ts";
 import { resolveConstant } from "../../src/onnx/graph/graph.ts";
 import type { OnnxModel } from "../../src/onnx/index.ts";
 import { describeShared, modelPath } from "../helpers/shared.ts";
-import { encoderFeeds, encoderModel, type EncoderInit } from "./encoder.ts";
-
-const FORMS: EncoderInit[] = [
-  { norm: "operator", activation: "gelu" },
-  { norm: "spelled", activation: "relu" },
-  { norm: "operator", activation: "swiglu", linear: "gemm" },
-  { norm: "spelled", linear: "gemm" },
-];
+import { calibrationOn } from "./statistics.ts";
+import { changed, encoderFeeds, encoderModel, FORMS } from "./encoder.ts";
 
 const contextOf = (model: OnnxModel): PassContext => {
   const scopes = buildScopes(model);
@@ -45,15 +31,6 @@ const contextOf = (model: OnnxModel): PassContext => {
     statistics: () => Promise.reject(new Error("none")),
   };
 };
-
-/** Runs passes and compares by itself: the driver's own check is off. */
-async function changed(bytes: Uint8Array, passes: PassRequest[], options = {}) {
-  const model = readModelBytes(bytes);
-  const reference = await referenceRun(model, encoderFeeds(2));
-  const notes = await applyPasses(model, passes, { verify: false, ...options });
-  const after = readModelBytes(writeModelBytes(model));
-  return { model: after, notes, difference: (await differenceFrom(reference, after)).relative };
-}
 
 describe("fold-norm", () => {
   test.each(FORMS)("%o: gains become ones, outputs stay", async (init) => {
@@ -167,7 +144,7 @@ describe("rotate", () => {
 describe("the driver", () => {
   test("refuses unknown passes and options", async () => {
     const model = readModelBytes(encoderModel());
-    await expect(applyPasses(model, ["fold"])).rejects.toThrow(/expected fold-norm, .*got "fold"/);
+    await expect(applyPasses(model, ["fold"])).rejects.toThrow(/expected fold-batchnorm, .*got "fold"/);
     await expect(applyPasses(model, [{ name: "fold-norm", block: 3 }])).rejects.toThrow(/fold-norm: expected options .*got "block"/);
   });
 
@@ -198,6 +175,16 @@ describeShared("passes on kjv-llama", modelPath("kjv-llama/kjv_llama.onnx"), (pa
     const notes = await applyPasses(model, ["fold-norm"], { verify: false });
     expect(notes).toEqual(["fold-norm: 9 of 9 norms folded into the products behind them"]);
     expect((await differenceFrom(reference, model)).relative).toBeLessThan(1e-5);
+  });
+
+  test("smooth and awq", { timeout: 60_000 }, async () => {
+    const model = readModelBytes(new Uint8Array(readFileSync(path)));
+    const reference = await referenceRun(model);
+    const ids = { type: "int64", data: BigInt64Array.from({ length: 128 }, (_, i) => BigInt((i * 37) % 2048)), dims: [1, 128] };
+    const notes = await applyPasses(model, ["smooth", { name: "awq", grid: 3 }], { verify: false, calibration: calibrationOn([{ ids }]) });
+    expect(notes[0]).toBe("smooth: scales of 29 products in 17 groups folded into what is before them");
+    expect(notes[1]).toMatch(/awq: scales for int4_b32 of \d+ products/);
+    expect((await differenceFrom(reference, model)).relative).toBeLessThan(1e-4);
   });
 
   test("rotate, with nodes before the last products of each block", { timeout: 60_000 }, async () => {

@@ -10,12 +10,22 @@ import { buildScopes, sortNodes } from "../graph/graph.ts";
 import { layersOf } from "../primitives.ts";
 import type { Feeds } from "../verify/feeds.ts";
 import { differenceFrom, referenceRun, type Reference } from "./check.ts";
+import { awqPass } from "./awq.ts";
+import { biasCorrectionPass } from "./bias-correction.ts";
+import { equalizePass } from "./equalize.ts";
+import { foldBatchNormPass } from "./fold-batchnorm.ts";
 import { foldNormPass } from "./fold-norm.ts";
 import { rotatePass } from "./rotate.ts";
+import { smoothPass } from "./smooth.ts";
 import type { LayerCalibration, Pass, PassContext, PassRequest, PassSettings } from "./types.ts";
 
 /** Passes in the order in which they are useful together. */
-export const PASSES: ReadonlyMap<string, Pass> = new Map([foldNormPass, rotatePass].map((pass) => [pass.name, pass]));
+export const PASSES: ReadonlyMap<string, Pass> = new Map(
+  [foldBatchNormPass, equalizePass, foldNormPass, rotatePass, smoothPass, awqPass, biasCorrectionPass].map((pass): [string, Pass] => [
+    pass.name,
+    pass,
+  ]),
+);
 
 export interface ApplyPassesOptions extends RunOptions {
   /** Statistics of layers' inputs, for the passes that look at data. */
