@@ -8,6 +8,7 @@ import { dequantizeOriginal } from "../quantize/mrgptq.ts";
 import { correctDriftBias } from "../quantize/refit.ts";
 import { outputError } from "../quantize/statistics.ts";
 import { quantize } from "../tensor/quantize/index.ts";
+import { matrixView, readRows } from "../tensor/tensor.ts";
 import { resolveAlgorithm, type Algorithm, type AlgorithmInput, type ResolvedAlgorithm } from "./algorithms.ts";
 import { readFeeds, type CalibrationData } from "./calibrate/sources.ts";
 import {
@@ -24,13 +25,12 @@ import { modelRunner } from "./calibrate/taps.ts";
 import { checkAborted, pause } from "./file/files.ts";
 import { ModelProtoSchema } from "./file/gen/onnx_pb.ts";
 import type { OnnxModel } from "./file/model.ts";
-import { readFloats } from "./file/values.ts";
 import { payloadStore, type PayloadStore } from "./file/source.ts";
-import { attributeFloat } from "./graph/graph.ts";
 import type { Layer } from "./layers.ts";
-import { toMatrix, weightLayout, type WeightLayout } from "./matrix.ts";
+import { weightLayout, type WeightLayout } from "./matrix.ts";
 import { modelLayers, readBias, takesBias, writeBias, writeWeight } from "./primitives.ts";
 import type { Feeds } from "./verify/feeds.ts";
+import { gemmAlpha, layerMatrix, matrixTensor } from "./weights.ts";
 
 /** What becomes of a layer's weight. */
 export interface WeightDecision {
@@ -128,16 +128,20 @@ function checkCalibrated({ layer, algorithm }: Job, reason: string | undefined, 
 }
 
 /** The weight as it multiplies (Gemm's alpha in it), row-major. */
-function readLayer(model: OnnxModel, layer: Layer, layout: WeightLayout): Float64Array<ArrayBuffer> {
-  const values = toMatrix(readFloats(model, layer.weight!.tensor), layout);
-  const alpha = layer.node.opType === "Gemm" ? Math.fround(attributeFloat(layer.node, "alpha", 1)) : 1;
+function readLayer(model: OnnxModel, layer: Layer): Float64Array<ArrayBuffer> {
+  const matrix = layerMatrix(layer);
+  if (typeof matrix === "string")
+    throw new LowbitError("E_UNSUPPORTED", `layer ${layer.name}: expected a weight to quantize, got none: ${matrix}.`);
+  const view = matrixView(matrixTensor(model, layer, matrix));
+  const values = new Float64Array(view.rows * view.k);
+  readRows(view, 0, view.rows, values);
   const at = values.findIndex((value) => !Number.isFinite(value));
   if (at >= 0)
     throw new LowbitError(
       "E_VALUE",
-      `layer ${layer.name}: expected finite weights, got ${values[at]} in row ${Math.floor(at / layout.k)}. Repair the model, or leave the layer out.`,
+      `layer ${layer.name}: expected finite weights, got ${values[at]} in row ${Math.floor(at / view.k)}. Repair the model, or leave the layer out.`,
     );
-  return alpha === 1 ? values : values.map((value) => Math.fround(value * alpha));
+  return values;
 }
 
 async function quantizeLayer(
@@ -151,7 +155,7 @@ async function quantizeLayer(
   const { layer, format, algorithm } = job;
   const layout = weightLayout(layer);
   const { rows, k } = layout;
-  const w = readLayer(model, layer, layout);
+  const w = readLayer(model, layer);
   const shared = options.backend === undefined ? {} : { backend: options.backend };
   const parts = statistics?.statistics.length ?? 1;
   const each = rows / parts;
@@ -278,9 +282,9 @@ async function decideInSequence(
       const decided = await quantizeLayer(model, jobs.get(layer)!, statistics, options);
       out.set(layer, decided);
       const target = copies[places.get(layer.node)!];
-      const alpha = layer.node.opType === "Gemm" ? Math.fround(attributeFloat(layer.node, "alpha", 1)) : 1;
+      const { factor } = gemmAlpha(layer.node);
       const values = dequantizeOriginal(decided.packed);
-      writeWeight(copy, target, alpha === 1 ? values : values.map((value) => value / alpha));
+      writeWeight(copy, target, factor === 1 ? values : values.map((value) => value / factor));
       if (decided.biasShift === undefined) continue;
       if (!takesBias(target))
         out.set(layer, { packed: decided.packed, signal: decided.signal, noise: decided.noise, outputSqnr: decided.outputSqnr! });

@@ -7,7 +7,16 @@ import type { OnnxModel } from "./file/model.ts";
 import { makeTensor } from "./file/model.ts";
 import { dataTypeName } from "./file/types.ts";
 import type { Scope } from "./graph/graph.ts";
-import { buildScopes, collectNames, definingScope, nodeName, nodeReads, removeUnused, resolveConstant } from "./graph/graph.ts";
+import {
+  buildScopes,
+  collectNames,
+  definingScope,
+  nodeName,
+  nodeReads,
+  removeUnused,
+  constantResolver,
+  resolveConstant,
+} from "./graph/graph.ts";
 
 const bytesOf = (data: ArrayBufferView): Uint8Array => new Uint8Array(data.buffer, data.byteOffset, data.byteLength);
 
@@ -145,6 +154,7 @@ export function isSharedConstant(model: OnnxModel, scope: Scope, node: NodeProto
 /**
  * Writes the constant at an input of a node: in place where nothing else reads it, else as a constant of its own, so that nothing else changes.
  * @param dims default: as they are
+ * @param dataType of a new constant where the old one was stored in another type or order; default: as it was read
  */
 export function writeConstant(
   model: OnnxModel,
@@ -153,8 +163,18 @@ export function writeConstant(
   input: number,
   values: ArrayLike<number>,
   dims?: readonly number[],
+  dataType?: number,
 ): void {
-  const constant = resolveConstant(scope, node.input[input] ?? "");
+  const read = node.input[input] ?? "";
+  const constant = resolveConstant(scope, read);
+  const view = constant === null ? constantResolver(model)(scope, read) : null;
+  if (view !== null) {
+    // stored otherwise than it is read: the node gets a constant of its own
+    const own = floatTensor(model, `${view.name}_${nodeName(node)}`, dims ?? view.shape, values, dataType ?? view.dataType);
+    node.input[input] = addInitializer(scope, own, model);
+    removeUnused(buildScopes(model), new Set([view.name]));
+    return;
+  }
   if (constant === null)
     throw new LowbitError("E_ONNX", `node ${nodeName(node)}: expected a constant as input ${input}, got a computed value.`);
   if (!isSharedConstant(model, scope, node, input)) return setFloats(model, constant.tensor, values, dims);

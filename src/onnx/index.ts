@@ -11,11 +11,17 @@ export type { LayerComparison } from "./verify/layers.ts";
 export type { OnnxFile, WriteOptions } from "./file/io.ts";
 export type { OnnxModel } from "./file/model.ts";
 export { FP16_BLOCKED_OPS } from "./targets/fp16.ts";
-export { ONNX_DTYPES } from "./options.ts";
+export { DTYPES, ONNX_DTYPES, dtypeFileName } from "./dtypes.ts";
+export type { Dtype, OnnxDtype, TargetName } from "./dtypes.ts";
+export { quantizeFolder } from "./folder.ts";
+export type { FolderEntry, FolderReport, QuantizeFolderOptions } from "./folder.ts";
+export { configFile, parseRecipe, recipeOf } from "./recipe.ts";
 export type {
+  AlgorithmChoice,
+  FormatChoice,
   LayerReport,
+  LayerRule,
   NamePattern,
-  OnnxDtype,
   QuantizeModelOptions,
   QuantizeOptions,
   QuantizeProgress,

@@ -91,8 +91,8 @@ const QUANTIZED_INPUT: Readonly<Record<string, readonly number[]>> = {
   Gather: [0],
 };
 
-function layersOf(scopes: readonly Scope[]): LayerSummary[] {
-  const plain = new Map(findLayers(scopes).map((layer) => [layer.node, layer]));
+function layersOf(scopes: readonly Scope[], model: OnnxModel): LayerSummary[] {
+  const plain = new Map(findLayers(scopes, model).map((layer) => [layer.node, layer]));
   const layers: LayerSummary[] = [];
   for (const scope of scopes) {
     for (const node of scope.graph.node) {
@@ -168,7 +168,7 @@ export function summarizeModel(model: OnnxModel): Omit<ModelSummary, "fileBytes"
     outputs: proto.graph!.output.map(summarizeValue),
     operators: Object.fromEntries([...operators].sort(([a], [b]) => (a < b ? -1 : 1))),
     tensorBytes: bytes,
-    layers: layersOf(scopes),
+    layers: layersOf(scopes, model),
   };
 }
 

@@ -1,9 +1,9 @@
 // Which nodes of a model have a weight: the layers that quantizers, passes and reports speak of.
 import type { NodeProto } from "./file/gen/onnx_pb.ts";
-import { tensorDims } from "./file/model.ts";
+import type { OnnxModel } from "./file/model.ts";
 import { isFloatType, tensorBytes } from "./file/values.ts";
-import type { Constant, Scope } from "./graph/graph.ts";
-import { isDefaultDomain, nodeName, resolveConstant } from "./graph/graph.ts";
+import type { ConstantView, Scope } from "./graph/graph.ts";
+import { constantResolver, isDefaultDomain, leadsFromConstants, nodeName } from "./graph/graph.ts";
 
 /** A node with a weight, or one that could have one (a MatMul of two computed values). */
 export interface Layer {
@@ -12,52 +12,56 @@ export interface Layer {
   readonly name: string;
   /** Which input is the weight; -1 where none is constant. */
   readonly input: number;
-  readonly weight: Constant | null;
+  readonly weight: ConstantView | null;
+  /** Of the weight as the node reads it. */
   readonly shape: readonly number[];
+  /** Of the tensor that is stored. */
   readonly bytes: number;
 }
 
-/** Inputs that are weights, by operator; every other operator: any large constant of two or more dimensions. */
-const WEIGHT_INPUT: ReadonlyMap<string, readonly number[]> = new Map(
-  Object.entries({
-    MatMul: [1, 0],
-    Gemm: [1, 0],
-    Conv: [1],
-    ConvTranspose: [1],
-    Gather: [0],
-  }),
+/** Inputs that are weights, by operator; the first constant one counts. Every other operator: any large constant of two or more dimensions. */
+const WEIGHT_INPUT: ReadonlyMap<string, readonly number[]> = new Map([
+  ["MatMul", [1, 0]],
+  ["Gemm", [1, 0]],
+  ["Conv", [1]],
+  ["ConvTranspose", [1]],
+  ["Gather", [0]],
+]);
+/** Operators with several weights, each a layer: names of the inputs as ONNX has them. */
+const WEIGHT_INPUTS: ReadonlyMap<string, readonly (readonly [input: number, name: string])[]> = new Map(
+  ["LSTM", "GRU", "RNN"].map((type) => [type, [[1, "W"] as const, [2, "R"] as const]]),
 );
 /** Operators whose layer is reported even without a constant weight. */
 const ALWAYS: ReadonlySet<string> = new Set(["MatMul", "Gemm", "Conv", "ConvTranspose", "LSTM", "GRU", "RNN"]);
 const LARGE = 1024;
 
 /** The layers of a model, in order of its graphs and nodes. */
-export function findLayers(scopes: readonly Scope[]): Layer[] {
+export function findLayers(scopes: readonly Scope[], model: OnnxModel): Layer[] {
+  const resolve = constantResolver(model);
   const layers: Layer[] = [];
   for (const scope of scopes) {
     for (const node of scope.graph.node) {
-      if (node.opType === "Constant" || node.opType === "Identity") continue;
-      const known = isDefaultDomain(node) ? WEIGHT_INPUT.get(node.opType) : undefined;
-      let found: { input: number; weight: Constant } | undefined;
-      for (const input of known ?? node.input.keys()) {
-        const weight = resolveConstant(scope, node.input[input] ?? "");
-        if (weight === null || !isFloatType(weight.tensor.dataType)) continue;
-        const dims = tensorDims(weight.tensor);
-        if (known === undefined && (dims.length < 2 || dims.reduce((a, b) => a * b, 1) < LARGE)) continue;
-        if (node.opType === "Gather" && dims.length < 2) continue;
-        found = { input, weight };
-        break;
+      if (node.opType === "Constant" || (leadsFromConstants(node) && resolve(scope, node.output[0] ?? "") !== null)) continue;
+      const standard = isDefaultDomain(node);
+      const several = standard ? WEIGHT_INPUTS.get(node.opType) : undefined;
+      const known = standard ? WEIGHT_INPUT.get(node.opType) : undefined;
+      const add = (input: number, weight: ConstantView | null, name: string): void => {
+        const bytes = weight === null ? 0 : tensorBytes(weight.tensor);
+        layers.push({ scope, node, name, input, weight, shape: weight?.shape ?? [], bytes });
+      };
+      const before = layers.length;
+      const inputs = several?.map(([input]) => input) ?? known ?? [...node.input.keys()];
+      for (const input of inputs) {
+        const weight = resolve(scope, node.input[input] ?? "");
+        if (weight === null || !isFloatType(weight.dataType)) continue;
+        const { shape } = weight;
+        if (known === undefined && (shape.length < 2 || shape.reduce((a, b) => a * b, 1) < LARGE)) continue;
+        if (node.opType === "Gather" && shape.length < 2) continue;
+        const part = several?.find(([index]) => index === input);
+        add(input, weight, part === undefined ? nodeName(node) : `${nodeName(node)}.${part[1]}`);
+        if (several === undefined) break;
       }
-      if (found === undefined && !(isDefaultDomain(node) && ALWAYS.has(node.opType))) continue;
-      layers.push({
-        scope,
-        node,
-        name: nodeName(node),
-        input: found?.input ?? -1,
-        weight: found?.weight ?? null,
-        shape: found === undefined ? [] : tensorDims(found.weight.tensor),
-        bytes: found === undefined ? 0 : tensorBytes(found.weight.tensor),
-      });
+      if (layers.length === before && standard && ALWAYS.has(node.opType)) add(-1, null, nodeName(node));
     }
   }
   return layers;

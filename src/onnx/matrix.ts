@@ -11,6 +11,9 @@ export interface WeightLayout {
   /** Consecutive rows that belong to one output channel (the kernel of a ConvTranspose), and columns to one input channel (that of a Conv). */
   readonly rowSpan: number;
   readonly columnSpan: number;
+  /** The stored shape, axes split where only a part of one belongs to the rows, and the order of its axes in the matrix: rows, then k. */
+  readonly dims: readonly number[];
+  readonly order: readonly number[];
   /** Entry [r, j] is stored at rowOffsets[r] + columnOffsets[j]. */
   readonly rowOffsets: Float64Array;
   readonly columnOffsets: Float64Array;
@@ -18,13 +21,21 @@ export interface WeightLayout {
 
 const product = (dims: readonly number[]): number => dims.reduce((a, b) => a * b, 1);
 
+/** A shape and how far apart neighbours along each of its axes are stored. */
+interface Strided {
+  readonly dims: readonly number[];
+  readonly strides: readonly number[];
+}
+
+const inRow = (dims: readonly number[]): Strided => ({ dims, strides: dims.map((_, i) => product(dims.slice(i + 1))) });
+
 /** Offsets of all index combinations of some axes, the last one fastest. */
-function offsets(dims: readonly number[], axes: readonly number[]): Float64Array {
+function offsets({ dims, strides }: Strided, axes: readonly number[]): Float64Array {
   const out = new Float64Array(product(axes.map((axis) => dims[axis])));
   let repeat = out.length;
   for (const axis of axes) {
     const size = dims[axis];
-    const stride = product(dims.slice(axis + 1));
+    const stride = strides[axis];
     repeat /= size;
     for (let i = 0; i < out.length; i++) out[i] += (Math.floor(i / repeat) % size) * stride;
   }
@@ -32,14 +43,16 @@ function offsets(dims: readonly number[], axes: readonly number[]): Float64Array
 }
 
 function layoutOf(
-  dims: readonly number[],
+  strided: Strided,
   rowAxes: readonly number[],
   columnAxes: readonly number[],
   extra: Partial<WeightLayout> = {},
 ): WeightLayout {
-  const rowOffsets = offsets(dims, rowAxes);
-  const columnOffsets = offsets(dims, columnAxes);
-  return { rows: rowOffsets.length, k: columnOffsets.length, groups: 1, rowSpan: 1, columnSpan: 1, rowOffsets, columnOffsets, ...extra };
+  const rowOffsets = offsets(strided, rowAxes);
+  const columnOffsets = offsets(strided, columnAxes);
+  const order = [...rowAxes, ...columnAxes];
+  const sizes = { rows: rowOffsets.length, k: columnOffsets.length, groups: 1, rowSpan: 1, columnSpan: 1 };
+  return { ...sizes, dims: strided.dims, order, rowOffsets, columnOffsets, ...extra };
 }
 
 const range = (from: number, to: number): number[] => Array.from({ length: Math.max(0, to - from) }, (_, i) => from + i);
@@ -50,30 +63,42 @@ function kFirst(node: NodeProto, input: number): boolean {
   return input === 1 ? attributeInt(node, "transB", 0) === 0 : attributeInt(node, "transA", 0) !== 0;
 }
 
-/** The layout of a layer's weight. Gather: a row per entry of axis 0. Other operators: the last axis is contracted (LSTM and GRU are so). */
-export function weightLayout(layer: Pick<Layer, "node" | "input" | "shape">): WeightLayout {
+/**
+ * The layout of a layer's weight. Gather: a row per entry of axis 0. Other operators: the last axis is contracted (LSTM and GRU are so).
+ * @param view where the weight is stored otherwise than row-major, its strides
+ */
+export function weightLayout(
+  layer: Pick<Layer, "node" | "input" | "shape">,
+  view: { readonly strides: readonly number[]; readonly offset: number } = { strides: inRow(layer.shape).strides, offset: 0 },
+): WeightLayout {
   const { node, input, shape } = layer;
   const rank = shape.length;
   const all = range(0, rank);
-  switch (node.opType) {
-    case "MatMul":
-    case "Gemm": {
-      if (rank < 2) return layoutOf(shape, [], all);
-      const [outer, inner] = kFirst(node, input) ? [rank - 1, rank - 2] : [rank - 2, rank - 1];
-      return layoutOf(shape, [...range(0, rank - 2), outer], [inner]);
+  const whole: Strided = { dims: shape, strides: view.strides };
+  const layout = (): WeightLayout => {
+    switch (node.opType) {
+      case "MatMul":
+      case "Gemm": {
+        if (rank < 2) return layoutOf(whole, [], all);
+        const [outer, inner] = kFirst(node, input) ? [rank - 1, rank - 2] : [rank - 2, rank - 1];
+        return layoutOf(whole, [...range(0, rank - 2), outer], [inner]);
+      }
+      case "Conv":
+        return layoutOf(whole, [0], range(1, rank), { groups: attributeInt(node, "group", 1), columnSpan: product(shape.slice(2)) });
+      case "ConvTranspose": {
+        const groups = attributeInt(node, "group", 1);
+        const [first, ...rest] = view.strides;
+        const split = { dims: [groups, shape[0] / groups, ...shape.slice(1)], strides: [(first * shape[0]) / groups, first, ...rest] };
+        return layoutOf(split, [0, ...range(2, rank + 1)], [1], { groups, rowSpan: product(shape.slice(2)) });
+      }
+      case "Gather":
+        return layoutOf(whole, [0], range(1, rank));
+      default:
+        return layoutOf(whole, range(0, rank - 1), [rank - 1]);
     }
-    case "Conv":
-      return layoutOf(shape, [0], range(1, rank), { groups: attributeInt(node, "group", 1), columnSpan: product(shape.slice(2)) });
-    case "ConvTranspose": {
-      const groups = attributeInt(node, "group", 1);
-      const split = [groups, shape[0] / groups, ...shape.slice(1)];
-      return layoutOf(split, [0, ...range(2, rank + 1)], [1], { groups, rowSpan: product(shape.slice(2)) });
-    }
-    case "Gather":
-      return layoutOf(shape, [0], range(1, rank));
-    default:
-      return layoutOf(shape, range(0, rank - 1), [rank - 1]);
-  }
+  };
+  const made = layout();
+  return view.offset === 0 ? made : { ...made, rowOffsets: made.rowOffsets.map((at) => at + view.offset) };
 }
 
 /** Entries of a layout, row-major, from stored values. */

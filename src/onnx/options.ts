@@ -1,37 +1,73 @@
-// Options and reports of the ONNX quantizer: the types that users and the command line share, and their checks.
+// Options and reports of the ONNX quantizer: the types, and one table of options from which checks, the recipe file and the command line's flags
+// are derived. Adding an option is a field of `QuantizeOptions` and a row of `OPTIONS`.
 import { LowbitError } from "../../formats/core/errors.ts";
+import type { Format, FormatDefinition } from "../../formats/core/types.ts";
+import { nearest } from "../../formats/registry.ts";
+import type { WeightQuantizer } from "../tensor/quantize/index.ts";
+import { DTYPES, ONNX_DTYPES, REFUSED_DTYPES, dtypeRow, type Dtype, type OnnxDtype, type TargetName } from "./dtypes.ts";
+import type { Layer } from "./layers.ts";
+import { NBITS_BLOCKS } from "./targets/nbits.ts";
 
-/** Modes, named as transformers.js names its files: `model_q4.onnx`, `model_int8.onnx`, `model_quantized.onnx` (q8), ... */
-export type OnnxDtype = "q4" | "int8" | "uint8" | "q8" | "fp16";
-
-export const ONNX_DTYPES: readonly OnnxDtype[] = ["q4", "int8", "uint8", "q8", "fp16"];
+export { ONNX_DTYPES };
+export type { OnnxDtype };
 
 /** A pattern on node names: a glob (`*` and `?`), a regular expression as `/source/flags`, or a RegExp. */
 export type NamePattern = string | RegExp;
 
+/** A format by name, descriptor, or definition (plain JSON). */
+export type FormatChoice = string | Format | FormatDefinition;
+
+/** A quantizer by name, with options, or a function of the layer. */
+export type AlgorithmChoice = string | { readonly name: string; readonly [option: string]: unknown } | ((layer: Layer) => WeightQuantizer);
+
+/** What holds for the layers that `match`; the first rule that matches a layer counts. */
+export interface LayerRule {
+  readonly match: NamePattern;
+  /** Leave these layers as they are. */
+  readonly keep?: boolean;
+  readonly dtype?: OnnxDtype;
+  readonly format?: FormatChoice;
+  readonly target?: TargetName;
+  readonly algorithm?: AlgorithmChoice;
+}
+
 export interface QuantizeOptions {
-  /** What to make: q4 (MatMulNBits), int8, uint8 and q8 (dynamic quantization), fp16. */
-  dtype: OnnxDtype;
-  /** q4: values of K that share a scale: 16, 32, 64, 128 or 256. Default 32. */
+  /** What to make, by transformers.js' names: fp16, q8, int8, uint8, q4, q4f16, q2, q2f16, bnb4, and q8-block. One of dtype and format. */
+  dtype?: OnnxDtype;
+  /** Any format of the library for the weights. */
+  format?: FormatChoice;
+  /** How the file holds them. Default: the fastest target that takes the format. */
+  target?: TargetName;
+  /** What rounds the weights: rtn (default), mse, hqq, awq, gptq, mrgptq, adaround, refit; or a function of the layer. */
+  algorithm?: AlgorithmChoice;
+  /** Values that share a scale. q4, q2, q8-block: 16, 32 (default), 64, 128 or 256; bnb4: a power of two from 16, default 64. */
   blockSize?: number;
-  /** q4: true (default) without zero points. int8, uint8, q8: default true for signed and false for unsigned weights. */
+  /** Block dtypes: true (default) without zero points. int8, uint8, q8: default true for signed and false for unsigned weights. */
   symmetric?: boolean;
-  /** q4: the attribute accuracy_level of MatMulNBits; 4 lets the CPU quantize activations to int8 (faster). Default: not written. */
+  /** The attribute accuracy_level of MatMulNBits; 4 lets the CPU quantize activations to int8 (faster). Default: 4 for 2 and 8 bits, else not written. */
   accuracyLevel?: number;
   /** int8, uint8, q8: one scale per output channel. Default false (one per tensor, as transformers.js). */
   perChannel?: boolean;
-  /** Operators to quantize, e.g. ["MatMul"]. Default: all that the mode knows. */
+  /** int8, uint8, q8: weights of 7 bits, for processors whose 8-bit products saturate (x86 without VNNI). Default false. */
+  reduceRange?: boolean;
+  /** Operators to quantize, e.g. ["MatMul", "Gather"]. Default: those of the target. */
   opTypes?: readonly string[];
+  /** What holds for single layers; the first match counts. A rule that matches nothing is an error. */
+  rules?: readonly LayerRule[];
   /** Only nodes whose name matches one of these. A pattern that matches no node is an error. */
   include?: readonly NamePattern[];
   /** No node whose name matches one of these. A pattern that matches no node is an error. */
   exclude?: readonly NamePattern[];
-  /** fp16: operators that stay in float32, beside those that must. Default: the list of transformers.js. */
+  /** Nodes that stay in float32, whatever they are, by name. */
+  keep?: readonly NamePattern[];
+  /** Operators that stay in float32. */
+  keepOps?: readonly string[];
+  /** float16: operators that stay in float32, beside those that must. Default: the list of transformers.js. */
   blockedOps?: readonly string[];
-  /** fp16: float32 graph inputs and outputs keep their type (a Cast is put there). Default true. */
+  /** float16: float32 graph inputs and outputs keep their type (a Cast is put there). Default true. */
   keepIoTypes?: boolean;
-  /** Has no effect: graphs whose nodes are not in order are always sorted, with a note. */
-  sort?: boolean;
+  /** Succeed where no layer was quantized. Default false for files, where it is an error. */
+  allowUnchanged?: boolean;
   /** Stops the work; nothing is left behind. */
   signal?: AbortSignal;
   /** Called before each layer and at the end. */
@@ -63,11 +99,17 @@ export interface LayerReport {
   readonly shape: readonly number[];
   /** Format of the quantized weight; null where the layer was left alone. */
   readonly format: string | null;
+  /** What holds it: a target, "fp16"; absent where the layer was left alone. */
+  readonly target?: string;
+  /** What rounded it: "rtn", "gptq", ...; absent where the layer was left alone or converted to float16. */
+  readonly algorithm?: string;
   readonly bytesBefore: number;
   /** Codes, scales and zero points. */
   readonly bytesAfter: number;
   /** 10 log10(sum w^2 / sum (w - w')^2) over the whole weight; Infinity where nothing was lost, null where left alone. */
   readonly sqnrDb: number | null;
+  /** The same of the layer's output on held-out calibration data, where there was any. */
+  readonly outputSqnrDb?: number;
   /** Why the layer was left alone. */
   readonly reason?: string;
   /** The layer that counts this weight's bytes, where a weight is shared. */
@@ -75,7 +117,8 @@ export interface LayerReport {
 }
 
 export interface QuantizeReport {
-  readonly dtype: OnnxDtype;
+  /** The dtype, or the format's name. */
+  readonly dtype: string;
   readonly layers: readonly LayerReport[];
   readonly quantized: number;
   readonly leftAlone: number;
@@ -92,39 +135,184 @@ export interface QuantizeReport {
   readonly notes: readonly string[];
 }
 
-const BLOCK_SIZES: readonly number[] = [16, 32, 64, 128, 256];
+// ---- the table -------------------------------------------------------------------------------------------------------------------
 
-/** Checks options; fills defaults that do not depend on the model. @throws TypeError, RangeError */
-export function checkOptions(options: QuantizeOptions): void {
-  if (!ONNX_DTYPES.includes(options.dtype))
-    throw new RangeError(`dtype: expected one of ${ONNX_DTYPES.join(", ")}, got ${String(options.dtype)}`);
-  const q4 = options.dtype === "q4";
-  const only = (name: string, set: boolean, modes: string): void => {
-    if (set) throw new TypeError(`${name}: expected only with ${modes}, got dtype ${options.dtype}`);
+export type OptionName = keyof QuantizeModelOptions;
+
+export interface OptionRow {
+  readonly name: OptionName;
+  /** What a value must be, in words; the check itself. */
+  readonly expected: string;
+  readonly accepts: (value: unknown) => boolean;
+  /** Can it stand in a recipe file? Functions and signals cannot. */
+  readonly json: boolean;
+  /** The dtypes that have it, if not all. */
+  readonly dtypes?: (dtype: Dtype) => boolean;
+  /** The flag of the command line: its name, the name of its value ("" for a switch), its help. */
+  readonly flag?: {
+    readonly name: string;
+    readonly value: string;
+    readonly help: string;
+    readonly multiple?: boolean;
+    readonly short?: string;
   };
-  only("blockSize", options.blockSize !== undefined && !q4, "q4");
-  only("accuracyLevel", options.accuracyLevel !== undefined && !q4, "q4");
-  only("perChannel", options.perChannel !== undefined && (q4 || options.dtype === "fp16"), "int8, uint8 and q8");
-  only("symmetric", options.symmetric !== undefined && options.dtype === "fp16", "q4, int8, uint8 and q8");
-  only("blockedOps", options.blockedOps !== undefined && options.dtype !== "fp16", "fp16");
-  only("keepIoTypes", options.keepIoTypes !== undefined && options.dtype !== "fp16", "fp16");
-  if (options.blockSize !== undefined && !BLOCK_SIZES.includes(options.blockSize)) {
-    throw new RangeError(`blockSize: expected one of ${BLOCK_SIZES.join(", ")} (what MatMulNBits takes), got ${options.blockSize}`);
-  }
-  const level = options.accuracyLevel;
-  if (level !== undefined && !(Number.isInteger(level) && level >= 0 && level <= 4))
-    throw new RangeError(`accuracyLevel: expected 0 to 4, got ${level}`);
 }
 
+const isObject = (value: unknown): value is Record<string, unknown> => typeof value === "object" && value !== null && !Array.isArray(value);
+const isText = (value: unknown): boolean => typeof value === "string" && value !== "";
+const isList = (value: unknown, item: (v: unknown) => boolean): boolean => Array.isArray(value) && value.length > 0 && value.every(item);
+const isPattern = (value: unknown): boolean => isText(value) || value instanceof RegExp;
+const isFormat = (value: unknown): boolean => isText(value) || (isObject(value) && typeof value.kind === "string");
+const isAlgorithm = (value: unknown): boolean => isText(value) || typeof value === "function" || (isObject(value) && isText(value.name));
+
+const TARGETS: readonly TargetName[] = ["matmulnbits", "bnb4", "dynamic", "qdq", "stored"];
+const RULE_FIELDS = ["match", "keep", "dtype", "format", "target", "algorithm"];
+
+const isRule = (rule: unknown): boolean =>
+  isObject(rule) &&
+  Object.keys(rule).every((key) => RULE_FIELDS.includes(key)) &&
+  isPattern(rule.match) &&
+  (rule.keep === undefined || typeof rule.keep === "boolean") &&
+  (rule.dtype === undefined || dtypeRow(String(rule.dtype)) !== undefined) &&
+  (rule.format === undefined || isFormat(rule.format)) &&
+  (rule.target === undefined || TARGETS.includes(rule.target as TargetName)) &&
+  (rule.algorithm === undefined || isAlgorithm(rule.algorithm)) &&
+  Object.keys(rule).length > 1;
+
+const text = (name: OptionName, expected: string, accepts: (value: unknown) => boolean, rest: Partial<OptionRow> = {}): OptionRow => ({
+  name,
+  expected,
+  accepts,
+  json: true,
+  ...rest,
+});
+const flag = (name: OptionName, help: string, rest: Partial<OptionRow> = {}, shown?: string): OptionRow =>
+  text(name, "true or false", (value) => typeof value === "boolean", {
+    flag: { name: shown ?? name.replace(/[A-Z]/g, (c) => `-${c.toLowerCase()}`), value: "", help },
+    ...rest,
+  });
+const has = (option: Dtype["options"][number]) => ({ dtypes: (dtype: Dtype) => dtype.options.includes(option) });
+
+export const OPTIONS: readonly OptionRow[] = [
+  text("dtype", `one of ${ONNX_DTYPES.join(", ")}`, (v) => dtypeRow(String(v)) !== undefined, {
+    flag: { name: "dtype", short: "d", value: "DTYPE", help: ONNX_DTYPES.join(", ") },
+  }),
+  text("format", "a format's name, descriptor or definition", isFormat, {
+    flag: { name: "format", value: "NAME", help: "any format of the library for the weights (lowbit formats), instead of a dtype" },
+  }),
+  text("target", `one of ${TARGETS.join(", ")}`, (v) => TARGETS.includes(v as TargetName), {
+    flag: { name: "target", value: "TARGET", help: `with --format: ${TARGETS.join(", ")} (default: the fastest that takes the format)` },
+  }),
+  text("algorithm", "a quantizer's name, { name, ...options }, or a function of the layer", isAlgorithm, {
+    flag: { name: "algorithm", value: "NAME", help: "what rounds the weights; default rtn (round to nearest)" },
+  }),
+  text("blockSize", "a whole number from 1", (v) => Number.isInteger(v) && (v as number) > 0, {
+    ...has("blockSize"),
+    flag: { name: "block-size", value: "N", help: "values that share a scale: 16, 32, 64, 128, 256 (default 32; bnb4 64)" },
+  }),
+  text("symmetric", "true or false", (v) => typeof v === "boolean", has("symmetric")),
+  text("accuracyLevel", "a whole number from 0 to 4", (v) => Number.isInteger(v) && (v as number) >= 0 && (v as number) <= 4, {
+    ...has("accuracyLevel"),
+    flag: {
+      name: "accuracy-level",
+      value: "N",
+      help: "block dtypes: 4 lets the CPU use int8 activations (faster); default 4 for 2 and 8 bits",
+    },
+  }),
+  flag("perChannel", "8-bit: one scale per output channel", has("perChannel")),
+  flag("reduceRange", "8-bit: weights of 7 bits, for x86 processors without VNNI", has("reduceRange")),
+  text("opTypes", "operators such as MatMul, Gather", (v) => isList(v, isText), {
+    flag: { name: "op-types", value: "LIST", help: "only these operators, e.g. MatMul,Conv; Gather adds embeddings" },
+  }),
+  text("rules", `a list of { match, keep | dtype | format | target | algorithm }`, (v) => isList(v, isRule)),
+  text("include", "a list of patterns", (v) => isList(v, isPattern), {
+    flag: { name: "include", value: "PATTERN", multiple: true, help: "only layers of this name (glob, or /regex/); may be repeated" },
+  }),
+  text("exclude", "a list of patterns", (v) => isList(v, isPattern), {
+    flag: { name: "exclude", value: "PATTERN", multiple: true, help: "not the layers of this name; may be repeated" },
+  }),
+  text("keep", "a list of patterns", (v) => isList(v, isPattern), {
+    flag: { name: "keep", value: "PATTERN", multiple: true, help: "nodes of this name stay in float32; may be repeated" },
+  }),
+  text("keepOps", "a list of operators", (v) => isList(v, isText), {
+    flag: { name: "keep-ops", value: "LIST", help: "these operators stay in float32" },
+  }),
+  text("blockedOps", "a list of operators", (v) => Array.isArray(v) && v.every(isText), { dtypes: (dtype) => dtype.half }),
+  text("keepIoTypes", "true or false", (v) => typeof v === "boolean", { dtypes: (dtype) => dtype.half }),
+  flag("allowUnchanged", "succeed even where no layer was quantized"),
+  flag("externalData", "put weights into OUT_data (default: from 1.5 GB)"),
+  { ...flag("force", "overwrite OUT if it exists"), flag: { name: "force", short: "f", value: "", help: "overwrite OUT if it exists" } },
+  text("signal", "an AbortSignal", (v) => isObject(v) && typeof v.aborted === "boolean", { json: false }),
+  text("onProgress", "a function", (v) => typeof v === "function", { json: false }),
+];
+
+const ROWS: ReadonlyMap<string, OptionRow> = new Map(OPTIONS.map((option) => [option.name, option]));
+
+/** Got, in a few words. */
+const shown = (value: unknown): string => {
+  const plain = typeof value === "function" ? "a function" : value instanceof RegExp ? String(value) : JSON.stringify(value);
+  return (plain ?? String(value)).slice(0, 80);
+};
+
+/** Checks options by the table. @throws TypeError for an unknown option or a value of the wrong kind, RangeError for one out of range */
+export function checkOptions(options: QuantizeModelOptions): void {
+  for (const [name, value] of Object.entries(options)) {
+    if (value === undefined) continue;
+    const option = ROWS.get(name);
+    if (option === undefined)
+      throw new TypeError(
+        `${name}: expected an option of quantizeModel, got an unknown one. Did you mean ${nearest(name, [...ROWS.keys()])[0]}?`,
+      );
+    if (option.accepts(value)) continue;
+    const refused = name === "dtype" ? REFUSED_DTYPES.get(String(value)) : undefined;
+    if (refused !== undefined)
+      throw new RangeError(`dtype: expected one of ${ONNX_DTYPES.join(", ")}, got ${shown(value)}: ${refused}. Use q2.`);
+    const message = `${name}: expected ${option.expected}, got ${shown(value)}`;
+    throw typeof value === "string" || typeof value === "number" ? new RangeError(message) : new TypeError(message);
+  }
+  if ((options.dtype === undefined) === (options.format === undefined))
+    throw new TypeError(
+      `dtype, format: expected one of them, got ${options.dtype === undefined ? "none" : "both"}. Say what to make, e.g. dtype "q4".`,
+    );
+  const dtype = options.dtype === undefined ? undefined : dtypeRow(options.dtype)!;
+  for (const option of OPTIONS) {
+    if (option.dtypes === undefined || options[option.name] === undefined) continue;
+    if (dtype === undefined) {
+      if (option.name === "accuracyLevel") continue;
+      throw new TypeError(`${option.name}: expected only with a dtype, got format ${shown(options.format)}. The format says it.`);
+    }
+    if (!option.dtypes(dtype)) {
+      const having = DTYPES.filter(option.dtypes).map(({ name }) => name);
+      throw new TypeError(`${option.name}: expected only with ${having.join(", ")}, got dtype ${dtype.name}`);
+    }
+  }
+  if (options.target !== undefined && dtype !== undefined)
+    throw new TypeError(`target: expected only with a format, got dtype ${dtype.name}, which says it`);
+  if (options.blockSize !== undefined) checkBlockSize(options.blockSize, dtype!);
+}
+
+function checkBlockSize(size: number, dtype: Dtype): void {
+  const allowed = dtype.target === "bnb4" ? size >= 16 && (size & (size - 1)) === 0 : NBITS_BLOCKS.includes(size);
+  if (allowed) return;
+  const expected =
+    dtype.target === "bnb4"
+      ? "a power of two from 16 (what MatMulBnb4 takes)"
+      : `one of ${NBITS_BLOCKS.join(", ")} (what MatMulNBits takes)`;
+  throw new RangeError(`blockSize: expected ${expected}, got ${size}`);
+}
+
+// ---- names -----------------------------------------------------------------------------------------------------------------------
+
+/** The regular expression of a pattern. @throws RangeError where it is none */
 export function patternRegExp(pattern: NamePattern): RegExp {
   if (pattern instanceof RegExp) return new RegExp(pattern.source, pattern.flags.replace(/[gy]/g, ""));
-  const regex = /^\/(.+)\/([a-z]*)$/s.exec(pattern);
+  // node names like /layers.0/mlp look like one too: only flags that exist make it a regular expression
+  const regex = /^\/(.+)\/([dgimsuvy]*)$/s.exec(pattern);
   if (regex !== null) {
     try {
       return new RegExp(regex[1], regex[2].replace(/[gy]/g, ""));
     } catch (cause) {
-      throw new LowbitError(
-        "E_CLI",
+      throw new RangeError(
         `pattern ${pattern}: expected a regular expression, got ${(cause as Error).message}. Correct it, or use a glob.`,
         { cause },
       );
@@ -137,24 +325,29 @@ export function patternRegExp(pattern: NamePattern): RegExp {
   return new RegExp(`^${source}$`, "s");
 }
 
+/** A matcher for one pattern. @throws LowbitError E_ONNX where it matches none of `names` */
+export function nameMatcher(what: string, pattern: NamePattern, names: readonly string[]): (name: string) => boolean {
+  if (typeof pattern === "string" && names.includes(pattern)) return (name) => name === pattern;
+  const regex = patternRegExp(pattern);
+  if (!names.some((name) => regex.test(name))) {
+    const near = typeof pattern === "string" && names.length > 0 ? ` Nearest: ${nearest(pattern, names).join(", ")}.` : "";
+    throw new LowbitError(
+      "E_ONNX",
+      `${what} ${String(pattern)}: expected to match a node with a weight, got none of ${names.length}.${near} Run lowbit inspect to see the names.`,
+    );
+  }
+  return (name) => regex.test(name);
+}
+
 /** Decides by name which layers are taken; returns the reason where one is not. @throws LowbitError where a pattern matches no name */
 export function nameFilter(options: QuantizeOptions, names: readonly string[]): (name: string) => string | undefined {
   const compile = (what: string, patterns: readonly NamePattern[] | undefined) =>
-    patterns?.map((pattern) => {
-      const regex = patternRegExp(pattern);
-      if (!names.some((name) => regex.test(name))) {
-        throw new LowbitError(
-          "E_ONNX",
-          `${what} ${String(pattern)}: expected to match a node with a weight, got none of ${names.length}. Run lowbit inspect to see the names.`,
-        );
-      }
-      return { pattern, regex };
-    });
+    patterns?.map((pattern) => ({ pattern, matches: nameMatcher(what, pattern, names) }));
   const include = compile("include", options.include);
   const exclude = compile("exclude", options.exclude);
   return (name) => {
-    if (include !== undefined && !include.some(({ regex }) => regex.test(name))) return "not included by name";
-    const hit = exclude?.find(({ regex }) => regex.test(name));
+    if (include !== undefined && !include.some(({ matches }) => matches(name))) return "not included by name";
+    const hit = exclude?.find(({ matches }) => matches(name));
     return hit === undefined ? undefined : `excluded by ${String(hit.pattern)}`;
   };
 }

@@ -9,7 +9,18 @@ import { ValueInfoProtoSchema, type NodeProto } from "./file/gen/onnx_pb.ts";
 import type { OnnxModel } from "./file/model.ts";
 import { tensorDims } from "./file/model.ts";
 import { isFloatType, readFloats } from "./file/values.ts";
-import { attributeFloat, buildScopes, isDefaultDomain, makeNode, nodeReads, resolveConstant, type Scope } from "./graph/graph.ts";
+import {
+  attributeFloat,
+  buildScopes,
+  isDefaultDomain,
+  makeNode,
+  nodeReads,
+  resolveConstant,
+  constantResolver,
+  constantView,
+  type ConstantView,
+  type Scope,
+} from "./graph/graph.ts";
 import { findLayers, type Layer } from "./layers.ts";
 import { commonStride, fromMatrix, toMatrix, weightLayout } from "./matrix.ts";
 
@@ -51,24 +62,24 @@ const modelLayer = (layer: Layer): ModelLayer => {
  * @example for (const layer of modelLayers(model)) console.log(layer.name, layer.rows, layer.k);
  */
 export function modelLayers(model: OnnxModel): ModelLayer[] {
-  return layersOf(buildScopes(model));
+  return layersOf(buildScopes(model), model);
 }
 
 /** `modelLayers` of scopes that are there already. */
-export const layersOf = (scopes: readonly Scope[]): ModelLayer[] =>
-  findLayers(scopes)
+export const layersOf = (scopes: readonly Scope[], model: OnnxModel): ModelLayer[] =>
+  findLayers(scopes, model)
     .filter((layer) => layer.weight !== null && layer.shape.every((size) => size > 0) && layer.shape.length > 0)
     .map(modelLayer);
 
 /** The constant of a layer as it is now (another one after a shared weight was written). */
-function weightTensor(layer: ModelLayer) {
-  const constant = resolveConstant(layer.scope, layer.node.input[layer.input] ?? "");
+function weightOf(model: OnnxModel, layer: ModelLayer): ConstantView {
+  const constant = constantResolver(model)(layer.scope, layer.node.input[layer.input] ?? "");
   if (constant === null)
     throw new LowbitError(
       "E_ONNX",
       `layer ${layer.name}: expected a constant weight, got none. The graph was changed: ask modelLayers again.`,
     );
-  return constant.tensor;
+  return constant;
 }
 
 /**
@@ -76,17 +87,19 @@ function weightTensor(layer: ModelLayer) {
  * @throws LowbitError E_ONNX where the layer's node has changed
  */
 export function readWeight(model: OnnxModel, layer: ModelLayer): Tensor<Float32Array> {
-  const layout = weightLayout(layer);
-  const values = readFloats(model, weightTensor(layer));
-  const { rows, k } = layout;
+  const weight = weightOf(model, layer);
+  const layout = weightLayout(layer, weight);
+  const { data } = constantView(model, weight);
   const stride = [commonStride(layout.rowOffsets), commonStride(layout.columnOffsets)];
-  if (stride[0] === undefined || stride[1] === undefined) return tensor(Float32Array.from(toMatrix(values, layout)), [rows, k]);
-  return { data: values, shape: [rows, k], stride: [stride[0], stride[1]], offset: 0 };
+  if (stride[0] === undefined || stride[1] === undefined) return tensor(Float32Array.from(toMatrix(data, layout)), [layout.rows, layout.k]);
+  return { data, shape: [layout.rows, layout.k], stride: [stride[0], stride[1]], offset: layout.rowOffsets[0] };
 }
 
 /** The weight of a layer as a row-major copy [rows * k] in float64. */
-export const readMatrix = (model: OnnxModel, layer: ModelLayer): Float64Array<ArrayBuffer> =>
-  toMatrix(readFloats(model, weightTensor(layer)), weightLayout(layer));
+export function readMatrix(model: OnnxModel, layer: ModelLayer): Float64Array<ArrayBuffer> {
+  const weight = weightOf(model, layer);
+  return toMatrix(constantView(model, weight).data, weightLayout(layer, weight));
+}
 
 function rowMajor(layer: ModelLayer, values: ArrayLike<number> | Tensor | PackedTensor): ArrayLike<number> {
   if ("codes" in values) return dequantizeOriginal(values);
@@ -116,7 +129,7 @@ export function writeWeight(model: OnnxModel, layer: ModelLayer, values: ArrayLi
     if (!Number.isFinite(matrix[i]))
       throw new LowbitError("E_VALUE", `layer ${layer.name}: expected finite weights, got ${matrix[i]} at index ${i}.`);
   }
-  writeConstant(model, layer.scope, layer.node, layer.input, fromMatrix(matrix, weightLayout(layer)), layer.shape);
+  writeConstant(model, layer.scope, layer.node, layer.input, fromMatrix(matrix, weightLayout(layer)), layer.shape, layer.weight.dataType);
 }
 
 /** Where a layer's bias is: an input of its own node, or of the Add behind it. */
@@ -192,7 +205,7 @@ export function writeBias(model: OnnxModel, layer: ModelLayer, values: ArrayLike
     writeConstant(model, scope, place.node, place.input, stored, old.at(-1) === length ? old : [length]);
     return;
   }
-  const made = floatTensor(model, `${layer.name}_bias`, [length], values, weightTensor(layer).dataType);
+  const made = floatTensor(model, `${layer.name}_bias`, [length], values, layer.weight.dataType);
   const bias = addInitializer(scope, made, model);
   if (OWN_BIAS.has(node.opType)) {
     if (place !== null) node.attribute = node.attribute.filter((attribute) => attribute.name !== "beta");

@@ -1,26 +1,25 @@
-// quantizeModel (files, Node) and quantizeModelBytes (anywhere): find the layers, convert them one by one, write the model, report.
+// quantizeModel (files, Node) and quantizeModelBytes (anywhere): find the layers, decide what each becomes, quantize and write them one by one,
+// make floats float16 where the dtype asks for it, write the model, report.
 import { LowbitError } from "../../formats/core/errors.ts";
+import type { Format } from "../../formats/core/types.ts";
+import { decider, resolveFormat, type Decision } from "./choose.ts";
+import { dtypeRow } from "./dtypes.ts";
 import { segmentsLength } from "./file/encode.ts";
 import { checkAborted, checkOutput, fileSize, pause, spillFile, writeFiles } from "./file/files.ts";
-import { buildScopes, collectNames, opsetVersion, removeUnused, sortNodes } from "./graph/graph.ts";
+import type { NodeProto } from "./file/gen/onnx_pb.ts";
 import { inputPaths, outputFiles, readModel, readModelBytes, writeModelBytes } from "./file/io.ts";
-import { dynamicMode } from "./targets/dynamic.ts";
-import { convertFp16 } from "./targets/fp16.ts";
-import type { Layer } from "./layers.ts";
-import type { Mode, ModeContext } from "./targets/mode.ts";
-import { findLayers, unknownReason } from "./layers.ts";
-import { q4Mode } from "./targets/q4.ts";
 import type { OnnxModel } from "./file/model.ts";
-import type { LayerReport, OnnxDtype, QuantizeModelOptions, QuantizeOptions, QuantizeReport } from "./options.ts";
+import { decodeOriginal } from "./file/model.ts";
+import { buildScopes, collectNames, opsetVersion, removeUnused, sortNodes, type Scope } from "./graph/graph.ts";
+import { findLayers, type Layer } from "./layers.ts";
+import type { LayerReport, QuantizeModelOptions, QuantizeOptions, QuantizeReport } from "./options.ts";
 import { checkOptions, nameFilter } from "./options.ts";
-import { ARRAY_MAX } from "./file/values.ts";
+import { convertFp16 } from "./targets/fp16.ts";
+import type { TargetContext } from "./targets/target.ts";
+import { decibels, layerWeights, type LayerQuantizer } from "./weights.ts";
 
 /** New tensors stay in memory up to this many bytes, then go to a temporary file beside the output. */
 const MEMORY_BUDGET = 192 << 20;
-
-type LayerMode = Exclude<OnnxDtype, "fp16">;
-
-const MODES: Readonly<Record<LayerMode, () => Mode>> = { q4: q4Mode, int8: dynamicMode, uint8: dynamicMode, q8: dynamicMode };
 
 /** Layers and notes of a conversion; the model has been changed in place. */
 export interface ConvertResult {
@@ -28,40 +27,63 @@ export interface ConvertResult {
   readonly notes: string[];
 }
 
+const NEAREST: LayerQuantizer = {};
+const ORT = new Map<string, LayerQuantizer>();
+
+/** Rounding to nearest; of a dtype's own weights by the rules of onnxruntime's tools, so that files are the same byte for byte. */
+export function nearestOf({ dtype, format }: Pick<Decision, "dtype" | "format">, options: QuantizeOptions = {}): LayerQuantizer {
+  if (dtype === null || format.kind !== "block") return NEAREST;
+  const { rangeRule, element } = format;
+  const reduceRange = options.reduceRange ?? false;
+  const key = `${element.kind} ${rangeRule} ${reduceRange}`;
+  let made = ORT.get(key);
+  // one object for one rule: weights that two layers share are recognised by it
+  if (made === undefined)
+    ORT.set(key, (made = { arithmetic: "ort", ...(element.kind === "int" ? { rangeRule } : {}), ...(reduceRange ? { reduceRange } : {}) }));
+  return made;
+}
+
 /**
  * Quantizes a model in place. @throws LowbitError E_ONNX on a damaged graph, E_VALUE on weights that are not finite, E_ABORTED
  */
 export async function convertModel(model: OnnxModel, options: QuantizeOptions): Promise<ConvertResult> {
   checkOptions(options);
-  const scopes = buildScopes(model);
+  const dtype = options.dtype === undefined ? null : dtypeRow(options.dtype)!;
   const notes: string[] = [];
+  const scopes = buildScopes(model);
   if (sortNodes(scopes)) notes.push("nodes sorted: a value was used before the node that makes it");
-  const names = collectNames(scopes);
-  const context: ModeContext = { model, scopes, names, options, opset: () => opsetVersion(model), notes };
-  const found = findLayers(scopes);
-  const filter = nameFilter(options, [...new Set(found.map((layer) => layer.name))]);
-  const types = options.opTypes === undefined ? undefined : new Set(options.opTypes);
-  const chosen = (layer: Layer): string | undefined =>
-    types !== undefined && !types.has(layer.node.opType)
-      ? "not among opTypes"
-      : layer.bytes > ARRAY_MAX
-        ? "the weight passes 2 GiB"
-        : filter(layer.name);
-  for (const type of types ?? []) {
-    if (!found.some((layer) => layer.node.opType === type)) {
-      throw new LowbitError(
-        "E_ONNX",
-        `opTypes: expected operators with a weight in this model, got ${type}. It has: ${[...new Set(found.map((layer) => layer.node.opType))].join(", ") || "none"}.`,
-      );
-    }
-  }
-  const result =
-    options.dtype === "fp16"
-      ? await convertFp16(context, found, chosen)
-      : await convertLayers(MODES[options.dtype](), context, found, chosen);
+  const layers = dtype?.target === null ? [] : await convertLayers(model, scopes, options, notes);
+  if (dtype?.half) layers.push(...(await convertFloats(model, options, notes, layers)));
   if (model.proto.functions.length > 0) notes.push(`${model.proto.functions.length} model-local functions were left alone`);
-  if (result.some((layer) => layer.format !== null)) modernizeInputs(model, notes);
-  return { layers: result, notes };
+  if (layers.some((layer) => layer.format !== null)) modernizeInputs(model, notes);
+  return { layers, notes };
+}
+
+/** The dtype's second half: floats that are left become float16. Reports of layers come from here only where nothing else made them. */
+async function convertFloats(
+  model: OnnxModel,
+  options: QuantizeOptions,
+  notes: string[],
+  before: readonly LayerReport[],
+): Promise<LayerReport[]> {
+  const scopes = buildScopes(model);
+  const found = findLayers(scopes, model);
+  const context = newContext(model, scopes, options, notes, () => {
+    throw new Error("float16 has no format by layer");
+  });
+  const filter = before.length > 0 ? () => undefined : nameFilter(options, [...new Set(found.map((layer) => layer.name))]);
+  const types = options.opTypes === undefined || before.length > 0 ? undefined : new Set(options.opTypes);
+  const chosen = (layer: Layer): string | undefined =>
+    types !== undefined && !types.has(layer.node.opType) ? "not among opTypes" : filter(layer.name);
+  const reports = await convertFp16(context, found, chosen);
+  if (before.length === 0) return reports;
+  const known = new Set(before.filter((layer) => layer.format !== null).map((layer) => layer.name));
+  const left = new Map(before.filter((layer) => layer.format === null).map((layer) => [layer.name, layer]));
+  for (const report of reports) {
+    const place = left.get(report.name);
+    if (place !== undefined && report.format !== null && !known.has(report.name)) Object.assign(place, report, { reason: undefined });
+  }
+  return [];
 }
 
 /** Before IR version 4 every initializer had to be a graph input too; new ones are not, so the model becomes IR 4 with plain initializers. */
@@ -74,26 +96,53 @@ function modernizeInputs(model: OnnxModel, notes: string[]): void {
   model.proto.irVersion = 4n;
 }
 
+/** Nodes that read constants only, to stand before all others of their graph. */
+type Early = Map<Scope, NodeProto[]>;
+
+function newContext(
+  model: OnnxModel,
+  scopes: readonly Scope[],
+  options: QuantizeOptions,
+  notes: string[],
+  formatOf: (layer: Layer) => Format,
+  early: Early = new Map(),
+): TargetContext {
+  return {
+    model,
+    scopes,
+    names: collectNames(scopes),
+    options,
+    opset: () => opsetVersion(model),
+    notes,
+    formatOf,
+    before(scope, nodes) {
+      early.set(scope, [...(early.get(scope) ?? []), ...nodes]);
+    },
+  };
+}
+
+/** Every layer by its decision: reports, and the nodes of the graph replaced. */
 async function convertLayers(
-  mode: Mode,
-  context: ModeContext,
-  found: readonly Layer[],
-  chosen: (layer: Layer) => string | undefined,
+  model: OnnxModel,
+  scopes: readonly Scope[],
+  options: QuantizeOptions,
+  notes: string[],
 ): Promise<LayerReport[]> {
-  const { options, scopes } = context;
-  const reasons = new Map<Layer, string>();
-  for (const layer of found) {
-    const reason = mode.opTypes.includes(layer.node.opType)
-      ? (chosen(layer) ?? mode.reason(layer, context))
-      : unknownReason(layer, options.dtype);
-    if (reason !== undefined) reasons.set(layer, reason);
-  }
-  const convertible = found.filter((layer) => !reasons.has(layer));
-  const late = convertible.length > 0 ? mode.prepare?.(convertible, context) : undefined;
-  const total = convertible.reduce((sum, layer) => sum + layer.bytes, 0);
-  let done = 0;
-  let yielded = 0;
-  const replaced = new Map<Layer["node"], Layer["node"][]>();
+  const found = findLayers(scopes, model);
+  const early: Early = new Map();
+  const context = newContext(model, scopes, options, notes, (layer) => (decide.of(layer) as Decision).format, early);
+  const decide = decider(context, found);
+  const todo = found.filter((layer) => typeof decide.of(layer) !== "string");
+  const late = decide.targets().map((target) => ({
+    target,
+    reason: target.prepare?.(
+      todo.filter((layer) => (decide.of(layer) as Decision).target === target),
+      context,
+    ),
+  }));
+  const weights = layerWeights(model);
+  const progress = startProgress(todo, options);
+  const replaced = new Map<NodeProto, NodeProto[]>();
   const unused = new Set<string>();
   const owners = new Map<string, string>();
   const reports: LayerReport[] = [];
@@ -105,43 +154,73 @@ async function convertLayers(
       shape: layer.shape,
       bytesBefore: layer.bytes,
     };
-    const reason = reasons.get(layer) ?? late?.(layer);
-    if (reason !== undefined) {
-      reports.push({ ...base, format: null, bytesAfter: layer.bytes, sqnrDb: null, reason });
+    const decision = decide.of(layer);
+    const reason = typeof decision === "string" ? decision : late.find(({ target }) => target === decision.target)?.reason?.(layer);
+    if (typeof decision === "string" || reason !== undefined) {
+      reports.push({ ...base, format: null, bytesAfter: layer.bytes, sqnrDb: null, reason: reason! });
       continue;
     }
-    options.onProgress?.({ done, total, layer: layer.name });
-    if (yielded++ === 0 || layer.bytes > 1 << 16) await pause();
-    checkAborted(options.signal);
-    const conversion = mode.convert(layer, context);
-    replaced.set(layer.node, conversion.nodes);
+    await progress.next(layer);
+    const { target, format } = decision;
+    const flat = target.isFlat?.(layer, format) ?? false;
+    const measured = weights.quantize(layer, format, nearestOf(decision, options), flat);
+    const before = [...layer.node.input];
+    const written = target.write(layer, measured.packed, context);
+    if (written.nodes !== null) replaced.set(layer.node, written.nodes);
+    for (const name of before) unused.add(name);
     unused.add(layer.weight!.name);
-    const owner = owners.get(conversion.codes);
-    if (owner === undefined) owners.set(conversion.codes, layer.name);
+    const owner = owners.get(written.codes);
+    if (owner === undefined) owners.set(written.codes, layer.name);
     reports.push({
       ...base,
-      format: conversion.format,
-      bytesAfter: conversion.bytesAfter,
-      sqnrDb: conversion.sqnrDb,
+      format: measured.packed.format.name,
+      target: target.name,
+      algorithm: String(measured.packed.recipe.algorithm),
+      bytesAfter: written.bytes,
+      sqnrDb: decibels(measured.signal, measured.noise),
       ...(owner === undefined ? {} : { sharedWith: owner }),
     });
-    done += layer.bytes;
   }
-  for (const scope of scopes) {
-    if (scope.graph.node.some((node) => replaced.has(node)))
-      scope.graph.node = scope.graph.node.flatMap((node) => replaced.get(node) ?? [node]);
-  }
-  // A bias that was given a new shape is no longer read in its old one.
-  for (const nodes of replaced.keys()) for (const name of nodes.input) unused.add(name);
-  const inputs = removeUnused(scopes, unused);
-  // Before IR version 4 initializers had to be inputs, and nobody could feed them.
-  if (inputs.length > 0 && context.model.proto.irVersion >= 4n) {
-    context.notes.push(
-      `weights that were graph inputs with a default can no longer be fed: ${inputs.slice(0, 3).join(", ")}${inputs.length > 3 ? `, ... (${inputs.length} in all)` : ""}`,
-    );
-  }
-  options.onProgress?.({ done: total, total, layer: "" });
+  for (const target of decide.targets()) target.finish?.(context);
+  replaceNodes(scopes, replaced, early);
+  tidy(context, unused);
+  progress.end();
   return reports;
+}
+
+function startProgress(todo: readonly Layer[], options: QuantizeOptions) {
+  const total = todo.reduce((sum, layer) => sum + layer.bytes, 0);
+  let done = 0;
+  let seen = 0;
+  let last = 0;
+  return {
+    async next(layer: Layer): Promise<void> {
+      done += last;
+      last = layer.bytes;
+      options.onProgress?.({ done, total, layer: layer.name });
+      if (seen++ === 0 || layer.bytes > 1 << 16) await pause();
+      checkAborted(options.signal);
+    },
+    end: (): void => options.onProgress?.({ done: total, total, layer: "" }),
+  };
+}
+
+function replaceNodes(scopes: readonly Scope[], replaced: ReadonlyMap<NodeProto, NodeProto[]>, early: Early): void {
+  for (const scope of scopes) {
+    const { graph } = scope;
+    if (graph.node.some((node) => replaced.has(node))) graph.node = graph.node.flatMap((node) => replaced.get(node) ?? [node]);
+    const first = early.get(scope);
+    if (first !== undefined) graph.node = [...first, ...graph.node];
+  }
+}
+
+/** Takes away what nothing reads any more: weights, and a bias that was given a new shape. */
+function tidy(context: TargetContext, unused: ReadonlySet<string>): void {
+  const inputs = removeUnused(context.scopes, unused);
+  // Before IR version 4 initializers had to be inputs, and nobody could feed them.
+  if (inputs.length === 0 || context.model.proto.irVersion < 4n) return;
+  const some = `${inputs.slice(0, 3).join(", ")}${inputs.length > 3 ? `, ... (${inputs.length} in all)` : ""}`;
+  context.notes.push(`weights that were graph inputs with a default can no longer be fed: ${some}`);
 }
 
 function summarize(
@@ -153,8 +232,10 @@ function summarize(
   // A weight that two operators read in different forms is one before and two after.
   const before = new Map(quantized.map((layer) => [layer.weight, layer.bytesBefore]));
   const after = quantized.filter((layer) => layer.sharedWith === undefined).reduce((sum, layer) => sum + layer.bytesAfter, 0);
+  const notes = [...result.notes];
+  if (sizes.after > sizes.before) notes.push(`the file grew from ${sizes.before} to ${sizes.after} bytes`);
   return {
-    dtype: options.dtype,
+    dtype: options.dtype ?? resolveFormat(options.format!).name,
     layers: result.layers,
     quantized: quantized.length,
     leftAlone: result.layers.length - quantized.length,
@@ -164,28 +245,52 @@ function summarize(
     fileBytesAfter: sizes.after,
     seconds: (performance.now() - sizes.started) / 1000,
     outputs: sizes.outputs,
-    notes: result.notes,
+    notes,
   };
+}
+
+/** A run that changes nothing is a mistake, not a result: its file would carry a name that it does not deserve. */
+function checkChanged(result: ConvertResult, options: QuantizeOptions): void {
+  if (options.allowUnchanged || result.layers.some((layer) => layer.format !== null)) return;
+  const reasons = [...new Set(result.layers.map((layer) => layer.reason))].slice(0, 3).join("; ");
+  throw new LowbitError(
+    "E_UNSUPPORTED",
+    `${options.dtype ?? "format"}: expected a layer to quantize, got none of ${result.layers.length}${reasons === "" ? "" : ` (${reasons})`}. Nothing was written; choose another dtype or allow it with allowUnchanged (--allow-unchanged).`,
+  );
 }
 
 /**
  * Quantizes the model file `input` to `output`. The output appears whole or not at all; the input is only read. Node only.
  * @returns a report of every layer with a weight: format, bytes, SQNR, or why it was left alone
- * @throws LowbitError E_IO, E_EXISTS, E_ONNX, E_VALUE, E_ABORTED; TypeError and RangeError for options
+ * @throws LowbitError E_IO, E_EXISTS, E_ONNX, E_VALUE, E_ABORTED, E_UNSUPPORTED where no layer was quantized; TypeError and RangeError for options
  * @example const report = await quantizeModel("model.onnx", "model_q4.onnx", { dtype: "q4" });
  */
 export async function quantizeModel(input: string, output: string, options: QuantizeModelOptions): Promise<QuantizeReport> {
+  checkOptions(options);
+  checkAborted(options.signal);
+  const model = readModel(input);
+  try {
+    return await quantizeFile(model, output, options);
+  } finally {
+    model.close();
+  }
+}
+
+/** Quantizes a copy of a model that was read from a file, and writes it; the model itself stays as it is. */
+export async function quantizeFile(source: OnnxModel, output: string, options: QuantizeModelOptions): Promise<QuantizeReport> {
   const started = performance.now();
   checkOptions(options);
   checkAborted(options.signal);
   const force = options.force ?? false;
-  const model = readModel(input);
+  const model = { ...source, proto: decodeOriginal(source) };
   const spill = spillFile(output, MEMORY_BUDGET);
+  const { keep } = model.payloads;
   try {
     const inputs = inputPaths(model);
     checkOutput(output, inputs, force);
     model.payloads.keep = spill.keep;
     const result = await convertModel(model, options);
+    checkChanged(result, options);
     const outputs = outputFiles(model, output, options);
     for (const file of outputs) checkOutput(file.path, inputs, force);
     await writeFiles(outputs, force, options.signal);
@@ -196,8 +301,8 @@ export async function quantizeModel(input: string, output: string, options: Quan
       outputs: outputs.map((file) => file.path),
     });
   } finally {
+    model.payloads.keep = keep;
     spill.close();
-    model.close();
   }
 }
 
@@ -215,9 +320,10 @@ export async function quantizeModelBytes(
   options: QuantizeBytesOptions,
 ): Promise<{ bytes: Uint8Array; report: QuantizeReport }> {
   const started = performance.now();
-  const model = readModelBytes(bytes, options.external);
-  const result = await convertModel(model, options);
+  const { external, ...rest } = options;
+  const model = readModelBytes(bytes, external);
+  const result = await convertModel(model, rest);
   const out = writeModelBytes(model);
-  const before = bytes.length + Object.values(options.external ?? {}).reduce((sum, data) => sum + data.length, 0);
-  return { bytes: out, report: summarize(options, result, { before, after: out.length, started, outputs: [] }) };
+  const before = bytes.length + Object.values(external ?? {}).reduce((sum, data) => sum + data.length, 0);
+  return { bytes: out, report: summarize(rest, result, { before, after: out.length, started, outputs: [] }) };
 }

@@ -4,7 +4,7 @@ import { describe, expect, it } from "vitest";
 import type { ModelProto, NodeProto, TensorProto } from "../../src/onnx/file/gen/onnx_pb.ts";
 import type { OnnxDtype, QuantizeBytesOptions } from "../../src/onnx/index.ts";
 import { quantizeModelBytes, readModelBytes, verifyModels } from "../../src/onnx/index.ts";
-import { quantizeInt8 } from "../../src/onnx/targets/int8.ts";
+import { readBytes } from "../../src/onnx/file/values.ts";
 import { int8Oracle } from "../oracle/int8.ts";
 import type { AttributeValue } from "./build.ts";
 import { T, encode, graph, matmulModel, model, node, raw, value, weights } from "./build.ts";
@@ -30,33 +30,47 @@ describe("codes, scales and zero points", () => {
     edge,
     wide: edge.subarray(6),
   };
-  it.each(Object.keys(sets))("%s", (name) => {
+  /** Codes, scales and zero points as the file has them, of a MatMul weight [k, n]. */
+  const stored = async (w: Float32Array, n: number, signed: boolean, symmetric: boolean, perChannel: boolean) => {
+    const k = w.length / n;
+    const { bytes } = await quantized(matmulModel(raw("w", [k, n], w), k, n), signed ? "int8" : "uint8", { symmetric, perChannel });
+    const opened = readModelBytes(bytes);
+    const read = (name: string): Uint8Array =>
+      readBytes(
+        opened,
+        opened.proto.graph!.initializer.find((tensor) => tensor.name === name)!,
+      ).slice();
+    return { codes: read("w_quantized"), scales: new Float32Array(read("w_scale").buffer), zeroPoints: read("w_zero_point") };
+  };
+  it.each(Object.keys(sets))("%s", async (name) => {
     const values = sets[name];
     for (const signed of [true, false]) {
       for (const symmetric of [true, false]) {
-        const got = quantizeInt8(values, values.length, { channels: 1, signed, symmetric });
+        const got = await stored(values, 1, signed, symmetric, false);
         const want = int8Oracle(Array.from(values), signed, symmetric);
+        // the tool's float32 range overflows here and its scale is infinite; ours is finite, as finite weights deserve
+        if (want.scale === Infinity) {
+          expect(got.scales[0]).toBeGreaterThan(1e36);
+          continue;
+        }
         expect(got.scales[0]).toBe(want.scale);
         expect(got.zeroPoints[0]).toBe(want.zeroPoint & 255);
         expect(Array.from(got.codes)).toEqual(want.codes.map((code) => code & 255));
       }
     }
   });
-  it("per channel, inside or outside", () => {
-    const values = weights(6 * 5 * 4);
-    const columns = quantizeInt8(values, 1, { channels: 5, signed: false, symmetric: false });
-    const rows = quantizeInt8(values, 20, { channels: 6, signed: true, symmetric: true });
-    for (let c = 0; c < 5; c++) {
-      const mine = Array.from(values).filter((_, i) => i % 5 === c);
-      const want = int8Oracle(mine, false, false);
-      expect([columns.scales[c], columns.zeroPoints[c]]).toEqual([want.scale, want.zeroPoint]);
-      expect(Array.from(columns.codes).filter((_, i) => i % 5 === c)).toEqual(want.codes);
-    }
-    for (let c = 0; c < 6; c++) {
-      const want = int8Oracle(Array.from(values.subarray(c * 20, c * 20 + 20)), true, true);
-      expect(rows.scales[c]).toBe(want.scale);
-      expect(Array.from(rows.codes.subarray(c * 20, c * 20 + 20))).toEqual(want.codes.map((code) => code & 255));
-    }
+  it("per channel", async () => {
+    const values = weights(24 * 5);
+    for (const signed of [true, false])
+      for (const symmetric of [true, false]) {
+        const got = await stored(values, 5, signed, symmetric, true);
+        for (let c = 0; c < 5; c++) {
+          const mine = Array.from(values).filter((_, i) => i % 5 === c);
+          const want = int8Oracle(mine, signed, symmetric);
+          expect([got.scales[c], got.zeroPoints[c]]).toEqual([want.scale, want.zeroPoint & 255]);
+          expect(Array.from(got.codes).filter((_, i) => i % 5 === c)).toEqual(want.codes.map((code) => code & 255));
+        }
+      }
   });
 });
 
@@ -95,7 +109,11 @@ describe("MatMul", () => {
     const proto = matmulModel(raw("w", [64, 24], weights(64 * 24)), 64, 24);
     for (const symmetric of [true, false, undefined]) {
       const { bytes, report } = await quantized(proto, dtype, { perChannel, symmetric });
-      await expectAgrees(proto, bytes);
+      // x86 processors without VNNI add products of two bytes in 16 bits, which saturate: signed weights are judged by 7 bits
+      await expectAgrees(
+        proto,
+        dtype === "int8" ? (await quantized(proto, dtype, { perChannel, symmetric, reduceRange: true })).bytes : bytes,
+      );
       expect(report.layers[0].sqnrDb).toBeGreaterThan(35);
       const sign = dtype === "int8" ? "" : "_zp";
       expect(report.layers[0].format).toBe(
@@ -182,11 +200,12 @@ it("Gemm: transposed weights, alpha, beta and bias", async () => {
         node: [node("Gemm", ["x", "w", "c"], ["y"], { transB, alpha, beta })],
       }),
     );
-    for (const perChannel of [false, true]) await expectAgrees(proto, (await quantized(proto, "int8", { perChannel })).bytes);
+    for (const perChannel of [false, true])
+      await expectAgrees(proto, (await quantized(proto, "int8", { perChannel, reduceRange: true })).bytes);
   }
 });
 
-it("Gather: a uint8 table and DequantizeLinear", async () => {
+it("Gather: a table with a scale per row, or as onnxruntime's tool has it", async () => {
   const proto = model(
     graph({
       input: [value("ids", T.INT64, ["b", "s"])],
@@ -195,10 +214,72 @@ it("Gather: a uint8 table and DequantizeLinear", async () => {
       node: [node("Gather", ["table", "ids"], ["e"], {}, "embed"), node("MatMul", ["e", "w"], ["y"], {}, "mm")],
     }),
   );
-  const { bytes, report } = await quantized(proto, "int8");
-  expect(report.layers.map(({ format }) => format)).toEqual(["uint8_tensor_zp", "int8_tensor"]);
-  expect(ops(bytes).slice(0, 2)).toEqual(["Gather", "DequantizeLinear"]);
+  const { bytes, report } = await quantized(proto, "int8", { reduceRange: true });
+  expect(report.layers.map(({ format }) => format)).toEqual(["int8_row", "int8_tensor"]);
+  expect(ops(bytes).slice(0, 4)).toEqual(["Gather", "Cast", "Gather", "Mul"]);
   await expectAgrees(proto, bytes);
+  const tool = await quantized(proto, "int8", { reduceRange: true, perChannel: false });
+  expect(tool.report.layers.map(({ format }) => format)).toEqual(["uint8_tensor_zp", "int8_tensor"]);
+  expect(ops(tool.bytes).slice(0, 2)).toEqual(["Gather", "DequantizeLinear"]);
+  await expectAgrees(proto, tool.bytes);
+});
+
+it("an outlier row of a table costs that row only", async () => {
+  const table = weights(50 * 16).map((v, i) => (i < 16 ? v * 1e4 : v));
+  const proto = model(
+    graph({
+      input: [value("ids", T.INT64, ["b"])],
+      output: [value("y", T.FLOAT, ["b", 16])],
+      initializer: [raw("table", [50, 16], table)],
+      node: [node("Gather", ["table", "ids"], ["y"], {}, "embed")],
+    }),
+  );
+  const { bytes } = await quantized(proto, "q8");
+  const session = await InferenceSession.create(bytes, { logSeverityLevel: 4 });
+  const ids = BigInt64Array.from({ length: 49 }, (_, i) => BigInt(i + 1));
+  const y = (await session.run({ ids: new Tensor("int64", ids, [49]) })).y.data as Float32Array;
+  await session.release();
+  y.forEach((v, i) => expect(Math.abs(v - table[16 + i])).toBeLessThan(0.0015));
+});
+
+it("Conv per channel with a channel of zeros has one zero point, right for all", async () => {
+  const w = weights(4 * 2 * 9).map((v, i) => (i >= 18 && i < 36 ? 0 : v));
+  const proto = model(
+    graph({
+      input: [value("x", T.FLOAT, [1, 2, 8, 8])],
+      output: [value("y", T.FLOAT, [1, 4, 6, 6])],
+      initializer: [raw("w", [4, 2, 3, 3], w)],
+      node: [node("Conv", ["x", "w"], ["y"], {}, "conv")],
+    }),
+  );
+  for (const dtype of ["q8", "uint8", "int8"] as const)
+    await expectAgrees(proto, (await quantized(proto, dtype, { perChannel: true, reduceRange: dtype === "int8" })).bytes);
+  const first = model({
+    ...proto.graph!,
+    initializer: [
+      raw(
+        "w",
+        [4, 2, 3, 3],
+        weights(72).map((v, i) => (i < 18 ? 0 : v)),
+      ),
+    ],
+  });
+  await expectAgrees(first, (await quantized(first, "q8", { perChannel: true })).bytes);
+});
+
+it("a [K, 1] weight that MatMul and Gemm read in two layouts is two weights", async () => {
+  const proto = model(
+    graph({
+      input: [value("x", T.FLOAT, ["b", 32]), value("z", T.FLOAT, ["b", 1])],
+      output: [value("y", T.FLOAT, ["b", 1]), value("v", T.FLOAT, ["b", 32])],
+      initializer: [raw("w", [32, 1], weights(32))],
+      node: [node("MatMul", ["x", "w"], ["y"], {}, "mm"), node("Gemm", ["z", "w"], ["v"], { transB: 1n }, "g")],
+    }),
+  );
+  for (const dtype of ["q4", "q8", "uint8"] as const) {
+    const { bytes } = await quantized(proto, dtype);
+    await (await InferenceSession.create(bytes, { logSeverityLevel: 4 })).release();
+  }
 });
 
 it("a table that a Gather and a MatMul read is one weight before and two after", async () => {
@@ -213,8 +294,9 @@ it("a table that a Gather and a MatMul read is one weight before and two after",
   const { bytes, report } = await quantized(proto, "int8");
   expect(report.layers.map(({ sharedWith }) => sharedWith)).toEqual([undefined, undefined]);
   expect(report.weightBytesBefore).toBe(4 * 2048);
-  expect(report.weightBytesAfter).toBe(2 * (2048 + 4 + 1));
-  await expectAgrees(proto, bytes);
+  // a scale per row; a scale and a zero point
+  expect(report.weightBytesAfter).toBe(2048 + 4 * 32 + 2048 + 4 + 1);
+  await expectAgrees(proto, bytes, 18);
 });
 
 describe("old opsets", () => {

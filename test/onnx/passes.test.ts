@@ -18,7 +18,7 @@ import { changed, encoderFeeds, encoderModel, FORMS } from "./encoder.ts";
 
 const contextOf = (model: OnnxModel): PassContext => {
   const scopes = buildScopes(model);
-  const layers = layersOf(scopes);
+  const layers = layersOf(scopes, model);
   const readers = findReaders(scopes);
   return {
     model,

@@ -1,9 +1,14 @@
-// lowbit quantize: one model file to another, with a report of every layer; --verify runs both and compares their outputs.
+// lowbit quantize: one model file to another, or a folder in several dtypes, with a report of every layer; --verify runs both and compares their outputs.
+// Its options are those of src/onnx/options.ts: a new one there has its flag here.
+import { statSync } from "node:fs";
 import { isLowbitError } from "../../../formats/core/errors.ts";
 import { nearest } from "../../../formats/registry.ts";
-import { ONNX_DTYPES, checkOptions } from "../../onnx/options.ts";
+import { ONNX_DTYPES, dtypeFileName, dtypeRow } from "../../onnx/dtypes.ts";
+import { quantizeFolder, type FolderReport } from "../../onnx/folder.ts";
+import { OPTIONS, checkOptions } from "../../onnx/options.ts";
 import type { LayerReport, OnnxDtype, QuantizeModelOptions, QuantizeReport } from "../../onnx/options.ts";
 import { quantizeModel } from "../../onnx/quantize.ts";
+import { configFile, recipeOf } from "../../onnx/recipe.ts";
 import type { LayerComparison } from "../../onnx/verify/layers.ts";
 import type { VerifyReport } from "../../onnx/verify/verify.ts";
 import { checkRuntime } from "../../onnx/verify/verify.ts";
@@ -13,93 +18,109 @@ import type { CommandSpec, ParsedArgs } from "../spec.ts";
 import { EXIT, numberOption, usageError } from "../spec.ts";
 import { DEFAULT_MIN_SQNR, compareModels, layersOf, partingText, verifyText } from "./verify.ts";
 
+/** The table's options that have a flag, with their flags. */
+const FLAGS = OPTIONS.flatMap((option) => (option.flag === undefined ? [] : [{ option, flag: option.flag }]));
+
 /** Names of the API's options as the command line has them. */
-const OPTION_NAMES: Readonly<Record<string, string>> = {
-  dtype: "--dtype",
-  blockSize: "--block-size",
-  symmetric: "--symmetric or --asymmetric",
-  accuracyLevel: "--accuracy-level",
-  perChannel: "--per-channel",
-};
+const flagName = (name: string): string =>
+  name === "symmetric" ? "--symmetric or --asymmetric" : `--${FLAGS.find(({ option }) => option.name === name)?.flag.name ?? name}`;
+
+const flagSpecs = Object.fromEntries(
+  FLAGS.map(({ flag }) => [
+    flag.name,
+    {
+      help: flag.help,
+      ...(flag.value === "" ? {} : { value: flag.value }),
+      ...(flag.short === undefined ? {} : { short: flag.short }),
+      ...(flag.multiple ? { multiple: true } : {}),
+    },
+  ]),
+);
 
 export const quantizeCommand: CommandSpec = {
   name: "quantize",
-  summary: "Quantizes the weights of an ONNX model and reports every layer.",
+  summary: "Quantizes the weights of an ONNX model, or of every model of a folder, and reports every layer.",
   positionals: ["MODEL"],
   options: {
-    output: { short: "o", value: "OUT", help: "file to write (required)" },
-    dtype: { short: "d", value: "DTYPE", help: `${ONNX_DTYPES.join(", ")} (required)` },
-    "block-size": { value: "N", help: "q4: values that share a scale: 16, 32 (default), 64, 128, 256" },
-    symmetric: { help: "no zero points (default for q4 and signed weights)" },
+    output: { short: "o", value: "OUT", help: "file to write; for a folder the folder to write to (default: itself)" },
+    dtypes: { value: "LIST", help: "several dtypes at once, e.g. q4,q8,fp16; OUT is a folder" },
+    ...flagSpecs,
+    symmetric: { help: "no zero points (default for block dtypes and signed weights)" },
     asymmetric: { help: "zero points (default for unsigned 8-bit weights)" },
-    "accuracy-level": { value: "N", help: "q4: 4 lets the CPU use int8 activations (faster); default: not written" },
-    "per-channel": { help: "8-bit: one scale per output channel" },
-    "op-types": { value: "LIST", help: "only these operators, e.g. MatMul,Conv" },
-    include: { value: "PATTERN", multiple: true, help: "only layers of this name (glob, or /regex/); may be repeated" },
-    exclude: { value: "PATTERN", multiple: true, help: "not the layers of this name; may be repeated" },
-    sort: { help: "accept a graph whose nodes are not in order, and sort it" },
-    "external-data": { help: "put weights into OUT_data (default: from 1.5 GB)" },
+    config: { value: "FILE", help: "options from a file (default: lowbit.config.json or .mjs beside the model, where there is one)" },
+    "print-config": { help: "print the options in force as JSON and stop" },
     verify: { value: "N", help: "afterwards run both models on N random inputs and compare" },
     "min-sqnr": { value: "DB", help: `with --verify: exit 3 below this (default ${DEFAULT_MIN_SQNR})` },
     seed: { value: "N", help: "with --verify: seed of the random inputs (default 1)" },
-    force: { short: "f", help: "overwrite OUT if it exists" },
   },
   notes: `Layer names are those of \`lowbit inspect MODEL\`. SQNR is 10 log10(sum w^2 / sum (w - w')^2) of a layer's weight.
   lowbit quantize model.onnx -o model_q4.onnx --dtype q4
-  lowbit quantize model.onnx -o model_quantized.onnx --dtype q8 --op-types MatMul --verify 4`,
+  lowbit quantize model.onnx -o model_quantized.onnx --dtype q8 --op-types MatMul --verify 4
+  lowbit quantize model.onnx -o model_mxfp4.onnx --format mxfp4
+  lowbit quantize onnx/ --dtypes q4,q4f16,q8,fp16`,
   run: runQuantize,
 };
 
-function dtypeOf(args: ParsedArgs): OnnxDtype {
-  const text = args.text("dtype");
-  const known = ONNX_DTYPES.join(", ");
-  if (text === undefined) throw usageError(`--dtype: expected one of ${known}, got none. Say what to make, e.g. --dtype q4.`);
-  const found = ONNX_DTYPES.find((dtype) => dtype === text.toLowerCase());
-  if (found === undefined)
-    throw usageError(`--dtype: expected one of ${known}, got ${text}. Did you mean ${nearest(text.toLowerCase(), ONNX_DTYPES)[0]}?`);
-  return found;
+const listOf = (text: string): string[] =>
+  text
+    .split(",")
+    .map((part) => part.trim())
+    .filter((part) => part !== "");
+
+/** The value of a flag as its option has it: numbers, lists, switches and texts tell themselves apart by what the table accepts. */
+function valueOf(args: ParsedArgs, { option, flag }: (typeof FLAGS)[number]): unknown {
+  if (flag.value === "") return true;
+  if (flag.multiple) return args.all(flag.name);
+  const text = args.text(flag.name)!;
+  if (flag.value === "LIST") return listOf(text);
+  const number = Number(text);
+  if (text.trim() !== "" && option.accepts(number)) return number;
+  return option.accepts(text) || !option.accepts(text.toLowerCase()) ? text : text.toLowerCase();
 }
 
-function optionsOf(args: ParsedArgs): QuantizeModelOptions {
-  const dtype = dtypeOf(args);
+/** The options of the flags that were given. */
+function givenOptions(args: ParsedArgs): Record<string, unknown> {
   if (args.flag("symmetric") && args.flag("asymmetric")) throw usageError("--symmetric and --asymmetric: expected one of them, got both.");
-  const integer = (name: string): number | undefined => numberOption(args, name, "a whole number", (n) => Number.isInteger(n) && n >= 0);
-  const blockSize = integer("block-size");
-  const accuracyLevel = integer("accuracy-level");
-  const opTypes = args
-    .text("op-types")
-    ?.split(",")
-    .map((type) => type.trim())
-    .filter((type) => type !== "");
-  if (opTypes?.length === 0) throw usageError("--op-types: expected operators such as MatMul,Conv, got none.");
-  const options: QuantizeModelOptions = {
-    dtype,
-    ...(blockSize === undefined ? {} : { blockSize }),
-    ...(accuracyLevel === undefined ? {} : { accuracyLevel }),
-    ...(args.flag("symmetric") || args.flag("asymmetric") ? { symmetric: args.flag("symmetric") } : {}),
-    ...(args.flag("per-channel") ? { perChannel: true } : {}),
-    ...(opTypes === undefined ? {} : { opTypes }),
-    ...(args.flag("include") ? { include: args.all("include") } : {}),
-    ...(args.flag("exclude") ? { exclude: args.all("exclude") } : {}),
-    ...(args.flag("sort") ? { sort: true } : {}),
-    ...(args.flag("external-data") ? { externalData: true } : {}),
-    force: args.flag("force"),
-  };
+  const options: Record<string, unknown> = {};
+  for (const entry of FLAGS) {
+    if (!args.flag(entry.flag.name)) continue;
+    const value = valueOf(args, entry);
+    if (Array.isArray(value) && value.length === 0) throw usageError(`--${entry.flag.name}: expected ${entry.option.expected}, got none.`);
+    options[entry.option.name] = value;
+  }
+  if (args.flag("symmetric") || args.flag("asymmetric")) options.symmetric = args.flag("symmetric");
+  return options;
+}
+
+/** Checks options; what is wrong with them is said by the names of the flags. */
+function checked<T extends QuantizeModelOptions>(options: T): T {
   try {
     checkOptions(options);
+    return options;
   } catch (error) {
     if (isLowbitError(error) || !(error instanceof Error)) throw error;
-    throw usageError(`${error.message.replace(/^\w+/, (name) => OPTION_NAMES[name] ?? name)}. See lowbit quantize --help.`);
+    const near =
+      error.message.startsWith("dtype:") && options.dtype ? ` Did you mean ${nearest(String(options.dtype), ONNX_DTYPES)[0]}?` : "";
+    throw usageError(`${error.message.replace(/^\w+(?=:)/, flagName)}.${near} See lowbit quantize --help.`);
   }
-  return options;
 }
 
 async function runQuantize(args: ParsedArgs, context: Parameters<CommandSpec["run"]>[1]): Promise<number> {
   const [input] = args.positionals;
   const output = args.text("output");
-  const options = optionsOf(args);
+  const asked = { ...(await configFile(args.text("config"), input)), ...givenOptions(args) } as Record<string, unknown>;
+  if (args.flag("dtypes") || isFolder(input)) return runFolder(args, context, input, output, asked);
+  if (asked.dtype === undefined && asked.format === undefined)
+    throw usageError(`--dtype: expected one of ${ONNX_DTYPES.join(", ")}, got none. Say what to make, e.g. --dtype q4, or --format NAME.`);
+  const options = checked(asked as QuantizeModelOptions);
+  if (args.flag("print-config")) {
+    context.print(json(recipeOf(options)));
+    return EXIT.ok;
+  }
   if (output === undefined)
-    throw usageError(`-o: expected the file to write, got none. For example -o ${input.replace(/(\.onnx)?$/i, `_${options.dtype}.onnx`)}`);
+    throw usageError(
+      `-o: expected the file to write, got none. For example -o ${options.dtype === undefined ? input.replace(/(\.onnx)?$/i, `_${String(options.format)}.onnx`) : dtypeFileName(input, dtypeRow(options.dtype)!)}`,
+    );
   const samples = numberOption(args, "verify", "a number of inputs from 1", (n) => Number.isInteger(n) && n >= 1);
   const minSqnrDb = numberOption(args, "min-sqnr", "a number of decibels", () => true);
   const seed = numberOption(args, "seed", "a whole number from 0", (n) => Number.isInteger(n) && n >= 0 && n < 2 ** 32);
@@ -139,9 +160,66 @@ async function runQuantize(args: ParsedArgs, context: Parameters<CommandSpec["ru
     const help = verified === undefined || verified.ok ? "" : advice(report, verified, layers, options.perChannel ?? false);
     context.print(`${quantizeText(input, report)}${check}${help}`);
   }
-  if (report.quantized === 0)
-    process.stderr.write(`lowbit: warning: no layer was quantized; the reasons are in the report. ${output} holds the same weights.\n`);
   return exit;
+}
+
+const isFolder = (path: string): boolean => statSync(path, { throwIfNoEntry: false })?.isDirectory() ?? false;
+
+async function runFolder(
+  args: ParsedArgs,
+  context: Parameters<CommandSpec["run"]>[1],
+  input: string,
+  output: string | undefined,
+  asked: Record<string, unknown>,
+): Promise<number> {
+  const given = args.text("dtypes") === undefined ? (asked.dtype === undefined ? [] : [String(asked.dtype)]) : listOf(args.text("dtypes")!);
+  if (given.length === 0)
+    throw usageError(`--dtypes: expected a list of ${ONNX_DTYPES.join(", ")}, got none. For example --dtypes q4,q8,fp16.`);
+  if (asked.format !== undefined)
+    throw usageError("--format: expected with one model, got a folder or --dtypes. Give dtypes, or one model.");
+  const { dtype: _, ...rest } = asked;
+  for (const dtype of given) checked({ dtype } as QuantizeModelOptions);
+  const progress = progressLine();
+  let entries: FolderReport;
+  try {
+    entries = await quantizeFolder(input, {
+      ...(rest as QuantizeModelOptions),
+      dtypes: given as OnnxDtype[],
+      ...(output === undefined ? {} : { output }),
+      signal: context.signal,
+      onProgress: (p) => progress.update(p),
+      onFile: (file) => progress.note(`${file.index + 1} of ${file.count}: ${file.output}`),
+    });
+  } finally {
+    progress.clear();
+  }
+  if (args.json) context.print(json({ command: "quantize", input, ...entries }));
+  else context.print(folderText(entries));
+  return EXIT.ok;
+}
+
+function folderText({ files, config }: FolderReport): string {
+  const columns = [
+    { title: "model" },
+    { title: "dtype" },
+    { title: "layers", right: true },
+    { title: "bytes", right: true },
+    { title: "" },
+    { title: "" },
+  ];
+  const rows = files.map(({ input, dtype, report, reason }) =>
+    report === null
+      ? [input, dtype, "", "", "", `no file: ${reason ?? ""}`]
+      : [
+          input,
+          dtype,
+          `${report.quantized} of ${report.layers.length}`,
+          count(report.fileBytesAfter),
+          percent(report.fileBytesAfter, report.fileBytesBefore),
+          report.outputs.join(", "),
+        ],
+  );
+  return `${[table(columns, rows), ...(config === null ? [] : ["", `${config} written`])].join("\n")}\n`;
 }
 
 function layerRow(layer: LayerReport): string[] {

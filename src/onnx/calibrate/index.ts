@@ -52,7 +52,7 @@ export async function calibrateModel(
       file.close();
     }
   }
-  const all = layersOf(buildScopes(model));
+  const all = layersOf(buildScopes(model), model);
   const filter = nameFilter({ dtype: "q4", ...(options.layers === undefined ? {} : { include: options.layers }) }, [
     ...new Set(all.map((layer) => layer.name)),
   ]);

@@ -42,6 +42,13 @@ function rawBytes(model: OnnxModel, tensor: TensorProto): Uint8Array | undefined
   return tensor.rawData !== undefined && tensor.rawData.length > 0 ? tensor.rawData : undefined;
 }
 
+/** The bytes of a tensor as raw_data has them. @throws LowbitError E_ONNX where typed fields hold the values */
+export function readBytes(model: OnnxModel, tensor: TensorProto): Uint8Array {
+  const bytes = rawBytes(model, tensor);
+  if (bytes !== undefined || elementCount(tensor) === 0) return bytes ?? new Uint8Array(0);
+  throw new LowbitError("E_ONNX", `tensor ${JSON.stringify(tensor.name)}: expected raw data, got typed fields. Store it as raw_data.`);
+}
+
 /** An elided packed field of varints, as signed 32-bit numbers (int32_data: int32 and everything narrower, float16 and bfloat16 codes). */
 function packedInts(payload: Payload, count: number): Int32Array {
   const bytes = readPayload(payload);

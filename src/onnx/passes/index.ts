@@ -53,7 +53,7 @@ export function checkPasses(requests: readonly PassRequest[]): { pass: Pass; set
 
 function contextFor(model: OnnxModel, pass: Pass, options: ApplyPassesOptions, notes: string[]): PassContext {
   const scopes = buildScopes(model);
-  const layers = layersOf(scopes);
+  const layers = layersOf(scopes, model);
   let readers = findReaders(scopes);
   const layerOf = new Map<unknown, PassContext["layers"][number]>(layers.map((layer) => [layer.node, layer]));
   return {

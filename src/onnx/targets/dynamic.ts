@@ -1,214 +1,183 @@
-// int8, uint8 and q8: dynamic quantization, the layout of transformers.js. Activations are quantized to uint8 at run time, per tensor:
-// DynamicQuantizeLinear -> MatMulInteger or ConvInteger -> Cast -> Mul (scales) -> Add (bias). Embeddings (Gather) hold uint8 rows and a
-// DequantizeLinear after them. Weights: int8, uint8, or (q8) uint8 where the model has Conv, GroupQueryAttention or MultiHeadAttention.
+// Weights of 8 bits with activations quantized at run time, the layout of transformers.js and of onnxruntime's quantize_dynamic:
+// DynamicQuantizeLinear -> MatMulInteger or ConvInteger -> Cast -> Mul (scales) -> Add (bias). Embeddings hold codes with a scale per row.
+// Source: ONNX DynamicQuantizeLinear-11, MatMulInteger-10, ConvInteger-10; onnxruntime quantization/operators.
 import { create } from "@bufbuild/protobuf";
+import { levelCodes, levelValues, unpack } from "../../../formats/core/packed.ts";
+import type { Codes } from "../../../formats/core/pack.ts";
+import type { BlockFormat, Format, PackedTensor } from "../../../formats/core/types.ts";
+import { defineBlock } from "../../../formats/define/index.ts";
+import { float32 } from "../../../formats/float32.ts";
 import type { NodeProto, TensorProto } from "../file/gen/onnx_pb.ts";
 import { TensorProtoSchema, TensorProto_DataType as T } from "../file/gen/onnx_pb.ts";
-import type { Scope } from "../graph/graph.ts";
-import { attributeOf, intAttribute, makeNode, resolveConstant } from "../graph/graph.ts";
 import { makeTensor } from "../file/model.ts";
-import { raiseOpset } from "../graph/opset.ts";
-import { dataTypeName } from "../file/types.ts";
-import type { Scratch } from "../file/values.ts";
 import { readFloats } from "../file/values.ts";
-import { productReason, productShape, scaled, withBias } from "./gemm.ts";
-import type { Int8Weight } from "./int8.ts";
-import { quantizeInt8, transposed } from "./int8.ts";
+import type { Scope } from "../graph/graph.ts";
+import { attributeInt, attributeOf, intAttribute, makeNode, resolveConstant } from "../graph/graph.ts";
+import { raiseOpset } from "../graph/opset.ts";
 import type { Layer } from "../layers.ts";
-import type { Conversion, Mode, ModeContext } from "./mode.ts";
-import { decibels, madeBytes, notFinite, weightCache } from "./mode.ts";
+import { layerMatrix, layerType } from "../weights.ts";
+import { castNode, productNodes, productReason } from "./product.ts";
+import type { Target, TargetContext, Written } from "./target.ts";
+import { madeBytes, perWeight } from "./target.ts";
 
 /** DynamicQuantizeLinear is an operator of opset 11. */
 const OPSET = 11;
 /** Conv attributes that ConvInteger takes too: all of them. */
 const CONV_ATTRIBUTES = ["auto_pad", "dilations", "group", "kernel_shape", "pads", "strides"];
-const UNSIGNED_IF = new Set(["Conv", "GroupQueryAttention", "MultiHeadAttention"]);
 
 interface Made {
   readonly codes: string;
   readonly scale: string;
   readonly zeroPoint: string;
   readonly bytes: number;
-  readonly format: string;
-  readonly sqnrDb: number;
 }
 
-interface Activation {
-  readonly codes: string;
-  readonly scale: string;
-  readonly zeroPoint: string;
+/** Why the target cannot hold a format; undefined where it can. */
+function formatReason(format: Format): string | undefined {
+  if (format.kind !== "block" || format.element.kind !== "int" || format.element.bits !== 8)
+    return `the integer operators hold 8-bit integers, not ${format.name}`;
+  const [{ span, format: scale }] = format.scales;
+  if (format.scales.length !== 1 || scale !== float32 || (span !== "row" && span !== "tensor"))
+    return `the integer operators have one float32 scale per tensor or output channel; ${format.name} has others`;
+  if (format.offset !== undefined && (format.offset.role !== "zeroPoint" || format.offset.levels[0].span !== span))
+    return `the offsets of ${format.name} are no zero points beside its scales`;
+  return undefined;
 }
 
-export function dynamicMode(): Mode {
-  const cache = weightCache<Made>();
-  const scratch: Scratch = { bytes: new Uint8Array(0) };
-  const activations = new Map<Scope, Map<string, Activation>>();
+export function dynamicTarget(): Target {
+  const products = perWeight<Made>();
+  const convolutions = perWeight<Made>();
+  const rowsMade = perWeight<Made>();
+  const activations = new Map<Scope, Map<string, Made>>();
+  const biases = new Map<TensorProto, Map<number, string>>();
 
   /** The quantized form of a value, made once per graph; `nodes` receives the node that makes it. */
-  function quantizedActivation(layer: Layer, context: ModeContext, value: string, nodes: NodeProto[]): Activation {
-    const known = activations.get(layer.scope) ?? new Map<string, Activation>();
+  function quantizedActivation(layer: Layer, context: TargetContext, value: string, nodes: NodeProto[]): Made {
+    const known = activations.get(layer.scope) ?? new Map<string, Made>();
     activations.set(layer.scope, known);
-    let activation = known.get(value);
-    if (activation === undefined) {
+    let made = known.get(value);
+    if (made === undefined) {
       const { names } = context;
-      activation = {
+      made = {
         codes: names.take(`${value}_quantized`),
         scale: names.take(`${value}_scale`),
         zeroPoint: names.take(`${value}_zero_point`),
+        bytes: 0,
       };
-      known.set(value, activation);
-      nodes.push(
-        makeNode("DynamicQuantizeLinear", [value], [activation.codes, activation.scale, activation.zeroPoint], {
-          name: names.take(`${value}_QuantizeLinear`),
-        }),
-      );
+      known.set(value, made);
+      const name = names.take(`${value}_QuantizeLinear`);
+      nodes.push(makeNode("DynamicQuantizeLinear", [value], [made.codes, made.scale, made.zeroPoint], { name }));
     }
-    return activation;
+    return made;
   }
 
-  /** Stores a quantized weight beside the original; scales and zero points have the given dims ([] for one per tensor). */
+  /** Stores codes, scales and zero points of the given dims; one entry is a scalar. */
   function store(
     layer: Layer,
-    context: ModeContext,
-    weight: Int8Weight,
-    signed: boolean,
-    dims: readonly number[],
-    scaleDims: readonly number[],
-    format: string,
+    context: TargetContext,
+    parts: {
+      dims: readonly number[];
+      codes: Codes;
+      scales: Float32Array;
+      scaleDims: readonly number[];
+      zeros: Uint8Array | null;
+      type: number;
+    },
   ): Made {
     const { model, names } = context;
     const { name, scope } = layer.weight!;
-    // A value that is not finite leaves no finite sum of squares.
-    if (!Number.isFinite(weight.signal)) throw notFinite(layer, readFloats(model, layer.weight!.tensor));
-    const type = signed ? T.INT8 : T.UINT8;
-    const zeroDims = weight.zeroPoints.length === 1 ? [] : [weight.zeroPoints.length];
+    const bytes = (data: Codes | Float32Array) => new Uint8Array(data.buffer, data.byteOffset, data.byteLength);
     const tensors: TensorProto[] = [
-      makeTensor(model, names.take(`${name}_quantized`), type, dims, weight.codes),
-      makeTensor(
-        model,
-        names.take(`${name}_scale`),
-        T.FLOAT,
-        weight.scales.length === 1 ? [] : scaleDims,
-        new Uint8Array(weight.scales.buffer),
-      ),
-      makeTensor(model, names.take(`${name}_zero_point`), type, zeroDims, weight.zeroPoints),
+      makeTensor(model, names.take(`${name}_quantized`), parts.type, parts.dims, bytes(parts.codes)),
+      makeTensor(model, names.take(`${name}_scale`), T.FLOAT, parts.scales.length === 1 ? [] : parts.scaleDims, bytes(parts.scales)),
     ];
+    const { zeros } = parts;
+    if (zeros !== null)
+      tensors.push(makeTensor(model, names.take(`${name}_zero_point`), parts.type, zeros.length === 1 ? [] : [zeros.length], zeros));
     scope.graph.initializer.push(...tensors);
-    const [codes, scale, zeroPoint] = tensors.map((tensor) => tensor.name);
-    return { codes, scale, zeroPoint, bytes: madeBytes(tensors), format, sqnrDb: decibels(weight.signal, weight.noise) };
+    const [codes, scale, zeroPoint = ""] = tensors.map((tensor) => tensor.name);
+    return { codes, scale, zeroPoint, bytes: madeBytes(tensors) };
   }
 
-  const weightKind = (context: ModeContext): { signed: boolean; symmetric: boolean; perChannel: boolean } => {
-    const signed = context.options.dtype === "int8" || (context.options.dtype === "q8" && !hasUnsignedOps(context.scopes));
-    return { signed, symmetric: context.options.symmetric ?? signed, perChannel: context.options.perChannel ?? false };
-  };
-
-  const formatName = (signed: boolean, symmetric: boolean, perChannel: boolean): string =>
-    `${signed ? "int8" : "uint8"}_${perChannel ? "row" : "tensor"}${symmetric && signed ? "" : "_zp"}`;
-
-  /** The product or convolution, from quantized operands to the float result named `output`. */
-  function integerNodes(
-    layer: Layer,
-    context: ModeContext,
-    op: string,
-    made: Made,
-    attributes: NodeProto["attribute"],
-    output: string,
-  ): NodeProto[] {
+  /** The product or convolution, from a float value to the float result named `output`. */
+  function integerNodes(layer: Layer, context: TargetContext, op: string, made: Made, x: string, output: string): NodeProto[] {
     const { names } = context;
     const nodes: NodeProto[] = [];
-    const x = quantizedActivation(layer, context, layer.node.input[0], nodes);
+    const act = quantizedActivation(layer, context, x, nodes);
     const integers = names.take(`${output}_quantized`);
     const floats = names.take(`${output}_quantized_cast`);
     const scale = names.take(`${layer.name}_quant_scales`);
+    const attributes =
+      op === "ConvInteger" ? CONV_ATTRIBUTES.map((name) => attributeOf(layer.node, name)).filter((a) => a !== undefined) : [];
     nodes.push(
-      makeNode(op, [x.codes, made.codes, x.zeroPoint, made.zeroPoint], [integers], { name: names.take(`${layer.name}_quant`), attributes }),
+      makeNode(op, [act.codes, made.codes, act.zeroPoint, made.zeroPoint], [integers], {
+        name: names.take(`${layer.name}_quant`),
+        attributes,
+      }),
       makeNode("Cast", [integers], [floats], { name: names.take(`${layer.name}_quant_cast`), attributes: [intAttribute("to", T.FLOAT)] }),
-      makeNode("Mul", [x.scale, made.scale], [scale], { name: names.take(`${layer.name}_quant_scales_mul`) }),
+      makeNode("Mul", [act.scale, made.scale], [scale], { name: names.take(`${layer.name}_quant_scales_mul`) }),
       makeNode("Mul", [floats, scale], [output], { name: names.take(`${layer.name}_quant_output_scale_mul`) }),
     );
     return nodes;
   }
 
-  function convertProduct(layer: Layer, context: ModeContext): Conversion {
-    const { k, n, strideK, alpha } = productShape(layer);
-    const kind = weightKind(context);
-    const made = cache.get(layer.weight!.tensor, `${strideK === 1 ? "nk" : "kn"}*${alpha}`, () => {
-      const values = scaled(readFloats(context.model, layer.weight!.tensor, scratch), alpha);
-      const matrix = strideK === 1 && n > 1 ? transposed(values, n, k) : values;
-      const quantized = quantizeInt8(matrix, kind.perChannel ? 1 : matrix.length, { ...kind, channels: kind.perChannel ? n : 1 });
-      return store(layer, context, quantized, kind.signed, [k, n], [n], formatName(kind.signed, kind.symmetric, kind.perChannel));
-    });
-    const nodes = withBias(layer, context, (output) => integerNodes(layer, context, "MatMulInteger", made, [], output));
-    return { nodes, codes: made.codes, format: made.format, bytesAfter: made.bytes, sqnrDb: made.sqnrDb };
-  }
-
-  function convertConv(layer: Layer, context: ModeContext): Conversion {
-    const { shape, node } = layer;
-    const kind = weightKind(context);
-    const channels = shape[0];
-    const ones = shape.slice(2).map(() => 1);
-    // onnxruntime's ConvInteger takes one zero point: per channel is symmetric (uint8: zero point 127), as its error message asks.
-    const symmetric = kind.symmetric || kind.perChannel;
-    const made = cache.get(layer.weight!.tensor, "conv", () => {
-      const values = readFloats(context.model, layer.weight!.tensor, scratch);
-      const quantized = quantizeInt8(values, kind.perChannel ? values.length / channels : values.length, {
-        signed: kind.signed,
-        symmetric,
-        channels: kind.perChannel ? channels : 1,
-      });
-      // Every channel has the same zero point: one is enough.
-      const zeroPoints = quantized.zeroPoints.slice(0, 1);
-      return store(
-        layer,
-        context,
-        { ...quantized, zeroPoints },
-        kind.signed,
-        shape,
-        [channels, ...ones],
-        formatName(kind.signed, symmetric, kind.perChannel),
-      );
-    });
-    const attributes = CONV_ATTRIBUTES.map((name) => attributeOf(node, name)).filter((attribute) => attribute !== undefined);
-    const bias = node.input[2] ?? "";
-    if (bias === "")
-      return {
-        nodes: integerNodes(layer, context, "ConvInteger", made, attributes, node.output[0]),
-        codes: made.codes,
-        format: made.format,
-        bytesAfter: made.bytes,
-        sqnrDb: made.sqnrDb,
-      };
-    const inner = context.names.take(`${node.output[0]}_convolved`);
-    const nodes = integerNodes(layer, context, "ConvInteger", made, attributes, inner);
-    nodes.push(
-      makeNode("Add", [inner, reshapedBias(layer, context, bias, ones, nodes)], [node.output[0]], {
-        name: context.names.take(`${layer.name}_bias`),
-      }),
+  function writeProduct(layer: Layer, packed: PackedTensor, context: TargetContext): Written {
+    const { rows, k } = packed;
+    const made = products(packed, () =>
+      store(layer, context, { ...levelsOf(packed), dims: [k, rows], codes: transposed(unpack(packed), rows, k), scaleDims: [rows] }),
     );
-    return { nodes, codes: made.codes, format: made.format, bytesAfter: made.bytes, sqnrDb: made.sqnrDb };
+    const nodes = productNodes(layer, context, (x, output) => integerNodes(layer, context, "MatMulInteger", made, x, output), T.FLOAT);
+    return { nodes, codes: made.codes, bytes: made.bytes };
   }
 
-  const biases = weightCache<string>();
-  /** The bias as [1, C, 1, ...]: a new constant where it is one, else a Reshape. */
-  function reshapedBias(layer: Layer, context: ModeContext, bias: string, ones: readonly number[], nodes: NodeProto[]): string {
+  function writeConv(layer: Layer, packed: PackedTensor, context: TargetContext): Written {
+    const { node, shape } = layer;
+    const { names } = context;
+    const ones = shape.slice(2).map(() => 1);
+    const made = convolutions(packed, () => {
+      const levels = levelsOf(packed);
+      const codes = unpack(packed) as Uint8Array;
+      // onnxruntime's ConvInteger takes one zero point
+      const zero = oneZeroPoint(codes, levels.zeros, packed.k);
+      return store(layer, context, { ...levels, dims: shape, codes, zeros: Uint8Array.of(zero), scaleDims: [shape[0], ...ones] });
+    });
+    const nodes: NodeProto[] = [];
+    const type = layerType(layer);
+    let x = node.input[0];
+    if (type !== T.FLOAT) {
+      const cast = names.take(`${x}_cast`);
+      nodes.push(castNode(context, x, cast, T.FLOAT, `${layer.name}_cast`));
+      x = cast;
+    }
+    const bias = node.input[2] ?? "";
+    const output = node.output[0];
+    const result = type === T.FLOAT ? output : names.take(`${output}_float`);
+    const inner = bias === "" ? result : names.take(`${output}_convolved`);
+    nodes.push(...integerNodes(layer, context, "ConvInteger", made, x, inner));
+    if (bias !== "") {
+      const term = reshapedBias(layer, context, bias, ones, nodes);
+      nodes.push(makeNode("Add", [inner, term], [result], { name: names.take(`${layer.name}_bias`) }));
+    }
+    if (result !== output) nodes.push(castNode(context, result, output, type, `${layer.name}_cast_back`));
+    return { nodes, codes: made.codes, bytes: made.bytes };
+  }
+
+  /** The bias as float32 [1, C, 1, ...]: a new constant where it is one, else a Reshape. */
+  function reshapedBias(layer: Layer, context: TargetContext, bias: string, ones: readonly number[], nodes: NodeProto[]): string {
     const { model, names } = context;
     const constant = resolveConstant(layer.scope, bias);
-    if (constant !== null && constant.tensor.dataType === T.FLOAT) {
-      return biases.get(constant.tensor, String(ones.length), () => {
+    if (constant !== null && constant.tensor.dataType === layerType(layer)) {
+      const known = biases.get(constant.tensor) ?? new Map<number, string>();
+      biases.set(constant.tensor, known);
+      let name = known.get(ones.length);
+      if (name === undefined) {
         const values = readFloats(model, constant.tensor);
-        const name = names.take(`${constant.name}_reshaped`);
-        constant.scope.graph.initializer.push(
-          makeTensor(
-            model,
-            name,
-            T.FLOAT,
-            [1, values.length, ...ones],
-            new Uint8Array(values.buffer, values.byteOffset, values.byteLength),
-          ),
-        );
-        return name;
-      });
+        name = names.take(`${constant.name}_reshaped`);
+        const bytes = new Uint8Array(values.buffer, values.byteOffset, values.byteLength);
+        constant.scope.graph.initializer.push(makeTensor(model, name, T.FLOAT, [1, values.length, ...ones], bytes));
+        known.set(ones.length, name);
+      }
+      return name;
     }
     const shape = create(TensorProtoSchema, {
       name: names.take(`${layer.name}_bias_shape`),
@@ -219,45 +188,75 @@ export function dynamicMode(): Mode {
     layer.scope.graph.initializer.push(shape);
     const output = names.take(`${bias}_reshaped`);
     nodes.push(makeNode("Reshape", [bias, shape.name], [output], { name: names.take(`${layer.name}_bias_reshape`) }));
-    return output;
+    if (layerType(layer) === T.FLOAT) return output;
+    const cast = names.take(`${bias}_cast`);
+    nodes.push(castNode(context, output, cast, T.FLOAT, `${layer.name}_bias_cast`));
+    return cast;
   }
 
-  function convertGather(layer: Layer, context: ModeContext): Conversion {
+  /** Codes by row, then their scale: one for the table (as onnxruntime's tool), or the row's own, so that an outlier costs its row only. */
+  function writeGather(layer: Layer, packed: PackedTensor, context: TargetContext): Written {
     const { node, shape } = layer;
     const { names } = context;
-    // Always uint8 with a zero point, one scale: the table's rows are activations (so onnxruntime's tool has it, in every mode).
-    const made = cache.get(layer.weight!.tensor, "gather", () => {
-      const values = readFloats(context.model, layer.weight!.tensor, scratch);
-      const quantized = quantizeInt8(values, values.length, { channels: 1, signed: false, symmetric: false });
-      return store(layer, context, quantized, false, shape, [], formatName(false, false, false));
+    const byRow = (packed.format as BlockFormat).scales[0].span === "row";
+    const ones = shape.slice(1).map(() => 1);
+    const made = rowsMade(packed, () => {
+      const { scales, zeros, type } = levelsOf(packed);
+      const scaleDims = [shape[0], ...ones];
+      return store(layer, context, { dims: shape, codes: unpack(packed), scales, scaleDims, zeros: byRow ? null : zeros, type });
     });
     const rows = names.take(`${node.output[0]}_quantized`);
+    const type = layerType(layer);
+    const result = type === T.FLOAT ? node.output[0] : names.take(`${node.output[0]}_float`);
     const nodes = [
       makeNode("Gather", [made.codes, node.input[1]], [rows], { name: names.take(`${layer.name}_quant`), attributes: node.attribute }),
-      makeNode("DequantizeLinear", [rows, made.scale, made.zeroPoint], [node.output[0]], {
-        name: names.take(`${layer.name}_DequantizeLinear`),
-      }),
     ];
-    return { nodes, codes: made.codes, format: made.format, bytesAfter: made.bytes, sqnrDb: made.sqnrDb };
+    if (byRow) {
+      const floats = names.take(`${rows}_cast`);
+      const scale = names.take(`${node.output[0]}_scale`);
+      nodes.push(
+        castNode(context, rows, floats, T.FLOAT, `${layer.name}_quant_cast`),
+        makeNode("Gather", [made.scale, node.input[1]], [scale], { name: names.take(`${layer.name}_scale`), attributes: node.attribute }),
+        makeNode("Mul", [floats, scale], [result], { name: names.take(`${layer.name}_quant_scale_mul`) }),
+      );
+    } else {
+      const name = names.take(`${layer.name}_DequantizeLinear`);
+      nodes.push(makeNode("DequantizeLinear", [rows, made.scale, made.zeroPoint], [result], { name }));
+    }
+    if (result !== node.output[0]) nodes.push(castNode(context, result, node.output[0], type, `${layer.name}_cast_back`));
+    return { nodes, codes: made.codes, bytes: made.bytes };
   }
 
   return {
+    name: "dynamic",
     opTypes: ["MatMul", "Gemm", "Conv", "Gather"],
-    reason(layer, context) {
-      const { node, weight } = layer;
-      if (node.opType === "MatMul" || node.opType === "Gemm") {
-        const product = productReason(layer, context);
-        if (product !== undefined) return product;
-      } else if (weight === null) return "the weight is not constant";
-      if (weight!.tensor.dataType !== T.FLOAT)
-        return `DynamicQuantizeLinear takes float activations, and the weight is ${dataTypeName(weight!.tensor.dataType)}`;
-      if (layer.shape.includes(0)) return "the weight is empty";
+    defaultOpTypes: ["MatMul", "Gemm", "Conv", "Gather"],
+    adapt(layer, format) {
+      // rows of a table are along axis 0, and its scales by row have no zero point
+      const byRow = format.kind === "block" && layer.node.opType === "Gather" && format.scales[0].span === "row";
+      if (!byRow || (attributeInt(layer.node, "axis", 0) === 0 && layer.shape.length === 2)) return format;
+      const { element, offset } = format;
+      const levels = [{ format: element, span: "tensor" as const }];
+      return defineBlock({
+        element,
+        scales: [{ format: float32, span: "tensor" }],
+        ...(offset === undefined ? {} : { offset: { role: "zeroPoint" as const, levels } }),
+        rangeRule: format.rangeRule,
+      });
+    },
+    reason(layer, format, context) {
+      const reason = formatReason(format);
+      if (reason !== undefined) return reason;
+      const { node } = layer;
+      if (node.opType === "MatMul" || node.opType === "Gemm") return productReason(layer, context);
+      const matrix = layerMatrix(layer);
+      if (typeof matrix === "string") return matrix;
       if (node.opType === "Conv" && layer.shape.length < 3) return "the weight has no spatial dimension";
       return undefined;
     },
-    prepare(_layers, context) {
+    prepare(layers, context) {
       const before = context.opset();
-      if (before >= OPSET) return undefined;
+      if (before >= OPSET || layers.length === 0) return undefined;
       const failure = raiseOpset(context, OPSET);
       if (failure === undefined) {
         context.notes.push(`opset raised from ${before} to ${OPSET}: DynamicQuantizeLinear needs it`);
@@ -265,14 +264,54 @@ export function dynamicMode(): Mode {
       }
       return () => `DynamicQuantizeLinear needs opset ${OPSET}, the model has ${before}, and ${failure}`;
     },
-    convert(layer, context) {
-      if (layer.node.opType === "Conv") return convertConv(layer, context);
-      if (layer.node.opType === "Gather") return convertGather(layer, context);
-      return convertProduct(layer, context);
+    write(layer, weight, context) {
+      if (layer.node.opType === "Conv") return writeConv(layer, weight, context);
+      return layer.node.opType === "Gather" ? writeGather(layer, weight, context) : writeProduct(layer, weight, context);
     },
   };
 }
 
-function hasUnsignedOps(scopes: readonly Scope[]): boolean {
-  return scopes.some((scope) => scope.graph.node.some((node) => UNSIGNED_IF.has(node.opType)));
+/** Scales and zero points of a packed tensor, and the element type of codes and zero points. */
+function levelsOf(packed: PackedTensor): { scales: Float32Array; zeros: Uint8Array; type: number } {
+  const format = packed.format as BlockFormat;
+  const { rows, k } = packed;
+  const scales = Float32Array.from(levelValues(format.scales[0], packed.scales!, rows, k));
+  const zeros =
+    format.offset === undefined
+      ? new Uint8Array(scales.length)
+      : (levelCodes(format.offset.levels[0], packed.offsets!, rows, k) as Uint8Array);
+  return { scales, zeros, type: format.element.limits.min < 0 ? T.INT8 : T.UINT8 };
+}
+
+/**
+ * One zero point for all channels. They differ only where a channel is all zeros (its codes all are its zero point), which then takes the
+ * others'. Codes are changed in place.
+ */
+function oneZeroPoint(codes: Uint8Array, zeros: Uint8Array, k: number): number {
+  const perChannel = codes.length / zeros.length;
+  const isZero = (channel: number): boolean => {
+    for (let i = channel * perChannel; i < (channel + 1) * perChannel; i++) if (codes[i] !== zeros[channel]) return false;
+    return true;
+  };
+  const live = zeros.findIndex((_, channel) => !isZero(channel));
+  const zero = zeros[Math.max(0, live)];
+  zeros.forEach((own, channel) => {
+    if (own === zero) return;
+    if (!isZero(channel)) throw new Error(`zero points ${zero} and ${own} in one convolution of rows of ${k}`);
+    codes.fill(zero, channel * perChannel, (channel + 1) * perChannel);
+  });
+  return zero;
+}
+
+/** Side of the squares in which a matrix is transposed: both of their sides stay in the cache. */
+const SQUARE = 64;
+
+/** [rows, columns] transposed. */
+function transposed(values: Codes, rows: number, columns: number): Uint8Array {
+  const out = new Uint8Array(values.length);
+  for (let r0 = 0; r0 < rows; r0 += SQUARE)
+    for (let c0 = 0; c0 < columns; c0 += SQUARE)
+      for (let r = r0; r < Math.min(rows, r0 + SQUARE); r++)
+        for (let c = c0; c < Math.min(columns, c0 + SQUARE); c++) out[c * rows + r] = values[r * columns + c];
+  return out;
 }

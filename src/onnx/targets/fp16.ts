@@ -22,8 +22,8 @@ import type { LayerReport } from "../options.ts";
 import type { Scratch } from "../file/values.ts";
 import { ARRAY_MAX, readFloats, tensorBytes } from "../file/values.ts";
 import type { Layer } from "../layers.ts";
-import type { ModeContext } from "./mode.ts";
-import { decibels } from "./mode.ts";
+import type { TargetContext } from "./target.ts";
+import { decibels } from "../weights.ts";
 
 /** Operators that transformers.js keeps in float32 (DEFAULT_OP_BLOCK_LIST of its float16 converter). Other domains are always kept. */
 export const FP16_BLOCKED_OPS: readonly string[] =
@@ -44,7 +44,7 @@ const CLAMP_HIGH = 1e4;
 const VARIANCE_ERROR = 2 ** -9;
 
 /** Does the constant variance of a BatchNormalization keep its size in float16? Values under 6e-5 are subnormal there, and clamped below 1e-7. */
-function varianceFits(context: ModeContext, node: NodeProto): boolean {
+function varianceFits(context: TargetContext, node: NodeProto): boolean {
   const scope = context.scopes.find(({ graph }) => graph.node.includes(node));
   const variance = scope === undefined ? null : resolveConstant(scope, node.input[4] ?? "");
   if (variance === null || variance.tensor.dataType !== T.FLOAT) return true;
@@ -99,7 +99,7 @@ interface FloatConstant {
 }
 
 export async function convertFp16(
-  context: ModeContext,
+  context: TargetContext,
   layers: readonly Layer[],
   chosen: (layer: Layer) => string | undefined,
 ): Promise<LayerReport[]> {

@@ -56,7 +56,10 @@ export async function compareLayers(
     const [main, ...inner] = buildScopes(models[0]);
     const other = buildScopes(models[1])[0].producers;
     const outputs = new Set(main.graph.output.map((value) => value.name));
-    names = findLayers([main, ...inner].filter((scope) => scope.parent === null))
+    names = findLayers(
+      [main, ...inner].filter((scope) => scope.parent === null),
+      models[0],
+    )
       .map((layer) => ({ name: layer.name, opType: layer.node.opType, output: layer.node.output[0] }))
       .filter(({ output }) => output !== "" && other.has(output));
     for (const { proto } of models)

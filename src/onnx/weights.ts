@@ -1,0 +1,134 @@
+// From a layer to a packed weight: which matrix its weight is, and the one call of the tensor layer that quantizes it. A weight that several
+// layers read in the same way is quantized once. No arithmetic of weights is here: that is src/tensor/quantize.
+import { LowbitError, isLowbitError } from "../../formats/core/errors.ts";
+import type { Format, PackedTensor } from "../../formats/core/types.ts";
+import type { QuantizeOptions as TensorOptions, WeightQuantizer } from "../tensor/quantize/index.ts";
+import { quantizeMeasured, type Measured } from "../tensor/quantize/measure.ts";
+import type { Tensor } from "../tensor/tensor.ts";
+import type { NodeProto } from "./file/gen/onnx_pb.ts";
+import { TensorProto_DataType as T } from "./file/gen/onnx_pb.ts";
+import type { OnnxModel } from "./file/model.ts";
+import type { Scratch } from "./file/values.ts";
+import type { ConstantView } from "./graph/graph.ts";
+import { attributeFloat, constantView } from "./graph/graph.ts";
+import type { Layer } from "./layers.ts";
+import { commonStride, toMatrix, weightLayout, type WeightLayout } from "./matrix.ts";
+
+/** Where Gemm's alpha leaves this range it is multiplied into the result, not into the weight. */
+const FACTOR_MAX = 65536;
+
+/** Gemm's alpha as far as it belongs to the weight; the rest is left for the result. */
+export function gemmAlpha(node: NodeProto): { readonly factor: number; readonly rest: number } {
+  const alpha = node.opType === "Gemm" ? Math.fround(attributeFloat(node, "alpha", 1)) : 1;
+  const size = Math.abs(alpha);
+  return size <= FACTOR_MAX && size >= 1 / FACTOR_MAX ? { factor: alpha, rest: 1 } : { factor: 1, rest: alpha };
+}
+
+/** The matrix [rows, k] that is quantized, where its entries are stored, and the shape of the packed tensor: [rows, k], or for k of several axes all. */
+export interface LayerMatrix extends WeightLayout {
+  readonly shape: readonly number[];
+  /** The values are multiplied by this (Gemm's alpha) before they are quantized. */
+  readonly factor: number;
+}
+
+/** The matrix of a layer, or why it has none. */
+export function layerMatrix(layer: Layer): LayerMatrix | string {
+  const { node, weight, shape } = layer;
+  const product = node.opType === "MatMul" || node.opType === "Gemm";
+  if (weight === null) return product ? "no operand is constant" : "the weight is not constant";
+  if (shape.includes(0)) return "the weight is empty";
+  if (shape.length < 2) return "the weight has one dimension";
+  const layout = weightLayout(layer, weight);
+  const { rows, dims, order } = layout;
+  // a convolution and a table keep their dimensions: [out channels, ...], [vocabulary, ...]
+  const plain = order.every((axis, i) => axis === i) && dims[0] === rows;
+  return { ...layout, shape: plain ? dims : [rows, layout.k], factor: gemmAlpha(node).factor };
+}
+
+/** Is the weight a plain [K, N] or [N, K] matrix, leading dimensions of one aside? Why not, else. */
+export function singleMatrixReason(layer: Layer): string | undefined {
+  const { shape } = layer;
+  return shape.slice(0, -2).every((d) => d === 1) ? undefined : `the weight has ${shape.length} dimensions, not 2`;
+}
+
+/** What quantizes one layer: options of `quantize` (round to nearest), or a quantizer. */
+export type LayerQuantizer = TensorOptions | WeightQuantizer;
+
+/** The error for a weight that holds NaN or an infinity. */
+function notFinite(layer: Layer, values: Float32Array, cause: LowbitError): LowbitError {
+  const at = values.findIndex((value) => !Number.isFinite(value));
+  if (at < 0) return new LowbitError(cause.code, `layer ${layer.name}: ${cause.message}`, { cause });
+  return new LowbitError(
+    "E_VALUE",
+    `layer ${layer.name}: expected finite weights, got ${values[at]} at index ${at} of ${JSON.stringify(layer.weight!.name)}. Repair the model, or leave the layer out with exclude (--exclude ${JSON.stringify(layer.name)}).`,
+    { cause },
+  );
+}
+
+/**
+ * The values of a layer's weight as the matrix that is quantized: a view of `scratch` or of the model's bytes where that is possible.
+ * @param flat all values as one row
+ */
+export function matrixTensor(model: OnnxModel, layer: Layer, matrix: LayerMatrix, scratch?: Scratch, flat = false): Tensor<Float32Array> {
+  const values = constantView(model, layer.weight!, scratch).data;
+  const { rows, k, shape, factor } = matrix;
+  const [rowStride, kStride] = [commonStride(matrix.rowOffsets), commonStride(matrix.columnOffsets)];
+  const data = factor === 1 ? values : values.map((value) => value * factor);
+  const views = rowStride !== undefined && kStride !== undefined && (!flat || (kStride === 1 && rowStride === k));
+  if (!views) {
+    const copy = Float32Array.from(toMatrix(data, matrix));
+    return { data: copy, ...(flat ? contiguous([rows * k]) : contiguous(shape)), offset: 0 };
+  }
+  const offset = matrix.rowOffsets[0];
+  if (flat) return { data, ...contiguous([rows * k]), offset };
+  const stride = shape.map((_, i) => (i === 0 ? rowStride : kStride * shape.slice(i + 1).reduce((a, b) => a * b, 1)));
+  return { data, shape, stride, offset };
+}
+
+const contiguous = (shape: readonly number[]) => ({
+  shape,
+  stride: shape.map((_, i) => shape.slice(i + 1).reduce((a, b) => a * b, 1)),
+});
+
+/** Quantizes layers, each distinct weight once. */
+export interface LayerWeights {
+  /** @throws LowbitError E_VALUE where the weight is not finite, naming the layer */
+  quantize(layer: Layer, format: Format, quantizer: LayerQuantizer, flat?: boolean): Measured;
+}
+
+export function layerWeights(model: OnnxModel): LayerWeights {
+  const scratch: Scratch = { bytes: new Uint8Array(0) };
+  const made = new Map<ConstantView["source"], { key: string; quantizer: LayerQuantizer; measured: Measured }[]>();
+  return {
+    quantize(layer, format, quantizer, flat = false) {
+      const matrix = layerMatrix(layer);
+      if (typeof matrix === "string") throw new LowbitError("E_UNSUPPORTED", `layer ${layer.name}: ${matrix}.`);
+      const { source, dataType } = layer.weight!;
+      const { rows, k, rowOffsets, columnOffsets, factor } = matrix;
+      const layout = [rows, k, ...rowOffsets.subarray(0, 2), commonStride(rowOffsets), commonStride(columnOffsets), factor, dataType, flat];
+      const key = `${layout.join()} ${JSON.stringify(format.definition)}`;
+      const known = made.get(source) ?? [];
+      made.set(source, known);
+      const same = known.find((entry) => entry.key === key && entry.quantizer === quantizer);
+      if (same !== undefined) return same.measured;
+      const view = matrixTensor(model, layer, matrix, scratch, flat);
+      let measured: Measured;
+      try {
+        measured = quantizeMeasured(view, format, quantizer);
+      } catch (error) {
+        if (!isLowbitError(error) || error.code !== "E_VALUE") throw error;
+        throw notFinite(layer, view.data, error);
+      }
+      known.push({ key, quantizer, measured });
+      return measured;
+    },
+  };
+}
+
+/** The type in which a layer computes: its weight's. */
+export const layerType = (layer: Layer): number => layer.weight?.dataType ?? T.UNDEFINED;
+
+/** 10 log10(signal / noise); Infinity where nothing was lost. */
+export const decibels = (signal: number, noise: number): number => (noise === 0 ? Infinity : 10 * Math.log10(signal / noise));
+
+export type { Measured, PackedTensor };
