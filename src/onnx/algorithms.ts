@@ -59,47 +59,68 @@ const GPTQ = [...SCALES, "damp", "dampRetries", "blockSize", "actOrder", "static
 /** Dampings and orders that are tried on held-out data where none is given. */
 const DAMPS = [0.01, 0.05, 0.1];
 const ORDERS = [false, true];
+/** Rows that options are chosen on; the weight is then quantized whole. */
+const SAMPLED = 256;
 
-/** Of several quantizers the one whose weight has the least output error on held-out inputs. */
-function bestOf(candidates: readonly WeightQuantizer[], heldOut: LayerStatistics, shared: AlgebraOptions): WeightQuantizer {
-  if (candidates.length === 1) return candidates[0];
-  return {
-    algorithm: candidates[0].algorithm,
-    quantizeWeight(weight: Tensor, format: Format): PackedTensor {
-      const view = matrixView(weight);
-      const w = new Float64Array(view.rows * view.k);
-      readRows(view, 0, view.rows, w);
-      let best: { packed: PackedTensor; error: number } | undefined;
-      for (const candidate of candidates) {
-        const packed = candidate.quantizeWeight(weight, format);
-        const error = outputError(w, dequantizeOriginal(packed), view.rows, heldOut.hessian!, shared);
-        if (best === undefined || error < best.error) best = { packed, error };
-      }
-      return { ...best!.packed, recipe: { ...best!.packed.recipe, chosenOf: candidates.length } };
-    },
-  };
+/** Every n-th row, where there are many. */
+function sampleRows(weight: Tensor): Tensor {
+  const [rows] = weight.shape;
+  if (weight.shape.length !== 2 || rows < 2 * SAMPLED) return weight;
+  const step = Math.floor(rows / SAMPLED);
+  return { ...weight, shape: [SAMPLED, weight.shape[1]], stride: [weight.stride[0] * step, weight.stride[1]] };
 }
 
-/** GPTQ in every damping and order that is open; opaque formats have no order. */
+/** The output error of packed weights on held-out inputs. */
+function judgeOf(weight: Tensor, heldOut: LayerStatistics, shared: AlgebraOptions): (packed: PackedTensor) => number {
+  const view = matrixView(weight);
+  const w = new Float64Array(view.rows * view.k);
+  readRows(view, 0, view.rows, w);
+  return (packed) => outputError(w, dequantizeOriginal(packed), view.rows, heldOut.hessian!, shared);
+}
+
+type GptqChoice = Pick<GptqOptions, "damp" | "actOrder" | "polish">;
+
+/** GPTQ with what is open (damping, order, then polish) chosen on held-out data. Opaque formats have neither order nor polish. */
 function gptqFamily(
   make: (options: GptqOptions) => WeightQuantizer,
   input: AlgorithmInput,
   options: AlgorithmOptions,
   shared: AlgebraOptions,
 ): WeightQuantizer {
-  const base = { ...options, ...shared, hessian: input.statistics!, name: input.name } as GptqOptions;
+  const { polish, ...rest } = options;
+  const base = { ...rest, ...shared, hessian: input.statistics!, name: input.name } as GptqOptions;
+  const variant = (choice: GptqChoice): WeightQuantizer =>
+    make({ ...base, ...(Object.fromEntries(Object.entries(choice).filter(([, v]) => v !== undefined)) as GptqChoice) });
   const { heldOut } = input;
-  const open = heldOut !== null && heldOut.hessian !== null;
-  const damps = options.damp === undefined && open ? DAMPS : [options.damp];
-  const orders = options.actOrder === undefined && options.staticGroups === undefined && open ? ORDERS : [options.actOrder];
-  const variant = (damp: number | undefined, actOrder: boolean | undefined): WeightQuantizer =>
-    make({ ...base, ...(damp === undefined ? {} : { damp }), ...(actOrder === undefined ? {} : { actOrder }) });
-  const all = damps.flatMap((damp) => orders.map((actOrder) => variant(damp, actOrder)));
-  const natural = damps.map((damp) => variant(damp, orders[0]));
+  const given = { damp: options.damp, actOrder: options.actOrder, polish };
+  if (heldOut === null || heldOut.hessian === null) return variant(given as GptqChoice);
   return {
-    algorithm: all[0].algorithm,
-    quantizeWeight: (weight, format) =>
-      (open ? bestOf(format.kind === "opaque" ? natural : all, heldOut, shared) : all[0]).quantizeWeight(weight, format),
+    algorithm: variant(given as GptqChoice).algorithm,
+    quantizeWeight(weight: Tensor, format: Format): PackedTensor {
+      const opaque = format.kind === "opaque";
+      const damps = options.damp === undefined ? DAMPS : [options.damp];
+      const orders = opaque || options.actOrder !== undefined || options.staticGroups !== undefined ? [options.actOrder] : ORDERS;
+      const sample = sampleRows(weight);
+      const judge = judgeOf(sample, heldOut, shared);
+      let best: { choice: GptqChoice; packed: PackedTensor; error: number } | undefined;
+      let tried = 0;
+      const attempt = (choice: GptqChoice): void => {
+        const packed = variant(choice).quantizeWeight(sample, format);
+        const error = judge(packed);
+        tried++;
+        if (best === undefined || error < best.error) best = { choice, packed, error };
+      };
+      for (const damp of damps)
+        for (const actOrder of orders)
+          attempt({
+            ...(damp === undefined ? {} : { damp }),
+            ...(actOrder === undefined ? {} : { actOrder }),
+            ...(polish === undefined ? {} : { polish }),
+          });
+      if (polish === undefined && !opaque) attempt({ ...best!.choice, polish: true });
+      const packed = sample === weight ? best!.packed : variant(best!.choice).quantizeWeight(weight, format);
+      return { ...packed, recipe: { ...packed.recipe, chosenOf: tried } };
+    },
   };
 }
 

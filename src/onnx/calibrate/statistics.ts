@@ -156,6 +156,16 @@ const positive = (what: string, value: number): void => {
   if (!Number.isSafeInteger(value) || value < 1) throw new RangeError(`${what}: expected a positive integer, got ${value}.`);
 };
 
+function extend(range: { min: number; max: number }, data: Float32Array): void {
+  let { min, max } = range;
+  for (let i = 0; i < data.length; i++) {
+    if (data[i] < min) min = data[i];
+    if (data[i] > max) max = data[i];
+  }
+  range.min = min;
+  range.max = max;
+}
+
 /** One batch of one group. */
 function addBatch(
   group: InputGroup,
@@ -178,10 +188,7 @@ function addBatch(
     return { data, dims: value.dims };
   };
   const now = vectors(values);
-  for (const v of now.data) {
-    if (v < sums.range.min) sums.range.min = v;
-    if (v > sums.range.max) sums.range.max = v;
-  }
+  extend(sums.range, now.data);
   sums.observer?.observe(now.data);
   const quota = Math.ceil((options.maxTokens ?? MAX_TOKENS) / batches);
   const step = Math.max(options.every ?? 1, Math.ceil(view.tokens(now.dims) / quota));
