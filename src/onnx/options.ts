@@ -64,6 +64,8 @@ export interface QuantizeOptions {
   keepOps?: readonly string[];
   /** float16: operators that stay in float32, beside those that must. Default: the list of transformers.js. */
   blockedOps?: readonly string[];
+  /** float16: magnitudes that constants are clamped to; transformers.js has [1e-7, 1e4]. Default: only what float16 cannot hold. */
+  clamp?: readonly [low: number, high: number];
   /** float16: float32 graph inputs and outputs keep their type (a Cast is put there). Default true. */
   keepIoTypes?: boolean;
   /** Succeed where no layer was quantized. Default false for files, where it is an error. */
@@ -163,6 +165,8 @@ const isText = (value: unknown): boolean => typeof value === "string" && value !
 const isList = (value: unknown, item: (v: unknown) => boolean): boolean => Array.isArray(value) && value.length > 0 && value.every(item);
 const isPattern = (value: unknown): boolean => isText(value) || value instanceof RegExp;
 const isFormat = (value: unknown): boolean => isText(value) || (isObject(value) && typeof value.kind === "string");
+const isClamp = (value: unknown): boolean =>
+  Array.isArray(value) && value.length === 2 && value[0] >= 0 && value[0] < value[1] && value[1] <= 65504;
 const isAlgorithm = (value: unknown): boolean => isText(value) || typeof value === "function" || (isObject(value) && isText(value.name));
 
 const TARGETS: readonly TargetName[] = ["matmulnbits", "bnb4", "dynamic", "qdq", "stored"];
@@ -238,6 +242,7 @@ export const OPTIONS: readonly OptionRow[] = [
     flag: { name: "keep-ops", value: "LIST", help: "these operators stay in float32" },
   }),
   text("blockedOps", "a list of operators", (v) => Array.isArray(v) && v.every(isText), { dtypes: (dtype) => dtype.half }),
+  text("clamp", "[low, high] with 0 <= low < high <= 65504", isClamp, { dtypes: (dtype) => dtype.half }),
   text("keepIoTypes", "true or false", (v) => typeof v === "boolean", { dtypes: (dtype) => dtype.half }),
   flag("allowUnchanged", "succeed even where no layer was quantized"),
   flag("externalData", "put weights into OUT_data (default: from 1.5 GB)"),

@@ -9,6 +9,8 @@ import { attributeGraphs } from "../file/model.ts";
 export interface Scope {
   readonly graph: GraphProto;
   readonly parent: Scope | null;
+  /** The node of the outer graph that holds this one; null for the main graph. */
+  readonly holder: NodeProto | null;
   /** "" for the main graph, else the node and attribute that hold it: "If_3.then_branch". */
   readonly path: string;
   readonly producers: Map<string, NodeProto>;
@@ -28,8 +30,8 @@ export const nodeName = (node: NodeProto): string => node.name || (node.output.f
 /** " in If_3.then_branch" for messages; "" in the main graph. */
 export const inScope = (scope: Scope): string => (scope.path === "" ? "" : ` in ${scope.path}`);
 
-function scopeOf(graph: GraphProto, parent: Scope | null, path: string): Scope {
-  const scope: Scope = { graph, parent, path, producers: new Map(), initializers: new Map(), sparse: new Map(), inputs: new Set() };
+function scopeOf(graph: GraphProto, parent: Scope | null, path: string, holder: NodeProto | null = null): Scope {
+  const scope: Scope = { graph, parent, holder, path, producers: new Map(), initializers: new Map(), sparse: new Map(), inputs: new Set() };
   const twice = (name: string, what: string): never => {
     throw new LowbitError(
       "E_ONNX",
@@ -63,13 +65,20 @@ function scopeOf(graph: GraphProto, parent: Scope | null, path: string): Scope {
   return scope;
 }
 
+interface Pending {
+  readonly graph: GraphProto;
+  readonly parent: Scope | null;
+  readonly path: string;
+  readonly holder: NodeProto | null;
+}
+
 /** All scopes of a model's main graph, outer before inner. @throws LowbitError E_ONNX where a value has two definitions */
 export function buildScopes(model: OnnxModel): Scope[] {
   const scopes: Scope[] = [];
-  const pending: { graph: GraphProto; parent: Scope | null; path: string }[] = [{ graph: model.proto.graph!, parent: null, path: "" }];
+  const pending: Pending[] = [{ graph: model.proto.graph!, parent: null, path: "", holder: null }];
   for (let next = pending.pop(); next !== undefined; next = pending.pop()) {
     const { path } = next;
-    const scope = scopeOf(next.graph, next.parent, path);
+    const scope = scopeOf(next.graph, next.parent, path, next.holder);
     scopes.push(scope);
     const inner: typeof pending = [];
     for (const node of scope.graph.node) {
@@ -78,6 +87,7 @@ export function buildScopes(model: OnnxModel): Scope[] {
           inner.push({
             graph,
             parent: scope,
+            holder: node,
             path: `${path === "" ? "" : `${path}/`}${nodeName(node)}.${attribute.name}${all.length > 1 ? i : ""}`,
           }),
         );
