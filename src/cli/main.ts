@@ -6,6 +6,7 @@ import { constants } from "node:os";
 import { isLowbitError } from "../../formats/core/errors.ts";
 import { nearest } from "../../formats/registry.ts";
 import { json } from "./report.ts";
+import { standardOutput } from "./stdout.ts";
 import type { CliContext, CommandSpec } from "./spec.ts";
 import { EXIT, commandHelp, parseCommand, usageError } from "./spec.ts";
 
@@ -76,7 +77,7 @@ async function dispatch(argv: readonly string[], context: CliContext): Promise<n
   return command.run(parseCommand(command, rest), context);
 }
 
-function report(error: unknown, argv: readonly string[], signal: NodeJS.Signals | undefined): number {
+function report(error: unknown, argv: readonly string[], signal: NodeJS.Signals | undefined, print: (text: string) => void): number {
   const known = isLowbitError(error);
   const code = known ? error.code : "E_UNEXPECTED";
   const message = error instanceof Error ? error.message : String(error);
@@ -92,7 +93,7 @@ function report(error: unknown, argv: readonly string[], signal: NodeJS.Signals 
     ? `${code}: ${message}`
     : `${code}: ${message}\nThis is a defect in lowbit. Run again with --debug and report what it prints.`;
   process.stderr.write(`lowbit: ${argv.includes("--debug") && error instanceof Error ? `${text}\n${stacks(error)}` : text}\n`);
-  if (argv.includes("--json")) process.stdout.write(json({ error: { code, message }, exitCode: exit }));
+  if (argv.includes("--json")) print(json({ error: { code, message }, exitCode: exit }));
   return exit;
 }
 
@@ -111,19 +112,18 @@ async function main(argv: readonly string[]): Promise<void> {
       signal = name;
       controller.abort(new Error(name));
     });
-  // A reader that stops early (`lowbit formats | head`) is no error.
-  process.stdout.on("error", (error: NodeJS.ErrnoException) => {
-    if (error.code === "EPIPE") process.exit(EXIT.ok);
-    throw error;
-  });
-  const context: CliContext = { signal: controller.signal, print: (text) => void process.stdout.write(text) };
+  const output = standardOutput();
+  const context: CliContext = { signal: controller.signal, print: (text) => output.print(text) };
   try {
     process.exitCode = await dispatch(argv, context);
   } catch (error) {
-    process.exitCode = report(error, argv, signal);
+    process.exitCode = report(error, argv, signal, (text) => output.print(text));
   }
   // A runtime that was interrupted in the middle of its work would keep the process alive.
   if (signal !== undefined) process.exit();
+  const failure = await output.settled();
+  // What went wrong before the result was written says more.
+  if (failure !== undefined) process.exitCode = process.exitCode || report(failure, [], undefined, () => undefined);
 }
 
 await main(process.argv.slice(2));

@@ -4,8 +4,9 @@
 import { LowbitError } from "../../../formats/core/errors.ts";
 import { RAW_DATA } from "./source.ts";
 import type { ByteSource, PayloadStore } from "./source.ts";
-import type { MessageKind } from "./wire.ts";
-import { CHILDREN, fieldHeader, readVarint } from "./wire.ts";
+import type { MessageSchema } from "./schema.ts";
+import { UNKNOWN_FIELD_COST, modelSchema } from "./schema.ts";
+import { fieldHeader, readVarint } from "./wire.ts";
 
 /** Payloads of this many bytes or more leave the skeleton. */
 export const PAYLOAD_MIN = 1024;
@@ -13,6 +14,10 @@ export const PAYLOAD_MIN = 1024;
 const SKELETON_MAX = 1 << 29;
 /** Graphs nest through attributes: each level of control flow costs three levels of messages; protobuf-es stops at 100. */
 const DEPTH_MAX = 90;
+/** What decoded messages may take in memory: so much, and so much for each byte of the file, but no more than the last. */
+const MEMORY_BASE = 64 << 20;
+const MEMORY_PER_BYTE = 32;
+const MEMORY_MAX = 2 ** 30;
 /** TensorProto fields that hold data: float, int32, string (never elided), int64, raw, double, uint64. */
 const DATA_FIELDS: ReadonlySet<number> = new Set([4, 5, 7, 9, 10, 11]);
 
@@ -36,6 +41,18 @@ function damaged(source: ByteSource, at: number, what: string): LowbitError {
 export function scanModel(source: ByteSource, store: PayloadStore): Uint8Array {
   let windowStart = 0;
   let window = new Uint8Array(0);
+  const budget = Math.min(MEMORY_MAX, MEMORY_BASE + MEMORY_PER_BYTE * source.size);
+  let spent = 0;
+
+  function spend(cost: number): void {
+    spent += cost;
+    if (spent <= budget) return;
+    throw new LowbitError(
+      "E_ONNX",
+      `${source.label}: expected at most ${MEMORY_PER_BYTE} bytes of nodes, attributes and the like in memory for each byte of the file (${MEMORY_MAX >> 20} MiB at most), got more. ` +
+        "The model is damaged, or larger than this package takes.",
+    );
+  }
 
   function varintAt(pos: number, end: number): [value: number, next: number] {
     if (pos < windowStart || pos + 10 > windowStart + window.length) {
@@ -47,9 +64,33 @@ export function scanModel(source: ByteSource, store: PayloadStore): Uint8Array {
     return [value, windowStart + next];
   }
 
+  /** The end of a group whose start tag ends at `start`. Groups are older than ONNX: no field of it is one, but unknown fields may be. */
+  function skipGroup(field: number, start: number, end: number): number {
+    const open = [field];
+    let pos = start;
+    while (open.length > 0) {
+      const at = pos;
+      let tag: number;
+      [tag, pos] = varintAt(pos, end);
+      const wireType = tag % 8;
+      if (wireType === 0) pos = varintAt(pos, end)[1];
+      else if (wireType === 1) pos += 8;
+      else if (wireType === 5) pos += 4;
+      else if (wireType === 2) {
+        const [length, next] = varintAt(pos, end);
+        pos = next + length;
+      } else if (wireType === 3) open.push(Math.floor(tag / 8));
+      else if (wireType !== 4 || open.pop() !== Math.floor(tag / 8)) throw damaged(source, at, `wire type ${wireType}`);
+      if (!(pos <= end)) throw damaged(source, at, "a group that is longer than what holds it");
+      if (open.length > DEPTH_MAX) throw damaged(source, at, `groups nested more than ${DEPTH_MAX} deep`);
+    }
+    return pos;
+  }
+
   /** The pieces that replace [start, end), or null where nothing is elided. */
-  function walk(kind: MessageKind, start: number, end: number, depth: number): Piece[] | null {
+  function walk(schema: MessageSchema, start: number, end: number, depth: number): Piece[] | null {
     if (depth > DEPTH_MAX) throw damaged(source, start, `messages nested more than ${DEPTH_MAX} deep`);
+    spend(schema.cost);
     const pieces: Piece[] = [];
     let from = start;
     let pos = start;
@@ -61,8 +102,10 @@ export function scanModel(source: ByteSource, store: PayloadStore): Uint8Array {
       const field = Math.floor(tag / 8);
       const wireType = tag % 8;
       if (!(field >= 1 && field < 2 ** 29)) throw damaged(source, fieldStart, "an impossible field number");
-      const child = CHILDREN[kind][field];
-      if (child !== undefined && wireType !== 2) throw damaged(source, fieldStart, `wire type ${wireType} for field ${field} of a ${kind}`);
+      const child = schema.children.get(field);
+      if (!schema.fields.has(field)) spend(UNKNOWN_FIELD_COST);
+      if (child !== undefined && wireType !== 2)
+        throw damaged(source, fieldStart, `wire type ${wireType} for field ${field} of a ${schema.name}`);
       if (wireType === 0) pos = varintAt(pos, end)[1];
       else if (wireType === 1) pos += 8;
       else if (wireType === 5) pos += 4;
@@ -70,7 +113,8 @@ export function scanModel(source: ByteSource, store: PayloadStore): Uint8Array {
         let length: number;
         [length, pos] = varintAt(pos, end);
         const valueStart = pos;
-        if (!(length <= end - pos)) throw damaged(source, fieldStart, `field ${field} of a ${kind} that is longer than what holds it`);
+        if (!(length <= end - pos))
+          throw damaged(source, fieldStart, `field ${field} of a ${schema.name} that is longer than what holds it`);
         pos += length;
         let replacement: Piece[] | null = null;
         if (child !== undefined) {
@@ -79,7 +123,7 @@ export function scanModel(source: ByteSource, store: PayloadStore): Uint8Array {
             const size = inner.reduce((sum, piece) => sum + pieceLength(piece), 0);
             replacement = [fieldHeader(field, size), ...inner];
           }
-        } else if (kind === "tensor" && length >= PAYLOAD_MIN && DATA_FIELDS.has(field)) {
+        } else if (schema.name === "tensor" && length >= PAYLOAD_MIN && DATA_FIELDS.has(field)) {
           if (payloads++ > 0) throw damaged(source, fieldStart, "a second payload in one tensor");
           const token = store.add({ source, offset: valueStart, length, field });
           replacement = [fieldHeader(RAW_DATA, token.length), token];
@@ -89,8 +133,9 @@ export function scanModel(source: ByteSource, store: PayloadStore): Uint8Array {
           for (const piece of replacement) pieces.push(piece);
           from = pos;
         }
-      } else throw damaged(source, fieldStart, `wire type ${wireType}`);
-      if (pos > end) throw damaged(source, fieldStart, `field ${field} of a ${kind} that is longer than what holds it`);
+      } else if (wireType === 3 && !schema.fields.has(field)) pos = skipGroup(field, pos, end);
+      else throw damaged(source, fieldStart, `wire type ${wireType}`);
+      if (pos > end) throw damaged(source, fieldStart, `field ${field} of a ${schema.name} that is longer than what holds it`);
     }
     if (pieces.length === 0) return null;
     if (from < end) pieces.push({ from, to: end });
@@ -98,7 +143,7 @@ export function scanModel(source: ByteSource, store: PayloadStore): Uint8Array {
   }
 
   if (source.size === 0) throw damaged(source, 0, "no bytes");
-  const pieces = walk("model", 0, source.size, 0) ?? [{ from: 0, to: source.size }];
+  const pieces = walk(modelSchema(), 0, source.size, 0) ?? [{ from: 0, to: source.size }];
   const size = pieces.reduce((sum, piece) => sum + pieceLength(piece), 0);
   if (size > SKELETON_MAX) {
     throw new LowbitError(
