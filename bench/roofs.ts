@@ -3,7 +3,8 @@ import { ModuleBuilder, type Emit, type FunctionBuilder, type Local } from "../k
 import { engine, type WasmFunction } from "../kernels/wasm/engine/engine.ts";
 import { wasmFeatures } from "../kernels/wasm/engine/features.ts";
 import { writeWork } from "../kernels/wasm/engine/items.ts";
-import { createRuntime, kernel } from "../kernels/wasm/engine/runtime.ts";
+import { family, kernel } from "../kernels/wasm/engine/family.ts";
+import { createRuntime } from "../kernels/wasm/engine/runtime.ts";
 import { startPool } from "../src/backends/wasm/threads.ts";
 import type { Candidate } from "./measure.ts";
 
@@ -110,13 +111,13 @@ export async function threadRoofs(bytes: number): Promise<{ readonly candidates:
     writeWork(m, (f, args, panel) => (item) => f.run(f.call(one, item, f.load("i32.load", args), panel)));
     return m.bytes();
   };
-  const read = kernel("bench read", {}, build((f, item, base, panel) => {
+  const read = kernel(family("bench read", build((f, item, base, panel) => {
     const [at, end] = f.locals("i32", 2);
     f.set(at, f.op("i32.add", base, f.op("i32.mul", item, f.i32(piece))));
     f.set(end, f.op("i32.add", at, f.i32(piece)));
     writeRead(f, at, end, f.get(panel));
-  })); // prettier-ignore
-  const products = kernel("bench products", {}, build((f, _item, base, panel) => {
+  })), {}); // prettier-ignore
+  const products = kernel(family("bench products", build((f, _item, base, panel) => {
     const acc = f.locals("v128", 10);
     const [a, b] = f.locals("v128", 2);
     const left = f.local("i32");
@@ -128,7 +129,7 @@ export async function threadRoofs(bytes: number): Promise<{ readonly candidates:
       f.bump(left, -1);
     }, left);
     acc.forEach((v) => f.store("v128.store", panel, 0, f.get(v)));
-  })); // prettier-ignore
+  })), {}); // prettier-ignore
   const runtimes = [1, 2].map(async (threads) => {
     const runtime = createRuntime({ features: wasmFeatures(), pool: await startPool({ threads }) });
     const { space, address } = runtime.allocate(items * piece);

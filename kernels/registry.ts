@@ -3,17 +3,19 @@
 import { decodeExpr, encodeExpr, exprNodes } from "../formats/core/expr.ts";
 import { allFormats } from "../formats/registry.ts";
 import { codecName, floatName, gemmName, lutName } from "./names.ts";
-import { bitplaneModule } from "./wasm/lookup/bitplane.ts";
-import { bitsModule, packsBits } from "./wasm/convert/bits.ts";
-import { blocksModule } from "./wasm/convert/blocks.ts";
-import { codecModule } from "./wasm/convert/codec.ts";
+import { activationModule, activations } from "./wasm/dot/activations.ts";
+import type { Family } from "./wasm/engine/family.ts";
+import { bitplane, bitplaneModule } from "./wasm/lookup/bitplane.ts";
+import { bits, bitsModule, packsBits } from "./wasm/convert/bits.ts";
+import { blocks, blocksModule } from "./wasm/convert/blocks.ts";
+import { codec, codecModule } from "./wasm/convert/codec.ts";
 import { planExpr } from "./wasm/convert/expr.ts";
-import { floatModule, floatPackModule, type FloatDecode, type FloatSpec } from "./wasm/float/float.ts";
-import { float64Module } from "./wasm/float/float64.ts";
-import { hadamardModule } from "./wasm/convert/hadamard.ts";
-import { INT8_ROWS, int8Module, int8PackModule } from "./wasm/dot/int8.ts";
-import { lutModule, lutTablesModule, type LutSpec } from "./wasm/lookup/lut.ts";
-import { gemmModule } from "./wasm/dot/gemm.ts";
+import { float, floatModule, floatPack, floatPackModule, type FloatDecode, type FloatSpec } from "./wasm/float/float.ts";
+import { float64, float64Module } from "./wasm/float/float64.ts";
+import { hadamard, hadamardModule } from "./wasm/convert/hadamard.ts";
+import { INT8_ROWS, int8, int8Module, int8Pack, int8PackModule } from "./wasm/dot/int8.ts";
+import { lut, lutModule, lutTable, lutTablesModule, type LutSpec } from "./wasm/lookup/lut.ts";
+import { gemm, gemmModule } from "./wasm/dot/gemm.ts";
 import { paddedGroup, type GemmSpec } from "./wasm/dot/gemmspec.ts";
 import { layoutShader, quantizeShader } from "./wgsl/activations.ts";
 import { codecShaderName, decodeShader, encodeShader } from "./wgsl/codec.ts";
@@ -35,6 +37,8 @@ export interface KernelFamily {
   readonly name: string;
   readonly computes: string;
   readonly file: string;
+  /** What `kernel()` compiles (wasm/engine/family.ts). A test holds that every family there is has its line here. */
+  readonly families: readonly Family<never>[];
   variants(): Iterable<KernelVariant>;
 }
 
@@ -202,53 +206,93 @@ export const kernelFamilies: readonly KernelFamily[] = [
     name: "gemm",
     computes: "int8 or int16 activations x fields of 1..8 bits, block scales -> float32",
     file: "kernels/wasm/dot/gemm.ts",
+    families: [gemm],
     variants: gemmVariants,
+  },
+  {
+    name: "activations",
+    computes: "float32 activations -> int8 or int16 codes, scales and corrections, in records for gemm",
+    file: "kernels/wasm/dot/activations.ts",
+    families: [activations],
+    variants: activationVariants,
   },
   {
     name: "lut",
     computes: "int8 activations x 1..4 bit planes or ternary masks by looked-up sums, block scales -> float32",
     file: "kernels/wasm/lookup/lut.ts",
+    families: [lut, lutTable],
     variants: lutVariants,
   },
-  { name: "int8", computes: "int8 or uint8 x int8 -> int32", file: "kernels/wasm/dot/int8.ts", variants: int8Variants },
+  {
+    name: "int8",
+    computes: "int8 or uint8 x int8 -> int32",
+    file: "kernels/wasm/dot/int8.ts",
+    families: [int8, int8Pack],
+    variants: int8Variants,
+  },
   {
     name: "bitplane",
     computes: "words of 1..8 bits x words of 1..8 bits -> int32, by planes",
     file: "kernels/wasm/lookup/bitplane.ts",
+    families: [bitplane],
     variants: bitplaneVariants,
   },
   {
     name: "hadamard",
     computes: "Walsh-Hadamard transform of float32 rows",
     file: "kernels/wasm/convert/hadamard.ts",
+    families: [hadamard],
     variants: hadamardVariants,
   },
   {
     name: "float64",
     computes: "float64 A^T B added to C, for the algebra of the quantizers",
     file: "kernels/wasm/float/float64.ts",
+    families: [float64],
     variants: float64Variants,
   },
   {
     name: "float",
     computes: "float32 activations x decoded weights -> float32",
     file: "kernels/wasm/float/float.ts",
+    families: [float, floatPack],
     variants: floatVariants,
   },
   {
     name: "codec",
     computes: "codes -> float32 and back, any format of at most 16 bits",
     file: "kernels/wasm/convert/codec.ts",
+    families: [codec],
     variants: codecVariants,
   },
-  { name: "bits", computes: "codes to and from dense bits, any width to 15", file: "kernels/wasm/convert/bits.ts", variants: bitsVariants },
+  {
+    name: "bits",
+    computes: "codes to and from dense bits, any width to 15",
+    file: "kernels/wasm/convert/bits.ts",
+    families: [bits],
+    variants: bitsVariants,
+  },
   {
     name: "blocks",
     computes: "statistics and scaling of blocks of float32",
     file: "kernels/wasm/convert/blocks.ts",
+    families: [blocks],
     variants: blocksVariants,
   },
 ];
+
+function* activationVariants(): Iterable<KernelVariant> {
+  for (const style of ["simd", "madd16", "dot"] as const)
+    for (const activationBits of [8, 16] as const)
+      for (const totals of [false, true])
+        for (const inOrder of style === "simd" ? [false, true] : [false])
+          for (const mr of [1, 2, 3, 4, 6])
+            yield {
+              name: `f32_a${activationBits}_quantize_${mr}__wasmsimd_${style}${totals ? "_totals" : ""}${inOrder ? "_ordered" : ""}`,
+              relaxed: false,
+              build: () => activationModule({ style, inOrder, activationBits, mr, totals, shared: false }),
+            };
+}
 
 function* bitsVariants(): Iterable<KernelVariant> {
   for (let bits = 1; bits <= 16; bits++)

@@ -1,9 +1,10 @@
 // Every kernel variant of the registry is a valid module with a name of its own, and every family has its bench.
-import { existsSync } from "node:fs";
+import { existsSync, readdirSync } from "node:fs";
 import { fileURLToPath } from "node:url";
 import { describe, expect, it } from "vitest";
 import { kernelFamilies } from "../../kernels/registry.ts";
 import { engine } from "../../kernels/wasm/engine/engine.ts";
+import { families } from "../../kernels/wasm/engine/family.ts";
 import { wasmFeatures } from "../../kernels/wasm/engine/features.ts";
 
 const root = fileURLToPath(new URL("../../", import.meta.url));
@@ -29,4 +30,13 @@ describe("kernel registry", () => {
       }
       expect(names.size).toBeGreaterThan(skipped);
     });
+
+  it("lists every family that is made, so that no kernel runs that it does not know", async () => {
+    const files = readdirSync(`${root}kernels/wasm`, { recursive: true, encoding: "utf8" }).filter((file) => file.endsWith(".ts"));
+    for (const file of files) await import(/* @vite-ignore */ `${root}kernels/wasm/${file}`);
+    const listed = kernelFamilies.flatMap((line) => line.families);
+    expect(new Set(listed).size).toBe(listed.length);
+    expect([...families().keys()].sort()).toEqual(listed.map(({ name }) => name).sort());
+    expect(families().size).toBeGreaterThan(10);
+  });
 });

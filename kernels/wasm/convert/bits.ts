@@ -1,6 +1,7 @@
 // Dense bit packing of codes in SIMD, widths 1..7 and 9..15 (8 and 16 are plain copies), the layout of formats/core/pack.ts: code i at bits i*bits of a
 // little-endian stream. Unpacking brings the bytes that hold a code into its lane, multiplies the code to the top of the lane (a shift by lane) and
 // shifts it down. Packing joins neighbours in lanes of twice the width, three times.
+import { family } from "../engine/family.ts";
 import { ModuleBuilder } from "../engine/asm.ts";
 
 export interface BitsSpec {
@@ -105,3 +106,5 @@ export function bitsModule({ bits, shared }: BitsSpec): Uint8Array<ArrayBuffer> 
   });
   return m.bytes();
 }
+
+export const bits = family("bits", bitsModule);

@@ -2,6 +2,7 @@
 // function walks `blocks` blocks of `length` values (any length from 1 on) that follow each other. Bit-identical to the loops of src/tensor/quantize/index.ts
 // and formats/core/packed.ts, whose arithmetic is binary64: products of float32 numbers are exact there, so that one float32 operation rounds the same;
 // quotients are computed in binary64 and rounded to float32 "to odd", which keeps their side of every boundary whose last bit is zero.
+import { family } from "../engine/family.ts";
 import { ModuleBuilder, type Emit, type FunctionBuilder, type Local, type Operand } from "../engine/asm.ts";
 
 export interface BlocksSpec {
@@ -201,3 +202,5 @@ export function blocksModule({ shared }: BlocksSpec): Uint8Array<ArrayBuffer> {
     });
   return m.bytes();
 }
+
+export const blocks = family("blocks", blocksModule);

@@ -1,6 +1,7 @@
 // Bulk decoding (codes -> float32) and encoding (float32 -> codes) of one format, 16 values at a time, printed from its expressions (formats/core/expr.ts);
 // a format that is nothing but a table of 16 values decodes by four swizzles per 16 codes, a longer table by plain loads. Codes are bytes up to 8 bits,
 // 16-bit words above; packing is kernels/wasm/convert/bits.ts, scales are kernels/wasm/convert/blocks.ts. Bit-identical to formats/core/bulk.ts.
+import { family } from "../engine/family.ts";
 import { input } from "../../../formats/core/expr.ts";
 import { ModuleBuilder, type Emit, type FunctionBuilder, type Local } from "../engine/asm.ts";
 import { exprPrinter, type ExprPlan } from "./expr.ts";
@@ -125,3 +126,10 @@ function encode(m: ModuleBuilder, { codeBits, relaxed }: CodecSpec, plan: ExprPl
     f.run(anyOf(f, all));
   });
 }
+
+/** A plan is keyed by its text: it holds tables. */
+export const codec = family(
+  "codec",
+  ({ plan, ...spec }: CodecSpec & { readonly plan: ExprPlan }) => codecModule(spec, plan),
+  ({ plan, ...spec }) => JSON.stringify({ ...spec, expr: plan.key }),
+);

@@ -1,6 +1,7 @@
 // Activations for the integer kernels: every group of a row gets a scale amax / 127 (8 bits) or amax / 32639 (16 bits: 127 * 256 + 127, so that
 // both bytes stay signed), codes rne(x / scale), and the sums that correct for the weights' shift. A group that holds NaN or an infinity
 // gets a scale that makes the row's results NaN. Input is staged: groups padded with zeros to the kernel's group.
+import { family } from "../engine/family.ts";
 import { activationMax } from "../../activations.ts";
 import { ModuleBuilder, type Emit, type FunctionBuilder, type Local } from "../engine/asm.ts";
 import { activationRecord, type DotStyle } from "./gemmspec.ts";
@@ -129,3 +130,5 @@ export function activationModule(spec: ActivationSpec): Uint8Array<ArrayBuffer> 
   });
   return m.bytes();
 }
+
+export const activations = family("activations", activationModule);

@@ -1,6 +1,7 @@
 // Integer matrix product: C[M,N] (int32) = A[M,K] (int8 or uint8) * W[N,K]^T (int8), exact (sums wrap at 32 bits as everywhere). Weights are stored as in gemm.ts,
 // 16 rows x 4 k per 64 bytes. With an exact unsigned relaxed dot product (style "dot") bytes are multiplied as they are, offset by 128 and corrected;
 // otherwise a block is widened to i16 once per chunk of k and multiplied with i32x4.dot_i16x8_s.
+import { family } from "../engine/family.ts";
 import { ModuleBuilder, type Emit, type FunctionBuilder, type Local, type Operand } from "../engine/asm.ts";
 import { writeWork } from "../engine/items.ts";
 import { writePackRows } from "../products/tiles.ts";
@@ -230,3 +231,6 @@ function writePackWords(f: FunctionBuilder, { mr, unsigned }: Omit<Int8Spec, "un
     });
   }
 }
+
+export const int8 = family("int8", int8Module);
+export const int8Pack = family("int8 pack", int8PackModule);

@@ -7,20 +7,6 @@ import type { GemmSpec } from "../dot/gemmspec.ts";
 import { jobBytes, writeJob } from "./items.ts";
 import type { Pool } from "./pool.ts";
 
-const kernels = new Map<string, Kernel>();
-
-/** A kernel module by its spec; compiled once per process. */
-export function kernel(family: string, spec: object, build: () => Uint8Array<ArrayBuffer>): Kernel {
-  const key = `${family} ${JSON.stringify(spec)}`;
-  let found = kernels.get(key);
-  if (found === undefined) {
-    const bytes = build();
-    found = { id: kernels.size + 1, bytes, module: new engine.Module(bytes) };
-    kernels.set(key, found);
-  }
-  return found;
-}
-
 export interface Runtime {
   readonly features: WasmFeatures;
   readonly shared: boolean;
@@ -29,6 +15,8 @@ export interface Runtime {
   readonly pool: Pool | null;
   /** Tiles that tuning chose, by `tuneKey`; null where tuning is off. */
   readonly tiles: Map<string, GemmSpec> | null;
+  /** The first memory, made if there is none. */
+  home(): Space;
   /** Space and address of `bytes` for a weight. @throws LowbitError E_DEVICE when memory runs out */
   allocate(bytes: number): { space: Space; address: number };
   /** Runs `items` of a kernel on all threads, a single one on the calling thread. @throws LowbitError E_DEVICE for a worker that died */
@@ -106,6 +94,7 @@ export function createRuntime(options: RuntimeOptions): Runtime {
     get live() {
       return live;
     },
+    home: () => (spaces.length > 0 ? spaces[0] : addSpace()),
     allocate(bytes) {
       // a weight that would leave no room for activations goes to a memory of its own
       for (const space of spaces) {

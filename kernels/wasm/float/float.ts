@@ -1,6 +1,7 @@
 // Matrix products in float32 with weights decoded on the way: C[M,N] = A[M,K] * W[N,K]^T, activations float32. A panel of 16 rows of W x a chunk
 // of k is decoded into the first-level cache as [k][16] float32 (or lies so in memory already), then tiles of MR x 8 or MR x 16 run over it.
 // One row of activations takes the fused GEMV instead: decoded vectors are multiplied at once. Layout of records: gemm.ts.
+import { family } from "../engine/family.ts";
 import { ModuleBuilder, type Emit, type FunctionBuilder, type FunctionRef, type Local } from "../engine/asm.ts";
 import { fieldLayout } from "../products/fields.ts";
 import { writeRecords, writeWork } from "../engine/items.ts";
@@ -489,3 +490,6 @@ export function floatPackModule(spec: Pick<FloatSpec, "mr" | "shared">): Uint8Ar
   );
   return m.bytes();
 }
+
+export const float = family("float", floatModule);
+export const floatPack = family("float pack", floatPackModule);

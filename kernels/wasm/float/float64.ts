@@ -2,6 +2,7 @@
 // tiles, packs B and then A into strips of four, [strip][depth][4], and computes tiles of four by four in eight accumulators: 16 multiply-adds per step
 // on 2 vector and 4 splat loads. Every sum runs over the depth in order from 0 and is then added to C, so tiles and threads do not change a bit.
 // Layout idea: Goto and van de Geijn, "Anatomy of high-performance matrix multiplication", 2008.
+import { family } from "../engine/family.ts";
 import { ModuleBuilder, type Emit, type FunctionBuilder, type Local } from "../engine/asm.ts";
 import { writeWork } from "../engine/items.ts";
 
@@ -191,3 +192,5 @@ export function float64Module(spec: { readonly shared: boolean }): Uint8Array<Ar
   });
   return m.bytes();
 }
+
+export const float64 = family("float64", float64Module);

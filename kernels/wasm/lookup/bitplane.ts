@@ -1,6 +1,7 @@
 // Bit-plane matrix product: U[M,N] = sum over k of uA * uW for unsigned words of p and q bits, by AND and popcount of single-bit planes, plane pair (i, j) with weight
 // 2^(i+j). Signed, offset and bipolar words are affine in unsigned ones, so this one form serves all (`affineWords` in kernels/planes.ts); padding bits are zeros and add nothing.
 // Fast where p * q is small; elsewhere the byte kernels of gemm.ts do more per instruction.
+import { family } from "../engine/family.ts";
 import { ModuleBuilder, type Emit } from "../engine/asm.ts";
 import { writeWork } from "../engine/items.ts";
 
@@ -83,3 +84,5 @@ export function bitplaneModule(spec: BitplaneSpec): Uint8Array<ArrayBuffer> {
   });
   return m.bytes();
 }
+
+export const bitplane = family("bitplane", bitplaneModule);

@@ -4,6 +4,7 @@
 //
 // An entry is a subset's sum less half the sum of all four, in -254..255. It is kept as 32 * high + low, two byte tables: low in 0..31, high in -8..7. So 8 look-ups
 // add up inside a byte (248; -64..56) before they are widened to i16, and i16 sums before they pass 32767 to i32.
+import { family } from "../engine/family.ts";
 import { groupScale, roundCodes } from "../dot/activations.ts";
 import { ModuleBuilder, type Emit, type FunctionBuilder, type FunctionRef, type Local, type Operand } from "../engine/asm.ts";
 import { writeRecords, writeWork } from "../engine/items.ts";
@@ -351,3 +352,6 @@ export function lutTablesModule(spec: LutSpec): Uint8Array<ArrayBuffer> {
   writeRecords(m, 1, (f, x, a, count) => f.run(f.call(tables, x, a, count)));
   return m.bytes();
 }
+
+export const lut = family("lut", lutModule);
+export const lutTable = family("lut tables", lutTablesModule);

@@ -1,8 +1,9 @@
 // Bit-plane products on the WebAssembly backend: words of 1..8 bits on both sides, exact int32.
 import type { NumberFormat } from "../../../formats/core/types.ts";
 import { packPlanes } from "../../../kernels/planes.ts";
-import { BITPLANE_ARGUMENTS, BITPLANE_ROWS, bitplaneModule } from "../../../kernels/wasm/lookup/bitplane.ts";
-import { kernel, type Runtime } from "../../../kernels/wasm/engine/runtime.ts";
+import { BITPLANE_ARGUMENTS, BITPLANE_ROWS, bitplane } from "../../../kernels/wasm/lookup/bitplane.ts";
+import { kernel } from "../../../kernels/wasm/engine/family.ts";
+import type { Runtime } from "../../../kernels/wasm/engine/runtime.ts";
 import { disposed } from "../layer.ts";
 import { checkCodes, checkRows, checkSizes, planeWords } from "../operations.ts";
 
@@ -46,7 +47,7 @@ export function prepareBitplanes(runtime: Runtime, codes: ArrayLike<number>, n: 
       checkRows(m, out.length, m * n);
       checkCodes(a, m * k, activation.bits, "run a");
       const spec = { activationBits: activation.bits, weightBits: weight.bits, shared: runtime.shared };
-      const built = kernel("bitplane", spec, () => bitplaneModule(spec));
+      const built = kernel(bitplane, spec);
       const bytes = m * vectors * 16 * activation.bits;
       const packed = space.scratch("a", bytes);
       const c = space.scratch("c", 4 * m * pairs * BITPLANE_ROWS);

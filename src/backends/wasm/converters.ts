@@ -3,12 +3,13 @@
 import { decodeExpr, encodeExpr, type Expr } from "../../../formats/core/expr.ts";
 import type { Codes } from "../../../formats/core/pack.ts";
 import type { EncodeOptions, NumberFormat } from "../../../formats/core/types.ts";
-import { bitsModule } from "../../../kernels/wasm/convert/bits.ts";
-import { blocksModule } from "../../../kernels/wasm/convert/blocks.ts";
-import { codecModule } from "../../../kernels/wasm/convert/codec.ts";
+import { bits as bitsFamily } from "../../../kernels/wasm/convert/bits.ts";
+import { blocks as blocksFamily } from "../../../kernels/wasm/convert/blocks.ts";
+import { codec } from "../../../kernels/wasm/convert/codec.ts";
 import type { Space, WasmFunction } from "../../../kernels/wasm/engine/engine.ts";
 import { planExpr } from "../../../kernels/wasm/convert/expr.ts";
-import { kernel, type Runtime } from "../../../kernels/wasm/engine/runtime.ts";
+import { kernel } from "../../../kernels/wasm/engine/family.ts";
+import type { Runtime } from "../../../kernels/wasm/engine/runtime.ts";
 import { disposed } from "../layer.ts";
 
 /** Values that pass through engine memory at a time: 64 KB as float32. */
@@ -50,7 +51,7 @@ export function createTools(runtime: Runtime): CodecTools {
     const spec = { direction, codeBits: format.bits <= 8 ? (8 as const) : (16 as const), relaxed: runtime.features.relaxed, shared };
     const { space, address } = runtime.allocate(plan.tables.byteLength);
     new Uint32Array(space.buffer, address, plan.tables.length).set(plan.tables);
-    const built = kernel("codec", { ...spec, expr: plan.key }, () => codecModule(spec, plan));
+    const built = kernel(codec, { ...spec, plan });
     return { space, run: space.exports(built)[direction], tables: address };
   }
 
@@ -69,10 +70,8 @@ export function createTools(runtime: Runtime): CodecTools {
     return found;
   }
 
-  const bitsKernel = (space: Space, bits: number): Record<string, WasmFunction> =>
-    space.exports(kernel("bits", { bits, shared }, () => bitsModule({ bits, shared })));
-  const blocksKernel = (space: Space): Record<string, WasmFunction> =>
-    space.exports(kernel("blocks", { shared }, () => blocksModule({ shared })));
+  const bitsKernel = (space: Space, bits: number): Record<string, WasmFunction> => space.exports(kernel(bitsFamily, { bits, shared }));
+  const blocksKernel = (space: Space): Record<string, WasmFunction> => space.exports(kernel(blocksFamily, { shared }));
   const anySpace = (): Space => {
     if (runtime.spaces.length > 0) return runtime.spaces[0];
     const { space, address } = runtime.allocate(64);

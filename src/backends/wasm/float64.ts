@@ -2,8 +2,9 @@
 // others are copied in and out. Results do not depend on the number of threads.
 import { LowbitError } from "../../../formats/core/errors.ts";
 import type { Space } from "../../../kernels/wasm/engine/engine.ts";
-import { float64Module, MAX_DEPTH, PRODUCT_SLACK, productJob, productPanelBytes } from "../../../kernels/wasm/float/float64.ts";
-import { kernel, type Runtime } from "../../../kernels/wasm/engine/runtime.ts";
+import { float64, MAX_DEPTH, PRODUCT_SLACK, productJob, productPanelBytes } from "../../../kernels/wasm/float/float64.ts";
+import { kernel } from "../../../kernels/wasm/engine/family.ts";
+import type { Runtime } from "../../../kernels/wasm/engine/runtime.ts";
 import { disposed } from "../layer.ts";
 
 /** Rows of A, B and C that a product reads and writes. */
@@ -76,7 +77,7 @@ export function float64Algebra(runtime: Runtime): Float64Algebra {
       live();
       if (m === 0 || n === 0 || depth === 0) return;
       const space = owners.get(c.data.buffer) ?? owners.get(a.data.buffer) ?? owners.get(b.data.buffer) ?? spaceOf(runtime);
-      const built = kernel("float64", { shared: runtime.shared }, () => float64Module({ shared: runtime.shared }));
+      const built = kernel(float64, { shared: runtime.shared });
       const inPlace = owners.get(c.data.buffer) === space;
       for (let p = 0; p < depth; p += MAX_DEPTH) {
         const d = Math.min(MAX_DEPTH, depth - p);

@@ -2,15 +2,16 @@
 import { isLowbitError, LowbitError } from "../../../formats/core/errors.ts";
 import { lutName } from "../../../kernels/names.ts";
 import type { WeightSource } from "../../../kernels/weight.ts";
-import { LUT_ARGUMENTS, lutModule, lutTables, lutTablesModule } from "../../../kernels/wasm/lookup/lut.ts";
+import { LUT_ARGUMENTS, lut, lutTable, lutTables } from "../../../kernels/wasm/lookup/lut.ts";
 import { recordJob } from "../../../kernels/wasm/engine/items.ts";
 import { chooseLut, packLut, type LutChoice } from "../../../kernels/wasm/lookup/lutpack.ts";
 import { resultStride } from "../../../kernels/wasm/products/tiles.ts";
 import { fastest } from "../../../kernels/wasm/products/tuner.ts";
 import type { Kernel } from "../../../kernels/wasm/engine/engine.ts";
-import { kernel, type Runtime } from "../../../kernels/wasm/engine/runtime.ts";
+import { kernel } from "../../../kernels/wasm/engine/family.ts";
+import type { Runtime } from "../../../kernels/wasm/engine/runtime.ts";
 import type { PrepareOptions } from "../types.ts";
-import { stage, weightMemory, type Product } from "./product.ts";
+import { rowsFrom, stage, weightMemory, type Product } from "./product.ts";
 
 /** Elements of k whose tables and weights are kept near while many rows of activations pass. */
 const CHUNK = 1024;
@@ -25,7 +26,7 @@ export function lutProduct(runtime: Runtime, source: WeightSource, choice: LutCh
   const { spec, groups, span } = choice;
   const { space, address } = weightMemory(runtime, choice.bytes);
   const { group } = spec;
-  const own = (): Kernel => kernel("lut", spec, () => lutModule(spec));
+  const own = (): Kernel => kernel(lut, spec);
   return {
     space,
     address,
@@ -42,10 +43,10 @@ export function lutProduct(runtime: Runtime, source: WeightSource, choice: LutCh
       const count = Math.min(m, ROWS);
       const a = space.scratch("a", count * aStride);
       const chunk = m === 1 ? groups : Math.max(1, Math.floor(CHUNK / group));
-      const maker = kernel("lut tables", spec, () => lutTablesModule(spec));
+      const maker = kernel(lutTable, spec);
       for (let from = 0; from < m; from += count) {
         const rows = Math.min(count, m - from);
-        const part = m === rows ? x : x.subarray(from * source.k, (from + rows) * source.k);
+        const part = rowsFrom(x, from, rows, source.k);
         const staged = stage(space, part, rows, rows, { k: source.k, span, group, groups });
         const tables = recordJob({ x: staged, a, tiles: rows, mr: 1, groups, group, bytes: lutTables(group), elements: TABLE_ELEMENTS });
         runtime.work(space, maker, tables.items, tables.args, 0);

@@ -1,18 +1,19 @@
 // Operations of the WebAssembly backend beside packed products: integer products and the Walsh-Hadamard transform.
-import { hadamardModule } from "../../../kernels/wasm/convert/hadamard.ts";
+import { hadamard } from "../../../kernels/wasm/convert/hadamard.ts";
 import {
   INT8_ARGUMENTS,
   INT8_CHUNK,
   INT8_PACK_ARGUMENTS,
   INT8_ROWS,
   INT8_SLAB,
-  int8Module,
-  int8PackModule,
+  int8,
+  int8Pack,
   int8Quad,
   type Int8Spec,
 } from "../../../kernels/wasm/dot/int8.ts";
 import { resultStride, tileRows } from "../../../kernels/wasm/products/tiles.ts";
-import { kernel, type Runtime } from "../../../kernels/wasm/engine/runtime.ts";
+import { kernel } from "../../../kernels/wasm/engine/family.ts";
+import type { Runtime } from "../../../kernels/wasm/engine/runtime.ts";
 import { disposed } from "../layer.ts";
 import { checkFwht, checkInteger, checkIntegerRun } from "../operations.ts";
 
@@ -61,7 +62,7 @@ export function prepareInteger(runtime: Runtime, w: Int8Array, n: number, k: num
       const mr = tileRows(m, INT8_ROWS[style]);
       const unroll = runtime.features.relaxed ? 4 : 1;
       const spec: Int8Spec = { style, unsigned: a instanceof Uint8Array, mr, unroll, shared: runtime.shared };
-      const built = kernel("int8", spec, () => int8Module(spec));
+      const built = kernel(int8, spec);
       const tiles = Math.ceil(m / mr);
       const rows = tiles * mr;
       const width = 4 * quads;
@@ -79,7 +80,7 @@ export function prepareInteger(runtime: Runtime, w: Int8Array, n: number, k: num
       const operands = { x: staged, a: packed, rowSums, quads, aStride };
       runtime.work(
         space,
-        kernel("int8 pack", spec, () => int8PackModule(spec)),
+        kernel(int8Pack, spec),
         tiles,
         Int32Array.from(INT8_PACK_ARGUMENTS, (name) => operands[name]),
         0,
@@ -133,7 +134,7 @@ export function fwht(runtime: Runtime, x: Float32Array, n: number, scale: number
   const { space, address } = runtime.allocate(Math.min(4 * x.length, Math.max(4 * n, FWHT_BYTES)));
   try {
     const spec = { n, shared: runtime.shared };
-    const transform = kernel("hadamard", spec, () => hadamardModule(spec));
+    const transform = kernel(hadamard, spec);
     const factor = new Int32Array(Float32Array.of(scale).buffer)[0];
     const per = Math.max(1, Math.floor(FWHT_ITEM / n));
     const rows = Math.max(1, Math.floor(FWHT_BYTES / (4 * n)));

@@ -4,6 +4,13 @@ import type { Runtime } from "../../../kernels/wasm/engine/runtime.ts";
 import { resultStride } from "../../../kernels/wasm/products/tiles.ts";
 import type { Explanation } from "../types.ts";
 
+/** Rows of activations [m, k]: an array, or the address of float32 in the product's own memory, which it reads where they lie if their layout allows. */
+export type Rows = Float32Array | number;
+
+/** Rows [from, from + count). */
+export const rowsFrom = (x: Rows, from: number, count: number, k: number): Rows =>
+  typeof x === "number" ? x + 4 * from * k : x.length === count * k ? x : x.subarray(from * k, (from + count) * k);
+
 /** Memory for a weight and the product on it: x * w^T goes to c. */
 export interface Product {
   readonly space: Space;
@@ -18,9 +25,9 @@ export interface Product {
   /** The kernel for one row. */
   kernel(): Kernel;
   /** `stride`: floats between rows of c, at least n padded to 16. `blocks`: of 16 rows of the weight, the first ones; default all. */
-  multiply(x: Float32Array, m: number, c: number, stride: number, blocks?: number): void;
+  multiply(x: Rows, m: number, c: number, stride: number, blocks?: number): void;
   /** Measures tiles for m rows where tuning is on and this kind of product has no choice yet. */
-  tune?(x: Float32Array, m: number): void;
+  tune?(x: Rows, m: number): void;
 }
 
 /** Zeros in memory for a weight. @throws LowbitError E_DEVICE */
@@ -70,24 +77,29 @@ export interface Groups {
 /** Rows of the next pass of `left`, at most `most`, or one more: a single row at the end would take other kernels than several, with another order of float32 sums. */
 export const passRows = (left: number, most: number): number => (left <= most + 1 ? left : most);
 
-/** Copies x [m, k] to [rows][groups * group], with zeros where a group is padded and in rows from m on. */
-export function stage(space: Space, x: Float32Array, m: number, rows: number, { k, span, group, groups }: Groups): number {
+/**
+ * The address of x [m, k] as [rows][groups * group], with zeros where a group is padded: a copy in scratch space, or x itself where nothing is padded. Rows from m on hold zeros in
+ * a copy and whatever lies behind x otherwise; no result depends on them.
+ */
+export function stage(space: Space, x: Rows, m: number, rows: number, { k, span, group, groups }: Groups): number {
   const width = groups * group;
+  const plain = span === group && width === k;
+  if (typeof x === "number" && plain && x + 4 * rows * k <= space.buffer.byteLength) return x;
   const address = space.scratch("x", 4 * width * rows);
+  const source = typeof x === "number" ? new Float32Array(space.buffer, x, m * k) : x;
   const target = new Float32Array(space.buffer, address, width * rows);
-  if (span === group) {
-    if (width === k) target.set(x);
-    else
-      for (let r = 0; r < m; r++) {
-        target.set(x.subarray(r * k, (r + 1) * k), r * width);
-        target.fill(0, r * width + k, (r + 1) * width);
-      }
-  } else {
+  if (plain) target.set(source);
+  else if (span === group)
+    for (let r = 0; r < m; r++) {
+      target.set(source.subarray(r * k, (r + 1) * k), r * width);
+      target.fill(0, r * width + k, (r + 1) * width);
+    }
+  else {
     target.fill(0);
     for (let r = 0; r < m; r++)
       for (let g = 0; g < groups; g++) {
         const from = r * k + g * span;
-        target.set(x.subarray(from, Math.min(from + span, (r + 1) * k)), r * width + g * group);
+        target.set(source.subarray(from, Math.min(from + span, (r + 1) * k)), r * width + g * group);
       }
   }
   if (rows > m) target.fill(0, m * width);

@@ -10,21 +10,23 @@ import { prepareMatmul, quantize, tensor, wasm } from "../../../src/index.ts";
 import { createBackend } from "../../../src/backends/wasm/backend.ts";
 import { nodeHooks, startPool } from "../../../src/backends/wasm/threads.ts";
 import type { Kernel } from "../../../kernels/wasm/engine/engine.ts";
-import { createRuntime, kernel } from "../../../kernels/wasm/engine/runtime.ts";
+import { family, kernel } from "../../../kernels/wasm/engine/family.ts";
+import { createRuntime } from "../../../kernels/wasm/engine/runtime.ts";
 import { wasmFeatures } from "../../../kernels/wasm/engine/features.ts";
 import { ModuleBuilder } from "../../../kernels/wasm/engine/asm.ts";
 import { jobBytes, writeJob, writeWork } from "../../../kernels/wasm/engine/items.ts";
 
-/** A kernel whose items each add 1 to their own word; argument: where the words are. Another module for every `v`. */
-const countingKernel = (v: number): Kernel =>
-  kernel("test count", { v }, () => {
-    const m = new ModuleBuilder({ shared: true });
-    writeWork(m, (f, args) => (item) => {
-      const at = f.op("i32.add", f.load("i32.load", args, 0), f.op("i32.shl", item, f.i32(2)));
-      f.run(f.op("drop", f.atomic("i32.atomic.rmw.add", at, 0, f.i32(1))));
-    });
-    return m.bytes();
+const count = family("test count", (_: { readonly v: number }) => {
+  const m = new ModuleBuilder({ shared: true });
+  writeWork(m, (f, args) => (item) => {
+    const at = f.op("i32.add", f.load("i32.load", args, 0), f.op("i32.shl", item, f.i32(2)));
+    f.run(f.op("drop", f.atomic("i32.atomic.rmw.add", at, 0, f.i32(1))));
   });
+  return m.bytes();
+});
+
+/** A kernel whose items each add 1 to their own word; argument: where the words are. Another module for every `v`. */
+const countingKernel = (v: number): Kernel => kernel(count, { v });
 const counting = countingKernel(1);
 
 /** Runs jobs until one throws, and throws that: a worker takes part in a job only if it shows up before this thread has done all items. */

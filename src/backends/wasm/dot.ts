@@ -1,0 +1,120 @@
+// Integer products on the WebAssembly backend: activations quantized in memory, then the kernel that kernels/wasm/products/choose.ts chose.
+import { gemmName } from "../../../kernels/names.ts";
+import type { WeightSource } from "../../../kernels/weight.ts";
+import { activations as activationFamily } from "../../../kernels/wasm/dot/activations.ts";
+import { gemm, WORK_ARGUMENTS } from "../../../kernels/wasm/dot/gemm.ts";
+import { activationRecord, correctionFactor, totalCorrection, zipsPlanes, type GemmSpec } from "../../../kernels/wasm/dot/gemmspec.ts";
+import { panelBytes } from "../../../kernels/wasm/dot/operands.ts";
+import type { Kernel } from "../../../kernels/wasm/engine/engine.ts";
+import { kernel } from "../../../kernels/wasm/engine/family.ts";
+import { recordJob } from "../../../kernels/wasm/engine/items.ts";
+import type { Runtime } from "../../../kernels/wasm/engine/runtime.ts";
+import type { DotChoice } from "../../../kernels/wasm/products/choose.ts";
+import { packWeight } from "../../../kernels/wasm/products/pack.ts";
+import { resultStride } from "../../../kernels/wasm/products/tiles.ts";
+import { fastest, tileCandidates, tuneKey } from "../../../kernels/wasm/products/tuner.ts";
+import { rowsFrom, stage, weightMemory, type Product, type Rows } from "./product.ts";
+
+/** A panel and a tile's activations share the first-level cache. */
+const PANEL_BYTES = 12 * 1024;
+
+interface DotProduct extends Product {
+  multiplyWith(spec: GemmSpec, x: Rows, m: number, c: number, stride: number, blocks?: number): void;
+}
+
+export function dotProduct(
+  runtime: Runtime,
+  source: WeightSource,
+  choice: DotChoice,
+  activations: "int8" | "int16",
+  label: string,
+): Product {
+  const { plan, shape } = choice;
+  const { space, address } = weightMemory(runtime, shape.bytes);
+  const standard = choice.spec;
+  const tileOf = (m: number): GemmSpec =>
+    runtime.tiles === null ? standard(m) : (runtime.tiles.get(tuneKey(standard(m), m)) ?? standard(m));
+  /** Compiled code by spec, which is one object per kernel. */
+  const compiled = new Map<GemmSpec, { quantize: Kernel; gemm: Kernel }>();
+  const compile = (spec: GemmSpec): { quantize: Kernel; gemm: Kernel } => {
+    let found = compiled.get(spec);
+    if (found === undefined) {
+      const quantizer = {
+        style: spec.style,
+        inOrder: zipsPlanes(spec),
+        activationBits: spec.activationBits,
+        mr: spec.mr,
+        totals: totalCorrection(spec),
+        shared: runtime.shared,
+      };
+      const quantize = kernel(activationFamily, quantizer);
+      found = { quantize, gemm: kernel(gemm, spec) };
+      compiled.set(spec, found);
+    }
+    return found;
+  };
+  const rowsOf = (spec: GemmSpec, m: number): number => Math.ceil(m / spec.mr) * spec.mr;
+  const product: DotProduct = {
+    space,
+    address,
+    activations,
+    name: (m) => gemmName(tileOf(m), label),
+    reasons: choice.reasons,
+    rows: (m) => rowsOf(tileOf(m), m),
+    tune(x, m) {
+      if (runtime.tiles === null || runtime.tiles.has(tuneKey(standard(m), m))) return;
+      const count = Math.min(m, 64);
+      const part = rowsFrom(x, 0, count, source.k);
+      const candidates = tileCandidates(standard(m), count);
+      // results of the measured runs are thrown away
+      const most = Math.max(...candidates.map((spec) => rowsOf(spec, count)));
+      const stride = resultStride(source.rows, most);
+      const c = space.scratch("tune", 4 * stride * most);
+      runtime.tiles.set(
+        tuneKey(standard(m), m),
+        fastest(candidates, (spec) => product.multiplyWith(spec, part, count, c, stride)),
+      );
+    },
+    pack: () => packWeight(source, plan, shape, space.buffer, address),
+    kernel: () => compile(tileOf(1)).gemm,
+    multiply: (x, m, c, stride, blocks) => product.multiplyWith(tileOf(m), x, m, c, stride, blocks),
+    multiplyWith(spec, x, m, c, stride, blocks = shape.blocks) {
+      const { mr } = spec;
+      const record = activationRecord(spec);
+      const tiles = Math.ceil(m / mr);
+      const padded = tiles * mr;
+      const { groups, group, span } = shape;
+      const { quantize, gemm } = compile(spec);
+      const a = space.scratch("a", tiles * groups * record.bytes);
+      const staged = stage(space, x, m, padded, { k: source.k, span, group, groups });
+      const tileBytes = groups * record.bytes;
+      const factor = correctionFactor(spec, plan.shift);
+      const records = recordJob({ x: staged, a, tiles, mr, groups, group, bytes: record.bytes, factor });
+      runtime.work(space, quantize, records.items, records.args, 0);
+      const chunk = spec.panel
+        ? Math.max(1, Math.floor(PANEL_BYTES / panelBytes(spec)))
+        : mr === 1
+          ? groups
+          : Math.max(1, Math.floor(1024 / group));
+      const values = {
+        a,
+        w: address,
+        c,
+        ldc: 4 * stride,
+        groups,
+        tiles,
+        chunk,
+        aStride: tileBytes,
+        blocks: shape.blocks,
+      };
+      runtime.work(
+        space,
+        gemm,
+        blocks,
+        Int32Array.from(WORK_ARGUMENTS, (name) => values[name]),
+        spec.panel ? chunk * panelBytes(spec) : 0,
+      );
+    },
+  };
+  return product;
+}

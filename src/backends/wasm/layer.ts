@@ -1,0 +1,117 @@
+// A prepared weight on the WebAssembly backend: which product it gets, and running it on arrays (`run`, `runAsync`) or in place (memory.ts).
+import type { PackedTensor } from "../../../formats/core/types.ts";
+import { chooseDot } from "../../../kernels/wasm/products/choose.ts";
+import { resultStride } from "../../../kernels/wasm/products/tiles.ts";
+import type { Runtime } from "../../../kernels/wasm/engine/runtime.ts";
+import { checkRun, disposed } from "../layer.ts";
+import { weightSource } from "../source.ts";
+import type { PrepareOptions, SyncLayer } from "../types.ts";
+import { dotProduct } from "./dot.ts";
+import { floatProduct } from "./float.ts";
+import { integerProduct, refusedKernel } from "./lut.ts";
+import { placeLayer } from "./memory.ts";
+import { packWarm, passRows, rowsFrom, type Product, type Rows } from "./product.ts";
+import { inTurns } from "./turns.ts";
+
+/** Bytes of scratch for activations and results of one pass. */
+const rowBudget = 192 * 1024 * 1024;
+
+export function prepare(runtime: Runtime, w: PackedTensor, options: PrepareOptions): SyncLayer {
+  if (!runtime.live) throw disposed();
+  const activations = options.activations ?? "float32";
+  if (activations !== "float32" && activations !== "int8" && activations !== "int16")
+    throw new TypeError(`prepareMatmul activations: expected "float32", "int16" or "int8", got ${String(activations)}.`);
+  const { codebook = "int16" } = options;
+  if (!["exact", "int16", "int8"].includes(codebook))
+    throw new TypeError(`prepareMatmul codebook: expected "exact", "int16" or "int8", got ${String(codebook)}.`);
+  const source = weightSource(w);
+  const note = source.note === undefined ? [] : [source.note];
+  let product: Product;
+  if (options.kernel !== undefined && activations !== "int8") throw refusedKernel(options.kernel, 'activations other than "int8"');
+  if (activations === "float32") product = floatProduct(runtime, source, w.format.name, []);
+  else {
+    const choice = chooseDot(source, {
+      activationBits: activations === "int8" ? 8 : 16,
+      features: runtime.features,
+      shared: runtime.shared,
+      codebook,
+    });
+    const label = w.format.name;
+    if (typeof choice === "string") {
+      if (options.kernel !== undefined) throw refusedKernel(options.kernel, choice);
+      product = floatProduct(runtime, source, label, [`no integer product (${choice}): activations stay float32`]);
+    } else product = integerProduct(runtime, source, options, label, () => dotProduct(runtime, source, choice, activations, label));
+  }
+  const { rows: n, k } = w;
+  try {
+    packWarm(product, n, k);
+  } catch (error) {
+    product.space.arena.free(product.address);
+    throw error;
+  }
+  let live = true;
+  const check = (): void => {
+    if (!live || !runtime.live) throw disposed();
+  };
+  const { space } = product;
+  // rows at once: bounded scratch for products of any height
+  const most = Math.max(48, Math.floor(rowBudget / (4 * (resultStride(n, 2) + 2 * k))));
+  /** Products of all rows in passes: the first of `count` rows of each goes to `put`, from `c` on, `stride` floats apart. `at`: where a result may be left, or 0. */
+  const multiply = (x: Rows, m: number, at: number, put: (from: number, count: number, c: number, stride: number) => void): void => {
+    product.tune?.(x, Math.min(m, most));
+    for (let from = 0; from < m;) {
+      const count = passRows(m - from, most);
+      const rows = product.rows(count);
+      const stride = resultStride(n, rows);
+      const inPlace = at !== 0 && rows === count && stride === n;
+      const c = inPlace ? at + 4 * from * n : space.scratch("c", 4 * rows * stride);
+      product.multiply(rowsFrom(x, from, count, k), count, c, stride);
+      if (!inPlace) put(from, count, c, stride);
+      from += count;
+    }
+  };
+  /** Copies rows of a result out of memory. */
+  const copy = (y: Float32Array, from: number, count: number, c: number, stride: number): void => {
+    const result = new Float32Array(space.buffer, c, count * stride);
+    if (stride === n) y.set(result, from * n);
+    else for (let r = 0; r < count; r++) y.set(result.subarray(r * stride, r * stride + n), (from + r) * n);
+  };
+  const run = (x: Float32Array, m: number, out?: Float32Array): Float32Array => {
+    check();
+    const y = checkRun(x, m, n, k, out);
+    multiply(x, m, 0, (from, count, c, stride) => copy(y, from, count, c, stride));
+    return y;
+  };
+  const runAt = (x: number, m: number, y: number): void => {
+    check();
+    const home = runtime.home();
+    const floats = (address: number, length: number): Float32Array => new Float32Array(home.buffer, address, length);
+    // a weight in another memory reads and writes this one from outside
+    const rows = space === home ? x : floats(x, m * k);
+    multiply(rows, m, space === home ? y : 0, (from, count, c, stride) => copy(floats(y, m * n), from, count, c, stride));
+  };
+  const dispose = (): void => {
+    if (!live) return;
+    live = false;
+    if (runtime.live) product.space.arena.free(product.address);
+  };
+  const layer: SyncLayer = {
+    n,
+    k,
+    run,
+    async runAsync(x, m, out) {
+      if (!live || !runtime.live) throw disposed();
+      return inTurns(runtime, { n, k }, run, x, m, out);
+    },
+    explain: () => ({
+      backend: "wasm",
+      kernel: product.name(1),
+      activations: product.activations,
+      reasons: [...note, ...product.reasons, `rows of activations at once: ${product.name(1)} for one, ${product.name(64)} for many`],
+    }),
+    dispose,
+    [Symbol.dispose]: dispose,
+  };
+  placeLayer(layer, runAt);
+  return layer;
+}
