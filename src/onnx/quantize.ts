@@ -10,7 +10,16 @@ import type { NodeProto } from "./file/gen/onnx_pb.ts";
 import { inputPaths, outputFiles, readModel, readModelBytes, writeModelBytes } from "./file/io.ts";
 import type { OnnxModel } from "./file/model.ts";
 import { decodeOriginal } from "./file/model.ts";
-import { buildScopes, collectNames, opsetVersion, removeUnused, sortNodes, type Scope } from "./graph/graph.ts";
+import {
+  buildScopes,
+  collectNames,
+  describeQuantized,
+  opsetVersion,
+  quantizedKind,
+  removeUnused,
+  sortNodes,
+  type Scope,
+} from "./graph/graph.ts";
 import { findLayers, type Layer } from "./layers.ts";
 import type { LayerReport, QuantizeModelOptions, QuantizeOptions, QuantizeReport } from "./options.ts";
 import { checkOptions, nameFilter } from "./options.ts";
@@ -52,6 +61,9 @@ export async function convertModel(model: OnnxModel, options: QuantizeOptions): 
   const notes: string[] = [];
   const scopes = buildScopes(model);
   if (sortNodes(scopes)) notes.push("nodes sorted: a value was used before the node that makes it");
+  const already = quantizedKind(scopes);
+  if (already !== null)
+    notes.push(`the model is quantized already (${describeQuantized(already)}): only what is float can still be made smaller`);
   const layers = dtype?.target === null ? [] : await convertLayers(model, scopes, options, notes);
   if (dtype?.half) layers.push(...(await convertFloats(model, options, notes, layers)));
   if (model.proto.functions.length > 0) notes.push(`${model.proto.functions.length} model-local functions were left alone`);

@@ -5,6 +5,7 @@ export * from "./constants.ts";
 export * from "./infer.ts";
 export * from "./nodes.ts";
 export * from "./order.ts";
+export * from "./quantized.ts";
 export * from "./schemas.ts";
 export * from "./scopes.ts";
 export * from "./unused.ts";
