@@ -2,9 +2,15 @@
 // over seeds), where the range is 58.4 and the clip of least error near 14; 128 / 128 bins have one candidate, the whole range.
 import { expect, test } from "vitest";
 import { int8, uint8 } from "../../formats/index.ts";
-import { calibrate, observer, type CalibrationBatch } from "../../src/quantize/index.ts";
+import { calibrate, convStatistics, layerStatistics, observer, type CalibrationBatch } from "../../src/quantize/index.ts";
 import { entropyThreshold, histogram } from "../../src/quantize/histogram.ts";
 import { random } from "../helpers/random.ts";
+
+/** n vectors of 4. */
+function gaussianInputs(n: number): Float32Array {
+  const rng = random(n);
+  return Float32Array.from({ length: 4 * n }, () => rng.normal());
+}
 
 function outliers(n: number, seed: number): Float64Array {
   const rng = random(seed);
@@ -146,4 +152,24 @@ test("calibrate errors name every failing layer", async () => {
   await expect(calibrate(stream([{ x: { data: new Float32Array(5), shape: [2, 2] } }]), { layers: { x: {} } })).rejects.toThrow(
     /5 numbers/,
   );
+});
+
+test("calibrate: a token budget, every n-th token, and convolutions on maps of any width", async () => {
+  const x = gaussianInputs(12);
+  const array = (from: number, to: number) => ({ x: { data: x.slice(4 * from, 4 * to), shape: [to - from, 4] } });
+  const rows = async (options: object) => (await calibrate([array(0, 5), array(5, 12)], { layers: { x: {} }, ...options })).x.statistics;
+  expect((await rows({ maxTokens: 7 })).rows).toBe(7);
+  const thin = await rows({ every: 3 });
+  const direct = layerStatistics(4);
+  for (const t of [0, 3, 5, 8, 11]) direct.add(x.slice(4 * t, 4 * t + 4));
+  expect(Array.from(thin.sum)).toEqual(Array.from(direct.finish().sum));
+  const geometry = { channels: 4, kernel: [3, 3] as [number, number], pads: [1, 1, 1, 1] as [number, number, number, number], group: 2 };
+  const maps = [5, 8].map((width) => ({ x: { data: gaussianInputs(6 * width).slice(0, 4 * 6 * width), shape: [1, 4, 6, width] } }));
+  const { conv } = await calibrate(maps, { layers: { conv: { input: "x", convolution: geometry, observer: { method: "minMax" } } } });
+  const want = convStatistics(geometry);
+  for (const { x: map } of maps) want.add(map.data, map.shape as [number, number, number, number]);
+  want.finish().forEach((s, g) => expect(conv.groups[g].hessian).toEqual(s.hessian));
+  expect(conv.statistics).toBe(conv.groups[0]);
+  expect(conv.observer!.ranges().max[0]).toBe(Math.max(...maps.flatMap(({ x: map }) => Array.from(map.data))));
+  await expect(rows({ every: 0 })).rejects.toThrow(/calibrate every: expected a positive integer, got 0/);
 });
