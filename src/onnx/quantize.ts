@@ -264,7 +264,8 @@ function summarize(
 /** A run that changes nothing is a mistake, not a result: its file would carry a name that it does not deserve. */
 function checkChanged(result: ConvertResult, options: QuantizeOptions): void {
   if (options.allowUnchanged || result.layers.some((layer) => layer.format !== null)) return;
-  const reasons = [...new Set(result.layers.map((layer) => layer.reason))].slice(0, 3).join("; ");
+  const already = result.notes.filter((note) => note.includes("quantized already"));
+  const reasons = [...already, ...new Set(result.layers.map((layer) => layer.reason))].slice(0, 3).join("; ");
   throw new LowbitError(
     "E_UNSUPPORTED",
     `${options.dtype ?? "format"}: expected a layer to quantize, got none of ${result.layers.length}${reasons === "" ? "" : ` (${reasons})`}. Nothing was written; choose another dtype or allow it with allowUnchanged (--allow-unchanged).`,
