@@ -4,8 +4,21 @@ export type { LayerSummary, ModelSummary, ValueSummary } from "./inspect.ts";
 export { readModel, readModelBytes, writeModel, writeModelBytes } from "./file/io.ts";
 export { addOutputs, modelLayers, readBias, readWeight, writeBias, writeWeight } from "./primitives.ts";
 export type { ModelLayer } from "./primitives.ts";
+export { calibrationFrom } from "./passes/calibration.ts";
 export { applyPasses, checkPasses } from "./passes/index.ts";
 export type { ApplyPassesOptions, LayerCalibration, PassRequest, PassSettings } from "./passes/index.ts";
+export { BUDGET_CANDIDATES, measureImportance, planBudget } from "./budget.ts";
+export type { BudgetOptions, BudgetReport, ImportanceOptions } from "./budget.ts";
+export { measureSensitivity, reachSqnr } from "./sensitivity.ts";
+export type {
+  LayerSensitivity,
+  QuantizeWith,
+  SensitivityOptions,
+  SensitivityReport,
+  SingleRule,
+  TargetOptions,
+  TargetReport,
+} from "./sensitivity.ts";
 export { compareLayers } from "./verify/layers.ts";
 export type { LayerComparison } from "./verify/layers.ts";
 export type { OnnxFile, WriteOptions } from "./file/io.ts";

@@ -35,6 +35,9 @@ const WEIGHT_INPUTS: ReadonlyMap<string, readonly (readonly [input: number, name
 const ALWAYS: ReadonlySet<string> = new Set(["MatMul", "Gemm", "Conv", "ConvTranspose", "LSTM", "GRU", "RNN"]);
 const LARGE = 1024;
 
+/** Matrices of rotations that the passes put into a graph bear names like this; they are no weights, and are not quantized. */
+export const ROTATION_NAME = "lowbit.rotation/";
+
 /** The layers of a model, in order of its graphs and nodes. */
 export function findLayers(scopes: readonly Scope[], model: OnnxModel): Layer[] {
   const resolve = constantResolver(model);
@@ -53,7 +56,7 @@ export function findLayers(scopes: readonly Scope[], model: OnnxModel): Layer[] 
       const inputs = several?.map(([input]) => input) ?? known ?? [...node.input.keys()];
       for (const input of inputs) {
         const weight = resolve(scope, node.input[input] ?? "");
-        if (weight === null || !isFloatType(weight.dataType)) continue;
+        if (weight === null || !isFloatType(weight.dataType) || weight.name.startsWith(ROTATION_NAME)) continue;
         const { shape } = weight;
         if (known === undefined && (shape.length < 2 || shape.reduce((a, b) => a * b, 1) < LARGE)) continue;
         if (node.opType === "Gather" && shape.length < 2) continue;

@@ -6,6 +6,7 @@ import { format } from "../../formats/index.ts";
 import { dequantize, quantize, type Tensor } from "../../src/index.ts";
 import {
   applyPasses,
+  calibrationFrom,
   modelLayers,
   quantizeModelBytes,
   readModelBytes,
@@ -51,6 +52,14 @@ describe("smooth", () => {
     });
     expect(difference).toBeLessThan(1e-5);
     expect(notes.join("\n")).toMatch(/alpha by search: 0\.\d+ to 0\.\d+/);
+  });
+
+  test("calibration data as the calibration of models takes it give the same", async () => {
+    const bytes = encoderModel({ outlier: 12 });
+    const own = await changed(bytes, ["smooth"], { calibration });
+    const given = await changed(bytes, ["smooth"], { calibration: calibrationFrom(encoderFeeds(3)) });
+    expect(given.notes).toEqual(own.notes);
+    expect(Buffer.compare(writeModelBytes(given.model), writeModelBytes(own.model))).toBe(0);
   });
 
   test("needs calibration, and says so", async () => {

@@ -10,6 +10,7 @@ import { TensorProto_DataType as T, type NodeProto } from "../file/gen/onnx_pb.t
 import { makeTensor } from "../file/model.ts";
 import { readFloats } from "../file/values.ts";
 import { makeNode, nodeName, resolveConstant, type Scope } from "../graph/graph.ts";
+import { ROTATION_NAME } from "../layers.ts";
 import { patternRegExp } from "../options.ts";
 import { readBias, readMatrix, takesBias, writeBias, writeWeight, type ModelLayer } from "../primitives.ts";
 import { attentionValue } from "./attention.ts";
@@ -105,7 +106,7 @@ function matrixConstant(context: PassContext, scope: Scope, q: Rotation, form: "
       for (let r = 0; r < n; r++) matrix[r * n + c] -= mean;
     }
   }
-  const tensor = floatTensor(context.model, form === "turn" ? "rotation" : "rotation_back", [n, n], Float32Array.from(matrix));
+  const tensor = floatTensor(context.model, `${ROTATION_NAME}${form}`, [n, n], Float32Array.from(matrix));
   return addInitializer(scope, tensor, context.model);
 }
 
@@ -211,7 +212,11 @@ function turnOnline(context: PassContext, settings: RotateSettings): number {
       const base = node.input[0];
       const take = (suffix: string): string => freshName(model, `${base}_${suffix}`);
       const matrix = hadamardRotation(block).matrix();
-      const h = addInitializer(scope, floatTensor(model, `hadamard_${block}`, [block, block], Float32Array.from(matrix)), model);
+      const h = addInitializer(
+        scope,
+        floatTensor(model, `${ROTATION_NAME}hadamard_${block}`, [block, block], Float32Array.from(matrix)),
+        model,
+      );
       name = take("turned");
       if (block === k) insertBefore(scope, node, [makeNode("MatMul", [base, h], [name], { name: take("turn") })]);
       else {
