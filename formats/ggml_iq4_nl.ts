@@ -37,7 +37,9 @@ export const ggml_iq4_nl = /* @__PURE__ */ defineOpaque({
       qq = f32(qq + f32(wq * LEVELS[l]));
       out[to + 2 + (j & 15)] |= l << ((j >> 4) * 4);
     }
-    putHalf(out, to, qq > 0 ? f32(qx / qq) : 0);
+    const d = qq > 0 ? f32(qx / qq) : 0;
+    // squares beyond float32: refused with the scale that it would be
+    putHalf(out, to, Number.isNaN(d) ? extreme / LEVELS[0] : d);
   },
   planes: {
     element: iq4_nl,

@@ -2,8 +2,9 @@
 //   d:f16  dmin:f16  scales[12]  qs[128]     value = d * sc(run) * q - dmin * m(run)
 // qs[32 c + l]: low nibble element 64 c + l, high nibble 64 c + 32 + l. The twelve bytes: runs 0..3 in the low six bits of bytes 0..3 (sc) and
 // 4..7 (m); runs 4..7 in the nibbles of bytes 8..11 (sc low, m high), their upper two bits on top of bytes 0..3 and 4..7.
-// Decoding is exact; encoding is an own search for the least squared error (the reference minimises an error weighted by magnitude).
-import { getHalf, putHalf } from "./define/ggml.ts";
+// Decoding is exact; encoding is an own search for the least squared error (the reference minimises an error weighted by magnitude). What the
+// reference's rule gives is tried as well, so that no block is worse, and refused is what it cannot store.
+import { f32, getHalf, nearestInt, putHalf } from "./define/ggml.ts";
 import { defineOpaque } from "./define/opaque.ts";
 import { float16 } from "./float16.ts";
 import { uint4 } from "./uint4.ts";
@@ -33,7 +34,7 @@ function fit(x: Float32Array, at: number, s: number, m: number, limit = Infinity
  * several widths, refined by least squares.
  */
 function search(x: Float32Array, at: number, weighted: boolean): [number, number] {
-  let [low, high, power] = [0, 0, 0];
+  let [low, high, power] = [0, -Infinity, 0];
   for (let j = at; j < at + SIZE; j++) {
     low = Math.min(low, x[j]);
     high = Math.max(high, x[j]);
@@ -46,7 +47,7 @@ function search(x: Float32Array, at: number, weighted: boolean): [number, number
     sw += weights[j];
     sx += weights[j] * x[at + j];
   }
-  if (high === low) return [0, 0];
+  if (high === low) return [0, -low];
   let best: [number, number] = [0, Math.max(0, -sx / sw)];
   let least = Infinity;
   // Minima to start from: shares of the smallest value, or of one step where nothing is negative.
@@ -118,9 +119,6 @@ function attempt(x: Float32Array, at: number, d: number, dmin: number, wanted: r
   const scales = new Uint8Array(RUNS);
   const mins = new Uint8Array(RUNS);
   const near = (v: number, unit: number) => (unit > 0 ? Math.max(0, Math.min(63, Math.round(v / unit))) : 0);
-  let error = 0;
-  // Normal equations of d and dmin given the codes.
-  let [aa, ab, bb, ax, bx] = [0, 0, 0, 0, 0];
   for (let r = 0; r < RUNS; r++) {
     const from = at + r * SIZE;
     const s0 = near(wanted[r][0], d);
@@ -136,6 +134,17 @@ function attempt(x: Float32Array, at: number, d: number, dmin: number, wanted: r
           mins[r] = m;
         }
       }
+  }
+  return judge(x, at, d, dmin, scales, mins);
+}
+
+/** Error of given scales and minima, and the super scales that suit their codes. */
+function judge(x: Float32Array, at: number, d: number, dmin: number, scales: Uint8Array, mins: Uint8Array): Attempt {
+  let error = 0;
+  // Normal equations of d and dmin given the codes.
+  let [aa, ab, bb, ax, bx] = [0, 0, 0, 0, 0];
+  for (let r = 0; r < RUNS; r++) {
+    const from = at + r * SIZE;
     error += fit(x, from, d * scales[r], dmin * mins[r]);
     const b = -mins[r];
     for (let j = 0; j < SIZE; j++) {
@@ -154,6 +163,70 @@ function attempt(x: Float32Array, at: number, d: number, dmin: number, wanted: r
   return { error, d, dmin, scales, mins, nextD: half(Math.max(0, nextD)), nextMin: half(Math.max(0, nextMin)) };
 }
 
+/** The reference's scale and minimum of one run, in float32 steps: 22 widths around 15, all but the first refined by least squares with weights rms + |x|. */
+function referenceRun(x: Float32Array, at: number): [number, number] {
+  let [low, high, power, sw, sx] = [0, -Infinity, 0, 0, 0];
+  for (let j = at; j < at + SIZE; j++) power = f32(power + f32(x[j] * x[j]));
+  const mean = f32(Math.sqrt(f32(power / SIZE)));
+  for (let j = 0; j < SIZE; j++) {
+    const v = x[at + j];
+    low = Math.min(low, v);
+    high = Math.max(high, v);
+    weights[j] = f32(mean + Math.abs(v));
+    sw = f32(sw + weights[j]);
+    sx = f32(sx + f32(weights[j] * v));
+  }
+  if (high === low) return [0, -low];
+  const range = f32(high - low);
+  if (range === Infinity) return [(high - low) / 15, -low];
+  const errorOf = (s: number, min: number): number => {
+    let sum = 0;
+    for (let j = 0; j < SIZE; j++) {
+      const e = f32(f32(f32(s * codes[j]) + min) - x[at + j]);
+      sum = f32(sum + f32(weights[j] * f32(e * e)));
+    }
+    return sum;
+  };
+  const round = (width: number): void => {
+    const inverse = f32(width / range);
+    for (let j = 0; j < SIZE; j++) codes[j] = Math.max(0, Math.min(15, nearestInt(f32(inverse * f32(x[at + j] - low)))));
+  };
+  round(15);
+  let best: [number, number] = [f32(1 / f32(15 / range)), low];
+  let least = errorOf(best[0], best[1]);
+  for (let step = 0; step <= 20; step++) {
+    round(f32(f32(-1 + f32(f32(0.1) * step)) + 15));
+    let [q1, q2, xq] = [0, 0, 0];
+    for (let j = 0; j < SIZE; j++) {
+      const wq = f32(weights[j] * codes[j]);
+      q1 = f32(q1 + wq);
+      q2 = f32(q2 + f32(wq * codes[j]));
+      xq = f32(xq + f32(wq * x[at + j]));
+    }
+    const determinant = f32(f32(sw * q2) - f32(q1 * q1));
+    if (!(determinant > 0)) continue;
+    let s = f32(f32(f32(sw * xq) - f32(sx * q1)) / determinant);
+    let min = f32(f32(f32(q2 * sx) - f32(q1 * xq)) / determinant);
+    if (min > 0) [s, min] = [f32(xq / q2), 0];
+    const error = errorOf(s, min);
+    if (error < least) [least, best] = [error, [s, min]];
+  }
+  return [best[0], -best[1]];
+}
+
+/** What the reference's rule makes of a block. @throws LowbitError E_VALUE beyond its float16 super scales */
+function reference(x: Float32Array, at: number, out: Uint8Array, to: number): Attempt {
+  const runs = Array.from({ length: RUNS }, (_, r) => referenceRun(x, at + r * SIZE));
+  const [most, mostMin] = [0, 1].map((i) => Math.max(0, ...runs.map((r) => r[i])));
+  // written again below
+  putHalf(out, to, f32(most / 63));
+  putHalf(out, to + 2, f32(mostMin / 63));
+  const code = (v: number, top: number) => Math.max(0, Math.min(63, nearestInt(f32(v * (top > 0 ? f32(63 / top) : 0)))));
+  const scales = Uint8Array.from(runs, (r) => code(r[0], most));
+  const mins = Uint8Array.from(runs, (r) => code(r[1], mostMin));
+  return judge(x, at, getHalf(out, to), getHalf(out, to + 2), scales, mins);
+}
+
 export const ggml_q4_k = /* @__PURE__ */ defineOpaque({
   name: "ggml_q4_k",
   aliases: ["q4_k", "gguf_q4_k"],
@@ -161,14 +234,11 @@ export const ggml_q4_k = /* @__PURE__ */ defineOpaque({
   blockSize: 256,
   blockBytes: 144,
   encodeBlock(x, at, out, to) {
-    let best: Attempt | undefined;
+    let best = reference(x, at, out, to);
     // The super scales start where the largest run scale takes one of the upper codes; the best start is refined.
     for (const weighted of [false, true]) {
       const runs = Array.from({ length: RUNS }, (_, r) => search(x, at + r * SIZE, weighted));
       const [maxScale, maxMin] = [0, 1].map((i) => Math.max(...runs.map((r) => r[i])));
-      // Refuses data beyond the float16 super scales; both fields are written again below.
-      putHalf(out, to, maxScale / 63);
-      putHalf(out, to + 2, maxMin / 63);
       let local = attempt(x, at, half(maxScale / 63), half(maxMin / 63), runs, 2);
       // One after the other: where one run dwarfs the rest, the rest hang on how their few small codes fall.
       for (const start of maxMin > 0 ? [0, 1] : [0]) {
@@ -178,9 +248,8 @@ export const ggml_q4_k = /* @__PURE__ */ defineOpaque({
           if (other.error < local.error) local = other;
         }
       }
-      if (best === undefined || local.error < best.error) best = local;
+      if (local.error < best.error) best = local;
     }
-    if (best === undefined) return;
     for (let pass = 0; pass < 4; pass++) {
       const { d, dmin, mins, nextD, nextMin }: Attempt = best;
       const near = Array.from(best.scales, (s, r) => [d * s, dmin * mins[r]]);

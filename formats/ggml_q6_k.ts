@@ -2,8 +2,9 @@
 //   ql[128]  qh[64]  scales:i8[16]  d:f16     value = d * scale(run) * (q - 32)
 // Element 128 h + 32 c + l (h 0..1, c 0..3, l 0..31): low four bits in ql[64 h + 32 (c & 1) + l], low nibble for c < 2, else high; upper two bits in
 // qh[32 h + l] at bit 2 c.
-// Decoding is exact; encoding is an own search for the least squared error (the reference minimises an error weighted with x^2).
-import { getHalf, putHalf, signedExtreme } from "./define/ggml.ts";
+// Decoding is exact; encoding is an own search for the least squared error (the reference minimises an error weighted with x^2). What the
+// reference's rule gives is tried as well, so that no block is worse, and refused is what it cannot store.
+import { f32, getHalf, nearestInt, putHalf, signedExtreme } from "./define/ggml.ts";
 import { defineOpaque } from "./define/opaque.ts";
 import { float16 } from "./float16.ts";
 import { int6 } from "./int6.ts";
@@ -80,7 +81,6 @@ interface Attempt {
 /** The best int8 scales within `reach` of the wanted ones, for a given super scale. */
 function attempt(x: Float32Array, at: number, d: number, wanted: readonly number[], reach: number): Attempt {
   const scales = new Int8Array(RUNS);
-  let [error, aa, ax] = [0, 0, 0];
   for (let r = 0; r < RUNS; r++) {
     const from = at + r * SIZE;
     const middle = d === 0 ? 0 : Math.max(-128, Math.min(127, Math.round(wanted[r] / d)));
@@ -92,6 +92,15 @@ function attempt(x: Float32Array, at: number, d: number, wanted: readonly number
         scales[r] = s;
       }
     }
+  }
+  return judge(x, at, d, scales);
+}
+
+/** Error of given scales, and the super scale that suits their codes. */
+function judge(x: Float32Array, at: number, d: number, scales: Int8Array): Attempt {
+  let [error, aa, ax] = [0, 0, 0];
+  for (let r = 0; r < RUNS; r++) {
+    const from = at + r * SIZE;
     error += fit(x, from, d * scales[r]);
     for (let j = 0; j < SIZE; j++) {
       const a = scales[r] * codes[j];
@@ -100,6 +109,43 @@ function attempt(x: Float32Array, at: number, d: number, wanted: readonly number
     }
   }
   return { error, d, scales, next: aa > 0 ? half(ax / aa) : d };
+}
+
+/** The plain width first. */
+const STEPS = [0, -9, -8, -7, -6, -5, -4, -3, -2, -1, 1, 2, 3, 4, 5, 6, 7, 8, 9];
+
+/** The reference's scale of one run, in float32 steps: of 19 widths around 32 the one with the best least-squares scale, weighted with x^2. */
+function referenceRun(x: Float32Array, at: number): number {
+  const extreme = signedExtreme(x, at, SIZE);
+  if (Math.abs(extreme) < f32(1e-15)) return 0;
+  let [scale, best] = [0, 0];
+  for (const step of STEPS) {
+    const inverse = f32(-f32(32 + f32(f32(0.1) * step)) / extreme);
+    let [xq, qq] = [0, 0];
+    for (let j = at; j < at + SIZE; j++) {
+      const v = x[j];
+      const q = Math.max(-32, Math.min(31, nearestInt(f32(inverse * v))));
+      const w = f32(v * v);
+      xq = f32(xq + f32(f32(w * v) * q));
+      qq = f32(qq + f32(f32(w * q) * q));
+    }
+    if (step === 0 ? qq !== 0 : qq > 0 && f32(xq * xq) > f32(best * qq)) {
+      scale = f32(xq / qq);
+      best = f32(scale * xq);
+    }
+  }
+  return scale;
+}
+
+/** What the reference's rule makes of a block. @throws LowbitError E_VALUE beyond its float16 super scale */
+function reference(x: Float32Array, at: number, out: Uint8Array, to: number): Attempt {
+  const runs = Array.from({ length: RUNS }, (_, r) => referenceRun(x, at + r * SIZE));
+  const largest = runs.reduce((a, s) => (Math.abs(s) > Math.abs(a) ? s : a), 0);
+  // written again below; squares beyond float32 leave no scale
+  putHalf(out, to + 208, runs.some(Number.isNaN) ? signedExtreme(x, at, 256) / 4096 : f32(largest / -128));
+  const inverse = largest === 0 ? 0 : f32(-128 / largest);
+  const scales = Int8Array.from(runs, (s) => Math.max(-128, Math.min(127, nearestInt(f32(inverse * s)))));
+  return judge(x, at, getHalf(out, to + 208), scales);
 }
 
 export const ggml_q6_k = /* @__PURE__ */ defineOpaque({
@@ -111,10 +157,9 @@ export const ggml_q6_k = /* @__PURE__ */ defineOpaque({
   encodeBlock(x, at, out, to) {
     const wanted = Array.from({ length: RUNS }, (_, r) => search(x, at + r * SIZE));
     const largest = wanted.reduce((a, s) => (Math.abs(s) > Math.abs(a) ? s : a), 0);
-    putHalf(out, to + 208, largest / -128); // refuses data beyond a float16 super scale; written again below
+    let best = reference(x, at, out, to);
     // The super scale starts where the largest run scale takes one of the outer codes; the best start is refined.
-    let best = attempt(x, at, half(largest / -128), wanted, 1);
-    for (const top of TOPS) {
+    for (const top of [-128, ...TOPS]) {
       const other = attempt(x, at, half(largest / top), wanted, 1);
       if (other.error < best.error) best = other;
     }

@@ -28,6 +28,12 @@ export function putHalf(out: Uint8Array, at: number, value: number): void {
 
 export const getHalf = (bytes: Uint8Array, at: number): number => float16.decode(bytes[at] | (bytes[at + 1] << 8));
 
+/** ggml's nearest_int: half to even. */
+export const nearestInt = (v: number): number => {
+  const r = Math.round(v);
+  return r - v === 0.5 && r % 2 !== 0 ? r - 1 : r;
+};
+
 /** The element of largest magnitude, with its sign; the first of equals. */
 export function signedExtreme(x: Float32Array, at: number, n: number): number {
   let extreme = 0;

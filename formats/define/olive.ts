@@ -94,6 +94,25 @@ export function defineOlive(options: OliveOptions): OpaqueFormat {
     }
     return new DataView(bytes.buffer, bytes.byteOffset).getFloat32(at, true);
   };
+  /** Writes a block with a given scale. */
+  const write = (x: Float32Array, at: number, s: number, out: Uint8Array, to: number): void => {
+    new DataView(out.buffer, out.byteOffset).setFloat32(to, s, true);
+    if (s === 0) return;
+    for (let i = 0; i < blockSize; i += 2) {
+      const t = [x[at + i] / s, x[at + i + 1] / s];
+      const { kind } = choose(t[0], t[1]);
+      const codes = t.map((v, side) =>
+        kind === 0 ? twos(integer(v)) : kind === side + 1 ? outlier(v) + (v < 0 ? identifier : 0) : identifier,
+      );
+      if (bits === 4) out[to + 4 + i / 2] = codes[0] | (codes[1] << 4);
+      else out.set(codes, to + 4 + i);
+    }
+  };
+  const isFinite = (bytes: Uint8Array, at: number): boolean => {
+    let most = 0;
+    const s = read(bytes, at, (_, v) => (most = Math.max(most, Math.abs(v))));
+    return Math.fround(most * s) < Infinity;
+  };
   const numbers = new Float64Array(blockSize);
   return defineOpaque({
     name: options.name ?? `olive${bits}_b${blockSize}`,
@@ -102,18 +121,10 @@ export function defineOlive(options: OliveOptions): OpaqueFormat {
     blockSize,
     blockBytes: 4 + (blockSize * bits) / 8,
     encodeBlock(x, at, out, to) {
-      const s = scaleOf(x, at);
-      new DataView(out.buffer, out.byteOffset).setFloat32(to, s, true);
-      if (s === 0) return;
-      for (let i = 0; i < blockSize; i += 2) {
-        const t = [x[at + i] / s, x[at + i + 1] / s];
-        const { kind } = choose(t[0], t[1]);
-        const codes = t.map((v, side) =>
-          kind === 0 ? twos(integer(v)) : kind === side + 1 ? outlier(v) + (v < 0 ? identifier : 0) : identifier,
-        );
-        if (bits === 4) out[to + 4 + i / 2] = codes[0] | (codes[1] << 4);
-        else out.set(codes, to + 4 + i);
-      }
+      let s = scaleOf(x, at);
+      write(x, at, s, out, to);
+      // near the largest float32 the nearest outlier may stand for a value beyond it
+      while (!isFinite(out, to)) write(x, at, (s = Math.fround((s * 15) / 16)), out, to);
     },
     // 4-bit pairs reach 96 times the scale: codes of int8
     ...(bits === 4

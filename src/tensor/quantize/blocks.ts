@@ -6,7 +6,8 @@ import { spanGrid, type SpanGrid } from "../../../formats/core/span.ts";
 import type { BlockFormat, PackedTensor } from "../../../formats/core/types.ts";
 import type { MatrixView } from "../tensor.ts";
 import { encodeElements, type CellParams } from "./encode.ts";
-import { divideOuter, outerCell, readLevel, storeLevel, subtractMean } from "./levels.ts";
+import { keepFinite } from "./finite.ts";
+import { divideOuter, outerCell, readLevel, storeLevel, subtractMean, type Stored } from "./levels.ts";
 import { nibblesFit, quantizeNibbles } from "./nibbles.ts";
 import { cellStats, forRuns, type CellStats } from "./panels.ts";
 import { blockPolicy, blockRecipe, type Policy, type QuantizeOptions } from "./policy.ts";
@@ -42,6 +43,7 @@ export function quantizeBlocks(m: MatrixView, shape: number[], format: BlockForm
   const levels = ruleLevels(m, grid, format, policy, stats) ?? plainLevels(m, grid, format, policy, stats);
   const codes = new Uint8Array(size);
   encodeElements(m, format, policy, levels, codec, codes);
+  keepFinite(m, format, levels, codes);
   const { scales, superScales, offsets } = levels;
   return { packed: { format, shape, rows, k, rowBytes, codes, scales, superScales, offsets, recipe } };
 }
@@ -66,7 +68,10 @@ function ruleLevels(m: MatrixView, grid: SpanGrid, format: BlockFormat, policy: 
   const superScales = outerGrid && chosen.outer ? storeLevel(outer, outerGrid, chosen.outer) : null;
   const scales = storeLevel(inner, grid, chosen.inner);
   const scale = productOf(m, grid, format, scales, superScales);
-  const { factor, divisor, positiveZero } = chosen;
+  const { positiveZero } = chosen;
+  // NaN: a block so small that the float32 step leaves its range is divided by its scale instead
+  const factor = chosen.factor?.map((f) => (Math.abs(f) < Infinity ? f : NaN));
+  const divisor = chosen.divisor?.map((d) => (d !== 0 ? d : NaN));
   return { grid, scales, superScales, offsets: null, scale, zeroPoint: new Float64Array(scale.length), factor, divisor, positiveZero };
 }
 
@@ -80,9 +85,14 @@ function plainLevels(m: MatrixView, grid: SpanGrid, format: BlockFormat, policy:
   const unrounded = tied && outer === undefined && offset === undefined && inner.format.bits === 32 ? wanted.slice() : null;
   const mean = offset?.role === "mean" ? subtractMean(offset.levels[0], grid, wanted, m) : null;
   const superScales = outer === undefined ? null : divideOuter(inner, outer, grid, wanted, m).bytes;
-  const scales = storeLevel(inner, grid, wanted, mean !== null || policy.steps === "reciprocal" || policy.steps.startsWith("nbits"));
-  const scale = productOf(m, grid, format, scales, superScales);
-  if (mean !== null) for (let c = 0; c < scale.length; c++) scale[c] = Math.fround(scale[c] + mean.of(c));
+  const zeros = mean !== null || policy.steps === "reciprocal" || policy.steps.startsWith("nbits");
+  let scales = storeLevel(inner, grid, wanted, zeros);
+  let scale = productOf(m, grid, format, scales, superScales, mean);
+  // near the largest float32 a coarse level may round a scale up beyond it
+  while (lowerInfinite(scale, wanted)) {
+    scales = storeLevel(inner, grid, wanted, zeros);
+    scale = productOf(m, grid, format, scales, superScales, mean);
+  }
   const offsets = mean?.bytes ?? (offset === undefined ? null : storeZeroPoints(m, grid, format, policy, zeroPoint));
   const factor = policy.steps === "reciprocal" ? scale.map((s) => (s === 0 ? 0 : Math.fround(1 / s))) : undefined;
   // bitsandbytes tests the sign by x < 0
@@ -129,12 +139,33 @@ function storeZeroPoints(m: MatrixView, grid: SpanGrid, format: BlockFormat, pol
   return storeLevel(level, own, new Float64Array(own.gridRows * own.gridK).fill(middle), true);
 }
 
-/** The scales of all blocks as stored, levels multiplied; in float32, as everywhere (formats/core/packed.ts). */
-function productOf(m: MatrixView, grid: SpanGrid, format: BlockFormat, scales: Uint8Array, superScales: Uint8Array | null): Float64Array {
+/** The scales of all blocks as stored: levels multiplied, the mean added; in float32, as everywhere (formats/core/packed.ts). */
+function productOf(
+  m: MatrixView,
+  grid: SpanGrid,
+  format: BlockFormat,
+  scales: Uint8Array,
+  superScales: Uint8Array | null,
+  mean: Stored | null = null,
+): Float64Array {
   const [inner, outer] = format.scales;
   const stored = readLevel(inner, scales, grid, m);
   const above = outer === undefined || superScales === null ? null : readLevel(outer, superScales, grid, m);
   const out = new Float64Array(grid.gridRows * grid.gridK);
-  for (let c = 0; c < out.length; c++) out[c] = above === null ? stored.of(c) : Math.fround(stored.of(c) * above.of(c));
+  for (let c = 0; c < out.length; c++) {
+    out[c] = above === null ? stored.of(c) : Math.fround(stored.of(c) * above.of(c));
+    if (mean !== null) out[c] = Math.fround(out[c] + mean.of(c));
+  }
   return out;
+}
+
+/** Lowers the wanted scales of blocks whose stored scale is infinite; were there any? */
+function lowerInfinite(scale: Float64Array, wanted: Float64Array): boolean {
+  let any = false;
+  for (let c = 0; c < scale.length; c++)
+    if (Math.abs(scale[c]) === Infinity && Math.abs(wanted[c]) < Infinity) {
+      wanted[c] *= 15 / 16;
+      any = true;
+    }
+  return any;
 }

@@ -178,11 +178,12 @@ function generalLoop(element: NumberFormat, policy: Policy, cells: CellParams, b
   return {
     block(values, start, end, cell) {
       const s = scale[cell];
+      // A factor that is NaN is none.
+      const f = float32 === undefined ? NaN : float32[cell];
       // A block whose scale is NaN or zero is that whatever its codes.
-      if (s !== s || (s === 0 && float32 === undefined)) scratch.fill(0, start, end);
-      else if (float32 === undefined) for (let i = start; i < end; i++) scratch[i] = values[i] / s;
+      if (s !== s || (s === 0 && f !== f)) scratch.fill(0, start, end);
+      else if (f !== f) for (let i = start; i < end; i++) scratch[i] = values[i] / s;
       else {
-        const f = float32[cell];
         for (let i = start; i < end; i++) {
           const v = fr(values[i]);
           scratch[i] = positiveZero && v === 0 ? 0 : factor ? fr(v * f) : fr(v / f);

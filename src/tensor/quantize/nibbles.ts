@@ -21,6 +21,8 @@ const fround = Math.fround;
 /** Rows worked on together: 256 x 32 values of a transposed source are 32 KiB, so the second pass finds them near. */
 const TILE = 256;
 
+/** Below it every code stands for a finite float32. */
+const LARGEST_SCALE = 2 ** 123;
 /** SIMD codes double the reciprocals. */
 const LARGEST_RECIPROCAL = 2 ** 126;
 
@@ -53,7 +55,7 @@ export type MakeTile = (k: number, blockSize: number, inRows: boolean) => Nibble
  * Quantizes a matrix [rows, k].
  * @param m a view for which `nibblesFit`
  * @param makeTile the inner loops in SIMD: same codes and scales, sums added in another order
- * @returns null where a value is not finite, or the range of a block is not
+ * @returns null where a value is not finite, or so large that a code might stand for one that is not
  */
 export function quantizeNibbles(
   m: MatrixView,
@@ -144,7 +146,7 @@ export function quantizeNibbles(
       let plain = true;
       for (let j = 0; j < width; j++) {
         const s = scale[j];
-        if (!(s - s === 0)) return null;
+        if (!(Math.abs(s) < LARGEST_SCALE)) return null;
         reciprocal[j] = s === 0 ? 0 : 1 / s;
         if (!(Math.abs(reciprocal[j]) <= largest)) plain = false;
         scales[(n0 + j) * blocks + b] = s;
