@@ -10,7 +10,7 @@ import { dtypeRow, type Dtype } from "./dtypes.ts";
 import type { Layer } from "./layers.ts";
 import { unknownReason } from "./layers.ts";
 import type { AlgorithmChoice, FormatChoice, LayerRule, QuantizeOptions } from "./options.ts";
-import { nameFilter, nameMatcher } from "./options.ts";
+import { nameFilter, nameMatcher } from "./patterns.ts";
 import { TARGETS } from "./targets/index.ts";
 import type { Target, TargetContext } from "./targets/target.ts";
 import type { TargetName } from "./dtypes.ts";

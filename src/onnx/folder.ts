@@ -1,8 +1,7 @@
 // quantizeFolder: every model of a folder in every dtype asked for, named and described as transformers.js looks for them. Node only.
 // Source: transformers.js src/utils/model-loader.js (file names, `use_external_data_format`), specs of its `transformers.js_config`.
-import { existsSync, readFileSync, readdirSync } from "node:fs";
-import { basename, dirname, join, resolve } from "node:path";
 import { LowbitError } from "../../formats/core/errors.ts";
+import { nodeFs, nodePath } from "./calibrate/node.ts";
 import { DTYPES, dtypeFileName, dtypeRow, type Dtype } from "./dtypes.ts";
 import { writeFiles } from "./file/files.ts";
 import type { OnnxDtype, QuantizeModelOptions, QuantizeReport } from "./options.ts";
@@ -36,7 +35,7 @@ export interface FolderReport {
 export function folderModels(folder: string): string[] {
   let names: string[];
   try {
-    names = readdirSync(folder);
+    names = nodeFs().readdirSync(folder);
   } catch (cause) {
     throw new LowbitError("E_IO", `${folder}: expected a folder of ONNX models, got ${(cause as Error).message}. Check the path.`, {
       cause,
@@ -71,11 +70,11 @@ export async function quantizeFolder(folder: string, options: QuantizeFolderOpti
   const files: FolderEntry[] = [];
   const count = models.length * rows.length;
   for (const name of models) {
-    const input = join(folder, name);
+    const input = nodePath().join(folder, name);
     const model = readModel(input);
     try {
       for (const row of rows) {
-        const target = join(output, dtypeFileName(name, row));
+        const target = nodePath().join(output, dtypeFileName(name, row));
         onFile?.({ input, output: target, index: files.length, count });
         // what a dtype does not have is not asked of it
         const own = Object.fromEntries(Object.entries(rest).filter(([key]) => !BY_DTYPE.has(key) || row.options.includes(key as never)));
@@ -98,10 +97,15 @@ export async function quantizeFolder(folder: string, options: QuantizeFolderOpti
 const BY_DTYPE: ReadonlySet<string> = new Set(["blockSize", "symmetric", "accuracyLevel", "perChannel", "reduceRange"]);
 
 /** The folder of config.json for a folder of models: models lie in onnx/ beside it. */
-const configFolder = (folder: string): string => (basename(resolve(folder)) === "onnx" ? dirname(resolve(folder)) : resolve(folder));
+function configFolder(folder: string): string {
+  const { basename, dirname, resolve } = nodePath();
+  return basename(resolve(folder)) === "onnx" ? dirname(resolve(folder)) : resolve(folder);
+}
 
 /** Adds `transformers.js_config.use_external_data_format` where files have external data. Returns the path written, or null. */
 async function writeConfig(folder: string, output: string, files: readonly FolderEntry[], force: boolean): Promise<string | null> {
+  const { existsSync, readFileSync } = nodeFs();
+  const { basename, join } = nodePath();
   const external: Record<string, number> = {};
   for (const { report } of files) {
     if (report === null || report.outputs.length < 2) continue;

@@ -1,24 +1,26 @@
 // Options and reports of the ONNX quantizer: the types, and one table of options from which checks, the recipe file and the command line's flags
 // are derived. Adding an option is a field of `QuantizeOptions` and a row of `OPTIONS`.
-import { LowbitError } from "../../formats/core/errors.ts";
 import type { Format, FormatDefinition } from "../../formats/core/types.ts";
 import { nearest } from "../../formats/registry.ts";
-import type { WeightQuantizer } from "../tensor/quantize/index.ts";
 import { DTYPES, ONNX_DTYPES, REFUSED_DTYPES, dtypeRow, type Dtype, type OnnxDtype, type TargetName } from "./dtypes.ts";
-import type { Layer } from "./layers.ts";
+
+import type { Algorithm } from "./algorithms.ts";
+import { resolveAlgorithm } from "./algorithms.ts";
+import type { CalibrationData } from "./calibrate/sources.ts";
+import type { CollectOptions } from "./calibrate/statistics.ts";
+import { checkPasses } from "./passes/index.ts";
+import type { PassRequest } from "./passes/types.ts";
+import type { NamePattern } from "./patterns.ts";
 import { NBITS_BLOCKS } from "./targets/nbits.ts";
 
 export { ONNX_DTYPES };
-export type { OnnxDtype };
-
-/** A pattern on node names: a glob (`*` and `?`), a regular expression as `/source/flags`, or a RegExp. */
-export type NamePattern = string | RegExp;
+export type { NamePattern, OnnxDtype };
 
 /** A format by name, descriptor, or definition (plain JSON). */
 export type FormatChoice = string | Format | FormatDefinition;
 
 /** A quantizer by name, with options, or a function of the layer. */
-export type AlgorithmChoice = string | { readonly name: string; readonly [option: string]: unknown } | ((layer: Layer) => WeightQuantizer);
+export type AlgorithmChoice = Algorithm;
 
 /** What holds for the layers that `match`; the first rule that matches a layer counts. */
 export interface LayerRule {
@@ -31,6 +33,12 @@ export interface LayerRule {
   readonly algorithm?: AlgorithmChoice;
 }
 
+/** How calibration data are used. */
+export interface CalibrateOptions extends Pick<CollectOptions, "maxTokens" | "every" | "holdOut" | "memory" | "threads"> {
+  /** Batches of the data, at most. */
+  readonly maxBatches?: number;
+}
+
 export interface QuantizeOptions {
   /** What to make, by transformers.js' names: fp16, q8, int8, uint8, q4, q4f16, q2, q2f16, bnb4, and q8-block. One of dtype and format. */
   dtype?: OnnxDtype;
@@ -40,6 +48,14 @@ export interface QuantizeOptions {
   target?: TargetName;
   /** What rounds the weights: rtn (default), mse, hqq, awq, gptq, mrgptq, adaround, refit; or a function of the layer. */
   algorithm?: AlgorithmChoice;
+  /** Each layer is calibrated on the model quantized so far, front to back. Default false; refit needs it. */
+  sequential?: boolean;
+  /** Inputs to calibrate on: a path (.npz, .npy, .safetensors, .jsonl, a folder of them, a module), text with a tokenizer, or feeds. */
+  calibration?: CalibrationData;
+  /** How calibration data are used: batches and vectors at most, the share held out for choices and figures, bytes for Hessians. */
+  calibrate?: CalibrateOptions;
+  /** Rewrites of the model before its weights are quantized, which keep its function: fold-norm, rotate, smooth, awq, equalize, fold-batchnorm, bias-correction. */
+  passes?: readonly PassRequest[];
   /** Values that share a scale. q4, q2, q8-block: 16, 32 (default), 64, 128 or 256; bnb4: a power of two from 16, default 64. */
   blockSize?: number;
   /** Block dtypes: true (default) without zero points. int8, uint8, q8: default true for signed and false for unsigned weights. */
@@ -170,6 +186,7 @@ const isClamp = (value: unknown): boolean =>
 const isAlgorithm = (value: unknown): boolean => isText(value) || typeof value === "function" || (isObject(value) && isText(value.name));
 
 const TARGETS: readonly TargetName[] = ["matmulnbits", "bnb4", "dynamic", "qdq", "stored"];
+const CALIBRATE_FIELDS = ["maxBatches", "maxTokens", "every", "holdOut", "memory", "threads"];
 const RULE_FIELDS = ["match", "keep", "dtype", "format", "target", "algorithm"];
 
 const isRule = (rule: unknown): boolean =>
@@ -208,8 +225,42 @@ export const OPTIONS: readonly OptionRow[] = [
     flag: { name: "target", value: "TARGET", help: `with --format: ${TARGETS.join(", ")} (default: the fastest that takes the format)` },
   }),
   text("algorithm", "a quantizer's name, { name, ...options }, or a function of the layer", isAlgorithm, {
-    flag: { name: "algorithm", value: "NAME", help: "what rounds the weights; default rtn (round to nearest)" },
+    flag: {
+      name: "algorithm",
+      value: "NAME",
+      help: "what rounds the weights: rtn (default), mse, hqq, awq, gptq, mrgptq, adaround, refit",
+    },
   }),
+  flag("sequential", "calibrate each layer on the model quantized so far"),
+  text(
+    "calibration",
+    "a path, { text, tokenizer }, or feeds",
+    (v) => isText(v) || isObject(v) || Array.isArray(v) || typeof v === "function",
+    {
+      flag: {
+        name: "calibrate",
+        value: "DATA",
+        help: "inputs to calibrate on: .npz, .npy, .safetensors, .jsonl, a folder of them, or a module (.mjs)",
+      },
+    },
+  ),
+  text(
+    "calibrate",
+    `an object of ${CALIBRATE_FIELDS.join(", ")}`,
+    (v) => isObject(v) && Object.entries(v).every(([key, n]) => CALIBRATE_FIELDS.includes(key) && typeof n === "number" && n >= 0),
+  ),
+  text(
+    "passes",
+    "a list of passes: names, or { name, ...options }",
+    (v) => isList(v, (p) => isText(p) || (isObject(p) && isText(p.name))),
+    {
+      flag: {
+        name: "passes",
+        value: "LIST",
+        help: "rewrites that keep the function, before: fold-norm, rotate, smooth, awq, equalize, fold-batchnorm",
+      },
+    },
+  ),
   text("blockSize", "a whole number from 1", (v) => Number.isInteger(v) && (v as number) > 0, {
     ...has("blockSize"),
     flag: { name: "block-size", value: "N", help: "values that share a scale: 16, 32, 64, 128, 256 (default 32; bnb4 64)" },
@@ -293,6 +344,9 @@ export function checkOptions(options: QuantizeModelOptions): void {
   }
   if (options.target !== undefined && dtype !== undefined)
     throw new TypeError(`target: expected only with a format, got dtype ${dtype.name}, which says it`);
+  for (const choice of [options.algorithm, ...(options.rules ?? []).map((rule) => rule.algorithm)])
+    if (choice !== undefined) resolveAlgorithm(choice);
+  if (options.passes !== undefined) checkPasses(options.passes);
   if (options.blockSize !== undefined) checkBlockSize(options.blockSize, dtype!);
 }
 
@@ -304,55 +358,4 @@ function checkBlockSize(size: number, dtype: Dtype): void {
       ? "a power of two from 16 (what MatMulBnb4 takes)"
       : `one of ${NBITS_BLOCKS.join(", ")} (what MatMulNBits takes)`;
   throw new RangeError(`blockSize: expected ${expected}, got ${size}`);
-}
-
-// ---- names -----------------------------------------------------------------------------------------------------------------------
-
-/** The regular expression of a pattern. @throws RangeError where it is none */
-export function patternRegExp(pattern: NamePattern): RegExp {
-  if (pattern instanceof RegExp) return new RegExp(pattern.source, pattern.flags.replace(/[gy]/g, ""));
-  // node names like /layers.0/mlp look like one too: only flags that exist make it a regular expression
-  const regex = /^\/(.+)\/([dgimsuvy]*)$/s.exec(pattern);
-  if (regex !== null) {
-    try {
-      return new RegExp(regex[1], regex[2].replace(/[gy]/g, ""));
-    } catch (cause) {
-      throw new RangeError(
-        `pattern ${pattern}: expected a regular expression, got ${(cause as Error).message}. Correct it, or use a glob.`,
-        { cause },
-      );
-    }
-  }
-  const source = pattern
-    .replace(/[\\^$.|+()[\]{}]/g, "\\$&")
-    .replaceAll("*", ".*")
-    .replaceAll("?", ".");
-  return new RegExp(`^${source}$`, "s");
-}
-
-/** A matcher for one pattern. @throws LowbitError E_ONNX where it matches none of `names` */
-export function nameMatcher(what: string, pattern: NamePattern, names: readonly string[]): (name: string) => boolean {
-  if (typeof pattern === "string" && names.includes(pattern)) return (name) => name === pattern;
-  const regex = patternRegExp(pattern);
-  if (!names.some((name) => regex.test(name))) {
-    const near = typeof pattern === "string" && names.length > 0 ? ` Nearest: ${nearest(pattern, names).join(", ")}.` : "";
-    throw new LowbitError(
-      "E_ONNX",
-      `${what} ${String(pattern)}: expected to match a node with a weight, got none of ${names.length}.${near} Run lowbit inspect to see the names.`,
-    );
-  }
-  return (name) => regex.test(name);
-}
-
-/** Decides by name which layers are taken; returns the reason where one is not. @throws LowbitError where a pattern matches no name */
-export function nameFilter(options: QuantizeOptions, names: readonly string[]): (name: string) => string | undefined {
-  const compile = (what: string, patterns: readonly NamePattern[] | undefined) =>
-    patterns?.map((pattern) => ({ pattern, matches: nameMatcher(what, pattern, names) }));
-  const include = compile("include", options.include);
-  const exclude = compile("exclude", options.exclude);
-  return (name) => {
-    if (include !== undefined && !include.some(({ matches }) => matches(name))) return "not included by name";
-    const hit = exclude?.find(({ matches }) => matches(name));
-    return hit === undefined ? undefined : `excluded by ${String(hit.pattern)}`;
-  };
 }

@@ -2,7 +2,11 @@
 // make floats float16 where the dtype asks for it, write the model, report.
 import { LowbitError } from "../../formats/core/errors.ts";
 import type { Format } from "../../formats/core/types.ts";
+import { calibrateModel, readFeeds } from "./calibrate/index.ts";
 import { decider, resolveFormat, type Decision } from "./choose.ts";
+import { decideWeights, type DecidedWeight } from "./decide.ts";
+import { applyPasses, type LayerCalibration } from "./passes/index.ts";
+import { modelLayers, readBias, writeBias } from "./primitives.ts";
 import { dtypeRow } from "./dtypes.ts";
 import { segmentsLength } from "./file/encode.ts";
 import { checkAborted, checkOutput, fileSize, pause, spillFile, writeFiles } from "./file/files.ts";
@@ -18,11 +22,13 @@ import {
   quantizedKind,
   removeUnused,
   sortNodes,
+  type Names,
   type Scope,
 } from "./graph/graph.ts";
 import { findLayers, type Layer } from "./layers.ts";
 import type { LayerReport, QuantizeModelOptions, QuantizeOptions, QuantizeReport } from "./options.ts";
-import { checkOptions, nameFilter } from "./options.ts";
+import { checkOptions } from "./options.ts";
+import { nameFilter } from "./patterns.ts";
 import { convertFp16 } from "./targets/fp16.ts";
 import type { TargetContext } from "./targets/target.ts";
 import { decibels, layerWeights, type LayerQuantizer } from "./weights.ts";
@@ -59,8 +65,9 @@ export async function convertModel(model: OnnxModel, options: QuantizeOptions): 
   checkOptions(options);
   const dtype = options.dtype === undefined ? null : dtypeRow(options.dtype)!;
   const notes: string[] = [];
+  if (sortNodes(buildScopes(model))) notes.push("nodes sorted: a value was used before the node that makes it");
+  await runPasses(model, options, notes);
   const scopes = buildScopes(model);
-  if (sortNodes(scopes)) notes.push("nodes sorted: a value was used before the node that makes it");
   const already = quantizedKind(scopes);
   if (already !== null)
     notes.push(`the model is quantized already (${describeQuantized(already)}): only what is float can still be made smaller`);
@@ -69,6 +76,75 @@ export async function convertModel(model: OnnxModel, options: QuantizeOptions): 
   if (model.proto.functions.length > 0) notes.push(`${model.proto.functions.length} model-local functions were left alone`);
   if (layers.some((layer) => layer.format !== null)) modernizeInputs(model, notes);
   return { layers, notes };
+}
+
+/** The rewrites before: they keep the function of the float model. */
+async function runPasses(model: OnnxModel, options: QuantizeOptions, notes: string[]): Promise<void> {
+  if (options.passes === undefined) return;
+  const { calibration, calibrate, signal } = options;
+  // read once: an iterable may be usable once only
+  const feeds =
+    calibration === undefined ? undefined : await readFeeds(model, calibration, pick({ maxBatches: calibrate?.maxBatches, signal }));
+  const statistics: LayerCalibration | undefined =
+    feeds &&
+    (async (at, layers, { hessian }) => {
+      const found = await calibrateModel(at, feeds, { ...pick({ ...calibrate, signal }), layers: [...layers], hessian });
+      return new Map([...found.layers].flatMap(([name, { statistics: of }]) => (of.length === 1 ? [[name, of[0]] as const] : [])));
+    });
+  notes.push(
+    ...(await applyPasses(model, options.passes, {
+      ...(statistics === undefined ? {} : { calibration: statistics }),
+      ...(feeds === undefined ? {} : { feeds: feeds.slice(0, 2) }),
+      ...(signal === undefined ? {} : { signal }),
+    })),
+  );
+}
+
+/** An object without its undefined fields. */
+const pick = <T extends object>(fields: T): { [K in keyof T]?: NonNullable<T[K]> } =>
+  Object.fromEntries(Object.entries(fields).filter(([, value]) => value !== undefined)) as never;
+
+/** Does the layer's weight come from a quantizer that looks at data, or one of its own? */
+const isDecided = ({ algorithm }: Decision): boolean => algorithm !== undefined && algorithm !== "rtn";
+
+/** The weights of layers with an algorithm, and the biases that go with them. */
+async function algorithmWeights(
+  model: OnnxModel,
+  layers: readonly Layer[],
+  decisionOf: (layer: Layer) => Decision,
+  options: QuantizeOptions,
+): Promise<Map<Layer, DecidedWeight>> {
+  const chosen = layers.filter((layer) => isDecided(decisionOf(layer)));
+  if (chosen.length === 0) return new Map();
+  const { sequential, calibration, calibrate, signal, onProgress } = options;
+  const total = chosen.reduce((sum, layer) => sum + layer.bytes, 0);
+  const decided = await decideWeights(
+    model,
+    chosen,
+    (layer) => {
+      const { format, algorithm } = decisionOf(layer);
+      return { format, algorithm: algorithm! };
+    },
+    calibration,
+    {
+      ...pick({ sequential, signal, ...calibrate }),
+      undoes: ["rotation", "channelScales"],
+      onProgress: ({ stage, done, total: steps, layer }) =>
+        onProgress?.({ done: (total * done) / (steps || 1), total, layer: layer === undefined ? stage : `${layer} (${stage})` }),
+    },
+  );
+  const own = modelLayers(model);
+  for (const [layer, { biasShift }] of decided) {
+    if (biasShift === undefined) continue;
+    const target = own.find(({ node, input }) => node === layer.node && input === layer.input)!;
+    const bias = readBias(model, target);
+    writeBias(
+      model,
+      target,
+      biasShift.map((shift, i) => shift + (bias?.[i] ?? 0)),
+    );
+  }
+  return decided;
 }
 
 /** The dtype's second half: floats that are left become float16. Reports of layers come from here only where nothing else made them. */
@@ -119,10 +195,14 @@ function newContext(
   formatOf: (layer: Layer) => Format,
   early: Early = new Map(),
 ): TargetContext {
+  let names: Names | undefined;
   return {
     model,
     scopes,
-    names: collectNames(scopes),
+    // asked for late: biases may have been added since
+    get names() {
+      return (names ??= collectNames(scopes));
+    },
     options,
     opset: () => opsetVersion(model),
     notes,
@@ -152,6 +232,7 @@ async function convertLayers(
       context,
     ),
   }));
+  const decided = await algorithmWeights(model, todo, (layer) => decide.of(layer) as Decision, options);
   const weights = layerWeights(model);
   const progress = startProgress(todo, options);
   const replaced = new Map<NodeProto, NodeProto[]>();
@@ -175,7 +256,8 @@ async function convertLayers(
     await progress.next(layer);
     const { target, format } = decision;
     const flat = target.isFlat?.(layer, format) ?? false;
-    const measured = weights.quantize(layer, format, nearestOf(decision, options), flat);
+    const own = decided.get(layer);
+    const measured = own ?? weights.quantize(layer, format, nearestOf(decision, options), flat);
     const before = [...layer.node.input];
     const written = target.write(layer, measured.packed, context);
     if (written.nodes !== null) replaced.set(layer.node, written.nodes);
@@ -190,6 +272,7 @@ async function convertLayers(
       algorithm: String(measured.packed.recipe.algorithm),
       bytesAfter: written.bytes,
       sqnrDb: decibels(measured.signal, measured.noise),
+      ...(own?.outputSqnr === undefined ? {} : { outputSqnrDb: own.outputSqnr }),
       ...(owner === undefined ? {} : { sharedWith: owner }),
     });
   }

@@ -1,9 +1,7 @@
 // The recipe: the options of the quantizer as a file, lowbit.config.json or .mjs. Plain JSON with a version; checked with errors that name the
 // field. A module may hold functions as well. Found beside the model, or named.
-import { readFileSync, existsSync } from "node:fs";
-import { dirname, extname, join, resolve } from "node:path";
-import { pathToFileURL } from "node:url";
 import { LowbitError } from "../../formats/core/errors.ts";
+import { nodeFs, nodePath, nodeUrl } from "./calibrate/node.ts";
 import { OPTIONS, type QuantizeModelOptions } from "./options.ts";
 
 /** Version of the recipe's fields. */
@@ -66,6 +64,8 @@ export function parseRecipe(recipe: unknown, label: string): QuantizeModelOption
  * @throws LowbitError E_IO, E_VALUE
  */
 export async function configFile(path: string | undefined, model: string): Promise<QuantizeModelOptions> {
+  const { existsSync, readFileSync } = nodeFs();
+  const { dirname, extname, join, resolve } = nodePath();
   const found = path ?? FILE_NAMES.map((name) => join(dirname(resolve(model)), name)).find((file) => existsSync(file));
   if (found === undefined) return {};
   const fail = (cause: unknown) =>
@@ -77,7 +77,7 @@ export async function configFile(path: string | undefined, model: string): Promi
   if (/^\.[cm]?js$/.test(extname(found))) {
     let module: { default?: unknown };
     try {
-      module = (await import(pathToFileURL(resolve(found)).href)) as { default?: unknown };
+      module = (await import(/* @vite-ignore */ nodeUrl().pathToFileURL(resolve(found)).href)) as { default?: unknown };
     } catch (cause) {
       throw fail(cause);
     }

@@ -4,7 +4,7 @@ import { LowbitError } from "../../../formats/core/errors.ts";
 import type { OnnxModel } from "../file/model.ts";
 import { readModel } from "../file/io.ts";
 import { buildScopes } from "../graph/graph.ts";
-import { nameFilter, type NamePattern } from "../options.ts";
+import { nameFilter, type NamePattern } from "../patterns.ts";
 import { layersOf, type ModelLayer } from "../primitives.ts";
 import { readFeeds, type CalibrationData } from "./sources.ts";
 import { collectPasses, inputGroups, type CollectOptions, type InputStatistics } from "./statistics.ts";
@@ -53,9 +53,7 @@ export async function calibrateModel(
     }
   }
   const all = layersOf(buildScopes(model), model);
-  const filter = nameFilter({ dtype: "q4", ...(options.layers === undefined ? {} : { include: options.layers }) }, [
-    ...new Set(all.map((layer) => layer.name)),
-  ]);
+  const filter = nameFilter(options.layers === undefined ? {} : { include: options.layers }, [...new Set(all.map((layer) => layer.name))]);
   const chosen = all.filter((layer) => filter(layer.name) === undefined);
   const { groups, refused } = inputGroups(model, chosen);
   if (groups.length === 0)

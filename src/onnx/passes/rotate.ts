@@ -11,7 +11,7 @@ import { makeTensor } from "../file/model.ts";
 import { readFloats } from "../file/values.ts";
 import { makeNode, nodeName, resolveConstant, type Scope } from "../graph/graph.ts";
 import { ROTATION_NAME } from "../layers.ts";
-import { patternRegExp } from "../options.ts";
+import { patternRegExp } from "../patterns.ts";
 import { readBias, readMatrix, takesBias, writeBias, writeWeight, type ModelLayer } from "../primitives.ts";
 import { attentionValue } from "./attention.ts";
 import { foldNormPass, foldObstacle } from "./fold-norm.ts";

@@ -87,6 +87,7 @@ export function matMulBnb4(): Target {
       const nodes = productNodes(
         layer,
         context,
+        packed,
         (x, output) => [
           makeNode("MatMulBnb4", [x, ...made.inputs], [output], {
             name: names.take(`${layer.name}_Bnb4`),

@@ -2,6 +2,7 @@
 // DynamicQuantizeLinear -> MatMulInteger or ConvInteger -> Cast -> Mul (scales) -> Add (bias). Embeddings hold codes with a scale per row.
 // Source: ONNX DynamicQuantizeLinear-11, MatMulInteger-10, ConvInteger-10; onnxruntime quantization/operators.
 import { create } from "@bufbuild/protobuf";
+import { LowbitError } from "../../../formats/core/errors.ts";
 import { levelCodes, levelValues, unpack } from "../../../formats/core/packed.ts";
 import type { Codes } from "../../../formats/core/pack.ts";
 import type { BlockFormat, Format, PackedTensor } from "../../../formats/core/types.ts";
@@ -16,6 +17,7 @@ import { attributeInt, attributeOf, intAttribute, makeNode, resolveConstant } fr
 import { raiseOpset } from "../graph/opset.ts";
 import type { Layer } from "../layers.ts";
 import { layerMatrix, layerType } from "../weights.ts";
+import { basisOf } from "./basis.ts";
 import { castNode, productNodes, productReason } from "./product.ts";
 import type { Target, TargetContext, Written } from "./target.ts";
 import { madeBytes, perWeight } from "./target.ts";
@@ -126,11 +128,22 @@ export function dynamicTarget(): Target {
     const made = products(packed, () =>
       store(layer, context, { ...levelsOf(packed), dims: [k, rows], codes: transposed(unpack(packed), rows, k), scaleDims: [rows] }),
     );
-    const nodes = productNodes(layer, context, (x, output) => integerNodes(layer, context, "MatMulInteger", made, x, output), T.FLOAT);
+    const nodes = productNodes(
+      layer,
+      context,
+      packed,
+      (x, output) => integerNodes(layer, context, "MatMulInteger", made, x, output),
+      T.FLOAT,
+    );
     return { nodes, codes: made.codes, bytes: made.bytes };
   }
 
   function writeConv(layer: Layer, packed: PackedTensor, context: TargetContext): Written {
+    if (basisOf(packed) !== null)
+      throw new LowbitError(
+        "E_UNSUPPORTED",
+        `layer ${layer.name}: expected an algorithm that keeps the basis of a convolution's inputs, got ${packed.recipe.algorithm}. Take gptq, or the target stored.`,
+      );
     const { node, shape } = layer;
     const { names } = context;
     const ones = shape.slice(2).map(() => 1);

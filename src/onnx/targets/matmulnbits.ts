@@ -69,7 +69,7 @@ export function matMulNBits(): Target {
         attributes,
       }),
     ];
-    const nodes = productNodes(layer, context, core, COMPUTED.has(layerType(layer)) ? undefined : T.FLOAT);
+    const nodes = productNodes(layer, context, packed, core, COMPUTED.has(layerType(layer)) ? undefined : T.FLOAT);
     return { nodes, codes: made.inputs[0], bytes: made.bytes };
   }
 

@@ -2,6 +2,7 @@
 // x [.., K] * W^T; Gemm's beta C becomes an Add. A weight on the left goes by transposing: W x = (x^T W^T)^T.
 // Source: ONNX operators MatMul, Gemm (opset 7 and later).
 import { create } from "@bufbuild/protobuf";
+import type { PackedTensor } from "../../../formats/core/types.ts";
 import type { NodeProto, TensorProto } from "../file/gen/onnx_pb.ts";
 import {
   AttributeProtoSchema,
@@ -14,6 +15,7 @@ import { encodeHalf } from "../file/half.ts";
 import { attributeFloat, attributeInt, intAttribute, makeNode } from "../graph/graph.ts";
 import type { Layer } from "../layers.ts";
 import { gemmAlpha, layerMatrix, layerType, singleMatrixReason } from "../weights.ts";
+import { inputInBasis } from "./basis.ts";
 import type { TargetContext } from "./target.ts";
 
 /** Why a Gemm or MatMul cannot become a product with a constant right side; undefined where it can. */
@@ -64,11 +66,12 @@ export const castNode = (context: TargetContext, input: string, output: string, 
 
 /**
  * The nodes of a product: `product(x, output)` builds its core for an input [.., K] and an output [.., N] of type `type` (default: the layer's);
- * around it stand what MatMul and Gemm add: transposition, casts, alpha, beta C.
+ * around it stand what MatMul and Gemm add (transposition, casts, alpha, beta C) and the basis in which the weight is quantized.
  */
 export function productNodes(
   layer: Layer,
   context: TargetContext,
+  packed: PackedTensor,
   product: (x: string, output: string) => NodeProto[],
   type: number = layerType(layer),
 ): NodeProto[] {
@@ -118,6 +121,9 @@ export function productNodes(
     nodes.push(castNode(context, x, cast, type, `${layer.name}_cast`));
     x = cast;
   }
+  const basis = inputInBasis(layer, context, packed, x, type);
+  nodes.push(...basis.nodes);
+  x = basis.x;
   const steps = after.length;
   const values = [...Array.from({ length: steps }, () => names.take(`${output}_product`)), output];
   nodes.push(...product(x, values[0]));

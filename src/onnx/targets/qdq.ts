@@ -1,6 +1,7 @@
 // Weights as integers behind DequantizeLinear, of the ONNX standard alone: 2, 4 or 8 bits with scales per tensor, per output channel or in blocks.
 // A MatMul's weight stays [K, N] with blocks along axis 0, the form that onnxruntime fuses into MatMulNBits. Opset 21 (25 for 2 bits) is needed
 // for blocks and for fewer than 8 bits. Source: ONNX DequantizeLinear-21, -25.
+import { LowbitError } from "../../../formats/core/errors.ts";
 import { unpack, levelCodes } from "../../../formats/core/packed.ts";
 import { codeArray, packedBytes, packInto, type Codes } from "../../../formats/core/pack.ts";
 import type { BlockFormat, Format, PackedTensor } from "../../../formats/core/types.ts";
@@ -13,6 +14,7 @@ import { raiseOpset } from "../graph/opset.ts";
 import type { Layer } from "../layers.ts";
 import { layerMatrix, layerType, singleMatrixReason, type LayerMatrix } from "../weights.ts";
 import { withScaleFormat } from "./nbits.ts";
+import { basisOf } from "./basis.ts";
 import { castNode } from "./product.ts";
 import type { Target, TargetContext, Written } from "./target.ts";
 import { madeBytes, perWeight } from "./target.ts";
@@ -165,6 +167,11 @@ export function qdqTarget(): Target {
       };
     },
     write(layer, packed, context) {
+      if (basisOf(packed) !== null)
+        throw new LowbitError(
+          "E_UNSUPPORTED",
+          `layer ${layer.name}: expected an algorithm that keeps the model's basis, got ${packed.recipe.algorithm}. Take gptq, or the target stored.`,
+        );
       const views = once(packed, () => new Map());
       const key = `${layer.shape.join()} ${layerType(layer)}`;
       let made = views.get(key);
