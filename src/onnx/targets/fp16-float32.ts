@@ -19,7 +19,7 @@ import {
   resolveConstant,
 } from "../graph/graph.ts";
 import { attributeGraphs } from "../file/model.ts";
-import { nameMatcher } from "../options.ts";
+import { nameMatcher } from "../patterns.ts";
 import { clampOf, constantRanges, toHalf } from "./fp16-constants.ts";
 import type { TargetContext } from "./target.ts";
 
