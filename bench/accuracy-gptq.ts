@@ -1,150 +1,86 @@
-// Accuracy of the quantizers on kjv-llama: perplexity with dequantized weights through onnxruntime-node, beside the bounds that the project sets.
-// Run: npx tsx bench/accuracy-gptq.ts [case ...], about half a minute a row; with --held-out [format ...] options are chosen on calibration text that calibration
-// does not use, and only the choice is evaluated. The model lies beside the project (test/helpers/shared.ts).
-import { cpus, loadavg } from "node:os";
-import { quantize, type Format, type WeightQuantizer } from "../src/index.ts";
-import { format } from "../formats/index.ts";
-import { dequantizeOriginal, gptq, mrgptq, rtn, type LayerStatistics } from "../src/quantize/index.ts";
-import { calibrateKjv, loadKjv, perplexity, weightOf, withWeights } from "./kjv.ts";
+// Accuracy of the quantizers on kjv-llama: files written by quantizeModel, run by onnxruntime-node, perplexity of text that calibration never saw, beside the
+// bounds that the project sets. Calibration: 128 windows of 256 tokens of calibration.u16; one in eight batches is held out, where options that are left open are chosen.
+// Run: npm run bench -- accuracy-gptq [case ...], half a minute to two minutes a row. The model lies beside the project (test/helpers/shared.ts).
+import { mkdtempSync, readFileSync, rmSync } from "node:fs";
+import { cpus, loadavg, tmpdir } from "node:os";
+import { join } from "node:path";
+import { quantizeModel, type Feeds, type QuantizeModelOptions } from "../src/onnx/index.ts";
+import { modelPath } from "../test/helpers/shared.ts";
+import { perplexity } from "../test/onnx/perplexity.ts";
 
-const search = { method: "mse" as const };
-type Make = (hessian: LayerStatistics, name: string) => WeightQuantizer;
 interface Row {
   readonly id: string;
-  readonly format: string;
-  readonly what: string;
+  readonly options: QuantizeModelOptions;
   readonly bound?: number;
-  readonly make: Make;
 }
 
-const rows: readonly Row[] = [
-  { id: "rtn4", format: "uint4_b32_zp", what: "RTN", make: () => rtn() },
+const search = { method: "mse" } as const;
+const stored = (id: string, format: string, rest: Partial<QuantizeModelOptions> = {}, bound?: number): Row => ({
+  id,
+  options: { format, target: "stored", opTypes: ["MatMul"], ...rest },
+  ...(bound === undefined ? {} : { bound }),
+});
+
+const ROWS: readonly Row[] = [
+  { id: "rtn4", options: { dtype: "q4", symmetric: false } },
   {
     id: "gptq4",
-    format: "uint4_b32_zp",
-    what: "GPTQ, damp 0.05",
-    bound: 24.5,
-    make: (hessian, name) => gptq({ hessian, name, damp: 0.05 }),
+    options: { dtype: "q4", symmetric: false, algorithm: { name: "gptq", damp: 0.05, actOrder: false, polish: true } },
+    bound: 24.48,
   },
-  { id: "gptq4-default", format: "uint4_b32_zp", what: "GPTQ", make: (hessian, name) => gptq({ hessian, name }) },
-  { id: "rtn3", format: "uint3_b32_zp", what: "RTN", make: () => rtn() },
-  {
-    id: "gptq3",
-    format: "uint3_b32_zp",
-    what: "GPTQ act-order",
-    bound: 24.72,
-    make: (hessian, name) => gptq({ hessian, name, actOrder: true }),
-  },
-  { id: "rtn2", format: "uint2_b32_zp", what: "RTN", make: () => rtn() },
-  {
-    id: "gptq2",
-    format: "uint2_b32_zp",
-    what: "GPTQ act-order, damp 0.1",
-    bound: 26.4,
-    make: (hessian, name) => gptq({ hessian, name, actOrder: true, damp: 0.1 }),
-  },
-  { id: "rtnnv", format: "nvfp4", what: "RTN", make: () => rtn() },
-  {
-    id: "mrnv",
-    format: "nvfp4",
-    what: "MR-GPTQ, Hadamard 128, natural order",
-    bound: 24.524,
-    make: (hessian, name) => mrgptq({ hessian, name, block: 128, actOrder: false }),
-  },
-  { id: "rtnmx", format: "mxfp4", what: "RTN", make: () => rtn() },
-  {
-    id: "mrmx",
-    format: "mxfp4",
-    what: "MR-GPTQ, Hadamard 128, natural order",
-    bound: 24.577,
-    make: (hessian, name) => mrgptq({ hessian, name, block: 128, actOrder: false }),
-  },
-  {
-    id: "mrnv-act",
-    format: "nvfp4",
-    what: "MR-GPTQ, block of the format, act-order",
-    make: (hessian, name) => mrgptq({ hessian, name }),
-  },
-  { id: "search4", format: "uint4_b32_zp", what: "RTN with MSE scales", make: () => rtn({ search }) },
+  { id: "gptq4-open", options: { dtype: "q4", symmetric: false, algorithm: "gptq" } },
+  stored("rtn3", "uint3_b32_zp"),
+  stored("gptq3", "uint3_b32_zp", { algorithm: { name: "gptq", damp: 0.05, actOrder: true, polish: true } }),
+  stored("refit3", "uint3_b32_zp", { algorithm: { name: "refit", damp: 0.1, actOrder: true, polish: true }, sequential: true }, 24.68),
+  stored("rtn2", "uint2_b32_zp"),
+  stored("gptq2", "uint2_b32_zp", { algorithm: { name: "gptq", damp: 0.1, actOrder: true, polish: true } }),
+  stored("refit2", "uint2_b32_zp", { algorithm: { name: "refit", damp: 0.1, actOrder: true, polish: true }, sequential: true }, 26),
+  stored("rtnnv", "nvfp4"),
+  stored("mrnv", "nvfp4", { algorithm: { name: "mrgptq", block: 128, damp: 0.05, actOrder: false, polish: true } }, 24.49),
+  stored("rtnmx", "mxfp4"),
+  stored("gptqmx", "mxfp4", { algorithm: { name: "gptq", damp: 0.05, actOrder: false, search, polish: true } }),
+  stored("mrmx", "mxfp4", { algorithm: { name: "mrgptq", block: 128, damp: 0.05, actOrder: false, polish: true } }, 24.55),
 ];
 
-/** Options to choose from without looking at the evaluation text: by perplexity on a part of the calibration text that calibration does not use. */
-interface Family {
-  readonly format: string;
-  readonly bound: number;
-  readonly options: readonly (readonly [what: string, make: Make])[];
-}
-const CALIBRATION_WINDOWS = 128;
-const HELD_OUT = { first: 400, count: 96 };
-const orders = [false, true].flatMap((actOrder) =>
-  [0.01, 0.05, 0.1].map((damp): readonly [string, Make] => [
-    `GPTQ${actOrder ? " act-order," : ","} damp ${damp}`,
-    (hessian, name) => gptq({ hessian, name, damp, actOrder }),
-  ]),
-);
-const rotations = [undefined, 128].flatMap((block) =>
-  [false, true].map((actOrder): readonly [string, Make] => [
-    `MR-GPTQ, ${block ? `Hadamard ${block}` : "format's block"}, ${actOrder ? "act-order" : "natural"}`,
-    (hessian, name) => mrgptq({ hessian, name, actOrder, ...(block ? { block } : {}) }),
-  ]),
-);
-const families: readonly Family[] = [
-  { format: "uint4_b32_zp", bound: 24.5, options: orders },
-  { format: "uint3_b32_zp", bound: 24.72, options: orders },
-  { format: "uint2_b32_zp", bound: 26.4, options: orders },
-  { format: "nvfp4", bound: 24.524, options: rotations },
-  { format: "mxfp4", bound: 24.577, options: rotations },
-];
+const WINDOW = 256;
+const WINDOWS = 128;
+const BATCH = 8;
 
-const kjv = loadKjv();
-if (kjv === null) throw new Error("kjv-llama is not beside the project: set LOWBIT_MODELS");
-const only = process.argv.slice(2).filter((v) => v !== "--held-out");
-console.log(`${cpus()[0].model}, ${cpus().length} threads, node ${process.version}, load ${loadavg()[0].toFixed(1)}`);
-const seconds = (since: number) => ((performance.now() - since) / 1000).toFixed(1);
-let since = performance.now();
-const statistics = await calibrateKjv(kjv, CALIBRATION_WINDOWS);
-console.log(`calibration: ${CALIBRATION_WINDOWS} windows of 256 tokens, ${statistics.size} inputs, ${seconds(since)} s`);
-
-function quantized(name: string, make: Make): Uint8Array {
-  const values = new Map<string, Float32Array>();
-  for (const layer of kjv!.layers) {
-    const q = make(statistics.get(layer.input)!, layer.name);
-    values.set(layer.name, dequantizeOriginal(quantize(weightOf(kjv!, layer), format(name) as Format, q)));
-  }
-  return withWeights(kjv!, values);
+/** Windows of the calibration text as feeds. */
+function calibrationFeeds(path: string): Feeds[] {
+  const raw = readFileSync(path);
+  const tokens = new Uint16Array(raw.buffer.slice(raw.byteOffset, raw.byteOffset + raw.byteLength));
+  return Array.from({ length: WINDOWS / BATCH }, (_, i) => {
+    const part = tokens.subarray(i * BATCH * WINDOW, (i + 1) * BATCH * WINDOW);
+    return { ids: { type: "int64", data: BigInt64Array.from(part, BigInt), dims: [BATCH, WINDOW] } };
+  });
 }
 
-const verdict = (result: number, bound?: number) =>
-  (bound === undefined ? "" : `${bound} ${result <= bound ? "met" : "MISSED"}`).padStart(12);
-
-if (process.argv.includes("--held-out")) {
-  const text = kjv.calibration.subarray(256 * HELD_OUT.first, 256 * (HELD_OUT.first + HELD_OUT.count) + 1);
-  console.log(
-    `options by perplexity on calibration windows ${HELD_OUT.first}..${HELD_OUT.first + HELD_OUT.count - 1}; * the one chosen, and its perplexity on the evaluation text`,
-  );
-  for (const family of families) {
-    if (only.length > 0 && !only.includes(family.format)) continue;
-    let best: { what: string; make: Make; held: number } | undefined;
-    const lines: string[] = [];
-    for (const [what, make] of family.options) {
-      const held = await perplexity(kjv, quantized(family.format, make), Infinity, text);
-      lines.push(`${family.format.padEnd(14)}   ${what.padEnd(40)} ${held.toFixed(4)}`);
-      if (best === undefined || held < best.held) best = { what, make, held };
+export async function accuracyGptq(only: readonly string[]): Promise<void> {
+  const unknown = only.filter((id) => !ROWS.some((row) => row.id === id));
+  if (unknown.length > 0)
+    throw new Error(`accuracy-gptq: expected cases of ${ROWS.map((row) => row.id).join(", ")}, got ${unknown.join(", ")}`);
+  const [model, calibration, text] = ["kjv_llama.onnx", "calibration.u16", "val.u16"].map((name) => modelPath(`kjv-llama/${name}`));
+  if (model === null || calibration === null || text === null) throw new Error("kjv-llama is not beside the project: set LOWBIT_MODELS");
+  const folder = mkdtempSync(join(tmpdir(), "lowbit-accuracy-"));
+  const feeds = calibrationFeeds(calibration);
+  const tokens = readFileSync(text);
+  console.log(`${cpus()[0].model}, ${cpus().length} threads, node ${process.version}, load ${loadavg()[0].toFixed(1)}`);
+  console.log(`case         perplexity        bound    weight bytes (packed size)   file bytes  quantize s   options`);
+  try {
+    for (const { id, options, bound } of ROWS) {
+      if (only.length > 0 && !only.includes(id)) continue;
+      const path = join(folder, `${id}.onnx`);
+      const report = await quantizeModel(model, path, { ...options, calibration: feeds });
+      const result = await perplexity(path, tokens, Infinity);
+      const verdict = bound === undefined ? "" : `${bound} ${result <= bound ? "met" : "MISSED"}`;
+      const what = JSON.stringify({ ...options, target: undefined, opTypes: undefined });
+      console.log(
+        `${id.padEnd(12)} ${result.toFixed(4)}  ${verdict.padStart(12)}  ${String(report.weightBytesAfter).padStart(14)}               ${String(report.fileBytesAfter).padStart(12)}  ${report.seconds.toFixed(1).padStart(10)}   ${what}`,
+      );
+      rmSync(path);
     }
-    lines.forEach((line) => console.log(line));
-    const result = await perplexity(kjv, quantized(family.format, best!.make));
-    console.log(
-      `${family.format.padEnd(14)} * ${best!.what.padEnd(40)} ${best!.held.toFixed(4)}  ${result.toFixed(4)}  ${verdict(result, family.bound)}`,
-    );
-  }
-} else {
-  console.log(`${"format".padEnd(14)} ${"quantizer".padEnd(40)} perplexity   bound  quantize s`);
-  for (const row of rows) {
-    if (only.length > 0 && !only.includes(row.id)) continue;
-    since = performance.now();
-    const bytes = quantized(row.format, row.make);
-    const took = seconds(since);
-    const result = await perplexity(kjv, bytes);
-    console.log(`${row.format.padEnd(14)} ${row.what.padEnd(40)} ${result.toFixed(4)}  ${verdict(result, row.bound)}  ${took}`);
+  } finally {
+    rmSync(folder, { recursive: true, force: true });
   }
 }
