@@ -34,7 +34,12 @@ const ROWS: readonly Row[] = [
   stored("refit3", "uint3_b32_zp", { algorithm: { name: "refit", damp: 0.1, actOrder: true, polish: true }, sequential: true }, 24.68),
   stored("rtn2", "uint2_b32_zp"),
   stored("gptq2", "uint2_b32_zp", { algorithm: { name: "gptq", damp: 0.1, actOrder: true, polish: true } }),
-  stored("refit2", "uint2_b32_zp", { algorithm: { name: "refit", damp: 0.1, actOrder: true, polish: true }, sequential: true }, 26),
+  stored(
+    "refit2",
+    "uint2_b32_zp",
+    { algorithm: { name: "refit", damp: 0.1, actOrder: true, polish: true }, sequential: true, calibrate: { holdOut: 0 } },
+    26,
+  ),
   stored("rtnnv", "nvfp4"),
   stored("mrnv", "nvfp4", { algorithm: { name: "mrgptq", block: 128, damp: 0.05, actOrder: false, polish: true } }, 24.49),
   stored("rtnmx", "mxfp4"),
