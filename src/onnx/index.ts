@@ -47,6 +47,8 @@ export type { VerifyOptions, VerifyReport } from "./verify/verify.ts";
 export type { OutputComparison } from "./verify/compare.ts";
 export type { Agreement, Figures, Judgement, NoEvidence } from "./verify/judge.ts";
 export type { OutputKind } from "./verify/kinds.ts";
+export { runtimeTraps } from "./verify/traps.ts";
+export type { RuntimeTrap, TrapRuntime } from "./verify/traps.ts";
 export type { FeedTensor, Feeds } from "./verify/feeds.ts";
 export { ALGORITHMS } from "./algorithms.ts";
 export type { Algorithm, AlgorithmInput, AlgorithmName, AlgorithmOptions } from "./algorithms.ts";

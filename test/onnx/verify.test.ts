@@ -4,7 +4,7 @@ import { neighbourAgreement } from "../../src/onnx/verify/compare.ts";
 import { CrashError, requirePackage, startChild } from "../../src/onnx/verify/process.ts";
 import { inputDims, inputHints, randomSource, randomTensor } from "../../src/onnx/verify/feeds.ts";
 import type { ModelProto, NodeProto, TensorProto } from "../../src/onnx/file/gen/onnx_pb.ts";
-import { readModelBytes, verifyModels } from "../../src/onnx/index.ts";
+import { readModelBytes, runtimeTraps, verifyModels } from "../../src/onnx/index.ts";
 import { T, encode, graph, matmulModel, model, node, raw, value, weights } from "./build.ts";
 
 const w = weights(64 * 8);
@@ -352,5 +352,45 @@ describe("agreement by kind", () => {
     expect(free.ok).toBe(true);
     expect(free.outputs[0].agreement!.value).toBeLessThan(1);
     expect((await at(1)).ok).toBe(false);
+  });
+});
+
+describe("what a run on the CPU does not show", () => {
+  const means = (half: boolean): Uint8Array => {
+    const inner = half
+      ? [
+          node("Cast", ["x"], ["c"], { to: BigInt(T.FLOAT16) }),
+          node("ReduceMean", ["c"], ["m"], { axes: { ints: [1, 2] } }),
+          node("Cast", ["m"], ["y"], { to: BigInt(T.FLOAT) }),
+        ]
+      : [node("ReduceMean", ["x"], ["y"], { axes: { ints: [1, 2] } })];
+    return encode(model(graph({ input: [value("x", T.FLOAT, [1, 300, 300])], output: [value("y", T.FLOAT, [1, 1, 1])], node: inner })));
+  };
+  it("a sum beyond float16's range is found in the float32 model", async () => {
+    const report = await verifyModels(means(false), means(true));
+    expect(report.warnings.join()).toMatch(/beyond float16's 65504.*ReduceMean.*7\.\d+e\+4.*keep these nodes in float32/);
+    expect((await verifyModels(means(false), means(false))).warnings.join()).not.toMatch(/float16/);
+  });
+  it("known traps are named with runtime and remedy", () => {
+    const nbits = (attributes: Record<string, bigint>, inputs: string[]) =>
+      readModelBytes(encode(model(graph({ node: [node("MatMulNBits", inputs, ["y"], attributes)] }))));
+    const ids = (attributes: Record<string, bigint>, inputs = ["x", "w", "s"]): string[] =>
+      runtimeTraps(nbits(attributes, inputs)).map((trap) => trap.id);
+    expect(ids({ bits: 4n })).toEqual(["nbits-wasm-slow"]);
+    expect(ids({ bits: 8n })).toEqual(["nbits-wasm-slow", "nbits-no-accuracy-level"]);
+    expect(ids({ bits: 8n, accuracy_level: 4n })).toEqual(["nbits-wasm-slow"]);
+    expect(ids({ bits: 3n })).toContain("nbits-bits");
+    expect(ids({ bits: 4n }, ["x", "w", "s", "z", "g"])).toContain("nbits-g-idx");
+    expect(runtimeTraps(readModelBytes(original))).toEqual([]);
+    const dynamic = graph({
+      node: [node("DynamicQuantizeLinear", ["x"], ["q", "s", "z"]), node("MatMulInteger", ["q", "w"], ["y"])],
+      initializer: [raw("w", [2, 2], new Int8Array(4), T.INT8)],
+    });
+    expect(runtimeTraps(readModelBytes(encode(model(dynamic)))).map((trap) => trap.id)).toEqual(["jsep-dynamic-int8", "int8-without-vnni"]);
+  });
+  it("inputs come from an iterable as calibration takes it, at most `samples` of them", async () => {
+    const feed = (v: number) => ({ x: { type: "float32", data: new Float32Array(64).fill(v), dims: [1, 64] } });
+    const report = await verifyModels(original, original, { inputs: () => [feed(1), feed(2), feed(3)], samples: 2 });
+    expect(report).toMatchObject({ samples: 2, random: false, ok: true });
   });
 });

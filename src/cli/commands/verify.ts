@@ -1,5 +1,7 @@
 // lowbit verify: runs two models on the same inputs in onnxruntime and compares every output; exit 3 where they do not agree.
+import { existsSync } from "node:fs";
 import { LowbitError, isLowbitError } from "../../../formats/core/errors.ts";
+import type { Feeds } from "../../onnx/verify/feeds.ts";
 import type { LayerComparison } from "../../onnx/verify/layers.ts";
 import { compareLayers } from "../../onnx/verify/layers.ts";
 import type { VerifyOptions, VerifyReport } from "../../onnx/verify/verify.ts";
@@ -19,7 +21,11 @@ export const verifyCommand: CommandSpec = {
   options: {
     samples: { short: "n", value: "N", help: "random inputs to run (default 4)" },
     seed: { value: "N", help: "seed of the random inputs (default 1)" },
-    inputs: { value: "NAME=FILE.npy", multiple: true, help: "an input instead of random ones; repeat a NAME for more samples" },
+    inputs: {
+      value: "PATH",
+      multiple: true,
+      help: "data instead of random inputs: .npz, folder, .jsonl, .mjs, or NAME=FILE.npy (repeated)",
+    },
     dims: { value: "NAME=N,...", multiple: true, help: "sizes of symbolic dimensions, by name or as INPUT:AXIS" },
     "min-sqnr": { value: "DB", help: `exit 3 where an output's SQNR is below this (default ${DEFAULT_MIN_SQNR})` },
     "min-agreement": { value: "SHARE", help: "exit 3 where fewer largest elements, labels or neighbours agree, e.g. 0.95" },
@@ -48,8 +54,9 @@ export const compareModels = (a: string, b: string, options: VerifyOptions, sign
 /** The layers' outputs compared on one input; null where that cannot be done (more than 1 GB, or the runtime refuses). */
 export async function layersOf(a: string, b: string, options: VerifyOptions, signal: AbortSignal): Promise<LayerComparison[] | null> {
   const { samples: _, inputs, ...rest } = defined(options);
+  const first = Array.isArray(inputs) ? (inputs as readonly Feeds[]).slice(0, 1) : inputs;
   try {
-    return await interruptible(compareLayers(a, b, { ...rest, ...(inputs === undefined ? {} : { inputs: inputs.slice(0, 1) }) }), signal);
+    return await interruptible(compareLayers(a, b, { ...rest, ...(first === undefined ? {} : { inputs: first }) }), signal);
   } catch (error) {
     // Only an explanation of a result that stands without it.
     if (isLowbitError(error) && error.code !== "E_ABORTED") return null;
@@ -73,15 +80,21 @@ function dimsOf(args: ParsedArgs): Record<string, number> | undefined {
   );
 }
 
+/** One path is a source as calibration takes it; NAME=FILE.npy, any number, are the inputs themselves. */
+function inputsOf(given: readonly string[]): VerifyOptions["inputs"] {
+  const [first] = given;
+  return given.length === 1 && existsSync(first) ? first : readFeeds(given);
+}
+
 async function runVerify(args: ParsedArgs, context: Parameters<CommandSpec["run"]>[1]): Promise<number> {
   const [reference, model] = args.positionals;
   const count = (name: string, least: number): number | undefined =>
     numberOption(args, name, `a whole number from ${least}`, (n) => Number.isInteger(n) && n >= least && n < 2 ** 32);
   const samples = count("samples", 1);
   const dims = dimsOf(args);
-  const inputs = args.flag("inputs") ? readFeeds(args.all("inputs")) : undefined;
-  if (inputs !== undefined && samples !== undefined)
-    throw usageError("--samples: expected only with random inputs, got it together with --inputs.");
+  const inputs = args.flag("inputs") ? inputsOf(args.all("inputs")) : undefined;
+  if (Array.isArray(inputs) && samples !== undefined)
+    throw usageError("--samples: expected only with random inputs or a source of many, got it together with --inputs NAME=FILE.npy.");
   const progress = progressLine();
   progress.note("verifying");
   const options: VerifyOptions = {
@@ -162,6 +175,7 @@ export function verifyText(report: VerifyReport): string {
     `${report.samples} inputs: ${ran.join("; ")}`,
     ...report.notes.map((note) => `note: ${note}`),
     ...report.warnings.map((warning) => `warning: ${warning}`),
+    ...report.traps.map((trap) => `trap (${trap.runtime} ${trap.versions}, ${trap.effect}): ${trap.text}`),
     verdict(report),
     "",
   ].join("\n");

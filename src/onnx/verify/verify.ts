@@ -1,6 +1,8 @@
 // verifyModels: runs two models on the same inputs in onnxruntime-node, in a process of its own, and compares every output. Node only;
 // onnxruntime-node is an optional peer.
 import { LowbitError, isLowbitError } from "../../../formats/core/errors.ts";
+import type { CalibrationData } from "../calibrate/sources.ts";
+import { readFeeds } from "../calibrate/sources.ts";
 import { readModel, readModelBytes } from "../file/io.ts";
 import type { OnnxModel } from "../file/model.ts";
 import { summarizeModel } from "../inspect.ts";
@@ -12,16 +14,22 @@ import type { OutputKind } from "./kinds.ts";
 import { kindsByGraph } from "./kinds.ts";
 import { CrashError, requirePackage } from "./process.ts";
 import { describedInputs, randomFeeds } from "./random.ts";
+import { halfRange, hasHalf, rangeWarning } from "./range.ts";
 import type { OutputTensor, Runtime, RuntimeSession } from "./runtimes.ts";
 import { runtimeEntry } from "./runtimes.ts";
+import type { RuntimeTrap } from "./traps.ts";
+import { runtimeTraps } from "./traps.ts";
 
 export interface VerifyOptions {
   /** Random inputs to run. Default 4. */
   samples?: number;
   /** Default 1. */
   seed?: number;
-  /** Inputs to run instead of random ones. */
-  inputs?: readonly Feeds[];
+  /**
+   * Inputs to run instead of random ones: feeds, or a source as calibration takes it (.npz, .npy, a folder, JSON lines, a module); of a source
+   * at most `samples`.
+   */
+  inputs?: readonly Feeds[] | CalibrationData;
   /** Below this SQNR of any output the models do not agree. Default 10 dB. */
   minSqnrDb?: number;
   /** Below this agreement (0..1) of any output that has one, the models do not agree. Default: none is asked for. */
@@ -47,6 +55,8 @@ export interface VerifyReport {
   readonly notes: readonly string[];
   /** What the figures do not show, and what to do. */
   readonly warnings: readonly string[];
+  /** Known faults of runtimes that the second model is in. */
+  readonly traps: readonly RuntimeTrap[];
 }
 
 const PACKAGE = "onnxruntime-node";
@@ -119,20 +129,14 @@ const RUNTIME_TYPES: ReadonlyMap<string, string> = new Map([
   ["double", "float64"],
 ]);
 
-function readFacts(model: string | Uint8Array): ModelFacts {
+async function readFacts(model: string | Uint8Array): Promise<ModelFacts> {
   const facts = (opened: OnnxModel): ModelFacts => ({
     inputs: summarizeModel(opened).inputs.map(({ name, type, dims }) => ({ name, type: RUNTIME_TYPES.get(type) ?? type, shape: dims })),
     hints: inputHints(opened),
     kinds: kindsByGraph(opened),
   });
   try {
-    if (typeof model !== "string") return facts(readModelBytes(model));
-    const file = readModel(model);
-    try {
-      return facts(file);
-    } finally {
-      file.close();
-    }
+    return await withModel(model, facts);
   } catch (error) {
     // A model that the runtime loads and this package cannot read is compared without hints.
     if (isLowbitError(error)) return { inputs: [], hints: new Map(), kinds: new Map() };
@@ -165,20 +169,65 @@ function checkNames(a: RuntimeSession, b: RuntimeSession): void {
 export async function verifyModels(a: string | Uint8Array, b: string | Uint8Array, options: VerifyOptions = {}): Promise<VerifyReport> {
   const samples = options.samples ?? 4;
   if (!Number.isInteger(samples) || samples < 1) throw new RangeError(`samples: expected a positive integer, got ${samples}`);
-  if (options.inputs?.length === 0) throw new RangeError("inputs: expected at least one set of feeds, got none");
+  if (Array.isArray(options.inputs) && options.inputs.length === 0)
+    throw new RangeError("inputs: expected at least one set of feeds, got none");
   const runtime = await runtimeEntry("node").start({});
   try {
     const reference = await open(runtime, a, typeof a === "string" ? a : "first model", false, options.threads);
     const judged = await open(runtime, b, typeof b === "string" ? b : "second model", true, options.threads);
     checkNames(reference.session, judged.session);
-    const facts = readFacts(a);
-    const inputs = options.inputs ?? (await drawInputs(reference, facts, { samples, seed: options.seed ?? 1, dims: options.dims ?? {} }));
-    const { feeds, notes } = "feeds" in inputs ? inputs : { feeds: inputs, notes: [] };
+    const facts = await readFacts(a);
+    const { feeds, notes } =
+      options.inputs === undefined
+        ? await drawInputs(reference, facts, { samples, seed: options.seed ?? 1, dims: options.dims ?? {} })
+        : { feeds: await givenInputs(a, options.inputs, options.samples), notes: [] };
     const all = new Map<string, Sums>();
     for (const feed of feeds) compareRuns(all, reference.session, await run(reference, feed), await run(judged, feed));
-    return reportOf(all, facts, options, { feeds, notes, random: options.inputs === undefined });
+    const report = reportOf(all, facts, options, { feeds, notes, random: options.inputs === undefined });
+    const { traps, warnings } = await beyondTheRun(runtime, a, b, feeds);
+    return { ...report, warnings: [...report.warnings, ...warnings], traps };
   } finally {
     await runtime.close();
+  }
+}
+
+async function givenInputs(
+  model: string | Uint8Array,
+  inputs: NonNullable<VerifyOptions["inputs"]>,
+  samples?: number,
+): Promise<readonly Feeds[]> {
+  if (Array.isArray(inputs)) return inputs as readonly Feeds[];
+  return withModel(model, (opened) => readFeeds(opened, inputs as CalibrationData, samples === undefined ? {} : { maxBatches: samples }));
+}
+
+async function withModel<R>(model: string | Uint8Array, use: (opened: OnnxModel) => R | Promise<R>): Promise<R> {
+  if (typeof model !== "string") return use(readModelBytes(model));
+  const file = readModel(model);
+  try {
+    return await use(file);
+  } finally {
+    file.close();
+  }
+}
+
+/** What these runs on a CPU cannot show: traps of other runtimes, and values that a GPU's float16 does not hold. */
+async function beyondTheRun(
+  runtime: Runtime,
+  a: string | Uint8Array,
+  b: string | Uint8Array,
+  feeds: readonly Feeds[],
+): Promise<{ traps: RuntimeTrap[]; warnings: string[] }> {
+  try {
+    return await withModel(b, async (model) => {
+      const traps = runtimeTraps(model);
+      if (!hasHalf(model)) return { traps, warnings: [] };
+      const found = await withModel(a, (reference) => (hasHalf(reference) ? [] : halfRange(runtime, { reference, model }, feeds)));
+      return { traps, warnings: found === null || found.length === 0 ? [] : [rangeWarning(found)] };
+    });
+  } catch (error) {
+    // A model that the runtime loads and this package cannot read: the comparison stands without this.
+    if (isLowbitError(error)) return { traps: [], warnings: [] };
+    throw error;
   }
 }
 
@@ -221,7 +270,7 @@ interface Ran {
   readonly random: boolean;
 }
 
-function reportOf(all: ReadonlyMap<string, Sums>, facts: ModelFacts, options: VerifyOptions, ran: Ran): VerifyReport {
+function reportOf(all: ReadonlyMap<string, Sums>, facts: ModelFacts, options: VerifyOptions, ran: Ran): Omit<VerifyReport, "traps"> {
   const minSqnrDb = options.minSqnrDb ?? 10;
   const { minAgreement } = options;
   const outputs = [...all.values()].map((sums) => finish(sums, facts.kinds.get(sums.name), { minSqnrDb, minAgreement }));
