@@ -14,7 +14,9 @@ export function readFeeds(args: readonly string[]): Feeds[] {
   for (const arg of args) {
     const [, name, path] = /^([^=]+)=(.+)$/s.exec(arg) ?? [];
     if (name === undefined)
-      throw usageError(`--inputs: expected NAME=FILE.npy, got ${JSON.stringify(arg)}. NAME is an input of the model, see lowbit inspect.`);
+      throw usageError(
+        `--inputs: expected an existing path or NAME=FILE.npy, got ${JSON.stringify(arg)}. NAME is an input of the model, see lowbit inspect.`,
+      );
     let bytes: Uint8Array;
     try {
       bytes = readFileSync(path);

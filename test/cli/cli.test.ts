@@ -326,7 +326,8 @@ const failures: [title: string, args: string[], exit: number, code: string, says
   ["verify: models of different inputs", ["verify", "model.onnx", "small.onnx"], 3, "E_VERIFY", /not two forms of one model/],
   ["verify: one model", ["verify", "model.onnx"], 2, "E_CLI", /expected REFERENCE MODEL, got model\.onnx/],
   ["verify: a broken pair of dims", ["verify", "model.onnx", "model.onnx", "--dims", "N:4"], 2, "E_CLI", /NAME=N/],
-  ["verify: inputs without a name", ["verify", "model.onnx", "model.onnx", "--inputs", "x.npy"], 2, "E_CLI", /NAME=FILE\.npy/],
+  ["verify: inputs neither a path nor named", ["verify", "model.onnx", "model.onnx", "--inputs", "absent"], 2, "E_CLI", /NAME=FILE\.npy/],
+  ["verify: a source that is damaged", ["verify", "model.onnx", "model.onnx", "--inputs", "x.npy"], 1, "E_CONTAINER", /numpy\.save/],
   ["verify: inputs that are missing", ["verify", "model.onnx", "model.onnx", "--inputs", "image=none.npy"], 1, "E_IO", /none\.npy/],
   ["verify: inputs that are not .npy", ["verify", "model.onnx", "model.onnx", "--inputs", "image=x.npy"], 1, "E_CONTAINER", /numpy\.save/],
   [

@@ -23,15 +23,15 @@ export function builtin<Name extends keyof NodeModules>(name: Name): NodeModules
 }
 
 /**
- * The file that `name` means where this program was started, or undefined: looked for from the program's main script (for `lowbit`, from this
- * package), then from the working folder.
+ * The file that `name` means to this program, or undefined: looked for from its main script (for `lowbit`, this package). The working folder counts
+ * only where there is no script (node -e, a REPL): code of a folder that a user merely stands in is not run.
  */
 export function resolvePackage(name: string): string | undefined {
   const [fs, module, path] = [builtin("node:fs"), builtin("node:module"), builtin("node:path")];
   if (fs === undefined || module === undefined || path === undefined) return undefined;
   const script = process.argv.at(1);
   const real = (file: string): string[] => (fs.existsSync(file) ? [file, fs.realpathSync(file)] : []);
-  for (const base of [...(script === undefined ? [] : real(script)), path.join(process.cwd(), "package.json")]) {
+  for (const base of script === undefined ? [path.join(process.cwd(), "package.json")] : real(script)) {
     try {
       return module.createRequire(base).resolve(name);
     } catch {
@@ -47,7 +47,7 @@ export function requirePackage(name: string): string {
   if (found === undefined)
     throw new LowbitError(
       "E_RUNTIME",
-      `verify: expected the package ${name}, got none beside this program or in the working folder. Install it: npm install ${name}`,
+      `verify: expected the package ${name}, got none beside this program. Install it: npm install ${name}`,
     );
   return found;
 }
