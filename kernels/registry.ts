@@ -17,6 +17,10 @@ import { INT8_ROWS, int8, int8Module, int8Pack, int8PackModule } from "./wasm/do
 import { lut, lutModule, lutTable, lutTablesModule, type LutSpec } from "./wasm/lookup/lut.ts";
 import { gemm, gemmModule } from "./wasm/dot/gemm.ts";
 import { paddedGroup, type GemmSpec } from "./wasm/dot/gemmspec.ts";
+import { chain, chainModule, chainSpec } from "./wasm/nn/chain.ts";
+import { norm, normModule } from "./wasm/nn/norm.ts";
+import { softmax, softmaxModule } from "./wasm/nn/softmax.ts";
+import * as value from "./wasm/nn/values.ts";
 import { layoutShader, quantizeShader } from "./wgsl/activations.ts";
 import { codecShaderName, decodeShader, encodeShader } from "./wgsl/codec.ts";
 import { gemmShader, GEMM_COLUMNS } from "./wgsl/gemm.ts";
@@ -279,7 +283,68 @@ export const kernelFamilies: readonly KernelFamily[] = [
     families: [blocks],
     variants: blocksVariants,
   },
+  {
+    name: "norm",
+    computes: "RMS and layer normalisation of float32 rows, with skip, bias and the sum kept",
+    file: "kernels/wasm/nn/norm.ts",
+    families: [norm],
+    variants: normVariants,
+  },
+  {
+    name: "softmax",
+    computes: "softmax of float32 rows",
+    file: "kernels/wasm/nn/softmax.ts",
+    families: [softmax],
+    variants: softmaxVariants,
+  },
+  {
+    name: "chain",
+    computes: "element-wise expressions over float32 rows, one kernel for a chain of any length",
+    file: "kernels/wasm/nn/chain.ts",
+    families: [chain],
+    variants: chainVariants,
+  },
 ];
+
+function* normVariants(): Iterable<KernelVariant> {
+  const flags = ["skip", "addend", "scale", "shift"] as const;
+  for (const kind of ["rms", "layer"] as const)
+    for (let set = 0; set < 2 ** flags.length; set++) {
+      const has = (i: number): boolean => (set & (1 << i)) !== 0;
+      const spec = { kind, skip: has(0), addend: has(1), scale: has(2), shift: has(3), shared: false };
+      const name = [kind, ...flags.filter((_, i) => has(i))].join("_");
+      yield { name: `f32_${name}__wasmsimd`, relaxed: false, build: () => normModule(spec) };
+    }
+}
+
+function* softmaxVariants(): Iterable<KernelVariant> {
+  yield { name: "f32_softmax__wasmsimd", relaxed: false, build: () => softmaxModule({ shared: false }) };
+}
+
+/** Every operation by itself, and the chains that models have. */
+function* chainVariants(): Iterable<KernelVariant> {
+  const [x, y] = [value.operand(0), value.operand(1)];
+  const positive = value.binary("gt", x, value.constant(0));
+  const logical = new Set(["and", "or", "not", "number"]);
+  const whole = (v: value.Value): value.Value =>
+    ["eq", "ne", "lt", "le", "gt", "ge", "and", "or", "not"].includes(v.op) ? value.unary("number", v) : v;
+  const graphs: (readonly [string, value.Value])[] = [
+    ...value.UNARY.map((op) => [op, whole(value.unary(op, logical.has(op) ? positive : x))] as const),
+    ...value.BINARY.map((op) => [op, whole(logical.has(op) ? value.binary(op, positive, positive) : value.binary(op, x, y))] as const),
+    ["select", value.select(positive, x, y)],
+    ["silu_gate", value.binary("mul", value.silu(x), y)],
+    ["gelu", value.gelu(x)],
+    ["gelu_tanh", value.geluTanh(x)],
+    ["softcap", value.softcap(x, 30)],
+  ];
+  for (const [name, graph] of graphs)
+    for (const second of ["vector", "scalar"] as const)
+      yield {
+        name: `f32_chain_${name}_${second}__wasmsimd`,
+        relaxed: false,
+        build: () => chainModule(chainSpec([graph], ["vector", second], false)),
+      };
+}
 
 function* activationVariants(): Iterable<KernelVariant> {
   for (const style of ["simd", "madd16", "dot"] as const)

@@ -1,0 +1,98 @@
+// Element-wise expressions over float32: what chains (chain.ts) are printed from. Values are shared by identity; a graph of any depth is walked without recursion.
+
+/** `number` turns a condition into 1 or 0. `min max` give NaN where an operand is NaN; `round` is half to even. */
+export const UNARY = ["neg", "abs", "sqrt", "exp", "sigmoid", "tanh", "erf", "floor", "ceil", "round", "trunc", "not", "number"] as const;
+export const BINARY = ["add", "sub", "mul", "div", "min", "max", "eq", "ne", "lt", "le", "gt", "ge", "and", "or"] as const;
+export type UnaryOp = (typeof UNARY)[number];
+export type BinaryOp = (typeof BINARY)[number];
+
+export type Value =
+  | { readonly op: "operand"; readonly index: number; readonly args: readonly [] }
+  | { readonly op: "const"; readonly value: number; readonly args: readonly [] }
+  | { readonly op: UnaryOp | BinaryOp | "select"; readonly args: readonly Value[] };
+
+/** Conditions are masks inside a chain; every other value is a float32. */
+const CONDITIONS: ReadonlySet<string> = new Set(["eq", "ne", "lt", "le", "gt", "ge", "and", "or", "not"]);
+const TAKES_CONDITIONS: ReadonlySet<string> = new Set(["and", "or", "not", "number"]);
+
+const isCondition = (value: Value): boolean => CONDITIONS.has(value.op);
+
+/** Element `i` of operand `index` of a chain. */
+export const operand = (index: number): Value => ({ op: "operand", index, args: [] });
+export const constant = (value: number): Value => ({ op: "const", value: Math.fround(value), args: [] });
+
+/** @throws TypeError where a number stands for a condition or the other way round */
+export function unary(op: UnaryOp, a: Value): Value {
+  if (isCondition(a) !== TAKES_CONDITIONS.has(op))
+    throw new TypeError(`chain ${op}: expected a ${isCondition(a) ? "number" : "condition"}, got ${a.op}.`);
+  return { op, args: [a] };
+}
+
+/** @throws TypeError where a number stands for a condition or the other way round */
+export function binary(op: BinaryOp, a: Value, b: Value): Value {
+  for (const value of [a, b])
+    if (isCondition(value) !== TAKES_CONDITIONS.has(op))
+      throw new TypeError(`chain ${op}: expected a ${isCondition(value) ? "number" : "condition"}, got ${value.op}.`);
+  return { op, args: [a, b] };
+}
+
+/** @throws TypeError where a number stands for a condition or the other way round */
+export function select(condition: Value, yes: Value, no: Value): Value {
+  if (!isCondition(condition) || isCondition(yes) || isCondition(no))
+    throw new TypeError(`chain select: expected a condition and two numbers, got ${condition.op}, ${yes.op}, ${no.op}.`);
+  return { op: "select", args: [condition, yes, no] };
+}
+
+const add = (a: Value, b: Value): Value => binary("add", a, b);
+const mul = (a: Value, b: Value): Value => binary("mul", a, b);
+
+/** x * sigmoid(alpha x): SiLU; alpha 1.702 is QuickGelu. */
+export const silu = (x: Value, alpha = 1): Value => mul(x, unary("sigmoid", alpha === 1 ? x : mul(x, constant(alpha))));
+/** x / 2 * (1 + erf(x / sqrt 2)). */
+export const gelu = (x: Value): Value => mul(mul(x, constant(0.5)), add(unary("erf", mul(x, constant(Math.SQRT1_2))), constant(1)));
+/** x / 2 * (1 + tanh(sqrt(2 / pi) * (x + 0.044715 x^3))). */
+export const geluTanh = (x: Value): Value => {
+  const inner = mul(mul(x, constant(Math.sqrt(2 / Math.PI))), add(constant(1), mul(constant(0.044715), mul(x, x))));
+  return mul(mul(x, constant(0.5)), add(unary("tanh", inner), constant(1)));
+};
+/** cap * tanh(x / cap). */
+export const softcap = (x: Value, cap: number): Value => mul(unary("tanh", mul(x, constant(1 / cap))), constant(cap));
+
+/** A node of a linear chain: operands and constants carry a number, other nodes the places of their arguments. */
+export type ChainNode = readonly [op: Value["op"], ...numbers: number[]];
+
+/** The nodes of values in an order in which arguments come first; equal nodes are one. */
+export function linearise(values: readonly Value[]): { readonly nodes: readonly ChainNode[]; readonly outputs: readonly number[] } {
+  const nodes: ChainNode[] = [];
+  const places = new Map<Value, number>();
+  const known = new Map<string, number>();
+  const stack = [...values].reverse();
+  while (stack.length > 0) {
+    const value = stack[stack.length - 1];
+    const missing = value.args.filter((arg) => !places.has(arg));
+    if (missing.length > 0) {
+      stack.push(...missing.reverse());
+      continue;
+    }
+    stack.pop();
+    if (places.has(value)) continue;
+    const numbers =
+      value.op === "operand"
+        ? [(value as { index: number }).index]
+        : value.op === "const"
+          ? [(value as { value: number }).value]
+          : value.args.map((arg) => places.get(arg)!);
+    const node: ChainNode = [value.op, ...numbers];
+    const key = nodeKey(node);
+    let place = known.get(key);
+    if (place === undefined) {
+      place = nodes.push(node) - 1;
+      known.set(key, place);
+    }
+    places.set(value, place);
+  }
+  return { nodes, outputs: values.map((value) => places.get(value)!) };
+}
+
+/** A node as text; JSON would lose -0 and infinities. */
+export const nodeKey = ([op, ...numbers]: ChainNode): string => `${op} ${numbers.map((n) => (Object.is(n, -0) ? "-0" : String(n))).join()}`;
