@@ -17,8 +17,10 @@ import { INT8_ROWS, int8, int8Module, int8Pack, int8PackModule } from "./wasm/do
 import { lut, lutModule, lutTable, lutTablesModule, type LutSpec } from "./wasm/lookup/lut.ts";
 import { gemm, gemmModule } from "./wasm/dot/gemm.ts";
 import { paddedGroup, type GemmSpec } from "./wasm/dot/gemmspec.ts";
+import { attention, attentionModule } from "./wasm/nn/attention.ts";
 import { chain, chainModule, chainSpec } from "./wasm/nn/chain.ts";
 import { norm, normModule } from "./wasm/nn/norm.ts";
+import { rotary, rotaryModule } from "./wasm/nn/rotary.ts";
 import { softmax, softmaxModule } from "./wasm/nn/softmax.ts";
 import * as value from "./wasm/nn/values.ts";
 import { layoutShader, quantizeShader } from "./wgsl/activations.ts";
@@ -304,6 +306,20 @@ export const kernelFamilies: readonly KernelFamily[] = [
     families: [chain],
     variants: chainVariants,
   },
+  {
+    name: "attention",
+    computes: "attention of grouped heads over keys and values in place, float32, online softmax",
+    file: "kernels/wasm/nn/attention.ts",
+    families: [attention],
+    variants: attentionVariants,
+  },
+  {
+    name: "rotary",
+    computes: "rotary position embedding of float32 heads, half-split or interleaved, into a cache or in place",
+    file: "kernels/wasm/nn/rotary.ts",
+    families: [rotary],
+    variants: rotaryVariants,
+  },
 ];
 
 function* normVariants(): Iterable<KernelVariant> {
@@ -315,6 +331,27 @@ function* normVariants(): Iterable<KernelVariant> {
       const name = [kind, ...flags.filter((_, i) => has(i))].join("_");
       yield { name: `f32_${name}__wasmsimd`, relaxed: false, build: () => normModule(spec) };
     }
+}
+
+function* attentionVariants(): Iterable<KernelVariant> {
+  for (const head of [4, 8, 20, 64, 80, 128])
+    for (const relaxed of [false, true])
+      for (const softcap of [false, true])
+        for (const mask of [false, true])
+          yield {
+            name: `f32_attention${head}${softcap ? "_softcap" : ""}${mask ? "_mask" : ""}__${relaxed ? "wasmrelaxedsimd" : "wasmsimd"}`,
+            relaxed,
+            build: () => attentionModule({ head, softcap, mask, relaxed, shared: false }),
+          };
+}
+
+function* rotaryVariants(): Iterable<KernelVariant> {
+  for (const interleaved of [false, true])
+    yield {
+      name: `f32_rotary_${interleaved ? "interleaved" : "half"}__wasmsimd`,
+      relaxed: false,
+      build: () => rotaryModule({ interleaved, shared: false }),
+    };
 }
 
 function* softmaxVariants(): Iterable<KernelVariant> {
