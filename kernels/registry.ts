@@ -19,6 +19,7 @@ import { gemm, gemmModule } from "./wasm/dot/gemm.ts";
 import { paddedGroup, type GemmSpec } from "./wasm/dot/gemmspec.ts";
 import { attention, attentionModule } from "./wasm/nn/attention.ts";
 import { chain, chainModule, chainSpec } from "./wasm/nn/chain.ts";
+import { gather, gatherModule } from "./wasm/nn/gather.ts";
 import { norm, normModule } from "./wasm/nn/norm.ts";
 import { rotary, rotaryModule } from "./wasm/nn/rotary.ts";
 import { softmax, softmaxModule } from "./wasm/nn/softmax.ts";
@@ -320,6 +321,13 @@ export const kernelFamilies: readonly KernelFamily[] = [
     families: [rotary],
     variants: rotaryVariants,
   },
+  {
+    name: "gather",
+    computes: "rows of tables of 4-bit or 8-bit codes in blocks -> float32",
+    file: "kernels/wasm/nn/gather.ts",
+    families: [gather],
+    variants: gatherVariants,
+  },
 ];
 
 function* normVariants(): Iterable<KernelVariant> {
@@ -352,6 +360,17 @@ function* rotaryVariants(): Iterable<KernelVariant> {
       relaxed: false,
       build: () => rotaryModule({ interleaved, shared: false }),
     };
+}
+
+function* gatherVariants(): Iterable<KernelVariant> {
+  for (const bits of [4, 8] as const)
+    for (const signed of [false, true])
+      for (const zeroPoints of [false, true])
+        yield {
+          name: `${signed ? "s" : "u"}${bits}_f32_gather${zeroPoints ? "_zp" : ""}__wasmsimd`,
+          relaxed: false,
+          build: () => gatherModule({ bits, signed, zeroPoints, shared: false }),
+        };
 }
 
 function* softmaxVariants(): Iterable<KernelVariant> {
