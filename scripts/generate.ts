@@ -26,6 +26,7 @@ export function entries(): { subpath: string; source: string; out: string }[] {
     ["./formats/define", "formats/define/index", "formats/define/index"],
     ["./quantize", "src/quantize/index", "quantize"],
     ["./onnx", "src/onnx/index", "onnx"],
+    ["./runtime", "src/runtime/index", "runtime"],
     ["./testing", "src/testing/index", "testing"],
     ["./webgpu", "src/backends/webgpu/backend", "webgpu"],
     ["./tfjs", "src/interop/tfjs", "tfjs"],

@@ -24,6 +24,7 @@ const layers: readonly { name: string; owns: (path: string) => boolean; sees: re
   { name: "testing", owns: (p) => p.startsWith("src/testing/"), sees: ["formats", "tensor"] },
   { name: "quantize", owns: (p) => p.startsWith("src/quantize/"), sees: ["formats", "kernels", "backends", "tensor"] },
   { name: "onnx", owns: (p) => p.startsWith("src/onnx/"), sees: ["formats", "kernels", "backends", "tensor", "quantize"] },
+  { name: "runtime", owns: (p) => p.startsWith("src/runtime/"), sees: ["formats", "kernels", "backends", "tensor", "quantize", "onnx"] },
   { name: "cli", owns: (p) => p.startsWith("src/cli/"), sees: ["formats", "kernels", "backends", "tensor", "quantize", "onnx", "interop"] },
   { name: "index", owns: (p) => p === "src/index.ts", sees: ["formats", "kernels", "backends", "tensor", "quantize"] },
 ];

@@ -1,0 +1,65 @@
+// What an operator is to the runtime: a row of a table, from inputs to outputs. Operators whose weights are constant prepare them once.
+import { LowbitError } from "../../../formats/core/errors.ts";
+import type { Backend, SyncLayer } from "../../backends/types.ts";
+import type { NodeProto } from "../../onnx/file/gen/onnx_pb.ts";
+import { attributeOf } from "../../onnx/graph/nodes.ts";
+import { nodeName } from "../../onnx/graph/scopes.ts";
+import type { Value } from "../value.ts";
+
+export type Inputs = readonly (Value | undefined)[];
+export type Run = (inputs: Inputs, node: NodeProto) => Value | readonly (Value | undefined)[];
+
+export interface PrepareContext {
+  readonly backend: Backend<SyncLayer>;
+  /** The opset of the default domain. */
+  readonly opset: number;
+  /** The constant behind input i, or undefined. */
+  constant(i: number): Value | undefined;
+  /** A layer that the session disposes of. */
+  keep(layer: SyncLayer): SyncLayer;
+}
+
+/** A node made ready: `drops` are inputs whose constants are not read again. */
+export interface Prepared {
+  readonly run: Run;
+  readonly kernel: string;
+  readonly drops: readonly number[];
+}
+
+export interface Operator {
+  readonly run: Run;
+  /** The node with its constants put where kernels want them; undefined: `run` as it is. */
+  prepare?(node: NodeProto, context: PrepareContext): Prepared | undefined;
+  /** Why this node is outside what `run` does; undefined where it is inside. */
+  missing?(node: NodeProto, opset: number): string | undefined;
+}
+
+export type Operators = Readonly<Record<string, Operator>>;
+
+/** Input i of a node. @throws LowbitError E_ONNX */
+export function need(inputs: Inputs, i: number, node: NodeProto): Value {
+  const value = inputs[i];
+  if (value !== undefined) return value;
+  throw new LowbitError("E_ONNX", `node ${nodeName(node)} (${node.opType}): expected input ${i}, got none. The model is damaged.`);
+}
+
+export const fail = (node: NodeProto, expected: string, got: string): LowbitError =>
+  new LowbitError("E_SHAPE", `node ${nodeName(node)} (${node.opType}): expected ${expected}, got ${got}. Check the shapes of the feeds.`);
+
+export const ints = (node: NodeProto, name: string): number[] | undefined => {
+  const attribute = attributeOf(node, name);
+  return attribute === undefined ? undefined : attribute.ints.map(Number);
+};
+
+export const text = (node: NodeProto, name: string, fallback: string): string => {
+  const attribute = attributeOf(node, name);
+  return attribute?.s === undefined ? fallback : new TextDecoder().decode(attribute.s);
+};
+
+/** An axis counted from the front. */
+export function axisOf(axis: number, rank: number, node: NodeProto): number {
+  if (axis < -rank || axis >= rank + (rank === 0 ? 1 : 0)) throw fail(node, `an axis of ${rank} dimensions`, String(axis));
+  return axis < 0 ? axis + rank : axis;
+}
+
+export const product = (dims: readonly number[]): number => dims.reduce((a, b) => a * b, 1);

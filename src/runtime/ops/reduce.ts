@@ -1,0 +1,141 @@
+// Reductions, softmax and norms. The loops over rows are where the kernels of norms and softmax take over.
+import { attributeFloat, attributeInt } from "../../onnx/graph/nodes.ts";
+import type { NodeProto } from "../../onnx/file/gen/onnx_pb.ts";
+import type { Value } from "../value.ts";
+import { empty, floatData, floats, integers } from "../value.ts";
+import type { Inputs, Operator, Operators } from "./operator.ts";
+import { axisOf, fail, ints, need, product } from "./operator.ts";
+
+/** Reductions along axes: `step` from `start`, then `finish` with the count. Sums are kept in float64. */
+function reduction(
+  start: number,
+  step: (sum: number, x: number) => number,
+  finish = (sum: number, _count: number): number => sum,
+): Operator {
+  return {
+    run(inputs, node) {
+      const x = need(inputs, 0, node);
+      const given = inputs[1] === undefined ? ints(node, "axes") : integers(inputs[1]);
+      const rank = x.dims.length;
+      const none = given === undefined || given.length === 0;
+      if (none && attributeInt(node, "noop_with_empty_axes", 0) !== 0) return x;
+      const axes = new Set(none ? x.dims.map((_, i) => i) : given.map((a) => axisOf(a, rank, node)));
+      const kept = x.dims.map((d, i) => (axes.has(i) ? 1 : d));
+      const sums = new Float64Array(product(kept)).fill(start);
+      const strides = kept.map((d, i) => (axes.has(i) ? 0 : product(kept.slice(i + 1)) + 0 * d));
+      const position = x.dims.map(() => 0);
+      let at = 0;
+      for (let i = 0; i < x.data.length; i++) {
+        sums[at] = step(sums[at], Number(x.data[i]));
+        for (let axis = rank - 1; axis >= 0; axis--) {
+          at += strides[axis];
+          if (++position[axis] < x.dims[axis]) break;
+          at -= strides[axis] * x.dims[axis];
+          position[axis] = 0;
+        }
+      }
+      const count = x.data.length / sums.length;
+      const dims = attributeInt(node, "keepdims", 1) !== 0 ? kept : x.dims.filter((_, i) => !axes.has(i));
+      const out = empty(x.type, dims);
+      const big = out.data instanceof BigInt64Array;
+      for (let i = 0; i < sums.length; i++) out.data[i] = big ? BigInt(Math.trunc(finish(sums[i], count))) : finish(sums[i], count);
+      return out;
+    },
+    // float64 holds sums of int64 to 2^53 only; shapes stay far below
+  };
+}
+
+function softmax(inputs: Inputs, node: NodeProto): Value {
+  const value = need(inputs, 0, node);
+  const x = floatData(value, "Softmax");
+  const axis = axisOf(attributeInt(node, "axis", -1), value.dims.length, node);
+  const d = value.dims[axis];
+  const inner = product(value.dims.slice(axis + 1));
+  const out = floats(value.dims);
+  for (let row = 0; row < x.length / d; row++) {
+    const base = Math.floor(row / inner) * d * inner + (row % inner);
+    let top = -Infinity;
+    for (let i = 0; i < d; i++) top = Math.max(top, x[base + i * inner]);
+    let sum = 0;
+    for (let i = 0; i < d; i++) sum += out.data[base + i * inner] = Math.exp(x[base + i * inner] - top);
+    for (let i = 0; i < d; i++) out.data[base + i * inner] /= sum;
+  }
+  return out;
+}
+
+interface Norm {
+  readonly x: Value;
+  readonly weight: Value;
+  readonly bias: Value | undefined;
+  readonly epsilon: number;
+  /** Take the mean off. */
+  readonly centred: boolean;
+  readonly width: number;
+}
+
+function normalize({ x, weight, bias, epsilon, centred, width }: Norm, node: NodeProto): Value {
+  const data = floatData(x, node.opType);
+  const w = floatData(weight, node.opType);
+  const b = bias === undefined ? null : floatData(bias, node.opType);
+  if (w.length !== width || (b !== null && b.length !== width)) throw fail(node, `weights of ${width}`, `${w.length}`);
+  const out = floats(x.dims);
+  for (let at = 0; at < data.length; at += width) {
+    let mean = 0;
+    if (centred) for (let i = 0; i < width; i++) mean += data[at + i] / width;
+    let sum = 0;
+    for (let i = 0; i < width; i++) sum += (data[at + i] - mean) ** 2;
+    const factor = 1 / Math.sqrt(sum / width + epsilon);
+    for (let i = 0; i < width; i++) out.data[at + i] = (data[at + i] - mean) * factor * w[i] + (b === null ? 0 : b[i]);
+  }
+  return out;
+}
+
+const norm = (centred: boolean): Operator => ({
+  missing: (node) => (node.output.slice(1).some((name) => name !== "") ? "with outputs of mean and deviation" : undefined),
+  run(inputs, node) {
+    const x = need(inputs, 0, node);
+    const axis = axisOf(attributeInt(node, "axis", -1), x.dims.length, node);
+    const width = product(x.dims.slice(axis));
+    const epsilon = attributeFloat(node, "epsilon", 1e-5);
+    return normalize({ x, weight: need(inputs, 1, node), bias: inputs[2], epsilon, centred, width }, node);
+  },
+});
+
+/** s = x + skip (+ bias); outputs its norm, and s as output 3. */
+const skipNorm = (centred: boolean): Operator => ({
+  missing: (node) => (node.output.slice(1, 3).some((name) => name !== "") ? "with outputs of mean and deviation" : undefined),
+  run(inputs, node) {
+    const x = need(inputs, 0, node);
+    const a = floatData(x, node.opType);
+    const skip = floatData(need(inputs, 1, node), node.opType);
+    const width = x.dims.at(-1)!;
+    if (a.length % Math.max(skip.length, 1) !== 0) throw fail(node, `a skip of [${x.dims.join(", ")}]`, `${skip.length} elements`);
+    const added = inputs[centred ? 4 : 3];
+    const bias = added === undefined ? null : floatData(added, node.opType);
+    const sum = floats(x.dims);
+    for (let i = 0; i < a.length; i++) sum.data[i] = a[i] + skip[i % skip.length] + (bias === null ? 0 : bias[i % width]);
+    const epsilon = attributeFloat(node, "epsilon", centred ? 1e-12 : 1e-5);
+    const init = { x: sum, weight: need(inputs, 2, node), bias: centred ? inputs[3] : undefined, epsilon, centred, width };
+    return [normalize(init, node), undefined, undefined, sum];
+  },
+});
+
+export const reduce: Operators = {
+  ReduceSum: reduction(0, (a, x) => a + x),
+  ReduceMean: reduction(
+    0,
+    (a, x) => a + x,
+    (sum, count) => sum / count,
+  ),
+  ReduceMax: reduction(-Infinity, Math.max),
+  ReduceMin: reduction(Infinity, Math.min),
+  Softmax: {
+    run: softmax,
+    missing: (_, opset) => (opset < 13 ? "before opset 13 (flattened rows)" : undefined),
+  },
+  LayerNormalization: norm(true),
+  SimplifiedLayerNormalization: norm(false),
+  RMSNormalization: norm(false),
+  "com.microsoft.SkipLayerNormalization": skipNorm(true),
+  "com.microsoft.SkipSimplifiedLayerNormalization": skipNorm(false),
+};

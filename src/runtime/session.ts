@@ -1,0 +1,252 @@
+// loadModel: an ONNX model as a session with the interface of onnxruntime's InferenceSession.
+import { LowbitError } from "../../formats/core/errors.ts";
+import { wasmSync } from "../backends/wasm/backend.ts";
+import { reference } from "../backends/reference.ts";
+import type { Backend, SyncLayer } from "../backends/types.ts";
+import { openSession } from "../onnx/calibrate/session.ts";
+import type { ValueInfoProto } from "../onnx/file/gen/onnx_pb.ts";
+import { readModel, readModelBytes } from "../onnx/file/io.ts";
+import type { OnnxModel } from "../onnx/file/model.ts";
+import type { Plan, Step } from "./compile/plan.ts";
+import { makePlan, missingOperators, runNode } from "./compile/plan.ts";
+import type { ElementType, Value } from "./value.ts";
+import { elementType, isArrayOf, isElementType, sizeOf } from "./value.ts";
+
+export interface LoadOptions {
+  /** Where the packed products run. Default "wasm", one thread. */
+  readonly backend?: "wasm" | "reference" | Backend<SyncLayer>;
+  /** "onnxruntime": a model with operators that are missing here goes to onnxruntime-node as a whole. Default: an error that lists them. */
+  readonly fallback?: "onnxruntime";
+  /** Measure each step for `explain()`. */
+  readonly profile?: boolean;
+}
+
+/** A tensor as `run` takes it: onnxruntime-common's Tensor fits, and so does a plain object. */
+export interface RuntimeTensor {
+  readonly type: string;
+  readonly dims: readonly number[];
+  readonly data: unknown;
+}
+
+export interface ValueMetadata {
+  readonly name: string;
+  readonly isTensor: true;
+  readonly type: ElementType;
+  /** Numbers, and names of sizes that are open; "" where an open size has no name. */
+  readonly shape: readonly (number | string)[];
+}
+
+export interface ExplainedStep {
+  readonly name: string;
+  readonly operator: string;
+  readonly kernel: string;
+  /** Milliseconds of all runs together; only with `profile`. */
+  readonly ms?: number;
+}
+
+export interface SessionExplanation {
+  readonly runtime: "lowbit" | "onnxruntime";
+  /** Why onnxruntime: what is missing here. */
+  readonly missing: readonly string[];
+  readonly steps: readonly ExplainedStep[];
+  /** Nodes computed while loading. */
+  readonly folded: number;
+  /** Nodes that no output needs. */
+  readonly dead: number;
+}
+
+export interface Session {
+  readonly inputNames: readonly string[];
+  readonly outputNames: readonly string[];
+  readonly inputMetadata: readonly ValueMetadata[];
+  readonly outputMetadata: readonly ValueMetadata[];
+  /**
+   * @param fetches the outputs wanted; default all
+   * @throws TypeError for feeds that are missing, unknown or of another type; LowbitError E_SHAPE, E_VALUE, E_DISPOSED
+   */
+  run(feeds: Readonly<Record<string, RuntimeTensor>>, fetches?: readonly string[]): Promise<Record<string, RuntimeTensor>>;
+  explain(): SessionExplanation;
+  /** Frees the weights. Safe to call twice. */
+  release(): Promise<void>;
+}
+
+/**
+ * Loads a model to be run on packed weights.
+ * @param source a path (Node), the bytes of a model, or a Blob
+ * @throws LowbitError E_UNSUPPORTED with the list of operators that are missing, E_ONNX, E_IO, E_RUNTIME; TypeError for another source
+ * @example const session = await loadModel("model.onnx"); const { logits } = await session.run({ ids });
+ */
+export async function loadModel(source: string | Uint8Array | Blob, options: LoadOptions = {}): Promise<Session> {
+  const backend = backendOf(options.backend ?? "wasm");
+  if (options.fallback !== undefined && options.fallback !== "onnxruntime")
+    throw new TypeError(`loadModel fallback: expected "onnxruntime" or none, got ${String(options.fallback)}.`);
+  if (typeof source !== "string" && !(source instanceof Uint8Array) && !(source instanceof Blob))
+    throw new TypeError(`loadModel source: expected a path, a Uint8Array or a Blob, got ${typeof source}.`);
+  const input = source instanceof Blob ? new Uint8Array(await source.arrayBuffer()) : source;
+  const file = typeof input === "string" ? readModel(input) : undefined;
+  try {
+    const model = file ?? readModelBytes(input as Uint8Array);
+    const missing = missingOperators(model);
+    const described = describe(model);
+    if (missing.length === 0) return ownSession(described, makePlan(model, backend), options.profile === true);
+    if (options.fallback !== "onnxruntime")
+      throw new LowbitError(
+        "E_UNSUPPORTED",
+        `model: expected operators of the runtime, got also ${missing.join(", ")}. Load it with { fallback: "onnxruntime" }.`,
+      );
+    return await foreignSession(described, input, missing);
+  } finally {
+    file?.close();
+  }
+}
+
+function backendOf(backend: "wasm" | "reference" | Backend<SyncLayer>): Backend<SyncLayer> {
+  if (backend === "wasm") return wasmSync();
+  if (backend === "reference") return reference;
+  if (typeof backend?.prepare === "function") return backend;
+  throw new TypeError(`loadModel backend: expected "wasm", "reference" or a backend object, got ${String(backend)}.`);
+}
+
+type Described = Pick<Session, "inputNames" | "outputNames" | "inputMetadata" | "outputMetadata"> & {
+  readonly optional: ReadonlySet<string>;
+};
+
+function metadata({ name, type }: ValueInfoProto): ValueMetadata {
+  const tensor = type?.value.case === "tensorType" ? type.value.value : undefined;
+  const shape = (tensor?.shape?.dim ?? []).map(({ value }) =>
+    value.case === "dimValue" ? Number(value.value) : value.case === "dimParam" ? value.value : "",
+  );
+  return { name, isTensor: true, type: elementType(tensor?.elemType ?? 0) ?? "float32", shape };
+}
+
+function describe(model: OnnxModel): Described {
+  const graph = model.proto.graph!;
+  const optional = new Set(graph.initializer.map(({ name }) => name));
+  const inputs = graph.input.filter(({ name }) => !optional.has(name));
+  return {
+    inputNames: inputs.map(({ name }) => name),
+    outputNames: graph.output.map(({ name }) => name),
+    inputMetadata: inputs.map(metadata),
+    outputMetadata: graph.output.map(metadata),
+    optional,
+  };
+}
+
+const show = (names: readonly string[]): string => names.map((name) => JSON.stringify(name)).join(", ");
+
+/** One feed against the model's input. */
+function checkFeed({ name, type, shape }: ValueMetadata, feed: RuntimeTensor, open: Map<string, number>): Value {
+  const what = `feed ${JSON.stringify(name)}`;
+  const { dims, data } = feed;
+  if (feed.type !== type || !isElementType(type) || !isArrayOf(type, data))
+    throw new TypeError(`${what}: expected ${type} in its typed array, got ${feed.type} in ${data?.constructor?.name ?? String(data)}.`);
+  const wanted = `[${shape.map((d) => (d === "" ? "?" : d)).join(", ")}]`;
+  const fits =
+    dims.length === shape.length &&
+    shape.every((d, i) => {
+      if (typeof d === "number") return d === dims[i];
+      if (d === "") return true;
+      const known = open.get(d) ?? dims[i];
+      open.set(d, known);
+      return known === dims[i];
+    });
+  if (!fits) {
+    const known = [...open].map(([symbol, size]) => `${symbol} = ${size}`).join(", ");
+    const where = known === "" ? "" : ` with ${known}`;
+    throw new LowbitError("E_SHAPE", `${what}: expected ${wanted}${where}, got [${dims.join(", ")}]. Reshape it.`);
+  }
+  const values = data as Value["data"];
+  if (sizeOf(dims, what) !== values.length)
+    throw new LowbitError(
+      "E_SHAPE",
+      `${what}: expected ${sizeOf(dims)} elements for [${dims.join(", ")}], got ${values.length}. Check dims.`,
+    );
+  return { type, dims: [...dims], data: values };
+}
+
+function checkFeeds(described: Described, feeds: Readonly<Record<string, RuntimeTensor>>): Map<string, Value> {
+  const { inputNames, inputMetadata, optional } = described;
+  if (typeof feeds !== "object" || feeds === null) throw new TypeError(`run feeds: expected an object of tensors, got ${String(feeds)}.`);
+  const absent = inputNames.filter((name) => !Object.hasOwn(feeds, name));
+  if (absent.length > 0) throw new TypeError(`run feeds: expected ${show(inputNames)}, got no ${show(absent)}. Feed every input.`);
+  const strange = Object.keys(feeds).filter((name) => !inputNames.includes(name));
+  if (strange.length > 0) {
+    const why = strange.some((name) => optional.has(name)) ? " Inputs with a default value cannot be fed." : "";
+    throw new TypeError(`run feeds: expected ${show(inputNames)}, got also ${show(strange)}.${why}`);
+  }
+  const open = new Map<string, number>();
+  return new Map(inputMetadata.map((input) => [input.name, checkFeed(input, feeds[input.name], open)]));
+}
+
+function checkFetches(outputNames: readonly string[], fetches: readonly string[]): void {
+  const strange = fetches.filter((name) => !outputNames.includes(name));
+  if (strange.length > 0) throw new TypeError(`run fetches: expected some of ${show(outputNames)}, got ${show(strange)}.`);
+}
+
+function ownSession(described: Described, plan: Plan, profile: boolean): Session {
+  const times = new Map<Step, number>();
+  let released = false;
+  const { optional: _, ...names } = described;
+  return {
+    ...names,
+    // async, so that what is wrong rejects as onnxruntime's sessions do
+    async run(feeds, fetches = names.outputNames) {
+      if (released) throw new LowbitError("E_DISPOSED", "session: expected one in use, got a released one. Load the model again.");
+      checkFetches(names.outputNames, fetches);
+      const given = checkFeeds(described, feeds);
+      const values = new Map<string, Value>(given);
+      const read = (name: string): Value | undefined => values.get(name) ?? plan.constants.get(name);
+      for (const step of plan.steps) {
+        const start = profile ? performance.now() : 0;
+        const results = runNode(step.run, step.node, read);
+        if (profile) times.set(step, (times.get(step) ?? 0) + performance.now() - start);
+        step.node.output.forEach((name, i) => name !== "" && results[i] !== undefined && values.set(name, results[i]));
+        for (const name of step.frees) values.delete(name);
+      }
+      // Views share memory: what leaves is the caller's own.
+      return Object.fromEntries(
+        fetches.map((name) => {
+          const value = read(name)!;
+          return [name, { type: value.type, dims: [...value.dims], data: value.data.slice() }];
+        }),
+      );
+    },
+    explain: () => ({
+      runtime: "lowbit",
+      missing: [],
+      steps: plan.steps.map((step) => ({
+        name: step.node.name,
+        operator: step.operator,
+        kernel: step.kernel,
+        ...(profile ? { ms: times.get(step) ?? 0 } : {}),
+      })),
+      folded: plan.folded,
+      dead: plan.dead,
+    }),
+    async release() {
+      if (released) return;
+      released = true;
+      for (const layer of plan.layers) layer.dispose();
+    },
+  };
+}
+
+async function foreignSession(described: Described, source: string | Uint8Array, missing: readonly string[]): Promise<Session> {
+  const session = await openSession(source, "fallback");
+  const { optional: _, ...names } = described;
+  let released = false;
+  return {
+    ...names,
+    async run(feeds, fetches = names.outputNames) {
+      if (released) throw new LowbitError("E_DISPOSED", "session: expected one in use, got a released one. Load the model again.");
+      checkFetches(names.outputNames, fetches);
+      return (await session.run(feeds as Parameters<typeof session.run>[0], fetches)) as Record<string, RuntimeTensor>;
+    },
+    explain: () => ({ runtime: "onnxruntime", missing, steps: [], folded: 0, dead: 0 }),
+    async release() {
+      if (released) return;
+      released = true;
+      await session.release();
+    },
+  };
+}
