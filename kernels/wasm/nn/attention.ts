@@ -51,6 +51,8 @@ export interface AttentionJob {
 
 /** Keys of a block. */
 const BLOCK = 64;
+/** Bytes of the scores of two rows, and a word that nobody reads. */
+const SCORES = 2 * 4 * BLOCK + 16;
 /** Query rows of an item. */
 const ROWS = 32;
 const FLT_MAX = 3.4028234663852886e38;
@@ -78,7 +80,7 @@ export function attentionJob(job: AttentionJob): { readonly items: number; reado
   const floats = new Float32Array(args.buffer);
   floats[FIELDS.indexOf("scale")] = job.scale;
   floats[FIELDS.indexOf("cap")] = job.cap ?? 1;
-  return { items: job.kvHeads * tiles, args, panelBytes: 2 * 4 * BLOCK + tile * job.group * RECORD.bytes };
+  return { items: job.kvHeads * tiles, args, panelBytes: SCORES + tile * job.group * RECORD.bytes };
 }
 
 const least = (f: FunctionBuilder, a: Operand, b: Operand): Emit => f.op("select", a, b, f.op("i32.lt_s", a, b));
@@ -178,6 +180,18 @@ function writePass(f: FunctionBuilder, spec: AttentionSpec, rows: 1 | 2): void {
       },
       f.op("i32.lt_s", j, end),
     );
+    // values are read a line of each key at a time: touched in order first, they come as a stream
+    const [touched, line] = [v[3], keys[0]];
+    f.set(line, f.get(at.v));
+    f.set(touched, f.constant32(0));
+    f.set(i, f.get(end));
+    f.doWhile(() => {
+      for (let place = 0; place < 4 * spec.head; place += 64)
+        f.set(touched, f.op("v128.or", touched, f.load("v128.load32_zero", line, place)));
+      f.bump(line, at.vToken);
+      f.bump(i, -1);
+    }, i);
+    f.store("v128.store", at.scores, 2 * 4 * BLOCK, touched);
     // probabilities, relative to the greatest score so far; what was summed before shrinks by `factor`
     each.forEach((r) => {
       const [x, sum] = sums[r];
@@ -280,7 +294,7 @@ function writeItem(f: FunctionBuilder, args: Local, panel: Local, parts: Record<
     f.set(kv, f.op("i32.div_u", item, field("tiles")));
     f.set(token, f.op("i32.mul", f.op("i32.rem_u", item, field("tiles")), field("tile")));
     f.set(last, least(f, f.op("i32.add", token, field("tile")), field("tokens")));
-    f.set(records, f.op("i32.add", panel, f.i32(2 * 4 * BLOCK)));
+    f.set(records, f.op("i32.add", panel, f.i32(SCORES)));
     f.set(record, f.get(records));
     // the first key that any row sees, and the last: those of the first token and the last
     f.set(stop, f.op("select", f.op("i32.add", field("past"), last), field("keys"), field("causal")));
