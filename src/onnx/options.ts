@@ -10,6 +10,8 @@ import type { CalibrationData } from "./calibrate/sources.ts";
 import type { CollectOptions } from "./calibrate/statistics.ts";
 import { checkPasses } from "./passes/index.ts";
 import type { PassRequest } from "./passes/types.ts";
+import type { ActivationType } from "./targets/static/parameters.ts";
+import type { RangeObserver } from "./targets/static/ranges.ts";
 import type { NamePattern } from "./patterns.ts";
 import { NBITS_BLOCKS } from "./targets/nbits.ts";
 
@@ -56,6 +58,16 @@ export interface QuantizeOptions {
   calibrate?: CalibrateOptions;
   /** Rewrites of the model before its weights are quantized, which keep its function: fold-norm, rotate, smooth, awq, equalize, fold-batchnorm, bias-correction. */
   passes?: readonly PassRequest[];
+  /** Static quantization: activations too are integers, with ranges from calibration. Without dtype or format: 8-bit weights by output channel. */
+  activations?: ActivationType;
+  /** Static: how ranges follow from calibration: minMax (default), percentile, entropy, mse. */
+  observer?: RangeObserver;
+  /** Static: quantize outputs of convolutions and Gemm too, as integer kernels need it; default true. */
+  outputs?: boolean;
+  /** Formats by layer within this many stored bits per weight, chosen on calibration data. */
+  budget?: { readonly bitsPerWeight: number; readonly candidates?: readonly string[] };
+  /** Leave layers out, or raise them to 8 bits, worst first, until the model's outputs reach this many dB on calibration data held out. */
+  targetSqnr?: number;
   /** Values that share a scale. q4, q2, q8-block: 16, 32 (default), 64, 128 or 256; bnb4: a power of two from 16, default 64. */
   blockSize?: number;
   /** Block dtypes: true (default) without zero points. int8, uint8, q8: default true for signed and false for unsigned weights. */
@@ -147,6 +159,8 @@ export interface QuantizeReport {
   readonly fileBytesBefore: number;
   readonly fileBytesAfter: number;
   readonly seconds: number;
+  /** Rules that a budget or a target found, for a recipe that needs no search. */
+  readonly rules?: readonly LayerRule[];
   /** Files written. */
   readonly outputs: readonly string[];
   /** What else was changed: opset raised, nodes sorted. */
@@ -186,6 +200,12 @@ const isClamp = (value: unknown): boolean =>
 const isAlgorithm = (value: unknown): boolean => isText(value) || typeof value === "function" || (isObject(value) && isText(value.name));
 
 const TARGETS: readonly TargetName[] = ["matmulnbits", "bnb4", "dynamic", "qdq", "stored"];
+const isBudget = (v: unknown): boolean =>
+  isObject(v) &&
+  Object.keys(v).every((key) => key === "bitsPerWeight" || key === "candidates") &&
+  typeof v.bitsPerWeight === "number" &&
+  v.bitsPerWeight > 0 &&
+  (v.candidates === undefined || isList(v.candidates, isText));
 const CALIBRATE_FIELDS = ["maxBatches", "maxTokens", "every", "holdOut", "memory", "threads"];
 const RULE_FIELDS = ["match", "keep", "dtype", "format", "target", "algorithm"];
 
@@ -261,6 +281,17 @@ export const OPTIONS: readonly OptionRow[] = [
       },
     },
   ),
+  text("activations", "int8, uint8, int16 or uint16", (v) => ["int8", "uint8", "int16", "uint16"].includes(v as string), {
+    flag: { name: "static", value: "TYPE", help: "quantize activations too, with ranges from --calibrate: uint8, int8, uint16, int16" },
+  }),
+  text("observer", "minMax, percentile, entropy or mse", (v) => isText(v) || (isObject(v) && isText(v.method)), {
+    flag: { name: "observer", value: "NAME", help: "with --static: ranges by minMax (default), percentile, entropy, mse" },
+  }),
+  text("outputs", "true or false", (v) => typeof v === "boolean"),
+  text("budget", "{ bitsPerWeight, candidates }", isBudget),
+  text("targetSqnr", "a number of decibels", (v) => typeof v === "number" && Number.isFinite(v), {
+    flag: { name: "target-sqnr", value: "DB", help: "leave layers out, or raise them, until outputs reach this on held-out calibration data" },
+  }),
   text("blockSize", "a whole number from 1", (v) => Number.isInteger(v) && (v as number) > 0, {
     ...has("blockSize"),
     flag: { name: "block-size", value: "N", help: "values that share a scale: 16, 32, 64, 128, 256 (default 32; bnb4 64)" },
@@ -326,9 +357,14 @@ export function checkOptions(options: QuantizeModelOptions): void {
     const message = `${name}: expected ${option.expected}, got ${shown(value)}`;
     throw typeof value === "string" || typeof value === "number" ? new RangeError(message) : new TypeError(message);
   }
-  if ((options.dtype === undefined) === (options.format === undefined))
+  const chooses = options.activations !== undefined || options.budget !== undefined;
+  if (options.dtype !== undefined && chooses)
+    throw new TypeError(`dtype: expected none beside ${options.budget === undefined ? "activations" : "budget"}, got ${options.dtype}`);
+  if (options.dtype !== undefined && options.format !== undefined)
+    throw new TypeError("dtype, format: expected one of them, got both. Say what to make, e.g. dtype \"q4\".");
+  if (options.dtype === undefined && options.format === undefined && !chooses)
     throw new TypeError(
-      `dtype, format: expected one of them, got ${options.dtype === undefined ? "none" : "both"}. Say what to make, e.g. dtype "q4".`,
+      `dtype, format: expected one of them, got none. Say what to make, e.g. dtype "q4".`,
     );
   const dtype = options.dtype === undefined ? undefined : dtypeRow(options.dtype)!;
   for (const option of OPTIONS) {

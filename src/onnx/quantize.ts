@@ -1,321 +1,101 @@
-// quantizeModel (files, Node) and quantizeModelBytes (anywhere): find the layers, decide what each becomes, quantize and write them one by one,
-// make floats float16 where the dtype asks for it, write the model, report.
+// quantizeModel (files, Node) and quantizeModelBytes (anywhere): budgets and targets become rules, the model is converted, written and reported.
 import { LowbitError } from "../../formats/core/errors.ts";
-import type { Format } from "../../formats/core/types.ts";
+import { planBudget } from "./budget.ts";
 import { calibrateModel, readFeeds } from "./calibrate/index.ts";
-import { decider, resolveFormat, type Decision } from "./choose.ts";
-import { decideWeights, type DecidedWeight } from "./decide.ts";
-import { applyPasses, type LayerCalibration } from "./passes/index.ts";
-import { modelLayers, readBias, writeBias } from "./primitives.ts";
+import { decider, resolveFormat } from "./choose.ts";
+import { convertModel, newContext, pick, type ConvertResult } from "./convert.ts";
 import { dtypeRow } from "./dtypes.ts";
 import { segmentsLength } from "./file/encode.ts";
-import { checkAborted, checkOutput, fileSize, pause, spillFile, writeFiles } from "./file/files.ts";
-import type { NodeProto } from "./file/gen/onnx_pb.ts";
+import { checkAborted, checkOutput, fileSize, spillFile, writeFiles } from "./file/files.ts";
+import { clone } from "@bufbuild/protobuf";
+import { ModelProtoSchema } from "./file/gen/onnx_pb.ts";
 import { inputPaths, outputFiles, readModel, readModelBytes, writeModelBytes } from "./file/io.ts";
 import type { OnnxModel } from "./file/model.ts";
 import { decodeOriginal } from "./file/model.ts";
-import {
-  buildScopes,
-  collectNames,
-  describeQuantized,
-  opsetVersion,
-  quantizedKind,
-  removeUnused,
-  sortNodes,
-  type Names,
-  type Scope,
-} from "./graph/graph.ts";
-import { findLayers, type Layer } from "./layers.ts";
-import type { LayerReport, QuantizeModelOptions, QuantizeOptions, QuantizeReport } from "./options.ts";
+import { buildScopes } from "./graph/graph.ts";
+import { findLayers } from "./layers.ts";
+import type { LayerRule, QuantizeModelOptions, QuantizeOptions, QuantizeReport } from "./options.ts";
 import { checkOptions } from "./options.ts";
-import { nameFilter } from "./patterns.ts";
-import { convertFp16 } from "./targets/fp16.ts";
-import type { TargetContext } from "./targets/target.ts";
-import { decibels, layerWeights, type LayerQuantizer } from "./weights.ts";
+import { reachSqnr } from "./sensitivity.ts";
+import { staticQuantize } from "./static.ts";
+import type { Feeds } from "./verify/feeds.ts";
 
 /** New tensors stay in memory up to this many bytes, then go to a temporary file beside the output. */
 const MEMORY_BUDGET = 192 << 20;
 
-/** Layers and notes of a conversion; the model has been changed in place. */
-export interface ConvertResult {
-  readonly layers: LayerReport[];
-  readonly notes: string[];
-}
+/** Share of the calibration data on which a target is judged: no quantizer sees it. */
+const JUDGES = 1 / 8;
 
-const NEAREST: LayerQuantizer = {};
-const ORT = new Map<string, LayerQuantizer>();
-
-/** Rounding to nearest; of a dtype's own weights by the rules of onnxruntime's tools, so that files are the same byte for byte. */
-export function nearestOf({ dtype, format }: Pick<Decision, "dtype" | "format">, options: QuantizeOptions = {}): LayerQuantizer {
-  if (dtype === null || format.kind !== "block") return NEAREST;
-  const { rangeRule, element } = format;
-  const reduceRange = options.reduceRange ?? false;
-  const key = `${element.kind} ${rangeRule} ${reduceRange}`;
-  let made = ORT.get(key);
-  // one object for one rule: weights that two layers share are recognised by it
-  if (made === undefined)
-    ORT.set(key, (made = { arithmetic: "ort", ...(element.kind === "int" ? { rangeRule } : {}), ...(reduceRange ? { reduceRange } : {}) }));
-  return made;
-}
-
-/**
- * Quantizes a model in place. @throws LowbitError E_ONNX on a damaged graph, E_VALUE on weights that are not finite, E_ABORTED
- */
-export async function convertModel(model: OnnxModel, options: QuantizeOptions): Promise<ConvertResult> {
-  checkOptions(options);
-  const dtype = options.dtype === undefined ? null : dtypeRow(options.dtype)!;
-  const notes: string[] = [];
-  if (sortNodes(buildScopes(model))) notes.push("nodes sorted: a value was used before the node that makes it");
-  await runPasses(model, options, notes);
-  const scopes = buildScopes(model);
-  const already = quantizedKind(scopes);
-  if (already !== null)
-    notes.push(`the model is quantized already (${describeQuantized(already)}): only what is float can still be made smaller`);
-  const layers = dtype?.target === null ? [] : await convertLayers(model, scopes, options, notes);
-  if (dtype?.half) layers.push(...(await convertFloats(model, options, notes, layers)));
-  if (model.proto.functions.length > 0) notes.push(`${model.proto.functions.length} model-local functions were left alone`);
-  if (layers.some((layer) => layer.format !== null)) modernizeInputs(model, notes);
-  return { layers, notes };
-}
-
-/** The rewrites before: they keep the function of the float model. */
-async function runPasses(model: OnnxModel, options: QuantizeOptions, notes: string[]): Promise<void> {
-  if (options.passes === undefined) return;
-  const { calibration, calibrate, signal } = options;
-  // read once: an iterable may be usable once only
-  const feeds =
-    calibration === undefined ? undefined : await readFeeds(model, calibration, pick({ maxBatches: calibrate?.maxBatches, signal }));
-  const statistics: LayerCalibration | undefined =
-    feeds &&
-    (async (at, layers, { hessian }) => {
-      const found = await calibrateModel(at, feeds, { ...pick({ ...calibrate, signal }), layers: [...layers], hessian });
-      return new Map([...found.layers].flatMap(([name, { statistics: of }]) => (of.length === 1 ? [[name, of[0]] as const] : [])));
-    });
-  notes.push(
-    ...(await applyPasses(model, options.passes, {
-      ...(statistics === undefined ? {} : { calibration: statistics }),
-      ...(feeds === undefined ? {} : { feeds: feeds.slice(0, 2) }),
-      ...(signal === undefined ? {} : { signal }),
-    })),
-  );
-}
-
-/** An object without its undefined fields. */
-const pick = <T extends object>(fields: T): { [K in keyof T]?: NonNullable<T[K]> } =>
-  Object.fromEntries(Object.entries(fields).filter(([, value]) => value !== undefined)) as never;
-
-/** Does the layer's weight come from a quantizer that looks at data, or one of its own? */
-const isDecided = ({ algorithm }: Decision): boolean => algorithm !== undefined && algorithm !== "rtn";
-
-/** The weights of layers with an algorithm, and the biases that go with them. */
-async function algorithmWeights(
-  model: OnnxModel,
-  layers: readonly Layer[],
-  decisionOf: (layer: Layer) => Decision,
-  options: QuantizeOptions,
-): Promise<Map<Layer, DecidedWeight>> {
-  const chosen = layers.filter((layer) => isDecided(decisionOf(layer)));
-  if (chosen.length === 0) return new Map();
-  const { sequential, calibration, calibrate, signal, onProgress } = options;
-  const total = chosen.reduce((sum, layer) => sum + layer.bytes, 0);
-  const decided = await decideWeights(
-    model,
-    chosen,
-    (layer) => {
-      const { format, algorithm } = decisionOf(layer);
-      return { format, algorithm: algorithm! };
-    },
-    calibration,
-    {
-      ...pick({ sequential, signal, ...calibrate }),
-      undoes: ["rotation", "channelScales"],
-      onProgress: ({ stage, done, total: steps, layer }) =>
-        onProgress?.({ done: (total * done) / (steps || 1), total, layer: layer === undefined ? stage : `${layer} (${stage})` }),
-    },
-  );
-  const own = modelLayers(model);
-  for (const [layer, { biasShift }] of decided) {
-    if (biasShift === undefined) continue;
-    const target = own.find(({ node, input }) => node === layer.node && input === layer.input)!;
-    const bias = readBias(model, target);
-    writeBias(
-      model,
-      target,
-      biasShift.map((shift, i) => shift + (bias?.[i] ?? 0)),
+/** Converts a model by all that options ask for. In place; rules that were found are in the result, so that they can be written down. */
+async function runOptions(model: OnnxModel, options: QuantizeOptions): Promise<ConvertResult> {
+  const { budget, targetSqnr, ...plain } = options;
+  if (budget === undefined && targetSqnr === undefined) return convertOnce(model, plain);
+  if (options.calibration === undefined)
+    throw new LowbitError(
+      "E_CALIBRATION",
+      `${budget === undefined ? "targetSqnr" : "budget"}: expected calibration data, got none: the model is run on them. Give them with calibration (--calibrate).`,
     );
-  }
-  return decided;
+  const feeds = await readFeeds(model, options.calibration, pick({ maxBatches: options.calibrate?.maxBatches, signal: options.signal }));
+  const judges = feeds.length > 1 ? Math.max(1, Math.round(feeds.length * JUDGES)) : 0;
+  const [seen, unseen] = [feeds.slice(0, feeds.length - judges), judges === 0 ? feeds : feeds.slice(-judges)];
+  const notes: string[] = [];
+  let asked: QuantizeOptions = { ...plain, calibration: seen };
+  if (budget !== undefined) asked = await withBudget(model, asked, budget, seen, notes);
+  if (targetSqnr !== undefined) asked = await withTarget(model, asked, targetSqnr, unseen, notes);
+  const result = await convertOnce(model, asked);
+  return { layers: result.layers, notes: [...notes, ...result.notes], rules: asked.rules ?? [] };
 }
 
-/** The dtype's second half: floats that are left become float16. Reports of layers come from here only where nothing else made them. */
-async function convertFloats(
+/** One conversion: static where activations are quantized, else by layers. */
+function convertOnce(model: OnnxModel, options: QuantizeOptions): Promise<ConvertResult> {
+  const { activations, observer, outputs, ...rest } = options;
+  if (activations === undefined) return convertModel(model, rest);
+  if (options.calibration === undefined)
+    throw new LowbitError("E_CALIBRATION", "activations: expected calibration data for their ranges, got none. Give them with calibration (--calibrate).");
+  return staticQuantize(model, options.calibration, { ...rest, activations, ...pick({ observer, outputs }) });
+}
+
+/** Formats within a budget of bits as rules; layers without one stay. */
+async function withBudget(
   model: OnnxModel,
   options: QuantizeOptions,
+  budget: NonNullable<QuantizeOptions["budget"]>,
+  feeds: readonly Feeds[],
   notes: string[],
-  before: readonly LayerReport[],
-): Promise<LayerReport[]> {
+): Promise<QuantizeOptions> {
+  const { signal, calibrate } = options;
+  const { layers } = await calibrateModel(model, feeds, { ...pick({ ...calibrate, signal }), holdOut: 0 });
+  const statistics = new Map([...layers].flatMap(([name, { statistics: of }]) => (of.length === 1 ? [[name, of[0]] as const] : [])));
+  const found = await planBudget(model, feeds, { ...budget, statistics, ...pick({ signal }) });
+  notes.push(...found.notes);
+  const rules: LayerRule[] = [...(options.rules ?? []), ...found.rules, { match: "*", keep: true }];
+  return { ...options, format: options.format ?? found.rules[0].format!, rules };
+}
+
+/** Layers left out, or raised to 8 bits, until the outputs reach a SQNR on data that no quantizer saw; as rules. */
+async function withTarget(model: OnnxModel, options: QuantizeOptions, targetSqnr: number, feeds: readonly Feeds[], notes: string[]): Promise<QuantizeOptions> {
+  const quantizeWith = async (rules: readonly LayerRule[]): Promise<Uint8Array> => {
+    const copy = { ...model, proto: clone(ModelProtoSchema, model.proto) };
+    await convertOnce(copy, { ...options, rules: [...rules, ...(options.rules ?? [])] });
+    return writeModelBytes(copy);
+  };
+  const blocks = options.format !== undefined || dtypeRow(options.dtype!)?.target === "matmulnbits";
+  const raise = blocks && options.activations === undefined ? [{ format: "int8_b32" }] : [];
+  const report = await reachSqnr(model, quantizeWith, { targetSqnr, layers: takenLayers(model, options), feeds, raise, ...pick({ signal: options.signal }) });
+  notes.push(...report.notes);
+  return { ...options, rules: [...report.rules, ...(options.rules ?? [])] };
+}
+
+/** Names of the layers that the options would quantize. */
+function takenLayers(model: OnnxModel, options: QuantizeOptions): string[] {
   const scopes = buildScopes(model);
   const found = findLayers(scopes, model);
-  const context = newContext(model, scopes, options, notes, () => {
-    throw new Error("float16 has no format by layer");
+  const context = newContext(model, scopes, options, [], () => {
+    throw new Error("formats are not asked for here");
   });
-  const filter = before.length > 0 ? () => undefined : nameFilter(options, [...new Set(found.map((layer) => layer.name))]);
-  const types = options.opTypes === undefined || before.length > 0 ? undefined : new Set(options.opTypes);
-  const chosen = (layer: Layer): string | undefined =>
-    types !== undefined && !types.has(layer.node.opType) ? "not among opTypes" : filter(layer.name);
-  const reports = await convertFp16(context, found, chosen);
-  if (before.length === 0) return reports;
-  const known = new Set(before.filter((layer) => layer.format !== null).map((layer) => layer.name));
-  const left = new Map(before.filter((layer) => layer.format === null).map((layer) => [layer.name, layer]));
-  for (const report of reports) {
-    const place = left.get(report.name);
-    if (place !== undefined && report.format !== null && !known.has(report.name)) Object.assign(place, report, { reason: undefined });
-  }
-  return [];
-}
-
-/** Before IR version 4 every initializer had to be a graph input too; new ones are not, so the model becomes IR 4 with plain initializers. */
-function modernizeInputs(model: OnnxModel, notes: string[]): void {
-  if (model.proto.irVersion >= 4n) return;
-  const graph = model.proto.graph!;
-  const initializers = new Set(graph.initializer.map((tensor) => tensor.name));
-  graph.input = graph.input.filter((input) => !initializers.has(input.name));
-  notes.push(`IR version raised from ${model.proto.irVersion} to 4: weights are no longer graph inputs`);
-  model.proto.irVersion = 4n;
-}
-
-/** Nodes that read constants only, to stand before all others of their graph. */
-type Early = Map<Scope, NodeProto[]>;
-
-function newContext(
-  model: OnnxModel,
-  scopes: readonly Scope[],
-  options: QuantizeOptions,
-  notes: string[],
-  formatOf: (layer: Layer) => Format,
-  early: Early = new Map(),
-): TargetContext {
-  let names: Names | undefined;
-  return {
-    model,
-    scopes,
-    // asked for late: biases may have been added since
-    get names() {
-      return (names ??= collectNames(scopes));
-    },
-    options,
-    opset: () => opsetVersion(model),
-    notes,
-    formatOf,
-    before(scope, nodes) {
-      early.set(scope, [...(early.get(scope) ?? []), ...nodes]);
-    },
-  };
-}
-
-/** Every layer by its decision: reports, and the nodes of the graph replaced. */
-async function convertLayers(
-  model: OnnxModel,
-  scopes: readonly Scope[],
-  options: QuantizeOptions,
-  notes: string[],
-): Promise<LayerReport[]> {
-  const found = findLayers(scopes, model);
-  const early: Early = new Map();
-  const context = newContext(model, scopes, options, notes, (layer) => (decide.of(layer) as Decision).format, early);
+  if (options.activations !== undefined) return [...new Set(found.filter(({ weight }) => weight !== null).map(({ name }) => name))];
   const decide = decider(context, found);
-  const todo = found.filter((layer) => typeof decide.of(layer) !== "string");
-  const late = decide.targets().map((target) => ({
-    target,
-    reason: target.prepare?.(
-      todo.filter((layer) => (decide.of(layer) as Decision).target === target),
-      context,
-    ),
-  }));
-  const decided = await algorithmWeights(model, todo, (layer) => decide.of(layer) as Decision, options);
-  const weights = layerWeights(model);
-  const progress = startProgress(todo, options);
-  const replaced = new Map<NodeProto, NodeProto[]>();
-  const unused = new Set<string>();
-  const owners = new Map<string, string>();
-  const reports: LayerReport[] = [];
-  for (const layer of found) {
-    const base = {
-      name: layer.name,
-      opType: layer.node.opType,
-      weight: layer.weight?.name ?? "",
-      shape: layer.shape,
-      bytesBefore: layer.bytes,
-    };
-    const decision = decide.of(layer);
-    const reason = typeof decision === "string" ? decision : late.find(({ target }) => target === decision.target)?.reason?.(layer);
-    if (typeof decision === "string" || reason !== undefined) {
-      reports.push({ ...base, format: null, bytesAfter: layer.bytes, sqnrDb: null, reason: reason! });
-      continue;
-    }
-    await progress.next(layer);
-    const { target, format } = decision;
-    const flat = target.isFlat?.(layer, format) ?? false;
-    const own = decided.get(layer);
-    const measured = own ?? weights.quantize(layer, format, nearestOf(decision, options), flat);
-    const before = [...layer.node.input];
-    const written = target.write(layer, measured.packed, context);
-    if (written.nodes !== null) replaced.set(layer.node, written.nodes);
-    for (const name of before) unused.add(name);
-    unused.add(layer.weight!.name);
-    const owner = owners.get(written.codes);
-    if (owner === undefined) owners.set(written.codes, layer.name);
-    reports.push({
-      ...base,
-      format: measured.packed.format.name,
-      target: target.name,
-      algorithm: String(measured.packed.recipe.algorithm),
-      bytesAfter: written.bytes,
-      sqnrDb: decibels(measured.signal, measured.noise),
-      ...(own?.outputSqnr === undefined ? {} : { outputSqnrDb: own.outputSqnr }),
-      ...(owner === undefined ? {} : { sharedWith: owner }),
-    });
-  }
-  for (const target of decide.targets()) target.finish?.(context);
-  replaceNodes(scopes, replaced, early);
-  tidy(context, unused);
-  progress.end();
-  return reports;
-}
-
-function startProgress(todo: readonly Layer[], options: QuantizeOptions) {
-  const total = todo.reduce((sum, layer) => sum + layer.bytes, 0);
-  let done = 0;
-  let seen = 0;
-  let last = 0;
-  return {
-    async next(layer: Layer): Promise<void> {
-      done += last;
-      last = layer.bytes;
-      options.onProgress?.({ done, total, layer: layer.name });
-      if (seen++ === 0 || layer.bytes > 1 << 16) await pause();
-      checkAborted(options.signal);
-    },
-    end: (): void => options.onProgress?.({ done: total, total, layer: "" }),
-  };
-}
-
-function replaceNodes(scopes: readonly Scope[], replaced: ReadonlyMap<NodeProto, NodeProto[]>, early: Early): void {
-  for (const scope of scopes) {
-    const { graph } = scope;
-    if (graph.node.some((node) => replaced.has(node))) graph.node = graph.node.flatMap((node) => replaced.get(node) ?? [node]);
-    const first = early.get(scope);
-    if (first !== undefined) graph.node = [...first, ...graph.node];
-  }
-}
-
-/** Takes away what nothing reads any more: weights, and a bias that was given a new shape. */
-function tidy(context: TargetContext, unused: ReadonlySet<string>): void {
-  const inputs = removeUnused(context.scopes, unused);
-  // Before IR version 4 initializers had to be inputs, and nobody could feed them.
-  if (inputs.length === 0 || context.model.proto.irVersion < 4n) return;
-  const some = `${inputs.slice(0, 3).join(", ")}${inputs.length > 3 ? `, ... (${inputs.length} in all)` : ""}`;
-  context.notes.push(`weights that were graph inputs with a default can no longer be fed: ${some}`);
+  return [...new Set(found.filter((layer) => typeof decide.of(layer) !== "string").map(({ name }) => name))];
 }
 
 function summarize(
@@ -330,7 +110,8 @@ function summarize(
   const notes = [...result.notes];
   if (sizes.after > sizes.before) notes.push(`the file grew from ${sizes.before} to ${sizes.after} bytes`);
   return {
-    dtype: options.dtype ?? resolveFormat(options.format!).name,
+    dtype: labelOf(options),
+    ...(result.rules === undefined ? {} : { rules: result.rules }),
     layers: result.layers,
     quantized: quantized.length,
     leftAlone: result.layers.length - quantized.length,
@@ -344,6 +125,13 @@ function summarize(
   };
 }
 
+/** What was made, in a word: the dtype, the format's name, "static" or the budget. */
+function labelOf({ dtype, format, activations, budget }: QuantizeOptions): string {
+  if (dtype !== undefined) return dtype;
+  if (format !== undefined) return resolveFormat(format).name;
+  return budget === undefined ? `static ${activations}` : `${budget.bitsPerWeight} bits per weight`;
+}
+
 /** A run that changes nothing is a mistake, not a result: its file would carry a name that it does not deserve. */
 function checkChanged(result: ConvertResult, options: QuantizeOptions): void {
   if (options.allowUnchanged || result.layers.some((layer) => layer.format !== null)) return;
@@ -351,7 +139,7 @@ function checkChanged(result: ConvertResult, options: QuantizeOptions): void {
   const reasons = [...already, ...new Set(result.layers.map((layer) => layer.reason))].slice(0, 3).join("; ");
   throw new LowbitError(
     "E_UNSUPPORTED",
-    `${options.dtype ?? "format"}: expected a layer to quantize, got none of ${result.layers.length}${reasons === "" ? "" : ` (${reasons})`}. Nothing was written; choose another dtype or allow it with allowUnchanged (--allow-unchanged).`,
+    `${labelOf(options)}: expected a layer to quantize, got none of ${result.layers.length}${reasons === "" ? "" : ` (${reasons})`}. Nothing was written; choose another dtype or allow it with allowUnchanged (--allow-unchanged).`,
   );
 }
 
@@ -385,7 +173,7 @@ export async function quantizeFile(source: OnnxModel, output: string, options: Q
     const inputs = inputPaths(model);
     checkOutput(output, inputs, force);
     model.payloads.keep = spill.keep;
-    const result = await convertModel(model, options);
+    const result = await runOptions(model, options);
     checkChanged(result, options);
     const outputs = outputFiles(model, output, options);
     for (const file of outputs) checkOutput(file.path, inputs, force);
@@ -418,7 +206,7 @@ export async function quantizeModelBytes(
   const started = performance.now();
   const { external, ...rest } = options;
   const model = readModelBytes(bytes, external);
-  const result = await convertModel(model, rest);
+  const result = await runOptions(model, rest);
   const out = writeModelBytes(model);
   const before = bytes.length + Object.values(external ?? {}).reduce((sum, data) => sum + data.length, 0);
   return { bytes: out, report: summarize(rest, result, { before, after: out.length, started, outputs: [] }) };

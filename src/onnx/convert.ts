@@ -1,0 +1,319 @@
+// convertModel: a model in memory, quantized in place. Passes first; then every layer is decided (choose.ts), its weight quantized (weights.ts, decide.ts) and
+// written (targets); then floats become float16 where the dtype asks for it.
+import { LowbitError } from "../../formats/core/errors.ts";
+import type { Format } from "../../formats/core/types.ts";
+import { calibrateModel, readFeeds } from "./calibrate/index.ts";
+import { decider, resolveFormat, type Decision } from "./choose.ts";
+import { decideWeights, type DecidedWeight } from "./decide.ts";
+import { applyPasses, type LayerCalibration } from "./passes/index.ts";
+import { modelLayers, readBias, writeBias } from "./primitives.ts";
+import { dtypeRow } from "./dtypes.ts";
+import { segmentsLength } from "./file/encode.ts";
+import { checkAborted, checkOutput, fileSize, pause, spillFile, writeFiles } from "./file/files.ts";
+import type { NodeProto } from "./file/gen/onnx_pb.ts";
+import { inputPaths, outputFiles, readModel, readModelBytes, writeModelBytes } from "./file/io.ts";
+import type { OnnxModel } from "./file/model.ts";
+import { decodeOriginal } from "./file/model.ts";
+import {
+  buildScopes,
+  collectNames,
+  describeQuantized,
+  opsetVersion,
+  quantizedKind,
+  removeUnused,
+  sortNodes,
+  type Names,
+  type Scope,
+} from "./graph/graph.ts";
+import { findLayers, type Layer } from "./layers.ts";
+import type { LayerRule, LayerReport, QuantizeModelOptions, QuantizeOptions, QuantizeReport } from "./options.ts";
+import { checkOptions } from "./options.ts";
+import { nameFilter } from "./patterns.ts";
+import { convertFp16 } from "./targets/fp16.ts";
+import type { TargetContext } from "./targets/target.ts";
+import { decibels, layerWeights, type LayerQuantizer } from "./weights.ts";
+
+/** Layers and notes of a conversion; the model has been changed in place. */
+export interface ConvertResult {
+  readonly layers: LayerReport[];
+  readonly notes: string[];
+  /** Rules that a budget or a target found; with them the same file is made again without the search. */
+  readonly rules?: readonly LayerRule[];
+}
+
+const NEAREST: LayerQuantizer = {};
+const ORT = new Map<string, LayerQuantizer>();
+
+/** Rounding to nearest; of a dtype's own weights by the rules of onnxruntime's tools, so that files are the same byte for byte. */
+export function nearestOf({ dtype, format }: Pick<Decision, "dtype" | "format">, options: QuantizeOptions = {}): LayerQuantizer {
+  if (dtype === null || format.kind !== "block") return NEAREST;
+  const { rangeRule, element } = format;
+  const reduceRange = options.reduceRange ?? false;
+  const key = `${element.kind} ${rangeRule} ${reduceRange}`;
+  let made = ORT.get(key);
+  // one object for one rule: weights that two layers share are recognised by it
+  if (made === undefined)
+    ORT.set(key, (made = { arithmetic: "ort", ...(element.kind === "int" ? { rangeRule } : {}), ...(reduceRange ? { reduceRange } : {}) }));
+  return made;
+}
+
+/**
+ * Quantizes a model in place. @throws LowbitError E_ONNX on a damaged graph, E_VALUE on weights that are not finite, E_ABORTED
+ */
+export async function convertModel(model: OnnxModel, options: QuantizeOptions): Promise<ConvertResult> {
+  checkOptions(options);
+  const dtype = options.dtype === undefined ? null : dtypeRow(options.dtype)!;
+  const notes: string[] = [];
+  if (sortNodes(buildScopes(model))) notes.push("nodes sorted: a value was used before the node that makes it");
+  await runPasses(model, options, notes);
+  const scopes = buildScopes(model);
+  const already = quantizedKind(scopes);
+  if (already !== null)
+    notes.push(`the model is quantized already (${describeQuantized(already)}): only what is float can still be made smaller`);
+  const layers = dtype?.target === null ? [] : await convertLayers(model, scopes, options, notes);
+  if (dtype?.half) layers.push(...(await convertFloats(model, options, notes, layers)));
+  if (model.proto.functions.length > 0) notes.push(`${model.proto.functions.length} model-local functions were left alone`);
+  if (layers.some((layer) => layer.format !== null)) modernizeInputs(model, notes);
+  return { layers, notes };
+}
+
+/** The rewrites before: they keep the function of the float model. */
+async function runPasses(model: OnnxModel, options: QuantizeOptions, notes: string[]): Promise<void> {
+  if (options.passes === undefined) return;
+  const { calibration, calibrate, signal } = options;
+  // read once: an iterable may be usable once only
+  const feeds =
+    calibration === undefined ? undefined : await readFeeds(model, calibration, pick({ maxBatches: calibrate?.maxBatches, signal }));
+  const statistics: LayerCalibration | undefined =
+    feeds &&
+    (async (at, layers, { hessian }) => {
+      const found = await calibrateModel(at, feeds, { ...pick({ ...calibrate, signal }), layers: [...layers], hessian });
+      return new Map([...found.layers].flatMap(([name, { statistics: of }]) => (of.length === 1 ? [[name, of[0]] as const] : [])));
+    });
+  notes.push(
+    ...(await applyPasses(model, options.passes, {
+      ...(statistics === undefined ? {} : { calibration: statistics }),
+      ...(feeds === undefined ? {} : { feeds: feeds.slice(0, 2) }),
+      ...(signal === undefined ? {} : { signal }),
+    })),
+  );
+}
+
+/** An object without its undefined fields. */
+export const pick = <T extends object>(fields: T): { [K in keyof T]?: NonNullable<T[K]> } =>
+  Object.fromEntries(Object.entries(fields).filter(([, value]) => value !== undefined)) as never;
+
+/** Does the layer's weight come from a quantizer that looks at data, or one of its own? */
+const isDecided = ({ algorithm }: Decision): boolean => algorithm !== undefined && algorithm !== "rtn";
+
+/** The weights of layers with an algorithm, and the biases that go with them. */
+async function algorithmWeights(
+  model: OnnxModel,
+  layers: readonly Layer[],
+  decisionOf: (layer: Layer) => Decision,
+  options: QuantizeOptions,
+): Promise<Map<Layer, DecidedWeight>> {
+  const chosen = layers.filter((layer) => isDecided(decisionOf(layer)));
+  if (chosen.length === 0) return new Map();
+  const { sequential, calibration, calibrate, signal, onProgress } = options;
+  const total = chosen.reduce((sum, layer) => sum + layer.bytes, 0);
+  const decided = await decideWeights(
+    model,
+    chosen,
+    (layer) => {
+      const { format, algorithm } = decisionOf(layer);
+      return { format, algorithm: algorithm! };
+    },
+    calibration,
+    {
+      ...pick({ sequential, signal, ...calibrate }),
+      undoes: ["rotation", "channelScales"],
+      onProgress: ({ stage, done, total: steps, layer }) =>
+        onProgress?.({ done: (total * done) / (steps || 1), total, layer: layer === undefined ? stage : `${layer} (${stage})` }),
+    },
+  );
+  const own = modelLayers(model);
+  for (const [layer, { biasShift }] of decided) {
+    if (biasShift === undefined) continue;
+    const target = own.find(({ node, input }) => node === layer.node && input === layer.input)!;
+    const bias = readBias(model, target);
+    writeBias(
+      model,
+      target,
+      biasShift.map((shift, i) => shift + (bias?.[i] ?? 0)),
+    );
+  }
+  return decided;
+}
+
+/** The dtype's second half: floats that are left become float16. Reports of layers come from here only where nothing else made them. */
+async function convertFloats(
+  model: OnnxModel,
+  options: QuantizeOptions,
+  notes: string[],
+  before: readonly LayerReport[],
+): Promise<LayerReport[]> {
+  const scopes = buildScopes(model);
+  const found = findLayers(scopes, model);
+  const context = newContext(model, scopes, options, notes, () => {
+    throw new Error("float16 has no format by layer");
+  });
+  const filter = before.length > 0 ? () => undefined : nameFilter(options, [...new Set(found.map((layer) => layer.name))]);
+  const types = options.opTypes === undefined || before.length > 0 ? undefined : new Set(options.opTypes);
+  const chosen = (layer: Layer): string | undefined =>
+    types !== undefined && !types.has(layer.node.opType) ? "not among opTypes" : filter(layer.name);
+  const reports = await convertFp16(context, found, chosen);
+  if (before.length === 0) return reports;
+  const known = new Set(before.filter((layer) => layer.format !== null).map((layer) => layer.name));
+  const left = new Map(before.filter((layer) => layer.format === null).map((layer) => [layer.name, layer]));
+  for (const report of reports) {
+    const place = left.get(report.name);
+    if (place !== undefined && report.format !== null && !known.has(report.name)) Object.assign(place, report, { reason: undefined });
+  }
+  return [];
+}
+
+/** Before IR version 4 every initializer had to be a graph input too; new ones are not, so the model becomes IR 4 with plain initializers. */
+function modernizeInputs(model: OnnxModel, notes: string[]): void {
+  if (model.proto.irVersion >= 4n) return;
+  const graph = model.proto.graph!;
+  const initializers = new Set(graph.initializer.map((tensor) => tensor.name));
+  graph.input = graph.input.filter((input) => !initializers.has(input.name));
+  notes.push(`IR version raised from ${model.proto.irVersion} to 4: weights are no longer graph inputs`);
+  model.proto.irVersion = 4n;
+}
+
+/** Nodes that read constants only, to stand before all others of their graph. */
+type Early = Map<Scope, NodeProto[]>;
+
+export function newContext(
+  model: OnnxModel,
+  scopes: readonly Scope[],
+  options: QuantizeOptions,
+  notes: string[],
+  formatOf: (layer: Layer) => Format,
+  early: Early = new Map(),
+): TargetContext {
+  let names: Names | undefined;
+  return {
+    model,
+    scopes,
+    // asked for late: biases may have been added since
+    get names() {
+      return (names ??= collectNames(scopes));
+    },
+    options,
+    opset: () => opsetVersion(model),
+    notes,
+    formatOf,
+    before(scope, nodes) {
+      early.set(scope, [...(early.get(scope) ?? []), ...nodes]);
+    },
+  };
+}
+
+/** Every layer by its decision: reports, and the nodes of the graph replaced. */
+async function convertLayers(
+  model: OnnxModel,
+  scopes: readonly Scope[],
+  options: QuantizeOptions,
+  notes: string[],
+): Promise<LayerReport[]> {
+  const found = findLayers(scopes, model);
+  const early: Early = new Map();
+  const context = newContext(model, scopes, options, notes, (layer) => (decide.of(layer) as Decision).format, early);
+  const decide = decider(context, found);
+  const todo = found.filter((layer) => typeof decide.of(layer) !== "string");
+  const late = decide.targets().map((target) => ({
+    target,
+    reason: target.prepare?.(
+      todo.filter((layer) => (decide.of(layer) as Decision).target === target),
+      context,
+    ),
+  }));
+  const decided = await algorithmWeights(model, todo, (layer) => decide.of(layer) as Decision, options);
+  const weights = layerWeights(model);
+  const progress = startProgress(todo, options);
+  const replaced = new Map<NodeProto, NodeProto[]>();
+  const unused = new Set<string>();
+  const owners = new Map<string, string>();
+  const reports: LayerReport[] = [];
+  for (const layer of found) {
+    const base = {
+      name: layer.name,
+      opType: layer.node.opType,
+      weight: layer.weight?.name ?? "",
+      shape: layer.shape,
+      bytesBefore: layer.bytes,
+    };
+    const decision = decide.of(layer);
+    const reason = typeof decision === "string" ? decision : late.find(({ target }) => target === decision.target)?.reason?.(layer);
+    if (typeof decision === "string" || reason !== undefined) {
+      reports.push({ ...base, format: null, bytesAfter: layer.bytes, sqnrDb: null, reason: reason! });
+      continue;
+    }
+    await progress.next(layer);
+    const { target, format } = decision;
+    const flat = target.isFlat?.(layer, format) ?? false;
+    const own = decided.get(layer);
+    const measured = own ?? weights.quantize(layer, format, nearestOf(decision, options), flat);
+    const before = [...layer.node.input];
+    const written = target.write(layer, measured.packed, context);
+    if (written.nodes !== null) replaced.set(layer.node, written.nodes);
+    for (const name of before) unused.add(name);
+    unused.add(layer.weight!.name);
+    const owner = owners.get(written.codes);
+    if (owner === undefined) owners.set(written.codes, layer.name);
+    reports.push({
+      ...base,
+      format: measured.packed.format.name,
+      target: target.name,
+      algorithm: String(measured.packed.recipe.algorithm),
+      bytesAfter: written.bytes,
+      sqnrDb: decibels(measured.signal, measured.noise),
+      ...(own?.outputSqnr === undefined ? {} : { outputSqnrDb: own.outputSqnr }),
+      ...(owner === undefined ? {} : { sharedWith: owner }),
+    });
+  }
+  for (const target of decide.targets()) target.finish?.(context);
+  replaceNodes(scopes, replaced, early);
+  tidy(context, unused);
+  progress.end();
+  return reports;
+}
+
+function startProgress(todo: readonly Layer[], options: QuantizeOptions) {
+  const total = todo.reduce((sum, layer) => sum + layer.bytes, 0);
+  let done = 0;
+  let seen = 0;
+  let last = 0;
+  return {
+    async next(layer: Layer): Promise<void> {
+      done += last;
+      last = layer.bytes;
+      options.onProgress?.({ done, total, layer: layer.name });
+      if (seen++ === 0 || layer.bytes > 1 << 16) await pause();
+      checkAborted(options.signal);
+    },
+    end: (): void => options.onProgress?.({ done: total, total, layer: "" }),
+  };
+}
+
+function replaceNodes(scopes: readonly Scope[], replaced: ReadonlyMap<NodeProto, NodeProto[]>, early: Early): void {
+  for (const scope of scopes) {
+    const { graph } = scope;
+    if (graph.node.some((node) => replaced.has(node))) graph.node = graph.node.flatMap((node) => replaced.get(node) ?? [node]);
+    const first = early.get(scope);
+    if (first !== undefined) graph.node = [...first, ...graph.node];
+  }
+}
+
+/** Takes away what nothing reads any more: weights, and a bias that was given a new shape. */
+function tidy(context: TargetContext, unused: ReadonlySet<string>): void {
+  const inputs = removeUnused(context.scopes, unused);
+  // Before IR version 4 initializers had to be inputs, and nobody could feed them.
+  if (inputs.length === 0 || context.model.proto.irVersion < 4n) return;
+  const some = `${inputs.slice(0, 3).join(", ")}${inputs.length > 3 ? `, ... (${inputs.length} in all)` : ""}`;
+  context.notes.push(`weights that were graph inputs with a default can no longer be fed: ${some}`);
+}
+
