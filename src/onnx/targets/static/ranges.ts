@@ -1,0 +1,42 @@
+// Ranges of values of a model by running it on calibration data. Batches may differ in shape: an observer sees numbers, one batch after the other,
+// and keeps a range or a histogram.
+import { observer, type Observer, type ObserverOptions } from "../../../quantize/observers.ts";
+import { floatValues } from "../../calibrate/session.ts";
+import { modelValues, type RunnerOptions } from "../../calibrate/taps.ts";
+import type { OnnxModel } from "../../file/model.ts";
+import type { Feeds } from "../../verify/feeds.ts";
+import type { ValueRange } from "./parameters.ts";
+
+/** How ranges are made of what was seen: "minMax" (default), "movingAverage", "percentile", "entropy", "mse", or options of `observer`. */
+export type RangeObserver = ObserverOptions["method"] | Omit<ObserverOptions, "granularity" | "name">;
+
+/**
+ * The range of each value over all batches. Values that are not floats, or that never hold a number, are left out.
+ * @param names values of the main graph, inputs of the model among them
+ * @throws LowbitError E_CALIBRATION for NaN and infinities, naming the value; E_ONNX for unknown names; E_RUNTIME
+ */
+export async function collectRanges(
+  model: OnnxModel,
+  feeds: readonly Feeds[],
+  names: readonly string[],
+  by: RangeObserver = "minMax",
+  options: RunnerOptions = {},
+): Promise<Map<string, ValueRange>> {
+  const settings: ObserverOptions = typeof by === "string" ? { method: by } : by;
+  const observers = new Map<string, Observer>();
+  for await (const values of modelValues(model, feeds, names, options)) {
+    for (const [name, value] of values) {
+      const floats = floatValues(value);
+      if (floats === null || floats.length === 0) continue;
+      let own = observers.get(name);
+      if (own === undefined) observers.set(name, (own = observer(1, { ...settings, name })));
+      own.observe(floats);
+    }
+  }
+  return new Map(
+    [...observers].map(([name, own]) => {
+      const { min, max } = own.ranges();
+      return [name, { min: min[0], max: max[0] }];
+    }),
+  );
+}

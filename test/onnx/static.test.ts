@@ -1,0 +1,200 @@
+// Static quantization: parameters against an oracle written apart, one small graph of every operator, a real model on data it was not calibrated with.
+import { mkdtempSync, readFileSync, rmSync, writeFileSync } from "node:fs";
+import { tmpdir } from "node:os";
+import { join } from "node:path";
+import fc from "fast-check";
+import { InferenceSession, Tensor } from "onnxruntime-node";
+import { describe, expect, it } from "vitest";
+import type { ModelProto, NodeProto, TensorProto } from "../../src/onnx/file/gen/onnx_pb.ts";
+import { readModelBytes, writeModelBytes } from "../../src/onnx/index.ts";
+import { staticQuantize, type StaticOptions } from "../../src/onnx/static.ts";
+import { ACTIVATION_TYPES, activationParameters, biasCodes } from "../../src/onnx/targets/static/parameters.ts";
+import { T, encode, graph, model, node, raw, value, weights } from "./build.ts";
+import { fashionAccuracy } from "./fashion.ts";
+
+type Dims = readonly number[];
+const SHAPE: Dims = [1, 4, 8, 8];
+const count = (dims: Dims): number => dims.reduce((a, b) => a * b, 1);
+const feed = (dims: Dims, seed: number) => ({ x: { type: "float32", data: weights(count(dims), seed).map((v) => 10 * v), dims } });
+/** Batches of different heights where the model takes them. */
+const feeds = (dims: Dims) => [1, 2, 3].map((n) => feed(dims.length === 4 ? [dims[0], dims[1], dims[2] + 2 * (n - 1), dims[3]] : dims, n));
+
+async function run(bytes: Uint8Array, dims: Dims, level: "all" | "disabled"): Promise<Float32Array> {
+  const session = await InferenceSession.create(bytes, { logSeverityLevel: 4, graphOptimizationLevel: level });
+  // one of the batches of calibration: these graphs show that the nodes are right, not that ranges carry over
+  const { data } = feed(dims, 1).x;
+  const { y } = await session.run({ x: new Tensor("float32", data, [...dims]) });
+  await session.release();
+  return y.data as Float32Array;
+}
+
+const decibels = (a: Float32Array, b: Float32Array): number => {
+  let [signal, noise] = [0, 0];
+  a.forEach((v, i) => {
+    signal += v * v;
+    noise += (v - b[i]) ** 2;
+  });
+  return 10 * Math.log10(signal / noise);
+};
+
+async function agrees(proto: ModelProto, dims: Dims, options: StaticOptions, least: number): Promise<string[]> {
+  const original = encode(proto);
+  const quantized = readModelBytes(original);
+  await staticQuantize(quantized, feeds(dims), options);
+  const bytes = writeModelBytes(quantized);
+  const want = await run(original, dims, "all");
+  for (const level of ["all", "disabled"] as const) expect(decibels(want, await run(bytes, dims, level))).toBeGreaterThan(least);
+  return quantized.proto.graph!.node.map(({ opType }) => opType);
+}
+
+describe("parameters", () => {
+  /** Straight from ONNX and onnxruntime's compute_scale_zp, in plain rational steps. */
+  const oracle = (min: number, max: number, low: number, high: number): { scale: number; zeroPoint: number } => {
+    const [from, to] = [min > 0 ? 0 : min, max < 0 ? 0 : max];
+    const scale = Math.fround((to - from) / (high - low));
+    const exact = low - from / scale;
+    const [a, b] = [Math.floor(exact), Math.ceil(exact)];
+    const zeroPoint = exact - a < b - exact ? a : exact - a > b - exact ? b : a % 2 === 0 ? a : b;
+    return { scale, zeroPoint };
+  };
+  it("scale and zero point equal the oracle's, for every type", () => {
+    const finite = fc.float({ min: -1e6, max: 1e6, noNaN: true });
+    for (const type of ACTIVATION_TYPES.values())
+      fc.assert(
+        fc.property(finite, finite, (a, b) => {
+          const [min, max] = [Math.min(a, b), Math.max(a, b)];
+          fc.pre(Math.max(max, 0) - Math.min(min, 0) > 1e-20);
+          expect(activationParameters({ min, max }, type, false)).toEqual(oracle(min, max, type.low, type.high));
+        }),
+      );
+  });
+  it("symmetric: the middle is zero, both ends are reached", () => {
+    const type = ACTIVATION_TYPES.get("uint8")!;
+    expect(activationParameters({ min: -1, max: 3 }, type, true)).toEqual({ scale: Math.fround(6 / 254), zeroPoint: 128 });
+    expect(activationParameters({ min: 0, max: 0 }, type, false)).toEqual({ scale: 1, zeroPoint: 0 });
+  });
+  it("a bias beyond int32 stays float", () => {
+    expect(biasCodes([1], 1e-6, [1e-6])).toBeUndefined();
+    expect(Array.from(biasCodes([0.5, -0.5, 0], 0.1, [0.1, 0.2, 0])!.codes)).toEqual([50, -25, 0]);
+  });
+});
+
+/** x -> Conv -> t -> the operator -> y: what it reads is quantized already where Conv is among the operators. */
+function around(nodes: NodeProto[], initializer: TensorProto[] = [], rank = 4, opset = 17): ModelProto {
+  return model(
+    graph({
+      input: [value("x", T.FLOAT, [1, 4, "h", 8])],
+      output: [
+        value(
+          "y",
+          T.FLOAT,
+          Array.from({ length: rank }, (_, i) => `d${i}`),
+        ),
+      ],
+      initializer: [
+        raw(
+          "w0",
+          [4, 4, 1, 1],
+          weights(16).map((v) => v * 4),
+        ),
+        raw("b0", [4], weights(4, 3)),
+        ...initializer,
+      ],
+      node: [node("Conv", ["x", "w0", "b0"], ["t"], {}, "conv0"), ...nodes],
+    }),
+    { opset },
+  );
+}
+const ints = (name: string, list: number[]) => raw(name, [list.length], BigInt64Array.from(list, BigInt), T.INT64);
+
+describe("operators", () => {
+  const cases: Record<string, [NodeProto[], TensorProto[]?, number?]> = {
+    Conv: [[node("Conv", ["t", "w1"], ["y"], { pads: { ints: [1, 1, 1, 1] } })], [raw("w1", [6, 4, 3, 3], weights(216))]],
+    MatMul: [[node("MatMul", ["t", "w1"], ["y"])], [raw("w1", [8, 5], weights(40))]],
+    Add: [[node("Add", ["t", "x"], ["y"])]],
+    Mul: [[node("Mul", ["t", "x"], ["y"])]],
+    Concat: [[node("Concat", ["t", "x"], ["y"], { axis: 1n })]],
+    Relu: [[node("Relu", ["t"], ["y"])]],
+    Clip: [[node("Clip", ["t", "lo", "hi"], ["y"])], [raw("lo", [], Float32Array.of(-0.5)), raw("hi", [], Float32Array.of(0.75))]],
+    Sigmoid: [[node("Sigmoid", ["t"], ["y"])]],
+    HardSigmoid: [[node("HardSigmoid", ["t"], ["y"])]],
+    HardSwish: [[node("HardSwish", ["t"], ["y"])]],
+    MaxPool: [[node("MaxPool", ["t"], ["y"], { kernel_shape: { ints: [2, 2] } })]],
+    AveragePool: [[node("AveragePool", ["t"], ["y"], { kernel_shape: { ints: [2, 2] } })]],
+    GlobalAveragePool: [[node("GlobalAveragePool", ["t"], ["y"])]],
+    Resize: [[node("Resize", ["t", "", "sizes"], ["y"], { mode: "nearest" })], [raw("sizes", [4], Float32Array.of(1, 1, 2, 2))]],
+    Reshape: [[node("Reshape", ["t", "shape"], ["y"])], [ints("shape", [0, -1])], 2],
+    Transpose: [[node("Transpose", ["t"], ["y"], { perm: { ints: [0, 2, 3, 1] } })]],
+    Softmax: [[node("Softmax", ["t"], ["y"], { axis: -1n })]],
+    LayerNormalization: [
+      [node("LayerNormalization", ["t", "g", "h0"], ["y"], { axis: -1n })],
+      [
+        raw(
+          "g",
+          [8],
+          weights(8).map((v) => v + 1),
+        ),
+        raw("h0", [8], weights(8)),
+      ],
+    ],
+  };
+  it.each(Object.keys(cases))("%s", async (type) => {
+    const [nodes, initializer, rank] = cases[type];
+    const proto = around(nodes, initializer, rank);
+    for (const activations of ["uint8", "int8", "uint16"] as const) {
+      const after = await agrees(proto, SHAPE, { activations, opTypes: ["Conv", type] }, activations === "uint16" ? 35 : 25);
+      expect(after.filter((op) => op === "QuantizeLinear").length).toBeGreaterThan(1);
+    }
+  });
+  it("Gemm with a bias; outputs keep their names; opset 21 has 16 bits in the standard", async () => {
+    const proto = model(
+      graph({
+        input: [value("x", T.FLOAT, ["n", 16])],
+        output: [value("y", T.FLOAT, ["n", 6])],
+        initializer: [raw("w", [6, 16], weights(96)), raw("b", [6], weights(6, 2))],
+        node: [node("Gemm", ["x", "w", "b"], ["h"], { transB: 1n }), node("Relu", ["h"], ["y"])],
+      }),
+      { opset: 21 },
+    );
+    for (const activations of ["uint8", "int16"] as const) {
+      const after = await agrees(proto, [3, 16], { activations }, 30);
+      expect(after.filter((op) => op === "DequantizeLinear")).toHaveLength(4);
+    }
+  });
+  it("says what it does not know, and what it cannot do", async () => {
+    const proto = around([node("Tanh", ["t"], ["y"])]);
+    await expect(staticQuantize(readModelBytes(encode(proto)), feeds(SHAPE), { opTypes: ["Tanh"] })).rejects.toThrow(
+      /expected operators that static/,
+    );
+    const wrong = staticQuantize(readModelBytes(encode(proto)), feeds(SHAPE), { activations: "int4" as never });
+    await expect(wrong).rejects.toThrow(/activations: expected uint8/);
+    const nan = [{ x: { type: "float32", data: new Float32Array(256).fill(NaN), dims: SHAPE } }];
+    await expect(staticQuantize(readModelBytes(encode(proto)), nan)).rejects.toMatchObject({ code: "E_CALIBRATION" });
+  });
+});
+
+describe("a real model", () => {
+  it("fashion-cnn keeps its accuracy in uint8 by every observer", async () => {
+    const file = (name: string) => readFileSync(new URL(`../fixtures/fashion-cnn/${name}`, import.meta.url));
+    const images = Float32Array.from(file("calibration-images.u8").subarray(0, 784 * 96), (byte) => byte / 255);
+    // batches of different sizes
+    const data = [
+      [0, 64],
+      [64, 96],
+    ].map(([from, to]) => ({
+      image: { type: "float32", data: images.slice(from * 784, to * 784), dims: [to - from, 1, 28, 28] },
+    }));
+    const folder = mkdtempSync(join(tmpdir(), "lowbit-static-"));
+    try {
+      for (const observer of ["minMax", "percentile", "mse"] as const) {
+        const quantized = readModelBytes(new Uint8Array(file("fashion_cnn.onnx")));
+        await staticQuantize(quantized, data, { observer });
+        const path = join(folder, `${observer}.onnx`);
+        writeFileSync(path, writeModelBytes(quantized));
+        expect(await fashionAccuracy(path)).toBeGreaterThanOrEqual(0.9275);
+      }
+    } finally {
+      rmSync(folder, { recursive: true });
+    }
+  });
+});
