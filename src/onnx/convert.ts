@@ -1,19 +1,15 @@
 // convertModel: a model in memory, quantized in place. Passes first; then every layer is decided (choose.ts), its weight quantized (weights.ts, decide.ts) and
 // written (targets); then floats become float16 where the dtype asks for it.
-import { LowbitError } from "../../formats/core/errors.ts";
 import type { Format } from "../../formats/core/types.ts";
 import { calibrateModel, readFeeds } from "./calibrate/index.ts";
-import { decider, resolveFormat, type Decision } from "./choose.ts";
+import { decider, type Decision } from "./choose.ts";
 import { decideWeights, type DecidedWeight } from "./decide.ts";
 import { applyPasses, type LayerCalibration } from "./passes/index.ts";
 import { modelLayers, readBias, writeBias } from "./primitives.ts";
 import { dtypeRow } from "./dtypes.ts";
-import { segmentsLength } from "./file/encode.ts";
-import { checkAborted, checkOutput, fileSize, pause, spillFile, writeFiles } from "./file/files.ts";
+import { checkAborted, pause } from "./file/files.ts";
 import type { NodeProto } from "./file/gen/onnx_pb.ts";
-import { inputPaths, outputFiles, readModel, readModelBytes, writeModelBytes } from "./file/io.ts";
 import type { OnnxModel } from "./file/model.ts";
-import { decodeOriginal } from "./file/model.ts";
 import {
   buildScopes,
   collectNames,
@@ -26,7 +22,7 @@ import {
   type Scope,
 } from "./graph/graph.ts";
 import { findLayers, type Layer } from "./layers.ts";
-import type { LayerRule, LayerReport, QuantizeModelOptions, QuantizeOptions, QuantizeReport } from "./options.ts";
+import type { LayerRule, LayerReport, QuantizeOptions } from "./options.ts";
 import { checkOptions } from "./options.ts";
 import { nameFilter } from "./patterns.ts";
 import { convertFp16 } from "./targets/fp16.ts";
@@ -316,4 +312,3 @@ function tidy(context: TargetContext, unused: ReadonlySet<string>): void {
   const some = `${inputs.slice(0, 3).join(", ")}${inputs.length > 3 ? `, ... (${inputs.length} in all)` : ""}`;
   context.notes.push(`weights that were graph inputs with a default can no longer be fed: ${some}`);
 }
-

@@ -40,8 +40,10 @@ export type {
   QuantizeProgress,
   QuantizeReport,
 } from "./options.ts";
-export { convertModel, quantizeModel, quantizeModelBytes } from "./quantize.ts";
-export type { ConvertResult, QuantizeBytesOptions } from "./quantize.ts";
+export { convertModel } from "./convert.ts";
+export type { ConvertResult } from "./convert.ts";
+export { quantizeModel, quantizeModelBytes } from "./quantize.ts";
+export type { QuantizeBytesOptions } from "./quantize.ts";
 export { verifyModels } from "./verify/verify.ts";
 export type { VerifyOptions, VerifyReport } from "./verify/verify.ts";
 export type { OutputComparison } from "./verify/compare.ts";

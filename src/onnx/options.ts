@@ -290,7 +290,11 @@ export const OPTIONS: readonly OptionRow[] = [
   text("outputs", "true or false", (v) => typeof v === "boolean"),
   text("budget", "{ bitsPerWeight, candidates }", isBudget),
   text("targetSqnr", "a number of decibels", (v) => typeof v === "number" && Number.isFinite(v), {
-    flag: { name: "target-sqnr", value: "DB", help: "leave layers out, or raise them, until outputs reach this on held-out calibration data" },
+    flag: {
+      name: "target-sqnr",
+      value: "DB",
+      help: "leave layers out, or raise them, until outputs reach this on held-out calibration data",
+    },
   }),
   text("blockSize", "a whole number from 1", (v) => Number.isInteger(v) && (v as number) > 0, {
     ...has("blockSize"),
@@ -310,7 +314,7 @@ export const OPTIONS: readonly OptionRow[] = [
   text("opTypes", "operators such as MatMul, Gather", (v) => isList(v, isText), {
     flag: { name: "op-types", value: "LIST", help: "only these operators, e.g. MatMul,Conv; Gather adds embeddings" },
   }),
-  text("rules", `a list of { match, keep | dtype | format | target | algorithm }`, (v) => isList(v, isRule)),
+  text("rules", `a list of { match, keep | dtype | format | target | algorithm }`, (v) => Array.isArray(v) && v.every(isRule)),
   text("include", "a list of patterns", (v) => isList(v, isPattern), {
     flag: { name: "include", value: "PATTERN", multiple: true, help: "only layers of this name (glob, or /regex/); may be repeated" },
   }),
@@ -361,11 +365,9 @@ export function checkOptions(options: QuantizeModelOptions): void {
   if (options.dtype !== undefined && chooses)
     throw new TypeError(`dtype: expected none beside ${options.budget === undefined ? "activations" : "budget"}, got ${options.dtype}`);
   if (options.dtype !== undefined && options.format !== undefined)
-    throw new TypeError("dtype, format: expected one of them, got both. Say what to make, e.g. dtype \"q4\".");
+    throw new TypeError('dtype, format: expected one of them, got both. Say what to make, e.g. dtype "q4".');
   if (options.dtype === undefined && options.format === undefined && !chooses)
-    throw new TypeError(
-      `dtype, format: expected one of them, got none. Say what to make, e.g. dtype "q4".`,
-    );
+    throw new TypeError(`dtype, format: expected one of them, got none. Say what to make, e.g. dtype "q4".`);
   const dtype = options.dtype === undefined ? undefined : dtypeRow(options.dtype)!;
   for (const option of OPTIONS) {
     if (option.dtypes === undefined || options[option.name] === undefined) continue;

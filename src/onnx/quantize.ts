@@ -51,7 +51,10 @@ function convertOnce(model: OnnxModel, options: QuantizeOptions): Promise<Conver
   const { activations, observer, outputs, ...rest } = options;
   if (activations === undefined) return convertModel(model, rest);
   if (options.calibration === undefined)
-    throw new LowbitError("E_CALIBRATION", "activations: expected calibration data for their ranges, got none. Give them with calibration (--calibrate).");
+    throw new LowbitError(
+      "E_CALIBRATION",
+      "activations: expected calibration data for their ranges, got none. Give them with calibration (--calibrate).",
+    );
   return staticQuantize(model, options.calibration, { ...rest, activations, ...pick({ observer, outputs }) });
 }
 
@@ -73,7 +76,13 @@ async function withBudget(
 }
 
 /** Layers left out, or raised to 8 bits, until the outputs reach a SQNR on data that no quantizer saw; as rules. */
-async function withTarget(model: OnnxModel, options: QuantizeOptions, targetSqnr: number, feeds: readonly Feeds[], notes: string[]): Promise<QuantizeOptions> {
+async function withTarget(
+  model: OnnxModel,
+  options: QuantizeOptions,
+  targetSqnr: number,
+  feeds: readonly Feeds[],
+  notes: string[],
+): Promise<QuantizeOptions> {
   const quantizeWith = async (rules: readonly LayerRule[]): Promise<Uint8Array> => {
     const copy = { ...model, proto: clone(ModelProtoSchema, model.proto) };
     await convertOnce(copy, { ...options, rules: [...rules, ...(options.rules ?? [])] });
@@ -81,7 +90,13 @@ async function withTarget(model: OnnxModel, options: QuantizeOptions, targetSqnr
   };
   const blocks = options.format !== undefined || dtypeRow(options.dtype!)?.target === "matmulnbits";
   const raise = blocks && options.activations === undefined ? [{ format: "int8_b32" }] : [];
-  const report = await reachSqnr(model, quantizeWith, { targetSqnr, layers: takenLayers(model, options), feeds, raise, ...pick({ signal: options.signal }) });
+  const report = await reachSqnr(model, quantizeWith, {
+    targetSqnr,
+    layers: takenLayers(model, options),
+    feeds,
+    raise,
+    ...pick({ signal: options.signal }),
+  });
   notes.push(...report.notes);
   return { ...options, rules: [...report.rules, ...(options.rules ?? [])] };
 }

@@ -4,7 +4,7 @@ import { readModelBytes, writeModelBytes, type QuantizeBytesOptions } from "../.
 import type { ModelProto } from "../../src/onnx/file/gen/onnx_pb.ts";
 import { buildScopes, collectNames, opsetVersion } from "../../src/onnx/graph/graph.ts";
 import { decider } from "../../src/onnx/choose.ts";
-import { nearestOf } from "../../src/onnx/quantize.ts";
+import { nearestOf } from "../../src/onnx/convert.ts";
 import { findLayers } from "../../src/onnx/layers.ts";
 import { modelLayers, writeWeight } from "../../src/onnx/primitives.ts";
 import { dequantize } from "../../src/tensor/dequantize.ts";

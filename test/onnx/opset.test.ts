@@ -40,11 +40,11 @@ async function run(bytes: Uint8Array, dims: number[]): Promise<{ data: unknown[]
   }
 }
 
-function raised(proto: ModelProto): { bytes: Uint8Array; reason: string | undefined } {
+function raised(proto: ModelProto, to = 11): { bytes: Uint8Array; reason: string | undefined } {
   const read = readModelBytes(encode(proto));
   const scopes = buildScopes(read);
   sortNodes(scopes);
-  const reason = raiseOpset({ model: read, scopes, names: collectNames(scopes) }, 11);
+  const reason = raiseOpset({ model: read, scopes, names: collectNames(scopes) }, to);
   return { bytes: writeModelBytes(read), reason };
 }
 
@@ -362,5 +362,39 @@ describe("what cannot be said in opset 11 is left alone, with the reason", () =>
     const { bytes, reason } = raised(proto);
     expect(reason).toMatch(expected);
     expect(Buffer.compare(bytes, encode(proto))).toBe(0);
+  });
+});
+
+describe("raising beyond 11 keeps every number", () => {
+  const LATE: readonly (readonly [string, NodeProto[], number, number])[] = [
+    [
+      "Squeeze and Unsqueeze",
+      [node("Unsqueeze", ["x"], ["u"], { axes: ints(0) }), node("Squeeze", ["u"], ["y"], { axes: ints(0) })],
+      11,
+      13,
+    ],
+    ["ReduceSum with axes", one("ReduceSum", { axes: ints(1, 2), keepdims: 0n }), 11, 21],
+    ["ReduceSum of all", one("ReduceSum"), 11, 13],
+    ["ReduceMean", one("ReduceMean", { axes: ints(-1) }), 13, 21],
+    ["ReduceMax", one("ReduceMax", { axes: ints(0, 3), keepdims: 1n }), 11, 21],
+    [
+      "Split by sizes",
+      [node("Split", ["x"], ["a", "b"], { axis: 3n, split: ints(2, 4) }), node("Concat", ["b", "a"], ["y"], { axis: 3n })],
+      11,
+      21,
+    ],
+    ["Split evenly", [node("Split", ["x"], ["a", "b"], { axis: 2n }), node("Concat", ["b", "a"], ["y"], { axis: 2n })], 13, 21],
+    ["Softmax, flattened", one("Softmax"), 11, 13],
+    ["Softmax from axis 2", one("Softmax", { axis: 2n }), 11, 21],
+    ["Softmax of the last axis", one("Softmax", { axis: -1n }), 9, 13],
+    ["LogSoftmax from axis 0", one("LogSoftmax", { axis: 0n }), 11, 13],
+    ["Dropout", one("Dropout", { ratio: 0.3 }), 10, 13],
+  ];
+  it.each(LATE)("%s", async (_, nodes, from, to) => {
+    const proto = build(nodes, {}, from);
+    const { bytes, reason } = raised(proto, to);
+    expect(reason).toBeUndefined();
+    expect(Number(readModelBytes(bytes).proto.opsetImport[0].version)).toBe(to);
+    expect(await run(bytes, [1, 2, 4, 6])).toEqual(await run(encode(proto), [1, 2, 4, 6]));
   });
 });

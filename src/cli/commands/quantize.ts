@@ -47,6 +47,8 @@ export const quantizeCommand: CommandSpec = {
     ...flagSpecs,
     symmetric: { help: "no zero points (default for block dtypes and signed weights)" },
     asymmetric: { help: "zero points (default for unsigned 8-bit weights)" },
+    budget: { value: "BITS", help: "formats by layer within this many stored bits per weight, chosen on --calibrate data" },
+    candidates: { value: "LIST", help: "with --budget: the formats to choose from (default int2_b32,int3_b32,int4_b32,int8_b32)" },
     config: { value: "FILE", help: "options from a file (default: lowbit.config.json or .mjs beside the model, where there is one)" },
     "print-config": { help: "print the options in force as JSON and stop" },
     verify: { value: "N", help: "afterwards run both models on N random inputs and compare" },
@@ -89,6 +91,10 @@ function givenOptions(args: ParsedArgs): Record<string, unknown> {
     options[entry.option.name] = value;
   }
   if (args.flag("symmetric") || args.flag("asymmetric")) options.symmetric = args.flag("symmetric");
+  const bits = numberOption(args, "budget", "a number of bits per weight above 0", (n) => n > 0);
+  const candidates = args.text("candidates");
+  if (bits === undefined && candidates !== undefined) throw usageError("--candidates: expected together with --budget BITS, got it alone.");
+  if (bits !== undefined) options.budget = { bitsPerWeight: bits, ...(candidates === undefined ? {} : { candidates: listOf(candidates) }) };
   return options;
 }
 
@@ -110,7 +116,8 @@ async function runQuantize(args: ParsedArgs, context: Parameters<CommandSpec["ru
   const output = args.text("output");
   const asked = { ...(await configFile(args.text("config"), input)), ...givenOptions(args) } as Record<string, unknown>;
   if (args.flag("dtypes") || isFolder(input)) return runFolder(args, context, input, output, asked);
-  if (asked.dtype === undefined && asked.format === undefined)
+  const chooses = ["dtype", "format", "activations", "budget"].some((name) => asked[name] !== undefined);
+  if (!chooses)
     throw usageError(`--dtype: expected one of ${ONNX_DTYPES.join(", ")}, got none. Say what to make, e.g. --dtype q4, or --format NAME.`);
   const options = checked(asked as QuantizeModelOptions);
   if (args.flag("print-config")) {
@@ -119,7 +126,7 @@ async function runQuantize(args: ParsedArgs, context: Parameters<CommandSpec["ru
   }
   if (output === undefined)
     throw usageError(
-      `-o: expected the file to write, got none. For example -o ${options.dtype === undefined ? input.replace(/(\.onnx)?$/i, `_${String(options.format)}.onnx`) : dtypeFileName(input, dtypeRow(options.dtype)!)}`,
+      `-o: expected the file to write, got none. For example -o ${options.dtype === undefined ? input.replace(/(\.onnx)?$/i, `_${options.format === undefined ? "quantized" : String(options.format)}.onnx`) : dtypeFileName(input, dtypeRow(options.dtype)!)}`,
     );
   const samples = numberOption(args, "verify", "a number of inputs from 1", (n) => Number.isInteger(n) && n >= 1);
   const minSqnrDb = numberOption(args, "min-sqnr", "a number of decibels", () => true);

@@ -11,6 +11,7 @@ import {
 } from "../file/gen/onnx_pb.ts";
 import { encodeHalf } from "../file/half.ts";
 import type { OnnxModel } from "../file/model.ts";
+import { lateObstacle, lateRewrite } from "./opset-late.ts";
 import { readFloats } from "../file/values.ts";
 import { resolveConstant } from "./constants.ts";
 import type { ElementTypes } from "./infer.ts";
@@ -34,6 +35,8 @@ interface Raise extends OpsetContext {
 }
 
 const LOWEST = 7;
+/** Rewrites to this version are here, later ones in opset-late.ts. */
+const MIDDLE = 11;
 
 /** Operators that runtimes have up to opset 9 or so: experiments that never became ONNX. */
 const EXPERIMENTS: ReadonlySet<string> = new Set(["Affine", "Crop", "ImageScaler", "ParametricSoftplus", "ScaledTanh"]);
@@ -83,23 +86,29 @@ function obstacle(raise: Raise, scope: Scope, node: NodeProto): string | undefin
 }
 
 /**
- * Raises the default opset to `to` (11). Returns undefined when done; else the reason, and the model is as before.
+ * Raises the default opset to `to`: by the steps to 11, then by those beyond (opset-late.ts). Returns undefined when done; else the reason, and the model is as before.
  */
 export function raiseOpset(context: OpsetContext, to: number): string | undefined {
   const entries = context.model.proto.opsetImport.filter((set) => set.domain === "" || set.domain === "ai.onnx");
   const [from] = entries.map((set) => Number(set.version));
   if (from === undefined || from < LOWEST) return `opset ${from ?? 0} is older than ${LOWEST}`;
   if (entries.some((set) => Number(set.version) !== from)) return "it imports two versions of the default opset";
+  const step = { names: context.names, from, to };
   const raise: Raise = { ...context, from, types: inferTypes(context.scopes, from) };
   for (const scope of context.scopes) {
     for (const node of scope.graph.node) {
-      const reason = isDefaultDomain(node) ? obstacle(raise, scope, node) : undefined;
+      if (!isDefaultDomain(node)) continue;
+      const reason = (from < MIDDLE ? obstacle(raise, scope, node) : undefined) ?? lateObstacle(step, node);
       if (reason !== undefined) return reason;
     }
   }
   for (const scope of context.scopes) {
     const nodes = scope.graph.node;
-    scope.graph.node = nodes.flatMap((node) => (isDefaultDomain(node) ? rewrite(raise, scope, node) : [node]));
+    scope.graph.node = nodes.flatMap((node) => {
+      if (!isDefaultDomain(node)) return [node];
+      const made = from < MIDDLE ? rewrite(raise, scope, node) : [node];
+      return made.flatMap((one) => (isDefaultDomain(one) ? lateRewrite(step, scope, one) : [one]));
+    });
     for (const node of scope.graph.node) for (const output of node.output) if (output !== "") scope.producers.set(output, node);
   }
   for (const entry of entries) entry.version = BigInt(to);
