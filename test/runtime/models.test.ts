@@ -22,6 +22,14 @@ test("encoder in 4-bit blocks", async () => {
   await session.release();
 });
 
+test("encoder in dynamic int8", async () => {
+  const { bytes } = await quantizeModelBytes(encoderModel(), { dtype: "uint8" });
+  const session = await loadModel(bytes);
+  expect(session.explain().steps.map(({ operator }) => operator)).toContain("MatMulInteger");
+  await compare(bytes, encoderFeeds(1)[0], 2e-2, session);
+  await session.release();
+});
+
 test("fashion-cnn", async () => {
   await compare(fashion, { image }, 2e-5);
 });

@@ -21,7 +21,7 @@ interface Case {
   readonly opset?: number;
 }
 
-const TYPES: Record<string, number> = { float32: T.FLOAT, int64: T.INT64, int32: T.INT32, bool: T.BOOL, uint8: T.UINT8 };
+const TYPES: Record<string, number> = { int8: T.INT8, float32: T.FLOAT, int64: T.INT64, int32: T.INT32, bool: T.BOOL, uint8: T.UINT8 };
 const size = (dims: readonly number[]): number => dims.reduce((a, b) => a * b, 1);
 
 function numbers(seed: number, count: number, low = -2, high = 2): Float32Array {
@@ -123,6 +123,26 @@ const pool: Make = (seed, a, b, c) => ({
   feeds: { x: f32(seed, [a, b, c + 3, 5]) },
   attributes: { kernel_shape: ints(3, 2), strides: ints(2, 1), pads: ints(1, 0, 1, 1) },
 });
+
+const bytes8 = (seed: number, dims: number[], isSigned: boolean) => ({
+  type: isSigned ? "int8" : "uint8",
+  dims,
+  data: isSigned ? Int8Array.from(numbers(seed, size(dims), -128, 128), Math.floor) : Uint8Array.from(numbers(seed, size(dims), 0, 255.9)),
+});
+// int8 weights of 7 bits: onnxruntime saturates sums of pairs uint8 x int8 at int16 on processors without VNNI (255 * 127 * 2 gives 32767).
+const weights8 = (seed: number, dims: number[], isSigned: boolean) => {
+  const full = bytes8(seed, dims, isSigned);
+  return isSigned ? { ...full, data: full.data.map((v) => v >> 1) } : full;
+};
+const integer =
+  (isSigned: boolean): Make =>
+  (s, a, b, c) => ({
+    feeds: { x: bytes8(s, [a, 2, b], false), z: weights8(s + 1, [b, c], isSigned) },
+    initializer: [
+      raw("zx", [], Uint8Array.of(s % 256), T.UINT8),
+      raw("zz", [], isSigned ? Int8Array.of(-3) : Uint8Array.of(9), isSigned ? T.INT8 : T.UINT8),
+    ],
+  });
 
 const cases: Record<string, Make[]> = {
   Add: [two, big],
@@ -269,6 +289,18 @@ test("docs/runtime.md lists the operators", () => {
 });
 
 const side = fc.integer({ min: 1, max: 5 });
+Object.assign(cases, {
+  DynamicQuantizeLinear: [(s, a, b, c) => ({ feeds: { x: f32(s, [a, b, c]) }, outputs: ["y", "scale", "zero"] })],
+  DequantizeLinear: [
+    (s, a, b, c) => ({
+      feeds: { x: bytes8(s, [a, b, c], true) },
+      initializer: [raw("s", [b], numbers(s, b, 0.01, 0.1)), raw("z", [b], new Int8Array(b).fill(7), T.INT8)],
+      attributes: { axis: -2n },
+    }),
+    (s, a, b) => ({ feeds: { x: bytes8(s, [a, b], false) }, initializer: [raw("s", [], Float32Array.of(0.03))] }),
+  ],
+  MatMulInteger: [integer(false), integer(true)],
+} satisfies Record<string, Make[]>);
 const rows = Object.entries(cases).flatMap(([name, makes]) => makes.map((make, i) => [`${name} ${i}`, name, make] as const));
 test.each(rows)("%s", async (_, name, make) => {
   await fc.assert(

@@ -3,9 +3,10 @@ import { images } from "./conv.ts";
 import { elementwise } from "./elementwise.ts";
 import type { Operator } from "./operator.ts";
 import { products } from "./product.ts";
+import { quantized } from "./quantized.ts";
 import { reduce } from "./reduce.ts";
 import { shape } from "./shape.ts";
 
 export const operators: ReadonlyMap<string, Operator> = new Map(
-  [elementwise, shape, reduce, products, images].flatMap((family) => Object.entries(family)),
+  [elementwise, shape, reduce, products, quantized, images].flatMap((family) => Object.entries(family)),
 );
