@@ -6,7 +6,13 @@ import { format } from "lowbit/formats";
 import { webgpu } from "lowbit/webgpu";
 
 export async function main(print) {
-  const backends = { reference: "reference", wasm: await wasm(), webgpu: await webgpu() };
+  const backends = { reference: "reference", wasm: await wasm() };
+  try {
+    backends.webgpu = await webgpu();
+  } catch (error) {
+    if (error.code !== "E_DEVICE") throw error;
+    print(`without WebGPU: ${error.message}`);
+  }
   const [m, n, k] = [3, 64, 256];
   const weight = tensor(
     Float32Array.from({ length: n * k }, (_, i) => Math.sin(i * 12.9898) * Math.cos(i * 0.37)),
@@ -26,7 +32,7 @@ export async function main(print) {
     }
   }
   backends.wasm.dispose();
-  backends.webgpu.dispose();
+  backends.webgpu?.dispose();
 }
 
 if (globalThis.process?.argv?.[1]?.endsWith("backends.mjs")) await main(console.log);

@@ -80,8 +80,11 @@ function page(f: Format): string {
   const lines = [GENERATED, "", `# ${f.name}`, "", note.why, "", "```text", ...card.lines, "```", ""];
   lines.push(
     "```ts",
+    ...(isScalar(f) ? [] : [`import { quantize, tensor } from "lowbit";`]),
     `import { ${f.name} } from "lowbit/formats/${f.name}";`,
-    ...(isScalar(f) ? [`${f.name}.encode(0.3); // ${example(f)}`] : [`quantize(tensor(data, [n, k]), ${f.name});`]),
+    ...(isScalar(f)
+      ? [`${f.name}.encode(0.3); // ${example(f)}`]
+      : [`quantize(tensor(new Float32Array(4 * 256).fill(0.3), [4, 256]), ${f.name});`]),
     "```",
     "",
   );

@@ -1,6 +1,7 @@
 // Bulk encode and decode of arrays: typed-array loops, no closure per element. Encoding is one idea for every format of at most 16 bits: "slots"
 // (codes in ascending order of value, policies included) with the smallest double that belongs to each, found from the top 16 bits of the
 // float32 nearest to the value. Equal to `format.encode` for every input, which the tests check around every boundary.
+import { checkEncodeOptions, isA } from "./check.ts";
 import { LowbitError } from "./errors.ts";
 import { bitRounding, decodeTable, directTable, encodeBits, encodeDirect, type BitRounding, type Direct } from "./fast.ts";
 import { codeArray, type Codes } from "./pack.ts";
@@ -156,9 +157,17 @@ export function encodeSlots(format: NumberFormat, options: EncodeOptions): Slots
 /**
  * Codes of all values, each equal to `format.encode(value, options)`: rounded once from the double (or float32) given.
  * @param out codes are written here where given (as long as values, of the width of the format)
- * @throws LowbitError E_VALUE (a value that the policies refuse, with its index), E_UNSUPPORTED, E_SHAPE
+ * @throws TypeError (values or out of another type, a policy that does not exist), LowbitError E_VALUE (a value that the policies refuse, with its
+ * index), E_UNSUPPORTED, E_SHAPE
  */
 export function encodeArray(format: NumberFormat, values: Float32Array | Float64Array, out?: Codes, options: EncodeOptions = {}): Codes {
+  if (!(values instanceof Float32Array || values instanceof Float64Array))
+    throw new TypeError(
+      `encodeArray values: expected a Float32Array or Float64Array, got ${isA(values)}. Convert it with Float64Array.from(values).`,
+    );
+  if (out !== undefined && !(out instanceof Uint8Array || out instanceof Uint16Array || out instanceof Uint32Array))
+    throw new TypeError(`encodeArray out: expected a Uint8Array, Uint16Array or Uint32Array, got ${isA(out)}. Leave it undefined.`);
+  checkEncodeOptions("encodeArray", options);
   const n = values.length;
   const codes = out ?? codeArray(format.bits, n);
   if (codes.length < n || codes.BYTES_PER_ELEMENT * 8 < format.bits)
@@ -242,13 +251,17 @@ function encode64(slots: Slots, values: Float64Array, out: Codes): number {
 
 /**
  * Values of all codes. @param out Float32Array or Float64Array of at least codes.length; default Float32Array (float32 holds every format of at
- * most 16 bits but wide posits). @throws RangeError for a code that does not fit, LowbitError E_SHAPE
+ * most 16 bits but wide posits). @throws TypeError for other types, RangeError for a code that does not fit, LowbitError E_SHAPE
  */
 export function decodeArray<T extends Float32Array | Float64Array = Float32Array>(
   format: NumberFormat,
   codes: ArrayLike<number>,
   out?: T,
 ): T {
+  if (typeof codes !== "object" || codes === null || !Number.isSafeInteger(codes.length) || codes.length < 0)
+    throw new TypeError(`decodeArray codes: expected an array of codes, got ${isA(codes)}. Pass a typed array or an array of integers.`);
+  if (out !== undefined && !(out instanceof Float32Array || out instanceof Float64Array))
+    throw new TypeError(`decodeArray out: expected a Float32Array or Float64Array, got ${isA(out)}. Leave it undefined.`);
   const n = codes.length;
   const values = out ?? (new Float32Array(n) as T);
   if (values.length < n)

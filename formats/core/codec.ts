@@ -1,5 +1,6 @@
 // Makes the frozen NumberFormat of a definition: a table codec to 16 bits (the table is built on first use), a rule codec above.
 import { LowbitError } from "./errors.ts";
+import { checkEncodeOptions, isA } from "./check.ts";
 import { latticeOf, tableLimits, valueOrder, type TableSource } from "./table.ts";
 import type { Access, EncodeDefaults, EncodeOptions, Field, FormatDefinition, Limits, NumberFormat, ValueOrder } from "./types.ts";
 
@@ -35,12 +36,21 @@ export type EncodeFunction = (value: number, options?: EncodeOptions) => number;
 
 const NAME = /^[a-z][a-z0-9_]*$/;
 
-/** @throws LowbitError E_FORMAT for a bad name or width */
+/** @throws LowbitError E_FORMAT for a bad name or width, or a default policy that does not exist */
 export function makeCodec(parts: CodecParts): NumberFormat {
   const { name, bits } = parts;
   if (!NAME.test(name))
     throw new LowbitError("E_FORMAT", `format name: expected lower case letters, digits and _, got "${name}". Rename the format.`);
+  try {
+    checkEncodeOptions(`${name} defaults`, parts.defaults);
+  } catch (cause) {
+    throw new LowbitError("E_FORMAT", (cause as Error).message, { cause });
+  }
   const widest = 2 ** bits - 1;
+  const checkArguments = (value: number, options?: EncodeOptions) => {
+    if (typeof value !== "number") throw new TypeError(`${name}: expected a number, got ${isA(value)}. Convert it with Number(value).`);
+    if (options !== undefined) checkEncodeOptions(name, options);
+  };
   const checkCode = (code: number) => {
     if (!(Number.isInteger(code) && code >= 0 && code <= widest))
       throw new RangeError(`${name}: expected a code in 0..${widest}, got ${code}. Codes are unsigned integers of ${bits} bits.`);
@@ -73,7 +83,10 @@ export function makeCodec(parts: CodecParts): NumberFormat {
         checkCode(code);
         return decode(code);
       },
-      encode,
+      encode(value: number, options?: EncodeOptions) {
+        checkArguments(value, options);
+        return encode(value, options);
+      },
     });
   }
 
@@ -111,6 +124,7 @@ export function makeCodec(parts: CodecParts): NumberFormat {
       return getSource().table[code];
     },
     encode(value: number, options?: EncodeOptions) {
+      checkArguments(value, options);
       return (encoder ??= parts.encode ?? parts.encodeBy!(getSource(), getOrder()))(value, options);
     },
   });

@@ -1,6 +1,7 @@
 // Dense bit packing of codes, any width 1..32, least significant bit first: code i occupies bits i*bits .. i*bits + bits - 1 of the little-endian
 // bit stream, and may straddle bytes. For 4 bits this is "first element in the low nibble" (ONNX); for 6 bits four codes in three bytes.
 // Containers with another order (bitsandbytes, ggml, GPTQ) have their own exporters.
+import { isA } from "./check.ts";
 import { LowbitError } from "./errors.ts";
 
 /** Codes of up to 8, 16 and 32 bits. */
@@ -28,6 +29,8 @@ export function codeArray(bits: number, count: number): Codes {
  */
 export function packCodes(codes: ArrayLike<number>, bits: number): Uint8Array {
   checkBits(bits);
+  if (typeof codes !== "object" || codes === null || !Number.isSafeInteger(codes.length))
+    throw new TypeError(`packCodes codes: expected an array of codes, got ${isA(codes)}. Pass a typed array or an array of integers.`);
   const limit = 2 ** bits;
   for (let i = 0; i < codes.length; i++) {
     const c = codes[i];
@@ -84,6 +87,7 @@ export function packInto(codes: ArrayLike<number>, start: number, count: number,
 export function unpackCodes(bytes: Uint8Array, bits: number, count: number): Codes {
   checkBits(bits);
   if (!Number.isSafeInteger(count) || count < 0) throw new RangeError(`count: expected a natural number, got ${count}.`);
+  if (!(bytes instanceof Uint8Array)) throw new TypeError(`unpackCodes bytes: expected a Uint8Array, got ${isA(bytes)}.`);
   const need = packedBytes(count, bits);
   if (bytes.length < need)
     throw new LowbitError(

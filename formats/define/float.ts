@@ -33,6 +33,7 @@ export interface FloatOptions {
   readonly defaults?: Partial<EncodeDefaults>;
 }
 
+const SPECIALS: ReadonlySet<FloatSpecials> = /* @__PURE__ */ new Set(["ieee", "fn", "fnuz", "p3109", "finite"]);
 const float32 = new Float32Array(1);
 const bits32 = new Uint32Array(float32.buffer);
 
@@ -47,6 +48,7 @@ export function defineFloat(options: FloatOptions): NumberFormat {
     new LowbitError("E_FORMAT", `${name} ${what}: expected ${expected}, got ${got}. See docs/adding-a-format.md.`);
   if (!Number.isInteger(E) || E < 1 || E > 8) throw bad("exponentBits", "an integer in 1..8", E);
   if (!Number.isInteger(M) || M < 0 || M > 23) throw bad("mantissaBits", "an integer in 0..23", M);
+  if (!SPECIALS.has(specials)) throw bad("specials", `one of ${[...SPECIALS].join(", ")}`, String(specials));
   const bias = options.bias ?? 2 ** (E - 1) - 1;
   if (!Number.isInteger(bias) || Math.abs(bias) > 512) throw bad("bias", "an integer in -512..512", bias);
   if (specials === "fnuz" && !signed) throw bad("specials", `a signed format for "fnuz" (its NaN is the code of -0)`, "unsigned");

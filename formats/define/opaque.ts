@@ -1,5 +1,6 @@
 // Opaque formats: blocks given by their bytes alone (ggml blocks, outlier-victim pairs). The definer supplies how one block is written and
 // read; sizes, shapes and bad values are checked here once.
+import { isA, plainBytes } from "../core/check.ts";
 import { LowbitError } from "../core/errors.ts";
 import type { NumberFormat, OpaqueFormat } from "../core/types.ts";
 import { float32 } from "../float32.ts";
@@ -100,7 +101,7 @@ export function defineOpaque(options: OpaqueOptions): OpaqueFormat {
     blockBytes,
     definition: Object.freeze({ kind: "opaque", name, blockSize, blockBytes }),
     encodeBytes(x: Float32Array) {
-      if (!(x instanceof Float32Array)) throw new TypeError(`${name}.encodeBytes: expected a Float32Array, got ${typeof x}.`);
+      if (!(x instanceof Float32Array)) throw new TypeError(`${name}.encodeBytes: expected a Float32Array, got ${isA(x)}.`);
       const n = blocks(x.length, blockSize, "values");
       const bad = x.findIndex((v) => !Number.isFinite(v));
       if (bad >= 0)
@@ -112,8 +113,8 @@ export function defineOpaque(options: OpaqueOptions): OpaqueFormat {
       for (let i = 0; i < n; i++) encodeBlock(x, i * blockSize, out, i * blockBytes);
       return out;
     },
-    decodeBytes(bytes: Uint8Array) {
-      if (!(bytes instanceof Uint8Array)) throw new TypeError(`${name}.decodeBytes: expected a Uint8Array, got ${typeof bytes}.`);
+    decodeBytes(given: Uint8Array) {
+      const bytes = plainBytes(`${name}.decodeBytes`, given);
       const n = blocks(bytes.length, blockBytes, "bytes");
       const out = new Float32Array(n * blockSize);
       for (let i = 0; i < n; i++) decodeBlock(bytes, i * blockBytes, out, i * blockSize);

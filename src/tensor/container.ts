@@ -1,6 +1,7 @@
 // Packed tensors as bytes: a safetensors file whose tensors are the byte planes (<name>.codes, .scales, .superScales, .offsets) and whose
 // __metadata__ holds, under "lowbit", versioned JSON with the definition of each format, shapes and recipes. Any safetensors reader opens it.
 // Reading trusts nothing: lengths, offsets, shapes and definitions are checked before a byte is used.
+import { plainBytes } from "../../formats/core/check.ts";
 import { LowbitError } from "../../formats/core/errors.ts";
 import type { Format, FormatDefinition, PackedTensor, QuantConfig } from "../../formats/core/types.ts";
 import { defineFormat } from "../../formats/define/index.ts";
@@ -73,8 +74,8 @@ const broken = (what: string, cause?: unknown) => new LowbitError("E_CONTAINER",
 const isObject = (x: unknown): x is Record<string, unknown> => typeof x === "object" && x !== null && !Array.isArray(x);
 
 /** All packed tensors of a file by name. @throws as fromBytes */
-export function fromSafetensors(bytes: Uint8Array): Record<string, PackedTensor> {
-  if (!(bytes instanceof Uint8Array)) throw new TypeError("fromSafetensors: expected a Uint8Array.");
+export function fromSafetensors(file: Uint8Array): Record<string, PackedTensor> {
+  const bytes = plainBytes("fromSafetensors", file);
   if (bytes.length < 10) throw broken(`expected at least 10 bytes, got ${bytes.length}. Is the file whole?`);
   const length = new DataView(bytes.buffer, bytes.byteOffset, 8).getBigUint64(0, true);
   if (length > BigInt(Math.min(MAX_HEADER, bytes.length - 8)))
@@ -134,7 +135,7 @@ export function fromSafetensors(bytes: Uint8Array): Record<string, PackedTensor>
 
 function parse(bytes: Uint8Array, what: string): unknown {
   try {
-    return JSON.parse(new TextDecoder("utf-8", { fatal: true }).decode(bytes));
+    return JSON.parse(new TextDecoder("utf-8", { fatal: true }).decode(new Uint8Array(bytes))); // a copy: decoders refuse shared memory
   } catch (cause) {
     throw broken(`expected JSON in ${what}, got something else. Is the file whole?`, cause);
   }

@@ -22,6 +22,7 @@ export function tensor<T extends TensorData>(data: T, shape: readonly number[]):
     throw new TypeError(
       `tensor data: expected a Float32Array or Float64Array, got ${describe(data)}. Convert it with Float32Array.from(data).`,
     );
+  if (!Array.isArray(shape)) throw new TypeError(`tensor shape: expected an array of sizes, got ${describe(shape)}. Pass [rows, k].`);
   const count = shape.reduce((n, d) => n * d, 1);
   if (shape.length < 1 || shape.length > 8 || shape.some((d) => !Number.isSafeInteger(d) || d < 1) || count !== data.length)
     throw new LowbitError(
@@ -62,7 +63,7 @@ export interface MatrixView {
 
 /**
  * [k] is one row; [rows, k] itself; more dimensions are [shape[0], product of the rest].
- * @throws TypeError if t is no tensor; LowbitError E_SHAPE if the view leaves its data
+ * @throws TypeError if t is no tensor; RangeError for strides that are no integers; LowbitError E_SHAPE if the view leaves its data
  */
 export function matrixView(t: Tensor): MatrixView {
   const { data, shape, stride, offset } = checkTensor(t);
@@ -106,6 +107,10 @@ function checkTensor(t: Tensor): Tensor {
   for (const [i, d] of t.shape.entries()) {
     if (!Number.isSafeInteger(d) || d < 1)
       throw new LowbitError("E_SHAPE", `tensor shape: expected positive sizes, got [${t.shape.join(", ")}].`);
+    if (!Number.isSafeInteger(t.stride[i]))
+      throw new RangeError(
+        `tensor stride: expected integers, got [${t.stride.join(", ")}]. Strides count elements; make the view with tensor() and transpose().`,
+      );
     if (t.stride[i] < 0) lo += (d - 1) * t.stride[i];
     else hi += (d - 1) * t.stride[i];
   }

@@ -17,6 +17,18 @@ test("every format has a fresh page and a row (npm run generate)", () => {
   for (const f of allFormats) expect(table).toContain(`[${f.name}](formats/${f.name}.md)`);
 });
 
+test("the sample of every page imports what it uses, and runs", async () => {
+  const { quantize, tensor } = await import("../../src/index.ts");
+  for (const f of allFormats) {
+    const sample = /```ts\n([\s\S]*?)```/.exec(readFileSync(join(root, `docs/generated/formats/${f.name}.md`), "utf8"))![1];
+    const imported = [...sample.matchAll(/^import \{ ([^}]+) \} from "([^"]+)";$/gm)].flatMap(([, names]) => names.split(", "));
+    const known: Record<string, unknown> = { quantize, tensor, [f.name]: f };
+    const body = sample.replace(/^import .*$/gm, "");
+    // Only what the sample imports is in reach.
+    Function("format", ...imported, body)(undefined, ...imported.map((name) => known[name]));
+  }
+});
+
 test("no page and no note without a format", () => {
   const names = new Set(allFormats.map((f) => f.name));
   const pages = readdirSync(join(root, "docs/generated/formats")).map((f) => f.replace(/\.md$/, ""));
