@@ -12,7 +12,7 @@ import { checkPasses } from "./passes/index.ts";
 import type { PassRequest } from "./passes/types.ts";
 import type { ActivationType } from "./targets/static/parameters.ts";
 import type { RangeObserver } from "./targets/static/ranges.ts";
-import type { NamePattern } from "./patterns.ts";
+import { patternRegExp, type NamePattern } from "./patterns.ts";
 import { NBITS_BLOCKS } from "./targets/nbits.ts";
 
 export { ONNX_DTYPES };
@@ -384,8 +384,18 @@ export function checkOptions(options: QuantizeModelOptions): void {
     throw new TypeError(`target: expected only with a format, got dtype ${dtype.name}, which says it`);
   for (const choice of [options.algorithm, ...(options.rules ?? []).map((rule) => rule.algorithm)])
     if (choice !== undefined) resolveAlgorithm(choice);
+  for (const name of ["include", "exclude", "keep"] as const) for (const pattern of options[name] ?? []) checkPattern(name, pattern);
+  for (const { match } of options.rules ?? []) checkPattern("rules", match);
   if (options.passes !== undefined) checkPasses(options.passes);
   if (options.blockSize !== undefined) checkBlockSize(options.blockSize, dtype!);
+}
+
+function checkPattern(option: string, pattern: NamePattern): void {
+  try {
+    patternRegExp(pattern);
+  } catch (error) {
+    throw new RangeError(`${option}: ${(error as Error).message}`, { cause: error });
+  }
 }
 
 function checkBlockSize(size: number, dtype: Dtype): void {

@@ -1,5 +1,6 @@
 // Runs of a model in onnxruntime-node for those who change or choose by its outputs: passes, sensitivity, budgets. Node only; the runtime is an
 // optional peer, imported when a session is opened.
+import { temporaryFolder } from "./calibrate/node.ts";
 import { LowbitError } from "../../formats/core/errors.ts";
 import type { OnnxModel } from "./file/model.ts";
 import { halfTable } from "./file/half.ts";
@@ -110,15 +111,14 @@ export async function openRun(model: string | Uint8Array | OnnxModel): Promise<R
 }
 
 async function openLarge(runtime: Runtime, model: OnnxModel): Promise<RuntimeSession> {
-  const [{ mkdtempSync, rmSync }, { tmpdir }, { join }] = await Promise.all([import("node:fs"), import("node:os"), import("node:path")]);
-  const folder = mkdtempSync(join(tmpdir(), "lowbit-run-"));
+  const folder = temporaryFolder("lowbit-run-");
   try {
-    const path = join(folder, "model.onnx");
+    const path = folder.file("model.onnx");
     await writeModel(model, path, { externalData: true });
     return await open(runtime, path);
   } finally {
     // The runtime has read the weights; what it maps stays until it lets go.
-    rmSync(folder, { recursive: true, force: true });
+    folder.remove();
   }
 }
 

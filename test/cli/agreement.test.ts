@@ -1,6 +1,6 @@
 // quantize and verify on models that are known to be hard: PP-OCRv4's recogniser (weights in Constant nodes), whose convolutions do not survive
 // dynamic int8, and Silero VAD (weights inside If). Random inputs and rendered lines of text must tell the good files from the bad.
-import { writeFileSync } from "node:fs";
+import { existsSync, writeFileSync } from "node:fs";
 import { describe, expect, test } from "vitest";
 import { recogniserInput, textLines } from "../../examples/text-lines.mjs";
 import { lowbit, npy, recogniser, scratch, silero } from "./run.ts";
@@ -102,11 +102,13 @@ describe("Silero VAD", () => {
     for (const layer of report.layers) if (layer.format === null) expect(layer.reason, layer.name).toMatch(/\w/);
     expect(report.verify!.ok).toBe(true);
   });
-  test("q4 has nothing to quantize, says why layer by layer, warns, and the copy is equal", async () => {
+  test("q4 has nothing to quantize: that is an error, and with --allow-unchanged a copy that is equal, layer by layer", async () => {
     const out = dir.path("vad_q4.onnx");
-    const { code, stdout, stderr } = await lowbit(["quantize", silero, "-o", out, "-d", "q4", "--verify", "1"]);
+    const refused = await lowbit(["quantize", silero, "-o", out, "-d", "q4"]);
+    expect([refused.code, existsSync(out)]).toEqual([1, false]);
+    expect(refused.stderr).toMatch(/E_UNSUPPORTED: q4: expected a layer to quantize, got none of 40.*--allow-unchanged/s);
+    const { code, stdout } = await lowbit(["quantize", silero, "-o", out, "-d", "q4", "--allow-unchanged", "--verify", "1"]);
     expect(code).toBe(0);
-    expect(stderr).toMatch(/^lowbit: warning: no layer was quantized/);
     expect(stdout).toMatch(/left alone: q4 has no form of Conv/);
     expect(stdout).toMatch(/^stateN .* exact /m);
   });

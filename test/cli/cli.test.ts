@@ -233,7 +233,7 @@ const failures: [title: string, args: string[], exit: number, code: string, says
   ["an option twice", ["quantize", "model.onnx", "-d", "q4", "-d", "q8"], 2, "E_CLI", /--dtype: expected it once/],
   ["no model", ["quantize", "-o", "out.onnx", "-d", "q4"], 2, "E_CLI", /expected MODEL, got nothing/],
   ["two models", ["inspect", "model.onnx", "small.onnx"], 2, "E_CLI", /got also small\.onnx/],
-  ["no dtype", ["quantize", "model.onnx", "-o", "out.onnx"], 2, "E_CLI", /--dtype: expected one of q4,/],
+  ["no dtype", ["quantize", "model.onnx", "-o", "out.onnx"], 2, "E_CLI", /--dtype: expected one of fp16, q8,/],
   ["a misspelt dtype", ["quantize", "model.onnx", "-o", "out.onnx", "-d", "itn8"], 2, "E_CLI", /Did you mean int8\?/],
   ["no output", ["quantize", "model.onnx", "-d", "q4"], 2, "E_CLI", /-o model_q4\.onnx/],
   [

@@ -6,6 +6,7 @@ import { afterAll, describe, expect, it } from "vitest";
 import type { Feeds, OnnxDtype, QuantizeReport } from "../../src/onnx/index.ts";
 import { ONNX_DTYPES, quantizeModel, quantizeModelBytes, verifyModels } from "../../src/onnx/index.ts";
 import { describeShared, modelPath } from "../helpers/shared.ts";
+import { dtypeRow } from "../../src/onnx/dtypes.ts";
 import { fashionAccuracy } from "./fashion.ts";
 import { perplexity } from "./perplexity.ts";
 
@@ -109,7 +110,8 @@ describe("PP-OCRv4 detector: opset 11, ConvTranspose and Resize", () => {
     const path = out(`det_${dtype}.onnx`);
     expectAccounted(await quantizeModel(detector, path, { dtype }));
     const verdict = await verifyModels(detector, path, { samples: 1, dims: { "x:2": 64, "x:3": 64 }, minSqnrDb: -100 });
-    expect(verdict.ok).toBe(true);
+    // noise is no page: the output is next to zero on it, which is no evidence, but it runs
+    expect(verdict.outputs.map(({ ok }) => ok)).toEqual([true]);
   });
 });
 
@@ -121,17 +123,19 @@ describe("Silero VAD: weights inside If subgraphs", () => {
   };
   it.each(ONNX_DTYPES)("v5 in %s says layer by layer, and runs", async (dtype: OnnxDtype) => {
     const path = out(`vad_${dtype}.onnx`);
-    const report = await quantizeModel(silero, path, { dtype });
+    const report = await quantizeModel(silero, path, { dtype, allowUnchanged: true });
     expectAccounted(report);
     // 12 Conv, 24 Slice of the recurrent weights, and (where the mode works by layer) the 4 LSTM that read those.
-    expect(report.layers.length).toBe(dtype === "fp16" ? 36 : 40);
+    const row = dtypeRow(dtype)!;
+    const none = row.target === "matmulnbits" || row.target === "bnb4";
+    expect(report.layers.length).toBe(row.target === null ? 36 : 40);
     if (dtype === "q4") {
       const reasons = new Set(report.layers.map(({ reason }) => reason));
       expect(reasons).toEqual(
         new Set(["q4 has no form of Conv", "q4 has no form of LSTM", "Slice moves the constant, it does not multiply by it"]),
       );
     }
-    expect(report.quantized).toBe(dtype === "q4" ? 0 : dtype === "fp16" ? 36 : 12);
+    expect(report.quantized).toBe(row.half ? 36 : none ? 0 : 12);
     const verdict = await verifyModels(silero, path, { inputs: [feeds], minSqnrDb: 0 });
     expect(verdict.ok).toBe(true);
   });

@@ -93,7 +93,7 @@ test("attw: types resolve for every subpath and module system", () => {
     encoding: "utf8",
   });
   expect(out).toContain("node16 (from CJS)");
-}, 120_000);
+}, 300_000);
 
 test("the tarball holds what it should", () => {
   const files = execFileSync("tar", ["-tzf", tarball], { encoding: "utf8" }).trim().split("\n");
@@ -120,18 +120,19 @@ async function bundle(text: string): Promise<number> {
 
 describe("browser bundles and size budgets (gzip)", () => {
   const budgets: [string, string, number][] = [
-    ["one integer codec", `import { int4 } from "lowbit/formats/int4"; console.log(int4);`, 3_000],
-    ["one float codec", `import { float8_e4m3fn } from "lowbit/formats/float8_e4m3fn"; console.log(float8_e4m3fn);`, 4_000],
-    ["all formats", `import { allFormats, format } from "lowbit/formats"; console.log(allFormats, format);`, 20_000],
+    ["one integer codec", `import { int4 } from "lowbit/formats/int4"; console.log(int4);`, 3_400],
+    ["one float codec", `import { float8_e4m3fn } from "lowbit/formats/float8_e4m3fn"; console.log(float8_e4m3fn);`, 4_500],
+    ["all formats", `import { allFormats, format } from "lowbit/formats"; console.log(allFormats, format);`, 21_000],
     [
       "the core with WebAssembly kernels",
       `import { tensor, quantize, dequantize, matmul, prepareMatmul, wasm } from "lowbit"; console.log(tensor, quantize, dequantize, matmul, prepareMatmul, wasm);`,
-      62_000,
+      // Operators of models (norms, attention, chains) came beside the products.
+      70_000,
     ],
     // Products alone are near the 20 kB first planned; codecs by expression, bit planes, exact integer products and the transform are methods too.
     ["the WebGPU backend", `import { webgpu } from "lowbit/webgpu"; console.log(webgpu);`, 30_000],
     // The families of kernels (products, bit planes, look-ups, transforms, bulk conversion) outgrew the 30 kB first planned. With saving and loading every format comes too.
-    ["everything in lowbit", `import * as l from "lowbit"; console.log(l);`, 85_000],
+    ["everything in lowbit", `import * as l from "lowbit"; console.log(l);`, 94_000],
   ];
   test.each(budgets)("%s", async (_, text, budget) => {
     const size = await bundle(text);
