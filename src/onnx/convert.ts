@@ -228,7 +228,7 @@ async function convertLayers(
     ),
   }));
   const decided = await algorithmWeights(model, todo, (layer) => decide.of(layer) as Decision, options);
-  const weights = layerWeights(model);
+  const weights = layerWeights(model, todo);
   const progress = startProgress(todo, options);
   const replaced = new Map<NodeProto, NodeProto[]>();
   const unused = new Set<string>();

@@ -96,7 +96,10 @@ export interface LayerWeights {
   quantize(layer: Layer, format: Format, quantizer: LayerQuantizer, flat?: boolean): Measured;
 }
 
-export function layerWeights(model: OnnxModel): LayerWeights {
+/** @param layers those that will be asked for: a packed weight is kept only as long as another of them reads the same constant */
+export function layerWeights(model: OnnxModel, layers: readonly Layer[]): LayerWeights {
+  const readers = new Map<ConstantView["source"], number>();
+  for (const { weight } of layers) if (weight !== null) readers.set(weight.source, (readers.get(weight.source) ?? 0) + 1);
   const scratch: Scratch = { bytes: new Uint8Array(0) };
   const made = new Map<ConstantView["source"], { key: string; quantizer: LayerQuantizer; measured: Measured }[]>();
   return {
@@ -108,7 +111,10 @@ export function layerWeights(model: OnnxModel): LayerWeights {
       const layout = [rows, k, ...rowOffsets.subarray(0, 2), commonStride(rowOffsets), commonStride(columnOffsets), factor, dataType, flat];
       const key = `${layout.join()} ${JSON.stringify(format.definition)}`;
       const known = made.get(source) ?? [];
-      made.set(source, known);
+      const left = (readers.get(source) ?? 1) - 1;
+      readers.set(source, left);
+      if (left > 0) made.set(source, known);
+      else made.delete(source);
       const same = known.find((entry) => entry.key === key && entry.quantizer === quantizer);
       if (same !== undefined) return same.measured;
       const view = matrixTensor(model, layer, matrix, scratch, flat);

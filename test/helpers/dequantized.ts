@@ -28,7 +28,7 @@ export async function dequantizedModel(proto: ModelProto, options: QuantizeBytes
   };
   const found = findLayers(scopes, opened);
   const decide = decider(context, found);
-  const weights = layerWeights(opened);
+  const weights = layerWeights(opened, found);
   const decoded = found.flatMap((layer) => {
     const decision = decide.of(layer);
     if (typeof decision === "string") return [];
