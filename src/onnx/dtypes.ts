@@ -15,7 +15,8 @@ import { uint8 } from "../../formats/uint8.ts";
 import { nbitsFormat } from "./targets/nbits.ts";
 
 /** What holds weights in a file: see src/onnx/targets. */
-export type TargetName = "matmulnbits" | "bnb4" | "dynamic" | "qdq" | "stored";
+export const TARGET_NAMES = ["matmulnbits", "bnb4", "dynamic", "qdq", "stored"] as const;
+export type TargetName = (typeof TARGET_NAMES)[number];
 
 export type OnnxDtype = "fp16" | "q8" | "int8" | "uint8" | "q4" | "q4f16" | "q2" | "q2f16" | "q8-block" | "bnb4";
 

@@ -2,7 +2,7 @@
 // are derived. Adding an option is a field of `QuantizeOptions` and a row of `OPTIONS`.
 import type { Format, FormatDefinition } from "../../formats/core/types.ts";
 import { nearest } from "../../formats/registry.ts";
-import { DTYPES, ONNX_DTYPES, REFUSED_DTYPES, dtypeRow, type Dtype, type OnnxDtype, type TargetName } from "./dtypes.ts";
+import { DTYPES, ONNX_DTYPES, REFUSED_DTYPES, TARGET_NAMES, dtypeRow, type Dtype, type OnnxDtype, type TargetName } from "./dtypes.ts";
 
 import type { Algorithm } from "./algorithms.ts";
 import { resolveAlgorithm } from "./algorithms.ts";
@@ -199,7 +199,6 @@ const isClamp = (value: unknown): boolean =>
   Array.isArray(value) && value.length === 2 && value[0] >= 0 && value[0] < value[1] && value[1] <= 65504;
 const isAlgorithm = (value: unknown): boolean => isText(value) || typeof value === "function" || (isObject(value) && isText(value.name));
 
-const TARGETS: readonly TargetName[] = ["matmulnbits", "bnb4", "dynamic", "qdq", "stored"];
 const isBudget = (v: unknown): boolean =>
   isObject(v) &&
   Object.keys(v).every((key) => key === "bitsPerWeight" || key === "candidates") &&
@@ -216,7 +215,7 @@ const isRule = (rule: unknown): boolean =>
   (rule.keep === undefined || typeof rule.keep === "boolean") &&
   (rule.dtype === undefined || dtypeRow(String(rule.dtype)) !== undefined) &&
   (rule.format === undefined || isFormat(rule.format)) &&
-  (rule.target === undefined || TARGETS.includes(rule.target as TargetName)) &&
+  (rule.target === undefined || TARGET_NAMES.includes(rule.target as TargetName)) &&
   (rule.algorithm === undefined || isAlgorithm(rule.algorithm)) &&
   Object.keys(rule).length > 1;
 
@@ -241,8 +240,12 @@ export const OPTIONS: readonly OptionRow[] = [
   text("format", "a format's name, descriptor or definition", isFormat, {
     flag: { name: "format", value: "NAME", help: "any format of the library for the weights (lowbit formats), instead of a dtype" },
   }),
-  text("target", `one of ${TARGETS.join(", ")}`, (v) => TARGETS.includes(v as TargetName), {
-    flag: { name: "target", value: "TARGET", help: `with --format: ${TARGETS.join(", ")} (default: the fastest that takes the format)` },
+  text("target", `one of ${TARGET_NAMES.join(", ")}`, (v) => TARGET_NAMES.includes(v as TargetName), {
+    flag: {
+      name: "target",
+      value: "TARGET",
+      help: `with --format: ${TARGET_NAMES.join(", ")} (default: the fastest that takes the format)`,
+    },
   }),
   text("algorithm", "a quantizer's name, { name, ...options }, or a function of the layer", isAlgorithm, {
     flag: {

@@ -3,7 +3,7 @@ import { LowbitError } from "../../formats/core/errors.ts";
 import { wasmSync } from "../backends/wasm/backend.ts";
 import { reference } from "../backends/reference.ts";
 import type { Backend, SyncLayer } from "../backends/types.ts";
-import { openSession } from "../onnx/calibrate/session.ts";
+import { openSession } from "../onnx/session.ts";
 import type { ValueInfoProto } from "../onnx/file/gen/onnx_pb.ts";
 import { readModel, readModelBytes } from "../onnx/file/io.ts";
 import type { OnnxModel } from "../onnx/file/model.ts";
@@ -232,7 +232,7 @@ function ownSession(described: Described, plan: Plan, profile: boolean): Session
 }
 
 async function foreignSession(described: Described, source: string | Uint8Array, missing: readonly string[]): Promise<Session> {
-  const session = await openSession(source, "fallback");
+  const session = await openSession(source, { label: "fallback", remedy: "Give other feeds." });
   const { optional: _, ...names } = described;
   let released = false;
   return {

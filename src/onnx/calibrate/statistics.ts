@@ -8,7 +8,7 @@ import { observer, type Observer, type ObserverOptions } from "../../quantize/ob
 import type { OnnxModel } from "../file/model.ts";
 import type { Layer } from "../layers.ts";
 import type { Feeds } from "../verify/feeds.ts";
-import { floatValues } from "./session.ts";
+import { floatValues } from "../session.ts";
 import { isMainValue, modelRunner, type BatchValues, type Runner } from "./taps.ts";
 import { activationOf, vectorView, type VectorView } from "./vectors.ts";
 

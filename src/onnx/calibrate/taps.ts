@@ -13,7 +13,7 @@ import { nodeReads } from "../graph/graph.ts";
 import { checkAborted } from "../file/files.ts";
 import type { FeedTensor, Feeds } from "../verify/feeds.ts";
 import { temporaryFolder } from "./node.ts";
-import { openSession, type RuntimeTensor } from "./session.ts";
+import { openSession, type RuntimeTensor } from "../session.ts";
 
 /** Element types by the runtime's names. */
 const ELEMENT_TYPES: ReadonlyMap<string, number> = new Map(
@@ -140,15 +140,16 @@ export function isMainValue(model: OnnxModel, name: string): boolean {
 
 /** Opens the cut, by path where it is too large for one message. */
 async function openCut(cut: OnnxModel, label: string, threads: number | undefined) {
+  const settings = { label, threads, remedy: "Give calibration data of sizes that the model takes." };
   if (payloadBytes(cut) <= EXTERNAL_ABOVE) {
-    const session = await openSession(writeModelBytes(cut), label, threads);
+    const session = await openSession(writeModelBytes(cut), settings);
     return { session, close: () => session.release() };
   }
   const folder = temporaryFolder("lowbit-cut-");
   try {
     const path = folder.file("cut.onnx");
     await writeModel(cut, path, { externalData: true });
-    const session = await openSession(path, label, threads);
+    const session = await openSession(path, settings);
     return {
       session,
       close: async () => {

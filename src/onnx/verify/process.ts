@@ -1,26 +1,8 @@
 // A runtime in a process of its own: what crashes there (a fault of the runtime, too little memory) is a finding here, not the end of this
 // process. The child is plain Node with HOST_SOURCE; requests and tensors go over its channel (structured clone).
-import type * as NodeChildProcess from "node:child_process";
-import type * as NodeFs from "node:fs";
-import type * as NodeModule from "node:module";
-import type * as NodePath from "node:path";
-import type * as NodeUrl from "node:url";
 import { LowbitError } from "../../../formats/core/errors.ts";
+import { builtin } from "../node-modules.ts";
 import { CHILD_SOURCE } from "./host.ts";
-
-interface NodeModules {
-  readonly "node:child_process": typeof NodeChildProcess;
-  readonly "node:fs": typeof NodeFs;
-  readonly "node:module": typeof NodeModule;
-  readonly "node:path": typeof NodePath;
-  readonly "node:url": typeof NodeUrl;
-}
-
-/** A module of Node, asked for at call time so that bundles for browsers need no polyfill; undefined elsewhere. */
-export function builtin<Name extends keyof NodeModules>(name: Name): NodeModules[Name] | undefined {
-  const { process } = globalThis as unknown as { process?: { getBuiltinModule?: (id: Name) => NodeModules[Name] } };
-  return process?.getBuiltinModule?.(name);
-}
 
 /**
  * The file that `name` means to this program, or undefined: looked for from its main script (for `lowbit`, this package). The working folder counts

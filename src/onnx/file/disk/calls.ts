@@ -6,23 +6,15 @@ import type * as NodeOs from "node:os";
 import type * as NodePath from "node:path";
 import type { BigIntStats } from "node:fs";
 import { LowbitError } from "../../../../formats/core/errors.ts";
+import { needBuiltin } from "../../node-modules.ts";
 
-function builtin<T>(name: string): T {
-  const get = (globalThis as { process?: { getBuiltinModule?: (id: string) => unknown } }).process?.getBuiltinModule;
-  const module = get?.(name);
-  if (module === undefined) {
-    throw new LowbitError(
-      "E_UNSUPPORTED",
-      `files: expected Node 20.19 or later, got a runtime without ${name}. In a browser use quantizeModelBytes and readModelBytes.`,
-    );
-  }
-  return module as T;
-}
+const need = <Name extends Parameters<typeof needBuiltin>[0]>(name: Name) =>
+  needBuiltin(name, "files", "In a browser use quantizeModelBytes and readModelBytes.");
 
-export const nodePath = (): typeof NodePath => builtin<typeof NodePath>("node:path");
-export const nodeOs = (): typeof NodeOs => builtin<typeof NodeOs>("node:os");
-export const nodeCrypto = (): typeof NodeCrypto => builtin<typeof NodeCrypto>("node:crypto");
-export const fileConstants = (): typeof NodeFs.constants => builtin<typeof NodeFs>("node:fs").constants;
+export const nodePath = (): typeof NodePath => need("node:path");
+export const nodeOs = (): typeof NodeOs => need("node:os");
+export const nodeCrypto = (): typeof NodeCrypto => need("node:crypto");
+export const fileConstants = (): typeof NodeFs.constants => need("node:fs").constants;
 
 /** The calls, all synchronous; errors are Node's, with `code`. */
 export interface FileCalls {
@@ -47,7 +39,7 @@ export interface FileCalls {
 }
 
 function nodeCalls(): FileCalls {
-  const fs = builtin<typeof NodeFs>("node:fs");
+  const fs = need("node:fs");
   return {
     open: (path, flags, mode) => fs.openSync(path, flags, mode),
     close: (fd) => fs.closeSync(fd),

@@ -1,7 +1,7 @@
 // Ranges of values of a model by running it on calibration data. Batches may differ in shape: an observer sees numbers, one batch after the other,
 // and keeps a range or a histogram.
 import { observer, type Observer, type ObserverOptions } from "../../../quantize/observers.ts";
-import { floatValues } from "../../calibrate/session.ts";
+import { floatValues } from "../../session.ts";
 import { modelValues, type RunnerOptions } from "../../calibrate/taps.ts";
 import type { OnnxModel } from "../../file/model.ts";
 import type { Feeds } from "../../verify/feeds.ts";
