@@ -6,6 +6,7 @@ import { decider, type Decision } from "./choose.ts";
 import { decideWeights, type DecidedWeight } from "./decide.ts";
 import { applyPasses, type LayerCalibration } from "./passes/index.ts";
 import { modelLayers, readBias, writeBias } from "./primitives.ts";
+import { dequantizeWeights } from "./dequantize/index.ts";
 import { dtypeRow } from "./dtypes.ts";
 import { checkAborted, pause } from "./file/files.ts";
 import type { NodeProto } from "./file/gen/onnx_pb.ts";
@@ -61,11 +62,14 @@ export async function convertModel(model: OnnxModel, options: QuantizeOptions): 
   const dtype = options.dtype === undefined ? null : dtypeRow(options.dtype)!;
   const notes: string[] = [];
   if (sortNodes(buildScopes(model))) notes.push("nodes sorted: a value was used before the node that makes it");
+  if (options.requantize) notes.push(...dequantizeWeights(model));
   await runPasses(model, options, notes);
   const scopes = buildScopes(model);
   const already = quantizedKind(scopes);
-  if (already !== null)
-    notes.push(`the model is quantized already (${describeQuantized(already)}): only what is float can still be made smaller`);
+  if (already !== null && !options.requantize)
+    notes.push(
+      `the model is quantized already (${describeQuantized(already)}): only what is float can still be made smaller; requantize (--requantize) begins again from its dequantized weights`,
+    );
   const layers = dtype?.target === null ? [] : await convertLayers(model, scopes, options, notes);
   if (dtype?.half) layers.push(...(await convertFloats(model, options, notes, layers)));
   if (model.proto.functions.length > 0) notes.push(`${model.proto.functions.length} model-local functions were left alone`);

@@ -40,6 +40,7 @@ export type {
   QuantizeProgress,
   QuantizeReport,
 } from "./options.ts";
+export { dequantizeWeights } from "./dequantize/index.ts";
 export { convertModel } from "./convert.ts";
 export type { ConvertResult } from "./convert.ts";
 export { quantizeModel, quantizeModelBytes } from "./quantize.ts";

@@ -56,6 +56,8 @@ export interface QuantizeOptions {
   calibration?: CalibrationData;
   /** How calibration data are used: batches and vectors at most, the share held out for choices and figures, bytes for Hessians. */
   calibrate?: CalibrateOptions;
+  /** A model that is quantized already is quantized again, from the weights that its codes stand for. Default false: it is said, and only floats are taken. */
+  requantize?: boolean;
   /** Rewrites of the model before its weights are quantized, which keep its function: fold-norm, rotate, smooth, awq, equalize, fold-batchnorm, bias-correction. */
   passes?: readonly PassRequest[];
   /** Static quantization: activations too are integers, with ranges from calibration. Without dtype or format: 8-bit weights by output channel. */
@@ -272,6 +274,7 @@ export const OPTIONS: readonly OptionRow[] = [
     `an object of ${CALIBRATE_FIELDS.join(", ")}`,
     (v) => isObject(v) && Object.entries(v).every(([key, n]) => CALIBRATE_FIELDS.includes(key) && typeof n === "number" && n >= 0),
   ),
+  flag("requantize", "quantize a model that is quantized already, from its dequantized weights"),
   text(
     "passes",
     "a list of passes: names, or { name, ...options }",

@@ -2,6 +2,7 @@
 import { LowbitError } from "../../formats/core/errors.ts";
 import { planBudget } from "./budget.ts";
 import { calibrateModel, readFeeds } from "./calibrate/index.ts";
+import { dequantizeWeights } from "./dequantize/index.ts";
 import { decider, resolveFormat } from "./choose.ts";
 import { convertModel, newContext, pick, type ConvertResult } from "./convert.ts";
 import { dtypeRow } from "./dtypes.ts";
@@ -28,6 +29,14 @@ const JUDGES = 1 / 8;
 
 /** Converts a model by all that options ask for. In place; rules that were found are in the result, so that they can be written down. */
 async function runOptions(model: OnnxModel, options: QuantizeOptions): Promise<ConvertResult> {
+  // before the model is run: importances, targets and statistics are those of the float weights
+  const dequantized = options.requantize ? dequantizeWeights(model) : [];
+  const result = await runPlan(model, options);
+  return { ...result, notes: [...dequantized, ...result.notes] };
+}
+
+/** A budget and a target become rules; then one conversion. */
+async function runPlan(model: OnnxModel, options: QuantizeOptions): Promise<ConvertResult> {
   const { budget, targetSqnr, ...plain } = options;
   if (budget === undefined && targetSqnr === undefined) return convertOnce(model, plain);
   if (options.calibration === undefined)
