@@ -7,7 +7,7 @@ import { ModuleBuilder, type Emit, type FunctionBuilder, type FunctionRef, type 
 import { family } from "../engine/family.ts";
 import { writeWork } from "../engine/items.ts";
 import { exp4, tanh4 } from "./math.ts";
-import { foldLanes, loadSome } from "./rows.ts";
+import { foldLanes, loadSome, sumFour } from "./rows.ts";
 
 export interface AttentionSpec {
   /** Floats of a head: a multiple of 4. */
@@ -85,15 +85,6 @@ export function attentionJob(job: AttentionJob): { readonly items: number; reado
 
 const least = (f: FunctionBuilder, a: Operand, b: Operand): Emit => f.op("select", a, b, f.op("i32.lt_s", a, b));
 const greatest = (f: FunctionBuilder, a: Operand, b: Operand): Emit => f.op("select", a, b, f.op("i32.gt_s", a, b));
-const words = (lanes: readonly number[]): number[] => lanes.flatMap((lane) => [0, 1, 2, 3].map((i) => 4 * lane + i));
-
-/** The sums of four vectors' lanes, as one vector. */
-function sumFour(f: FunctionBuilder, [a, b, c, d]: readonly Local[]): void {
-  const both = (p: Local, q: Local): Emit => f.op("f32x4.add", f.shuffle(words([0, 4, 1, 5]), p, q), f.shuffle(words([2, 6, 3, 7]), p, q));
-  f.set(a, both(a, b));
-  f.set(c, both(c, d));
-  f.set(a, f.op("f32x4.add", f.shuffle(words([0, 1, 4, 5]), a, c), f.shuffle(words([2, 3, 6, 7]), a, c)));
-}
 
 /** Parameters of a pass: one or two row records, scores, keys and values of a block, its first key, how many keys; then fields of the job. */
 const PASS = ["record", "scores", "k", "v", "first", "count", "kToken", "vToken"] as const;

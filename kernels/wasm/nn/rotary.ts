@@ -6,7 +6,7 @@
 import { ModuleBuilder, type Emit, type FunctionBuilder, type Local } from "../engine/asm.ts";
 import { family } from "../engine/family.ts";
 import { writeWork } from "../engine/items.ts";
-import { eachRow, eachVector, loadSome, placeWords, ROW_WORDS, rowAddress, rowJob, storeSome, type Rows } from "./rows.ts";
+import { eachRow, eachVector, loadSome, placeWords, ROW_WORDS, rowAddress, rowJob, storeSome, words, type Rows } from "./rows.ts";
 
 export interface RotarySpec {
   readonly interleaved: boolean;
@@ -80,7 +80,6 @@ function rotateRow(f: FunctionBuilder, spec: RotarySpec): void {
     const pair = (base: Local): Emit => f.op("i32.add", base, twice);
     f.set(twice, f.op("i32.shl", place, f.i32(1)));
     if (tail === null) {
-      const words = (lanes: readonly number[]): number[] => lanes.flatMap((lane) => [0, 1, 2, 3].map((i) => 4 * lane + i));
       const apart = (lanes: readonly number[]): Emit => f.shuffle(words(lanes), v[4], b);
       f.set(v[4], f.load("v128.load", pair(x)));
       f.set(b, f.load("v128.load", pair(x), 16));

@@ -55,6 +55,17 @@ export function foldLanes(f: FunctionBuilder, op: string, v: Local): void {
   f.set(v, f.op(op, v, swap([1, 0, 3, 2])));
 }
 
+/** Bytes of a shuffle that moves lanes of 32 bits. */
+export const words = (lanes: readonly number[]): number[] => lanes.flatMap((lane) => [0, 1, 2, 3].map((i) => 4 * lane + i));
+
+/** The sums of four vectors' lanes, as one vector. */
+export function sumFour(f: FunctionBuilder, [a, b, c, d]: readonly Local[]): void {
+  const both = (p: Local, q: Local): Emit => f.op("f32x4.add", f.shuffle(words([0, 4, 1, 5]), p, q), f.shuffle(words([2, 6, 3, 7]), p, q));
+  f.set(a, both(a, b));
+  f.set(c, both(c, d));
+  f.set(a, f.op("f32x4.add", f.shuffle(words([0, 1, 4, 5]), a, c), f.shuffle(words([2, 3, 6, 7]), a, c)));
+}
+
 /**
  * Passes over `width` floats (a local) at byte offset `at`, which it moves from 0: whole vectors in turns of `unroll`, then one by one, then the tail. `each(i, tail)`: vector i of a turn, at
  * `at` + 16 i; `tail` is the count of floats that are left, or null.

@@ -1,0 +1,146 @@
+// Kernels of operators: the lines of the registry (kernels/registry.ts) and the variants of each spec.
+import { attention, attentionModule } from "./attention.ts";
+import { chain, chainModule, chainSpec } from "./chain.ts";
+import { gather, gatherModule } from "./gather.ts";
+import { matmul, matmulModule } from "./matmul.ts";
+import { norm, normModule } from "./norm.ts";
+import { rotary, rotaryModule } from "./rotary.ts";
+import { softmax, softmaxModule } from "./softmax.ts";
+import * as value from "./values.ts";
+import type { KernelFamily, KernelVariant } from "../../variants.ts";
+
+function* normVariants(): Iterable<KernelVariant> {
+  const flags = ["skip", "addend", "scale", "shift"] as const;
+  for (const kind of ["rms", "layer"] as const)
+    for (let set = 0; set < 2 ** flags.length; set++) {
+      const has = (i: number): boolean => (set & (1 << i)) !== 0;
+      const spec = { kind, skip: has(0), addend: has(1), scale: has(2), shift: has(3), shared: false };
+      const name = [kind, ...flags.filter((_, i) => has(i))].join("_");
+      yield { name: `f32_${name}__wasmsimd`, relaxed: false, build: () => normModule(spec) };
+    }
+}
+
+function* softmaxVariants(): Iterable<KernelVariant> {
+  yield { name: "f32_softmax__wasmsimd", relaxed: false, build: () => softmaxModule({ shared: false }) };
+}
+
+/** Every operation by itself, and the chains that models have. */
+function* chainVariants(): Iterable<KernelVariant> {
+  const [x, y] = [value.operand(0), value.operand(1)];
+  const positive = value.binary("gt", x, value.constant(0));
+  const logical = new Set(["and", "or", "not", "number"]);
+  const whole = (v: value.Value): value.Value =>
+    ["eq", "ne", "lt", "le", "gt", "ge", "and", "or", "not"].includes(v.op) ? value.unary("number", v) : v;
+  const graphs: (readonly [string, value.Value])[] = [
+    ...value.UNARY.map((op) => [op, whole(value.unary(op, logical.has(op) ? positive : x))] as const),
+    ...value.BINARY.map((op) => [op, whole(logical.has(op) ? value.binary(op, positive, positive) : value.binary(op, x, y))] as const),
+    ["select", value.select(positive, x, y)],
+    ["silu_gate", value.binary("mul", value.silu(x), y)],
+    ["gelu", value.gelu(x)],
+    ["gelu_tanh", value.geluTanh(x)],
+    ["softcap", value.softcap(x, 30)],
+  ];
+  for (const [name, graph] of graphs)
+    for (const second of ["vector", "scalar"] as const)
+      yield {
+        name: `f32_chain_${name}_${second}__wasmsimd`,
+        relaxed: false,
+        build: () => chainModule(chainSpec([graph], ["vector", second], false)),
+      };
+}
+
+function* attentionVariants(): Iterable<KernelVariant> {
+  for (const head of [4, 8, 20, 64, 80, 128])
+    for (const relaxed of [false, true])
+      for (const softcap of [false, true])
+        for (const mask of [false, true])
+          yield {
+            name: `f32_attention${head}${softcap ? "_softcap" : ""}${mask ? "_mask" : ""}__${relaxed ? "wasmrelaxedsimd" : "wasmsimd"}`,
+            relaxed,
+            build: () => attentionModule({ head, softcap, mask, relaxed, shared: false }),
+          };
+}
+
+function* rotaryVariants(): Iterable<KernelVariant> {
+  for (const interleaved of [false, true])
+    yield {
+      name: `f32_rotary_${interleaved ? "interleaved" : "half"}__wasmsimd`,
+      relaxed: false,
+      build: () => rotaryModule({ interleaved, shared: false }),
+    };
+}
+
+function* gatherVariants(): Iterable<KernelVariant> {
+  for (const bits of [4, 8] as const)
+    for (const signed of [false, true])
+      for (const zeroPoints of [false, true])
+        yield {
+          name: `${signed ? "s" : "u"}${bits}_f32_gather${zeroPoints ? "_zp" : ""}__wasmsimd`,
+          relaxed: false,
+          build: () => gatherModule({ bits, signed, zeroPoints, shared: false }),
+        };
+}
+
+function* matmulVariants(): Iterable<KernelVariant> {
+  for (const relaxed of [false, true])
+    for (const a of ["rows", "columns"] as const)
+      for (const b of ["rows", "columns"] as const)
+        for (const rows of a === "rows" ? (["few", "many"] as const) : (["many"] as const))
+          yield {
+            name: `f32_matmul_${rows}_${a}_${b}__${relaxed ? "wasmrelaxedsimd" : "wasmsimd"}`,
+            relaxed,
+            build: () => matmulModule({ a, b, rows, relaxed, shared: false }),
+          };
+}
+
+export const nnKernels: readonly KernelFamily[] = [
+  {
+    name: "norm",
+    computes: "RMS and layer normalisation of float32 rows, with skip, bias and the sum kept",
+    file: "kernels/wasm/nn/norm.ts",
+    families: [norm],
+    variants: normVariants,
+  },
+  {
+    name: "softmax",
+    computes: "softmax of float32 rows",
+    file: "kernels/wasm/nn/softmax.ts",
+    families: [softmax],
+    variants: softmaxVariants,
+  },
+  {
+    name: "chain",
+    computes: "element-wise expressions over float32 rows, one kernel for a chain of any length",
+    file: "kernels/wasm/nn/chain.ts",
+    families: [chain],
+    variants: chainVariants,
+  },
+  {
+    name: "attention",
+    computes: "attention of grouped heads over keys and values in place, float32, online softmax",
+    file: "kernels/wasm/nn/attention.ts",
+    families: [attention],
+    variants: attentionVariants,
+  },
+  {
+    name: "rotary",
+    computes: "rotary position embedding of float32 heads, half-split or interleaved, into a cache or in place",
+    file: "kernels/wasm/nn/rotary.ts",
+    families: [rotary],
+    variants: rotaryVariants,
+  },
+  {
+    name: "gather",
+    computes: "rows of tables of 4-bit or 8-bit codes in blocks -> float32",
+    file: "kernels/wasm/nn/gather.ts",
+    families: [gather],
+    variants: gatherVariants,
+  },
+  {
+    name: "matmul",
+    computes: "float32 products of batches of strided matrices",
+    file: "kernels/wasm/nn/matmul.ts",
+    families: [matmul],
+    variants: matmulVariants,
+  },
+];
