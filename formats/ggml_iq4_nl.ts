@@ -7,7 +7,7 @@ import { defineOpaque } from "./define/opaque.ts";
 import { iq4_nl } from "./iq4_nl.ts";
 
 /** By code, as the values of iq4_nl. */
-const LEVELS = [-127, -104, -83, -65, -49, -35, -22, -10, 1, 13, 25, 38, 53, 69, 89, 113];
+export const LEVELS = [-127, -104, -83, -65, -49, -35, -22, -10, 1, 13, 25, 38, 53, 69, 89, 113];
 
 /** Nearest level; halves go to the upper one. */
 function nearest(v: number): number {

@@ -346,12 +346,29 @@ add(
   "Nibbles are split halves: j and j + 16 share a byte.",
 );
 add("ggml_q8_0", `8-bit blocks of 32 with a float16 scale: ggml's activation format. ${ggml}`, "Halves round away from zero (roundf).");
+const kSearch =
+  "Decoding is exact; encoding is a search of its own (least squares, by importance where one is given) with other bytes than the reference's.";
+add("ggml_q4_k", "K-quant of 256 with 6-bit scales and minima: the usual 4-bit GGUF file.", kSearch);
+add("ggml_q5_k", "K-quant of 256 with 6-bit scales and minima per 32, five bits a code.", kSearch);
+add("ggml_q2_k", "K-quant of 256 with 4-bit scales and minima per 16, two bits a code.", kSearch);
+add("ggml_q6_k", "K-quant of 256 with int8 scales per 16.", kSearch);
+add("ggml_q3_k", "K-quant of 256 with 6-bit scales per 16, three bits a code.", kSearch);
+add("ggml_iq4_xs", "The levels of iq4_nl in super-blocks of 256 with 6-bit scales per 32.", kSearch);
+const gridSearch = "Decoding is exact; encoding is a search of its own, which leaves an importance matrix aside.";
+add(["ggml_iq1_s", "ggml_iq1_m"], "Codebook of 2048 ternary vectors of eight, shifted by an eighth: the smallest GGUF files.", gridSearch);
+add(["ggml_iq2_xxs", "ggml_iq2_xs", "ggml_iq2_s"], "Codebook of vectors of eight (magnitudes 8, 25, 43) with signs beside.", gridSearch);
+add(["ggml_iq3_xxs", "ggml_iq3_s"], "Codebook of vectors of four (eight magnitudes) with signs beside.", gridSearch);
+add("ggml_q1_0", "Signs in blocks of 128 with a float16.", "The scale is the mean magnitude; zero becomes plus the scale.");
 add(
-  "ggml_q4_k",
-  "K-quant of 256 with 6-bit scales and minima: the usual 4-bit GGUF file.",
-  "Decoding is exact; encoding is a search of its own, no worse in squared error than the reference but with other bytes.",
+  "ggml_q2_0",
+  "-1, 0, 1 or 2 in blocks of 64 with a float16.",
+  "The scale is the largest magnitude: weights must already be ternary times one scale.",
 );
-add("ggml_q6_k", "K-quant of 256 with int8 scales per 16.", "Decoding is exact; encoding is a search of its own.");
+add(
+  ["ggml_q8_1", "ggml_q8_k"],
+  "What llama.cpp makes of activations: 8 bits with sums of codes beside.",
+  "Types of ggml, but not met in files.",
+);
 add("ggml_iq4_nl", `Non-linear 4-bit blocks of 32 on the levels of iq4_nl. ${ggml}`, "The table has no zero.");
 add(
   ["ggml_tq1_0", "ggml_tq2_0"],

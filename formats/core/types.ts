@@ -201,8 +201,11 @@ export interface OpaqueFormat {
   readonly blockSize: number;
   readonly blockBytes: number;
   readonly definition: FormatDefinition;
-  /** x: a whole number of blocks -> bytes. @throws LowbitError E_SHAPE, E_VALUE */
-  encodeBytes(x: Float32Array): Uint8Array;
+  /**
+   * x: a whole number of blocks -> bytes. `importance` weighs the squared error of each value, for formats whose encoder searches.
+   * @throws LowbitError E_SHAPE, E_VALUE
+   */
+  encodeBytes(x: Float32Array, importance?: Float32Array): Uint8Array;
   /** bytes: a whole number of blocks -> values. @throws LowbitError E_SHAPE */
   decodeBytes(bytes: Uint8Array): Float32Array;
   readonly planes?: BlockFormat;

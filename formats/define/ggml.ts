@@ -179,7 +179,7 @@ export function defineGgmlE2M1(
 }
 
 /** What the four codes of a trit's two bits stand for; the last is never written. */
-const trit = /* @__PURE__ */ defineCodebook({ name: "ggml_trit", values: [-1, 0, 1, 2], spec: "ggml TQ1_0 and TQ2_0" });
+export const trit = /* @__PURE__ */ defineCodebook({ name: "ggml_trit", values: [-1, 0, 1, 2], spec: "ggml TQ1_0 and TQ2_0" });
 
 /** Ternary blocks: 256 elements -1, 0, 1 times the largest magnitude, a float16 at the end. `write` and `read` place the trits 0..2. */
 export function defineGgmlTernary(

@@ -33,8 +33,11 @@ export interface OpaqueOptions {
   /** Elements and bytes of one block. */
   readonly blockSize: number;
   readonly blockBytes: number;
-  /** Writes x[at .. at + blockSize) (finite) as out[to .. to + blockBytes), which is zero before. */
-  readonly encodeBlock: (x: Float32Array, at: number, out: Uint8Array, to: number) => void;
+  /**
+   * Writes x[at .. at + blockSize) (finite) as out[to .. to + blockBytes), which is zero before. Where `importance` is given, importance[at + j] weighs the squared
+   * error of x[at + j]; an encoder may leave it aside.
+   */
+  readonly encodeBlock: (x: Float32Array, at: number, out: Uint8Array, to: number, importance?: Float32Array) => void;
   /** Reads bytes[at .. at + blockBytes) into out[to .. to + blockSize). Any bytes must decode. Left out where `planes` say it. */
   readonly decodeBlock?: (bytes: Uint8Array, at: number, out: Float32Array, to: number) => void;
   /** Where all elements of a block are codes of one format: kernels then run on them packed. */
@@ -56,6 +59,17 @@ function decodeByPlanes(planes: OpaquePlanes, blockSize: number): NonNullable<Op
         out[to + j] = min === true ? product + mins[run] : product;
       }
   };
+}
+
+function checkImportance(name: string, x: Float32Array, importance: Float32Array): void {
+  if (!(importance instanceof Float32Array))
+    throw new TypeError(`${name}.encodeBytes importance: expected a Float32Array, got ${isA(importance)}.`);
+  const bad = importance.findIndex((v) => !(v >= 0 && v < Infinity));
+  if (importance.length !== x.length || bad >= 0)
+    throw new LowbitError(
+      bad >= 0 ? "E_VALUE" : "E_SHAPE",
+      `${name}.encodeBytes importance: expected ${x.length} finite weights >= 0, one for each value, got ${bad >= 0 ? importance[bad] : importance.length}.`,
+    );
 }
 
 const defined = new Map<string, OpaqueFormat>();
@@ -100,8 +114,9 @@ export function defineOpaque(options: OpaqueOptions): OpaqueFormat {
     blockSize,
     blockBytes,
     definition: Object.freeze({ kind: "opaque", name, blockSize, blockBytes }),
-    encodeBytes(x: Float32Array) {
+    encodeBytes(x: Float32Array, importance?: Float32Array) {
       if (!(x instanceof Float32Array)) throw new TypeError(`${name}.encodeBytes: expected a Float32Array, got ${isA(x)}.`);
+      if (importance !== undefined) checkImportance(name, x, importance);
       const n = blocks(x.length, blockSize, "values");
       const bad = x.findIndex((v) => !Number.isFinite(v));
       if (bad >= 0)
@@ -110,7 +125,7 @@ export function defineOpaque(options: OpaqueOptions): OpaqueFormat {
           `${name}: expected finite values, got ${x[bad]} at index ${bad}. The format has no NaN or infinity; clean the data.`,
         );
       const out = new Uint8Array(n * blockBytes);
-      for (let i = 0; i < n; i++) encodeBlock(x, i * blockSize, out, i * blockBytes);
+      for (let i = 0; i < n; i++) encodeBlock(x, i * blockSize, out, i * blockBytes, importance);
       return out;
     },
     decodeBytes(given: Uint8Array) {

@@ -1,4 +1,5 @@
 // The k-quant encoders against the reference's rule: no block is worse, and every block that it stores is stored.
+import { readFileSync } from "node:fs";
 import { describe, expect, it, test } from "vitest";
 import { format, type OpaqueFormat } from "../../formats/index.ts";
 import { seededRandom } from "../../src/quantize/index.ts";
@@ -49,4 +50,35 @@ test("stores what the reference stores: zeros with one -4e6", () => {
   x[77] = -4e6;
   const back = q4k.decodeBytes(q4k.encodeBytes(x));
   expect(Math.abs(back[77] / -4e6 - 1)).toBeLessThan(0.01);
+});
+
+describe("against what ggml's quantizers wrote", () => {
+  // values, an importance for each, and the bytes of quantize_* without and with it (ggml-quants.c, August 2026)
+  const fixture = JSON.parse(readFileSync(new URL("../fixtures/ggml/encode.json", import.meta.url), "utf8")) as {
+    x: string;
+    importance: string;
+  } & Record<string, { plain: string; weighted: string }>;
+  const bytes = (text: string) => new Uint8Array(Buffer.from(text, "base64"));
+  const floats = (text: string) => new Float32Array(bytes(text).buffer);
+  const [x, importance] = [floats(fixture.x), floats(fixture.importance)];
+  const weighted = (y: ArrayLike<number>, w?: Float32Array) => x.reduce((s, v, i) => s + (w?.[i] ?? 1) * (v - y[i]) ** 2, 0);
+
+  test.each(["q2_k", "q3_k", "q4_k", "q5_k", "q6_k", "iq4_xs"])("%s: less error, with and without importance", (name) => {
+    const f = format(`ggml_${name}`) as OpaqueFormat;
+    const [plain, given] = [f.encodeBytes(x), f.encodeBytes(x, importance)].map((b) => f.decodeBytes(b));
+    expect(weighted(plain)).toBeLessThanOrEqual(weighted(f.decodeBytes(bytes(fixture[name].plain))));
+    expect(weighted(given, importance)).toBeLessThanOrEqual(weighted(f.decodeBytes(bytes(fixture[name].weighted)), importance));
+    expect(weighted(given, importance)).toBeLessThan(weighted(plain, importance));
+  });
+
+  test("an importance that fits no data is refused", () => {
+    expect(() => q4k.encodeBytes(x, importance.subarray(1))).toThrow(expect.objectContaining({ code: "E_SHAPE" }));
+    expect(() =>
+      q4k.encodeBytes(
+        x,
+        importance.map((v, i) => (i === 9 ? -v : v)),
+      ),
+    ).toThrow(expect.objectContaining({ code: "E_VALUE" }));
+    expect(() => q4k.encodeBytes(x, [...importance] as never)).toThrow(TypeError);
+  });
 });

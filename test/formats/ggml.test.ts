@@ -1,4 +1,5 @@
 // ggml blocks: bytes of the `_ref` quantizers, an oracle of every layout on random bytes, K-quants against the reference's error, bad input.
+import { readFileSync } from "node:fs";
 import { describe, expect, test } from "vitest";
 import { allFormats, defineOpaque, format, type OpaqueFormat } from "../../formats/index.ts";
 import { dequantize, fromBytes, matmul, quantize, tensor, toBytes, unpack } from "../../src/index.ts";
@@ -11,10 +12,41 @@ const hexBytes = (hex: string) => Uint8Array.from(hex.match(/../g)!, (h) => pars
 const hexFloats = (hex: string) => new Float32Array(Uint32Array.from(hex.match(/.{8}/g)!, (h) => parseInt(h, 16)).buffer);
 const squaredError = (a: Float32Array, b: Float32Array) => a.reduce((sum, v, i) => sum + (v - b[i]) ** 2, 0);
 
-test("every ggml format of the package has an oracle", () => {
+/** Random blocks and what ggml's own dequantizers make of them: { type: { bytes, values } }, base64. Made with a build of ggml-quants.c of August 2026. */
+const decoded = JSON.parse(readFileSync(new URL("../fixtures/ggml/decode.json", import.meta.url), "utf8")) as Record<
+  string,
+  { bytes: string; values: string }
+>;
+
+test("every ggml format of the package has an oracle or blocks of the reference", () => {
   const names = allFormats.filter((f) => f.name.startsWith("ggml_")).map((f) => f.name.slice(5));
-  expect(names.sort()).toEqual(Object.keys(blocks).sort());
+  expect(names.sort()).toEqual([...new Set([...Object.keys(blocks), ...Object.keys(decoded)])].sort());
+  // activations beside products: the reference has no decoder of it
+  expect(names.filter((n) => !Object.hasOwn(decoded, n))).toEqual(["q8_1"]);
 });
+
+test.each(Object.keys(decoded))("ggml_%s decodes as the reference does, bit for bit", (name) => {
+  const bytes = new Uint8Array(Buffer.from(decoded[name].bytes, "base64"));
+  const values = new Uint8Array(Buffer.from(decoded[name].values, "base64"));
+  const got = opaque(name).decodeBytes(bytes);
+  // +0 and -0 part in formats whose table has no -0 and in ours, where a code of zero meets a negative scale
+  expect([...got].map((v) => v + 0)).toEqual([...new Float32Array(values.buffer)].map((v) => v + 0));
+});
+
+test.each(["iq1_s", "iq1_m", "iq2_xxs", "iq2_xs", "iq2_s", "iq3_xxs", "iq3_s"])(
+  "ggml_%s: its own values are found again, normal ones come near",
+  (name) => {
+    const rng = random(4);
+    const fmt = opaque(name);
+    const x = Float32Array.from({ length: 512 }, () => rng.normal());
+    const once = fmt.decodeBytes(fmt.encodeBytes(x));
+    const power = (a: Float32Array) => a.reduce((s, v) => s + v * v, 0);
+    // what a uniform quantizer of as many levels would leave, loosely
+    const share = { iq1: 0.26, iq2: 0.13, iq3: 0.05 }[name.slice(0, 3)]!;
+    expect(squaredError(x, once)).toBeLessThan(share * power(x));
+    expect(squaredError(once, fmt.decodeBytes(fmt.encodeBytes(once)))).toBeLessThan(0.02 * power(once));
+  },
+);
 
 describe.each(Object.keys(blocks))("ggml_%s", (name) => {
   const fmt = opaque(name);

@@ -43,6 +43,12 @@ export interface OracleBlock {
 }
 const each = (n: number, at: (j: number) => number) => Array.from({ length: n }, (_, j) => f(at(j)));
 
+/** Scale and minimum of one of eight runs in the twelve bytes of Q4_K and Q5_K. */
+function sixBit(s: Uint8Array, run: number): [number, number] {
+  if (run < 4) return [s[run] % 64, s[run + 4] % 64];
+  return [(s[run + 4] % 16) + 16 * (s[run - 4] >> 6), (s[run + 4] >> 4) + 16 * (s[run] >> 6)];
+}
+
 export const blocks: Record<string, OracleBlock> = {
   q4_0: { size: 32, bytes: 18, decode: (b) => each(32, (j) => (nib(b, 2, j, 32) - 8) * h16(b, 0)) },
   q4_1: { size: 32, bytes: 20, decode: (b) => each(32, (j) => nib(b, 4, j, 32) * h16(b, 0) + h16(b, 2)) },
@@ -84,6 +90,56 @@ export const blocks: Record<string, OracleBlock> = {
         return h16(b, 0) * sc * q - h16(b, 2) * m;
       }),
   },
+  q5_k: {
+    size: 256,
+    bytes: 176,
+    decode: (b) =>
+      each(256, (j) => {
+        const [sc, m] = sixBit(b.subarray(4, 16), Math.floor(j / 32));
+        const q = bit(b, 48 + 32 * Math.floor(j / 64) + (j % 32), Math.floor(j / 32) % 2 === 0 ? 0 : 4, 4);
+        return h16(b, 0) * sc * (q + 16 * bit(b, 16 + (j % 32), Math.floor(j / 32), 1)) - h16(b, 2) * m;
+      }),
+  },
+  q2_k: {
+    size: 256,
+    bytes: 84,
+    decode: (b) =>
+      each(256, (j) => {
+        const q = bit(b, 16 + 32 * Math.floor(j / 128) + (j % 32), 2 * (Math.floor(j / 32) % 4), 2);
+        return h16(b, 80) * bit(b, Math.floor(j / 16), 0, 4) * q - h16(b, 82) * bit(b, Math.floor(j / 16), 4, 4);
+      }),
+  },
+  q3_k: {
+    size: 256,
+    bytes: 110,
+    decode: (b) =>
+      each(256, (j) => {
+        const run = Math.floor(j / 16);
+        const low = bit(b, 96 + (run % 8), run < 8 ? 0 : 4, 4);
+        const scale = low + 16 * bit(b, 104 + (run % 4), 2 * Math.floor(run / 4), 2) - 32;
+        const q = bit(b, 32 + 32 * Math.floor(j / 128) + (j % 32), 2 * (Math.floor(j / 32) % 4), 2);
+        return h16(b, 108) * scale * (q + 4 * bit(b, j % 32, Math.floor(j / 32), 1) - 4);
+      }),
+  },
+  iq4_xs: {
+    size: 256,
+    bytes: 136,
+    decode: (b) =>
+      each(256, (j) => {
+        const run = Math.floor(j / 32);
+        const low = bit(b, 4 + Math.floor(run / 2), run % 2 === 0 ? 0 : 4, 4);
+        const scale = low + 16 * bit(b, 2 + Math.floor(run / 4), 2 * (run % 4), 2) - 32;
+        return h16(b, 0) * scale * IQ4NL[nib(b, 8 + 16 * run, j % 32, 32)];
+      }),
+  },
+  q8_1: { size: 32, bytes: 36, decode: (b) => each(32, (j) => i8(b[4 + j]) * h16(b, 0)) },
+  q8_k: {
+    size: 256,
+    bytes: 292,
+    decode: (b) => each(256, (j) => i8(b[4 + j]) * new DataView(b.buffer, b.byteOffset).getFloat32(0, true)),
+  },
+  q1_0: { size: 128, bytes: 18, decode: (b) => each(128, (j) => (bit(b, 2 + Math.floor(j / 8), j % 8, 1) === 1 ? 1 : -1) * h16(b, 0)) },
+  q2_0: { size: 64, bytes: 18, decode: (b) => each(64, (j) => (bit(b, 2 + Math.floor(j / 4), 2 * (j % 4), 2) - 1) * h16(b, 0)) },
   q6_k: {
     size: 256,
     bytes: 210,

@@ -1,0 +1,30 @@
+// ggml_q5_k: 256 elements in 176 bytes, 5.5 bits per value: 8 runs of 32, each with a 6-bit scale and minimum under two float16.
+//   d:f16  dmin:f16  scales[12]  qh[32]  qs[128]     value = d * sc(run) * q - dmin * m(run)
+// Scales, minima and the low four bits of q as in ggml_q4_k; the fifth bit of element 32 r + l is bit r of qh[l].
+import { defineGgmlK, readScales6, writeScales6 } from "./define/ggml-k.ts";
+import { uint5 } from "./uint5.ts";
+
+export const ggml_q5_k = /* @__PURE__ */ defineGgmlK({
+  name: "ggml_q5_k",
+  aliases: ["q5_k", "gguf_q5_k"],
+  spec: "Q5_K (type 13)",
+  blockBytes: 176,
+  size: 32,
+  element: uint5,
+  most: 63,
+  rule: { first: -0.5, steps: 15, weights: "rms", norm: "squared" },
+  write(block, codes, out, to) {
+    writeScales6(block, out, to);
+    for (let i = 0; i < 256; i++) {
+      out[to + 48 + (i >> 6) * 32 + (i & 31)] |= (codes[i] & 15) << ((i >> 3) & 4);
+      out[to + 16 + (i & 31)] |= (codes[i] >> 4) << (i >> 5);
+    }
+  },
+  readBlock(bytes, at, out, to, scales, mins, run) {
+    readScales6(bytes, at, scales, mins, run);
+    for (let i = 0; i < 256; i++) {
+      const low = (bytes[at + 48 + (i >> 6) * 32 + (i & 31)] >> ((i >> 3) & 4)) & 15;
+      out[to + i] = low | (((bytes[at + 16 + (i & 31)] >> (i >> 5)) & 1) << 4);
+    }
+  },
+});
