@@ -65,6 +65,8 @@ export function defineGgmlK(o: KOptions): OpaqueFormat {
   const { size, most, rule } = o;
   const runs = SUPER / size;
   const top = 2 ** o.element.bits - 1;
+  // where codes are few, wider grids that clip are worth a try
+  const last = top < 8 ? rule.steps + 16 : rule.steps;
   const codes = new Uint8Array(SUPER);
   const w = new Float64Array(size);
   // what the reference finds for each run, and what the own search finds
@@ -106,7 +108,7 @@ export function defineGgmlK(o: KOptions): OpaqueFormat {
     }
     let refError = Infinity;
     let ownError = Infinity;
-    for (let step = -1; step <= rule.steps; step++) {
+    for (let step = -1; step <= last; step++) {
       const inverse = (step < 0 ? top : top + rule.first + 0.1 * step) / (high - low);
       let wq = 0;
       let wqq = 0;
@@ -139,7 +141,7 @@ export function defineGgmlK(o: KOptions): OpaqueFormat {
           m = 0;
         }
       }
-      if (step < 0 || det > 0) {
+      if (step < 0 || (det > 0 && step <= rule.steps)) {
         const e =
           rule.norm === "squared"
             ? sxx + s * (s * wqq + 2 * (m * wq - wxq)) + m * (m * sw - 2 * sx)
@@ -295,8 +297,8 @@ export function defineGgmlK(o: KOptions): OpaqueFormat {
         place(x, at, u, other, ownS, ownM, share === 1 ? 1 : 0);
         keep();
       }
-      // Subnormal super scales lie far apart, so that much hangs on where the codes fall: one is moved, then the other.
-      if (Math.min(maxS, maxM > 0 ? maxM : maxS) / most < 2 ** -14)
+      // Subnormal super scales, and run scales of few bits, lie far apart, so that much hangs on where the codes fall: one is moved, then the other.
+      if (most < 16 || Math.min(maxS, maxM > 0 ? maxM : maxS) / most < 2 ** -14)
         for (let n = 0; n < 2 * COARSE; n++) {
           const share = 1 - (0.4 * (n % COARSE)) / COARSE;
           other.d = n < COARSE ? half(maxS / (most * share)) : best.d;
@@ -335,7 +337,7 @@ export function defineGgmlK(o: KOptions): OpaqueFormat {
 
 /** Shares of the largest code that the largest scale takes at first. */
 const STARTS = [1, 0.95, 0.87];
-const PASSES = 3;
+const PASSES = 6;
 /** Super scales that are tried where float16 is coarse. */
 const COARSE = 16;
 /** Steps of scale and minimum that are tried around a pair: the minimum gains where the scale grows. */
