@@ -10,6 +10,7 @@ export const ggml_iq1_m = /* @__PURE__ */ defineGgmlGrid({
   name: "ggml_iq1_m",
   aliases: ["iq1_m", "gguf_iq1_m"],
   spec: "IQ1_M (type 29)",
+  gguf: 29,
   blockBytes: 56,
   span: 16,
   factors: /* @__PURE__ */ Array.from({ length: 8 }, (_, f) => 2 * f + 1),

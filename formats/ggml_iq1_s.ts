@@ -9,6 +9,7 @@ export const ggml_iq1_s = /* @__PURE__ */ defineGgmlGrid({
   name: "ggml_iq1_s",
   aliases: ["iq1_s", "gguf_iq1_s"],
   spec: "IQ1_S (type 19)",
+  gguf: 19,
   blockBytes: 50,
   span: 32,
   factors: /* @__PURE__ */ Array.from({ length: 8 }, (_, f) => 2 * f + 1),

@@ -9,6 +9,7 @@ export const ggml_iq2_s = /* @__PURE__ */ defineGgmlGrid({
   name: "ggml_iq2_s",
   aliases: ["iq2_s", "gguf_iq2_s"],
   spec: "IQ2_S (type 22)",
+  gguf: 22,
   blockBytes: 82,
   span: 16,
   factors: /* @__PURE__ */ Array.from({ length: 16 }, (_, f) => (2 * f + 1) / 8),

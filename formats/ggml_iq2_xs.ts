@@ -9,6 +9,7 @@ export const ggml_iq2_xs = /* @__PURE__ */ defineGgmlGrid({
   name: "ggml_iq2_xs",
   aliases: ["iq2_xs", "gguf_iq2_xs"],
   spec: "IQ2_XS (type 17)",
+  gguf: 17,
   blockBytes: 74,
   span: 16,
   factors: /* @__PURE__ */ Array.from({ length: 16 }, (_, f) => (2 * f + 1) / 8),

@@ -9,6 +9,7 @@ export const ggml_iq2_xxs = /* @__PURE__ */ defineGgmlGrid({
   name: "ggml_iq2_xxs",
   aliases: ["iq2_xxs", "gguf_iq2_xxs"],
   spec: "IQ2_XXS (type 16)",
+  gguf: 16,
   blockBytes: 66,
   span: 32,
   factors: /* @__PURE__ */ Array.from({ length: 16 }, (_, f) => (2 * f + 1) / 8),

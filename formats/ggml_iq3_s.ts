@@ -9,6 +9,7 @@ export const ggml_iq3_s = /* @__PURE__ */ defineGgmlGrid({
   name: "ggml_iq3_s",
   aliases: ["iq3_s", "gguf_iq3_s"],
   spec: "IQ3_S (type 21)",
+  gguf: 21,
   blockBytes: 110,
   span: 32,
   factors: /* @__PURE__ */ Array.from({ length: 16 }, (_, f) => 2 * f + 1),

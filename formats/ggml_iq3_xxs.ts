@@ -10,6 +10,7 @@ export const ggml_iq3_xxs = /* @__PURE__ */ defineGgmlGrid({
   name: "ggml_iq3_xxs",
   aliases: ["iq3_xxs", "gguf_iq3_xxs"],
   spec: "IQ3_XXS (type 18)",
+  gguf: 18,
   blockBytes: 98,
   span: 32,
   factors: /* @__PURE__ */ Array.from({ length: 16 }, (_, f) => (2 * f + 1) / 4),

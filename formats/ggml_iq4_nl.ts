@@ -21,6 +21,7 @@ export const ggml_iq4_nl = /* @__PURE__ */ defineOpaque({
   name: "ggml_iq4_nl",
   aliases: ["gguf_iq4_nl"],
   spec: "ggml IQ4_NL (type 20); ggml-quants.c",
+  gguf: 20,
   blockSize: 32,
   blockBytes: 18,
   encodeBlock(x, at, out, to) {

@@ -11,6 +11,7 @@ export const ggml_iq4_xs = /* @__PURE__ */ defineGgmlKSigned({
   name: "ggml_iq4_xs",
   aliases: ["iq4_xs", "gguf_iq4_xs"],
   spec: "IQ4_XS (type 23)",
+  gguf: 23,
   blockBytes: 136,
   size: 32,
   element: iq4_nl,

@@ -8,6 +8,7 @@ export const ggml_mxfp4 = /* @__PURE__ */ defineGgmlE2M1({
   name: "ggml_mxfp4",
   aliases: ["gguf_mxfp4"],
   spec: "MXFP4 (type 39)",
+  gguf: 39,
   groups: 1,
   size: 32,
   // The reference takes floorf(log2f(amax)), which is one too large up to an ulp or so below a power of two. Bytes must agree with it; the

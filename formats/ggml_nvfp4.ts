@@ -24,6 +24,7 @@ export const ggml_nvfp4 = /* @__PURE__ */ defineGgmlE2M1({
   name: "ggml_nvfp4",
   aliases: ["gguf_nvfp4"],
   spec: "NVFP4 (type 40)",
+  gguf: 40,
   groups: 4,
   size: 16,
   scale: encodeScale,

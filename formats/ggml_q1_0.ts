@@ -11,6 +11,7 @@ export const ggml_q1_0 = /* @__PURE__ */ defineOpaque({
   name: "ggml_q1_0",
   aliases: ["q1_0", "gguf_q1_0"],
   spec: "ggml Q1_0 (type 41); ggml-quants.c",
+  gguf: 41,
   blockSize: 128,
   blockBytes: 18,
   encodeBlock(x, at, out, to) {

@@ -8,6 +8,7 @@ export const ggml_q2_0 = /* @__PURE__ */ defineOpaque({
   name: "ggml_q2_0",
   aliases: ["q2_0", "gguf_q2_0"],
   spec: "ggml Q2_0 (type 42); ggml-quants.c",
+  gguf: 42,
   blockSize: 64,
   blockBytes: 18,
   encodeBlock(x, at, out, to) {

@@ -9,6 +9,7 @@ export const ggml_q2_k = /* @__PURE__ */ defineGgmlK({
   name: "ggml_q2_k",
   aliases: ["q2_k", "gguf_q2_k"],
   spec: "Q2_K (type 10)",
+  gguf: 10,
   blockBytes: 84,
   size: 16,
   element: uint2,

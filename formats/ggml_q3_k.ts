@@ -10,6 +10,7 @@ export const ggml_q3_k = /* @__PURE__ */ defineGgmlKSigned({
   name: "ggml_q3_k",
   aliases: ["q3_k", "gguf_q3_k"],
   spec: "Q3_K (type 11)",
+  gguf: 11,
   blockBytes: 110,
   size: 16,
   element: int3,

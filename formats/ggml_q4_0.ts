@@ -8,5 +8,6 @@ export const ggml_q4_0 = /* @__PURE__ */ defineGgmlSplit({
   name: "ggml_q4_0",
   aliases: ["q4_0", "gguf_q4_0"],
   spec: "Q4_0 (type 2)",
+  gguf: 2,
   element: int4,
 });

@@ -8,5 +8,6 @@ export const ggml_q4_1 = /* @__PURE__ */ defineGgmlSplit({
   name: "ggml_q4_1",
   aliases: ["q4_1", "gguf_q4_1"],
   spec: "Q4_1 (type 3)",
+  gguf: 3,
   element: uint4,
 });

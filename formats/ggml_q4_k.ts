@@ -9,6 +9,7 @@ export const ggml_q4_k = /* @__PURE__ */ defineGgmlK({
   name: "ggml_q4_k",
   aliases: ["q4_k", "gguf_q4_k"],
   spec: "Q4_K (type 12)",
+  gguf: 12,
   blockBytes: 144,
   size: 32,
   element: uint4,

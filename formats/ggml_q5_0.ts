@@ -8,5 +8,6 @@ export const ggml_q5_0 = /* @__PURE__ */ defineGgmlSplit({
   name: "ggml_q5_0",
   aliases: ["q5_0", "gguf_q5_0"],
   spec: "Q5_0 (type 6)",
+  gguf: 6,
   element: int5,
 });

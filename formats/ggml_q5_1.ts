@@ -8,5 +8,6 @@ export const ggml_q5_1 = /* @__PURE__ */ defineGgmlSplit({
   name: "ggml_q5_1",
   aliases: ["q5_1", "gguf_q5_1"],
   spec: "Q5_1 (type 7)",
+  gguf: 7,
   element: uint5,
 });

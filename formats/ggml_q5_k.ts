@@ -8,6 +8,7 @@ export const ggml_q5_k = /* @__PURE__ */ defineGgmlK({
   name: "ggml_q5_k",
   aliases: ["q5_k", "gguf_q5_k"],
   spec: "Q5_K (type 13)",
+  gguf: 13,
   blockBytes: 176,
   size: 32,
   element: uint5,

@@ -10,6 +10,7 @@ export const ggml_q6_k = /* @__PURE__ */ defineGgmlKSigned({
   name: "ggml_q6_k",
   aliases: ["q6_k", "gguf_q6_k"],
   spec: "Q6_K (type 14)",
+  gguf: 14,
   blockBytes: 210,
   size: 16,
   element: int6,

@@ -9,6 +9,7 @@ export const ggml_q8_0 = /* @__PURE__ */ defineOpaque({
   name: "ggml_q8_0",
   aliases: ["q8_0", "gguf_q8_0"],
   spec: "ggml Q8_0 (type 8); ggml-quants.c",
+  gguf: 8,
   blockSize: 32,
   blockBytes: 34,
   encodeBlock(x, at, out, to) {

@@ -8,6 +8,7 @@ export const ggml_q8_1 = /* @__PURE__ */ defineOpaque({
   name: "ggml_q8_1",
   aliases: ["q8_1", "gguf_q8_1"],
   spec: "ggml Q8_1 (type 9); ggml-quants.c",
+  gguf: 9,
   blockSize: 32,
   blockBytes: 36,
   encodeBlock(x, at, out, to) {

@@ -9,6 +9,7 @@ export const ggml_q8_k = /* @__PURE__ */ defineOpaque({
   name: "ggml_q8_k",
   aliases: ["q8_k", "gguf_q8_k"],
   spec: "ggml Q8_K (type 15); ggml-quants.c",
+  gguf: 15,
   blockSize: 256,
   blockBytes: 292,
   encodeBlock(x, at, out, to) {

@@ -15,6 +15,7 @@ export const ggml_tq1_0 = /* @__PURE__ */ defineGgmlTernary({
   name: "ggml_tq1_0",
   aliases: ["tq1_0", "gguf_tq1_0"],
   spec: "TQ1_0 (type 34)",
+  gguf: 34,
   bytes: 52,
   write(trits, out, to) {
     for (const [first, bytes, count] of RUNS)

@@ -10,6 +10,7 @@ export const ggml_tq2_0 = /* @__PURE__ */ defineGgmlTernary({
   name: "ggml_tq2_0",
   aliases: ["tq2_0", "gguf_tq2_0"],
   spec: "TQ2_0 (type 35)",
+  gguf: 35,
   bytes: 64,
   write(trits, out, to) {
     for (let i = 0; i < 64; i++) for (let n = 0; n < 4; n++) out[to + i] |= trits[element(i, n)] << (2 * n);

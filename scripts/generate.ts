@@ -29,6 +29,7 @@ export function entries(): { subpath: string; source: string; out: string }[] {
     ["./runtime", "src/runtime/index", "runtime"],
     ["./testing", "src/testing/index", "testing"],
     ["./webgpu", "src/backends/webgpu/backend", "webgpu"],
+    ["./interop", "src/interop/index", "interop"],
     ["./tfjs", "src/interop/tfjs", "tfjs"],
   ].filter(([, source]) => exists(`${source}.ts`));
   return [

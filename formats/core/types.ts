@@ -200,6 +200,8 @@ export interface OpaqueFormat {
   /** Elements and bytes of one block. */
   readonly blockSize: number;
   readonly blockBytes: number;
+  /** Tensor type in GGUF files, where there is one. */
+  readonly gguf?: number;
   readonly definition: FormatDefinition;
   /**
    * x: a whole number of blocks -> bytes. `importance` weighs the squared error of each value, for formats whose encoder searches.

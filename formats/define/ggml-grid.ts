@@ -207,6 +207,7 @@ export function defineGgmlGrid(o: GridOptions): OpaqueFormat {
     name: o.name,
     aliases: o.aliases,
     spec: `ggml ${o.spec}; ggml-quants.c`,
+    gguf: o.gguf,
     blockSize: SUPER,
     blockBytes: o.blockBytes,
     encodeBlock(x, at, out, to) {

@@ -169,6 +169,7 @@ export function defineGgmlKSigned(o: SignedOptions): OpaqueFormat {
     name: o.name,
     aliases: o.aliases,
     spec: `ggml ${o.spec}; ggml-quants.c`,
+    gguf: o.gguf,
     blockSize: SUPER,
     blockBytes: o.blockBytes,
     encodeBlock(x, at, out, to, importance) {

@@ -278,6 +278,7 @@ export function defineGgmlK(o: KOptions): OpaqueFormat {
     name: o.name,
     aliases: o.aliases,
     spec: `ggml ${o.spec}; ggml-quants.c`,
+    gguf: o.gguf,
     blockSize: SUPER,
     blockBytes: o.blockBytes,
     encodeBlock(x, at, out, to, importance) {

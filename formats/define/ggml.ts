@@ -49,6 +49,8 @@ export interface GgmlOptions {
   readonly aliases: readonly string[];
   /** What ggml calls it, with its type id. */
   readonly spec: string;
+  /** The type id. */
+  readonly gguf: number;
 }
 
 const spec = (o: GgmlOptions) => `ggml ${o.spec}; ggml-quants.c`;

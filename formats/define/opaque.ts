@@ -30,6 +30,8 @@ export interface OpaqueOptions {
   readonly name: string;
   readonly aliases?: readonly string[];
   readonly spec: string;
+  /** Tensor type in GGUF files, where there is one. */
+  readonly gguf?: number;
   /** Elements and bytes of one block. */
   readonly blockSize: number;
   readonly blockBytes: number;
@@ -111,6 +113,7 @@ export function defineOpaque(options: OpaqueOptions): OpaqueFormat {
     name,
     aliases: Object.freeze([...(options.aliases ?? [])]),
     spec: options.spec,
+    ...(options.gguf === undefined ? {} : { gguf: options.gguf }),
     blockSize,
     blockBytes,
     definition: Object.freeze({ kind: "opaque", name, blockSize, blockBytes }),
