@@ -7,16 +7,21 @@ import { openSession } from "../onnx/session.ts";
 import type { ValueInfoProto } from "../onnx/file/gen/onnx_pb.ts";
 import { readModel, readModelBytes } from "../onnx/file/io.ts";
 import type { OnnxModel } from "../onnx/file/model.ts";
-import type { Plan, Step } from "./compile/plan.ts";
-import { makePlan, missingOperators, runNode } from "./compile/plan.ts";
-import type { ElementType, Value } from "./value.ts";
-import { elementType, isArrayOf, isElementType, sizeOf } from "./value.ts";
+import type { ActivationChoice, Plan, Step } from "./compile/plan.ts";
+import { makePlan, missingOperators, readGraph, runNode } from "./compile/plan.ts";
+import type { BoundaryType, Value } from "./value.ts";
+import { boundaryType, isArrayOf, isHalfArray, narrow, sizeOf, widen } from "./value.ts";
 
 export interface LoadOptions {
   /** Where the packed products run. Default "wasm", one thread. */
   readonly backend?: "wasm" | "reference" | Backend<SyncLayer>;
   /** "onnxruntime": a model with operators that are missing here goes to onnxruntime-node as a whole. Default: an error that lists them. */
   readonly fallback?: "onnxruntime";
+  /**
+   * How activations enter products with quantized weights: "auto" (default) is float32, but int8 where the node itself allows it (`accuracy_level` 4 of MatMulNBits).
+   * "int8" is the fastest, near 2e-2 of the logits' rms; "int16" near 1e-5.
+   */
+  readonly activations?: ActivationChoice;
   /** Measure each step for `explain()`. */
   readonly profile?: boolean;
 }
@@ -31,7 +36,7 @@ export interface RuntimeTensor {
 export interface ValueMetadata {
   readonly name: string;
   readonly isTensor: true;
-  readonly type: ElementType;
+  readonly type: BoundaryType;
   /** Numbers, and names of sizes that are open; "" where an open size has no name. */
   readonly shape: readonly (number | string)[];
 }
@@ -86,9 +91,11 @@ export async function loadModel(source: string | Uint8Array | Blob, options: Loa
   const file = typeof input === "string" ? readModel(input) : undefined;
   try {
     const model = file ?? readModelBytes(input as Uint8Array);
-    const missing = missingOperators(model);
+    const graph = readGraph(model);
+    const missing = missingOperators(model, graph.flat);
     const described = describe(model);
-    if (missing.length === 0) return ownSession(described, makePlan(model, backend), options.profile === true);
+    if (missing.length === 0)
+      return ownSession(described, makePlan(model, graph, backend, options.activations ?? "auto"), options.profile === true);
     if (options.fallback !== "onnxruntime")
       throw new LowbitError(
         "E_UNSUPPORTED",
@@ -116,7 +123,7 @@ function metadata({ name, type }: ValueInfoProto): ValueMetadata {
   const shape = (tensor?.shape?.dim ?? []).map(({ value }) =>
     value.case === "dimValue" ? Number(value.value) : value.case === "dimParam" ? value.value : "",
   );
-  return { name, isTensor: true, type: elementType(tensor?.elemType ?? 0) ?? "float32", shape };
+  return { name, isTensor: true, type: boundaryType(tensor?.elemType ?? 0) ?? "float32", shape };
 }
 
 function describe(model: OnnxModel): Described {
@@ -138,7 +145,8 @@ const show = (names: readonly string[]): string => names.map((name) => JSON.stri
 function checkFeed({ name, type, shape }: ValueMetadata, feed: RuntimeTensor, open: Map<string, number>): Value {
   const what = `feed ${JSON.stringify(name)}`;
   const { dims, data } = feed;
-  if (feed.type !== type || !isElementType(type) || !isArrayOf(type, data))
+  const isArray = type === "float16" ? isHalfArray(data) : isArrayOf(type, data);
+  if (feed.type !== type || !isArray)
     throw new TypeError(`${what}: expected ${type} in its typed array, got ${feed.type} in ${data?.constructor?.name ?? String(data)}.`);
   const wanted = `[${shape.map((d) => (d === "" ? "?" : d)).join(", ")}]`;
   const fits =
@@ -161,7 +169,9 @@ function checkFeed({ name, type, shape }: ValueMetadata, feed: RuntimeTensor, op
       "E_SHAPE",
       `${what}: expected ${sizeOf(dims)} elements for [${dims.join(", ")}], got ${values.length}. Check dims.`,
     );
-  return { type, dims: [...dims], data: values };
+  return type === "float16"
+    ? { type: "float32", dims: [...dims], data: widen(values as Uint16Array) }
+    : { type, dims: [...dims], data: values };
 }
 
 function checkFeeds(described: Described, feeds: Readonly<Record<string, RuntimeTensor>>): Map<string, Value> {
@@ -187,6 +197,7 @@ function ownSession(described: Described, plan: Plan, profile: boolean): Session
   const times = new Map<Step, number>();
   let released = false;
   const { optional: _, ...names } = described;
+  const halves = new Set(names.outputMetadata.filter(({ type }) => type === "float16").map(({ name }) => name));
   return {
     ...names,
     // async, so that what is wrong rejects as onnxruntime's sessions do
@@ -197,6 +208,7 @@ function ownSession(described: Described, plan: Plan, profile: boolean): Session
       const values = new Map<string, Value>(given);
       const read = (name: string): Value | undefined => values.get(name) ?? plan.constants.get(name);
       for (const step of plan.steps) {
+        if (!step.guards.every(({ name, is }) => (read(name)?.data[0] === 1) === is)) continue;
         const start = profile ? performance.now() : 0;
         const results = runNode(step.run, step.node, read);
         if (profile) times.set(step, (times.get(step) ?? 0) + performance.now() - start);
@@ -207,7 +219,10 @@ function ownSession(described: Described, plan: Plan, profile: boolean): Session
       return Object.fromEntries(
         fetches.map((name) => {
           const value = read(name)!;
-          return [name, { type: value.type, dims: [...value.dims], data: value.data.slice() }];
+          const dims = [...value.dims];
+          return halves.has(name)
+            ? [name, { type: "float16", dims, data: narrow(value.data as Float32Array) }]
+            : [name, { type: value.type, dims, data: value.data.slice() }];
         }),
       );
     },

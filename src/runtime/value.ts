@@ -4,6 +4,7 @@ import type { TensorProto } from "../onnx/file/gen/onnx_pb.ts";
 import { TensorProto_DataType as T } from "../onnx/file/gen/onnx_pb.ts";
 import type { OnnxModel } from "../onnx/file/model.ts";
 import { tensorDims } from "../onnx/file/model.ts";
+import { encodeHalf, halfTable } from "../onnx/file/half.ts";
 import { dataTypeName } from "../onnx/file/types.ts";
 import { ARRAY_MAX, isFloatType, readFloats, readRaw } from "../onnx/file/values.ts";
 
@@ -13,11 +14,16 @@ export type ValueData = NumberArray | BigInt64Array;
 /** Element types that the runtime computes with. `bool` is kept in a Uint8Array of 0 and 1, as onnxruntime has it. */
 export type ElementType = "float32" | "int8" | "uint8" | "int16" | "uint16" | "int32" | "uint32" | "int64" | "bool";
 
+/** Types of inputs and outputs: float16 is computed in float32, and rounded where it leaves. */
+export type BoundaryType = ElementType | "float16";
+
 /** A tensor: row-major data with sizes. */
 export interface Value {
   readonly type: ElementType;
   readonly dims: readonly number[];
   readonly data: ValueData;
+  /** Codes that the model stores in fewer bits than their array has. */
+  readonly bits?: number;
 }
 
 interface TypeRow {
@@ -40,10 +46,54 @@ const TYPES: ReadonlyMap<ElementType, TypeRow> = new Map([
   ["bool", row(T.BOOL, Uint8Array)],
 ]);
 
-/** The element type of an ONNX data type; undefined where the runtime has none. */
+/** What values of other ONNX types are kept as: floats of 16 bits are widened once, codes of 4 bits unpacked. */
+const WIDENED: ReadonlyMap<number, ElementType> = new Map([
+  [T.FLOAT16, "float32"],
+  [T.BFLOAT16, "float32"],
+  [T.INT4, "int8"],
+  [T.UINT4, "uint8"],
+]);
+
+/** The element type that values of an ONNX data type are computed in; undefined where the runtime has none. */
 export function elementType(onnx: number): ElementType | undefined {
   for (const [name, type] of TYPES) if (type.onnx === (onnx as T)) return name;
-  return undefined;
+  return WIDENED.get(onnx);
+}
+
+/** The type of an input or output; undefined where the runtime has none. */
+export const boundaryType = (onnx: number): BoundaryType | undefined =>
+  onnx === T.FLOAT16 ? "float16" : WIDENED.has(onnx) ? undefined : elementType(onnx);
+
+type HalfArray = new (length: number) => Uint16Array;
+/** Engines that have it take and give float16 in it, as onnxruntime does. */
+const Float16: HalfArray | undefined = (globalThis as unknown as { Float16Array?: HalfArray }).Float16Array;
+
+export const isHalfArray = (data: unknown): boolean => data instanceof Uint16Array || (Float16 !== undefined && data instanceof Float16);
+
+/** float16 codes (or a Float16Array) as float32. */
+export function widen(data: ArrayBufferView & { readonly length: number }): Float32Array {
+  const table = halfTable();
+  return Float32Array.from(new Uint16Array(data.buffer, data.byteOffset, data.length), (code) => table[code]);
+}
+
+/** float32 as float16 codes, in a Float16Array where the engine has one. */
+export function narrow(data: Float32Array): Uint16Array {
+  const codes = Uint16Array.from(data, encodeHalf);
+  if (Float16 === undefined) return codes;
+  const out = new Float16(codes.length);
+  new Uint16Array(out.buffer).set(codes);
+  return out;
+}
+
+/** Rounds float32 values to those of float16, or cuts them to bfloat16 (half to even). */
+export function roundTo(data: Float32Array, onnx: number): Float32Array {
+  const table = halfTable();
+  if (onnx === T.FLOAT16) return data.map((v) => table[encodeHalf(v)]);
+  if (onnx !== T.BFLOAT16) return data;
+  const out = data.slice();
+  const bits = new Uint32Array(out.buffer);
+  for (let i = 0; i < bits.length; i++) if (!Number.isNaN(out[i])) bits[i] = ((bits[i] + 0x7fff + ((bits[i] >>> 16) & 1)) >>> 16) << 16;
+  return out;
 }
 
 /** Elements of a shape. @throws LowbitError E_SHAPE where no array holds as many */
@@ -102,6 +152,39 @@ export function readValue(model: OnnxModel, tensor: TensorProto): Value {
     );
   // Copies: a view of the file's bytes would keep all of them in memory.
   if (isFloatType(tensor.dataType)) return { type, dims, data: readFloats(model, tensor).slice() };
-  const bytes = readRaw(model, tensor).slice();
-  return { type, dims, data: new (TYPES.get(type)!.view)(bytes.buffer) };
+  const raw = readRaw(model, tensor);
+  if (tensor.dataType === T.INT4 || tensor.dataType === T.UINT4) return { type, dims, data: unpacked(raw, sizeOf(dims), type), bits: 4 };
+  return { type, dims, data: new (TYPES.get(type)!.view)(raw.slice().buffer as ArrayBuffer) };
+}
+
+/** Codes of 4 bits, low nibble first, one an element. */
+function unpacked(raw: Uint8Array, count: number, type: ElementType): ValueData {
+  const out = new Uint8Array(count);
+  for (let i = 0; i < count; i++) out[i] = (raw[i >> 1] >> (4 * (i & 1))) & 15;
+  return type === "int8" ? Int8Array.from(out, (code) => (code ^ 8) - 8) : out;
+}
+
+/** The tensor of an attribute. @throws LowbitError E_UNSUPPORTED for types that the runtime does not compute with */
+export function smallTensor(tensor: TensorProto): Value {
+  const type = elementType(tensor.dataType);
+  if (type === undefined)
+    throw new LowbitError(
+      "E_UNSUPPORTED",
+      `attribute: expected a type of the runtime, got ${dataTypeName(tensor.dataType)}. Use { fallback: "onnxruntime" }.`,
+    );
+  const dims = tensorDims(tensor);
+  const raw = tensor.rawData;
+  if (raw !== undefined && raw.length > 0 && !WIDENED.has(tensor.dataType))
+    return { type, dims, data: new (TYPES.get(type)!.view)(raw.slice().buffer) };
+  if (WIDENED.has(tensor.dataType))
+    return {
+      type,
+      dims,
+      data: widen(raw !== undefined && raw.length > 0 ? new Uint16Array(raw.slice().buffer) : Uint16Array.from(tensor.int32Data)),
+    };
+  if (type === "int64") return { type, dims, data: BigInt64Array.from(tensor.int64Data) };
+  const values = type === "float32" ? tensor.floatData : tensor.int32Data;
+  const out = empty(type, dims);
+  (out.data as NumberArray).set(values);
+  return out;
 }

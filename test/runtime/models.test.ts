@@ -86,3 +86,49 @@ describe("session", () => {
     await session.release();
   });
 });
+
+describe("branches", () => {
+  const branch = (nodes: ReturnType<typeof node>[], output: string, initializer = [raw("k", [], Float32Array.of(10))]) =>
+    graph({ name: "b", output: [value(output, T.FLOAT, ["n", 4])], initializer, node: nodes });
+  const made = (condition: ReturnType<typeof raw> | null) =>
+    encode(
+      model(
+        graph({
+          input: [value("x", T.FLOAT, ["n", 4]), ...(condition === null ? [value("use_cache_branch", T.BOOL, [1])] : [])],
+          output: [value("y", T.FLOAT, ["n", 4])],
+          initializer: condition === null ? [] : [condition],
+          node: [
+            node("If", ["use_cache_branch"], ["p"], {
+              then_branch: branch([node("Mul", ["x", "k"], ["t"]), node("Neg", ["t"], ["r"])], "r"),
+              // a branch that only hands on a value from outside, and one of its own names again
+              else_branch: branch([node("Add", ["x", "k"], ["t"]), node("Identity", ["t"], ["r"])], "r"),
+            }),
+            node("Add", ["p", "x"], ["y"]),
+          ],
+        }),
+      ),
+    );
+  const x = { type: "float32", dims: [1, 4], data: Float32Array.of(1, 2, 3, 4) };
+
+  test.each([0, 1])("of a condition that is fed: %i", async (flag) => {
+    await compare(made(null), { x, use_cache_branch: { type: "bool", dims: [1], data: Uint8Array.of(flag) } }, 1e-6);
+  });
+
+  test.each([0, 1])("of a constant condition: %i", async (flag) => {
+    const bytes = made(raw("use_cache_branch", [1], Uint8Array.of(flag), T.BOOL));
+    const session = await loadModel(bytes);
+    expect(session.explain().steps.map(({ operator }) => operator)).not.toContain("lowbit.Pick");
+    await compare(bytes, { x }, 1e-6, session);
+  });
+});
+
+test.each([
+  ["fp16", {}],
+  ["q4f16", {}],
+  ["mxfp4 stored", { format: "mxfp4", target: "stored" }],
+  ["nf4 bnb4", { dtype: "bnb4" }],
+  ["int4 qdq", { format: "int4_b32", target: "qdq" }],
+] as const)("encoder as %s", async (name, options) => {
+  const { bytes } = await quantizeModelBytes(encoderModel(), (Object.keys(options).length > 0 ? options : { dtype: name }) as never);
+  await compare(bytes, encoderFeeds(1)[0], name.includes("16") ? 2e-2 : 2e-5);
+});

@@ -1,15 +1,17 @@
 // A model as a plan: the nodes that outputs need, in order, constants folded, weights prepared, and after which step each value is let go.
-import { LowbitError } from "../../../formats/core/errors.ts";
 import type { Backend, SyncLayer } from "../../backends/types.ts";
 import type { NodeProto } from "../../onnx/file/gen/onnx_pb.ts";
 import type { OnnxModel } from "../../onnx/file/model.ts";
 import { constantTensor, opsetVersion } from "../../onnx/graph/nodes.ts";
-import { sortNodes } from "../../onnx/graph/order.ts";
-import { buildScopes, nodeName, operatorName } from "../../onnx/graph/scopes.ts";
+import { nodeName, operatorName } from "../../onnx/graph/scopes.ts";
+import { readStored } from "../../onnx/targets/record.ts";
 import { operators } from "../ops/index.ts";
 import type { Operator, Run } from "../ops/operator.ts";
 import type { Value } from "../value.ts";
-import { elementType, readValue } from "../value.ts";
+import { boundaryType, elementType, readValue } from "../value.ts";
+import type { FlatGraph, Guard } from "./flat.ts";
+import { flatten } from "./flat.ts";
+import { decodeWeight, dequantizedWeight, type Weight } from "./weights.ts";
 
 export interface Step {
   readonly node: NodeProto;
@@ -17,6 +19,8 @@ export interface Step {
   readonly run: Run;
   /** The kernel of a prepared layer, or "loops". */
   readonly kernel: string;
+  /** Conditions of the branches that the node is in. */
+  readonly guards: readonly Guard[];
   /** Values that nothing reads after this step. */
   readonly frees: readonly string[];
 }
@@ -30,19 +34,30 @@ export interface Plan {
   readonly dead: number;
 }
 
+/** How activations enter products with integer weights; "auto": as each node allows (its accuracy_level). */
+export type ActivationChoice = "auto" | "float32" | "int16" | "int8";
+
 /** Folded constants are kept only up to this many elements: a huge Expand of constants is computed at run. */
 const FOLD_MAX = 1 << 20;
 
 const operatorOf = (node: NodeProto): Operator | undefined =>
   operators.get(operatorName(node)) ?? (node.opType === "SimplifiedLayerNormalization" ? operators.get(node.opType) : undefined);
 
+/** The graph as the runtime reads it. */
+export const readGraph = (model: OnnxModel): { readonly flat: FlatGraph; readonly stored: ReturnType<typeof readStored> } => {
+  const stored = readStored(model);
+  return { flat: flatten(model, stored), stored };
+};
+
 /** Operators, and forms of them, that the runtime does not have: sorted, each once. */
-export function missingOperators(model: OnnxModel): string[] {
+export function missingOperators(model: OnnxModel, { nodes, tensors }: FlatGraph): string[] {
   const found = new Set<string>();
   const graph = model.proto.graph!;
   const opset = opsetVersion(model);
   if (graph.sparseInitializer.length > 0) found.add("sparse initializers");
-  for (const node of liveNodes(model).nodes) {
+  const read = new Set(graph.output.map(({ name }) => name));
+  for (const { node } of nodes) {
+    for (const name of node.input) read.add(name);
     if (operatorName(node) === "Constant") {
       const tensor = constantTensor(node);
       if (tensor === undefined || elementType(tensor.dataType) === undefined) found.add("Constant of another element type");
@@ -53,29 +68,14 @@ export function missingOperators(model: OnnxModel): string[] {
     const why = operator?.missing?.(node, opset);
     if (why !== undefined) found.add(`${operatorName(node)} ${why}`);
   }
-  for (const { name, dataType } of graph.initializer)
-    if (elementType(dataType) === undefined) found.add(`element type of initializer ${JSON.stringify(name)}`);
+  for (const { name, dataType } of tensors.values())
+    if (read.has(name) && elementType(dataType) === undefined) found.add(`element type of initializer ${JSON.stringify(name)}`);
   for (const { name, type } of graph.input) {
     const kind = type?.value;
-    if (kind?.case !== "tensorType" || elementType(kind.value.elemType) === undefined)
+    if (kind?.case !== "tensorType" || boundaryType(kind.value.elemType) === undefined)
       found.add(`element type of input ${JSON.stringify(name)}`);
   }
   return [...found].sort();
-}
-
-/** The nodes that outputs need, in order. Works on the main graph; nodes with graphs of their own are no operators of the runtime. */
-function liveNodes(model: OnnxModel): { nodes: NodeProto[]; dead: number } {
-  const graph = model.proto.graph;
-  if (graph === undefined) throw new LowbitError("E_ONNX", "model: expected a graph, got none. The file is damaged.");
-  sortNodes(buildScopes(model));
-  const wanted = new Set(graph.output.map(({ name }) => name));
-  const nodes: NodeProto[] = [];
-  for (const node of [...graph.node].reverse()) {
-    if (!node.output.some((name) => name !== "" && wanted.has(name))) continue;
-    for (const name of node.input) wanted.add(name);
-    nodes.push(node);
-  }
-  return { nodes: nodes.reverse(), dead: graph.node.length - nodes.length };
 }
 
 type Unfreed = Omit<Step, "frees">;
@@ -92,32 +92,87 @@ export const runNode = (run: Run, node: NodeProto, values: (name: string) => Val
     ),
   );
 
+/** Constants of a model as they are read: initializers, folded nodes, weights that stay codes until an operator needs their values. */
+class Constants {
+  readonly values = new Map<string, Value>();
+  readonly weights = new Map<string, Weight>();
+  readonly #model: OnnxModel;
+  readonly #flat: FlatGraph;
+  readonly #feeds: ReadonlySet<string>;
+
+  constructor(model: OnnxModel, flat: FlatGraph, feeds: ReadonlySet<string>) {
+    this.#model = model;
+    this.#flat = flat;
+    this.#feeds = feeds;
+  }
+
+  /** The value of a constant; undefined where it is none. */
+  get(name: string): Value | undefined {
+    const known = this.values.get(name);
+    if (known !== undefined) return known;
+    const weight = this.weights.get(name);
+    const tensor = this.#flat.tensors.get(name);
+    // an initializer that is an input too may be fed another value
+    if (weight === undefined && (tensor === undefined || this.#feeds.has(name))) return undefined;
+    const value = weight === undefined ? readValue(this.#model, tensor!) : decodeWeight(weight);
+    this.values.set(name, value);
+    return value;
+  }
+
+  has(name: string): boolean {
+    return this.values.has(name) || this.weights.has(name) || (this.#flat.tensors.has(name) && !this.#feeds.has(name));
+  }
+
+  drop(name: string): void {
+    this.values.delete(name);
+    this.weights.delete(name);
+  }
+
+  /** Keeps a node's result as a weight, if it is one. */
+  keepWeight(node: NodeProto): boolean {
+    const [first] = node.input;
+    if (node.opType === "Transpose" && this.weights.has(first)) {
+      const weight = this.weights.get(first)!;
+      this.weights.set(node.output[0], { ...weight, isRows: !weight.isRows });
+      return true;
+    }
+    if (node.opType !== "DequantizeLinear" || !node.input.every((name) => name === "" || this.has(name))) return false;
+    const [codes, scales, zeros] = [0, 1, 2].map((i) => this.get(node.input[i] ?? ""));
+    const weight = dequantizedWeight(node, codes!.bits ?? 8, codes!, scales!, zeros);
+    if (weight === undefined) return false;
+    this.weights.set(node.output[0], weight);
+    return true;
+  }
+}
+
 /** @throws LowbitError E_ONNX, E_SHAPE, E_UNSUPPORTED */
-export function makePlan(model: OnnxModel, backend: Backend<SyncLayer>): Plan {
-  const { nodes, dead } = liveNodes(model);
+export function makePlan(
+  model: OnnxModel,
+  { flat, stored }: ReturnType<typeof readGraph>,
+  backend: Backend<SyncLayer>,
+  activations: ActivationChoice,
+): Plan {
   const graph = model.proto.graph!;
   const opset = opsetVersion(model);
   const feeds = new Set(graph.input.map(({ name }) => name));
-  const tensors = new Map(graph.initializer.map((tensor) => [tensor.name, tensor]));
-  const constants = new Map<string, Value>();
-  const constant = (name: string): Value | undefined => {
-    const known = constants.get(name);
-    const tensor = tensors.get(name);
-    // an initializer that is an input too may be fed another value
-    if (known !== undefined || tensor === undefined || feeds.has(name)) return known;
-    const value = readValue(model, tensor);
-    constants.set(name, value);
-    return value;
-  };
-  const layers: SyncLayer[] = [];
+  const constants = new Constants(model, flat, feeds);
+  for (const [name, packed] of stored) constants.weights.set(name, { isRows: true, packed });
+  const layers = new Map<string, SyncLayer>();
   const steps: Unfreed[] = [];
   const dropped = new Map<NodeProto, ReadonlySet<number>>();
+  const uses = new Map<string, number>();
+  for (const { node } of flat.nodes) for (const name of node.input) uses.set(name, (uses.get(name) ?? 0) + 1);
+  for (const { name } of graph.output) uses.set(name, Infinity);
   let folded = 0;
   try {
-    for (const node of nodes) {
+    for (const { node, guards } of flat.nodes) {
       const operator = operatorName(node);
       if (operator === "Constant") {
-        constants.set(node.output[0], readValue(model, constantTensor(node)!));
+        constants.values.set(node.output[0], readValue(model, constantTensor(node)!));
+        folded++;
+        continue;
+      }
+      if (constants.keepWeight(node)) {
         folded++;
         continue;
       }
@@ -125,39 +180,55 @@ export function makePlan(model: OnnxModel, backend: Backend<SyncLayer>): Plan {
       const prepared = row.prepare?.(node, {
         backend,
         opset,
-        constant: (i) => constant(node.input[i] ?? ""),
-        keep: (l) => (layers.push(l), l),
+        activations,
+        constant: (i) => constants.get(node.input[i] ?? ""),
+        weight: (i) => constants.weights.get(node.input[i] ?? ""),
+        layer(key, make) {
+          const made = layers.get(key) ?? make();
+          layers.set(key, made);
+          return made;
+        },
       });
-      if (prepared === undefined && node.input.every((name) => name === "" || constant(name) !== undefined)) {
-        const results = runNode(row.run, node, constant);
+      if (prepared === undefined && node.input.every((name) => name === "" || constants.has(name))) {
+        const results = runNode(row.run, node, (name) => constants.get(name));
         if (results.every((v) => v === undefined || v.data.length <= FOLD_MAX)) {
-          node.output.forEach((name, i) => results[i] !== undefined && constants.set(name, results[i]));
+          node.output.forEach((name, i) => results[i] !== undefined && constants.values.set(name, results[i]));
           folded++;
           continue;
         }
       }
-      if (prepared !== undefined) dropped.set(node, new Set(prepared.drops));
-      steps.push({ node, operator, run: prepared?.run ?? row.run, kernel: prepared?.kernel ?? "loops" });
+      if (prepared !== undefined) {
+        dropped.set(node, new Set(prepared.drops));
+        // the bytes of a weight go as soon as its last reader has packed them
+        for (const name of prepared.drops.map((i) => node.input[i] ?? "")) {
+          uses.set(name, (uses.get(name) ?? 0) - 1);
+          if (uses.get(name) === 0) constants.drop(name);
+        }
+      }
+      steps.push({ node, operator, guards, run: prepared?.run ?? row.run, kernel: prepared?.kernel ?? "loops" });
     }
   } catch (error) {
-    for (const layer of layers) layer.dispose();
+    for (const layer of layers.values()) layer.dispose();
     throw error;
   }
   // Weights that only prepared layers read are let go: their bytes are in the layers.
   const read = new Set(graph.output.map(({ name }) => name));
-  for (const { node } of steps) node.input.forEach((name, i) => dropped.get(node)?.has(i) || read.add(name));
-  for (const name of [...tensors.keys(), ...constants.keys()]) if (read.has(name)) constant(name);
-  for (const name of [...constants.keys()]) if (!read.has(name)) constants.delete(name);
-  for (const name of feeds) if (tensors.has(name)) constants.set(name, readValue(model, tensors.get(name)!));
+  for (const { node, guards } of steps) {
+    node.input.forEach((name, i) => dropped.get(node)?.has(i) || read.add(name));
+    for (const { name } of guards) read.add(name);
+  }
+  for (const name of read) constants.get(name);
+  const kept = new Map([...constants.values].filter(([name]) => read.has(name)));
+  for (const name of feeds) if (flat.tensors.has(name)) kept.set(name, readValue(model, flat.tensors.get(name)!));
   return {
     steps: withLifetimes(
       steps,
       graph.output.map(({ name }) => name),
     ),
-    constants,
-    layers,
+    constants: kept,
+    layers: [...layers.values()],
     folded,
-    dead,
+    dead: flat.dead,
   };
 }
 
@@ -168,7 +239,7 @@ function withLifetimes(steps: readonly Unfreed[], outputs: readonly string[]): S
   const out: Step[] = [];
   for (const step of [...steps].reverse()) {
     const frees: string[] = [];
-    for (const name of [...step.node.input, ...step.node.output]) {
+    for (const name of [...step.node.input, ...step.node.output, ...step.guards.map((guard) => guard.name)]) {
       if (name === "" || seen.has(name) || kept.has(name) || !made.has(name)) continue;
       seen.add(name);
       frees.push(name);

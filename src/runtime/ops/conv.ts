@@ -41,7 +41,7 @@ function taps(x: Value, w: Window, at: readonly [number, number], visit: (image:
   }
 }
 
-function conv(inputs: Inputs, node: NodeProto): Value {
+export function conv(inputs: Inputs, node: NodeProto): Value {
   const x = need(inputs, 0, node);
   const weight = need(inputs, 1, node);
   const group = attributeInt(node, "group", 1);
@@ -97,7 +97,7 @@ const pool = (average: boolean) => (inputs: Inputs, node: NodeProto) => {
   return out;
 };
 
-const plain = (node: NodeProto): string | undefined => {
+export const plain = (node: NodeProto): string | undefined => {
   if (!["NOTSET", "VALID"].includes(text(node, "auto_pad", "NOTSET"))) return "with auto_pad";
   if (attributeInt(node, "ceil_mode", 0) !== 0) return "with ceil_mode";
   if ((ints(node, "kernel_shape") ?? [1, 1]).length !== 2) return "in other than two dimensions";

@@ -2,7 +2,7 @@
 import { LowbitError } from "../../../formats/core/errors.ts";
 import { attributeFloat, attributeInt } from "../../onnx/graph/nodes.ts";
 import type { ElementType, NumberArray, Value } from "../value.ts";
-import { elementType, empty, floatData, floats, sizeOf } from "../value.ts";
+import { elementType, empty, floatData, floats, roundTo, sizeOf } from "../value.ts";
 import type { Operator, Operators } from "./operator.ts";
 import { fail, need, text } from "./operator.ts";
 
@@ -151,7 +151,11 @@ export function cast(x: Value, type: ElementType): Value {
 
 const castTo: Operator = {
   missing: (node) => (elementType(attributeInt(node, "to", 0)) === undefined ? "to an element type outside the runtime's" : undefined),
-  run: (inputs, node) => cast(need(inputs, 0, node), elementType(attributeInt(node, "to", 0))!),
+  run(inputs, node) {
+    const to = attributeInt(node, "to", 0);
+    const out = cast(need(inputs, 0, node), elementType(to)!);
+    return out.data instanceof Float32Array ? { ...out, data: roundTo(out.data, to) } : out;
+  },
 };
 
 const where: Operator = {

@@ -1,4 +1,6 @@
 // Every operator of the runtime, by its name with domain ("MatMul", "com.microsoft.MatMulNBits").
+import { attention } from "./attention.ts";
+import { codes } from "./codes.ts";
 import { images } from "./conv.ts";
 import { elementwise } from "./elementwise.ts";
 import type { Operator } from "./operator.ts";
@@ -8,5 +10,5 @@ import { reduce } from "./reduce.ts";
 import { shape } from "./shape.ts";
 
 export const operators: ReadonlyMap<string, Operator> = new Map(
-  [elementwise, shape, reduce, products, quantized, images].flatMap((family) => Object.entries(family)),
+  [elementwise, shape, reduce, products, codes, quantized, images, attention].flatMap((family) => Object.entries(family)),
 );

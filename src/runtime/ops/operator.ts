@@ -4,6 +4,8 @@ import type { Backend, SyncLayer } from "../../backends/types.ts";
 import type { NodeProto } from "../../onnx/file/gen/onnx_pb.ts";
 import { attributeOf } from "../../onnx/graph/nodes.ts";
 import { nodeName } from "../../onnx/graph/scopes.ts";
+import type { ActivationChoice } from "../compile/plan.ts";
+import type { Weight } from "../compile/weights.ts";
 import type { Value } from "../value.ts";
 
 export type Inputs = readonly (Value | undefined)[];
@@ -15,8 +17,11 @@ export interface PrepareContext {
   readonly opset: number;
   /** The constant behind input i, or undefined. */
   constant(i: number): Value | undefined;
-  /** A layer that the session disposes of. */
-  keep(layer: SyncLayer): SyncLayer;
+  readonly activations: ActivationChoice;
+  /** Input i as codes with scales, where the model has it so. */
+  weight(i: number): Weight | undefined;
+  /** The layer of a key, made once: weights that nodes share are packed once. The session disposes of it. */
+  layer(key: string, make: () => SyncLayer): SyncLayer;
 }
 
 /** A node made ready: `drops` are inputs whose constants are not read again. */
@@ -24,6 +29,8 @@ export interface Prepared {
   readonly run: Run;
   readonly kernel: string;
   readonly drops: readonly number[];
+  /** The product that it is, where it is one. */
+  readonly layer?: SyncLayer;
 }
 
 export interface Operator {

@@ -1,9 +1,11 @@
-// Integer quantization as graphs spell it: DynamicQuantizeLinear, QuantizeLinear, DequantizeLinear, MatMulInteger. Plain loops.
+// Integer quantization as graphs spell it: (Dynamic)QuantizeLinear, DequantizeLinear, integer products, QLinear operators. Plain loops.
 import { attributeInt } from "../../onnx/graph/nodes.ts";
 import type { NodeProto } from "../../onnx/file/gen/onnx_pb.ts";
-import type { NumberArray, Value } from "../value.ts";
-import { empty, floatData, floats } from "../value.ts";
-import { broadcastDims, broadcastIndex } from "./elementwise.ts";
+import { TensorProto_DataType as T } from "../../onnx/file/gen/onnx_pb.ts";
+import type { ElementType, NumberArray, Value } from "../value.ts";
+import { elementType, empty, floatData, floats } from "../value.ts";
+import { conv, plain } from "./conv.ts";
+import { broadcastDims, broadcastIndex, elementwise } from "./elementwise.ts";
 import type { Inputs, Operators } from "./operator.ts";
 import { axisOf, fail, need, product } from "./operator.ts";
 
@@ -41,17 +43,71 @@ function scaleAt(x: Value, scale: Value, node: NodeProto): (i: number) => number
   return (i) => Math.floor(i / inner) % x.dims[axis];
 }
 
+/** The scale of element i: one for all, one per index of an axis, or one per block of them. */
+function scaleIndex(x: Value, scale: Value, node: NodeProto): (i: number) => number {
+  const block = attributeInt(node, "block_size", 0);
+  if (block === 0) return scaleAt(x, scale, node);
+  const axis = axisOf(attributeInt(node, "axis", 1), x.dims.length, node);
+  const blocks = Math.ceil(x.dims[axis] / block);
+  if (scale.dims.join() !== x.dims.with(axis, blocks).join())
+    throw fail(node, `scales [${x.dims.with(axis, blocks).join(", ")}]`, `[${scale.dims.join(", ")}]`);
+  const inner = product(x.dims.slice(axis + 1));
+  const length = x.dims[axis];
+  return (i) => (Math.floor(i / (inner * length)) * blocks + Math.floor((Math.floor(i / inner) % length) / block)) * inner + (i % inner);
+}
+
 function dequantize(inputs: Inputs, node: NodeProto): Value {
   const x = need(inputs, 0, node);
   const scale = need(inputs, 1, node);
   const s = floatData(scale, node.opType);
   const zeros = inputs[2]?.data as NumberArray | undefined;
-  const at = scaleAt(x, scale, node);
+  const at = scaleIndex(x, scale, node);
   const codes = x.data as NumberArray;
   const out = floats(x.dims);
   for (let i = 0; i < codes.length; i++) out.data[i] = (codes[i] - (zeros?.[at(i)] ?? 0)) * s[at(i)];
   return out;
 }
+
+const BOUNDS: ReadonlyMap<ElementType, readonly [number, number]> = new Map([
+  ["int8", [-128, 127]],
+  ["uint8", [0, 255]],
+  ["int16", [-32768, 32767]],
+  ["uint16", [0, 65535]],
+]);
+
+/** Codes of values: round(x / scale) + zero, half to even, clamped. The type is that of the zero point, else `output_dtype`, else uint8. */
+function quantize(inputs: Inputs, node: NodeProto): Value {
+  const x = need(inputs, 0, node);
+  const scale = need(inputs, 1, node);
+  const zeros = inputs[2];
+  const type = zeros?.type ?? elementType(attributeInt(node, "output_dtype", 0)) ?? "uint8";
+  const at = scaleIndex(x, scale, node);
+  return encodeWith(x, type, floatData(scale, node.opType), zeros?.data as NumberArray | undefined, at, node);
+}
+
+function encodeWith(
+  x: Value,
+  type: ElementType,
+  scales: Float32Array,
+  zeros: NumberArray | undefined,
+  at: (i: number) => number,
+  node: NodeProto,
+): Value {
+  const bounds = BOUNDS.get(type);
+  if (bounds === undefined) throw fail(node, "a type of 8 or 16 bits", type);
+  const data = floatData(x, node.opType);
+  const out = empty(type, x.dims);
+  for (let i = 0; i < data.length; i++) {
+    const code = round(Math.fround(data[i] / scales[at(i)])) + (zeros?.[at(i)] ?? 0);
+    out.data[i] = Math.min(bounds[1], Math.max(bounds[0], code));
+  }
+  return out;
+}
+
+const nibbles = (node: NodeProto): string | undefined => {
+  const to = attributeInt(node, "output_dtype", 0);
+  return to !== 0 && (elementType(to) === undefined || to === T.INT4 || to === T.UINT4) ? "to codes of other than 8 or 16 bits" : undefined;
+};
 
 const zeroOf = (value: Value | undefined, node: NodeProto): number => {
   if (value === undefined) return 0;
@@ -89,10 +145,126 @@ function matMulInteger(inputs: Inputs, node: NodeProto): Value {
   return out;
 }
 
-const perAxis = (node: NodeProto): string | undefined => (attributeInt(node, "block_size", 0) === 0 ? undefined : "with blocks");
+/** Integers less their zero point, as float32: exact. */
+function shifted(x: Value, zero: Value | undefined, axis: number, node: NodeProto): Value {
+  const zeros = zero?.data as NumberArray | undefined;
+  const codes = x.data as NumberArray;
+  const out = floats(x.dims);
+  if (zeros === undefined || zeros.length === 1) for (let i = 0; i < codes.length; i++) out.data[i] = codes[i] - (zeros?.[0] ?? 0);
+  else {
+    const inner = product(x.dims.slice(axis + 1));
+    if (zeros.length !== x.dims[axis]) throw fail(node, `${x.dims[axis]} zero points`, String(zeros.length));
+    for (let i = 0; i < codes.length; i++) out.data[i] = codes[i] - zeros[Math.floor(i / inner) % x.dims[axis]];
+  }
+  return out;
+}
+
+/** int32 sums as floats times scales, then codes: `channel` gives the scale of element i of the weight. */
+function requantize(y: Value, scale: (i: number) => number, to: Value, zero: Value, node: NodeProto): Value {
+  const factor = floatData(to, node.opType)[0];
+  const out = floats(y.dims);
+  const sums = y.data as NumberArray;
+  for (let i = 0; i < sums.length; i++) out.data[i] = Math.fround(sums[i] * Math.fround(scale(i) / factor));
+  return encodeWith(out, zero.type, Float32Array.of(1), zero.data as NumberArray, () => 0, node);
+}
+
+const scalesOf = (x: Value, w: Value, node: NodeProto, channel: (i: number) => number): ((i: number) => number) => {
+  const a = floatData(x, node.opType)[0];
+  const b = floatData(w, node.opType);
+  return b.length === 1 ? () => Math.fround(a * b[0]) : (i) => Math.fround(a * b[channel(i)]);
+};
+
+/** QLinearMatMul: a, its scale and zero, b, its, those of the result. */
+function qLinearMatMul(inputs: Inputs, node: NodeProto): Value {
+  const v = Array.from({ length: 8 }, (_, i) => need(inputs, i, node));
+  const y = matMulInteger([v[0], v[3], v[2], v[5]], node);
+  const n = y.dims.at(-1)!;
+  return requantize(
+    y,
+    scalesOf(v[1], v[4], node, (i) => i % n),
+    v[6],
+    v[7],
+    node,
+  );
+}
+
+/** QLinearConv: x, w, the scales and zeros of both and of the result, an int32 bias. */
+function qLinearConv(inputs: Inputs, node: NodeProto): Value {
+  const v = Array.from({ length: 8 }, (_, i) => need(inputs, i, node));
+  const bias =
+    inputs[8] === undefined
+      ? undefined
+      : { ...inputs[8], type: "float32" as const, data: Float32Array.from(inputs[8].data as NumberArray) };
+  const y = conv([shifted(v[0], v[2], 1, node), shifted(v[3], v[5], 0, node), bias], node);
+  const plane = product(y.dims.slice(2));
+  return requantize(
+    y,
+    scalesOf(v[1], v[4], node, (i) => Math.floor(i / plane) % y.dims[1]),
+    v[6],
+    v[7],
+    node,
+  );
+}
+
+function convInteger(inputs: Inputs, node: NodeProto): Value {
+  const x = shifted(need(inputs, 0, node), inputs[2], 1, node);
+  const y = conv([x, shifted(need(inputs, 1, node), inputs[3], 0, node)], node);
+  return { type: "int32", dims: y.dims, data: Int32Array.from(y.data as Float32Array) };
+}
+
+/** com.microsoft: dequantize, an operator on floats, quantize. Operand i has its scale and zero at i + 1 and i + 2. */
+const around =
+  (run: (values: Value[], node: NodeProto) => Value, operands: number) =>
+  (inputs: Inputs, node: NodeProto): Value => {
+    const scalar = (value: Value | undefined): Value => ({ ...value!, dims: [] });
+    const values = Array.from({ length: operands }, (_, i) => {
+      const zero = inputs[3 * i + 2];
+      return dequantize([need(inputs, 3 * i, node), scalar(need(inputs, 3 * i + 1, node)), zero && scalar(zero)], node);
+    });
+    const y = run(values, node);
+    const zero = inputs[3 * operands + 1];
+    const type = zero?.type ?? need(inputs, 0, node).type;
+    return encodeWith(
+      y,
+      type,
+      floatData(need(inputs, 3 * operands, node), node.opType),
+      zero?.data as NumberArray | undefined,
+      () => 0,
+      node,
+    );
+  };
+
+const one = (run: (inputs: Inputs, node: NodeProto) => unknown) => (values: Value[], node: NodeProto) => run(values, node) as Value;
+
+/** MatMulIntegerToFloat: a, b, their scales, their zeros, a bias; DynamicQuantizeMatMul quantizes a itself. */
+const toFloat =
+  (isDynamic: boolean) =>
+  (inputs: Inputs, node: NodeProto): Value => {
+    const b = need(inputs, 1, node);
+    const [a, aScale, aZero] = isDynamic ? dynamic([inputs[0]], node) : [inputs[0]!, need(inputs, 2, node), inputs[4]];
+    const [bScale, bZero, bias] = isDynamic ? [need(inputs, 2, node), inputs[3], inputs[4]] : [need(inputs, 3, node), inputs[5], inputs[6]];
+    const y = matMulInteger([a, b, aZero, bZero], node);
+    const n = y.dims.at(-1)!;
+    const scale = scalesOf(aScale, bScale, node, (i) => i % n);
+    const add = bias === undefined ? null : floatData(bias, node.opType);
+    const out = floats(y.dims);
+    for (let i = 0; i < out.data.length; i++) out.data[i] = (y.data as Int32Array)[i] * scale(i) + (add === null ? 0 : add[i % n]);
+    return out;
+  };
 
 export const quantized: Operators = {
   DynamicQuantizeLinear: { run: dynamic },
-  DequantizeLinear: { run: dequantize, missing: perAxis },
+  DequantizeLinear: { run: dequantize },
+  QuantizeLinear: { run: quantize, missing: nibbles },
   MatMulInteger: { run: matMulInteger },
+  ConvInteger: { run: convInteger, missing: plain },
+  QLinearMatMul: { run: qLinearMatMul },
+  QLinearConv: { run: qLinearConv, missing: plain },
+  "com.microsoft.QuantizeLinear": { run: quantize },
+  "com.microsoft.DequantizeLinear": { run: dequantize },
+  "com.microsoft.QLinearAdd": { run: around(one(elementwise.Add.run), 2) },
+  "com.microsoft.QLinearMul": { run: around(one(elementwise.Mul.run), 2) },
+  "com.microsoft.QLinearSigmoid": { run: around(one(elementwise.Sigmoid.run), 1) },
+  "com.microsoft.MatMulIntegerToFloat": { run: toFloat(false) },
+  "com.microsoft.DynamicQuantizeMatMul": { run: toFloat(true) },
 };

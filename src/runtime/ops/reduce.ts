@@ -6,12 +6,12 @@ import { empty, floatData, floats, integers } from "../value.ts";
 import type { Inputs, Operator, Operators } from "./operator.ts";
 import { axisOf, fail, ints, need, product } from "./operator.ts";
 
-/** Reductions along axes: `step` from `start`, then `finish` with the count. Sums are kept in float64. */
-function reduction(
-  start: number,
-  step: (sum: number, x: number) => number,
-  finish = (sum: number, _count: number): number => sum,
-): Operator {
+type Sum = number | bigint;
+
+const sumOf = (a: Sum, x: Sum): Sum => (a as number) + (x as number);
+
+/** Reductions along axes: `step` from `start`. Sums of floats are kept in float64, those of int64 wrap at 64 bits. `isMean`: divided by the count, integers towards zero. */
+function reduction(start: number, step: (sum: Sum, x: Sum) => Sum, isMean = false): Operator {
   return {
     run(inputs, node) {
       const x = need(inputs, 0, node);
@@ -21,12 +21,16 @@ function reduction(
       if (none && attributeInt(node, "noop_with_empty_axes", 0) !== 0) return x;
       const axes = new Set(none ? x.dims.map((_, i) => i) : given.map((a) => axisOf(a, rank, node)));
       const kept = x.dims.map((d, i) => (axes.has(i) ? 1 : d));
-      const sums = new Float64Array(product(kept)).fill(start);
+      const big = x.data instanceof BigInt64Array;
+      // infinities are those of int64
+      const first = big ? (start === -Infinity ? -(2n ** 63n) : start === Infinity ? 2n ** 63n - 1n : BigInt(start)) : start;
+      const sums = (big ? new BigInt64Array(product(kept)) : new Float64Array(product(kept))) as unknown as Sum[];
+      sums.fill(first);
       const strides = kept.map((d, i) => (axes.has(i) ? 0 : product(kept.slice(i + 1)) + 0 * d));
       const position = x.dims.map(() => 0);
       let at = 0;
       for (let i = 0; i < x.data.length; i++) {
-        sums[at] = step(sums[at], Number(x.data[i]));
+        sums[at] = step(sums[at], x.data[i]);
         for (let axis = rank - 1; axis >= 0; axis--) {
           at += strides[axis];
           if (++position[axis] < x.dims[axis]) break;
@@ -37,11 +41,12 @@ function reduction(
       const count = x.data.length / sums.length;
       const dims = attributeInt(node, "keepdims", 1) !== 0 ? kept : x.dims.filter((_, i) => !axes.has(i));
       const out = empty(x.type, dims);
-      const big = out.data instanceof BigInt64Array;
-      for (let i = 0; i < sums.length; i++) out.data[i] = big ? BigInt(Math.trunc(finish(sums[i], count))) : finish(sums[i], count);
+      for (let i = 0; i < sums.length; i++) {
+        const sum = sums[i];
+        out.data[i] = !isMean ? sum : typeof sum === "bigint" ? sum / BigInt(count) : sum / count;
+      }
       return out;
     },
-    // float64 holds sums of int64 to 2^53 only; shapes stay far below
   };
 }
 
@@ -121,14 +126,10 @@ const skipNorm = (centred: boolean): Operator => ({
 });
 
 export const reduce: Operators = {
-  ReduceSum: reduction(0, (a, x) => a + x),
-  ReduceMean: reduction(
-    0,
-    (a, x) => a + x,
-    (sum, count) => sum / count,
-  ),
-  ReduceMax: reduction(-Infinity, Math.max),
-  ReduceMin: reduction(Infinity, Math.min),
+  ReduceSum: reduction(0, sumOf),
+  ReduceMean: reduction(0, sumOf, true),
+  ReduceMax: reduction(-Infinity, (a, x) => (Number.isNaN(x) || x > a ? x : a)),
+  ReduceMin: reduction(Infinity, (a, x) => (Number.isNaN(x) || x < a ? x : a)),
   Softmax: {
     run: softmax,
     missing: (_, opset) => (opset < 13 ? "before opset 13 (flattened rows)" : undefined),

@@ -3,10 +3,10 @@ import { LowbitError } from "../../../formats/core/errors.ts";
 import { attributeInt, attributeOf } from "../../onnx/graph/nodes.ts";
 import { contiguous, flattened, resolveShape } from "../../onnx/graph/views.ts";
 import type { Value, ValueData } from "../value.ts";
-import { empty, int64, integers, sizeOf } from "../value.ts";
+import { empty, floats, int64, integers, sizeOf, smallTensor } from "../value.ts";
 import { broadcastDims, broadcastIndex } from "./elementwise.ts";
 import type { Inputs, Operators } from "./operator.ts";
-import { axisOf, fail, ints, need, product } from "./operator.ts";
+import { axisOf, fail, ints, need, product, text } from "./operator.ts";
 import type { NodeProto } from "../../onnx/file/gen/onnx_pb.ts";
 
 /** out[i] = from[index(i)], element by element. */
@@ -210,7 +210,84 @@ function trilu(inputs: Inputs, node: NodeProto): Value {
   return out;
 }
 
+function constantOfShape(inputs: Inputs, node: NodeProto): Value {
+  const dims = integers(need(inputs, 0, node));
+  const tensor = attributeOf(node, "value")?.t;
+  const filled = tensor === undefined ? floats([1]) : smallTensor(tensor);
+  sizeOf(dims, "ConstantOfShape");
+  const out = empty(filled.type, dims);
+  (out.data as unknown as { fill(v: number | bigint): void }).fill(filled.data[0]);
+  return out;
+}
+
+function cumSum(inputs: Inputs, node: NodeProto): Value {
+  const x = need(inputs, 0, node);
+  const axis = axisOf(Number(need(inputs, 1, node).data[0]), x.dims.length, node);
+  const [d, inner] = [x.dims[axis], innerOf(x.dims, axis)];
+  const reverse = attributeInt(node, "reverse", 0) !== 0;
+  const exclusive = attributeInt(node, "exclusive", 0) !== 0;
+  const out = empty(x.type, x.dims);
+  const big = x.data instanceof BigInt64Array;
+  for (let row = 0; row < x.data.length / Math.max(d, 1); row++) {
+    const base = Math.floor(row / inner) * d * inner + (row % inner);
+    let sum = (big ? 0n : 0) as number;
+    for (let i = 0; i < d; i++) {
+      const at = base + (reverse ? d - 1 - i : i) * inner;
+      if (exclusive) out.data[at] = sum;
+      sum += x.data[at] as number;
+      if (!exclusive) out.data[at] = sum;
+    }
+  }
+  return out;
+}
+
+/** Slices of `updates` at the places that rows of indices give. */
+function scatterND(inputs: Inputs, node: NodeProto): Value {
+  const [x, indices, updates] = [0, 1, 2].map((i) => need(inputs, i, node));
+  const depth = indices.dims.at(-1)!;
+  const slice = product(x.dims.slice(depth));
+  const out = { ...x, data: x.data.slice() };
+  const ids = integers(indices);
+  if (updates.data.length !== (ids.length / depth) * slice)
+    throw fail(node, `${(ids.length / depth) * slice} updates`, `[${updates.dims.join(", ")}]`);
+  for (let r = 0; r < ids.length / depth; r++) {
+    let at = 0;
+    for (let a = 0; a < depth; a++) {
+      const [id, d] = [ids[r * depth + a], x.dims[a]];
+      if (id < -d || id >= d) throw fail(node, `indices from ${-d} to ${d - 1}`, String(id));
+      at = at * d + (id < 0 ? id + d : id);
+    }
+    out.data.set(part(updates.data, r * slice, (r + 1) * slice), at * slice);
+  }
+  return out;
+}
+
+function tile(inputs: Inputs, node: NodeProto): Value {
+  const x = need(inputs, 0, node);
+  const repeats = integers(need(inputs, 1, node));
+  if (repeats.length !== x.dims.length) throw fail(node, `${x.dims.length} repeats`, `[${repeats.join(", ")}]`);
+  const dims = x.dims.map((d, i) => d * repeats[i]);
+  sizeOf(dims, "Tile");
+  // [1, d] broadcast to [repeat, d] for every axis, read as one
+  const pairs = x.dims.flatMap((d) => [1, d]);
+  const index = broadcastIndex(
+    pairs,
+    pairs.map((d, i) => (i % 2 === 0 ? repeats[i / 2] : d)),
+  );
+  const out = empty(x.type, dims);
+  for (let i = 0; i < index.length; i++) out.data[i] = x.data[index[i]];
+  return out;
+}
+
 export const shape: Operators = {
+  ConstantOfShape: { run: constantOfShape },
+  CumSum: { run: cumSum },
+  ScatterND: {
+    run: scatterND,
+    missing: (node) => (text(node, "reduction", "none") === "none" ? undefined : "with a reduction"),
+  },
+  Tile: { run: tile },
+  Size: { run: (inputs, node) => int64([need(inputs, 0, node).data.length], []) },
   Reshape: { run: reshape },
   Squeeze: { run: squeeze },
   Unsqueeze: { run: unsqueeze },
@@ -220,6 +297,8 @@ export const shape: Operators = {
       return view(x, flattened(x.dims, attributeInt(node, "axis", 1)) ?? x.dims, node);
     },
   },
+  // the value of the branch that ran
+  "lowbit.Pick": { run: (inputs, node) => need(inputs, inputs[0]?.data[0] ? 1 : 2, node) },
   Identity: { run: (inputs, node) => need(inputs, 0, node) },
   Transpose: { run: transpose },
   Slice: { run: slice },

@@ -1,0 +1,20 @@
+// Writes the table of operators of docs/runtime.md: npm run generate.
+import { readFileSync, writeFileSync } from "node:fs";
+import { operators } from "../src/runtime/ops/index.ts";
+
+const FOLDED: Record<string, string> = { Constant: "folded", If: "branches written out" };
+
+/** What an operator runs as: kernels where its row has them. */
+export function operatorRows(): string[] {
+  const rows = new Map<string, string>(Object.entries(FOLDED));
+  for (const [name, { prepare }] of operators)
+    if (name !== "lowbit.Pick") rows.set(name, prepare === undefined ? "loops" : "packed weights");
+  return [...rows].sort(([a], [b]) => (a < b ? -1 : 1)).map(([name, what]) => `| \`${name}\` | ${what} |`);
+}
+
+export function writeTable(): void {
+  const path = new URL("../docs/runtime.md", import.meta.url);
+  const [before] = readFileSync(path, "utf8").split("| operator | runs as |");
+  writeFileSync(path, `${before}| operator | runs as |\n| --- | --- |\n${operatorRows().join("\n")}\n`);
+}
+writeTable();
