@@ -6,12 +6,12 @@ import { constantTensor, opsetVersion } from "../../onnx/graph/nodes.ts";
 import { nodeName, operatorName } from "../../onnx/graph/scopes.ts";
 import { readStored } from "../../onnx/targets/record.ts";
 import { operators } from "../ops/index.ts";
-import type { Operator, Run } from "../ops/operator.ts";
+import type { ActivationChoice, Operator, Run, Weight } from "../ops/operator.ts";
 import type { Value } from "../value.ts";
 import { boundaryType, elementType, readValue } from "../value.ts";
 import type { FlatGraph, Guard } from "./flat.ts";
 import { flatten } from "./flat.ts";
-import { decodeWeight, dequantizedWeight, type Weight } from "./weights.ts";
+import { decodeWeight, dequantizedWeight } from "./weights.ts";
 
 export interface Step {
   readonly node: NodeProto;
@@ -33,9 +33,6 @@ export interface Plan {
   readonly folded: number;
   readonly dead: number;
 }
-
-/** How activations enter products with integer weights; "auto": as each node allows (its accuracy_level). */
-export type ActivationChoice = "auto" | "float32" | "int16" | "int8";
 
 /** Folded constants are kept only up to this many elements: a huge Expand of constants is computed at run. */
 const FOLD_MAX = 1 << 20;

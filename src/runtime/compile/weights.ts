@@ -11,14 +11,9 @@ import { uint4 } from "../../../formats/uint4.ts";
 import { uint8 } from "../../../formats/uint8.ts";
 import type { NodeProto } from "../../onnx/file/gen/onnx_pb.ts";
 import { attributeInt } from "../../onnx/graph/nodes.ts";
+import type { Weight } from "../ops/operator.ts";
 import type { NumberArray, Value } from "../value.ts";
 import { floats } from "../value.ts";
-
-/** A constant matrix as codes. `isRows`: the value is [rows, k] as the packed tensor is; else it is [k, rows]. */
-export interface Weight {
-  readonly isRows: boolean;
-  readonly packed: () => PackedTensor;
-}
 
 /** The decoded value. */
 export function decodeWeight({ isRows, packed }: Weight): Value {

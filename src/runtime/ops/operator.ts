@@ -1,15 +1,23 @@
 // What an operator is to the runtime: a row of a table, from inputs to outputs. Operators whose weights are constant prepare them once.
 import { LowbitError } from "../../../formats/core/errors.ts";
+import type { PackedTensor } from "../../../formats/core/types.ts";
 import type { Backend, SyncLayer } from "../../backends/types.ts";
 import type { NodeProto } from "../../onnx/file/gen/onnx_pb.ts";
 import { attributeOf } from "../../onnx/graph/nodes.ts";
 import { nodeName } from "../../onnx/graph/scopes.ts";
-import type { ActivationChoice } from "../compile/plan.ts";
-import type { Weight } from "../compile/weights.ts";
 import type { Value } from "../value.ts";
 
 export type Inputs = readonly (Value | undefined)[];
 export type Run = (inputs: Inputs, node: NodeProto) => Value | readonly (Value | undefined)[];
+
+/** How activations enter products with integer weights; "auto": as each node allows (its accuracy_level). */
+export type ActivationChoice = "auto" | "float32" | "int16" | "int8";
+
+/** A constant matrix as codes. `isRows`: the value is [rows, k] as the packed tensor is; else it is [k, rows]. */
+export interface Weight {
+  readonly isRows: boolean;
+  readonly packed: () => PackedTensor;
+}
 
 export interface PrepareContext {
   readonly backend: Backend<SyncLayer>;
