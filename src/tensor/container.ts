@@ -71,6 +71,7 @@ export function fromBytes(bytes: Uint8Array): PackedTensor {
 }
 
 const broken = (what: string, cause?: unknown) => new LowbitError("E_CONTAINER", `packed tensor file: ${what}.`, { cause });
+const shown = (x: unknown): string => JSON.stringify(x)?.slice(0, 80) ?? "nothing";
 const isObject = (x: unknown): x is Record<string, unknown> => typeof x === "object" && x !== null && !Array.isArray(x);
 
 /** All packed tensors of a file by name. @throws as fromBytes */
@@ -88,7 +89,8 @@ export function fromSafetensors(file: Uint8Array): Record<string, PackedTensor> 
   if (!isObject(header) || typeof meta !== "string")
     throw broken(`expected "lowbit" in __metadata__, got none. Only files written by toBytes or toSafetensors can be read`);
   const info = parse(new TextEncoder().encode(meta), "__metadata__.lowbit");
-  if (!isObject(info) || !Array.isArray(info.tensors)) throw broken("expected { version, tensors } in __metadata__.lowbit");
+  if (!isObject(info) || !Array.isArray(info.tensors))
+    throw broken(`expected { version, tensors } in __metadata__.lowbit, got ${shown(info)}`);
   if (info.version !== VERSION)
     throw broken(
       `expected version ${VERSION}, got ${JSON.stringify(info.version)}. Read it with the version of lowbit that wrote it, or a newer one`,
@@ -99,7 +101,7 @@ export function fromSafetensors(file: Uint8Array): Record<string, PackedTensor> 
   let used = 0;
   for (const t of info.tensors as unknown[]) {
     if (!isObject(t) || typeof t.name !== "string" || !isObject(t.format) || !isObject(t.recipe))
-      throw broken("expected { name, format, shape, recipe } for each tensor");
+      throw broken(`expected { name, format, shape, recipe } for each tensor, got ${shown(t)}`);
     if (t.name in out) throw broken(`expected distinct names, got "${t.name}" twice`);
     const shape = readShape(t.shape, t.name);
     const format = knownFormat(t.format as unknown as FormatDefinition);
@@ -153,7 +155,7 @@ function readPlanes(header: Record<string, unknown>, dataBytes: number): Map<str
       Array.isArray(range) &&
       range.length === 2 &&
       range.every((n) => Number.isSafeInteger(n) && n >= 0);
-    if (!ok) throw broken(`${name.slice(0, 80)}: expected dtype U8 and data_offsets of two natural numbers`);
+    if (!ok) throw broken(`${name.slice(0, 80)}: expected dtype U8 and data_offsets of two natural numbers, got ${shown(entry)}`);
     planes.set(name, range as unknown as readonly [number, number]);
   }
   let at = 0;

@@ -98,6 +98,8 @@ export function parseNpz(bytes: Uint8Array, label: string): Map<string, FeedTens
     let [packed, size] = [view.getUint32(at + 20, true), view.getUint32(at + 24, true)];
     const [nameLength, extraLength, commentLength] = [28, 30, 32].map((offset) => view.getUint16(at + offset, true));
     let local = view.getUint32(at + 42, true);
+    const next = at + 46 + nameLength + extraLength + commentLength;
+    if (next > bytes.length) throw bad(`${count} entries`, `a directory that ends in entry ${i + 1}`);
     const name = new TextDecoder().decode(bytes.subarray(at + 46, at + 46 + nameLength));
     // Sizes of 64 bits, which numpy writes for every entry, stand in an extra field.
     for (let extra = at + 46 + nameLength; extra + 4 <= at + 46 + nameLength + extraLength; extra += 4 + view.getUint16(extra + 2, true)) {
@@ -112,7 +114,7 @@ export function parseNpz(bytes: Uint8Array, label: string): Map<string, FeedTens
       packed = wide(packed);
       local = wide(local);
     }
-    at += 46 + nameLength + extraLength + commentLength;
+    at = next;
     if (!name.endsWith(".npy")) continue;
     if (local + 30 > bytes.length || size > ENTRY_MAX) throw bad(`room for ${name}`, "a damaged directory");
     const from = local + 30 + view.getUint16(local + 26, true) + view.getUint16(local + 28, true);
