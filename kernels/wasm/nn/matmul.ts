@@ -6,7 +6,7 @@
 import { ModuleBuilder, type Emit, type FunctionBuilder, type FunctionRef, type Local, type Operand } from "../engine/asm.ts";
 import { family } from "../engine/family.ts";
 import { writeWork } from "../engine/items.ts";
-import { eachVector, loadSome, storeSome, sumFour, words } from "./rows.ts";
+import { eachVector, loadSome, storeSome, sumFour, transposeFour } from "./rows.ts";
 import { COLUMNS, DEPTH, i32s, least, madd, PANEL_BYTES, panelTiles, tileBytes, tileRows, type TileSpec } from "./tiles.ts";
 
 export interface MatmulSpec extends TileSpec {
@@ -150,17 +150,6 @@ function packColumns(f: FunctionBuilder): void {
   const v = f.locals("v128", 4);
   const [first, end, to] = f.locals("i32", 3);
   const t = f.locals("v128", 2);
-  const transpose = (): void => {
-    f.set(t[0], f.shuffle(words([0, 4, 1, 5]), v[0], v[1]));
-    f.set(t[1], f.shuffle(words([0, 4, 1, 5]), v[2], v[3]));
-    f.set(v[0], f.shuffle(words([2, 6, 3, 7]), v[0], v[1]));
-    f.set(v[2], f.shuffle(words([2, 6, 3, 7]), v[2], v[3]));
-    f.set(v[1], f.shuffle(words([2, 3, 6, 7]), t[0], t[1]));
-    f.set(t[0], f.shuffle(words([0, 1, 4, 5]), t[0], t[1]));
-    f.set(v[3], f.shuffle(words([2, 3, 6, 7]), v[0], v[2]));
-    f.set(v[2], f.shuffle(words([0, 1, 4, 5]), v[0], v[2]));
-    f.set(v[0], f.get(t[0]));
-  };
   f.while(f.op("i32.lt_u", first, columns), () => {
     rows.forEach((row, i) => {
       const index = f.op("i32.add", first, f.i32(i));
@@ -172,7 +161,7 @@ function packColumns(f: FunctionBuilder): void {
     f.set(end, f.op("i32.add", rows[0], f.op("i32.shl", f.op("i32.and", k, f.i32(-4)), f.i32(2))));
     f.while(f.op("i32.lt_u", rows[0], end), () => {
       rows.forEach((row, i) => f.set(v[i], f.load("v128.load", row)));
-      transpose();
+      transposeFour(f, v, t);
       v.forEach((value, i) => f.store("v128.store", to, 32 * i, value));
       for (const row of rows) f.bump(row, 16);
       f.bump(to, 128);
@@ -180,7 +169,7 @@ function packColumns(f: FunctionBuilder): void {
     f.set(end, f.op("i32.and", k, f.i32(3)));
     f.if(end, () => {
       rows.forEach((row, i) => loadSome(f, v[i], row, end, f.constant32(0)));
-      transpose();
+      transposeFour(f, v, t);
       for (let i = 0; i < 3; i++) f.if(f.op("i32.gt_u", end, f.i32(i)), () => f.store("v128.store", to, 32 * i, v[i]));
     });
     f.bump(first, 4);

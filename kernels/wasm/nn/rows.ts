@@ -58,6 +58,19 @@ export function foldLanes(f: FunctionBuilder, op: string, v: Local): void {
 /** Bytes of a shuffle that moves lanes of 32 bits. */
 export const words = (lanes: readonly number[]): number[] => lanes.flatMap((lane) => [0, 1, 2, 3].map((i) => 4 * lane + i));
 
+/** Transposes four vectors of words; `t` are two that it may use. */
+export function transposeFour(f: FunctionBuilder, v: readonly Local[], t: readonly Local[]): void {
+  f.set(t[0], f.shuffle(words([0, 4, 1, 5]), v[0], v[1]));
+  f.set(t[1], f.shuffle(words([0, 4, 1, 5]), v[2], v[3]));
+  f.set(v[0], f.shuffle(words([2, 6, 3, 7]), v[0], v[1]));
+  f.set(v[2], f.shuffle(words([2, 6, 3, 7]), v[2], v[3]));
+  f.set(v[1], f.shuffle(words([2, 3, 6, 7]), t[0], t[1]));
+  f.set(t[0], f.shuffle(words([0, 1, 4, 5]), t[0], t[1]));
+  f.set(v[3], f.shuffle(words([2, 3, 6, 7]), v[0], v[2]));
+  f.set(v[2], f.shuffle(words([0, 1, 4, 5]), v[0], v[2]));
+  f.set(v[0], f.get(t[0]));
+}
+
 /** The sums of four vectors' lanes, as one vector. */
 export function sumFour(f: FunctionBuilder, [a, b, c, d]: readonly Local[]): void {
   const both = (p: Local, q: Local): Emit => f.op("f32x4.add", f.shuffle(words([0, 4, 1, 5]), p, q), f.shuffle(words([2, 6, 3, 7]), p, q));

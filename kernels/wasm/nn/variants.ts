@@ -1,9 +1,11 @@
 // Kernels of operators: the lines of the registry (kernels/registry.ts) and the variants of each spec.
 import { attention, attentionModule } from "./attention.ts";
 import { chain, chainModule, chainSpec } from "./chain.ts";
+import { copy, copyModule, type CopySpec } from "./copy.ts";
 import { gather, gatherModule } from "./gather.ts";
 import { matmul, matmulModule } from "./matmul.ts";
 import { norm, normModule } from "./norm.ts";
+import { reduce, reduceModule, REDUCTIONS } from "./reduce.ts";
 import { rotary, rotaryModule } from "./rotary.ts";
 import { softmax, softmaxModule } from "./softmax.ts";
 import * as value from "./values.ts";
@@ -93,6 +95,26 @@ function* matmulVariants(): Iterable<KernelVariant> {
           };
 }
 
+function* copyVariants(): Iterable<KernelVariant> {
+  const specs: CopySpec[] = [
+    { kind: "runs", bytes: 1, shared: false },
+    { kind: "planes", bytes: 4, shared: false },
+    ...([1, 2, 4, 8] as const).map((bytes): CopySpec => ({ kind: "elements", bytes, shared: false })),
+  ];
+  for (const spec of specs) yield { name: `w${8 * spec.bytes}_copy_${spec.kind}__wasmsimd`, relaxed: false, build: () => copyModule(spec) };
+}
+
+function* reduceVariants(): Iterable<KernelVariant> {
+  for (const op of REDUCTIONS)
+    for (const side of ["rows", "columns"] as const)
+      for (const last of op.startsWith("arg") ? [false, true] : [false])
+        yield {
+          name: `f32_reduce_${op}${last ? "_last" : ""}_${side}__wasmsimd`,
+          relaxed: false,
+          build: () => reduceModule({ op, side, last, shared: false }),
+        };
+}
+
 export const nnKernels: readonly KernelFamily[] = [
   {
     name: "norm",
@@ -142,5 +164,19 @@ export const nnKernels: readonly KernelFamily[] = [
     file: "kernels/wasm/nn/matmul.ts",
     families: [matmul],
     variants: matmulVariants,
+  },
+  {
+    name: "copy",
+    computes: "copies between strided tensors: transposes, slices, joins, expansion",
+    file: "kernels/wasm/nn/copy.ts",
+    families: [copy],
+    variants: copyVariants,
+  },
+  {
+    name: "reduce",
+    computes: "sums, means, norms, extremes, products and indices of float32 [outer, axis, inner] over the middle",
+    file: "kernels/wasm/nn/reduce.ts",
+    families: [reduce],
+    variants: reduceVariants,
   },
 ];
