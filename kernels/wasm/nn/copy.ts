@@ -30,8 +30,8 @@ export interface CopyJob {
 
 /** Dimensions around the two innermost ones. */
 const OUTER = 4;
-const DIMENSION = ["size", "from", "to"] as const;
-const FIELDS = ["from", "to", "total", "step", "pieces", "span"] as const;
+const DIMENSION = ["size", "source", "target"] as const;
+const FIELDS = ["source", "target", "total", "step", "pieces", "span"] as const;
 /** Bytes that an item moves. */
 const ITEM = 65536;
 
@@ -200,8 +200,8 @@ export function copyModule({ kind, bytes, shared }: CopySpec): Uint8Array<ArrayB
     const [row, last, from, to, begin, count, left, at, into, some] = f.locals("i32", 10);
     /** Moves both addresses along a dimension. */
     const along = (d: number, amount: Operand): void => {
-      f.bump(from, f.op("i32.mul", amount, of(d, "from")));
-      f.bump(to, f.op("i32.mul", amount, of(d, "to")));
+      f.bump(from, f.op("i32.mul", amount, of(d, "source")));
+      f.bump(to, f.op("i32.mul", amount, of(d, "target")));
     };
     const next = (d: number): void => {
       f.bump(counters[d], 1);
@@ -216,17 +216,17 @@ export function copyModule({ kind, bytes, shared }: CopySpec): Uint8Array<ArrayB
     const copy = (): void => {
       if (kind === "runs") f.run(f.call(part, f.op("i32.add", from, begin), f.op("i32.add", to, begin), count));
       else if (kind === "elements") {
-        const start = (base: Local, name: "from" | "to"): Emit => f.op("i32.add", base, f.op("i32.mul", begin, of(INNER, name)));
-        f.run(f.call(part, start(from, "from"), of(INNER, "from"), start(to, "to"), of(INNER, "to"), count));
+        const start = (base: Local, name: "source" | "target"): Emit => f.op("i32.add", base, f.op("i32.mul", begin, of(INNER, name)));
+        f.run(f.call(part, start(from, "source"), of(INNER, "source"), start(to, "target"), of(INNER, "target"), count));
       } else {
         f.set(left, f.get(count));
         f.set(at, f.op("i32.add", from, f.op("i32.shl", begin, f.i32(2))));
-        f.set(into, f.op("i32.add", to, f.op("i32.mul", begin, of(PLANE, "to"))));
+        f.set(into, f.op("i32.add", to, f.op("i32.mul", begin, of(PLANE, "target"))));
         f.while(left, () => {
           f.set(some, least(f, left, f.i32(16)));
-          f.run(f.call(part, at, of(INNER, "from"), into, of(PLANE, "to"), some, of(INNER, "size")));
+          f.run(f.call(part, at, of(INNER, "source"), into, of(PLANE, "target"), some, of(INNER, "size")));
           f.bump(at, 64);
-          f.bump(into, f.op("i32.shl", of(PLANE, "to"), f.i32(4)));
+          f.bump(into, f.op("i32.shl", of(PLANE, "target"), f.i32(4)));
           f.set(left, f.op("i32.sub", left, some));
         });
       }
@@ -236,8 +236,8 @@ export function copyModule({ kind, bytes, shared }: CopySpec): Uint8Array<ArrayB
       f.set(count, least(f, field("span"), f.op("i32.sub", of(kind === "planes" ? PLANE : INNER, "size"), begin)));
       f.set(row, f.op("i32.mul", f.op("i32.div_u", item, field("pieces")), field("step")));
       f.set(last, least(f, f.op("i32.add", row, field("step")), field("total")));
-      f.set(from, field("from"));
-      f.set(to, field("to"));
+      f.set(from, field("source"));
+      f.set(to, field("target"));
       f.set(left, f.get(row));
       for (let d = OUTER - 1; d >= 0; d--) {
         f.set(counters[d], f.op("i32.rem_u", left, of(d, "size")));

@@ -1,6 +1,7 @@
 // Kernels of operators: the lines of the registry (kernels/registry.ts) and the variants of each spec.
 import { attention, attentionModule } from "./attention.ts";
 import { chain, chainModule, chainSpec } from "./chain.ts";
+import { conv, convModule } from "./conv.ts";
 import { copy, copyModule, type CopySpec } from "./copy.ts";
 import { gather, gatherModule } from "./gather.ts";
 import { matmul, matmulModule } from "./matmul.ts";
@@ -8,6 +9,7 @@ import { norm, normModule } from "./norm.ts";
 import { reduce, reduceModule, REDUCTIONS } from "./reduce.ts";
 import { rotary, rotaryModule } from "./rotary.ts";
 import { softmax, softmaxModule } from "./softmax.ts";
+import { slidingWindow, windowModule } from "./window.ts";
 import * as value from "./values.ts";
 import type { KernelFamily, KernelVariant } from "../../variants.ts";
 
@@ -115,6 +117,22 @@ function* reduceVariants(): Iterable<KernelVariant> {
         };
 }
 
+function* convVariants(): Iterable<KernelVariant> {
+  for (const relaxed of [false, true])
+    yield { name: `f32_conv__${relaxed ? "wasmrelaxedsimd" : "wasmsimd"}`, relaxed, build: () => convModule({ relaxed, shared: false }) };
+}
+
+function* windowVariants(): Iterable<KernelVariant> {
+  for (const op of ["conv", "max", "average"] as const)
+    for (const step of [1, 2, "any"] as const)
+      for (const relaxed of op === "conv" ? [false, true] : [false])
+        yield {
+          name: `f32_window_${op}_${step}__${relaxed ? "wasmrelaxedsimd" : "wasmsimd"}`,
+          relaxed,
+          build: () => windowModule({ op, step, relaxed, shared: false }),
+        };
+}
+
 export const nnKernels: readonly KernelFamily[] = [
   {
     name: "norm",
@@ -178,5 +196,19 @@ export const nnKernels: readonly KernelFamily[] = [
     file: "kernels/wasm/nn/reduce.ts",
     families: [reduce],
     variants: reduceVariants,
+  },
+  {
+    name: "conv",
+    computes: "convolution of padded float32 images, in groups, as tiles of products",
+    file: "kernels/wasm/nn/conv.ts",
+    families: [conv],
+    variants: convVariants,
+  },
+  {
+    name: "window",
+    computes: "depthwise convolution, max and average pooling of padded float32 planes",
+    file: "kernels/wasm/nn/window.ts",
+    families: [slidingWindow],
+    variants: windowVariants,
   },
 ];
