@@ -14,6 +14,7 @@ import type { ActivationType } from "./targets/static/parameters.ts";
 import type { RangeObserver } from "./targets/static/ranges.ts";
 import { patternRegExp, type NamePattern } from "./patterns.ts";
 import { NBITS_BLOCKS } from "./targets/nbits.ts";
+import type { RuntimeTrap } from "./verify/traps.ts";
 
 export { ONNX_DTYPES };
 export type { NamePattern, OnnxDtype };
@@ -167,6 +168,8 @@ export interface QuantizeReport {
   readonly outputs: readonly string[];
   /** What else was changed: opset raised, nodes sorted. */
   readonly notes: readonly string[];
+  /** Known faults of runtimes that the written model is in. */
+  readonly traps: readonly RuntimeTrap[];
 }
 
 // ---- the table -------------------------------------------------------------------------------------------------------------------

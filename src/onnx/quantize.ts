@@ -20,6 +20,7 @@ import { checkOptions } from "./options.ts";
 import { reachSqnr } from "./sensitivity.ts";
 import { staticQuantize } from "./static.ts";
 import type { Feeds } from "./verify/feeds.ts";
+import { runtimeTraps } from "./verify/traps.ts";
 
 /** New tensors stay in memory up to this many bytes, then go to a temporary file beside the output. */
 const MEMORY_BUDGET = 192 << 20;
@@ -125,7 +126,7 @@ function takenLayers(model: OnnxModel, options: QuantizeOptions): string[] {
 function summarize(
   options: QuantizeOptions,
   result: ConvertResult,
-  sizes: { before: number; after: number; started: number; outputs: string[] },
+  sizes: { before: number; after: number; started: number; outputs: string[]; model: OnnxModel },
 ): QuantizeReport {
   const quantized = result.layers.filter((layer) => layer.format !== null);
   // A weight that two operators read in different forms is one before and two after.
@@ -146,6 +147,7 @@ function summarize(
     seconds: (performance.now() - sizes.started) / 1000,
     outputs: sizes.outputs,
     notes,
+    traps: runtimeTraps(sizes.model),
   };
 }
 
@@ -207,6 +209,7 @@ export async function quantizeFile(source: OnnxModel, output: string, options: Q
       after: outputs.reduce((sum, file) => sum + segmentsLength(file.segments), 0),
       started,
       outputs: outputs.map((file) => file.path),
+      model,
     });
   } finally {
     model.payloads.keep = keep;
@@ -233,5 +236,5 @@ export async function quantizeModelBytes(
   const result = await runOptions(model, rest);
   const out = writeModelBytes(model);
   const before = bytes.length + Object.values(external ?? {}).reduce((sum, data) => sum + data.length, 0);
-  return { bytes: out, report: summarize(rest, result, { before, after: out.length, started, outputs: [] }) };
+  return { bytes: out, report: summarize(rest, result, { before, after: out.length, started, outputs: [], model }) };
 }

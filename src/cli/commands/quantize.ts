@@ -11,12 +11,12 @@ import { quantizeModel } from "../../onnx/quantize.ts";
 import { configFile, recipeOf } from "../../onnx/recipe.ts";
 import type { LayerComparison } from "../../onnx/verify/layers.ts";
 import type { VerifyReport } from "../../onnx/verify/verify.ts";
-import { checkRuntime } from "../../onnx/verify/verify.ts";
 import { progressLine } from "../progress.ts";
 import { count, decibels, json, percent, shape, size, table } from "../report.ts";
 import type { CommandSpec, ParsedArgs } from "../spec.ts";
 import { EXIT, numberOption, usageError } from "../spec.ts";
-import { DEFAULT_MIN_SQNR, compareModels, layersOf, partingText, verifyText } from "./verify.ts";
+import { partingText, trapText, verifyText } from "../verify-text.ts";
+import { DEFAULT_MIN_SQNR, RUNTIMES_OPTION, compareModels, layersOf, runtimesOf } from "./verify.ts";
 
 /** The table's options that have a flag, with their flags. */
 const FLAGS = OPTIONS.flatMap((option) => (option.flag === undefined ? [] : [{ option, flag: option.flag }]));
@@ -54,6 +54,7 @@ export const quantizeCommand: CommandSpec = {
     verify: { value: "N", help: "afterwards run both models on N random inputs and compare" },
     "min-sqnr": { value: "DB", help: `with --verify: exit 3 below this (default ${DEFAULT_MIN_SQNR})` },
     seed: { value: "N", help: "with --verify: seed of the random inputs (default 1)" },
+    runtimes: { ...RUNTIMES_OPTION, help: `with --verify: ${RUNTIMES_OPTION.help}` },
   },
   notes: `Layer names are those of \`lowbit inspect MODEL\`. SQNR is 10 log10(sum w^2 / sum (w - w')^2) of a layer's weight.
   lowbit quantize model.onnx -o model_q4.onnx --dtype q4
@@ -131,11 +132,11 @@ async function runQuantize(args: ParsedArgs, context: Parameters<CommandSpec["ru
   const samples = numberOption(args, "verify", "a number of inputs from 1", (n) => Number.isInteger(n) && n >= 1);
   const minSqnrDb = numberOption(args, "min-sqnr", "a number of decibels", () => true);
   const seed = numberOption(args, "seed", "a whole number from 0", (n) => Number.isInteger(n) && n >= 0 && n < 2 ** 32);
-  if (samples === undefined && (minSqnrDb ?? seed) !== undefined)
-    throw usageError(`--${minSqnrDb === undefined ? "seed" : "min-sqnr"}: expected together with --verify N, got it alone.`);
+  const lone = ["min-sqnr", "seed", "runtimes"].find((name) => args.flag(name));
+  if (samples === undefined && lone !== undefined) throw usageError(`--${lone}: expected together with --verify N, got it alone.`);
 
   // Missing, it is better missed before the work.
-  if (samples !== undefined) await checkRuntime();
+  const runtimes = samples === undefined ? undefined : runtimesOf(args);
 
   const progress = progressLine();
   let report: QuantizeReport | undefined;
@@ -145,7 +146,8 @@ async function runQuantize(args: ParsedArgs, context: Parameters<CommandSpec["ru
     report = await quantizeModel(input, output, { ...options, signal: context.signal, onProgress: (p) => progress.update(p) });
     if (samples !== undefined) {
       progress.note("verifying");
-      verified = await compareModels(input, output, { samples, seed, minSqnrDb }, context.signal);
+      const onCell = ({ model, runtime }: { model: string; runtime: string }): void => progress.note(`${model} in ${runtime}`);
+      verified = await compareModels(input, output, { samples, seed, minSqnrDb, runtimes, onCell }, context.signal);
       if (!verified.ok) {
         progress.note("comparing layers");
         layers = await layersOf(input, output, { seed }, context.signal);
@@ -165,7 +167,7 @@ async function runQuantize(args: ParsedArgs, context: Parameters<CommandSpec["ru
   else {
     const check = verified === undefined ? "" : `\n${verifyText(verified)}`;
     const help = verified === undefined || verified.ok ? "" : advice(report, verified, layers, options.perChannel ?? false);
-    context.print(`${quantizeText(input, report)}${check}${help}`);
+    context.print(`${quantizeText(input, report, verified !== undefined)}${check}${help}`);
   }
   return exit;
 }
@@ -247,7 +249,8 @@ function layerRow(layer: LayerReport): string[] {
   ];
 }
 
-function quantizeText(input: string, report: QuantizeReport): string {
+/** @param verified the traps are listed by the verification that follows */
+function quantizeText(input: string, report: QuantizeReport, verified = false): string {
   const columns = [
     { title: "layer" },
     { title: "operator" },
@@ -265,6 +268,7 @@ function quantizeText(input: string, report: QuantizeReport): string {
     `file    ${count(report.fileBytesBefore)} -> ${count(report.fileBytesAfter)} bytes${ratio(report.fileBytesAfter, report.fileBytesBefore)}`,
   );
   for (const note of report.notes) lines.push(`note: ${note}`);
+  if (!verified) for (const trap of report.traps) lines.push(trapText(trap));
   lines.push(`${input} -> ${report.outputs.join(", ")} (${size(report.fileBytesAfter)}) in ${report.seconds.toFixed(2)} s`, "");
   return lines.join("\n");
 }

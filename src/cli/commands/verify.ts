@@ -5,14 +5,37 @@ import type { Feeds } from "../../onnx/verify/feeds.ts";
 import type { LayerComparison } from "../../onnx/verify/layers.ts";
 import { compareLayers } from "../../onnx/verify/layers.ts";
 import type { VerifyOptions, VerifyReport } from "../../onnx/verify/verify.ts";
-import { verifyModels } from "../../onnx/verify/verify.ts";
+import { checkRuntimes, verifyModels } from "../../onnx/verify/verify.ts";
+import { RUNTIME_NAMES } from "../../onnx/verify/table.ts";
 import { readFeeds } from "../inputs.ts";
 import { progressLine } from "../progress.ts";
-import { decibels, json, shape, table } from "../report.ts";
+import { json } from "../report.ts";
 import type { CommandSpec, ParsedArgs } from "../spec.ts";
 import { EXIT, numberOption, usageError } from "../spec.ts";
+import { layersText, partingText, verifyText } from "../verify-text.ts";
 
 export const DEFAULT_MIN_SQNR = 10;
+
+/** `verify` and `quantize --verify` have it. */
+export const RUNTIMES_OPTION = {
+  value: "LIST",
+  help: `run both models there too: ${RUNTIME_NAMES.join(", ")}; exit 3 where one disagrees`,
+};
+
+/** The names of --runtimes, checked: packages and the browser are there. @throws LowbitError E_CLI, E_RUNTIME */
+export function runtimesOf(args: ParsedArgs): string[] | undefined {
+  const names = args
+    .text("runtimes")
+    ?.split(",")
+    .map((name) => name.trim());
+  try {
+    checkRuntimes(names);
+  } catch (error) {
+    if (error instanceof RangeError) throw usageError(`--${error.message}. See lowbit verify --help.`);
+    throw error;
+  }
+  return names;
+}
 
 export const verifyCommand: CommandSpec = {
   name: "verify",
@@ -31,6 +54,7 @@ export const verifyCommand: CommandSpec = {
     "min-agreement": { value: "SHARE", help: "exit 3 where fewer largest elements, labels or neighbours agree, e.g. 0.95" },
     layers: { help: "compare the outputs of all layers too (without it: only where the models do not agree)" },
     threads: { value: "N", help: "threads of the runtime inside an operator" },
+    runtimes: RUNTIMES_OPTION,
   },
   notes: `SQNR is 10 log10(sum a^2 / sum (a - b)^2) of an output over all samples. ${DEFAULT_MIN_SQNR} dB is an error of a third of the signal: models
 below it compute something else. Real inputs judge better than random ones.
@@ -53,7 +77,7 @@ export const compareModels = (a: string, b: string, options: VerifyOptions, sign
 
 /** The layers' outputs compared on one input; null where that cannot be done (more than 1 GB, or the runtime refuses). */
 export async function layersOf(a: string, b: string, options: VerifyOptions, signal: AbortSignal): Promise<LayerComparison[] | null> {
-  const { samples: _, inputs, ...rest } = defined(options);
+  const { samples: _, inputs, runtimes: __, onCell: ___, ...rest } = defined(options);
   const first = Array.isArray(inputs) ? (inputs as readonly Feeds[]).slice(0, 1) : inputs;
   try {
     return await interruptible(compareLayers(a, b, { ...rest, ...(first === undefined ? {} : { inputs: first }) }), signal);
@@ -105,6 +129,8 @@ async function runVerify(args: ParsedArgs, context: Parameters<CommandSpec["run"
     minSqnrDb: numberOption(args, "min-sqnr", "a number of decibels", () => true),
     minAgreement: numberOption(args, "min-agreement", "a share from 0 to 1", (n) => n >= 0 && n <= 1),
     threads: count("threads", 1),
+    runtimes: runtimesOf(args),
+    onCell: ({ model: which, runtime }) => progress.note(`${which} in ${runtime}`),
   };
   let report: VerifyReport;
   let layers: LayerComparison[] | null | undefined;
@@ -121,71 +147,4 @@ async function runVerify(args: ParsedArgs, context: Parameters<CommandSpec["run"
   else if (args.flag("layers")) context.print(`${layersText(layers ?? null)}\n${verifyText(report)}`);
   else context.print(verifyText(report) + (report.ok ? "" : partingText(layers ?? null, report.minSqnrDb)));
   return report.ok ? EXIT.ok : EXIT.verification;
-}
-
-function layersText(layers: readonly LayerComparison[] | null): string {
-  if (layers === null) return "These models cannot be compared layer by layer (more than 1 GB, or the runtime refuses).\n";
-  const columns = [{ title: "layer" }, { title: "operator" }, { title: "SQNR dB", right: true }, { title: "cosine", right: true }];
-  return `${table(
-    columns,
-    layers.map((layer) => [layer.name, layer.opType, decibels(layer.sqnrDb), layer.cosine.toFixed(5)]),
-  )}\n`;
-}
-
-/** After a failure: the first layers whose output is below the threshold. Empty where no layer of the main graph is. */
-export function partingText(layers: readonly LayerComparison[] | null, minSqnrDb: number): string {
-  const below = (layers ?? []).filter((layer) => layer.sqnrDb < minSqnrDb);
-  if (layers === null || below.length === 0) return "";
-  const shown = below.slice(0, 5);
-  return [
-    `The models part here (${below.length} of ${layers.length} layers are below ${minSqnrDb} dB, in the order of the graph):`,
-    ...shown.map((layer) => `  ${layer.name} (${layer.opType}, ${decibels(layer.sqnrDb)} dB)`),
-    ...(below.length > shown.length ? [`  ... and ${below.length - shown.length} more; lowbit verify --layers lists all`] : []),
-    "",
-  ].join("\n");
-}
-
-export function verifyText(report: VerifyReport): string {
-  const columns = [
-    { title: "output" },
-    { title: "shape" },
-    { title: "SQNR dB", right: true },
-    { title: "cosine", right: true },
-    { title: "max error", right: true },
-    { title: "same argmax", right: true },
-    { title: "" },
-    { title: "for its kind" },
-  ];
-  const figure = (value: number, text: string): string => (Number.isNaN(value) ? "" : text);
-  const rows = report.outputs.map((output) => [
-    output.name,
-    shape(output.dims),
-    // An output that cannot differ is not "exact".
-    output.noEvidence !== null && output.sqnrDb === Infinity ? "-" : decibels(output.sqnrDb),
-    figure(output.cosine, output.cosine.toFixed(5)),
-    figure(output.cosine, output.maxAbsError.toPrecision(3)),
-    output.argmaxAgreement === null ? "" : `${(100 * output.argmaxAgreement).toFixed(1)}%`,
-    output.ok ? (output.noEvidence === null ? "ok" : "-") : output.noEvidence === "nan" ? "NaN" : "differs",
-    `${output.kind}, ${output.judgement.text}`,
-  ]);
-  const ran = Object.entries(report.inputs).map(([name, dims]) => `${name} [${dims.join(", ")}]`);
-  return [
-    table(columns, rows),
-    "",
-    `${report.samples} inputs: ${ran.join("; ")}`,
-    ...report.notes.map((note) => `note: ${note}`),
-    ...report.warnings.map((warning) => `warning: ${warning}`),
-    ...report.traps.map((trap) => `trap (${trap.runtime} ${trap.versions}, ${trap.effect}): ${trap.text}`),
-    verdict(report),
-    "",
-  ].join("\n");
-}
-
-function verdict({ ok, outputs, minSqnrDb }: VerifyReport): string {
-  if (!ok && outputs.every((output) => output.ok)) return "FAILED: nothing was proved, no output depends on the random inputs";
-  if (!ok && outputs.some((output) => output.noEvidence === "nan")) return "FAILED: the reference itself gives NaN on these inputs";
-  if (!ok) return `FAILED: expected every output to reach ${minSqnrDb} dB`;
-  return outputs.every((output) => output.noEvidence === null)
-    ? `ok: every output reaches ${minSqnrDb} dB`
-    : `ok: every output that is evidence reaches ${minSqnrDb} dB`;
 }

@@ -7,6 +7,9 @@ export const HOST_SOURCE = `
 function host(ort, defaults) {
   const sessions = new Map();
   let next = 0;
+  // Float16 as its codes: not every channel carries a Float16Array.
+  const plain = (data) =>
+    typeof Float16Array === "function" && data instanceof Float16Array ? new Uint16Array(data.buffer, data.byteOffset, data.length) : data;
   const describe = (session, list) =>
     session[list === "inputs" ? "inputMetadata" : "outputMetadata"]?.map(({ name, type, shape }) => ({ name, type: type ?? "", shape: [...(shape ?? [])] }));
   return {
@@ -33,7 +36,7 @@ function host(ort, defaults) {
         const tensor = results[name];
         // A result that is no tensor (a sequence, a map) has no data to compare.
         const data = tensor?.getData ? await tensor.getData() : tensor?.data;
-        outputs.push([name, data === undefined ? null : { type: tensor.type, dims: [...tensor.dims], data }]);
+        outputs.push([name, data === undefined ? null : { type: tensor.type, dims: [...tensor.dims], data: plain(data) }]);
       }
       return { ms: performance.now() - start, outputs };
     },
@@ -51,8 +54,14 @@ ${HOST_SOURCE}
 for (const name of ["SIGINT", "SIGHUP"]) process.on(name, () => {});
 process.on("disconnect", () => process.exit());
 const [address, options] = process.argv.slice(-2);
+// This package's own runtime, in the words of onnxruntime.
+const own = ({ loadModel }) => ({
+  InferenceSession: { create: (model) => loadModel(model) },
+  Tensor: class { constructor(type, data, dims) { Object.assign(this, { type, data, dims }); } },
+});
 const ready = import(address).then((module) => {
-  const ort = module.InferenceSession === undefined ? module.default : module;
+  const exported = module.InferenceSession === undefined && module.loadModel === undefined ? module.default : module;
+  const ort = exported.loadModel === undefined ? exported : own(exported);
   if (ort.env?.wasm) ort.env.wasm.numThreads = JSON.parse(options).threads ?? 1;
   return { ort, host: host(ort, JSON.parse(options).session ?? {}) };
 });
@@ -77,4 +86,39 @@ process.on("message", async ({ id, op, args }) => {
     process.send({ id, error: "the result cannot be sent: " + error.message });
   }
 });
+`;
+
+/** JavaScript of a page: `call(op, args)` on `host`, models fetched from where the page came from. `build` is a file of onnxruntime-web. */
+export const pageSource = (build: string): string => `
+${HOST_SOURCE}
+const ready = import("/ort/${build}").then((module) => {
+  const ort = module.InferenceSession === undefined ? module.default : module;
+  ort.env.wasm.numThreads = 1;
+  ort.env.logLevel = "error";
+  return { ort, host: host(ort, { executionProviders: ["webgpu"] }) };
+});
+const bytes = async (url) => new Uint8Array(await (await fetch(url)).arrayBuffer());
+const operations = {
+  async hello() {
+    const adapter = await navigator.gpu?.requestAdapter();
+    const { vendor = "", architecture = "", description = "", isFallbackAdapter = false } = adapter?.info ?? {};
+    return {
+      version: (await ready).ort.env?.versions?.web ?? null,
+      adapter: adapter ? { name: [vendor, architecture, description].filter(Boolean).join(" "), software: isFallbackAdapter, half: adapter.features.has("shader-f16") } : null,
+    };
+  },
+  async open(model, options, external) {
+    const data = await Promise.all(external.map(async ({ path, url }) => ({ path, data: await bytes(url) })));
+    return (await ready).host.open(await bytes(model), options, data.length === 0 ? undefined : data);
+  },
+  run: async (...args) => (await ready).host.run(...args),
+  close: async (...args) => (await ready).host.close(...args),
+};
+globalThis.call = async ([op, args]) => {
+  try {
+    return { value: await operations[op](...args) };
+  } catch (error) {
+    return { error: String(error?.message ?? error) };
+  }
+};
 `;

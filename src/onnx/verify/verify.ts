@@ -6,17 +6,20 @@ import { readFeeds } from "../calibrate/sources.ts";
 import { readModel, readModelBytes } from "../file/io.ts";
 import type { OnnxModel } from "../file/model.ts";
 import { summarizeModel } from "../inspect.ts";
+import { describeFeeds } from "../session.ts";
 import type { OutputComparison, Sums } from "./compare.ts";
 import { addSample, finish, newSums } from "./compare.ts";
 import type { FeedTensor, Feeds, InputHint, InputMetadata } from "./feeds.ts";
 import { inputHints } from "./feeds.ts";
 import type { OutputKind } from "./kinds.ts";
 import { kindsByGraph } from "./kinds.ts";
+import type { RuntimeMatrix } from "./matrix.ts";
+import { compareRuntimes } from "./matrix.ts";
 import { CrashError, requirePackage } from "./process.ts";
 import { describedInputs, randomFeeds } from "./random.ts";
 import { halfRange, hasHalf, rangeWarning } from "./range.ts";
 import type { OutputTensor, Runtime, RuntimeSession } from "./runtimes.ts";
-import { runtimeEntry } from "./runtimes.ts";
+import { runtimeEntries, runtimeEntry } from "./table.ts";
 import type { RuntimeTrap } from "./traps.ts";
 import { runtimeTraps } from "./traps.ts";
 
@@ -38,6 +41,13 @@ export interface VerifyOptions {
   dims?: Readonly<Record<string, number>>;
   /** Threads of the runtime inside an operator. Default: its own choice. */
   threads?: number;
+  /**
+   * Runtimes in which both models are run too: node, node-disabled, web, webgpu (both builds: webgpu-native, webgpu-jsep), lowbit. A report then has
+   * a matrix, and a runtime that disagrees by more than the file's arithmetic explains fails.
+   */
+  runtimes?: readonly string[];
+  /** Called before each cell of that matrix. */
+  onCell?: (cell: { readonly model: string; readonly runtime: string }) => void;
 }
 
 export interface VerifyReport {
@@ -45,7 +55,7 @@ export interface VerifyReport {
   readonly seed: number;
   readonly minSqnrDb: number;
   readonly outputs: readonly OutputComparison[];
-  /** Every output reaches minSqnrDb (and minAgreement), the reference has numbers, and random inputs moved an output. */
+  /** Every output reaches minSqnrDb (and minAgreement), the reference has numbers, random inputs moved an output, and the runtimes asked for agree. */
   readonly ok: boolean;
   /** Shapes of the inputs that were run. */
   readonly inputs: Readonly<Record<string, readonly number[]>>;
@@ -57,14 +67,19 @@ export interface VerifyReport {
   readonly warnings: readonly string[];
   /** Known faults of runtimes that the second model is in. */
   readonly traps: readonly RuntimeTrap[];
+  /** The models in the runtimes asked for. */
+  readonly matrix?: RuntimeMatrix;
 }
 
 const PACKAGE = "onnxruntime-node";
 
-/** Asks for the runtime before work that verification follows. @throws LowbitError E_RUNTIME where onnxruntime-node is missing */
-export async function checkRuntime(): Promise<void> {
-  await Promise.resolve();
+/**
+ * Asks for the runtimes before work that verification follows.
+ * @throws LowbitError E_RUNTIME where a package or a browser is missing; RangeError, TypeError for names
+ */
+export function checkRuntimes(names?: readonly string[]): void {
   requirePackage(PACKAGE);
+  if (names !== undefined) for (const entry of runtimeEntries(names)) entry.check();
 }
 
 /** A model in a runtime, under the name that errors call it. */
@@ -102,19 +117,14 @@ async function run({ session, label, judged }: Opened, feeds: Feeds): Promise<Re
   try {
     return (await session.run(feeds)).outputs;
   } catch (cause) {
-    if (cause instanceof CrashError) throw crashed(label, judged, `run the model with inputs ${describe(feeds)}`, cause);
+    if (cause instanceof CrashError) throw crashed(label, judged, `run the model with inputs ${describeFeeds(feeds)}`, cause);
     throw new LowbitError(
       "E_RUNTIME",
-      `${label}: expected a run with inputs ${describe(feeds)}, got ${(cause as Error).message}. Give sizes with dims, or inputs.`,
+      `${label}: expected a run with inputs ${describeFeeds(feeds)}, got ${(cause as Error).message}. Give sizes with dims, or inputs.`,
       { cause },
     );
   }
 }
-
-const describe = (feeds: Feeds): string =>
-  Object.entries(feeds)
-    .map(([name, feed]) => `${name} ${feed.type}[${feed.dims.join(", ")}]`)
-    .join("; ");
 
 /** What the file of the reference says: inputs for runtimes that do not describe them, hints on integer values, kinds of outputs. */
 interface ModelFacts {
@@ -163,7 +173,7 @@ function checkNames(a: RuntimeSession, b: RuntimeSession): void {
  * error like others.
  * @param a path or bytes of the reference
  * @param b path or bytes of the model to judge
- * @throws LowbitError E_RUNTIME where onnxruntime-node is missing, a model does not load or does not run, or the reference crashes it; E_VERIFY
+ * @throws LowbitError E_RUNTIME where onnxruntime-node (or what another runtime needs) is missing, a model does not load or does not run, or the reference crashes it; E_VERIFY
  * where the models' inputs or outputs differ in name or shape, or the second model crashes the runtime
  */
 export async function verifyModels(a: string | Uint8Array, b: string | Uint8Array, options: VerifyOptions = {}): Promise<VerifyReport> {
@@ -171,6 +181,7 @@ export async function verifyModels(a: string | Uint8Array, b: string | Uint8Arra
   if (!Number.isInteger(samples) || samples < 1) throw new RangeError(`samples: expected a positive integer, got ${samples}`);
   if (Array.isArray(options.inputs) && options.inputs.length === 0)
     throw new RangeError("inputs: expected at least one set of feeds, got none");
+  checkRuntimes(options.runtimes);
   const runtime = await runtimeEntry("node").start({});
   try {
     const reference = await open(runtime, a, typeof a === "string" ? a : "first model", false, options.threads);
@@ -185,7 +196,11 @@ export async function verifyModels(a: string | Uint8Array, b: string | Uint8Arra
     for (const feed of feeds) compareRuns(all, reference.session, await run(reference, feed), await run(judged, feed));
     const report = reportOf(all, facts, options, { feeds, notes, random: options.inputs === undefined });
     const { traps, warnings } = await beyondTheRun(runtime, a, b, feeds);
-    return { ...report, warnings: [...report.warnings, ...warnings], traps };
+    const found = { ...report, warnings: [...report.warnings, ...warnings], traps };
+    if (options.runtimes === undefined) return found;
+    const { threads, onCell } = options;
+    const matrix = await compareRuntimes(a, b, { runtimes: runtimeEntries(options.runtimes), feeds, kinds: facts.kinds, threads, onCell });
+    return { ...found, matrix, ok: report.ok && matrix.ok };
   } finally {
     await runtime.close();
   }
