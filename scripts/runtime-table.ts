@@ -1,6 +1,9 @@
 // Writes the table of operators of docs/runtime.md: npm run generate.
 import { readFileSync, writeFileSync } from "node:fs";
+import { emitters } from "../src/runtime/machine/kernels.ts";
 import { operators } from "../src/runtime/ops/index.ts";
+
+const KERNELS = new Set([...emitters(operators).keys(), "com.microsoft.GroupQueryAttention"]);
 
 const FOLDED: Record<string, string> = { Constant: "folded", If: "branches written out" };
 
@@ -8,7 +11,7 @@ const FOLDED: Record<string, string> = { Constant: "folded", If: "branches writt
 export function operatorRows(): string[] {
   const rows = new Map<string, string>(Object.entries(FOLDED));
   for (const [name, { prepare }] of operators)
-    if (name !== "lowbit.Pick") rows.set(name, prepare === undefined ? "loops" : "packed weights");
+    if (name !== "lowbit.Pick") rows.set(name, prepare !== undefined ? "packed weights" : KERNELS.has(name) ? "kernel" : "loops");
   return [...rows].sort(([a], [b]) => (a < b ? -1 : 1)).map(([name, what]) => `| \`${name}\` | ${what} |`);
 }
 

@@ -1,6 +1,7 @@
 // loadModel: an ONNX model as a session with the interface of onnxruntime's InferenceSession.
 import { LowbitError } from "../../formats/core/errors.ts";
 import { wasmSync } from "../backends/wasm/backend.ts";
+import { engineMemory, hasEngineMemory } from "../backends/wasm/memory.ts";
 import { reference } from "../backends/reference.ts";
 import type { Backend, SyncLayer } from "../backends/types.ts";
 import { openSession } from "../onnx/session.ts";
@@ -9,7 +10,10 @@ import { readModel, readModelBytes } from "../onnx/file/io.ts";
 import type { OnnxModel } from "../onnx/file/model.ts";
 import type { Plan, Step } from "./compile/plan.ts";
 import type { ActivationChoice } from "./ops/operator.ts";
-import { makePlan, missingOperators, readGraph, runNode } from "./compile/plan.ts";
+import { makePlan, missingOperators, readGraph } from "./compile/plan.ts";
+import { createDecoder, type Decoder, type DecoderOptions } from "./decoder.ts";
+import { execute } from "./machine/execute.ts";
+import { createMachine, type Machine } from "./machine/machine.ts";
 import type { BoundaryType, Value } from "./value.ts";
 import { boundaryType, isArrayOf, isHalfArray, narrow, sizeOf, widen } from "./value.ts";
 
@@ -72,6 +76,11 @@ export interface Session {
    */
   run(feeds: Readonly<Record<string, RuntimeTensor>>, fetches?: readonly string[]): Promise<Record<string, RuntimeTensor>>;
   explain(): SessionExplanation;
+  /**
+   * The model as a decoder, its keys and values kept in place.
+   * @throws LowbitError E_UNSUPPORTED where it has no caches, or attention that its kernel does not take; E_DEVICE, E_DISPOSED; RangeError
+   */
+  decoder(options?: DecoderOptions): Decoder;
   /** Frees the weights. Safe to call twice. */
   release(): Promise<void>;
 }
@@ -96,7 +105,7 @@ export async function loadModel(source: string | Uint8Array | Blob, options: Loa
     const missing = missingOperators(model, graph.flat);
     const described = describe(model);
     if (missing.length === 0)
-      return ownSession(described, makePlan(model, graph, backend, options.activations ?? "auto"), options.profile === true);
+      return ownSession(described, makePlan(model, graph, backend, options.activations ?? "auto"), backend, options.profile === true);
     if (options.fallback !== "onnxruntime")
       throw new LowbitError(
         "E_UNSUPPORTED",
@@ -194,29 +203,35 @@ function checkFetches(outputNames: readonly string[], fetches: readonly string[]
   if (strange.length > 0) throw new TypeError(`run fetches: expected some of ${show(outputNames)}, got ${show(strange)}.`);
 }
 
-function ownSession(described: Described, plan: Plan, profile: boolean): Session {
-  const times = new Map<Step, number>();
+const disposed = (): LowbitError =>
+  new LowbitError("E_DISPOSED", "session: expected one in use, got a released one. Load the model again.");
+
+/** The backend's memory as a machine; null for backends without one, where all operators run as loops. */
+function machineOf(backend: Backend<SyncLayer>): Machine | null {
+  return hasEngineMemory(backend) ? createMachine(engineMemory(backend)) : null;
+}
+
+function ownSession(described: Described, plan: Plan, backend: Backend<SyncLayer>, profile: boolean): Session {
+  const seen = new Map<Step, { kernel: boolean; ms: number }>();
+  const machine = machineOf(backend);
+  for (const value of plan.constants.values()) machine?.constant(value);
+  const decoders = new Set<Decoder>();
   let released = false;
+  let last: Promise<unknown> = Promise.resolve();
   const { optional: _, ...names } = described;
   const halves = new Set(names.outputMetadata.filter(({ type }) => type === "float16").map(({ name }) => name));
-  return {
-    ...names,
-    // async, so that what is wrong rejects as onnxruntime's sessions do
-    async run(feeds, fetches = names.outputNames) {
-      if (released) throw new LowbitError("E_DISPOSED", "session: expected one in use, got a released one. Load the model again.");
-      checkFetches(names.outputNames, fetches);
-      const given = checkFeeds(described, feeds);
-      const values = new Map<string, Value>(given);
-      const read = (name: string): Value | undefined => values.get(name) ?? plan.constants.get(name);
-      for (const step of plan.steps) {
-        if (!step.guards.every(({ name, is }) => (read(name)?.data[0] === 1) === is)) continue;
-        const start = profile ? performance.now() : 0;
-        const results = runNode(step.run, step.node, read);
-        if (profile) times.set(step, (times.get(step) ?? 0) + performance.now() - start);
-        step.node.output.forEach((name, i) => name !== "" && results[i] !== undefined && values.set(name, results[i]));
-        for (const name of step.frees) values.delete(name);
-      }
-      // Views share memory: what leaves is the caller's own.
+  const checkLive = (): void => {
+    if (released) throw disposed();
+  };
+  const note = (step: Step, kernel: boolean, ms: number): void => {
+    const before = seen.get(step);
+    seen.set(step, { kernel, ms: (before?.ms ?? 0) + ms });
+  };
+  const answer = async (given: ReadonlyMap<string, Value>, fetches: readonly string[]): Promise<Record<string, RuntimeTensor>> => {
+    try {
+      checkLive();
+      const read = await execute({ machine, plan, fed: given, note, aborted: checkLive });
+      // Values share memory: what leaves is the caller's own.
       return Object.fromEntries(
         fetches.map((name) => {
           const value = read(name)!;
@@ -226,6 +241,20 @@ function ownSession(described: Described, plan: Plan, profile: boolean): Session
             : [name, { type: value.type, dims, data: value.data.slice() }];
         }),
       );
+    } finally {
+      machine?.reset();
+    }
+  };
+  return {
+    ...names,
+    // async, so that what is wrong rejects as onnxruntime's sessions do; runs wait for each other
+    async run(feeds, fetches = names.outputNames) {
+      checkLive();
+      checkFetches(names.outputNames, fetches);
+      const given = checkFeeds(described, feeds);
+      const turn = last.then(() => answer(given, fetches));
+      last = turn.catch(() => undefined);
+      return turn;
     },
     explain: () => ({
       runtime: "lowbit",
@@ -233,15 +262,32 @@ function ownSession(described: Described, plan: Plan, profile: boolean): Session
       steps: plan.steps.map((step) => ({
         name: step.node.name,
         operator: step.operator,
-        kernel: step.kernel,
-        ...(profile ? { ms: times.get(step) ?? 0 } : {}),
+        kernel: seen.get(step)?.kernel === true && step.layer === undefined ? "kernel" : step.kernel,
+        ...(profile ? { ms: seen.get(step)?.ms ?? 0 } : {}),
       })),
       folded: plan.folded,
       dead: plan.dead,
     }),
+    decoder(options = {}) {
+      checkLive();
+      const own = machineOf(backend);
+      if (own === null)
+        throw new LowbitError(
+          "E_UNSUPPORTED",
+          "decoder: expected a WebAssembly backend, got another. Load the model with backend: await wasm().",
+        );
+      for (const value of plan.constants.values()) own.constant(value);
+      const { inputMetadata: inputs, outputNames } = names;
+      const decoder = createDecoder({ machine: own, plan, inputs, outputNames, options, check: checkLive });
+      decoders.add(decoder);
+      return decoder;
+    },
     async release() {
       if (released) return;
       released = true;
+      await last;
+      for (const decoder of decoders) decoder.dispose();
+      machine?.dispose();
       for (const layer of plan.layers) layer.dispose();
     },
   };
@@ -257,6 +303,12 @@ async function foreignSession(described: Described, source: string | Uint8Array,
       if (released) throw new LowbitError("E_DISPOSED", "session: expected one in use, got a released one. Load the model again.");
       checkFetches(names.outputNames, fetches);
       return (await session.run(feeds as Parameters<typeof session.run>[0], fetches)) as Record<string, RuntimeTensor>;
+    },
+    decoder() {
+      throw new LowbitError(
+        "E_UNSUPPORTED",
+        `decoder: expected operators of the runtime, got also ${missing.join(", ")}. Call run with the caches as feeds.`,
+      );
     },
     explain: () => ({ runtime: "onnxruntime", missing, steps: [], folded: 0, dead: 0 }),
     async release() {

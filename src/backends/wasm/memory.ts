@@ -76,6 +76,9 @@ export function placed(layer: SyncLayer): PlacedLayer {
   return found;
 }
 
+/** Whether `engineMemory` takes a backend. */
+export const hasEngineMemory = (backend: object): boolean => runtimes.has(backend);
+
 /** The memory of a backend. @throws TypeError for a backend that is not one of `wasm()` */
 export function engineMemory(backend: object): EngineMemory {
   const runtime = runtimes.get(backend);

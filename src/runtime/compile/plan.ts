@@ -6,7 +6,7 @@ import { constantTensor, opsetVersion } from "../../onnx/graph/nodes.ts";
 import { nodeName, operatorName } from "../../onnx/graph/scopes.ts";
 import { readStored } from "../../onnx/targets/record.ts";
 import { operators } from "../ops/index.ts";
-import type { ActivationChoice, Operator, Run, Weight } from "../ops/operator.ts";
+import type { ActivationChoice, Operator, Run, TableRows, Weight } from "../ops/operator.ts";
 import type { Value } from "../value.ts";
 import { boundaryType, elementType, readValue } from "../value.ts";
 import type { FlatGraph, Guard } from "./flat.ts";
@@ -19,6 +19,10 @@ export interface Step {
   readonly run: Run;
   /** The kernel of a prepared layer, or "loops". */
   readonly kernel: string;
+  /** The product with a constant weight that it is. */
+  readonly layer?: SyncLayer;
+  /** The rows of a constant table that it looks up. */
+  readonly rows?: TableRows;
   /** Conditions of the branches that the node is in. */
   readonly guards: readonly Guard[];
   /** Values that nothing reads after this step. */
@@ -202,7 +206,8 @@ export function makePlan(
           if (uses.get(name) === 0) constants.drop(name);
         }
       }
-      steps.push({ node, operator, guards, run: prepared?.run ?? row.run, kernel: prepared?.kernel ?? "loops" });
+      const { run = row.run, kernel = "loops", layer, rows } = prepared ?? {};
+      steps.push({ node, operator, guards, run, kernel, ...(layer && { layer }), ...(rows && { rows }) });
     }
   } catch (error) {
     for (const layer of layers.values()) layer.dispose();

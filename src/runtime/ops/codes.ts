@@ -16,7 +16,7 @@ import type { NodeProto } from "../../onnx/file/gen/onnx_pb.ts";
 import { attributeInt } from "../../onnx/graph/nodes.ts";
 import type { Value } from "../value.ts";
 import { floats, integers } from "../value.ts";
-import type { Inputs, Operator, Operators, PrepareContext } from "./operator.ts";
+import type { Inputs, Operator, Operators, PrepareContext, TableRows } from "./operator.ts";
 import { fail, need } from "./operator.ts";
 import { bytesOf, floatWeight, runLayer } from "./product.ts";
 
@@ -128,16 +128,17 @@ const gatherNBits: Operator = {
     const bits = attributeInt(node, "bits", 4);
     const size = { n: data.dims[0], k: (data.dims[1] * 8) / bits, bits, block: attributeInt(node, "block_size", 128) };
     const packed = nbitsWeight(data, scales, zeros, size);
+    const rows: TableRows = {
+      ids: 1,
+      width: size.k,
+      read: (ids, out) => void gatherRows(packed, ids.map((id) => (id < 0 ? id + size.n : id)), out), // prettier-ignore
+    };
     return {
+      rows,
       run(inputs, of) {
         const ids = need(inputs, 1, of);
         const out = floats([...ids.dims, size.k]);
-        if (ids.data.length > 0)
-          gatherRows(
-            packed,
-            integers(ids).map((id) => (id < 0 ? id + size.n : id)),
-            out.data,
-          );
+        if (ids.data.length > 0) rows.read(integers(ids), out.data);
         return out;
       },
       kernel: "packed rows",

@@ -39,6 +39,14 @@ export interface Prepared {
   readonly drops: readonly number[];
   /** The product that it is, where it is one. */
   readonly layer?: SyncLayer;
+  readonly rows?: TableRows;
+}
+
+/** Rows of a constant table by index: input `ids` of the node, `width` floats each. */
+export interface TableRows {
+  readonly ids: number;
+  readonly width: number;
+  readonly read: (ids: readonly number[], out: Float32Array) => void;
 }
 
 export interface Operator {

@@ -304,7 +304,27 @@ export const shape: Operators = {
   Slice: { run: slice },
   Concat: { run: concat },
   Split: { run: split },
-  Gather: { run: gather },
+  Gather: {
+    run: gather,
+    prepare(node, context) {
+      const table = context.constant(0);
+      if (table?.dims.length !== 2 || !(table.data instanceof Float32Array) || attributeInt(node, "axis", 0) !== 0) return undefined;
+      if (context.constant(1) !== undefined) return undefined;
+      const [count, width] = table.dims;
+      const values = table.data;
+      const read = (ids: readonly number[], out: Float32Array): void =>
+        ids.forEach((id, i) => {
+          if (id < -count || id >= count)
+            throw new LowbitError(
+              "E_VALUE",
+              `node ${node.name} (Gather): expected indices from ${-count} to ${count - 1}, got ${id}. Check the feeds.`,
+            );
+          const row = id < 0 ? id + count : id;
+          out.set(values.subarray(row * width, (row + 1) * width), i * width);
+        });
+      return { run: gather, kernel: "rows of a table", drops: [], rows: { ids: 1, width, read } };
+    },
+  },
   Expand: { run: expand },
   Range: { run: range },
   Trilu: { run: trilu },

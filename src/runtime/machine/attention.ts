@@ -1,0 +1,197 @@
+// GroupQueryAttention on the attention kernel: over a cache of a decoder in place, or in a plain run over past and present of one sequence after the other.
+import { attention, attentionJob, type Heads } from "../../../kernels/wasm/nn/attention.ts";
+import { rotary, rotaryJob } from "../../../kernels/wasm/nn/rotary.ts";
+import type { NodeProto } from "../../onnx/file/gen/onnx_pb.ts";
+import { attributeFloat, attributeInt } from "../../onnx/graph/nodes.ts";
+import type { Inputs } from "../ops/operator.ts";
+import { groupedSizes, type Grouped } from "../ops/attention.ts";
+import { integers, type Value } from "../value.ts";
+import type { Machine, Slot } from "./machine.ts";
+
+/** Keys and values of one layer [kv head][capacity][size], float32. */
+export interface LayerCache {
+  readonly k: number;
+  readonly v: number;
+  readonly capacity: number;
+}
+
+/** Bytes of one of both. */
+export const cacheBytes = (kvHeads: number, size: number, capacity: number): number => 4 * kvHeads * size * capacity;
+
+interface Placed {
+  readonly address: number;
+  /** Bytes from one token to the next. */
+  readonly token: number;
+}
+
+/** Query, key and value of sequence `b`, packed or not; null where one is not float32. */
+function projections(m: Machine, inputs: Inputs, { tokens, heads, kvHeads, size, packed }: Grouped, b: number): Placed[] | null {
+  const own = packed ? [inputs[0]] : inputs.slice(0, 3);
+  if (own.some((v) => v?.type !== "float32")) return null;
+  const starts = packed ? [0, heads * size, (heads + kvHeads) * size] : [0, 0, 0];
+  const widths = packed ? [0, 0, 0].fill((heads + 2 * kvHeads) * size) : [heads * size, kvHeads * size, kvHeads * size];
+  return starts.map((start, i) => ({
+    address: m.place((packed ? own[0] : own[i])!) + 4 * (b * tokens * widths[i] + start),
+    token: 4 * widths[i],
+  }));
+}
+
+interface Rotation {
+  readonly cos: number;
+  readonly sin: number;
+  readonly rotated: number;
+  readonly interleaved: boolean;
+}
+
+/** The rotation of the node; tables are not read where it has none: rows are copied. */
+function rotationOf(m: Machine, inputs: Inputs, node: NodeProto): Rotation {
+  const [cos, sin] = [inputs[7], inputs[8]];
+  if (attributeInt(node, "do_rotary", 0) !== 1 || cos === undefined || sin === undefined)
+    return { cos: 0, sin: 0, rotated: 0, interleaved: false };
+  return {
+    ...{ cos: m.place(cos), sin: m.place(sin), rotated: 2 * cos.dims[1] },
+    interleaved: attributeInt(node, "rotary_interleaved", 0) !== 0,
+  };
+}
+
+/** Rows of `heads` heads of each token turned (or copied) from x into y. */
+function turn(
+  m: Machine,
+  r: Rotation,
+  sizes: { tokens: number; heads: number; size: number },
+  x: Placed,
+  past: () => number,
+  to: (past: number) => { address: number; outer: number; inner: number },
+): void {
+  const kernel = m.memory.kernel(rotary, { interleaved: r.interleaved, shared: m.memory.shared });
+  m.moving(kernel, past, (at) =>
+    rotaryJob({
+      ...{ tokens: sizes.tokens, heads: sizes.heads, width: sizes.size, rotated: r.rotated, cos: r.cos, sin: r.sin },
+      x: { address: x.address, outer: x.token, inner: 4 * sizes.size },
+      y: to(at),
+      first: at,
+    }),
+  );
+}
+
+/** Keys and values of these tokens into the cache, then attention over it. `past`: tokens in the cache before. @returns y [1, tokens, heads * size] at `y` */
+function overCache(
+  m: Machine,
+  inputs: Inputs,
+  node: NodeProto,
+  sizes: Grouped,
+  cache: LayerCache,
+  past: () => number,
+  b: number,
+  y: Placed,
+): boolean {
+  const parts = projections(m, inputs, sizes, b);
+  if (parts === null) return false;
+  const { tokens, heads, kvHeads, size } = sizes;
+  const [q, k, v] = parts;
+  const rotation = rotationOf(m, inputs, node);
+  const row = 4 * size;
+  const into = (base: number) => (at: number) => ({ address: base + row * at, outer: row, inner: row * cache.capacity });
+  turn(m, rotation, { tokens, heads: kvHeads, size }, k, past, into(cache.k));
+  turn(m, { ...rotation, rotated: 0 }, { tokens, heads: kvHeads, size }, v, past, into(cache.v));
+  let query = q;
+  const turned = rotation.rotated > 0 ? m.slot([tokens, heads * size]) : undefined;
+  if (turned !== undefined) {
+    const outer = 4 * heads * size;
+    turn(m, rotation, { tokens, heads, size }, q, past, () => ({ address: turned.address, outer, inner: row }));
+    query = { address: turned.address, token: outer };
+  }
+  const cap = attributeFloat(node, "softcap", 0);
+  const window = attributeInt(node, "local_window_size", -1);
+  const scale = attributeFloat(node, "scale", 0);
+  const sink = sinkOf(m, inputs[11], node, heads);
+  const head = (at: Placed): Heads => ({ address: at.address, token: at.token, head: row });
+  const kept = (address: number): Heads => ({ address, token: row, head: row * cache.capacity });
+  const kernel = m.memory.kernel(attention, {
+    head: size,
+    softcap: cap > 0,
+    mask: false,
+    relaxed: m.memory.features.relaxed,
+    shared: m.memory.shared,
+  });
+  m.moving(kernel, past, (at) =>
+    attentionJob({
+      ...{ tokens, kvHeads, group: heads / kvHeads, keys: at + tokens, causal: true },
+      ...(window > 0 ? { window } : {}),
+      scale: scale === 0 ? 1 / Math.sqrt(size) : scale,
+      ...(cap > 0 ? { cap } : {}),
+      ...(sink === 0 ? {} : { sink }),
+      ...{ q: head(query), y: head(y), k: kept(cache.k), v: kept(cache.v) },
+    }),
+  );
+  if (turned !== undefined) m.free(turned);
+  return true;
+}
+
+const zeros = new WeakMap<Machine, Map<number, Value>>();
+
+/** The address of a logit for each head that has no value; 0 for none. */
+function sinkOf(m: Machine, sink: Value | undefined, node: NodeProto, heads: number): number {
+  if (sink !== undefined) return m.place(sink);
+  if (attributeInt(node, "smooth_softmax", 0) !== 1) return 0;
+  const known = zeros.get(m) ?? new Map<number, Value>();
+  zeros.set(m, known);
+  const value = known.get(heads) ?? { type: "float32", dims: [heads], data: new Float32Array(heads) };
+  known.set(heads, value);
+  m.constant(value);
+  return m.place(value);
+}
+
+/** What the kernel does not take: added biases, positions of one's own, heads that are no whole vectors. */
+const outside = (inputs: Inputs, sizes: Grouped): boolean => inputs[10] !== undefined || sizes.size % 4 !== 0;
+
+/** One sequence over a decoder's cache. */
+export function decodeAttention(m: Machine, inputs: Inputs, node: NodeProto, cache: LayerCache, past: () => number): Slot | undefined {
+  const sizes = groupedSizes(inputs, node);
+  if (outside(inputs, sizes) || sizes.batch !== 1) return undefined;
+  const width = sizes.heads * sizes.size;
+  const y = m.slot([1, sizes.tokens, width]);
+  return overCache(m, inputs, node, sizes, cache, past, 0, { address: y.address, token: 4 * width }) ? y : undefined;
+}
+
+/** A plain run: past and new tokens into present, then attention over it. */
+export function runAttention(m: Machine, inputs: Inputs, node: NodeProto): Slot[] | undefined {
+  const sizes = groupedSizes(inputs, node);
+  const { batch, tokens, heads, kvHeads, size } = sizes;
+  const [past, lengths, total] = [inputs[3], inputs[5], inputs[6]];
+  if (outside(inputs, sizes) || inputs[9] !== undefined || lengths === undefined || total === undefined || batch * tokens === 0)
+    return undefined;
+  const all = integers(total)[0];
+  const valid = integers(lengths).map((n) => n + 1);
+  const room = past?.dims[2] ?? 0;
+  // what is wrong, and right padding, are the loops'
+  if (
+    valid.length !== batch ||
+    valid.some((n) => n !== valid[0] || n > all || (tokens === all ? n !== all : n - tokens < 0 || n - tokens > room))
+  )
+    return undefined;
+  const before = tokens === all ? 0 : valid[0] - tokens;
+  const table = attributeInt(node, "do_rotary", 0) === 1 ? (inputs[7]?.dims[0] ?? 0) : Infinity;
+  if (before + tokens > table) return undefined;
+  const capacity = Math.max(room, all);
+  const present = [m.slot([batch, kvHeads, capacity, size]), m.slot([batch, kvHeads, capacity, size])];
+  const width = heads * size;
+  const y = m.slot([batch, tokens, width]);
+  for (const [i, slot] of present.entries()) {
+    const old = inputs[3 + i];
+    if (old === undefined || room === 0) continue;
+    const source = old;
+    m.call(() => {
+      const from = source.data as Float32Array;
+      const to = m.memory.floats(slot.address, batch * kvHeads * capacity * size);
+      for (let h = 0; h < batch * kvHeads; h++) to.set(from.subarray(h * room * size, (h + 1) * room * size), h * capacity * size);
+    });
+  }
+  const bytes = cacheBytes(kvHeads, size, capacity);
+  for (let b = 0; b < batch; b++) {
+    const cache = { k: present[0].address + b * bytes, v: present[1].address + b * bytes, capacity };
+    const to = { address: y.address + 4 * b * tokens * width, token: 4 * width };
+    if (!overCache(m, inputs, node, sizes, cache, () => before, b, to)) return undefined;
+  }
+  return [y, ...present];
+}

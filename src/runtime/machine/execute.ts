@@ -1,0 +1,122 @@
+// Runs the steps of a plan: on kernels where an operator has one for these values, else by its loops. Values live in the arena from the step that makes them to the last that reads them.
+import type { SyncLayer } from "../../backends/types.ts";
+import { attributeFloat, attributeInt } from "../../onnx/graph/nodes.ts";
+import type { Plan, Step } from "../compile/plan.ts";
+import { runNode } from "../compile/plan.ts";
+import { operators } from "../ops/index.ts";
+import type { Value } from "../value.ts";
+import { runAttention } from "./attention.ts";
+import { emitProduct, emitters, type Emit } from "./kernels.ts";
+import { isSlot, type Machine } from "./machine.ts";
+
+const EMITTERS = emitters(operators);
+
+/** The kernel form of a step: of a prepared product, of attention, of an operator with a kernel. */
+function emitterOf(step: Step): Emit | undefined {
+  const { layer, operator } = step;
+  if (layer !== undefined) {
+    if (operator === "Gemm") return gemm(layer);
+    return (m, inputs) => {
+      const y = emitProduct(m, layer, inputs[0], operator === "com.microsoft.MatMulNBits" ? inputs[5] : undefined);
+      return y && [y];
+    };
+  }
+  return operator === "com.microsoft.GroupQueryAttention" ? runAttention : EMITTERS.get(operator);
+}
+
+/** Gemm without scaling, its addend a row or a number. */
+const gemm =
+  (layer: SyncLayer): Emit =>
+  (m, inputs, node) => {
+    const plain = attributeFloat(node, "alpha", 1) === 1 && attributeFloat(node, "beta", 1) === 1 && attributeInt(node, "transA", 0) === 0;
+    const c = inputs[2];
+    if (!plain || (c !== undefined && c.data.length !== 1 && c.dims.join() !== String(layer.n))) return undefined;
+    const y = emitProduct(m, layer, inputs[0], c);
+    return y && [y];
+  };
+
+/** Float results of loops that later steps read are copied once into the arena; results that are views of it are copied out of it. */
+function keepOut(m: Machine, value: Value | undefined): Value | undefined {
+  return value !== undefined && !isSlot(value) && value.data.buffer === m.memory.buffer ? { ...value, data: value.data.slice() } : value;
+}
+
+/** Runs one step. @returns its outputs in order, and whether a kernel made them */
+export function runStep(
+  m: Machine | null,
+  step: Step,
+  read: (name: string) => Value | undefined,
+): { results: readonly (Value | undefined)[]; kernel: boolean } {
+  const emit = m === null ? undefined : emitterOf(step);
+  if (m !== null && emit !== undefined) {
+    const inputs = step.node.input.map((name) => (name === "" ? undefined : read(name)));
+    const made = emit(m, inputs, step.node);
+    m.settle();
+    if (made !== undefined) return { results: made, kernel: true };
+  }
+  const results = runNode(step.run, step.node, read);
+  return { results: m === null ? results : results.map((value) => keepOut(m, value)), kernel: false };
+}
+
+export interface Execution {
+  readonly machine: Machine | null;
+  readonly plan: Plan;
+  readonly fed: ReadonlyMap<string, Value>;
+  /** Called after each step, with its milliseconds. */
+  readonly note?: (step: Step, kernel: boolean, ms: number) => void;
+  readonly aborted?: () => void;
+}
+
+/** How long the event loop waits for its turn, ms. */
+const TURN_MS = 16;
+
+/**
+ * Runs a plan's steps on fed values, with a turn of the event loop between steps where they take longer than a frame. The caller sees to it that no other run of the machine comes in
+ * between, and resets the machine when it has read the results.
+ */
+export async function execute({ machine, plan, fed, note, aborted }: Execution): Promise<(name: string) => Value | undefined> {
+  const values = new Map<string, Value>(fed);
+  const read = (name: string): Value | undefined => values.get(name) ?? plan.constants.get(name);
+  let since = performance.now();
+  for (const step of plan.steps) {
+    if (!step.guards.every(({ name, is }) => (read(name)?.data[0] === 1) === is)) continue;
+    const start = performance.now();
+    if (start - since > TURN_MS) {
+      await turn();
+      aborted?.();
+      since = performance.now();
+    }
+    const begin = performance.now();
+    const { results, kernel } = runStep(machine, step, read);
+    note?.(step, kernel, performance.now() - begin);
+    step.node.output.forEach((name, i) => {
+      const value = results[i];
+      if (value === undefined) return;
+      if (name === "") machine?.free(value);
+      else values.set(name, value);
+    });
+    for (const name of step.frees) {
+      const value = values.get(name);
+      if (value !== undefined) machine?.free(value);
+      values.delete(name);
+    }
+  }
+  return read;
+}
+
+/** The next turn of the event loop. */
+export function turn(): Promise<void> {
+  const { setImmediate, MessageChannel: Channel } = globalThis as unknown as {
+    setImmediate?: (resolve: () => void) => void;
+    MessageChannel?: new () => { port1: { onmessage: (() => void) | null; close(): void }; port2: { postMessage(message: null): void } };
+  };
+  if (setImmediate !== undefined) return new Promise((resolve) => setImmediate(resolve));
+  if (Channel === undefined) return Promise.resolve();
+  return new Promise((resolve) => {
+    const { port1, port2 } = new Channel();
+    port1.onmessage = () => {
+      port1.close();
+      resolve();
+    };
+    port2.postMessage(null);
+  });
+}

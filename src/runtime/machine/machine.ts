@@ -1,0 +1,150 @@
+// What operators run on in a backend's memory: slots (float32 tensors in the arena), constants placed once, jobs of kernels. While it records, all that it runs is kept as a list that
+// can be repeated: addresses do not move.
+import type { Kernel } from "../../../kernels/wasm/engine/engine.ts";
+import type { EngineMemory, Region } from "../../backends/wasm/memory.ts";
+import type { Value } from "../value.ts";
+import { sizeOf } from "../value.ts";
+import { createArena, type Arena } from "./arena.ts";
+
+/** A float32 value in the arena. Its `data` is a view: read it at once, any job may end it. */
+export interface Slot extends Value {
+  readonly address: number;
+}
+
+/** Float32 values that are worth a kernel: in the arena, or large enough to be copied into it. */
+export const isPlaceable = (value: Value | undefined): value is Value =>
+  value?.type === "float32" && (isSlot(value) || value.data.length >= 256);
+
+export const isSlot = (value: Value | undefined): value is Slot => value !== undefined && (value as Partial<Slot>).address !== undefined;
+
+export interface Job {
+  readonly items: number;
+  readonly args: Int32Array;
+  readonly panelBytes?: number;
+}
+
+/** A recorded run: called in order. */
+export type Recording = (() => void)[];
+
+export interface Machine {
+  readonly memory: EngineMemory;
+  readonly arena: Arena;
+  slot(dims: readonly number[]): Slot;
+  /** The same memory under another shape. */
+  view(slot: Slot, dims: readonly number[]): Slot;
+  /** Gives a value's memory back once no view of it is left. Other values: nothing. */
+  free(value: Value): void;
+  /** The address of a float32 value: a slot's own; constants are copied once, other values each time. */
+  place(value: Value): number;
+  /** Marks a value whose data never changes. */
+  constant(value: Value): void;
+  job(kernel: Kernel, job: Job): void;
+  /** A job whose arguments depend on a number that moves (the tokens in a cache): `make` of it, linear in every word. */
+  moving(kernel: Kernel, at: () => number, make: (at: number) => Job): void;
+  call(run: () => void): void;
+  /** Frees copies that `place` made for one step. */
+  settle(): void;
+  /** Frees all slots. */
+  reset(): void;
+  /** Collects what runs from now on; null ends it. */
+  record(into: Recording | null): void;
+  dispose(): void;
+}
+
+export function createMachine(memory: EngineMemory): Machine {
+  const arena = createArena(memory);
+  const uses = new Map<number, number>();
+  const constants = new Map<object, Region | null>();
+  const pending: Slot[] = [];
+  let recording: Recording | null = null;
+  const make = (dims: readonly number[], address: number): Slot => {
+    const size = sizeOf(dims);
+    return {
+      type: "float32",
+      dims,
+      address,
+      get data() {
+        return memory.floats(address, size);
+      },
+    };
+  };
+  const slot = (dims: readonly number[]): Slot => {
+    const address = arena.allocate(4 * sizeOf(dims));
+    uses.set(address, 1);
+    return make(dims, address);
+  };
+  const call = (run: () => void): void => {
+    run();
+    recording?.push(run);
+  };
+  return {
+    memory,
+    arena,
+    slot,
+    view(of, dims) {
+      uses.set(of.address, (uses.get(of.address) ?? 0) + 1);
+      return make(dims, of.address);
+    },
+    free(value) {
+      if (!isSlot(value)) return;
+      const left = uses.get(value.address);
+      if (left === undefined) return;
+      if (left > 1) uses.set(value.address, left - 1);
+      else {
+        uses.delete(value.address);
+        arena.free(value.address);
+      }
+    },
+    place(value) {
+      if (isSlot(value)) return value.address;
+      const known = constants.get(value.data);
+      if (known !== undefined && known !== null) return known.address;
+      const data = value.data as Float32Array;
+      if (known === null) {
+        const region = memory.allocate(4 * Math.max(1, data.length));
+        memory.floats(region.address, data.length).set(data);
+        constants.set(data, region);
+        return region.address;
+      }
+      const copy = slot(value.dims);
+      memory.floats(copy.address, data.length).set(data);
+      pending.push(copy);
+      return copy.address;
+    },
+    constant(value) {
+      if (value.data instanceof Float32Array && !constants.has(value.data)) constants.set(value.data, null);
+    },
+    job(kernel, { items, args, panelBytes = 0 }) {
+      if (items > 0) call(() => memory.run(kernel, items, args, panelBytes));
+    },
+    moving(kernel, at, make) {
+      const { items, args, panelBytes = 0 } = make(at());
+      memory.run(kernel, items, args, panelBytes);
+      if (recording === null) return;
+      const [zero, one] = [make(0).args, make(1).args];
+      const words = [...zero.keys()].filter((i) => zero[i] !== one[i]).map((i) => ({ i, from: zero[i], by: one[i] - zero[i] }));
+      recording.push(() => {
+        const n = at();
+        for (const { i, from, by } of words) args[i] = from + by * n;
+        memory.run(kernel, items, args, panelBytes);
+      });
+    },
+    call,
+    settle() {
+      for (const copy of pending.splice(0)) this.free(copy);
+    },
+    reset() {
+      pending.length = 0;
+      for (const address of uses.keys()) arena.free(address);
+      uses.clear();
+    },
+    record(into) {
+      recording = into;
+    },
+    dispose() {
+      arena.dispose();
+      for (const region of constants.values()) region?.free();
+      constants.clear();
+    },
+  };
+}

@@ -1,0 +1,219 @@
+// The decoder against onnxruntime-node fed with caches of its own: prompts, steps, truncation, generation; and what it says to bad input.
+import { InferenceSession, Tensor } from "onnxruntime-node";
+import { afterAll, beforeAll, describe, expect, test } from "vitest";
+import { decoderModel, type DecoderSizes } from "../../bench/decode-model.ts";
+import { greedy, loadModel, sampler, type Session } from "../../src/runtime/index.ts";
+import { wasm } from "../../src/index.ts";
+
+const SIZES: DecoderSizes = { hidden: 64, heads: 4, kvHeads: 2, size: 16, ffn: 96, layers: 2, vocabulary: 160, positions: 64, level: 0 };
+const PROMPT = [1, 5, 9, 100, 3, 7, 22];
+const bytes = decoderModel(SIZES);
+
+/** onnxruntime with the caches carried by hand. */
+async function judge(model: Uint8Array, sizes: DecoderSizes) {
+  const session = await InferenceSession.create(model, { intraOpNumThreads: 1, logSeverityLevel: 4 });
+  let total = 0;
+  let past: Record<string, Tensor> = {};
+  for (let i = 0; i < 2 * sizes.layers; i++)
+    past[`past_key_values.${i >> 1}.${i & 1 ? "value" : "key"}`] = new Tensor("float32", new Float32Array(0), [
+      1,
+      sizes.kvHeads,
+      0,
+      sizes.size,
+    ]);
+  return async (ids: readonly number[]): Promise<Float32Array> => {
+    total += ids.length;
+    const out = await session.run({
+      input_ids: new Tensor("int64", BigInt64Array.from(ids, BigInt), [1, ids.length]),
+      attention_mask: new Tensor("int64", new BigInt64Array(total).fill(1n), [1, total]),
+      ...past,
+    });
+    const { logits, ...present } = out;
+    past = Object.fromEntries(Object.entries(present).map(([name, value]) => [name.replace("present", "past_key_values"), value]));
+    return (logits.data as Float32Array).subarray(-sizes.vocabulary);
+  };
+}
+
+function distance(wanted: Float32Array, got: Float32Array): number {
+  let noise = 0;
+  let signal = 0;
+  wanted.forEach((v, i) => {
+    noise += (v - got[i]) ** 2;
+    signal += v ** 2;
+  });
+  return Math.sqrt(noise / signal);
+}
+
+let session: Session;
+beforeAll(async () => {
+  session = await loadModel(bytes);
+});
+afterAll(() => session.release());
+
+test.each([1, 2])("the logits of onnxruntime, %i threads", async (threads) => {
+  const backend = await wasm({ threads });
+  const own = threads === 1 ? session : await loadModel(bytes, { backend });
+  const decoder = own.decoder();
+  const ask = await judge(bytes, SIZES);
+  let logits = decoder.prefill(PROMPT).slice();
+  let wanted = await ask(PROMPT);
+  expect(distance(wanted, logits)).toBeLessThan(1e-5);
+  for (let i = 0; i < 20; i++) {
+    const id = greedy(wanted);
+    expect(greedy(logits)).toBe(id);
+    wanted = await ask([id]);
+    logits = decoder.step(id).slice();
+    expect(distance(wanted, logits)).toBeLessThan(1e-5);
+  }
+  // several tokens onto a cache
+  expect(distance(await ask([4, 8, 15]), decoder.prefill([4, 8, 15]))).toBeLessThan(1e-5);
+  decoder.dispose();
+  if (own !== session) await own.release();
+  backend.dispose();
+});
+
+test("int8 activations where the products allow them", async () => {
+  const model = decoderModel({ ...SIZES, level: 4 });
+  const own = await loadModel(model);
+  const wanted = await (await judge(bytes, SIZES))(PROMPT);
+  const error = distance(wanted, own.decoder().prefill(PROMPT));
+  expect(error).toBeGreaterThan(1e-4);
+  expect(error).toBeLessThan(2.5e-2);
+  const exact = await loadModel(model, { activations: "float32" });
+  expect(distance(wanted, exact.decoder().prefill(PROMPT))).toBeLessThan(1e-5);
+  await own.release();
+  await exact.release();
+});
+
+test("run with caches as feeds", async () => {
+  const feeds: Record<string, { type: string; dims: number[]; data: unknown }> = {
+    input_ids: { type: "int64", dims: [1, PROMPT.length], data: BigInt64Array.from(PROMPT, BigInt) },
+    attention_mask: { type: "int64", dims: [1, PROMPT.length], data: new BigInt64Array(PROMPT.length).fill(1n) },
+  };
+  for (let i = 0; i < 2 * SIZES.layers; i++)
+    feeds[`past_key_values.${i >> 1}.${i & 1 ? "value" : "key"}`] = {
+      type: "float32",
+      dims: [1, SIZES.kvHeads, 0, SIZES.size],
+      data: new Float32Array(0),
+    };
+  const { logits } = await session.run(feeds);
+  const wanted = await (await judge(bytes, SIZES))(PROMPT);
+  expect(distance(wanted, (logits.data as Float32Array).subarray(-SIZES.vocabulary))).toBeLessThan(1e-5);
+});
+
+test("truncate and reset forget; the arena stays as it is over many steps", () => {
+  const decoder = session.decoder({ capacity: 40 });
+  const first = decoder.prefill(PROMPT).slice();
+  const after = decoder.step(3).slice();
+  decoder.step(99);
+  decoder.truncate(PROMPT.length);
+  expect(decoder.step(3)).toEqual(after);
+  decoder.reset();
+  expect(decoder.length).toBe(0);
+  expect(decoder.prefill(PROMPT)).toEqual(first);
+  for (let i = 0; i < 300; i++) {
+    if (decoder.length === 40) decoder.truncate(5);
+    decoder.step(i % 100);
+  }
+  decoder.reset();
+  expect(decoder.prefill(PROMPT)).toEqual(first);
+  decoder.dispose();
+  decoder.dispose();
+  expect(() => decoder.step(1)).toThrow(expect.objectContaining({ code: "E_DISPOSED" }));
+});
+
+describe("generate", () => {
+  const collect = async (tokens: AsyncIterable<number>): Promise<number[]> => {
+    const out: number[] = [];
+    for await (const id of tokens) out.push(id);
+    return out;
+  };
+
+  test("is greedy as steps are, and stops", async () => {
+    const decoder = session.decoder();
+    const wanted: number[] = [];
+    let logits = decoder.prefill(PROMPT);
+    for (let i = 0; i < 6; i++) {
+      wanted.push(greedy(logits));
+      logits = decoder.step(wanted[i]);
+    }
+    decoder.reset();
+    expect(await collect(decoder.generate({ prompt: PROMPT, maxTokens: 6 }))).toEqual(wanted);
+    decoder.reset();
+    const cut = await collect(decoder.generate({ prompt: PROMPT, maxTokens: 6, stop: [wanted[2]] }));
+    expect(cut).toEqual(wanted.slice(0, wanted.indexOf(wanted[2]) + 1));
+    decoder.reset();
+    // a full cache ends it
+    const small = session.decoder({ capacity: PROMPT.length + 2 });
+    expect(await collect(small.generate({ prompt: PROMPT }))).toEqual(wanted.slice(0, 3));
+    small.dispose();
+    decoder.dispose();
+  });
+
+  test("ends with the reason of its signal", async () => {
+    const decoder = session.decoder();
+    const abort = new AbortController();
+    const seen: number[] = [];
+    const all = (async () => {
+      for await (const id of decoder.generate({ prompt: PROMPT, signal: abort.signal })) {
+        seen.push(id);
+        if (seen.length === 3) abort.abort(new Error("enough"));
+      }
+    })();
+    await expect(all).rejects.toThrow("enough");
+    expect(seen).toHaveLength(3);
+    await expect(collect(decoder.generate({ prompt: [], maxTokens: 1, signal: AbortSignal.abort(new Error("before")) }))).rejects.toThrow(
+      "before",
+    );
+    decoder.dispose();
+  });
+
+  test("samplers", () => {
+    const logits = Float32Array.of(0, 1, 2, 3, -Infinity);
+    const draws = (options: Parameters<typeof sampler>[0]): number[] => {
+      const draw = sampler({ seed: 7, ...options });
+      const counts = new Array<number>(5).fill(0);
+      for (let i = 0; i < 4000; i++) counts[draw(logits)]++;
+      return counts.map((n) => n / 4000);
+    };
+    const softmax = [0, 1, 2, 3].map((v) => Math.exp(v) / (1 + Math.E + Math.E ** 2 + Math.E ** 3));
+    draws({}).forEach((p, i) => expect(Math.abs(p - (softmax[i] ?? 0))).toBeLessThan(0.03));
+    expect(draws({ topK: 1 })).toEqual([0, 0, 0, 1, 0]);
+    expect(draws({ topP: 0.7 })[1]).toBe(0);
+    expect(draws({ topP: 0.7 })[2]).toBeGreaterThan(0.2);
+    expect(draws({ temperature: 0.05 })).toEqual([0, 0, 0, 1, 0]);
+    expect(() => sampler({ temperature: 0 })).toThrow(RangeError);
+    expect(() => sampler({ topP: 2 })).toThrow(RangeError);
+    expect(() => sampler({ topK: 0 })).toThrow(RangeError);
+  });
+});
+
+describe("refuses", () => {
+  test("tokens that do not fit, and strange ones; nothing is lost", () => {
+    const decoder = session.decoder({ capacity: 8 });
+    const logits = decoder.prefill(PROMPT).slice();
+    expect(() => decoder.prefill([1, 2])).toThrow(
+      expect.objectContaining({ code: "E_SHAPE", message: expect.stringContaining("at most 8 tokens, got 7 and 2 more") }),
+    );
+    expect(() => decoder.prefill([])).toThrow(RangeError);
+    expect(() => decoder.step(-1)).toThrow(RangeError);
+    expect(() => decoder.step(1.5)).toThrow(RangeError);
+    expect(() => decoder.step(160)).toThrow(/0 to 159|160/);
+    expect(() => decoder.truncate(9)).toThrow(RangeError);
+    decoder.reset();
+    expect(decoder.prefill(PROMPT)).toEqual(logits);
+    decoder.dispose();
+  });
+
+  test("capacities beyond the rotary tables", () => {
+    expect(() => session.decoder({ capacity: 65 })).toThrow(/1 to 64 tokens, got 65/);
+    expect(() => session.decoder({ cache: "int3" as never })).toThrow(TypeError);
+  });
+
+  test("models without caches, and backends without a memory", async () => {
+    const plain = await loadModel(bytes, { backend: "reference" });
+    expect(() => plain.decoder()).toThrow(expect.objectContaining({ code: "E_UNSUPPORTED" }));
+    await plain.release();
+    await expect(session.run({})).rejects.toThrow(/got no/);
+  });
+});
