@@ -2,6 +2,7 @@
 // (codes in ascending order of value, policies included) with the smallest double that belongs to each, found from the top 16 bits of the
 // float32 nearest to the value. Equal to `format.encode` for every input, which the tests check around every boundary.
 import { checkEncodeOptions, isA } from "./check.ts";
+import { uncheckedEncode } from "./codec.ts";
 import { LowbitError } from "./errors.ts";
 import { bitRounding, decodeTable, directTable, encodeBits, encodeDirect, type BitRounding, type Direct } from "./fast.ts";
 import { codeArray, type Codes } from "./pack.ts";
@@ -179,7 +180,8 @@ export function encodeArray(format: NumberFormat, values: Float32Array | Float64
   if (codes instanceof Uint32Array && isBinary32(format) && rounding === "halfEven" && encodeBinary32(values, codes)) return codes;
   const slots = encodeSlots(format, options);
   if (slots === null) {
-    for (let i = 0; i < n; i++) codes[i] = format.encode(values[i], options);
+    const encode = uncheckedEncode(format);
+    for (let i = 0; i < n; i++) codes[i] = encode(values[i], options);
     return codes;
   }
   const bad = values instanceof Float32Array ? encode32(slots, values, codes) : encode64(slots, values, codes);

@@ -34,7 +34,13 @@ export interface CodecParts {
 
 export type EncodeFunction = (value: number, options?: EncodeOptions) => number;
 
-const NAME = /^[a-z][a-z0-9_]*$/;
+/** What names of formats are. */
+export const NAME = /^[a-z][a-z0-9_]*$/;
+
+const unchecked = new WeakMap<object, EncodeFunction>();
+
+/** `format.encode` without its checks of arguments, for loops whose entry has made them. */
+export const uncheckedEncode = (format: NumberFormat): EncodeFunction => unchecked.get(format) ?? format.encode;
 
 /** @throws LowbitError E_FORMAT for a bad name or width, or a default policy that does not exist */
 export function makeCodec(parts: CodecParts): NumberFormat {
@@ -73,7 +79,7 @@ export function makeCodec(parts: CodecParts): NumberFormat {
   if (bits > 16) {
     const { encode, limits, decode } = parts;
     if (!encode || !limits) throw new TypeError(`${name}: a format of ${bits} bits needs an encoder and limits by rule.`);
-    return Object.freeze({
+    const made = Object.freeze({
       ...common,
       limits: Object.freeze(limits),
       access: parts.access ?? Object.freeze({ kind: "rule" as const }),
@@ -88,6 +94,8 @@ export function makeCodec(parts: CodecParts): NumberFormat {
         return encode(value, options);
       },
     });
+    unchecked.set(made, encode);
+    return made;
   }
 
   // Built on first use: importing a format costs nothing. The memo hangs on closures because the descriptor is frozen.
@@ -105,7 +113,8 @@ export function makeCodec(parts: CodecParts): NumberFormat {
       table: Float64Array.from({ length: 2 ** bits }, (_, c) => parts.decode(c)),
     });
   const getOrder = () => (order ??= valueOrder(getSource()));
-  return Object.freeze({
+  const encode: EncodeFunction = (value, options) => (encoder ??= parts.encode ?? parts.encodeBy!(getSource(), getOrder()))(value, options);
+  const made = Object.freeze({
     ...common,
     get limits() {
       return (limits ??= tableLimits(getSource(), getOrder()));
@@ -125,7 +134,9 @@ export function makeCodec(parts: CodecParts): NumberFormat {
     },
     encode(value: number, options?: EncodeOptions) {
       checkArguments(value, options);
-      return (encoder ??= parts.encode ?? parts.encodeBy!(getSource(), getOrder()))(value, options);
+      return encode(value, options);
     },
   });
+  unchecked.set(made, encode);
+  return made;
 }

@@ -3,6 +3,7 @@
 // word). Spec: Bipolar-INT of APMM / AP-LLM (arXiv 2409.17870). Below: lossless re-expression of affine integers, with corrected scale and offset.
 import { makeCodec } from "../core/codec.ts";
 import { LowbitError } from "../core/errors.ts";
+import { NUMBER, checkFields } from "../core/fields.ts";
 import { tableEncoder } from "../core/table.ts";
 import type { EncodeDefaults, NumberFormat } from "../core/types.ts";
 
@@ -23,6 +24,7 @@ const DEFAULTS: EncodeDefaults = { rounding: "halfEven", overflow: "saturate", i
  * @example defineBipolarInt({ bits: 2 }).table // [-3, -1, 1, 3]
  */
 export function defineBipolarInt(options: BipolarOptions): NumberFormat {
+  checkFields("defineBipolarInt", options, { bits: NUMBER });
   const { bits } = options;
   if (!Number.isInteger(bits) || bits < 1 || bits > 16)
     throw new LowbitError("E_FORMAT", `defineBipolarInt bits: expected an integer in 1..16, got ${bits}. Choose the width of one code.`);

@@ -1,6 +1,8 @@
 // Block formats by composition: an element format, one or more levels of scales, optional offsets. Nothing is encoded here: src/tensor quantizes
 // by these descriptors, kernels read them. Names: <element>_b<n> | _row | _tensor [_<scale format>] [_zp].
+import { NAME } from "../core/codec.ts";
 import { LowbitError } from "../core/errors.ts";
+import { ANY, LIST, RECORD, SCALAR, checkFields, oneOf } from "../core/fields.ts";
 import { spanCount } from "../core/span.ts";
 import type { BlockFormat, NumberFormat, RangeRule, ScaleLevel, ScaleRule, Span } from "../core/types.ts";
 
@@ -23,6 +25,8 @@ export interface BlockOptions {
   readonly spec?: string;
 }
 
+const shown = (x: unknown): string => (typeof x === "object" ? JSON.stringify(x) : String(x)).slice(0, 60);
+
 function checkSpan(span: Span, what: string): void {
   const whole = (n: number) => Number.isSafeInteger(n) && n > 0;
   const ok =
@@ -32,8 +36,44 @@ function checkSpan(span: Span, what: string): void {
   if (!ok)
     throw new LowbitError(
       "E_FORMAT",
-      `${what} span: expected a positive integer, "row", "tensor" or [rows, k], got ${JSON.stringify(span)}. Spans count elements along k.`,
+      `${what} span: expected a positive integer, "row", "tensor" or [rows, k], got ${shown(span)}. Spans count elements along k.`,
     );
+}
+
+const FIELDS = {
+  element: SCALAR,
+  scales: LIST,
+  offset: RECORD,
+  scaleRule: oneOf(
+    ...[
+      "max",
+      "floor",
+      "ceil",
+      "rceil",
+      "nearest",
+      "even",
+      "fourThirds",
+      "mse",
+      "mseSweep",
+      "quest",
+      "torchao",
+      "te",
+      "modelopt",
+      "fourOverSix",
+    ],
+  ),
+  rangeRule: oneOf("narrow", "full", "gptq", "ort", "minmax"),
+  tail: oneOf("short", "error"),
+  nonFinite: oneOf("error", "scale"),
+};
+const LEVEL = { format: SCALAR, span: ANY };
+const OFFSET = { role: oneOf("zeroPoint", "min", "mean"), levels: LIST };
+
+function checkLevel(level: ScaleLevel, what: string): void {
+  checkFields(`defineBlock ${what} level`, level, LEVEL);
+  if (level.format === undefined)
+    throw new LowbitError("E_FORMAT", `defineBlock ${what} level: expected a format and a span, got no format. Name both.`);
+  checkSpan(level.span, what);
 }
 
 const spanName = (span: Span): string =>
@@ -52,14 +92,20 @@ export function blockName(element: NumberFormat, scales: readonly ScaleLevel[], 
  * @example defineBlock({ element: int5, scales: [{ format: float16, span: 64 }] }).name // "int5_b64_float16"
  */
 export function defineBlock(options: BlockOptions): BlockFormat {
+  checkFields("defineBlock", options, FIELDS);
   const { element, scales, offset } = options;
+  if (element === undefined)
+    throw new LowbitError("E_FORMAT", "defineBlock element: expected a scalar format, got nothing. Name the format of one value.");
   if (!Array.isArray(scales) || scales.length === 0)
     throw new LowbitError(
       "E_FORMAT",
-      `defineBlock scales: expected at least one { format, span }, got ${JSON.stringify(scales)}. Add a scale level.`,
+      `defineBlock scales: expected at least one { format, span }, got ${shown(scales)}. Add a scale level.`,
     );
-  for (const level of scales) checkSpan(level.span, "scale");
-  for (const level of offset?.levels ?? []) checkSpan(level.span, "offset");
+  for (const level of scales) checkLevel(level, "scale");
+  if (offset !== undefined) checkFields("defineBlock offset", offset, OFFSET);
+  if (offset !== undefined && (offset.role === undefined || offset.levels === undefined))
+    throw new LowbitError("E_FORMAT", "defineBlock offset: expected a role and levels, got one of them. Name both.");
+  for (const level of offset?.levels ?? []) checkLevel(level, "offset");
   if (offset && offset.levels.length === 0)
     throw new LowbitError("E_FORMAT", "defineBlock offset: expected at least one level, got none. Name its format and span.");
   const zeroPoint = offset?.role === "zeroPoint";
@@ -67,6 +113,11 @@ export function defineBlock(options: BlockOptions): BlockFormat {
     throw new LowbitError(
       "E_FORMAT",
       `defineBlock offset: expected an integer element and one level with role "zeroPoint", got ${element.name} and ${offset.levels.length} levels. Use role "min" for other elements.`,
+    );
+  if (options.name !== undefined && !NAME.test(options.name))
+    throw new LowbitError(
+      "E_FORMAT",
+      `defineBlock name: expected lower case letters, digits and _, got "${options.name.slice(0, 40)}". Rename the format.`,
     );
   const name = options.name ?? blockName(element, scales, zeroPoint);
   const scaleRule = options.scaleRule ?? "max";

@@ -3,6 +3,7 @@
 // Spec of the named ones: bitsandbytes (nf4, fp4, af4), ggml (iq4_nl).
 import { makeCodec } from "../core/codec.ts";
 import { LowbitError } from "../core/errors.ts";
+import { LIST, NUMBER, POLICIES, checkFields } from "../core/fields.ts";
 import { nextDown } from "../core/round.ts";
 import { tableEncoder } from "../core/table.ts";
 import type { EncodeDefaults, NumberFormat } from "../core/types.ts";
@@ -38,6 +39,7 @@ export function midpoint(a: number, b: number): number {
  * @example defineCodebook({ name: "nonuniform2", values: [-1, -0.25, 0.25, 1] }).encode(0.7) // 3
  */
 export function defineCodebook(options: CodebookOptions): NumberFormat {
+  checkFields("defineCodebook", options, { values: LIST, bits: NUMBER, thresholds: LIST, defaults: POLICIES });
   const { name } = options;
   const bad = (what: string, expected: string, got: unknown, remedy: string) =>
     new LowbitError("E_FORMAT", `${name} ${what}: expected ${expected}, got ${got}. ${remedy}`);

@@ -3,6 +3,7 @@
 // Only elements of block formats are named after it; a plain integer is define/int.
 import { makeCodec } from "../core/codec.ts";
 import { LowbitError } from "../core/errors.ts";
+import { FLAG, NUMBER, checkFields } from "../core/fields.ts";
 import { tableEncoder } from "../core/table.ts";
 import type { NumberFormat } from "../core/types.ts";
 
@@ -22,6 +23,7 @@ export interface FixedOptions {
  * @example defineFixed({ bits: 8, fraction: 6 }).decode(127) // 1.984375
  */
 export function defineFixed(options: FixedOptions): NumberFormat {
+  checkFields("defineFixed", options, { bits: NUMBER, fraction: NUMBER, narrow: FLAG });
   const { bits, fraction, narrow = true } = options;
   if (!(Number.isInteger(bits) && bits >= 2 && bits <= 16 && Number.isInteger(fraction) && fraction >= 0 && fraction <= bits))
     throw new LowbitError(

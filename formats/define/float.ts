@@ -3,6 +3,7 @@
 // Spec: OCP OFP8 and MX v1.0 (float8 e4m3 "fn", e5m2, float6, float4, e8m0), IEEE 754 (float16, float32), ml_dtypes for names and "fnuz".
 import { makeCodec } from "../core/codec.ts";
 import { LowbitError } from "../core/errors.ts";
+import { FLAG, NUMBER, POLICIES, TEXT, checkFields } from "../core/fields.ts";
 import { exponentOf, roundToInteger } from "../core/round.ts";
 import { nanCode, overflowCode, type Ends } from "../core/table.ts";
 import type { EncodeDefaults, EncodeOptions, Field, NumberFormat } from "../core/types.ts";
@@ -34,6 +35,17 @@ export interface FloatOptions {
 }
 
 const SPECIALS: ReadonlySet<FloatSpecials> = /* @__PURE__ */ new Set(["ieee", "fn", "fnuz", "p3109", "finite"]);
+const FIELDS = {
+  exponentBits: NUMBER,
+  mantissaBits: NUMBER,
+  bias: NUMBER,
+  specials: TEXT,
+  signed: FLAG,
+  subnormals: FLAG,
+  padding: NUMBER,
+  onnx: NUMBER,
+  defaults: POLICIES,
+};
 const float32 = new Float32Array(1);
 const bits32 = new Uint32Array(float32.buffer);
 
@@ -43,6 +55,7 @@ const bits32 = new Uint32Array(float32.buffer);
  * @example defineFloat({ name: "float5_e3m1", exponentBits: 3, mantissaBits: 1, specials: "finite" }).limits.max // 24
  */
 export function defineFloat(options: FloatOptions): NumberFormat {
+  checkFields("defineFloat", options, FIELDS);
   const { name, exponentBits: E, mantissaBits: M, specials, signed = true, subnormals = true, padding = 0 } = options;
   const bad = (what: string, expected: string, got: unknown) =>
     new LowbitError("E_FORMAT", `${name} ${what}: expected ${expected}, got ${got}. See docs/adding-a-format.md.`);

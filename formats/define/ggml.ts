@@ -54,6 +54,7 @@ export interface GgmlOptions {
 }
 
 const spec = (o: GgmlOptions) => `ggml ${o.spec}; ggml-quants.c`;
+const common = (o: GgmlOptions) => ({ name: o.name, aliases: o.aliases, gguf: o.gguf, spec: spec(o) });
 
 /**
  * Q4_0, Q5_0 (signed elements) and Q4_1, Q5_1 (unsigned, a minimum): 32 elements, float16 scale (and minimum), one bit more than four in a 32-bit word.
@@ -70,8 +71,7 @@ export function defineGgmlSplit(options: GgmlOptions & { readonly element: Numbe
   const high = min ? 4 : 2; // the fifth bits
   const nibbles = high + (bits - 4) * 4;
   return defineOpaque({
-    ...options,
-    spec: spec(options),
+    ...common(options),
     blockSize: 32,
     blockBytes: nibbles + 16,
     encodeBlock(x, at, out, to) {
@@ -149,8 +149,7 @@ export function defineGgmlE2M1(
   const { groups, size, scale, unit } = options;
   const half = size / 2;
   return defineOpaque({
-    ...options,
-    spec: spec(options),
+    ...common(options),
     blockSize: groups * size,
     blockBytes: groups + groups * half,
     encodeBlock(x, at, out, to) {
@@ -194,8 +193,7 @@ export function defineGgmlTernary(
   const { bytes: n, write, read } = options;
   const trits = new Uint8Array(256);
   return defineOpaque({
-    ...options,
-    spec: spec(options),
+    ...common(options),
     blockSize: 256,
     blockBytes: n + 2,
     encodeBlock(x, at, out, to) {

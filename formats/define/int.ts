@@ -2,6 +2,7 @@
 // block formats. Spec: ONNX INT2..INT8 / UINT2..UINT8; narrow range: "INT v.s. FP" 3.2 (the most negative code is never produced).
 import { makeCodec } from "../core/codec.ts";
 import { LowbitError } from "../core/errors.ts";
+import { FLAG, NUMBER, checkFields } from "../core/fields.ts";
 import { roundToInteger } from "../core/round.ts";
 import { nanCode, overflowCode, type Ends } from "../core/table.ts";
 import type { EncodeDefaults, EncodeOptions, NumberFormat } from "../core/types.ts";
@@ -25,9 +26,11 @@ const DEFAULTS: EncodeDefaults = { rounding: "halfEven", overflow: "saturate", i
  * @example defineInt({ bits: 5, signed: true }).encode(-20) // 16: saturates to -16
  */
 export function defineInt(options: IntOptions): NumberFormat {
+  checkFields("defineInt", options, { bits: NUMBER, signed: FLAG, narrow: FLAG, onnx: NUMBER });
   const { bits, signed, narrow = false } = options;
   if (!Number.isInteger(bits) || bits < 1 || bits > 32)
     throw new LowbitError("E_FORMAT", `defineInt bits: expected an integer in 1..32, got ${bits}. Choose the width of one code.`);
+  if (signed === undefined) throw new LowbitError("E_FORMAT", "defineInt signed: expected true or false, got nothing. Say which it is.");
   if (narrow && (!signed || bits < 2))
     throw new LowbitError(
       "E_FORMAT",

@@ -1,7 +1,9 @@
 // Opaque formats: blocks given by their bytes alone (ggml blocks, outlier-victim pairs). The definer supplies how one block is written and
 // read; sizes, shapes and bad values are checked here once.
 import { isA, plainBytes } from "../core/check.ts";
+import { NAME } from "../core/codec.ts";
 import { LowbitError } from "../core/errors.ts";
+import { CALL, NUMBER, RECORD, checkFields } from "../core/fields.ts";
 import type { NumberFormat, OpaqueFormat } from "../core/types.ts";
 import { float32 } from "../float32.ts";
 import { defineBlock } from "./block.ts";
@@ -84,7 +86,22 @@ export const opaqueByName = (name: unknown): OpaqueFormat | undefined => defined
  * @throws LowbitError E_FORMAT for sizes that are no positive integers
  */
 export function defineOpaque(options: OpaqueOptions): OpaqueFormat {
+  checkFields("defineOpaque", options, {
+    blockSize: NUMBER,
+    blockBytes: NUMBER,
+    gguf: NUMBER,
+    encodeBlock: CALL,
+    decodeBlock: CALL,
+    planes: RECORD,
+  });
   const { name, blockSize, blockBytes, encodeBlock, planes } = options;
+  if (name !== undefined && !NAME.test(name))
+    throw new LowbitError(
+      "E_FORMAT",
+      `defineOpaque name: expected lower case letters, digits and _, got "${name.slice(0, 40)}". Rename the format.`,
+    );
+  if (name === undefined || encodeBlock === undefined)
+    throw new LowbitError("E_FORMAT", "defineOpaque: expected a name and encodeBlock, got none. Say how a block is written.");
   for (const [what, n] of Object.entries({ blockSize, blockBytes }))
     if (!Number.isSafeInteger(n) || n < 1)
       throw new LowbitError("E_FORMAT", `${name} ${what}: expected a positive integer, got ${n}. Give the size of one block.`);

@@ -4,6 +4,7 @@
 // between them, which is not the arithmetic mean where exponent bits are cut off. Nothing rounds to 0 or NaR; Infinity and NaN become NaR.
 import { makeCodec } from "../core/codec.ts";
 import { LowbitError } from "../core/errors.ts";
+import { NUMBER, checkFields } from "../core/fields.ts";
 import { exponentOf } from "../core/round.ts";
 import { nanCode, pickCode, type Ends } from "../core/table.ts";
 import type { EncodeDefaults, EncodeOptions, Field, NumberFormat } from "../core/types.ts";
@@ -46,6 +47,7 @@ function positiveValue(word: number, bits: number, es: number): number {
  * @example definePosit({ bits: 6, es: 1 }).limits.max // 256
  */
 export function definePosit(options: PositOptions): NumberFormat {
+  checkFields("definePosit", options, { bits: NUMBER, es: NUMBER });
   const { bits, es } = options;
   if (!Number.isInteger(bits) || bits < 2 || bits > 32)
     throw new LowbitError("E_FORMAT", `definePosit bits: expected an integer in 2..32, got ${bits}. Choose the width of one code.`);

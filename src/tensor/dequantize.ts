@@ -1,4 +1,5 @@
 // dequantize: the values of a packed tensor, by the loops of formats/core/packed.ts or, with a backend, by its kernels; the numbers are the same.
+import { isA } from "../../formats/core/check.ts";
 import { dequantize as plain, dequantizeRows, elementOf, rowScales } from "../../formats/core/packed.ts";
 import type { PackedTensor } from "../../formats/core/types.ts";
 import type { BulkCodec } from "../backends/types.ts";
@@ -20,6 +21,7 @@ const PANEL = 1 << 18;
 export function dequantize(w: PackedTensor, options?: DequantizeOptions & { readonly dtype?: "float32" }): Float32Array<ArrayBuffer>;
 export function dequantize(w: PackedTensor, options: DequantizeOptions & { readonly dtype: "float64" }): Float64Array<ArrayBuffer>;
 export function dequantize(w: PackedTensor, options: DequantizeOptions = {}): Float32Array<ArrayBuffer> | Float64Array<ArrayBuffer> {
+  checkArguments(w, options);
   const { backend, dtype } = options;
   if (dtype === "float64") return plain(w, { dtype });
   if (backend === undefined || (dtype ?? "float32") !== "float32") return plain(w, { ...(dtype === undefined ? {} : { dtype }) });
@@ -32,6 +34,22 @@ export function dequantize(w: PackedTensor, options: DequantizeOptions = {}): Fl
     decode(row, count, out.subarray(row * k, (row + count) * k));
   }
   return out;
+}
+
+/** @throws TypeError for what is no packed tensor, or no options */
+function checkArguments(w: PackedTensor, options: DequantizeOptions): void {
+  if (typeof w !== "object" || w === null || typeof w.format !== "object" || !Number.isSafeInteger(w.rows) || !ArrayBuffer.isView(w.codes))
+    throw new TypeError(`dequantize: expected a packed tensor, got ${isA(w)}. Make one with quantize or fromBytes.`);
+  if (typeof options !== "object" || options === null || Array.isArray(options))
+    throw new TypeError(`dequantize options: expected an object of dtype and backend, got ${isA(options)}.`);
+  const unknown = Object.keys(options).find((key) => key !== "dtype" && key !== "backend");
+  if (unknown !== undefined)
+    throw new TypeError(`dequantize options: expected dtype and backend, got ${unknown.slice(0, 40)}. Is it misspelt?`);
+  const { dtype, backend } = options;
+  if (dtype !== undefined && dtype !== "float32" && dtype !== "float64")
+    throw new TypeError(`dequantize dtype: expected "float32" or "float64", got ${String(dtype)}. Leave it out for float32.`);
+  if (backend !== undefined && typeof (backend as { codec?: { range?: unknown } } | null)?.codec?.range !== "function")
+    throw new TypeError("dequantize backend: expected a backend that converts in bulk, got none. Pass await wasm(), or leave it out.");
 }
 
 /** Decodes rows [row, row + count) as values [count, k] into out. */

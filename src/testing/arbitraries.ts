@@ -3,9 +3,11 @@
 import * as fc from "fast-check";
 import { nextDown, nextUp } from "../../formats/core/round.ts";
 import type { NumberFormat } from "../../formats/core/types.ts";
+import { checkScalar } from "./law.ts";
 
 /** Any code of a format. */
 export function arbitraryCode(format: NumberFormat): fc.Arbitrary<number> {
+  checkScalar("arbitraryCode", format);
   return fc.integer({ min: 0, max: 2 ** format.bits - 1 });
 }
 
@@ -33,6 +35,7 @@ function arbitraryTie(format: NumberFormat): fc.Arbitrary<number> {
  * @param options specials: also NaN, infinities and -0 (default false)
  */
 export function arbitraryValue(format: NumberFormat, options: { specials?: boolean } = {}): fc.Arbitrary<number> {
+  checkScalar("arbitraryValue", format);
   const { max, min, minPositive } = format.limits;
   const small = Number.isNaN(minPositive) ? 1 : minPositive;
   const reach = Math.min(Math.max(Math.abs(max), Math.abs(min)) * 2, Number.MAX_VALUE);
@@ -75,6 +78,8 @@ export function arbitraryValue(format: NumberFormat, options: { specials?: boole
  * @param options nonFinite: one value is NaN or infinite (default false)
  */
 export function arbitraryBlock(length: number, options: { nonFinite?: boolean } = {}): fc.Arbitrary<Float32Array> {
+  if (!Number.isSafeInteger(length) || length < 1)
+    throw new RangeError(`arbitraryBlock length: expected a positive integer, got ${String(length)}.`);
   const unit = fc.double({ min: -1, max: 1, noNaN: true });
   // The sum of four is bell-shaped enough, and shrinks to zero.
   const bell = fc

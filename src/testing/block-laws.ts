@@ -1,4 +1,5 @@
 // The laws of block and opaque formats: what quantizing to nearest and reading back must keep, whatever the scale rule.
+import { isA } from "../../formats/core/check.ts";
 import { isLowbitError } from "../../formats/core/errors.ts";
 import { dequantize, packedSizes, unpack } from "../../formats/core/packed.ts";
 import type { BlockFormat, OpaqueFormat, PackedTensor } from "../../formats/core/types.ts";
@@ -6,7 +7,7 @@ import { fromBytes, toBytes } from "../tensor/container.ts";
 import { quantize } from "../tensor/quantize/index.ts";
 import { tensor, transpose } from "../tensor/tensor.ts";
 import { arbitraryBlock, arbitraryMatrix } from "./arbitraries.ts";
-import { fact, law, type Law, type LawOptions, type Violation } from "./law.ts";
+import { checkLawOptions, fact, law, type Law, type LawOptions, type Violation } from "./law.ts";
 
 interface Matrix {
   readonly data: Float32Array;
@@ -26,6 +27,9 @@ const blockSize = (format: BlockFormat | OpaqueFormat): number => {
  * @example for (const { name, check } of blockLaws(myBlockFormat)) test(name, check)
  */
 export function blockLaws(format: BlockFormat | OpaqueFormat, options: LawOptions = {}): readonly Law[] {
+  if (typeof format !== "object" || format === null || (format.kind !== "block" && format.kind !== "opaque"))
+    throw new TypeError(`blockLaws: expected a block or opaque format, got ${isA(format)}. Scalar formats have formatLaws.`);
+  checkLawOptions("blockLaws", options);
   const size = blockSize(format);
   const runs = { runs: 40, ...options };
   const whole = format.kind === "opaque" || format.tail === "error";

@@ -8,7 +8,7 @@ import { isLowbitError } from "../../formats/core/errors.ts";
 import type { EncodeOptions, NumberFormat } from "../../formats/core/types.ts";
 import { defineFormat } from "../../formats/define/index.ts";
 import { arbitraryCode, arbitraryValue } from "./arbitraries.ts";
-import { fact, law, showCode, showDouble, type Law, type LawOptions, type Violation } from "./law.ts";
+import { checkLawOptions, checkScalar, fact, law, showCode, showDouble, type Law, type LawOptions, type Violation } from "./law.ts";
 
 const SATURATE: EncodeOptions = { overflow: "saturate" };
 
@@ -17,6 +17,8 @@ const SATURATE: EncodeOptions = { overflow: "saturate" };
  * @example for (const { name, check } of formatLaws(myFormat)) test(name, check)
  */
 export function formatLaws(format: NumberFormat, options: LawOptions = {}): readonly Law[] {
+  checkScalar("formatLaws", format);
+  checkLawOptions("formatLaws", options);
   const { bits, limits } = format;
   const size = 2 ** bits;
   const small = bits <= 10;

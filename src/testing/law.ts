@@ -1,6 +1,7 @@
 // What a law is, and how a broken one is reported: the smallest counterexample that fast-check finds, with the rule, the value, its bits, what was
 // expected and what was found.
 import * as fc from "fast-check";
+import { isA } from "../../formats/core/check.ts";
 import { hexCode } from "../../formats/core/explain.ts";
 import type { NumberFormat } from "../../formats/core/types.ts";
 
@@ -23,6 +24,21 @@ export interface LawOptions {
   readonly runs?: number;
   /** Seed of the random inputs; default 1, so that a run can be repeated. */
   readonly seed?: number;
+}
+
+/** What the laws and arbitraries are about. @throws TypeError for anything else than a scalar format */
+export function checkScalar(what: string, format: NumberFormat): void {
+  if (typeof format !== "object" || format === null || typeof format.encode !== "function" || !Number.isInteger(format.bits))
+    throw new TypeError(`${what}: expected a scalar format, got ${isA(format)}. Make one with the builders of lowbit/formats.`);
+}
+
+/** @throws TypeError for options that are none */
+export function checkLawOptions(what: string, options: LawOptions): void {
+  if (typeof options !== "object" || options === null || Array.isArray(options))
+    throw new TypeError(`${what} options: expected an object of runs and seed, got ${isA(options)}.`);
+  for (const [key, value] of Object.entries(options))
+    if ((key !== "runs" && key !== "seed") || !(value === undefined || Number.isSafeInteger(value)))
+      throw new TypeError(`${what} options: expected whole numbers runs and seed, got ${key.slice(0, 40)}: ${String(value)}.`);
 }
 
 /** "0.3 (binary64 3fd3333333333333)". */

@@ -11,6 +11,8 @@ import {
   type NumberFormat,
   type OpaqueFormat,
 } from "../../formats/index.ts";
+import * as define from "../../formats/define/index.ts";
+import * as laws from "../../src/testing/index.ts";
 import { dequantize, fromBytes, quantize, tensor, toBytes } from "../../src/index.ts";
 
 const scalars = ["int4", "float4_e2m1fn", "float8_e4m3fn", "posit8_es2", "nf4", "bfloat16", "float32", "posit32_es2"].map(
@@ -41,6 +43,105 @@ test("definitions refuse specials and default policies that do not exist", () =>
   expect(() => defineFloat({ ...base, specials: "fn", defaults: { overflow: "x" as never } })).toThrow(
     expect.objectContaining({ code: "E_FORMAT" }),
   );
+});
+
+const nothing: unknown[] = ["4", null, NaN, 1.5, 1n, [4], {}, true];
+const int4 = format("int4") as NumberFormat;
+const float16 = format("float16") as NumberFormat;
+const block = { element: int4, scales: [{ format: float16, span: 32 }] };
+/** Sound options of each builder, and the fields that take none of `nothing` but the types named. */
+const builders: Record<string, [sound: object, fields: Record<string, string[]>]> = {
+  defineInt: [
+    { bits: 5, signed: true },
+    { bits: [], signed: ["boolean"], narrow: ["boolean"], name: [], aliases: [] },
+  ],
+  defineFloat: [
+    { name: "m", exponentBits: 3, mantissaBits: 2, specials: "fn" },
+    { name: [], exponentBits: [], bias: [], specials: [], signed: ["boolean"], subnormals: ["boolean"], padding: [], defaults: ["object"] },
+  ],
+  definePosit: [
+    { bits: 8, es: 1 },
+    { bits: [], es: [], name: [], aliases: [] },
+  ],
+  defineBipolarInt: [{ bits: 3 }, { bits: [], name: [] }],
+  defineFixed: [
+    { bits: 8, fraction: 4 },
+    { bits: [], fraction: [], narrow: ["boolean"] },
+  ],
+  defineCodebook: [
+    { name: "c", values: [-1, 0, 1, 2] },
+    { name: [], values: [], bits: [], thresholds: [], defaults: ["object"] },
+  ],
+  defineOpaque: [
+    { name: "o", spec: "", blockSize: 4, blockBytes: 4, encodeBlock: () => undefined, decodeBlock: () => undefined },
+    { name: [], blockSize: [], blockBytes: [], encodeBlock: [], decodeBlock: [] },
+  ],
+  defineBlock: [
+    block,
+    { element: [], scales: [], offset: [], scaleRule: [], rangeRule: [], tail: [], nonFinite: [], name: [], aliases: [] },
+  ],
+};
+const E_FORMAT = expect.objectContaining({ code: "E_FORMAT", message: expect.stringMatching(/expected [^]+, got /) });
+
+test.each(Object.keys(builders))("%s refuses fields of other types, misspelt fields and no options", (name) => {
+  const [sound, fields] = builders[name];
+  const build = (define as unknown as Record<string, (options: unknown) => unknown>)[name];
+  build(sound);
+  build({ ...sound, aliases: ["other"], spec: undefined });
+  for (const [field, types] of Object.entries(fields))
+    for (const value of nothing) {
+      const kind = Array.isArray(value) || value === null ? "none" : typeof value;
+      if (types.includes(kind)) continue;
+      expect(() => build({ ...sound, [field]: value }), `${field}: ${String(value)}`).toThrow(E_FORMAT);
+    }
+  expect(() => build({ ...sound, nmae: "x" })).toThrow(/got nmae/);
+  for (const options of [null, "x", 4, [sound]]) expect(() => build(options)).toThrow(E_FORMAT);
+});
+
+test("levels of blocks and defaults of elements are looked at too", () => {
+  for (const value of nothing) {
+    expect(() => define.defineBlock({ ...block, scales: [value as never] })).toThrow(E_FORMAT);
+    expect(() => define.defineBlock({ ...block, scales: [{ format: value as never, span: 32 }] })).toThrow(E_FORMAT);
+    expect(() => define.defineBlock({ ...block, scales: [{ format: float16, span: value as never }] })).toThrow(E_FORMAT);
+    expect(() => define.defineBlock({ ...block, offset: { role: value as never, levels: block.scales } })).toThrow(E_FORMAT);
+  }
+  const base = { name: "mine", exponentBits: 3, mantissaBits: 2, specials: "fn" } as const;
+  expect(() => defineFloat({ ...base, defaults: { overflw: "saturate" } as never })).toThrow(E_FORMAT);
+});
+
+test("quantize, dequantize, laws and arbitraries refuse what is none of their arguments", () => {
+  const t = tensor(new Float32Array(64), [2, 32]);
+  const f = format("int4_b32") as never;
+  const w = quantize(t, f);
+  const none = expect.objectContaining({ name: "TypeError", message: expect.stringMatching(/expected [^]+, got /) });
+  for (const value of nothing) {
+    for (const option of ["scalerule", "nan", "seed"]) expect(() => quantize(t, f, { [option]: value } as never)).toThrow(none);
+    for (const option of ["into", "codec"]) expect(() => dequantize(w, { [option]: value } as never)).toThrow(none);
+    expect(() => dequantize(value as never)).toThrow(none);
+    for (const option of ["backend", "dtype"]) expect(() => dequantize(w, { [option]: value } as never)).toThrow(none);
+    for (const use of [laws.formatLaws, laws.blockLaws, laws.arbitraryValue, laws.arbitraryCode] as ((x: never) => unknown)[])
+      expect(() => use(value as never)).toThrow(none);
+    expect(() => laws.formatLaws(int4, { run: value } as never)).toThrow(none);
+    if (typeof value !== "object") expect(() => dequantize(w, value as never)).toThrow(none);
+  }
+  expect(() => quantize(t, f, { scaleRule: null } as never)).toThrow(none);
+  expect(() => laws.arbitraryBlock(1.5)).toThrow(RangeError);
+});
+
+test("loops over arrays make no checks of each element", () => {
+  // Their policies are looked at once: an object that counts says so.
+  let reads = 0;
+  const options = {
+    get rounding() {
+      reads++;
+      return "stochastic" as const;
+    },
+    random: () => 0.5,
+  };
+  encodeArray(format("posit32_es2") as NumberFormat, new Float32Array(16), undefined, options);
+  const once = reads;
+  encodeArray(format("posit32_es2") as NumberFormat, new Float32Array(1016), undefined, options);
+  expect(reads - 2 * once).toBeLessThan(1.5 * 1000);
 });
 
 test("tensors refuse shapes and strides that are none", () => {

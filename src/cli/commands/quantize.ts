@@ -283,9 +283,15 @@ function advice(report: QuantizeReport, verified: VerifyReport, layers: readonly
     .sort((a, b) => a.sqnrDb! - b.sqnrDb!)
     .slice(0, 5);
   const types = [...new Set(report.layers.filter((layer) => layer.format !== null).map((layer) => layer.opType))];
+  // Where the models part first the harm is done; without figures of layers, where the weights lost most.
+  const harmful = (layers ?? []).find((layer) => layer.sqnrDb < verified.minSqnrDb && types.includes(layer.opType)) ?? worst.at(0);
+  const others = types.filter((type) => type !== harmful?.opType);
+  const eightBits = /8$/.test(report.dtype);
   const tries = [
-    ...(types.length > 1 ? [`--op-types ${types.includes("MatMul") ? "MatMul" : types[0]}`] : []),
-    ...(report.dtype !== "q4" && report.dtype !== "fp16" && !perChannel ? ["--per-channel"] : []),
+    ...(others.length > 0 ? [`--op-types ${others.join(",")}`] : []),
+    ...(eightBits && !perChannel ? ["--per-channel"] : []),
+    ...(eightBits ? ["--static uint8 with --calibrate DATA", "a weight-only dtype (q4)"] : []),
+    `--target-sqnr ${Math.max(20, Math.ceil(verified.minSqnrDb))}`,
     "--exclude NAME",
   ];
   return [

@@ -5,7 +5,7 @@ import { TensorProto_DataType as T } from "../file/gen/onnx_pb.ts";
 import { checkAborted, pause } from "../file/files.ts";
 import { dataTypeName } from "../file/types.ts";
 import type { Scratch } from "../file/values.ts";
-import { readFloats, tensorBytes } from "../file/values.ts";
+import { ARRAY_MAX, readFloats, tensorBytes } from "../file/values.ts";
 import { buildScopes, inferTypes, sortNodes } from "../graph/graph.ts";
 import type { Layer } from "../layers.ts";
 import type { LayerReport } from "../options.ts";
@@ -65,7 +65,7 @@ export async function convertFp16(
   return weighted.map((layer): LayerReport => {
     const { tensor } = layer.weight!;
     const figure = figures.get(tensor);
-    const reason = reasons.get(layer.node) ?? (figure === undefined ? staysReason(tensor) : undefined);
+    const reason = reasons.get(layer.node) ?? (figure === undefined ? staysReason(tensor, layer.bytes) : undefined);
     if (reason !== undefined || figure === undefined) return leftAlone(layer, reason!);
     const owner = owners.get(tensor);
     if (owner === undefined) owners.set(tensor, layer.name);
@@ -96,10 +96,10 @@ const leftAlone = (layer: Layer, reason: string): LayerReport => ({
 });
 
 /** Why a weight was not converted although its node was. */
-function staysReason(tensor: TensorProto): string {
+function staysReason(tensor: TensorProto, bytes: number): string {
   if (tensor.dataType === T.FLOAT16) return "the weight is float16 already";
   if (tensor.dataType !== T.FLOAT) return `fp16 converts float weights, and this one is ${dataTypeName(tensor.dataType)}`;
-  return "the weight passes 2 GiB";
+  return bytes > ARRAY_MAX ? "the weight passes 2 GiB" : "the weight is sparse: only dense constants become float16";
 }
 
 async function convertConstants(

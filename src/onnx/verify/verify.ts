@@ -177,6 +177,8 @@ function checkNames(a: RuntimeSession, b: RuntimeSession): void {
  * where the models' inputs or outputs differ in name or shape, or the second model crashes the runtime
  */
 export async function verifyModels(a: string | Uint8Array, b: string | Uint8Array, options: VerifyOptions = {}): Promise<VerifyReport> {
+  if (typeof options !== "object" || options === null)
+    throw new TypeError(`verifyModels options: expected an object, got ${options === null ? "null" : `a ${typeof options}`}.`);
   const samples = options.samples ?? 4;
   if (!Number.isInteger(samples) || samples < 1) throw new RangeError(`samples: expected a positive integer, got ${samples}`);
   if (Array.isArray(options.inputs) && options.inputs.length === 0)

@@ -102,6 +102,8 @@ function plainLevels(m: MatrixView, grid: SpanGrid, format: BlockFormat, policy:
 /** The scale, as a real number, and the zero point of every block. */
 function blockParams(format: BlockFormat, policy: Policy, stats: CellStats): { wanted: Float64Array; zeroPoint: Float64Array } {
   const { element, offset, scales } = format;
+  // With further levels an all-zero block must not set them: its scale is zero there.
+  const several = scales.length > 1 || offset?.role === "mean";
   const params = affineRule({
     element,
     rangeRule: policy.rangeRule,
@@ -109,9 +111,8 @@ function blockParams(format: BlockFormat, policy: Policy, stats: CellStats): { w
     steps: policy.steps === "exact" || policy.steps === "onnx" ? policy.steps : "nbits",
     reduceRange: policy.reduceRange,
     tiny: scales[0].format.limits.minNormal,
+    ...(several ? {} : { leastNormal: scales[0].format.limits.minNormal }),
   });
-  // With further levels an all-zero block must not set them: its scale is zero there.
-  const several = scales.length > 1 || offset?.role === "mean";
   const { min, max } = stats;
   const wanted = new Float64Array(min.length);
   const zeroPoint = new Float64Array(min.length);

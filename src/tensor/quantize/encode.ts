@@ -109,8 +109,8 @@ function bulkEncoder(codec: BulkCodec, element: NumberFormat, policy: Policy, ce
       for (let b = 0; b < grid.gridK; b++, i++) {
         const s = scale[cell0 + b];
         const p = s !== s || float32 === undefined ? s : float32[cell0 + b];
-        // NaN stands for a block that its scale makes NaN
-        if (p !== p && s === s) return false;
+        // NaN stands for a block that its scale makes NaN; zero is a block of zeros, whose quotients are none
+        if ((p !== p && s === s) || (s === 0 && float32 === undefined)) return false;
         panelScale[i] = p;
         if (panelZero !== null) panelZero[i] = zeroPoint[cell0 + b];
       }

@@ -48,6 +48,8 @@ const CHOICES: readonly (readonly [keyof QuantizeOptions, readonly string[]])[] 
   ["rounding", ["halfEven", "halfExpand", "halfTrunc", "halfCeil", "halfFloor", "trunc", "expand", "ceil", "floor", "stochastic"]],
 ];
 
+const KNOWN: ReadonlySet<string> = new Set(["scaleRule", "reduceRange", "random", "backend", ...CHOICES.map(([name]) => name)]);
+
 /** @throws TypeError for options that are none */
 export function checkOptions(given: object): void {
   const options = given as QuantizeOptions;
@@ -55,6 +57,12 @@ export function checkOptions(given: object): void {
     throw new TypeError(
       `quantize options: expected an object of options or a quantizer, got ${options === null ? "null" : typeof options}.`,
     );
+  if ("quantizeWeight" in options) return; // a quantizer, which has fields of its own
+  for (const [name, value] of Object.entries(options)) {
+    if (!KNOWN.has(name))
+      throw new TypeError(`quantize options: expected ${[...KNOWN].join(", ")}, got ${name.slice(0, 40)}. Is it misspelt?`);
+    if (value === null) throw new TypeError(`quantize ${name}: expected a value, got null. Leave it out for the default.`);
+  }
   for (const [name, choices] of CHOICES) {
     const choice = options[name];
     if (choice !== undefined && !choices.includes(choice as string))

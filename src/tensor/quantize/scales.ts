@@ -39,6 +39,8 @@ export interface AffineRule {
   readonly reduceRange?: boolean;
   /** `onnx`: a smaller scale counts as zero; default the smallest normal float32. */
   readonly tiny?: number;
+  /** `exact`: the smallest normal number of the scale format, where it has one level. */
+  readonly leastNormal?: number;
 }
 
 const fr = Math.fround;
@@ -103,18 +105,19 @@ function middle(rule: AffineRule): number {
 }
 
 /**
- * The rule of a format's blocks, block by block. An all-zero block gets scale 1 (`exact`, `onnx`), so that no scale is ever zero.
+ * The rule of a format's blocks, block by block. An all-zero block gets scale 1 (`exact`, `onnx`), or 0 where the element has no zero.
  * @throws LowbitError E_FORMAT for the range rule "minmax" without zero points
  */
 export function affineRule(rule: AffineRule): (s: BlockStats) => AffineParams {
   const { steps, element, tiny = FLT_MIN } = rule;
   const { min: qmin, max: qmax } = element.limits;
+  const zeroBlock = element.limits.hasZero ? 1 : 0;
   if (!rule.zeroPoint || isSymmetric(rule.rangeRule)) {
     const zeroPoint = middle(rule);
     return (s) => {
       const scale = symmetricScale(s, rule);
       if (steps === "nbits") return { scale: fr(scale), zeroPoint };
-      if (steps === "exact") return { scale: scale === 0 ? 1 : scale, zeroPoint };
+      if (steps === "exact") return { scale: scale === 0 ? zeroBlock : normalScale(scale, s, rule), zeroPoint };
       if (scale < tiny && (rule.rangeRule !== "ort" || scale === 0)) return { scale: 1, zeroPoint: 0 };
       return { scale, zeroPoint };
     };
@@ -133,6 +136,15 @@ export function affineRule(rule: AffineRule): (s: BlockStats) => AffineParams {
     if (scale === 0 || (steps === "onnx" && scale < tiny)) return { scale: 1, zeroPoint: clamp(0) };
     return { scale, zeroPoint: clamp(roundEven(lo - min / scale)) };
   };
+}
+
+/**
+ * A scale below the normal numbers of its format has few bits. An element of wide range (bfloat16) needs no such scale: it holds the block as well
+ * under the smallest normal one, and 24 bits below its largest value are still normal.
+ */
+function normalScale(scale: number, { min, max }: BlockStats, { element, leastNormal = 0 }: AffineRule): number {
+  if (scale >= leastNormal || element.kind !== "float") return scale;
+  return Math.max(-min, max) / leastNormal >= element.limits.minNormal * 2 ** 24 ? leastNormal : scale;
 }
 
 /** A float32 step, but for one that overflows: a range of twice the largest float32 has a scale all the same. */

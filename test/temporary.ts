@@ -1,0 +1,17 @@
+// Tests get a temporary folder of their own, which goes with the run. What they leave in it is a fault: files of the runtime's own (mat-debug-*.log)
+// and of tools are not ours.
+import { mkdtempSync, readdirSync, realpathSync, rmSync } from "node:fs";
+import { tmpdir } from "node:os";
+import { join } from "node:path";
+
+export default function setup(): () => void {
+  const folder = realpathSync(mkdtempSync(join(tmpdir(), "lowbit-tests-")));
+  for (const name of ["TMPDIR", "TEMP", "TMP"]) process.env[name] = folder;
+  return () => {
+    const left = readdirSync(folder).filter((name) => name.startsWith("lowbit"));
+    rmSync(folder, { recursive: true, force: true });
+    if (left.length === 0) return;
+    console.error(`TEMPORARY FILES: the tests left ${left.length} behind: ${left.slice(0, 10).join(", ")}`);
+    process.exitCode = 1;
+  };
+}
