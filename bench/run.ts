@@ -1,11 +1,12 @@
 // npm run bench -- gemv|gemm|fwht|codec|lut|bitplane|cold|load|webgpu [--json] [--seconds S] [--quick]: best and median of interleaved rounds, ratios to roofs and peers of the same process.
-// npm run bench -- accuracy-gptq|accuracy-ocr [case ...]: quantized models on data that calibration never saw, beside their bounds.
+// npm run bench -- accuracy-gptq|accuracy-ocr|accuracy-static [case ...]: quantized models on data that calibration never saw, beside their bounds.
 // --quick leaves the slowest peers out. Use Node 24 for the figures of relaxed SIMD: `npx -p node@24 npm run bench -- gemv`.
 import { parseArgs } from "node:util";
 import { machine } from "./measure.ts";
 
 const accuracy: Record<string, (args: string[]) => Promise<void>> = {
   "accuracy-ocr": async () => (await import("./accuracy-ocr.ts")).accuracyOcr(),
+  "accuracy-static": async (args) => (await import("./accuracy-static.ts")).accuracyStatic(args),
   "accuracy-gptq": async (args) => (await import("./accuracy-gptq.ts")).accuracyGptq(args),
 };
 const [first = "", ...others] = process.argv.slice(2);

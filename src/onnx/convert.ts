@@ -78,7 +78,7 @@ export async function convertModel(model: OnnxModel, options: QuantizeOptions): 
 }
 
 /** The rewrites before: they keep the function of the float model. */
-async function runPasses(model: OnnxModel, options: QuantizeOptions, notes: string[]): Promise<void> {
+export async function runPasses(model: OnnxModel, options: QuantizeOptions, notes: string[]): Promise<void> {
   if (options.passes === undefined) return;
   const { calibration, calibrate, signal } = options;
   // read once: an iterable may be usable once only
@@ -147,7 +147,7 @@ async function algorithmWeights(
 }
 
 /** The dtype's second half: floats that are left become float16. Reports of layers come from here only where nothing else made them. */
-async function convertFloats(
+export async function convertFloats(
   model: OnnxModel,
   options: QuantizeOptions,
   notes: string[],

@@ -25,6 +25,9 @@ export type FormatChoice = string | Format | FormatDefinition;
 /** A quantizer by name, with options, or a function of the layer. */
 export type AlgorithmChoice = Algorithm;
 
+/** Types of activations in static quantization. */
+export type ActivationChoice = ActivationType | "mixed";
+
 /** What holds for the layers that `match`; the first rule that matches a layer counts. */
 export interface LayerRule {
   readonly match: NamePattern;
@@ -61,12 +64,22 @@ export interface QuantizeOptions {
   requantize?: boolean;
   /** Rewrites of the model before its weights are quantized, which keep its function: fold-norm, rotate, smooth, awq, equalize, fold-batchnorm, bias-correction. */
   passes?: readonly PassRequest[];
-  /** Static quantization: activations too are integers, with ranges from calibration. Without dtype or format: 8-bit weights by output channel. */
-  activations?: ActivationType;
-  /** Static: how ranges follow from calibration: minMax (default), percentile, entropy, mse. */
+  /**
+   * Static quantization: activations too are integers, with ranges from calibration. mixed: uint8, and uint16 where 8 bits would lose too much.
+   * Weights have 8 bits by output channel unless a format says otherwise, fitted to the calibration data (GPTQ) unless an algorithm does.
+   * dtype fp16 beside it: what is left of floats becomes float16.
+   */
+  activations?: ActivationChoice;
+  /** Static: types of single values, by name. */
+  activationTypes?: Readonly<Record<string, ActivationType>>;
+  /** Static: zero points in the middle of the codes; default false. */
+  symmetricActivations?: boolean;
+  /** Static: how ranges of 8-bit activations follow from calibration: mse (default), minMax, percentile, entropy. 16 bits take all values in. */
   observer?: RangeObserver;
-  /** Static: quantize outputs of convolutions and Gemm too, as integer kernels need it; default true. */
-  outputs?: boolean;
+  /** Static: "qdq" (default), pairs of QuantizeLinear and DequantizeLinear; or "qoperator", operators on integers (QLinearConv ...). */
+  outputs?: "qdq" | "qoperator";
+  /** Static: round only what quantized operators read, not what they give: nearer to the float model, but convolutions compute in float. Default false. */
+  inputsOnly?: boolean;
   /** Formats by layer within this many stored bits per weight, chosen on calibration data. */
   budget?: { readonly bitsPerWeight: number; readonly candidates?: readonly string[] };
   /** Leave layers out, or raise them to 8 bits, worst first, until the model's outputs reach this many dB on calibration data held out. */
@@ -192,6 +205,8 @@ export interface OptionRow {
     readonly help: string;
     readonly multiple?: boolean;
     readonly short?: string;
+    /** Another name for it. */
+    readonly alias?: string;
   };
 }
 
@@ -203,6 +218,10 @@ const isFormat = (value: unknown): boolean => isText(value) || (isObject(value) 
 const isClamp = (value: unknown): boolean =>
   Array.isArray(value) && value.length === 2 && value[0] >= 0 && value[0] < value[1] && value[1] <= 65504;
 const isAlgorithm = (value: unknown): boolean => isText(value) || typeof value === "function" || (isObject(value) && isText(value.name));
+
+const isActivation = (value: unknown): boolean => ["int8", "uint8", "int16", "uint16"].includes(value as string);
+const OBSERVERS = ["minMax", "movingAverage", "percentile", "entropy", "mse"];
+const isObserver = (value: unknown): boolean => OBSERVERS.includes((isObject(value) ? value.method : value) as string);
 
 const isBudget = (v: unknown): boolean =>
   isObject(v) &&
@@ -290,13 +309,25 @@ export const OPTIONS: readonly OptionRow[] = [
       },
     },
   ),
-  text("activations", "int8, uint8, int16 or uint16", (v) => ["int8", "uint8", "int16", "uint16"].includes(v as string), {
-    flag: { name: "static", value: "TYPE", help: "quantize activations too, with ranges from --calibrate: uint8, int8, uint16, int16" },
+  text("activations", "int8, uint8, int16, uint16 or mixed", (v) => v === "mixed" || isActivation(v), {
+    flag: {
+      name: "static",
+      alias: "activations",
+      value: "TYPE",
+      help: "quantize activations too, with ranges from --calibrate: uint8, int8, uint16, int16, mixed",
+    },
   }),
-  text("observer", "minMax, percentile, entropy or mse", (v) => isText(v) || (isObject(v) && isText(v.method)), {
-    flag: { name: "observer", value: "NAME", help: "with --static: ranges by minMax (default), percentile, entropy, mse" },
+  text("activationTypes", "an object of types by the name of a value", (v) => isObject(v) && Object.values(v).every(isActivation), {
+    flag: { name: "activation-types", value: "MAP", help: "with --static: types of single values, as NAME=TYPE,NAME=TYPE" },
   }),
-  text("outputs", "true or false", (v) => typeof v === "boolean"),
+  flag("symmetricActivations", "with --static: zero points in the middle of the codes"),
+  text("observer", "minMax, movingAverage, percentile, entropy or mse", isObserver, {
+    flag: { name: "observer", value: "NAME", help: "with --static: ranges by mse (default), minMax, percentile, entropy" },
+  }),
+  text("outputs", "qdq or qoperator", (v) => v === "qdq" || v === "qoperator", {
+    flag: { name: "outputs", value: "FORM", help: "with --static: qdq (default), or qoperator (QLinearConv, QLinearMatMul ...)" },
+  }),
+  flag("inputsOnly", "with --static: only what layers read; nearer to the float model, slower convolutions"),
   text("budget", "{ bitsPerWeight, candidates }", isBudget),
   text("targetSqnr", "a number of decibels", (v) => typeof v === "number" && Number.isFinite(v), {
     flag: {
@@ -371,7 +402,8 @@ export function checkOptions(options: QuantizeModelOptions): void {
     throw typeof value === "string" || typeof value === "number" ? new RangeError(message) : new TypeError(message);
   }
   const chooses = options.activations !== undefined || options.budget !== undefined;
-  if (options.dtype !== undefined && chooses)
+  const halves = options.dtype === "fp16" && options.budget === undefined;
+  if (options.dtype !== undefined && chooses && !halves)
     throw new TypeError(`dtype: expected none beside ${options.budget === undefined ? "activations" : "budget"}, got ${options.dtype}`);
   if (options.dtype !== undefined && options.format !== undefined)
     throw new TypeError('dtype, format: expected one of them, got both. Say what to make, e.g. dtype "q4".');

@@ -58,14 +58,14 @@ async function runPlan(model: OnnxModel, options: QuantizeOptions): Promise<Conv
 
 /** One conversion: static where activations are quantized, else by layers. */
 function convertOnce(model: OnnxModel, options: QuantizeOptions): Promise<ConvertResult> {
-  const { activations, observer, outputs, ...rest } = options;
-  if (activations === undefined) return convertModel(model, rest);
+  if (options.activations === undefined) return convertModel(model, options);
   if (options.calibration === undefined)
     throw new LowbitError(
       "E_CALIBRATION",
       "activations: expected calibration data for their ranges, got none. Give them with calibration (--calibrate).",
     );
-  return staticQuantize(model, options.calibration, { ...rest, activations, ...pick({ observer, outputs }) });
+  const { calibration, target: _, ...rest } = options;
+  return staticQuantize(model, calibration, rest);
 }
 
 /** Formats within a budget of bits as rules; layers without one stay. */

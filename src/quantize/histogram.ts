@@ -13,6 +13,8 @@ export interface Histogram {
   readonly max: number;
   readonly count: number;
   add(value: number): void;
+  /** All of a batch of finite numbers, as `add` one by one. */
+  addAll(values: ArrayLike<number>): void;
   /** Counts over [-amax, amax] in `bins` equal bins. */
   counts(bins: number): Float64Array;
 }
@@ -30,7 +32,33 @@ export function histogram(bins: number, firstLimit: number): Histogram {
     }
     width *= 2;
   };
+  const addAll = (values: ArrayLike<number>): void => {
+    let [low, high] = [min, max];
+    for (let i = 0; i < values.length; i++) {
+      const v = values[i];
+      if (v < low) low = v;
+      if (v > high) high = v;
+    }
+    const limit = Math.max(Math.abs(low), Math.abs(high));
+    if (width === 0 && limit > 0) {
+      width = limit / half;
+      fine[half] += zeros;
+    }
+    count += values.length;
+    [min, max] = [low, high];
+    if (width === 0) {
+      zeros += values.length;
+      return;
+    }
+    while (limit > width * half) grow();
+    const last = 2 * half - 1;
+    for (let i = 0; i < values.length; i++) {
+      const at = Math.floor(values[i] / width) + half;
+      fine[at < 0 ? 0 : at > last ? last : at]++;
+    }
+  };
   return {
+    addAll,
     get amax() {
       return count === 0 ? 0 : Math.max(Math.abs(min), Math.abs(max));
     },
@@ -189,6 +217,16 @@ function gridError(counts: Float64Array, amax: number, min: number, max: number,
     error += counts[i] * d * d;
   }
   return error;
+}
+
+/** Share of a histogram's energy that codes of `bits` over a range leave as noise. */
+export function gridNoise(h: Histogram, bins: number, bits: number, { min, max }: { readonly min: number; readonly max: number }): number {
+  const counts = h.counts(bins);
+  const width = (2 * h.amax) / bins;
+  let energy = 0;
+  for (let i = 0; i < bins; i++) energy += counts[i] * (-h.amax + (i + 0.5) * width) ** 2;
+  const noise = gridError(counts, h.amax, Math.min(0, min), Math.max(0, max), 2 ** bits);
+  return energy === 0 || noise === 0 ? 0 : noise / energy;
 }
 
 /** The range (zero inside) of least squared error for codes of `bits`: both ends shrink together first, then each alone. */

@@ -4,7 +4,7 @@
 import { LowbitError } from "../../formats/core/errors.ts";
 import type { NumberFormat } from "../../formats/core/types.ts";
 import { affineRule, type AffineParams } from "../tensor/quantize/scales.ts";
-import { entropyThreshold, histogram, mseRange, percentileRange, percentileThreshold, type Histogram } from "./histogram.ts";
+import { entropyThreshold, gridNoise, histogram, mseRange, percentileRange, percentileThreshold, type Histogram } from "./histogram.ts";
 
 export interface ObserverOptions {
   readonly method: "minMax" | "movingAverage" | "percentile" | "entropy" | "mse";
@@ -24,6 +24,8 @@ export interface ObserverOptions {
   readonly bits?: number;
   /** Largest magnitude expected: makes histogram edges exact in a second pass. */
   readonly limit?: number;
+  /** Keep a histogram also for methods that need none, for `noise`; default false. */
+  readonly histogram?: boolean;
   /** Name of the tensor for messages. */
   readonly name?: string;
 }
@@ -39,6 +41,11 @@ export interface Observer {
   observe(x: Float32Array | Float64Array, options?: { readonly mask?: ArrayLike<number> }): void;
   /** @throws LowbitError E_CALIBRATION before any value */
   ranges(): ObservedRanges;
+  /**
+   * By group, the power of what rounding to codes of `bits` (at most 8) over the ranges loses, over the power of the values.
+   * @throws LowbitError E_UNSUPPORTED without a histogram
+   */
+  noise(bits: number): Float64Array<ArrayBuffer>;
   /** Scale and zero point per group for an integer format: with zero points for unsigned formats, symmetric for signed ones. */
   params(format: NumberFormat): AffineParams[];
 }
@@ -58,17 +65,24 @@ export function observer(k: number, options: ObserverOptions): Observer {
     quantizedBins: 128,
     bits: 8,
     limit: 0,
+    histogram: false,
     ...options,
   };
   check(k, o);
   const at = o.name === undefined ? "" : ` of "${o.name}"`;
   const { granularity: g } = o;
   const block = typeof g === "object" ? g.block : 1;
-  const needsHistogram = o.method === "percentile" || o.method === "entropy" || o.method === "mse";
+  const needsHistogram = o.method === "percentile" || o.method === "entropy" || o.method === "mse" || o.histogram;
   let groups = g === "tensor" ? 1 : g === "channel" ? k : g === "token" ? 0 : Math.ceil(k / block);
   const ranges: { min: number; max: number; average: { min: number; max: number } | null }[] = [];
   const histograms: Histogram[] = [];
   const groupOf = (t: number, j: number) => (g === "tensor" ? 0 : g === "channel" ? j : g === "token" ? t : Math.floor(j / block));
+
+  const notFinite = (value: number, i: number) =>
+    new LowbitError(
+      "E_CALIBRATION",
+      `observer${at}: expected finite numbers, got ${value} in channel ${i % k} of token ${Math.floor(i / k)}. Mask the token, or find the operator that overflows.`,
+    );
 
   const observe: Observer["observe"] = (x, { mask } = {}) => {
     const tokens = x.length / k;
@@ -82,20 +96,27 @@ export function observer(k: number, options: ObserverOptions): Observer {
       groups = tokens;
     }
     const batch = Array.from({ length: groups }, () => ({ min: Infinity, max: -Infinity }));
-    for (let t = 0; t < tokens; t++) {
-      if (mask && !mask[t]) continue;
-      for (let j = 0; j < k; j++) {
-        const v = x[t * k + j];
-        if (!Number.isFinite(v))
-          throw new LowbitError(
-            "E_CALIBRATION",
-            `observer${at}: expected finite numbers, got ${v} in channel ${j} of token ${t}. Mask the token, or find the operator that overflows.`,
-          );
-        const b = batch[groupOf(t, j)];
+    // one range for everything: no group has to be looked up for each number
+    const single = groups === 1 && !mask;
+    if (single) {
+      const b = batch[0];
+      for (let i = 0; i < x.length; i++) {
+        const v = x[i];
+        if (!Number.isFinite(v)) throw notFinite(v, i);
         if (v < b.min) b.min = v;
         if (v > b.max) b.max = v;
       }
-    }
+    } else
+      for (let t = 0; t < tokens; t++) {
+        if (mask && !mask[t]) continue;
+        for (let j = 0; j < k; j++) {
+          const v = x[t * k + j];
+          if (!Number.isFinite(v)) throw notFinite(v, t * k + j);
+          const b = batch[groupOf(t, j)];
+          if (v < b.min) b.min = v;
+          if (v > b.max) b.max = v;
+        }
+      }
     batch.forEach((b, i) => {
       if (b.min > b.max) return;
       const r = (ranges[i] ??= { min: Infinity, max: -Infinity, average: null });
@@ -107,7 +128,8 @@ export function observer(k: number, options: ObserverOptions): Observer {
       if (needsHistogram) histograms[i] ??= histogram(o.bins, Math.max(o.limit, Math.abs(b.min), Math.abs(b.max)));
     });
     if (!needsHistogram) return;
-    for (let t = 0; t < tokens; t++) if (!mask || mask[t]) for (let j = 0; j < k; j++) histograms[groupOf(t, j)].add(x[t * k + j]);
+    if (single && histograms[0] !== undefined) histograms[0].addAll(x);
+    else for (let t = 0; t < tokens; t++) if (!mask || mask[t]) for (let j = 0; j < k; j++) histograms[groupOf(t, j)].add(x[t * k + j]);
   };
 
   const rangeOf = (i: number): { min: number; max: number } => {
@@ -143,6 +165,15 @@ export function observer(k: number, options: ObserverOptions): Observer {
   return {
     observe,
     ranges: observed,
+    noise(bits) {
+      if (!needsHistogram)
+        throw new LowbitError(
+          "E_UNSUPPORTED",
+          `observer noise${at}: expected a histogram, got ${o.method} without one. Set histogram: true.`,
+        );
+      const { min, max } = observed();
+      return Float64Array.from(min, (lo, i) => gridNoise(histograms[i], o.bins, bits, { min: lo, max: max[i] }));
+    },
     params(format) {
       if (format.kind !== "int")
         throw new LowbitError("E_UNSUPPORTED", `observer params: expected an integer format, got ${format.name}. Read ranges() instead.`);

@@ -110,6 +110,10 @@ const ints = (name: string, list: number[]) => raw(name, [list.length], BigInt64
 describe("operators", () => {
   const cases: Record<string, [NodeProto[], TensorProto[]?, number?]> = {
     Conv: [[node("Conv", ["t", "w1"], ["y"], { pads: { ints: [1, 1, 1, 1] } })], [raw("w1", [6, 4, 3, 3], weights(216))]],
+    ConvTranspose: [
+      [node("ConvTranspose", ["t", "w1", "b1"], ["y"], { strides: { ints: [2, 2] } })],
+      [raw("w1", [4, 3, 2, 2], weights(48)), raw("b1", [3], weights(3, 5))],
+    ],
     MatMul: [[node("MatMul", ["t", "w1"], ["y"])], [raw("w1", [8, 5], weights(40))]],
     Add: [[node("Add", ["t", "x"], ["y"])]],
     Mul: [[node("Mul", ["t", "x"], ["y"])]],
@@ -145,6 +149,70 @@ describe("operators", () => {
       const after = await agrees(proto, SHAPE, { activations, opTypes: ["Conv", type] }, activations === "uint16" ? 35 : 25);
       expect(after.filter((op) => op === "QuantizeLinear").length).toBeGreaterThan(1);
     }
+  });
+  /** Those that onnxruntime has on integers; the others stay between pairs. */
+  const onIntegers: Record<string, string> = {
+    Conv: "QLinearConv",
+    MatMul: "QLinearMatMul",
+    Add: "QLinearAdd",
+    Mul: "QLinearMul",
+    Concat: "QLinearConcat",
+    Sigmoid: "QLinearSigmoid",
+    AveragePool: "QLinearAveragePool",
+    GlobalAveragePool: "QLinearGlobalAveragePool",
+    Softmax: "QLinearSoftmax",
+  };
+  it.each(Object.keys(cases))("%s as an operator on integers", async (type) => {
+    const [nodes, initializer, rank] = cases[type];
+    for (const activations of ["uint8", "int8"] as const) {
+      const options = { activations, outputs: "qoperator" as const, opTypes: ["Conv", type] };
+      const after = await agrees(around(nodes, initializer, rank), SHAPE, options, 23);
+      const made = onIntegers[type];
+      if (made !== undefined) expect(after).toContain(made);
+      if (made !== undefined) expect(after.filter((op) => op === type)).toEqual([]);
+      // moving codes needs no pair around it
+      if (["MaxPool", "Reshape", "Transpose", "Resize"].includes(type))
+        expect(after.indexOf(type)).toBeLessThan(after.indexOf("DequantizeLinear"));
+    }
+  });
+  it("Gemm and a Relu behind it become one operator on integers; 16 bits are refused there", async () => {
+    const proto = model(
+      graph({
+        input: [value("x", T.FLOAT, ["n", 16])],
+        output: [value("y", T.FLOAT, ["n", 6])],
+        initializer: [raw("w", [6, 16], weights(96)), raw("b", [6], weights(6, 2))],
+        node: [node("Gemm", ["x", "w", "b"], ["h"], { transB: 1n }), node("Relu", ["h"], ["y"])],
+      }),
+    );
+    const after = await agrees(proto, [3, 16], { outputs: "qoperator" }, 30);
+    expect(after).toEqual(["QuantizeLinear", "QGemm", "DequantizeLinear"]);
+    const wide = staticQuantize(readModelBytes(encode(proto)), feeds([3, 16]), { outputs: "qoperator", activations: "uint16" });
+    await expect(wide).rejects.toThrow(/expected uint8 or int8 with outputs "qoperator"/);
+  });
+  it("types of single values, and what is left in float16", async () => {
+    const proto = around([node("MatMul", ["t", "w1"], ["m"]), node("Softplus", ["m"], ["y"])], [raw("w1", [8, 5], weights(40))]);
+    const after = await agrees(proto, SHAPE, { activationTypes: { t: "uint16" } }, 30);
+    expect(after.filter((op) => op === "QuantizeLinear")).toHaveLength(2);
+    const quantized = readModelBytes(encode(proto));
+    await staticQuantize(quantized, feeds(SHAPE), { activations: "mixed", dtype: "fp16" });
+    const types = new Set(quantized.proto.graph!.initializer.map(({ dataType }) => dataType));
+    expect(types.has(T.UINT8)).toBe(true);
+    const [want, got] = [await run(encode(proto), SHAPE, "all"), await run(writeModelBytes(quantized), SHAPE, "all")];
+    expect(decibels(want, got)).toBeGreaterThan(25);
+    expect(quantized.proto.graph!.node.some(({ opType }) => opType === "Cast")).toBe(true);
+    const unknown = staticQuantize(readModelBytes(encode(proto)), feeds(SHAPE), { activationTypes: { u: "uint8" } });
+    await expect(unknown).rejects.toThrow(/activationTypes: expected values that are quantized, got "u"/);
+  });
+  it("a rule that keeps a layer keeps its inputs too, and says so", async () => {
+    const proto = around([node("MatMul", ["t", "w1"], ["y"], {}, "head")], [raw("w1", [8, 5], weights(40))]);
+    const quantized = readModelBytes(encode(proto));
+    const { layers } = await staticQuantize(quantized, feeds(SHAPE), { rules: [{ match: "head", keep: true }] });
+    expect(layers.map(({ name, reason }) => [name, reason])).toEqual([
+      ["conv0", undefined],
+      ["head", "kept by the rule head"],
+    ]);
+    const { node: nodes } = quantized.proto.graph!;
+    expect(nodes.filter(({ opType }) => opType === "QuantizeLinear")).toHaveLength(2);
   });
   it("Gemm with a bias; outputs keep their names; opset 21 has 16 bits in the standard", async () => {
     const proto = model(
@@ -188,7 +256,7 @@ describe("a real model", () => {
     try {
       for (const observer of ["minMax", "percentile", "mse"] as const) {
         const quantized = readModelBytes(new Uint8Array(file("fashion_cnn.onnx")));
-        await staticQuantize(quantized, data, { observer });
+        await staticQuantize(quantized, data, { observer, algorithm: "rtn" });
         const path = join(folder, `${observer}.onnx`);
         writeFileSync(path, writeModelBytes(quantized));
         expect(await fashionAccuracy(path)).toBeGreaterThanOrEqual(0.925);

@@ -26,7 +26,9 @@ const flagName = (name: string): string =>
   name === "symmetric" ? "--symmetric or --asymmetric" : `--${FLAGS.find(({ option }) => option.name === name)?.flag.name ?? name}`;
 
 const flagSpecs = Object.fromEntries(
-  FLAGS.map(({ flag }) => [
+  FLAGS.flatMap(({ flag }) =>
+    flag.alias === undefined ? [flag] : [flag, { ...flag, name: flag.alias, help: `the same as --${flag.name}` }],
+  ).map((flag) => [
     flag.name,
     {
       help: flag.help,
@@ -76,6 +78,8 @@ function valueOf(args: ParsedArgs, { option, flag }: (typeof FLAGS)[number]): un
   if (flag.multiple) return args.all(flag.name);
   const text = args.text(flag.name)!;
   if (flag.value === "LIST") return listOf(text);
+  if (flag.value === "MAP")
+    return Object.fromEntries(listOf(text).map((pair) => [pair.slice(0, pair.lastIndexOf("=")), pair.slice(pair.lastIndexOf("=") + 1)]));
   const number = Number(text);
   if (text.trim() !== "" && option.accepts(number)) return number;
   return option.accepts(text) || !option.accepts(text.toLowerCase()) ? text : text.toLowerCase();
@@ -85,7 +89,10 @@ function valueOf(args: ParsedArgs, { option, flag }: (typeof FLAGS)[number]): un
 function givenOptions(args: ParsedArgs): Record<string, unknown> {
   if (args.flag("symmetric") && args.flag("asymmetric")) throw usageError("--symmetric and --asymmetric: expected one of them, got both.");
   const options: Record<string, unknown> = {};
-  for (const entry of FLAGS) {
+  const spellings = FLAGS.flatMap(({ option, flag }) =>
+    [flag.name, flag.alias ?? []].flat().map((name) => ({ option, flag: { ...flag, name } })),
+  );
+  for (const entry of spellings) {
     if (!args.flag(entry.flag.name)) continue;
     const value = valueOf(args, entry);
     if (Array.isArray(value) && value.length === 0) throw usageError(`--${entry.flag.name}: expected ${entry.option.expected}, got none.`);

@@ -109,6 +109,20 @@ export function withScaleFormat(format: BlockFormat, scale: NumberFormat): Block
   });
 }
 
+/** The same format with scales and zero points for other parts of a weight. */
+export function withSpan(format: BlockFormat, span: Span): BlockFormat {
+  const { element, scales, offset, scaleRule, rangeRule, tail, nonFinite } = format;
+  return defineBlock({
+    element,
+    scales: [{ format: scales[0].format, span }],
+    ...(offset === undefined ? {} : { offset: { ...offset, levels: [{ format: offset.levels[0].format, span }] } }),
+    scaleRule,
+    rangeRule,
+    tail,
+    nonFinite,
+  });
+}
+
 /**
  * The operands for a packed tensor [rows, k].
  * @param half write float16 scales where the format has none of its own type

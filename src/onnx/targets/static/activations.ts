@@ -1,8 +1,7 @@
 // Writes QuantizeLinear and DequantizeLinear pairs around the operators that are quantized (QDQ): a pair stands for a value once, and every
 // quantized node reads the same; nodes that are not quantized go on reading the float value where it is still there.
 import type { NodeProto, TensorProto } from "../../file/gen/onnx_pb.ts";
-import { create } from "@bufbuild/protobuf";
-import { OperatorSetIdProtoSchema, TensorProto_DataType as T } from "../../file/gen/onnx_pb.ts";
+import { TensorProto_DataType as T } from "../../file/gen/onnx_pb.ts";
 import type { OnnxModel } from "../../file/model.ts";
 import { makeTensor, tensorDims } from "../../file/model.ts";
 import { readFloats } from "../../file/values.ts";
@@ -13,7 +12,6 @@ import {
   buildScopes,
   collectNames,
   intAttribute,
-  isDefaultDomain,
   makeNode,
   nodeName,
   opsetVersion,
@@ -21,20 +19,19 @@ import {
   resolveConstant,
   sortNodes,
 } from "../../graph/graph.ts";
+import { importMicrosoft, MICROSOFT } from "./domain.ts";
 import { FUSED_BEHIND, STATIC_OPERATORS, type StaticOperator } from "./operators.ts";
 import type { ActivationParameters, ActivationType, CodeRange, ValueRange } from "./parameters.ts";
 import { ACTIVATION_TYPES, activationParameters, biasCodes } from "./parameters.ts";
 
 /** What static quantization knows before weights are written. */
 export interface ActivationPlan {
-  readonly type: ActivationType;
   readonly symmetric: boolean;
-  /** Names of outputs of the nodes to quantize. */
-  readonly nodes: ReadonlySet<string>;
+  /** The nodes to quantize, and those of them whose output is quantized too. */
+  readonly nodes: ReadonlySet<NodeProto>;
+  readonly outputs: ReadonlySet<NodeProto>;
   readonly ranges: ReadonlyMap<string, ValueRange>;
-  /** Are outputs quantized too where a kernel wants it? Else inputs only: slower with convolutions, nearer to the float model. */
-  readonly outputs: boolean;
-  /** Types of single values that are not `type`, by name. */
+  /** Types of values, by name. */
   readonly types: ReadonlyMap<string, ActivationType>;
 }
 
@@ -64,14 +61,10 @@ interface Writer {
   readonly notes: string[];
 }
 
-const MICROSOFT = "com.microsoft";
-
 /** 16-bit codes are in the standard from opset 21; before, onnxruntime has them in its own domain. */
 function domainOf(writer: Writer, type: CodeRange): { domain?: string } {
   if (type.bits === 8 || opsetVersion(writer.model) >= 21) return {};
-  const { opsetImport } = writer.model.proto;
-  if (!opsetImport.some(({ domain }) => domain === MICROSOFT))
-    opsetImport.push(create(OperatorSetIdProtoSchema, { domain: MICROSOFT, version: 1n }));
+  importMicrosoft(writer.model);
   return { domain: MICROSOFT };
 }
 
@@ -86,7 +79,7 @@ function pairOf(writer: Writer, value: string): string | undefined {
   const range = writer.plan.ranges.get(value);
   if (range === undefined) return undefined;
   const { model, scope, names, plan } = writer;
-  const type = ACTIVATION_TYPES.get(plan.types.get(value) ?? plan.type)!;
+  const type = ACTIVATION_TYPES.get(plan.types.get(value) ?? "uint8")!;
   const parameters = activationParameters(range, type, plan.symmetric);
   const scale = makeTensor(model, names.take(`${value}_scale`), T.FLOAT, [], new Uint8Array(Float32Array.of(parameters.scale).buffer));
   const zero = makeTensor(model, names.take(`${value}_zero_point`), type.onnx, [], codeBytes(parameters.zeroPoint, type));
@@ -177,11 +170,9 @@ export function writeActivations(model: OnnxModel, plan: ActivationPlan, notes: 
   const readers = findReaders(scopes).get(scope)!;
   const late = new Map<NodeProto | null, NodeProto[]>();
   const writer: Writer = { model, scope, names: collectNames(scopes), plan, parameters: new Map(), pairs: new Map(), late, notes };
-  const nodes = scope.graph.node.filter(
-    (node) => isDefaultDomain(node) && STATIC_OPERATORS.has(node.opType) && plan.nodes.has(node.output[0]),
-  );
+  const nodes = scope.graph.node.filter((node) => plan.nodes.has(node));
   const biases = new Set<string>();
-  const outputs = plan.outputs ? nodes.map((node) => ({ node, value: outputValue(readers, node) })) : [];
+  const outputs = nodes.filter((node) => plan.outputs.has(node)).map((node) => outputValue(readers, node));
   for (const node of nodes) {
     const operator = STATIC_OPERATORS.get(node.opType)!;
     for (const value of quantizedInputs(scope, node, operator)) {
@@ -192,7 +183,7 @@ export function writeActivations(model: OnnxModel, plan: ActivationPlan, notes: 
     if (operator.bias !== undefined) biases.add(node.input[operator.bias] ?? "");
     quantizeBias(writer, node, operator);
   }
-  for (const { node, value } of outputs) if (STATIC_OPERATORS.get(node.opType)!.output !== "float") outputPair(writer, readers, value);
+  for (const value of outputs) outputPair(writer, readers, value);
   scope.graph.node = [...(late.get(null) ?? []), ...scope.graph.node.flatMap((node) => [node, ...(late.get(node) ?? [])])];
   const after = buildScopes(model);
   removeUnused(after, biases);
