@@ -57,6 +57,7 @@ function zeroOf({ model, scope, names }: Work, codes: string, scale: string): st
   const count = dims.reduce((a, b) => a * b, 1);
   const tensor = makeTensor(model, names.take(`${codes}_zero_point`), type, dims, new Uint8Array(count * (type === T.INT32 ? 4 : 1)));
   scope.graph.initializer.push(tensor);
+  scope.initializers.set(tensor.name, tensor);
   return tensor.name;
 }
 
