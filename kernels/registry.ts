@@ -5,9 +5,17 @@ import { lookupKernels } from "./wasm/lookup/variants.ts";
 import { floatKernels } from "./wasm/float/variants.ts";
 import { convertKernels } from "./wasm/convert/variants.ts";
 import { nnKernels } from "./wasm/nn/variants.ts";
+import { searchKernels } from "./wasm/search/variants.ts";
 import type { KernelFamily } from "./variants.ts";
 
 export type { KernelFamily, KernelVariant, ShaderFamily, ShaderVariant } from "./variants.ts";
 export { shaderFamilies } from "./wgsl/variants.ts";
 
-export const kernelFamilies: readonly KernelFamily[] = [...dotKernels, ...lookupKernels, ...floatKernels, ...convertKernels, ...nnKernels];
+export const kernelFamilies: readonly KernelFamily[] = [
+  ...dotKernels,
+  ...lookupKernels,
+  ...floatKernels,
+  ...convertKernels,
+  ...nnKernels,
+  ...searchKernels,
+];

@@ -27,6 +27,7 @@ export function entries(): { subpath: string; source: string; out: string }[] {
     ["./quantize", "src/quantize/index", "quantize"],
     ["./onnx", "src/onnx/index", "onnx"],
     ["./runtime", "src/runtime/index", "runtime"],
+    ["./search", "src/search/index", "search"],
     ["./testing", "src/testing/index", "testing"],
     ["./webgpu", "src/backends/webgpu/backend", "webgpu"],
     ["./interop", "src/interop/index", "interop"],

@@ -23,9 +23,18 @@ const layers: readonly { name: string; owns: (path: string) => boolean; sees: re
   { name: "interop", owns: (p) => p.startsWith("src/interop/"), sees: ["formats", "kernels", "backends", "tensor"] },
   { name: "testing", owns: (p) => p.startsWith("src/testing/"), sees: ["formats", "tensor"] },
   { name: "quantize", owns: (p) => p.startsWith("src/quantize/"), sees: ["formats", "kernels", "backends", "tensor"] },
+  {
+    name: "search",
+    owns: (p) => p.startsWith("src/search/"),
+    sees: ["formats", "kernels", "backends", "tensor", "quantize"],
+  },
   { name: "onnx", owns: (p) => p.startsWith("src/onnx/"), sees: ["formats", "kernels", "backends", "tensor", "quantize"] },
   { name: "runtime", owns: (p) => p.startsWith("src/runtime/"), sees: ["formats", "kernels", "backends", "tensor", "quantize", "onnx"] },
-  { name: "cli", owns: (p) => p.startsWith("src/cli/"), sees: ["formats", "kernels", "backends", "tensor", "quantize", "onnx", "interop"] },
+  {
+    name: "cli",
+    owns: (p) => p.startsWith("src/cli/"),
+    sees: ["formats", "kernels", "backends", "tensor", "quantize", "onnx", "interop", "search"],
+  },
   { name: "index", owns: (p) => p === "src/index.ts", sees: ["formats", "kernels", "backends", "tensor", "quantize"] },
 ];
 const layerOf = (path: string) => layers.find((l) => l.owns(path));

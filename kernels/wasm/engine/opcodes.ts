@@ -18,11 +18,11 @@ const scalar: Record<string, number> = {
   "f32.eq": 0x5b, "f32.ne": 0x5c, "f32.lt": 0x5d, "f32.gt": 0x5e, "f32.le": 0x5f, "f32.ge": 0x60,
   "i32.clz": 0x67, "i32.ctz": 0x68, "i32.popcnt": 0x69, "i32.add": 0x6a, "i32.sub": 0x6b, "i32.mul": 0x6c, "i32.div_u": 0x6e,
   "i32.rem_u": 0x70, "i32.and": 0x71, "i32.or": 0x72, "i32.xor": 0x73, "i32.shl": 0x74, "i32.shr_s": 0x75, "i32.shr_u": 0x76,
-  "i64.add": 0x7c, "i64.or": 0x84, "i64.shl": 0x86, "i64.shr_u": 0x88, "i64.extend_i32_u": 0xad,
+  "i64.lt_u": 0x54, "i64.gt_u": 0x56, "i64.popcnt": 0x7b, "i64.add": 0x7c, "i64.or": 0x84, "i64.xor": 0x85, "i64.shl": 0x86, "i64.shr_u": 0x88, "i64.extend_i32_u": 0xad,
   "f32.abs": 0x8b, "f32.neg": 0x8c, "f32.sqrt": 0x91, "f32.add": 0x92, "f32.sub": 0x93, "f32.mul": 0x94, "f32.div": 0x95, "f32.min": 0x96, "f32.max": 0x97,
-  "i32.trunc_f32_s": 0xa8, "f32.convert_i32_s": 0xb2, "f32.convert_i32_u": 0xb3, "f32.demote_f64": 0xb6, "f64.promote_f32": 0xbb,
+  "i32.wrap_i64": 0xa7, "i32.trunc_f32_s": 0xa8, "f32.convert_i32_s": 0xb2, "f32.convert_i32_u": 0xb3, "f32.demote_f64": 0xb6, "f64.promote_f32": 0xbb,
   "i32.reinterpret_f32": 0xbc, "f32.reinterpret_i32": 0xbe,
-  "f64.add": 0xa0, "f64.mul": 0xa2, "select": 0x1b, "drop": 0x1a, "return": 0x0f, "unreachable": 0x00,
+  "f64.add": 0xa0, "f64.mul": 0xa2, "f64.div": 0xa3, "select": 0x1b, "drop": 0x1a, "return": 0x0f, "unreachable": 0x00,
 }; // prettier-ignore
 
 /** name: [opcode, log2 alignment] */

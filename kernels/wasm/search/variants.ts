@@ -1,0 +1,76 @@
+// Kernels of vector search: the lines of the registry (kernels/registry.ts) and the variants of each spec.
+import type { KernelFamily, KernelVariant } from "../../variants.ts";
+import { pack, packModule } from "./pack.ts";
+import { rank, rankModule } from "./rank.ts";
+import { scan, scanModule, type ScanSpec } from "./scan.ts";
+
+function* scanVariants(): Iterable<KernelVariant> {
+  const variant = (spec: Omit<ScanSpec, "shared">): KernelVariant => {
+    const what = spec.kind === "dot" ? `w${spec.bits}${spec.table === null ? "" : "t"}${spec.doubled ? "doubled" : ""}x${spec.planes}` : "";
+    const relaxed = spec.kind === "dot" && spec.style !== "simd";
+    return {
+      name: `${spec.kind}_scan_${what}_${spec.vectors}${spec.offset ? "_offset" : ""}__${relaxed ? "wasmrelaxedsimd" : "wasmsimd"}_${spec.style}`,
+      relaxed,
+      build: () => scanModule({ ...spec, shared: false }),
+    };
+  };
+  const table = Array.from({ length: 16 }, (_, i) => 2 * i);
+  for (const offset of [false, true])
+    for (const vectors of [1, 3, 24, 200]) {
+      const base = { planes: 1, table: null, doubled: false, most: 0, offset, vectors, stride: 16 * vectors } as const;
+      yield variant({ ...base, kind: "float", style: "simd", bits: 32 });
+      yield variant({ ...base, kind: "hamming", style: "simd", bits: 1, doubled: true });
+      for (const style of ["dot", "madd16", "simd"] as const)
+        for (const planes of [1, 2] as const) {
+          for (const bits of [1, 2, 4, 8] as const)
+            for (const doubled of [false, true])
+              yield variant({ ...base, kind: "dot", style, planes, bits, doubled, most: bits === 8 ? 128 : 2 ** bits - 1 });
+          yield variant({ ...base, kind: "dot", style, planes, bits: 4, table, most: 30 });
+        }
+    }
+}
+
+function* searchPackVariants(): Iterable<KernelVariant> {
+  for (const bits of [1, 4, 8] as const)
+    for (const flip of [0, 0x88])
+      yield {
+        name: `f32_row_pack_w${bits}${flip === 0 ? "" : "flipped"}__wasmsimd`,
+        relaxed: false,
+        build: () => packModule({ bits, max: 2 ** (bits - 1) - 1, flip, shared: false }),
+      };
+}
+
+function* searchRankVariants(): Iterable<KernelVariant> {
+  yield { name: "rank_merge__wasmsimd", relaxed: false, build: () => rankModule({ rescore: null, shared: false }) };
+  for (const offset of [false, true])
+    for (const flip of [0, 128])
+      yield {
+        name: `rank_w8${flip === 0 ? "" : "flipped"}${offset ? "_offset" : ""}__wasmsimd`,
+        relaxed: false,
+        build: () => rankModule({ rescore: { flip, vectors: 24, stride: 384, offset }, shared: false }),
+      };
+}
+
+export const searchKernels: readonly KernelFamily[] = [
+  {
+    name: "scan",
+    computes: "packed vectors x queries -> the best scores, by dot products, differing bits or float32",
+    file: "kernels/wasm/search/scan.ts",
+    families: [scan],
+    variants: scanVariants,
+  },
+  {
+    name: "search-pack",
+    computes: "float32 rows -> 8-bit or 4-bit integers with a scale a row, or signs",
+    file: "kernels/wasm/search/pack.ts",
+    families: [pack],
+    variants: searchPackVariants,
+  },
+  {
+    name: "search-rank",
+    computes: "lists of the best of all threads -> one, scored again by int8 rows x float32 queries",
+    file: "kernels/wasm/search/rank.ts",
+    families: [rank],
+    variants: searchRankVariants,
+  },
+];

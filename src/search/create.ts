@@ -1,0 +1,303 @@
+// An index: ids, one or two stages of packed rows, and the search through them.
+import { LowbitError } from "../../formats/core/errors.ts";
+import type { Format, PackedTensor } from "../../formats/core/types.ts";
+import { wasmSync } from "../backends/wasm/backend.ts";
+import { engineMemory, type EngineMemory } from "../backends/wasm/memory.ts";
+import { engineRows, type EngineRows } from "./engine-rows.ts";
+import { makeIds } from "./ids.ts";
+import { operandsOf } from "./operands.ts";
+import { checkCandidates, checkIndexOptions, checkVectors, isPlain, type Checked } from "./options.ts";
+import { packedRows } from "./packed-rows.ts";
+import { fitProjection, projector, type Projector } from "./projection.ts";
+import { indexBytes, type Stages } from "./save.ts";
+import type { Candidates, Fit, IndexOptions, Metric, Projection, ScanStore, SearchOptions, SearchResult } from "./types.ts";
+
+export interface SearchIndex {
+  readonly dims: number;
+  readonly metric: Metric;
+  /** Vectors in it. */
+  readonly size: number;
+  /** Bytes that it holds, all stages with ids, scales and norms; of rows in "float32" also the caller's own array. */
+  readonly bytes: number;
+  /** The formats of its stages. */
+  readonly formats: readonly Format[];
+  readonly projection: Projection | null;
+  /** The nearest vectors. @throws LowbitError E_SHAPE for a query of another length, E_VALUE for one that is not finite, E_DISPOSED; RangeError for k that is no natural number */
+  search(query: Float32Array | readonly number[], options?: SearchOptions): SearchResult;
+  /** The same for queries [m, dims]: faster than one by one, with the same results. */
+  searchMany(queries: Float32Array, options?: SearchOptions): SearchResult[];
+  /** Adds one vector, or vectors [ids.length, dims]. @throws LowbitError E_VALUE for an id that is there, E_SHAPE */
+  add(id: number | ArrayLike<number>, vectors: Float32Array | readonly number[]): void;
+  /** Removes a vector; false where there is none of that id. Its place is given back when the index is saved and read again. */
+  remove(id: number): boolean;
+  has(id: number): boolean;
+  /** The index as a file: see `indexFromBytes`. */
+  toBytes(): Uint8Array<ArrayBuffer>;
+  /** Frees its memory. Safe to call twice. */
+  dispose(): void;
+  [Symbol.dispose](): void;
+}
+
+/** Candidates beyond k of a search with one stage: as many approximate scores as may be out of order. */
+const MARGIN = 32;
+const insides = new WeakMap<object, Stages>();
+/** What an index is made of. @throws TypeError for what is none */
+export function stagesOf(index: object): Stages {
+  const found = insides.get(index);
+  if (found === undefined) throw new TypeError("search index: expected one that createIndex made.");
+  return found;
+}
+
+/**
+ * Makes an index of vectors [n, dims]; `null` or an empty array for an empty one.
+ * @throws LowbitError E_SHAPE, E_VALUE for numbers that are not finite, E_FORMAT_UNKNOWN, E_DEVICE; TypeError and RangeError for options that are none
+ * @example const index = createIndex(vectors, { dims: 384, precision: "int8" }); index.search(query, { k: 10 })
+ */
+export function createIndex(vectors: Float32Array | null, options: IndexOptions): SearchIndex {
+  const checked = checkIndexOptions(options);
+  const x = checkVectors("createIndex vectors", vectors ?? new Float32Array(0), checked.dims);
+  const rows = x.length / checked.dims;
+  const { ids } = options;
+  if (ids !== undefined && ids.length !== rows)
+    throw new LowbitError("E_SHAPE", `createIndex ids: expected ${rows}, one for each vector, got ${ids.length}.`);
+  const projection =
+    checked.fit === null ? null : "from" in checked.fit ? checked.fit : fitProjection(x, checked.dims, checked.fit as Fit, checked.metric);
+  const index = emptyIndex(checked, projection, options.backend);
+  try {
+    if (rows > 0)
+      index.fill(
+        x,
+        Uint32Array.from(ids ?? { length: rows }, (id: number | undefined, i) => id ?? i),
+        ids !== undefined,
+      );
+  } catch (error) {
+    index.dispose();
+    throw error;
+  }
+  return index;
+}
+
+interface Filled extends SearchIndex {
+  fill(x: Float32Array, ids: Uint32Array, check: boolean): void;
+  /** Rows of packed tensors, of each stage; `live`: the bit of each row that is there, null for all. */
+  fillPacked(stages: readonly (readonly PackedTensor[])[], ids: Uint32Array, live: Uint8Array | null): void;
+}
+
+function storeOf(memory: EngineMemory, format: Format, dims: number, metric: Metric): ScanStore {
+  const operands = operandsOf(format);
+  return operands === null ? packedRows(memory, format, dims, metric, isPlain(format)) : engineRows(memory, format, operands, dims, metric);
+}
+
+const isEngine = (store: ScanStore): store is EngineRows => "rank" in store;
+
+/** An index without vectors. */
+export function emptyIndex(checked: Checked, projection: Projection | null, backend?: object): Filled {
+  const memory = engineMemory(backend ?? wasmSync());
+  const { dims, metric } = checked;
+  if (projection !== null && projection.from !== dims)
+    throw new LowbitError("E_SHAPE", `createIndex fit: expected a projection of ${dims} dimensions, got one of ${projection.from}.`);
+  const project: Projector | null = projection === null ? null : projector(projection);
+  const ids = makeIds();
+  const first = storeOf(memory, checked.first, projection?.to ?? dims, metric);
+  const later = checked.later === null ? null : storeOf(memory, checked.later, dims, metric);
+  const stages = later === null ? [first] : [first, later];
+  let live = true;
+  const check = (): void => {
+    if (!live) throw new LowbitError("E_DISPOSED", "search index: expected a live one, got one that was disposed. Make another.");
+  };
+  const last = later ?? first;
+  const row = new Float64Array(last.dims);
+
+  /** Exact scores of candidates by the last stage, best first. */
+  const exact = (q: Float64Array, rows: Uint32Array): { row: number; id: number; score: number }[] => {
+    const all = ids.all;
+    const found = Array.from(rows, (r) => {
+      last.decode(r, row);
+      return { row: r, id: all[r], score: exactScore(q, row, metric) };
+    });
+    return found.sort((a, b) => b.score - a.score || a.id - b.id);
+  };
+  const result = (best: readonly { id: number; score: number }[]): SearchResult => ({
+    ids: Uint32Array.from(best, ({ id }) => id),
+    scores: Float64Array.from(best, ({ score }) => (metric === "euclidean" ? Math.sqrt(Math.max(0, -2 * score)) : score)),
+  });
+
+  /** One stage: a scan whose error is known, scored again without it, and wider until no other row can be among the best. */
+  const single = (queries: readonly Float64Array[], k: number, mask: Uint8Array | null): SearchResult[] => {
+    const best = new Array<SearchResult>(queries.length);
+    let open = queries.map((_, i) => i);
+    for (let want = k + MARGIN; open.length > 0; want *= 8) {
+      const few = Math.min(want, ids.rows);
+      const found = first.scan(
+        open.map((i) => queries[i]),
+        few,
+        mask,
+        true,
+      );
+      open = open.filter((i, at) => {
+        const list = exact(queries[i], found[at].rows);
+        const done = few === ids.rows || isSettled(list, k, found[at], metric, queries[i]);
+        if (done) best[i] = result(list.slice(0, k));
+        return !done;
+      });
+    }
+    return best;
+  };
+  /** Two stages. */
+  const double = (
+    shortQueries: readonly Float64Array[],
+    queries: readonly Float64Array[],
+    k: number,
+    candidates: number,
+    mask: Uint8Array | null,
+  ): SearchResult[] => {
+    const want = Math.min(Math.max(k, candidates), ids.rows);
+    if (isEngine(first) && isEngine(last) && last.rescore !== null) {
+      const from = first.scanLists(shortQueries, want, mask, false);
+      return last.rank(from, queries, Math.min(k + 8, want)).map(({ rows }, i) => result(exact(queries[i], rows).slice(0, k)));
+    }
+    return first.scan(shortQueries, want, mask, false).map(({ rows }, i) => result(exact(queries[i], rows).slice(0, k)));
+  };
+
+  const index: Filled = {
+    dims,
+    metric,
+    projection,
+    formats: stages.map(({ format }) => format),
+    get size() {
+      return ids.size;
+    },
+    get bytes() {
+      return stages.reduce((sum, s) => sum + s.bytes, ids.all.byteLength);
+    },
+    search: (query, options) => index.searchMany(oneQuery(query, dims), options)[0],
+    searchMany(queries, options = {}) {
+      check();
+      const { k = 10, filter, candidates = checked.candidates ?? Math.max(100, 10 * k) } = options;
+      if (!Number.isSafeInteger(k) || k < 0) throw new RangeError(`search k: expected a natural number, got ${String(k)}.`);
+      checkCandidates(candidates);
+      if (filter !== undefined && !(filter instanceof Uint8Array))
+        throw new TypeError("search filter: expected a Uint8Array, a bit for each id. Make it with idBitmap(ids).");
+      const x = checkVectors("search query", queries, dims);
+      const full = unitQueries(x, dims, metric);
+      if (k === 0 || ids.size === 0 || full.length === 0) return full.map(() => result([]));
+      const mask = ids.mask(filter);
+      const some = Math.min(k, ids.size);
+      const short = project === null ? full : unitQueries(project.apply(x), first.dims, metric);
+      return later === null ? single(short, some, mask) : double(short, full, some, candidates, mask);
+    },
+    add(id, vectors) {
+      check();
+      const x = checkVectors("index.add vectors", vectors, dims);
+      const list = typeof id === "number" ? [id] : id;
+      if (list.length * dims !== x.length)
+        throw new LowbitError("E_SHAPE", `index.add: expected ${list.length} vectors of ${dims} numbers, got ${x.length} numbers.`);
+      index.fill(x, ids.check(list), false);
+    },
+    fill(x, list, checkIds) {
+      const fresh = checkIds ? ids.check(list) : list;
+      const rows = fresh.length;
+      refuseBad(x, dims, fresh);
+      // the first stage of a projection in parts, so that no second copy of all vectors is made
+      const step = project === null ? rows : Math.max(1, Math.floor((1 << 22) / dims));
+      for (let r = 0; r < rows; r += step) {
+        const many = Math.min(step, rows - r);
+        const part = x.subarray(r * dims, (r + many) * dims);
+        first.append(project === null ? part : project.apply(part), many, fresh.subarray(r, r + many));
+      }
+      later?.append(x, rows, fresh);
+      ids.add(fresh);
+    },
+    fillPacked(packed, list, there) {
+      stages.forEach((stage, i) => {
+        let at = 0;
+        for (const part of packed[i]) {
+          stage.appendPacked(part, list.subarray(at, at + part.rows));
+          at += part.rows;
+        }
+      });
+      ids.add(list);
+      if (there !== null) ids.restore(there);
+    },
+    remove(id) {
+      check();
+      return ids.remove(id);
+    },
+    has: (id) => ids.has(id),
+    toBytes() {
+      check();
+      return indexBytes({ checked, ids, projection, stages });
+    },
+    dispose() {
+      if (!live) return;
+      live = false;
+      for (const stage of stages) stage.dispose();
+      project?.dispose();
+    },
+    [Symbol.dispose]: () => index.dispose(),
+  };
+  insides.set(index, { checked, ids, projection, stages });
+  return index;
+}
+
+function oneQuery(query: Float32Array | readonly number[], dims: number): Float32Array {
+  const x = Array.isArray(query) ? Float32Array.from(query as readonly number[]) : (query as Float32Array);
+  if (x?.length !== undefined && x.length !== dims)
+    throw new LowbitError("E_SHAPE", `search query: expected ${dims} numbers, got ${x.length}. Several queries at once: searchMany.`);
+  return x;
+}
+
+/** Queries as float64, of length one for cosine. @throws LowbitError E_VALUE */
+function unitQueries(x: Float32Array, dims: number, metric: Metric): Float64Array[] {
+  return Array.from({ length: x.length / dims }, (_, m) => {
+    const q = Float64Array.from(x.subarray(m * dims, (m + 1) * dims));
+    const size = Math.sqrt(q.reduce((sum, v) => sum + v * v, 0));
+    if (!(size < 1e18))
+      throw new LowbitError("E_VALUE", `search query ${m}: expected finite numbers of a norm below 1e18, got others. Repair the query.`);
+    if (metric === "cosine" && size > 0) for (let i = 0; i < dims; i++) q[i] /= size;
+    return q;
+  });
+}
+
+/** Highest best, in all metrics: euclidean as minus half the square of the distance. */
+function exactScore(q: Float64Array, x: Float64Array, metric: Metric): number {
+  let dot = 0;
+  if (metric === "euclidean") {
+    for (let i = 0; i < q.length; i++) dot += (q[i] - x[i]) * (q[i] - x[i]);
+    return -dot / 2;
+  }
+  for (let i = 0; i < q.length; i++) dot += q[i] * x[i];
+  if (metric === "dot") return dot;
+  let square = 0;
+  for (let i = 0; i < q.length; i++) square += x[i] * x[i];
+  return square > 0 ? dot / Math.sqrt(square) : 0;
+}
+
+/** Can no row outside the list belong to the best k? Scores of the scan leave out half the square of the query for euclidean. */
+function isSettled(list: readonly { score: number }[], k: number, found: Candidates, metric: Metric, q: Float64Array): boolean {
+  if (list.length < k || found.least === -Infinity) return true;
+  const shift = metric === "euclidean" ? q.reduce((sum, v) => sum + v * v, 0) / 2 : 0;
+  return list[k - 1].score + shift > found.least + found.error;
+}
+
+/** Before anything is packed, so that a refused vector changes nothing. @throws LowbitError E_VALUE */
+function refuseBad(x: Float32Array, dims: number, ids: Uint32Array): void {
+  const fours = dims - (dims % 4);
+  for (let r = 0, from = 0; from < x.length; r++, from += dims) {
+    let [a, b, c, d] = [0, 0, 0, 0];
+    let i = from;
+    for (const end = from + fours; i < end; i += 4) {
+      a += x[i] * x[i];
+      b += x[i + 1] * x[i + 1];
+      c += x[i + 2] * x[i + 2];
+      d += x[i + 3] * x[i + 3];
+    }
+    for (; i < from + dims; i++) a += x[i] * x[i];
+    if (!(a + b + c + d < MOST_SQUARE))
+      throw new LowbitError(
+        "E_VALUE",
+        `search vectors: expected finite numbers and a norm below 1e17, got others in the vector of id ${ids[r]}. Repair the data, scale it, or leave it out.`,
+      );
+  }
+}
+const MOST_SQUARE = 1e34;

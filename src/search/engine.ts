@@ -1,0 +1,105 @@
+// What stores do in the memory of a backend: states of top-k lists, runs of the scan kernel, and the lists read back.
+import { kernel } from "../../kernels/wasm/engine/family.ts";
+import { SCAN_ARGUMENTS, queryBytes, scan, type ScanArgument, type ScanSpec } from "../../kernels/wasm/search/scan.ts";
+import { RANK_ARGUMENTS, rank, type RankSpec } from "../../kernels/wasm/search/rank.ts";
+import { scoreOfKey, STATE, stateBytes, stateLimit, writeState } from "../../kernels/wasm/search/topk.ts";
+import type { EngineMemory } from "../backends/wasm/memory.ts";
+
+/** Bytes of codes of an item of work: they stay in the first cache while all queries pass over them. */
+const ITEM_BYTES = 32768;
+
+/** Lists for every thread and query, at `address`. */
+export interface Lists {
+  readonly address: number;
+  readonly bytes: number;
+  readonly queries: number;
+  readonly want: number;
+  readonly slots: number;
+}
+
+/** Empty lists of the best `want` for `queries`; `name`: of the scratch space. */
+export function lists(memory: EngineMemory, name: string, queries: number, want: number, slots: number): Lists {
+  const bytes = stateBytes(want);
+  const address = memory.scratch(name, bytes * queries * slots);
+  const words = new Int32Array(memory.buffer, address, (bytes * queries * slots) / 4);
+  for (let i = 0; i < queries * slots; i++) writeState(words, (i * bytes) / 4, want);
+  return { address, bytes, queries, want, slots };
+}
+
+/** Rows of a scan: addresses, and the number of the first of them. */
+export interface ScanRows {
+  readonly codes: number;
+  readonly factors: number;
+  readonly offsets: number;
+  readonly sums: number;
+  readonly ids: number;
+  readonly mask: number;
+  readonly rows: number;
+  readonly firstRow: number;
+}
+
+/** Scans rows for queries that lie at `query`, one after the other. */
+export function runScan(memory: EngineMemory, spec: ScanSpec, rows: ScanRows, query: number, into: Lists): void {
+  if (rows.rows === 0) return;
+  const rowsPerItem = Math.max(8, 8 * Math.round(ITEM_BYTES / spec.stride / 8));
+  const slots = memory.scratch("search slots", 64);
+  new Int32Array(memory.buffer, slots, 1)[0] = 0;
+  const values: Record<ScanArgument, number> = {
+    ...rows,
+    rowsPerItem,
+    queries: into.queries,
+    query,
+    queryBytes: queryBytes(spec),
+    slots,
+    states: into.address,
+    stateBytes: into.bytes,
+  };
+  memory.run(
+    kernel(scan, spec),
+    Math.ceil(rows.rows / rowsPerItem),
+    Int32Array.from(SCAN_ARGUMENTS, (name) => values[name]),
+  );
+}
+
+/** The later stage of `runRank`, in engine memory. */
+export interface Later {
+  readonly chunks: number;
+  readonly chunkCount: number;
+  readonly query: number;
+  readonly queryBytes: number;
+  readonly results: Lists;
+}
+
+/** Joins the lists of all slots, and scores them again where there is a later stage. */
+export function runRank(memory: EngineMemory, spec: RankSpec, from: Lists, later: Later | null): void {
+  const values = {
+    queries: from.queries,
+    slots: from.slots,
+    states: from.address,
+    stateBytes: from.bytes,
+    chunks: later?.chunks ?? 0,
+    chunkCount: later?.chunkCount ?? 0,
+    query: later?.query ?? 0,
+    queryBytes: later?.queryBytes ?? 0,
+    results: later?.results.address ?? 0,
+    resultBytes: later?.results.bytes ?? 0,
+  };
+  memory.run(
+    kernel(rank, spec),
+    from.queries,
+    Int32Array.from(RANK_ARGUMENTS, (name) => values[name]),
+  );
+}
+
+/** The rows of a query's list (of slot 0), in no order, and the least score among them; -Infinity where the list is not full. */
+export function readList(memory: EngineMemory, from: Lists, query: number): { rows: Uint32Array; least: number } {
+  const at = from.address + query * from.bytes;
+  const count = new Int32Array(memory.buffer, at, 1)[0];
+  const limit = stateLimit(from.want);
+  const rows = new Uint32Array(memory.buffer, at + STATE.keys + 8 * limit, count).slice();
+  if (count < from.want) return { rows, least: -Infinity };
+  const keys = new Int32Array(memory.buffer, at + STATE.keys, 2 * count);
+  let least = Infinity;
+  for (let i = 0; i < count; i++) least = Math.min(least, scoreOfKey(keys[2 * i + 1]));
+  return { rows, least };
+}

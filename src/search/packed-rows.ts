@@ -1,0 +1,211 @@
+// Packed rows of any format, as packed tensors: what the scan kernel does not read is decoded panel by panel into float32 and scanned there. Also float32 itself, whose rows
+// may be the caller's own array.
+import { dequantizeRows } from "../../formats/core/packed.ts";
+import { LowbitError } from "../../formats/core/errors.ts";
+import type { Format, PackedTensor } from "../../formats/core/types.ts";
+import { queryBytes, type ScanSpec } from "../../kernels/wasm/search/scan.ts";
+import { wasmSync } from "../backends/wasm/backend.ts";
+import type { EngineMemory } from "../backends/wasm/memory.ts";
+import { rowDecoder, type RowDecoder } from "../tensor/dequantize.ts";
+import { quantize } from "../tensor/quantize/index.ts";
+import { tensor } from "../tensor/tensor.ts";
+import { lists, readList, runRank, runScan } from "./engine.ts";
+import { writeQuery } from "./query.ts";
+import { joinRows, rowsApart } from "./rows.ts";
+import type { Metric, ScanStore } from "./types.ts";
+
+/** Rows that lie together: packed, or floats as they are. */
+interface Segment {
+  readonly first: number;
+  readonly rows: number;
+  readonly packed: PackedTensor | null;
+  readonly floats: Float32Array | null;
+  readonly decode: RowDecoder;
+}
+
+/** Floats of a panel: it stays in the second cache. */
+const PANEL = 1 << 16;
+/** A last segment of fewer rows is joined with what is added. */
+const JOINED = 1024;
+
+/** @param plain float32: rows are kept as they are, the first ones without a copy */
+export function packedRows(memory: EngineMemory, format: Format, dims: number, metric: Metric, plain: boolean): ScanStore {
+  const offset = metric === "euclidean";
+  const segments: Segment[] = [];
+  let count = 0;
+  let norm = 0;
+  let factors = new Float32Array(0);
+  let offsets = new Float32Array(0);
+  let allIds = new Uint32Array(0);
+  const vectors = Math.ceil(dims / 4);
+  const spec: ScanSpec = {
+    kind: "float", style: "simd", bits: 32, vectors, stride: 4 * dims, planes: 1, table: null, doubled: false, most: 0, offset, shared: memory.shared,
+  }; // prettier-ignore
+
+  const segmentOf = (row: number): Segment => {
+    let i = segments.length - 1;
+    while (segments[i].first > row) i--;
+    return segments[i];
+  };
+  const make = (first: number, packed: PackedTensor | null, floats: Float32Array | null): Segment => ({
+    first,
+    rows: packed?.rows ?? floats!.length / dims,
+    packed,
+    floats,
+    decode:
+      packed === null
+        ? (row, many, out) => out.set(floats!.subarray(row * dims, (row + many) * dims))
+        : rowDecoder(packed, wasmSync().codec),
+  });
+  const add = (packed: PackedTensor | null, floats: Float32Array | null, ids: Uint32Array): void => {
+    const fresh = make(count, packed, floats);
+    const total = count + fresh.rows;
+    reserve(total);
+    const step = Math.max(1, Math.floor(PANEL / dims));
+    const panel = new Float32Array(step * dims);
+    for (let row = 0; row < fresh.rows; row += step) {
+      const many = Math.min(step, fresh.rows - row);
+      fresh.decode(row, many, panel);
+      for (let r = 0; r < many; r++) {
+        let square = 0;
+        for (let i = r * dims; i < (r + 1) * dims; i++) square += panel[i] * panel[i];
+        const size = Math.sqrt(square);
+        const id = ids[row + r];
+        if (!Number.isFinite(square))
+          throw new LowbitError("E_VALUE", `search vectors: expected finite numbers, got others for id ${id}. Repair the data.`);
+        if (!(size < 1e18))
+          throw new LowbitError("E_VALUE", `search vectors: expected norms below 1e18, got ${size} for id ${id}. Scale the vectors.`);
+        factors[count + row + r] = metric === "cosine" ? (size > 0 ? 1 / size : 0) : 1;
+        offsets[count + row + r] = -square / 2;
+        norm = Math.max(norm, metric === "cosine" ? 1 : size);
+      }
+    }
+    allIds.set(ids.subarray(0, fresh.rows), count);
+    const last = segments.at(-1);
+    if (last !== undefined && last.rows < JOINED && rowsApart(format)) {
+      segments.pop();
+      const both =
+        packed !== null ? make(last.first, joinRows(last.packed!, packed), null) : make(last.first, null, concat(last.floats!, floats!));
+      segments.push(both);
+    } else segments.push(fresh);
+    count = total;
+  };
+  const reserve = (total: number): void => {
+    if (total <= factors.length) return;
+    const size = count === 0 ? total : Math.max(total, Math.ceil(1.25 * factors.length), LEAST);
+    const grown = <T extends Float32Array | Uint32Array>(from: T, to: T): T => (to.set(from as never), to);
+    factors = grown(factors, new Float32Array(size));
+    offsets = grown(offsets, new Float32Array(size));
+    allIds = grown(allIds, new Uint32Array(size));
+  };
+
+  return {
+    format,
+    dims,
+    get count() {
+      return count;
+    },
+    get bytes() {
+      const planes = ({ packed, floats }: Segment): number =>
+        packed === null
+          ? floats!.byteLength
+          : packed.codes.length + (packed.scales?.length ?? 0) + (packed.superScales?.length ?? 0) + (packed.offsets?.length ?? 0);
+      return segments.reduce((sum, s) => sum + planes(s), 0) + factors.byteLength + offsets.byteLength + allIds.byteLength;
+    },
+    append(x, rows, ids) {
+      if (plain) {
+        for (let i = 0; i < x.length; i++)
+          if (!(Math.abs(x[i]) < Infinity))
+            throw new LowbitError("E_VALUE", `search vectors: expected finite numbers, got ${x[i]} for id ${ids[Math.floor(i / dims)]}.`);
+        add(null, count === 0 ? x : x.slice(), ids);
+        return;
+      }
+      add(quantize(tensor(x, [rows, dims]), format, { backend: wasmSync() }), null, ids);
+    },
+    appendPacked(packed, ids) {
+      if (!plain) add(packed, null, ids);
+      else add(null, new Float32Array(packed.codes.slice().buffer), ids);
+    },
+    decode(row, out) {
+      const segment = segmentOf(row);
+      const local = row - segment.first;
+      if (segment.packed === null) out.set(segment.floats!.subarray(local * dims, (local + 1) * dims));
+      else dequantizeRows(segment.packed, local, 1, out);
+    },
+    packed() {
+      return segments.map(({ packed, floats, rows }) => {
+        if (packed !== null) return packed;
+        const codes = new Uint8Array(floats!.buffer, floats!.byteOffset, floats!.byteLength);
+        const recipe = { version: 1, algorithm: "rtn" } as const;
+        return {
+          format,
+          shape: [rows, dims],
+          rows,
+          k: dims,
+          rowBytes: 4 * dims,
+          codes,
+          scales: null,
+          superScales: null,
+          offsets: null,
+          recipe,
+        };
+      });
+    },
+    scan(queries, want, mask, _precise) {
+      const size = queryBytes(spec);
+      const query = memory.scratch("search query", size * queries.length);
+      const bytes = new Uint8Array(memory.buffer, query, size * queries.length).fill(0);
+      const lost = queries.map((q, i) => writeQuery(bytes.subarray(i * size, (i + 1) * size), q, spec, null));
+      const into = lists(memory, "search lists", queries.length, want, memory.threads);
+      const step = Math.max(8, 8 * Math.floor(PANEL / dims / 8));
+      const panel = new Float32Array(step * dims);
+      const staged = memory.scratch("search panel", 4 * (step * dims + 3 * step) + 64);
+      const [own, add, id] = [0, 1, 2].map((i) => staged + 4 * (step * dims + i * step));
+      for (const segment of segments)
+        for (let row = 0; row < segment.rows; row += step) {
+          const many = Math.min(step, segment.rows - row);
+          const first = segment.first + row;
+          segment.decode(row, many, panel);
+          memory.floats(staged, many * dims).set(panel.subarray(0, many * dims));
+          // the last vector of a row of odd length reads on, and multiplies by zero: what it reads must be finite
+          memory.floats(staged + 4 * many * dims, 4).fill(0);
+          memory.floats(own, many).set(factors.subarray(first, first + many));
+          memory.floats(add, many).set(offsets.subarray(first, first + many));
+          new Uint32Array(memory.buffer, id, many).set(allIds.subarray(first, first + many));
+          const masks = mask === null ? 0 : stageMask(memory, mask, first, many);
+          const rows = { codes: staged, factors: own, offsets: add, sums: 0, ids: id, mask: masks, rows: many, firstRow: first };
+          runScan(memory, spec, rows, query, into);
+        }
+      runRank(memory, { rescore: null, shared: memory.shared }, into, null);
+      return queries.map((q, i) => {
+        const length = Math.sqrt(q.reduce((sum, v) => sum + v * v, 0));
+        // float32 sums of `dims` products, and what float32 rounds of values, factors and offsets
+        const rounding = (dims / 4 + 16) * 2 ** -23 * (length * norm + (offset ? norm * norm : 0));
+        return { ...readList(memory, into, i), error: lost[i] * norm + rounding };
+      });
+    },
+    dispose() {
+      segments.length = 0;
+      count = 0;
+    },
+  };
+}
+
+const LEAST = 1024;
+
+function concat(a: Float32Array, b: Float32Array): Float32Array {
+  const out = new Float32Array(a.length + b.length);
+  out.set(a);
+  out.set(b, a.length);
+  return out;
+}
+
+/** Bits first .. first + rows - 1 of a bitmap, from bit 0 on, in scratch space. */
+function stageMask(memory: EngineMemory, mask: Uint8Array, first: number, rows: number): number {
+  const bytes = Math.ceil(rows / 8);
+  const address = memory.scratch("search mask", bytes + 64);
+  const to = new Uint8Array(memory.buffer, address, bytes);
+  const shift = first & 7;
+  for (let i = 0, from = first >> 3; i < bytes; i++, from++) to[i] = (mask[from] >> shift) | ((mask[from + 1] ?? 0) << (8 - shift));
+  return address;
+}
