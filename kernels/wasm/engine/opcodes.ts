@@ -47,7 +47,7 @@ const simdLaneMemory: Record<string, readonly [number, number]> = {
 const simdLane: Record<string, number> = {
   "i8x16.extract_lane_s": 0x15, "i8x16.extract_lane_u": 0x16, "i8x16.replace_lane": 0x17, "i16x8.extract_lane_s": 0x18,
   "i16x8.extract_lane_u": 0x19, "i16x8.replace_lane": 0x1a, "i32x4.extract_lane": 0x1b, "i32x4.replace_lane": 0x1c,
-  "f32x4.extract_lane": 0x1f, "f32x4.replace_lane": 0x20, "f64x2.extract_lane": 0x21, "f64x2.replace_lane": 0x22,
+  "i64x2.extract_lane": 0x1d, "f32x4.extract_lane": 0x1f, "f32x4.replace_lane": 0x20, "f64x2.extract_lane": 0x21, "f64x2.replace_lane": 0x22,
 }; // prettier-ignore
 
 const simd: Record<string, number> = {

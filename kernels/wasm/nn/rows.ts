@@ -72,11 +72,11 @@ export function transposeFour(f: FunctionBuilder, v: readonly Local[], t: readon
 }
 
 /** The sums of four vectors' lanes, as one vector. */
-export function sumFour(f: FunctionBuilder, [a, b, c, d]: readonly Local[]): void {
-  const both = (p: Local, q: Local): Emit => f.op("f32x4.add", f.shuffle(words([0, 4, 1, 5]), p, q), f.shuffle(words([2, 6, 3, 7]), p, q));
+export function sumFour(f: FunctionBuilder, [a, b, c, d]: readonly Local[], op = "f32x4.add"): void {
+  const both = (p: Local, q: Local): Emit => f.op(op, f.shuffle(words([0, 4, 1, 5]), p, q), f.shuffle(words([2, 6, 3, 7]), p, q));
   f.set(a, both(a, b));
   f.set(c, both(c, d));
-  f.set(a, f.op("f32x4.add", f.shuffle(words([0, 1, 4, 5]), a, c), f.shuffle(words([2, 3, 6, 7]), a, c)));
+  f.set(a, f.op(op, f.shuffle(words([0, 1, 4, 5]), a, c), f.shuffle(words([2, 3, 6, 7]), a, c)));
 }
 
 /**

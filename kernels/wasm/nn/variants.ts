@@ -1,5 +1,6 @@
 // Kernels of operators: the lines of the registry (kernels/registry.ts) and the variants of each spec.
 import { attention, attentionModule } from "./attention.ts";
+import { append, appendModule, type CacheKind } from "./cache.ts";
 import { chain, chainModule, chainSpec } from "./chain.ts";
 import { conv, convModule } from "./conv.ts";
 import { copy, copyModule, type CopySpec } from "./copy.ts";
@@ -53,7 +54,10 @@ function* chainVariants(): Iterable<KernelVariant> {
       };
 }
 
+const KINDS: readonly CacheKind[] = ["float32", "float16", "int8", "int4"];
+
 function* attentionVariants(): Iterable<KernelVariant> {
+  yield* cacheVariants();
   for (const head of [4, 8, 20, 64, 80, 128])
     for (const relaxed of [false, true])
       for (const softcap of [false, true])
@@ -63,6 +67,27 @@ function* attentionVariants(): Iterable<KernelVariant> {
             relaxed,
             build: () => attentionModule({ head, softcap, mask, relaxed, shared: false }),
           };
+}
+
+/** Every kind of keys with every kind of values. */
+function* cacheVariants(): Iterable<KernelVariant> {
+  for (const k of KINDS)
+    for (const v of KINDS)
+      for (const relaxed of [false, true]) {
+        if (k === "float32" && v === "float32") continue;
+        const spec = { head: 64, softcap: false, mask: false, k, v, relaxed, shared: false };
+        yield {
+          name: `f32_attention64_${k}_${v}__${relaxed ? "wasmrelaxedsimd" : "wasmsimd"}`,
+          relaxed,
+          build: () => attentionModule(spec),
+        };
+      }
+}
+
+function* appendVariants(): Iterable<KernelVariant> {
+  for (const kind of KINDS)
+    if (kind !== "float32")
+      yield { name: `f32_append_${kind}__wasmsimd`, relaxed: false, build: () => appendModule({ kind, shared: false }) };
 }
 
 function* rotaryVariants(): Iterable<KernelVariant> {
@@ -157,7 +182,7 @@ export const nnKernels: readonly KernelFamily[] = [
   },
   {
     name: "attention",
-    computes: "attention of grouped heads over keys and values in place, float32, online softmax",
+    computes: "attention of grouped heads over keys and values in place: float32, float16, int8, int4; online softmax",
     file: "kernels/wasm/nn/attention.ts",
     families: [attention],
     variants: attentionVariants,
@@ -210,5 +235,12 @@ export const nnKernels: readonly KernelFamily[] = [
     file: "kernels/wasm/nn/window.ts",
     families: [slidingWindow],
     variants: windowVariants,
+  },
+  {
+    name: "append",
+    computes: "rows of keys or values -> a cache of float16, int8 or int4",
+    file: "kernels/wasm/nn/cache.ts",
+    families: [append],
+    variants: appendVariants,
   },
 ];

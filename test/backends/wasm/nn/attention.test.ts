@@ -89,17 +89,20 @@ function attend(memory: EngineMemory, c: Case, d: Data, scale: number): Float32A
   };
   const place = (address: number, token: number, head: number): Heads => ({ address, token: 4 * token, head: 4 * head });
   return runOn(memory, attention, spec, [d.q, d.k, d.v, d.mask, d.sink, new Float32Array(d.q.length).fill(NaN)], (at) =>
-    attentionJob({
-      ...c,
-      causal: c.causal ?? false,
-      scale,
-      q: place(at[0], heads * c.head, c.head),
-      k: place(at[1], c.head, c.head * d.capacity),
-      v: place(at[2], c.head, c.head * d.capacity),
-      mask: place(at[3], c.keys, c.mask === "head" ? c.tokens * c.keys : 0),
-      sink: c.sink ? at[4] : undefined,
-      y: place(at[5], heads * c.head, c.head),
-    }),
+    attentionJob(
+      {
+        ...c,
+        causal: c.causal ?? false,
+        scale,
+        q: place(at[0], heads * c.head, c.head),
+        k: place(at[1], c.head, c.head * d.capacity),
+        v: place(at[2], c.head, c.head * d.capacity),
+        mask: place(at[3], c.keys, c.mask === "head" ? c.tokens * c.keys : 0),
+        sink: c.sink ? at[4] : undefined,
+        y: place(at[5], heads * c.head, c.head),
+      },
+      spec,
+    ),
   )[5];
 }
 
