@@ -1,5 +1,5 @@
 // binary8p1sf: IEEE P3109 (draft), precision 1, signed, finite: no infinity.
 //   s eeeeeee   bias 64 = 2^6, max 9.22337e+18, NaN = 0x80, one zero
-import { defineBinary8 } from "./define/binary8.ts";
+import { defineBinary8 } from "./define/p3109.ts";
 
 export const binary8p1sf = /* @__PURE__ */ defineBinary8(1, "sf");

@@ -1,5 +1,5 @@
 // binary8p6se: IEEE P3109 (draft), precision 6, signed, extended: infinity = 0x7f, -infinity = 0xff.
 //   s ee mmmmm   bias 2 = 2^1, max 3.875, NaN = 0x80, one zero
-import { defineBinary8 } from "./define/binary8.ts";
+import { defineBinary8 } from "./define/p3109.ts";
 
 export const binary8p6se = /* @__PURE__ */ defineBinary8(6, "se");

@@ -1,5 +1,5 @@
 // binary8p7se: IEEE P3109 (draft), precision 7, signed, extended: infinity = 0x7f, -infinity = 0xff.
 //   s e mmmmmm   bias 1 = 2^0, max 1.96875, NaN = 0x80, one zero
-import { defineBinary8 } from "./define/binary8.ts";
+import { defineBinary8 } from "./define/p3109.ts";
 
 export const binary8p7se = /* @__PURE__ */ defineBinary8(7, "se");

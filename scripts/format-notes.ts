@@ -394,4 +394,24 @@ export function noteOf(name: string): FormatNote {
 }
 
 /** Names that have a note. */
+// Tapered and logarithmic numbers
+add(
+  "hifloat8",
+  "Huawei Ascend's 8-bit float: one format for the forward and the backward pass, with the precision of e4m3 around 1 and the range of e5m2.",
+  "Ties round away from zero, not to even.",
+  "0x80 is NaN, not -0; values from 40960 on become infinity.",
+  "Below 2^-15 only powers of two are left.",
+);
+add(
+  "float8_e5m3fnu",
+  "Scales of small blocks: the sign bit of a scale is spent on one more exponent bit, so that NVFP4-like blocks need no second scale per tensor.",
+  "Unsigned: a negative value is out of range.",
+);
+add(
+  "lns8_f3",
+  "Logarithmic numbers turn products into additions of codes; in 4 and 5 bits they were an early format for networks (LogNet).",
+  "Values are irrational: a code's value is the nearest double.",
+  "Rounding is of the logarithm (the boundary is the geometric mean), so the error of a value is not always the smallest.",
+);
+
 export const noted = (): string[] => Object.keys(notes);

@@ -1,7 +1,7 @@
 // How a number lands in a format, and the bit card of a format: plain data and the lines that say it, for the command line and the documentation.
 // Pure functions; scalar formats are explained bit by bit, block formats by their parts.
 import { LowbitError } from "./errors.ts";
-import { bisect, nextDown, nextUp } from "./round.ts";
+import { bisect, exponentOf, nextDown, nextUp } from "./round.ts";
 import type { EncodeOptions, Field, Format, NumberFormat } from "./types.ts";
 
 /** One field of one code. */
@@ -88,6 +88,13 @@ function meaning(
   if (name === "sign") return part === "1" ? "-" : "+";
   if (!Number.isFinite(value) || value === 0) return Number.isNaN(value) ? "NaN" : showNumber(value);
   if (name === "integer" || name === "index") return showNumber(value);
+  if (format.kind === "logarithmic") return `2^${showNumber(Math.round(Math.log2(Math.abs(value)) * 2 ** 20) / 2 ** 20)}`;
+  if (name === "dot")
+    return bits === 4 && part === "0000" ? "denormal" : `${{ "11": 4, "10": 3, "01": 2, "001": 1, "0001": 0 }[part]} exponent bits`;
+  if (name === "direction") return number === 1 ? "up" : "down";
+  if (name === "characteristic") return `c = ${characteristic(format, Math.abs(value))}`;
+  if (name === "regime" && format.kind === "takum") return `r = ${read[1] === "1" ? number : 7 - number}`;
+  if (name === "exponent" && format.fieldsOf !== undefined && es === undefined) return `2^${exponentOf(value)}`;
   if (name === "regime") {
     const run = read.slice(end - bits, end);
     const ones = run[0] === "1";
@@ -100,6 +107,13 @@ function meaning(
   }
   const leading = es === undefined && (mantissaBits ?? 0) > 0 && /^0+$/.test(exponentDigits(format, read)) ? 0 : 1;
   return String(leading + number / 2 ** bits);
+}
+
+/** c of a takum: the whole part of its logarithm. */
+function characteristic(format: NumberFormat, magnitude: number): number {
+  if (format.definition.linear === true) return exponentOf(magnitude);
+  // A value e^(c / 2) is a rounded double: its logarithm may come out below c by rounding.
+  return Math.floor(2 * Math.log(magnitude) + 2 ** -40);
 }
 
 function exponentDigits(format: NumberFormat, digits: string): string {
@@ -232,7 +246,10 @@ const LETTER: Record<Field["name"], string> = {
   sign: "s",
   exponent: "e",
   mantissa: "m",
+  direction: "d",
   regime: "r",
+  characteristic: "c",
+  dot: "d",
   integer: "i",
   index: "i",
   padding: "-",

@@ -75,7 +75,7 @@ export type Access =
 
 /** Bit fields of a code, most significant first, for bit cards and `lowbit formats NAME --value`. */
 export interface Field {
-  readonly name: "sign" | "exponent" | "mantissa" | "regime" | "integer" | "index" | "padding";
+  readonly name: "sign" | "exponent" | "mantissa" | "direction" | "regime" | "characteristic" | "dot" | "integer" | "index" | "padding";
   readonly bits: number;
 }
 
@@ -91,7 +91,7 @@ export interface ValueOrder {
 
 /** A scalar format: a finite set of codes. Casting to it involves no scale. */
 export interface NumberFormat {
-  readonly kind: "int" | "float" | "posit" | "bipolar" | "codebook" | "fixed";
+  readonly kind: "int" | "float" | "posit" | "takum" | "logarithmic" | "bipolar" | "codebook" | "fixed";
   /** ml_dtypes / ONNX spelling: "float4_e2m1fn", "int4". */
   readonly name: string;
   readonly aliases: readonly string[];

@@ -206,3 +206,17 @@ export function defineFloat(options: FloatOptions): NumberFormat {
     },
   });
 }
+
+/**
+ * float_e<E>m<M>, and with _ieee, _fn, _fnuz or _p3109 for the special values (without: finite numbers only), for the registry. The bias is 2^(E-1) - 1, for
+ * fnuz and p3109 2^(E-1). Named formats (float8_e4m3fn) follow ml_dtypes' spelling instead.
+ */
+export function floatByName(name: string): NumberFormat | undefined {
+  const m = /^float_e([1-8])m(0|[1-9][0-9]?)(?:_(ieee|fn|fnuz|p3109))?$/.exec(name);
+  if (!m) return undefined;
+  const [exponentBits, mantissaBits] = [Number(m[1]), Number(m[2])];
+  const specials = (m[3] ?? "finite") as FloatSpecials;
+  if (mantissaBits > 23 || (specials === "ieee" && (mantissaBits < 1 || exponentBits < 2))) return undefined;
+  const above = specials === "fnuz" || specials === "p3109" ? 0 : 1;
+  return defineFloat({ name, exponentBits, mantissaBits, specials, bias: 2 ** (exponentBits - 1) - above });
+}

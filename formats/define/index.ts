@@ -3,30 +3,48 @@ import { LowbitError } from "../core/errors.ts";
 import type { BlockFormat, Format, FormatDefinition, NumberFormat, OpaqueFormat, ScaleLevel } from "../core/types.ts";
 import { bipolarByName, defineBipolarInt } from "./bipolar.ts";
 import { defineBlock, type BlockOptions } from "./block.ts";
-import { binary8ByName } from "./binary8.ts";
 import { defineCodebook } from "./codebook.ts";
 import { defineFixed, fixedByName, type FixedOptions } from "./fixed.ts";
-import { defineFloat, type FloatOptions } from "./float.ts";
+import { defineFloat, floatByName, type FloatOptions } from "./float.ts";
+import { defineHifloat8 } from "./hifloat.ts";
 import { defineInt, intByName, type IntOptions } from "./int.ts";
+import { defineLns, lnsByName, type LnsOptions } from "./lns.ts";
 import { defineOlive, oliveByName } from "./olive.ts";
 import { defineOpaque, opaqueByName, type OpaqueOptions } from "./opaque.ts";
+import { p3109ByName } from "./p3109.ts";
 import { definePosit, positByName } from "./posit.ts";
+import { defineTakum, takumByName, type TakumOptions } from "./takum.ts";
 
-export { defineBinary8 } from "./binary8.ts";
+export { defineBinary8, defineP3109, type P3109Domain, type P3109Options } from "./p3109.ts";
 export { affineFromBipolar, bipolarFromAffine, type Affine, type BipolarOptions, type BipolarTensor } from "./bipolar.ts";
 export { quireBits, type PositOptions } from "./posit.ts";
 export type { CodebookOptions } from "./codebook.ts";
-export { defineBipolarInt, defineBlock, defineCodebook, defineFixed, defineFloat, defineInt, defineOlive, defineOpaque, definePosit };
-export type { BlockOptions, FixedOptions, FloatOptions, IntOptions, OpaqueOptions };
+export {
+  defineBipolarInt,
+  defineBlock,
+  defineCodebook,
+  defineFixed,
+  defineFloat,
+  defineInt,
+  defineLns,
+  defineOlive,
+  defineOpaque,
+  definePosit,
+  defineTakum,
+};
+export type { BlockOptions, FixedOptions, FloatOptions, IntOptions, LnsOptions, OpaqueOptions, TakumOptions };
 export type { FloatSpecials } from "./float.ts";
 
-/** Parametric scalar names: int5, posit6_es1, bipolar9, binary8p3ue. Each returns undefined for a name that is not its own. */
+/** Parametric scalar names: int5, posit6_es1, bipolar9, binary6p3ue, float_e3m2, takum_linear12, lns8_f3, q4_12. Each returns undefined for a name that is not its own. */
 export const scalarsByName: readonly ((name: string) => NumberFormat | undefined)[] = [
   intByName,
   positByName,
   bipolarByName,
-  binary8ByName,
+  p3109ByName,
   fixedByName,
+  floatByName,
+  takumByName,
+  lnsByName,
 ];
 
 const builders: Record<string, (definition: never) => Format> = {
@@ -36,6 +54,9 @@ const builders: Record<string, (definition: never) => Format> = {
   bipolar: defineBipolarInt as (d: never) => Format,
   codebook: defineCodebook as (d: never) => Format,
   fixed: defineFixed as (d: never) => Format,
+  takum: defineTakum as (d: never) => Format,
+  lns: defineLns as (d: never) => Format,
+  hifloat8: defineHifloat8,
   block: (d: FormatDefinition) => blockOf(d),
   opaque: (d: FormatDefinition) => opaqueOf(d),
 };

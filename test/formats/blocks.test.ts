@@ -447,7 +447,7 @@ describe("composition by name and by hand", () => {
 
   test("bad definitions and rules", () => {
     const scales = [{ format: float16, span: 32 }];
-    expect(() => defineFixed({ bits: 17, fraction: 2 })).toThrow(code("E_FORMAT"));
+    expect(() => defineFixed({ bits: 33, fraction: 2 })).toThrow(code("E_FORMAT"));
     expect(() => defineFixed({ bits: 8, fraction: 9 })).toThrow(code("E_FORMAT"));
     expect(() => defineBlock({ element: nf4, scales: [{ format: nf4, span: 32 }], nonFinite: "scale" })).toThrow(code("E_FORMAT"));
     expect(() => defineBlock({ element: nf4, scales: [{ format: float32, span: 0 }] })).toThrow(code("E_FORMAT"));
