@@ -1,91 +1,131 @@
-// Accuracy of the quantizers on kjv-llama: files written by quantizeModel, run by onnxruntime-node, perplexity of text that calibration never saw, beside the
-// bounds that the project sets. Calibration: 128 windows of 256 tokens of calibration.u16; one in eight batches is held out, where options that are left open are chosen.
-// Run: npm run bench -- accuracy-gptq [case ...], half a minute to two minutes a row. The model lies beside the project (test/helpers/shared.ts).
-import { mkdtempSync, readFileSync, rmSync } from "node:fs";
+// Weights of kjv-llama in every way: files written by quantizeModel, run by onnxruntime-node, perplexity of text that neither calibration nor any choice saw, beside the
+// bounds that the project sets. Calibration: 128 windows of 256 tokens; one batch in eight is held out, where quantizeModel chooses what a row leaves open.
+// --choose compares the forms of a row (`other`) on further training text instead, 64 windows: what rows do spell out was chosen so.
+// Run: npm run bench -- accuracy-gptq [case ...] [--choose], one to two minutes of processor time a row. The model lies beside the project (test/helpers/shared.ts).
+import { mkdtempSync, rmSync } from "node:fs";
 import { cpus, loadavg, tmpdir } from "node:os";
 import { join } from "node:path";
-import { quantizeModel, type Feeds, type QuantizeModelOptions } from "../src/onnx/index.ts";
-import { modelPath } from "../test/helpers/shared.ts";
+import { format } from "../formats/index.ts";
+import { modelLayers, quantizeModel, readModel, type LayerReport, type QuantizeModelOptions } from "../src/onnx/index.ts";
+import { storedBits } from "../src/quantize/index.ts";
 import { perplexity } from "../test/onnx/perplexity.ts";
+import { loadKjv, type Kjv } from "./kjv.ts";
 
 interface Row {
   readonly id: string;
-  readonly options: QuantizeModelOptions;
+  /** null: the float model. */
+  readonly options: QuantizeModelOptions | null;
   readonly bound?: number;
+  /** Bits per weight that the file must keep to. */
+  readonly bits?: number;
+  /** Other forms, for --choose. */
+  readonly other?: readonly QuantizeModelOptions[];
 }
 
-const search = { method: "mse" } as const;
-const stored = (id: string, format: string, rest: Partial<QuantizeModelOptions> = {}, bound?: number): Row => ({
-  id,
-  options: { format, target: "stored", opTypes: ["MatMul"], ...rest },
-  ...(bound === undefined ? {} : { bound }),
+const stored = (name: string, rest: Partial<QuantizeModelOptions> = {}): QuantizeModelOptions => ({
+  format: name,
+  target: "stored",
+  opTypes: ["MatMul"],
+  ...rest,
 });
+const asymmetric: QuantizeModelOptions = { dtype: "q4", symmetric: false };
+const rotated: QuantizeModelOptions["passes"] = ["fold-norm", { name: "rotate", block: 128, online: ["*down_proj*"] }];
 
 const ROWS: readonly Row[] = [
-  { id: "rtn4", options: { dtype: "q4", symmetric: false } },
+  { id: "fp32", options: null },
+  { id: "fp16", options: { dtype: "fp16" } },
+  { id: "int8", options: { dtype: "int8" } },
+  { id: "q4", options: { dtype: "q4" } },
+  { id: "rtn4", options: asymmetric },
+  { id: "q4-gptq", options: { dtype: "q4", algorithm: "gptq" } },
   {
     id: "gptq4",
-    options: { dtype: "q4", symmetric: false, algorithm: { name: "gptq", damp: 0.05, actOrder: false, polish: true } },
+    options: { ...asymmetric, algorithm: "gptq" },
     bound: 24.48,
+    other: [{ ...asymmetric, algorithm: "refit" }],
   },
-  { id: "gptq4-open", options: { dtype: "q4", symmetric: false, algorithm: "gptq" } },
-  stored("rtn3", "uint3_b32_zp"),
-  stored("gptq3", "uint3_b32_zp", { algorithm: { name: "gptq", damp: 0.05, actOrder: true, polish: true } }),
-  stored("refit3", "uint3_b32_zp", { algorithm: { name: "refit", damp: 0.1, actOrder: true, polish: true }, sequential: true }, 24.68),
-  stored("rtn2", "uint2_b32_zp"),
-  stored("gptq2", "uint2_b32_zp", { algorithm: { name: "gptq", damp: 0.1, actOrder: true, polish: true } }),
-  stored(
-    "refit2",
-    "uint2_b32_zp",
-    { algorithm: { name: "refit", damp: 0.1, actOrder: true, polish: true }, sequential: true, calibrate: { holdOut: 0 } },
-    26,
-  ),
-  stored("rtnnv", "nvfp4"),
-  stored("mrnv", "nvfp4", { algorithm: { name: "mrgptq", block: 128, damp: 0.05, actOrder: false, polish: true } }, 24.49),
-  stored("rtnmx", "mxfp4"),
-  stored("gptqmx", "mxfp4", { algorithm: { name: "gptq", damp: 0.05, actOrder: false, search, polish: true } }),
-  stored("mrmx", "mxfp4", { algorithm: { name: "mrgptq", block: 128, damp: 0.05, actOrder: false, polish: true } }, 24.55),
+  { id: "rtn3", options: stored("uint3_b32_zp") },
+  { id: "gptq3", options: stored("uint3_b32_zp", { algorithm: "gptq" }) },
+  { id: "refit3", options: stored("uint3_b32_zp", { algorithm: "refit" }), bound: 24.68 },
+  { id: "rtn2", options: stored("uint2_b32_zp") },
+  { id: "gptq2", options: stored("uint2_b32_zp", { algorithm: "gptq" }) },
+  { id: "refit2", options: stored("uint2_b32_zp", { algorithm: "refit" }), bound: 26 },
+  { id: "rtnnv", options: stored("nvfp4") },
+  {
+    id: "mrnv",
+    options: stored("nvfp4", { algorithm: "mrgptq" }),
+    bound: 24.49,
+    other: [stored("nvfp4", { algorithm: "gptq" }), stored("nvfp4", { algorithm: "gptq", passes: rotated })],
+  },
+  { id: "rtnmx", options: stored("mxfp4") },
+  {
+    id: "mrmx",
+    options: stored("mxfp4", { algorithm: "mrgptq" }),
+    bound: 24.55,
+    other: [stored("mxfp4", { algorithm: "gptq" }), stored("mxfp4", { algorithm: "gptq", passes: rotated })],
+  },
+  { id: "budget3", options: { budget: { bitsPerWeight: 3 } }, bound: 24.78, bits: 3 },
 ];
 
-const WINDOW = 256;
-const WINDOWS = 128;
-const BATCH = 8;
-
-/** Windows of the calibration text as feeds. */
-function calibrationFeeds(path: string): Feeds[] {
-  const raw = readFileSync(path);
-  const tokens = new Uint16Array(raw.buffer.slice(raw.byteOffset, raw.byteOffset + raw.byteLength));
-  return Array.from({ length: WINDOWS / BATCH }, (_, i) => {
-    const part = tokens.subarray(i * BATCH * WINDOW, (i + 1) * BATCH * WINDOW);
-    return { ids: { type: "int64", data: BigInt64Array.from(part, BigInt), dims: [BATCH, WINDOW] } };
-  });
+/** Bytes that the packed weights take, from their formats. */
+function packedBytes(path: string, layers: readonly LayerReport[]): number {
+  const model = readModel(path);
+  try {
+    const sizes = new Map(modelLayers(model).map(({ name, rows, k }) => [name, [rows, k] as const]));
+    const bytes = layers.map(({ name, format: of }) => {
+      const [rows, k] = sizes.get(name)!;
+      return of === null || of === "float16" ? 0 : (storedBits(format(of as "int4"), rows, k) * rows * k) / 8;
+    });
+    return bytes.reduce((a, b) => a + b, 0);
+  } finally {
+    model.close();
+  }
 }
 
-export async function accuracyGptq(only: readonly string[]): Promise<void> {
+const show = (options: QuantizeModelOptions | null): string => JSON.stringify({ ...options, target: undefined, opTypes: undefined });
+
+export async function accuracyGptq(args: readonly string[]): Promise<void> {
+  const only = args.filter((arg) => arg !== "--choose");
   const unknown = only.filter((id) => !ROWS.some((row) => row.id === id));
   if (unknown.length > 0)
-    throw new Error(`accuracy-gptq: expected cases of ${ROWS.map((row) => row.id).join(", ")}, got ${unknown.join(", ")}`);
-  const [model, calibration, text] = ["kjv_llama.onnx", "calibration.u16", "val.u16"].map((name) => modelPath(`kjv-llama/${name}`));
-  if (model === null || calibration === null || text === null) throw new Error("kjv-llama is not beside the project: set LOWBIT_MODELS");
+    throw new Error(`accuracy-gptq: expected cases of ${ROWS.map((row) => row.id).join(", ")}, or --choose, got ${unknown.join(", ")}`);
+  const kjv = loadKjv();
   const folder = mkdtempSync(join(tmpdir(), "lowbit-accuracy-"));
-  const feeds = calibrationFeeds(calibration);
-  const tokens = readFileSync(text);
   console.log(`${cpus()[0].model}, ${cpus().length} threads, node ${process.version}, load ${loadavg()[0].toFixed(1)}`);
-  console.log(`case         perplexity        bound    weight bytes (packed size)   file bytes  quantize s   options`);
   try {
-    for (const { id, options, bound } of ROWS) {
-      if (only.length > 0 && !only.includes(id)) continue;
-      const path = join(folder, `${id}.onnx`);
-      const report = await quantizeModel(model, path, { ...options, calibration: feeds });
-      const result = await perplexity(path, tokens, Infinity);
-      const verdict = bound === undefined ? "" : `${bound} ${result <= bound ? "met" : "MISSED"}`;
-      const what = JSON.stringify({ ...options, target: undefined, opTypes: undefined });
-      console.log(
-        `${id.padEnd(12)} ${result.toFixed(4)}  ${verdict.padStart(12)}  ${String(report.weightBytesAfter).padStart(14)}               ${String(report.fileBytesAfter).padStart(12)}  ${report.seconds.toFixed(1).padStart(10)}   ${what}`,
-      );
-      rmSync(path);
+    for (const row of ROWS.filter(({ id }) => only.length === 0 || only.includes(id))) {
+      if (!args.includes("--choose")) await evaluate(row, kjv, join(folder, `${row.id}.onnx`));
+      else if (row.other !== undefined) await choose(row, kjv, join(folder, `${row.id}.onnx`));
     }
   } finally {
     rmSync(folder, { recursive: true, force: true });
   }
+}
+
+async function choose({ id, options, other = [] }: Row, kjv: Kjv, path: string): Promise<void> {
+  for (const form of [options!, ...other]) {
+    await quantizeModel(kjv.path, path, { ...form, calibration: kjv.calibration });
+    const result = await perplexity(path, kjv.heldOut, Infinity);
+    console.log(`${id.padEnd(8)} on held-out training text ${result.toFixed(4)}   ${show(form)}`);
+    rmSync(path);
+  }
+}
+
+async function evaluate({ id, options, bound, bits }: Row, kjv: Kjv, path: string): Promise<void> {
+  const used = process.cpuUsage();
+  const report = options === null ? null : await quantizeModel(kjv.path, path, { ...options, calibration: kjv.calibration });
+  const { user, system } = process.cpuUsage(used);
+  const result = await perplexity(report === null ? kjv.path : path, kjv.evaluation, Infinity);
+  const verdict = bound === undefined ? "" : ` (at most ${bound}: ${result <= bound ? "met" : "MISSED"})`;
+  console.log(`${id.padEnd(8)} perplexity ${result.toFixed(4)}${verdict}   ${show(options)}`);
+  if (report === null) return;
+  const packed = packedBytes(kjv.path, report.layers);
+  const before = report.layers.filter((layer) => layer.format !== null).reduce((sum, layer) => sum + layer.bytesBefore, 0);
+  const each = (32 * report.weightBytesAfter) / before;
+  const kept = bits === undefined ? "" : `, at most ${bits}: ${each <= bits ? "met" : "MISSED"}`;
+  const held = report.layers.map(({ outputSqnrDb }) => outputSqnrDb).filter((db) => db !== undefined);
+  console.log(
+    `         weights ${report.weightBytesAfter} bytes in the file, ${(report.weightBytesAfter / packed).toFixed(4)} of packed, ${each.toFixed(3)} bits each${kept}; file ${report.fileBytesAfter}; quantized in ${report.seconds.toFixed(1)} s, ${((user + system) / 1e6).toFixed(1)} s of processor${held.length > 0 ? `; outputs held out ${Math.min(...held).toFixed(1)} to ${Math.max(...held).toFixed(1)} dB` : ""}`,
+  );
+  rmSync(path);
 }

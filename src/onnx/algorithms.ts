@@ -56,9 +56,12 @@ interface Row {
 const SCALES = ["scaleRule", "rangeRule"];
 const GPTQ = [...SCALES, "damp", "dampRetries", "blockSize", "actOrder", "staticGroups", "search", "groupScales", "minRows", "polish"];
 
-/** Dampings and orders that are tried on held-out data where none is given. */
-const DAMPS = [0.01, 0.05, 0.1];
-const ORDERS = [false, true];
+/** Dampings that are tried on held-out data where none is given. */
+const DAMPS = [0.05, 0.01, 0.1];
+/** Hadamard block that is tried beside the format's own (MR-GPTQ). */
+const WIDE_BLOCK = 128;
+/** Scales of fewer bits have few neighbours: a search among them is worth a try. */
+const COARSE_BITS = 16;
 /** Rows that options are chosen on; the weight is then quantized whole. */
 const SAMPLED = 256;
 
@@ -78,46 +81,54 @@ function judgeOf(weight: Tensor, heldOut: LayerStatistics, shared: AlgebraOption
   return (packed) => outputError(w, dequantizeOriginal(packed), view.rows, heldOut.hessian!, shared);
 }
 
-type GptqChoice = Pick<GptqOptions, "damp" | "actOrder" | "polish">;
+type GptqChoice = Partial<Pick<MrGptqOptions, "damp" | "actOrder" | "polish" | "block" | "search">>;
 
-/** GPTQ with what is open (damping, order, then polish) chosen on held-out data. Opaque formats have neither order nor polish. */
+/** What is left open, one after the other, as alternatives to what was found best so far. */
+function openChoices(name: AlgorithmName, format: Format, k: number, given: GptqChoice & { staticGroups?: boolean }): GptqChoice[][] {
+  const open = (key: keyof GptqChoice): boolean => given[key] === undefined;
+  const opaque = format.kind === "opaque"; // no order, no search, no polish
+  const coarse = format.kind === "block" && format.scales[0].format.bits < COARSE_BITS && format.offset?.role !== "min";
+  return [
+    open("damp") ? DAMPS.map((damp) => ({ damp })) : [{}],
+    open("actOrder") && given.staticGroups === undefined && !opaque ? [{ actOrder: name !== "mrgptq" }] : [],
+    name !== "mrgptq" && open("search") && coarse ? [{ search: { method: "mse" } }] : [],
+    name === "mrgptq" && open("block") && k % WIDE_BLOCK === 0 ? [{ block: WIDE_BLOCK }] : [],
+    open("polish") && !opaque ? [{ polish: true }] : [],
+  ];
+}
+
+const withoutUndefined = <T extends object>(fields: T): T =>
+  Object.fromEntries(Object.entries(fields).filter(([, value]) => value !== undefined)) as T;
+
+/** GPTQ with what is open (damping, order, scales, block, then polish) chosen on held-out data, one after the other. */
 function gptqFamily(
-  make: (options: GptqOptions) => WeightQuantizer,
+  name: "gptq" | "mrgptq",
   input: AlgorithmInput,
-  options: AlgorithmOptions,
+  options: AlgorithmOptions & GptqChoice,
   shared: AlgebraOptions,
 ): WeightQuantizer {
-  const { polish, ...rest } = options;
-  const base = { ...rest, ...shared, hessian: input.statistics!, name: input.name } as GptqOptions;
-  const variant = (choice: GptqChoice): WeightQuantizer =>
-    make({ ...base, ...(Object.fromEntries(Object.entries(choice).filter(([, v]) => v !== undefined)) as GptqChoice) });
+  const base = { ...options, ...shared, hessian: input.statistics!, name: input.name };
+  const variant = (choice: GptqChoice): WeightQuantizer => {
+    const all = withoutUndefined({ ...base, ...choice });
+    return name === "gptq" ? gptq(all as GptqOptions) : mrgptq(all as MrGptqOptions);
+  };
   const { heldOut } = input;
-  const given = { damp: options.damp, actOrder: options.actOrder, polish };
-  if (heldOut === null || heldOut.hessian === null) return variant(given as GptqChoice);
+  if (heldOut === null || heldOut.hessian === null) return variant({});
   return {
-    algorithm: variant(given as GptqChoice).algorithm,
+    algorithm: variant({}).algorithm,
     quantizeWeight(weight: Tensor, format: Format): PackedTensor {
-      const opaque = format.kind === "opaque";
-      const damps = options.damp === undefined ? DAMPS : [options.damp];
-      const orders = opaque || options.actOrder !== undefined || options.staticGroups !== undefined ? [options.actOrder] : ORDERS;
       const sample = sampleRows(weight);
       const judge = judgeOf(sample, heldOut, shared);
       let best: { choice: GptqChoice; packed: PackedTensor; error: number } | undefined;
       let tried = 0;
-      const attempt = (choice: GptqChoice): void => {
-        const packed = variant(choice).quantizeWeight(sample, format);
-        const error = judge(packed);
-        tried++;
-        if (best === undefined || error < best.error) best = { choice, packed, error };
-      };
-      for (const damp of damps)
-        for (const actOrder of orders)
-          attempt({
-            ...(damp === undefined ? {} : { damp }),
-            ...(actOrder === undefined ? {} : { actOrder }),
-            ...(polish === undefined ? {} : { polish }),
-          });
-      if (polish === undefined && !opaque) attempt({ ...best!.choice, polish: true });
+      for (const alternatives of openChoices(name, format, input.k, options))
+        for (const change of alternatives) {
+          const choice = { ...best?.choice, ...change };
+          const packed = variant(choice).quantizeWeight(sample, format);
+          const error = judge(packed);
+          tried++;
+          if (best === undefined || error < best.error) best = { choice, packed, error };
+        }
       const packed = sample === weight ? best!.packed : variant(best!.choice).quantizeWeight(weight, format);
       return { ...packed, recipe: { ...packed.recipe, chosenOf: tried } };
     },
@@ -150,11 +161,8 @@ const ROWS: ReadonlyMap<string, Row> = new Map<AlgorithmName, Row>([
       make: (i, o, s) => awq({ ...o, ...s, statistics: i.statistics!, name: i.name } as AwqOptions),
     },
   ],
-  ["gptq", { needs: "statistics", options: GPTQ, make: (i, o, s) => gptqFamily(gptq, i, o, s) }],
-  [
-    "mrgptq",
-    { needs: "statistics", options: [...GPTQ, "block", "seed"], make: (i, o, s) => gptqFamily((p) => mrgptq(p as MrGptqOptions), i, o, s) },
-  ],
+  ["gptq", { needs: "statistics", options: GPTQ, make: (i, o, s) => gptqFamily("gptq", i, o, s) }],
+  ["mrgptq", { needs: "statistics", options: [...GPTQ, "block", "seed"], make: (i, o, s) => gptqFamily("mrgptq", i, o, s) }],
   [
     "adaround",
     {
@@ -171,7 +179,7 @@ const ROWS: ReadonlyMap<string, Row> = new Map<AlgorithmName, Row>([
       make: (i, { ridge, ...o }, s) =>
         refit({
           drift: i.drift!,
-          quantizer: gptqFamily(gptq, i, o, s),
+          quantizer: gptqFamily("gptq", i, o, s),
           name: i.name,
           ...s,
           ...(ridge === undefined ? {} : { ridge }),

@@ -4,12 +4,13 @@ import type { Format } from "../../formats/core/types.ts";
 import { format as formatNamed } from "../../formats/registry.ts";
 import { LowbitError } from "../../formats/core/errors.ts";
 import { dequantizeOriginal } from "../quantize/mrgptq.ts";
+import { storedBits } from "../quantize/advise.ts";
 import { plan, relativeLoss, type Plan, type PlanLayer } from "../quantize/plan.ts";
 import type { LayerStatistics } from "../quantize/statistics.ts";
 import { checkAborted, type RunOptions } from "../quantize/steps.ts";
 import { quantize, type WeightQuantizer } from "../tensor/quantize/index.ts";
 import { clone } from "@bufbuild/protobuf";
-import { ModelProtoSchema } from "./file/gen/onnx_pb.ts";
+import { ModelProtoSchema, TensorProto_DataType as T } from "./file/gen/onnx_pb.ts";
 import type { OnnxModel } from "./file/model.ts";
 import { modelLayers, readWeight, writeWeight, type ModelLayer } from "./primitives.ts";
 import { openRun, type RunValue } from "./run.ts";
@@ -161,7 +162,7 @@ function divergence(a: ArrayLike<number>, b: ArrayLike<number>, row: number, wid
 export interface BudgetOptions extends Omit<ImportanceOptions, "candidates"> {
   /** Stored bits per weight of the layers together: codes, scales and zero points. */
   readonly bitsPerWeight: number;
-  /** Default int2_b32, int3_b32, int4_b32, int8_b32. */
+  /** Default: those of `BUDGET_CANDIDATES` around the budget, three from below and three from above. */
   readonly candidates?: readonly string[];
   /** Importance of layers by name, e.g. of `measureImportance`; measured on `feeds` where it is not given. */
   readonly importance?: ReadonlyMap<string, number>;
@@ -176,7 +177,34 @@ export interface BudgetReport {
   readonly notes: readonly string[];
 }
 
-export const BUDGET_CANDIDATES: readonly string[] = ["int2_b32", "int3_b32", "int4_b32", "int8_b32"];
+/** Formats to choose from, from narrow to wide: zero points and float16 scales, which the target `stored` holds at that width. */
+export const BUDGET_CANDIDATES: readonly string[] = [
+  "uint2_b64_float16_zp",
+  "uint2_b32_float16_zp",
+  "uint3_b128_float16_zp",
+  "uint3_b64_float16_zp",
+  "uint4_b128_float16_zp",
+  "uint4_b32_float16_zp",
+  "uint6_b128_float16_zp",
+  "int8_b128_float16",
+];
+/** Candidates on either side of the budget. */
+const AROUND = 3;
+
+/** The candidates whose stored bits are nearest to the budget. */
+function candidatesAround(bitsPerWeight: number): string[] {
+  const bits = (name: string): number => storedBits(formatNamed(name), 256, 256);
+  const below = BUDGET_CANDIDATES.filter((name) => bits(name) <= bitsPerWeight);
+  const above = BUDGET_CANDIDATES.filter((name) => bits(name) > bitsPerWeight);
+  return [...below.slice(-AROUND), ...above.slice(0, AROUND)];
+}
+
+/** The rule of a layer. A target whose scales have the activations' type would store more than was planned. */
+function ruleOf(layer: ModelLayer | undefined, name: string, format: Format): SingleRule {
+  const scale = format.kind === "block" ? format.scales[0].format.bits : 32;
+  const stored = scale < 32 && layer?.weight.dataType !== T.FLOAT16;
+  return { match: exactPattern(name), format: format.name, ...(stored ? { target: "stored" as const } : {}) };
+}
 
 /**
  * Chooses a format for each layer so that all together stay within the budget and the sum of losses, weighted by importance, is least.
@@ -185,9 +213,11 @@ export const BUDGET_CANDIDATES: readonly string[] = ["int2_b32", "int3_b32", "in
  * @example const { rules } = await planBudget(readModel("model.onnx"), feeds, { bitsPerWeight: 3.5 });
  */
 export async function planBudget(model: OnnxModel, feeds: readonly Feeds[], options: BudgetOptions): Promise<BudgetReport> {
-  const candidates = options.candidates ?? BUDGET_CANDIDATES;
+  const candidates = options.candidates ?? candidatesAround(options.bitsPerWeight);
   const importance = options.importance ?? (await measureImportance(model, feeds, { ...options, candidates }));
-  const layers = chosenLayers(model, options.layers).map((layer): PlanLayer => ({
+  const found = chosenLayers(model, options.layers);
+  const byName = new Map(found.map((layer) => [layer.name, layer]));
+  const layers = found.map((layer): PlanLayer => ({
     ...planLayer(model, layer, options.statistics),
     importance: importance.get(layer.name) ?? 1,
   }));
@@ -202,7 +232,7 @@ export async function planBudget(model: OnnxModel, feeds: readonly Feeds[], opti
   const counts = new Map<string, number>();
   for (const { format } of chosen.layers) counts.set(format.name, (counts.get(format.name) ?? 0) + 1);
   return {
-    rules: chosen.layers.map(({ name, format }) => ({ match: exactPattern(name), format: format.name })),
+    rules: chosen.layers.map(({ name, format }) => ruleOf(byName.get(name), name, format)),
     bitsPerWeight: chosen.bitsPerWeight,
     plan: chosen,
     importance,

@@ -1,5 +1,11 @@
 // quantizeModel (files, Node) and quantizeModelBytes (anywhere): budgets and targets become rules, the model is converted, written and reported.
 import { LowbitError } from "../../formats/core/errors.ts";
+import type { Format } from "../../formats/core/types.ts";
+import { gptq } from "../quantize/gptq.ts";
+import type { PlanLayer } from "../quantize/plan.ts";
+import { rtn } from "../quantize/rtn.ts";
+import type { WeightQuantizer } from "../tensor/quantize/index.ts";
+import type { Algorithm } from "./algorithms.ts";
 import { planBudget } from "./budget.ts";
 import { calibrateModel, readFeeds } from "./calibrate/index.ts";
 import { dequantizeWeights } from "./dequantize/index.ts";
@@ -68,7 +74,22 @@ function convertOnce(model: OnnxModel, options: QuantizeOptions): Promise<Conver
   return staticQuantize(model, calibration, rest);
 }
 
-/** Formats within a budget of bits as rules; layers without one stay. */
+/** What planning looks at: enough to rank layers and formats; the weights themselves are quantized on all of the data. */
+const PLAN_TOKENS = 8192;
+const PLAN_ELEMENTS = 4096;
+const PLAN_FEEDS = 2;
+
+/** Some of the feeds, spread evenly: at least two, and no more once they hold a few thousand numbers. */
+function someFeeds(feeds: readonly Feeds[]): Feeds[] {
+  const elements = (feed: Feeds): number => Math.max(1, ...Object.values(feed).map(({ data }) => data.length));
+  const wanted = Math.min(feeds.length, Math.max(PLAN_FEEDS, Math.ceil(PLAN_ELEMENTS / elements(feeds[0]))));
+  return Array.from({ length: wanted }, (_, i) => feeds[Math.floor((i * feeds.length) / wanted)]);
+}
+
+/**
+ * Formats within a budget of bits as rules; layers without one stay. Without an algorithm it is GPTQ: calibration data are at hand, and at few bits
+ * it is worth more than any choice of formats. Layers that calibration cannot look at then have their scales searched.
+ */
 async function withBudget(
   model: OnnxModel,
   options: QuantizeOptions,
@@ -77,12 +98,28 @@ async function withBudget(
   notes: string[],
 ): Promise<QuantizeOptions> {
   const { signal, calibrate } = options;
-  const { layers } = await calibrateModel(model, feeds, { ...pick({ ...calibrate, signal }), holdOut: 0 });
+  const algorithm = options.algorithm ?? "gptq";
+  const maxTokens = Math.min(calibrate?.maxTokens ?? Infinity, PLAN_TOKENS);
+  const { layers } = await calibrateModel(model, feeds, { ...pick({ ...calibrate, signal }), maxTokens, holdOut: 0 });
   const statistics = new Map([...layers].flatMap(([name, { statistics: of }]) => (of.length === 1 ? [[name, of[0]] as const] : [])));
-  const found = await planBudget(model, feeds, { ...budget, statistics, ...pick({ signal }) });
+  const found = await planBudget(model, someFeeds(feeds), {
+    ...budget,
+    statistics,
+    quantizer: (layer, format) => planQuantizer(algorithm, layer, format),
+    ...pick({ signal }),
+  });
   notes.push(...found.notes);
-  const rules: LayerRule[] = [...(options.rules ?? []), ...found.rules, { match: "*", keep: true }];
-  return { ...options, format: options.format ?? found.rules[0].format!, rules };
+  const own = found.rules.map((rule, i) =>
+    options.algorithm === undefined && !layers.has(found.plan.layers[i].name) ? { ...rule, algorithm: "mse" as const } : rule,
+  );
+  const rules: LayerRule[] = [...(options.rules ?? []), ...own, { match: "*", keep: true }];
+  return { ...options, algorithm, format: options.format ?? found.rules[0].format!, rules };
+}
+
+/** What a layer is rounded with while formats are compared: GPTQ where its inputs are known and something better than rounding is asked for. */
+function planQuantizer(algorithm: Algorithm, { name, statistics }: PlanLayer, format: Format): WeightQuantizer {
+  if (algorithm === "rtn" || statistics?.hessian === undefined || statistics.hessian === null) return rtn();
+  return gptq({ hessian: statistics, name, damp: 0.05, ...(format.kind === "opaque" ? {} : { actOrder: true }) });
 }
 
 /** Layers left out, or raised to 8 bits, until the outputs reach a SQNR on data that no quantizer saw; as rules. */

@@ -20,7 +20,7 @@ import {
   type OnnxModel,
 } from "../../src/onnx/index.ts";
 import { gptq, layerStatistics, rtn } from "../../src/quantize/index.ts";
-import { encode, graph, model, node, raw, T, value, weights } from "./build.ts";
+import { encode, graph, matmulModel, model, node, raw, T, value, weights } from "./build.ts";
 
 const K = 32;
 /** x [batch, 32] -> a -> Relu -> b and c -> y, with a bias behind a. */
@@ -100,16 +100,36 @@ describe("one-shot", () => {
     }
   });
 
-  test("damping and order are chosen on held-out batches, never worse there than any one", async () => {
+  test("what is open is chosen on held-out batches: damping, then order, then polish, never worse there than where it began", async () => {
     const chosen = await quantized("gptq", { holdOut: 0.5 });
-    for (const damp of [0.01, 0.05, 0.1])
-      for (const actOrder of [false, true]) {
-        const one = await quantized({ name: "gptq", damp, actOrder }, { holdOut: 0.5 });
-        one.layers.forEach((layer, i) => {
-          const [a, b] = [chosen.decided.get(chosen.layers[i])!.outputSqnr!, one.decided.get(layer)!.outputSqnr!];
-          expect(a).toBeGreaterThanOrEqual(b - 1e-9);
-        });
-      }
+    for (const choice of [{ damp: 0.05 }, { damp: 0.01 }, { damp: 0.1 }]) {
+      const one = await quantized({ name: "gptq", actOrder: false, polish: false, ...choice }, { holdOut: 0.5 });
+      one.layers.forEach((layer, i) => {
+        const [a, b] = [chosen.decided.get(chosen.layers[i])!.outputSqnr!, one.decided.get(layer)!.outputSqnr!];
+        expect(a).toBeGreaterThanOrEqual(b - 1e-9);
+      });
+    }
+    const { recipe } = chosen.decided.get(chosen.layers[0])!.packed;
+    expect(recipe.chosenOf).toBe(5);
+    const again = await quantized(
+      { name: "gptq", damp: recipe.damp as number, actOrder: recipe.actOrder as boolean, polish: recipe.polish !== undefined },
+      { holdOut: 0.5 },
+    );
+    expect(again.decided.get(again.layers[0])!.packed.codes).toEqual(chosen.decided.get(chosen.layers[0])!.packed.codes);
+  });
+
+  test("coarse scales: a search is tried too; a wide Hadamard block where it divides k", async () => {
+    const tries = async (algorithm: "gptq" | "mrgptq", of: string, k: number) => {
+      const m = readModelBytes(encode(matmulModel(raw("w", [k, 8], weights(k * 8)), k, 8)));
+      const data: Feeds[] = [1, 2].map((seed) => ({ x: { type: "float32", data: weights(64 * k, seed), dims: [64, k] } }));
+      const decided = await decideWeights(m, modelLayers(m), () => ({ format: format(of as "mxfp4"), algorithm }), data, {
+        undoes: ["rotation"],
+      });
+      return [...decided.values()][0].packed.recipe.chosenOf;
+    };
+    expect(await tries("gptq", "mxfp4", 32)).toBe(6);
+    expect(await tries("mrgptq", "mxfp4", 32)).toBe(5);
+    expect(await tries("mrgptq", "mxfp4", 128)).toBe(6);
   });
 
   test("algorithms with data beat rounding to nearest at the model's output; those without need none", async () => {

@@ -50,7 +50,7 @@ export const quantizeCommand: CommandSpec = {
     symmetric: { help: "no zero points (default for block dtypes and signed weights)" },
     asymmetric: { help: "zero points (default for unsigned 8-bit weights)" },
     budget: { value: "BITS", help: "formats by layer within this many stored bits per weight, chosen on --calibrate data" },
-    candidates: { value: "LIST", help: "with --budget: the formats to choose from (default int2_b32,int3_b32,int4_b32,int8_b32)" },
+    candidates: { value: "LIST", help: "with --budget: the formats to choose from (default: 2 to 8 bits around BITS)" },
     config: { value: "FILE", help: "options from a file (default: lowbit.config.json or .mjs beside the model, where there is one)" },
     "print-config": { help: "print the options in force as JSON and stop" },
     verify: { value: "N", help: "afterwards run both models on N random inputs and compare" },
