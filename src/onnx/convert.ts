@@ -23,7 +23,9 @@ import {
   type Scope,
 } from "./graph/graph.ts";
 import { findLayers, type Layer } from "./layers.ts";
-import type { LayerRule, LayerReport, QuantizeOptions } from "./options.ts";
+import { resolveAlgorithm } from "./algorithms.ts";
+import { vectorView } from "./calibrate/vectors.ts";
+import type { AlgorithmChoice, LayerRule, LayerReport, QuantizeOptions } from "./options.ts";
 import { checkOptions } from "./options.ts";
 import { nameFilter } from "./patterns.ts";
 import { convertFp16 } from "./targets/fp16.ts";
@@ -106,24 +108,33 @@ export const pick = <T extends object>(fields: T): { [K in keyof T]?: NonNullabl
 /** Does the layer's weight come from a quantizer that looks at data, or one of its own? */
 const isDecided = ({ algorithm }: Decision): boolean => algorithm !== undefined && algorithm !== "rtn";
 
+/**
+ * The algorithm of a layer: its decision's. One that looks at data and was asked for the whole model leaves tables and recurrent weights, which multiply no
+ * vectors that calibration knows, to a search of their scales.
+ */
+function algorithmOf(layer: Layer, { algorithm }: Decision, options: QuantizeOptions): AlgorithmChoice {
+  const whole = algorithm === options.algorithm && resolveAlgorithm(algorithm!).needs !== "nothing";
+  return whole && typeof vectorView(layer) === "string" ? "mse" : algorithm!;
+}
+
 /** The weights of layers with an algorithm, and the biases that go with them. */
 async function algorithmWeights(
   model: OnnxModel,
   layers: readonly Layer[],
   decisionOf: (layer: Layer) => Decision,
   options: QuantizeOptions,
+  notes: string[],
 ): Promise<Map<Layer, DecidedWeight>> {
   const chosen = layers.filter((layer) => isDecided(decisionOf(layer)));
   if (chosen.length === 0) return new Map();
   const { sequential, calibration, calibrate, signal, onProgress } = options;
   const total = chosen.reduce((sum, layer) => sum + layer.bytes, 0);
+  const searched = chosen.filter((layer) => algorithmOf(layer, decisionOf(layer), options) !== decisionOf(layer).algorithm);
+  for (const layer of searched) notes.push(`${layer.name}: scales searched without data: ${vectorView(layer) as string}`);
   const decided = await decideWeights(
     model,
     chosen,
-    (layer) => {
-      const { format, algorithm } = decisionOf(layer);
-      return { format, algorithm: algorithm! };
-    },
+    (layer) => ({ format: decisionOf(layer).format, algorithm: algorithmOf(layer, decisionOf(layer), options) }),
     calibration,
     {
       ...pick({ sequential, signal, ...calibrate }),
@@ -231,7 +242,7 @@ async function convertLayers(
       context,
     ),
   }));
-  const decided = await algorithmWeights(model, todo, (layer) => decide.of(layer) as Decision, options);
+  const decided = await algorithmWeights(model, todo, (layer) => decide.of(layer) as Decision, options, notes);
   const weights = layerWeights(model, todo);
   const progress = startProgress(todo, options);
   const replaced = new Map<NodeProto, NodeProto[]>();

@@ -1,6 +1,6 @@
 // Calibration of models: where data come from, and that the statistics are those of what each operator multiplies. The oracle of the Hessian is
 // onnxruntime-node: the sum of squares of a layer's outputs is the trace of W H W^T.
-import { mkdirSync, mkdtempSync, rmSync, writeFileSync } from "node:fs";
+import { mkdirSync, mkdtempSync, readdirSync, rmSync, writeFileSync } from "node:fs";
 import { tmpdir } from "node:os";
 import { join } from "node:path";
 import { deflateRawSync } from "node:zlib";
@@ -10,6 +10,8 @@ import {
   calibrateModel,
   modelLayers,
   modelValues,
+  quantizeModel,
+  quantizeModelBytes,
   readFeeds,
   readModelBytes,
   readWeight,
@@ -317,6 +319,70 @@ describe("statistics", () => {
     expect([b.statistics[0].rows, b.heldOut![0].rows]).toEqual([5, 5]);
     expect(layers.get("a")!.range).toEqual({ min: Math.min(...samples), max: Math.max(...samples) });
     expect(layers.get("a")!.observer!.ranges().max[0]).toBe(Math.max(...samples));
+  });
+
+  test("maps of any width: the statistics of a convolution are the sums over all of them", async () => {
+    const m = single("Conv", [4, 3, 3, 3], 1, { pads: ints(1, 1, 1, 1) });
+    m.proto.graph!.input[0] = value("x", T.FLOAT, [1, 3, 6, "width"]);
+    const maps = [5, 9, 14].map((width) => ({ x: { type: "float32", data: weights(18 * width, width), dims: [1, 3, 6, width] } }));
+    const of = async (feeds: Feeds[]) => (await calibrateModel(m, feeds, { holdOut: 0 })).layers.get("n")!.statistics[0];
+    const all = await of(maps);
+    const parts = await Promise.all(maps.map((map) => of([map])));
+    expect(all.rows).toBe(6 * (5 + 9 + 14));
+    for (let i = 0; i < all.hessian!.length; i++)
+      expect(all.hessian![i]).toBeCloseTo(
+        parts.reduce((sum, part) => sum + part.hessian![i], 0),
+        6,
+      );
+    // a budget is spread over the maps
+    expect((await calibrateModel(m, maps, { holdOut: 0, maxTokens: 30 })).layers.get("n")!.statistics[0].rows).toBeLessThanOrEqual(30);
+  });
+
+  test("layers inside If are refused by name, with what to do", async () => {
+    const branch = (w: string) =>
+      graph({ output: [value(`y_${w}`, T.FLOAT, [])], node: [node("MatMul", ["x", w], [`y_${w}`], {}, `inside_${w}`)] });
+    const m = readModelBytes(
+      encode(
+        model(
+          graph({
+            input: [value("x", T.FLOAT, ["n", 6]), value("c", T.BOOL, [])],
+            output: [value("y", T.FLOAT, ["n", 4])],
+            initializer: [raw("a", [6, 4], weights(24)), raw("b", [6, 4], weights(24, 2))],
+            node: [node("If", ["c"], ["y"], { then_branch: branch("a"), else_branch: branch("b") }, "if")],
+          }),
+        ),
+      ),
+    );
+    const feeds = [{ ...feed(0, 5), c: { type: "bool", data: Uint8Array.of(1), dims: [] } }];
+    await expect(calibrateModel(m, feeds)).rejects.toThrow(/inside_a: it lies in if.then_branch: values inside If, Loop and Scan/);
+    await expect(quantizeModelBytes(encode(m.proto), { dtype: "q4", algorithm: "gptq", calibration: feeds })).rejects.toThrow(
+      /layer inside_a: .*rtn, mse, hqq/s,
+    );
+    const rules = [{ match: "inside_*", algorithm: "mse" as const }];
+    const { report } = await quantizeModelBytes(encode(m.proto), { dtype: "q4", algorithm: "gptq", rules, calibration: feeds });
+    expect(report.layers.map(({ algorithm }) => algorithm)).toEqual(["rtn", "rtn"]);
+  });
+
+  test("an abort in the middle of calibration writes nothing", async () => {
+    const path = put("abort.onnx", encode(chain().proto));
+    const controller = new AbortController();
+    const before = readdirSync(folder);
+    const feeds = Array.from({ length: 6 }, () => feed(0, 5));
+    let stages = 0;
+    const onProgress = ({ layer }: { layer: string }): void => {
+      if (layer.includes("(calibrate)") && ++stages === 3) controller.abort();
+    };
+    await expect(
+      quantizeModel(path, join(folder, "aborted.onnx"), {
+        dtype: "q4",
+        algorithm: "gptq",
+        calibration: feeds,
+        signal: controller.signal,
+        onProgress,
+      }),
+    ).rejects.toMatchObject({ code: "E_ABORTED" });
+    expect(stages).toBe(3);
+    expect(readdirSync(folder)).toEqual(before);
   });
 
   test("what cannot be calibrated is refused by name", async () => {
