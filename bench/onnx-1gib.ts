@@ -1,11 +1,12 @@
 // Quantizes 1 GiB of weights (64 MatMul of 2048 x 2048 float32) to q4 in a process of its own and prints wall time, time inside quantizeModel
-// and peak memory. The model is generated on disk, streaming; a second one keeps its weights as external data.
-//   npx tsx bench/onnx-1gib.ts [folder] [--runs 3]
+// and peak memory. The model is generated on disk, streaming; a second one keeps its weights as external data. --gptq N quantizes the first N layers by GPTQ
+// on 1024 vectors, and says what the whole would take.   npm run bench -- onnx-1gib [folder] [--runs 3] [--gptq N]
 // For comparison (2 cores AMD EPYC, onnxruntime 1.21 to 1.23 in Python): 2.3 to 3.3 s in the call, 6.3 to 7.5 s with imports, 2354 MB.
 import { spawnSync } from "node:child_process";
 import { closeSync, existsSync, mkdirSync, openSync, rmSync, statSync, writeFileSync, writeSync } from "node:fs";
 import { cpus, loadavg, tmpdir } from "node:os";
 import { join } from "node:path";
+import { fileURLToPath } from "node:url";
 import { create, toBinary } from "@bufbuild/protobuf";
 import {
   GraphProtoSchema,
@@ -17,7 +18,7 @@ import {
   TensorProto_DataLocation,
   TensorProto_DataType,
 } from "../src/onnx/file/gen/onnx_pb.ts";
-import { quantizeModel } from "../src/onnx/index.ts";
+import { quantizeModel, type Feeds } from "../src/onnx/index.ts";
 import { value } from "../test/onnx/build.ts";
 
 const LAYERS = 64;
@@ -96,32 +97,66 @@ function generateOutside(path: string): void {
   closeSync(fd);
 }
 
-if (process.argv[2] === "--child") {
-  const [input, output, symmetric, externalData] = process.argv.slice(3);
+const CHILD = "--child";
+const TOKENS = 1024;
+
+/** Vectors for the first layer; their neighbours resemble each other. */
+function calibrationFeeds(): Feeds[] {
+  const data = new Float32Array(TOKENS * SIZE);
+  for (let i = 0; i < data.length; i++) data[i] = next() - 0.5 + (i % SIZE === 0 ? 0 : 0.8 * data[i - 1]);
+  return [{ x: { type: "float32", data, dims: [TOKENS, SIZE] } }];
+}
+
+interface ChildReport {
+  readonly seconds: number;
+  readonly peakMB: number;
+  /** Processor time of the whole process: what the call would take on an idle machine, within a little. */
+  readonly cpu: number;
+  readonly bytes: number;
+  readonly sqnrDb: number;
+}
+
+async function child([input, output, kind, external, layers]: string[]): Promise<void> {
+  const chosen = Number(layers);
   const report = await quantizeModel(input, output, {
     dtype: "q4",
     force: true,
-    symmetric: symmetric === "sym",
-    ...(externalData === "out" ? { externalData: true } : {}),
+    symmetric: kind === "sym",
+    ...(external === "out" ? { externalData: true } : {}),
+    ...(chosen > 0
+      ? {
+          include: Array.from({ length: chosen }, (_, i) => `mm${i}`),
+          algorithm: { name: "gptq", damp: 0.05, actOrder: false, polish: false } as const,
+          calibration: calibrationFeeds(),
+        }
+      : {}),
   });
   const usage = process.resourceUsage();
-  const peak = usage.maxRSS / 1024;
-  // Processor time of the whole process: what the call would take on an idle machine, within a little.
-  const cpu = (usage.userCPUTime + usage.systemCPUTime) / 1e6;
-  console.log(
-    JSON.stringify({
-      seconds: report.seconds,
-      peakMB: peak,
-      cpu,
-      bytes: report.fileBytesAfter,
-      layers: report.quantized,
-      sqnrDb: report.layers[0].sqnrDb,
-    }),
-  );
-} else {
-  const args = process.argv.slice(2);
-  const runsAt = args.indexOf("--runs");
-  const runs = runsAt < 0 ? 3 : Number(args[runsAt + 1]);
+  const made: ChildReport = {
+    seconds: report.seconds,
+    peakMB: usage.maxRSS / 1024,
+    cpu: (usage.userCPUTime + usage.systemCPUTime) / 1e6,
+    bytes: report.fileBytesAfter,
+    sqnrDb: report.layers[0].sqnrDb!,
+  };
+  console.log(JSON.stringify(made));
+}
+
+function runChild(args: readonly string[]): ChildReport & { readonly wall: number } {
+  const started = performance.now();
+  const made = spawnSync(process.execPath, [...process.execArgv, fileURLToPath(import.meta.url), CHILD, ...args], { encoding: "utf8" });
+  if (made.status !== 0) throw new Error(made.stderr);
+  return { wall: (performance.now() - started) / 1000, ...(JSON.parse(made.stdout) as ChildReport) };
+}
+
+const number = (args: readonly string[], name: string, fallback: number): number => {
+  const at = args.indexOf(name);
+  return at < 0 ? fallback : Number(args[at + 1]);
+};
+
+export function onnxGib(args: readonly string[]): void {
+  const runs = number(args, "--runs", 3);
+  const gptq = number(args, "--gptq", 0);
   const folder = args[0] !== undefined && !args[0].startsWith("--") ? args[0] : join(tmpdir(), "lowbit-1gib");
   mkdirSync(folder, { recursive: true });
   const inside = join(folder, "model.onnx");
@@ -133,30 +168,30 @@ if (process.argv[2] === "--child") {
     generateOutside(outside);
   }
   console.log(`node ${process.version}, ${cpus()[0]?.model ?? "?"} x ${cpus().length}, load ${loadavg()[0].toFixed(2)}`);
+  const output = join(folder, "out.onnx");
+  const clean = (): void => [output, `${output}_data`].forEach((path) => rmSync(path, { force: true }));
+  if (gptq > 0) {
+    const made = runChild([inside, output, "asym", "in", String(gptq)]);
+    clean();
+    console.log(
+      `GPTQ of ${gptq} of ${LAYERS} layers: ${made.seconds.toFixed(1)} s in the call, ${made.cpu.toFixed(1)} s of processor (${((made.cpu * LAYERS) / gptq).toFixed(0)} s for all at that rate); peak ${made.peakMB.toFixed(0)} MB; load ${loadavg()[0].toFixed(2)}`,
+    );
+    return;
+  }
   for (const [title, input, kind, data] of [
     ["sym", inside, "sym", "in"],
     ["asym", inside, "asym", "in"],
     ["sym, external data in and out", outside, "sym", "out"],
   ]) {
-    const output = join(folder, "out.onnx");
-    const results = Array.from({ length: runs }, () => {
-      const started = performance.now();
-      const child = spawnSync(process.execPath, [...process.execArgv, process.argv[1], "--child", input, output, kind, data], {
-        encoding: "utf8",
-      });
-      if (child.status !== 0) throw new Error(child.stderr);
-      return {
-        wall: (performance.now() - started) / 1000,
-        ...(JSON.parse(child.stdout) as { seconds: number; peakMB: number; cpu: number; bytes: number; sqnrDb: number }),
-      };
-    });
-    const seconds = results.map((result) => result.seconds).sort((a, b) => a - b);
-    const walls = results.map((result) => result.wall).sort((a, b) => a - b);
+    const results = Array.from({ length: runs }, () => runChild([input, output, kind, data, "0"]));
+    const sorted = (of: (result: (typeof results)[number]) => number): number[] => results.map(of).sort((a, b) => a - b);
+    const [seconds, walls, cpu] = [sorted((r) => r.seconds), sorted((r) => r.wall), sorted((r) => r.cpu)];
     const peak = Math.max(...results.map((result) => result.peakMB));
     console.log(
-      `${title}: call best ${seconds[0].toFixed(2)} s, median ${seconds[runs >> 1].toFixed(2)} s; process median ${walls[runs >> 1].toFixed(2)} s, of processor ${Math.min(...results.map((result) => result.cpu)).toFixed(2)} s; peak ${peak.toFixed(0)} MB; ${results[0].bytes} bytes; ${results[0].sqnrDb.toFixed(2)} dB; load ${loadavg()[0].toFixed(2)}`,
+      `${title}: call best ${seconds[0].toFixed(2)} s, median ${seconds[runs >> 1].toFixed(2)} s; process median ${walls[runs >> 1].toFixed(2)} s, of processor ${cpu[0].toFixed(2)} s; peak ${peak.toFixed(0)} MB; ${results[0].bytes} bytes; ${results[0].sqnrDb.toFixed(2)} dB; load ${loadavg()[0].toFixed(2)}`,
     );
-    rmSync(output, { force: true });
-    rmSync(`${output}_data`, { force: true });
+    clean();
   }
 }
+
+if (process.argv[2] === CHILD) await child(process.argv.slice(3));

@@ -1,17 +1,18 @@
 // npm run bench -- gemv|gemm|fwht|codec|lut|bitplane|cold|load|webgpu [--json] [--seconds S] [--quick]: best and median of interleaved rounds, ratios to roofs and peers of the same process.
-// npm run bench -- accuracy-gptq|accuracy-ocr|accuracy-static [case ...]: quantized models on data that calibration never saw, beside their bounds.
+// npm run bench -- accuracy-gptq|accuracy-ocr|accuracy-static [case ...]: quantized models on data that calibration never saw, beside their bounds; onnx-1gib: time, memory.
 // --quick leaves the slowest peers out. Use Node 24 for the figures of relaxed SIMD: `npx -p node@24 npm run bench -- gemv`.
 import { parseArgs } from "node:util";
 import { machine } from "./measure.ts";
 
-const accuracy: Record<string, (args: string[]) => Promise<void>> = {
+const reports: Record<string, (args: string[]) => Promise<void>> = {
   "accuracy-ocr": async () => (await import("./accuracy-ocr.ts")).accuracyOcr(),
   "accuracy-static": async (args) => (await import("./accuracy-static.ts")).accuracyStatic(args),
+  "onnx-1gib": async (args) => (await import("./onnx-1gib.ts")).onnxGib(args),
   "accuracy-gptq": async (args) => (await import("./accuracy-gptq.ts")).accuracyGptq(args),
 };
 const [first = "", ...others] = process.argv.slice(2);
-if (Object.hasOwn(accuracy, first)) {
-  await accuracy[first](others);
+if (Object.hasOwn(reports, first)) {
+  await reports[first](others);
   process.exit(0);
 }
 

@@ -29,7 +29,7 @@ import type { Feeds } from "./verify/feeds.ts";
 import { runtimeTraps } from "./verify/traps.ts";
 
 /** New tensors stay in memory up to this many bytes, then go to a temporary file beside the output. */
-const MEMORY_BUDGET = 192 << 20;
+const MEMORY_BUDGET = 96 << 20;
 
 /** Share of the calibration data on which a target is judged: no quantizer sees it. */
 const JUDGES = 1 / 8;

@@ -99,13 +99,13 @@ function eightBits(w: Float32Array, k: number, n: number, type: "int8" | "uint8"
   const rules = { type, symmetric, reduceRange };
   const made: OrtBlock[] = perChannel ? Array.from({ length: n }, (_, c) => quantUtils(column(c), rules)) : [quantUtils([...w], rules)];
   const of = (i: number): number => (perChannel ? made[i % n].codes[Math.floor(i / n)] : made[0].codes[i]);
-  const array = type === "int8" ? Int8Array : Uint8Array;
+  const codes = (list: number[]) => bytes(type === "int8" ? Int8Array.from(list) : Uint8Array.from(list));
   return {
     options: { dtype: type, perChannel, symmetric, ...(reduceRange ? { reduceRange } : {}) },
     tensors: {
-      w_quantized: bytes(array.from({ length: k * n }, (_, i) => of(i))),
+      w_quantized: codes(Array.from({ length: k * n }, (_, i) => of(i))),
       w_scale: bytes(Float32Array.from(made, ({ scale }) => scale)),
-      w_zero_point: bytes(array.from(made, ({ zeroPoint }) => zeroPoint)),
+      w_zero_point: codes(made.map(({ zeroPoint }) => zeroPoint)),
     },
   };
 }

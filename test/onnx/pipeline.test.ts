@@ -3,7 +3,7 @@
 import { existsSync, mkdirSync, mkdtempSync, readFileSync, rmSync, writeFileSync } from "node:fs";
 import { tmpdir } from "node:os";
 import { join } from "node:path";
-import { InferenceSession } from "onnxruntime-node";
+import { InferenceSession, Tensor } from "onnxruntime-node";
 import { afterAll, describe, expect, it } from "vitest";
 import type { Feeds, QuantizeBytesOptions } from "../../src/onnx/index.ts";
 import {
@@ -70,6 +70,25 @@ describe("algorithms on calibration data", () => {
       }
     },
   );
+  it("rotated weights share one matrix in the file; the nodes that turn inputs and those that turn weights back give the same", async () => {
+    const outputs: Float32Array[] = [];
+    for (const target of ["stored", "matmulnbits"] as const) {
+      const { bytes } = await run({
+        format: "int4_b32",
+        target,
+        algorithm: { name: "mrgptq", block: 32, damp: 0.05, actOrder: false, polish: false },
+        calibration: feeds,
+      });
+      const names = readModelBytes(bytes).proto.graph!.initializer.map(({ name }) => name);
+      expect(names.filter((name) => name.startsWith("lowbit.rotation/"))).toHaveLength(1);
+      const session = await InferenceSession.create(bytes, { logSeverityLevel: 4 });
+      const { y } = await session.run({ x: new Tensor("float32", weights(8 * 64, 3), [8, 64]) });
+      outputs.push(Float32Array.from(y.data as Float32Array));
+      await session.release();
+    }
+    const size = Math.max(...outputs[0].map(Math.abs));
+    outputs[0].forEach((v, i) => expect(Math.abs(v - outputs[1][i])).toBeLessThan(1e-4 * size));
+  });
   it("sequential refit, with the output's figure on data held out", async () => {
     const { report } = await run({ format: "int3_b32", algorithm: "refit", sequential: true, calibration: feeds });
     for (const layer of report.layers) expect(layer.outputSqnrDb).toBeGreaterThan(5);

@@ -93,16 +93,19 @@ describeShared("kjv-llama", modelPath("kjv-llama/kjv_llama.onnx"), (path) => {
     ["q4, symmetric", { dtype: "q4" }, 0.157],
     ["q4, asymmetric", { dtype: "q4", symmetric: false }, 0.161],
     ["int8", { dtype: "int8" }, 0.251],
-  ] as const)("%s: perplexity within 2 %% of fp32 on 4 windows (npm run bench -- accuracy-gptq runs all 208)", async (_name, options, share) => {
-    const target = out("kjv.onnx");
-    const report = await quantizeModel(path, target, { ...options, force: true });
-    const matmuls = report.layers.filter(({ opType, format }) => opType === "MatMul" && format !== null);
-    expect(matmuls.length).toBe(29);
-    const sum = (pick: "bytesBefore" | "bytesAfter"): number => matmuls.reduce((total, layer) => total + layer[pick], 0);
-    expect(sum("bytesAfter") / sum("bytesBefore")).toBeLessThanOrEqual(share);
-    const before = await perplexity(path, tokens(), windows);
-    expect((await perplexity(target, tokens(), windows)) / before).toBeLessThan(1.02);
-  });
+  ] as const)(
+    "%s: perplexity within 2 %% of fp32 on 4 windows (npm run bench -- accuracy-gptq runs all 208)",
+    async (_name, options, share) => {
+      const target = out("kjv.onnx");
+      const report = await quantizeModel(path, target, { ...options, force: true });
+      const matmuls = report.layers.filter(({ opType, format }) => opType === "MatMul" && format !== null);
+      expect(matmuls.length).toBe(29);
+      const sum = (pick: "bytesBefore" | "bytesAfter"): number => matmuls.reduce((total, layer) => total + layer[pick], 0);
+      expect(sum("bytesAfter") / sum("bytesBefore")).toBeLessThanOrEqual(share);
+      const before = await perplexity(path, tokens(), windows);
+      expect((await perplexity(target, tokens(), windows)) / before).toBeLessThan(1.02);
+    },
+  );
 });
 
 describe("PP-OCRv4 detector: opset 11, ConvTranspose and Resize", () => {

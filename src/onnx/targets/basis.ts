@@ -6,7 +6,7 @@ import { TensorProto_DataType as T, type NodeProto } from "../file/gen/onnx_pb.t
 import { encodeHalf } from "../file/half.ts";
 import { makeTensor } from "../file/model.ts";
 import { makeNode } from "../graph/graph.ts";
-import type { Layer } from "../layers.ts";
+import { ROTATION_NAME, type Layer } from "../layers.ts";
 import { int64Tensor, type constantNodes } from "./planes.ts";
 import type { TargetContext } from "./target.ts";
 
@@ -17,6 +17,8 @@ interface Basis {
   /** [block, block], the same for every block along k. */
   readonly matrix: Float32Array | null;
   readonly block: number;
+  /** Which matrix it is: those of one key are equal. */
+  readonly key: string;
 }
 
 /** The basis of a packed weight; null where it is the model's. */
@@ -25,7 +27,7 @@ export function basisOf({ recipe, k }: PackedTensor): Basis | null {
   const channels = recipe.channelScales as readonly number[] | undefined;
   if (config === undefined && channels === undefined) return null;
   let scale = channels === undefined ? null : Float32Array.from(channels, (s) => 1 / s);
-  if (config === undefined) return { scale, matrix: null, block: k };
+  if (config === undefined) return { scale, matrix: null, block: k, key: "" };
   // Q = diag(signs) (I x H) for Hadamard rotations: the signs go to the scale, what is left repeats from block to block.
   const rotation = rotationOf(config);
   const block = config.kind === "hadamard" ? config.block : config.n;
@@ -56,13 +58,32 @@ export function basisOf({ recipe, k }: PackedTensor): Basis | null {
     plain.apply(unit);
     matrix.set(unit.subarray(0, block), i * block);
   }
-  return { scale, matrix, block };
+  const key = config.kind === "hadamard" ? `hadamard${block}` : `${config.kind}${config.n}_${String(config.seed)}`;
+  return { scale, matrix, block, key };
 }
 
 const floats = (values: Float32Array, type: number): Uint8Array => {
   const data = type === T.FLOAT16 ? Uint16Array.from(values, encodeHalf) : type === T.DOUBLE ? Float64Array.from(values) : values;
   return new Uint8Array(data.buffer, data.byteOffset, data.byteLength);
 };
+
+/** Rotations that were written into a model, by what they are. */
+const written = new WeakMap<TargetContext, Map<string, string>>();
+
+/** The matrix of a basis, or its transpose, as a constant of the main graph, which all graphs see: one for all layers. */
+function rotationConstant(context: TargetContext, { key, matrix, block }: Basis, type: number, inverse: boolean): string {
+  const known = written.get(context) ?? new Map<string, string>();
+  written.set(context, known);
+  const id = `${key}${inverse ? "_inverse" : ""}${type === T.FLOAT ? "" : `_${type}`}`;
+  let name = known.get(id);
+  if (name === undefined) {
+    const values = inverse ? matrix!.map((_, i) => matrix![(i % block) * block + Math.floor(i / block)]) : matrix!;
+    const tensor = makeTensor(context.model, context.names.take(`${ROTATION_NAME}${id}`), type, [block, block], floats(values, type));
+    context.scopes[0].graph.initializer.push(tensor);
+    known.set(id, (name = tensor.name));
+  }
+  return name;
+}
 
 /** Brings an input [.., k] of type `type` into the basis of the weight: the nodes, and the value after them. */
 export function inputInBasis(
@@ -91,7 +112,7 @@ export function inputInBasis(
   if (basis.scale !== null) value = add("Mul", [value, constant("channel_scale", [packed.k], basis.scale)], "scaled");
   if (basis.matrix !== null) {
     const { block } = basis;
-    const rotation = constant("rotation", [block, block], basis.matrix);
+    const rotation = rotationConstant(context, basis, type, false);
     if (block === packed.k) value = add("MatMul", [value, rotation], "rotated");
     else {
       const shape = add("Shape", [value], "shape");
@@ -118,11 +139,9 @@ export function weightFromBasis(
     build.constant(makeTensor(context.model, context.names.take(`${base}_${what}`), T.FLOAT, dims, floats(values, T.FLOAT)));
   let out = value;
   if (basis.matrix !== null) {
-    const { block, matrix } = basis;
-    const turned = new Float32Array(matrix.length);
-    for (let i = 0; i < block; i++) for (let j = 0; j < block; j++) turned[j * block + i] = matrix[i * block + j];
+    const { block } = basis;
     const inBlocks = block === k ? out : build.reshape(out, [-1, block], "in_blocks");
-    const product = build.add("MatMul", [inBlocks, constant("rotation", [block, block], turned)], "unrotated");
+    const product = build.add("MatMul", [inBlocks, rotationConstant(context, basis, T.FLOAT, true)], "unrotated");
     out = block === k ? product : build.reshape(product, [rows, k], "in_rows");
   }
   return basis.scale === null ? out : build.add("Mul", [out, constant("channel_scale", [k], basis.scale)], "unscaled");
