@@ -67,6 +67,9 @@ const ROWS: readonly Row[] = [
   { id: "budget3", options: { budget: { bitsPerWeight: 3 } }, bound: 24.78, bits: 3 },
 ];
 
+const WINDOWS = 128;
+const BATCH = 8;
+
 /** Bytes that the packed weights take, from their formats. */
 function packedBytes(path: string, layers: readonly LayerReport[]): number {
   const model = readModel(path);
@@ -104,7 +107,7 @@ export async function accuracyGptq(args: readonly string[]): Promise<void> {
 
 async function choose({ id, options, other = [] }: Row, kjv: Kjv, path: string): Promise<void> {
   for (const form of [options!, ...other]) {
-    await quantizeModel(kjv.path, path, { ...form, calibration: kjv.calibration });
+    await quantizeModel(kjv.path, path, { ...form, calibration: kjv.feeds(WINDOWS, BATCH) });
     const result = await perplexity(path, kjv.heldOut, Infinity);
     console.log(`${id.padEnd(8)} on held-out training text ${result.toFixed(4)}   ${show(form)}`);
     rmSync(path);
@@ -113,7 +116,7 @@ async function choose({ id, options, other = [] }: Row, kjv: Kjv, path: string):
 
 async function evaluate({ id, options, bound, bits }: Row, kjv: Kjv, path: string): Promise<void> {
   const used = process.cpuUsage();
-  const report = options === null ? null : await quantizeModel(kjv.path, path, { ...options, calibration: kjv.calibration });
+  const report = options === null ? null : await quantizeModel(kjv.path, path, { ...options, calibration: kjv.feeds(WINDOWS, BATCH) });
   const { user, system } = process.cpuUsage(used);
   const result = await perplexity(report === null ? kjv.path : path, kjv.evaluation, Infinity);
   const verdict = bound === undefined ? "" : ` (at most ${bound}: ${result <= bound ? "met" : "MISSED"})`;

@@ -8,8 +8,8 @@ import { renderLine, TEXTS } from "../examples/text-lines.mjs";
 import { quantizeModel, type Feeds, type QuantizeModelOptions } from "../src/onnx/index.ts";
 import { seededRandom } from "../src/quantize/index.ts";
 import { fashionAccuracy } from "../test/onnx/fashion.ts";
-import { modelPath } from "../test/helpers/shared.ts";
-import { loadKjv, perplexity } from "./kjv.ts";
+import { perplexity } from "../test/onnx/perplexity.ts";
+import { loadKjv } from "./kjv.ts";
 import { EVALUATED, lineFeeds, readLines, RECOGNISER, sqnr, type Line } from "./ocr.ts";
 import { vadCase } from "./vad.ts";
 
@@ -63,16 +63,11 @@ async function ocr(make: Make): Promise<void> {
 }
 
 async function kjv(make: Make): Promise<void> {
-  const data = loadKjv();
-  const path = modelPath("kjv-llama/kjv_llama.onnx");
-  if (data === null || path === null) return console.log("kjv-llama: not there, set LOWBIT_MODELS");
-  const calibration = Array.from({ length: 32 }, (_, i): Feeds => {
-    const ids = BigInt64Array.from(data.calibration.subarray(i * 256, (i + 1) * 256), BigInt);
-    return { ids: { type: "int64", data: ids, dims: [1, 256] } };
-  });
+  const { path, evaluation, feeds } = loadKjv();
+  const calibration = feeds(32, 1);
   for (const activations of ["uint8", "mixed"] as const) {
     const made = await make(`kjv-${activations}`, path, { activations, calibration });
-    const found = await perplexity(data, new Uint8Array(readFileSync(made.path)));
+    const found = await perplexity(made.path, evaluation, Infinity);
     const bound = activations === "uint8" ? `  (<= 24.50: ${verdict(found <= 24.5)})` : "";
     console.log(`kjv-llama ${activations}  perplexity ${found.toFixed(4)}, ${made.bytes} bytes, ${made.seconds.toFixed(0)} s${bound}`);
   }

@@ -6,15 +6,14 @@ import { modelPath } from "../test/helpers/shared.ts";
 
 export interface Kjv {
   readonly path: string;
-  readonly calibration: readonly Feeds[];
+  /** The first windows of the calibration text. */
+  feeds(windows: number, batch: number): Feeds[];
   /** Tokens, two bytes each. */
   readonly heldOut: Uint8Array;
   readonly evaluation: Uint8Array;
 }
 
 const WINDOW = 256;
-const WINDOWS = 128;
-const BATCH = 8;
 /** First window and number of windows of `heldOut`. */
 const HELD_OUT = [512, 64];
 
@@ -25,12 +24,13 @@ export function loadKjv(): Kjv {
     throw new Error("kjv-llama is not beside the project: set LOWBIT_MODELS");
   const raw = readFileSync(calibration);
   const tokens = new Uint16Array(raw.buffer.slice(raw.byteOffset, raw.byteOffset + raw.byteLength));
-  const feeds = Array.from({ length: WINDOWS / BATCH }, (_, i): Feeds => {
-    const part = tokens.subarray(i * BATCH * WINDOW, (i + 1) * BATCH * WINDOW);
-    return { ids: { type: "int64", data: BigInt64Array.from(part, BigInt), dims: [BATCH, WINDOW] } };
-  });
+  const feeds = (windows: number, batch: number): Feeds[] =>
+    Array.from({ length: windows / batch }, (_, i) => {
+      const part = tokens.subarray(i * batch * WINDOW, (i + 1) * batch * WINDOW);
+      return { ids: { type: "int64", data: BigInt64Array.from(part, BigInt), dims: [batch, WINDOW] } };
+    });
   const [first, count] = HELD_OUT;
   // one token more: the last of a window predicts it
   const heldOut = raw.subarray(2 * first * WINDOW, 2 * ((first + count) * WINDOW + 1));
-  return { path, calibration: feeds, heldOut, evaluation: readFileSync(evaluation) };
+  return { path, feeds, heldOut, evaluation: readFileSync(evaluation) };
 }
