@@ -121,6 +121,14 @@ export interface Kernel {
   readonly module: WasmModule;
 }
 
+/** A kernel with its arguments, as `Runtime.work` takes them. */
+export interface Job {
+  readonly kernel: Kernel;
+  readonly items: number;
+  readonly args: Int32Array;
+  readonly panelBytes: number;
+}
+
 /** An arena with the instances and scratch space that live in it. */
 export interface Space {
   readonly index: number;
@@ -128,5 +136,13 @@ export interface Space {
   exports(kernel: Kernel): Record<string, WasmFunction>;
   /** Address of scratch space `name` of at least `bytes`; its content is lost when it grows. */
   scratch(name: string, bytes: number): number;
+  /** How often scratch space was made or moved: addresses that were known before hold while this number does. */
+  readonly moves: number;
+  /** The block of a job's arguments: scratch space of `bytes`, as a view that stays the same while it can. */
+  argumentBlock(bytes: number): Int32Array;
+  /**
+   * A record of jobs while one is made, else null. Whoever does more for a product than jobs of fixed arguments, and so cannot be repeated by them, sets it to null.
+   */
+  record: Job[] | null;
   readonly buffer: ArrayBuffer;
 }

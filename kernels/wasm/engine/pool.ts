@@ -6,7 +6,7 @@
 // Other processes want the cores too. The calling thread does the items that no worker has begun and withdraws the job from workers that have not shown up; for one that is
 // in the middle of an item it sleeps, so that the worker may have this core. A worker that kept a job waiting longer than the thread's own part took gets no job for a while.
 import { LowbitError } from "../../../formats/core/errors.ts";
-import type { Kernel, Space, WasmMemory } from "./engine.ts";
+import type { Kernel, Space, WasmFunction, WasmMemory } from "./engine.ts";
 import { COLD, controlWords, DONE, FAILED, FINISHED, JOB, LIFE, OFFER, OWN, PARKED, WAITING } from "./worker.ts";
 
 /** What a pool needs of a worker: node:worker_threads or a Web Worker. */
@@ -23,7 +23,8 @@ export interface Pool {
   addMemory(index: number, memory: WasmMemory): void;
   /** @throws LowbitError E_DISPOSED, E_DEVICE where no job may start */
   check(): void;
-  run(space: Space, kernel: Kernel, args: number, panels: number, panelStride: number, own: () => void): void;
+  /** `work`: the kernel's, as this thread runs it. */
+  run(space: Space, kernel: Kernel, args: number, panels: number, panelStride: number, work: WasmFunction): void;
   close(): void;
 }
 
@@ -112,8 +113,18 @@ export async function createPool(options: PoolOptions, hooks: PoolHooks): Promis
   };
   const wait = sleeper(control);
 
+  const present = attendance(threads);
+  /** The offers of the job under way, by worker; 0 where it got none or it was withdrawn. */
+  const offers = new Int32Array(threads);
+  /** Says which workers are late with the job under way. */
+  const late = (now: number): void => {
+    for (let i = 1; i < threads; i++)
+      if (offers[i] !== 0 && Atomics.load(control, OWN * i + FINISHED) !== offers[i] && Atomics.load(control, OWN * i + COLD) === 0)
+        present.late(i, now);
+  };
+
   /** Waits until `taken` workers have finished a job on which this thread spent `ownMs`, and says once which of them are late. */
-  const finish = (taken: number, ownMs: number, late: (now: number) => void): void => {
+  const finish = (taken: number, ownMs: number): void => {
     let done = Atomics.load(control, DONE);
     for (let i = 0; done < taken && i < WATCH_READS; i++) done = Atomics.load(control, DONE);
     if (done >= taken) return;
@@ -142,9 +153,6 @@ export async function createPool(options: PoolOptions, hooks: PoolHooks): Promis
   };
 
   const address = codePlaces();
-  const present = attendance(threads);
-  /** The offers of the job under way, by worker; 0 where it got none or it was withdrawn. */
-  const offers = new Int32Array(threads);
   const pool: Pool = {
     threads,
     manyMemories: hooks.manyMemories,
@@ -156,10 +164,17 @@ export async function createPool(options: PoolOptions, hooks: PoolHooks): Promis
       if (dead !== null)
         throw new LowbitError("E_DEVICE", `wasm threads: expected ${others} live workers, got: ${dead}. Make another backend.`);
     },
-    run(space, kernel, args, panels, panelStride, own) {
+    run(space, kernel, args, panels, panelStride, work) {
       pool.check();
       const begin = performance.now();
-      control.set([space.index, kernel.id, address(space, kernel), kernel.bytes.length, args, panels, panelStride], JOB);
+      // word by word: a job allocates nothing
+      control[JOB] = space.index;
+      control[JOB + 1] = kernel.id;
+      control[JOB + 2] = address(space, kernel);
+      control[JOB + 3] = kernel.bytes.length;
+      control[JOB + 4] = args;
+      control[JOB + 5] = panels;
+      control[JOB + 6] = panelStride;
       Atomics.store(control, DONE, 0);
       Atomics.store(control, FAILED, 0);
       for (let i = 1; i < threads; i++) {
@@ -171,7 +186,7 @@ export async function createPool(options: PoolOptions, hooks: PoolHooks): Promis
         if (Atomics.load(control, OWN * i + PARKED) !== 0) Atomics.notify(control, OWN * i + OFFER);
       }
       try {
-        own();
+        work(args, panels, 0);
       } catch (error) {
         fail("a kernel failed on the calling thread");
         throw error;
@@ -183,12 +198,7 @@ export async function createPool(options: PoolOptions, hooks: PoolHooks): Promis
         if (Atomics.compareExchange(control, OWN * i + OFFER, offer, (offer + 1) & 0x7fffffff) === offer) offers[i] = 0;
         else taken++;
       }
-      if (Atomics.load(control, DONE) < taken)
-        finish(taken, performance.now() - begin, (now) => {
-          for (let i = 1; i < threads; i++)
-            if (offers[i] !== 0 && Atomics.load(control, OWN * i + FINISHED) !== offers[i] && Atomics.load(control, OWN * i + COLD) === 0)
-              present.late(i, now);
-        });
+      if (Atomics.load(control, DONE) < taken) finish(taken, performance.now() - begin);
       if (Atomics.load(control, FAILED) !== 0) {
         fail("a worker failed");
         throw new LowbitError(

@@ -52,9 +52,22 @@ export function createRuntime(options: RuntimeOptions): Runtime {
     const arena = createArena(shared, limit);
     const instances = new Map<number, Record<string, WasmFunction>>();
     const blocks = new Map<string, { address: number; bytes: number }>();
+    let moves = 0;
+    let block = new Int32Array(0);
     const space: Space = {
       index: spaces.length,
       arena,
+      record: null,
+      get moves() {
+        return moves;
+      },
+      argumentBlock(bytes) {
+        const address = space.scratch("arguments", bytes);
+        const { buffer } = arena.memory;
+        if (block.buffer !== buffer || block.byteOffset !== address || block.byteLength !== bytes)
+          block = new Int32Array(buffer, address, bytes / 4);
+        return block;
+      },
       get buffer() {
         return arena.memory.buffer;
       },
@@ -67,13 +80,14 @@ export function createRuntime(options: RuntimeOptions): Runtime {
         return found;
       },
       scratch(name, bytes) {
-        const block = blocks.get(name);
-        if (block !== undefined && block.bytes >= bytes) return block.address;
-        if (block !== undefined) arena.free(block.address);
+        const known = blocks.get(name);
+        if (known !== undefined && known.bytes >= bytes) return known.address;
+        if (known !== undefined) arena.free(known.address);
         blocks.delete(name);
         const address = arena.allocate(bytes);
         if (address === 0) throw outOfMemory(bytes);
         blocks.set(name, { address, bytes });
+        moves++;
         return address;
       },
     };
@@ -113,14 +127,16 @@ export function createRuntime(options: RuntimeOptions): Runtime {
       // also where this thread alone works: a worker that was given up may still write to memory that is in use
       pool?.check();
       const threads = pool === null || items === 1 ? 1 : pool.threads;
-      const bytes = jobBytes(threads);
-      const at = space.scratch("arguments", bytes);
+      space.record?.push({ kernel: k, items, args, panelBytes });
       const panelStride = Math.ceil(panelBytes / 64) * 64;
       const panels = panelBytes === 0 ? 0 : space.scratch("panels", panelStride * threads);
       const own = space.exports(k);
-      writeJob(new Int32Array(space.buffer, at, bytes / 4), args, items, threads);
+      // last: whatever takes memory may end a view. As large as a job of all threads needs, so that it stays one block and one view, and a job allocates nothing
+      const block = space.argumentBlock(jobBytes(pool === null ? 1 : pool.threads));
+      const at = block.byteOffset;
+      writeJob(block, args, items, threads);
       if (pool === null || threads === 1) own.work(at, panels, 0);
-      else pool.run(space, k, at, panels, panelStride, () => own.work(at, panels, 0));
+      else pool.run(space, k, at, panels, panelStride, own.work);
     },
     dispose() {
       if (!live) return;

@@ -83,6 +83,8 @@ const CALM = 2 ** 64;
  * 2^-112 or 2^-120 of their value until a group ends, and their products are to stay above the subnormal range.
  */
 function normalise(space: Space, x: number, width: number, fields: boolean): [address: number, unscale: number] {
+  // what runs depends on the values
+  space.record = null;
   const row = new Float32Array(space.buffer, x, width);
   let amax = 0;
   for (let i = 0; i < width; i++) {

@@ -2,6 +2,7 @@
 import type { PackedTensor } from "../../../formats/core/types.ts";
 import { chooseDot } from "../../../kernels/wasm/products/choose.ts";
 import { resultStride } from "../../../kernels/wasm/products/tiles.ts";
+import type { Job } from "../../../kernels/wasm/engine/engine.ts";
 import type { Runtime } from "../../../kernels/wasm/engine/runtime.ts";
 import { checkRun, disposed } from "../layer.ts";
 import { weightSource } from "../source.ts";
@@ -82,13 +83,36 @@ export function prepare(runtime: Runtime, w: PackedTensor, options: PrepareOptio
     multiply(x, m, 0, (from, count, c, stride) => copy(y, from, count, c, stride));
     return y;
   };
+  /** The last product in place, where it was jobs of fixed arguments: repeated, it allocates nothing. */
+  let recorded: {
+    readonly x: number;
+    readonly m: number;
+    readonly y: number;
+    readonly moves: number;
+    readonly jobs: readonly Job[];
+  } | null = null;
   const runAt = (x: number, m: number, y: number): void => {
     check();
+    if (recorded !== null && recorded.x === x && recorded.m === m && recorded.y === y && recorded.moves === space.moves) {
+      const { jobs } = recorded;
+      for (let i = 0; i < jobs.length; i++) runtime.work(space, jobs[i].kernel, jobs[i].items, jobs[i].args, jobs[i].panelBytes);
+      return;
+    }
     const home = runtime.home();
     const floats = (address: number, length: number): Float32Array => new Float32Array(home.buffer, address, length);
     // a weight in another memory reads and writes this one from outside
     const rows = space === home ? x : floats(x, m * k);
-    multiply(rows, m, space === home ? y : 0, (from, count, c, stride) => copy(floats(y, m * n), from, count, c, stride));
+    product.tune?.(rows, Math.min(m, most));
+    space.record = space === home ? [] : null;
+    try {
+      multiply(rows, m, space === home ? y : 0, (from, count, c, stride) => {
+        space.record = null;
+        copy(floats(y, m * n), from, count, c, stride);
+      });
+      recorded = space.record === null ? null : { x, m, y, moves: space.moves, jobs: space.record };
+    } finally {
+      space.record = null;
+    }
   };
   const dispose = (): void => {
     if (!live) return;

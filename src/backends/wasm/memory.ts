@@ -54,7 +54,8 @@ export interface PlacedLayer {
   /**
    * y[m, n] = x[m, k] * w^T for float32 at addresses of the backend's memory, rows one after the other, the same numbers as `run`. x and y must not overlap. y is written directly
    * where rows are whole tiles (one row of n a multiple of 16 always is), else through scratch space; x is read where it lies unless its groups need padding. A weight that found no
-   * room beside the activations works from a memory of its own, with copies.
+   * room beside the activations works from a memory of its own, with copies. The same product again (x, m, y) allocates nothing, but where x is staged, y is copied or, with one
+   * row of float32 activations, what runs depends on their size.
    * @throws LowbitError E_DISPOSED, E_DEVICE
    */
   runAt(x: number, m: number, y: number): void;

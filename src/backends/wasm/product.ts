@@ -86,6 +86,7 @@ export function stage(space: Space, x: Rows, m: number, rows: number, { k, span,
   const plain = span === group && width === k;
   if (typeof x === "number" && plain && x + 4 * rows * k <= space.buffer.byteLength) return x;
   const address = space.scratch("x", 4 * width * rows);
+  space.record = null;
   const source = typeof x === "number" ? new Float32Array(space.buffer, x, m * k) : x;
   const target = new Float32Array(space.buffer, address, width * rows);
   if (plain) target.set(source);
