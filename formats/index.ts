@@ -1,6 +1,6 @@
 // lowbit/formats: every named format, lookup by name, the builders, bulk conversion and packing.
 export * from "./all.ts";
-export { allFormats, format } from "./registry.ts";
+export { allFormats, format, type FormatName, type FormatOf } from "./registry.ts";
 export * from "./define/index.ts";
 export { arithmetic, type Accumulator, type Arithmetic } from "./core/arithmetic.ts";
 export { encodeArray, decodeArray } from "./core/bulk.ts";

@@ -1,7 +1,7 @@
 // Formats by name: exact names, aliases, and parametric names (int5, int5_b64, uint4_b32_float16_zp, float8_e4m3fn_row), memoised.
 import * as named from "./all.ts";
 import { LowbitError } from "./core/errors.ts";
-import type { Format, NumberFormat, Span } from "./core/types.ts";
+import type { BlockFormat, Format, NumberFormat, Span } from "./core/types.ts";
 import { defineBlock } from "./define/block.ts";
 import { scalarsByName } from "./define/index.ts";
 import { oliveByName } from "./define/olive.ts";
@@ -11,6 +11,29 @@ export const allFormats: readonly Format[] = /* @__PURE__ */ Object.freeze(
   // The order of a namespace is the bundler's; names sort the same everywhere, int2 before int16.
   /* @__PURE__ */ Object.values(named).sort((a, b) => a.name.localeCompare(b.name, "en", { numeric: true })),
 );
+
+/** The names of `allFormats`. */
+export type FormatName = keyof typeof named;
+
+type Scaled = `_b${number}` | `_b${number}_${string}` | "_row" | `_row_${string}` | "_tensor" | `_tensor_${string}`;
+type ScalarName =
+  | `${"" | "u"}int${number}`
+  | `posit${number}_es${number}`
+  | `bipolar${number}`
+  | `binary${number}p${number}${"se" | "sf" | "ue" | "uf"}`
+  | `float_e${number}m${number}${"" | "_ieee" | "_fn" | "_fnuz" | "_p3109"}`
+  | `${"" | "u"}fixed${number}_f${number}`
+  | `takum${"" | "_linear"}${number}`
+  | `lns${number}_f${number}`;
+
+/** What `format` gives for a name: the kind of a named or parametric one, else (aliases, names made at run time) any. */
+export type FormatOf<N extends string> = N extends FormatName
+  ? (typeof named)[N]
+  : N extends `${string}${Scaled}`
+    ? BlockFormat
+    : N extends ScalarName
+      ? NumberFormat
+      : Format;
 
 let byName: Map<string, Format> | undefined;
 let byAlias: Map<string, Format[]> | undefined;
@@ -75,9 +98,11 @@ function lookup(name: string): Format | undefined {
 
 /**
  * The format of a name, an alias or a parametric name; case does not matter. The same name always gives the same object.
+ * The type follows from a name that is written out: `format("mxfp4")` is a BlockFormat, `format("int5")` a NumberFormat.
  * @throws LowbitError E_FORMAT_UNKNOWN with the nearest names, or with the candidates of an ambiguous alias
  * @example format("e4m3fn") === format("float8_e4m3fn")
  */
+export function format<const N extends FormatName | (string & {})>(name: N): FormatOf<N>;
 export function format(name: string): Format {
   if (typeof name !== "string") throw new TypeError(`format name: expected a string, got ${typeof name}.`);
   const found = lookup(name.toLowerCase());

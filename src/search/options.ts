@@ -30,15 +30,9 @@ export function precisionFormat(precision: Precision, metric: Metric): Format {
   if (found.kind === "block" || found.kind === "opaque" || found.bits > 8) return found;
   const signs = found.bits === 1 && found.limits.symmetric;
   if (signs && metric === "cosine") return found;
-  const scaled = defineBlock({ element: found, scales: [{ format: scalar32(), span: "row" }] });
+  const scaled = defineBlock({ element: found, scales: [{ format: formatByName("float32"), span: "row" }] });
   return formatByName(scaled.name) ?? scaled;
 }
-
-const scalar32 = () => {
-  const float = formatByName("float32");
-  if (float.kind === "block" || float.kind === "opaque") throw new TypeError("float32 is a scalar format");
-  return float;
-};
 
 /** Rows kept as they are. */
 export const isPlain = (format: Format): boolean => format === formatByName("float32");
