@@ -4,7 +4,8 @@ import { LowbitError } from "../../formats/core/errors.ts";
 import type { Region } from "../backends/wasm/memory.ts";
 import { operatorName } from "../onnx/graph/scopes.ts";
 import { attributeInt } from "../onnx/graph/nodes.ts";
-import { runNode, type Plan, type Step } from "./compile/plan.ts";
+import type { Plan } from "./compile/plan.ts";
+import type { Step } from "./compile/step.ts";
 import { greedy, type Sampler } from "./sample.ts";
 import { cacheBytes, decodeAttention, type LayerCache } from "./machine/attention.ts";
 import { runStep, turn } from "./machine/execute.ts";
@@ -12,12 +13,19 @@ import { emitProduct, emitTurn } from "./machine/kernels.ts";
 import type { Machine, Recording } from "./machine/machine.ts";
 import type { Value } from "./value.ts";
 import { integers } from "./value.ts";
+import { find, isRotary, lifetimes, proveLengths, tableRows, unsupported, type Found } from "./decoder-model.ts";
 
 export interface DecoderOptions {
   /** What keys and values are kept as. Default "float32". */
   readonly cache?: "float32";
   /** Most tokens of a sequence. Default 4096, or what the model's rotary tables hold if that is less. */
   readonly capacity?: number;
+}
+
+export interface DecoderPart {
+  readonly operator: string;
+  readonly kernels: number;
+  readonly ms?: number;
 }
 
 export interface GenerateOptions {
@@ -50,6 +58,8 @@ export interface Decoder {
   reset(): void;
   /** Tokens one by one, with a turn of the event loop between them. @throws the reason of `signal` */
   generate(options?: GenerateOptions): AsyncGenerator<number, void, undefined>;
+  /** Kernels of a step by operator, after one was made; with `profile` of the session the milliseconds of the fastest step. */
+  explain(): readonly DecoderPart[];
   /** Frees the caches. Safe to call twice. */
   dispose(): void;
 }
@@ -59,91 +69,6 @@ const CHUNK = 256;
 
 const CAPACITY = 4096;
 
-const unsupported = (expected: string, got: string): LowbitError =>
-  new LowbitError("E_UNSUPPORTED", `decoder: expected ${expected}, got ${got}. Run the session with feeds of its own.`);
-
-interface Found {
-  /** Steps that the logits need beside what attention takes from the decoder itself. */
-  readonly steps: readonly Step[];
-  readonly attention: readonly Step[];
-  readonly ids: string;
-  readonly logits: string;
-}
-
-const GROUPED = "com.microsoft.GroupQueryAttention";
-
-/** Inputs of GroupQueryAttention that the decoder keeps: past key and value, lengths, total. */
-const KEPT = new Set([3, 4, 5, 6, 9]);
-
-const readsOf = (step: Step): string[] =>
-  step.node.input.filter((name, i) => name !== "" && !(step.operator === GROUPED && KEPT.has(i)) && !(isRotary(step) && i === 1));
-
-const isRotary = (step: Step): boolean => step.operator === "com.microsoft.RotaryEmbedding";
-
-function needed(plan: Plan, names: readonly string[], reads: (step: Step) => readonly string[]): Step[] {
-  const wanted = new Set(names);
-  const steps: Step[] = [];
-  for (const step of [...plan.steps].reverse()) {
-    if (!step.node.output.some((name) => wanted.has(name))) continue;
-    for (const name of [...reads(step), ...step.guards.map((guard) => guard.name)]) wanted.add(name);
-    steps.push(step);
-  }
-  return steps.reverse();
-}
-
-/** What a decoder needs to know of a model. @throws LowbitError E_UNSUPPORTED */
-function find(
-  plan: Plan,
-  inputs: readonly { name: string; type: string; shape: readonly unknown[] }[],
-  outputNames: readonly string[],
-): Found {
-  const logits = outputNames.filter((name) => !/^present|^cross|key|value/.test(name));
-  if (logits.length !== 1) throw unsupported("one output beside the caches", logits.join(", ") || "none");
-  const steps = needed(plan, logits, readsOf);
-  const attention = steps.filter(({ operator }) => operator === GROUPED);
-  const names = new Set(inputs.map(({ name }) => name));
-  if (attention.length === 0 || attention.some(({ node }) => !names.has(node.input[3]) || !names.has(node.input[4])))
-    throw unsupported("GroupQueryAttention with past keys and values as inputs", `${attention.length} such nodes`);
-  const fed = new Set<string>();
-  for (const step of steps) for (const name of readsOf(step)) if (names.has(name)) fed.add(name);
-  const positions = new Set(steps.filter(isRotary).map(({ node }) => node.input[1]));
-  const ids = [...fed].filter((name) => !positions.has(name));
-  if (ids.length !== 1) throw unsupported("one input of tokens beside the caches", ids.join(", ") || "none");
-  return { steps, attention, ids: ids[0], logits: logits[0] };
-}
-
-/** Runs what computes lengths and positions on small feeds, to be sure that they are the decoder's own. @throws LowbitError E_UNSUPPORTED */
-function proveLengths(plan: Plan, found: Found, inputs: readonly { name: string; type: string; shape: readonly unknown[] }[]): void {
-  const names = found.attention.flatMap(({ node: n }) => [n.input[5], n.input[6]]);
-  const steps = needed(plan, names, ({ node: n }) => n.input.filter((name) => name !== ""));
-  for (const [past, tokens] of [
-    [0, 3],
-    [5, 1],
-    [4, 2],
-  ]) {
-    const total = past + tokens;
-    const values = new Map<string, Value>();
-    for (const { name, type, shape } of inputs) {
-      if (type !== "int64" && type !== "int32") continue;
-      const length = /mask/.test(name) ? total : tokens;
-      const list = Array.from({ length }, (_, i) => (/mask/.test(name) ? 1 : /position/.test(name) ? past + i : 0));
-      values.set(name, {
-        type,
-        dims: shape.length === 2 ? [1, length] : [length],
-        data: type === "int64" ? BigInt64Array.from(list, BigInt) : Int32Array.from(list),
-      });
-    }
-    const read = (name: string): Value | undefined => values.get(name) ?? plan.constants.get(name);
-    for (const step of steps)
-      runNode(step.run, step.node, read).forEach((value, i) => value !== undefined && values.set(step.node.output[i], value));
-    for (const { node: n } of found.attention) {
-      const [last, all] = [n.input[5], n.input[6]].map((name) => integers(read(name)!)[0]);
-      if (last !== total - 1 || all !== total)
-        throw unsupported(`lengths ${total - 1} and ${total} for ${total} tokens`, `${last} and ${all}`);
-    }
-  }
-}
-
 interface DecoderInit {
   readonly machine: Machine;
   readonly plan: Plan;
@@ -151,10 +76,11 @@ interface DecoderInit {
   readonly outputNames: readonly string[];
   readonly options: DecoderOptions;
   readonly check: () => void;
+  readonly profile: boolean;
 }
 
 /** @throws LowbitError E_UNSUPPORTED where the model is no decoder, E_DEVICE; RangeError */
-export function createDecoder({ machine, plan, inputs, outputNames, options, check }: DecoderInit): Decoder {
+export function createDecoder({ machine, plan, inputs, outputNames, options, check, profile }: DecoderInit): Decoder {
   const found = find(plan, inputs, outputNames);
   try {
     proveLengths(plan, found, inputs);
@@ -186,18 +112,7 @@ export function createDecoder({ machine, plan, inputs, outputNames, options, che
     for (const region of regions) region.free();
     throw error;
   }
-  return run({ machine, plan, found, caches, regions, capacity, check });
-}
-
-/** The fewest rows of rotary tables. */
-function tableRows(plan: Plan, steps: readonly Step[]): number {
-  let rows = Infinity;
-  for (const step of steps) {
-    const i = step.operator === GROUPED ? 7 : isRotary(step) ? 2 : -1;
-    const table = i < 0 ? undefined : plan.constants.get(step.node.input[i] ?? "");
-    if (table !== undefined) rows = Math.min(rows, table.dims[0]);
-  }
-  return Math.min(rows, 2 ** 20);
+  return run({ machine, plan, found, caches, regions, capacity, check, profile });
 }
 
 interface RunInit {
@@ -208,13 +123,15 @@ interface RunInit {
   readonly regions: readonly Region[];
   readonly capacity: number;
   readonly check: () => void;
+  readonly profile: boolean;
 }
 
-function run({ machine: m, plan, found, caches, regions, capacity, check }: RunInit): Decoder {
+function run({ machine: m, plan, found, caches, regions, capacity, check, profile }: RunInit): Decoder {
   let length = 0;
   let live = true;
   let recorded: { readonly list: Recording; readonly ids: BigInt64Array; readonly address: number; readonly size: number } | null = null;
   let view: Float32Array = new Float32Array(0);
+  const clock = fastest();
   const past = (): number => length;
   const frees = lifetimes(found);
   /** The steps for tokens of `ids`, at once. @returns where the logits of the last one lie */
@@ -222,6 +139,7 @@ function run({ machine: m, plan, found, caches, regions, capacity, check }: RunI
     const values = new Map<string, Value>([[found.ids, ids]]);
     const read = (name: string): Value | undefined => values.get(name) ?? plan.constants.get(name);
     found.steps.forEach((step, i) => {
+      m.name(step.operator);
       const results = decodeStep(m, step, read, { caches, past, last: step.node.output[0] === found.logits });
       m.settle();
       step.node.output.forEach((name, o) => {
@@ -275,7 +193,8 @@ function run({ machine: m, plan, found, caches, regions, capacity, check }: RunI
     room(1);
     if (recorded === null) return logitsAt(chunk(BigInt64Array.of(BigInt(id))));
     recorded.ids[0] = BigInt(id);
-    for (const call of recorded.list) call();
+    if (profile) clock.run(recorded.list);
+    else for (const call of recorded.list) call.run();
     length++;
     return logitsAt(recorded);
   };
@@ -314,6 +233,11 @@ function run({ machine: m, plan, found, caches, regions, capacity, check }: RunI
     prefill,
     step,
     truncate,
+    explain() {
+      const kernels = new Map<string, number>();
+      for (const { operator } of recorded?.list ?? []) kernels.set(operator, (kernels.get(operator) ?? 0) + 1);
+      return [...kernels].map(([operator, count]) => ({ operator, kernels: count, ...(profile ? { ms: clock.ms(operator) } : {}) }));
+    },
     reset: () => truncate(0),
     async *generate({ prompt, maxTokens = Infinity, sampler = greedy, stop = [], signal } = {}) {
       signal?.throwIfAborted();
@@ -341,18 +265,27 @@ function run({ machine: m, plan, found, caches, regions, capacity, check }: RunI
   };
 }
 
-/** After which step of a pass each value is let go. */
-function lifetimes({ steps, logits }: Found): string[][] {
-  const seen = new Set([logits]);
-  const made = new Set(steps.flatMap(({ node }) => node.output));
-  return [...steps]
-    .reverse()
-    .map((step) => {
-      const frees = [...new Set([...readsOf(step), ...step.node.output])].filter((name) => made.has(name) && !seen.has(name));
-      for (const name of frees) seen.add(name);
-      return frees;
-    })
-    .reverse();
+/** Runs a recording with a clock and keeps the times of the fastest run. */
+function fastest(): { run(list: Recording): void; ms(operator: string): number } {
+  let best = Infinity;
+  let kept: ReadonlyMap<string, number> = new Map();
+  return {
+    run(list) {
+      const times = new Map<string, number>();
+      let last = performance.now();
+      const begin = last;
+      for (const { operator, run: call } of list) {
+        call();
+        const now = performance.now();
+        times.set(operator, (times.get(operator) ?? 0) + now - last);
+        last = now;
+      }
+      if (last - begin >= best) return;
+      best = last - begin;
+      kept = times;
+    },
+    ms: (operator) => kept.get(operator) ?? 0,
+  };
 }
 
 interface Context {

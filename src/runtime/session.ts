@@ -8,7 +8,8 @@ import { openSession } from "../onnx/session.ts";
 import type { ValueInfoProto } from "../onnx/file/gen/onnx_pb.ts";
 import { readModel, readModelBytes } from "../onnx/file/io.ts";
 import type { OnnxModel } from "../onnx/file/model.ts";
-import type { Plan, Step } from "./compile/plan.ts";
+import type { Plan } from "./compile/plan.ts";
+import type { Step } from "./compile/step.ts";
 import type { ActivationChoice } from "./ops/operator.ts";
 import { makePlan, missingOperators, readGraph } from "./compile/plan.ts";
 import { createDecoder, type Decoder, type DecoderOptions } from "./decoder.ts";
@@ -278,7 +279,7 @@ function ownSession(described: Described, plan: Plan, backend: Backend<SyncLayer
         );
       for (const value of plan.constants.values()) own.constant(value);
       const { inputMetadata: inputs, outputNames } = names;
-      const decoder = createDecoder({ machine: own, plan, inputs, outputNames, options, check: checkLive });
+      const decoder = createDecoder({ machine: own, plan, inputs, outputNames, options, check: checkLive, profile });
       decoders.add(decoder);
       return decoder;
     },

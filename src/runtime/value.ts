@@ -3,7 +3,8 @@ import { LowbitError } from "../../formats/core/errors.ts";
 import type { TensorProto } from "../onnx/file/gen/onnx_pb.ts";
 import { TensorProto_DataType as T } from "../onnx/file/gen/onnx_pb.ts";
 import type { OnnxModel } from "../onnx/file/model.ts";
-import { tensorDims } from "../onnx/file/model.ts";
+import { tensorDims, tensorPayload } from "../onnx/file/model.ts";
+import { RAW_DATA } from "../onnx/file/source.ts";
 import { encodeHalf, halfTable } from "../onnx/file/half.ts";
 import { dataTypeName } from "../onnx/file/types.ts";
 import { ARRAY_MAX, isFloatType, readFloats, readRaw } from "../onnx/file/values.ts";
@@ -155,6 +156,24 @@ export function readValue(model: OnnxModel, tensor: TensorProto): Value {
   const raw = readRaw(model, tensor);
   if (tensor.dataType === T.INT4 || tensor.dataType === T.UINT4) return { type, dims, data: unpacked(raw, sizeOf(dims), type), bits: 4 };
   return { type, dims, data: new (TYPES.get(type)!.view)(raw.slice().buffer as ArrayBuffer) };
+}
+
+/** Memory that is used again and again; what lies in it is good until the next use. */
+export interface Scratch {
+  bytes: Uint8Array<ArrayBuffer>;
+}
+
+/** `length` bytes of scratch memory. */
+export function scratchBytes(scratch: Scratch, length: number): Uint8Array<ArrayBuffer> {
+  if (scratch.bytes.length < length) scratch.bytes = new Uint8Array(length);
+  return scratch.bytes.subarray(0, length);
+}
+
+/** The bytes of a tensor where they need not be kept: read into scratch memory, or a view of the model's. Do not write to them. */
+export function borrowBytes(model: OnnxModel, tensor: TensorProto, scratch: Scratch): Uint8Array {
+  const payload = tensorPayload(model, tensor);
+  if (payload?.field !== RAW_DATA) return readRaw(model, tensor);
+  return payload.source.read(payload.offset, payload.length, scratchBytes(scratch, payload.length));
 }
 
 /** Codes of 4 bits, low nibble first, one an element. */

@@ -50,19 +50,21 @@ export const bools = (seed: number, dims: number[]) => ({
 });
 export const ints = (...values: number[]) => ({ ints: values });
 
-export function bytesOf(name: string, one: Case): Uint8Array {
+/** A model of one node. `before`: an operator that its first input goes through. */
+export function bytesOf(name: string, one: Case, before?: string): Uint8Array {
   const [domain, opType] = name.startsWith("com.microsoft.") ? ["com.microsoft", name.slice(14)] : ["", name];
   const outputs = one.outputs ?? ["y"];
   const initializer = one.initializer ?? [];
   const order = one.order ?? [...Object.keys(one.feeds), ...initializer.map((t) => t.name)];
-  const made = node(opType, order, outputs, one.attributes);
+  const given = before === undefined ? order : ["before", ...order.slice(1)];
+  const made = node(opType, given, outputs, one.attributes);
   made.domain = domain;
   const proto = model(
     graph({
       input: Object.entries(one.feeds).map(([key, f]) => value(key, TYPES[f.type], [...f.dims])),
       output: (one.results ?? outputs).filter((o) => o !== "").map((o) => value(o, 0, [])),
       initializer,
-      node: [made],
+      node: [...(before === undefined ? [] : [node(before, [order[0]], ["before"])]), made],
     }),
     { opset: one.opset ?? 17, ir: 10 },
   );

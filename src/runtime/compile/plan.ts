@@ -1,33 +1,23 @@
 // A model as a plan: the nodes that outputs need, in order, constants folded, weights prepared, and after which step each value is let go.
 import type { Backend, SyncLayer } from "../../backends/types.ts";
+import { hasEngineMemory } from "../../backends/wasm/memory.ts";
 import type { NodeProto } from "../../onnx/file/gen/onnx_pb.ts";
+import { TensorProto_DataType as T } from "../../onnx/file/gen/onnx_pb.ts";
 import type { OnnxModel } from "../../onnx/file/model.ts";
 import { constantTensor, opsetVersion } from "../../onnx/graph/nodes.ts";
-import { nodeName, operatorName } from "../../onnx/graph/scopes.ts";
+import { operatorName } from "../../onnx/graph/scopes.ts";
 import { readStored } from "../../onnx/targets/record.ts";
 import { operators } from "../ops/index.ts";
-import type { ActivationChoice, Operator, Run, TableRows, Weight } from "../ops/operator.ts";
-import type { Value } from "../value.ts";
-import { boundaryType, elementType, readValue } from "../value.ts";
-import type { FlatGraph, Guard } from "./flat.ts";
+import { joinNBits } from "../ops/codes.ts";
+import type { ActivationChoice, Operator, PrepareContext, Weight } from "../ops/operator.ts";
+import type { Scratch, Value } from "../value.ts";
+import { borrowBytes, boundaryType, elementType, readValue, scratchBytes } from "../value.ts";
+import type { FlatGraph } from "./flat.ts";
 import { flatten } from "./flat.ts";
+import { fuseChains, joinable, joinedNode } from "./fuse.ts";
+import type { Step, Unfreed } from "./step.ts";
+import { runNode } from "./step.ts";
 import { decodeWeight, dequantizedWeight } from "./weights.ts";
-
-export interface Step {
-  readonly node: NodeProto;
-  readonly operator: string;
-  readonly run: Run;
-  /** The kernel of a prepared layer, or "loops". */
-  readonly kernel: string;
-  /** The product with a constant weight that it is. */
-  readonly layer?: SyncLayer;
-  /** The rows of a constant table that it looks up. */
-  readonly rows?: TableRows;
-  /** Conditions of the branches that the node is in. */
-  readonly guards: readonly Guard[];
-  /** Values that nothing reads after this step. */
-  readonly frees: readonly string[];
-}
 
 export interface Plan {
   readonly steps: readonly Step[];
@@ -79,20 +69,6 @@ export function missingOperators(model: OnnxModel, { nodes, tensors }: FlatGraph
   return [...found].sort();
 }
 
-type Unfreed = Omit<Step, "frees">;
-
-const asList = (result: Value | readonly (Value | undefined)[]): readonly (Value | undefined)[] =>
-  Array.isArray(result) ? result : [result as Value];
-
-/** Runs one node. @returns its outputs in order */
-export const runNode = (run: Run, node: NodeProto, values: (name: string) => Value | undefined): readonly (Value | undefined)[] =>
-  asList(
-    run(
-      node.input.map((name) => (name === "" ? undefined : values(name))),
-      node,
-    ),
-  );
-
 /** Constants of a model as they are read: initializers, folded nodes, weights that stay codes until an operator needs their values. */
 class Constants {
   readonly values = new Map<string, Value>();
@@ -100,6 +76,7 @@ class Constants {
   readonly #model: OnnxModel;
   readonly #flat: FlatGraph;
   readonly #feeds: ReadonlySet<string>;
+  readonly #reading: Scratch = { bytes: new Uint8Array(0) };
 
   constructor(model: OnnxModel, flat: FlatGraph, feeds: ReadonlySet<string>) {
     this.#model = model;
@@ -118,6 +95,13 @@ class Constants {
     const value = weight === undefined ? readValue(this.#model, tensor!) : decodeWeight(weight);
     this.values.set(name, value);
     return value;
+  }
+
+  /** Bytes of a uint8 tensor, without keeping them. */
+  bytes(name: string): Uint8Array | undefined {
+    const tensor = this.#flat.tensors.get(name);
+    if (tensor?.dataType !== T.UINT8 || this.#feeds.has(name)) return undefined;
+    return borrowBytes(this.#model, tensor, this.#reading);
   }
 
   has(name: string): boolean {
@@ -163,7 +147,33 @@ export function makePlan(
   const dropped = new Map<NodeProto, ReadonlySet<number>>();
   const uses = new Map<string, number>();
   for (const { node } of flat.nodes) for (const name of node.input) uses.set(name, (uses.get(name) ?? 0) + 1);
-  for (const { name } of graph.output) uses.set(name, Infinity);
+  const outputs = graph.output.map(({ name }) => name);
+  for (const name of outputs) uses.set(name, Infinity);
+  /** The bytes of a weight go as soon as its last reader has packed them. */
+  const release = (node: NodeProto, drops: readonly number[]): void => {
+    for (const name of drops.map((i) => node.input[i] ?? "")) {
+      uses.set(name, (uses.get(name) ?? 0) - 1);
+      if (uses.get(name) === 0) constants.drop(name);
+    }
+  };
+  const contextOf = (node: NodeProto): PrepareContext => ({
+    backend,
+    opset,
+    activations,
+    bytes: (name) => constants.bytes(name),
+    // a backend with a memory of its own copies the weight; others keep it
+    scratch: (bytes) => (hasEngineMemory(backend) ? scratchBytes(packing, bytes) : new Uint8Array(bytes)),
+    constant: (i) => constants.get(node.input[i] ?? ""),
+    weight: (i) => constants.weights.get(node.input[i] ?? ""),
+    layer(key, make) {
+      const made = layers.get(key) ?? make();
+      layers.set(key, made);
+      return made;
+    },
+  });
+  const packing: Scratch = { bytes: new Uint8Array(0) };
+  const groups = joinable(flat.nodes, (name) => flat.tensors.has(name) && !feeds.has(name));
+  const joinedAway = new Set<NodeProto>();
   let folded = 0;
   try {
     for (const { node, guards } of flat.nodes) {
@@ -178,18 +188,18 @@ export function makePlan(
         continue;
       }
       const row = operatorOf(node)!;
-      const prepared = row.prepare?.(node, {
-        backend,
-        opset,
-        activations,
-        constant: (i) => constants.get(node.input[i] ?? ""),
-        weight: (i) => constants.weights.get(node.input[i] ?? ""),
-        layer(key, make) {
-          const made = layers.get(key) ?? make();
-          layers.set(key, made);
-          return made;
-        },
-      });
+      if (joinedAway.has(node)) continue;
+      const group = groups.get(node);
+      if (group !== undefined) {
+        const joined = joinNBits(group, contextOf(node), (name) => constants.get(name));
+        for (const other of group) {
+          joinedAway.add(other);
+          release(other, [1, 2]);
+        }
+        steps.push({ node: joinedNode(group), operator: "lowbit.Joined", guards, ...joined });
+        continue;
+      }
+      const prepared = row.prepare?.(node, contextOf(node));
       if (prepared === undefined && node.input.every((name) => name === "" || constants.has(name))) {
         const results = runNode(row.run, node, (name) => constants.get(name));
         if (results.every((v) => v === undefined || v.data.length <= FOLD_MAX)) {
@@ -200,11 +210,7 @@ export function makePlan(
       }
       if (prepared !== undefined) {
         dropped.set(node, new Set(prepared.drops));
-        // the bytes of a weight go as soon as its last reader has packed them
-        for (const name of prepared.drops.map((i) => node.input[i] ?? "")) {
-          uses.set(name, (uses.get(name) ?? 0) - 1);
-          if (uses.get(name) === 0) constants.drop(name);
-        }
+        release(node, prepared.drops);
       }
       const { run = row.run, kernel = "loops", layer, rows } = prepared ?? {};
       steps.push({ node, operator, guards, run, kernel, ...(layer && { layer }), ...(rows && { rows }) });
@@ -223,10 +229,7 @@ export function makePlan(
   const kept = new Map([...constants.values].filter(([name]) => read.has(name)));
   for (const name of feeds) if (flat.tensors.has(name)) kept.set(name, readValue(model, flat.tensors.get(name)!));
   return {
-    steps: withLifetimes(
-      steps,
-      graph.output.map(({ name }) => name),
-    ),
+    steps: withLifetimes(fuseChains(steps, outputs), outputs),
     constants: kept,
     layers: [...layers.values()],
     folded,
@@ -250,6 +253,3 @@ function withLifetimes(steps: readonly Unfreed[], outputs: readonly string[]): S
   }
   return out.reverse();
 }
-
-/** " (node n, operator)" for errors of a step. */
-export const stepName = ({ node, operator }: Step): string => `node ${nodeName(node)} (${operator})`;

@@ -1,19 +1,22 @@
 // Runs the steps of a plan: on kernels where an operator has one for these values, else by its loops. Values live in the arena from the step that makes them to the last that reads them.
 import type { SyncLayer } from "../../backends/types.ts";
 import { attributeFloat, attributeInt } from "../../onnx/graph/nodes.ts";
-import type { Plan, Step } from "../compile/plan.ts";
-import { runNode } from "../compile/plan.ts";
+import type { Plan } from "../compile/plan.ts";
+import type { Step, Unfreed } from "../compile/step.ts";
+import { runNode } from "../compile/step.ts";
 import { operators } from "../ops/index.ts";
 import type { Value } from "../value.ts";
 import { runAttention } from "./attention.ts";
-import { emitProduct, emitters, type Emit } from "./kernels.ts";
-import { isSlot, type Machine } from "./machine.ts";
+import { runChain } from "./chains.ts";
+import { emitJoined, emitProduct, emitters } from "./kernels.ts";
+import { isSlot, type Emit, type Machine } from "./machine.ts";
 
 const EMITTERS = emitters(operators);
 
 /** The kernel form of a step: of a prepared product, of attention, of an operator with a kernel. */
-function emitterOf(step: Step): Emit | undefined {
-  const { layer, operator } = step;
+function emitterOf(step: Unfreed): Emit | undefined {
+  const { layer, operator, widths } = step;
+  if (layer !== undefined && widths !== undefined) return (m, inputs) => emitJoined(m, layer, widths, inputs[0]);
   if (layer !== undefined) {
     if (operator === "Gemm") return gemm(layer);
     return (m, inputs) => {
@@ -40,12 +43,14 @@ function keepOut(m: Machine, value: Value | undefined): Value | undefined {
   return value !== undefined && !isSlot(value) && value.data.buffer === m.memory.buffer ? { ...value, data: value.data.slice() } : value;
 }
 
+interface StepResult {
+  readonly results: readonly (Value | undefined)[];
+  readonly kernel: boolean;
+}
+
 /** Runs one step. @returns its outputs in order, and whether a kernel made them */
-export function runStep(
-  m: Machine | null,
-  step: Step,
-  read: (name: string) => Value | undefined,
-): { results: readonly (Value | undefined)[]; kernel: boolean } {
+export function runStep(m: Machine | null, step: Unfreed, read: (name: string) => Value | undefined): StepResult {
+  if (m !== null && step.chain !== undefined) return runFused(m, step, step.chain, read);
   const emit = m === null ? undefined : emitterOf(step);
   if (m !== null && emit !== undefined) {
     const inputs = step.node.input.map((name) => (name === "" ? undefined : read(name)));
@@ -55,6 +60,29 @@ export function runStep(
   }
   const results = runNode(step.run, step.node, read);
   return { results: m === null ? results : results.map((value) => keepOut(m, value)), kernel: false };
+}
+
+/** A chain as one kernel, or its parts one by one. */
+function runFused(
+  m: Machine,
+  step: Unfreed,
+  { parts, build }: NonNullable<Unfreed["chain"]>,
+  read: (name: string) => Value | undefined,
+): StepResult {
+  const inputs = step.node.input.map((name) => read(name)!);
+  const made = runChain(m, build, inputs);
+  m.settle();
+  if (made !== null) return { results: [made], kernel: true };
+  const values = new Map<string, Value>();
+  let kernel = false;
+  for (const part of parts) {
+    const done = runStep(m, part, (name) => values.get(name) ?? read(name));
+    values.set(part.node.output[0], done.results[0]!);
+    kernel ||= done.kernel;
+  }
+  const last = step.node.output[0];
+  for (const [name, value] of values) if (name !== last) m.free(value);
+  return { results: [values.get(last)], kernel };
 }
 
 export interface Execution {

@@ -12,9 +12,8 @@ import { axisOf, product } from "../ops/operator.ts";
 import type { Value } from "../value.ts";
 import { EXPRESSIONS, runChain } from "./chains.ts";
 import { binary } from "../../../kernels/wasm/nn/values.ts";
-import { isPlaceable, isSlot, type Machine, type Slot } from "./machine.ts";
-
-export type Emit = (m: Machine, inputs: Inputs, node: NodeProto) => readonly (Slot | undefined)[] | undefined;
+import { copyWords, MOVES } from "./moves.ts";
+import { isPlaceable, isSlot, type Emit, type Machine, type Slot } from "./machine.ts";
 
 const isFloat = (value: Value | undefined): value is Value => value?.type === "float32";
 
@@ -30,6 +29,30 @@ export function emitProduct(m: Machine, layer: SyncLayer, x: Value | undefined, 
   const sum = runChain(m, ([a, b]) => binary("add", a, b), [y, bias]);
   if (sum !== null) m.free(y);
   return sum ?? undefined;
+}
+
+/** Joined products: of one row the parts are views of the result, else copies. */
+export function emitJoined(m: Machine, layer: SyncLayer, widths: readonly number[], x: Value | undefined): Slot[] | undefined {
+  const y = emitProduct(m, layer, x, undefined);
+  if (y === undefined) return undefined;
+  const outer = y.dims.slice(0, -1);
+  const rows = product(outer);
+  let start = 0;
+  const parts = widths.map((width) => {
+    const from = start;
+    start += width;
+    if (rows === 1) return m.view(y, [...outer, width], from);
+    const part = m.slot([...outer, width]);
+    copyWords(
+      m,
+      [rows, width],
+      { address: y.address + 4 * from, strides: [4 * layer.n, 4] },
+      { address: part.address, strides: [4 * width, 4] },
+    );
+    return part;
+  });
+  m.free(y);
+  return parts;
 }
 
 interface NormOf {
@@ -173,6 +196,7 @@ export function emitters(loops: ReadonlyMap<string, { readonly run: Run }>): Rea
   return new Map<string, Emit>([
     ...[...EXPRESSIONS.keys()].map((name): [string, Emit] => [name, chained]),
     ...SHAPES.map((name): [string, Emit] => [name, sameValues(loops.get(name)!.run)]),
+    ...MOVES,
     ["Softmax", emitSoftmax],
     ["LayerNormalization", plainNorm("layer")],
     ["SimplifiedLayerNormalization", plainNorm("rms")],

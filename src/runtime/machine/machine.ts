@@ -2,6 +2,8 @@
 // can be repeated: addresses do not move.
 import type { Kernel } from "../../../kernels/wasm/engine/engine.ts";
 import type { EngineMemory, Region } from "../../backends/wasm/memory.ts";
+import type { NodeProto } from "../../onnx/file/gen/onnx_pb.ts";
+import type { Inputs } from "../ops/operator.ts";
 import type { Value } from "../value.ts";
 import { sizeOf } from "../value.ts";
 import { createArena, type Arena } from "./arena.ts";
@@ -9,6 +11,8 @@ import { createArena, type Arena } from "./arena.ts";
 /** A float32 value in the arena. Its `data` is a view: read it at once, any job may end it. */
 export interface Slot extends Value {
   readonly address: number;
+  /** The block of the arena that it lies in. */
+  readonly base: number;
 }
 
 /** Float32 values that are worth a kernel: in the arena, or large enough to be copied into it. */
@@ -17,21 +21,24 @@ export const isPlaceable = (value: Value | undefined): value is Value =>
 
 export const isSlot = (value: Value | undefined): value is Slot => value !== undefined && (value as Partial<Slot>).address !== undefined;
 
+/** An operator on kernels: slots, or undefined where these shapes and types are none of its kernel (then its loops run). */
+export type Emit = (m: Machine, inputs: Inputs, node: NodeProto) => readonly (Slot | undefined)[] | undefined;
+
 export interface Job {
   readonly items: number;
   readonly args: Int32Array;
   readonly panelBytes?: number;
 }
 
-/** A recorded run: called in order. */
-export type Recording = (() => void)[];
+/** A recorded run: calls in order, each with the operator it belongs to. */
+export type Recording = { readonly operator: string; readonly run: () => void }[];
 
 export interface Machine {
   readonly memory: EngineMemory;
   readonly arena: Arena;
   slot(dims: readonly number[]): Slot;
-  /** The same memory under another shape. */
-  view(slot: Slot, dims: readonly number[]): Slot;
+  /** The same memory under another shape, from `offset` floats on. */
+  view(slot: Slot, dims: readonly number[], offset?: number): Slot;
   /** Gives a value's memory back once no view of it is left. Other values: nothing. */
   free(value: Value): void;
   /** The address of a float32 value: a slot's own; constants are copied once, other values each time. */
@@ -46,6 +53,8 @@ export interface Machine {
   settle(): void;
   /** Frees all slots. */
   reset(): void;
+  /** The operator that is recorded from now on. */
+  name(operator: string): void;
   /** Collects what runs from now on; null ends it. */
   record(into: Recording | null): void;
   dispose(): void;
@@ -57,12 +66,14 @@ export function createMachine(memory: EngineMemory): Machine {
   const constants = new Map<object, Region | null>();
   const pending: Slot[] = [];
   let recording: Recording | null = null;
-  const make = (dims: readonly number[], address: number): Slot => {
+  let operator = "";
+  const make = (dims: readonly number[], address: number, base: number): Slot => {
     const size = sizeOf(dims);
     return {
       type: "float32",
       dims,
       address,
+      base,
       get data() {
         return memory.floats(address, size);
       },
@@ -71,28 +82,28 @@ export function createMachine(memory: EngineMemory): Machine {
   const slot = (dims: readonly number[]): Slot => {
     const address = arena.allocate(4 * sizeOf(dims));
     uses.set(address, 1);
-    return make(dims, address);
+    return make(dims, address, address);
   };
   const call = (run: () => void): void => {
     run();
-    recording?.push(run);
+    recording?.push({ operator, run });
   };
   return {
     memory,
     arena,
     slot,
-    view(of, dims) {
-      uses.set(of.address, (uses.get(of.address) ?? 0) + 1);
-      return make(dims, of.address);
+    view(of, dims, offset = 0) {
+      uses.set(of.base, (uses.get(of.base) ?? 0) + 1);
+      return make(dims, of.address + 4 * offset, of.base);
     },
     free(value) {
       if (!isSlot(value)) return;
-      const left = uses.get(value.address);
+      const left = uses.get(value.base);
       if (left === undefined) return;
-      if (left > 1) uses.set(value.address, left - 1);
+      if (left > 1) uses.set(value.base, left - 1);
       else {
-        uses.delete(value.address);
-        arena.free(value.address);
+        uses.delete(value.base);
+        arena.free(value.base);
       }
     },
     place(value) {
@@ -123,11 +134,12 @@ export function createMachine(memory: EngineMemory): Machine {
       if (recording === null) return;
       const [zero, one] = [make(0).args, make(1).args];
       const words = [...zero.keys()].filter((i) => zero[i] !== one[i]).map((i) => ({ i, from: zero[i], by: one[i] - zero[i] }));
-      recording.push(() => {
+      const run = (): void => {
         const n = at();
         for (const { i, from, by } of words) args[i] = from + by * n;
         memory.run(kernel, items, args, panelBytes);
-      });
+      };
+      recording.push({ operator, run });
     },
     call,
     settle() {
@@ -137,6 +149,9 @@ export function createMachine(memory: EngineMemory): Machine {
       pending.length = 0;
       for (const address of uses.keys()) arena.free(address);
       uses.clear();
+    },
+    name(of) {
+      operator = of;
     },
     record(into) {
       recording = into;

@@ -16,7 +16,7 @@ import type { NodeProto } from "../../onnx/file/gen/onnx_pb.ts";
 import { attributeInt } from "../../onnx/graph/nodes.ts";
 import type { Value } from "../value.ts";
 import { floats, integers } from "../value.ts";
-import type { Inputs, Operator, Operators, PrepareContext, TableRows } from "./operator.ts";
+import type { ActivationChoice, Inputs, Operator, Operators, PrepareContext, Prepared, Run, TableRows } from "./operator.ts";
 import { fail, need } from "./operator.ts";
 import { bytesOf, floatWeight, runLayer } from "./product.ts";
 
@@ -31,23 +31,25 @@ const UNSIGNED: ReadonlyMap<number, NumberFormat> = new Map([
   [8, uint8],
 ]);
 
-/** The codes, scales and zero points of MatMulNBits or GatherBlockQuantized as a packed tensor: bytes go over as they are. */
-function nbitsWeight(
-  codes: Value,
-  scales: Value,
-  zeros: Value | undefined,
-  size: { n: number; k: number; bits: number; block: number },
-): PackedTensor {
+interface Sizes {
+  readonly n: number;
+  readonly k: number;
+  readonly bits: number;
+  readonly block: number;
+}
+
+const packedBytes = ({ n, k, bits }: Sizes): number => n * Math.ceil((k * bits) / 8);
+
+/** The codes, scales and zero points of MatMulNBits or GatherBlockQuantized as a packed tensor in `out`, of `packedBytes`. */
+function nbitsWeight(from: Uint8Array, scales: Value, zeros: Value | undefined, size: Sizes, out: Uint8Array): PackedTensor {
   const { n, k, bits, block } = size;
-  const from = bytesOf(codes.data);
   const stride = from.length / n;
   const rowBytes = Math.ceil((k * bits) / 8);
   // Unsigned codes around the middle are two's complement with the top bit of each flipped.
   const flip = zeros === undefined ? [0xaa, 0x88, 0x80][Math.log2(bits) - 1] : 0;
-  const out = new Uint8Array(n * rowBytes);
-  if (stride === rowBytes && out.length % 4 === 0 && from.byteOffset % 4 === 0) {
+  if (stride === rowBytes && out.length % 4 === 0 && from.byteOffset % 4 === 0 && out.byteOffset % 4 === 0) {
     const words = new Int32Array(from.buffer, from.byteOffset, from.length / 4);
-    const to = new Int32Array(out.buffer);
+    const to = new Int32Array(out.buffer, out.byteOffset, out.length / 4);
     const mask = Math.imul(flip, 0x01010101);
     for (let i = 0; i < to.length; i++) to[i] = words[i] ^ mask;
   } else for (let r = 0; r < n; r++) for (let i = 0; i < rowBytes; i++) out[r * rowBytes + i] = from[r * stride + i] ^ flip;
@@ -75,34 +77,89 @@ function nbitsWeight(
   };
 }
 
-const NBITS_SIZES = (node: NodeProto) => ({
+const NBITS_SIZES = (node: NodeProto): Sizes => ({
   n: attributeInt(node, "N", 0),
   k: attributeInt(node, "K", 0),
   bits: attributeInt(node, "bits", 4),
   block: attributeInt(node, "block_size", 32),
 });
 
-function prepareNBits(node: NodeProto, context: PrepareContext) {
-  const [codes, scales, zeros] = [1, 2, 3].map((i) => context.constant(i));
-  if (codes === undefined || scales === undefined || !(scales.data instanceof Float32Array)) return undefined;
+/** The packed tensor of a MatMulNBits node, its codes in `out`; undefined where its weight is none of constants. @throws LowbitError E_SHAPE */
+function packNBits(
+  node: NodeProto,
+  context: PrepareContext,
+  constant: (name: string) => Value | undefined,
+  out: (bytes: number) => Uint8Array,
+): PackedTensor | undefined {
+  const [scales, zeros] = [2, 3].map((i) => constant(node.input[i] ?? ""));
+  if (scales === undefined || !(scales.data instanceof Float32Array)) return undefined;
   if (zeros === undefined ? (node.input[3] ?? "") !== "" : zeros.type !== "uint8" && zeros.type !== "float32") return undefined;
+  const codes = context.bytes(node.input[1] ?? "") ?? (constant(node.input[1] ?? "")?.data as Uint8Array | undefined);
+  if (!(codes instanceof Uint8Array)) return undefined;
   const size = NBITS_SIZES(node);
   const blocks = Math.ceil(size.k / size.block);
-  if (codes.data.length !== (size.n * blocks * size.block * size.bits) / 8)
-    throw fail(node, "codes [N, blocks, bytes]", `[${codes.dims.join(", ")}]`);
+  const wanted = (size.n * blocks * size.block * size.bits) / 8;
+  if (codes.length !== wanted) throw fail(node, `${wanted} bytes of codes [N, blocks, bytes]`, String(codes.length));
   if (scales.data.length !== size.n * blocks) throw fail(node, `${size.n * blocks} scales`, `${scales.data.length}`);
-  const { backend } = context;
-  // accuracy_level 4 allows int8 activations
-  const allowed = attributeInt(node, "accuracy_level", 0) === 4 ? "int8" : "float32";
-  const activations = context.activations === "auto" ? allowed : context.activations;
-  const key = `${node.input.slice(1, 4).join(" ")} ${size.bits} ${size.block} ${activations}`;
-  const layer = context.layer(key, () => backend.prepare(nbitsWeight(codes, scales, zeros, size), { activations }));
+  return nbitsWeight(codes, scales, zeros, size, out(packedBytes(size)));
+}
+
+/** accuracy_level 4 allows int8 activations. */
+const nbitsActivations = (node: NodeProto, { activations }: PrepareContext): Exclude<ActivationChoice, "auto"> =>
+  activations !== "auto" ? activations : attributeInt(node, "accuracy_level", 0) === 4 ? "int8" : "float32";
+
+function prepareNBits(node: NodeProto, context: PrepareContext): Prepared | undefined {
+  const activations = nbitsActivations(node, context);
+  const { bits, block } = NBITS_SIZES(node);
+  const key = `${node.input.slice(1, 4).join(" ")} ${bits} ${block} ${activations}`;
+  const weight = packNBits(node, context, (name) => context.constant(node.input.indexOf(name)), context.scratch);
+  if (weight === undefined) return undefined;
+  const layer = context.layer(key, () => context.backend.prepare(weight, { activations }));
   return {
     run: (inputs: Inputs, of: NodeProto) => runLayer(layer, need(inputs, 0, of), inputs[5], of),
     kernel: layer.explain().kernel,
     drops: [1, 2, 3],
     layer,
   };
+}
+
+const joinBytes = (parts: readonly Uint8Array[]): Uint8Array => {
+  const out = new Uint8Array(parts.reduce((sum, part) => sum + part.length, 0));
+  let at = 0;
+  for (const part of parts) {
+    out.set(part, at);
+    at += part.length;
+  }
+  return out;
+};
+
+/** Several MatMulNBits nodes of one input, without zero points and biases, as one product: its columns are theirs, one node after the other. */
+export function joinNBits(nodes: readonly NodeProto[], context: PrepareContext, constant: (name: string) => Value | undefined) {
+  const sizes = nodes.map(NBITS_SIZES);
+  const codes = context.scratch(sizes.reduce((sum, size) => sum + packedBytes(size), 0));
+  let at = 0;
+  const parts = nodes.map((node) => packNBits(node, context, constant, (bytes) => codes.subarray(at, (at += bytes)))!);
+  const rows = parts.reduce((sum, part) => sum + part.rows, 0);
+  const scales = joinBytes(parts.map((part) => part.scales!));
+  const activations = nbitsActivations(nodes[0], context);
+  const key = `${nodes.map((node) => node.input[1]).join(" ")} ${activations}`;
+  const widths = parts.map((part) => part.rows);
+  const layer = context.layer(key, () =>
+    context.backend.prepare({ ...parts[0], shape: [rows, parts[0].k], rows, codes, scales }, { activations }),
+  );
+  const run: Run = (inputs, node) => {
+    const y = runLayer(layer, need(inputs, 0, node), undefined, node);
+    let start = 0;
+    return widths.map((width) => {
+      const out = floats([...y.dims.slice(0, -1), width]);
+      const count = out.data.length / width;
+      for (let r = 0; r < count; r++)
+        out.data.set((y.data as Float32Array).subarray(r * rows + start, r * rows + start + width), r * width);
+      start += width;
+      return out;
+    });
+  };
+  return { run, kernel: layer.explain().kernel, layer, widths };
 }
 
 const unprepared = (inputs: Inputs, node: NodeProto): never => {
@@ -127,7 +184,7 @@ const gatherNBits: Operator = {
     if (zeros === undefined ? (node.input[3] ?? "") !== "" : zeros.type !== "uint8") return undefined;
     const bits = attributeInt(node, "bits", 4);
     const size = { n: data.dims[0], k: (data.dims[1] * 8) / bits, bits, block: attributeInt(node, "block_size", 128) };
-    const packed = nbitsWeight(data, scales, zeros, size);
+    const packed = nbitsWeight(bytesOf(data.data), scales, zeros, size, new Uint8Array(packedBytes(size)));
     const rows: TableRows = {
       ids: 1,
       width: size.k,

@@ -26,6 +26,10 @@ export interface PrepareContext {
   /** The constant behind input i, or undefined. */
   constant(i: number): Value | undefined;
   readonly activations: ActivationChoice;
+  /** The bytes of the constant uint8 tensor behind a name, good until the next such call; undefined where there is none. */
+  bytes(name: string): Uint8Array | undefined;
+  /** Memory for packed codes, good until the next such call where the backend copies what it prepares. */
+  scratch(bytes: number): Uint8Array;
   /** Input i as codes with scales, where the model has it so. */
   weight(i: number): Weight | undefined;
   /** The layer of a key, made once: weights that nodes share are packed once. The session disposes of it. */

@@ -6,6 +6,15 @@ import { empty, floatData, floats, integers } from "../value.ts";
 import type { Inputs, Operator, Operators } from "./operator.ts";
 import { axisOf, fail, ints, need, product } from "./operator.ts";
 
+/** The axes of a reduction, ascending; null where nothing is reduced. */
+export function reducedAxes(x: Value, axes: Value | undefined, node: NodeProto): number[] | null {
+  const given = axes === undefined ? ints(node, "axes") : integers(axes);
+  const none = given === undefined || given.length === 0;
+  if (none && attributeInt(node, "noop_with_empty_axes", 0) !== 0) return null;
+  const list = none ? x.dims.map((_, i) => i) : given.map((a) => axisOf(a, x.dims.length, node));
+  return [...new Set(list)].sort((a, b) => a - b);
+}
+
 type Sum = number | bigint;
 
 const sumOf = (a: Sum, x: Sum): Sum => (a as number) + (x as number);
@@ -15,11 +24,10 @@ function reduction(start: number, step: (sum: Sum, x: Sum) => Sum, isMean = fals
   return {
     run(inputs, node) {
       const x = need(inputs, 0, node);
-      const given = inputs[1] === undefined ? ints(node, "axes") : integers(inputs[1]);
+      const list = reducedAxes(x, inputs[1], node);
+      if (list === null) return x;
       const rank = x.dims.length;
-      const none = given === undefined || given.length === 0;
-      if (none && attributeInt(node, "noop_with_empty_axes", 0) !== 0) return x;
-      const axes = new Set(none ? x.dims.map((_, i) => i) : given.map((a) => axisOf(a, rank, node)));
+      const axes = new Set(list);
       const kept = x.dims.map((d, i) => (axes.has(i) ? 1 : d));
       const big = x.data instanceof BigInt64Array;
       // infinities are those of int64

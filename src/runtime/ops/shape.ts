@@ -64,21 +64,30 @@ function squeeze(inputs: Inputs, node: NodeProto): Value {
   );
 }
 
-function transpose(inputs: Inputs, node: NodeProto): Value {
+/** A view of a tensor: what element lies where, in elements of the tensor. */
+export interface Moved {
+  readonly dims: readonly number[];
+  readonly strides: readonly number[];
+  readonly start: number;
+}
+
+const moved =
+  (view: (inputs: Inputs, node: NodeProto) => Moved) =>
+  (inputs: Inputs, node: NodeProto): Value => {
+    const { dims, strides, start } = view(inputs, node);
+    return copyBy(need(inputs, 0, node), dims, strides, start);
+  };
+
+export function transposeView(inputs: Inputs, node: NodeProto): Moved {
   const x = need(inputs, 0, node);
   const perm = ints(node, "perm") ?? x.dims.map((_, i) => x.dims.length - 1 - i);
   const { strides } = contiguous(x.dims);
   if (perm.length !== x.dims.length || new Set(perm).size !== perm.length || perm.some((p) => strides[p] === undefined))
     throw fail(node, `a permutation of ${x.dims.length} axes`, `[${perm.join(", ")}]`);
-  return copyBy(
-    x,
-    perm.map((p) => x.dims[p]),
-    perm.map((p) => strides[p]),
-    0,
-  );
+  return { dims: perm.map((p) => x.dims[p]), strides: perm.map((p) => strides[p]), start: 0 };
 }
 
-function slice(inputs: Inputs, node: NodeProto): Value {
+export function sliceView(inputs: Inputs, node: NodeProto): Moved {
   const x = need(inputs, 0, node);
   const starts = inputs[1] === undefined ? ints(node, "starts")! : integers(inputs[1]);
   const ends = inputs[2] === undefined ? ints(node, "ends")! : integers(inputs[2]);
@@ -100,7 +109,7 @@ function slice(inputs: Inputs, node: NodeProto): Value {
     start += first * from[axis];
     strides[axis] = from[axis] * step;
   });
-  return copyBy(x, dims, strides, start);
+  return { dims, strides, start };
 }
 
 /** Runs of `inner` contiguous elements: concat, split and gather move whole runs. */
@@ -128,7 +137,8 @@ function concat(inputs: Inputs, node: NodeProto): Value {
   return out;
 }
 
-function split(inputs: Inputs, node: NodeProto): Value[] {
+/** Sizes of the parts of Split along its axis. */
+export function partSizes(inputs: Inputs, node: NodeProto): number[] {
   const x = need(inputs, 0, node);
   const axis = axisOf(attributeInt(node, "axis", 0), x.dims.length, node);
   const parts = node.output.length;
@@ -138,6 +148,13 @@ function split(inputs: Inputs, node: NodeProto): Value[] {
     node.output.map((_, i) => Math.min(each, x.dims[axis] - i * each));
   if (sizes.length !== parts || sizes.reduce((a, b) => a + b, 0) !== x.dims[axis])
     throw fail(node, `${parts} parts of ${x.dims[axis]}`, `[${sizes.join(", ")}]`);
+  return sizes;
+}
+
+function split(inputs: Inputs, node: NodeProto): Value[] {
+  const x = need(inputs, 0, node);
+  const axis = axisOf(attributeInt(node, "axis", 0), x.dims.length, node);
+  const sizes = partSizes(inputs, node);
   const outer = product(x.dims.slice(0, axis));
   const inner = innerOf(x.dims, axis);
   let start = 0;
@@ -300,8 +317,8 @@ export const shape: Operators = {
   // the value of the branch that ran
   "lowbit.Pick": { run: (inputs, node) => need(inputs, inputs[0]?.data[0] ? 1 : 2, node) },
   Identity: { run: (inputs, node) => need(inputs, 0, node) },
-  Transpose: { run: transpose },
-  Slice: { run: slice },
+  Transpose: { run: moved(transposeView) },
+  Slice: { run: moved(sliceView) },
   Concat: { run: concat },
   Split: { run: split },
   Gather: {

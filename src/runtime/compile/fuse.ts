@@ -1,0 +1,111 @@
+// Fusions. Element-wise operators whose results only the next one reads become one chain, a single kernel whatever its length; products of one input with MatMulNBits weights of one form
+// (queries, keys and values; gate and up) become one product of their rows joined.
+import { create } from "@bufbuild/protobuf";
+import type { Value as Expression } from "../../../kernels/wasm/nn/values.ts";
+import { MOST_OPERANDS } from "../../../kernels/wasm/nn/chain.ts";
+import type { NodeProto } from "../../onnx/file/gen/onnx_pb.ts";
+import { NodeProtoSchema } from "../../onnx/file/gen/onnx_pb.ts";
+import { attributeInt } from "../../onnx/graph/nodes.ts";
+import { operatorName } from "../../onnx/graph/scopes.ts";
+import { EXPRESSIONS } from "../machine/chains.ts";
+import type { Value } from "../value.ts";
+import type { FlatNode } from "./flat.ts";
+import type { Unfreed } from "./step.ts";
+import { runNode } from "./step.ts";
+
+const tied = ({ guards }: Pick<Unfreed, "guards">): string => guards.map(({ name, is }) => `${name} ${is}`).join();
+
+/** A tree of element-wise steps that ends in the last of them. */
+function chainOf(parts: readonly Unfreed[]): Unfreed {
+  const last = parts.at(-1)!;
+  const made = new Set(parts.map(({ node }) => node.output[0]));
+  const input = [...new Set(parts.flatMap(({ node }) => node.input))].filter((name) => name !== "" && !made.has(name));
+  const node = create(NodeProtoSchema, { opType: "Chain", domain: "lowbit", name: last.node.name, input, output: [last.node.output[0]] });
+  const build = (args: readonly Expression[]): Expression => {
+    const values = new Map(input.map((name, i) => [name, args[i]]));
+    for (const { node: part, operator } of parts)
+      values.set(
+        part.output[0],
+        EXPRESSIONS.get(operator)!(
+          part.input.filter((name) => name !== "").map((name) => values.get(name)!),
+          part,
+        ),
+      );
+    return values.get(last.node.output[0])!;
+  };
+  return {
+    node,
+    operator: `lowbit.Chain(${parts.map(({ node: part }) => part.opType).join(" ")})`,
+    guards: last.guards,
+    kernel: "loops",
+    chain: { parts, build },
+    run(inputs) {
+      const values = new Map<string, Value | undefined>(input.map((name, i) => [name, inputs[i]]));
+      for (const part of parts) values.set(part.node.output[0], runNode(part.run, part.node, (name) => values.get(name))[0]);
+      return values.get(last.node.output[0])!;
+    },
+  };
+}
+
+/** Steps with element-wise trees as one step each, where the last of them stood. */
+export function fuseChains(steps: readonly Unfreed[], outputs: readonly string[]): Unfreed[] {
+  const readers = new Map<string, Set<number>>();
+  const makers = new Map<string, number>();
+  steps.forEach(({ node, guards }, i) => {
+    for (const name of [...node.input, ...guards.map((guard) => guard.name)]) readers.set(name, (readers.get(name) ?? new Set()).add(i));
+    for (const name of node.output) makers.set(name, i);
+  });
+  const kept = new Set(outputs);
+  const canFuse = (i: number): boolean => EXPRESSIONS.has(steps[i].operator) && steps[i].layer === undefined;
+  const taken = new Set<number>();
+  const fused = new Map<number, Unfreed>();
+  for (let end = steps.length - 1; end >= 0; end--) {
+    if (taken.has(end) || !canFuse(end)) continue;
+    const tree = new Set([end]);
+    const operands = new Set(steps[end].node.input.filter((name) => name !== ""));
+    // from the end on: a step joins once all its readers are in
+    for (let grown = true; grown;) {
+      grown = false;
+      for (const name of operands) {
+        const maker = makers.get(name);
+        if (maker === undefined || tree.has(maker) || taken.has(maker) || !canFuse(maker) || kept.has(name)) continue;
+        if (tied(steps[maker]) !== tied(steps[end]) || ![...readers.get(name)!].every((reader) => tree.has(reader))) continue;
+        const next = new Set([...operands, ...steps[maker].node.input].filter((operand) => operand !== "" && operand !== name));
+        if (next.size >= MOST_OPERANDS) continue;
+        tree.add(maker);
+        operands.clear();
+        for (const operand of next) operands.add(operand);
+        grown = true;
+        break;
+      }
+    }
+    if (tree.size === 1) continue;
+    for (const i of tree) taken.add(i);
+    fused.set(end, chainOf([...tree].sort((a, b) => a - b).map((i) => steps[i])));
+  }
+  return steps.flatMap((step, i) => fused.get(i) ?? (taken.has(i) ? [] : [step]));
+}
+
+/** MatMulNBits nodes that read one input and can be one product: by the first of them, in order. */
+export function joinable(nodes: readonly FlatNode[], isConstant: (name: string) => boolean): Map<NodeProto, readonly NodeProto[]> {
+  const groups = new Map<string, NodeProto[]>();
+  for (const { node, guards } of nodes) {
+    if (operatorName(node) !== "com.microsoft.MatMulNBits" || isConstant(node.input[0])) continue;
+    // weights given by more than codes and scales, and biases, stay on their own
+    if (node.input.slice(3).some((name) => name !== "") || !node.input.slice(1, 3).every(isConstant)) continue;
+    const form = ["K", "bits", "block_size", "accuracy_level"].map((name) => attributeInt(node, name, 0));
+    const key = JSON.stringify([node.input[0], form, guards]);
+    groups.set(key, [...(groups.get(key) ?? []), node]);
+  }
+  return new Map([...groups.values()].filter((group) => group.length > 1).map((group) => [group[0], group]));
+}
+
+/** The node of a joined product. */
+export const joinedNode = (group: readonly NodeProto[]): NodeProto =>
+  create(NodeProtoSchema, {
+    opType: "Joined",
+    domain: "lowbit",
+    name: group.map(({ name }) => name).join(" + "),
+    input: [group[0].input[0]],
+    output: group.map(({ output }) => output[0]),
+  });

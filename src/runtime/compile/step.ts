@@ -1,0 +1,41 @@
+// A step of a plan: a node, or several as one, and how it runs.
+import type { Value as Expression } from "../../../kernels/wasm/nn/values.ts";
+import type { SyncLayer } from "../../backends/types.ts";
+import type { NodeProto } from "../../onnx/file/gen/onnx_pb.ts";
+import type { Run, TableRows } from "../ops/operator.ts";
+import type { Value } from "../value.ts";
+import type { Guard } from "./flat.ts";
+
+export interface Step {
+  readonly node: NodeProto;
+  readonly operator: string;
+  readonly run: Run;
+  /** The kernel of a prepared layer, or "loops". */
+  readonly kernel: string;
+  /** The product with a constant weight that it is. */
+  readonly layer?: SyncLayer;
+  /** Columns of its parts, where it is several products joined. */
+  readonly widths?: readonly number[];
+  /** The rows of a constant table that it looks up. */
+  readonly rows?: TableRows;
+  /** Element-wise steps that it is made of, and their expression of its inputs. */
+  readonly chain?: { readonly parts: readonly Unfreed[]; readonly build: (args: readonly Expression[]) => Expression };
+  /** Conditions of the branches that the node is in. */
+  readonly guards: readonly Guard[];
+  /** Values that nothing reads after this step. */
+  readonly frees: readonly string[];
+}
+
+export type Unfreed = Omit<Step, "frees">;
+
+const asList = (result: Value | readonly (Value | undefined)[]): readonly (Value | undefined)[] =>
+  Array.isArray(result) ? result : [result as Value];
+
+/** Runs one node by its loops. @returns its outputs in order */
+export const runNode = (run: Run, node: NodeProto, values: (name: string) => Value | undefined): readonly (Value | undefined)[] =>
+  asList(
+    run(
+      node.input.map((name) => (name === "" ? undefined : values(name))),
+      node,
+    ),
+  );
