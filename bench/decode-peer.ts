@@ -24,7 +24,7 @@ async function lowbit(path: string): Promise<Peer> {
   return {
     reset: () => decoder.reset(),
     run: (ids) => Promise.resolve(greedy(ids.length === 1 ? decoder.step(ids[0]) : decoder.prefill(ids))),
-    profile: () => Object.fromEntries(decoder.explain().map(({ operator, ms }) => [operator, ms])),
+    profile: () => Object.fromEntries(decoder.explain().map(({ operator, ms = 0 }) => [operator, ms])),
   };
 }
 
