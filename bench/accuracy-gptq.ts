@@ -98,8 +98,8 @@ function packedBytes(path: string, layers: readonly LayerReport[]): number {
   try {
     const sizes = new Map(modelLayers(model).map(({ name, rows, k }) => [name, [rows, k] as const]));
     const bytes = layers.map(({ name, format: of }) => {
-      const [rows, k] = sizes.get(name)!;
-      return of === null || of === "float16" ? 0 : (storedBits(format(of as "int4"), rows, k) * rows * k) / 8;
+      const [rows, k] = sizes.get(name) ?? [0, 0];
+      return of === null || of === "float16" || rows === 0 ? 0 : (storedBits(format(of as "int4"), rows, k) * rows * k) / 8;
     });
     return bytes.reduce((a, b) => a + b, 0);
   } finally {
