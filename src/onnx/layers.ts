@@ -73,8 +73,13 @@ export function findLayers(scopes: readonly Scope[], model: OnnxModel): Layer[] 
 /** Operators that move values around: a constant they read is a table, or a weight that is cut or put together at run time. */
 const MOVES: ReadonlySet<string> = new Set("Slice Concat Split Transpose Reshape Expand Squeeze Unsqueeze Pad Tile Flatten".split(" "));
 
+/** Operators of mixtures of experts: their quantized form exists in the runtime, but nothing here writes it. */
+const EXPERTS: ReadonlySet<string> = new Set(["MoE", "QMoE"]);
+
 /** Why a layer of an operator that the mode does not know stays. */
-export const unknownReason = (layer: Layer, dtype: string): string =>
-  MOVES.has(layer.node.opType)
-    ? `${layer.node.opType} moves the constant, it does not multiply by it`
-    : `${dtype} has no form of ${layer.node.opType}`;
+export const unknownReason = (layer: Layer, dtype: string): string => {
+  const { opType } = layer.node;
+  if (MOVES.has(opType)) return `${opType} moves the constant, it does not multiply by it`;
+  if (EXPERTS.has(opType)) return `the weights of experts stay: no target writes QMoE; export the experts as MatMul to have them quantized`;
+  return `${dtype} has no form of ${opType}`;
+};

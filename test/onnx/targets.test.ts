@@ -246,4 +246,22 @@ describe("operators", () => {
       await session.release();
     }
   });
+  it("experts in one operator stay, with the reason", async () => {
+    const experts = {
+      ...node("MoE", ["x", "p", "w1", "", "w2"], ["y"], { k: 1n }, "experts"),
+      domain: "com.microsoft",
+    };
+    const proto = model(
+      graphOf({
+        input: [value("x", T.FLOAT, ["n", 32]), value("p", T.FLOAT, ["n", 2])],
+        output: [value("y", T.FLOAT, ["n", 32])],
+        initializer: [raw("w1", [2, 32, 64], weights(4096)), raw("w2", [2, 64, 32], weights(4096, 2))],
+        node: [experts as NodeProto],
+      }),
+    );
+    const { report } = await quantizeModelBytes(encode(proto), { dtype: "q4", allowUnchanged: true });
+    expect(report.quantized).toBe(0);
+    for (const { reason } of report.layers) expect(reason).toMatch(/experts stay: no target writes QMoE/);
+    expect(report.layers.length).toBeGreaterThan(0);
+  });
 });
