@@ -45,6 +45,11 @@ export interface StatisticsAccumulator {
   finish(): LayerStatistics;
 }
 
+/** An accumulator that keeps the Hessian, which is the default. */
+export interface HessianAccumulator extends StatisticsAccumulator {
+  finish(): LayerStatistics & { readonly hessian: Float64Array<ArrayBuffer> };
+}
+
 /** Tokens per product. */
 const TOKENS = 128;
 
@@ -53,6 +58,8 @@ const TOKENS = 128;
  * @param k length of an input vector
  * @example const acc = layerStatistics(256); acc.add(activations); const stats = acc.finish();
  */
+export function layerStatistics(k: number, options?: StatisticsOptions & { readonly hessian?: true }): HessianAccumulator;
+export function layerStatistics(k: number, options?: StatisticsOptions): StatisticsAccumulator;
 export function layerStatistics(k: number, options: StatisticsOptions = {}): StatisticsAccumulator {
   if (!Number.isSafeInteger(k) || k < 1) throw new RangeError(`layerStatistics k: expected a positive integer, got ${k}.`);
   const algebra = algebraFor(options, "layerStatistics");

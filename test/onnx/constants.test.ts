@@ -385,3 +385,21 @@ describe("a model that is quantized already", () => {
     }
   });
 });
+
+describe("sparse weights", () => {
+  it("are not said to pass 2 GiB", async () => {
+    const proto = model(
+      graph({
+        input: [value("x", T.FLOAT, ["n", 64])],
+        output: [value("y", T.FLOAT, ["n", 32])],
+        node: [node("MatMul", ["x", "w"], ["y"], {}, "mm")],
+      }),
+    );
+    const values = raw("w", [1], Float32Array.of(1));
+    proto.graph!.sparseInitializer.push(
+      create(SparseTensorProtoSchema, { values, indices: raw("", [1], BigInt64Array.of(5n), T.INT64), dims: [64n, 32n] }),
+    );
+    const { report } = await quantizeModelBytes(encode(proto), { dtype: "fp16", allowUnchanged: true });
+    expect(report.layers[0].reason ?? "").not.toMatch(/2 GiB/);
+  });
+});

@@ -90,3 +90,14 @@ describe.each([
     expect(faults).toEqual([]);
   });
 });
+
+it("a product below float16's range: the float32 result, rounded to float16", async () => {
+  // The zoo has ReduceProd over two values: eight of the size of 0.1 are 1e-8, which is none of float16's numbers. Nothing is wrong then but the format.
+  const product = ZOO.find(({ what }) => what === "ReduceProd")!;
+  const nodes = product.nodes.map((made) => structuredClone(made));
+  nodes.find(({ opType }) => opType === "ReduceProd")!.attribute[0].ints = [1n, 3n];
+  const bytes = specimenModel({ ...product, nodes }, 13);
+  const [before, after] = [await run(bytes, product.x), await run((await quantizeModelBytes(bytes, { dtype: "fp16" })).bytes, product.x)];
+  expect(Math.min(...before.values.map(Math.abs))).toBeLessThan(2 ** -24);
+  before.values.forEach((v, i) => expect(Math.abs(after.values[i] - v)).toBeLessThanOrEqual(Math.abs(v) * 2 ** -7 + 2 ** -24));
+});

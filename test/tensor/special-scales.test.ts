@@ -77,3 +77,14 @@ test("dfp16: quantized vectors multiply through integers and two shared exponent
   const want = dx.reduce((s, a, i) => s + a * dy[i], 0);
   expect(dotInt16(ints(u), ints(v)) * scale(u) * scale(v)).toBeCloseTo(want, 9);
 });
+
+test("elements of wide range get no subnormal scale: powers of two stay what they are", () => {
+  for (const name of ["bfloat16_b32", "bfloat16_row", "bfloat16_tensor"] as const)
+    for (const size of [1, 2 ** -20, 2 ** 30]) {
+      const x = Float32Array.from({ length: 64 }, (_, i) => size * 2 ** -(i % 20));
+      expect([...dequantize(quantize(tensor(x, [2, 32]), format(name)))], `${name} ${size}`).toEqual([...x]);
+    }
+  // A narrow element keeps the exact scale: the smallest normal one would cost it codes.
+  const tiny = Float32Array.from({ length: 32 }, (_, i) => (i - 16) * 2 ** -140);
+  expect(relative(tiny, dequantize(quantize(tensor(tiny, [1, 32]), format("int8_b32"))))).toBeLessThan(0.01);
+});

@@ -1,6 +1,17 @@
 // Every named format keeps the laws of lowbit/testing; formats that are broken on purpose break them with a readable counterexample.
 import { describe, expect, test } from "vitest";
-import { allFormats, defineCodebook, defineFloat, definePosit, format, type NumberFormat, type OpaqueFormat } from "../../formats/index.ts";
+import {
+  allFormats,
+  defineBlock,
+  defineCodebook,
+  defineFloat,
+  definePosit,
+  float16,
+  format,
+  type NumberFormat,
+  type OpaqueFormat,
+} from "../../formats/index.ts";
+import { dequantize, quantize, tensor } from "../../src/index.ts";
 import { blockLaws, formatLaws, lawsOf } from "../../src/testing/index.ts";
 
 describe.each(allFormats.map((f) => [f.name, f] as const))("%s", (_, f) => {
@@ -108,5 +119,17 @@ describe("broken formats are caught, with bits, value, expected and found", () =
       }
     });
     expect(found.join()).toMatch(/no value moves.*\n.*data/);
+  });
+});
+
+describe("elements without a zero", () => {
+  const levels = defineCodebook({ name: "levels2", values: [-1, -0.3, 0.3, 1] });
+  const blocks = defineBlock({ element: levels, scales: [{ format: float16, span: 32 }] });
+  test.each(blockLaws(blocks, { runs: 60 }).map((l) => [l.name, l.check] as const))("%s", (_name, check) => check());
+  test.each(["bipolar2_b8", "bipolar4_row", "bipolar3_b16_float8_e8m0fnu"])("%s: a block of zeros stays next to zero", (name) => {
+    const x = Float32Array.from({ length: 32 }, (_, i) => (i < 16 ? 0 : i));
+    const back = dequantize(quantize(tensor(x, [2, 16]), format(name) as never));
+    expect(Math.max(...back.subarray(0, 16).map(Math.abs))).toBeLessThan(2 ** -100);
+    expect(Math.abs(back[31] - 31)).toBeLessThan(4);
   });
 });

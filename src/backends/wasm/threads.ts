@@ -33,7 +33,7 @@ function builtin<Name extends keyof NodeModules>(name: Name): NodeModules[Name] 
   return process?.getBuiltinModule?.(name);
 }
 
-/** Starts workers of `source` in Node. */
+/** Starts workers of `source` in Node. @internal */
 export function nodeHooks({ Worker, MessageChannel }: typeof WorkerThreads, source = workerSource(true)): PoolHooks {
   const fs = builtin("node:fs")!;
   const identity = ({ dev, ino, rdev }: FileSystem.Stats): string => `${dev} ${ino} ${rdev}`;

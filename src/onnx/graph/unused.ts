@@ -59,11 +59,9 @@ function ownerOf(current: Current, scope: Scope, name: string): Scope | null {
 }
 
 function countReaders(current: Current): void {
-  // A function must not read the values of the graph around it, and yet the runtime, which inlines it, lets it.
-  const [main] = current.keys();
   for (const [scope] of current) {
     const read = (name: string): void => {
-      const owner = ownerOf(current, scope, name) ?? ownerOf(current, main, name);
+      const owner = ownerOf(current, scope, name);
       if (owner === null) return;
       const { readers } = current.get(owner)!;
       readers.set(name, (readers.get(name) ?? 0) + 1);
