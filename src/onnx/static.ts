@@ -26,7 +26,7 @@ import type { Feeds } from "./verify/feeds.ts";
 export type StaticOptions = Omit<QuantizeOptions, "target" | "calibration" | "budget" | "targetSqnr">;
 
 /** With "mixed", a value whose 8-bit codes leave less than this (dB) above their error gets 16 bits. */
-const MIXED_SQNR = 32;
+const MIXED_SQNR = 36;
 /** Vectors of a layer that weights are fitted to, unless told otherwise: 8-bit codes do not need more. */
 const MAX_TOKENS = 16384;
 

@@ -203,6 +203,20 @@ describe("operators", () => {
     const unknown = staticQuantize(readModelBytes(encode(proto)), feeds(SHAPE), { activationTypes: { u: "uint8" } });
     await expect(unknown).rejects.toThrow(/activationTypes: expected values that are quantized, got "u"/);
   });
+  it("weights of 4 bits by channel and by block, also of kernels with height and width; transposed convolutions in groups", async () => {
+    const [nodes, initializer] = cases.Conv;
+    const proto = around(nodes, initializer);
+    for (const format of ["int4_row", "int4_b12", "int8_b32", "int3_row"]) {
+      const after = await agrees(proto, SHAPE, { format, opTypes: ["Conv"] }, format === "int3_row" ? 5 : 12);
+      // blocks are along the row of all a channel reads: the kernel gets its shape back behind them
+      expect(after.filter((op) => op === "Reshape")).toHaveLength(format.includes("_b") ? 2 : 0);
+    }
+    const groups = around(
+      [node("ConvTranspose", ["t", "w1"], ["y"], { group: 2n, strides: { ints: [2, 2] } })],
+      [raw("w1", [4, 3, 2, 2], weights(48))],
+    );
+    await agrees(groups, SHAPE, { opTypes: ["Conv", "ConvTranspose"] }, 25);
+  });
   it("a rule that keeps a layer keeps its inputs too, and says so", async () => {
     const proto = around([node("MatMul", ["t", "w1"], ["y"], {}, "head")], [raw("w1", [8, 5], weights(40))]);
     const quantized = readModelBytes(encode(proto));
