@@ -87,7 +87,7 @@ async function fashion(make: Make): Promise<void> {
       // chosen by the SQNR of the logits on 64 calibration images held out: 27 dB, round to nearest 17, first and last layer in 8 bits 21
       {
         activations: "uint8",
-        calibration,
+        calibration: calibration.slice(0, 12),
         calibrate: { holdOut: 0 },
         format: "int4_row",
         algorithm: { name: "gptq", damp: 0.01, actOrder: false, polish: false, search: { method: "mse" }, minRows: 1 },
