@@ -56,18 +56,23 @@ const tensorProto = (name: string, type: number, dims: readonly number[], data: 
 const valueInfo = (name: string, type: number, dims: readonly number[]): Uint8Array =>
   concat([bytes(1, name), bytes(2, bytes(1, concat([int(1, type), bytes(2, concat(dims.map((d) => bytes(1, int(1, d)))))])))]);
 
+/** Integers, and lists of them. */
+export type Attributes = Readonly<Record<string, number | readonly number[]>>;
+
 interface Node {
   readonly op: string;
   readonly domain?: string;
   readonly inputs: readonly string[];
-  readonly attributes?: Readonly<Record<string, number>>;
+  readonly attributes?: Attributes;
   readonly x: { readonly type: number; readonly dims: readonly number[] };
   readonly y: { readonly type: number; readonly dims: readonly number[] };
   readonly initializers: readonly Uint8Array[];
 }
 
-function model(node: Node): Uint8Array {
-  const attributes = Object.entries(node.attributes ?? {}).map(([name, v]) => bytes(5, concat([bytes(1, name), int(3, v), int(20, 2)])));
+function model(node: Node, opset = 19): Uint8Array {
+  const attributes = Object.entries(node.attributes ?? {}).map(([name, v]) =>
+    bytes(5, concat([bytes(1, name), ...(typeof v === "number" ? [int(3, v), int(20, 2)] : [...v.map((one) => int(8, one)), int(20, 7)])])),
+  );
   const proto = concat([
     ...node.inputs.map((i) => bytes(1, i)),
     bytes(2, "y"),
@@ -82,7 +87,7 @@ function model(node: Node): Uint8Array {
     bytes(11, valueInfo("x", node.x.type, node.x.dims)),
     bytes(12, valueInfo("y", node.y.type, node.y.dims)),
   ]);
-  return concat([int(1, 9), bytes(7, graph), bytes(8, int(2, 19)), bytes(8, concat([bytes(1, "com.microsoft"), int(2, 1)]))]);
+  return concat([int(1, 9), bytes(7, graph), bytes(8, int(2, opset)), bytes(8, concat([bytes(1, "com.microsoft"), int(2, 1)]))]);
 }
 
 const raw = (a: Float32Array | Uint8Array | Int8Array): Uint8Array => new Uint8Array(a.buffer, a.byteOffset, a.byteLength);
@@ -109,6 +114,26 @@ export const matMul = (m: number, n: number, k: number, b: Float32Array): Uint8A
     y: { type: FLOAT, dims: [m, n] },
     initializers: [tensorProto("b", FLOAT, [k, n], raw(b))],
   });
+
+/** One operator of float32 x -> y, with float32 weights after x. Opset 17: axes of reductions are attributes. */
+export const operatorModel = (
+  op: string,
+  attributes: Attributes,
+  x: readonly number[],
+  y: readonly number[],
+  weights: readonly { readonly dims: readonly number[]; readonly data: Float32Array }[] = [],
+): Uint8Array =>
+  model(
+    {
+      op,
+      attributes,
+      inputs: ["x", ...weights.map((_, i) => `w${i}`)],
+      x: { type: FLOAT, dims: x },
+      y: { type: FLOAT, dims: y },
+      initializers: weights.map(({ dims, data }, i) => tensorProto(`w${i}`, FLOAT, dims, raw(data))),
+    },
+    17,
+  );
 
 /** MatMulInteger: uint8 x [m, k], int8 b [k, n] -> int32. */
 export const matMulInteger = (m: number, n: number, k: number, b: Int8Array): Uint8Array =>

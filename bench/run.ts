@@ -1,4 +1,4 @@
-// npm run bench -- gemv|gemm|fwht|codec|lut|bitplane|cold|load|nodes|webgpu|decode [--json] [--seconds S] [--quick]: best and median of interleaved rounds, ratios to roofs and peers of the same process.
+// npm run bench -- gemv|gemm|fwht|codec|lut|bitplane|cold|load|ops|nodes|webgpu|decode [--json] [--seconds S] [--quick]: best and median of interleaved rounds, ratios to roofs and peers of the same process.
 // npm run bench -- accuracy-gptq|accuracy-ocr|accuracy-static [case ...]: quantized models on data that calibration never saw, beside their bounds; onnx-1gib: time, memory.
 // --quick leaves the slowest peers out. Use Node 24 for the figures of relaxed SIMD: `npx -p node@24 npm run bench -- gemv`.
 import { parseArgs } from "node:util";
@@ -31,6 +31,7 @@ const families: Record<string, () => Promise<(o: { seconds: number; quick: boole
   codec: async () => (await import("./codec.ts")).codec,
   lut: async () => (await import("./lut.ts")).lut,
   bitplane: async () => (await import("./bitplane.ts")).bitplane,
+  ops: async () => (await import("./ops.ts")).opsBench,
   webgpu: async () => (await import("./webgpu.ts")).webgpuBench,
   cold: async () => (await import("./cold.ts")).cold,
   load: async () => (await import("./load.ts")).load,

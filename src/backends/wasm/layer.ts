@@ -104,12 +104,14 @@ export function prepare(runtime: Runtime, w: PackedTensor, options: PrepareOptio
     const rows = space === home ? x : floats(x, m * k);
     product.tune?.(rows, Math.min(m, most));
     space.record = space === home ? [] : null;
+    const { moves } = space;
     try {
       multiply(rows, m, space === home ? y : 0, (from, count, c, stride) => {
         space.record = null;
         copy(floats(y, m * n), from, count, c, stride);
       });
-      recorded = space.record === null ? null : { x, m, y, moves: space.moves, jobs: space.record };
+      // scratch space that moved under way leaves the first jobs with an address of before: the next call is recorded instead
+      recorded = space.record === null || space.moves !== moves ? null : { x, m, y, moves, jobs: space.record };
     } finally {
       space.record = null;
     }
