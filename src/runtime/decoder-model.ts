@@ -5,6 +5,29 @@ import { runNode, type Step } from "./compile/step.ts";
 import type { Value } from "./value.ts";
 import { integers } from "./value.ts";
 
+export interface Input {
+  readonly name: string;
+  readonly type: string;
+  readonly shape: readonly (number | string)[];
+}
+
+export interface DecoderPart {
+  readonly operator: string;
+  readonly kernels: number;
+  readonly ms?: number;
+}
+
+/** What runs tokens for a decoder. Logits are those of the last token, a view that the next call ends. */
+export interface Core {
+  /** Runs tokens after `past` others. */
+  run(ids: readonly bigint[], past: number): Float32Array;
+  step(id: number, past: number): Float32Array;
+  truncate(n: number): void;
+  bytes(): number;
+  explain(): readonly DecoderPart[];
+  dispose(): void;
+}
+
 export const unsupported = (expected: string, got: string): LowbitError =>
   new LowbitError("E_UNSUPPORTED", `decoder: expected ${expected}, got ${got}. Run the session with feeds of its own.`);
 
@@ -21,7 +44,7 @@ const GROUPED = "com.microsoft.GroupQueryAttention";
 /** Inputs of GroupQueryAttention that the decoder keeps: past key and value, lengths, total. */
 const KEPT = new Set([3, 4, 5, 6, 9]);
 
-const readsOf = (step: Step): string[] =>
+export const readsOf = (step: Step): string[] =>
   step.node.input.filter((name, i) => name !== "" && !(step.operator === GROUPED && KEPT.has(i)) && !(isRotary(step) && i === 1));
 
 export const isRotary = (step: Step): boolean => step.operator === "com.microsoft.RotaryEmbedding";
@@ -38,11 +61,7 @@ function needed(plan: Plan, names: readonly string[], reads: (step: Step) => rea
 }
 
 /** What a decoder needs to know of a model. @throws LowbitError E_UNSUPPORTED */
-export function find(
-  plan: Plan,
-  inputs: readonly { name: string; type: string; shape: readonly unknown[] }[],
-  outputNames: readonly string[],
-): Found {
+export function find(plan: Plan, inputs: readonly Input[], outputNames: readonly string[]): Found {
   const logits = outputNames.filter((name) => !/^present|^cross|key|value/.test(name));
   if (logits.length !== 1) throw unsupported("one output beside the caches", logits.join(", ") || "none");
   const steps = needed(plan, logits, readsOf);
@@ -59,7 +78,7 @@ export function find(
 }
 
 /** Runs what computes lengths and positions on small feeds, to be sure that they are the decoder's own. @throws LowbitError E_UNSUPPORTED */
-export function proveLengths(plan: Plan, found: Found, inputs: readonly { name: string; type: string; shape: readonly unknown[] }[]): void {
+export function proveLengths(plan: Plan, found: Found, inputs: readonly Input[]): void {
   const names = found.attention.flatMap(({ node: n }) => [n.input[5], n.input[6]]);
   const steps = needed(plan, names, ({ node: n }) => n.input.filter((name) => name !== ""));
   for (const [past, tokens] of [

@@ -3,6 +3,7 @@ import { InferenceSession, Tensor } from "onnxruntime-node";
 import { afterAll, beforeAll, describe, expect, test } from "vitest";
 import { decoderModel, type DecoderSizes } from "../../bench/decode-model.ts";
 import { greedy, loadModel, sampler, type Session } from "../../src/runtime/index.ts";
+import { SPELLED, spelledModel } from "./spelled.ts";
 import { wasm } from "../../src/index.ts";
 
 const SIZES: DecoderSizes = { hidden: 64, heads: 4, kvHeads: 2, size: 16, ffn: 96, layers: 2, vocabulary: 160, positions: 64, level: 0 };
@@ -10,7 +11,7 @@ const PROMPT = [1, 5, 9, 100, 3, 7, 22];
 const bytes = decoderModel(SIZES);
 
 /** onnxruntime with the caches carried by hand. */
-async function judge(model: Uint8Array, sizes: DecoderSizes) {
+async function judge(model: Uint8Array, sizes: Pick<DecoderSizes, "layers" | "kvHeads" | "size" | "vocabulary">) {
   const session = await InferenceSession.create(model, { intraOpNumThreads: 1, logSeverityLevel: 4 });
   let total = 0;
   let past: Record<string, Tensor> = {};
@@ -22,10 +23,12 @@ async function judge(model: Uint8Array, sizes: DecoderSizes) {
       sizes.size,
     ]);
   return async (ids: readonly number[]): Promise<Float32Array> => {
+    const positions = BigInt64Array.from(ids, (_, i) => BigInt(total + i));
     total += ids.length;
     const out = await session.run({
       input_ids: new Tensor("int64", BigInt64Array.from(ids, BigInt), [1, ids.length]),
       attention_mask: new Tensor("int64", new BigInt64Array(total).fill(1n), [1, total]),
+      ...(session.inputNames.includes("position_ids") ? { position_ids: new Tensor("int64", positions, [1, ids.length]) } : {}),
       ...past,
     });
     const { logits, ...present } = out;
@@ -120,6 +123,58 @@ test("truncate and reset forget; the arena stays as it is over many steps", () =
   decoder.dispose();
   decoder.dispose();
   expect(() => decoder.step(1)).toThrow(expect.objectContaining({ code: "E_DISPOSED" }));
+});
+
+test.each([
+  ["float16", 1e-3, 1 / 2],
+  ["int8", 2e-2, (16 + 4) / 64],
+  ["k8v4", 0.12, (16 + 8 + 8) / 128],
+  ["int4", 0.2, (8 + 4) / 64],
+] as const)("a cache of %s", async (cache, limit, share) => {
+  const decoder = session.decoder({ cache, capacity: 32 });
+  const plain = session.decoder({ capacity: 32 });
+  expect(decoder.cacheBytes / plain.cacheBytes).toBeCloseTo(share, 6);
+  let [a, b] = [plain.prefill(PROMPT).slice(), decoder.prefill(PROMPT).slice()];
+  for (let i = 0; i < 10; i++) {
+    const error = distance(a, b);
+    expect(error).toBeGreaterThan(limit / 100);
+    expect(error).toBeLessThan(limit);
+    const id = greedy(a);
+    a = plain.step(id).slice();
+    b = decoder.step(id).slice();
+  }
+  // the same tokens at once or one by one: the same cache
+  const last = decoder.step(5).slice();
+  decoder.truncate(decoder.length - 1);
+  expect(decoder.step(5)).toEqual(last);
+  decoder.dispose();
+  plain.dispose();
+});
+
+test("attention spelled out in single operators: caches are carried", async () => {
+  const model = spelledModel();
+  const own = await loadModel(model);
+  const decoder = own.decoder();
+  const ask = await judge(model, SPELLED);
+  let wanted = await ask(PROMPT.map((id) => id % 96));
+  const first = decoder.prefill(PROMPT.map((id) => id % 96)).slice();
+  expect(distance(wanted, first)).toBeLessThan(1e-5);
+  let after: Float32Array | undefined;
+  for (let i = 0; i < 5; i++) {
+    const id = greedy(wanted);
+    wanted = await ask([id]);
+    const logits = decoder.step(id);
+    expect(distance(wanted, logits)).toBeLessThan(1e-5);
+    after ??= logits.slice();
+  }
+  expect(decoder.length).toBe(PROMPT.length + 5);
+  expect(decoder.cacheBytes).toBe(2 * 2 * 2 * 16 * 4 * decoder.length);
+  decoder.truncate(PROMPT.length);
+  expect(decoder.step(greedy(first))).toEqual(after);
+  decoder.reset();
+  expect(decoder.prefill(PROMPT.map((id) => id % 96))).toEqual(first);
+  decoder.dispose();
+  await own.release();
 });
 
 describe("generate", () => {

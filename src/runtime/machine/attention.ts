@@ -1,5 +1,6 @@
 // GroupQueryAttention on the attention kernel: over a cache of a decoder in place, or in a plain run over past and present of one sequence after the other.
 import { attention, attentionJob, type Heads } from "../../../kernels/wasm/nn/attention.ts";
+import { append, appendJob, cacheRowBytes, hasScales, headUnit, type CacheKind } from "../../../kernels/wasm/nn/cache.ts";
 import { rotary, rotaryJob } from "../../../kernels/wasm/nn/rotary.ts";
 import type { NodeProto } from "../../onnx/file/gen/onnx_pb.ts";
 import { attributeFloat, attributeInt } from "../../onnx/graph/nodes.ts";
@@ -8,15 +9,31 @@ import { groupedSizes, type Grouped } from "../ops/attention.ts";
 import { integers, type Value } from "../value.ts";
 import type { Machine, Slot } from "./machine.ts";
 
-/** Keys and values of one layer [kv head][capacity][size], float32. */
+/** Keys or values of one layer [kv head][capacity][size], and where the kind has them the words beside its rows [kv head][capacity]. */
+export interface CacheSide {
+  readonly kind: CacheKind;
+  readonly address: number;
+  readonly words: number;
+}
+
 export interface LayerCache {
-  readonly k: number;
-  readonly v: number;
+  readonly k: CacheSide;
+  readonly v: CacheSide;
   readonly capacity: number;
 }
 
-/** Bytes of one of both. */
-export const cacheBytes = (kvHeads: number, size: number, capacity: number): number => 4 * kvHeads * size * capacity;
+/** Bytes of keys or values, and of the words beside them. */
+export const sideBytes = (
+  kind: CacheKind,
+  kvHeads: number,
+  size: number,
+  capacity: number,
+): { readonly rows: number; readonly words: number } => ({
+  rows: kvHeads * capacity * cacheRowBytes(kind, size),
+  words: hasScales(kind) ? 4 * kvHeads * capacity : 0,
+});
+
+const plainSide = (address: number): CacheSide => ({ kind: "float32", address, words: 0 });
 
 interface Placed {
   readonly address: number;
@@ -91,9 +108,32 @@ function overCache(
   const [q, k, v] = parts;
   const rotation = rotationOf(m, inputs, node);
   const row = 4 * size;
-  const into = (base: number) => (at: number) => ({ address: base + row * at, outer: row, inner: row * cache.capacity });
-  turn(m, rotation, { tokens, heads: kvHeads, size }, k, past, into(cache.k));
-  turn(m, { ...rotation, rotated: 0 }, { tokens, heads: kvHeads, size }, v, past, into(cache.v));
+  /** Rows of the kv heads, turned or as they are, into the cache. */
+  const keep = (x: Placed, side: CacheSide, r: Rotation): void => {
+    const bytes = cacheRowBytes(side.kind, size);
+    const rows = (at: number) => ({ address: side.address + bytes * at, outer: bytes, inner: bytes * cache.capacity });
+    if (side.kind === "float32") return turn(m, r, { tokens, heads: kvHeads, size }, x, past, rows);
+    let from = x;
+    const own = r.rotated > 0 ? m.slot([tokens, kvHeads * size]) : undefined;
+    if (own !== undefined) {
+      from = { address: own.address, token: kvHeads * row };
+      turn(m, r, { tokens, heads: kvHeads, size }, x, past, () => ({ address: from.address, outer: from.token, inner: row }));
+    }
+    const spec = { kind: side.kind, shared: m.memory.shared };
+    m.moving(m.memory.kernel(append, spec), past, (at) =>
+      appendJob(
+        {
+          ...{ tokens, heads: kvHeads, width: size, y: rows(at) },
+          x: { address: from.address, outer: from.token, inner: row },
+          scales: { address: side.words + 4 * at, outer: 4, inner: 4 * cache.capacity },
+        },
+        spec,
+      ),
+    );
+    if (own !== undefined) m.free(own);
+  };
+  keep(k, cache.k, rotation);
+  keep(v, cache.v, { ...rotation, rotated: 0 });
   let query = q;
   const turned = rotation.rotated > 0 ? m.slot([tokens, heads * size]) : undefined;
   if (turned !== undefined) {
@@ -106,23 +146,29 @@ function overCache(
   const scale = attributeFloat(node, "scale", 0);
   const sink = sinkOf(m, inputs[11], node, heads);
   const head = (at: Placed): Heads => ({ address: at.address, token: at.token, head: row });
-  const kept = (address: number): Heads => ({ address, token: row, head: row * cache.capacity });
-  const kernel = m.memory.kernel(attention, {
-    head: size,
-    softcap: cap > 0,
-    mask: false,
-    relaxed: m.memory.features.relaxed,
-    shared: m.memory.shared,
-  });
-  m.moving(kernel, past, (at) =>
-    attentionJob({
-      ...{ tokens, kvHeads, group: heads / kvHeads, keys: at + tokens, causal: true },
-      ...(window > 0 ? { window } : {}),
-      scale: scale === 0 ? 1 / Math.sqrt(size) : scale,
-      ...(cap > 0 ? { cap } : {}),
-      ...(sink === 0 ? {} : { sink }),
-      ...{ q: head(query), y: head(y), k: kept(cache.k), v: kept(cache.v) },
-    }),
+  const kept = ({ kind, address }: CacheSide): Heads => {
+    const bytes = cacheRowBytes(kind, size);
+    return { address, token: bytes, head: bytes * cache.capacity };
+  };
+  const words = ({ words: address }: CacheSide) => ({ address, head: 4 * cache.capacity });
+  const spec = {
+    ...{ head: size, softcap: cap > 0, mask: false, relaxed: m.memory.features.relaxed, shared: m.memory.shared },
+    ...{ k: cache.k.kind, v: cache.v.kind },
+  };
+  m.moving(m.memory.kernel(attention, spec), past, (at) =>
+    attentionJob(
+      {
+        ...{ tokens, kvHeads, group: heads / kvHeads, keys: at + tokens, causal: true },
+        ...(window > 0 ? { window } : {}),
+        scale: scale === 0 ? 1 / Math.sqrt(size) : scale,
+        ...(cap > 0 ? { cap } : {}),
+        ...(sink === 0 ? {} : { sink }),
+        ...{ q: head(query), y: head(y), k: kept(cache.k), v: kept(cache.v) },
+        ...(hasScales(cache.k.kind) ? { kScales: words(cache.k) } : {}),
+        ...(hasScales(cache.v.kind) ? { vScales: words(cache.v) } : {}),
+      },
+      spec,
+    ),
   );
   if (turned !== undefined) m.free(turned);
   return true;
@@ -149,6 +195,7 @@ const outside = (inputs: Inputs, sizes: Grouped): boolean => inputs[10] !== unde
 export function decodeAttention(m: Machine, inputs: Inputs, node: NodeProto, cache: LayerCache, past: () => number): Slot | undefined {
   const sizes = groupedSizes(inputs, node);
   if (outside(inputs, sizes) || sizes.batch !== 1) return undefined;
+  if ([cache.k, cache.v].some(({ kind }) => sizes.size % headUnit(kind) !== 0)) return undefined;
   const width = sizes.heads * sizes.size;
   const y = m.slot([1, sizes.tokens, width]);
   return overCache(m, inputs, node, sizes, cache, past, 0, { address: y.address, token: 4 * width }) ? y : undefined;
@@ -187,9 +234,9 @@ export function runAttention(m: Machine, inputs: Inputs, node: NodeProto): Slot[
       for (let h = 0; h < batch * kvHeads; h++) to.set(from.subarray(h * room * size, (h + 1) * room * size), h * capacity * size);
     });
   }
-  const bytes = cacheBytes(kvHeads, size, capacity);
+  const bytes = sideBytes("float32", kvHeads, size, capacity).rows;
   for (let b = 0; b < batch; b++) {
-    const cache = { k: present[0].address + b * bytes, v: present[1].address + b * bytes, capacity };
+    const cache = { k: plainSide(present[0].address + b * bytes), v: plainSide(present[1].address + b * bytes), capacity };
     const to = { address: y.address + 4 * b * tokens * width, token: 4 * width };
     if (!overCache(m, inputs, node, sizes, cache, () => before, b, to)) return undefined;
   }

@@ -97,25 +97,15 @@ export interface Execution {
 /** How long the event loop waits for its turn, ms. */
 const TURN_MS = 16;
 
-/**
- * Runs a plan's steps on fed values, with a turn of the event loop between steps where they take longer than a frame. The caller sees to it that no other run of the machine comes in
- * between, and resets the machine when it has read the results.
- */
-export async function execute({ machine, plan, fed, note, aborted }: Execution): Promise<(name: string) => Value | undefined> {
+/** A run of a plan, step by step. */
+function begin({ machine, plan, fed, note }: Execution): { run(step: Step): void; read(name: string): Value | undefined } {
   const values = new Map<string, Value>(fed);
   const read = (name: string): Value | undefined => values.get(name) ?? plan.constants.get(name);
-  let since = performance.now();
-  for (const step of plan.steps) {
-    if (!step.guards.every(({ name, is }) => (read(name)?.data[0] === 1) === is)) continue;
+  const run = (step: Step): void => {
+    if (!step.guards.every(({ name, is }) => (read(name)?.data[0] === 1) === is)) return;
     const start = performance.now();
-    if (start - since > TURN_MS) {
-      await turn();
-      aborted?.();
-      since = performance.now();
-    }
-    const begin = performance.now();
     const { results, kernel } = runStep(machine, step, read);
-    note?.(step, kernel, performance.now() - begin);
+    note?.(step, kernel, performance.now() - start);
     step.node.output.forEach((name, i) => {
       const value = results[i];
       if (value === undefined) return;
@@ -127,7 +117,32 @@ export async function execute({ machine, plan, fed, note, aborted }: Execution):
       if (value !== undefined) machine?.free(value);
       values.delete(name);
     }
+  };
+  return { run, read };
+}
+
+/**
+ * Runs a plan's steps on fed values, with a turn of the event loop between steps where they take longer than a frame. The caller sees to it that no other run of the machine comes in
+ * between, and resets the machine when it has read the results.
+ */
+export async function execute(execution: Execution): Promise<(name: string) => Value | undefined> {
+  const { run, read } = begin(execution);
+  let since = performance.now();
+  for (const step of execution.plan.steps) {
+    if (performance.now() - since > TURN_MS) {
+      await turn();
+      execution.aborted?.();
+      since = performance.now();
+    }
+    run(step);
   }
+  return read;
+}
+
+/** `execute` at once. */
+export function executeNow(execution: Execution): (name: string) => Value | undefined {
+  const { run, read } = begin(execution);
+  for (const step of execution.plan.steps) run(step);
   return read;
 }
 

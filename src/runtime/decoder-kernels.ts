@@ -1,0 +1,251 @@
+// The core of a decoder on kernels: GroupQueryAttention over caches that lie in the backend's memory, keys and values written where they stay; a step of one token is recorded once and
+// repeated. Every step of a recording ends in the arena: what would run as loops on something that depends on the tokens is refused.
+import { LowbitError } from "../../formats/core/errors.ts";
+import type { CacheKind } from "../../kernels/wasm/nn/cache.ts";
+import type { Region } from "../backends/wasm/memory.ts";
+import { attributeInt } from "../onnx/graph/nodes.ts";
+import { operatorName } from "../onnx/graph/scopes.ts";
+import type { Plan } from "./compile/plan.ts";
+import type { Step } from "./compile/step.ts";
+import {
+  find,
+  isRotary,
+  lifetimes,
+  proveLengths,
+  readsOf,
+  tableRows,
+  unsupported,
+  type Core,
+  type DecoderPart,
+  type Found,
+  type Input,
+} from "./decoder-model.ts";
+import { decodeAttention, sideBytes, type LayerCache } from "./machine/attention.ts";
+import { runStep } from "./machine/execute.ts";
+import { emitProduct, emitTurn } from "./machine/kernels.ts";
+import { isSlot, type Machine, type Recording } from "./machine/machine.ts";
+import type { Value } from "./value.ts";
+import { integers } from "./value.ts";
+
+/** Tokens of a prompt at once: bounded activations. */
+const CHUNK = 256;
+
+/** What keys and values are kept as. */
+export type CacheKinds = readonly [CacheKind, CacheKind];
+
+interface Logits {
+  readonly address: number;
+  readonly size: number;
+}
+
+export interface KernelCoreInit {
+  readonly machine: Machine;
+  readonly plan: Plan;
+  readonly inputs: readonly Input[];
+  readonly outputNames: readonly string[];
+  readonly profile: boolean;
+}
+
+/** Tokens that the rotary tables of a model hold. @throws LowbitError E_UNSUPPORTED where the model is no decoder for this core */
+export function kernelModel(plan: Plan, inputs: readonly Input[], outputNames: readonly string[]): { found: Found; limit: number } {
+  const found = find(plan, inputs, outputNames);
+  try {
+    proveLengths(plan, found, inputs);
+  } catch (error) {
+    if (error instanceof LowbitError && error.code === "E_UNSUPPORTED") throw error;
+    throw unsupported("lengths made of the attention mask", (error as Error).message);
+  }
+  return { found, limit: tableRows(plan, found.steps) };
+}
+
+/** @throws LowbitError E_DEVICE, E_UNSUPPORTED */
+export function kernelCore({ machine: m, plan, inputs, profile }: KernelCoreInit, found: Found, capacity: number, kinds: CacheKinds): Core {
+  const { caches, regions } = makeCaches(m, inputs, found, capacity, kinds);
+  let length = 0;
+  let recorded: { readonly list: Recording; readonly ids: BigInt64Array; readonly at: Logits } | null = null;
+  let view: Float32Array = new Float32Array(0);
+  const clock = fastest();
+  const past = (): number => length;
+  const frees = lifetimes(found);
+  const tokens = dependents(found);
+  /** The steps for tokens of `ids`, at once. @returns where the logits of the last one lie */
+  const pass = (ids: Value): Logits => {
+    const values = new Map<string, Value>([[found.ids, ids]]);
+    const read = (name: string): Value | undefined => values.get(name) ?? plan.constants.get(name);
+    found.steps.forEach((step, i) => {
+      m.name(step.operator);
+      const results = decodeStep(m, step, read, { caches, past, tokens, last: step.node.output[0] === found.logits });
+      m.settle();
+      step.node.output.forEach((name, o) => {
+        const value = results[o];
+        if (value !== undefined && name !== "") values.set(name, value);
+      });
+      for (const name of frees[i]) {
+        const value = values.get(name);
+        if (value !== undefined) m.free(value);
+        values.delete(name);
+      }
+    });
+    const y = values.get(found.logits);
+    if (!isSlot(y)) throw unsupported("logits made by a kernel", "those of loops");
+    const size = y.dims.at(-1)!;
+    return { address: y.address + 4 * (y.data.length - size), size };
+  };
+  const logitsAt = ({ address, size }: Logits): Float32Array => {
+    if (view.buffer !== m.memory.buffer || view.byteOffset !== address || view.length !== size) view = m.memory.floats(address, size);
+    return view;
+  };
+  const chunk = (ids: BigInt64Array): Logits => {
+    const list: Recording = [];
+    m.reset();
+    if (ids.length === 1) m.record(list);
+    try {
+      const at = pass({ type: "int64", dims: [1, ids.length], data: ids });
+      if (ids.length === 1) recorded = { list, ids, at };
+      return at;
+    } finally {
+      m.record(null);
+      m.reset();
+    }
+  };
+  return {
+    step(id, before) {
+      length = before;
+      if (recorded === null) return logitsAt(chunk(BigInt64Array.of(BigInt(id))));
+      recorded.ids[0] = BigInt(id);
+      if (profile) clock.run(recorded.list);
+      else for (const call of recorded.list) call.run();
+      return logitsAt(recorded.at);
+    },
+    run(ids, before) {
+      length = before;
+      let at: Logits = { address: 0, size: 0 };
+      for (let from = 0; from < ids.length; from += CHUNK) {
+        const part = BigInt64Array.from(ids.slice(from, from + CHUNK));
+        at = chunk(part);
+        length += part.length;
+      }
+      return logitsAt(at);
+    },
+    truncate: () => undefined,
+    bytes: () => regions.reduce((sum, region) => sum + region.bytes, 0),
+    explain() {
+      const kernels = new Map<string, number>();
+      for (const { operator } of recorded?.list ?? []) kernels.set(operator, (kernels.get(operator) ?? 0) + 1);
+      return [...kernels].map(([operator, count]): DecoderPart => ({
+        operator,
+        kernels: count,
+        ...(profile ? { ms: clock.ms(operator) } : {}),
+      }));
+    },
+    dispose() {
+      recorded = null;
+      for (const region of regions) region.free();
+    },
+  };
+}
+
+/** Values that the tokens decide. */
+function dependents({ steps, ids }: Found): Set<string> {
+  const names = new Set([ids]);
+  for (const step of steps) if (readsOf(step).some((name) => names.has(name))) for (const name of step.node.output) names.add(name);
+  return names;
+}
+
+function makeCaches(
+  m: Machine,
+  inputs: readonly Input[],
+  found: Found,
+  capacity: number,
+  kinds: CacheKinds,
+): { caches: ReadonlyMap<Step, LayerCache>; regions: readonly Region[] } {
+  const regions: Region[] = [];
+  const caches = new Map<Step, LayerCache>();
+  const shapes = new Map(inputs.map(({ name, shape }) => [name, shape]));
+  try {
+    for (const step of found.attention) {
+      const shape = shapes.get(step.node.input[3])!;
+      const size = shape[3];
+      if (typeof size !== "number") throw unsupported("caches of known head size", JSON.stringify(shape));
+      const kvHeads = attributeInt(step.node, "kv_num_heads", 0);
+      const [k, v] = kinds.map((kind) => {
+        const bytes = sideBytes(kind, kvHeads, size, capacity);
+        const [rows, words] = [bytes.rows, bytes.words].map((count) => (count === 0 ? undefined : m.memory.allocate(count)));
+        regions.push(...[rows, words].filter((region) => region !== undefined));
+        return { kind, address: rows!.address, words: words?.address ?? 0 };
+      });
+      caches.set(step, { k, v, capacity });
+    }
+  } catch (error) {
+    for (const region of regions) region.free();
+    throw error;
+  }
+  return { caches, regions };
+}
+
+/** Runs a recording with a clock and keeps the times of the fastest run. */
+function fastest(): { run(list: Recording): void; ms(operator: string): number } {
+  let best = Infinity;
+  let kept: ReadonlyMap<string, number> = new Map();
+  return {
+    run(list) {
+      const times = new Map<string, number>();
+      let last = performance.now();
+      const begin = last;
+      for (const { operator, run: call } of list) {
+        call();
+        const now = performance.now();
+        times.set(operator, (times.get(operator) ?? 0) + now - last);
+        last = now;
+      }
+      if (last - begin >= best) return;
+      best = last - begin;
+      kept = times;
+    },
+    ms: (operator) => kept.get(operator) ?? 0,
+  };
+}
+
+interface Context {
+  readonly caches: ReadonlyMap<Step, LayerCache>;
+  readonly past: () => number;
+  /** Values that the tokens decide. */
+  readonly tokens: ReadonlySet<string>;
+  /** It makes the logits: of the last token only. */
+  readonly last: boolean;
+}
+
+/** One step as a decoder runs it. Every step must end in the arena, or not depend on the tokens: a recording repeats kernels only. */
+function decodeStep(
+  m: Machine,
+  step: Step,
+  read: (name: string) => Value | undefined,
+  { caches, past, tokens, last }: Context,
+): readonly (Value | undefined)[] {
+  const inputs = step.node.input.map((name) => (name === "" ? undefined : read(name)));
+  const cache = caches.get(step);
+  if (cache !== undefined) {
+    const y = decodeAttention(m, inputs, step.node, cache, past);
+    if (y === undefined)
+      throw unsupported("attention as its kernel has it (no added bias, heads of whole vectors)", `node ${step.node.name}`);
+    return [y];
+  }
+  if (last && step.layer !== undefined && step.operator !== "Gemm") {
+    const y = emitProduct(m, step.layer, inputs[0], step.operator === "com.microsoft.MatMulNBits" ? inputs[5] : undefined, true);
+    if (y !== undefined) return [y];
+  }
+  if (isRotary(step)) {
+    const y = emitTurn(m, inputs, step.node, past);
+    if (y !== undefined) return [y];
+  }
+  const lookup = step.rows;
+  const ids = lookup === undefined ? undefined : inputs[lookup.ids];
+  if (lookup !== undefined && ids !== undefined) {
+    const y = m.slot([...ids.dims, lookup.width]);
+    m.call(() => lookup.read(integers(ids), m.memory.floats(y.address, ids.data.length * lookup.width)));
+    return [y];
+  }
+  const { results, kernel } = runStep(m, step, read);
+  if (!kernel && step.node.input.some((name) => tokens.has(name))) throw unsupported("operators with kernels", operatorName(step.node));
+  return results;
+}
