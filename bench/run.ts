@@ -1,4 +1,4 @@
-// npm run bench -- gemv|gemm|fwht|codec|lut|bitplane|cold|load|ops|nodes|webgpu|decode [--json] [--seconds S] [--quick]: best and median of interleaved rounds, ratios to roofs and peers of the same process.
+// npm run bench -- gemv|gemm|fwht|codec|lut|bitplane|cold|load|ops|nodes|search|webgpu|decode [--json] [--seconds S] [--quick]: best and median of interleaved rounds, ratios to roofs and peers of the same process.
 // npm run bench -- accuracy-gptq|accuracy-ocr|accuracy-static [case ...]: quantized models on data that calibration never saw, beside their bounds; onnx-1gib: time, memory.
 // --quick leaves the slowest peers out. Use Node 24 for the figures of relaxed SIMD: `npx -p node@24 npm run bench -- gemv`.
 import { parseArgs } from "node:util";
@@ -37,6 +37,7 @@ const families: Record<string, () => Promise<(o: { seconds: number; quick: boole
   load: async () => (await import("./load.ts")).load,
   decode: async () => (await import("./decode.ts")).decode,
   nodes: async () => (await import("./nodes.ts")).nodes,
+  search: async () => (await import("./search.ts")).searchBench,
 };
 const family = families[positionals[0] ?? ""];
 if (family === undefined) {

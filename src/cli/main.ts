@@ -16,6 +16,7 @@ const COMMANDS: Readonly<Record<string, () => Promise<CommandSpec>>> = {
   inspect: async () => (await import("./commands/inspect.ts")).inspectCommand,
   verify: async () => (await import("./commands/verify.ts")).verifyCommand,
   formats: async () => (await import("./commands/formats.ts")).formatsCommand,
+  "search-bench": async () => (await import("./commands/search-bench.ts")).searchBenchCommand,
 };
 
 /** Errors that only a mistaken command line brings about. */
