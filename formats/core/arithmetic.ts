@@ -1,6 +1,7 @@
-// Arithmetic on the codes of any scalar format, each operation rounded ONCE from its exact result: never first to a double and then to the format.
-// What a format cannot hold follows the policies of its encoder (docs/numerics.md): overflow saturates or becomes infinity or NaN, a sum that a format
-// without zero cannot hold goes to its nearest value, and a NaN result in a format without NaN is E_UNSUPPORTED unless { nan } says what to do.
+// Arithmetic on the codes of any scalar format, each operation rounded ONCE from its exact result: never first to a
+// double and then to the format. What a format cannot hold follows the policies of its encoder (docs/numerics.md):
+// overflow saturates or becomes infinity or NaN, a sum that a format without zero cannot hold goes to its nearest
+// value, and a NaN result in a format without NaN is E_UNSUPPORTED unless { nan } says what to do.
 import { LowbitError } from "./errors.ts";
 import { addDyadic, divDyadic, dyadic, ExactSum, fits, isOdd, mulDyadic, oddDouble, productError, sumError, toOdd } from "./exact.ts";
 import { nextDown, nextUp } from "./round.ts";
@@ -17,7 +18,9 @@ export interface Accumulator {
   round(): number;
 }
 
-/** Operations on codes; every argument and result that is a number is a code, but those of `compare` and `totalOrder`. */
+/**
+ * Operations on codes; every argument and result that is a number is a code, but those of `compare` and `totalOrder`.
+ */
 export interface Arithmetic {
   readonly format: NumberFormat;
   add(a: number, b: number): number;
@@ -29,7 +32,10 @@ export interface Arithmetic {
   sqrt(a: number): number;
   neg(a: number): number;
   abs(a: number): number;
-  /** The code of the next greater (smaller) value. Ends: infinity where there is one, else the end itself; posits wrap through NaR. */
+  /**
+   * The code of the next greater (smaller) value. Ends: infinity where there is one, else the end itself; posits wrap
+   * through NaR.
+   */
   next(a: number): number;
   previous(a: number): number;
   /** -1, 0 or 1; NaN when unordered. Both zeros are equal. In posits NaR is the smallest value and equals itself. */
@@ -237,8 +243,8 @@ function make(format: NumberFormat, options: EncodeOptions): Arithmetic {
 }
 
 /**
- * The longest dot product whose plain double sum is exact: values are multiples of a power of two q, so partial sums are multiples of q^2 and stay
- * below 2^53 q^2. -1 for wide formats.
+ * The longest dot product whose plain double sum is exact: values are multiples of a power of two q, so partial sums
+ * are multiples of q^2 and stay below 2^53 q^2. -1 for wide formats.
  */
 function plainDotLength(format: NumberFormat): number {
   const { order, limits } = format;
@@ -256,8 +262,9 @@ function plainDotLength(format: NumberFormat): number {
 }
 
 /**
- * For formats with values or boundaries that are odd doubles (codebooks of arbitrary doubles): the code of a real number strictly between two
- * neighbouring doubles, which rounding to odd cannot tell from its neighbour. null for all other formats.
+ * For formats with values or boundaries that are odd doubles (codebooks of arbitrary doubles): the code of a real
+ * number strictly between two neighbouring doubles, which rounding to odd cannot tell from its neighbour. null for all
+ * other formats.
  */
 function betweenDoubles(format: NumberFormat, options: EncodeOptions): ((x: number, error: number) => number) | null {
   const { order } = format;
@@ -268,7 +275,8 @@ function betweenDoubles(format: NumberFormat, options: EncodeOptions): ((x: numb
   const nearest = (options.rounding ?? format.defaults.rounding).startsWith("half");
   return (x, error) => {
     const y = error > 0 ? nextUp(x) : nextDown(x);
-    // Rounding to nearest changes only at boundaries, directed rounding only at values: use the neighbour that is none of these.
+    // Rounding to nearest changes only at boundaries, directed rounding only at values: use the neighbour that is none
+    // of these.
     return format.encode((nearest ? boundaries : values).has(x) ? y : x, options);
   };
 }

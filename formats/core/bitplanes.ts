@@ -1,5 +1,6 @@
-// Codes as bit planes: plane i holds bit i of every code, 32 codes to a word, the first code in the lowest bit (FlexQ and ABQ-LLM: in the highest, order
-// "msb"). A dot product of codes is a sum of popcounts over pairs of planes; `dotBitPlanes` is the definition that bit-serial kernels are checked against.
+// Codes as bit planes: plane i holds bit i of every code, 32 codes to a word, the first code in the lowest bit (FlexQ
+// and ABQ-LLM: in the highest, order "msb"). A dot product of codes is a sum of popcounts over pairs of planes;
+// `dotBitPlanes` is the definition that bit-serial kernels are checked against.
 import { codeArray, type Codes } from "./pack.ts";
 
 export interface BitPlanes {
@@ -54,8 +55,9 @@ function popcount(x: number): number {
 }
 
 /**
- * The dot product of the values that two sets of planes stand for; exact while it stays below 2^53. Between two planes it is
- * popcount(a AND b) for bits 0 and 1, count - 2 popcount(a XOR b) for bits -1 and +1, and 2 popcount(a AND b) - popcount(a) for 0/1 with -1/+1.
+ * The dot product of the values that two sets of planes stand for; exact while it stays below 2^53. Between two planes
+ * it is popcount(a AND b) for bits 0 and 1, count - 2 popcount(a XOR b) for bits -1 and +1, and 2 popcount(a AND b) -
+ * popcount(a) for 0/1 with -1/+1.
  * @throws RangeError when counts or orders differ
  */
 export function dotBitPlanes(a: BitPlanes, b: BitPlanes, alphabetA: BitAlphabet, alphabetB: BitAlphabet): number {

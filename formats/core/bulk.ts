@@ -1,6 +1,7 @@
-// Bulk encode and decode of arrays: typed-array loops, no closure per element. Encoding is one idea for every format of at most 16 bits: "slots"
-// (codes in ascending order of value, policies included) with the smallest double that belongs to each, found from the top 16 bits of the
-// float32 nearest to the value. Equal to `format.encode` for every input, which the tests check around every boundary.
+// Bulk encode and decode of arrays: typed-array loops, no closure per element. Encoding is one idea for every format of
+// at most 16 bits: "slots" (codes in ascending order of value, policies included) with the smallest double that belongs
+// to each, found from the top 16 bits of the float32 nearest to the value. Equal to `format.encode` for every input,
+// which the tests check around every boundary.
 import { checkEncodeOptions, isA } from "./check.ts";
 import { uncheckedEncode } from "./codec.ts";
 import { LowbitError } from "./errors.ts";
@@ -18,7 +19,10 @@ export interface Slots {
   readonly start: Uint16Array;
   readonly nan: number;
   readonly negativeZero: number;
-  /** Faster ways for float32 input, where they apply; direct tables are made when an array is long enough to pay for them. */
+  /**
+   * Faster ways for float32 input, where they apply; direct tables are made when an array is long enough to pay for
+   * them.
+   */
   readonly rounding: BitRounding | null;
   direct: Direct | null | undefined;
 }
@@ -72,7 +76,8 @@ function makeSlots(format: NumberFormat, options: EncodeOptions): Slots {
   const codes: number[] = [codeOf(-Infinity)];
   const add = (from: number, code: number) => {
     if (code === codes[codes.length - 1]) return;
-    // A boundary that coincides with the value below leaves no room for its slot (posits around zero have such boundaries).
+    // A boundary that coincides with the value below leaves no room for its slot (posits around zero have such
+    // boundaries).
     if (from <= up[up.length - 1]) {
       up.pop();
       codes.pop();
@@ -81,7 +86,8 @@ function makeSlots(format: NumberFormat, options: EncodeOptions): Slots {
     codes.push(code);
   };
   add(-Number.MAX_VALUE, codeOf(-Number.MAX_VALUE));
-  // The outermost slots are found by asking the scalar encoder where it stops overflowing: policies then live in one place.
+  // The outermost slots are found by asking the scalar encoder where it stops overflowing: policies then live in one
+  // place.
   add(
     bisect((x) => codeOf(x) === codeOf(values[0]), -Number.MAX_VALUE, values[0]),
     order.codes[0],
@@ -128,7 +134,8 @@ function slotOf(up: ArrayLike<number>, x: number): number {
 function bucketStarts(up: readonly number[]): Uint16Array {
   const start = new Uint16Array(65536);
   for (let b = 0; b < 65536; b++) {
-    // The smallest double that Math.fround takes into the bucket lies at most half a float32 step below its smallest float32; one whole step is safe.
+    // The smallest double that Math.fround takes into the bucket lies at most half a float32 step below its smallest
+    // float32; one whole step is safe.
     u32[0] = (b < 0x8000 ? b << 16 : (b << 16) | 0xffff) >>> 0;
     const edge = f32[0];
     if (Number.isNaN(edge)) {
@@ -142,7 +149,8 @@ function bucketStarts(up: readonly number[]): Uint16Array {
 }
 
 /**
- * The slots of a format under named policies, made once. Null where encoding is no function of the value alone: above 16 bits, stochastic rounding, overflow "wrap".
+ * The slots of a format under named policies, made once. Null where encoding is no function of the value alone: above
+ * 16 bits, stochastic rounding, overflow "wrap".
  */
 export function encodeSlots(format: NumberFormat, options: EncodeOptions): Slots | null {
   const rounding = options.rounding ?? format.defaults.rounding;
@@ -158,8 +166,8 @@ export function encodeSlots(format: NumberFormat, options: EncodeOptions): Slots
 /**
  * Codes of all values, each equal to `format.encode(value, options)`: rounded once from the double (or float32) given.
  * @param out codes are written here where given (as long as values, of the width of the format)
- * @throws TypeError (values or out of another type, a policy that does not exist), LowbitError E_VALUE (a value that the policies refuse, with its
- * index), E_UNSUPPORTED, E_SHAPE
+ * @throws TypeError (values or out of another type, a policy that does not exist), LowbitError E_VALUE (a value that
+ * the policies refuse, with its index), E_UNSUPPORTED, E_SHAPE
  */
 export function encodeArray(format: NumberFormat, values: Float32Array | Float64Array, out?: Codes, options: EncodeOptions = {}): Codes {
   if (!(values instanceof Float32Array || values instanceof Float64Array))
@@ -211,7 +219,8 @@ function encodeBinary32(values: Float32Array | Float64Array, codes: Uint32Array)
   return spoilt === 0;
 }
 
-// The two loops differ only in how the bits of the value are read; both return the index of the first refused value or -1.
+// The two loops differ only in how the bits of the value are read; both return the index of the first refused value or
+// -1.
 function encode32(slots: Slots, values: Float32Array, out: Codes): number {
   const { up, codes, start, nan, negativeZero } = slots;
   if (slots.rounding && out instanceof Uint16Array) {
@@ -252,8 +261,9 @@ function encode64(slots: Slots, values: Float64Array, out: Codes): number {
 }
 
 /**
- * Values of all codes. @param out Float32Array or Float64Array of at least codes.length; default Float32Array (float32 holds every format of at
- * most 16 bits but wide posits). @throws TypeError for other types, RangeError for a code that does not fit, LowbitError E_SHAPE
+ * Values of all codes. @param out Float32Array or Float64Array of at least codes.length; default Float32Array (float32
+ * holds every format of at most 16 bits but wide posits). @throws TypeError for other types, RangeError for a code that
+ * does not fit, LowbitError E_SHAPE
  */
 export function decodeArray<T extends Float32Array | Float64Array = Float32Array>(
   format: NumberFormat,

@@ -1,7 +1,8 @@
-// Exact arithmetic on doubles for results that are rounded only once: error-free transforms where they apply, BigInt elsewhere. A real result r is
-// handed on as a double that stands for it, "rounded to odd": r itself where a double holds it, else the one of its two neighbours with an odd
-// last bit. Rounding that once more, to a format whose values and boundaries have at most 52 significant bits, equals rounding r
-// (Boldo and Melquiond, "Emulation of FMA and correctly rounded sums: proved algorithms using rounding to odd", 2008).
+// Exact arithmetic on doubles for results that are rounded only once: error-free transforms where they apply, BigInt
+// elsewhere. A real result r is handed on as a double that stands for it, "rounded to odd": r itself where a double
+// holds it, else the one of its two neighbours with an odd last bit. Rounding that once more, to a format whose values
+// and boundaries have at most 52 significant bits, equals rounding r (Boldo and Melquiond, "Emulation of FMA and
+// correctly rounded sums: proved algorithms using rounding to odd", 2008).
 import { nextDown, nextUp } from "./round.ts";
 
 const f64 = new Float64Array(1);
@@ -15,7 +16,10 @@ export function isOdd(x: number): boolean {
   return (u32[LOW] & 1) === 1;
 }
 
-/** The double that stands for the real number x + error, where x is the nearest double and only the sign of the error matters. */
+/**
+ * The double that stands for the real number x + error, where x is the nearest double and only the sign of the error
+ * matters.
+ */
 export function toOdd(x: number, error: number): number {
   return error === 0 || isOdd(x) ? x : error > 0 ? nextUp(x) : nextDown(x);
 }
@@ -89,8 +93,9 @@ export function oddDouble({ m, e }: Dyadic): number {
 }
 
 /**
- * An exact sum of doubles and of products of doubles, of any count: a superaccumulator. Each number is split into two halves of at most 27 bits that
- * go into one of 272 bins by exponent; bin j holds multiples of 2^(8j-1082-26) below 2^(8j-1074), so 2^18 additions stay exact.
+ * An exact sum of doubles and of products of doubles, of any count: a superaccumulator. Each number is split into two
+ * halves of at most 27 bits that go into one of 272 bins by exponent; bin j holds multiples of 2^(8j-1082-26) below
+ * 2^(8j-1074), so 2^18 additions stay exact.
  */
 export class ExactSum {
   private readonly bins = new Float64Array(272);

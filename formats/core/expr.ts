@@ -1,6 +1,7 @@
-// Decoding and encoding of a format as an expression over 32-bit words: one small graph with three printers, JavaScript (`compileExpr` here),
-// WebAssembly SIMD (kernels/wasm) and WGSL (kernels/wgsl). Floats travel as their bits, so that no printer can flush a subnormal or lose a
-// NaN on the way. Arithmetic forms are used where the format's fields allow; every other format of at most 16 bits is a table or a search.
+// Decoding and encoding of a format as an expression over 32-bit words: one small graph with three printers, JavaScript
+// (`compileExpr` here), WebAssembly SIMD (kernels/wasm) and WGSL (kernels/wgsl). Floats travel as their bits, so that
+// no printer can flush a subnormal or lose a NaN on the way. Arithmetic forms are used where the format's fields allow;
+// every other format of at most 16 bits is a table or a search.
 import { encodeSlots, type Slots } from "./bulk.ts";
 import type { EncodeOptions, NumberFormat } from "./types.ts";
 
@@ -8,9 +9,11 @@ import type { EncodeOptions, NumberFormat } from "./types.ts";
 export type ExprType = "u32" | "f32" | "bool";
 
 /**
- * u32 -> u32: `and or xor add sub` (modulo 2^32), `shl shrU shrS` (the count is a constant), `minU`; `roundShift(m, s)`: m < 2^24 divided by 2^s, 0 <= s <= 25,
- * ties to even; `lookup(index)`: a word of `table`; `rank(key)`: how many words of the ascending `table` are <= key, both signed; `select(condition, yes, no)`.
- * `toFloat`: a signed integer below 2^24 as f32, exact. `fmul fadd` on f32; results are normal, zero, or exact. `bits`: the word of an f32. `eq ltU ltS` of words.
+ * u32 -> u32: `and or xor add sub` (modulo 2^32), `shl shrU shrS` (the count is a constant), `minU`; `roundShift(m,
+ * s)`: m < 2^24 divided by 2^s, 0 <= s <= 25, ties to even; `lookup(index)`: a word of `table`; `rank(key)`: how many
+ * words of the ascending `table` are <= key, both signed; `select(condition, yes, no)`.
+ * `toFloat`: a signed integer below 2^24 as f32, exact. `fmul fadd` on f32; results are normal, zero, or exact. `bits`:
+ * the word of an f32. `eq ltU ltS` of words.
  */
 export type ExprOp =
   | "input"
@@ -85,8 +88,8 @@ const INFINITE = 0x7f800000;
 export const REFUSED = 0xffffffff;
 
 /**
- * The bits of the float32 nearest to the value of a code, or null above 16 bits. Exact for every format whose values are float32 (all but wide
- * posits); NaN is one of the quiet NaNs.
+ * The bits of the float32 nearest to the value of a code, or null above 16 bits. Exact for every format whose values
+ * are float32 (all but wide posits); NaN is one of the quiet NaNs.
  */
 export function decodeExpr(format: NumberFormat): Expr | null {
   const { table } = format;
@@ -152,8 +155,8 @@ function fieldDecode(format: NumberFormat, table: Float64Array): Expr | null {
 }
 
 /**
- * The code of a float32 given by its bits, as `format.encode(value, options)`; REFUSED where that throws for the value. Null above 16 bits, for stochastic
- * rounding and for `overflow: "wrap"`.
+ * The code of a float32 given by its bits, as `format.encode(value, options)`; REFUSED where that throws for the value.
+ * Null above 16 bits, for stochastic rounding and for `overflow: "wrap"`.
  * @throws LowbitError E_UNSUPPORTED for policies that the format cannot follow
  */
 export function encodeExpr(format: NumberFormat, options: EncodeOptions = {}): Expr | null {
@@ -179,7 +182,10 @@ export function encodeExpr(format: NumberFormat, options: EncodeOptions = {}): E
   return select(ltU(word(INFINITE), magnitude), word(slots.nan), code);
 }
 
-/** Slots by the key of the smallest float32 in each; slots that hold no float32 vanish. `first`..`last` are those of finite values. */
+/**
+ * Slots by the key of the smallest float32 in each; slots that hold no float32 vanish. `first`..`last` are those of
+ * finite values.
+ */
 function keySlots(slots: Slots, format: NumberFormat) {
   const thresholds: number[] = [];
   const codes: number[] = [];
@@ -208,8 +214,8 @@ function chain(thresholds: readonly number[], codes: readonly number[], key: Exp
 }
 
 /**
- * The exponent field of a magnitude and its significand with the hidden bit. Subnormal float32 have none, but callers shift those by 25 bits or more: below
- * half a unit with the bit as without.
+ * The exponent field of a magnitude and its significand with the hidden bit. Subnormal float32 have none, but callers
+ * shift those by 25 bits or more: below half a unit with the bit as without.
  */
 function split(magnitude: Expr): { readonly field: Expr; readonly significand: Expr } {
   return { field: shrU(magnitude, 23), significand: or(and(magnitude, word(0x7fffff)), word(0x800000)) };
@@ -245,7 +251,8 @@ function fieldEncode(format: NumberFormat, unbounded: Expr): Expr | null {
   const magnitude = node("minU", "u32", unbounded, word(bitsOf(format.limits.max)));
   let rounded: Expr;
   if (bias === 127) {
-    // exponents as in float32: half a unit less one, and the lowest bit kept, then cut; a carry runs into the exponent as it should
+    // exponents as in float32: half a unit less one, and the lowest bit kept, then cut; a carry runs into the exponent
+    // as it should
     const cut = 23 - mantissaBits;
     rounded = shrU(add(magnitude, add(word(2 ** (cut - 1) - 1), and(shrU(magnitude, cut), word(1)))), cut);
   } else {

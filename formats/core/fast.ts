@@ -1,6 +1,7 @@
-// Straight loops for bulk conversion of float32, where bulk.ts can use them. Two ideas: (1) a format of at most 8 bits is read from a table indexed by
-// the top bits of the float32 with all lower bits folded into the last one ("sticky"), which is exact when every boundary is a float32 with
-// few bits; (2) binary16 and bfloat16 are rounded on the bits themselves. Both equal `format.encode` for every float32.
+// Straight loops for bulk conversion of float32, where bulk.ts can use them. Two ideas: (1) a format of at most 8 bits
+// is read from a table indexed by the top bits of the float32 with all lower bits folded into the last one ("sticky"),
+// which is exact when every boundary is a float32 with few bits; (2) binary16 and bfloat16 are rounded on the bits
+// themselves. Both equal `format.encode` for every float32.
 import { nextDown } from "./round.ts";
 import type { EncodeOptions, NumberFormat } from "./types.ts";
 
@@ -15,7 +16,8 @@ export interface Direct {
 }
 
 /**
- * The table of idea (1) or null. @param up the smallest double of each slot, @param slotOf the slot of a double, @param slots the code of each
+ * The table of idea (1) or null. @param up the smallest double of each slot, @param slotOf the slot of a double, @param
+ * slots the code of each
  */
 export function directTable(
   up: Float64Array,
@@ -24,7 +26,8 @@ export function directTable(
   nan: number,
   negativeZero: number,
 ): Direct | null {
-  // Bits that boundaries use: each must be a float32 b (values from b on) or the double just above one (values above b).
+  // Bits that boundaries use: each must be a float32 b (values from b on) or the double just above one (values above
+  // b).
   let drop = 16;
   for (const x of up) {
     if (!Number.isFinite(x) || Math.abs(x) === Number.MAX_VALUE || x === 0) continue;
@@ -105,8 +108,9 @@ export function encodeBits(r: BitRounding, values: Float32Array, out: Uint16Arra
   else encodeUpperHalf(r, bits, out);
 }
 
-// Adding half a unit less one, and the lowest bit kept, then cutting rounds half to even; a carry runs into the exponent as it should. Constants are
-// written out: the engine folds them, which variables from a descriptor would not be.
+// Adding half a unit less one, and the lowest bit kept, then cutting rounds half to even; a carry runs into the
+// exponent as it should. Constants are written out: the engine folds them, which variables from a descriptor would not
+// be.
 
 function encodeUpperHalf(r: BitRounding, bits: Int32Array, out: Uint16Array): void {
   const n = bits.length;
@@ -119,8 +123,9 @@ function encodeUpperHalf(r: BitRounding, bits: Int32Array, out: Uint16Array): vo
 }
 
 /**
- * What becomes of the significand, by sign and exponent of a float32: bits 0..15 are added to it, bits 16..20 are its shift, bit 23 is the hidden one, which
- * subnormal results (exponent below 113 = 127 - 14) need and normal ones have in their exponent.
+ * What becomes of the significand, by sign and exponent of a float32: bits 0..15 are added to it, bits 16..20 are its
+ * shift, bit 23 is the hidden one, which subnormal results (exponent below 113 = 127 - 14) need and normal ones have in
+ * their exponent.
  */
 function binary16Steps(): Int32Array {
   return Int32Array.from({ length: 512 }, (_, i) => {
@@ -148,7 +153,8 @@ const NORMAL16 = 0x38800000;
 
 function encodeBinary16(r: BitRounding, bits: Int32Array, out: Uint16Array): void {
   const n = bits.length;
-  // Normal numbers have a shorter way, but choosing it per value costs more than it saves where other numbers are frequent.
+  // Normal numbers have a shorter way, but choosing it per value costs more than it saves where other numbers are
+  // frequent.
   const stride = (n >>> 6) + 1;
   let others = 0;
   for (let i = 0; i < n; i += stride) if ((bits[i] & 0x7fffffff) < NORMAL16) others++;
@@ -162,7 +168,8 @@ function encodeBinary16(r: BitRounding, bits: Int32Array, out: Uint16Array): voi
   for (let i = 0; i < n; i++) {
     const u = bits[i];
     const a = u & 0x7fffffff;
-    // 0x1c000 moves the exponent from bias 127 to bias 15: (127 - 15) << 10. The largest NaN run into bit 31: the shift is an unsigned one.
+    // 0x1c000 moves the exponent from bias 127 to bias 15: (127 - 15) << 10. The largest NaN run into bit 31: the shift
+    // is an unsigned one.
     const m = a >= NORMAL16 ? ((a + 0xfff + ((a >> 13) & 1)) >>> 13) - 0x1c000 : binary16Of(a);
     out[i] = m < 0x7c00 ? m | ((u >>> 16) & 0x8000) : special(r, u);
   }
@@ -171,7 +178,10 @@ function encodeBinary16(r: BitRounding, bits: Int32Array, out: Uint16Array): voi
 /** float32 values by code, for decoding into a Float32Array. */
 const tables = new WeakMap<NumberFormat, Float32Array>();
 
-/** Decodes codes that cannot be out of range (their array is as wide as the format) into float32. One loop per kind of array keeps each monomorphic. */
+/**
+ * Decodes codes that cannot be out of range (their array is as wide as the format) into float32. One loop per kind of
+ * array keeps each monomorphic.
+ */
 export function decodeTable(format: NumberFormat, codes: Uint8Array | Uint16Array, out: Float32Array): void {
   const { access } = format;
   if (codes instanceof Uint16Array && access.kind === "shift" && access.exponentBits === 8 && access.bias === 127 && format.limits.hasInf) {

@@ -1,5 +1,5 @@
-// Checks of what a builder is given, once for each definition: every field has its type, and none is misspelt. What a sound field may hold (widths,
-// spans, values that fit) is the builder's own business.
+// Checks of what a builder is given, once for each definition: every field has its type, and none is misspelt. What a
+// sound field may hold (widths, spans, values that fit) is the builder's own business.
 import { isA } from "./check.ts";
 import { LowbitError } from "./errors.ts";
 import type { NumberFormat } from "./types.ts";
@@ -32,7 +32,8 @@ export const SCALAR: Rule = [
 const COMMON: Readonly<Record<string, Rule>> = { name: TEXT, aliases: ["an array of strings", texts], spec: TEXT, kind: TEXT };
 
 /**
- * Refuses what is no set of options, fields of another type, and fields that do not exist. Undefined fields are left out.
+ * Refuses what is no set of options, fields of another type, and fields that do not exist. Undefined fields are left
+ * out.
  * @throws LowbitError E_FORMAT
  */
 export function checkFields(builder: string, options: object, rules: Readonly<Record<string, Rule>>): void {

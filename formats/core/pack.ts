@@ -1,6 +1,7 @@
-// Dense bit packing of codes, any width 1..32, least significant bit first: code i occupies bits i*bits .. i*bits + bits - 1 of the little-endian
-// bit stream, and may straddle bytes. For 4 bits this is "first element in the low nibble" (ONNX); for 6 bits four codes in three bytes.
-// Containers with another order (bitsandbytes, ggml, GPTQ) have their own exporters.
+// Dense bit packing of codes, any width 1..32, least significant bit first: code i occupies bits i*bits .. i*bits +
+// bits - 1 of the little-endian bit stream, and may straddle bytes. For 4 bits this is "first element in the low
+// nibble" (ONNX); for 6 bits four codes in three bytes. Containers with another order (bitsandbytes, ggml, GPTQ) have
+// their own exporters.
 import { isA } from "./check.ts";
 import { LowbitError } from "./errors.ts";
 
@@ -43,8 +44,8 @@ export function packCodes(codes: ArrayLike<number>, bits: number): Uint8Array {
 }
 
 /**
- * Packs codes[start .. start+count) into out from byte `at` on; used row by row by packed tensors. Codes are not checked. The bytes must be zero
- * before.
+ * Packs codes[start .. start+count) into out from byte `at` on; used row by row by packed tensors. Codes are not
+ * checked. The bytes must be zero before.
  */
 export function packInto(codes: ArrayLike<number>, start: number, count: number, bits: number, out: Uint8Array, at: number): void {
   const end = start + count;
@@ -62,7 +63,8 @@ export function packInto(codes: ArrayLike<number>, start: number, count: number,
     for (let i = start; i < end; i++) for (let b = 0, c = codes[i]; b < bits; b += 8, c >>>= 8) out[at++] = c & 255;
     return;
   }
-  // acc holds fewer than 8 pending bits; a code of more than 24 bits is fed in two parts so that 32-bit integers suffice.
+  // acc holds fewer than 8 pending bits; a code of more than 24 bits is fed in two parts so that 32-bit integers
+  // suffice.
   let acc = 0;
   let have = 0;
   const low = bits > 24 ? 16 : bits;
@@ -82,7 +84,8 @@ export function packInto(codes: ArrayLike<number>, start: number, count: number,
 
 /**
  * Reads `count` codes of `bits` bits (1..32) back. Returns Uint8Array to 8 bits, Uint16Array to 16, Uint32Array to 32.
- * @throws RangeError if bits is not in 1..32 or count is not a natural number; LowbitError E_SHAPE if bytes are too few.
+ * @throws RangeError if bits is not in 1..32 or count is not a natural number; LowbitError E_SHAPE if bytes are too
+ * few.
  */
 export function unpackCodes(bytes: Uint8Array, bits: number, count: number): Codes {
   checkBits(bits);

@@ -1,5 +1,5 @@
-// What the bytes of a PackedTensor mean: sizes, codes, scales and values. Kernels and their packers read packed tensors through this file;
-// making one is src/tensor/quantize/index.ts, saving one src/tensor/container.ts.
+// What the bytes of a PackedTensor mean: sizes, codes, scales and values. Kernels and their packers read packed tensors
+// through this file; making one is src/tensor/quantize/index.ts, saving one src/tensor/container.ts.
 import { decodeArray } from "./bulk.ts";
 import { LowbitError } from "./errors.ts";
 import { codeArray, packedBytes, unpackInto, type Codes } from "./pack.ts";
@@ -87,7 +87,10 @@ export function unpack(w: PackedTensor): Codes {
   return out;
 }
 
-/** Product of the scale levels (plus their mean, where that is the role of the offset) for every innermost block of a row, and the other offsets. */
+/**
+ * Product of the scale levels (plus their mean, where that is the role of the offset) for every innermost block of a
+ * row, and the other offsets.
+ */
 export interface RowScales {
   /** Innermost grid. */
   readonly span: number;
@@ -146,7 +149,10 @@ export function rowScales(w: PackedTensor, format: BlockFormat): RowScales {
 
 let scratch: { readonly bits: number; readonly codes: Codes; readonly values: Float64Array } | null = null;
 
-/** Arrays for one row of codes and values, kept for the next call: readers ask row by row, and garbage of every row would pile up. */
+/**
+ * Arrays for one row of codes and values, kept for the next call: readers ask row by row, and garbage of every row
+ * would pile up.
+ */
 function rowScratch(bits: number, k: number): NonNullable<typeof scratch> {
   if (scratch === null || scratch.bits !== bits || scratch.values.length !== k)
     scratch = { bits, codes: codeArray(bits, k), values: new Float64Array(k) };
@@ -181,7 +187,8 @@ export function dequantizeRows(w: PackedTensor, row: number, count: number, out:
       const end = Math.min(k, (b + 1) * scales.span);
       const s = scale[b];
       const o = offset[b];
-      // In binary64 the product is exact for elements and scales of at most 24 bits each; storing to float32 is the one rounding.
+      // In binary64 the product is exact for elements and scales of at most 24 bits each; storing to float32 is the one
+      // rounding.
       if (zeroPoint) for (let j = b * scales.span; j < end; j++) out[r * k + j] = (values[j] - o) * s;
       else if (o === 0) for (let j = b * scales.span; j < end; j++) out[r * k + j] = values[j] * s;
       else for (let j = b * scales.span; j < end; j++) out[r * k + j] = values[j] * s + o;
@@ -190,7 +197,8 @@ export function dequantizeRows(w: PackedTensor, row: number, count: number, out:
 }
 
 /**
- * The values of a packed tensor, row-major [rows * k] (in the order of its shape). Computed in binary64 and rounded once.
+ * The values of a packed tensor, row-major [rows * k] (in the order of its shape). Computed in binary64 and rounded
+ * once.
  * @param options dtype "float64" where float32 cannot hold the values (wide posits)
  */
 export function dequantize(w: PackedTensor, options?: { readonly dtype?: "float32" }): Float32Array<ArrayBuffer>;

@@ -1,5 +1,6 @@
-// The value table of a format of at most 16 bits, and everything that is derived from it: order, limits, lattice, and scalar encoding.
-// The table is the truth: faster encoders (bulk.ts, the rule of define/float) must agree with it for every code and every boundary.
+// The value table of a format of at most 16 bits, and everything that is derived from it: order, limits, lattice, and
+// scalar encoding. The table is the truth: faster encoders (bulk.ts, the rule of define/float) must agree with it for
+// every code and every boundary.
 import { LowbitError } from "./errors.ts";
 import type { Access, EncodeDefaults, EncodeOptions, Limits, NanPolicy, Overflow, Rounding, ValueOrder } from "./types.ts";
 
@@ -12,11 +13,14 @@ export interface TableSource {
   readonly defaults: EncodeDefaults;
   /** Codes that encoding never produces (narrow range); they still decode. */
   readonly unused?: readonly number[];
-  /** Decision boundary between two neighbouring values; default the arithmetic midpoint. Posits and codebooks have their own. */
+  /**
+   * Decision boundary between two neighbouring values; default the arithmetic midpoint. Posits and codebooks have their
+   * own.
+   */
   readonly boundary?: (lower: number, upper: number, lowerCode: number, upperCode: number) => number;
   /**
-   * The next value beyond max and below min if the format went on: a value that rounds to it overflows. null: nothing overflows, everything
-   * beyond is max (posits, codebooks).
+   * The next value beyond max and below min if the format went on: a value that rounds to it overflows. null: nothing
+   * overflows, everything beyond is max (posits, codebooks).
    */
   readonly beyond: { readonly above: number; readonly below: number } | null;
   /** Code of NaN, +infinity and -infinity where there are such. */
@@ -71,7 +75,10 @@ export function tableLimits(source: TableSource, order: ValueOrder): Limits {
   });
 }
 
-/** A lattice if every finite value is unit * (k + shift) with k in -128..127 and shift in {0, 1/2, 128}; unit is the largest such, else null. */
+/**
+ * A lattice if every finite value is unit * (k + shift) with k in -128..127 and shift in {0, 1/2, 128}; unit is the
+ * largest such, else null.
+ */
 export function latticeOf(values: Float64Array): Extract<Access, { kind: "lattice" }> | null {
   if (values.length < 2) return null;
   const top = Math.max(Math.abs(values[0]), Math.abs(values[values.length - 1]));
@@ -93,8 +100,8 @@ export function latticeOf(values: Float64Array): Extract<Access, { kind: "lattic
 }
 
 /**
- * One of two neighbouring codes for a value x between them, lo <= x < hi with the decision boundary `tie`; -1 and -2 stand for results beyond the
- * format. Shared by the table encoder and by rule encoders with boundaries of their own.
+ * One of two neighbouring codes for a value x between them, lo <= x < hi with the decision boundary `tie`; -1 and -2
+ * stand for results beyond the format. Shared by the table encoder and by rule encoders with boundaries of their own.
  */
 export function pickCode(
   name: string,
@@ -173,7 +180,8 @@ export function tableEncoder(source: TableSource, order: ValueOrder): (value: nu
         code = pickCode(source.name, value, values[last], beyond.above, tie, codes[last], ABOVE, rounding, options?.random);
       }
     } else if (value < values[0]) {
-      // A format without zero and sign (a scale): what is above zero underflows to its smallest value, zero and below is out of range.
+      // A format without zero and sign (a scale): what is above zero underflows to its smallest value, zero and below
+      // is out of range.
       if (values[0] > 0) code = value > 0 ? codes[0] : BELOW;
       else if (beyond === null || rounding === "trunc" || rounding === "ceil") code = codes[0];
       else if (rounding === "floor" || rounding === "expand" || value <= beyond.below) code = BELOW;
@@ -224,7 +232,10 @@ export interface Ends {
   readonly negativeZeroCode?: number;
 }
 
-/** The code of NaN under a policy. @throws LowbitError E_VALUE (policy error), E_UNSUPPORTED (a policy that the format cannot follow) */
+/**
+ * The code of NaN under a policy. @throws LowbitError E_VALUE (policy error), E_UNSUPPORTED (a policy that the format
+ * cannot follow)
+ */
 export function nanCode(ends: Ends, policy: NanPolicy): number {
   const refuse = (what: string) =>
     new LowbitError(

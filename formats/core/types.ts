@@ -1,15 +1,20 @@
-// The types every layer shares: what a number format is, what a block format is. A format is data: one frozen descriptor from which
-// codec, packed storage, kernels, tests, documentation and CLI rows are derived. Nothing here computes.
+// The types every layer shares: what a number format is, what a block format is. A format is data: one frozen
+// descriptor from which codec, packed storage, kernels, tests, documentation and CLI rows are derived. Nothing here
+// computes.
 
 /**
  * How a value between two representable neighbours is rounded. The names are those of `Intl.NumberFormat` (ECMA-402):
- * `halfEven` ties to the even code, `halfExpand` ties away from zero, `halfTrunc` ties toward zero, `halfCeil` / `halfFloor` ties toward
- * +-infinity; `trunc`, `expand`, `ceil`, `floor` are directed; `stochastic` picks the upper neighbour with probability (x - lower) / gap.
+ * `halfEven` ties to the even code, `halfExpand` ties away from zero, `halfTrunc` ties toward zero, `halfCeil` /
+ * `halfFloor` ties toward +-infinity; `trunc`, `expand`, `ceil`, `floor` are directed; `stochastic` picks the upper
+ * neighbour with probability (x - lower) / gap.
  */
 export type Rounding =
   "halfEven" | "halfExpand" | "halfTrunc" | "halfCeil" | "halfFloor" | "trunc" | "expand" | "ceil" | "floor" | "stochastic";
 
-/** What becomes of a value that rounds beyond the largest finite one. `wrap` (integers only) keeps the low bits, as ONNX Cast does. */
+/**
+ * What becomes of a value that rounds beyond the largest finite one. `wrap` (integers only) keeps the low bits, as ONNX
+ * Cast does.
+ */
 export type Overflow = "saturate" | "inf" | "nan" | "error" | "wrap";
 
 /** What an infinite input is: an overflow like any other, or (`keep`) the format's infinity, else its NaN. */
@@ -57,7 +62,8 @@ export interface Limits {
 /**
  * What kernels read to decode a code, derived from the values:
  * `lattice`: every value is unit * (k + shift) with k in -128..127 (integer dot products);
- * `shift`: sign, exponent and mantissa fields that move into a float32; `table`: 2^bits floats; `rule`: too wide for a table.
+ * `shift`: sign, exponent and mantissa fields that move into a float32; `table`: 2^bits floats; `rule`: too wide for a
+ * table.
  */
 export type Access =
   | { readonly kind: "lattice"; readonly unit: number; readonly shift: number }
@@ -79,7 +85,10 @@ export interface Field {
   readonly bits: number;
 }
 
-/** The exact order of a format of at most 16 bits: what encoding is derived from. Index i runs over distinct values, ascending. */
+/**
+ * The exact order of a format of at most 16 bits: what encoding is derived from. Index i runs over distinct values,
+ * ascending.
+ */
 export interface ValueOrder {
   /** Distinct finite values, ascending; -0 and +0 are one entry. */
   readonly values: Float64Array;
@@ -104,11 +113,14 @@ export interface NumberFormat {
   readonly fields: readonly Field[];
   /** Where the widths of the fields depend on the code (posits). */
   readonly fieldsOf?: (code: number) => readonly Field[];
-  /** "word": codes read as two's complement integers have the order of the values, NaN is the smallest and equals itself, and stepping wraps. */
+  /**
+   * "word": codes read as two's complement integers have the order of the values, NaN is the smallest and equals
+   * itself, and stepping wraps.
+   */
   readonly ordering?: "word";
   /**
-   * What the largest magnitude of a block is scaled to; default the largest number. Formats that taper (posits) keep their digits around one: their
-   * largest number would leave every other value none.
+   * What the largest magnitude of a block is scaled to; default the largest number. Formats that taper (posits) keep
+   * their digits around one: their largest number would leave every other value none.
    */
   readonly scaleTo?: number;
   readonly defaults: EncodeDefaults;
@@ -122,7 +134,10 @@ export interface NumberFormat {
   readonly order: ValueOrder | null;
   /** Exact value of a code. @throws RangeError when the code is not an integer in 0..2^bits-1. */
   decode(code: number): number;
-  /** Code of the nearest value under the named policies, rounded ONCE from the double. @throws LowbitError E_VALUE, E_UNSUPPORTED */
+  /**
+   * Code of the nearest value under the named policies, rounded ONCE from the double. @throws LowbitError E_VALUE,
+   * E_UNSUPPORTED
+   */
   encode(value: number, options?: EncodeOptions): number;
 }
 
@@ -141,8 +156,9 @@ export interface ScaleLevel {
 }
 
 /**
- * How the scale of a block follows from its elements, by name. `max`: amax / element max, as a real number. The power-of-two rules of
- * microscaling, the two-level rules of NVFP4 and the searches are in src/tensor/quantize/scale-rules.ts (docs/numerics.md has the table).
+ * How the scale of a block follows from its elements, by name. `max`: amax / element max, as a real number. The
+ * power-of-two rules of microscaling, the two-level rules of NVFP4 and the searches are in
+ * src/tensor/quantize/scale-rules.ts (docs/numerics.md has the table).
  */
 export type ScaleRule =
   | "max"
@@ -161,15 +177,15 @@ export type ScaleRule =
   | "fourOverSix";
 
 /**
- * How integer elements use their codes. `narrow`: scale amax / (2^(b-1)-1), the most negative code unused. `full`: amax / 2^(b-1)
- * steps over all codes, clipping the positive end. `gptq`: 2 amax / (2^b - 1). `ort`: signed extreme / -2^(b-1), so the scale may be negative.
- * Asymmetric formats: `minmax` (zero inside the range).
+ * How integer elements use their codes. `narrow`: scale amax / (2^(b-1)-1), the most negative code unused. `full`: amax
+ * / 2^(b-1) steps over all codes, clipping the positive end. `gptq`: 2 amax / (2^b - 1). `ort`: signed extreme /
+ * -2^(b-1), so the scale may be negative. Asymmetric formats: `minmax` (zero inside the range).
  */
 export type RangeRule = "narrow" | "full" | "gptq" | "ort" | "minmax";
 
 /**
- * A scaled format: value = (element - zeroPoint) * product of scales, or element * product of scales + min. With role "mean" the offset belongs to
- * the scales: value = element * (product of scales + mean).
+ * A scaled format: value = (element - zeroPoint) * product of scales, or element * product of scales + min. With role
+ * "mean" the offset belongs to the scales: value = element * (product of scales + mean).
  */
 export interface BlockFormat {
   readonly kind: "block";
@@ -191,7 +207,10 @@ export interface BlockFormat {
   bitsPerValue(rows: number, k: number): number;
 }
 
-/** A format given by its bytes only (ggml blocks, OliVe pairs). Kernels use `planes` where present, else decode panels to float32. */
+/**
+ * A format given by its bytes only (ggml blocks, OliVe pairs). Kernels use `planes` where present, else decode panels
+ * to float32.
+ */
 export interface OpaqueFormat {
   readonly kind: "opaque";
   readonly name: string;
@@ -204,7 +223,8 @@ export interface OpaqueFormat {
   readonly gguf?: number;
   readonly definition: FormatDefinition;
   /**
-   * x: a whole number of blocks -> bytes. `importance` weighs the squared error of each value, for formats whose encoder searches.
+   * x: a whole number of blocks -> bytes. `importance` weighs the squared error of each value, for formats whose
+   * encoder searches.
    * @throws LowbitError E_SHAPE, E_VALUE
    */
   encodeBytes(x: Float32Array, importance?: Float32Array): Uint8Array;
@@ -212,8 +232,9 @@ export interface OpaqueFormat {
   decodeBytes(bytes: Uint8Array): Float32Array;
   readonly planes?: BlockFormat;
   /**
-   * Where there are planes: `bytes` (a whole number of blocks) as codes of `planes.element`, and for every run of `planes.scales[0].span` elements a scale and, where
-   * `planes.offset` is there, a minimum. code's value * scale + minimum is what `decodeBytes` gives, before its one rounding to float32.
+   * Where there are planes: `bytes` (a whole number of blocks) as codes of `planes.element`, and for every run of
+   * `planes.scales[0].span` elements a scale and, where `planes.offset` is there, a minimum. code's value * scale +
+   * minimum is what `decodeBytes` gives, before its one rounding to float32.
    */
   readPlanes?(bytes: Uint8Array, codes: Uint8Array, scales: Float64Array, mins: Float64Array): void;
 }
@@ -221,8 +242,8 @@ export interface OpaqueFormat {
 export type Format = NumberFormat | BlockFormat | OpaqueFormat;
 
 /**
- * How the codes of a packed tensor were made: plain, versioned JSON. `algorithm` names the quantizer; the rest are its options, every choice
- * that can change a number included.
+ * How the codes of a packed tensor were made: plain, versioned JSON. `algorithm` names the quantizer; the rest are its
+ * options, every choice that can change a number included.
  */
 export interface QuantConfig {
   readonly version: 1;
@@ -231,8 +252,9 @@ export interface QuantConfig {
 }
 
 /**
- * One quantized value, nothing loose; read-only by convention. A matrix [rows, k] with k (the contracted side) contiguous; a tensor of more
- * dimensions is viewed as [shape[0], rest]. Value = (element - zeroPoint) * product of scales, or element * product of scales + offset.
+ * One quantized value, nothing loose; read-only by convention. A matrix [rows, k] with k (the contracted side)
+ * contiguous; a tensor of more dimensions is viewed as [shape[0], rest]. Value = (element - zeroPoint) * product of
+ * scales, or element * product of scales + offset.
  */
 export interface PackedTensor {
   readonly format: Format;

@@ -1,6 +1,8 @@
-// Bipolar integers: every bit is -1 or +1, value = sum (2 b_i - 1) 2^i = 2 u - (2^n - 1) with u the unsigned reading of the word. All odd integers in
-// -(2^n - 1) .. 2^n - 1: exactly symmetric, negation is bitwise NOT, and there is no zero (a cast of 0 gives a neighbour, -1 or +1: ties to the even
-// word). Spec: Bipolar-INT of APMM / AP-LLM (arXiv 2409.17870). Below: lossless re-expression of affine integers, with corrected scale and offset.
+// Bipolar integers: every bit is -1 or +1, value = sum (2 b_i - 1) 2^i = 2 u - (2^n - 1) with u the unsigned reading of
+// the word. All odd integers in
+// -(2^n - 1) .. 2^n - 1: exactly symmetric, negation is bitwise NOT, and there is no zero (a cast of 0 gives a
+// neighbour, -1 or +1: ties to the even word). Spec: Bipolar-INT of APMM / AP-LLM (arXiv 2409.17870). Below: lossless
+// re-expression of affine integers, with corrected scale and offset.
 import { makeCodec } from "../core/codec.ts";
 import { LowbitError } from "../core/errors.ts";
 import { NUMBER, checkFields } from "../core/fields.ts";
@@ -62,7 +64,9 @@ export interface Affine {
   readonly offset?: number;
 }
 
-/** Bipolar codes with the same real values: value = scale * (v - zeroPoint) + offset with v the bipolar value of a code. */
+/**
+ * Bipolar codes with the same real values: value = scale * (v - zeroPoint) + offset with v the bipolar value of a code.
+ */
 export interface BipolarTensor {
   readonly bits: number;
   readonly codes: Uint16Array;
@@ -76,11 +80,13 @@ function checkWidth(bits: number): void {
 }
 
 /**
- * Integers as bipolar codes, exactly. Signed q: v = 2 q + 1, so scale / 2 and zero point 2 z + 1; unsigned q: v = 2 q - (2^n - 1), so scale / 2 and
- * zero point 2 z - (2^n - 1). The zero point is an odd or even integer in units of the new scale; `scale * zeroPoint` is the offset to subtract.
+ * Integers as bipolar codes, exactly. Signed q: v = 2 q + 1, so scale / 2 and zero point 2 z + 1; unsigned q: v = 2 q -
+ * (2^n - 1), so scale / 2 and zero point 2 z - (2^n - 1). The zero point is an odd or even integer in units of the new
+ * scale; `scale * zeroPoint` is the offset to subtract.
  * @param q integer values (not words): -2^(n-1)..2^(n-1)-1 or 0..2^n-1
  * @throws RangeError for a value outside the range
- * @example bipolarFromAffine([-8, 0, 7], { bits: 4, signed: true, scale: 0.5 }) // values -15, 1, 15; scale 0.25, zeroPoint 1
+ * @example bipolarFromAffine([-8, 0, 7], { bits: 4, signed: true, scale: 0.5 }) // values -15, 1, 15; scale 0.25,
+ * zeroPoint 1
  */
 export function bipolarFromAffine(q: ArrayLike<number>, affine: Affine): BipolarTensor {
   const { bits, signed, scale, zeroPoint = 0, offset = 0 } = affine;
@@ -97,8 +103,8 @@ export function bipolarFromAffine(q: ArrayLike<number>, affine: Affine): Bipolar
 }
 
 /**
- * The way back: the integers q and their affine map, the exact inverse of bipolarFromAffine. A zero point of the wrong parity would be half an
- * integer there; it moves into the offset (one rounding of scale / 2).
+ * The way back: the integers q and their affine map, the exact inverse of bipolarFromAffine. A zero point of the wrong
+ * parity would be half an integer there; it moves into the offset (one rounding of scale / 2).
  * @throws RangeError for a code that does not fit into bits
  */
 export function affineFromBipolar(tensor: BipolarTensor, signed: boolean): { q: Int32Array; affine: Required<Affine> } {

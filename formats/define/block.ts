@@ -1,5 +1,6 @@
-// Block formats by composition: an element format, one or more levels of scales, optional offsets. Nothing is encoded here: src/tensor quantizes
-// by these descriptors, kernels read them. Names: <element>_b<n> | _row | _tensor [_<scale format>] [_zp].
+// Block formats by composition: an element format, one or more levels of scales, optional offsets. Nothing is encoded
+// here: src/tensor quantizes by these descriptors, kernels read them. Names: <element>_b<n> | _row | _tensor [_<scale
+// format>] [_zp].
 import { NAME } from "../core/codec.ts";
 import { LowbitError } from "../core/errors.ts";
 import { ANY, LIST, RECORD, SCALAR, checkFields, oneOf } from "../core/fields.ts";
@@ -88,7 +89,8 @@ export function blockName(element: NumberFormat, scales: readonly ScaleLevel[], 
 
 /**
  * A block format.
- * @throws LowbitError E_FORMAT for missing scales, spans that are no sizes, or a zero point on an element that is not an unsigned integer
+ * @throws LowbitError E_FORMAT for missing scales, spans that are no sizes, or a zero point on an element that is not
+ * an unsigned integer
  * @example defineBlock({ element: int5, scales: [{ format: float16, span: 64 }] }).name // "int5_b64_float16"
  */
 export function defineBlock(options: BlockOptions): BlockFormat {

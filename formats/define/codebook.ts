@@ -1,6 +1,7 @@
-// Codebooks: any table of up to 65536 values by code, in any order. Between two neighbouring values the decision threshold is their midpoint (which
-// minimises the squared error) or the definer's. A value on a threshold takes the lower neighbour (strict >) unless the defaults say otherwise.
-// Spec of the named ones: bitsandbytes (nf4, fp4, af4), ggml (iq4_nl).
+// Codebooks: any table of up to 65536 values by code, in any order. Between two neighbouring values the decision
+// threshold is their midpoint (which minimises the squared error) or the definer's. A value on a threshold takes the
+// lower neighbour (strict >) unless the defaults say otherwise. Spec of the named ones: bitsandbytes (nf4, fp4, af4),
+// ggml (iq4_nl).
 import { makeCodec } from "../core/codec.ts";
 import { LowbitError } from "../core/errors.ts";
 import { LIST, NUMBER, POLICIES, checkFields } from "../core/fields.ts";
@@ -35,7 +36,8 @@ export function midpoint(a: number, b: number): number {
 
 /**
  * A codebook format.
- * @throws LowbitError E_FORMAT: fewer than 2 distinct values, values that are not finite or do not fit bits, thresholds out of order
+ * @throws LowbitError E_FORMAT: fewer than 2 distinct values, values that are not finite or do not fit bits, thresholds
+ * out of order
  * @example defineCodebook({ name: "nonuniform2", values: [-1, -0.25, 0.25, 1] }).encode(0.7) // 3
  */
 export function defineCodebook(options: CodebookOptions): NumberFormat {

@@ -1,6 +1,8 @@
-// Binary floating point of any exponent and mantissa width, bias and set of special values: sign, exponent, mantissa, most significant first.
+// Binary floating point of any exponent and mantissa width, bias and set of special values: sign, exponent, mantissa,
+// most significant first.
 //   exponent field 0: (-1)^s * 2^(1-bias) * m / 2^M        else: (-1)^s * 2^(e-bias) * (1 + m / 2^M)
-// Spec: OCP OFP8 and MX v1.0 (float8 e4m3 "fn", e5m2, float6, float4, e8m0), IEEE 754 (float16, float32), ml_dtypes for names and "fnuz".
+// Spec: OCP OFP8 and MX v1.0 (float8 e4m3 "fn", e5m2, float6, float4, e8m0), IEEE 754 (float16, float32), ml_dtypes for
+// names and "fnuz".
 import { makeCodec } from "../core/codec.ts";
 import { LowbitError } from "../core/errors.ts";
 import { FLAG, NUMBER, POLICIES, TEXT, checkFields } from "../core/fields.ts";
@@ -9,9 +11,9 @@ import { nanCode, overflowCode, type Ends } from "../core/table.ts";
 import type { EncodeDefaults, EncodeOptions, Field, NumberFormat } from "../core/types.ts";
 
 /**
- * Which codes are not finite numbers. `ieee`: the top exponent holds infinity (mantissa 0) and NaN. `fn`: only the all-ones magnitude, NaN; no
- * infinity. `fnuz`: NaN is the code of -0; no infinity, no -0. `p3109`: as fnuz, but the top magnitude is infinity (unsigned: NaN on top, infinity below
- * it). `finite`: none.
+ * Which codes are not finite numbers. `ieee`: the top exponent holds infinity (mantissa 0) and NaN. `fn`: only the
+ * all-ones magnitude, NaN; no infinity. `fnuz`: NaN is the code of -0; no infinity, no -0. `p3109`: as fnuz, but the
+ * top magnitude is infinity (unsigned: NaN on top, infinity below it). `finite`: none.
  */
 export type FloatSpecials = "ieee" | "fn" | "fnuz" | "p3109" | "finite";
 
@@ -25,9 +27,14 @@ export interface FloatOptions {
   readonly specials: FloatSpecials;
   /** Default true. */
   readonly signed?: boolean;
-  /** Is exponent field 0 subnormal (and zero)? Default true; without, it is an ordinary exponent and the format has no zero (e8m0). */
+  /**
+   * Is exponent field 0 subnormal (and zero)? Default true; without, it is an ordinary exponent and the format has no
+   * zero (e8m0).
+   */
   readonly subnormals?: boolean;
-  /** Low bits of the code that carry nothing: written as zero, ignored when read (tf32 in its 32-bit word). Default 0. */
+  /**
+   * Low bits of the code that carry nothing: written as zero, ignored when read (tf32 in its 32-bit word). Default 0.
+   */
   readonly padding?: number;
   readonly spec?: string;
   readonly onnx?: number;
@@ -144,7 +151,8 @@ export function defineFloat(options: FloatOptions): NumberFormat {
       if ((o?.infinity ?? defaults.infinity) === "keep") return (negative ? negativeInf : inf) ?? nanCode(ends, nanPolicy);
       return overflowCode(ends, value, !negative, overflow);
     }
-    // A scale format holds no zero and no sign: what lies above zero underflows to its smallest value, the rest is out of range.
+    // A scale format holds no zero and no sign: what lies above zero underflows to its smallest value, the rest is out
+    // of range.
     if (!subnormals && value < minPositive) return value > 0 ? 0 : overflowCode(ends, value, false, overflow);
     const shift = value === 0 ? 0 : Math.max(exponentOf(value) - minExponent, 0);
     const exact = value / 2 ** shift / quantum;
@@ -208,8 +216,9 @@ export function defineFloat(options: FloatOptions): NumberFormat {
 }
 
 /**
- * float_e<E>m<M>, and with _ieee, _fn, _fnuz or _p3109 for the special values (without: finite numbers only), for the registry. The bias is 2^(E-1) - 1, for
- * fnuz and p3109 2^(E-1). Named formats (float8_e4m3fn) follow ml_dtypes' spelling instead.
+ * float_e<E>m<M>, and with _ieee, _fn, _fnuz or _p3109 for the special values (without: finite numbers only), for the
+ * registry. The bias is 2^(E-1) - 1, for fnuz and p3109 2^(E-1). Named formats (float8_e4m3fn) follow ml_dtypes'
+ * spelling instead.
  */
 export function floatByName(name: string): NumberFormat | undefined {
   const m = /^float_e([1-8])m(0|[1-9][0-9]?)(?:_(ieee|fn|fnuz|p3109))?$/.exec(name);

@@ -1,5 +1,6 @@
-// Plain integers, signed (two's complement) or unsigned, 1..32 bits. A cast rounds to an integer and saturates; scale and zero point belong to
-// block formats. Spec: ONNX INT2..INT8 / UINT2..UINT8; narrow range: "INT v.s. FP" 3.2 (the most negative code is never produced).
+// Plain integers, signed (two's complement) or unsigned, 1..32 bits. A cast rounds to an integer and saturates; scale
+// and zero point belong to block formats. Spec: ONNX INT2..INT8 / UINT2..UINT8; narrow range: "INT v.s. FP" 3.2 (the
+// most negative code is never produced).
 import { makeCodec } from "../core/codec.ts";
 import { LowbitError } from "../core/errors.ts";
 import { FLAG, NUMBER, checkFields } from "../core/fields.ts";

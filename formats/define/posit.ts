@@ -1,7 +1,8 @@
-// Posits of any width and exponent size. Word: sign, regime (a run of equal bits and its end), es exponent bits, fraction; negative words are two's
-// complement. Value = (-1)^s * 2^(2^es * k + e) * (1 + f); 0 = 00..0, NaR = 10..0. Spec: Posit Standard 2022 (es = 2 at every n); es = 0, 1, 3, 4 as in
-// the 2018 draft. Rounding cuts the infinite bit string at n bits, ties to the even word: the boundary between two posits is the (n+1)-bit posit
-// between them, which is not the arithmetic mean where exponent bits are cut off. Nothing rounds to 0 or NaR; Infinity and NaN become NaR.
+// Posits of any width and exponent size. Word: sign, regime (a run of equal bits and its end), es exponent bits,
+// fraction; negative words are two's complement. Value = (-1)^s * 2^(2^es * k + e) * (1 + f); 0 = 00..0, NaR = 10..0.
+// Spec: Posit Standard 2022 (es = 2 at every n); es = 0, 1, 3, 4 as in the 2018 draft. Rounding cuts the infinite bit
+// string at n bits, ties to the even word: the boundary between two posits is the (n+1)-bit posit between them, which
+// is not the arithmetic mean where exponent bits are cut off. Nothing rounds to 0 or NaR; Infinity and NaN become NaR.
 import { makeCodec } from "../core/codec.ts";
 import { LowbitError } from "../core/errors.ts";
 import { NUMBER, checkFields } from "../core/fields.ts";
@@ -59,7 +60,10 @@ export function definePosit(options: PositOptions): NumberFormat {
   const negate = (code: number) => (code === 0 ? 0 : span - code);
   const decode = (code: number): number =>
     code === 0 ? 0 : code === nar ? NaN : code < nar ? positiveValue(code, bits, es) : -positiveValue(span - code, bits, es);
-  /** The boundary above a positive word or zero: the word with a 1 appended, read as an (n+1)-bit posit. Nothing rounds to zero, so it starts at 0. */
+  /**
+   * The boundary above a positive word or zero: the word with a 1 appended, read as an (n+1)-bit posit. Nothing rounds
+   * to zero, so it starts at 0.
+   */
   const tieAbove = (word: number): number => (word === 0 ? 0 : positiveValue(2 * word + 1, bits + 1, es));
   const max = 2 ** (2 ** es * (bits - 2));
   const ends: Ends = { name, max, min: -max, maxCode: nar - 1, minCode: nar + 1, zeroCode: 0, nanCode: nar };
@@ -140,7 +144,8 @@ export function definePosit(options: PositOptions): NumberFormat {
       symmetric: true,
       finiteValues: span - 1,
     },
-    // NaR is a value like any other in comparisons, below all numbers, and stepping wraps: the order of the words as signed integers.
+    // NaR is a value like any other in comparisons, below all numbers, and stepping wraps: the order of the words as
+    // signed integers.
     ordering: "word",
   });
 }
@@ -153,8 +158,8 @@ export function positByName(name: string): NumberFormat | undefined {
 }
 
 /**
- * Bits of the quire that holds any sum of up to 2^31 - 1 products of two posits exactly: 1 sign, 31 carry guard, and 2 * 2^es * (n - 2) bits on either
- * side of the point. 16 n for es = 2, the quire of the 2022 standard.
+ * Bits of the quire that holds any sum of up to 2^31 - 1 products of two posits exactly: 1 sign, 31 carry guard, and 2
+ * * 2^es * (n - 2) bits on either side of the point. 16 n for es = 2, the quire of the 2022 standard.
  */
 export function quireBits(format: NumberFormat): number {
   const { max } = format.limits;

@@ -1,6 +1,7 @@
-// Packed tensors as bytes: a safetensors file whose tensors are the byte planes (<name>.codes, .scales, .superScales, .offsets) and whose
-// __metadata__ holds, under "lowbit", versioned JSON with the definition of each format, shapes and recipes. Any safetensors reader opens it.
-// Reading trusts nothing: lengths, offsets, shapes and definitions are checked before a byte is used.
+// Packed tensors as bytes: a safetensors file whose tensors are the byte planes (<name>.codes, .scales, .superScales,
+// .offsets) and whose __metadata__ holds, under "lowbit", versioned JSON with the definition of each format, shapes and
+// recipes. Any safetensors reader opens it. Reading trusts nothing: lengths, offsets, shapes and definitions are
+// checked before a byte is used.
 import { plainBytes } from "../../formats/core/check.ts";
 import { LowbitError } from "../../formats/core/errors.ts";
 import type { Format, FormatDefinition, PackedTensor, QuantConfig } from "../../formats/core/types.ts";

@@ -1,4 +1,5 @@
-// dequantize: the values of a packed tensor, by the loops of formats/core/packed.ts or, with a backend, by its kernels; the numbers are the same.
+// dequantize: the values of a packed tensor, by the loops of formats/core/packed.ts or, with a backend, by its kernels;
+// the numbers are the same.
 import { isA } from "../../formats/core/check.ts";
 import { dequantize as plain, dequantizeRows, elementOf, rowScales } from "../../formats/core/packed.ts";
 import type { PackedTensor } from "../../formats/core/types.ts";
@@ -15,7 +16,8 @@ export interface DequantizeOptions {
 const PANEL = 1 << 18;
 
 /**
- * The values of a packed tensor, row-major [rows * k] (in the order of its shape). Computed in binary64 and rounded once.
+ * The values of a packed tensor, row-major [rows * k] (in the order of its shape). Computed in binary64 and rounded
+ * once.
  * @example dequantize(w, { backend: await wasm() })
  */
 export function dequantize(w: PackedTensor, options?: DequantizeOptions & { readonly dtype?: "float32" }): Float32Array<ArrayBuffer>;
@@ -55,7 +57,9 @@ function checkArguments(w: PackedTensor, options: DequantizeOptions): void {
 /** Decodes rows [row, row + count) as values [count, k] into out. */
 export type RowDecoder = (row: number, count: number, out: Float32Array) => void;
 
-/** The decoder of a packed tensor by panels of rows: kernels of the codec where they are exact, else the plain loops. */
+/**
+ * The decoder of a packed tensor by panels of rows: kernels of the codec where they are exact, else the plain loops.
+ */
 export function rowDecoder(w: PackedTensor, codec: BulkCodec | null): RowDecoder {
   const slow: RowDecoder = (row, count, out) => dequantizeRows(w, row, count, out);
   const { format, k, rowBytes } = w;

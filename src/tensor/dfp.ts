@@ -1,13 +1,16 @@
-// Integer dot products of dynamic fixed point (arXiv 1802.00930): 16-bit integers whose sums neither overflow nor round.
+// Integer dot products of dynamic fixed point (arXiv 1802.00930): 16-bit integers whose sums neither overflow nor
+// round.
 import { LowbitError } from "../../formats/core/errors.ts";
 
 /** 2^53: below it every integer is a double. */
 const EXACT = 2 ** 53;
 
 /**
- * The exact dot product of two vectors of 16-bit integers. Products reach 2^30, so two of them already fill an int32: they are summed in int32 in runs
- * as short as the magnitudes demand, the runs in binary64. The value of a dfp16 product is this times both shared scales.
- * @throws LowbitError E_SHAPE if the lengths differ; RangeError beyond 2^23 elements of full size, where a double no longer holds the sum
+ * The exact dot product of two vectors of 16-bit integers. Products reach 2^30, so two of them already fill an int32:
+ * they are summed in int32 in runs as short as the magnitudes demand, the runs in binary64. The value of a dfp16
+ * product is this times both shared scales.
+ * @throws LowbitError E_SHAPE if the lengths differ; RangeError beyond 2^23 elements of full size, where a double no
+ * longer holds the sum
  * @example dotInt16(Int16Array.of(-32768, 3), Int16Array.of(-32768, 5)) // 1073741839
  */
 export function dotInt16(a: Int16Array, b: Int16Array): number {

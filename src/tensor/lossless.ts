@@ -1,6 +1,7 @@
-// Lossless compression of bfloat16 in the manner of DFloat11 (arXiv 2504.11651): the exponents of trained weights carry about 2.6 bits, so they are stored
-// as canonical Huffman codes; sign and mantissa stay as bytes. Every bit pattern comes back, NaN payloads and -0 included, where the reference refuses
-// exponents of 240 and more. An own container, read and written by these two functions:
+// Lossless compression of bfloat16 in the manner of DFloat11 (arXiv 2504.11651): the exponents of trained weights carry
+// about 2.6 bits, so they are stored as canonical Huffman codes; sign and mantissa stay as bytes. Every bit pattern
+// comes back, NaN payloads and -0 included, where the reference refuses exponents of 240 and more. An own container,
+// read and written by these two functions:
 //   "LBF1"  count: u32  symbols: u16  (symbol: u8, code length: u8) * symbols  sign and mantissa: u8 * count  codes, most significant bit first
 import { LowbitError } from "../../formats/core/errors.ts";
 
@@ -98,7 +99,8 @@ export function compressBfloat16(values: Uint16Array): Uint8Array<ArrayBuffer> {
 
 /**
  * The bit patterns of `compressBfloat16`.
- * @throws LowbitError E_CONTAINER for anything that it did not write: truncated, with bytes to spare, or with a damaged code
+ * @throws LowbitError E_CONTAINER for anything that it did not write: truncated, with bytes to spare, or with a damaged
+ * code
  */
 export function decompressBfloat16(bytes: Uint8Array): Uint16Array<ArrayBuffer> {
   if (!(bytes instanceof Uint8Array)) throw new TypeError("decompressBfloat16: expected a Uint8Array.");

@@ -1,5 +1,5 @@
-// matmul and prepareMatmul: the tensor API over any backend. A layer is prepared once (weights are packed for the kernel that the backend chooses)
-// and run many times.
+// matmul and prepareMatmul: the tensor API over any backend. A layer is prepared once (weights are packed for the
+// kernel that the backend chooses) and run many times.
 import { LowbitError } from "../../formats/core/errors.ts";
 import type { PackedTensor } from "../../formats/core/types.ts";
 import { reference } from "../backends/reference.ts";
@@ -32,7 +32,8 @@ export function prepareMatmul(w: PackedTensor, options: MatmulOptions = {}): Asy
 }
 
 /**
- * y[m, n] = x[m, k] * w[n, k]^T for a packed weight. Prepares and disposes around one product: use prepareMatmul to run many.
+ * y[m, n] = x[m, k] * w[n, k]^T for a packed weight. Prepares and disposes around one product: use prepareMatmul to run
+ * many.
  * @throws LowbitError E_SHAPE if the contracted sides differ
  */
 export async function matmul(x: Tensor, w: PackedTensor, options: MatmulOptions = {}): Promise<Tensor<Float32Array>> {

@@ -1,9 +1,12 @@
-// A tensor is a strided view of numbers, structurally a scijs ndarray: an ndarray is accepted as it is. No copy is made here.
+// A tensor is a strided view of numbers, structurally a scijs ndarray: an ndarray is accepted as it is. No copy is made
+// here.
 import { LowbitError } from "../../formats/core/errors.ts";
 
 export type TensorData = Float32Array | Float64Array;
 
-/** A view { data, shape, stride, offset }: element [i, j, ...] is data[offset + i * stride[0] + j * stride[1] + ...]. */
+/**
+ * A view { data, shape, stride, offset }: element [i, j, ...] is data[offset + i * stride[0] + j * stride[1] + ...].
+ */
 export interface Tensor<T extends TensorData = TensorData> {
   readonly data: T;
   readonly shape: readonly number[];
@@ -38,7 +41,8 @@ export function tensor<T extends TensorData>(data: T, shape: readonly number[]):
 }
 
 /**
- * The view with its dimensions permuted; default: reversed. A weight stored [k, n] becomes the matrix [n, k] that `quantize` takes.
+ * The view with its dimensions permuted; default: reversed. A weight stored [k, n] becomes the matrix [n, k] that
+ * `quantize` takes.
  * @throws LowbitError E_SHAPE if axes is no permutation
  */
 export function transpose<T extends TensorData>(t: Tensor<T>, axes?: readonly number[]): Tensor<T> {
@@ -49,7 +53,10 @@ export function transpose<T extends TensorData>(t: Tensor<T>, axes?: readonly nu
   return { data: t.data, shape: order.map((a) => t.shape[a]), stride: order.map((a) => t.stride[a]), offset: t.offset };
 }
 
-/** A tensor seen as a matrix [rows, k]: element [r, j] is data[offset + r * rowStride + (kOffsets ? kOffsets[j] : j * kStride)]. */
+/**
+ * A tensor seen as a matrix [rows, k]: element [r, j] is data[offset + r * rowStride + (kOffsets ? kOffsets[j] : j *
+ * kStride)].
+ */
 export interface MatrixView {
   readonly data: TensorData;
   readonly rows: number;
@@ -63,7 +70,8 @@ export interface MatrixView {
 
 /**
  * [k] is one row; [rows, k] itself; more dimensions are [shape[0], product of the rest].
- * @throws TypeError if t is no tensor; RangeError for strides that are no integers; LowbitError E_SHAPE if the view leaves its data
+ * @throws TypeError if t is no tensor; RangeError for strides that are no integers; LowbitError E_SHAPE if the view
+ * leaves its data
  */
 export function matrixView(t: Tensor): MatrixView {
   const { data, shape, stride, offset } = checkTensor(t);
@@ -126,7 +134,10 @@ function describe(x: unknown): string {
   return x === null ? "null" : typeof x === "object" ? (x.constructor?.name ?? "object") : typeof x;
 }
 
-/** Copies rows [row, row + count) as [count, k] into out, which is row-major. Rows are read together so that a transposed source is read by cache lines. */
+/**
+ * Copies rows [row, row + count) as [count, k] into out, which is row-major. Rows are read together so that a
+ * transposed source is read by cache lines.
+ */
 export function readRows(m: MatrixView, row: number, count: number, out: TensorData): void {
   const { data, k, kOffsets, kStride, rowStride } = m;
   const base = m.offset + row * rowStride;

@@ -1,5 +1,5 @@
-// fast-check arbitraries of lowbit: codes, values biased to where formats go wrong (ties, their neighbours, the ends), blocks of float32 as tensors have
-// them. They shrink toward small codes, zero and short blocks.
+// fast-check arbitraries of lowbit: codes, values biased to where formats go wrong (ties, their neighbours, the ends),
+// blocks of float32 as tensors have them. They shrink toward small codes, zero and short blocks.
 import * as fc from "fast-check";
 import { nextDown, nextUp } from "../../formats/core/round.ts";
 import type { NumberFormat } from "../../formats/core/types.ts";
@@ -17,7 +17,9 @@ function walk(x: number, steps: number): number {
   return x;
 }
 
-/** A decision boundary: the format's own where it is known, else (wide formats) the midpoint of two neighbouring codes. */
+/**
+ * A decision boundary: the format's own where it is known, else (wide formats) the midpoint of two neighbouring codes.
+ */
 function arbitraryTie(format: NumberFormat): fc.Arbitrary<number> {
   const { order } = format;
   if (order !== null) {
@@ -31,7 +33,8 @@ function arbitraryTie(format: NumberFormat): fc.Arbitrary<number> {
 }
 
 /**
- * Numbers to encode: representable values, ties and doubles within two steps of them, the ends of the range and beyond, plain numbers.
+ * Numbers to encode: representable values, ties and doubles within two steps of them, the ends of the range and beyond,
+ * plain numbers.
  * @param options specials: also NaN, infinities and -0 (default false)
  */
 export function arbitraryValue(format: NumberFormat, options: { specials?: boolean } = {}): fc.Arbitrary<number> {
@@ -74,7 +77,8 @@ export function arbitraryValue(format: NumberFormat, options: { specials?: boole
 }
 
 /**
- * Float32 data of `length` values: bell-shaped, with outliers, all zero, constant, tiny, with one value only; never NaN unless asked for.
+ * Float32 data of `length` values: bell-shaped, with outliers, all zero, constant, tiny, with one value only; never NaN
+ * unless asked for.
  * @param options nonFinite: one value is NaN or infinite (default false)
  */
 export function arbitraryBlock(length: number, options: { nonFinite?: boolean } = {}): fc.Arbitrary<Float32Array> {

@@ -1,5 +1,5 @@
-// The laws of scalar formats. They use only the public face of a format (decode, encode, limits, order, access, definition), so they hold for a
-// user's own format as for the named ones.
+// The laws of scalar formats. They use only the public face of a format (decode, encode, limits, order, access,
+// definition), so they hold for a user's own format as for the named ones.
 import * as fc from "fast-check";
 import { arithmetic } from "../../formats/core/arithmetic.ts";
 import { decodeArray, encodeArray } from "../../formats/core/bulk.ts";
@@ -70,7 +70,8 @@ export function formatLaws(format: NumberFormat, options: LawOptions = {}): read
 
     overCodes("a decoded value encodes to its own code", (c) => {
       const v = format.decode(c);
-      // Codes without a value, and those that encoding never produces (a narrow range, duplicates), need only keep their value.
+      // Codes without a value, and those that encoding never produces (a narrow range, duplicates), need only keep
+      // their value.
       if (Number.isNaN(v)) return null;
       if (!Number.isFinite(v)) {
         const back = format.encode(v, { infinity: "keep" });

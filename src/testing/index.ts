@@ -1,5 +1,5 @@
-// lowbit/testing: property tests for formats, the named ones and a user's own. Needs fast-check beside lowbit. No test runner: a law is a name and a
-// check that throws.
+// lowbit/testing: property tests for formats, the named ones and a user's own. Needs fast-check beside lowbit. No test
+// runner: a law is a name and a check that throws.
 import type { Format } from "../../formats/core/types.ts";
 import { blockLaws } from "./block-laws.ts";
 import { formatLaws } from "./format-laws.ts";

@@ -1,11 +1,14 @@
-// What a law is, and how a broken one is reported: the smallest counterexample that fast-check finds, with the rule, the value, its bits, what was
-// expected and what was found.
+// What a law is, and how a broken one is reported: the smallest counterexample that fast-check finds, with the rule,
+// the value, its bits, what was expected and what was found.
 import * as fc from "fast-check";
 import { isA } from "../../formats/core/check.ts";
 import { hexCode } from "../../formats/core/explain.ts";
 import type { NumberFormat } from "../../formats/core/types.ts";
 
-/** A rule that a format has to keep. Run `check` in any test runner; it throws with a readable counterexample when the rule is broken. */
+/**
+ * A rule that a format has to keep. Run `check` in any test runner; it throws with a readable counterexample when the
+ * rule is broken.
+ */
 export interface Law {
   readonly name: string;
   check(): void;

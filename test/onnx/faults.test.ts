@@ -10,7 +10,7 @@ import type { FileCalls } from "../../src/onnx/file/disk/calls.ts";
 import { replaceCalls } from "../../src/onnx/file/disk/calls.ts";
 import { readFloats } from "../../src/onnx/file/values.ts";
 import type { OnnxModel, WriteOptions } from "../../src/onnx/index.ts";
-import { readModel, readModelBytes, writeModel } from "../../src/onnx/index.ts";
+import { quantizeModel, readModel, readModelBytes, writeModel } from "../../src/onnx/index.ts";
 import { encode, graph, model, node, raw, T, value } from "./build.ts";
 
 const root = mkdtempSync(join(tmpdir(), "lowbit-faults-"));
@@ -123,6 +123,7 @@ async function prepare({ before }: Scenario): Promise<string> {
 /** Each case takes every tenth call, from where the last one did not: all of them with LOWBIT_ALL_FAULTS=1 (a minute or two). */
 const STRIDE = process.env.LOWBIT_ALL_FAULTS === undefined ? 10 : 1;
 let turn = 0;
+const CODES = ["EIO", "ENOSPC", "EACCES", "EINTR"] as const;
 const first = (): number => (turn++ * 7) % STRIDE;
 
 const staging = (folder: string): string[] => readdirSync(folder).filter((name) => name.endsWith(".tmp"));
@@ -147,9 +148,13 @@ describe.each(Object.entries(scenarios))("%s", (_name, scenario) => {
     rmSync(folder, { recursive: true });
   });
 
-  it.each(["EIO", "ENOSPC", "EACCES", "EINTR"])("%s at each call: the old or the new, and no trace", async (code) => {
+  it("EIO, ENOSPC, EACCES or EINTR at each call: the old or the new, and no trace", async () => {
     const calls = await count();
-    for (let fail = first(); fail < calls; fail += STRIDE) {
+    // By default every fifth call, each with the next code; all of them with all codes on demand.
+    const faults = Array.from({ length: calls }, (_, fail) => fail).flatMap((fail) =>
+      STRIDE === 1 ? CODES.map((code) => [fail, code] as const) : fail % 5 === 2 ? [[fail, CODES[turn++ % 4]] as const] : [],
+    );
+    for (const [fail, code] of faults) {
       const folder = await prepare(scenario);
       const result = await withFault(() => write(folder), fail, code);
       const where = `call ${fail} of ${calls}: ${String(result.error)}`;
@@ -213,4 +218,42 @@ it("a journal that names files elsewhere is not followed", async () => {
   await writeModel(ofVersion(2), join(folder, "third.onnx"));
   expect(readFileSync(join(root, "precious"), "utf8")).toBe("mine");
   expect(existsSync(journal)).toBe(true);
+});
+
+it("a whole run of quantizeModel over a pair, with external input: any call of it may fail", async () => {
+  const folder = mkdtempSync(join(root, "run-"));
+  const [input, output] = [join(folder, "in.onnx"), join(folder, "out.onnx")];
+  await writeModel(ofVersion(1), input, { externalData: true });
+  const options = { dtype: "q8", externalData: true, force: true } as const;
+  await quantizeModel(input, output, { ...options, dtype: "q4" });
+  const files = (): string[] => readdirSync(folder).sort();
+  const bytes = (): string =>
+    files()
+      .map((name) => readFileSync(join(folder, name), "latin1"))
+      .join();
+  const [old, names] = [bytes(), files()];
+  const work = async (): Promise<void> => void (await quantizeModel(input, output, options));
+  const { calls, error } = await withFault(work, Infinity, "EIO");
+  expect(error).toBeUndefined();
+  const [fresh, after] = [bytes(), files()];
+  expect(calls).toBeGreaterThan(40);
+  for (let fail = 0, n = 0; fail < calls; fail += STRIDE === 1 ? 1 : 3, n++) {
+    await quantizeModel(input, output, { ...options, dtype: "q4" });
+    const code = CODES[n % 4];
+    const result = await withFault(work, fail, code);
+    const where = `call ${fail} of ${calls}, ${code}: ${String(result.error)}`;
+    if (result.error !== undefined) expect(isLowbitError(result.error), where).toBe(true);
+    if (code === "EINTR") expect(result.error, where).toBeUndefined();
+    // A folder that could not be removed is found by the next run.
+    if (staging(folder).length === 0) {
+      expect([old, fresh], where).toContain(bytes());
+      expect([names, after].map(String), where).toContain(String(files()));
+    }
+    expect(result.error === undefined ? [fresh] : [old, fresh], where).toContain(
+      files()
+        .filter((name) => !name.endsWith(".tmp"))
+        .map((name) => readFileSync(join(folder, name), "latin1"))
+        .join(),
+    );
+  }
 });

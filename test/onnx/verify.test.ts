@@ -4,7 +4,7 @@ import { neighbourAgreement } from "../../src/onnx/verify/compare.ts";
 import { CrashError, requirePackage, startChild } from "../../src/onnx/verify/process.ts";
 import { inputDims, inputHints, randomSource, randomTensor } from "../../src/onnx/verify/feeds.ts";
 import type { ModelProto, NodeProto, TensorProto } from "../../src/onnx/file/gen/onnx_pb.ts";
-import { readModelBytes, runtimeTraps, verifyModels } from "../../src/onnx/index.ts";
+import { compareLayers, readModelBytes, runtimeTraps, verifyModels } from "../../src/onnx/index.ts";
 import { T, encode, graph, matmulModel, model, node, raw, value, weights } from "./build.ts";
 
 const w = weights(64 * 8);
@@ -392,5 +392,38 @@ describe("what a run on the CPU does not show", () => {
     const feed = (v: number) => ({ x: { type: "float32", data: new Float32Array(64).fill(v), dims: [1, 64] } });
     const report = await verifyModels(original, original, { inputs: () => [feed(1), feed(2), feed(3)], samples: 2 });
     expect(report).toMatchObject({ samples: 2, random: false, ok: true });
+  });
+});
+
+describe("kinds of arrays", () => {
+  const resizable = (bytes: Uint8Array): Uint8Array => {
+    const Resizable = ArrayBuffer as unknown as new (n: number, options: { maxByteLength: number }) => ArrayBuffer;
+    const view = new Uint8Array(new Resizable(bytes.length, { maxByteLength: 2 * bytes.length }));
+    view.set(bytes);
+    return view;
+  };
+  const kinds: [string, (bytes: Uint8Array) => Uint8Array][] = [
+    ["a Buffer", (bytes) => Buffer.from(bytes)],
+    ["a subarray", (bytes) => Buffer.concat([Buffer.alloc(3), bytes, Buffer.alloc(3)]).subarray(3, 3 + bytes.length)],
+    [
+      "shared memory",
+      (bytes) => {
+        const view = new Uint8Array(new SharedArrayBuffer(bytes.length));
+        view.set(bytes);
+        return view;
+      },
+    ],
+    ["a resizable buffer", resizable],
+  ];
+  it.each(kinds)("models in %s", async (_, make) => {
+    const bytes = encode(matmulModel(raw("w", [16, 8], weights(128)), 16, 8));
+    const report = await verifyModels(make(bytes), make(bytes), { samples: 1 });
+    expect(report.ok).toBe(true);
+    const layers = await compareLayers(make(bytes), make(bytes));
+    expect(layers.map(({ sqnrDb }) => sqnrDb)).toEqual([Infinity]);
+  });
+  it("options that are none are a TypeError", async () => {
+    const bytes = encode(matmulModel(raw("w", [16, 8], weights(128)), 16, 8));
+    await expect(verifyModels(bytes, bytes, null as never)).rejects.toThrow(TypeError);
   });
 });

@@ -1,5 +1,6 @@
-// Writing: the message is encoded by protobuf-es without payloads, then cut open wherever a tensor's data goes, and lengths are put right.
-// The result is a list of segments (bytes, or ranges of a source) whose total is known before the first byte is written, so a model streams.
+// Writing: the message is encoded by protobuf-es without payloads, then cut open wherever a tensor's data goes, and
+// lengths are put right. The result is a list of segments (bytes, or ranges of a source) whose total is known before
+// the first byte is written, so a model streams.
 import { fromBinary, toBinary } from "@bufbuild/protobuf";
 import type { TensorProto } from "./gen/onnx_pb.ts";
 import { ModelProtoSchema, TensorProtoSchema, TensorProto_DataLocation } from "./gen/onnx_pb.ts";
@@ -30,7 +31,10 @@ export interface EncodedModel {
   readonly unchanged: boolean;
 }
 
-/** External data starts on this boundary, so that a runtime can map it (ONNX recommends the page size; 64 KiB on Windows suits both). */
+/**
+ * External data starts on this boundary, so that a runtime can map it (ONNX recommends the page size; 64 KiB on Windows
+ * suits both).
+ */
 const ALIGN = 4096;
 /** Smaller tensors stay in the model: they are shapes and scales that shape inference reads. */
 const EXTERNAL_MIN = 1024;
@@ -55,7 +59,8 @@ function isUnchanged(model: OnnxModel): boolean {
 
 /**
  * Encodes a model. With a `placement`, tensors of 1 KiB or more go to external data files; else every tensor is inside.
- * An unchanged model without a placement is its source, byte for byte; it keeps its external files, unless all is wanted `inside`.
+ * An unchanged model without a placement is its source, byte for byte; it keeps its external files, unless all is
+ * wanted `inside`.
  */
 export function encodeModel(model: OnnxModel, placement?: Placement, inside = false): EncodedModel {
   const asRead = placement === undefined && !(inside && [...allTensors(model.proto)].some(isExternal));

@@ -1,5 +1,6 @@
-// Fast float32 <-> float16 conversion of arrays, round to nearest even (IEEE 754-2019 4.3.1), bit for bit what formats/float16 does one by one.
-// Used where millions of weights are converted; the format's codec stays the definition (test/onnx/half.test.ts compares them).
+// Fast float32 <-> float16 conversion of arrays, round to nearest even (IEEE 754-2019 4.3.1), bit for bit what
+// formats/float16 does one by one. Used where millions of weights are converted; the format's codec stays the
+// definition (test/onnx/half.test.ts compares them).
 const float = new Float32Array(1);
 const bits = new Uint32Array(float.buffer);
 
@@ -12,7 +13,8 @@ export function encodeHalf(value: number): number {
   if (magnitude >= 0x7f800000) return sign | (magnitude > 0x7f800000 ? 0x7e00 : 0x7c00);
   if (magnitude >= 0x477ff000) return sign | 0x7c00; // 65520 and above round to infinity
   if (magnitude < 0x38800000) {
-    // Below 2^-14 the result is subnormal: adding 0.5 leaves the rounded multiple of 2^-24 in the low mantissa bits of a float32 in [0.5, 1).
+    // Below 2^-14 the result is subnormal: adding 0.5 leaves the rounded multiple of 2^-24 in the low mantissa bits of
+    // a float32 in [0.5, 1).
     float[0] = Math.abs(value) + 0.5;
     return sign | (bits[0] - 0x3f000000);
   }

@@ -30,16 +30,21 @@ export interface OnnxFile extends OnnxModel {
 }
 
 export interface ReadOptions {
-  /** More folders that links to external data may lead to: the root of a cache. Default: the model's own folder, and that of the file it links to. */
+  /**
+   * More folders that links to external data may lead to: the root of a cache. Default: the model's own folder, and
+   * that of the file it links to.
+   */
   folders?: readonly string[];
 }
 
 export interface WriteOptions {
-  /** Put tensors of 1 KiB or more into `<file name>_data` beside the model. Default: where the model would pass 1.5 GB. */
+  /**
+   * Put tensors of 1 KiB or more into `<file name>_data` beside the model. Default: where the model would pass 1.5 GB.
+   */
   externalData?: boolean;
   /**
-   * Bytes of one external data file: where there is more, `<file name>_data_1`, `_2`, ... follow (100 files at most; a tensor is never divided).
-   * Default: one file.
+   * Bytes of one external data file: where there is more, `<file name>_data_1`, `_2`, ... follow (100 files at most; a
+   * tensor is never divided). Default: one file.
    */
   dataFileBytes?: number;
   /** Overwrite files that exist. */
@@ -54,8 +59,8 @@ export interface WriteOptions {
 export const EXTERNAL_ABOVE = 1.5e9;
 
 /**
- * Reads a model file; weights stay in the file until they are needed. External data lies in the model's folder, or, where `path` is a link, in
- * that of the file it leads to.
+ * Reads a model file; weights stay in the file until they are needed. External data lies in the model's folder, or,
+ * where `path` is a link, in that of the file it leads to.
  * @throws LowbitError E_IO where a file cannot be read, E_ONNX where the model is damaged
  */
 export function readModel(path: string, options: ReadOptions = {}): OnnxFile {
@@ -71,9 +76,11 @@ export function readModel(path: string, options: ReadOptions = {}): OnnxFile {
 }
 
 /**
- * Reads a model from bytes: a Uint8Array (also a Buffer) or an ArrayBuffer, not copied; shared and resizable memory is copied once.
+ * Reads a model from bytes: a Uint8Array (also a Buffer) or an ArrayBuffer, not copied; shared and resizable memory is
+ * copied once.
  * @param external bytes of external data files by the location that tensors name
- * @throws LowbitError E_ONNX where the model is damaged, E_IO where external data is missing; TypeError where these are no bytes
+ * @throws LowbitError E_ONNX where the model is damaged, E_IO where external data is missing; TypeError where these are
+ * no bytes
  */
 export function readModelBytes(bytes: Uint8Array, external?: Readonly<Record<string, Uint8Array>>): OnnxModel {
   if (external === undefined) return readModelSource(bytesSource(bytes, "model"));
@@ -161,7 +168,10 @@ export function encodeForFile(model: OnnxModel, path: string, options: WriteOpti
   return encoded;
 }
 
-/** Data files of the model that stands where `path` will be written, by that name and its own convention, beside those written now. */
+/**
+ * Data files of the model that stands where `path` will be written, by that name and its own convention, beside those
+ * written now.
+ */
 function obsoleteData(model: OnnxModel, path: string, written: readonly string[]): string[] {
   const files = fileSet();
   try {
@@ -185,7 +195,10 @@ const isBeside = (model: OnnxModel, path: string): boolean =>
   model.path !== undefined &&
   locationsOf(model.proto).every((location) => fileId(siblingPath(path, location))?.id === fileId(model.external(location).label)?.id);
 
-/** What becomes of the data of an unchanged model: it stays where it is, goes along under the names that it has, or gets other names. */
+/**
+ * What becomes of the data of an unchanged model: it stays where it is, goes along under the names that it has, or gets
+ * other names.
+ */
 function dataOfUnchanged(model: OnnxModel, path: string): "stays" | "copied" | "renamed" {
   if (isBeside(model, path)) return "stays";
   const own = locationsOf(model.proto).every((location) => isDataFileName(path, location));
@@ -194,8 +207,9 @@ function dataOfUnchanged(model: OnnxModel, path: string): "stays" | "copied" | "
 }
 
 /**
- * The files that writing `model` to `path` makes: its data files, then the model. Their names follow from `path` alone; of a link the file that
- * it leads to is meant. An unchanged model with external data takes its data along to another folder.
+ * The files that writing `model` to `path` makes: its data files, then the model. Their names follow from `path` alone;
+ * of a link the file that it leads to is meant. An unchanged model with external data takes its data along to another
+ * folder.
  */
 export function outputFiles(model: OnnxModel, path: string, options: WriteOptions): OutputFile[] {
   const target = outputPath(path);
@@ -231,16 +245,19 @@ export function outputFiles(model: OnnxModel, path: string, options: WriteOption
   ];
 }
 
-/** Checks the files of `outputFiles`. Data files are never written through a link. @throws LowbitError E_EXISTS, E_IO */
+/**
+ * Checks the files of `outputFiles`. Data files are never written through a link. @throws LowbitError E_EXISTS, E_IO
+ */
 export function checkOutputs(outputs: readonly OutputFile[], model: OnnxModel, rules: OutputRules): void {
   const inputs = inputPaths(model);
   outputs.forEach((output, i) => checkOutput(output.path, inputs, i < outputs.length - 1 ? { ...rules, followLinks: false } : rules));
 }
 
 /**
- * Writes a model to a file, with its data files: all of them or, on an error or abort, none. An unchanged model is written byte for byte as it
- * was read.
- * @throws LowbitError E_EXISTS where the output exists (without `force`) or is the input; E_IO where it cannot be written
+ * Writes a model to a file, with its data files: all of them or, on an error or abort, none. An unchanged model is
+ * written byte for byte as it was read.
+ * @throws LowbitError E_EXISTS where the output exists (without `force`) or is the input; E_IO where it cannot be
+ * written
  */
 export async function writeModel(model: OnnxModel, path: string, options: WriteOptions = {}): Promise<void> {
   checkAborted(options.signal);

@@ -1,5 +1,6 @@
-// A model in memory: the decoded message (weights replaced by tokens), the payload table, and where external data comes from.
-// Reading checks what a runtime would only find out later: a graph and opsets are there, every tensor's dims agree with its bytes.
+// A model in memory: the decoded message (weights replaced by tokens), the payload table, and where external data comes
+// from. Reading checks what a runtime would only find out later: a graph and opsets are there, every tensor's dims
+// agree with its bytes.
 import { create, fromBinary } from "@bufbuild/protobuf";
 import { LowbitError, isLowbitError } from "../../../formats/core/errors.ts";
 import type { AttributeProto, GraphProto, ModelProto, NodeProto, SparseTensorProto, TensorProto } from "./gen/onnx_pb.ts";
@@ -10,15 +11,24 @@ import type { ByteSource, Payload, PayloadStore } from "./source.ts";
 import { RAW_DATA, payloadStore } from "./source.ts";
 import { DATA_TYPES } from "./types.ts";
 
-/** Opens an external data file by the `location` that a tensor names. @throws LowbitError where it is missing or leaves the model's folder */
+/**
+ * Opens an external data file by the `location` that a tensor names. @throws LowbitError where it is missing or leaves
+ * the model's folder
+ */
 export type ExternalResolver = (location: string) => ByteSource;
 
-/** A model that can be changed (through `proto`) and written back. Large tensor data is not in `proto`: see `tensorPayload`. */
+/**
+ * A model that can be changed (through `proto`) and written back. Large tensor data is not in `proto`: see
+ * `tensorPayload`.
+ */
 export interface OnnxModel {
   proto: ModelProto;
   readonly payloads: PayloadStore;
   readonly external: ExternalResolver;
-  /** The file or bytes this was read from, and its message without payloads: an unchanged model is written back from them, byte for byte. */
+  /**
+   * The file or bytes this was read from, and its message without payloads: an unchanged model is written back from
+   * them, byte for byte.
+   */
   readonly source: ByteSource;
   readonly skeleton: Uint8Array;
   /** Where it was read from; undefined: from bytes. */
@@ -125,7 +135,8 @@ export function decodeOriginal(model: OnnxModel): ModelProto {
   return fromBinary(ModelProtoSchema, model.skeleton);
 }
 
-// ---- walking -------------------------------------------------------------------------------------------------------------------
+// ---- walking
+// -------------------------------------------------------------------------------------------------------------------
 
 /** The graphs that an attribute holds. */
 export function attributeGraphs(attribute: AttributeProto): GraphProto[] {
@@ -172,7 +183,8 @@ function* sparseTensors(list: readonly SparseTensorProto[]): Generator<TensorPro
   }
 }
 
-// ---- tensor data ---------------------------------------------------------------------------------------------------------------
+// ---- tensor data
+// ---------------------------------------------------------------------------------------------------------------
 
 export const isExternal = (tensor: TensorProto): boolean => tensor.dataLocation === TensorProto_DataLocation.EXTERNAL;
 
@@ -241,7 +253,10 @@ function externalPayload(model: OnnxModel, tensor: TensorProto): Payload {
   return { source, offset, length, field: RAW_DATA };
 }
 
-/** The bytes of a tensor stored as raw_data or outside the message; undefined for typed fields that stayed in the message. */
+/**
+ * The bytes of a tensor stored as raw_data or outside the message; undefined for typed fields that stayed in the
+ * message.
+ */
 export function tensorPayload(model: OnnxModel, tensor: TensorProto): Payload | undefined {
   if (isExternal(tensor)) return externalPayload(model, tensor);
   return model.payloads.get(tensor.rawData);
@@ -289,7 +304,10 @@ function checkTensor(model: OnnxModel, tensor: TensorProto): void {
   } else if (typedCount(tensor) !== type.typedCount(elements)) disagree(`${typedCount(tensor)} numbers`);
 }
 
-/** Numbers in an elided packed field: fixed width for float and double, else one varint per byte without the continuation bit. */
+/**
+ * Numbers in an elided packed field: fixed width for float and double, else one varint per byte without the
+ * continuation bit.
+ */
 function typedPayloadCount(payload: Payload): number {
   if (payload.field === 4) return payload.length / 4;
   if (payload.field === 10) return payload.length / 8;

@@ -1,11 +1,11 @@
-// Byte sources: where a model's bytes are read from (memory here, files in files.ts), and payloads: one tensor's bytes inside a source.
-// Reads are synchronous and at most a few dozen MiB each: nothing here holds a whole file.
+// Byte sources: where a model's bytes are read from (memory here, files in files.ts), and payloads: one tensor's bytes
+// inside a source. Reads are synchronous and at most a few dozen MiB each: nothing here holds a whole file.
 import { LowbitError } from "../../../formats/core/errors.ts";
 import { plainBytes } from "./bytes.ts";
 
 /**
- * Random access to bytes. `read` returns exactly `length` bytes; it may return a view that must not be written to. A source that would
- * allocate uses `into` instead where it is given and long enough.
+ * Random access to bytes. `read` returns exactly `length` bytes; it may return a view that must not be written to. A
+ * source that would allocate uses `into` instead where it is given and long enough.
  */
 export interface ByteSource {
   readonly size: number;
@@ -14,7 +14,10 @@ export interface ByteSource {
   read(offset: number, length: number, into?: Uint8Array): Uint8Array;
 }
 
-/** A source over bytes in memory; reads are plain views, whatever kind of array it is. @throws TypeError where these are no bytes */
+/**
+ * A source over bytes in memory; reads are plain views, whatever kind of array it is. @throws TypeError where these are
+ * no bytes
+ */
 export function bytesSource(given: Uint8Array, label = "bytes"): ByteSource {
   const bytes = plainBytes(given, label);
   return {
@@ -32,7 +35,10 @@ export function bytesSource(given: Uint8Array, label = "bytes"): ByteSource {
   };
 }
 
-/** The bytes of one tensor: `length` bytes at `offset` of `source`. `field` is the TensorProto field they belong to (9 = raw_data). */
+/**
+ * The bytes of one tensor: `length` bytes at `offset` of `source`. `field` is the TensorProto field they belong to (9 =
+ * raw_data).
+ */
 export interface Payload {
   readonly source: ByteSource;
   readonly offset: number;
@@ -46,8 +52,8 @@ export const RAW_DATA = 9;
 const TOKEN_BYTES = 24;
 
 /**
- * The payloads of one model. In the decoded message a payload is stood for by a token of 24 bytes in `raw_data` (16 random bytes and an
- * index), so that a message can be moved, copied and encoded without its weights.
+ * The payloads of one model. In the decoded message a payload is stood for by a token of 24 bytes in `raw_data` (16
+ * random bytes and an index), so that a message can be moved, copied and encoded without its weights.
  */
 export interface PayloadStore {
   /** Registers a payload and returns its token. */

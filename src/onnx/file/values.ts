@@ -1,5 +1,6 @@
-// Values of a tensor as numbers, from every storage: raw_data, typed fields, external data. Byte order is little-endian (ONNX's, and every
-// engine's that this package runs on). Tensors of 2 GiB or more are never read as one array: the caller asks `tensorBytes` first.
+// Values of a tensor as numbers, from every storage: raw_data, typed fields, external data. Byte order is little-endian
+// (ONNX's, and every engine's that this package runs on). Tensors of 2 GiB or more are never read as one array: the
+// caller asks `tensorBytes` first.
 import { LowbitError } from "../../../formats/core/errors.ts";
 import type { TensorProto } from "./gen/onnx_pb.ts";
 import { TensorProto_DataType as T } from "./gen/onnx_pb.ts";
@@ -49,7 +50,10 @@ export function readBytes(model: OnnxModel, tensor: TensorProto): Uint8Array {
   throw new LowbitError("E_ONNX", `tensor ${JSON.stringify(tensor.name)}: expected raw data, got typed fields. Store it as raw_data.`);
 }
 
-/** An elided packed field of varints, as signed 32-bit numbers (int32_data: int32 and everything narrower, float16 and bfloat16 codes). */
+/**
+ * An elided packed field of varints, as signed 32-bit numbers (int32_data: int32 and everything narrower, float16 and
+ * bfloat16 codes).
+ */
 function packedInts(payload: Payload, count: number): Int32Array {
   const bytes = readPayload(payload);
   const out = new Int32Array(count);
@@ -88,8 +92,8 @@ export const isFloatType = (dataType: number): boolean =>
   dataType === T.FLOAT || dataType === T.FLOAT16 || dataType === T.BFLOAT16 || dataType === T.DOUBLE;
 
 /**
- * The values of a float tensor as float32 (doubles are rounded). The array may be a view of the model's bytes, or of `scratch`: do not write
- * to it, and be done with it before the next read with the same scratch.
+ * The values of a float tensor as float32 (doubles are rounded). The array may be a view of the model's bytes, or of
+ * `scratch`: do not write to it, and be done with it before the next read with the same scratch.
  */
 export function readFloats(model: OnnxModel, tensor: TensorProto, scratch?: Scratch): Float32Array {
   if (tensor.dataType === T.FLOAT16) {
@@ -140,10 +144,15 @@ export function readInts(model: OnnxModel, tensor: TensorProto): number[] {
   );
 }
 
-/** Bytes of an element by the number typed field that holds it: int32_data for everything up to 32 bits, packed types byte by byte. */
+/**
+ * Bytes of an element by the number typed field that holds it: int32_data for everything up to 32 bits, packed types
+ * byte by byte.
+ */
 const typedWidth = (bits: number): number => (bits < 8 ? 1 : bits / 8);
 
-/** The bytes of a tensor of integers or narrow floats as raw_data has them, whatever its storage. Do not write to them. */
+/**
+ * The bytes of a tensor of integers or narrow floats as raw_data has them, whatever its storage. Do not write to them.
+ */
 export function readRaw(model: OnnxModel, tensor: TensorProto): Uint8Array {
   const raw = rawBytes(model, tensor);
   if (raw !== undefined) return raw;

@@ -1,5 +1,5 @@
-// Round to nearest onto block formats, in two passes over the data: the extremes of every block give the scales of all levels, then values become
-// codes with the scales as they are stored.
+// Round to nearest onto block formats, in two passes over the data: the extremes of every block give the scales of all
+// levels, then values become codes with the scales as they are stored.
 import { packedSizes } from "../../../formats/core/packed.ts";
 import { LowbitError } from "../../../formats/core/errors.ts";
 import { spanGrid, type SpanGrid } from "../../../formats/core/span.ts";
@@ -124,7 +124,10 @@ function blockParams(format: BlockFormat, policy: Policy, stats: CellStats): { w
   return { wanted, zeroPoint };
 }
 
-/** Zero points, one for each scale; or fewer, where the range is symmetric and all are its middle. Those that are stored go into `zeroPoint`. */
+/**
+ * Zero points, one for each scale; or fewer, where the range is symmetric and all are its middle. Those that are stored
+ * go into `zeroPoint`.
+ */
 function storeZeroPoints(m: MatrixView, grid: SpanGrid, format: BlockFormat, policy: Policy, zeroPoint: Float64Array): Uint8Array {
   const [level] = format.offset!.levels;
   const own = spanGrid(level.span, m.rows, m.k);
@@ -140,7 +143,10 @@ function storeZeroPoints(m: MatrixView, grid: SpanGrid, format: BlockFormat, pol
   return storeLevel(level, own, new Float64Array(own.gridRows * own.gridK).fill(middle), true);
 }
 
-/** The scales of all blocks as stored: levels multiplied, the mean added; in float32, as everywhere (formats/core/packed.ts). */
+/**
+ * The scales of all blocks as stored: levels multiplied, the mean added; in float32, as everywhere
+ * (formats/core/packed.ts).
+ */
 function productOf(
   m: MatrixView,
   grid: SpanGrid,

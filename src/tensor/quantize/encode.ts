@@ -1,5 +1,5 @@
-// The last step of `quantize`: values to codes, with the scales as they are stored. Panels go to the kernels of a codec where they are exact, else
-// through the loops below, one for each arithmetic.
+// The last step of `quantize`: values to codes, with the scales as they are stored. Panels go to the kernels of a codec
+// where they are exact, else through the loops below, one for each arithmetic.
 import { encodeArray } from "../../../formats/core/bulk.ts";
 import { codeArray, packInto, type Codes } from "../../../formats/core/pack.ts";
 import { roundToInteger } from "../../../formats/core/round.ts";
@@ -23,7 +23,10 @@ export interface CellParams {
   readonly positiveZero?: boolean;
 }
 
-/** One block, filled in anew for each: a run of values, what they are divided by, and where their codes go (out[i] belongs to values[i]). */
+/**
+ * One block, filled in anew for each: a run of values, what they are divided by, and where their codes go (out[i]
+ * belongs to values[i]).
+ */
 interface Block {
   values: TensorData;
   start: number;
@@ -83,7 +86,9 @@ const plainInteger = (element: NumberFormat, policy: Policy): boolean =>
 
 type PanelEncoder = (values: TensorData, row: number, count: number, k: number, out: Uint8Array, rowBytes: number) => boolean;
 
-/** The kernels of a codec, where they are exact for the policy. They say themselves, panel by panel, where they are not. */
+/**
+ * The kernels of a codec, where they are exact for the policy. They say themselves, panel by panel, where they are not.
+ */
 function bulkEncoder(codec: BulkCodec, element: NumberFormat, policy: Policy, cells: CellParams): PanelEncoder | null {
   const { grid, scale, zeroPoint, factor, divisor, positiveZero = false } = cells;
   const float32 = factor ?? divisor;
@@ -196,8 +201,9 @@ function generalLoop(element: NumberFormat, policy: Policy, cells: CellParams, b
   };
 }
 
-// ---- integer loops, one for each arithmetic -----------------------------------------------------------------------------------------
-// Clamping comes before rounding where the bounds are integers, so that casts stay in range.
+// ---- integer loops, one for each arithmetic
+// ----------------------------------------------------------------------------------------- Clamping comes before
+// rounding where the bounds are integers, so that casts stay in range.
 
 function exactBlock(block: Block): void {
   const { values, start, end, scale, zero, mask, out } = block;
@@ -221,7 +227,10 @@ function onnxBlock(block: Block): void {
   }
 }
 
-/** Codes are found in the unsigned range 0..2^bits - 1 (a symmetric format as if its zero point were the middle), as MatMulNBits stores them. */
+/**
+ * Codes are found in the unsigned range 0..2^bits - 1 (a symmetric format as if its zero point were the middle), as
+ * MatMulNBits stores them.
+ */
 function nbitsBlock(block: Block): void {
   const { values, start, end, scale, mask, out } = block;
   const r = reciprocal(scale);

@@ -1,5 +1,6 @@
-// No infinity from finite weights: near the largest float32 the nearest code may stand for a value beyond it. Such codes become the nearest one
-// that does not. Blocks that cannot hold such values, which is all but the largest, are not looked at.
+// No infinity from finite weights: near the largest float32 the nearest code may stand for a value beyond it. Such
+// codes become the nearest one that does not. Blocks that cannot hold such values, which is all but the largest, are
+// not looked at.
 import { codeArray, packInto, unpackInto } from "../../../formats/core/pack.ts";
 import type { BlockFormat, NumberFormat } from "../../../formats/core/types.ts";
 import type { MatrixView } from "../tensor.ts";

@@ -1,7 +1,8 @@
-// quantize: round-to-nearest onto a format. Per tensor, row, tile or block of any size along k, symmetric or with zero points, one or two levels
-// of scales; any strided source without a copy of the whole. Other quantizers (GPTQ, ...) come as `WeightQuantizer` objects from lowbit/quantize.
-// This folder is the one place where numbers become codes: panels.ts walks over rows, scales.ts and scale-rules.ts choose scales, levels.ts stores
-// them, encode.ts rounds, policy.ts says by which rules. nibbles.ts is the common case of ONNX weights in one pass.
+// quantize: round-to-nearest onto a format. Per tensor, row, tile or block of any size along k, symmetric or with zero
+// points, one or two levels of scales; any strided source without a copy of the whole. Other quantizers (GPTQ, ...)
+// come as `WeightQuantizer` objects from lowbit/quantize. This folder is the one place where numbers become codes:
+// panels.ts walks over rows, scales.ts and scale-rules.ts choose scales, levels.ts stores them, encode.ts rounds,
+// policy.ts says by which rules. nibbles.ts is the common case of ONNX weights in one pass.
 import { encodeArray } from "../../../formats/core/bulk.ts";
 import { codeArray, packInto } from "../../../formats/core/pack.ts";
 import { packedSizes } from "../../../formats/core/packed.ts";
@@ -20,10 +21,11 @@ export interface WeightQuantizer {
 }
 
 /**
- * Quantizes a tensor to nearest. [k] is one row, [rows, k] a matrix, more dimensions are [shape[0], rest] (a convolution weight by output channel).
- * A scalar format casts without scale.
+ * Quantizes a tensor to nearest. [k] is one row, [rows, k] a matrix, more dimensions are [shape[0], rest] (a
+ * convolution weight by output channel). A scalar format casts without scale.
  * @param format a descriptor, never a name
- * @throws LowbitError E_VALUE for NaN or infinite data; E_SHAPE; E_UNSUPPORTED for options that the format cannot follow; TypeError for options that are none
+ * @throws LowbitError E_VALUE for NaN or infinite data; E_SHAPE; E_UNSUPPORTED for options that the format cannot
+ * follow; TypeError for options that are none
  * @example quantize(tensor(data, [n, k]), format("int4_b32"))
  */
 export function quantize(weight: Tensor, format: Format, options: QuantizeOptions | WeightQuantizer = {}): PackedTensor {

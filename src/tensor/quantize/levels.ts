@@ -1,5 +1,6 @@
-// Levels of scales: from the scales of blocks, as real numbers, to what each level stores. An outer level is divided out of the inner one, a mean
-// taken away from it; what is stored is read back, so that everything after works with the stored scales.
+// Levels of scales: from the scales of blocks, as real numbers, to what each level stores. An outer level is divided
+// out of the inner one, a mean taken away from it; what is stored is read back, so that everything after works with the
+// stored scales.
 import { encodeArray } from "../../../formats/core/bulk.ts";
 import { LowbitError } from "../../../formats/core/errors.ts";
 import { codeArray, packedBytes, packInto } from "../../../formats/core/pack.ts";
@@ -33,7 +34,10 @@ export function readLevel(level: ScaleLevel, bytes: Uint8Array, grid: SpanGrid, 
   return { bytes, of: (cell) => values[outerCell(cell, grid, own)] };
 }
 
-/** The outer level makes the largest inner scale of its reach the largest number of the inner scale format; divides the inner scales by it. */
+/**
+ * The outer level makes the largest inner scale of its reach the largest number of the inner scale format; divides the
+ * inner scales by it.
+ */
 export function divideOuter(inner: ScaleLevel, outer: ScaleLevel, grid: SpanGrid, scale: Float64Array, m: Sizes): Stored {
   const outerGrid = spanGrid(outer.span, m.rows, m.k);
   const top = new Float64Array(outerGrid.gridRows * outerGrid.gridK);
@@ -67,7 +71,8 @@ export function subtractMean(level: ScaleLevel, grid: SpanGrid, scale: Float64Ar
 }
 
 /**
- * Encodes one level of scales or offsets. A scale that would underflow to zero becomes the smallest one, so that no block vanishes.
+ * Encodes one level of scales or offsets. A scale that would underflow to zero becomes the smallest one, so that no
+ * block vanishes.
  * @param zeros allow that: scales around a mean, where zero is a value like any other, and rules that have it so
  * @throws LowbitError E_VALUE for a scale beyond the range of its format
  */

@@ -1,6 +1,7 @@
-// Block formats whose scales are fitted to a tensor: 8-bit codes on a logarithmic grid between the smallest and the largest block scale ("MXFP4-dagger" of
-// MR-GPTQ, arXiv 2509.23202, appendix H, with E2M1 in blocks of 32). Same bits as MX, finer scales. The fitted grid is a codebook, so the format of a packed
-// tensor says all there is to know and every kernel reads it.
+// Block formats whose scales are fitted to a tensor: 8-bit codes on a logarithmic grid between the smallest and the
+// largest block scale ("MXFP4-dagger" of MR-GPTQ, arXiv 2509.23202, appendix H, with E2M1 in blocks of 32). Same bits
+// as MX, finer scales. The fitted grid is a codebook, so the format of a packed tensor says all there is to know and
+// every kernel reads it.
 import { LowbitError } from "../../../formats/core/errors.ts";
 import { spanGrid } from "../../../formats/core/span.ts";
 import type { BlockFormat, NumberFormat } from "../../../formats/core/types.ts";
@@ -17,7 +18,8 @@ export interface LogScaleOptions {
 }
 
 /**
- * A block format with scales 2^(alpha q + beta), q = 0..255, fitted to one or several tensors (those of one layer may share a grid).
+ * A block format with scales 2^(alpha q + beta), q = 0..255, fitted to one or several tensors (those of one layer may
+ * share a grid).
  * @throws LowbitError E_VALUE where no block has a finite scale above zero
  * @example const fmt = fitLogScales(w, { element: float4_e2m1fn }); quantize(w, fmt)
  */

@@ -1,5 +1,5 @@
-// quantize, and how well it went: the sums of squares of the weights and of their errors, from which a signal-to-noise ratio follows. The
-// fast loops add them up as they go; everything else is decoded again, panel by panel.
+// quantize, and how well it went: the sums of squares of the weights and of their errors, from which a signal-to-noise
+// ratio follows. The fast loops add them up as they go; everything else is decoded again, panel by panel.
 import type { Format, PackedTensor } from "../../../formats/core/types.ts";
 import type { BulkCodec } from "../../backends/types.ts";
 import { wasmSync } from "../../backends/wasm/backend.ts";
@@ -9,7 +9,10 @@ import { checkFormat, quantizeView, type QuantizeOptions, type WeightQuantizer }
 import { forPanels, refuseNonFinite } from "./panels.ts";
 import { checkOptions } from "./policy.ts";
 
-/** A packed tensor with the sums of squares of the weights, w^2, and of their errors, (w - w')^2, where w' is what it decodes to. */
+/**
+ * A packed tensor with the sums of squares of the weights, w^2, and of their errors, (w - w')^2, where w' is what it
+ * decodes to.
+ */
 export interface Measured {
   readonly packed: PackedTensor;
   readonly signal: number;
@@ -17,8 +20,8 @@ export interface Measured {
 }
 
 /**
- * `quantize`, with signal and noise. Without `backend` in the options it converts with the WebAssembly codec of the calling thread where the
- * engine has one: same codes, no `await`.
+ * `quantize`, with signal and noise. Without `backend` in the options it converts with the WebAssembly codec of the
+ * calling thread where the engine has one: same codes, no `await`.
  * @throws LowbitError E_VALUE for a weight that is not finite, by its index, whatever the format; else as `quantize`
  */
 export function quantizeMeasured(weight: Tensor, format: Format, options: QuantizeOptions | WeightQuantizer = {}): Measured {

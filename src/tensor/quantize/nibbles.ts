@@ -1,7 +1,9 @@
-// The fast path of `arithmetic: "ort"` for 4-bit integer blocks along k: the common case of ONNX weights, float32 data of any stride, read in
-// place. Same codes and scales, bit for bit, as the general loops of quantize.ts (test/tensor/nibbles.test.ts); it also sums the error.
-// Every step is float32 (onnxruntime's MLAS, quantizeAndTranspose). Symmetric: the extreme of larger magnitude, sign kept, is code 0 (-8):
-// scale = extreme / -8. Asymmetric: zero lies inside [min, max], scale = (max - min) / 15. Codes round half away from zero.
+// The fast path of `arithmetic: "ort"` for 4-bit integer blocks along k: the common case of ONNX weights, float32 data
+// of any stride, read in place. Same codes and scales, bit for bit, as the general loops of quantize.ts
+// (test/tensor/nibbles.test.ts); it also sums the error. Every step is float32 (onnxruntime's MLAS,
+// quantizeAndTranspose). Symmetric: the extreme of larger magnitude, sign kept, is code 0 (-8):
+// scale = extreme / -8. Asymmetric: zero lies inside [min, max], scale = (max - min) / 15. Codes round half away from
+// zero.
 import { encodeArray } from "../../../formats/core/bulk.ts";
 import { codeArray } from "../../../formats/core/pack.ts";
 import { packedSizes } from "../../../formats/core/packed.ts";
@@ -48,7 +50,10 @@ export function nibblesFit(m: MatrixView, format: BlockFormat, policy: Policy): 
   );
 }
 
-/** Makes room for the inner loops in SIMD, `nibbleTile` of kernels/wasm/convert/nibbles.ts; handed in, so that who does not use it does not load it. */
+/**
+ * Makes room for the inner loops in SIMD, `nibbleTile` of kernels/wasm/convert/nibbles.ts; handed in, so that who does
+ * not use it does not load it.
+ */
 export type MakeTile = (k: number, blockSize: number, inRows: boolean) => NibbleTile | null;
 
 /**
@@ -94,7 +99,8 @@ export function quantizeNibbles(
   };
   const { scale, reciprocal, zero } = block;
   const blockBytes = blockSize / 2;
-  // Codes are gathered here and copied block by block: their final rows are a power of two apart and would fight for the same cache sets.
+  // Codes are gathered here and copied block by block: their final rows are a power of two apart and would fight for
+  // the same cache sets.
   const gathered = new Uint8Array(tile * blockBytes);
   const narrow = level.format.bits < 32 ? codeArray(level.format.bits, tile) : null;
   // Symmetric codes are two's complement: the unsigned code with its top bit flipped.
@@ -202,18 +208,23 @@ function zeroPointsOf(low: Float32Array, scale: Float32Array, width: number, zer
   }
 }
 
-/** Do all values of a block come out in [-0.5, 30]? A scale that is rounded coarsely (subnormal in its format) or saturates may put them outside. */
+/**
+ * Do all values of a block come out in [-0.5, 30]? A scale that is rounded coarsely (subnormal in its format) or
+ * saturates may put them outside.
+ */
 function inRange(low: number, high: number, reciprocal: number, zero: number): boolean {
   const a = fround(fround(low * reciprocal) + zero);
   const b = fround(fround(high * reciprocal) + zero);
   return Math.min(a, b) >= -0.5 && Math.max(a, b) <= 30;
 }
 
-// ---- inner loops: one call per row of a tile, so that each is compiled for itself ------------------------------------------------
+// ---- inner loops: one call per row of a tile, so that each is compiled for itself
+// ------------------------------------------------
 
 /**
- * The value of largest magnitude, the negative one of two equal: float bits rotated left by one (magnitude above, sign lowest) order so as
- * unsigned numbers; the top bit is flipped to compare them as signed ones. Infinities and NaN come out on top.
+ * The value of largest magnitude, the negative one of two equal: float bits rotated left by one (magnitude above, sign
+ * lowest) order so as unsigned numbers; the top bit is flipped to compare them as signed ones. Infinities and NaN come
+ * out on top.
  */
 function extremeKeys(ints: Int32Array, at: number, stride: number, width: number, best: Int32Array): void {
   for (let j = 0; j < width; j++, at += stride) {
@@ -235,7 +246,10 @@ function extremeKeys4(ints: Int32Array, at: number, strideK: number, stride: num
   }
 }
 
-/** Least and largest value with zero between: float bits with the magnitude of negative numbers inverted order as signed numbers. */
+/**
+ * Least and largest value with zero between: float bits with the magnitude of negative numbers inverted order as signed
+ * numbers.
+ */
 function rangeKeys(ints: Int32Array, at: number, stride: number, width: number, low: Int32Array, high: Int32Array): void {
   for (let j = 0; j < width; j++, at += stride) {
     const bits = ints[at];
@@ -255,7 +269,10 @@ interface BlockState {
   readonly sums: Float64Array;
 }
 
-/** Codes of two neighbours along k. With finite reciprocals t is not below -0.5 (see `inRange`): truncation of t + 0.5 is roundf, clamped above. */
+/**
+ * Codes of two neighbours along k. With finite reciprocals t is not below -0.5 (see `inRange`): truncation of t + 0.5
+ * is roundf, clamped above.
+ */
 function encodePair(
   block: BlockState,
   at: number,
@@ -287,7 +304,10 @@ function encodePair(
   sums[1] += noise;
 }
 
-/** One k: the end of an odd row, or a scale so small that its reciprocal is infinite. An even k starts a byte whose upper code is 0. */
+/**
+ * One k: the end of an odd row, or a scale so small that its reciprocal is infinite. An even k starts a byte whose
+ * upper code is 0.
+ */
 function encodeOne(block: BlockState, at: number, width: number, out: Uint8Array, k: number, blockBytes: number, flip: number): void {
   const { values, strideN, scale, reciprocal, zero, sums } = block;
   for (let j = 0, to = k >> 1; j < width; j++, at += strideN, to += blockBytes) {

@@ -1,4 +1,5 @@
-// Walks over the rows of a matrix: panels of rows that lie together, runs of values in one cell of a grid, and the extremes of every cell.
+// Walks over the rows of a matrix: panels of rows that lie together, runs of values in one cell of a grid, and the
+// extremes of every cell.
 import { LowbitError } from "../../../formats/core/errors.ts";
 import type { SpanGrid } from "../../../formats/core/span.ts";
 import type { BulkCodec } from "../../backends/types.ts";
@@ -7,7 +8,10 @@ import { readRows, type MatrixView, type TensorData } from "../tensor.ts";
 /** Rows read at once: 16 float32 of a transposed source fill one cache line. */
 export const PANEL_ROWS = 16;
 
-/** Visits all rows in order, `count` of them at a time, as values [count, k]: the source's own memory where its rows follow each other, else a copy. */
+/**
+ * Visits all rows in order, `count` of them at a time, as values [count, k]: the source's own memory where its rows
+ * follow each other, else a copy.
+ */
 export function forPanels(m: MatrixView, visit: (values: TensorData, row: number, count: number) => void): void {
   const panelRows = Math.min(m.rows, m.k > 1 << 20 ? 1 : PANEL_ROWS);
   const contiguous = m.kOffsets === null && m.kStride === 1 && (m.rowStride === m.k || m.rows === 1);

@@ -1,4 +1,5 @@
-// The options of `quantize` as they hold for a format: checked, with the format's defaults filled in, and as the recipe records them.
+// The options of `quantize` as they hold for a format: checked, with the format's defaults filled in, and as the recipe
+// records them.
 import { LowbitError } from "../../../formats/core/errors.ts";
 import type { BlockFormat, NumberFormat, Overflow, QuantConfig, RangeRule, Rounding, ScaleRule } from "../../../formats/core/types.ts";
 import type { BulkCodec } from "../../backends/types.ts";
@@ -9,7 +10,10 @@ export interface QuantizeOptions {
   readonly scaleRule?: ScaleRule;
   /** Default: the format's; with arithmetic "ort" the one of onnxruntime's tools. */
   readonly rangeRule?: RangeRule;
-  /** Integers: leave half of the codes unused (int8: -64..64, uint8: 0..127), for kernels that saturate sums of products; default false. */
+  /**
+   * Integers: leave half of the codes unused (int8: -64..64, uint8: 0..127), for kernels that saturate sums of
+   * products; default false.
+   */
   readonly reduceRange?: boolean;
   /** Rounding of the elements; default: the element's own. */
   readonly rounding?: Rounding;
@@ -19,7 +23,10 @@ export interface QuantizeOptions {
   readonly arithmetic?: Arithmetic;
   /** Uniform numbers in [0, 1) for rounding "stochastic". */
   readonly random?: () => number;
-  /** A backend that converts in bulk, `await wasm()`: faster for float32 data, same codes and scales. What it has no exact kernel for runs here. */
+  /**
+   * A backend that converts in bulk, `await wasm()`: faster for float32 data, same codes and scales. What it has no
+   * exact kernel for runs here.
+   */
   readonly backend?: { readonly codec: BulkCodec };
 }
 
@@ -36,8 +43,9 @@ export interface Policy {
 }
 
 /**
- * How a value becomes a code: `exact`, x / scale in binary64. In float32: `onnx`, x / scale; `nbits`, x times the reciprocal plus the zero point, half away
- * from zero; `nbitsThenZero`, the zero point after that; `reciprocal`, x times the reciprocal, for codebooks.
+ * How a value becomes a code: `exact`, x / scale in binary64. In float32: `onnx`, x / scale; `nbits`, x times the
+ * reciprocal plus the zero point, half away from zero; `nbitsThenZero`, the zero point after that; `reciprocal`, x
+ * times the reciprocal, for codebooks.
  */
 export type Steps = "exact" | "onnx" | "nbits" | "nbitsThenZero" | "reciprocal";
 

@@ -1,6 +1,7 @@
-// Scale rules by name: from the largest magnitudes of the blocks (and, for searches, their data) to the scales that are stored. Power-of-two rules of
-// microscaling (OCP MX v1.0 6.3, torchao, TransformerEngine, "INT v.s. FP"), two-level rules of NVFP4 (torchao, TransformerEngine, ModelOpt), searches
-// for the least squared error. Exponents are read from the bits of a double, never from a logarithm. docs/numerics.md compares the rules.
+// Scale rules by name: from the largest magnitudes of the blocks (and, for searches, their data) to the scales that are
+// stored. Power-of-two rules of microscaling (OCP MX v1.0 6.3, torchao, TransformerEngine, "INT v.s. FP"), two-level
+// rules of NVFP4 (torchao, TransformerEngine, ModelOpt), searches for the least squared error. Exponents are read from
+// the bits of a double, never from a logarithm. docs/numerics.md compares the rules.
 import { decodeArray, encodeArray } from "../../../formats/core/bulk.ts";
 import { LowbitError } from "../../../formats/core/errors.ts";
 import { exponentOf } from "../../../formats/core/round.ts";
@@ -62,7 +63,8 @@ const powerRules: Readonly<Record<string, PowerRule>> = {
   floor,
   // torchao CEIL: the next power of two above amax instead.
   ceil: (amax, element) => powerAbove(amax) / 2 ** exponentOf(topOf(element)),
-  // NVIDIA, "INT v.s. FP" eq. 9: the smallest power of two at which nothing saturates; exact where float32 amax * (1 / max) is off by an ulp.
+  // NVIDIA, "INT v.s. FP" eq. 9: the smallest power of two at which nothing saturates; exact where float32 amax * (1 /
+  // max) is off by an ulp.
   rceil: (amax, element) => {
     const p = 2 ** (exponentOf(amax) - exponentOf(topOf(element)));
     return p * topOf(element) < amax ? 2 * p : p;
@@ -107,7 +109,10 @@ function outerScales(input: RuleInput, target: number): { top: Float64Array; out
 
 type Rule = (input: RuleInput) => RuleOutput;
 
-/** torchao nvfp4_quantize in its float32 steps: block scales clamped below at the smallest normal number of their format. */
+/**
+ * torchao nvfp4_quantize in its float32 steps: block scales clamped below at the smallest normal number of their
+ * format.
+ */
 const torchao: Rule = (input) => {
   const { amax, outerOf, format } = input;
   const [level] = format.scales;
@@ -121,7 +126,10 @@ const torchao: Rule = (input) => {
   return { inner, outer, factor: inner.map((s, c) => f32(f32(1 / outer[outerOf(c)]) / s)) };
 };
 
-/** TransformerEngine's reference in its float32 steps: no lower clamp, so that block scales may be subnormal or zero; -0 becomes +0. */
+/**
+ * TransformerEngine's reference in its float32 steps: no lower clamp, so that block scales may be subnormal or zero; -0
+ * becomes +0.
+ */
 const te: Rule = (input) => {
   const { amax, outerOf, format } = input;
   const [level] = format.scales;
@@ -142,7 +150,10 @@ const te: Rule = (input) => {
   };
 };
 
-/** ModelOpt in its float32 steps: block scales from the smallest subnormal number on, 1 for an all-zero block; true division; -0 becomes +0. */
+/**
+ * ModelOpt in its float32 steps: block scales from the smallest subnormal number on, 1 for an all-zero block; true
+ * division; -0 becomes +0.
+ */
 const modelopt: Rule = (input) => {
   const { amax, outerOf, format } = input;
   const [level] = format.scales;
@@ -157,8 +168,9 @@ const modelopt: Rule = (input) => {
 };
 
 /**
- * MR-GPTQ / Quartet: scale (4/3) 2^(floor(log2 amax) - 2) for E2M1, in general 2^(floor(log2 amax) + 1) / max, which uses the upper half of the
- * element range and never saturates. The constant 2 / max is the second level, as in their files.
+ * MR-GPTQ / Quartet: scale (4/3) 2^(floor(log2 amax) - 2) for E2M1, in general 2^(floor(log2 amax) + 1) / max, which
+ * uses the upper half of the element range and never saturates. The constant 2 / max is the second level, as in their
+ * files.
  */
 const fourThirds: Rule = ({ amax, outers, format }) => {
   const [level, second] = format.scales;
@@ -200,7 +212,10 @@ function gridError(values: TensorData, start: number, end: number, { grid, bound
   return error;
 }
 
-/** Values that elements take, ascending, with their boundaries; `unit` where they are all multiples of it without a gap, else 0. */
+/**
+ * Values that elements take, ascending, with their boundaries; `unit` where they are all multiples of it without a gap,
+ * else 0.
+ */
 interface Grid {
   readonly grid: Float64Array;
   readonly boundaries: Float64Array;
@@ -256,13 +271,17 @@ function firstAtLeast(values: Float64Array, v: number): number {
   return lo;
 }
 
-/** Factors of a search where the scale format is too fine to be enumerated: 1.00 down to 0.208, as FP-Quant's observer; the sweep starts at 1.5. */
+/**
+ * Factors of a search where the scale format is too fine to be enumerated: 1.00 down to 0.208, as FP-Quant's observer;
+ * the sweep starts at 1.5.
+ */
 const SHRINK = Array.from({ length: 100 }, (_, i) => 1 - (i * 0.8) / 100);
 const SWEEP = Array.from({ length: 163 }, (_, i) => 1.5 - (i * 0.8) / 100);
 
 /**
- * Least squared error over the numbers of the scale format from half of amax / max to `reach` times it, and the first one that does not saturate; or over
- * factors of amax / max. A reach of 1.2 is what published figures of "MSE scale search" come from; 2 finds more (ModelOpt sweeps all numbers).
+ * Least squared error over the numbers of the scale format from half of amax / max to `reach` times it, and the first
+ * one that does not saturate; or over factors of amax / max. A reach of 1.2 is what published figures of "MSE scale
+ * search" come from; 2 finds more (ModelOpt sweeps all numbers).
  */
 const leastError =
   (reach: number, factors: readonly number[]): Rule =>
@@ -291,8 +310,9 @@ const leastError =
   };
 
 /**
- * Four over six (TransformerEngine): the largest magnitude of a block goes to 6 or to 4 (a scale half as large again), whichever has the smaller
- * squared error; 6 of equals. The tensor scale aims at 256, not 448, so that the larger scale fits.
+ * Four over six (TransformerEngine): the largest magnitude of a block goes to 6 or to 4 (a scale half as large again),
+ * whichever has the smaller squared error; 6 of equals. The tensor scale aims at 256, not 448, so that the larger scale
+ * fits.
  */
 const fourOverSix: Rule = (input) => {
   const { amax, format, outerOf } = input;
@@ -309,7 +329,10 @@ const fourOverSix: Rule = (input) => {
   return { inner, outer };
 };
 
-/** MSE-optimal clip of QuEST for four bits: the scale from the standard deviation of the block, 2^floor(log2(2.92247856 / 6 * sigma)). */
+/**
+ * MSE-optimal clip of QuEST for four bits: the scale from the standard deviation of the block, 2^floor(log2(2.92247856
+ * / 6 * sigma)).
+ */
 const quest: Rule = (input) => {
   const { amax, format, forRuns } = input;
   const { limits } = format.scales[0].format;
@@ -349,7 +372,8 @@ const oneLevel: Readonly<Record<string, Rule>> = {
 const twoLevels: Readonly<Record<string, Rule>> = { torchao, te, modelopt, fourOverSix, fourThirds, ...searches };
 
 /**
- * The rule of a name for a format, or undefined for "max", which needs no rule of its own (src/tensor/quantize/scales.ts).
+ * The rule of a name for a format, or undefined for "max", which needs no rule of its own
+ * (src/tensor/quantize/scales.ts).
  * @throws LowbitError E_UNSUPPORTED where the rule does not suit the scale levels of the format
  */
 export function scaleRule(name: ScaleRule, format: BlockFormat): Rule | undefined {

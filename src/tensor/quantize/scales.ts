@@ -1,5 +1,6 @@
-// From the extremes of a block to its scale and zero point: the plain rules (amax, or min and max, over a range of codes). The power-of-two and
-// two-level rules of block floating point live in scale-rules.ts. All results are real numbers; encoding into the scale format comes after.
+// From the extremes of a block to its scale and zero point: the plain rules (amax, or min and max, over a range of
+// codes). The power-of-two and two-level rules of block floating point live in scale-rules.ts. All results are real
+// numbers; encoding into the scale format comes after.
 import { LowbitError } from "../../../formats/core/errors.ts";
 import type { BlockFormat, NumberFormat, RangeRule } from "../../../formats/core/types.ts";
 
@@ -7,10 +8,12 @@ import type { BlockFormat, NumberFormat, RangeRule } from "../../../formats/core
  * In which arithmetic codes are found; results differ only near ties.
  * `exact`: x / scale in binary64 (equal to exact division for float32 data), rounded, then the zero point added.
  * `onnx`: float32 division, half to even, then the zero point: the operator QuantizeLinear.
- * `ort`: the bytes that onnxruntime's own tools write for the format, range rule included where none is named. Integers in blocks along k are those of
- * MatMulNBits (float32 product with the float32 reciprocal, zero point added, then half away from zero); integers per row or tensor those of
- * quant_utils.py (`onnx`, with its ranges); codebooks those of MatMulBnb4 (float32 product with the reciprocal of the largest magnitude).
- * `ortQdq`: as `ort` for blocks along k, but rounded before the zero point is added: its tool for QuantizeLinear / DequantizeLinear weights.
+ * `ort`: the bytes that onnxruntime's own tools write for the format, range rule included where none is named. Integers
+ * in blocks along k are those of MatMulNBits (float32 product with the float32 reciprocal, zero point added, then half
+ * away from zero); integers per row or tensor those of quant_utils.py (`onnx`, with its ranges); codebooks those of
+ * MatMulBnb4 (float32 product with the reciprocal of the largest magnitude).
+ * `ortQdq`: as `ort` for blocks along k, but rounded before the zero point is added: its tool for QuantizeLinear /
+ * DequantizeLinear weights.
  */
 export type Arithmetic = "exact" | "onnx" | "ort" | "ortQdq";
 
@@ -88,7 +91,8 @@ function symmetricScale({ min, max }: BlockStats, rule: AffineRule): number {
       `range rule: expected a symmetric rule for a format without zero points, got "minmax". Use "narrow", "full", "gptq" or "ort".`,
     );
   if (rangeRule === "full" && !reduceRange) return amax / (rule.zeroPoint ? half : Math.max(limits.max, -limits.min));
-  // The signed extreme goes to the most negative code, so the scale has its opposite sign; of two equal extremes the negative one counts.
+  // The signed extreme goes to the most negative code, so the scale has its opposite sign; of two equal extremes the
+  // negative one counts.
   if (rangeRule === "ort" && !reduceRange) return (Math.abs(max) > Math.abs(min) ? max : min) / (rule.zeroPoint ? -half : limits.min);
   if (rangeRule === "narrow" && !reduceRange && !rule.zeroPoint) return amax / (limits.max || -limits.min);
   const { lo, hi } = codeRange(rule);
@@ -105,7 +109,8 @@ function middle(rule: AffineRule): number {
 }
 
 /**
- * The rule of a format's blocks, block by block. An all-zero block gets scale 1 (`exact`, `onnx`), or 0 where the element has no zero.
+ * The rule of a format's blocks, block by block. An all-zero block gets scale 1 (`exact`, `onnx`), or 0 where the
+ * element has no zero.
  * @throws LowbitError E_FORMAT for the range rule "minmax" without zero points
  */
 export function affineRule(rule: AffineRule): (s: BlockStats) => AffineParams {
@@ -139,8 +144,8 @@ export function affineRule(rule: AffineRule): (s: BlockStats) => AffineParams {
 }
 
 /**
- * A scale below the normal numbers of its format has few bits. An element of wide range (bfloat16) needs no such scale: it holds the block as well
- * under the smallest normal one, and 24 bits below its largest value are still normal.
+ * A scale below the normal numbers of its format has few bits. An element of wide range (bfloat16) needs no such scale:
+ * it holds the block as well under the smallest normal one, and 24 bits below its largest value are still normal.
  */
 function normalScale(scale: number, { min, max }: BlockStats, { element, leastNormal = 0 }: AffineRule): number {
   if (scale >= leastNormal || element.kind !== "float") return scale;

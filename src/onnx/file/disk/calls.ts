@@ -1,5 +1,6 @@
-// Every call on the file system that this package makes, in one place: a test can count them, fail each one once, or stop the world after it.
-// Node's modules are asked for at call time (process.getBuiltinModule), so that a browser bundle of lowbit/onnx needs no polyfill.
+// Every call on the file system that this package makes, in one place: a test can count them, fail each one once, or
+// stop the world after it. Node's modules are asked for at call time (process.getBuiltinModule), so that a browser
+// bundle of lowbit/onnx needs no polyfill.
 import type * as NodeCrypto from "node:crypto";
 import type * as NodeFs from "node:fs";
 import type * as NodeOs from "node:os";

@@ -1,12 +1,15 @@
-// Files that appear whole or not at all, and a model with its data files as one: at no moment, also after a kill or a power cut, does the model's
-// name lead to a model with other data than its own. Everything is first written and synced in a staging folder S. Then
-//   new outputs             the data files get their names, the model last. A killed run leaves no model; the next one takes the data away.
-//   a model over a pair     1. a model that names the data inside S takes the model's name: the new pair is there, in one rename.
+// Files that appear whole or not at all, and a model with its data files as one: at no moment, also after a kill or a
+// power cut, does the model's name lead to a model with other data than its own. Everything is first written and synced
+// in a staging folder S. Then
+//   new outputs             the data files get their names, the model last. A killed run leaves no model; the next one
+//                           takes the data away.
+//   a model over a pair     1. a model that names the data inside S takes the model's name: the new pair is there, in one
+//                              rename.
 //                           2. the data files take their own names, each in one rename (a link in S stays).
 //                           3. the model that names them there takes the model's name. S goes away.
 //                           A killed run leaves the old pair or the new one; the next run finishes the three steps.
-// The journal in S says which of the two was under way. Where the file system has no hard links, step 2 moves the data: between 2 and 3 the
-// model does not load, but never with wrong data.
+// The journal in S says which of the two was under way. Where the file system has no hard links, step 2 moves the data:
+// between 2 and 3 the model does not load, but never with wrong data.
 import { LowbitError, isLowbitError } from "../../../../formats/core/errors.ts";
 import type { Segment } from "../encode.ts";
 import { segmentChunks } from "../encode.ts";
@@ -47,7 +50,8 @@ export function writeAll(fd: number, bytes: Uint8Array, path: string): void {
   }
 }
 
-// ---- staging -------------------------------------------------------------------------------------------------------------------
+// ---- staging
+// -------------------------------------------------------------------------------------------------------------------
 
 /** A file in the staging folder, whole and synced, and the name that it will have. */
 interface Staged {
@@ -117,7 +121,10 @@ function sync(fd: number, path: string): void {
   }
 }
 
-/** Makes names in a folder last. Systems that cannot do that for folders (Windows, some network file systems) say so: no error. */
+/**
+ * Makes names in a folder last. Systems that cannot do that for folders (Windows, some network file systems) say so: no
+ * error.
+ */
 function syncFolder(folder: string): void {
   let fd: number | undefined;
   try {
@@ -144,7 +151,8 @@ function writeJournal(staging: Staging, journal: Journal): void {
   syncFolder(nodePath().dirname(staging.path));
 }
 
-// ---- putting in place ----------------------------------------------------------------------------------------------------------
+// ---- putting in place
+// ----------------------------------------------------------------------------------------------------------
 
 const existsError = (path: string, cause?: unknown): LowbitError =>
   new LowbitError("E_EXISTS", `${path}: expected a new file, got one that exists. Pass force (--force) to overwrite it.`, { cause });
@@ -173,7 +181,10 @@ function placeNew(from: string, to: string): void {
   }
 }
 
-/** Gives a staged file a name that another file may have, and keeps it in the staging folder too where there are hard links. */
+/**
+ * Gives a staged file a name that another file may have, and keeps it in the staging folder too where there are hard
+ * links.
+ */
 function placeOver(staging: string, file: Staged, to: string): void {
   const from = nodePath().join(staging, file.name);
   const twin = `${from}.twin`;
@@ -276,7 +287,8 @@ function commitOver(staging: Staging, journal: Journal, folder: string): void {
     syncFolder(folder);
     finishOver(staging.path, journal, folder);
   } catch (error) {
-    // The new pair is there, through the staging folder. Back to the old one, if the disk lets us; the next run finishes it otherwise.
+    // The new pair is there, through the staging folder. Back to the old one, if the disk lets us; the next run
+    // finishes it otherwise.
     if (old !== undefined && !isFile(target, journal.model.id)) {
       journal.data.forEach((file, i) => {
         const data = path.join(folder, file.target);
@@ -291,8 +303,8 @@ function commitOver(staging: Staging, journal: Journal, folder: string): void {
 }
 
 /**
- * Writes files in one folder, data files before their model: all of them, or on an error or abort none. Without `force` a file that appeared in
- * the meantime is not overwritten.
+ * Writes files in one folder, data files before their model: all of them, or on an error or abort none. Without `force`
+ * a file that appeared in the meantime is not overwritten.
  * @throws LowbitError E_IO, E_EXISTS, E_ABORTED
  */
 export async function writeFiles(outputs: readonly OutputFile[], force: boolean, signal?: AbortSignal): Promise<void> {
@@ -355,7 +367,8 @@ export async function writeFiles(outputs: readonly OutputFile[], force: boolean,
   }
 }
 
-// ---- recovery ------------------------------------------------------------------------------------------------------------------
+// ---- recovery
+// ------------------------------------------------------------------------------------------------------------------
 
 function readJournal(staged: string): Journal | undefined {
   const file = nodePath().join(staged, "commit");
@@ -389,7 +402,10 @@ function isSound(journal: Journal | undefined): journal is Journal {
 /** A bridge is small (the data is elsewhere); no larger model is searched for the name of a staging folder. */
 const BRIDGE_MAX = 64 << 20;
 
-/** True where the model in place names data in the staging folder, or is the one that replaces it: nobody has put another there since. */
+/**
+ * True where the model in place names data in the staging folder, or is the one that replaces it: nobody has put
+ * another there since.
+ */
 function isOurs(model: string, staged: string, journal: Journal): boolean {
   const stat = statOf(model, false);
   if (stat?.isFile() !== true) return false;
@@ -417,7 +433,10 @@ function recoverOne(staged: string, journal: Journal, folder: string): void {
   else for (const name of journal.obsolete) remove(path.join(folder, name));
 }
 
-/** Finishes or undoes what killed runs left in a folder, and removes their files. What cannot be mended is left as it is. */
+/**
+ * Finishes or undoes what killed runs left in a folder, and removes their files. What cannot be mended is left as it
+ * is.
+ */
 export function recover(folder: string): void {
   for (const staged of abandoned(folder)) {
     try {

@@ -1,7 +1,8 @@
-// Where external data may be. A model from elsewhere must not read the user's files, so a location stays inside the model's folder; yet models
-// in a cache are links (the Hugging Face layout: snapshots/<revision>/model.onnx -> ../../blobs/<hash>, and its data likewise).
-// The rule, which onnxruntime has too: the data, all links followed, lies in the folder of the path that was given, or, where that is a link,
-// in the folder of the file that it leads to. Folders that the caller names may hold it too. Hard links cannot be told from files.
+// Where external data may be. A model from elsewhere must not read the user's files, so a location stays inside the
+// model's folder; yet models in a cache are links (the Hugging Face layout: snapshots/<revision>/model.onnx ->
+// ../../blobs/<hash>, and its data likewise). The rule, which onnxruntime has too: the data, all links followed, lies
+// in the folder of the path that was given, or, where that is a link, in the folder of the file that it leads to.
+// Folders that the caller names may hold it too. Hard links cannot be told from files.
 import { LowbitError } from "../../../../formats/core/errors.ts";
 import type { ExternalResolver } from "../model.ts";
 import { codeOf, disk, ioError, nodePath, statOf } from "./calls.ts";

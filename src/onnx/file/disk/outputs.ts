@@ -1,4 +1,5 @@
-// Outputs: what they are called, and whether they may be written. Names follow from the name of the output alone, never from the model.
+// Outputs: what they are called, and whether they may be written. Names follow from the name of the output alone, never
+// from the model.
 import { LowbitError } from "../../../../formats/core/errors.ts";
 import { disk, idOf, ioError, kindOfFile, nodePath, statOf } from "./calls.ts";
 import { recover } from "./commit.ts";
@@ -6,7 +7,10 @@ import { recover } from "./commit.ts";
 /** Files of external data that transformers.js loads for one model. */
 export const DATA_FILES_MAX = 100;
 
-/** Name of an external data file that belongs to a model file (the convention of transformers.js): x.onnx_data, x.onnx_data_1, ... */
+/**
+ * Name of an external data file that belongs to a model file (the convention of transformers.js): x.onnx_data,
+ * x.onnx_data_1, ...
+ */
 export const dataFileName = (modelPath: string, index = 0): string =>
   `${nodePath().basename(modelPath)}_data${index === 0 ? "" : `_${index}`}`;
 
@@ -16,7 +20,10 @@ export function isDataFileName(modelPath: string, name: string): boolean {
   return name === own || (name.startsWith(`${own}_`) && /^[1-9]\d?$/.test(name.slice(own.length + 1)));
 }
 
-/** What identifies the file at a path, links followed, and whether the path is that file itself; undefined where there is none. */
+/**
+ * What identifies the file at a path, links followed, and whether the path is that file itself; undefined where there
+ * is none.
+ */
 export function fileId(path: string): { readonly id: string; readonly plain: boolean } | undefined {
   const stat = statOf(path);
   return stat === undefined ? undefined : { id: idOf(stat), plain: statOf(path, false)?.isFile() === true };
@@ -45,8 +52,8 @@ export interface OutputRules {
 }
 
 /**
- * Checks that `output` may be written: not one of the inputs, no folder, device or FIFO, and new unless `force`. What a killed run left
- * beside it is removed first.
+ * Checks that `output` may be written: not one of the inputs, no folder, device or FIFO, and new unless `force`. What a
+ * killed run left beside it is removed first.
  * @throws LowbitError E_EXISTS, E_IO
  */
 export function checkOutput(output: string, inputs: readonly string[], rules: OutputRules | boolean): void {

@@ -1,5 +1,6 @@
-// Byte sources over files. A file is looked at before it is opened, opened without waiting (a FIFO would wait for its writer for ever), and
-// looked at again through the descriptor: what is read is what was checked. At the end `check` says whether it changed in between.
+// Byte sources over files. A file is looked at before it is opened, opened without waiting (a FIFO would wait for its
+// writer for ever), and looked at again through the descriptor: what is read is what was checked. At the end `check`
+// says whether it changed in between.
 import type { BigIntStats } from "node:fs";
 import { LowbitError, isLowbitError } from "../../../../formats/core/errors.ts";
 import type { ByteSource } from "../source.ts";

@@ -1,6 +1,7 @@
-// Staging folders: where outputs stand until they are whole. One is a hidden folder `.lowbit-<place>-<process>-<random>.tmp` beside the output,
-// so that a rename puts its files in place; names inside are short whatever the output is called. A run that ends takes its folder away; the
-// folder of a run that was killed is found by the next run in the same place, which undoes or finishes what the journal in it says (commit.ts).
+// Staging folders: where outputs stand until they are whole. One is a hidden folder
+// `.lowbit-<place>-<process>-<random>.tmp` beside the output, so that a rename puts its files in place; names inside
+// are short whatever the output is called. A run that ends takes its folder away; the folder of a run that was killed
+// is found by the next run in the same place, which undoes or finishes what the journal in it says (commit.ts).
 import { disk, fileConstants, ioError, nodeCrypto, nodeOs, nodePath } from "./calls.ts";
 
 const PATTERN = /^\.lowbit-([0-9a-f]{8})-([0-9a-z]+)-([0-9a-f]{8})\.tmp$/;
@@ -83,7 +84,10 @@ export function openStaging(folder: string): Staging {
   };
 }
 
-/** The moment a process started, on the clock of files in milliseconds; undefined where that cannot be told, NaN where it does not run. */
+/**
+ * The moment a process started, on the clock of files in milliseconds; undefined where that cannot be told, NaN where
+ * it does not run.
+ */
 function startOf(pid: number): number | undefined {
   const own = Date.now() - process.uptime() * 1000;
   if (pid === process.pid) return own;
@@ -92,7 +96,8 @@ function startOf(pid: number): number | undefined {
   } catch (error) {
     if ((error as NodeJS.ErrnoException).code === "ESRCH") return NaN;
   }
-  // A number may have gone to another process since: on Linux its start is told in hundredths of a second, on the same clock as our own.
+  // A number may have gone to another process since: on Linux its start is told in hundredths of a second, on the same
+  // clock as our own.
   const fields = (of: number | string): string[] => {
     const fd = disk.open(`/proc/${of}/stat`, fileConstants().O_RDONLY);
     try {
