@@ -1,7 +1,7 @@
 // Shapes and values that no honest model has: clear errors, the session still works, nothing stays behind.
 import { expect, test } from "vitest";
 import { wasm } from "../../src/index.ts";
-import { loadModel } from "../../src/runtime/index.ts";
+import { loadModel, type RuntimeTensor } from "../../src/runtime/index.ts";
 import { decoderModel } from "../../bench/decode-model.ts";
 import { encode, graph, model, node, raw, T, value } from "../onnx/build.ts";
 
@@ -23,7 +23,7 @@ const x = { type: "float32", dims: [1, 1], data: Float32Array.of(3) };
 
 test.each(["Expand", "Reshape", "Tile", "ConstantOfShape"])("%s to a shape that no memory holds", async (opType) => {
   const session = await loadModel(shaped(opType));
-  const feeds = (s: ReturnType<typeof dims>) => (opType === "ConstantOfShape" ? { s } : { x, s });
+  const feeds = (s: ReturnType<typeof dims>) => (opType === "ConstantOfShape" ? { s } : { x, s }) as Record<string, RuntimeTensor>;
   for (const s of [dims(2n ** 31n, 2n ** 31n), dims(2n ** 62n, 2n ** 62n), dims(-5, 7)])
     await expect(session.run(feeds(s))).rejects.toMatchObject({ code: expect.stringMatching(/E_SHAPE|E_VALUE/) });
   expect((await session.run(feeds(dims(1, 1)))).y.dims).toEqual([1, 1]);
