@@ -4,6 +4,7 @@ import { format } from "../../formats/index.ts";
 import { dequantize, quantize } from "../../src/index.ts";
 import { relativeLoss } from "../../src/quantize/index.ts";
 import {
+  BUDGET_CANDIDATES,
   measureImportance,
   modelLayers,
   planBudget,
@@ -101,6 +102,20 @@ describe("budget", () => {
     const heldOut = encoderFeeds(2, 2, 9);
     expect(await noise(chosen, heldOut)).toBeLessThan(await noise(uniform, heldOut));
     expect(report.notes[0]).toMatch(/stored bits per weight \(budget/);
+  });
+
+  test("without candidates: those around the budget, as the target stored holds them", async () => {
+    const m = readModelBytes(bytes);
+    for (const bitsPerWeight of [3, 4.5]) {
+      const { rules, bitsPerWeight: planned } = await planBudget(m, feeds, { bitsPerWeight, importance: new Map() });
+      expect(planned).toBeLessThanOrEqual(bitsPerWeight);
+      expect(planned).toBeGreaterThan(bitsPerWeight - 0.5);
+      for (const rule of rules) {
+        expect(BUDGET_CANDIDATES).toContain(rule.format);
+        expect(rule.target).toBe("stored");
+        expect(rule.format).not.toBe("int8_b128_float16");
+      }
+    }
   });
 
   test("a budget below the smallest format is refused with what it needs", async () => {
