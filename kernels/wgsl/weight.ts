@@ -3,6 +3,7 @@
 // bytes of a word, so `(word >> position) & mask` is a quad of bytes: one operand of dot4I8Packed, or unpack4xU8 for floats. 32 weights of 4 bits are one vec4u.
 import { exprNodes, type Expr } from "../../formats/core/expr.ts";
 import { groupSpan } from "../activations.ts";
+import { addendOf, offsetTerms, undoubled } from "../offsets.ts";
 import { latticePlan } from "../plan.ts";
 import { wideScales, type WeightSource } from "../weight.ts";
 import { exprFunction, shaderTables } from "./function.ts";
@@ -74,8 +75,7 @@ export function floatWeight(source: WeightSource, expr: Expr | null): WeightPlan
       bits: lattice.bits,
       decode: { kind: "integer" },
       remap: lattice.remap,
-      unit: lattice.doubled ? 2 * lattice.unit : lattice.unit,
-      shift: lattice.doubled ? lattice.shift / 2 : lattice.shift,
+      ...undoubled(lattice),
       bias: lattice.bias,
       add: role === "add" || lattice.bias !== 0,
       reason: "integers converted to float32",
@@ -122,14 +122,12 @@ export function floatWeight(source: WeightSource, expr: Expr | null): WeightPlan
 
 /** The plan of integer products, or null where the values are no lattice: then activations are quantized and multiplied as floats. */
 export function integerWeight(source: WeightSource): WeightPlan | null {
-  const { values, k, role } = source;
+  const { values, k } = source;
   const lattice = values === null ? null : latticePlan(values);
   const span = groupSpan(source.span, k);
   if (lattice === null || span === 0) return null;
   const groups = groupsOf(k, span);
   const [plane] = lattice.planes;
-  // zero points that are integers on the grid; others enter as addends
-  const zeroPoint = role === "zeroPoint" && lattice.bias === 0 && source.integerZeros;
   const flipped = plane.max > 127;
   return {
     ...plain,
@@ -147,8 +145,8 @@ export function integerWeight(source: WeightSource): WeightPlan | null {
     // the sum of 2 u - shift in terms of operands u - 128
     shift: lattice.shift - (flipped ? (lattice.doubled ? 256 : 128) : 0),
     bias: lattice.bias,
-    zeroPoint,
-    add: (role !== "none" && !zeroPoint) || lattice.bias !== 0,
+    // every value is one of the grid
+    ...offsetTerms(source, { exact: true, bias: lattice.bias }),
     doubled: lattice.doubled,
     reason: "all values lie on an even grid: exact integer products (dot4I8Packed)",
   };
@@ -243,10 +241,7 @@ export function rowPacker(source: WeightSource, plan: WeightPlan): (from: number
         const at = row * groups + g;
         out.scales[at] = scale * plan.unit;
         if (plan.zeroPoint) out.offsets[at * parts] = offsets[block] / plan.unit + plan.shift;
-        if (plan.add) {
-          const own = source.role === "add" ? offsets[block] : source.role === "zeroPoint" && !plan.zeroPoint ? -offsets[block] * scale : 0;
-          out.offsets[at * parts + parts - 1] = own + plan.bias * scale;
-        }
+        if (plan.add) out.offsets[at * parts + parts - 1] = addendOf(source.role, plan.zeroPoint, scale, offsets[block], plan.bias);
       }
     }
     return out;

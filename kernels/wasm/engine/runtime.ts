@@ -3,7 +3,6 @@
 import { LowbitError } from "../../../formats/core/errors.ts";
 import { createArena, engine, type Kernel, type Space, type WasmFunction } from "./engine.ts";
 import type { WasmFeatures } from "./features.ts";
-import type { GemmSpec } from "../dot/gemmspec.ts";
 import { jobBytes, writeJob } from "./items.ts";
 import type { Pool } from "./pool.ts";
 
@@ -13,8 +12,8 @@ export interface Runtime {
   readonly threads: number;
   readonly spaces: readonly Space[];
   readonly pool: Pool | null;
-  /** Tiles that tuning chose, by `tuneKey`; null where tuning is off. */
-  readonly tiles: Map<string, GemmSpec> | null;
+  /** Does tuning measure what runs fastest? What it chose, families keep themselves. */
+  readonly tune: boolean;
   /** The first memory, made if there is none. */
   home(): Space;
   /** Space and address of `bytes` for a weight. @throws LowbitError E_DEVICE when memory runs out */
@@ -101,7 +100,7 @@ export function createRuntime(options: RuntimeOptions): Runtime {
     shared,
     threads: pool === null ? 1 : pool.threads,
     pool,
-    tiles: options.tune === true ? new Map<string, GemmSpec>() : null,
+    tune: options.tune === true,
     get spaces() {
       return spaces;
     },

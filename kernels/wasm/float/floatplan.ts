@@ -1,6 +1,7 @@
 // How a format's codes become float32 in a kernel, from its values alone: a lattice, a float table of at most 16 or 256 entries, fields that
 // shift into place, 16-bit floats; anything else is decoded to float32 panels when it is packed. Nothing here knows a format's name.
 import { groupSpan } from "../../activations.ts";
+import { offsetTerms, undoubled } from "../../offsets.ts";
 import { wideScales, type WeightSource } from "../../weight.ts";
 import { floatPeriod, floatRecord, type FloatDecode, type FloatSpec } from "./float.ts";
 import { tileRows } from "../products/tiles.ts";
@@ -112,15 +113,16 @@ function parts(source: WeightSource): Parts {
   const lattice = latticePlan(values);
   if (lattice !== null) {
     const table = lattice.planes[0].table;
+    const { unit, shift } = undoubled(lattice);
     return {
       decode: {
         kind: "lattice",
         table: table === null ? null : Array.from(table),
-        shift: lattice.doubled ? lattice.shift / 2 : lattice.shift,
+        shift,
       },
       remap: lattice.remap,
       bits: lattice.bits,
-      unit: lattice.doubled ? 2 * lattice.unit : lattice.unit,
+      unit,
       shift: lattice.shift,
       bias: lattice.bias,
       table: null,
@@ -167,13 +169,13 @@ export function floatPlan(source: WeightSource): FloatPlan {
   const groups = Math.ceil(source.k / span);
   const blocks = Math.ceil(source.rows / 16);
   const decoded = chosen.bits === 32;
-  const zeroPoint = !decoded && source.role === "zeroPoint" && source.integerZeros && chosen.integer === true;
+  const terms = offsetTerms(source, { exact: chosen.integer === true, bias: chosen.bias });
   const layout = {
     bits: chosen.bits,
     group,
     scale: !decoded,
-    zeroPoint,
-    add: !decoded && ((source.role !== "none" && !zeroPoint) || chosen.bias !== 0),
+    zeroPoint: !decoded && terms.zeroPoint,
+    add: !decoded && terms.add,
   };
   const reason = wide === "any" && !decoded ? `${chosen.reason}, scaled before it is multiplied: elements of a wide range` : chosen.reason;
   const bytes = blocks * groups * floatRecord(layout).bytes;

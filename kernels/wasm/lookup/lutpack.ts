@@ -1,6 +1,7 @@
 // Which weights the look-up kernel takes, and their packing: planes of the lattice numbers of gemm.ts (the same unit, shift and offsets, so that both kernels
 // give the same floats), or the two masks of ternary.ts.
 import { groupSpan, integerRefusal } from "../../activations.ts";
+import { offsetTerms } from "../../offsets.ts";
 import type { WeightSource } from "../../weight.ts";
 import type { WasmFeatures } from "../engine/features.ts";
 import { lutGroup, lutPlace, lutRecord, type LutPlan, type LutSpec } from "./lut.ts";
@@ -45,7 +46,6 @@ export function chooseLut(
   if (typeof plan === "string") return plan;
   const { planes, equal, shift, doubled } = plan;
   const span = groupSpan(source.span, source.k);
-  const zeroPoint = source.role === "zeroPoint" && source.integerZeros && plan.bias === 0;
   const spec: LutSpec = {
     relaxed: options.features.relaxed,
     planes,
@@ -53,8 +53,8 @@ export function chooseLut(
     group: lutGroup(equal, span),
     shift,
     doubled,
-    zeroPoint,
-    add: (source.role !== "none" && !zeroPoint) || plan.bias !== 0,
+    // every value is one of the grid
+    ...offsetTerms(source, { exact: true, bias: plan.bias }),
     shared: options.shared,
   };
   const groups = Math.ceil(source.k / span);

@@ -1,10 +1,11 @@
 // Which integer kernel a weight matrix gets: from the properties of its values, the activations asked for and what the engine does well.
+import { offsetTerms } from "../../offsets.ts";
 import { integerRefusal } from "../../activations.ts";
 import type { WeightSource } from "../../weight.ts";
 import type { WasmFeatures } from "../engine/features.ts";
 import { fieldLayout } from "./fields.ts";
 import { zipsPlanes, type DotStyle, type GemmSpec } from "../dot/gemmspec.ts";
-import { offsetParts, packedShape, type PackedShape } from "./pack.ts";
+import { packedShape, type PackedShape } from "../dot/pack.ts";
 import { tileRows } from "./tiles.ts";
 import { latticePlan, tableError, tablePlan, type DotPlan } from "../../plan.ts";
 
@@ -73,7 +74,7 @@ export function chooseDot(source: WeightSource, options: DotOptions): DotChoice 
   let plan = lattice ?? tablePlan(values, options.codebook === "int8" ? 1 : 2)!;
   if (options.features.dot === "i7" && options.activationBits === 8 && source.role !== "zeroPoint") plan = nibblePlanes(plan) ?? plan;
   const shape = packedShape(source, plan);
-  const parts = offsetParts(source, plan);
+  const parts = offsetTerms(source, plan);
   const chosen = style(plan, options);
   const tile = (mr: number, panel: boolean): GemmSpec => ({
     style: chosen.style,

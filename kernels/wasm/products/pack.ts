@@ -1,44 +1,23 @@
-// Packs a weight matrix for the kernels: 16-row blocks of (group of k) records, see gemm.ts and float.ts. Runs once per matrix.
-import { groupSpan } from "../../activations.ts";
+// What packers of weights share: fields into vectors, and what follows the codes of a record. 16-row blocks of (group of k) records; each family packs its own
+// (dot/pack.ts, float/pack.ts, lookup/lutpack.ts).
+import { addendOf } from "../../offsets.ts";
 import type { WeightSource } from "../../weight.ts";
 import { fieldLayout, type FieldLayout } from "./fields.ts";
-import { floatRecord } from "../float/float.ts";
-import type { FloatPlan } from "../float/floatplan.ts";
-import { paddedGroup, weightRecord } from "../dot/gemmspec.ts";
-import type { DotPlan } from "../../plan.ts";
 
-export interface PackedShape {
-  /** Rows of W per block. */
-  readonly blocks: number;
-  readonly groups: number;
-  /** Elements of K per group, and the same with padding. */
+/** How k is cut: groups of `span` elements, each padded to `group`. */
+export interface FieldShape {
   readonly span: number;
   readonly group: number;
-  readonly bytes: number;
-}
-
-export function packedShape(source: WeightSource, plan: DotPlan): PackedShape {
-  const span = groupSpan(source.span, source.k);
-  const group = paddedGroup(plan.bits, span);
-  const groups = Math.ceil(source.k / span);
-  const blocks = Math.ceil(source.rows / 16);
-  const record = weightRecord({ bits: plan.bits, group, ...offsetParts(source, plan) });
-  return { blocks, groups, span, group, bytes: blocks * groups * record.bytes };
-}
-
-/** Which offset arrays a record carries. */
-export function offsetParts(source: WeightSource, plan: DotPlan): { readonly zeroPoint: boolean; readonly add: boolean } {
-  const zeroPoint = source.role === "zeroPoint" && source.integerZeros && plan.exact && plan.bias === 0;
-  return { zeroPoint, add: (source.role !== "none" && !zeroPoint) || plan.bias !== 0 };
+  readonly groups: number;
 }
 
 /**
  * Places the fields of a row in the vectors of records. A quad of a row is one 32-bit word both among its field bytes and in a vector, so that a piece of four fields moves at
  * once.
  */
-class FieldWriter {
+export class FieldWriter {
   readonly #source: WeightSource;
-  readonly #shape: Pick<PackedShape, "span" | "group" | "groups">;
+  readonly #shape: FieldShape;
   readonly #remap: Uint8Array;
   /** Fields that are codes with some bits flipped, and groups without padding, are moved as codes; the flip then is part of the move. */
   readonly #asCodes: boolean;
@@ -60,14 +39,7 @@ class FieldWriter {
   readonly #byK: boolean;
 
   /** The bytes must be zero before. `byK`: bytes of a vector ordered by k, then row, instead of row, then k. */
-  constructor(
-    bytes: Uint8Array,
-    source: WeightSource,
-    shape: Pick<PackedShape, "span" | "group" | "groups">,
-    remap: Uint8Array,
-    bits: number,
-    byK: boolean,
-  ) {
+  constructor(bytes: Uint8Array, source: WeightSource, shape: FieldShape, remap: Uint8Array, bits: number, byK: boolean) {
     this.#source = source;
     this.#shape = shape;
     this.#remap = remap;
@@ -146,91 +118,7 @@ export function termWriter(
     if (parts.scale !== false) floats[(base + record.codes) / 4 + row] = scale * unit;
     if (parts.zeroPoint) words[(base + record.zeroPoint) / 2 + row] = Math.round(offset / unit) + shift;
     if (parts.add) {
-      const own = role === "add" ? offset : role === "zeroPoint" ? -offset * scale : 0;
-      floats[(base + record.add) / 4 + row] = own + bias * scale;
+      floats[(base + record.add) / 4 + row] = addendOf(role, parts.zeroPoint, scale, offset, bias);
     }
   };
-}
-
-/** Writes the packed matrix of an integer kernel at `address` of `buffer`, where zeros are. */
-export function packWeight(source: WeightSource, plan: DotPlan, shape: PackedShape, buffer: ArrayBufferLike, address: number): void {
-  const { rows, k } = source;
-  const { span, group, groups } = shape;
-  const parts = offsetParts(source, plan);
-  const record = weightRecord({ bits: plan.bits, group, ...parts });
-  const bytes = new Uint8Array(buffer, address, shape.bytes);
-  const floats = new Float32Array(buffer, address, shape.bytes / 4);
-  const words = new Int16Array(buffer, address, shape.bytes / 2);
-  const blocks = Math.ceil(k / source.span);
-  const scales = new Float64Array(blocks);
-  const offsets = new Float64Array(blocks);
-  const writer = new FieldWriter(bytes, source, shape, plan.remap, plan.bits, false);
-  const terms = termWriter(source.role, plan, record, parts, floats, words);
-  for (let r = 0; r < rows; r++) {
-    writer.read(r);
-    source.scales(r, scales);
-    if (source.role !== "none") source.offsets(r, offsets);
-    const row = r & 15;
-    for (let g = 0; g < groups; g++) {
-      const base = ((r >> 4) * groups + g) * record.bytes;
-      writer.put(base, row, g);
-      const block = Math.floor((g * span) / source.span);
-      terms(base, row, scales[block], offsets[block]);
-    }
-  }
-}
-
-/** Writes the packed matrix of a float kernel at `address` of `buffer`, where zeros are. */
-export function packFloat(source: WeightSource, plan: FloatPlan, buffer: ArrayBufferLike, address: number): void {
-  const { rows, k } = source;
-  const { span, groups, bytes: total, layout } = plan;
-  const record = floatRecord(layout);
-  const bytes = new Uint8Array(buffer, address, total);
-  const floats = new Float32Array(buffer, address, total / 4);
-  const words = new Int16Array(buffer, address, total / 2);
-  const decoded = layout.bits === 32;
-  const codes = source.bits <= 16 ? new Uint16Array(k) : new Uint32Array(k);
-  const values = new Float64Array(decoded ? k : 0);
-  const blocks = Math.ceil(k / source.span);
-  const scales = new Float64Array(blocks).fill(1);
-  const offsets = new Float64Array(blocks);
-  const terms = termWriter(source.role, plan, record, layout, floats, words);
-  const writer =
-    layout.bits > 8
-      ? null
-      : new FieldWriter(
-          bytes,
-          source,
-          { span, group: layout.group, groups },
-          plan.remap as Uint8Array,
-          layout.bits,
-          plan.decode.kind === "table4",
-        );
-  for (let r = 0; r < rows; r++) {
-    if (decoded) source.decode(r, values);
-    else {
-      if (writer !== null) writer.read(r);
-      else source.codes(r, codes);
-      source.scales(r, scales);
-      if (source.role !== "none") source.offsets(r, offsets);
-    }
-    const row = r & 15;
-    for (let g = 0; g < groups; g++) {
-      const base = ((r >> 4) * groups + g) * record.bytes;
-      const first = g * span;
-      const last = Math.min(k, first + span);
-      if (decoded) {
-        for (let i = first; i < last; i++) floats[base / 4 + 16 * (i - first) + row] = values[i];
-        continue;
-      }
-      if (writer !== null) writer.put(base, row, g);
-      else
-        for (let i = first; i < last; i++) {
-          const within = i - first;
-          words[base / 2 + 32 * (within >> 1) + 2 * row + (within & 1)] = plan.remap === null ? codes[i] : plan.remap[codes[i]];
-        }
-      const block = Math.floor(first / source.span);
-      terms(base, row, scales[block], offsets[block]);
-    }
-  }
 }

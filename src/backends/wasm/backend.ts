@@ -7,6 +7,7 @@ import { createRuntime, type Runtime } from "../../../kernels/wasm/engine/runtim
 import type { Backend, BulkCodec, SyncLayer } from "../types.ts";
 import { prepareBitplanes, type BitplaneLayer } from "./bitplane.ts";
 import { createCodec } from "./codec.ts";
+import { tunedTiles } from "./dot.ts";
 import { float64Algebra, type Float64Algebra } from "./float64.ts";
 import { prepare } from "./layer.ts";
 import { shareMemory } from "./memory.ts";
@@ -131,7 +132,7 @@ export function createBackend(runtime: Runtime): WasmBackend {
       return runtime.spaces.reduce((sum, space) => sum + space.arena.used, 0);
     },
     get tuned() {
-      return runtime.tiles?.size ?? 0;
+      return tunedTiles(runtime)?.size ?? 0;
     },
     prepare: (w, options) => prepare(runtime, w, options),
     prepareBitplanes: (codes, n, k, format) => prepareBitplanes(runtime, codes, n, k, format),

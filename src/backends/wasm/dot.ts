@@ -10,7 +10,7 @@ import { kernel } from "../../../kernels/wasm/engine/family.ts";
 import { recordJob } from "../../../kernels/wasm/engine/items.ts";
 import type { Runtime } from "../../../kernels/wasm/engine/runtime.ts";
 import type { DotChoice } from "../../../kernels/wasm/products/choose.ts";
-import { packWeight } from "../../../kernels/wasm/products/pack.ts";
+import { packWeight } from "../../../kernels/wasm/dot/pack.ts";
 import { resultStride } from "../../../kernels/wasm/products/tiles.ts";
 import { fastest, tileCandidates, tuneKey } from "../../../kernels/wasm/products/tuner.ts";
 import { rowsFrom, stage, weightMemory, type Product, type Rows } from "./product.ts";
@@ -20,6 +20,17 @@ const PANEL_BYTES = 12 * 1024;
 
 interface DotProduct extends Product {
   multiplyWith(spec: GemmSpec, x: Rows, m: number, c: number, stride: number, blocks?: number): void;
+}
+
+/** Tiles that tuning chose, by `tuneKey`. */
+const tiles = new WeakMap<Runtime, Map<string, GemmSpec>>();
+
+/** Those of a runtime; null where tuning is off. */
+export function tunedTiles(runtime: Runtime): Map<string, GemmSpec> | null {
+  if (!runtime.tune) return null;
+  const found = tiles.get(runtime) ?? new Map<string, GemmSpec>();
+  tiles.set(runtime, found);
+  return found;
 }
 
 export function dotProduct(
@@ -32,8 +43,8 @@ export function dotProduct(
   const { plan, shape } = choice;
   const { space, address } = weightMemory(runtime, shape.bytes);
   const standard = choice.spec;
-  const tileOf = (m: number): GemmSpec =>
-    runtime.tiles === null ? standard(m) : (runtime.tiles.get(tuneKey(standard(m), m)) ?? standard(m));
+  const tuned = tunedTiles(runtime);
+  const tileOf = (m: number): GemmSpec => tuned?.get(tuneKey(standard(m), m)) ?? standard(m);
   /** Compiled code by spec, which is one object per kernel. */
   const compiled = new Map<GemmSpec, { quantize: Kernel; gemm: Kernel }>();
   const compile = (spec: GemmSpec): { quantize: Kernel; gemm: Kernel } => {
@@ -62,7 +73,7 @@ export function dotProduct(
     reasons: choice.reasons,
     rows: (m) => rowsOf(tileOf(m), m),
     tune(x, m) {
-      if (runtime.tiles === null || runtime.tiles.has(tuneKey(standard(m), m))) return;
+      if (tuned === null || tuned.has(tuneKey(standard(m), m))) return;
       const count = Math.min(m, 64);
       const part = rowsFrom(x, 0, count, source.k);
       const candidates = tileCandidates(standard(m), count);
@@ -70,7 +81,7 @@ export function dotProduct(
       const most = Math.max(...candidates.map((spec) => rowsOf(spec, count)));
       const stride = resultStride(source.rows, most);
       const c = space.scratch("tune", 4 * stride * most);
-      runtime.tiles.set(
+      tuned.set(
         tuneKey(standard(m), m),
         fastest(candidates, (spec) => product.multiplyWith(spec, part, count, c, stride)),
       );

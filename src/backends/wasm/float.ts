@@ -7,7 +7,7 @@ import { recordJob } from "../../../kernels/wasm/engine/items.ts";
 import type { Runtime } from "../../../kernels/wasm/engine/runtime.ts";
 import { decodeExponent, float, FLOAT_ARGUMENTS, floatPack } from "../../../kernels/wasm/float/float.ts";
 import { floatPlan, floatRows, floatSpec, type FloatPlan } from "../../../kernels/wasm/float/floatplan.ts";
-import { packFloat } from "../../../kernels/wasm/products/pack.ts";
+import { packFloat } from "../../../kernels/wasm/float/pack.ts";
 import { stage, weightMemory, type Product } from "./product.ts";
 
 export function floatProduct(runtime: Runtime, source: WeightSource, label: string, reasons: readonly string[]): Product {

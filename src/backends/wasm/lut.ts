@@ -106,14 +106,14 @@ export function integerProduct(
   if (kind !== undefined && kind !== "dot")
     throw new TypeError(`prepareMatmul kernel: expected "dot", "lookup" or "ternary", got ${String(kind)}.`);
   if (kind === "dot" || activations !== "int8") return dot();
-  const { choices, standard } = alternatives(runtime, source, runtime.tiles !== null);
+  const { choices, standard } = alternatives(runtime, source, runtime.tune);
   const candidates = choices.map((choice) => ({
     key: choice.spec.equal ? "ternary" : "lookup",
     make: () => lutProduct(runtime, source, choice, label),
   }));
   if (standard) candidates.splice(1, 0, { key: "dot", make: dot });
   else candidates.unshift({ key: "dot", make: dot });
-  if (runtime.tiles === null || candidates.length === 1) return candidates[0].make();
+  if (!runtime.tune || candidates.length === 1) return candidates[0].make();
   const families = chosen.get(runtime) ?? new Map<string, string>();
   chosen.set(runtime, families);
   const { spec } = choices[0];
