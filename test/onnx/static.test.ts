@@ -189,6 +189,12 @@ describe("operators", () => {
     const wide = staticQuantize(readModelBytes(encode(proto)), feeds([3, 16]), { outputs: "qoperator", activations: "uint16" });
     await expect(wide).rejects.toThrow(/expected uint8 or int8 with outputs "qoperator"/);
   });
+  it("a Relu that the ends of the codes do not say stays", async () => {
+    const proto = around([node("Relu", ["t"], ["r"]), node("MatMul", ["r", "w1"], ["y"])], [raw("w1", [8, 5], weights(40))]);
+    const options = { outputs: "qoperator" as const, opTypes: ["Conv", "MatMul"] };
+    expect(await agrees(proto, SHAPE, options, 25)).not.toContain("Relu");
+    expect(await agrees(proto, SHAPE, { ...options, symmetricActivations: true }, 25)).toContain("Relu");
+  });
   it("types of single values, and what is left in float16", async () => {
     const proto = around([node("MatMul", ["t", "w1"], ["m"]), node("Softplus", ["m"], ["y"])], [raw("w1", [8, 5], weights(40))]);
     const after = await agrees(proto, SHAPE, { activationTypes: { t: "uint16" } }, 30);
