@@ -198,6 +198,31 @@ describe("what an index is asked", () => {
     }
   });
 
+  it("numbers of a query that its integers lose still decide", () => {
+    // all scores lie within the error of the scan; only a wider one finds the best
+    const size = 16;
+    const many = data(1500, size, 77);
+    for (let r = 0; r < 1500; r++) many[r * size] = 5;
+    const ids = Array.from({ length: 1500 }, (_, i) => i);
+    for (const [precision, small] of [
+      ["int8", 1e-6],
+      ["int4", 1e-6],
+      ["binary", 1e-6],
+      ["nf4", 1e-9],
+      ["float32", 1e-9],
+    ] as const) {
+      const query = Float32Array.from({ length: size }, (_, i) => (i === 0 ? 1 : small * ((i % 5) - 2.3)));
+      using index = createIndex(many, { dims: size, metric: "dot", precision });
+      const values = decoded(index);
+      // one scale for the first number of all rows, so that it decides nothing
+      const first = new Set(Array.from({ length: 1500 }, (_, r) => values[r * size]));
+      const want = oracleSearch(query, values, "dot", 5, ids);
+      const found = index.search(query, { k: 5 });
+      expect([...found.scores], `${precision}, ${first.size} first numbers`).toEqual(want.map(({ score }) => score));
+      expect([...found.ids]).toEqual(want.map(({ id }) => id));
+    }
+  });
+
   it("zero vectors and zero queries have score zero by cosine", () => {
     const some = x.slice();
     some.fill(0, 0, dims);
