@@ -9,7 +9,7 @@ import { quantizeFile } from "./quantize.ts";
 import { readModel } from "./file/io.ts";
 import { bytesSource } from "./file/source.ts";
 
-export interface QuantizeFolderOptions extends Omit<QuantizeModelOptions, "dtype" | "format" | "target"> {
+export interface QuantizeFolderOptions extends Omit<QuantizeModelOptions, "dtype" | "format" | "target" | "report"> {
   readonly dtypes: readonly OnnxDtype[];
   /** Where the files go; default the folder itself. */
   readonly output?: string;

@@ -41,12 +41,20 @@ export type {
   QuantizeReport,
 } from "./options.ts";
 export { dequantizeWeights } from "./dequantize/index.ts";
+export { reportHtml } from "./report/html.ts";
+export type { ReportContent } from "./report/html.ts";
+export { worstHistograms } from "./report/histogram.ts";
+export type { WeightHistogram } from "./report/histogram.ts";
+export { writeReport } from "./report/write.ts";
 export { convertModel } from "./convert.ts";
 export type { ConvertResult } from "./convert.ts";
 export { quantizeModel, quantizeModelBytes } from "./quantize.ts";
 export type { QuantizeBytesOptions } from "./quantize.ts";
 export { verifyModels } from "./verify/verify.ts";
 export type { VerifyOptions, VerifyReport } from "./verify/verify.ts";
+export { RUNTIME_NAMES } from "./verify/table.ts";
+export type { RuntimeCell, RuntimeMatrix } from "./verify/matrix.ts";
+export type { Parting } from "./verify/parting.ts";
 export type { OutputComparison } from "./verify/compare.ts";
 export type { Agreement, Figures, Judgement, NoEvidence } from "./verify/judge.ts";
 export type { OutputKind } from "./verify/kinds.ts";

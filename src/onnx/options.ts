@@ -123,8 +123,14 @@ export interface QuantizeOptions {
 export interface QuantizeModelOptions extends QuantizeOptions {
   /** Weights in `<output name>_data` beside the output. Default: where the model would pass 1.5 GB. */
   externalData?: boolean;
+  /** Bytes of one data file (`<output name>_data`, `_data_1`, ...; 100 files at most). Default: one file. */
+  dataFileBytes?: number;
+  /** An output that is a link: true (default) writes the file that it leads to, false refuses it. */
+  followLinks?: boolean;
   /** Overwrite existing outputs. */
   force?: boolean;
+  /** Path of an HTML page about the result: layers, weights against code points, the recipe. */
+  report?: string;
 }
 
 export interface QuantizeProgress {
@@ -372,6 +378,16 @@ export const OPTIONS: readonly OptionRow[] = [
   text("keepIoTypes", "true or false", (v) => typeof v === "boolean", { dtypes: (dtype) => dtype.half }),
   flag("allowUnchanged", "succeed even where no layer was quantized"),
   flag("externalData", "put weights into OUT_data (default: from 1.5 GB)"),
+  text("dataFileBytes", "a whole number of bytes from 1", (v) => Number.isSafeInteger(v) && (v as number) > 0, {
+    flag: { name: "data-file-bytes", value: "N", help: "bytes of one data file: OUT_data, OUT_data_1, ... (default: one file)" },
+  }),
+  text("followLinks", "true or false", (v) => typeof v === "boolean", {
+    flag: { name: "no-follow-links", value: "", help: "refuse an OUT that is a link, instead of writing the file that it leads to" },
+  }),
+  text("report", "the path of an HTML file", isText, {
+    json: false,
+    flag: { name: "report", value: "FILE", help: "write an HTML page: layers, weights against code points, outputs compared, the recipe" },
+  }),
   { ...flag("force", "overwrite OUT if it exists"), flag: { name: "force", short: "f", value: "", help: "overwrite OUT if it exists" } },
   text("signal", "an AbortSignal", (v) => isObject(v) && typeof v.aborted === "boolean", { json: false }),
   text("onProgress", "a function", (v) => typeof v === "function", { json: false }),

@@ -16,7 +16,7 @@ import { segmentsLength } from "./file/encode.ts";
 import { checkAborted, checkOutput, fileSize, spillFile, writeFiles } from "./file/files.ts";
 import { clone } from "@bufbuild/protobuf";
 import { ModelProtoSchema } from "./file/gen/onnx_pb.ts";
-import { inputPaths, outputFiles, readModel, readModelBytes, writeModelBytes } from "./file/io.ts";
+import { checkOutputs, inputPaths, outputFiles, readModel, readModelBytes, writeModelBytes } from "./file/io.ts";
 import type { OnnxModel } from "./file/model.ts";
 import { decodeOriginal } from "./file/model.ts";
 import { buildScopes } from "./graph/graph.ts";
@@ -26,6 +26,8 @@ import { checkOptions } from "./options.ts";
 import { reachSqnr } from "./sensitivity.ts";
 import { staticQuantize } from "./static.ts";
 import type { Feeds } from "./verify/feeds.ts";
+import { recipeOf } from "./recipe.ts";
+import { writeReport } from "./report/write.ts";
 import { runtimeTraps } from "./verify/traps.ts";
 
 /** New tensors stay in memory up to this many bytes, then go to a temporary file beside the output. */
@@ -217,7 +219,11 @@ export async function quantizeModel(input: string, output: string, options: Quan
   checkAborted(options.signal);
   const model = readModel(input);
   try {
-    return await quantizeFile(model, output, options);
+    if (options.report !== undefined) checkOutput(options.report, [input, output], options.force ?? false);
+    const report = await quantizeFile(model, output, options);
+    if (options.report !== undefined)
+      await writeReport(options.report, { input, report, recipe: recipeOf(options) }, options.force ?? false);
+    return report;
   } finally {
     model.close();
   }
@@ -228,18 +234,18 @@ export async function quantizeFile(source: OnnxModel, output: string, options: Q
   const started = performance.now();
   checkOptions(options);
   checkAborted(options.signal);
-  const force = options.force ?? false;
+  const { force = false, followLinks = true } = options;
   const model = { ...source, proto: decodeOriginal(source) };
   const spill = spillFile(output, MEMORY_BUDGET);
   const { keep } = model.payloads;
   try {
     const inputs = inputPaths(model);
-    checkOutput(output, inputs, force);
+    checkOutput(output, inputs, { force, followLinks });
     model.payloads.keep = spill.keep;
     const result = await runOptions(model, options);
     checkChanged(result, options);
     const outputs = outputFiles(model, output, options);
-    for (const file of outputs) checkOutput(file.path, inputs, force);
+    checkOutputs(outputs, model, { force, followLinks });
     await writeFiles(outputs, force, options.signal);
     return summarize(options, result, {
       before: inputs.reduce((sum, path) => sum + fileSize(path), 0),

@@ -7,7 +7,9 @@ import { ONNX_DTYPES, dtypeFileName, dtypeRow } from "../../onnx/dtypes.ts";
 import { quantizeFolder, type FolderReport } from "../../onnx/folder.ts";
 import { OPTIONS, checkOptions } from "../../onnx/options.ts";
 import type { LayerReport, OnnxDtype, QuantizeModelOptions, QuantizeReport } from "../../onnx/options.ts";
+import { checkOutput } from "../../onnx/file/files.ts";
 import { quantizeModel } from "../../onnx/quantize.ts";
+import { writeReport } from "../../onnx/report/write.ts";
 import { configFile, recipeOf } from "../../onnx/recipe.ts";
 import type { LayerComparison } from "../../onnx/verify/layers.ts";
 import type { VerifyReport } from "../../onnx/verify/verify.ts";
@@ -74,7 +76,7 @@ const listOf = (text: string): string[] =>
 
 /** The value of a flag as its option has it: numbers, lists, switches and texts tell themselves apart by what the table accepts. */
 function valueOf(args: ParsedArgs, { option, flag }: (typeof FLAGS)[number]): unknown {
-  if (flag.value === "") return true;
+  if (flag.value === "") return !flag.name.startsWith("no-");
   if (flag.multiple) return args.all(flag.name);
   const text = args.text(flag.name)!;
   if (flag.value === "LIST") return listOf(text);
@@ -143,6 +145,8 @@ async function runQuantize(args: ParsedArgs, context: Parameters<CommandSpec["ru
   if (samples === undefined && lone !== undefined) throw usageError(`--${lone}: expected together with --verify N, got it alone.`);
 
   // Missing, it is better missed before the work.
+  const { report: page, ...rest } = options;
+  if (page !== undefined) checkOutput(page, [input, output], options.force ?? false);
   const runtimes = samples === undefined ? undefined : runtimesOf(args);
 
   const progress = progressLine();
@@ -150,7 +154,7 @@ async function runQuantize(args: ParsedArgs, context: Parameters<CommandSpec["ru
   let verified: VerifyReport | undefined;
   let layers: LayerComparison[] | null = null;
   try {
-    report = await quantizeModel(input, output, { ...options, signal: context.signal, onProgress: (p) => progress.update(p) });
+    report = await quantizeModel(input, output, { ...rest, signal: context.signal, onProgress: (p) => progress.update(p) });
     if (samples !== undefined) {
       progress.note("verifying");
       const onCell = ({ model, runtime }: { model: string; runtime: string }): void => progress.note(`${model} in ${runtime}`);
@@ -160,6 +164,7 @@ async function runQuantize(args: ParsedArgs, context: Parameters<CommandSpec["ru
         layers = await layersOf(input, output, { seed }, context.signal);
       }
     }
+    if (page !== undefined) await writeReport(page, { input, report, recipe: recipeOf(options), verify: verified }, options.force);
   } catch (error) {
     progress.clear();
     // The file was written, only its verification failed: its report is still wanted.
@@ -172,9 +177,10 @@ async function runQuantize(args: ParsedArgs, context: Parameters<CommandSpec["ru
   const verify = verified === undefined ? {} : { verify: { ...verified, ...(verified.ok ? {} : { layers }) } };
   if (args.json) context.print(json({ command: "quantize", input, ...report, ...verify }));
   else {
+    const written = page === undefined ? "" : `report: ${page}\n`;
     const check = verified === undefined ? "" : `\n${verifyText(verified)}`;
     const help = verified === undefined || verified.ok ? "" : advice(report, verified, layers, options.perChannel ?? false);
-    context.print(`${quantizeText(input, report, verified !== undefined)}${check}${help}`);
+    context.print(`${quantizeText(input, report, verified !== undefined)}${written}${check}${help}`);
   }
   return exit;
 }
@@ -193,6 +199,8 @@ async function runFolder(
     throw usageError(`--dtypes: expected a list of ${ONNX_DTYPES.join(", ")}, got none. For example --dtypes q4,q8,fp16.`);
   if (asked.format !== undefined)
     throw usageError("--format: expected with one model, got a folder or --dtypes. Give dtypes, or one model.");
+  if (asked.report !== undefined)
+    throw usageError("--report: expected with one model, got a folder or --dtypes. Leave it out, or give one model.");
   const { dtype: _, ...rest } = asked;
   for (const dtype of given) checked({ dtype } as QuantizeModelOptions);
   const progress = progressLine();

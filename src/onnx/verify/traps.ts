@@ -46,7 +46,7 @@ export const RUNTIME_TRAPS: readonly TrapRow[] = [
     versions: "to 1.30",
     effect: "wrong",
     when: (t) => has(t, "DynamicQuantizeLinear") && has(t, "MatMulInteger", "ConvInteger"),
-    text: "dynamic 8-bit products gave other numbers than on the CPU in the build ort.all: check with --runtimes webgpu, or ship q4, q4f16 or fp16 for WebGPU.",
+    text: "dynamic 8-bit products gave other numbers than on the CPU in the build ort.all (Cast of the int32 sums): check with --runtimes webgpu, or ship q4, q4f16 or fp16 for WebGPU.",
   },
   {
     id: "int8-without-vnni",

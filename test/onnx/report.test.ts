@@ -1,0 +1,44 @@
+// The HTML report: it stands alone, and no name that a model has can break out of its place.
+import { describe, expect, it } from "vitest";
+import { quantizeModelBytes, readModelBytes, reportHtml, worstHistograms } from "../../src/onnx/index.ts";
+import { bar, escape } from "../../src/onnx/report/markup.ts";
+import { encode, matmulModel, raw, weights } from "./build.ts";
+
+const hostile = `</code><script>alert("x")</script>&'\u0000`;
+const proto = matmulModel(raw("w", [64, 8], weights(512)), 64, 8);
+proto.graph!.node[0].name = hostile;
+const bytes = encode(proto);
+
+describe("the report", () => {
+  it("escapes what comes from a model, loads nothing and runs nothing", async () => {
+    const { report } = await quantizeModelBytes(bytes, { dtype: "q4" });
+    const histograms = worstHistograms(readModelBytes(bytes), report.layers);
+    const page = reportHtml({
+      input: hostile,
+      report: { ...report, notes: [hostile], outputs: [hostile] },
+      recipe: { include: [hostile] },
+      histograms,
+    });
+    expect(page).not.toMatch(/<script/i);
+    expect(page).toContain("&lt;script&gt;alert(&quot;x&quot;)&lt;/script&gt;&amp;&#39;\ufffd");
+    expect(page).not.toMatch(/<(img|link|iframe|object)|@import|url\(|\ssrc=/i);
+    expect(page).toContain("default-src 'none'");
+    // Every element that is opened is closed again.
+    for (const tag of ["table", "tr", "td", "th", "div", "ul", "li", "pre", "code", "svg", "p", "h2", "h3"])
+      expect(page.match(new RegExp(`<${tag}[ >]`, "g"))?.length, tag).toBe(page.match(new RegExp(`</${tag}>`, "g"))?.length);
+  });
+  it("histograms count every weight once, between the format's code points", async () => {
+    const { report } = await quantizeModelBytes(bytes, { dtype: "q4" });
+    const [histogram] = worstHistograms(readModelBytes(bytes), report.layers);
+    expect(histogram.points).toEqual(Array.from({ length: 16 }, (_, i) => i - 8));
+    expect(histogram.weights).toBe(512);
+    expect(histogram.counts.reduce((a, b) => a + b)).toBe(512);
+    expect(histogram.from).toBeGreaterThanOrEqual(-9);
+    expect(histogram.to).toBeLessThanOrEqual(9);
+  });
+  it("bars keep to their width, whatever the figure", () => {
+    expect(bar(2, "b1")).toContain('width="100.0"');
+    expect(bar(-1, "b1")).toContain('width="0.0"');
+    expect(escape("<>&\"'")).toBe("&lt;&gt;&amp;&quot;&#39;");
+  });
+});
