@@ -4,3 +4,10 @@ export { ggufBytes, writeGguf, type GgufContent, type GgufData, type GgufModel }
 export type { GgufEntry, GgufScalar, GgufValue, GgufValueType } from "./gguf/metadata.ts";
 export { ggufTypeByName, ggufTypes, type GgufType } from "./gguf/types.ts";
 export type { ByteSource, RangeReader } from "./source.ts";
+export { floatModel } from "./gguf/convert.ts";
+export { byImportance, ggufTargets, quantizeGguf, type FloatModel, type GgufQuantizeOptions } from "./gguf/quantize.ts";
+export { llamaGguf, type LlamaConfig, type LlamaModel, type TokenizerJson } from "./gguf/llama.ts";
+export { readImatrix } from "./gguf/imatrix.ts";
+export type { FloatTensor } from "./floats.ts";
+export { readSafetensors, type SafeTensor, type SafetensorsFile } from "./safetensors/read.ts";
+export { safetensorsBytes, writeSafetensors, type SafeContent, type SafetensorsModel } from "./safetensors/write.ts";
