@@ -15,6 +15,7 @@ const COMMANDS: Readonly<Record<string, () => Promise<CommandSpec>>> = {
   quantize: async () => (await import("./commands/quantize.ts")).quantizeCommand,
   inspect: async () => (await import("./commands/inspect.ts")).inspectCommand,
   verify: async () => (await import("./commands/verify.ts")).verifyCommand,
+  convert: async () => (await import("./commands/convert.ts")).convertCommand,
   formats: async () => (await import("./commands/formats.ts")).formatsCommand,
   "search-bench": async () => (await import("./commands/search-bench.ts")).searchBenchCommand,
 };

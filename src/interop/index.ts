@@ -11,3 +11,5 @@ export { readImatrix } from "./gguf/imatrix.ts";
 export type { FloatTensor } from "./floats.ts";
 export { readSafetensors, type SafeTensor, type SafetensorsFile } from "./safetensors/read.ts";
 export { safetensorsBytes, writeSafetensors, type SafeContent, type SafetensorsModel } from "./safetensors/write.ts";
+export { checkpointOf, importCheckpoint, type Checkpoint } from "./checkpoints/import.ts";
+export type { ImportedLayer } from "./checkpoints/methods.ts";

@@ -4,6 +4,7 @@ import { existsSync, readFileSync, readdirSync } from "node:fs";
 import { execFileSync } from "node:child_process";
 import { dirname, join } from "node:path";
 import { describe, expect, test } from "vitest";
+import { convertCommand } from "../../src/cli/commands/convert.ts";
 import { formatsCommand } from "../../src/cli/commands/formats.ts";
 import { inspectCommand } from "../../src/cli/commands/inspect.ts";
 import { quantizeCommand } from "../../src/cli/commands/quantize.ts";
@@ -53,6 +54,14 @@ describe("README", () => {
   });
 });
 
+const guides = ["docs/gguf.md", "docs/checkpoints.md"].flatMap((page) => blocks(page, "js").map((code, i) => ({ page, i: i + 1, code })));
+test.each(guides)("$page snippet $i runs and prints what it says", ({ code }) => {
+  const said = [...code.matchAll(/^console\.log\(.*\/\/ +(.*)$/gm)].map((match) => match[1]);
+  expect(said.length).toBeGreaterThan(0);
+  const printed = execFileSync(process.execPath, ["--input-type=module", "-e", code], { cwd: root, encoding: "utf8" });
+  expect(printed.trimEnd().split("\n")).toEqual(said);
+});
+
 test("docs/errors.md has every code of LowbitError, and no other", () => {
   const declared = [...read("formats/core/errors.ts").matchAll(/^ {2}\| "(E_[A-Z_]+)"/gm)].map((match) => match[1]);
   const rows = [...read("docs/errors.md").matchAll(/^\| `(E_[A-Z_]+)` \| (.+) \| (.+) \|$/gm)];
@@ -61,7 +70,7 @@ test("docs/errors.md has every code of LowbitError, and no other", () => {
   for (const [, code, cause, remedy] of rows) expect(Math.min(cause.length, remedy.length), code).toBeGreaterThan(15);
 });
 
-test.each([quantizeCommand, inspectCommand, verifyCommand, formatsCommand, searchBenchCommand])(
+test.each([quantizeCommand, inspectCommand, verifyCommand, formatsCommand, convertCommand, searchBenchCommand])(
   "docs/cli.md has the help of lowbit $name as it is",
   (command) => {
     expect(blocks("docs/cli.md", "text").map((block) => block.trimEnd())).toContain(commandHelp(command).trimEnd());

@@ -162,7 +162,7 @@ function view(info: TensorInfo, start: number, input: OpenSource): GgufTensor {
   const rowLength = shape[shape.length - 1];
   const rowBytes = (rowLength / type.blockSize) * type.blockBytes;
   const rows = rowLength === 0 ? 0 : shape.slice(0, -1).reduce((n, d) => n * d, 1);
-  const bytes = (row = 0, count = rows - row): Promise<Uint8Array> => {
+  const bytes = async (row = 0, count = rows - row): Promise<Uint8Array> => {
     if (!(Number.isInteger(row) && Number.isInteger(count) && row >= 0 && count >= 0 && row + count <= rows))
       throw new RangeError(`${name}: expected rows within ${rows}, got ${count} from ${row} on.`);
     return input.read(offset + row * rowBytes, count * rowBytes);

@@ -120,7 +120,7 @@ function view(input: OpenSource, name: string, { dtype, shape, from, to }: Place
   const k = shape.length === 0 ? 1 : shape[shape.length - 1];
   const rowBits = k * dtype.bits;
   const rows = shape.slice(0, -1).reduce((n, d) => n * d, 1);
-  const bytes = (row?: number, count?: number): Promise<Uint8Array> => {
+  const bytes = async (row?: number, count?: number): Promise<Uint8Array> => {
     if (row === undefined && count === undefined) return input.read(start + from, to - from);
     const [r, n] = [row ?? 0, count ?? rows - (row ?? 0)];
     if (!(Number.isInteger(r) && Number.isInteger(n) && r >= 0 && n >= 0 && r + n <= rows))

@@ -1,0 +1,163 @@
+// importCheckpoint: a folder as transformers saves it (config.json, safetensors) with its quantized layers as packed tensors, codes untouched, and everything
+// else as the tensors that they are.
+import { LowbitError } from "../../../formats/core/errors.ts";
+import { nodeFs, nodePath } from "../source.ts";
+import { readSafetensors, type SafeTensor, type SafetensorsFile } from "../safetensors/read.ts";
+import {
+  awqLayer,
+  bnb4Layer,
+  bnb8Layer,
+  compressedLayer,
+  gptqLayer,
+  type CompressedWeights,
+  type ImportedLayer,
+  type Module,
+} from "./methods.ts";
+
+/** A checkpoint: its quantized layers are read when asked for. */
+export interface Checkpoint {
+  /** gptq, awq, compressed-tensors, bitsandbytes, or none. */
+  readonly method: string;
+  readonly config: Readonly<Record<string, unknown>>;
+  /** By the name of the module: model.layers.0.self_attn.q_proj. */
+  readonly layers: ReadonlyMap<string, () => Promise<ImportedLayer>>;
+  /** Everything that belongs to no quantized layer, by its full name. */
+  readonly tensors: ReadonlyMap<string, SafeTensor>;
+  close(): Promise<void>;
+}
+
+/** Which tensor makes a module a quantized one, and what reads it. */
+interface Method {
+  readonly marks: readonly string[];
+  readonly read: (name: string, module: Module, config: Record<string, unknown>) => Promise<ImportedLayer>;
+}
+
+const isObject = (x: unknown): x is Record<string, unknown> => typeof x === "object" && x !== null && !Array.isArray(x);
+
+function bitsOf(config: Record<string, unknown>): number {
+  const bits = Number(config.bits ?? config.w_bit);
+  if (![2, 3, 4, 8].includes(bits))
+    throw new LowbitError("E_UNSUPPORTED", `quantization_config.bits: expected 2, 3, 4 or 8, got ${JSON.stringify(config.bits)}.`);
+  return bits;
+}
+
+const METHODS: ReadonlyMap<string, Method> = new Map<string, Method>([
+  ["gptq", { marks: ["qweight"], read: (name, module, c) => gptqLayer(name, module, bitsOf(c), c.checkpoint_format !== "gptq_v2") }],
+  ["awq", { marks: ["qweight"], read: (name, module, c) => awqLayer(name, module, bitsOf(c)) }],
+  [
+    "compressed-tensors",
+    { marks: ["weight_packed", "weight_scale"], read: (name, module, c) => compressedLayer(name, module, groupOf(name, c)) },
+  ],
+  [
+    "bitsandbytes",
+    { marks: ["weight.absmax", "SCB"], read: (name, module) => (module.has("SCB") ? bnb8Layer(name, module) : bnb4Layer(name, module)) },
+  ],
+]);
+
+/** The `weights` of the config group that a module belongs to: the first whose targets fit. */
+function groupOf(name: string, config: Record<string, unknown>): CompressedWeights {
+  const groups = isObject(config.config_groups) ? Object.values(config.config_groups).filter(isObject) : [];
+  const fits = (target: unknown): boolean =>
+    typeof target === "string" &&
+    (target === "Linear" ||
+      name === target ||
+      name.endsWith(`.${target}`) ||
+      (target.startsWith("re:") && pattern(target.slice(3)).test(name)));
+  const group = groups.find((g) => !Array.isArray(g.targets) || g.targets.some(fits)) ?? groups[0];
+  const weights = isObject(group) ? group.weights : undefined;
+  if (!isObject(weights) || !Number.isInteger(weights.num_bits) || typeof weights.type !== "string")
+    throw new LowbitError(
+      "E_CONTAINER",
+      `quantization_config.config_groups: expected weights { num_bits, type } for ${name}, got ${JSON.stringify(group)?.slice(0, 120)}.`,
+    );
+  return weights as unknown as CompressedWeights;
+}
+
+function pattern(text: string): RegExp {
+  try {
+    return new RegExp(`^(?:${text})`);
+  } catch (cause) {
+    throw new LowbitError(
+      "E_CONTAINER",
+      `quantization_config targets: expected a regular expression, got ${JSON.stringify(text.slice(0, 80))}.`,
+      { cause },
+    );
+  }
+}
+
+/**
+ * Opens a checkpoint folder (Node).
+ * @throws LowbitError E_IO, E_CONTAINER for missing shards and damaged files, E_UNSUPPORTED for other quantization methods
+ * @example const { layers } = await importCheckpoint("Llama-3.2-1B-GPTQ"); const { packed } = await layers.get("model.layers.0.mlp.up_proj")!();
+ */
+export async function importCheckpoint(folder: string): Promise<Checkpoint> {
+  const { join } = nodePath();
+  const read = (name: string): unknown => {
+    try {
+      return JSON.parse(nodeFs().readFileSync(join(folder, name), "utf8"));
+    } catch (cause) {
+      throw new LowbitError(
+        "E_IO",
+        `${join(folder, name)}: expected the JSON of a checkpoint, got ${(cause as Error).message.slice(0, 120)}. Give the folder that transformers saved.`,
+        { cause },
+      );
+    }
+  };
+  const has = (name: string): boolean => nodeFs().existsSync(join(folder, name));
+  const config = read("config.json");
+  if (!isObject(config)) throw new LowbitError("E_CONTAINER", `${join(folder, "config.json")}: expected an object, got something else.`);
+  const single = has("model.safetensors")
+    ? "model.safetensors"
+    : nodeFs()
+        .readdirSync(folder)
+        .find((f) => f.endsWith(".safetensors"));
+  const weights = has("model.safetensors.index.json") ? "model.safetensors.index.json" : single;
+  if (weights === undefined)
+    throw new LowbitError(
+      "E_IO",
+      `${folder}: expected model.safetensors or model.safetensors.index.json, got neither. Save it with safetensors.`,
+    );
+  const apart = ["quantize_config.json", "quant_config.json"].find(has);
+  const quantization = config.quantization_config ?? config.compression_config ?? (apart === undefined ? undefined : read(apart));
+  return checkpointOf(config, isObject(quantization) ? quantization : undefined, await readSafetensors(join(folder, weights)));
+}
+
+/**
+ * The same of opened tensors: for browsers, and files of other names.
+ * @throws LowbitError E_UNSUPPORTED
+ */
+export function checkpointOf(
+  config: Readonly<Record<string, unknown>>,
+  quantization: Record<string, unknown> | undefined,
+  file: SafetensorsFile,
+): Checkpoint {
+  const method = quantization === undefined ? "none" : methodOf(quantization);
+  const found = METHODS.get(method);
+  if (found === undefined && method !== "none")
+    throw new LowbitError(
+      "E_UNSUPPORTED",
+      `quantization_config.quant_method: expected ${[...METHODS.keys()].join(", ")}, got ${JSON.stringify(method)}.`,
+    );
+  const modules = new Map<string, Map<string, SafeTensor>>();
+  for (const mark of found?.marks ?? [])
+    for (const name of file.tensors.keys()) if (name.endsWith(`.${mark}`)) modules.set(name.slice(0, -mark.length - 1), new Map());
+  const tensors = new Map<string, SafeTensor>();
+  for (const [name, t] of file.tensors) {
+    // the shortest prefix that is a module: weight.quant_state.x has dots of its own
+    let module: Map<string, SafeTensor> | undefined;
+    let part = "";
+    for (let dot = name.indexOf("."); dot >= 0 && module === undefined; dot = name.indexOf(".", dot + 1)) {
+      module = modules.get(name.slice(0, dot));
+      part = name.slice(dot + 1);
+    }
+    if (module === undefined || part === "bias") tensors.set(name, t);
+    else module.set(part, t);
+  }
+  const layers = new Map([...modules].map(([name, module]) => [name, async () => found!.read(name, module, quantization!)]));
+  return { method, config, layers, tensors, close: () => file.close() };
+}
+
+function methodOf(c: Record<string, unknown>): string {
+  if (typeof c.quant_method === "string") return c.quant_method.toLowerCase();
+  return "w_bit" in c || "zero_point" in c ? "awq" : "bits" in c ? "gptq" : "config_groups" in c ? "compressed-tensors" : "unknown";
+}
