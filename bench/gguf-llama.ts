@@ -15,7 +15,7 @@ import {
 } from "../src/interop/index.ts";
 import { readFloats } from "../src/onnx/file/values.ts";
 import { modelPath } from "../test/helpers/shared.ts";
-import { loadKjv, perplexity, weightOf, withWeights, type Kjv } from "./kjv.ts";
+import { loadKjv, perplexity, weightOf, withWeights, type Kjv } from "./gguf-kjv.ts";
 import { load } from "./peers.ts";
 import { readRows, matrixView } from "../src/tensor/tensor.ts";
 
