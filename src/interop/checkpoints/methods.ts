@@ -271,7 +271,7 @@ export async function bnb4Layer(name: string, module: Module): Promise<ImportedL
   const stateName = [...module.keys()].find((part) => part.startsWith("weight.quant_state.bitsandbytes__"));
   if (stateName === undefined) throw bad(name, "weight.quant_state.bitsandbytes__nf4 or __fp4", [...module.keys()].join(", "));
   const state = JSON.parse(new TextDecoder().decode(await module.get(stateName)!.bytes())) as QuantState;
-  const element = state.quant_type === "nf4" ? scalar("normalfloat4") : state.quant_type === "fp4" ? scalar("fp4_bnb") : undefined;
+  const element = /^nf4$/.test(state.quant_type) ? scalar("normalfloat4") : state.quant_type === "fp4" ? scalar("fp4_bnb") : undefined;
   const { blocksize, shape } = state;
   if (element === undefined || !Array.isArray(shape) || shape.length !== 2 || !shape.every((d) => Number.isSafeInteger(d) && d > 0))
     throw bad(`${name}.${stateName}`, "quant_type nf4 or fp4 and a matrix", JSON.stringify(state));
