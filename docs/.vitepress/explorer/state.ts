@@ -1,0 +1,231 @@
+// What a permalink of the number explorer holds, and what the page shows for it: pure functions over the library, tested in Node.
+import {
+  allFormats,
+  arithmetic,
+  bitCard,
+  defineFormat,
+  explainValue,
+  format,
+  isLowbitError,
+  type EncodeOptions,
+  type Format,
+  type FormatDefinition,
+  type NumberFormat,
+  type PackedTensor,
+} from "../../../formats/index.ts";
+import { dequantize } from "../../../src/tensor/dequantize.ts";
+import { quantize } from "../../../src/tensor/quantize/index.ts";
+import { tensor } from "../../../src/tensor/tensor.ts";
+
+export const ROUNDINGS = ["", "halfEven", "halfExpand", "halfTrunc", "halfCeil", "halfFloor", "trunc", "expand", "ceil", "floor"] as const;
+export const OVERFLOWS = ["", "saturate", "inf", "nan", "error", "wrap"] as const;
+
+/** All of it is text, as the fields of the page are: a link may hold what is half typed. */
+export interface ExplorerState {
+  /** A name, or a definition as JSON. */
+  readonly format: string;
+  readonly value: string;
+  /** "" is the format's own. */
+  readonly rounding: string;
+  readonly overflow: string;
+  /** The second operand of the arithmetic table. */
+  readonly other: string;
+  /** Values of a block, apart by spaces or commas. */
+  readonly block: string;
+}
+
+export const START: ExplorerState = {
+  format: "posit8_es2",
+  value: "0.3",
+  rounding: "",
+  overflow: "",
+  other: "1.5",
+  block: "0.11 -0.52 0.03 0.98 -1.7 0.26 0.4 -0.08",
+};
+const KEYS: readonly (readonly [key: string, field: keyof ExplorerState])[] = [
+  ["f", "format"],
+  ["x", "value"],
+  ["r", "rounding"],
+  ["o", "overflow"],
+  ["y", "other"],
+  ["b", "block"],
+];
+
+/** The part of a link after "#": what differs from the start. */
+export function toHash(state: ExplorerState): string {
+  const query = new URLSearchParams();
+  for (const [key, field] of KEYS) if (state[field] !== START[field]) query.set(key, state[field]);
+  return query.toString();
+}
+
+export function fromHash(hash: string): ExplorerState {
+  const query = new URLSearchParams(hash.replace(/^#/, ""));
+  return Object.fromEntries(KEYS.map(([key, field]) => [field, query.get(key) ?? START[field]])) as unknown as ExplorerState;
+}
+
+/** "0.3", "1e-3", "-Infinity", "NaN", "2^-7", "0x1.8p3"; undefined where it is no number. */
+export function readNumber(text: string): number | undefined {
+  const s = text.trim();
+  const power = /^(-?)2\^(-?\d+)$/.exec(s);
+  if (power) return (power[1] ? -1 : 1) * 2 ** Number(power[2]);
+  const hex = /^(-?)0x([0-9a-f]+)(?:\.([0-9a-f]*))?p([+-]?\d+)$/i.exec(s);
+  if (hex)
+    return (hex[1] ? -1 : 1) * (parseInt(hex[2], 16) + (hex[3] ? parseInt(hex[3], 16) / 16 ** hex[3].length : 0)) * 2 ** Number(hex[4]);
+  if (/^[-+]?(inf|infinity)$/i.test(s)) return s.startsWith("-") ? -Infinity : Infinity;
+  if (/^nan$/i.test(s)) return NaN;
+  return s !== "" && Number.isFinite(Number(s)) ? Number(s) : undefined;
+}
+
+export interface ScalarView {
+  readonly kind: "scalar";
+  readonly format: NumberFormat;
+  readonly code: number;
+  readonly fields: readonly { readonly name: string; readonly bits: string; readonly meaning: string }[];
+  readonly lines: readonly string[];
+  readonly card: readonly string[];
+  /** Results of the typed value (as a code) with the second operand (as a code); "-" where the format refuses. */
+  readonly results: readonly (readonly [operation: string, exact: string, code: string, value: string])[];
+  /** Finite values, ascending, of formats with at most 4,096 codes. */
+  readonly values: Float64Array | undefined;
+}
+
+export interface BlockView {
+  readonly kind: "block";
+  readonly format: Format;
+  readonly card: readonly string[];
+  readonly packed: PackedTensor;
+  readonly rows: readonly (readonly [value: number, stored: number, error: number])[];
+  readonly sqnr: number;
+}
+
+export type View = ScalarView | BlockView | { readonly kind: "error"; readonly message: string };
+
+export function formatOf(text: string): Format {
+  return text.trim().startsWith("{") ? defineFormat(JSON.parse(text) as FormatDefinition) : format(text.trim());
+}
+
+const hex = (code: number, bits: number): string => `0x${code.toString(16).padStart(Math.ceil(bits / 4), "0")}`;
+
+function results(f: NumberFormat, options: object, a: number, b: number): ScalarView["results"] {
+  const attempt = (name: string, exact: number, run: () => number): readonly [string, string, string, string] => {
+    try {
+      const code = run();
+      return [name, String(exact), hex(code, f.bits), String(f.decode(code))];
+    } catch (error) {
+      return [name, String(exact), "-", error instanceof Error ? error.message : String(error)];
+    }
+  };
+  const [x, y] = [f.decode(a), f.decode(b)];
+  const math = arithmetic(f, options);
+  return [
+    attempt("a + b", x + y, () => math.add(a, b)),
+    attempt("a - b", x - y, () => math.sub(a, b)),
+    attempt("a * b", x * y, () => math.mul(a, b)),
+    attempt("a / b", x / y, () => math.div(a, b)),
+    attempt("sqrt a", Math.sqrt(x), () => math.sqrt(a)),
+    attempt("next a", NaN, () => math.next(a)),
+    attempt("previous a", NaN, () => math.previous(a)),
+  ];
+}
+
+function blockView(f: Format, state: ExplorerState): View {
+  const values = state.block.split(/[\s,]+/).filter((part) => part !== "").map(readNumber); // prettier-ignore
+  const wrong = values.findIndex((v) => v === undefined);
+  if (values.length === 0 || wrong >= 0)
+    return {
+      kind: "error",
+      message: `block: expected numbers, got ${values.length === 0 ? "nothing" : `something else in place ${wrong + 1}`}.`,
+    };
+  const size = f.kind === "opaque" ? f.blockSize : 1;
+  const data = new Float32Array(Math.ceil(values.length / size) * size);
+  data.set(values as number[]);
+  const packed = quantize(tensor(data, [1, data.length]), f);
+  const stored = dequantize(packed);
+  const rows = Array.from(data, (v, i) => [v, stored[i], stored[i] - v] as const);
+  const power = rows.reduce((sum, [v]) => sum + v * v, 0);
+  const noise = rows.reduce((sum, [, , e]) => sum + e * e, 0);
+  return { kind: "block", format: f, card: bitCard(f).lines, packed, rows, sqnr: 10 * Math.log10(power / noise) };
+}
+
+/** The shortest decimal that is this float32. */
+export function shortest(x: number): string {
+  if (Object.is(x, -0)) return "-0";
+  for (let digits = 1; digits <= 9; digits++) {
+    const s = Number(x.toPrecision(digits));
+    if (Math.fround(s) === Math.fround(x)) return String(s);
+  }
+  return String(x);
+}
+
+/** What the page shows. Whatever is half typed or refused is an error with the library's words. */
+export function view(state: ExplorerState): View {
+  try {
+    const f = formatOf(state.format);
+    if (f.kind === "block" || f.kind === "opaque") return blockView(f, state);
+    const x = readNumber(state.value);
+    if (x === undefined)
+      return { kind: "error", message: `value: expected a number (0.3, 2^-7, 0x1.8p3, NaN, -Infinity), got "${state.value}".` };
+    // words that are no policy are refused by the library, in its own words
+    const options = {
+      ...(state.rounding ? { rounding: state.rounding } : {}),
+      ...(state.overflow ? { overflow: state.overflow } : {}),
+    } as EncodeOptions;
+    const explained = explainValue(f, x, options);
+    const y = readNumber(state.other);
+    return {
+      kind: "scalar",
+      format: f,
+      code: explained.code,
+      fields: explained.fields,
+      lines: explained.lines,
+      card: bitCard(f).lines,
+      results: y === undefined ? [] : results(f, options, explained.code, f.encode(y, options)),
+      values: f.order !== null && f.bits <= 12 ? f.order.values : undefined,
+    };
+  } catch (error) {
+    if (isLowbitError(error) || error instanceof TypeError || error instanceof SyntaxError)
+      return { kind: "error", message: error.message };
+    throw error;
+  }
+}
+
+/** The typed value after a bit is turned over. */
+export function flip(f: NumberFormat, code: number, bit: number): string {
+  const turned = Math.floor(code / 2 ** bit) % 2 === 1 ? code - 2 ** bit : code + 2 ** bit;
+  const value = f.decode(turned);
+  return Object.is(value, -0) ? "-0" : String(value);
+}
+
+/** A place between 0 and 1 on a line that is logarithmic on both sides of zero. */
+export function place(values: Float64Array, x: number): number {
+  const smallest = values.reduce((least, v) => (v !== 0 ? Math.min(least, Math.abs(v)) : least), Infinity);
+  const at = (v: number): number => Math.sign(v) * Math.log2(1 + Math.abs(v) / smallest);
+  const [low, high] = [at(values[0]), at(values[values.length - 1])];
+  return Math.min(1, Math.max(0, (at(x) - low) / (high - low)));
+}
+
+export type TableKind = "csv" | "json" | "c" | "readmemh";
+
+/** All values by code, as a file. Formats of at most 16 bits. */
+export function table(f: NumberFormat, kind: TableKind): string {
+  const values = [...f.table!];
+  const show = (v: number): string => (Object.is(v, -0) ? "-0" : String(v));
+  switch (kind) {
+    case "csv":
+      return ["code,hex,value", ...values.map((v, code) => `${code},${hex(code, f.bits)},${show(v)}`), ""].join("\n");
+    case "json":
+      return `${JSON.stringify({ format: f.name, bits: f.bits, values: values.map(show) })}\n`;
+    case "c": {
+      const c = (v: number): string => (Number.isNaN(v) ? "NAN" : Number.isFinite(v) ? show(v) : v > 0 ? "INFINITY" : "-INFINITY");
+      return `#include <math.h>\nstatic const double ${f.name}_values[${values.length}] = {\n${values.map((v) => `  ${c(v)},`).join("\n")}\n};\n`;
+    }
+    case "readmemh": {
+      // one IEEE double per line, for $readmemh
+      const bits = new DataView(new ArrayBuffer(8));
+      const word = (v: number): string => (bits.setFloat64(0, v), bits.getBigUint64(0).toString(16).padStart(16, "0"));
+      return `// ${f.name}: the value of each code as an IEEE double\n${values.map(word).join("\n")}\n`;
+    }
+  }
+}
+
+export const formatNames = (): string[] => allFormats.map((f) => f.name);
