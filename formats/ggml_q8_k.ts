@@ -18,7 +18,9 @@ export const ggml_q8_k = /* @__PURE__ */ defineOpaque({
     // a subnormal extreme, whose inverse no float32 holds, is zero
     if (inverse === 0 || !Number.isFinite(inverse)) return;
     const view = new DataView(out.buffer, out.byteOffset + to, 292);
-    view.setFloat32(0, 1 / inverse, true);
+    // rounded up, the scale would take the largest float32s to infinity
+    const d = f32(1 / inverse);
+    view.setFloat32(0, Number.isFinite(f32(127 * d)) ? d : d * (1 - 2 ** -23), true);
     for (let j = 0; j < 256; j++) {
       const q = Math.min(127, nearestInt(f32(inverse * x[at + j])));
       view.setInt8(4 + j, q);

@@ -1,6 +1,7 @@
 // The k-quants of ggml: super-blocks of 256 elements in runs, each run with a small integer scale (and minimum) under one float16 (or two).
 // Spec: ggml-org/ggml src/ggml-quants.c, ggml-common.h. Decoding is exact; encoding is an own search for the least squared error, weighted with an
-// importance where one is given. What the reference's rule gives is a candidate too, so that no block is worse, and refused is what it cannot store.
+// importance where one is given: less error than the reference's over a tensor, though not in every block (about one in a hundred of Q4_K). Refused is what it
+// cannot store.
 // Error sums are closed forms of the sums that least squares needs, so that one loop over a run serves both weightings.
 import type { NumberFormat, OpaqueFormat } from "../core/types.ts";
 import { float16 } from "../float16.ts";

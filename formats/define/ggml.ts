@@ -20,7 +20,7 @@ export function putHalf(out: Uint8Array, at: number, value: number): void {
   if ((code & 0x7c00) === 0x7c00)
     throw new LowbitError(
       "E_VALUE",
-      `ggml block scale: expected a magnitude up to 65504 (float16), got ${value}. Scale the data down before encoding.`,
+      `ggml block scale: expected a magnitude up to 65504 (float16), got ${Number.isFinite(value) ? value : "one beyond float32"}. Scale the data down before encoding.`,
     );
   out[at] = code & 255;
   out[at + 1] = code >> 8;

@@ -1,10 +1,7 @@
 // Where bytes come from: a path (Node), a Blob or File, bytes, or anything that reads ranges (HTTP ranges, OPFS). Readers of this folder ask for the
 // ranges that they need, never for the whole.
 import { LowbitError } from "../../formats/core/errors.ts";
-import type * as NodeFs from "node:fs";
-import type * as NodeFsPromises from "node:fs/promises";
-import type * as NodePath from "node:path";
-import type * as NodeZlib from "node:zlib";
+import { nodeFiles } from "./node.ts";
 
 /** Reads ranges of something of known size. */
 export interface RangeReader {
@@ -26,21 +23,6 @@ export interface OpenSource {
   read(at: number, length: number): Promise<Uint8Array>;
   close(): Promise<void>;
 }
-
-function builtin<T>(name: string): T {
-  const get = (globalThis as { process?: { getBuiltinModule?: (id: string) => unknown } }).process?.getBuiltinModule;
-  const module = get?.(name);
-  if (module === undefined)
-    throw new LowbitError(
-      "E_UNSUPPORTED",
-      `paths: expected Node 20.19 or later, got a runtime without ${name}. Pass bytes, a Blob or a reader of ranges.`,
-    );
-  return module as T;
-}
-export const nodeFs = (): typeof NodeFs => builtin("node:fs");
-export const nodeFiles = (): typeof NodeFsPromises => builtin("node:fs/promises");
-export const nodePath = (): typeof NodePath => builtin("node:path");
-export const nodeZlib = (): typeof NodeZlib => builtin("node:zlib");
 
 const isBlob = (x: unknown): x is Blob => typeof Blob !== "undefined" && x instanceof Blob;
 const isReader = (x: unknown): x is RangeReader =>
@@ -75,7 +57,7 @@ const fromBytes = (bytes: Uint8Array, what: string): OpenSource =>
 async function openPath(path: string): Promise<OpenSource> {
   const failed = (cause: unknown) =>
     new LowbitError("E_IO", `${path}: expected to read it, got ${(cause as Error).message}. Check the path.`, { cause });
-  let file: NodeFsPromises.FileHandle;
+  let file: Awaited<ReturnType<ReturnType<typeof nodeFiles>["open"]>>;
   try {
     file = await nodeFiles().open(path, "r");
   } catch (cause) {
@@ -135,7 +117,7 @@ export async function writeFileWhole(path: string, pieces: AsyncIterable<Uint8Ar
   if (!force && (await fs.stat(path).catch(() => undefined)) !== undefined)
     throw new LowbitError("E_EXISTS", `${path}: expected a new file, got one that exists. Pass force to overwrite it.`);
   const temporary = `${path}.${Math.random().toString(36).slice(2, 10)}.tmp`;
-  let file: NodeFsPromises.FileHandle;
+  let file: Awaited<ReturnType<ReturnType<typeof nodeFiles>["open"]>>;
   try {
     file = await fs.open(temporary, "wx");
   } catch (cause) {

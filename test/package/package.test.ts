@@ -120,9 +120,10 @@ async function bundle(text: string): Promise<number> {
 
 describe("browser bundles and size budgets (gzip)", () => {
   const budgets: [string, string, number][] = [
-    ["one integer codec", `import { int4 } from "lowbit/formats/int4"; console.log(int4);`, 3_400],
-    ["one float codec", `import { float8_e4m3fn } from "lowbit/formats/float8_e4m3fn"; console.log(float8_e4m3fn);`, 4_500],
-    ["all formats", `import { allFormats, format } from "lowbit/formats"; console.log(allFormats, format);`, 21_000],
+    ["one integer codec", `import { int4 } from "lowbit/formats/int4"; console.log(int4);`, 3_800],
+    ["one float codec", `import { float8_e4m3fn } from "lowbit/formats/float8_e4m3fn"; console.log(float8_e4m3fn);`, 4_900],
+    // The grids of ggml's smallest types are a third of it.
+    ["all formats", `import { allFormats, format } from "lowbit/formats"; console.log(allFormats, format);`, 33_000],
     [
       "the core with WebAssembly kernels",
       `import { tensor, quantize, dequantize, matmul, prepareMatmul, wasm } from "lowbit"; console.log(tensor, quantize, dequantize, matmul, prepareMatmul, wasm);`,
@@ -132,7 +133,7 @@ describe("browser bundles and size budgets (gzip)", () => {
     // Products alone are near the 20 kB first planned; codecs by expression, bit planes, exact integer products and the transform are methods too.
     ["the WebGPU backend", `import { webgpu } from "lowbit/webgpu"; console.log(webgpu);`, 30_000],
     // The families of kernels (products, bit planes, look-ups, transforms, bulk conversion) outgrew the 30 kB first planned. With saving and loading every format comes too.
-    ["everything in lowbit", `import * as l from "lowbit"; console.log(l);`, 94_000],
+    ["everything in lowbit", `import * as l from "lowbit"; console.log(l);`, 107_000],
   ];
   test.each(budgets)("%s", async (_, text, budget) => {
     const size = await bundle(text);

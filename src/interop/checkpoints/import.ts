@@ -1,7 +1,7 @@
 // importCheckpoint: a folder as transformers saves it (config.json, safetensors) with its quantized layers as packed tensors, codes untouched, and everything
 // else as the tensors that they are.
 import { LowbitError } from "../../../formats/core/errors.ts";
-import { nodeFs, nodePath } from "../source.ts";
+import { nodeFs, nodePath } from "../node.ts";
 import { readSafetensors, type SafeTensor, type SafetensorsFile } from "../safetensors/read.ts";
 import {
   awqLayer,

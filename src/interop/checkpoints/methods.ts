@@ -266,11 +266,24 @@ interface QuantState {
   readonly nested_offset?: number;
 }
 
+function quantState(name: string, stateName: string, bytes: Uint8Array): QuantState {
+  const text = new TextDecoder().decode(bytes);
+  let state: unknown;
+  try {
+    state = JSON.parse(text);
+  } catch {
+    state = undefined;
+  }
+  if (typeof state !== "object" || state === null)
+    throw bad(`${name}.${stateName}`, "an object as JSON", JSON.stringify(text.slice(0, 60)));
+  return state as QuantState;
+}
+
 /** bitsandbytes of 4 bits: a flat tensor of nibbles, the high one first, an absmax for each block, quantized itself where it is nested. */
 export async function bnb4Layer(name: string, module: Module): Promise<ImportedLayer> {
   const stateName = [...module.keys()].find((part) => part.startsWith("weight.quant_state.bitsandbytes__"));
   if (stateName === undefined) throw bad(name, "weight.quant_state.bitsandbytes__nf4 or __fp4", [...module.keys()].join(", "));
-  const state = JSON.parse(new TextDecoder().decode(await module.get(stateName)!.bytes())) as QuantState;
+  const state = quantState(name, stateName, await module.get(stateName)!.bytes());
   const element = /^nf4$/.test(state.quant_type) ? scalar("normalfloat4") : state.quant_type === "fp4" ? scalar("fp4_bnb") : undefined;
   const { blocksize, shape } = state;
   if (element === undefined || !Array.isArray(shape) || shape.length !== 2 || !shape.every((d) => Number.isSafeInteger(d) && d > 0))

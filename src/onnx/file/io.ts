@@ -17,7 +17,7 @@ import {
   writeFiles,
 } from "./files.ts";
 import type { OnnxModel } from "./model.ts";
-import { externalLocations, locationsOf, readModelSource } from "./model.ts";
+import { decodeOriginal, externalLocations, locationsOf, readModelSource } from "./model.ts";
 import type { ByteSource } from "./source.ts";
 import { RAW_DATA, bytesSource } from "./source.ts";
 
@@ -126,7 +126,10 @@ export function inputBytes(model: OnnxModel): number {
 
 /** Paths of the files that a model was read from; none for a model from bytes. */
 export function inputPaths(model: OnnxModel): string[] {
-  return model.path === undefined ? [] : [model.path, ...locationsOf(model.proto).map((location) => model.external(location).label)];
+  if (model.path === undefined) return [];
+  // also what the model named when it was read: weights that were replaced since lie there still
+  const locations = new Set([...locationsOf(decodeOriginal(model)), ...locationsOf(model.proto)]);
+  return [model.path, ...[...locations].map((location) => model.external(location).label)];
 }
 
 function placementFor(path: string, options: WriteOptions): Placement {

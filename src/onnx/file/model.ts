@@ -130,7 +130,7 @@ export function readModelSource(source: ByteSource, external?: ExternalResolver)
   return model;
 }
 
-/** True where the message has changed since it was read. */
+/** The message as it was read. */
 export function decodeOriginal(model: OnnxModel): ModelProto {
   return fromBinary(ModelProtoSchema, model.skeleton);
 }

@@ -82,7 +82,8 @@ export async function startWeb({ threads }: StartOptions): Promise<Runtime> {
 }
 
 /** Where this module is: CommonJS has __filename. */
-const here = (): string => (typeof __filename === "string" ? __filename : import.meta.url);
+const here = (): string =>
+  typeof __filename === "string" ? __filename : (/(?:file:\/\/)?\/[^\s()]+?(?=:\d+:\d+)/.exec(new Error().stack ?? "")?.[0] ?? "/");
 
 /** The file of lowbit/runtime and this package's version. @throws LowbitError E_RUNTIME */
 export function ownRuntime(): { readonly file: string; readonly version: string } {

@@ -28,7 +28,7 @@ function signature(name: string): { operands: ValueType[]; result: ValueType | n
     if (op.startsWith("load")) return { operands: ["i32"], result: t };
     if (op.startsWith("store")) return { operands: ["i32", t], result: null };
     const from = /_(i32|i64|f32|f64)(_[su])?$/.exec(op);
-    if (from !== null && /^(trunc|convert|demote|promote|reinterpret|extend)/.test(op))
+    if (from !== null && /^(trunc|convert|demote|promote|reinterpret|extend|wrap)/.test(op))
       return { operands: [from[1] as ValueType], result: t };
     if (["eqz", "clz", "ctz", "popcnt", "abs", "neg", "sqrt"].includes(op)) return { operands: [t], result: op === "eqz" ? "i32" : t };
     const compare = /^(eq|ne|lt|gt|le|ge)(_[su])?$/.test(op);
