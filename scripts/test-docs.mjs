@@ -47,7 +47,7 @@ try {
 
   const pages = readdirSync(dist).filter((name) => name.endsWith(".html") && name !== "404.html");
   for (const name of pages) {
-    await page.goto(`${origin}/${name}`, { waitUntil: "networkidle" });
+    await page.goto(`${origin}/${name}`, { waitUntil: "load" });
     assert.ok((await page.locator("h1").first().innerText()).length > 0, `${name} has a title`);
   }
 
