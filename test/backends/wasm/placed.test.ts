@@ -166,8 +166,8 @@ describe("products in place", () => {
         calls(1000);
         return Math.abs(heap() - before);
       });
-      // 2272 bytes before; a view or a closure would be as much again
-      expect(Math.min(...grown) / 1000).toBeLessThan(100);
+      // 2272 bytes before recording; engines differ in the numbers that they box (64 in Node 20, 152 in 24)
+      expect(Math.min(...grown) / 1000).toBeLessThan(400);
       region.free();
     }
   });
