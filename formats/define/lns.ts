@@ -43,7 +43,7 @@ export function defineLns(options: LnsOptions): NumberFormat {
   const magnitudeOf = (magnitude: number): number => (magnitude === zero ? 0 : exactExp2(steps(magnitude) * unit));
   const tie = (magnitude: number): number => exactExp2((steps(magnitude) + 0.5) * unit);
   const smallest = magnitudeOf(zero + 1);
-  const beyond = exactExp2((zero - 1 + 1) * unit);
+  const beyond = exactExp2(zero * unit);
   return makeCodec({
     kind: "logarithmic",
     name,
