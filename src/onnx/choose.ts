@@ -1,4 +1,5 @@
-// What happens to each layer: by dtype or format, by rules, by names and operators. Nothing is read or written here.
+// What happens to each layer: by dtype or format, by rules, by names and operators. Nothing is written here, and weights
+// are read for their signs only.
 import { LowbitError } from "../../formats/core/errors.ts";
 import type { Format, FormatDefinition } from "../../formats/core/types.ts";
 import { defineFormat } from "../../formats/define/index.ts";
@@ -14,7 +15,7 @@ import { nameFilter, nameMatcher } from "./patterns.ts";
 import { TARGETS } from "./targets/index.ts";
 import type { Target, TargetContext } from "./targets/target.ts";
 import type { TargetName } from "./dtypes.ts";
-import { layerType } from "./weights.ts";
+import { layerType, signReason } from "./weights.ts";
 
 /** What a layer becomes. */
 export interface Decision {
@@ -102,7 +103,8 @@ export function decider(context: TargetContext, found: readonly Layer[]): Decide
     const half = layerType(layer) === T.FLOAT16;
     const asked = wish.format ?? wish.dtype!.format!({ opType: type, half, unsigned, blockSize, symmetric, perChannel });
     const format = made.adapt?.(layer, asked) ?? asked;
-    return made.reason(layer, format, context) ?? { target: made, format, dtype: wish.dtype, algorithm: wish.algorithm };
+    const reason = made.reason(layer, format, context) ?? signReason(context.model, layer, format);
+    return reason ?? { target: made, format, dtype: wish.dtype, algorithm: wish.algorithm };
   };
 
   const decide = (layer: Layer): Decision | string => {

@@ -51,6 +51,22 @@ export function singleMatrixReason(layer: Layer): string | undefined {
   return shape.slice(0, -2).every((d) => d === 1) ? undefined : `the weight has ${shape.length} dimensions, not 2`;
 }
 
+/** Values of a format are never negative, and nothing shifts them: negative weights would all become zero, or worse behind an algorithm. */
+const isUnsigned = (format: Format): boolean =>
+  format.kind === "block"
+    ? format.offset === undefined && format.element.limits.min >= 0
+    : format.kind !== "opaque" && format.limits.min >= 0;
+
+/** Why a format cannot hold the signs of a layer's weight; undefined: it can. */
+export function signReason(model: OnnxModel, layer: Layer, format: Format): string | undefined {
+  if (layer.weight === null || !isUnsigned(format)) return undefined;
+  const { factor } = gemmAlpha(layer.node);
+  const lost = constantView(model, layer.weight).data.find((value) => value * factor < 0);
+  return lost === undefined
+    ? undefined
+    : `${format.name} has no negative values and no zero points, and the weight has ${lost * factor} (a signed format, or one with zero points, can)`;
+}
+
 /** What quantizes one layer: options of `quantize` (round to nearest), or a quantizer. */
 export type LayerQuantizer = TensorOptions | WeightQuantizer;
 

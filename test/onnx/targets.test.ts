@@ -57,12 +57,15 @@ const small = (f: Format): boolean => {
   const levels = f.kind === "block" ? [f.element, ...f.scales.map((s) => s.format), ...(f.offset?.levels ?? []).map((s) => s.format)] : [f];
   return (f.kind === "block" ? f.element : f).bits <= 8 && levels.every((level) => level.bits <= 32);
 };
+const isSigned = (f: Format): boolean =>
+  f.kind === "opaque" || (f.kind === "block" ? f.offset !== undefined || f.element.limits.min < 0 : f.limits.min < 0);
 
 describe("stored: every format", () => {
   it.each(allFormats.filter(small).map((f) => f.name))("%s", async (name) => {
     const k = 256;
     const n = 12;
-    const w = weights(k * n, 3).map((v) => v * 4);
+    const signed = isSigned(format(name));
+    const w = weights(k * n, 3).map((v) => 4 * (signed ? v : Math.abs(v)));
     const proto = matmulModel(raw("w", [k, n], w), k, n);
     const bytes = await expectExact(proto, { x: x(3, k) }, { format: name, target: "stored" });
     // the packed tensor is in the file again, with the values that nodes decode
@@ -83,6 +86,24 @@ describe("stored: every format", () => {
       if (f.kind !== "block") throw new Error(name);
       expect(report.weightBytesAfter / ((f.bitsPerValue(n, k) * n * k) / 8)).toBeLessThan(1.001);
     }
+  });
+
+  it("negative weights stay where a format has neither sign nor zero points, whatever the target and algorithm", async () => {
+    const [k, n] = [64, 8];
+    const matrix = (w: Float32Array) => encode(matmulModel(raw("w", [k, n], w), k, n));
+    const signed = matrix(weights(k * n));
+    for (const options of [
+      { format: "uint8_row", target: "qdq" },
+      { format: "uint4_b32", target: "matmulnbits" },
+      { format: "uint4_b32", target: "stored", algorithm: "mse" },
+      { format: "uint8", target: "stored" },
+    ] as const) {
+      const { report } = await quantizeModelBytes(signed, { ...options, allowUnchanged: true });
+      expect(report.layers[0].reason).toMatch(/has no negative values and no zero points, and the weight has -0\.\d/);
+    }
+    const positive = matrix(weights(k * n).map(Math.abs));
+    const { report } = await quantizeModelBytes(positive, { format: "uint8_row", target: "qdq" });
+    expect(report.layers[0].sqnrDb).toBeGreaterThan(35);
   });
 
   it("rows that are no whole bytes or blocks", async () => {
