@@ -17,10 +17,11 @@ const sources = ["formats", "kernels", "src"].flatMap((dir) =>
 /** Lower layers first; a file may import from its own layer and from those it may see. */
 const layers: readonly { name: string; owns: (path: string) => boolean; sees: readonly string[] }[] = [
   { name: "formats", owns: (p) => p.startsWith("formats/"), sees: [] },
+  { name: "files", owns: (p) => p.startsWith("src/files/"), sees: ["formats"] },
   { name: "kernels", owns: (p) => p.startsWith("kernels/"), sees: ["formats"] },
   { name: "backends", owns: (p) => p.startsWith("src/backends/"), sees: ["formats", "kernels"] },
   { name: "tensor", owns: (p) => p.startsWith("src/tensor/"), sees: ["formats", "kernels", "backends"] },
-  { name: "interop", owns: (p) => p.startsWith("src/interop/"), sees: ["formats", "kernels", "backends", "tensor"] },
+  { name: "interop", owns: (p) => p.startsWith("src/interop/"), sees: ["formats", "files", "kernels", "backends", "tensor"] },
   { name: "testing", owns: (p) => p.startsWith("src/testing/"), sees: ["formats", "tensor"] },
   { name: "quantize", owns: (p) => p.startsWith("src/quantize/"), sees: ["formats", "kernels", "backends", "tensor"] },
   {
@@ -28,7 +29,7 @@ const layers: readonly { name: string; owns: (path: string) => boolean; sees: re
     owns: (p) => p.startsWith("src/search/"),
     sees: ["formats", "kernels", "backends", "tensor", "quantize"],
   },
-  { name: "onnx", owns: (p) => p.startsWith("src/onnx/"), sees: ["formats", "kernels", "backends", "tensor", "quantize"] },
+  { name: "onnx", owns: (p) => p.startsWith("src/onnx/"), sees: ["formats", "files", "kernels", "backends", "tensor", "quantize"] },
   { name: "runtime", owns: (p) => p.startsWith("src/runtime/"), sees: ["formats", "kernels", "backends", "tensor", "quantize", "onnx"] },
   {
     name: "cli",

@@ -1,7 +1,10 @@
 // Where bytes come from: a path (Node), a Blob or File, bytes, or anything that reads ranges (HTTP ranges, OPFS). Readers of this folder ask for the
 // ranges that they need, never for the whole.
 import { LowbitError } from "../../formats/core/errors.ts";
-import { nodeFiles } from "./node.ts";
+import { disk } from "../files/calls.ts";
+import { writeFiles } from "../files/commit.ts";
+import { openFile, readUpTo } from "../files/open.ts";
+import { checkOutput, outputPath } from "../files/outputs.ts";
 
 /** Reads ranges of something of known size. */
 export interface RangeReader {
@@ -54,34 +57,13 @@ export async function openSource(source: ByteSource, what: string): Promise<Open
 const fromBytes = (bytes: Uint8Array, what: string): OpenSource =>
   checked(what, bytes.length, (at, n) => Promise.resolve(bytes.subarray(at, at + n)));
 
-async function openPath(path: string): Promise<OpenSource> {
-  const failed = (cause: unknown) =>
-    new LowbitError("E_IO", `${path}: expected to read it, got ${(cause as Error).message}. Check the path.`, { cause });
-  let file: Awaited<ReturnType<ReturnType<typeof nodeFiles>["open"]>>;
-  try {
-    file = await nodeFiles().open(path, "r");
-  } catch (cause) {
-    throw failed(cause);
-  }
-  let size: number;
-  try {
-    const stat = await file.stat();
-    if (!stat.isFile()) throw new Error("a folder or device, not a file");
-    size = stat.size;
-  } catch (cause) {
-    await file.close();
-    throw failed(cause);
-  }
-  const read = async (at: number, length: number): Promise<Uint8Array> => {
+function openPath(path: string): OpenSource {
+  const { fd, stat } = openFile(path);
+  const read = (at: number, length: number): Promise<Uint8Array> => {
     const out = new Uint8Array(length);
-    for (let done = 0; done < length;) {
-      const { bytesRead } = await file.read(out, done, Math.min(length - done, 2 ** 30), at + done);
-      if (bytesRead === 0) return out.subarray(0, done);
-      done += bytesRead;
-    }
-    return out;
+    return Promise.resolve(out.subarray(0, readUpTo(fd, out, length, at, path)));
   };
-  return checked(path, size, read, () => file.close());
+  return checked(path, Number(stat.size), read, () => Promise.resolve(disk.close(fd)));
 }
 
 function checked(
@@ -90,10 +72,12 @@ function checked(
   read: (at: number, length: number) => Promise<Uint8Array>,
   close?: () => Promise<void> | undefined,
 ): OpenSource {
+  let closed = false;
   return {
     label,
     size,
     async read(at, length) {
+      if (closed) throw new LowbitError("E_DISPOSED", `${label}: expected an open file, got one that was closed. Open it again.`);
       if (!(at >= 0 && length >= 0 && at + length <= size))
         throw new LowbitError("E_CONTAINER", `${label}: expected ${length} bytes at ${at}, got a file of ${size}. Is the file whole?`);
       const bytes = await read(at, length);
@@ -104,38 +88,20 @@ function checked(
         );
       return bytes;
     },
-    close: async () => close?.(),
+    // once: the descriptor may be another file's by now
+    async close() {
+      if (closed) return;
+      closed = true;
+      await close?.();
+    },
   };
 }
 
 /**
- * Writes a file from pieces: under a temporary name in the same folder, renamed when whole, removed on any failure.
+ * Writes a file from pieces: it is there when whole, and never half. A file that it replaces leaves its permissions.
  * @throws LowbitError E_IO, E_EXISTS where the file is there and `force` is not given
  */
 export async function writeFileWhole(path: string, pieces: AsyncIterable<Uint8Array> | Iterable<Uint8Array>, force = false): Promise<void> {
-  const fs = nodeFiles();
-  if (!force && (await fs.stat(path).catch(() => undefined)) !== undefined)
-    throw new LowbitError("E_EXISTS", `${path}: expected a new file, got one that exists. Pass force to overwrite it.`);
-  const temporary = `${path}.${Math.random().toString(36).slice(2, 10)}.tmp`;
-  let file: Awaited<ReturnType<ReturnType<typeof nodeFiles>["open"]>>;
-  try {
-    file = await fs.open(temporary, "wx");
-  } catch (cause) {
-    throw new LowbitError("E_IO", `${path}: expected to write it, got ${(cause as Error).message}. Check the folder.`, { cause });
-  }
-  try {
-    try {
-      for await (const piece of pieces)
-        for (let at = 0; at < piece.length; at += 2 ** 30) await file.appendFile(piece.subarray(at, Math.min(piece.length, at + 2 ** 30)));
-      await file.sync();
-    } finally {
-      await file.close();
-    }
-    await fs.rename(temporary, path);
-  } catch (cause) {
-    await fs.rm(temporary, { force: true });
-    if (cause instanceof Error && "code" in cause && typeof cause.code === "string" && !cause.code.startsWith("E_"))
-      throw new LowbitError("E_IO", `${path}: expected to write it, got ${cause.message}. Is the disk full?`, { cause });
-    throw cause;
-  }
+  checkOutput(path, [], force);
+  await writeFiles([{ path: outputPath(path), chunks: () => pieces }], force);
 }

@@ -7,7 +7,6 @@ import { writeFiles } from "./file/files.ts";
 import type { OnnxDtype, QuantizeModelOptions, QuantizeReport } from "./options.ts";
 import { quantizeFile } from "./quantize.ts";
 import { readModel } from "./file/io.ts";
-import { bytesSource } from "./file/source.ts";
 
 export interface QuantizeFolderOptions extends Omit<QuantizeModelOptions, "dtype" | "format" | "target" | "report"> {
   readonly dtypes: readonly OnnxDtype[];
@@ -125,6 +124,6 @@ async function writeConfig(folder: string, output: string, files: readonly Folde
   const known = typeof own.use_external_data_format === "object" ? (own.use_external_data_format as Record<string, unknown>) : {};
   if (Object.keys(external).length > 0) config["transformers.js_config"] = { ...own, use_external_data_format: { ...known, ...external } };
   const bytes = new TextEncoder().encode(`${JSON.stringify(config, null, 2)}\n`);
-  await writeFiles([{ path: to, segments: [{ source: bytesSource(bytes), offset: 0, length: bytes.length, field: 9 }] }], true);
+  await writeFiles([{ path: to, chunks: () => [bytes] }], true);
   return to;
 }

@@ -1,7 +1,8 @@
 // importCheckpoint: a folder as transformers saves it (config.json, safetensors) with its quantized layers as packed tensors, codes untouched, and everything
 // else as the tensors that they are.
 import { LowbitError } from "../../../formats/core/errors.ts";
-import { nodeFs, nodePath } from "../node.ts";
+import { disk, nodePath, statOf } from "../../files/calls.ts";
+import { readFile } from "../../files/open.ts";
 import { readSafetensors, type SafeTensor, type SafetensorsFile } from "../safetensors/read.ts";
 import {
   awqLayer,
@@ -94,7 +95,7 @@ export async function importCheckpoint(folder: string): Promise<Checkpoint> {
   const { join } = nodePath();
   const read = (name: string): unknown => {
     try {
-      return JSON.parse(nodeFs().readFileSync(join(folder, name), "utf8"));
+      return JSON.parse(new TextDecoder().decode(readFile(join(folder, name))));
     } catch (cause) {
       throw new LowbitError(
         "E_IO",
@@ -103,14 +104,10 @@ export async function importCheckpoint(folder: string): Promise<Checkpoint> {
       );
     }
   };
-  const has = (name: string): boolean => nodeFs().existsSync(join(folder, name));
+  const has = (name: string): boolean => statOf(join(folder, name)) !== undefined;
   const config = read("config.json");
   if (!isObject(config)) throw new LowbitError("E_CONTAINER", `${join(folder, "config.json")}: expected an object, got something else.`);
-  const single = has("model.safetensors")
-    ? "model.safetensors"
-    : nodeFs()
-        .readdirSync(folder)
-        .find((f) => f.endsWith(".safetensors"));
+  const single = has("model.safetensors") ? "model.safetensors" : disk.readdir(folder).find((f) => f.endsWith(".safetensors"));
   const weights = has("model.safetensors.index.json") ? "model.safetensors.index.json" : single;
   if (weights === undefined)
     throw new LowbitError(

@@ -1,7 +1,7 @@
 // readSafetensors: the header of a file of anyone, or of all shards that an index names, and its tensors as views that are read when asked for.
 // Spec: huggingface/safetensors README and tensor.rs: u64 length, JSON, data without holes; headers up to 100 MB.
 import { LowbitError } from "../../../formats/core/errors.ts";
-import { nodePath } from "../node.ts";
+import { nodePath } from "../../files/calls.ts";
 import { openSource, type ByteSource, type OpenSource } from "../source.ts";
 import { floatElements, SAFE_DTYPES, typedElements, type SafeDtype } from "./dtypes.ts";
 

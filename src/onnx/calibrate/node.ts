@@ -1,6 +1,6 @@
 // What calibration needs of Node: files of calibration data, temporary folders. Asked for when called, so that a browser bundle needs no polyfill.
 import { LowbitError } from "../../../formats/core/errors.ts";
-import { needBuiltin } from "../node-modules.ts";
+import { needBuiltin } from "../../files/node.ts";
 import type * as NodeFs from "node:fs";
 import type * as NodePath from "node:path";
 import type * as NodeUrl from "node:url";

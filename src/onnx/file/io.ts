@@ -2,7 +2,7 @@
 import { LowbitError } from "../../../formats/core/errors.ts";
 import type { EncodedModel, Placement, Segment } from "./encode.ts";
 import { encodeModel, payloadBytes, segmentChunks, segmentsLength } from "./encode.ts";
-import type { FileSet, OutputFile, OutputRules } from "./files.ts";
+import type { FileSet, OutputRules, SegmentFile } from "./files.ts";
 import {
   DATA_FILES_MAX,
   checkAborted,
@@ -13,6 +13,7 @@ import {
   fileSet,
   isDataFileName,
   outputPath,
+  segmentFile,
   siblingPath,
   writeFiles,
 } from "./files.ts";
@@ -214,20 +215,20 @@ function dataOfUnchanged(model: OnnxModel, path: string): "stays" | "copied" | "
  * of a link the file that it leads to is meant. An unchanged model with external data takes its data along to another
  * folder.
  */
-export function outputFiles(model: OnnxModel, path: string, options: WriteOptions): OutputFile[] {
+export function outputFiles(model: OnnxModel, path: string, options: WriteOptions): SegmentFile[] {
   const target = outputPath(path);
   let encoded = encodeForFile(model, target, options);
   const fate = encoded.unchanged && locationsOf(model.proto).length > 0 ? dataOfUnchanged(model, target) : undefined;
   if (fate === "renamed") encoded = encodeModel(model, placementFor(target, options));
   const data =
     fate === "copied"
-      ? locationsOf(model.proto).map((location): OutputFile => {
+      ? locationsOf(model.proto).map((location): SegmentFile => {
           const source = model.external(location);
-          return { path: siblingPath(target, location), segments: [{ source, offset: 0, length: source.size, field: RAW_DATA }] };
+          return segmentFile(siblingPath(target, location), [{ source, offset: 0, length: source.size, field: RAW_DATA }]);
         })
-      : encoded.data.map((segments, i): OutputFile => ({ path: siblingPath(target, dataFileName(target, i)), segments }));
-  const renamed = (nameOf: (data: string) => string): readonly Segment[] =>
-    encodeModel(model, { ...placementFor(target, options), nameOf: (file) => nameOf(dataFileName(target, file)) }).model;
+      : encoded.data.map((segments, i) => segmentFile(siblingPath(target, dataFileName(target, i)), segments));
+  const renamed = (nameOf: (data: string) => string) =>
+    segmentChunks(encodeModel(model, { ...placementFor(target, options), nameOf: (file) => nameOf(dataFileName(target, file)) }).model);
   const obsolete =
     options.force === true
       ? obsoleteData(
@@ -239,8 +240,7 @@ export function outputFiles(model: OnnxModel, path: string, options: WriteOption
   return [
     ...data,
     {
-      path: target,
-      segments: encoded.model,
+      ...segmentFile(target, encoded.model),
       ...(data.length > 0 && !encoded.unchanged ? { renamed } : {}),
       ...(obsolete.length > 0 ? { obsolete } : {}),
       ...(model.check === undefined ? {} : { check: model.check }),
@@ -251,7 +251,7 @@ export function outputFiles(model: OnnxModel, path: string, options: WriteOption
 /**
  * Checks the files of `outputFiles`. Data files are never written through a link. @throws LowbitError E_EXISTS, E_IO
  */
-export function checkOutputs(outputs: readonly OutputFile[], model: OnnxModel, rules: OutputRules): void {
+export function checkOutputs(outputs: readonly SegmentFile[], model: OnnxModel, rules: OutputRules): void {
   const inputs = inputPaths(model);
   outputs.forEach((output, i) => checkOutput(output.path, inputs, i < outputs.length - 1 ? { ...rules, followLinks: false } : rules));
 }

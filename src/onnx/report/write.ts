@@ -1,7 +1,6 @@
 // Writes the report of a quantization beside its files. Node only.
 import { readModel } from "../file/io.ts";
 import { writeFiles } from "../file/files.ts";
-import { bytesSource, RAW_DATA } from "../file/source.ts";
 import { worstHistograms } from "./histogram.ts";
 import type { ReportContent } from "./html.ts";
 import { reportHtml } from "./html.ts";
@@ -19,5 +18,5 @@ export async function writeReport(path: string, content: ReportContent, force = 
     model.close();
   }
   const bytes = new TextEncoder().encode(page);
-  await writeFiles([{ path, segments: [{ source: bytesSource(bytes), offset: 0, length: bytes.length, field: RAW_DATA }] }], force);
+  await writeFiles([{ path, chunks: () => [bytes] }], force);
 }

@@ -3,7 +3,7 @@
 import type { IncomingMessage, Server, ServerResponse } from "node:http";
 import type { AddressInfo } from "node:net";
 import { LowbitError } from "../../../formats/core/errors.ts";
-import { builtin } from "../node-modules.ts";
+import { builtin } from "../../files/node.ts";
 import { externalData, webBuilds } from "./children.ts";
 import { pageSource } from "./host.ts";
 import { hello, hostedSession, type Channel, type OpenReply } from "./hosted.ts";

@@ -2,7 +2,7 @@
 import { LowbitError, isLowbitError } from "../../../formats/core/errors.ts";
 import { readModel } from "../file/io.ts";
 import { locationsOf } from "../file/model.ts";
-import { builtin } from "../node-modules.ts";
+import { builtin } from "../../files/node.ts";
 import { hello, hostedSession, type OpenReply } from "./hosted.ts";
 import type { Child } from "./process.ts";
 import { requirePackage, resolvePackage, startChild } from "./process.ts";

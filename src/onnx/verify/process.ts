@@ -1,7 +1,7 @@
 // A runtime in a process of its own: what crashes there (a fault of the runtime, too little memory) is a finding here, not the end of this
 // process. The child is plain Node with HOST_SOURCE; requests and tensors go over its channel (structured clone).
 import { LowbitError } from "../../../formats/core/errors.ts";
-import { builtin } from "../node-modules.ts";
+import { builtin } from "../../files/node.ts";
 import { CHILD_SOURCE } from "./host.ts";
 
 /**

@@ -5,7 +5,7 @@
 // Folders that the caller names may hold it too. Hard links cannot be told from files.
 import { LowbitError } from "../../../../formats/core/errors.ts";
 import type { ExternalResolver } from "../model.ts";
-import { codeOf, disk, ioError, nodePath, statOf } from "./calls.ts";
+import { codeOf, disk, ioError, nodePath, statOf } from "../../../files/calls.ts";
 import type { FileSet } from "./read.ts";
 
 const refuse = (location: string, how: string): LowbitError =>

@@ -1,10 +1,9 @@
-// Byte sources over files. A file is looked at before it is opened, opened without waiting (a FIFO would wait for its
-// writer for ever), and looked at again through the descriptor: what is read is what was checked. At the end `check`
-// says whether it changed in between.
+// Byte sources over files (src/files/open.ts opens them). At the end `check` says whether one changed in between.
 import type { BigIntStats } from "node:fs";
-import { LowbitError, isLowbitError } from "../../../../formats/core/errors.ts";
+import { LowbitError } from "../../../../formats/core/errors.ts";
+import { disk, idOf, ioError, statOf } from "../../../files/calls.ts";
+import { openFile, readUpTo } from "../../../files/open.ts";
 import type { ByteSource } from "../source.ts";
-import { disk, fileConstants, idOf, ioError, kindOfFile, statOf } from "./calls.ts";
 
 /** Open files of one operation; `close` closes them all. */
 export interface FileSet {
@@ -21,66 +20,11 @@ interface OpenFile {
   readonly source: ByteSource;
 }
 
-function refuseKind(path: string, stat: BigIntStats): void {
-  if (!stat.isFile()) {
-    throw new LowbitError(
-      "E_IO",
-      `${path}: expected to read a file, got ${kindOfFile(stat)}. Pass a regular file; copy a stream to one first.`,
-    );
-  }
-}
-
-const swapped = (path: string): LowbitError =>
-  new LowbitError(
-    "E_IO",
-    `${path}: expected one file while it is opened, got another in its place. Run again when nothing else writes there.`,
-  );
-
-/** The path by which the system knows an open file, where it says so (Linux). */
-function pathOfDescriptor(fd: number): string | undefined {
-  try {
-    return disk.readlink(`/proc/self/fd/${fd}`);
-  } catch {
-    return undefined;
-  }
-}
-
-function openChecked(path: string, real: boolean): { fd: number; stat: BigIntStats } {
-  const constants = fileConstants();
-  const flags = constants.O_RDONLY | (constants.O_NONBLOCK ?? 0) | (constants.O_NOCTTY ?? 0) | (real ? (constants.O_NOFOLLOW ?? 0) : 0);
-  let fd: number | undefined;
-  try {
-    const before = disk.stat(path);
-    refuseKind(path, before);
-    fd = disk.open(path, flags);
-    const stat = disk.fstat(fd);
-    refuseKind(path, stat);
-    if (idOf(stat) !== idOf(before)) throw swapped(path);
-    if (real && ((pathOfDescriptor(fd) ?? path) !== path || disk.realpath(path) !== path)) throw swapped(path);
-    return { fd, stat };
-  } catch (cause) {
-    if (fd !== undefined) disk.close(fd);
-    throw isLowbitError(cause) ? cause : ioError("read a file", path, cause);
-  }
-}
-
 /** Reads exactly `length` bytes. */
 export function readAll(fd: number, into: Uint8Array, length: number, offset: number, path: string): void {
-  for (let done = 0; done < length;) {
-    let got: number;
-    try {
-      got = disk.read(fd, into, done, length - done, offset + done);
-    } catch (cause) {
-      throw ioError("read a file", path, cause);
-    }
-    if (got === 0) {
-      throw new LowbitError(
-        "E_ONNX",
-        `${path}: expected ${length} bytes at ${offset}, got ${done}. The file is truncated or being written.`,
-      );
-    }
-    done += got;
-  }
+  const done = readUpTo(fd, into, length, offset, path);
+  if (done < length)
+    throw new LowbitError("E_ONNX", `${path}: expected ${length} bytes at ${offset}, got ${done}. The file is truncated or being written.`);
 }
 
 function fileSource(fd: number, size: number, path: string): ByteSource {
@@ -102,7 +46,7 @@ export function fileSet(): FileSet {
     open(path, real = false) {
       const known = open.get(path);
       if (known !== undefined) return known.source;
-      const { fd, stat } = openChecked(path, real);
+      const { fd, stat } = openFile(path, real);
       const file = { fd, stat, source: fileSource(fd, Number(stat.size), path) };
       open.set(path, file);
       return file.source;

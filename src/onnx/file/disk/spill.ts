@@ -1,12 +1,12 @@
 // New tensors of one operation: in memory up to a budget, then in a temporary file beside the output.
 import { bytesSource, RAW_DATA } from "../source.ts";
 import type { ByteSource, Payload } from "../source.ts";
-import { disk } from "./calls.ts";
-import { writeAll } from "./commit.ts";
-import { outputFolder } from "./outputs.ts";
+import { disk } from "../../../files/calls.ts";
+import { writeAll } from "../../../files/commit.ts";
+import { outputFolder } from "../../../files/outputs.ts";
 import { readAll } from "./read.ts";
-import type { Staging } from "./staging.ts";
-import { openStaging } from "./staging.ts";
+import type { Staging } from "../../../files/staging.ts";
+import { openStaging } from "../../../files/staging.ts";
 
 export interface SpillFile {
   keep: (bytes: Uint8Array) => Payload;

@@ -10,20 +10,21 @@
 //                           A killed run leaves the old pair or the new one; the next run finishes the three steps.
 // The journal in S says which of the two was under way. Where the file system has no hard links, step 2 moves the data:
 // between 2 and 3 the model does not load, but never with wrong data.
-import { LowbitError, isLowbitError } from "../../../../formats/core/errors.ts";
-import type { Segment } from "../encode.ts";
-import { segmentChunks } from "../encode.ts";
+import { LowbitError, isLowbitError } from "../../formats/core/errors.ts";
 import { codeOf, disk, fileConstants, idOf, ioError, kindOfFile, nodePath, statOf } from "./calls.ts";
-import { readAll } from "./read.ts";
+import { CALL_MAX, readUpTo } from "./open.ts";
 import type { Staging } from "./staging.ts";
 import { abandoned, openStaging, removeFolder } from "./staging.ts";
+
+export type Chunks = Iterable<Uint8Array> | AsyncIterable<Uint8Array>;
 
 /** One file of an output; data files of a model come before it. */
 export interface OutputFile {
   readonly path: string;
-  readonly segments: readonly Segment[];
-  /** Of a model with data files: its segments where they have other names. */
-  readonly renamed?: (nameOf: (data: string) => string) => readonly Segment[];
+  /** Its bytes, made when they are written. */
+  readonly chunks: () => Chunks;
+  /** Of a model with data files: its bytes where they have other names. */
+  readonly renamed?: (nameOf: (data: string) => string) => Chunks;
   /** Data files of an earlier model of this name, removed once this one is there. */
   readonly obsolete?: readonly string[];
   /** Throws where an input changed while it was read; asked when all is written, before anything gets its name. */
@@ -41,7 +42,7 @@ export function checkAborted(signal: AbortSignal | undefined): void {
 export function writeAll(fd: number, bytes: Uint8Array, path: string): void {
   try {
     for (let done = 0; done < bytes.length;) {
-      const wrote = disk.write(fd, bytes, done, bytes.length - done);
+      const wrote = disk.write(fd, bytes, done, Math.min(bytes.length - done, CALL_MAX));
       if (wrote === 0) throw Object.assign(new Error("nothing could be written"), { code: "ENOSPC" });
       done += wrote;
     }
@@ -71,17 +72,11 @@ interface Journal {
   readonly obsolete: readonly string[];
 }
 
-async function stage(
-  staging: Staging,
-  name: string,
-  output: OutputFile,
-  segments: readonly Segment[],
-  signal?: AbortSignal,
-): Promise<Staged> {
+async function stage(staging: Staging, name: string, output: OutputFile, chunks: Chunks, signal?: AbortSignal): Promise<Staged> {
   const fd = staging.create(name);
   try {
     let sinceYield = 0;
-    for (const chunk of segmentChunks(segments)) {
+    for await (const chunk of chunks) {
       writeAll(fd, chunk, output.path);
       sinceYield += chunk.length;
       if (sinceYield > 64 << 20) {
@@ -315,7 +310,7 @@ export async function writeFiles(outputs: readonly OutputFile[], force: boolean,
   let keepStaging = false;
   try {
     const staged: Staged[] = [];
-    for (const [i, output] of outputs.entries()) staged.push(await stage(staging, String(i), output, output.segments, signal));
+    for (const [i, output] of outputs.entries()) staged.push(await stage(staging, String(i), output, output.chunks(), signal));
     const data = staged.slice(0, -1);
     const over = force && statOf(model.path) !== undefined && data.some((file) => statOf(path.join(folder, file.target)) !== undefined);
     let bridge: Staged | undefined;
@@ -360,7 +355,8 @@ export async function writeFiles(outputs: readonly OutputFile[], force: boolean,
       }
     }
   } catch (error) {
-    throw isLowbitError(error) ? error : ioError("write a file", model.path, error);
+    // What the chunks threw is its caller's.
+    throw !isLowbitError(error) && /^E[A-Z0-9]+$/.test(codeOf(error)) ? ioError("write a file", model.path, error) : error;
   } finally {
     if (keepStaging) staging.leave();
     else staging.remove();
@@ -377,7 +373,7 @@ function readJournal(staged: string): Journal | undefined {
   const fd = disk.open(file, fileConstants().O_RDONLY);
   try {
     const bytes = new Uint8Array(Number(stat.size));
-    readAll(fd, bytes, bytes.length, 0, file);
+    readUpTo(fd, bytes, bytes.length, 0, file);
     return JSON.parse(new TextDecoder().decode(bytes)) as Journal;
   } finally {
     disk.close(fd);
@@ -415,7 +411,7 @@ function isOurs(model: string, staged: string, journal: Journal): boolean {
   const bytes = Buffer.alloc(Number(stat.size));
   const fd = disk.open(model, fileConstants().O_RDONLY);
   try {
-    readAll(fd, bytes, bytes.length, 0, model);
+    readUpTo(fd, bytes, bytes.length, 0, model);
   } finally {
     disk.close(fd);
   }

@@ -6,11 +6,11 @@ import type * as NodeFs from "node:fs";
 import type * as NodeOs from "node:os";
 import type * as NodePath from "node:path";
 import type { BigIntStats } from "node:fs";
-import { LowbitError } from "../../../../formats/core/errors.ts";
-import { needBuiltin } from "../../node-modules.ts";
+import { LowbitError } from "../../formats/core/errors.ts";
+import { needBuiltin } from "./node.ts";
 
 const need = <Name extends Parameters<typeof needBuiltin>[0]>(name: Name) =>
-  needBuiltin(name, "files", "In a browser use quantizeModelBytes and readModelBytes.");
+  needBuiltin(name, "files", "In a browser pass bytes instead of a path.");
 
 export const nodePath = (): typeof NodePath => need("node:path");
 export const nodeOs = (): typeof NodeOs => need("node:os");
