@@ -10,7 +10,7 @@ import { LowbitError } from "../../formats/core/errors.ts";
 import { needBuiltin } from "./node.ts";
 
 const need = <Name extends Parameters<typeof needBuiltin>[0]>(name: Name) =>
-  needBuiltin(name, "files", "In a browser pass bytes instead of a path.");
+  needBuiltin(name, "files", "In a browser pass bytes instead of a path (for models: quantizeModelBytes, readModelBytes).");
 
 export const nodePath = (): typeof NodePath => need("node:path");
 export const nodeOs = (): typeof NodeOs => need("node:os");
