@@ -1,14 +1,11 @@
 // Posits of any width and exponent size. Word: sign, regime (a run of equal bits and its end), es exponent bits,
 // fraction; negative words are two's complement. Value = (-1)^s * 2^(2^es * k + e) * (1 + f); 0 = 00..0, NaR = 10..0.
-// Spec: Posit Standard 2022 (es = 2 at every n); es = 0, 1, 3, 4 as in the 2018 draft. Rounding cuts the infinite bit
-// string at n bits, ties to the even word: the boundary between two posits is the (n+1)-bit posit between them, which
-// is not the arithmetic mean where exponent bits are cut off. Nothing rounds to 0 or NaR; Infinity and NaN become NaR.
-import { makeCodec } from "../core/codec.ts";
+// Spec: Posit Standard 2022 (es = 2 at every n); es = 0, 1, 3, 4 as in the 2018 draft. Rounding as in tapered.ts.
 import { LowbitError } from "../core/errors.ts";
 import { NUMBER, checkFields } from "../core/fields.ts";
 import { exponentOf } from "../core/round.ts";
-import { nanCode, pickCode, type Ends } from "../core/table.ts";
-import type { EncodeDefaults, EncodeOptions, Field, NumberFormat } from "../core/types.ts";
+import type { Field, NumberFormat } from "../core/types.ts";
+import { defineTapered } from "./tapered.ts";
 
 export interface PositOptions {
   /** Default posit<n>_es<es>. */
@@ -20,8 +17,6 @@ export interface PositOptions {
   readonly es: number;
   readonly spec?: string;
 }
-
-const DEFAULTS: EncodeDefaults = { rounding: "halfEven", overflow: "saturate", infinity: "keep", nan: "nan" };
 
 /** The widths of regime, exponent and fraction of a positive word without its sign bit (n-1 bits). */
 function split(word: number, bits: number, es: number): { run: number; k: number; exponent: number; fraction: number } {
@@ -55,19 +50,7 @@ export function definePosit(options: PositOptions): NumberFormat {
   if (!Number.isInteger(es) || es < 0 || es > 4)
     throw new LowbitError("E_FORMAT", `definePosit es: expected an integer in 0..4, got ${es}. The 2022 standard has es = 2.`);
   const name = options.name ?? `posit${bits}_es${es}`;
-  const span = 2 ** bits;
-  const nar = span / 2;
-  const negate = (code: number) => (code === 0 ? 0 : span - code);
-  const decode = (code: number): number =>
-    code === 0 ? 0 : code === nar ? NaN : code < nar ? positiveValue(code, bits, es) : -positiveValue(span - code, bits, es);
-  /**
-   * The boundary above a positive word or zero: the word with a 1 appended, read as an (n+1)-bit posit. Nothing rounds
-   * to zero, so it starts at 0.
-   */
-  const tieAbove = (word: number): number => (word === 0 ? 0 : positiveValue(2 * word + 1, bits + 1, es));
-  const max = 2 ** (2 ** es * (bits - 2));
-  const ends: Ends = { name, max, min: -max, maxCode: nar - 1, minCode: nar + 1, zeroCode: 0, nanCode: nar };
-
+  const nar = 2 ** (bits - 1);
   /** The largest word whose value is at most x: cut the bit string of x > 0. */
   const cut = (x: number): number => {
     const scale = exponentOf(x);
@@ -81,26 +64,7 @@ export function definePosit(options: PositOptions): NumberFormat {
     return regime * 2 ** rest + Math.floor(e * 2 ** (rest - es)) + (rest > es ? Math.floor(f * 2 ** (rest - es)) : 0);
   };
 
-  const encode = (value: number, o?: EncodeOptions): number => {
-    if (Number.isNaN(value)) return nanCode(ends, o?.nan ?? DEFAULTS.nan);
-    if (!Number.isFinite(value)) {
-      if ((o?.infinity ?? DEFAULTS.infinity) === "keep") return nanCode(ends, o?.nan ?? DEFAULTS.nan);
-      return value > 0 ? ends.maxCode : ends.minCode;
-    }
-    if (value === 0) return 0;
-    const x = Math.abs(value);
-    if (x >= max) return value > 0 ? ends.maxCode : ends.minCode;
-    const word = cut(x);
-    const lo = word === 0 ? 0 : positiveValue(word, bits, es);
-    if (lo === x) return value > 0 ? word : negate(word);
-    const hi = positiveValue(word + 1, bits, es);
-    const rounding = o?.rounding ?? DEFAULTS.rounding;
-    return value > 0
-      ? pickCode(name, x, lo, hi, tieAbove(word), word, word + 1, rounding, o?.random)
-      : pickCode(name, value, -hi, -lo, -tieAbove(word), negate(word + 1), negate(word), rounding, o?.random);
-  };
-
-  return makeCodec({
+  return defineTapered({
     kind: "posit",
     name,
     aliases: [`posit<${bits},${es}>`, `posit(${bits},${es})`, ...(options.aliases ?? [])],
@@ -110,9 +74,9 @@ export function definePosit(options: PositOptions): NumberFormat {
       { name: "sign", bits: 1 },
       { name: "regime", bits: bits - 1 },
     ],
-    fieldsOf(code) {
-      if (code === 0 || code === nar) return [{ name: "sign", bits: 1 } as const, { name: "regime", bits: bits - 1 } as const];
-      const { run, exponent, fraction } = split(code < nar ? code : span - code, bits, es);
+    fieldsOf(word) {
+      if (word === 0 || word === nar) return [{ name: "sign", bits: 1 } as const, { name: "regime", bits: bits - 1 } as const];
+      const { run, exponent, fraction } = split(word, bits, es);
       const all: Field[] = [
         { name: "sign", bits: 1 },
         { name: "regime", bits: Math.min(run + 1, bits - 1) },
@@ -121,32 +85,11 @@ export function definePosit(options: PositOptions): NumberFormat {
       ];
       return all.filter((f) => f.bits > 0);
     },
-    defaults: DEFAULTS,
     definition: { kind: "posit", name, bits, es },
     // useed: the end of the range in which the fraction is longest.
     scaleTo: Math.min(2 ** (2 ** es), 2 ** (2 ** es * (bits - 2))),
-    decode,
-    source: {
-      boundary: (lower, _upper, lowerCode, upperCode) => (lower >= 0 ? tieAbove(lowerCode) : -tieAbove(negate(upperCode))),
-      beyond: null,
-      nanCode: nar,
-    },
-    encode,
-    limits: {
-      max,
-      min: -max,
-      minPositive: 1 / max,
-      minNormal: 1 / max,
-      hasZero: true,
-      hasNegativeZero: false,
-      hasInf: false,
-      hasNaN: true,
-      symmetric: true,
-      finiteValues: span - 1,
-    },
-    // NaR is a value like any other in comparisons, below all numbers, and stepping wraps: the order of the words as
-    // signed integers.
-    ordering: "word",
+    valueOf: (word, n) => positiveValue(word, n, es),
+    cut,
   });
 }
 

@@ -1,15 +1,14 @@
 // Takums of any width. Word: sign S, direction D, regime R (3 bits), characteristic C (r bits), mantissa; a word of n < 12 bits is one of 12 whose last
 // bits are 0; negative words are two's complement. r = D ? R : 7 - R, c = D ? 2^r - 1 + C : -2^(r+1) + 1 + C, so c lies in -255..254 at every width.
 //   linear: (-1)^S * 2^c * (1 + m)        logarithmic: (-1)^S * sqrt(e)^(c + m)
-// Spec: Hunhold, "Beating Posits at Their Own Game: Takum Arithmetic" (2024); names as in libtakum. Rounding cuts the infinite bit string at n bits, ties
-// to the even word, as for posits; nothing rounds to 0 or NaR. Logarithmic values are irrational: a code's value is the nearest double.
-import { makeCodec } from "../core/codec.ts";
+// Spec: Hunhold, "Beating Posits at Their Own Game: Takum Arithmetic" (2024); names as in libtakum. Rounding as in
+// tapered.ts. Logarithmic values are irrational: a code's value is the nearest double.
 import { LowbitError } from "../core/errors.ts";
 import { FLAG, NUMBER, checkFields } from "../core/fields.ts";
 import { exactExp } from "../core/exp.ts";
 import { exponentOf } from "../core/round.ts";
-import { nanCode, pickCode, type Ends } from "../core/table.ts";
-import type { EncodeDefaults, EncodeOptions, Field, NumberFormat } from "../core/types.ts";
+import type { Field, NumberFormat } from "../core/types.ts";
+import { defineTapered } from "./tapered.ts";
 
 export interface TakumOptions {
   /** Default takum<n> or takum_linear<n>. */
@@ -20,8 +19,6 @@ export interface TakumOptions {
   /** Values by powers of two with a linear mantissa. Without, they are powers of sqrt(e). */
   readonly linear: boolean;
 }
-
-const DEFAULTS: EncodeDefaults = { rounding: "halfEven", overflow: "saturate", infinity: "keep", nan: "nan" };
 
 /** c + m of a positive word of `bits` bits, exact. */
 function logarithm(word: number, bits: number): number {
@@ -67,15 +64,8 @@ export function defineTakum(options: TakumOptions): NumberFormat {
   if (typeof linear !== "boolean")
     throw new LowbitError("E_FORMAT", `defineTakum linear: expected true or false, got ${String(linear)}. Both kinds are called takum.`);
   const name = options.name ?? `takum${linear ? "_linear" : ""}${bits}`;
-  const span = 2 ** bits;
-  const nar = span / 2;
-  const negate = (code: number) => (code === 0 ? 0 : span - code);
-  const valueOf = (word: number): number => (word === 0 ? 0 : power(logarithm(word, bits), linear));
-  const decode = (code: number): number => (code === nar ? NaN : code < nar ? valueOf(code) : -valueOf(span - code));
-  /** The boundary above a positive word or zero: the word with a 1 appended. Nothing rounds to zero. */
-  const tieAbove = (word: number): number => (word === 0 ? 0 : power(logarithm(2 * word + 1, bits + 1), linear));
-  const [max, minPositive] = [valueOf(nar - 1), valueOf(1)];
-  const ends: Ends = { name, max, min: -max, maxCode: nar - 1, minCode: nar + 1, zeroCode: 0, nanCode: nar };
+  const last = 2 ** (bits - 1) - 1;
+  const valueOf = (word: number, n: number): number => power(logarithm(word, n), linear);
 
   /** The largest word whose value is at most x > 0. */
   const cut = (x: number): number => {
@@ -86,25 +76,9 @@ export function defineTakum(options: TakumOptions): NumberFormat {
     // The logarithm of the engine is near enough to be one word off.
     const l = 2 * Math.log(x);
     let word = wordOf(Math.floor(l), l - Math.floor(l), bits);
-    while (word > 0 && valueOf(word) > x) word--;
-    while (word < nar - 1 && valueOf(word + 1) <= x) word++;
+    while (word > 0 && valueOf(word, bits) > x) word--;
+    while (word < last && valueOf(word + 1, bits) <= x) word++;
     return word;
-  };
-
-  const encode = (value: number, o?: EncodeOptions): number => {
-    if (Number.isNaN(value)) return nanCode(ends, o?.nan ?? DEFAULTS.nan);
-    if (!Number.isFinite(value) && (o?.infinity ?? DEFAULTS.infinity) === "keep") return nanCode(ends, o?.nan ?? DEFAULTS.nan);
-    if (value === 0) return 0;
-    const x = Math.abs(value);
-    if (x >= max) return value > 0 ? ends.maxCode : ends.minCode;
-    const word = cut(x);
-    const lo = valueOf(word);
-    if (lo === x) return value > 0 ? word : negate(word);
-    const hi = valueOf(word + 1);
-    const rounding = o?.rounding ?? DEFAULTS.rounding;
-    return value > 0
-      ? pickCode(name, x, lo, hi, tieAbove(word), word, word + 1, rounding, o?.random)
-      : pickCode(name, value, -hi, -lo, -tieAbove(word), negate(word + 1), negate(word), rounding, o?.random);
   };
 
   const heads: Field[] = [
@@ -112,15 +86,14 @@ export function defineTakum(options: TakumOptions): NumberFormat {
     { name: "direction", bits: 1 },
     { name: "regime", bits: 3 },
   ];
-  return makeCodec({
+  return defineTapered({
     kind: "takum",
     name,
     aliases: options.aliases,
     bits,
     spec: `${linear ? "linear" : "logarithmic"} takum (Hunhold 2024)`,
     fields: [...heads, ...(bits > 5 ? [{ name: "characteristic", bits: bits - 5 } as const] : [])],
-    fieldsOf(code) {
-      const word = code < nar ? code : span - code;
+    fieldsOf(word) {
       const head = Math.floor(word / 2 ** (bits - 5)) % 16;
       const r = Math.min(head >= 8 ? head - 8 : 7 - head, bits - 5);
       const tail: Field[] = [
@@ -129,30 +102,11 @@ export function defineTakum(options: TakumOptions): NumberFormat {
       ];
       return [...heads, ...tail.filter((f) => f.bits > 0)];
     },
-    defaults: DEFAULTS,
     definition: { kind: "takum", name, bits, linear },
     // Most precise around one, as posits.
     scaleTo: power(1, linear),
-    decode,
-    source: {
-      boundary: (lower, _upper, lowerCode, upperCode) => (lower >= 0 ? tieAbove(lowerCode) : -tieAbove(negate(upperCode))),
-      beyond: null,
-      nanCode: nar,
-    },
-    encode,
-    limits: {
-      max,
-      min: -max,
-      minPositive,
-      minNormal: minPositive,
-      hasZero: true,
-      hasNegativeZero: false,
-      hasInf: false,
-      hasNaN: true,
-      symmetric: true,
-      finiteValues: span - 1,
-    },
-    ordering: "word",
+    valueOf,
+    cut,
   });
 }
 
