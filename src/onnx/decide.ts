@@ -30,7 +30,7 @@ import type { Layer } from "./layers.ts";
 import { weightLayout, type WeightLayout } from "./matrix.ts";
 import { modelLayers, readBias, takesBias, writeBias, writeWeight } from "./primitives.ts";
 import type { Feeds } from "./verify/feeds.ts";
-import { gemmAlpha, layerMatrix, matrixTensor } from "./weights.ts";
+import { decibels, gemmAlpha, layerMatrix, matrixTensor } from "./weights.ts";
 
 /** What becomes of a layer's weight. */
 export interface WeightDecision {
@@ -211,7 +211,7 @@ function measure(
     const drift = statistics.drift?.[g];
     if (drift !== undefined) shift.set(correctDriftBias({ weight: part, rows: each, k }, q, drift), g * each);
   });
-  const outputSqnr = error === 0 ? Infinity : 10 * Math.log10(out / error);
+  const outputSqnr = decibels(out, error);
   // A transposed convolution has a bias for several rows.
   const shifts = statistics.drift !== null && rowSpan === 1 && (options.biasCorrection ?? true);
   return { packed, signal, noise, outputSqnr, ...(shifts ? { biasShift: shift } : {}) };

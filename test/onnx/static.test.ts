@@ -195,6 +195,25 @@ describe("operators", () => {
     expect(await agrees(proto, SHAPE, options, 25)).not.toContain("Relu");
     expect(await agrees(proto, SHAPE, { ...options, symmetricActivations: true }, 25)).toContain("Relu");
   });
+  it.each([
+    [255, false],
+    [254.5, true], // a tie goes to the even code, 254: the last code is above the bound
+    [300, false],
+  ])("a Clip to %d of codes with steps of 1: stays %s", async (bound, stays) => {
+    const clip = node("Clip", ["t", "low", "high"], ["r"]);
+    const bounds = [raw("low", [], Float32Array.of(0)), raw("high", [], Float32Array.of(bound))];
+    const proto = around([clip, node("MatMul", ["r", "w1"], ["y"])], [...bounds, raw("w1", [8, 5], weights(40))]);
+    const quantized = readModelBytes(encode(proto));
+    const ranges = new Map([
+      ["x", { min: -4, max: 4 }],
+      ["r", { min: 0, max: 255 }],
+      ["y", { min: -4, max: 4 }],
+    ]);
+    await staticQuantize(quantized, ranges, { outputs: "qoperator", opTypes: ["Conv", "MatMul"] });
+    const types = quantized.proto.graph!.node.map(({ opType }) => opType);
+    expect(types.includes("Clip")).toBe(stays);
+    expect(types.includes("QLinearConv")).toBe(!stays);
+  });
   it("types of single values, and what is left in float16", async () => {
     const proto = around([node("MatMul", ["t", "w1"], ["m"]), node("Softplus", ["m"], ["y"])], [raw("w1", [8, 5], weights(40))]);
     const after = await agrees(proto, SHAPE, { activationTypes: { t: "uint16" } }, 30);

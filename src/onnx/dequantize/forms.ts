@@ -1,8 +1,8 @@
 // The float form of each operator that holds quantized weights. A form is null where the graph around the operator is not the usual one.
 // Sources: ONNX operators MatMulInteger, ConvInteger, QLinearMatMul, QLinearConv; onnxruntime docs/ContribOperators.md for the others.
-import type { AttributeProto, NodeProto } from "../file/gen/onnx_pb.ts";
+import type { NodeProto } from "../file/gen/onnx_pb.ts";
 import { TensorProto_DataType as T } from "../file/gen/onnx_pb.ts";
-import { attributeFloat, attributeInt, attributeOf, intAttribute, nodeName } from "../graph/graph.ts";
+import { attributeFloat, attributeInt, attributesOf, CONV_ATTRIBUTES, intAttribute, nodeName } from "../graph/graph.ts";
 import { bnb4Values, integerValues, nbitsValues, tableValues, type Numbers } from "./codes.ts";
 import { addFloats, newNode, plainName, type FloatForm, type Rewriting } from "./rewriting.ts";
 
@@ -68,10 +68,6 @@ const gatherBlockQuantized: Form = (node, work) => {
   );
 };
 
-const CONV = ["auto_pad", "dilations", "group", "kernel_shape", "pads", "strides"];
-const convAttributes = (node: NodeProto): AttributeProto[] =>
-  CONV.map((name) => attributeOf(node, name)).filter((attribute) => attribute !== undefined);
-
 /** A quantized activation as floats: what DynamicQuantizeLinear took, or behind a DequantizeLinear. */
 function floatActivation(work: Rewriting, codes: string, scale: string, zeroPoint: string, nodes: NodeProto[]): string {
   const dynamic = work.maker(codes);
@@ -114,7 +110,7 @@ const integerProduct =
     const made = floatWeight(work, inputOf(node, 1), work.numbers(weight), inputOf(node, 3), op === "Conv" ? firstAxis : lastAxis);
     if (made === null) return null;
     const x = floatActivation(work, inputOf(node, 0), activation, inputOf(node, 2), nodes);
-    const attributes = op === "Conv" ? convAttributes(node) : [];
+    const attributes = op === "Conv" ? attributesOf(node, CONV_ATTRIBUTES) : [];
     nodes.push(newNode(work, op, [x, made.name], scaled.output[0], plainName(nodeName(node)), attributes));
     return { at: scaled, nodes, instead: [node, cast, scaled] };
   };
@@ -191,7 +187,14 @@ const qLinearConv: Form = (node, work) => {
   const bias = made === null ? null : floatBias(work, inputOf(node, 8), inputScale, weightScale);
   if (made === null || bias === null) return null;
   return staticForm(work, node, { y: [inputOf(node, 6), inputOf(node, 7)] }, three(node, 0), (x, output) => [
-    newNode(work, "Conv", bias === "" ? [x, made.name] : [x, made.name, bias], output, plainName(nodeName(node)), convAttributes(node)),
+    newNode(
+      work,
+      "Conv",
+      bias === "" ? [x, made.name] : [x, made.name, bias],
+      output,
+      plainName(nodeName(node)),
+      attributesOf(node, CONV_ATTRIBUTES),
+    ),
   ]);
 };
 
@@ -201,7 +204,7 @@ const qGemm: Form = (node, work) => {
   const made = floatWeight(work, inputOf(node, 3), weightScale, inputOf(node, 5), axis);
   const bias = made === null ? null : floatBias(work, inputOf(node, 6), inputScale, weightScale, attributeFloat(node, "alpha", 1));
   if (made === null || bias === null) return null;
-  const attributes = ["alpha", "transA", "transB"].map((name) => attributeOf(node, name)).filter((attribute) => attribute !== undefined);
+  const attributes = attributesOf(node, ["alpha", "transA", "transB"]);
   return staticForm(work, node, { y: [inputOf(node, 7), inputOf(node, 8)] }, three(node, 0), (x, output) => [
     newNode(work, "Gemm", bias === "" ? [x, made.name] : [x, made.name, bias], output, plainName(nodeName(node)), attributes),
   ]);

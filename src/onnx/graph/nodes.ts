@@ -47,6 +47,13 @@ export const intAttribute = (name: string, value: number): AttributeProto =>
 export const attributeOf = (node: NodeProto, name: string): AttributeProto | undefined =>
   node.attribute.find((attribute) => attribute.name === name);
 
+/** Those of the attributes that a node has. */
+export const attributesOf = (node: NodeProto, names: readonly string[]): AttributeProto[] =>
+  names.map((name) => attributeOf(node, name)).filter((attribute) => attribute !== undefined);
+
+/** The attributes of Conv, which its quantized forms have too. */
+export const CONV_ATTRIBUTES: readonly string[] = ["auto_pad", "dilations", "group", "kernel_shape", "pads", "strides"];
+
 export const attributeInt = (node: NodeProto, name: string, fallback: number): number => {
   const attribute = attributeOf(node, name);
   return attribute === undefined ? fallback : Number(attribute.i);

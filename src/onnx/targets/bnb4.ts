@@ -11,7 +11,8 @@ import { makeTensor } from "../file/model.ts";
 import { intAttribute, makeNode } from "../graph/graph.ts";
 import { layerMatrix, layerType } from "../weights.ts";
 import { withScaleFormat } from "./nbits.ts";
-import { importMicrosoft, productNodes, productReason } from "./product.ts";
+import { importMicrosoft, MICROSOFT } from "./domain.ts";
+import { productNodes, productReason } from "./product.ts";
 import type { Target, Written } from "./target.ts";
 import { madeBytes, perWeight } from "./target.ts";
 
@@ -76,7 +77,7 @@ export function matMulBnb4(): Target {
         layer.weight!.scope.graph.initializer.push(...tensors);
         return { inputs: tensors.map((tensor) => tensor.name), bytes: madeBytes(tensors) };
       });
-      importMicrosoft(context);
+      importMicrosoft(context.model);
       const attributes = [
         intAttribute("K", k),
         intAttribute("N", rows),
@@ -91,7 +92,7 @@ export function matMulBnb4(): Target {
         (x, output) => [
           makeNode("MatMulBnb4", [x, ...made.inputs], [output], {
             name: names.take(`${layer.name}_Bnb4`),
-            domain: "com.microsoft",
+            domain: MICROSOFT,
             attributes,
           }),
         ],

@@ -12,7 +12,8 @@ import { dataTypeName } from "../file/types.ts";
 import { attributeInt, intAttribute, makeNode } from "../graph/graph.ts";
 import type { Layer } from "../layers.ts";
 import { layerMatrix, layerType } from "../weights.ts";
-import { castNode, importMicrosoft, productNodes, productReason } from "./product.ts";
+import { importMicrosoft, MICROSOFT } from "./domain.ts";
+import { castNode, productNodes, productReason } from "./product.ts";
 import { nbitsOperands, nbitsPlan, withScaleFormat } from "./nbits.ts";
 import type { Target, TargetContext, Written } from "./target.ts";
 import { madeBytes, perWeight } from "./target.ts";
@@ -52,7 +53,7 @@ export function matMulNBits(): Target {
   function writeProduct(layer: Layer, packed: PackedTensor, context: TargetContext): Written {
     const made = make(layer, packed, context);
     const { options, names } = context;
-    importMicrosoft(context);
+    importMicrosoft(context.model);
     const attributes = [
       intAttribute("K", packed.k),
       intAttribute("N", packed.rows),
@@ -65,7 +66,7 @@ export function matMulNBits(): Target {
     const core = (x: string, output: string): NodeProto[] => [
       makeNode("MatMulNBits", [x, ...made.inputs], [output], {
         name: names.take(`${layer.name}_Q${made.bits}`),
-        domain: "com.microsoft",
+        domain: MICROSOFT,
         attributes,
       }),
     ];
@@ -77,7 +78,7 @@ export function matMulNBits(): Target {
   function writeGather(layer: Layer, packed: PackedTensor, context: TargetContext): Written {
     const made = make(layer, packed, context);
     const { names, model } = context;
-    importMicrosoft(context);
+    importMicrosoft(context.model);
     const { rows, k } = packed;
     const scope = layer.weight!.scope;
     const nodes: NodeProto[] = [];
@@ -100,7 +101,7 @@ export function matMulNBits(): Target {
     nodes.push(
       makeNode("GatherBlockQuantized", [inputs[0], layer.node.input[1], ...inputs.slice(1)], [output], {
         name: names.take(`${layer.name}_Q${made.bits}`),
-        domain: "com.microsoft",
+        domain: MICROSOFT,
         attributes: [
           intAttribute("gather_axis", 0),
           intAttribute("quantize_axis", 1),

@@ -2,12 +2,12 @@
 // x [.., K] * W^T; Gemm's beta C becomes an Add. A weight on the left goes by transposing: W x = (x^T W^T)^T.
 // Source: ONNX operators MatMul, Gemm (opset 7 and later).
 import { create } from "@bufbuild/protobuf";
+import { bfloat16 } from "../../../formats/bfloat16.ts";
 import type { PackedTensor } from "../../../formats/core/types.ts";
 import type { NodeProto, TensorProto } from "../file/gen/onnx_pb.ts";
 import {
   AttributeProtoSchema,
   AttributeProto_AttributeType as A,
-  OperatorSetIdProtoSchema,
   TensorProtoSchema,
   TensorProto_DataType as T,
 } from "../file/gen/onnx_pb.ts";
@@ -31,13 +31,6 @@ export function productReason(layer: Layer, context: TargetContext): string | un
   return undefined;
 }
 
-/** Adds the operator set of onnxruntime's contrib operators. */
-export function importMicrosoft(context: TargetContext): void {
-  const { opsetImport } = context.model.proto;
-  if (!opsetImport.some((entry) => entry.domain === "com.microsoft"))
-    opsetImport.push(create(OperatorSetIdProtoSchema, { domain: "com.microsoft", version: 1n }));
-}
-
 /** A scalar initializer of the layer's type, pushed into its graph. */
 function scalar(layer: Layer, context: TargetContext, base: string, value: number): string {
   const name = context.names.take(base);
@@ -46,7 +39,7 @@ function scalar(layer: Layer, context: TargetContext, base: string, value: numbe
     type === T.FLOAT16
       ? Uint16Array.of(encodeHalf(value))
       : type === T.BFLOAT16
-        ? Uint16Array.of(new Uint32Array(Float32Array.of(value).buffer)[0] >>> 16)
+        ? Uint16Array.of(bfloat16.encode(value))
         : type === T.DOUBLE
           ? Float64Array.of(value)
           : Float32Array.of(value);

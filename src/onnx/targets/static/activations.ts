@@ -19,7 +19,7 @@ import {
   resolveConstant,
   sortNodes,
 } from "../../graph/graph.ts";
-import { importMicrosoft, MICROSOFT } from "./domain.ts";
+import { importMicrosoft, MICROSOFT } from "../domain.ts";
 import { FUSED_BEHIND, STATIC_OPERATORS, type StaticOperator } from "./operators.ts";
 import type { ActivationParameters, ActivationType, CodeRange, ValueRange } from "./parameters.ts";
 import { ACTIVATION_TYPES, activationParameters, biasCodes } from "./parameters.ts";

@@ -1,5 +1,6 @@
 // Scale and zero point of activations, and codes of biases, for static quantization.
 // Source: ONNX QuantizeLinear-13, -21 (saturate(round_half_even(x / scale) + zero point)); onnxruntime quantization/quant_utils.py, compute_scale_zp.
+import { roundEven } from "../../../tensor/quantize/scales.ts";
 import { TensorProto_DataType as T } from "../../file/gen/onnx_pb.ts";
 
 export type ActivationType = "uint8" | "int8" | "uint16" | "int16";
@@ -34,13 +35,6 @@ export interface ActivationParameters {
 const FLT_MIN = 2 ** -126;
 const INT32_MAX = 2 ** 31 - 1;
 
-/** To the nearest whole number, ties to even. */
-function rint(value: number): number {
-  const down = Math.floor(value);
-  const rest = value - down;
-  return rest < 0.5 || (rest === 0.5 && down % 2 === 0) ? down : down + 1;
-}
-
 /**
  * Scale and zero point for a range, which is first widened to hold zero. A range without width has scale 1 and code 0 (nearest) as zero point.
  * @param symmetric the zero point is the middle of the codes (0 for signed ones), the range as wide below as above
@@ -57,7 +51,7 @@ export function activationParameters(range: ValueRange, { low, high }: CodeRange
   const steps = symmetric ? 2 * (high - middle) : high - low;
   const scale = Math.fround((max - min) / steps);
   if (!(scale >= FLT_MIN)) return { scale: 1, zeroPoint: symmetric ? middle : Math.max(low, 0) };
-  const zeroPoint = symmetric ? middle : Math.min(high, Math.max(low, rint(low - min / scale)));
+  const zeroPoint = symmetric ? middle : Math.min(high, Math.max(low, roundEven(low - min / scale) + 0));
   return { scale, zeroPoint };
 }
 
@@ -74,7 +68,7 @@ export function biasCodes(
   const codes = new Int32Array(bias.length);
   for (let i = 0; i < bias.length; i++) {
     const scale = scales[scales.length === 1 ? 0 : i];
-    const code = bias[i] === 0 ? 0 : rint(bias[i] / scale);
+    const code = bias[i] === 0 ? 0 : roundEven(bias[i] / scale);
     if (!(Math.abs(code) <= INT32_MAX)) return undefined;
     codes[i] = code;
   }

@@ -4,12 +4,15 @@
 import { TensorProto_DataType as T, type AttributeProto, type NodeProto } from "../../file/gen/onnx_pb.ts";
 import { makeTensor, tensorDims, type OnnxModel } from "../../file/model.ts";
 import { readFloats, readRaw } from "../../file/values.ts";
+import { roundEven } from "../../../tensor/quantize/scales.ts";
 import { findReaders, type Readers } from "../../edit.ts";
 import {
   attributeFloat,
   attributeOf,
+  attributesOf,
   buildScopes,
   collectNames,
+  CONV_ATTRIBUTES,
   intAttribute,
   isDefaultDomain,
   makeNode,
@@ -21,7 +24,7 @@ import {
   type Names,
   type Scope,
 } from "../../graph/graph.ts";
-import { importMicrosoft, MICROSOFT } from "./domain.ts";
+import { importMicrosoft, MICROSOFT } from "../domain.ts";
 import { FUSED_BEHIND, STATIC_OPERATORS } from "./operators.ts";
 import { ACTIVATION_TYPES } from "./parameters.ts";
 
@@ -109,11 +112,8 @@ function isNeedless(work: Work, node: NodeProto, { scale, zero }: Codes): boolea
     return attribute === undefined ? numberOf(work, node.input[index], missing) : attribute.f;
   };
   const [from, to] = node.opType === "Relu" ? [0, Infinity] : [bound(1, "min", -Infinity), bound(2, "max", Infinity)];
-  return Math.round(from / s) + z <= low && Math.round(to / s) + z >= high;
+  return roundEven(from / s) + z <= low && roundEven(to / s) + z >= high;
 }
-
-const attributesOf = (node: NodeProto, ...names: string[]): AttributeProto[] =>
-  names.map((name) => attributeOf(node, name)).filter((attribute) => attribute !== undefined);
 
 const flat = ({ codes, scale, zero }: Codes): string[] => [codes, scale, zero];
 
@@ -133,7 +133,6 @@ function biasOf(work: Work, name: string | undefined): string | null {
   return resolveConstant(work.scope, node.input[0])?.tensor.dataType === T.INT32 ? node.input[0] : null;
 }
 
-const CONV = ["auto_pad", "dilations", "group", "kernel_shape", "pads", "strides"];
 const POOL = ["auto_pad", "ceil_mode", "count_include_pad", "kernel_shape", "pads", "strides"];
 /** Operators of one input and one output in onnxruntime's domain, with what they keep of their attributes. */
 const UNARY: ReadonlyMap<string, { op: string; attributes: readonly string[] }> = new Map([
@@ -155,7 +154,7 @@ function partsOf(work: Work, node: NodeProto, y: Codes): Parts | null {
       const bias = biasOf(work, node.input[2]);
       if (w === null || bias === null || !isBytes(work, w)) return null;
       const inputs8 = [...flat(x!), ...flat(w), ...out, ...(bias === "" ? [] : [bias])];
-      return { op: "QLinearConv", inputs: inputs8, attributes: attributesOf(node, ...CONV) };
+      return { op: "QLinearConv", inputs: inputs8, attributes: attributesOf(node, CONV_ATTRIBUTES) };
     }
     case "MatMul":
       return w === null || w === undefined || !isBytes(work, w)
@@ -164,7 +163,7 @@ function partsOf(work: Work, node: NodeProto, y: Codes): Parts | null {
     case "Gemm": {
       const bias = biasOf(work, node.input[2]);
       if (w === null || bias === null || !isBytes(work, w) || attributeFloat(node, "beta", 1) !== 1) return null;
-      const attributes = attributesOf(node, "alpha", "transA", "transB");
+      const attributes = attributesOf(node, ["alpha", "transA", "transB"]);
       return { op: "QGemm", domain: MICROSOFT, inputs: [...flat(x!), ...flat(w), bias, ...out], attributes };
     }
     case "Add":
@@ -173,11 +172,11 @@ function partsOf(work: Work, node: NodeProto, y: Codes): Parts | null {
       return { op: `QLinear${node.opType}`, domain: MICROSOFT, inputs: [...codes.flatMap(flat), ...out], attributes: [] };
     case "Concat":
       if (codes.length !== node.input.length) return null;
-      return { op: "QLinearConcat", domain: MICROSOFT, inputs: [...out, ...codes.flatMap(flat)], attributes: attributesOf(node, "axis") };
+      return { op: "QLinearConcat", domain: MICROSOFT, inputs: [...out, ...codes.flatMap(flat)], attributes: attributesOf(node, ["axis"]) };
     default: {
       const unary = UNARY.get(node.opType);
       if (unary === undefined) return null;
-      const attributes = attributesOf(node, ...unary.attributes);
+      const attributes = attributesOf(node, unary.attributes);
       if (node.opType === "Softmax") attributes.push(intAttribute("opset", opsetVersion(work.model)));
       return { op: unary.op, domain: MICROSOFT, inputs: [...flat(x!), ...out], attributes };
     }
@@ -240,9 +239,9 @@ export function writeQOperators(model: OnnxModel): { replaced: ReadonlySet<strin
   scope.graph.node = scope.graph.node.filter((node) => !work.gone.has(node)).map((node) => work.made.get(node) ?? node);
   for (const inner of scopes) for (const node of inner.graph.node) for (const name of node.input) read.add(name);
   for (const inner of scopes) for (const { name } of inner.graph.output) read.add(name);
-  const idle = scope.graph.node.filter((node) => node.opType === "DequantizeLinear" && !read.has(node.output[0]));
-  const constants = new Set(idle.flatMap((node) => node.input));
-  scope.graph.node = scope.graph.node.filter((node) => !idle.includes(node));
+  const isIdle = (node: NodeProto): boolean => node.opType === "DequantizeLinear" && !read.has(node.output[0]);
+  const constants = new Set(scope.graph.node.filter(isIdle).flatMap((node) => node.input));
+  scope.graph.node = scope.graph.node.filter((node) => !isIdle(node));
   if ([...work.made.values()].some(({ domain }) => domain === MICROSOFT)) importMicrosoft(model);
   const after = buildScopes(model);
   removeUnused(after, constants);

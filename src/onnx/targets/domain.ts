@@ -1,7 +1,7 @@
 // onnxruntime's own domain of operators.
 import { create } from "@bufbuild/protobuf";
-import { OperatorSetIdProtoSchema } from "../../file/gen/onnx_pb.ts";
-import type { OnnxModel } from "../../file/model.ts";
+import { OperatorSetIdProtoSchema } from "../file/gen/onnx_pb.ts";
+import type { OnnxModel } from "../file/model.ts";
 
 export const MICROSOFT = "com.microsoft";
 
