@@ -1,11 +1,11 @@
 // session.decoder(): a model with key and value caches as a decoder. Where its attention is GroupQueryAttention over them, they lie in the backend's memory and a step repeats a recorded
 // list of kernels (decoder-kernels.ts); other models carry their caches from run to run (decoder-carried.ts).
 import { LowbitError, isLowbitError } from "../../formats/core/errors.ts";
+import { turn } from "../backends/turn.ts";
 import type { Plan } from "./compile/plan.ts";
 import { carriedCore } from "./decoder-carried.ts";
 import { kernelCore, kernelModel, type CacheKinds } from "./decoder-kernels.ts";
 import type { Core, DecoderPart, Input } from "./decoder-model.ts";
-import { turn } from "./machine/execute.ts";
 import type { Machine } from "./machine/machine.ts";
 import { greedy, type Sampler } from "./sample.ts";
 

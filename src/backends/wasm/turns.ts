@@ -1,10 +1,8 @@
 // Long products beside other work on the calling thread: rows of activations in bands, and between bands a turn of the event loop. All threads work as in a synchronous
 // product; what other callers run in between, synchronous or not, meets no product half done. Products of one backend are answered in the order of their calls.
 import { checkRun } from "../layer.ts";
+import { TURN_MS, turn } from "../turn.ts";
 import { passRows } from "./product.ts";
-
-/** How long the event loop waits for its turn, unless the fewest rows take longer: a frame, ms. */
-const TURN_MS = 16;
 
 /** Bands are whole numbers of these: fewer rows, or tiles half filled, use the machine less well. */
 const STEP_ROWS = 24;
@@ -16,26 +14,9 @@ const wholeSteps = (rows: number): number => STEP_ROWS * Math.max(1, Math.floor(
 
 const queues = new WeakMap<object, Promise<void>>();
 
-/** The next turn of the event loop: timers, input and messages come first. */
-function turn(): Promise<void> {
-  const { setImmediate, MessageChannel: Channel } = globalThis as unknown as {
-    setImmediate?: (resolve: () => void) => void;
-    MessageChannel?: new () => { port1: { onmessage: (() => void) | null; close(): void }; port2: { postMessage(message: null): void } };
-  };
-  if (setImmediate !== undefined) return new Promise((resolve) => setImmediate(resolve));
-  if (Channel === undefined) return Promise.resolve();
-  return new Promise((resolve) => {
-    const { port1, port2 } = new Channel();
-    port1.onmessage = () => {
-      port1.close();
-      resolve();
-    };
-    port2.postMessage(null);
-  });
-}
-
 /**
- * Runs `run` on bands of rows of x [m, k]; `owner` is what products wait for each other on. x may change after the call.
+ * Runs `run` on bands of rows of x [m, k] of `turnMs`, unless the fewest rows take longer; `owner` is what products
+ * wait for each other on. x may change after the call.
  * @throws what `run` throws, as a rejection
  */
 export async function inTurns(

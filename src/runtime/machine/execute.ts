@@ -1,4 +1,5 @@
 // Runs the steps of a plan: on kernels where an operator has one for these values, else by its loops. Values live in the arena from the step that makes them to the last that reads them.
+import { TURN_MS, turn } from "../../backends/turn.ts";
 import type { SyncLayer } from "../../backends/types.ts";
 import { attributeFloat, attributeInt } from "../../onnx/graph/nodes.ts";
 import type { Plan } from "../compile/plan.ts";
@@ -94,9 +95,6 @@ export interface Execution {
   readonly aborted?: () => void;
 }
 
-/** How long the event loop waits for its turn, ms. */
-const TURN_MS = 16;
-
 /** A run of a plan, step by step. */
 function begin({ machine, plan, fed, note }: Execution): { run(step: Step): void; read(name: string): Value | undefined } {
   const values = new Map<string, Value>(fed);
@@ -144,22 +142,4 @@ export function executeNow(execution: Execution): (name: string) => Value | unde
   const { run, read } = begin(execution);
   for (const step of execution.plan.steps) run(step);
   return read;
-}
-
-/** The next turn of the event loop. */
-export function turn(): Promise<void> {
-  const { setImmediate, MessageChannel: Channel } = globalThis as unknown as {
-    setImmediate?: (resolve: () => void) => void;
-    MessageChannel?: new () => { port1: { onmessage: (() => void) | null; close(): void }; port2: { postMessage(message: null): void } };
-  };
-  if (setImmediate !== undefined) return new Promise((resolve) => setImmediate(resolve));
-  if (Channel === undefined) return Promise.resolve();
-  return new Promise((resolve) => {
-    const { port1, port2 } = new Channel();
-    port1.onmessage = () => {
-      port1.close();
-      resolve();
-    };
-    port2.postMessage(null);
-  });
 }
