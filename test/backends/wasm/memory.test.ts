@@ -150,5 +150,5 @@ describe("layers made and dropped", () => {
     expect(backend.bytes).toBe(after);
     expect(backend.bytes).toBeLessThan(1 << 20);
     backend.dispose();
-  });
+  }, 240_000);
 });
