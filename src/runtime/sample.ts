@@ -1,4 +1,5 @@
 // Samplers: from logits to the next token.
+import { seededRandom } from "../quantize/random.ts";
 
 export type Sampler = (logits: Float32Array) => number;
 
@@ -25,21 +26,10 @@ export const greedy: Sampler = (logits) => {
   return best;
 };
 
-/** Uniform numbers in [0, 1): mulberry32. */
-function uniform(seed: number): () => number {
-  let state = seed >>> 0;
-  return () => {
-    state = (state + 0x6d2b79f5) >>> 0;
-    let t = state;
-    t = Math.imul(t ^ (t >>> 15), t | 1);
-    t ^= t + Math.imul(t ^ (t >>> 7), t | 61);
-    return ((t ^ (t >>> 14)) >>> 0) / 2 ** 32;
-  };
-}
-
 /**
- * Draws from softmax(logits / temperature), from the top k tokens, of these the fewest that reach probability p (Holtzman et al., The Curious Case of Neural Text Degeneration).
- * @throws RangeError for a temperature that is not positive, k below 1, p outside (0, 1]
+ * Draws from softmax(logits / temperature), from the top k tokens, of these the fewest that reach probability p
+ * (Holtzman et al., The Curious Case of Neural Text Degeneration).
+ * @throws RangeError for a temperature that is not positive, k below 1, p outside (0, 1]; TypeError for a seed that is no number
  */
 export function sampler(options: SampleOptions = {}): Sampler {
   const { temperature = 1, topK = Infinity, topP = 1 } = options;
@@ -47,7 +37,7 @@ export function sampler(options: SampleOptions = {}): Sampler {
     throw new RangeError(`sampler temperature: expected more than 0, got ${temperature}. Use greedy for the likeliest token.`);
   if (!(topK >= 1)) throw new RangeError(`sampler topK: expected at least 1, got ${topK}.`);
   if (!(topP > 0 && topP <= 1)) throw new RangeError(`sampler topP: expected more than 0 and at most 1, got ${topP}.`);
-  const next = uniform(options.seed ?? Math.floor(Math.random() * 2 ** 32));
+  const next = seededRandom(options.seed ?? Math.floor(Math.random() * 2 ** 32));
   return (logits) => {
     const top = logits[greedy(logits)];
     const ids = Array.from(logits.keys()).filter((i) => logits[i] >= top - 80 * temperature);
