@@ -1,5 +1,6 @@
-// Writes the generated files: formats/all.ts (the barrel of named formats) and the exports map and bin of package.json. `--check` only compares and
-// exits 1 when something is stale; a test does the same.
+// Writes the generated files: formats/all.ts (the barrel of named formats), the exports map and bin of package.json, the
+// pages of docs/generated/ and the table of operators of docs/runtime.md. `--check` only compares and exits 1 when
+// something is stale; tests do the same.
 import { mkdirSync, readdirSync, readFileSync, rmSync, writeFileSync } from "node:fs";
 import { fileURLToPath } from "node:url";
 import { dirname, join } from "node:path";
@@ -102,7 +103,8 @@ if (process.argv[1] === fileURLToPath(import.meta.url)) {
   // Loaded only now: the pages are read off the formats of the barrel just written.
   const { formatDocs } = await import("./docs.ts");
   const pages = formatDocs();
-  stale += bring(pages, check);
+  const { runtimeDocs } = await import("./runtime-table.ts");
+  stale += bring([...pages, runtimeDocs()], check);
   const wanted = new Set(pages.map((p) => p.path));
   const folder = "docs/generated/formats";
   for (const name of readdirSync(join(root, folder)))

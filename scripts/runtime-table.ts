@@ -1,5 +1,5 @@
-// Writes the table of operators of docs/runtime.md: npm run generate.
-import { readFileSync, writeFileSync } from "node:fs";
+// The table of operators at the end of docs/runtime.md (npm run generate).
+import { readFileSync } from "node:fs";
 import { emitters } from "../src/runtime/machine/kernels.ts";
 import { operators } from "../src/runtime/ops/index.ts";
 
@@ -8,16 +8,17 @@ const KERNELS = new Set([...emitters(operators).keys(), "com.microsoft.GroupQuer
 const FOLDED: Record<string, string> = { Constant: "folded", If: "branches written out" };
 
 /** What an operator runs as: kernels where its row has them. */
-export function operatorRows(): string[] {
+function operatorRows(): string[] {
   const rows = new Map<string, string>(Object.entries(FOLDED));
   for (const [name, { prepare }] of operators)
     if (name !== "lowbit.Pick") rows.set(name, prepare !== undefined ? "packed weights" : KERNELS.has(name) ? "kernel" : "loops");
   return [...rows].sort(([a], [b]) => (a < b ? -1 : 1)).map(([name, what]) => `| \`${name}\` | ${what} |`);
 }
 
-export function writeTable(): void {
-  const path = new URL("../docs/runtime.md", import.meta.url);
-  const [before] = readFileSync(path, "utf8").split("| operator | runs as |");
-  writeFileSync(path, `${before}| operator | runs as |\n| --- | --- |\n${operatorRows().join("\n")}\n`);
+/** The page with a fresh table. */
+export function runtimeDocs(): { path: string; text: string } {
+  const path = "docs/runtime.md";
+  const head = "| operator | runs as |";
+  const [before] = readFileSync(new URL(`../${path}`, import.meta.url), "utf8").split(head);
+  return { path, text: `${before}${head}\n| --- | --- |\n${operatorRows().join("\n")}\n` };
 }
-writeTable();
