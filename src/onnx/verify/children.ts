@@ -81,9 +81,20 @@ export async function startWeb({ threads }: StartOptions): Promise<Runtime> {
   };
 }
 
-/** Where this module is: CommonJS has __filename. */
-const here = (): string =>
-  typeof __filename === "string" ? __filename : (/(?:file:\/\/)?\/[^\s()]+?(?=:\d+:\d+)/.exec(new Error().stack ?? "")?.[0] ?? "/");
+/**
+ * Where this module is, a path or an address: CommonJS has __filename, a module its place in a stack. (`import.meta`
+ * would be plainer; bundlers for scripts warn of it.)
+ */
+function here(): string | undefined {
+  if (typeof __filename === "string") return __filename;
+  const { prepareStackTrace } = Error;
+  try {
+    Error.prepareStackTrace = (_, [site]) => site?.getFileName();
+    return (new Error().stack as string | null | undefined) ?? undefined;
+  } finally {
+    Error.prepareStackTrace = prepareStackTrace;
+  }
+}
 
 /** The file of lowbit/runtime and this package's version. @throws LowbitError E_RUNTIME */
 export function ownRuntime(): { readonly file: string; readonly version: string } {
@@ -91,7 +102,7 @@ export function ownRuntime(): { readonly file: string; readonly version: string 
   const paths = ["lowbit/runtime", "lowbit/package.json"].map((name) => {
     try {
       // A package finds itself by its own name.
-      return module!.createRequire(here()).resolve(name);
+      return module!.createRequire(here()!).resolve(name);
     } catch {
       return resolvePackage(name);
     }
