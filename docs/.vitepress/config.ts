@@ -7,6 +7,9 @@ const guides = [
   { text: "Command line", link: "/cli" },
   { text: "Runtime", link: "/runtime" },
   { text: "Quantizers", link: "/quantizers" },
+  { text: "Checkpoints", link: "/checkpoints" },
+  { text: "GGUF", link: "/gguf" },
+  { text: "Vector search", link: "/search" },
   { text: "WebGPU", link: "/webgpu" },
 ];
 const reference = [

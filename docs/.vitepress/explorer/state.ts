@@ -13,6 +13,7 @@ import {
   type NumberFormat,
   type PackedTensor,
 } from "../../../formats/index.ts";
+import { hexCode } from "../../../formats/core/explain.ts";
 import { dequantize } from "../../../src/tensor/dequantize.ts";
 import { quantize } from "../../../src/tensor/quantize/index.ts";
 import { tensor } from "../../../src/tensor/tensor.ts";
@@ -104,13 +105,14 @@ export function formatOf(text: string): Format {
   return text.trim().startsWith("{") ? defineFormat(JSON.parse(text) as FormatDefinition) : format(text.trim());
 }
 
-const hex = (code: number, bits: number): string => `0x${code.toString(16).padStart(Math.ceil(bits / 4), "0")}`;
+/** All digits of a number, to be read back (`showNumber` of the library is for reading alone); -0 keeps its sign. */
+export const decimal = (x: number): string => (Object.is(x, -0) ? "-0" : String(x));
 
 function results(f: NumberFormat, options: object, a: number, b: number): ScalarView["results"] {
   const attempt = (name: string, exact: number, run: () => number): readonly [string, string, string, string] => {
     try {
       const code = run();
-      return [name, String(exact), hex(code, f.bits), String(f.decode(code))];
+      return [name, String(exact), hexCode(code, f.bits), String(f.decode(code))];
     } catch (error) {
       return [name, String(exact), "-", error instanceof Error ? error.message : String(error)];
     }
@@ -192,8 +194,7 @@ export function view(state: ExplorerState): View {
 /** The typed value after a bit is turned over. */
 export function flip(f: NumberFormat, code: number, bit: number): string {
   const turned = Math.floor(code / 2 ** bit) % 2 === 1 ? code - 2 ** bit : code + 2 ** bit;
-  const value = f.decode(turned);
-  return Object.is(value, -0) ? "-0" : String(value);
+  return decimal(f.decode(turned));
 }
 
 /** A place between 0 and 1 on a line that is logarithmic on both sides of zero. */
@@ -209,14 +210,13 @@ export type TableKind = "csv" | "json" | "c" | "readmemh";
 /** All values by code, as a file. Formats of at most 16 bits. */
 export function table(f: NumberFormat, kind: TableKind): string {
   const values = [...f.table!];
-  const show = (v: number): string => (Object.is(v, -0) ? "-0" : String(v));
   switch (kind) {
     case "csv":
-      return ["code,hex,value", ...values.map((v, code) => `${code},${hex(code, f.bits)},${show(v)}`), ""].join("\n");
+      return ["code,hex,value", ...values.map((v, code) => `${code},${hexCode(code, f.bits)},${decimal(v)}`), ""].join("\n");
     case "json":
-      return `${JSON.stringify({ format: f.name, bits: f.bits, values: values.map(show) })}\n`;
+      return `${JSON.stringify({ format: f.name, bits: f.bits, values: values.map(decimal) })}\n`;
     case "c": {
-      const c = (v: number): string => (Number.isNaN(v) ? "NAN" : Number.isFinite(v) ? show(v) : v > 0 ? "INFINITY" : "-INFINITY");
+      const c = (v: number): string => (Number.isNaN(v) ? "NAN" : Number.isFinite(v) ? decimal(v) : v > 0 ? "INFINITY" : "-INFINITY");
       return `#include <math.h>\nstatic const double ${f.name}_values[${values.length}] = {\n${values.map((v) => `  ${c(v)},`).join("\n")}\n};\n`;
     }
     case "readmemh": {
