@@ -115,6 +115,8 @@ describe("random inputs", () => {
   const input = (name: string, type: string, shape: (number | string)[]) => ({ name, type, shape });
   it("sizes: numbers stay, names share, batch is 1, past is 0, sums add up", () => {
     const dims = (shape: (number | string)[], given = {}): number[] => inputDims(input("x", "float32", shape), given, 16);
+    // a name that every object has
+    expect(dims(["batch", "constructor"])).toEqual([1, 16]);
     expect(dims([3, 4])).toEqual([3, 4]);
     expect(dims(["N", "sequence", 8])).toEqual([1, 16, 8]);
     expect(dims([2, "batch_size", 128])).toEqual([2, 1, 128]);

@@ -78,8 +78,10 @@ export function randomSource(seed: number): () => number {
  * are 1, with "past" `past`; sums of names are added up; every other symbolic size is `size`.
  */
 export function inputDims(input: InputMetadata, dims: Readonly<Record<string, number>>, size: number, past = 0): number[] {
+  // names come from the model
+  const asked = (name: string): number | undefined => (Object.hasOwn(dims, name) ? dims[name] : undefined);
   const byName = (name: string, axis: number): number => {
-    const given = dims[name] ?? dims[`${input.name}:${axis}`];
+    const given = asked(name) ?? asked(`${input.name}:${axis}`);
     if (given !== undefined) return given;
     if (/^\d+$/.test(name)) return Number(name);
     if (/past/i.test(name)) return past;
@@ -87,9 +89,9 @@ export function inputDims(input: InputMetadata, dims: Readonly<Record<string, nu
     return size;
   };
   return input.shape.map((dim, axis) => {
-    if (typeof dim === "number" && dim >= 0 && dims[`${input.name}:${axis}`] === undefined) return dim;
+    if (typeof dim === "number" && dim >= 0 && asked(`${input.name}:${axis}`) === undefined) return dim;
     const name = String(dim);
-    if (dims[name] !== undefined || !name.includes("+")) return byName(name, axis);
+    if (asked(name) !== undefined || !name.includes("+")) return byName(name, axis);
     return name.split("+").reduce((sum, part) => sum + byName(part.trim(), axis === 0 ? 1 : axis), 0);
   });
 }
