@@ -27,7 +27,7 @@ import { reachSqnr } from "./sensitivity.ts";
 import { staticQuantize } from "./static.ts";
 import type { Feeds } from "./verify/feeds.ts";
 import { recipeOf } from "./recipe.ts";
-import { writeReport } from "./report/write.ts";
+import { checkReport, writeReport } from "./report/write.ts";
 import { runtimeTraps } from "./verify/traps.ts";
 
 /** New tensors stay in memory up to this many bytes, then go to a temporary file beside the output. */
@@ -219,7 +219,7 @@ export async function quantizeModel(input: string, output: string, options: Quan
   checkAborted(options.signal);
   const model = readModel(input);
   try {
-    if (options.report !== undefined) checkOutput(options.report, [input, output], options.force ?? false);
+    if (options.report !== undefined) checkReport(options.report, model, output, options.force);
     const report = await quantizeFile(model, output, options);
     if (options.report !== undefined)
       await writeReport(options.report, { input, report, recipe: recipeOf(options) }, options.force ?? false);

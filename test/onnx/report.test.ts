@@ -1,6 +1,9 @@
 // The HTML report: it stands alone, and no name that a model has can break out of its place.
+import { mkdtempSync, readFileSync, readdirSync, rmSync } from "node:fs";
+import { tmpdir } from "node:os";
+import { join } from "node:path";
 import { describe, expect, it } from "vitest";
-import { quantizeModelBytes, readModelBytes, reportHtml, worstHistograms } from "../../src/onnx/index.ts";
+import { quantizeModel, quantizeModelBytes, readModelBytes, reportHtml, worstHistograms, writeModel } from "../../src/onnx/index.ts";
 import { bar, escape } from "../../src/onnx/report/markup.ts";
 import { encode, matmulModel, raw, weights } from "./build.ts";
 
@@ -40,5 +43,24 @@ describe("the report", () => {
     expect(bar(2, "b1")).toContain('width="100.0"');
     expect(bar(-1, "b1")).toContain('width="0.0"');
     expect(escape("<>&\"'")).toBe("&lt;&gt;&amp;&quot;&#39;");
+  });
+  it("is written over no file of the input, and not where the quantized model or its data will be", async () => {
+    const folder = mkdtempSync(join(tmpdir(), "lowbit-report-"));
+    try {
+      const at = (name: string): string => join(folder, name);
+      await writeModel(readModelBytes(encode(matmulModel(raw("w", [64, 8], weights(512)), 64, 8))), at("in.onnx"), { externalData: true });
+      const before = ["in.onnx", "in.onnx_data"].map((name) => readFileSync(at(name)));
+      for (const name of ["in.onnx", "in.onnx_data", "out.onnx", "out.onnx_data", "out.onnx_data_1"])
+        await expect(
+          quantizeModel(at("in.onnx"), at("out.onnx"), { dtype: "q4", report: at(name), force: true }),
+          name,
+        ).rejects.toMatchObject({ code: "E_EXISTS" });
+      expect(readdirSync(folder).sort()).toEqual(["in.onnx", "in.onnx_data"]);
+      expect(["in.onnx", "in.onnx_data"].map((name) => readFileSync(at(name)))).toEqual(before);
+      await quantizeModel(at("in.onnx"), at("out.onnx"), { dtype: "q4", report: at("out.html") });
+      expect(readFileSync(at("out.html"), "utf8")).toMatch(/^<!doctype html>/);
+    } finally {
+      rmSync(folder, { recursive: true, force: true });
+    }
   });
 });

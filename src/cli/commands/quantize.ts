@@ -7,9 +7,9 @@ import { ONNX_DTYPES, dtypeFileName, dtypeRow } from "../../onnx/dtypes.ts";
 import { quantizeFolder, type FolderReport } from "../../onnx/folder.ts";
 import { OPTIONS, checkOptions } from "../../onnx/options.ts";
 import type { LayerReport, OnnxDtype, QuantizeModelOptions, QuantizeReport } from "../../onnx/options.ts";
-import { checkOutput } from "../../onnx/file/files.ts";
+import { readModel } from "../../onnx/file/io.ts";
 import { quantizeModel } from "../../onnx/quantize.ts";
-import { writeReport } from "../../onnx/report/write.ts";
+import { checkReport, writeReport } from "../../onnx/report/write.ts";
 import { configFile, recipeOf } from "../../onnx/recipe.ts";
 import type { LayerComparison } from "../../onnx/verify/layers.ts";
 import type { VerifyReport } from "../../onnx/verify/verify.ts";
@@ -146,7 +146,7 @@ async function runQuantize(args: ParsedArgs, context: Parameters<CommandSpec["ru
 
   // Missing, it is better missed before the work.
   const { report: page, ...rest } = options;
-  if (page !== undefined) checkOutput(page, [input, output], options.force ?? false);
+  if (page !== undefined) checkPage(page, input, output, options.force);
   const runtimes = samples === undefined ? undefined : runtimesOf(args);
 
   const progress = progressLine();
@@ -183,6 +183,15 @@ async function runQuantize(args: ParsedArgs, context: Parameters<CommandSpec["ru
     context.print(`${quantizeText(input, report, verified !== undefined)}${written}${check}${help}`);
   }
   return exit;
+}
+
+function checkPage(page: string, input: string, output: string, force: boolean | undefined): void {
+  const model = readModel(input);
+  try {
+    checkReport(page, model, output, force);
+  } finally {
+    model.close();
+  }
 }
 
 const isFolder = (path: string): boolean => statSync(path, { throwIfNoEntry: false })?.isDirectory() ?? false;
