@@ -3,6 +3,7 @@
 import { create, toBinary } from "@bufbuild/protobuf";
 import type { NodeProto, TensorProto } from "../src/onnx/file/gen/onnx_pb.ts";
 import { ModelProtoSchema, OperatorSetIdProtoSchema } from "../src/onnx/file/gen/onnx_pb.ts";
+import { encodeHalf, halfTable } from "../src/onnx/file/half.ts";
 import { graph, model, node, raw, T, value, type AttributeValue } from "../test/onnx/build.ts";
 
 export interface DecoderSizes {
@@ -17,6 +18,8 @@ export interface DecoderSizes {
   /** accuracy_level of the products: 0 float32, 4 int8 activations. */
   readonly level: number;
   readonly seed?: number;
+  /** Caches of int8 with a static scale, as onnxruntime has them; default float32. */
+  readonly cache?: "int8";
 }
 
 /** The decoder of the issue's table: 158.6 M weights in products. */
@@ -67,19 +70,21 @@ export function decoderModel(sizes: DecoderSizes): Uint8Array {
     }
     return new Uint8Array(words.buffer);
   };
-  const scale = (k: number): number => Math.fround(1 / (4.3 * Math.sqrt(k)));
+  const scale = (k: number): number => 1 / (4.3 * Math.sqrt(k));
+  /** A scale that float16 holds: the GGUF of the same model has those. */
+  const half = (v: number): number => halfTable()[encodeHalf(v)];
   const product = (x: string, name: string, n: number, k: number, out = name): string => {
     const q = add(raw(`${name}_q`, [n, k / BLOCK, BLOCK / 2], codes((n * k) / 2), T.UINT8));
-    const s = floats(`${name}_s`, [(n * k) / BLOCK], () => scale(k) * (0.5 + next() / 2 ** 32));
+    const s = floats(`${name}_s`, [(n * k) / BLOCK], () => half(scale(k) * (0.5 + next() / 2 ** 32)));
     const attributes = { K: BigInt(k), N: BigInt(n), bits: 4n, block_size: BigInt(BLOCK), accuracy_level: BigInt(level) };
     return put("MatMulNBits", [x, q, s], [out], attributes, "com.microsoft");
   };
   const ones = (name: string, width: number): string => floats(name, [width], () => 0.8 + 0.4 * (next() / 2 ** 32));
   const shape = (name: string, dims: number[]): string => add(raw(name, [dims.length], BigInt64Array.from(dims, BigInt), T.INT64));
-  const half = size / 2;
-  const angle = (i: number): number => Math.floor(i / half) * 1e6 ** (-(i % half) / half);
-  const cos = floats("cos_cache", [sizes.positions, half], (i) => Math.cos(angle(i)));
-  const sin = floats("sin_cache", [sizes.positions, half], (i) => Math.sin(angle(i)));
+  const pairs = size / 2;
+  const angle = (i: number): number => Math.floor(i / pairs) * 1e6 ** (-(i % pairs) / pairs);
+  const cos = floats("cos_cache", [sizes.positions, pairs], (i) => Math.cos(angle(i)));
+  const sin = floats("sin_cache", [sizes.positions, pairs], (i) => Math.sin(angle(i)));
   const perHead = shape("per_head", [0, 0, -1, size]);
   const flat = shape("flat", [0, 0, -1]);
 
@@ -90,9 +95,11 @@ export function decoderModel(sizes: DecoderSizes): Uint8Array {
   put("Gather", ["mask_shape", add(raw("index1", [], BigInt64Array.of(1n), T.INT64))], ["total64"], { axis: 0n });
   put("Cast", ["total64"], ["total"], { to: BigInt(T.INT32) });
   const table = add(raw("embed_q", [vocabulary, hidden / 2], codes((vocabulary * hidden) / 2), T.UINT8));
-  const tableScales = floats("embed_s", [vocabulary, hidden / BLOCK], () => 0.2 * (0.5 + next() / 2 ** 32));
+  const tableScales = floats("embed_s", [vocabulary, hidden / BLOCK], () => half(0.2 * (0.5 + next() / 2 ** 32)));
   const lookup = { bits: 4n, block_size: BigInt(BLOCK), gather_axis: 0n, quantize_axis: 1n };
   let x = put("GatherBlockQuantized", [table, "input_ids", tableScales], ["embedding"], lookup, "com.microsoft");
+  const isInt8 = sizes.cache === "int8";
+  if (isInt8) floats("cache_scale", [1], () => 4 / 127);
   let normed = put("SimplifiedLayerNormalization", [x, ones("norm0", hidden)], ["layers.0.in"], { epsilon: 1e-6, axis: -1n });
   for (let l = 0; l < layers; l++) {
     const p = `layers.${l}`;
@@ -109,8 +116,18 @@ export function decoderModel(sizes: DecoderSizes): Uint8Array {
     const v = product(normed, `${p}.v`, kvHeads * size, hidden);
     const past = [`past_key_values.${l}.key`, `past_key_values.${l}.value`];
     const present = [`present.${l}.key`, `present.${l}.value`];
-    const attention = put("GroupQueryAttention", [q, k, v, ...past, "seqlens_k", "total", cos, sin], [`${p}.attn`, ...present],
-      { num_heads: BigInt(heads), kv_num_heads: BigInt(kvHeads), do_rotary: 1n, rotary_interleaved: 0n, scale: 1 / Math.sqrt(size) }, "com.microsoft"); // prettier-ignore
+    const quantized = { k_quant_type: "PER_TENSOR", v_quant_type: "PER_TENSOR", kv_cache_bit_width: 8n };
+    const grouped = {
+      ...{ num_heads: BigInt(heads), kv_num_heads: BigInt(kvHeads), do_rotary: 1n, rotary_interleaved: 0n, scale: 1 / Math.sqrt(size) },
+      ...(isInt8 ? quantized : {}),
+    };
+    const attention = put(
+      "GroupQueryAttention",
+      [q, k, v, ...past, "seqlens_k", "total", cos, sin, ...(isInt8 ? ["", "", "", "cache_scale", "cache_scale"] : [])],
+      [`${p}.attn`, ...present],
+      grouped,
+      "com.microsoft",
+    );
     const o = product(attention, `${p}.o`, hidden, heads * size);
     put(
       "SkipSimplifiedLayerNormalization",
@@ -136,7 +153,7 @@ export function decoderModel(sizes: DecoderSizes): Uint8Array {
     );
   }
   product(normed, "lm_head", vocabulary, hidden, "logits");
-  const cache = (name: string, length: string) => value(name, T.FLOAT, ["batch_size", kvHeads, length, size]);
+  const cache = (name: string, length: string) => value(name, isInt8 ? T.INT8 : T.FLOAT, ["batch_size", kvHeads, length, size]);
   const each = (prefix: string, length: string) =>
     Array.from({ length: 2 * layers }, (_, i) => cache(`${prefix}.${i >> 1}.${i & 1 ? "value" : "key"}`, length));
   const proto = model(

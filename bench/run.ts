@@ -25,7 +25,7 @@ const { values, positionals } = parseArgs({
     quick: { type: "boolean", default: false },
   },
 });
-const families: Record<string, () => Promise<(o: { seconds: number; quick: boolean }) => Promise<object>>> = {
+const families: Record<string, () => Promise<(o: { seconds: number; quick: boolean; cases: readonly string[] }) => Promise<object>>> = {
   gemv: async () => (await import("./gemv.ts")).gemv,
   gemm: async () => (await import("./gemm.ts")).gemm,
   fwht: async () => (await import("./fwht.ts")).fwht,
@@ -48,7 +48,7 @@ if (family === undefined) {
 const before = machine();
 const result = (await (
   await family()
-)({ seconds: Number(values.seconds), quick: values.quick })) as {
+)({ seconds: Number(values.seconds), quick: values.quick, cases: positionals.slice(1) })) as {
   rows: { name: string; bestMs: number; medianMs: number; cpuMs: number; gops?: number; gbs?: number; gvalues?: number }[];
   ratios: Record<string, number>;
   missing: string[];
