@@ -16,6 +16,7 @@ import {
   recipeOf,
 } from "../../src/onnx/index.ts";
 import { T, encode, graph, matmulModel, model, node, raw, value, weights } from "./build.ts";
+import { embedTokens } from "./transformers-models.ts";
 
 const folder = mkdtempSync(join(tmpdir(), "lowbit-pipeline-"));
 afterAll(() => rmSync(folder, { recursive: true, force: true }));
@@ -157,6 +158,44 @@ describe("folders", () => {
     expect(config["transformers.js_config"]["use_external_data_format"]["encoder_model_q4.onnx"]).toBe(1);
     // what is quantized already is no model to quantize
     await expect(quantizeFolder(models, { dtypes: ["q2"] })).resolves.toMatchObject({ files: { length: 2 } });
+  });
+  it("a dtype has a file of every model: tables in blocks where nothing else is, else the model as it was", async () => {
+    const models = join(folder, "tables");
+    mkdirSync(models);
+    writeFileSync(join(models, "decoder.onnx"), chain());
+    writeFileSync(join(models, "embed_tokens.onnx"), encode(embedTokens()));
+    const { files } = await quantizeFolder(models, { dtypes: ["q4", "q2", "q2"] });
+    expect(files.map(({ dtype, report, reason }) => [dtype, report!.quantized, reason === undefined])).toEqual([
+      ["q4", 3, true],
+      ["q2", 3, true],
+      ["q4", 1, true],
+      ["q2", 0, false],
+    ]);
+    expect(files[3].reason).toMatch(/GatherBlockQuantized has 4 and 8 bits, not 2/);
+    expect(readFileSync(join(models, "embed_tokens_q2.onnx"))).toEqual(readFileSync(join(models, "embed_tokens.onnx")));
+    // not where a dtype finds nothing at all
+    rmSync(join(models, "decoder.onnx"));
+    await expect(quantizeFolder(models, { dtypes: ["q2"], force: true })).rejects.toMatchObject({ code: "E_UNSUPPORTED" });
+  });
+  it("config.json: one answer for all files becomes one by model; another folder's config is kept; what is no object is an error", async () => {
+    const models = join(folder, "configs", "onnx");
+    mkdirSync(models, { recursive: true });
+    writeFileSync(join(models, "model.onnx"), chain());
+    const config = join(folder, "configs", "config.json");
+    writeFileSync(config, JSON.stringify({ "transformers.js_config": { use_external_data_format: true } }));
+    const read = (path: string) => (JSON.parse(readFileSync(path, "utf8")) as Record<string, unknown>)["transformers.js_config"];
+    await quantizeFolder(models, { dtypes: ["q4"] });
+    expect(read(config)).toEqual({ use_external_data_format: { model: true, "model_q4.onnx": 0 } });
+    const other = join(folder, "configs-out");
+    mkdirSync(join(other, "onnx"), { recursive: true });
+    writeFileSync(join(other, "config.json"), JSON.stringify({ mine: 1 }));
+    await quantizeFolder(models, { dtypes: ["q8"], output: join(other, "onnx"), externalData: true });
+    expect(JSON.parse(readFileSync(join(other, "config.json"), "utf8"))).toEqual({
+      mine: 1,
+      "transformers.js_config": { use_external_data_format: { "model_quantized.onnx": 1 } },
+    });
+    writeFileSync(config, "[]");
+    await expect(quantizeFolder(models, { dtypes: ["q8"] })).rejects.toThrow(/config\.json: expected a JSON object, got \[\]/);
   });
 });
 

@@ -249,7 +249,7 @@ function folderText({ files, config }: FolderReport): string {
           `${report.quantized} of ${report.layers.length}`,
           count(report.fileBytesAfter),
           percent(report.fileBytesAfter, report.fileBytesBefore),
-          report.outputs.join(", "),
+          reason === undefined ? report.outputs.join(", ") : `${report.outputs.join(", ")}, unchanged: ${reason}`,
         ],
   );
   return `${[table(columns, rows), ...(config === null ? [] : ["", `${config} written`])].join("\n")}\n`;
