@@ -15,7 +15,7 @@ import { nameFilter, nameMatcher } from "./patterns.ts";
 import { TARGETS } from "./targets/index.ts";
 import type { Target, TargetContext } from "./targets/target.ts";
 import type { TargetName } from "./dtypes.ts";
-import { layerType, signReason } from "./weights.ts";
+import { layerType, maskReason, signReason } from "./weights.ts";
 
 /** What a layer becomes. */
 export interface Decision {
@@ -103,7 +103,7 @@ export function decider(context: TargetContext, found: readonly Layer[]): Decide
     const half = layerType(layer) === T.FLOAT16;
     const asked = wish.format ?? wish.dtype!.format!({ opType: type, half, unsigned, blockSize, symmetric, perChannel });
     const format = made.adapt?.(layer, asked) ?? asked;
-    const reason = made.reason(layer, format, context) ?? signReason(context.model, layer, format);
+    const reason = made.reason(layer, format, context) ?? maskReason(context.model, layer) ?? signReason(context.model, layer, format);
     return reason ?? { target: made, format, dtype: wish.dtype, algorithm: wish.algorithm };
   };
 

@@ -371,7 +371,7 @@ export const OPTIONS: readonly OptionRow[] = [
     flag: { name: "keep", value: "PATTERN", multiple: true, help: "nodes of this name stay in float32; may be repeated" },
   }),
   text("keepOps", "a list of operators", (v) => isList(v, isText), {
-    flag: { name: "keep-ops", value: "LIST", help: "these operators stay in float32" },
+    flag: { name: "keep-ops", alias: "block-ops", value: "LIST", help: "these operators stay in float32" },
   }),
   text("blockedOps", "a list of operators", (v) => Array.isArray(v) && v.every(isText), { dtypes: (dtype) => dtype.half }),
   text("clamp", "[low, high] with 0 <= low < high <= 65504", isClamp, { dtypes: (dtype) => dtype.half }),

@@ -33,9 +33,10 @@ export function nameMatcher(what: string, pattern: NamePattern, names: readonly 
   const regex = patternRegExp(pattern);
   if (!names.some((name) => regex.test(name))) {
     const near = typeof pattern === "string" && names.length > 0 ? ` Nearest: ${nearest(pattern, names).join(", ")}.` : "";
+    const other = what === "exclude" ? " A node without a weight stays in float32 by keep (--keep)." : "";
     throw new LowbitError(
       "E_ONNX",
-      `${what} ${String(pattern)}: expected to match a node with a weight, got none of ${names.length}.${near} Run lowbit inspect to see the names.`,
+      `${what} ${String(pattern)}: expected to match a node with a weight, got none of ${names.length}.${near}${other} Run lowbit inspect to see the names.`,
     );
   }
   return (name) => regex.test(name);

@@ -67,6 +67,14 @@ export function signReason(model: OnnxModel, layer: Layer, format: Format): stri
     : `${format.name} has no negative values and no zero points, and the weight has ${lost * factor} (a signed format, or one with zero points, can)`;
 }
 
+/** A table with infinities (a mask): it stays as it is, for no code of few bits stands for them. In a weight that is multiplied they are damage. */
+export function maskReason(model: OnnxModel, layer: Layer): string | undefined {
+  if (layer.weight === null || !/^Gather/.test(layer.node.opType)) return undefined;
+  const { data } = constantView(model, layer.weight);
+  const infinite = data.find((value) => value === Infinity || value === -Infinity);
+  return infinite === undefined || data.some(Number.isNaN) ? undefined : `the table has ${infinite}, as masks have: it stays as it is`;
+}
+
 /** What quantizes one layer: options of `quantize` (round to nearest), or a quantizer. */
 export type LayerQuantizer = TensorOptions | WeightQuantizer;
 

@@ -242,6 +242,29 @@ it("an outlier row of a table costs that row only", async () => {
   y.forEach((v, i) => expect(Math.abs(v - table[16 + i])).toBeLessThan(0.0015));
 });
 
+it("a table with -Infinity (a mask) stays as it is, with the reason", async () => {
+  const mask = Float32Array.from({ length: 64 * 32 }, (_, i) => (i % 3 === 0 ? -Infinity : 0));
+  const proto = model(
+    graph({
+      input: [value("ids", T.INT64, ["b"]), value("x", T.FLOAT, ["b", 32])],
+      output: [value("y", T.FLOAT, ["b", 32])],
+      initializer: [raw("mask", [64, 32], mask), raw("w", [32, 32], weights(1024))],
+      node: [
+        node("Gather", ["mask", "ids"], ["m"], {}, "table"),
+        node("MatMul", ["x", "w"], ["h"], {}, "mm"),
+        node("Add", ["h", "m"], ["y"], {}, "masked"),
+      ],
+    }),
+  );
+  for (const dtype of ["q8", "int8", "uint8", "q4", "q8-block"] as const) {
+    const { report } = await quantized(proto, dtype, { opTypes: ["MatMul", "Gather"] });
+    expect(report.layers.map(({ name, format, reason }) => [name, format === null, reason ?? ""])).toEqual([
+      ["table", true, expect.stringMatching(/-Infinity, as masks have/)],
+      ["mm", false, ""],
+    ]);
+  }
+});
+
 it("Conv per channel with a channel of zeros has one zero point, right for all", async () => {
   const w = weights(4 * 2 * 9).map((v, i) => (i >= 18 && i < 36 ? 0 : v));
   const proto = model(

@@ -53,6 +53,7 @@ export const quantizeCommand: CommandSpec = {
     asymmetric: { help: "zero points (default for unsigned 8-bit weights)" },
     budget: { value: "BITS", help: "formats by layer within this many stored bits per weight, chosen on --calibrate data" },
     candidates: { value: "LIST", help: "with --budget: the formats to choose from (default: 2 to 8 bits around BITS)" },
+    sort: { help: "without effect, for older scripts: graphs are always sorted" },
     config: { value: "FILE", help: "options from a file (default: lowbit.config.json or .mjs beside the model, where there is one)" },
     "print-config": { help: "print the options in force as JSON and stop" },
     verify: { value: "N", help: "afterwards run both models on N random inputs and compare" },
