@@ -209,6 +209,14 @@ describe("graphs", () => {
       "E_ONNX",
       /"a".*one definition/,
     ));
+  it("names that are not UTF-8 and would become one", () => {
+    const bytes = chain([node("Relu", ["x"], ["AAA"]), node("Abs", ["AAA"], ["BBB"]), node("MatMul", ["BBB", "w"], ["y"])]);
+    bytes.forEach((byte, i) => {
+      if (byte === 0x41 && bytes[i + 1] === 0x41 && bytes[i + 2] === 0x41) bytes.fill(0xff, i, i + 3);
+      if (byte === 0x42 && bytes[i + 1] === 0x42 && bytes[i + 2] === 0x42) bytes.fill(0xfe, i, i + 3);
+    });
+    return expectRefused(bytes, "E_ONNX", /not UTF-8.*rename/);
+  });
   it("an initializer given twice", () =>
     expectRefused(
       change((p) => p.graph!.initializer.push(p.graph!.initializer[0])),

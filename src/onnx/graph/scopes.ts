@@ -33,10 +33,11 @@ export const inScope = (scope: Scope): string => (scope.path === "" ? "" : ` in 
 function scopeOf(graph: GraphProto, parent: Scope | null, path: string, holder: NodeProto | null = null): Scope {
   const scope: Scope = { graph, parent, holder, path, producers: new Map(), initializers: new Map(), sparse: new Map(), inputs: new Set() };
   const twice = (name: string, what: string): never => {
-    throw new LowbitError(
-      "E_ONNX",
-      `value ${JSON.stringify(name)}${inScope(scope)}: expected one definition, got ${what}. The model is damaged.`,
-    );
+    // Bytes that are no UTF-8 all decode to U+FFFD: two names may have become one.
+    const remedy = name.includes("\uFFFD")
+      ? "Names in the file are not UTF-8, as protobuf wants them, and can no longer be told apart: rename the values."
+      : "The model is damaged.";
+    throw new LowbitError("E_ONNX", `value ${JSON.stringify(name)}${inScope(scope)}: expected one definition, got ${what}. ${remedy}`);
   };
   for (const input of graph.input) {
     if (scope.inputs.has(input.name)) twice(input.name, "two graph inputs of that name");
