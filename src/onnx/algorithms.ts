@@ -7,10 +7,10 @@ import { awq, type AwqOptions } from "../quantize/awq.ts";
 import { gptq, type GptqOptions } from "../quantize/gptq.ts";
 import { hqq, type HqqOptions } from "../quantize/hqq.ts";
 import { dequantizeOriginal, mrgptq, type MrGptqOptions } from "../quantize/mrgptq.ts";
-import { refit, type DriftStatistics } from "../quantize/refit.ts";
+import { chooseRidge, mergeDrift, refit, type DriftStatistics } from "../quantize/refit.ts";
 import { rtn, type RtnOptions } from "../quantize/rtn.ts";
 import type { AlgebraOptions } from "../quantize/simd.ts";
-import { outputError, type LayerStatistics } from "../quantize/statistics.ts";
+import { mergeStatistics, outputError, type LayerStatistics } from "../quantize/statistics.ts";
 import type { WeightQuantizer } from "../tensor/quantize/index.ts";
 import { matrixView, readRows, type Tensor } from "../tensor/tensor.ts";
 import type { Layer } from "./layers.ts";
@@ -29,6 +29,8 @@ export interface AlgorithmInput {
   readonly heldOut: LayerStatistics | null;
   /** Sequential: both inputs, of the float model and of the model quantized so far. */
   readonly drift: DriftStatistics | null;
+  /** The same over the batches held out. */
+  readonly heldOutDrift?: DriftStatistics | null;
 }
 
 /** A name, a name with options of its quantizer, or a function that makes one for each layer. */
@@ -57,7 +59,9 @@ const SCALES = ["scaleRule", "rangeRule"];
 const GPTQ = [...SCALES, "damp", "dampRetries", "blockSize", "actOrder", "staticGroups", "search", "groupScales", "minRows", "polish"];
 
 /** Dampings that are tried on held-out data where none is given. */
-const DAMPS = [0.05, 0.01, 0.1];
+const DAMPS: readonly number[] = [0.05, 0.01, 0.1];
+/** And where there are fewer vectors than inputs: close to rounding to nearest. */
+const STRONG_DAMPS: readonly number[] = [0.5, 3];
 /** Hadamard block that is tried beside the format's own (MR-GPTQ). */
 const WIDE_BLOCK = 128;
 /** Scales of fewer bits have few neighbours: a search among them is worth a try. */
@@ -73,23 +77,32 @@ function sampleRows(weight: Tensor): Tensor {
   return { ...weight, shape: [SAMPLED, weight.shape[1]], stride: [weight.stride[0] * step, weight.stride[1]] };
 }
 
-/** The output error of packed weights on held-out inputs. */
-function judgeOf(weight: Tensor, heldOut: LayerStatistics, shared: AlgebraOptions): (packed: PackedTensor) => number {
+/** Signal and error of outputs on held-out inputs. */
+function judgeOf(weight: Tensor, heldOut: LayerStatistics, shared: AlgebraOptions) {
   const view = matrixView(weight);
   const w = new Float64Array(view.rows * view.k);
   readRows(view, 0, view.rows, w);
-  return (packed) => outputError(w, dequantizeOriginal(packed), view.rows, heldOut.hessian!, shared);
+  return {
+    signal: outputError(w, new Float64Array(w.length), view.rows, heldOut.hessian!, shared),
+    error: (packed: PackedTensor): number => outputError(w, dequantizeOriginal(packed), view.rows, heldOut.hessian!, shared),
+  };
 }
 
 type GptqChoice = Partial<Pick<MrGptqOptions, "damp" | "actOrder" | "polish" | "block" | "search">>;
 
 /** What is left open, one after the other, as alternatives to what was found best so far. */
-function openChoices(name: AlgorithmName, format: Format, k: number, given: GptqChoice & { staticGroups?: boolean }): GptqChoice[][] {
+function openChoices(
+  name: AlgorithmName,
+  format: Format,
+  { k, statistics }: AlgorithmInput,
+  given: GptqChoice & { staticGroups?: boolean },
+): GptqChoice[][] {
   const open = (key: keyof GptqChoice): boolean => given[key] === undefined;
   const opaque = format.kind === "opaque"; // no order, no search, no polish
   const coarse = format.kind === "block" && format.scales[0].format.bits < COARSE_BITS && format.offset?.role !== "min";
+  const damps = statistics!.rows < k ? [...DAMPS, ...STRONG_DAMPS] : DAMPS;
   return [
-    open("damp") ? DAMPS.map((damp) => ({ damp })) : [{}],
+    open("damp") ? damps.map((damp) => ({ damp })) : [{}],
     open("actOrder") && given.staticGroups === undefined && !opaque ? [{ actOrder: name !== "mrgptq" }] : [],
     name !== "mrgptq" && open("search") && coarse ? [{ search: { method: "mse" } }] : [],
     name === "mrgptq" && open("block") && k % WIDE_BLOCK === 0 ? [{ block: WIDE_BLOCK }] : [],
@@ -97,40 +110,64 @@ function openChoices(name: AlgorithmName, format: Format, k: number, given: Gptq
   ];
 }
 
+/** Held-out data say how far few vectors can be trusted: any number will do. */
+const fewRows = ({ heldOut }: AlgorithmInput, { minRows }: AlgorithmOptions): { minRows?: number } =>
+  minRows !== undefined ? { minRows } : heldOut === null ? {} : { minRows: 1 };
+
 const withoutUndefined = <T extends object>(fields: T): T =>
   Object.fromEntries(Object.entries(fields).filter(([, value]) => value !== undefined)) as T;
 
-/** GPTQ with what is open (damping, order, scales, block, then polish) chosen on held-out data, one after the other. */
+/**
+ * GPTQ with what is open (damping, order, scales, block, then polish) chosen on held-out data, one after the other. The weight is then quantized with these
+ * options from all of the data; what the choice left on the data held out goes into the recipe.
+ */
 function gptqFamily(
   name: "gptq" | "mrgptq",
   input: AlgorithmInput,
   options: AlgorithmOptions & GptqChoice,
   shared: AlgebraOptions,
 ): WeightQuantizer {
-  const base = { ...options, ...shared, hessian: input.statistics!, name: input.name };
-  const variant = (choice: GptqChoice): WeightQuantizer => {
-    const all = withoutUndefined({ ...base, ...choice });
+  const base = { ...options, ...shared, ...fewRows(input, options), name: input.name };
+  const variant = (choice: GptqChoice, hessian: LayerStatistics): WeightQuantizer => {
+    const all = withoutUndefined({ ...base, ...choice, hessian });
     return name === "gptq" ? gptq(all as GptqOptions) : mrgptq(all as MrGptqOptions);
   };
-  const { heldOut } = input;
-  if (heldOut === null || heldOut.hessian === null) return variant({});
+  const { heldOut, statistics } = input;
+  const fitted = statistics!;
+  if (heldOut === null || heldOut.hessian === null) return variant({}, fitted);
   return {
-    algorithm: variant({}).algorithm,
+    algorithm: variant({}, fitted).algorithm,
     quantizeWeight(weight: Tensor, format: Format): PackedTensor {
       const sample = sampleRows(weight);
       const judge = judgeOf(sample, heldOut, shared);
-      let best: { choice: GptqChoice; packed: PackedTensor; error: number } | undefined;
+      let best: { choice: GptqChoice; error: number } | undefined;
       let tried = 0;
-      for (const alternatives of openChoices(name, format, input.k, options))
+      for (const alternatives of openChoices(name, format, input, options))
         for (const change of alternatives) {
           const choice = { ...best?.choice, ...change };
-          const packed = variant(choice).quantizeWeight(sample, format);
-          const error = judge(packed);
+          const error = judge.error(variant(choice, fitted).quantizeWeight(sample, format));
           tried++;
-          if (best === undefined || error < best.error) best = { choice, packed, error };
+          if (best === undefined || error < best.error) best = { choice, error };
         }
-      const packed = sample === weight ? best!.packed : variant(best!.choice).quantizeWeight(weight, format);
-      return { ...packed, recipe: { ...packed.recipe, chosenOf: tried } };
+      const packed = variant(best!.choice, mergeStatistics(fitted, heldOut)).quantizeWeight(weight, format);
+      return { ...packed, recipe: { ...packed.recipe, chosenOf: tried, heldOut: { signal: judge.signal, error: best!.error } } };
+    },
+  };
+}
+
+/** Refit with its ridge chosen on held-out data, then GPTQ. */
+function refitFamily(input: AlgorithmInput, { ridge, ...options }: AlgorithmOptions, shared: AlgebraOptions): WeightQuantizer {
+  const { name, heldOutDrift } = input;
+  const drift = input.drift!;
+  const common = { name, ...shared, ...fewRows(input, options) };
+  const quantizer = gptqFamily("gptq", input, options, shared);
+  if (heldOutDrift === null || heldOutDrift === undefined)
+    return refit({ drift, quantizer, ...common, ...(ridge === undefined ? {} : { ridge }) });
+  return {
+    algorithm: "refit",
+    quantizeWeight(weight, format) {
+      const found = ridge ?? chooseRidge(weight, drift, heldOutDrift, common);
+      return refit({ drift: mergeDrift(drift, heldOutDrift), quantizer, ridge: found, ...common }).quantizeWeight(weight, format);
     },
   };
 }
@@ -176,15 +213,7 @@ const ROWS: ReadonlyMap<string, Row> = new Map<AlgorithmName, Row>([
     {
       needs: "drift",
       options: [...GPTQ, "ridge"],
-      make: (i, { ridge, ...o }, s) =>
-        refit({
-          drift: i.drift!,
-          quantizer: gptqFamily("gptq", i, o, s),
-          name: i.name,
-          ...s,
-          ...(ridge === undefined ? {} : { ridge }),
-          ...(o.minRows === undefined ? {} : { minRows: o.minRows }),
-        }),
+      make: refitFamily,
     },
   ],
 ]);

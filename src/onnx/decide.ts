@@ -50,6 +50,12 @@ export interface DecidedWeight {
   readonly biasShift?: Float64Array<ArrayBuffer>;
 }
 
+/** What options chosen on held-out data left there, in a recipe. */
+interface HeldOut {
+  readonly signal: number;
+  readonly error: number;
+}
+
 /** A basis other than the model's, in which a packed weight may be: the recipe says which. */
 export type WeightBasis = "rotation" | "channelScales";
 
@@ -169,6 +175,7 @@ async function quantizeLayer(
       statistics: statistics?.statistics[g] ?? null,
       heldOut: statistics?.heldOut?.[g] ?? null,
       drift: statistics?.drift?.[g] ?? null,
+      heldOutDrift: statistics?.heldOutDrift?.[g] ?? null,
     };
     const part = { data: w.subarray(g * each * k, (g + 1) * each * k), shape: [each, k], stride: [k, 1], offset: 0 };
     made.push(quantize(part, format, algorithm.make(input, shared)));
@@ -211,7 +218,9 @@ function measure(
     const drift = statistics.drift?.[g];
     if (drift !== undefined) shift.set(correctDriftBias({ weight: part, rows: each, k }, q, drift), g * each);
   });
-  const outputSqnr = decibels(out, error);
+  // Where options were chosen on data held out, the weight was then fitted to all of them: the figure is of the choice, before.
+  const chosen = packed.recipe.heldOut as HeldOut | undefined;
+  const outputSqnr = chosen === undefined ? decibels(out, error) : decibels(chosen.signal, chosen.error);
   // A transposed convolution has a bias for several rows.
   const shifts = statistics.drift !== null && rowSpan === 1 && (options.biasCorrection ?? true);
   return { packed, signal, noise, outputSqnr, ...(shifts ? { biasShift: shift } : {}) };
@@ -241,8 +250,13 @@ function joinRows(parts: readonly PackedTensor[], name: string): PackedTensor {
     return out;
   };
   const rows = parts.reduce((n, part) => n + part.rows, 0);
+  const heldOut = parts.map(({ recipe }) => recipe.heldOut as HeldOut | undefined).filter((part) => part !== undefined);
+  const sum = (what: keyof HeldOut): number => heldOut.reduce((n, part) => n + part[what], 0);
+  const recipe =
+    heldOut.length < parts.length ? first.recipe : { ...first.recipe, heldOut: { signal: sum("signal"), error: sum("error") } };
   return {
     ...first,
+    recipe,
     shape: [rows, ...first.shape.slice(1)],
     rows,
     codes: join("codes")!,
@@ -274,7 +288,7 @@ async function decideInSequence(
   const { threads, signal } = options;
   const [quantized, float] = [modelRunner(copy, feeds, { threads, signal }), modelRunner(model, feeds, { threads, signal })];
   // Each group alone must fit: drift takes two matrices.
-  passesOf(groups, options.memory ?? 2 ** 31, heldOutBatches(feeds.length, options.holdOut).size > 0 ? 3 : 2);
+  passesOf(groups, options.memory ?? 2 ** 31, heldOutBatches(feeds.length, options.holdOut).size > 0 ? 4 : 2);
   for (const [i, group] of groups.entries()) {
     const later = groups.slice(i + 1).map((next) => next.input);
     const statistics = (await collect(quantized, [group], options, later, float)).get(group)!;

@@ -27,6 +27,7 @@ export type { ScaleOptions } from "./grid.ts";
 export type { ScaleSearch } from "./search.ts";
 export {
   layerStatistics,
+  mergeStatistics,
   outputError,
   type AddOptions,
   type LayerStatistics,
@@ -85,8 +86,10 @@ export {
   type SplitOptions,
 } from "./mixed.ts";
 export {
+  chooseRidge,
   correctDriftBias,
   driftStatistics,
+  mergeDrift,
   refit,
   refitWeight,
   type DriftAccumulator,

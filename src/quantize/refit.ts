@@ -10,7 +10,7 @@ import { gptq, hessianOf } from "./gptq.ts";
 import { weightMatrix } from "./grid.ts";
 import { gptqFactorInPlace, transposed } from "./linalg.ts";
 import { algebraFor, type AlgebraOptions } from "./simd.ts";
-import { layerStatistics, type AddOptions, type LayerStatistics } from "./statistics.ts";
+import { layerStatistics, mergeStatistics, outputError, type AddOptions, type LayerStatistics } from "./statistics.ts";
 import { runSteps, type RunOptions, type SteppedQuantizer, type Steps } from "./steps.ts";
 
 /** What is kept of the inputs of one layer in the float model (x) and in the model quantized so far (y): sums only. */
@@ -91,6 +91,17 @@ export function driftStatistics(k: number, options: { readonly name?: string } &
   };
 }
 
+/** Drift over the tokens of both collections, see mergeStatistics. @throws LowbitError E_SHAPE */
+export function mergeDrift(a: DriftStatistics, b: DriftStatistics): DriftStatistics {
+  const inputs = mergeStatistics(a.inputs, b.inputs);
+  const [first, second] = [a.inputs.weight / inputs.weight, b.inputs.weight / inputs.weight];
+  return {
+    inputs,
+    cross: a.cross.map((v, i) => v + b.cross[i]),
+    shift: a.shift.map((v, i) => first * v + second * b.shift[i]),
+  };
+}
+
 /**
  * R (H + ridge mean(diag H) I)^-1 for R [rows, k]; channels that H never saw stay 0.
  * @throws LowbitError E_CALIBRATION where the sum is not positive definite
@@ -154,6 +165,34 @@ export function refitWeight(weight: Tensor, options: Omit<RefitOptions, "quantiz
   const change = timesInverse(wc, rows, hessian, k, ridge, at, options);
   for (let i = 0; i < data.length; i++) data[i] += change[i];
   return data;
+}
+
+/** Ridges that are tried on held-out data: the last leaves the weight nearly as it was. */
+const RIDGES: readonly number[] = [0.05, 0.01, 0.2, 1, 10];
+
+/**
+ * The ridge whose refitted weight gives the least output error ||W x - V y||^2 on tokens that it was not fitted to.
+ * @param heldOut drift over other tokens than `drift`
+ * @throws as refitWeight
+ */
+export function chooseRidge(
+  weight: Tensor,
+  drift: DriftStatistics,
+  heldOut: DriftStatistics,
+  options: Omit<RefitOptions, "drift" | "ridge" | "quantizer"> = {},
+): number {
+  const { data: w, rows, k } = weightMatrix(weight, "chooseRidge");
+  const { product } = algebraFor(options, "chooseRidge");
+  // W C over the held-out tokens; what the error has besides does not depend on V
+  const wc = new Float64Array(rows * k);
+  product(wc, 0, k, rows, k, transposed(w, rows, k), 0, rows, heldOut.cross, 0, k, k, 1);
+  const errors = RIDGES.map((ridge) => {
+    const v = refitWeight(weight, { ...options, drift, ridge });
+    let moved = 0;
+    for (let i = 0; i < w.length; i++) moved += wc[i] * (w[i] - v[i]);
+    return 2 * moved + outputError(w, v, rows, heldOut.inputs.hessian!, options);
+  });
+  return RIDGES[errors.indexOf(Math.min(...errors))];
 }
 
 /**

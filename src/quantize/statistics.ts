@@ -142,6 +142,31 @@ export function layerStatistics(k: number, options: StatisticsOptions = {}): Sta
   };
 }
 
+const added = (a: Float64Array, b: Float64Array): Float64Array<ArrayBuffer> => Float64Array.from(a, (v, i) => v + b[i]);
+
+/**
+ * Statistics of the tokens of both collections, as if they had been collected at once but for the order of sums. Neither is changed.
+ * @throws LowbitError E_SHAPE for inputs of another length, or where one only has a Hessian
+ * @example const all = mergeStatistics(firstShard, secondShard);
+ */
+export function mergeStatistics(a: LayerStatistics, b: LayerStatistics): LayerStatistics {
+  if (a.k !== b.k || (a.hessian === null) !== (b.hessian === null)) {
+    const kind = ({ k, hessian }: LayerStatistics): string => `inputs of length ${k} with${hessian === null ? "out" : ""} a Hessian`;
+    throw new LowbitError("E_SHAPE", `mergeStatistics: expected ${kind(a)} in both, got ${kind(b)}. Collect both with the same options.`);
+  }
+  return {
+    k: a.k,
+    rows: a.rows + b.rows,
+    weight: a.weight + b.weight,
+    hessian: a.hessian === null ? null : added(a.hessian, b.hessian!),
+    sum: added(a.sum, b.sum),
+    sumAbs: added(a.sumAbs, b.sumAbs),
+    sumSquares: added(a.sumSquares, b.sumSquares),
+    min: Float64Array.from(a.min, (v, i) => Math.min(v, b.min[i])),
+    max: Float64Array.from(a.max, (v, i) => Math.max(v, b.max[i])),
+  };
+}
+
 /** NaN and infinities are the numbers that times 0 is not 0. */
 function allFinite(x: Float32Array | Float64Array): boolean {
   let zero = 0;

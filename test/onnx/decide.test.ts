@@ -113,15 +113,17 @@ describe("one-shot", () => {
     expect(recipe.chosenOf).toBe(5);
     const again = await quantized(
       { name: "gptq", damp: recipe.damp as number, actOrder: recipe.actOrder as boolean, polish: recipe.polish !== undefined },
-      { holdOut: 0.5 },
+      { holdOut: 0 },
     );
+    // once it is chosen, all batches count
+    expect(recipe.calibrationRows).toBe(again.decided.get(again.layers[0])!.packed.recipe.calibrationRows);
     expect(again.decided.get(again.layers[0])!.packed.codes).toEqual(chosen.decided.get(chosen.layers[0])!.packed.codes);
   });
 
   test("coarse scales: a search is tried too; a wide Hadamard block where it divides k", async () => {
-    const tries = async (algorithm: "gptq" | "mrgptq", of: string, k: number) => {
+    const tries = async (algorithm: "gptq" | "mrgptq", of: string, k: number, rows = k) => {
       const m = readModelBytes(encode(matmulModel(raw("w", [k, 8], weights(k * 8)), k, 8)));
-      const data: Feeds[] = [1, 2].map((seed) => ({ x: { type: "float32", data: weights(64 * k, seed), dims: [64, k] } }));
+      const data: Feeds[] = [1, 2].map((seed) => ({ x: { type: "float32", data: weights(rows * k, seed), dims: [rows, k] } }));
       const decided = await decideWeights(m, modelLayers(m), () => ({ format: format(of as "mxfp4"), algorithm }), data, {
         undoes: ["rotation"],
       });
@@ -130,6 +132,8 @@ describe("one-shot", () => {
     expect(await tries("gptq", "mxfp4", 32)).toBe(6);
     expect(await tries("mrgptq", "mxfp4", 32)).toBe(5);
     expect(await tries("mrgptq", "mxfp4", 128)).toBe(6);
+    // fewer vectors than inputs: no error, strong dampings too
+    expect(await tries("gptq", "mxfp4", 32, 3)).toBe(8);
   });
 
   test("algorithms with data beat rounding to nearest at the model's output; those without need none", async () => {

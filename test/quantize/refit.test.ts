@@ -2,7 +2,18 @@
 import { expect, test } from "vitest";
 import { format } from "../../formats/index.ts";
 import { dequantize, quantize, tensor } from "../../src/index.ts";
-import { correctDriftBias, driftStatistics, gptq, refit, refitWeight, rtn } from "../../src/quantize/index.ts";
+import {
+  chooseRidge,
+  correctDriftBias,
+  driftStatistics,
+  gptq,
+  layerStatistics,
+  mergeDrift,
+  mergeStatistics,
+  refit,
+  refitWeight,
+  rtn,
+} from "../../src/quantize/index.ts";
 import { inverse } from "../oracle/gptq.ts";
 import { gaussianWeights, inputs } from "../helpers/layers.ts";
 import { random } from "../helpers/random.ts";
@@ -134,4 +145,58 @@ test("errors: both models must give the same finite tokens, enough of them; the 
   expect(stages).toEqual(["refit 0", "refit 1", "gptq 0", "gptq 16"]);
   const signal = AbortSignal.abort();
   expect(() => quantize(t, format("int4_b16"), refit({ drift, signal }))).toThrow(expect.objectContaining({ code: "E_ABORTED" }));
+});
+
+test("statistics and drift of two shards are those of all tokens; other lengths and missing Hessians are refused", () => {
+  const [k, tokens] = [12, 90];
+  const { x, y } = drifting(tokens, k, 21);
+  const collect = (from: number, to: number) => {
+    const acc = driftStatistics(k);
+    acc.add(x.subarray(from * k, to * k), y.subarray(from * k, to * k));
+    return acc.finish();
+  };
+  const [want, got] = [collect(0, tokens), mergeDrift(collect(0, 31), collect(31, tokens))];
+  const near = (a: Float64Array, b: Float64Array) => a.forEach((v, i) => expect(Math.abs(v - b[i])).toBeLessThan(1e-9));
+  for (const what of ["hessian", "sum", "sumAbs", "sumSquares", "min", "max"] as const) near(got.inputs[what]!, want.inputs[what]!);
+  expect([got.inputs.rows, got.inputs.weight, got.inputs.k]).toEqual([tokens, tokens, k]);
+  near(got.cross, want.cross);
+  near(got.shift, want.shift);
+  const other = layerStatistics(k, { hessian: false });
+  other.add(x);
+  expect(() => mergeStatistics(want.inputs, other.finish())).toThrow(
+    /mergeStatistics: expected inputs of length 12 with a Hessian in both, got .* without/,
+  );
+  const wide = layerStatistics(2 * k);
+  wide.add(x);
+  expect(() => mergeStatistics(want.inputs, wide.finish())).toThrow(/got inputs of length 24/);
+});
+
+test("the ridge is the one with the least output error on other tokens", () => {
+  const [rows, k] = [6, 32];
+  const drift = (seed: number, tokens: number) => {
+    const data = drifting(tokens, k, seed);
+    const acc = driftStatistics(k);
+    acc.add(data.x, data.y);
+    return { ...data, drift: acc.finish(), tokens };
+  };
+  const t = tensor(gaussianWeights(rows, k, 3), [rows, k]);
+  const found = [40, 4000].map((tokens) => {
+    const [own, other] = [drift(31, tokens), drift(32, 500)];
+    // ||W x - V y||^2 from the tokens themselves
+    const error = (ridge: number) => {
+      const v = refitWeight(t, { drift: own.drift, ridge });
+      let sum = 0;
+      for (let i = 0; i < other.tokens; i++)
+        for (let r = 0; r < rows; r++) {
+          let d = 0;
+          for (let j = 0; j < k; j++) d += (t.data as Float32Array)[r * k + j] * other.x[i * k + j] - v[r * k + j] * other.y[i * k + j];
+          sum += d * d;
+        }
+      return sum;
+    };
+    const chosen = chooseRidge(t, own.drift, other.drift);
+    for (const ridge of [0.01, 0.05, 0.2, 1, 10]) expect(error(chosen)).toBeLessThanOrEqual(error(ridge) * (1 + 1e-12));
+    return chosen;
+  });
+  expect(found[0]).toBeGreaterThan(found[1]); // fewer tokens, less trust
 });

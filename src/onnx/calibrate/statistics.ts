@@ -49,6 +49,8 @@ export interface InputStatistics {
   readonly observer: Observer | null;
   /** Against the inputs of the float model, where a runner of it was given. */
   readonly drift: readonly DriftStatistics[] | null;
+  /** The same over the batches held out. */
+  readonly heldOutDrift: readonly DriftStatistics[] | null;
 }
 
 /** Layers that read the same vectors: they share statistics. */
@@ -123,7 +125,8 @@ export function heldOutBatches(batches: number, share = 1 / 8): ReadonlySet<numb
 interface Sums {
   readonly fit: StatisticsAccumulator[];
   readonly held: StatisticsAccumulator[];
-  readonly drift: DriftAccumulator[] | null;
+  /** Instead of both, where a float model runs beside. */
+  readonly drift: { readonly fit: DriftAccumulator[]; readonly held: DriftAccumulator[] } | null;
   readonly observer: Observer | null;
   readonly range: { min: number; max: number };
 }
@@ -134,11 +137,12 @@ function openSums(group: InputGroup, options: CollectOptions, drift: boolean): S
   const many = <A>(make: () => A): A[] => Array.from({ length: view.groups }, make);
   const backend = options.backend === undefined ? {} : { backend: options.backend };
   const statistics = () => layerStatistics(view.k, { name, hessian: options.hessian ?? true, ...backend });
+  const drifts = () => driftStatistics(view.k, { name, ...backend });
   try {
     return {
       fit: drift ? [] : many(statistics),
-      held: many(statistics),
-      drift: drift ? many(() => driftStatistics(view.k, { name, ...backend })) : null,
+      held: drift ? [] : many(statistics),
+      drift: drift ? { fit: many(drifts), held: many(drifts) } : null,
       observer: options.observer === undefined ? null : observer(1, { name: group.input, ...options.observer }),
       range: { min: Infinity, max: -Infinity },
     };
@@ -196,9 +200,9 @@ function addBatch(
   const before = float === null ? null : vectors(float);
   for (let g = 0; g < view.groups; g++) {
     const rows = view.read(now.data, now.dims, g, every);
-    if (held) sums.held[g].add(rows);
-    else if (sums.drift !== null && before !== null) sums.drift[g].add(view.read(before.data, before.dims, g, every), rows);
-    else sums.fit[g].add(rows);
+    const part = held ? "held" : "fit";
+    if (sums.drift !== null && before !== null) sums.drift[part][g].add(view.read(before.data, before.dims, g, every), rows);
+    else sums[part][g].add(rows);
   }
 }
 
@@ -236,14 +240,16 @@ export async function collect(
 }
 
 function finish(group: InputGroup, { fit, held, drift, observer: ranges, range }: Sums, hasHeld: boolean): InputStatistics {
-  const drifts = drift?.map((sum) => sum.finish()) ?? null;
+  const drifts = drift?.fit.map((sum) => sum.finish()) ?? null;
+  const heldDrifts = hasHeld ? (drift?.held.map((sum) => sum.finish()) ?? null) : null;
   return {
     input: group.input,
     statistics: drifts?.map((d) => d.inputs) ?? fit.map((sum) => sum.finish()),
-    heldOut: hasHeld ? held.map((sum) => sum.finish()) : null,
+    heldOut: heldDrifts?.map((d) => d.inputs) ?? (hasHeld ? held.map((sum) => sum.finish()) : null),
     range,
     observer: ranges,
     drift: drifts,
+    heldOutDrift: heldDrifts,
   };
 }
 
