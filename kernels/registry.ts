@@ -5,6 +5,7 @@ import { lookupKernels } from "./wasm/lookup/variants.ts";
 import { floatKernels } from "./wasm/float/variants.ts";
 import { convertKernels } from "./wasm/convert/variants.ts";
 import { nnKernels } from "./wasm/nn/variants.ts";
+import { productKernels } from "./wasm/products/variants.ts";
 import { searchKernels } from "./wasm/search/variants.ts";
 import type { KernelFamily } from "./variants.ts";
 
@@ -13,6 +14,7 @@ export { shaderFamilies } from "./wgsl/variants.ts";
 
 export const kernelFamilies: readonly KernelFamily[] = [
   ...dotKernels,
+  ...productKernels,
   ...lookupKernels,
   ...floatKernels,
   ...convertKernels,

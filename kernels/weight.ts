@@ -5,6 +5,14 @@ import { isWide } from "./plan.ts";
 /** How an offset enters the value: (element - zeroPoint) * scale, or element * scale + add. */
 export type OffsetRole = "none" | "zeroPoint" | "add";
 
+/** Rows of codes one after the other, least significant bit first, each row on whole bytes of which bits beyond the last code are 0; and scales where they are float32. */
+export interface DenseRows {
+  readonly rowBytes: number;
+  codes(row: number, count: number, into: Uint8Array): void;
+  /** ceil(k / span) of each row. */
+  readonly scales?: ((row: number, count: number, into: Float32Array) => void) | undefined;
+}
+
 /** A [rows, k] matrix of codes with block scales along k. Readers fill `out` from index 0. */
 export interface WeightSource {
   readonly rows: number;
@@ -24,6 +32,8 @@ export interface WeightSource {
   scales(r: number, out: Float64Array): void;
   /** Offsets of row r (zero points in element units, or addends): ceil(k / span) of them. Called only where role is not "none". */
   offsets(r: number, out: Float64Array): void;
+  /** Reads many rows at once, where they are dense. */
+  readonly dense?: DenseRows;
   /** Exact values of row r, offsets and scales applied; used for matrices that are decoded before they are multiplied. */
   decode(r: number, out: Float64Array): void;
   /** How the codes came about, where that is no plain reading: `explain()` says so. */

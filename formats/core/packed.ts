@@ -99,6 +99,12 @@ export interface RowScales {
   fill(row: number, scale: Float64Array, offset: Float64Array): void;
 }
 
+/** Elements of a row that share the innermost scale or offset. */
+export function innermostSpan({ rows, k }: { readonly rows: number; readonly k: number }, { scales, offset }: BlockFormat): number {
+  const levels = offset === undefined ? scales : [...scales, offset.levels[0]];
+  return Math.min(...levels.map(({ span }) => spanGrid(span, rows, k).k));
+}
+
 /** Reads the scales and offsets of a block-format tensor row by row; what it holds is one row of each level. */
 export function rowScales(w: PackedTensor, format: BlockFormat): RowScales {
   const { rows, k } = w;
@@ -127,7 +133,7 @@ export function rowScales(w: PackedTensor, format: BlockFormat): RowScales {
   const offsetLevel = format.offset?.levels[0];
   const mean = format.offset?.role === "mean";
   const offsets = offsetLevel ? reader(offsetLevel, w.offsets!) : null;
-  const span = Math.min(...levels.map((l) => l.k), offsets ? offsets.k : Infinity);
+  const span = innermostSpan(w, format);
   const blocks = Math.ceil(k / span);
   return {
     span,

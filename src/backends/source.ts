@@ -1,9 +1,9 @@
 // A packed tensor as kernels see it: codes, values, scales and offsets by row, no format name.
 import { unpackInto } from "../../formats/core/pack.ts";
-import { dequantizeRows, elementOf, rowScales } from "../../formats/core/packed.ts";
-import type { NumberFormat, PackedTensor } from "../../formats/core/types.ts";
+import { dequantizeRows, elementOf, innermostSpan, rowScales, type RowScales } from "../../formats/core/packed.ts";
+import type { BlockFormat, NumberFormat, PackedTensor } from "../../formats/core/types.ts";
 import { MOST_STEPS } from "../../kernels/plan.ts";
-import type { WeightSource } from "../../kernels/weight.ts";
+import type { DenseRows, WeightSource } from "../../kernels/weight.ts";
 
 /** See `WeightSource`: by the formats alone, so that no row is read for it. HQQ and others keep zero points as floats. */
 function integerZeros({ table }: NumberFormat, zero: NumberFormat): boolean {
@@ -15,6 +15,36 @@ function integerZeros({ table }: NumberFormat, zero: NumberFormat): boolean {
   const [[low, high], [least, largest]] = [range(table), range(zero.table)];
   return high - least <= MOST_STEPS && largest - low <= MOST_STEPS;
 }
+
+const PROBES = new Float32Array([2 ** -149, 1, -1.5, 3.4028234663852886e38]);
+const PROBE_BITS = new Uint32Array(PROBES.buffer);
+
+/** Reads rows of `width` elements. */
+const rowsOf =
+  <A extends Uint8Array | Float32Array>(all: () => A, width: number) =>
+  (row: number, count: number, into: A): void =>
+    into.set(all().subarray(row * width, (row + count) * width));
+
+/** Reads the scales of rows as they lie in memory, where they are one level of float32 codes and blocks are of a row. */
+function plainScales(w: PackedTensor, format: BlockFormat, blocks: number): DenseRows["scales"] {
+  const [level, outer] = format.scales;
+  const { bits } = level.format;
+  const bytes = w.scales!;
+  if (outer !== undefined || format.offset?.role === "mean" || bits !== 32 || bytes.byteOffset % 4 !== 0) return undefined;
+  if (bytes.length !== 4 * w.rows * blocks || !PROBES.every((v, i) => level.format.decode(PROBE_BITS[i]) === v)) return undefined;
+  return rowsOf(() => new Float32Array(bytes.buffer, bytes.byteOffset, w.rows * blocks), blocks);
+}
+
+const readers = new WeakMap<PackedTensor, Omit<DenseRows, "rowBytes">>();
+
+/** What `readByRows` was told. */
+export const rowsOfWeight = (w: PackedTensor): Omit<DenseRows, "rowBytes"> | undefined => readers.get(w);
+
+/**
+ * Makes known that the codes, and scales that are float32, of a packed tensor are better read by rows than all at once: they lie in a file. Backends that copy what they prepare
+ * ask for no others.
+ */
+export const readByRows = (w: PackedTensor, rows: Omit<DenseRows, "rowBytes">): void => void readers.set(w, rows);
 
 export function weightSource(w: PackedTensor): WeightSource {
   const { rows, k, format } = w;
@@ -68,7 +98,9 @@ export function weightSource(w: PackedTensor): WeightSource {
   }
   const codes = (r: number, out: Uint32Array | Uint16Array | Uint8Array): void =>
     unpackInto(w.codes, r * w.rowBytes, element.bits, out as Uint8Array<ArrayBuffer>, 0, k);
-  const common = { rows, k, bits: element.bits, values: element.table, codes, decode };
+  const reader = readers.get(w);
+  const dense: DenseRows = { rowBytes: w.rowBytes, codes: reader?.codes ?? rowsOf(() => w.codes, w.rowBytes) };
+  const common = { rows, k, bits: element.bits, values: element.table, codes, decode, dense };
   if (format.kind !== "block")
     return {
       ...common,
@@ -78,16 +110,20 @@ export function weightSource(w: PackedTensor): WeightSource {
       scales: (_r, out) => void out.fill(1),
       offsets: (_r, out) => void out.fill(0),
     };
-  const levels = rowScales(w, format);
-  const scale = new Float64Array(levels.blocks);
-  const offset = new Float64Array(levels.blocks);
+  const span = innermostSpan(w, format);
+  const blocks = Math.ceil(k / span);
+  const [scale, offset] = [new Float64Array(blocks), new Float64Array(blocks)];
+  // not before a row is asked for: scales may still be in a file
+  let found: RowScales | undefined;
+  const levels = (): RowScales => (found ??= rowScales(w, format));
   const role = format.offset === undefined ? "none" : format.offset.role === "zeroPoint" ? "zeroPoint" : "add";
   return {
     ...common,
-    span: Math.min(levels.span, k),
+    dense: { ...dense, scales: reader?.scales ?? plainScales(w, format, blocks) },
+    span: Math.min(span, k),
     role,
     integerZeros: role === "zeroPoint" && integerZeros(element, format.offset!.levels[0].format),
-    scales: (r, out) => levels.fill(r, out, offset),
-    offsets: (r, out) => levels.fill(r, scale, out),
+    scales: (r, out) => levels().fill(r, out, offset),
+    offsets: (r, out) => levels().fill(r, scale, out),
   };
 }

@@ -151,12 +151,15 @@ export function readValue(model: OnnxModel, tensor: TensorProto): Value {
       "E_UNSUPPORTED",
       `tensor ${JSON.stringify(tensor.name)}: expected one of ${[...TYPES.keys()].join(", ")}, got ${dataTypeName(tensor.dataType)}. Use { fallback: "onnxruntime" }.`,
     );
-  // Copies: a view of the file's bytes would keep all of them in memory.
-  if (isFloatType(tensor.dataType)) return { type, dims, data: readFloats(model, tensor).slice() };
+  if (isFloatType(tensor.dataType)) return { type, dims, data: ownData(model, readFloats(model, tensor)) };
   const raw = readRaw(model, tensor);
   if (tensor.dataType === T.INT4 || tensor.dataType === T.UINT4) return { type, dims, data: unpacked(raw, sizeOf(dims), type), bits: 4 };
-  return { type, dims, data: new (TYPES.get(type)!.view)(raw.slice().buffer as ArrayBuffer) };
+  return { type, dims, data: new (TYPES.get(type)!.view)(ownData(model, raw).buffer as ArrayBuffer) };
 }
+
+/** What was read from a file for it alone as it is, else a copy: a view of the model's bytes would keep all of them in memory. */
+const ownData = <A extends Float32Array | Uint8Array>({ path }: OnnxModel, data: A): A =>
+  path !== undefined && data.byteLength === data.buffer.byteLength ? data : (data.slice() as A);
 
 /** Memory that is used again and again; what lies in it is good until the next use. */
 export interface Scratch {
@@ -174,6 +177,26 @@ export function borrowBytes(model: OnnxModel, tensor: TensorProto, scratch: Scra
   const payload = tensorPayload(model, tensor);
   if (payload?.field !== RAW_DATA) return readRaw(model, tensor);
   return payload.source.read(payload.offset, payload.length, scratchBytes(scratch, payload.length));
+}
+
+/** The bytes of a tensor, read in parts while the model is open. */
+export interface TensorParts {
+  readonly size: number;
+  /** Reads from byte `offset` on as much as `into` holds. */
+  read(offset: number, into: Uint8Array): void;
+}
+
+/** Undefined where the bytes do not lie in the file as they are. */
+export function tensorParts(model: OnnxModel, tensor: TensorProto): TensorParts | undefined {
+  const payload = tensorPayload(model, tensor);
+  if (payload?.field !== RAW_DATA) return undefined;
+  return {
+    size: payload.length,
+    read(offset, into) {
+      const bytes = payload.source.read(payload.offset + offset, into.length, into);
+      if (bytes.buffer !== into.buffer) into.set(bytes);
+    },
+  };
 }
 
 /** Codes of 4 bits, low nibble first, one an element. */

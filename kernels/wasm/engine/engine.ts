@@ -33,6 +33,8 @@ export interface Arena {
   readonly shared: boolean;
   /** Bytes in use. */
   readonly used: number;
+  /** End of all that was ever in use: zeros lie beyond it. */
+  readonly mark: number;
   /** Address of `bytes` fresh bytes (content undefined), or 0 where this arena cannot hold them. */
   allocate(bytes: number): number;
   free(address: number): void;
@@ -58,7 +60,11 @@ export function createArena(shared: boolean, limitBytes = MAX_PAGES * PAGE): Are
   /** Free ranges, ascending, never adjacent. */
   let free: { at: number; size: number }[] = [{ at: ALIGN, size: end - ALIGN }];
   let used = 0;
+  let mark = 0;
   return {
+    get mark() {
+      return mark;
+    },
     memory,
     shared,
     get used() {
@@ -93,6 +99,7 @@ export function createArena(shared: boolean, limitBytes = MAX_PAGES * PAGE): Are
       if (range.size === 0) free.splice(slot, 1);
       sizes.set(at, size);
       used += size;
+      mark = Math.max(mark, at + size);
       return at;
     },
     free(address) {

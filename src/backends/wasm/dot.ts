@@ -1,9 +1,17 @@
 // Integer products on the WebAssembly backend: activations quantized in memory, then the kernel that kernels/wasm/products/choose.ts chose.
+import { offsetTerms } from "../../../kernels/offsets.ts";
 import { gemmName } from "../../../kernels/names.ts";
 import type { WeightSource } from "../../../kernels/weight.ts";
 import { activations as activationFamily } from "../../../kernels/wasm/dot/activations.ts";
 import { gemm, WORK_ARGUMENTS } from "../../../kernels/wasm/dot/gemm.ts";
-import { activationRecord, correctionFactor, totalCorrection, zipsPlanes, type GemmSpec } from "../../../kernels/wasm/dot/gemmspec.ts";
+import {
+  activationRecord,
+  correctionFactor,
+  totalCorrection,
+  weightRecord,
+  zipsPlanes,
+  type GemmSpec,
+} from "../../../kernels/wasm/dot/gemmspec.ts";
 import { panelBytes } from "../../../kernels/wasm/dot/operands.ts";
 import type { Kernel } from "../../../kernels/wasm/engine/engine.ts";
 import { kernel } from "../../../kernels/wasm/engine/family.ts";
@@ -13,6 +21,7 @@ import type { DotChoice } from "../../../kernels/wasm/products/choose.ts";
 import { packWeight } from "../../../kernels/wasm/dot/pack.ts";
 import { resultStride } from "../../../kernels/wasm/products/tiles.ts";
 import { fastest, tileCandidates, tuneKey } from "../../../kernels/wasm/products/tuner.ts";
+import { packRows } from "./rows.ts";
 import { rowsFrom, stage, weightMemory, type Product, type Rows } from "./product.ts";
 
 /** A panel and a tile's activations share the first-level cache. */
@@ -86,7 +95,12 @@ export function dotProduct(
         fastest(candidates, (spec) => product.multiplyWith(spec, part, count, c, stride)),
       );
     },
-    pack: () => packWeight(source, plan, shape, space.buffer, address),
+    pack() {
+      const parts = offsetTerms(source, plan);
+      const record = weightRecord({ bits: plan.bits, group: shape.group, ...parts });
+      if (packRows(runtime, space, { source, plan, cut: shape, record, parts, address })) return;
+      packWeight(source, plan, shape, space.buffer, address);
+    },
     kernel: () => compile(tileOf(1)).gemm,
     multiply: (x, m, c, stride, blocks) => product.multiplyWith(tileOf(m), x, m, c, stride, blocks),
     multiplyWith(spec, x, m, c, stride, blocks = shape.blocks) {

@@ -5,9 +5,10 @@ import type { Kernel, Space } from "../../../kernels/wasm/engine/engine.ts";
 import { kernel } from "../../../kernels/wasm/engine/family.ts";
 import { recordJob } from "../../../kernels/wasm/engine/items.ts";
 import type { Runtime } from "../../../kernels/wasm/engine/runtime.ts";
-import { decodeExponent, float, FLOAT_ARGUMENTS, floatPack } from "../../../kernels/wasm/float/float.ts";
+import { decodeExponent, float, FLOAT_ARGUMENTS, floatPack, floatRecord } from "../../../kernels/wasm/float/float.ts";
 import { floatPlan, floatRows, floatSpec, type FloatPlan } from "../../../kernels/wasm/float/floatplan.ts";
 import { packFloat } from "../../../kernels/wasm/float/pack.ts";
+import { packRows } from "./rows.ts";
 import { stage, weightMemory, type Product } from "./product.ts";
 
 export function floatProduct(runtime: Runtime, source: WeightSource, label: string, reasons: readonly string[]): Product {
@@ -29,7 +30,19 @@ export function floatProduct(runtime: Runtime, source: WeightSource, label: stri
     reasons: [...reasons, plan.reason],
     rows: (m) => tilesOf(m) * floatRows(m, relaxed),
     pack() {
-      packFloat(source, plan, space.buffer, address);
+      const { layout } = plan;
+      const isPacked =
+        plan.decode.kind !== "table4" &&
+        layout.bits <= 8 &&
+        packRows(runtime, space, {
+          source,
+          plan: { ...plan, bits: layout.bits },
+          cut: { ...plan, group },
+          record: floatRecord(layout),
+          parts: layout,
+          address,
+        });
+      if (!isPacked) packFloat(source, plan, space.buffer, address);
       if (plan.table !== null) new Float32Array(space.buffer, address + plan.bytes, 256).set(plan.table);
     },
     kernel: () => compile(1),

@@ -32,8 +32,12 @@ export interface Product {
 
 /** Zeros in memory for a weight. @throws LowbitError E_DEVICE */
 export function weightMemory(runtime: Runtime, bytes: number): { readonly space: Space; readonly address: number } {
+  const marks = new Map(runtime.spaces.map((space) => [space, space.arena.mark]));
   const memory = runtime.allocate(bytes);
-  new Uint8Array(memory.space.buffer, memory.address, bytes).fill(0);
+  const { space, address } = memory;
+  // memory that was never in use is zeros: it is not touched before it is needed
+  const end = Math.min(address + bytes, marks.get(space) ?? 0);
+  if (end > address) new Uint8Array(space.buffer, address, end - address).fill(0);
   return memory;
 }
 

@@ -10,8 +10,8 @@ import { readStored } from "../../onnx/targets/record.ts";
 import { operators } from "../ops/index.ts";
 import { joinNBits } from "../ops/codes.ts";
 import type { ActivationChoice, Operator, PrepareContext, Weight } from "../ops/operator.ts";
-import type { Scratch, Value } from "../value.ts";
-import { borrowBytes, boundaryType, elementType, readValue, scratchBytes } from "../value.ts";
+import type { Scratch, TensorParts, Value } from "../value.ts";
+import { borrowBytes, boundaryType, elementType, readValue, scratchBytes, tensorParts } from "../value.ts";
 import type { FlatGraph } from "./flat.ts";
 import { flatten } from "./flat.ts";
 import { fuseChains, joinable, joinedNode } from "./fuse.ts";
@@ -104,6 +104,13 @@ class Constants {
     return borrowBytes(this.#model, tensor, this.#reading);
   }
 
+  /** The bytes of a tensor, to be read in parts; undefined where it is none of this type, or may be fed. */
+  parts(name: string, type: T): TensorParts | undefined {
+    const tensor = this.#flat.tensors.get(name);
+    if (tensor?.dataType !== type || this.#feeds.has(name)) return undefined;
+    return tensorParts(this.#model, tensor);
+  }
+
   has(name: string): boolean {
     return this.values.has(name) || this.weights.has(name) || (this.#flat.tensors.has(name) && !this.#feeds.has(name));
   }
@@ -161,6 +168,8 @@ export function makePlan(
     opset,
     activations,
     bytes: (name) => constants.bytes(name),
+    // others keep what they prepare
+    parts: (name, type) => (hasEngineMemory(backend) ? constants.parts(name, type === "uint8" ? T.UINT8 : T.FLOAT) : undefined),
     // a backend with a memory of its own copies the weight; others keep it
     scratch: (bytes) => (hasEngineMemory(backend) ? scratchBytes(packing, bytes) : new Uint8Array(bytes)),
     constant: (i) => constants.get(node.input[i] ?? ""),

@@ -1,30 +1,30 @@
 // Products and lookups on weights that operators of com.microsoft hold as codes: MatMulNBits, GatherBlockQuantized, MatMulBnb4. Codes go into packed tensors as they are.
-import { defineBlock } from "../../../formats/define/index.ts";
+import { defineBlock, defineCodebook } from "../../../formats/define/index.ts";
 import { bnb_fp4 } from "../../../formats/bnb_fp4.ts";
 import type { BlockFormat, NumberFormat, PackedTensor } from "../../../formats/core/types.ts";
 import { decodeArray } from "../../../formats/core/bulk.ts";
 import { float32 } from "../../../formats/float32.ts";
-import { int2 } from "../../../formats/int2.ts";
-import { int4 } from "../../../formats/int4.ts";
-import { int8 } from "../../../formats/int8.ts";
 import { nf4 } from "../../../formats/nf4.ts";
 import { uint2 } from "../../../formats/uint2.ts";
 import { uint4 } from "../../../formats/uint4.ts";
 import { uint8 } from "../../../formats/uint8.ts";
+import { readByRows, rowsOfWeight } from "../../backends/source.ts";
 import { gatherRows } from "../../tensor/gather.ts";
 import type { NodeProto } from "../../onnx/file/gen/onnx_pb.ts";
 import { attributeInt } from "../../onnx/graph/nodes.ts";
-import type { Value } from "../value.ts";
+import type { TensorParts, Value } from "../value.ts";
 import { floats, integers } from "../value.ts";
 import type { ActivationChoice, Inputs, Operator, Operators, PrepareContext, Prepared, Run, TableRows } from "./operator.ts";
 import { fail, need } from "./operator.ts";
 import { bytesOf, floatWeight, runLayer } from "./product.ts";
 
-const SIGNED: ReadonlyMap<number, NumberFormat> = new Map([
-  [2, int2],
-  [4, int4],
-  [8, int8],
-]);
+/** Codes without zero points: integers around the middle code. */
+const CENTRED: ReadonlyMap<number, NumberFormat> = new Map(
+  [2, 4, 8].map((bits) => {
+    const middle = 2 ** (bits - 1);
+    return [bits, defineCodebook({ name: `int${bits}_centred`, bits, values: Array.from({ length: 2 * middle }, (_, i) => i - middle) })];
+  }),
+);
 const UNSIGNED: ReadonlyMap<number, NumberFormat> = new Map([
   [2, uint2],
   [4, uint4],
@@ -40,37 +40,43 @@ interface Sizes {
 
 const packedBytes = ({ n, k, bits }: Sizes): number => n * Math.ceil((k * bits) / 8);
 
-/** The codes, scales and zero points of MatMulNBits or GatherBlockQuantized as a packed tensor in `out`, of `packedBytes`. */
-function nbitsWeight(from: Uint8Array, scales: Value, zeros: Value | undefined, size: Sizes, out: Uint8Array): PackedTensor {
-  const { n, k, bits, block } = size;
-  const stride = from.length / n;
-  const rowBytes = Math.ceil((k * bits) / 8);
-  // Unsigned codes around the middle are two's complement with the top bit of each flipped.
-  const flip = zeros === undefined ? [0xaa, 0x88, 0x80][Math.log2(bits) - 1] : 0;
-  if (stride === rowBytes && out.length % 4 === 0 && from.byteOffset % 4 === 0 && out.byteOffset % 4 === 0) {
-    const words = new Int32Array(from.buffer, from.byteOffset, from.length / 4);
-    const to = new Int32Array(out.buffer, out.byteOffset, out.length / 4);
-    const mask = Math.imul(flip, 0x01010101);
-    for (let i = 0; i < to.length; i++) to[i] = words[i] ^ mask;
-  } else for (let r = 0; r < n; r++) for (let i = 0; i < rowBytes; i++) out[r * rowBytes + i] = from[r * stride + i] ^ flip;
+/** Rows of blocks without padding, in whole bytes. */
+const hasWholeRows = ({ k, bits, block }: Sizes): boolean => k % block === 0 && (k * bits) % 8 === 0;
+
+/** Codes as rows of whole bytes: `from` itself where it has no other ones, else in what `out` gives, of `packedBytes`. */
+function wholeRows(from: Uint8Array, size: Sizes, out: (bytes: number) => Uint8Array): Uint8Array {
+  if (hasWholeRows(size)) return from;
+  const { n, k, bits } = size;
+  const [stride, rowBytes] = [from.length / n, Math.ceil((k * bits) / 8)];
+  const codes = out(packedBytes(size));
+  for (let r = 0; r < n; r++) codes.set(from.subarray(r * stride, r * stride + rowBytes), r * rowBytes);
   const tail = (k * bits) % 8;
-  if (tail !== 0) for (let r = 1; r <= n; r++) out[r * rowBytes - 1] &= 2 ** tail - 1;
-  const element = (zeros === undefined ? SIGNED : UNSIGNED).get(bits)!;
-  const level = [{ format: float32, span: block }];
+  if (tail !== 0) for (let r = 1; r <= n; r++) codes[r * rowBytes - 1] &= 2 ** tail - 1;
+  return codes;
+}
+
+/** The format of blocks of codes of MatMulNBits or GatherBlockQuantized. */
+function nbitsFormat({ bits, block }: Sizes, zeros: Value | undefined): BlockFormat {
+  const element = (zeros === undefined ? CENTRED : UNSIGNED).get(bits)!;
   const zeroFormat = zeros?.data instanceof Float32Array ? float32 : element;
-  const format: BlockFormat = defineBlock({
+  return defineBlock({
     element,
-    scales: level,
+    scales: [{ format: float32, span: block }],
     ...(zeros === undefined ? {} : { offset: { role: "zeroPoint" as const, levels: [{ format: zeroFormat, span: block }] } }),
   });
+}
+
+/** Codes (rows of whole bytes), scales and zero points as a packed tensor. */
+function nbitsWeight(codes: Uint8Array, scales: Uint8Array, zeros: Value | undefined, size: Sizes): PackedTensor {
+  const { n, k, bits } = size;
   return {
-    format,
+    format: nbitsFormat(size, zeros),
     shape: [n, k],
     rows: n,
     k,
-    rowBytes,
-    codes: out,
-    scales: bytesOf(scales.data),
+    rowBytes: Math.ceil((k * bits) / 8),
+    codes,
+    scales,
     superScales: null,
     offsets: zeros === undefined ? null : bytesOf(zeros.data),
     recipe: { version: 1, algorithm: "onnx" },
@@ -84,24 +90,64 @@ const NBITS_SIZES = (node: NodeProto): Sizes => ({
   block: attributeInt(node, "block_size", 32),
 });
 
-/** The packed tensor of a MatMulNBits node, its codes in `out`; undefined where its weight is none of constants. @throws LowbitError E_SHAPE */
-function packNBits(
-  node: NodeProto,
-  context: PrepareContext,
-  constant: (name: string) => Value | undefined,
-  out: (bytes: number) => Uint8Array,
-): PackedTensor | undefined {
-  const [scales, zeros] = [2, 3].map((i) => constant(node.input[i] ?? ""));
-  if (scales === undefined || !(scales.data instanceof Float32Array)) return undefined;
-  if (zeros === undefined ? (node.input[3] ?? "") !== "" : zeros.type !== "uint8" && zeros.type !== "float32") return undefined;
-  const codes = context.bytes(node.input[1] ?? "") ?? (constant(node.input[1] ?? "")?.data as Uint8Array | undefined);
-  if (!(codes instanceof Uint8Array)) return undefined;
+const blocksOf = ({ n, k, block }: Sizes): number => n * Math.ceil(k / block);
+
+/** Bytes of the codes as the model has them: [N, blocks, bytes]. */
+const codeBytes = (size: Sizes): number => (blocksOf(size) * size.block * size.bits) / 8;
+
+function checkSizes(node: NodeProto, size: Sizes, codes: number, scales: number): void {
+  if (codes !== codeBytes(size)) throw fail(node, `${codeBytes(size)} bytes of codes [N, blocks, bytes]`, String(codes));
+  if (scales !== blocksOf(size)) throw fail(node, `${blocksOf(size)} scales`, `${scales}`);
+}
+
+/**
+ * The packed tensor of a MatMulNBits node: read in parts where the backend copies it, else whole; undefined where its weight is none of constants. It is good until the next one is
+ * made. @throws LowbitError E_SHAPE
+ */
+function packNBits(node: NodeProto, context: PrepareContext, constant: (name: string) => Value | undefined): PackedTensor | undefined {
+  const [codesName, scalesName, zerosName] = [1, 2, 3].map((i) => node.input[i] ?? "");
+  const zeros = constant(zerosName);
+  if (zeros === undefined ? zerosName !== "" : zeros.type !== "uint8" && zeros.type !== "float32") return undefined;
   const size = NBITS_SIZES(node);
-  const blocks = Math.ceil(size.k / size.block);
-  const wanted = (size.n * blocks * size.block * size.bits) / 8;
-  if (codes.length !== wanted) throw fail(node, `${wanted} bytes of codes [N, blocks, bytes]`, String(codes.length));
-  if (scales.data.length !== size.n * blocks) throw fail(node, `${size.n * blocks} scales`, `${scales.data.length}`);
-  return nbitsWeight(codes, scales, zeros, size, out(packedBytes(size)));
+  const [codeParts, scaleParts] = [context.parts(codesName, "uint8"), context.parts(scalesName, "float32")];
+  if (codeParts !== undefined && scaleParts !== undefined && hasWholeRows(size)) {
+    checkSizes(node, size, codeParts.size, scaleParts.size / 4);
+    return partedWeight(codeParts, scaleParts, zeros, size);
+  }
+  const scales = constant(scalesName);
+  if (scales === undefined || !(scales.data instanceof Float32Array)) return undefined;
+  const codes = context.bytes(codesName) ?? (constant(codesName)?.data as Uint8Array | undefined);
+  if (!(codes instanceof Uint8Array)) return undefined;
+  checkSizes(node, size, codes.length, scales.data.length);
+  const own = context.scratch(packedBytes(size));
+  const rows = wholeRows(codes, size, () => own);
+  if (rows !== own) own.set(rows);
+  return nbitsWeight(own, bytesOf(scales.data), zeros, size);
+}
+
+/** A weight that stays in the model's file until its rows are packed; read whole by who asks for all codes or scales. */
+function partedWeight(codes: TensorParts, scales: TensorParts, zeros: Value | undefined, size: Sizes): PackedTensor {
+  const all = ({ size: bytes, read }: TensorParts): Uint8Array => {
+    const out = new Uint8Array(bytes);
+    read(0, out);
+    return out;
+  };
+  const packed = nbitsWeight(new Uint8Array(0), new Uint8Array(0), zeros, size);
+  const blocks = blocksOf(size) / size.n;
+  const weight: PackedTensor = {
+    ...packed,
+    get codes() {
+      return all(codes);
+    },
+    get scales() {
+      return all(scales);
+    },
+  };
+  readByRows(weight, {
+    codes: (row, _, into) => codes.read(row * packed.rowBytes, into),
+    scales: (row, _, into) => scales.read(4 * row * blocks, bytesOf(into)),
+  });
+  return weight;
 }
 
 /** accuracy_level 4 allows int8 activations. */
@@ -112,7 +158,7 @@ function prepareNBits(node: NodeProto, context: PrepareContext): Prepared | unde
   const activations = nbitsActivations(node, context);
   const { bits, block } = NBITS_SIZES(node);
   const key = `${node.input.slice(1, 4).join(" ")} ${bits} ${block} ${activations}`;
-  const weight = packNBits(node, context, (name) => context.constant(node.input.indexOf(name)), context.scratch);
+  const weight = packNBits(node, context, (name) => context.constant(node.input.indexOf(name)));
   if (weight === undefined) return undefined;
   const layer = context.layer(key, () => context.backend.prepare(weight, { activations }));
   return {
@@ -133,20 +179,58 @@ const joinBytes = (parts: readonly Uint8Array[]): Uint8Array => {
   return out;
 };
 
+/** Weights of one format, the rows of one after those of the other. */
+function stackedWeight(parts: readonly PackedTensor[]): PackedTensor {
+  const rows = parts.reduce((sum, part) => sum + part.rows, 0);
+  const readers = parts.map(rowsOfWeight);
+  // not spread: that would read the first part
+  const { format, k, rowBytes, recipe } = parts[0];
+  const common = { format, shape: [rows, k], rows, k, rowBytes, superScales: null, offsets: null, recipe };
+  if (!readers.every((reader) => reader !== undefined))
+    return { ...common, codes: joinBytes(parts.map(({ codes }) => codes)), scales: joinBytes(parts.map(({ scales }) => scales!)) };
+  /** The rows of each part that are asked for. */
+  const visit = (row: number, count: number, each: (part: number, from: number, to: number, at: number) => void): void => {
+    let first = 0;
+    parts.forEach((part, i) => {
+      const [from, to] = [Math.max(row, first), Math.min(row + count, first + part.rows)];
+      if (from < to) each(i, from - first, to - first, from - row);
+      first += part.rows;
+    });
+  };
+  const weight: PackedTensor = {
+    ...common,
+    get codes() {
+      return joinBytes(parts.map(({ codes }) => codes));
+    },
+    get scales() {
+      return joinBytes(parts.map(({ scales }) => scales!));
+    },
+  };
+  readByRows(weight, {
+    codes: (row, count, into) => {
+      const width = into.length / count;
+      visit(row, count, (i, from, to, at) => readers[i].codes(from, to - from, into.subarray(at * width, (at + to - from) * width)));
+    },
+    scales: (row, count, into) => {
+      const width = into.length / count;
+      visit(row, count, (i, from, to, at) => readers[i].scales!(from, to - from, into.subarray(at * width, (at + to - from) * width)));
+    },
+  });
+  return weight;
+}
+
 /** Several MatMulNBits nodes of one input, without zero points and biases, as one product: its columns are theirs, one node after the other. */
 export function joinNBits(nodes: readonly NodeProto[], context: PrepareContext, constant: (name: string) => Value | undefined) {
-  const sizes = nodes.map(NBITS_SIZES);
-  const codes = context.scratch(sizes.reduce((sum, size) => sum + packedBytes(size), 0));
-  let at = 0;
-  const parts = nodes.map((node) => packNBits(node, context, constant, (bytes) => codes.subarray(at, (at += bytes)))!);
+  const parts = nodes.map((node) => {
+    const part = packNBits(node, context, constant)!;
+    // the next one takes the memory of this one
+    return rowsOfWeight(part) === undefined ? { ...part, codes: part.codes.slice() } : part;
+  });
   const rows = parts.reduce((sum, part) => sum + part.rows, 0);
-  const scales = joinBytes(parts.map((part) => part.scales!));
   const activations = nbitsActivations(nodes[0], context);
   const key = `${nodes.map((node) => node.input[1]).join(" ")} ${activations}`;
   const widths = parts.map((part) => part.rows);
-  const layer = context.layer(key, () =>
-    context.backend.prepare({ ...parts[0], shape: [rows, parts[0].k], rows, codes, scales }, { activations }),
-  );
+  const layer = context.layer(key, () => context.backend.prepare(stackedWeight(parts), { activations }));
   const run: Run = (inputs, node) => {
     const y = runLayer(layer, need(inputs, 0, node), undefined, node);
     let start = 0;
@@ -168,7 +252,7 @@ const unprepared = (inputs: Inputs, node: NodeProto): never => {
 
 const oddBits = (node: NodeProto): string | undefined => {
   const { bits } = NBITS_SIZES(node);
-  if (!SIGNED.has(bits)) return `with ${bits} bits`;
+  if (!CENTRED.has(bits)) return `with ${bits} bits`;
   return (node.input[4] ?? "") === "" || node.opType !== "MatMulNBits" ? undefined : "with g_idx";
 };
 
@@ -184,7 +268,8 @@ const gatherNBits: Operator = {
     if (zeros === undefined ? (node.input[3] ?? "") !== "" : zeros.type !== "uint8") return undefined;
     const bits = attributeInt(node, "bits", 4);
     const size = { n: data.dims[0], k: (data.dims[1] * 8) / bits, bits, block: attributeInt(node, "block_size", 128) };
-    const packed = nbitsWeight(bytesOf(data.data), scales, zeros, size, new Uint8Array(packedBytes(size)));
+    const codes = wholeRows(bytesOf(data.data), size, (bytes) => new Uint8Array(bytes));
+    const packed = nbitsWeight(codes, bytesOf(scales.data), zeros, size);
     const rows: TableRows = {
       ids: 1,
       width: size.k,

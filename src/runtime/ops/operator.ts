@@ -5,7 +5,7 @@ import type { Backend, SyncLayer } from "../../backends/types.ts";
 import type { NodeProto } from "../../onnx/file/gen/onnx_pb.ts";
 import { attributeOf } from "../../onnx/graph/nodes.ts";
 import { nodeName } from "../../onnx/graph/scopes.ts";
-import type { Value } from "../value.ts";
+import type { TensorParts, Value } from "../value.ts";
 
 export type Inputs = readonly (Value | undefined)[];
 export type Run = (inputs: Inputs, node: NodeProto) => Value | readonly (Value | undefined)[];
@@ -28,6 +28,8 @@ export interface PrepareContext {
   readonly activations: ActivationChoice;
   /** The bytes of the constant uint8 tensor behind a name, good until the next such call; undefined where there is none. */
   bytes(name: string): Uint8Array | undefined;
+  /** The same bytes, or those of float32, read in parts until the node is prepared; undefined where the backend would keep them. */
+  parts(name: string, type: "uint8" | "float32"): TensorParts | undefined;
   /** Memory for packed codes, good until the next such call where the backend copies what it prepares. */
   scratch(bytes: number): Uint8Array;
   /** Input i as codes with scales, where the model has it so. */

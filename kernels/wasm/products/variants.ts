@@ -1,0 +1,22 @@
+// Kernels that families of products share: the lines of the registry (kernels/registry.ts) and the variants of each spec.
+import type { KernelFamily, KernelVariant } from "../../variants.ts";
+import { rowPack, rowPackModule } from "./rowpack.ts";
+
+function* rowPackVariants(): Iterable<KernelVariant> {
+  for (const bits of [1, 2, 4, 8] as const)
+    for (const zeroPoint of [false, true]) {
+      const codes = 2 * bits * 32;
+      const spec = { bits, group: 32, bytes: codes + (zeroPoint ? 128 : 64), zeroPoint: zeroPoint ? codes + 64 : 0, shared: false };
+      yield { name: `w${bits}b32${zeroPoint ? "zeroPoint" : ""}_row_pack__wasmsimd`, relaxed: false, build: () => rowPackModule(spec) };
+    }
+}
+
+export const productKernels: readonly KernelFamily[] = [
+  {
+    name: "row pack",
+    computes: "dense rows of codes, scales and zero points -> records of products",
+    file: "kernels/wasm/products/rowpack.ts",
+    families: [rowPack],
+    variants: rowPackVariants,
+  },
+];
