@@ -185,7 +185,7 @@ export async function convertFloats(
 }
 
 /** Before IR version 4 every initializer had to be a graph input too; new ones are not, so the model becomes IR 4 with plain initializers. */
-function modernizeInputs(model: OnnxModel, notes: string[]): void {
+export function modernizeInputs(model: OnnxModel, notes: string[]): void {
   if (model.proto.irVersion >= 4n) return;
   const graph = model.proto.graph!;
   const initializers = new Set(graph.initializer.map((tensor) => tensor.name));
@@ -310,7 +310,7 @@ function startProgress(todo: readonly Layer[], options: QuantizeOptions) {
   };
 }
 
-function replaceNodes(scopes: readonly Scope[], replaced: ReadonlyMap<NodeProto, NodeProto[]>, early: Early): void {
+export function replaceNodes(scopes: readonly Scope[], replaced: ReadonlyMap<NodeProto, NodeProto[]>, early: Early): void {
   for (const scope of scopes) {
     const { graph } = scope;
     if (graph.node.some((node) => replaced.has(node))) graph.node = graph.node.flatMap((node) => replaced.get(node) ?? [node]);
@@ -320,7 +320,7 @@ function replaceNodes(scopes: readonly Scope[], replaced: ReadonlyMap<NodeProto,
 }
 
 /** Takes away what nothing reads any more: weights, and a bias that was given a new shape. */
-function tidy(context: TargetContext, unused: ReadonlySet<string>): void {
+export function tidy(context: TargetContext, unused: ReadonlySet<string>): void {
   const inputs = removeUnused(context.scopes, unused);
   // Before IR version 4 initializers had to be inputs, and nobody could feed them.
   if (inputs.length === 0 || context.model.proto.irVersion < 4n) return;

@@ -40,6 +40,10 @@ export type {
   QuantizeProgress,
   QuantizeReport,
 } from "./options.ts";
+export { placeModel } from "./place/file.ts";
+export { placeWeights } from "./place/index.ts";
+export type { ForeignWeights, PlacedLayer, PlaceOptions, PlaceReport } from "./place/index.ts";
+export type { PlaceRule } from "./place/names.ts";
 export { dequantizeWeights } from "./dequantize/index.ts";
 export { reportHtml } from "./report/html.ts";
 export type { ReportContent } from "./report/html.ts";
