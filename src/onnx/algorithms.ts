@@ -7,7 +7,7 @@ import { awq, type AwqOptions } from "../quantize/awq.ts";
 import { gptq, type GptqOptions } from "../quantize/gptq.ts";
 import { hqq, type HqqOptions } from "../quantize/hqq.ts";
 import { dequantizeOriginal, mrgptq, type MrGptqOptions } from "../quantize/mrgptq.ts";
-import { chooseRidge, mergeDrift, refit, type DriftStatistics } from "../quantize/refit.ts";
+import { driftError, mergeDrift, refit, type DriftStatistics } from "../quantize/refit.ts";
 import { rtn, type RtnOptions } from "../quantize/rtn.ts";
 import type { AlgebraOptions } from "../quantize/simd.ts";
 import { mergeStatistics, outputError, type LayerStatistics } from "../quantize/statistics.ts";
@@ -117,6 +117,43 @@ const fewRows = ({ heldOut }: AlgorithmInput, { minRows }: AlgorithmOptions): { 
 const withoutUndefined = <T extends object>(fields: T): T =>
   Object.fromEntries(Object.entries(fields).filter(([, value]) => value !== undefined)) as T;
 
+/** One of the family with some choices made, and what it looks at. */
+type Variant = (choice: GptqChoice, hessian: LayerStatistics) => WeightQuantizer;
+
+function variantOf(name: "gptq" | "mrgptq", input: AlgorithmInput, options: AlgorithmOptions, shared: AlgebraOptions): Variant {
+  const base = { ...options, ...shared, ...fewRows(input, options), name: input.name };
+  return (choice, hessian) => {
+    const all = withoutUndefined({ ...base, ...choice, hessian });
+    return name === "gptq" ? gptq(all as GptqOptions) : mrgptq(all as MrGptqOptions);
+  };
+}
+
+interface Found {
+  readonly choice: GptqChoice;
+  readonly packed: PackedTensor;
+  readonly error: number;
+  readonly tried: number;
+}
+
+/** What is open, one after the other: the least error that `judge` finds. */
+function search(
+  choices: readonly (readonly GptqChoice[])[],
+  quantizeWith: (choice: GptqChoice) => PackedTensor,
+  judge: (packed: PackedTensor) => number,
+): Found {
+  let best: Found | undefined;
+  let tried = 0;
+  for (const alternatives of choices)
+    for (const change of alternatives) {
+      const choice = { ...best?.choice, ...change };
+      const packed = quantizeWith(choice);
+      const error = judge(packed);
+      tried++;
+      if (best === undefined || error < best.error) best = { choice, packed, error, tried };
+    }
+  return { ...best!, tried };
+}
+
 /**
  * GPTQ with what is open (damping, order, scales, block, then polish) chosen on held-out data, one after the other. The weight is then quantized with these
  * options from all of the data; what the choice left on the data held out goes into the recipe.
@@ -127,47 +164,52 @@ function gptqFamily(
   options: AlgorithmOptions & GptqChoice,
   shared: AlgebraOptions,
 ): WeightQuantizer {
-  const base = { ...options, ...shared, ...fewRows(input, options), name: input.name };
-  const variant = (choice: GptqChoice, hessian: LayerStatistics): WeightQuantizer => {
-    const all = withoutUndefined({ ...base, ...choice, hessian });
-    return name === "gptq" ? gptq(all as GptqOptions) : mrgptq(all as MrGptqOptions);
-  };
-  const { heldOut, statistics } = input;
-  const fitted = statistics!;
-  if (heldOut === null || heldOut.hessian === null) return variant({}, fitted);
+  const variant = variantOf(name, input, options, shared);
+  const { heldOut } = input;
+  const statistics = input.statistics!;
+  if (heldOut === null || heldOut.hessian === null) return variant({}, statistics);
   return {
-    algorithm: variant({}, fitted).algorithm,
+    algorithm: name,
     quantizeWeight(weight: Tensor, format: Format): PackedTensor {
       const sample = sampleRows(weight);
-      const judge = judgeOf(sample, heldOut, shared);
-      let best: { choice: GptqChoice; error: number } | undefined;
-      let tried = 0;
-      for (const alternatives of openChoices(name, format, input, options))
-        for (const change of alternatives) {
-          const choice = { ...best?.choice, ...change };
-          const error = judge.error(variant(choice, fitted).quantizeWeight(sample, format));
-          tried++;
-          if (best === undefined || error < best.error) best = { choice, error };
-        }
-      const packed = variant(best!.choice, mergeStatistics(fitted, heldOut)).quantizeWeight(weight, format);
-      return { ...packed, recipe: { ...packed.recipe, chosenOf: tried, heldOut: { signal: judge.signal, error: best!.error } } };
+      const { signal, error: judge } = judgeOf(sample, heldOut, shared);
+      const quantizeWith = (choice: GptqChoice) => variant(choice, statistics).quantizeWeight(sample, format);
+      const { choice, error, tried } = search(openChoices(name, format, input, options), quantizeWith, judge);
+      const packed = variant(choice, mergeStatistics(statistics, heldOut)).quantizeWeight(weight, format);
+      return { ...packed, recipe: { ...packed.recipe, chosenOf: tried, heldOut: { signal, error } } };
     },
   };
 }
 
-/** Refit with its ridge chosen on held-out data, then GPTQ. */
+/** Pulls of the refitted weight to the weight as it was, tried on held-out data; with the last it stays nearly there. */
+const RIDGES: readonly number[] = [0.05, 0.01, 0.2, 1, 10];
+
+/** Refit, then GPTQ: the ridge and what is open in GPTQ are chosen by the output error on held-out inputs of both models. */
 function refitFamily(input: AlgorithmInput, { ridge, ...options }: AlgorithmOptions, shared: AlgebraOptions): WeightQuantizer {
   const { name, heldOutDrift } = input;
   const drift = input.drift!;
   const common = { name, ...shared, ...fewRows(input, options) };
-  const quantizer = gptqFamily("gptq", input, options, shared);
+  const variant = variantOf("gptq", input, options, shared);
   if (heldOutDrift === null || heldOutDrift === undefined)
-    return refit({ drift, quantizer, ...common, ...(ridge === undefined ? {} : { ridge }) });
+    return refit({ drift, quantizer: variant({}, drift.inputs), ...common, ...(ridge === undefined ? {} : { ridge }) });
   return {
     algorithm: "refit",
     quantizeWeight(weight, format) {
-      const found = ridge ?? chooseRidge(weight, drift, heldOutDrift, common);
-      return refit({ drift: mergeDrift(drift, heldOutDrift), quantizer, ridge: found, ...common }).quantizeWeight(weight, format);
+      const sample = sampleRows(weight);
+      const judge = (packed: PackedTensor): number => driftError(sample, dequantizeOriginal(packed), heldOutDrift, shared);
+      const plain = judgeOf(sample, heldOutDrift.inputs, shared);
+      const quantizeWith = (pull: number) => (choice: GptqChoice) =>
+        refit({ drift, quantizer: variant(choice, drift.inputs), ridge: pull, ...common }).quantizeWeight(sample, format);
+      const choices = openChoices("gptq", format, input, options);
+      // with the first of every choice but polish, which costs as much as all before it
+      const first = Object.assign({}, ...choices.slice(0, 2).map(([one]) => one)) as GptqChoice;
+      const pulls = (ridge === undefined ? RIDGES : [ridge]).map((pull) => ({ pull, ...search([[first]], quantizeWith(pull), judge) }));
+      const { pull } = pulls.reduce((a, b) => (b.error < a.error ? b : a));
+      const { choice, packed: best, tried } = search(choices, quantizeWith(pull), judge);
+      const quantizer = variant(choice, mergeStatistics(drift.inputs, heldOutDrift.inputs));
+      const packed = refit({ drift: mergeDrift(drift, heldOutDrift), quantizer, ridge: pull, ...common }).quantizeWeight(weight, format);
+      const heldOut = { signal: plain.signal, error: plain.error(best) };
+      return { ...packed, recipe: { ...packed.recipe, chosenOf: pulls.length + tried, heldOut } };
     },
   };
 }

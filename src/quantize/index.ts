@@ -86,13 +86,14 @@ export {
   type SplitOptions,
 } from "./mixed.ts";
 export {
-  chooseRidge,
   correctDriftBias,
+  driftError,
   driftStatistics,
   mergeDrift,
   refit,
   refitWeight,
   type DriftAccumulator,
+  type DriftAddOptions,
   type DriftStatistics,
   type RefitOptions,
 } from "./refit.ts";

@@ -23,13 +23,18 @@ export interface DriftStatistics {
   readonly shift: Float64Array<ArrayBuffer>;
 }
 
+export interface DriftAddOptions extends AddOptions {
+  /** sum (x - y) y^T of these tokens, [k * k], where the caller has it; goes with `products`. */
+  readonly crossProducts?: ArrayLike<number>;
+}
+
 export interface DriftAccumulator {
   readonly k: number;
   /**
    * @param float tokens of the float model, row-major [tokens * k] @param quantized the same tokens in the quantized model
    * @throws LowbitError E_CALIBRATION for NaN or infinities, E_SHAPE
    */
-  add(float: Float32Array | Float64Array, quantized: Float32Array | Float64Array, options?: AddOptions): void;
+  add(float: Float32Array | Float64Array, quantized: Float32Array | Float64Array, options?: DriftAddOptions): void;
   /** @throws LowbitError E_CALIBRATION without any token */
   finish(): DriftStatistics;
 }
@@ -48,7 +53,7 @@ export function driftStatistics(k: number, options: { readonly name?: string } &
   const [left, right] = [new Float64Array(PANEL * k), new Float64Array(PANEL * k)];
   return {
     k,
-    add(float, quantized, { mask, weights } = {}) {
+    add(float, quantized, { mask, weights, products, crossProducts } = {}) {
       if (float.length !== quantized.length)
         throw new LowbitError(
           "E_SHAPE",
@@ -64,7 +69,17 @@ export function driftStatistics(k: number, options: { readonly name?: string } &
                 "E_CALIBRATION",
                 `drift${at}: expected finite inputs of the float model, got ${float[t * k + j]} in channel ${j} of token ${t}.`,
               );
-      inputs.add(quantized, { mask, weights });
+      if ((products === undefined) !== (crossProducts === undefined) || (crossProducts !== undefined && crossProducts.length !== k * k))
+        throw new LowbitError(
+          "E_SHAPE",
+          `drift${at}: expected products and crossProducts of ${k} x ${k} numbers together, got one, or another size.`,
+        );
+      inputs.add(quantized, { mask, weights, products });
+      if (crossProducts !== undefined) {
+        for (let i = 0; i < cross.length; i++) cross[i] += crossProducts[i];
+        for (let i = 0; i < float.length; i += k) for (let j = 0; j < k; j++) shift[j] += float[i + j] - quantized[i + j];
+        return;
+      }
       let n = 0;
       const flush = () => {
         product(cross, 0, k, k, k, left, 0, k, right, 0, k, n, 1);
@@ -167,32 +182,16 @@ export function refitWeight(weight: Tensor, options: Omit<RefitOptions, "quantiz
   return data;
 }
 
-/** Ridges that are tried on held-out data: the last leaves the weight nearly as it was. */
-const RIDGES: readonly number[] = [0.05, 0.01, 0.2, 1, 10];
-
 /**
- * The ridge whose refitted weight gives the least output error ||W x - V y||^2 on tokens that it was not fitted to.
- * @param heldOut drift over other tokens than `drift`
- * @throws as refitWeight
+ * What ||W x - Q y||^2 over the tokens exceeds that of Q = W by: negative where Q makes up for the drift. For choices on tokens that Q was not fitted to.
+ * @param quantized values of Q, [rows * k] @throws LowbitError E_SHAPE
  */
-export function chooseRidge(
-  weight: Tensor,
-  drift: DriftStatistics,
-  heldOut: DriftStatistics,
-  options: Omit<RefitOptions, "drift" | "ridge" | "quantizer"> = {},
-): number {
-  const { data: w, rows, k } = weightMatrix(weight, "chooseRidge");
-  const { product } = algebraFor(options, "chooseRidge");
-  // W C over the held-out tokens; what the error has besides does not depend on V
+export function driftError(weight: Tensor, quantized: ArrayLike<number>, drift: DriftStatistics, options: AlgebraOptions = {}): number {
+  const { data: w, rows, k } = weightMatrix(weight, "driftError");
+  const error = outputError(w, quantized, rows, drift.inputs.hessian!, options);
   const wc = new Float64Array(rows * k);
-  product(wc, 0, k, rows, k, transposed(w, rows, k), 0, rows, heldOut.cross, 0, k, k, 1);
-  const errors = RIDGES.map((ridge) => {
-    const v = refitWeight(weight, { ...options, drift, ridge });
-    let moved = 0;
-    for (let i = 0; i < w.length; i++) moved += wc[i] * (w[i] - v[i]);
-    return 2 * moved + outputError(w, v, rows, heldOut.inputs.hessian!, options);
-  });
-  return RIDGES[errors.indexOf(Math.min(...errors))];
+  algebraFor(options, "driftError").product(wc, 0, k, rows, k, transposed(w, rows, k), 0, rows, drift.cross, 0, k, k, 1);
+  return wc.reduce((sum, v, i) => sum + 2 * v * (w[i] - quantized[i]), error);
 }
 
 /**

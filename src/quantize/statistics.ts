@@ -27,6 +27,8 @@ export interface AddOptions {
   readonly mask?: ArrayLike<number>;
   /** One weight >= 0 per token (modalities, importance); default 1. */
   readonly weights?: ArrayLike<number>;
+  /** sum x x^T of these tokens, [k * k], where the caller has it: it is added, not computed. Not with mask or weights. */
+  readonly products?: ArrayLike<number>;
 }
 
 export interface StatisticsOptions extends AlgebraOptions {
@@ -83,7 +85,7 @@ export function layerStatistics(k: number, options: StatisticsOptions = {}): Sta
 
   return {
     k,
-    add(x, { mask, weights } = {}) {
+    add(x, { mask, weights, products } = {}) {
       const tokens = x.length / k;
       if (!Number.isInteger(tokens))
         throw new LowbitError(
@@ -93,12 +95,21 @@ export function layerStatistics(k: number, options: StatisticsOptions = {}): Sta
       for (const [name, list] of [["mask", mask] as const, ["weights", weights] as const])
         if (list !== undefined && list.length !== tokens)
           throw new LowbitError("E_SHAPE", `${name}${at}: expected one entry for each of ${tokens} tokens, got ${list.length}.`);
+      if (products !== undefined && (mask || weights || products.length !== k * k))
+        throw new LowbitError(
+          "E_SHAPE",
+          `products${at}: expected ${k} x ${k} sums of tokens without mask and weights, got ${products.length} numbers. Leave them out, and they are computed.`,
+        );
       // Check everything first: a refused batch must leave the sums as they were.
       if (mask || weights || !allFinite(x)) checkTokens(x, k, at, mask, weights);
       if (!mask && !weights) {
         rows += tokens;
         weight += tokens;
         addPlain(x, k, { sum, sumAbs, sumSquares, min, max });
+        if (hessian !== null && products !== undefined) {
+          for (let i = 0; i < k; i++) for (let at = i * k; at <= i * k + i; at++) hessian[at] += products[at];
+          return;
+        }
         for (let t = 0; hessian !== null && t < tokens; t += TOKENS) {
           const count = Math.min(TOKENS, tokens - t);
           right.set(x.subarray(t * k, (t + count) * k));

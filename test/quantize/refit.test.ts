@@ -3,8 +3,8 @@ import { expect, test } from "vitest";
 import { format } from "../../formats/index.ts";
 import { dequantize, quantize, tensor } from "../../src/index.ts";
 import {
-  chooseRidge,
   correctDriftBias,
+  driftError,
   driftStatistics,
   gptq,
   layerStatistics,
@@ -171,32 +171,28 @@ test("statistics and drift of two shards are those of all tokens; other lengths 
   expect(() => mergeStatistics(want.inputs, wide.finish())).toThrow(/got inputs of length 24/);
 });
 
-test("the ridge is the one with the least output error on other tokens", () => {
-  const [rows, k] = [6, 32];
-  const drift = (seed: number, tokens: number) => {
-    const data = drifting(tokens, k, seed);
-    const acc = driftStatistics(k);
-    acc.add(data.x, data.y);
-    return { ...data, drift: acc.finish(), tokens };
+test("the error over that of the weight as it was, from the tokens themselves", () => {
+  const [rows, k, tokens] = [6, 32, 200];
+  const { x, y } = drifting(tokens, k, 31);
+  const acc = driftStatistics(k);
+  acc.add(x, y);
+  const drift = acc.finish();
+  const w = gaussianWeights(rows, k, 3);
+  const t = tensor(w, [rows, k]);
+  const error = (q: ArrayLike<number>) => {
+    let sum = 0;
+    for (let i = 0; i < tokens; i++)
+      for (let r = 0; r < rows; r++) {
+        let d = 0;
+        for (let j = 0; j < k; j++) d += w[r * k + j] * x[i * k + j] - q[r * k + j] * y[i * k + j];
+        sum += d * d;
+      }
+    return sum;
   };
-  const t = tensor(gaussianWeights(rows, k, 3), [rows, k]);
-  const found = [40, 4000].map((tokens) => {
-    const [own, other] = [drift(31, tokens), drift(32, 500)];
-    // ||W x - V y||^2 from the tokens themselves
-    const error = (ridge: number) => {
-      const v = refitWeight(t, { drift: own.drift, ridge });
-      let sum = 0;
-      for (let i = 0; i < other.tokens; i++)
-        for (let r = 0; r < rows; r++) {
-          let d = 0;
-          for (let j = 0; j < k; j++) d += (t.data as Float32Array)[r * k + j] * other.x[i * k + j] - v[r * k + j] * other.y[i * k + j];
-          sum += d * d;
-        }
-      return sum;
-    };
-    const chosen = chooseRidge(t, own.drift, other.drift);
-    for (const ridge of [0.01, 0.05, 0.2, 1, 10]) expect(error(chosen)).toBeLessThanOrEqual(error(ridge) * (1 + 1e-12));
-    return chosen;
-  });
-  expect(found[0]).toBeGreaterThan(found[1]); // fewer tokens, less trust
+  const q = dequantize(quantize(t, format("int4_b32"), refit({ drift })));
+  for (const values of [q, w, new Float32Array(rows * k)]) {
+    const want = error(values) - error(w);
+    expect(Math.abs(driftError(t, values, drift) - want)).toBeLessThan(1e-6 * error(w));
+  }
+  expect(driftError(t, q, drift)).toBeLessThan(0);
 });

@@ -9,6 +9,7 @@ import type { OnnxModel } from "../file/model.ts";
 import type { Layer } from "../layers.ts";
 import type { Feeds } from "../verify/feeds.ts";
 import { floatValues } from "../session.ts";
+import { openProducts, type Products } from "./products.ts";
 import { isMainValue, modelRunner, type BatchValues, type Runner } from "./taps.ts";
 import { activationOf, vectorView, type VectorView } from "./vectors.ts";
 
@@ -171,15 +172,14 @@ function extend(range: { min: number; max: number }, data: Float32Array): void {
 }
 
 /** One batch of one group. */
-function addBatch(
+async function addBatch(
   group: InputGroup,
   sums: Sums,
   values: BatchValues,
   float: BatchValues | null,
   options: CollectOptions,
-  batches: number,
-  held: boolean,
-): void {
+  { batches, held, products }: { batches: number; held: boolean; products: Products | null },
+): Promise<void> {
   const { view, input, layers } = group;
   const vectors = (from: BatchValues) => {
     const value = from.get(input);
@@ -201,8 +201,21 @@ function addBatch(
   for (let g = 0; g < view.groups; g++) {
     const rows = view.read(now.data, now.dims, g, every);
     const part = held ? "held" : "fit";
-    if (sums.drift !== null && before !== null) sums.drift[part][g].add(view.read(before.data, before.dims, g, every), rows);
-    else sums[part][g].add(rows);
+    const square = (await products?.of(rows, rows, view.k)) ?? null;
+    if (sums.drift === null || before === null) {
+      sums[part][g].add(rows, square === null ? {} : { products: square });
+      continue;
+    }
+    const earlier = view.read(before.data, before.dims, g, every);
+    const cross =
+      square === null
+        ? null
+        : await products!.of(
+            Float32Array.from(earlier, (v, i) => v - rows[i]),
+            rows,
+            view.k,
+          );
+    sums.drift[part][g].add(earlier, rows, square === null ? {} : { products: square, crossProducts: cross! });
   }
 }
 
@@ -224,17 +237,21 @@ export async function collect(
   const sums = new Map(groups.map((group) => [group, openSums(group, options, float !== null)]));
   const names = groups.map((group) => group.input);
   const other = float?.stage(names, later);
+  // A backend that was given is asked for everything.
+  const products = options.backend === undefined && options.hessian !== false ? openProducts() : null;
   let batch = 0;
   try {
     for await (const values of runner.stage(names, later)) {
       const before = (await other?.next())?.value ?? null;
-      for (const [group, sum] of sums) addBatch(group, sum, values, before, options, runner.batches, heldOut.has(batch));
+      for (const [group, sum] of sums)
+        await addBatch(group, sum, values, before, options, { batches: runner.batches, held: heldOut.has(batch), products });
       batch++;
       options.onProgress?.({ stage: "calibrate", done: batch, total: runner.batches, layer: groups[0]?.layers[0].name ?? "" });
     }
     await other?.next(); // to its end
   } finally {
     await other?.return();
+    await products?.close();
   }
   return new Map([...sums].map(([group, sum]) => [group, finish(group, sum, heldOut.size > 0)]));
 }
