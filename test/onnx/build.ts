@@ -47,13 +47,15 @@ export const external = (name: string, dims: number[], entries: Record<string, s
     externalData: Object.entries(entries).map(([key, value]) => create(StringStringEntryProtoSchema, { key, value })),
   });
 
-export type AttributeValue = number | bigint | string | TensorProto | GraphProto | { ints: number[] } | { floats: number[] };
+export type AttributeValue =
+  number | bigint | string | TensorProto | GraphProto | { ints: number[] } | { floats: number[] } | { strings: string[] };
 
 export function attribute(name: string, value: AttributeValue): AttributeProto {
   const make = (init: Partial<AttributeProto>): AttributeProto => create(AttributeProtoSchema, { name, ...init } as never);
   if (typeof value === "bigint") return make({ i: value, type: A.INT });
   if (typeof value === "number") return make({ f: value, type: A.FLOAT });
   if (typeof value === "string") return make({ s: new TextEncoder().encode(value), type: A.STRING });
+  if ("strings" in value) return make({ strings: value.strings.map((v) => new TextEncoder().encode(v)), type: A.STRINGS });
   if ("ints" in value) return make({ ints: value.ints.map(BigInt), type: A.INTS });
   if (!("$typeName" in value)) return make({ floats: value.floats, type: A.FLOATS });
   return value.$typeName === "onnx.TensorProto" ? make({ t: value, type: A.TENSOR }) : make({ g: value, type: A.GRAPH });

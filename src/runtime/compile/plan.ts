@@ -15,6 +15,7 @@ import { borrowBytes, boundaryType, elementType, readValue, scratchBytes, tensor
 import type { FlatGraph } from "./flat.ts";
 import { flatten } from "./flat.ts";
 import { fuseChains, joinable, joinedNode } from "./fuse.ts";
+import { lower } from "./lower.ts";
 import type { Step, Unfreed } from "./step.ts";
 import { runNode } from "./step.ts";
 import { decodeWeight, dequantizedWeight } from "./weights.ts";
@@ -37,7 +38,8 @@ const operatorOf = (node: NodeProto): Operator | undefined =>
 /** The graph as the runtime reads it. */
 export const readGraph = (model: OnnxModel): { readonly flat: FlatGraph; readonly stored: ReturnType<typeof readStored> } => {
   const stored = readStored(model);
-  return { flat: flatten(model, stored), stored };
+  const flat = flatten(model, stored);
+  return { flat: { ...flat, nodes: lower(flat.nodes, opsetVersion(model)) }, stored };
 };
 
 /** Operators, and forms of them, that the runtime does not have: sorted, each once. */

@@ -39,9 +39,10 @@ const gemm =
     return y && [y];
   };
 
-/** Float results of loops that later steps read are copied once into the arena; results that are views of it are copied out of it. */
+/** Results of loops that are views of the arena are copied out of it; an input that is handed on is one more use of its memory. */
 function keepOut(m: Machine, value: Value | undefined): Value | undefined {
-  return value !== undefined && !isSlot(value) && value.data.buffer === m.memory.buffer ? { ...value, data: value.data.slice() } : value;
+  if (isSlot(value)) return m.view(value, value.dims);
+  return value !== undefined && value.data.buffer === m.memory.buffer ? { ...value, data: value.data.slice() } : value;
 }
 
 interface StepResult {

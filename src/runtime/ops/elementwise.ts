@@ -43,7 +43,7 @@ const same = (a: readonly number[], b: readonly number[]): boolean => a.length =
 
 type Binary<N> = (a: N, b: N) => N | boolean;
 
-function binary(number: Binary<number>, big: Binary<bigint> | null, result?: ElementType): Operator {
+export function binary(number: Binary<number>, big: Binary<bigint> | null, result?: ElementType): Operator {
   return {
     run(inputs, node) {
       const a = need(inputs, 0, node);
@@ -71,7 +71,7 @@ function binary(number: Binary<number>, big: Binary<bigint> | null, result?: Ele
   };
 }
 
-const unary = (f: (x: number) => number): Operator => ({
+export const unary = (f: (x: number) => number): Operator => ({
   run(inputs, node) {
     const x = floatData(need(inputs, 0, node), node.opType);
     const out = floats(need(inputs, 0, node).dims);
@@ -108,7 +108,7 @@ const gelu = (x: number): number => 0.5 * x * (1 + erf(x / Math.SQRT2));
 const geluTanh = (x: number): number => 0.5 * x * (1 + Math.tanh(Math.sqrt(2 / Math.PI) * (x + 0.044715 * x * x * x)));
 
 /** Min, Max: of one or more. */
-const fold = (step: Operator): Operator => ({
+export const fold = (step: Operator): Operator => ({
   run: (inputs, node) => inputs.slice(1).reduce<Value>((a, b) => step.run([a, b], node) as Value, need(inputs, 0, node)),
 });
 

@@ -17,10 +17,37 @@ export function reducedAxes(x: Value, axes: Value | undefined, node: NodeProto):
 
 type Sum = number | bigint;
 
+/** Reductions of floats that are a function of each value, a sum or product, and a function of that. */
+function floatReduction(start: number, step: (sum: number, x: number) => number, end: (sum: number) => number = (v) => v): Operator {
+  const core = reduction(start, step as (sum: Sum, x: Sum) => Sum, { end });
+  return {
+    run(inputs, node) {
+      if (!(need(inputs, 0, node).data instanceof Float32Array)) throw fail(node, "float32", need(inputs, 0, node).type);
+      return core.run(inputs, node);
+    },
+  };
+}
+
+/** log of a sum of exponentials, from the largest value down. */
+const logSumExp: Operator = {
+  run(inputs, node) {
+    const x = need(inputs, 0, node);
+    const data = floatData(x, node.opType);
+    const top = data.reduce((a, v) => (v > a ? v : a), -Infinity);
+    const shift = Number.isFinite(top) ? top : 0;
+    const sums = floatReduction(0, (a, v) => a + Math.exp(v - shift), (v) => Math.log(v) + shift); // prettier-ignore
+    return sums.run(inputs, node);
+  },
+};
+
 const sumOf = (a: Sum, x: Sum): Sum => (a as number) + (x as number);
 
-/** Reductions along axes: `step` from `start`. Sums of floats are kept in float64, those of int64 wrap at 64 bits. `isMean`: divided by the count, integers towards zero. */
-function reduction(start: number, step: (sum: Sum, x: Sum) => Sum, isMean = false): Operator {
+/** Reductions along axes: `step` from `start`. Sums of floats are kept in float64, those of int64 wrap at 64 bits. `isMean`: divided by the count, integers towards zero; `end`: what becomes of a sum of floats. */
+function reduction(
+  start: number,
+  step: (sum: Sum, x: Sum) => Sum,
+  { isMean = false, end }: { readonly isMean?: boolean; readonly end?: (sum: number) => number } = {},
+): Operator {
   return {
     run(inputs, node) {
       const x = need(inputs, 0, node);
@@ -51,7 +78,8 @@ function reduction(start: number, step: (sum: Sum, x: Sum) => Sum, isMean = fals
       const out = empty(x.type, dims);
       for (let i = 0; i < sums.length; i++) {
         const sum = sums[i];
-        out.data[i] = !isMean ? sum : typeof sum === "bigint" ? sum / BigInt(count) : sum / count;
+        if (isMean) out.data[i] = typeof sum === "bigint" ? sum / BigInt(count) : sum / count;
+        else out.data[i] = end === undefined ? sum : end(sum as number);
       }
       return out;
     },
@@ -72,6 +100,24 @@ function softmax(inputs: Inputs, node: NodeProto): Value {
     let sum = 0;
     for (let i = 0; i < d; i++) sum += out.data[base + i * inner] = Math.exp(x[base + i * inner] - top);
     for (let i = 0; i < d; i++) out.data[base + i * inner] /= sum;
+  }
+  return out;
+}
+
+function logSoftmax(inputs: Inputs, node: NodeProto): Value {
+  const value = need(inputs, 0, node);
+  const x = floatData(value, "LogSoftmax");
+  const axis = axisOf(attributeInt(node, "axis", -1), value.dims.length, node);
+  const d = value.dims[axis];
+  const inner = product(value.dims.slice(axis + 1));
+  const out = floats(value.dims);
+  for (let row = 0; row < x.length / d; row++) {
+    const base = Math.floor(row / inner) * d * inner + (row % inner);
+    let top = -Infinity;
+    for (let i = 0; i < d; i++) top = Math.max(top, x[base + i * inner]);
+    let sum = 0;
+    for (let i = 0; i < d; i++) sum += Math.exp(x[base + i * inner] - top);
+    for (let i = 0; i < d; i++) out.data[base + i * inner] = x[base + i * inner] - top - Math.log(sum);
   }
   return out;
 }
@@ -135,13 +181,18 @@ const skipNorm = (centred: boolean): Operator => ({
 
 export const reduce: Operators = {
   ReduceSum: reduction(0, sumOf),
-  ReduceMean: reduction(0, sumOf, true),
+  ReduceMean: reduction(0, sumOf, { isMean: true }),
   ReduceMax: reduction(-Infinity, (a, x) => (Number.isNaN(x) || x > a ? x : a)),
   ReduceMin: reduction(Infinity, (a, x) => (Number.isNaN(x) || x < a ? x : a)),
-  Softmax: {
-    run: softmax,
-    missing: (_, opset) => (opset < 13 ? "before opset 13 (flattened rows)" : undefined),
-  },
+  ReduceProd: reduction(1, (a, x) => (a as number) * (x as number)),
+  ReduceL1: floatReduction(0, (a, x) => a + Math.abs(x)),
+  ReduceL2: floatReduction(0, (a, x) => a + x * x, Math.sqrt),
+  ReduceSumSquare: floatReduction(0, (a, x) => a + x * x),
+  ReduceLogSum: floatReduction(0, (a, x) => a + x, Math.log),
+  ReduceLogSumExp: logSumExp,
+  // before opset 13 these are over flattened rows: compile/lower.ts writes that out
+  Softmax: { run: softmax },
+  LogSoftmax: { run: logSoftmax },
   LayerNormalization: norm(true),
   SimplifiedLayerNormalization: norm(false),
   RMSNormalization: norm(false),

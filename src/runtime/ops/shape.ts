@@ -6,7 +6,7 @@ import type { Value, ValueData } from "../value.ts";
 import { empty, floats, int64, integers, sizeOf, smallTensor } from "../value.ts";
 import { broadcastDims, broadcastIndex } from "./elementwise.ts";
 import type { Inputs, Operators } from "./operator.ts";
-import { axisOf, fail, ints, need, product, text } from "./operator.ts";
+import { axisOf, fail, ints, need, product } from "./operator.ts";
 import type { NodeProto } from "../../onnx/file/gen/onnx_pb.ts";
 
 /** out[i] = from[index(i)], element by element. */
@@ -258,27 +258,6 @@ function cumSum(inputs: Inputs, node: NodeProto): Value {
   return out;
 }
 
-/** Slices of `updates` at the places that rows of indices give. */
-function scatterND(inputs: Inputs, node: NodeProto): Value {
-  const [x, indices, updates] = [0, 1, 2].map((i) => need(inputs, i, node));
-  const depth = indices.dims.at(-1)!;
-  const slice = product(x.dims.slice(depth));
-  const out = { ...x, data: x.data.slice() };
-  const ids = integers(indices);
-  if (updates.data.length !== (ids.length / depth) * slice)
-    throw fail(node, `${(ids.length / depth) * slice} updates`, `[${updates.dims.join(", ")}]`);
-  for (let r = 0; r < ids.length / depth; r++) {
-    let at = 0;
-    for (let a = 0; a < depth; a++) {
-      const [id, d] = [ids[r * depth + a], x.dims[a]];
-      if (id < -d || id >= d) throw fail(node, `indices from ${-d} to ${d - 1}`, String(id));
-      at = at * d + (id < 0 ? id + d : id);
-    }
-    out.data.set(part(updates.data, r * slice, (r + 1) * slice), at * slice);
-  }
-  return out;
-}
-
 function tile(inputs: Inputs, node: NodeProto): Value {
   const x = need(inputs, 0, node);
   const repeats = integers(need(inputs, 1, node));
@@ -299,10 +278,6 @@ function tile(inputs: Inputs, node: NodeProto): Value {
 export const shape: Operators = {
   ConstantOfShape: { run: constantOfShape },
   CumSum: { run: cumSum },
-  ScatterND: {
-    run: scatterND,
-    missing: (node) => (text(node, "reduction", "none") === "none" ? undefined : "with a reduction"),
-  },
   Tile: { run: tile },
   Size: { run: (inputs, node) => int64([need(inputs, 0, node).data.length], []) },
   Reshape: { run: reshape },
