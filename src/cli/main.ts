@@ -14,6 +14,7 @@ import { EXIT, commandHelp, parseCommand, usageError } from "./spec.ts";
 const COMMANDS: Readonly<Record<string, () => Promise<CommandSpec>>> = {
   quantize: async () => (await import("./commands/quantize.ts")).quantizeCommand,
   inspect: async () => (await import("./commands/inspect.ts")).inspectCommand,
+  merge: async () => (await import("./commands/merge.ts")).mergeCommand,
   verify: async () => (await import("./commands/verify.ts")).verifyCommand,
   convert: async () => (await import("./commands/convert.ts")).convertCommand,
   formats: async () => (await import("./commands/formats.ts")).formatsCommand,

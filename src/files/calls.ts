@@ -22,7 +22,9 @@ export interface FileCalls {
   open(path: string, flags: number, mode?: number): number;
   close(fd: number): void;
   read(fd: number, into: Uint8Array, at: number, length: number, position: number): number;
-  write(fd: number, bytes: Uint8Array, at: number, length: number): number;
+  /** At the file's place, or at `position`. */
+  write(fd: number, bytes: Uint8Array, at: number, length: number, position?: number): number;
+  ftruncate(fd: number, length: number): void;
   fsync(fd: number): void;
   fstat(fd: number): BigIntStats;
   fchmod(fd: number, mode: number): void;
@@ -45,7 +47,8 @@ function nodeCalls(): FileCalls {
     open: (path, flags, mode) => fs.openSync(path, flags, mode),
     close: (fd) => fs.closeSync(fd),
     read: (fd, into, at, length, position) => fs.readSync(fd, into, at, length, position),
-    write: (fd, bytes, at, length) => fs.writeSync(fd, bytes, at, length),
+    write: (fd, bytes, at, length, position) => fs.writeSync(fd, bytes, at, length, position),
+    ftruncate: (fd, length) => fs.ftruncateSync(fd, length),
     fsync: (fd) => fs.fsyncSync(fd),
     fstat: (fd) => fs.fstatSync(fd, { bigint: true }),
     fchmod: (fd, mode) => fs.fchmodSync(fd, mode),

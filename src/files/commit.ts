@@ -39,10 +39,12 @@ export function checkAborted(signal: AbortSignal | undefined): void {
     throw new LowbitError("E_ABORTED", "quantize: expected to finish, got an abort signal. Nothing was written.", { cause: signal.reason });
 }
 
-export function writeAll(fd: number, bytes: Uint8Array, path: string): void {
+/** @param position where in the file; default: where it stands */
+export function writeAll(fd: number, bytes: Uint8Array, path: string, position?: number): void {
   try {
     for (let done = 0; done < bytes.length;) {
-      const wrote = disk.write(fd, bytes, done, Math.min(bytes.length - done, CALL_MAX));
+      const length = Math.min(bytes.length - done, CALL_MAX);
+      const wrote = position === undefined ? disk.write(fd, bytes, done, length) : disk.write(fd, bytes, done, length, position + done);
       if (wrote === 0) throw Object.assign(new Error("nothing could be written"), { code: "ENOSPC" });
       done += wrote;
     }

@@ -1,9 +1,9 @@
 // convertModel: a model in memory, quantized in place. Passes first; then every layer is decided (choose.ts), its weight quantized (weights.ts, decide.ts) and
 // written (targets); then floats become float16 where the dtype asks for it.
-import type { Format } from "../../formats/core/types.ts";
+import type { Format, PackedTensor } from "../../formats/core/types.ts";
 import { calibrateModel, readFeeds } from "./calibrate/index.ts";
 import { decider, type Decision } from "./choose.ts";
-import { decideWeights, type DecidedWeight } from "./decide.ts";
+import { decideInto } from "./decide.ts";
 import { applyPasses, type LayerCalibration } from "./passes/index.ts";
 import { modelLayers, readBias, writeBias } from "./primitives.ts";
 import { dequantizeWeights } from "./dequantize/index.ts";
@@ -24,13 +24,14 @@ import {
 } from "./graph/graph.ts";
 import { findLayers, type Layer } from "./layers.ts";
 import { resolveAlgorithm } from "./algorithms.ts";
-import { vectorView } from "./calibrate/vectors.ts";
+import { activationOf, vectorView } from "./calibrate/vectors.ts";
 import type { AlgorithmChoice, LayerRule, LayerReport, QuantizeOptions } from "./options.ts";
 import { checkOptions } from "./options.ts";
 import { nameFilter } from "./patterns.ts";
 import { convertFp16 } from "./targets/fp16.ts";
 import type { TargetContext } from "./targets/target.ts";
 import { decibels, layerWeights, type LayerQuantizer } from "./weights.ts";
+import { ShardMade, memoryStore, type DecidedWeight, type WeightStore } from "./work/store.ts";
 
 /** Layers and notes of a conversion; the model has been changed in place. */
 export interface ConvertResult {
@@ -59,7 +60,13 @@ export function nearestOf({ dtype, format }: Pick<Decision, "dtype" | "format">,
 /**
  * Quantizes a model in place. @throws LowbitError E_ONNX on a damaged graph, E_VALUE on weights that are not finite, E_ABORTED
  */
-export async function convertModel(model: OnnxModel, options: QuantizeOptions): Promise<ConvertResult> {
+export const convertModel = (model: OnnxModel, options: QuantizeOptions): Promise<ConvertResult> => convertWith(model, options);
+
+/**
+ * convertModel with a store of weights: those of an earlier run are taken, new ones are kept there.
+ * @throws ShardMade once the weights of a shard are made
+ */
+export async function convertWith(model: OnnxModel, options: QuantizeOptions, store: WeightStore = memoryStore()): Promise<ConvertResult> {
   checkOptions(options);
   const dtype = options.dtype === undefined ? null : dtypeRow(options.dtype)!;
   const notes: string[] = [];
@@ -72,7 +79,7 @@ export async function convertModel(model: OnnxModel, options: QuantizeOptions): 
     notes.push(
       `the model is quantized already (${describeQuantized(already)}): only what is float can still be made smaller; requantize (--requantize) begins again from its dequantized weights`,
     );
-  const layers = dtype?.target === null ? [] : await convertLayers(model, scopes, options, notes);
+  const layers = dtype?.target === null ? [] : await convertLayers(model, scopes, options, notes, store);
   if (dtype?.half) layers.push(...(await convertFloats(model, options, notes, layers)));
   if (model.proto.functions.length > 0) notes.push(`${model.proto.functions.length} model-local functions were left alone`);
   if (layers.some((layer) => layer.format !== null)) modernizeInputs(model, notes);
@@ -124,14 +131,16 @@ async function algorithmWeights(
   decisionOf: (layer: Layer) => Decision,
   options: QuantizeOptions,
   notes: string[],
-): Promise<Map<Layer, DecidedWeight>> {
+  store: WeightStore,
+): Promise<ReadonlySet<Layer>> {
   const chosen = layers.filter((layer) => isDecided(decisionOf(layer)));
-  if (chosen.length === 0) return new Map();
+  if (chosen.length === 0) return new Set();
   const { sequential, calibration, calibrate, signal, onProgress } = options;
   const total = chosen.reduce((sum, layer) => sum + layer.bytes, 0);
   const searched = chosen.filter((layer) => algorithmOf(layer, decisionOf(layer), options) !== decisionOf(layer).algorithm);
   for (const layer of searched) notes.push(`${layer.name}: scales searched without data: ${vectorView(layer) as string}`);
-  const decided = await decideWeights(
+  await decideInto(
+    store,
     model,
     chosen,
     (layer) => ({ format: decisionOf(layer).format, algorithm: algorithmOf(layer, decisionOf(layer), options) }),
@@ -144,7 +153,10 @@ async function algorithmWeights(
     },
   );
   const own = modelLayers(model);
-  for (const [layer, { biasShift }] of decided) {
+  for (const layer of sequential || chosen.some((one) => resolveAlgorithm(algorithmOf(one, decisionOf(one), options)).needs === "drift")
+    ? chosen
+    : []) {
+    const { biasShift } = store.get(layer)!;
     if (biasShift === undefined) continue;
     const target = own.find(({ node, input }) => node === layer.node && input === layer.input)!;
     const bias = readBias(model, target);
@@ -154,7 +166,7 @@ async function algorithmWeights(
       biasShift.map((shift, i) => shift + (bias?.[i] ?? 0)),
     );
   }
-  return decided;
+  return new Set(chosen);
 }
 
 /** The dtype's second half: floats that are left become float16. Reports of layers come from here only where nothing else made them. */
@@ -229,6 +241,7 @@ async function convertLayers(
   scopes: readonly Scope[],
   options: QuantizeOptions,
   notes: string[],
+  store: WeightStore,
 ): Promise<LayerReport[]> {
   const found = findLayers(scopes, model);
   const early: Early = new Map();
@@ -242,8 +255,11 @@ async function convertLayers(
       context,
     ),
   }));
-  const decided = await algorithmWeights(model, todo, (layer) => decide.of(layer) as Decision, options, notes);
-  const weights = layerWeights(model, todo);
+  store.begin(model, todo, (layer) =>
+    isDecided(decide.of(layer) as Decision) ? `${layer.scope.path} ${activationOf(layer)}` : (layer.weight?.source ?? layer),
+  );
+  const decided = await algorithmWeights(model, todo, (layer) => decide.of(layer) as Decision, options, notes, store);
+  const weights = layerWeights(model, todo, store);
   const progress = startProgress(todo, options);
   const replaced = new Map<NodeProto, NodeProto[]>();
   const unused = new Set<string>();
@@ -263,11 +279,16 @@ async function convertLayers(
       reports.push({ ...base, format: null, bytesAfter: layer.bytes, sqnrDb: null, reason: reason! });
       continue;
     }
+    if (!store.takes(layer)) continue;
     await progress.next(layer);
     const { target, format } = decision;
     const flat = target.isFlat?.(layer, format) ?? false;
-    const own = decided.get(layer);
-    const measured = own ?? weights.quantize(layer, format, nearestOf(decision, options), flat);
+    const own = decided.has(layer) ? store.get(layer) : undefined;
+    const measured: DecidedWeight = own ?? weights.quantize(layer, format, nearestOf(decision, options), flat);
+    if (store.partial) {
+      reports.push({ ...base, ...reportOf(measured, target.name), bytesAfter: packedBytes(measured.packed) });
+      continue;
+    }
     const before = [...layer.node.input];
     const written = target.write(layer, measured.packed, context);
     if (written.nodes !== null) replaced.set(layer.node, written.nodes);
@@ -277,21 +298,33 @@ async function convertLayers(
     if (owner === undefined) owners.set(written.codes, layer.name);
     reports.push({
       ...base,
-      format: measured.packed.format.name,
-      target: target.name,
-      algorithm: String(measured.packed.recipe.algorithm),
+      ...reportOf(measured, target.name),
       bytesAfter: written.bytes,
-      sqnrDb: decibels(measured.signal, measured.noise),
-      ...(own?.outputSqnr === undefined ? {} : { outputSqnrDb: own.outputSqnr }),
       ...(owner === undefined ? {} : { sharedWith: owner }),
     });
   }
+  if (store.partial) throw new ShardMade(reports);
   for (const target of decide.targets()) target.finish?.(context);
   replaceNodes(scopes, replaced, early);
   tidy(context, unused);
   progress.end();
   return reports;
 }
+
+/** What a report says of a weight, wherever it is written. */
+function reportOf({ packed, signal, noise, outputSqnr }: DecidedWeight, target: string) {
+  return {
+    format: packed.format.name,
+    target,
+    algorithm: String(packed.recipe.algorithm),
+    sqnrDb: decibels(signal, noise),
+    ...(outputSqnr === undefined ? {} : { outputSqnrDb: outputSqnr }),
+  };
+}
+
+/** Bytes of codes, scales and zero points. */
+const packedBytes = ({ codes, scales, superScales, offsets }: PackedTensor): number =>
+  [codes, scales, superScales, offsets].reduce((sum, plane) => sum + (plane?.length ?? 0), 0);
 
 function startProgress(todo: readonly Layer[], options: QuantizeOptions) {
   const total = todo.reduce((sum, layer) => sum + layer.bytes, 0);

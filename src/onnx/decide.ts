@@ -31,6 +31,7 @@ import { weightLayout, type WeightLayout } from "./matrix.ts";
 import { modelLayers, readBias, takesBias, writeBias, writeWeight } from "./primitives.ts";
 import type { Feeds } from "./verify/feeds.ts";
 import { decibels, gemmAlpha, layerMatrix, matrixTensor } from "./weights.ts";
+import { memoryStore, type DecidedWeight, type WeightStore } from "./work/store.ts";
 
 /** What becomes of a layer's weight. */
 export interface WeightDecision {
@@ -38,17 +39,7 @@ export interface WeightDecision {
   readonly algorithm: Algorithm;
 }
 
-/** A weight quantized: [rows, k], k contracted (Conv: [out channels, the rest]). */
-export interface DecidedWeight {
-  readonly packed: PackedTensor;
-  /** Sums of w^2 and of (w - w')^2. */
-  readonly signal: number;
-  readonly noise: number;
-  /** 10 log10 of signal over error of the layer's output, on batches held out (without any, on all); absent without data. */
-  readonly outputSqnr?: number;
-  /** Sequential: what to add to the bias of each output, so that its mean is that of the float model. */
-  readonly biasShift?: Float64Array<ArrayBuffer>;
-}
+export type { DecidedWeight };
 
 /** What options chosen on held-out data left there, in a recipe. */
 interface HeldOut {
@@ -90,6 +81,21 @@ export async function decideWeights(
   calibration?: CalibrationData,
   options: DecideOptions = {},
 ): Promise<Map<Layer, DecidedWeight>> {
+  const store = memoryStore();
+  await decideInto(store, model, layers, decide, calibration, options);
+  return new Map(layers.map((layer) => [layer, store.get(layer)!]));
+}
+
+/** decideWeights into a store: what is there already is not made again, and what another run makes is left out. */
+export async function decideInto(
+  store: WeightStore,
+  model: OnnxModel,
+  layers: readonly Layer[],
+  decide: (layer: Layer) => WeightDecision,
+  calibration: CalibrationData | undefined,
+  options: DecideOptions,
+): Promise<void> {
+  const isOpen = (layer: Layer): boolean => store.takes(layer) && !store.has(layer);
   const jobs = layers.map((layer): Job => {
     const { format, algorithm } = decide(layer);
     return { layer, format, algorithm: resolveAlgorithm(algorithm) };
@@ -99,24 +105,29 @@ export async function decideWeights(
     model,
     looking.map((job) => job.layer),
   );
-  for (const job of looking) checkCalibrated(job, refused.get(job.layer), calibration !== undefined);
-  const out = new Map<Layer, DecidedWeight>();
+  for (const job of looking) if (isOpen(job.layer)) checkCalibrated(job, refused.get(job.layer), calibration !== undefined);
   const byLayer = new Map(jobs.map((job) => [job.layer, job]));
   const sequential = options.sequential ?? looking.some((job) => job.algorithm.needs === "drift");
-  if (groups.length > 0 && calibration !== undefined) {
+  if (sequential && layers.some((layer) => !store.takes(layer)))
+    throw new LowbitError(
+      "E_UNSUPPORTED",
+      "shard: expected layers that can be made apart, got sequential calibration, where each waits for the one before. Leave sequential (and refit) out, or make the model in one run with resume.",
+    );
+  const wanted = (group: InputGroup): boolean => group.layers.some(isOpen);
+  if (calibration !== undefined && groups.some(wanted)) {
     const { maxBatches, signal } = options;
     const feeds = await readFeeds(model, calibration, {
       ...(maxBatches === undefined ? {} : { maxBatches }),
       ...(signal === undefined ? {} : { signal }),
     });
-    if (sequential) await decideInSequence(model, feeds, groups, byLayer, options, out);
+    if (sequential) await decideInSequence(model, feeds, groups, byLayer, options, store);
     else
-      for await (const pass of collectPasses(model, feeds, groups, options))
+      for await (const pass of collectPasses(model, feeds, groups, options, wanted))
         for (const [group, statistics] of pass)
-          for (const layer of group.layers) out.set(layer, await quantizeLayer(model, byLayer.get(layer)!, statistics, options));
+          for (const layer of group.layers.filter(isOpen))
+            store.put(layer, await quantizeLayer(model, byLayer.get(layer)!, statistics, options));
   }
-  for (const job of jobs) if (!out.has(job.layer)) out.set(job.layer, await quantizeLayer(model, job, null, options));
-  return out;
+  for (const job of jobs) if (isOpen(job.layer)) store.put(job.layer, await quantizeLayer(model, job, null, options));
 }
 
 function checkCalibrated({ layer, algorithm }: Job, reason: string | undefined, hasData: boolean): void {
@@ -280,7 +291,7 @@ async function decideInSequence(
   groups: readonly InputGroup[],
   jobs: ReadonlyMap<Layer, Job>,
   options: DecideOptions,
-  out: Map<Layer, DecidedWeight>,
+  store: WeightStore,
 ): Promise<void> {
   const copy = workingCopy(model);
   const places = new Map(modelLayers(model).map((layer, i) => [layer.node, i]));
@@ -291,20 +302,25 @@ async function decideInSequence(
   passesOf(groups, options.memory ?? 2 ** 31, heldOutBatches(feeds.length, options.holdOut).size > 0 ? 4 : 2);
   for (const [i, group] of groups.entries()) {
     const later = groups.slice(i + 1).map((next) => next.input);
-    const statistics = (await collect(quantized, [group], options, later, float)).get(group)!;
+    // Layers made before are run through all the same: what they give is what the next ones see.
+    const isOpen = group.layers.some((layer) => !store.has(layer));
+    const statistics = (await collect(quantized, [group], options, later, float, isOpen ? [group] : [])).get(group);
     for (const layer of group.layers) {
-      const decided = await quantizeLayer(model, jobs.get(layer)!, statistics, options);
-      out.set(layer, decided);
       const target = copies[places.get(layer.node)!];
+      const decided =
+        store.get(layer) ?? withoutShift(await quantizeLayer(model, jobs.get(layer)!, statistics!, options), takesBias(target));
+      if (!store.has(layer)) store.put(layer, decided);
       const { factor } = gemmAlpha(layer.node);
       const values = dequantizeOriginal(decided.packed);
       writeWeight(copy, target, factor === 1 ? values : values.map((value) => value / factor));
-      if (decided.biasShift === undefined) continue;
-      if (!takesBias(target))
-        out.set(layer, { packed: decided.packed, signal: decided.signal, noise: decided.noise, outputSqnr: decided.outputSqnr! });
-      else writeBias(copy, target, shifted(readBias(copy, target), decided.biasShift));
+      if (decided.biasShift !== undefined) writeBias(copy, target, shifted(readBias(copy, target), decided.biasShift));
     }
   }
+}
+
+/** Without a shift where the layer has no place for one. */
+function withoutShift({ biasShift, ...decided }: DecidedWeight, takes: boolean): DecidedWeight {
+  return biasShift === undefined || !takes ? decided : { ...decided, biasShift };
 }
 
 function shifted(bias: Float64Array | null, shift: Float64Array): Float64Array {

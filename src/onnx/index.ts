@@ -54,6 +54,8 @@ export { convertModel } from "./convert.ts";
 export type { ConvertResult } from "./convert.ts";
 export { quantizeModel, quantizeModelBytes } from "./quantize.ts";
 export type { QuantizeBytesOptions } from "./quantize.ts";
+export { mergeShards } from "./merge.ts";
+export type { MergeOptions } from "./merge.ts";
 export { verifyModels } from "./verify/verify.ts";
 export type { VerifyOptions, VerifyReport } from "./verify/verify.ts";
 export { RUNTIME_NAMES } from "./verify/table.ts";

@@ -13,6 +13,7 @@ import type { PassRequest } from "./passes/types.ts";
 import type { ActivationType } from "./targets/static/parameters.ts";
 import type { RangeObserver } from "./targets/static/ranges.ts";
 import { patternRegExp, type NamePattern } from "./patterns.ts";
+import { parseShard } from "./work/shard.ts";
 import { NBITS_BLOCKS } from "./targets/nbits.ts";
 import type { RuntimeTrap } from "./verify/traps.ts";
 
@@ -129,6 +130,13 @@ export interface QuantizeModelOptions extends QuantizeOptions {
   followLinks?: boolean;
   /** Overwrite existing outputs. */
   force?: boolean;
+  /**
+   * Keep a journal beside the output (`<output>.journal`), layer by layer, and begin from it where there is one: a run that was killed or failed goes on. It
+   * goes away when the output is there.
+   */
+  resume?: boolean;
+  /** "3/8": make this share of the weights only, as `<output>.3-of-8.shard`, for `mergeShards`. */
+  shard?: string;
   /** Path of an HTML page about the result: layers, weights against code points, the recipe. */
   report?: string;
 }
@@ -388,6 +396,11 @@ export const OPTIONS: readonly OptionRow[] = [
     json: false,
     flag: { name: "report", value: "FILE", help: "write an HTML page: layers, weights against code points, outputs compared, the recipe" },
   }),
+  flag("resume", "keep a journal beside OUT, and go on from it where a run was killed or failed", { json: false }),
+  text("shard", "I/N with 1 <= I <= N, such as 3/8", (v) => typeof v === "string" && /^[1-9]\d*\/[1-9]\d*$/.test(v), {
+    json: false,
+    flag: { name: "shard", value: "I/N", help: "make this share of the weights only, as OUT.I-of-N.shard, for lowbit merge" },
+  }),
   { ...flag("force", "overwrite OUT if it exists"), flag: { name: "force", short: "f", value: "", help: "overwrite OUT if it exists" } },
   text("signal", "an AbortSignal", (v) => isObject(v) && typeof v.aborted === "boolean", { json: false }),
   text("onProgress", "a function", (v) => typeof v === "function", { json: false }),
@@ -437,6 +450,7 @@ export function checkOptions(options: QuantizeModelOptions): void {
       throw new TypeError(`${option.name}: expected only with ${having.join(", ")}, got dtype ${dtype.name}`);
     }
   }
+  if (options.shard !== undefined) checkShard(options, dtype);
   if (options.target !== undefined && dtype !== undefined)
     throw new TypeError(`target: expected only with a format, got dtype ${dtype.name}, which says it`);
   for (const choice of [options.algorithm, ...(options.rules ?? []).map((rule) => rule.algorithm)])
@@ -445,6 +459,22 @@ export function checkOptions(options: QuantizeModelOptions): void {
   for (const { match } of options.rules ?? []) checkPattern("rules", match);
   if (options.passes !== undefined) checkPasses(options.passes);
   if (options.blockSize !== undefined) checkBlockSize(options.blockSize, dtype!);
+}
+
+/** Shards are made of weights that do not depend on each other. */
+function checkShard({ shard, budget, targetSqnr, sequential, report }: QuantizeModelOptions, dtype: Dtype | undefined): void {
+  parseShard(shard!);
+  const whole = Object.entries({ budget, targetSqnr, sequential, report }).find(([, value]) => value !== undefined && value !== false)?.[0];
+  if (whole !== undefined)
+    throw new TypeError(
+      `shard: expected no ${whole} beside it, which looks at the whole model, got shard ${shard}. ${
+        whole === "report" || whole === "sequential"
+          ? "Leave it out"
+          : "Make the rules first, in one run (its report has them), and spread with them"
+      }.`,
+    );
+  if (dtype !== undefined && dtype.target === null)
+    throw new TypeError(`shard: expected a dtype whose weights are quantized, got ${dtype.name}, which one run copies as fast as many.`);
 }
 
 function checkPattern(option: string, pattern: NamePattern): void {

@@ -10,10 +10,10 @@ import { planBudget } from "./budget.ts";
 import { calibrateModel, readFeeds } from "./calibrate/index.ts";
 import { dequantizeWeights } from "./dequantize/index.ts";
 import { decider, resolveFormat } from "./choose.ts";
-import { convertModel, newContext, pick, type ConvertResult } from "./convert.ts";
+import { convertWith, newContext, pick, type ConvertResult } from "./convert.ts";
 import { dtypeRow } from "./dtypes.ts";
 import { segmentsLength } from "./file/encode.ts";
-import { checkAborted, checkOutput, fileSize, spillFile, writeFiles } from "./file/files.ts";
+import { checkAborted, checkOutput, fileSize, spillFile, writeFiles, type SegmentFile } from "./file/files.ts";
 import { clone } from "@bufbuild/protobuf";
 import { ModelProtoSchema } from "./file/gen/onnx_pb.ts";
 import { checkOutputs, inputPaths, outputFiles, readModel, readModelBytes, writeModelBytes } from "./file/io.ts";
@@ -21,7 +21,7 @@ import type { OnnxModel } from "./file/model.ts";
 import { decodeOriginal } from "./file/model.ts";
 import { buildScopes } from "./graph/graph.ts";
 import { findLayers } from "./layers.ts";
-import type { LayerRule, QuantizeModelOptions, QuantizeOptions, QuantizeReport } from "./options.ts";
+import type { LayerReport, LayerRule, QuantizeModelOptions, QuantizeOptions, QuantizeReport } from "./options.ts";
 import { checkOptions } from "./options.ts";
 import { reachSqnr } from "./sensitivity.ts";
 import { staticQuantize } from "./static.ts";
@@ -29,6 +29,8 @@ import type { Feeds } from "./verify/feeds.ts";
 import { recipeOf } from "./recipe.ts";
 import { checkReport, writeReport } from "./report/write.ts";
 import { runtimeTraps } from "./verify/traps.ts";
+import { openRunLog, type Run } from "./work/runs.ts";
+import { ShardMade, type WeightStore } from "./work/store.ts";
 
 /** New tensors stay in memory up to this many bytes, then go to a temporary file beside the output. */
 const MEMORY_BUDGET = 96 << 20;
@@ -37,17 +39,17 @@ const MEMORY_BUDGET = 96 << 20;
 const JUDGES = 1 / 8;
 
 /** Converts a model by all that options ask for. In place; rules that were found are in the result, so that they can be written down. */
-async function runOptions(model: OnnxModel, options: QuantizeOptions): Promise<ConvertResult> {
+async function runOptions(model: OnnxModel, options: QuantizeOptions, store?: WeightStore): Promise<ConvertResult> {
   // before the model is run: importances, targets and statistics are those of the float weights
   const dequantized = options.requantize ? dequantizeWeights(model) : [];
-  const result = await runPlan(model, options);
+  const result = await runPlan(model, options, store);
   return { ...result, notes: [...dequantized, ...result.notes] };
 }
 
 /** A budget and a target become rules; then one conversion. */
-async function runPlan(model: OnnxModel, options: QuantizeOptions): Promise<ConvertResult> {
+async function runPlan(model: OnnxModel, options: QuantizeOptions, store?: WeightStore): Promise<ConvertResult> {
   const { budget, targetSqnr, ...plain } = options;
-  if (budget === undefined && targetSqnr === undefined) return convertOnce(model, plain);
+  if (budget === undefined && targetSqnr === undefined) return convertOnce(model, plain, store);
   if (options.calibration === undefined)
     throw new LowbitError(
       "E_CALIBRATION",
@@ -60,20 +62,20 @@ async function runPlan(model: OnnxModel, options: QuantizeOptions): Promise<Conv
   let asked: QuantizeOptions = { ...plain, calibration: seen };
   if (budget !== undefined) asked = await withBudget(model, asked, budget, seen, notes);
   if (targetSqnr !== undefined) asked = await withTarget(model, asked, targetSqnr, unseen, notes);
-  const result = await convertOnce(model, asked);
+  const result = await convertOnce(model, asked, store);
   return { layers: result.layers, notes: [...notes, ...result.notes], rules: asked.rules ?? [] };
 }
 
 /** One conversion: static where activations are quantized, else by layers. */
-function convertOnce(model: OnnxModel, options: QuantizeOptions): Promise<ConvertResult> {
-  if (options.activations === undefined) return convertModel(model, options);
+function convertOnce(model: OnnxModel, options: QuantizeOptions, store?: WeightStore): Promise<ConvertResult> {
+  if (options.activations === undefined) return convertWith(model, options, store);
   if (options.calibration === undefined)
     throw new LowbitError(
       "E_CALIBRATION",
       "activations: expected calibration data for their ranges, got none. Give them with calibration (--calibrate).",
     );
   const { calibration, target: _, ...rest } = options;
-  return staticQuantize(model, calibration, rest);
+  return staticQuantize(model, calibration, rest, store);
 }
 
 /** What planning looks at: enough to rank layers and formats; the weights themselves are quantized on all of the data. */
@@ -231,9 +233,64 @@ export async function quantizeModel(input: string, output: string, options: Quan
 
 /** Quantizes a copy of a model that was read from a file, and writes it; the model itself stays as it is. */
 export async function quantizeFile(source: OnnxModel, output: string, options: QuantizeModelOptions): Promise<QuantizeReport> {
-  const started = performance.now();
   checkOptions(options);
   checkAborted(options.signal);
+  const { resume = false, shard, calibration } = options;
+  if (!resume && shard === undefined) return writeQuantized(source, output, options);
+  const rules = { force: options.force ?? false, followLinks: options.followLinks ?? true };
+  checkOutput(output, inputPaths(source), shard === undefined ? rules : { ...rules, force: true });
+  // read once, here: an iterable may be usable once only, and two runs are the same only on the same data
+  const feeds =
+    calibration === undefined
+      ? null
+      : await readFeeds(source, calibration, pick({ maxBatches: options.calibrate?.maxBatches, signal: options.signal }));
+  const run = openRunLog(source, output, options, feeds);
+  let failed = true;
+  try {
+    const asked = feeds === null ? options : { ...options, calibration: feeds };
+    const report = shard === undefined ? await writeQuantized(source, output, asked, run) : await makeShard(source, asked, run);
+    failed = false;
+    return report;
+  } finally {
+    run.close(failed);
+  }
+}
+
+/** The weights of one shard. */
+async function makeShard(source: OnnxModel, options: QuantizeModelOptions, run: Run): Promise<QuantizeReport> {
+  const started = performance.now();
+  const model = { ...source, proto: decodeOriginal(source) };
+  const before = inputPaths(model).reduce((sum, path) => sum + fileSize(path), 0);
+  const report = (layers: readonly LayerReport[], notes: string[]): QuantizeReport => {
+    const path = run.finish();
+    const sizes = { before, after: fileSize(path), started, outputs: [path], model };
+    return summarize(options, { layers: [...layers], notes: [...notes, ...resumed(run)] }, sizes);
+  };
+  if (run.finished) return report([], ["the shard was whole already: nothing was made"]);
+  try {
+    await runOptions(model, options, run.store);
+  } catch (error) {
+    if (error instanceof ShardMade) return report(error.layers, []);
+    throw error;
+  }
+  throw new LowbitError(
+    "E_UNSUPPORTED",
+    `${labelOf(options)}: expected layers to spread over shards, got none. Make the model in one run, without shard.`,
+  );
+}
+
+/** What a run took from its journal. */
+const resumed = ({ store }: Run): string[] =>
+  store.taken() === 0 ? [] : [`resumed: ${store.taken()} weights were taken from the journal of an earlier run`];
+
+/** Converts a copy of the model and writes it. @param run its journal, which goes away when the output appears */
+export async function writeQuantized(
+  source: OnnxModel,
+  output: string,
+  options: QuantizeModelOptions,
+  run?: Pick<Run, "store"> & Partial<Run>,
+): Promise<QuantizeReport> {
+  const started = performance.now();
   const { force = false, followLinks = true } = options;
   const model = { ...source, proto: decodeOriginal(source) };
   const spill = spillFile(output, MEMORY_BUDGET);
@@ -242,11 +299,13 @@ export async function quantizeFile(source: OnnxModel, output: string, options: Q
     const inputs = inputPaths(model);
     checkOutput(output, inputs, { force, followLinks });
     model.payloads.keep = spill.keep;
-    const result = await runOptions(model, options);
+    const result = await runOptions(model, options, run?.store);
     checkChanged(result, options);
     const outputs = outputFiles(model, output, options);
     checkOutputs(outputs, model, { force, followLinks });
+    if (run?.path !== undefined) outputs.push(withObsolete(outputs.pop()!, run.path));
     await writeFiles(outputs, force, options.signal);
+    if (run?.path !== undefined) result.notes.push(...resumed(run as Run));
     return summarize(options, result, {
       before: inputs.reduce((sum, path) => sum + fileSize(path), 0),
       after: outputs.reduce((sum, file) => sum + segmentsLength(file.segments), 0),
@@ -259,6 +318,9 @@ export async function quantizeFile(source: OnnxModel, output: string, options: Q
     spill.close();
   }
 }
+
+/** A file with one more that goes away when it appears. */
+const withObsolete = (file: SegmentFile, path: string): SegmentFile => ({ ...file, obsolete: [...(file.obsolete ?? []), path] });
 
 export interface QuantizeBytesOptions extends QuantizeOptions {
   /** Bytes of external data files, by the location that tensors name. */

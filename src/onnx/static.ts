@@ -4,7 +4,7 @@ import { LowbitError } from "../../formats/core/errors.ts";
 import { nearest } from "../../formats/registry.ts";
 import { readFeeds, type CalibrationData } from "./calibrate/sources.ts";
 import { isMainValue } from "./calibrate/taps.ts";
-import { convertFloats, convertModel, pick, runPasses, type ConvertResult } from "./convert.ts";
+import { convertFloats, convertWith, pick, runPasses, type ConvertResult } from "./convert.ts";
 import { findReaders } from "./edit.ts";
 import type { NodeProto } from "./file/gen/onnx_pb.ts";
 import type { OnnxModel } from "./file/model.ts";
@@ -21,6 +21,7 @@ import { writeQOperators } from "./targets/static/qoperator.ts";
 import { collectRanges, type ObservedRange } from "./targets/static/ranges.ts";
 import { GPTQ_INPUTS, staticFormat, staticWeights } from "./targets/static/weights.ts";
 import type { Feeds } from "./verify/feeds.ts";
+import type { WeightStore } from "./work/store.ts";
 
 /** Options of static quantization: those of `quantizeModel`. */
 export type StaticOptions = Omit<QuantizeOptions, "target" | "calibration" | "budget" | "targetSqnr">;
@@ -188,6 +189,7 @@ async function convertWeights(
   feeds: readonly Feeds[] | null,
   rules: readonly LayerRule[],
   options: StaticOptions,
+  store?: WeightStore,
 ): Promise<ConvertResult> {
   const { activations: _a, activationTypes: _t, observer: _o, outputs: _q, inputsOnly: _u, symmetricActivations: _s, ...rest } = options;
   const { passes: _p, dtype: _d, include: _i, exclude: _e, keep: _k, keepOps: _ko, ...plain } = rest;
@@ -200,7 +202,7 @@ async function convertWeights(
       .map(({ name }) => name)
       .filter((name) => !chosen.has(name)),
   );
-  const result = await convertModel(model, {
+  const asked = {
     ...plain,
     opTypes: [...new Set(layers.map(({ node }) => node.opType))],
     format: options.format ?? staticFormat("uint8", Infinity),
@@ -209,7 +211,8 @@ async function convertWeights(
     ...(others.size === 0 ? {} : { exclude: [...others].map(exactPattern) }),
     ...(feeds === null ? {} : { calibration: feeds }),
     calibrate: { maxTokens: MAX_TOKENS, ...options.calibrate },
-  });
+  };
+  const result = await convertWith(model, asked as QuantizeOptions, store);
   const explained = result.layers.map((layer) => {
     const reason = others.has(layer.name) ? reasons.get(layer.name) : undefined;
     return reason === undefined ? layer : { ...layer, reason };
@@ -220,6 +223,7 @@ async function convertWeights(
 /**
  * Quantizes weights and activations of a model, in place, for kernels on integers. Calibration runs the model in onnxruntime-node.
  * @param data calibration data, or the ranges themselves by name of the value (weights are then rounded to nearest)
+ * @param store where the weights of an earlier run are, and new ones go
  * @returns layers as `quantizeModel` reports them, and notes
  * @throws LowbitError E_CALIBRATION for data that do not fit or hold NaN, E_UNSUPPORTED for operators without a rule, E_RUNTIME; TypeError, RangeError
  * @example await staticQuantize(model, "calibration.npz", { activations: "uint8", observer: "mse" });
@@ -228,6 +232,7 @@ export async function staticQuantize(
   model: OnnxModel,
   data: CalibrationData | ReadonlyMap<string, ValueRange>,
   options: StaticOptions = {},
+  store?: WeightStore,
 ): Promise<ConvertResult> {
   checkTypes(options);
   const { observer = "mse", signal, calibrate, symmetricActivations = false } = options;
@@ -248,7 +253,7 @@ export async function staticQuantize(
       : await collectRanges(model, feeds, found.values, observer, { ...pick({ signal, threads: calibrate?.threads }) });
   const { types, ranges } = typesOf(observed, found.moves, options);
   const typeOf = (value: string): ActivationType => types.get(value) ?? "uint8";
-  const result = await convertWeights(model, found, feeds, weightRules(found.nodes, typeOf, options), options);
+  const result = await convertWeights(model, found, feeds, weightRules(found.nodes, typeOf, options), options, store);
   const left = new Set(result.layers.filter(({ format }) => format === null).map(({ name }) => name));
   // a layer that could not be quantized keeps its float inputs
   const nodes = [...found.nodes].filter(([node, layer]) => layer === null || !left.has(nodeName(node))).map(([node]) => node);

@@ -12,6 +12,7 @@ import type { Scratch } from "./file/values.ts";
 import type { ConstantView } from "./graph/graph.ts";
 import { attributeFloat, constantView } from "./graph/graph.ts";
 import type { Layer } from "./layers.ts";
+import { type WeightStore } from "./work/store.ts";
 import { commonStride, toMatrix, weightLayout, type WeightLayout } from "./matrix.ts";
 
 /** Where Gemm's alpha leaves this range it is multiplied into the result, not into the weight. */
@@ -120,8 +121,11 @@ export interface LayerWeights {
   quantize(layer: Layer, format: Format, quantizer: LayerQuantizer, flat?: boolean): Measured;
 }
 
-/** @param layers those that will be asked for: a packed weight is kept only as long as another of them reads the same constant */
-export function layerWeights(model: OnnxModel, layers: readonly Layer[]): LayerWeights {
+/**
+ * @param store where weights of earlier runs are, and new ones go where it keeps all
+ * @param layers those that will be asked for: a packed weight is kept only as long as another of them reads the same constant
+ */
+export function layerWeights(model: OnnxModel, layers: readonly Layer[], store?: WeightStore): LayerWeights {
   const readers = new Map<ConstantView["source"], number>();
   for (const { weight } of layers) if (weight !== null) readers.set(weight.source, (readers.get(weight.source) ?? 0) + 1);
   const scratch: Scratch = { bytes: new Uint8Array(0) };
@@ -141,6 +145,11 @@ export function layerWeights(model: OnnxModel, layers: readonly Layer[]): LayerW
       else made.delete(source);
       const same = known.find((entry) => entry.key === key && entry.quantizer === quantizer);
       if (same !== undefined) return same.measured;
+      const stored = store?.get(layer);
+      if (stored !== undefined) {
+        known.push({ key, quantizer, measured: stored });
+        return stored;
+      }
       const view = matrixTensor(model, layer, matrix, scratch, flat);
       let measured: Measured;
       try {
@@ -150,6 +159,7 @@ export function layerWeights(model: OnnxModel, layers: readonly Layer[]): LayerW
         throw notFinite(layer, view.data, error);
       }
       known.push({ key, quantizer, measured });
+      if (store?.keepsAll) store.put(layer, measured);
       return measured;
     },
   };

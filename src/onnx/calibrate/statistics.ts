@@ -223,6 +223,7 @@ async function addBatch(
  * Statistics of some groups in one pass of a runner.
  * @param float a runner of the float model at the same place: then the statistics hold the drift between the two
  * @param later values that later passes will ask for
+ * @param wanted groups to collect; the others are only run, in the same way, so that the numbers are those of a run that collects all
  */
 export async function collect(
   runner: Runner,
@@ -230,11 +231,12 @@ export async function collect(
   options: CollectOptions,
   later: readonly string[] = [],
   float: Runner | null = null,
+  wanted: readonly InputGroup[] = groups,
 ): Promise<Map<InputGroup, InputStatistics>> {
   positive("maxTokens", options.maxTokens ?? 1);
   positive("every", options.every ?? 1);
   const heldOut = heldOutBatches(runner.batches, options.holdOut);
-  const sums = new Map(groups.map((group) => [group, openSums(group, options, float !== null)]));
+  const sums = new Map(wanted.map((group) => [group, openSums(group, options, float !== null)]));
   const names = groups.map((group) => group.input);
   const other = float?.stage(names, later);
   // A backend that was given is asked for everything.
@@ -270,19 +272,21 @@ function finish(group: InputGroup, { fit, held, drift, observer: ranges, range }
   };
 }
 
-/** Statistics of the float model, pass by pass: those of one pass may be dropped before the next. */
+/** Statistics of the float model, pass by pass: those of one pass may be dropped before the next. Groups that are not `wanted` are run, not collected. */
 export async function* collectPasses(
   model: OnnxModel,
   feeds: readonly Feeds[],
   groups: readonly InputGroup[],
   options: CollectOptions,
+  wanted: (group: InputGroup) => boolean = () => true,
 ): AsyncGenerator<ReadonlyMap<InputGroup, InputStatistics>, void> {
   const { threads, signal } = options;
   const runner = modelRunner(model, feeds, { threads, signal });
   const copies = options.hessian === false ? 0 : heldOutBatches(feeds.length, options.holdOut).size > 0 ? 2 : 1;
   const passes = passesOf(groups, options.memory ?? MEMORY, copies);
   for (const [i, pass] of passes.entries()) {
+    if (!passes.slice(i).some((next) => next.some(wanted))) return;
     const later = passes.slice(i + 1).flatMap((next) => next.map((group) => group.input));
-    yield await collect(runner, pass, options, later);
+    yield await collect(runner, pass, options, later, null, pass.filter(wanted));
   }
 }

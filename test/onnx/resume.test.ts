@@ -1,0 +1,307 @@
+// Runs that are killed and go on, and runs that are spread: the file is that of one run, byte for byte; nothing is made twice but the layer at work;
+// journals and shards of other runs are refused by name.
+import { existsSync, mkdtempSync, readFileSync, readdirSync, renameSync, rmSync, statSync, truncateSync, writeFileSync } from "node:fs";
+import { tmpdir } from "node:os";
+import { join } from "node:path";
+import { afterAll, afterEach, beforeEach, expect, test } from "vitest";
+import { replaceCalls, type FileCalls } from "../../src/files/calls.ts";
+import { mergeShards, quantizeModel, type Feeds, type QuantizeModelOptions } from "../../src/onnx/index.ts";
+import { readLog } from "../../src/onnx/work/log.ts";
+import { LIBRARY_VERSION } from "../../src/onnx/work/version.ts";
+import { encode, graph, model, node, raw, T, value, weights } from "./build.ts";
+
+const K = 32;
+const folder = mkdtempSync(join(tmpdir(), "lowbit-resume-"));
+afterAll(() => rmSync(folder, { recursive: true, force: true }));
+const unsynced = (calls: FileCalls): FileCalls => ({ ...calls, fsync: () => undefined });
+beforeEach(() => replaceCalls(unsynced));
+afterEach(() => replaceCalls());
+
+/** A table, six products (two of one weight, two of one input) with a bias, a convolution apart. */
+const proto = (seed = 0, wide = K) =>
+  model(
+    graph({
+      input: [value("x", T.FLOAT, ["batch", K])],
+      output: [value("y", T.FLOAT, ["batch", 16])],
+      initializer: [
+        raw("wa", [K, wide], weights(K * wide, 1 + seed)),
+        raw("ba", [wide], weights(wide, 2 + seed)),
+        raw("wb", [wide, K], weights(K * wide, 3 + seed)),
+        raw("wc", [K, K], weights(K * K, 4 + seed)),
+        raw("wd", [K, 16], weights(K * 16, 5 + seed)),
+        raw("we", [K, 16], weights(K * 16, 6 + seed)),
+      ],
+      node: [
+        node("MatMul", ["x", "wa"], ["p"], {}, "a"),
+        node("Add", ["p", "ba"], ["h"]),
+        node("Relu", ["h"], ["r"]),
+        node("MatMul", ["r", "wb"], ["b"], {}, "b"),
+        node("MatMul", ["b", "wc"], ["c"], {}, "c"),
+        node("Tanh", ["c"], ["t"]),
+        node("MatMul", ["t", "wc"], ["c2"], {}, "c2"),
+        node("MatMul", ["c2", "wd"], ["d"], {}, "d"),
+        node("MatMul", ["c2", "we"], ["e"], {}, "e"),
+        node("Add", ["d", "e"], ["y"]),
+      ],
+    }),
+  );
+const input = join(folder, "model.onnx");
+writeFileSync(input, encode(proto()));
+const batches: Feeds[] = [11, 12, 13, 14].map((seed) => ({ x: { type: "float32", data: weights(64 * K, seed), dims: [64, K] } }));
+
+let places = 0;
+const place = (name = "out.onnx"): string => join(mkdtempSync(join(folder, `${places++}-`)), name);
+const files = (output: string): string[] => readdirSync(join(output, "..")).sort();
+const bytes = (output: string): Buffer =>
+  Buffer.concat(
+    files(output)
+      .filter((name) => /^out\.onnx(_data)?$/.test(name))
+      .map((name) => readFileSync(join(output, "..", name))),
+  );
+async function once(options: QuantizeModelOptions): Promise<Buffer> {
+  const output = place();
+  await quantizeModel(input, output, options);
+  return bytes(output);
+}
+const code = (work: Promise<unknown>): Promise<{ code?: string; message: string }> =>
+  work.then(
+    () => ({ message: "no error" }),
+    (error) => error,
+  );
+
+const RECIPES: Readonly<Record<string, QuantizeModelOptions>> = {
+  q4: { dtype: "q4" },
+  q8: { dtype: "q8" },
+  q4f16: { dtype: "q4f16", externalData: true },
+  stored: { format: "mxfp4", target: "stored" },
+  gptq: { dtype: "q4", algorithm: "gptq", calibration: batches, calibrate: { memory: 40_000 } },
+  mrgptq: { format: "int4_b32", algorithm: "mrgptq", calibration: batches, calibrate: { holdOut: 0 } },
+  "awq by pass": { dtype: "q4", passes: ["awq"], calibration: batches },
+  mixed: {
+    dtype: "q4",
+    calibration: batches,
+    rules: [
+      { match: "c*", algorithm: "gptq" },
+      { match: "d", keep: true },
+    ],
+  },
+  static: { activations: "uint8", calibration: batches },
+};
+const SEQUENTIAL: Readonly<Record<string, QuantizeModelOptions>> = {
+  "gptq in sequence": { dtype: "q4", algorithm: "gptq", sequential: true, calibration: batches },
+  refit: { format: "int3_b16", algorithm: "refit", calibration: batches },
+};
+
+class Kill extends Error {}
+
+/** Runs work whose file calls (or writes into a journal) all fail from the one `after` on: what is on the disk then is what a kill leaves. */
+async function killed(work: () => Promise<unknown>, after: number, inJournal = false): Promise<boolean> {
+  let calls = 0;
+  replaceCalls(
+    (node) =>
+      new Proxy(unsynced(node), {
+        get: (target, name: keyof FileCalls) =>
+          function (...args: unknown[]): unknown {
+            if (inJournal && calls < after && (name !== "write" || args[4] === undefined)) calls--;
+            if (calls++ >= after) throw new Kill();
+            return (target[name] as (...args: unknown[]) => unknown)(...args);
+          },
+      }),
+  );
+  const { pid } = process;
+  // the next run is another process
+  Object.defineProperty(process, "pid", { value: 2 ** 22 + 1, configurable: true, writable: true });
+  try {
+    await work();
+    return false;
+  } catch (error) {
+    for (let at: unknown = error; at !== undefined; at = (at as Error).cause) if (at instanceof Kill) return true;
+    throw error;
+  } finally {
+    Object.defineProperty(process, "pid", { value: pid, configurable: true, writable: true });
+    replaceCalls(unsynced);
+  }
+}
+
+const weightsIn = (path: string): number => {
+  if (!existsSync(path)) return 0;
+  const log = readLog(path);
+  log.close();
+  return log.records.filter(({ meta }) => meta.kind === "weight").length;
+};
+
+test.each(Object.entries({ ...RECIPES, ...SEQUENTIAL }))(
+  "%s, killed again and again: the same bytes, whole layers kept",
+  async (_, options) => {
+    const expected = await once(options);
+    const output = place();
+    const journal = `${output}.journal`;
+    let [kills, done] = [0, 0];
+    for (let after = 8; ; after += 29) {
+      const died = await killed(() => quantizeModel(input, output, { ...options, resume: true }), after);
+      if (!died) break;
+      kills++;
+      // what was done stays done
+      expect(weightsIn(journal)).toBeGreaterThanOrEqual(existsSync(output) ? 0 : done);
+      done = weightsIn(journal);
+      if (existsSync(output)) break;
+      expect(kills).toBeLessThan(200);
+    }
+    expect(kills).toBeGreaterThan(1);
+    expect(bytes(output).equals(expected)).toBe(true);
+    // the next run beside it takes away what is left of the killed one
+    await quantizeModel(input, join(output, "../next.onnx"), { dtype: "q8" });
+    expect(files(output).filter((name) => !/^(out|next)\.onnx(_data)?$/.test(name))).toEqual([]);
+  },
+);
+
+test.each(Object.entries(RECIPES))("%s in three shards: the same bytes", async (_, options) => {
+  const expected = await once(options);
+  const output = place();
+  const made: string[] = [];
+  for (const index of [2, 3, 1]) {
+    const report = await quantizeModel(input, output, { ...options, shard: `${index}/3` });
+    expect(report.outputs).toEqual([`${output}.${index}-of-3.shard`]);
+    made.push(...report.layers.filter((layer) => layer.format !== null).map((layer) => layer.name));
+  }
+  const again = await quantizeModel(input, output, { ...options, shard: "2/3", resume: true });
+  expect(again.notes.join()).toContain("whole already");
+  await expect(quantizeModel(input, output, { ...options, shard: "2/3" })).rejects.toMatchObject({ code: "E_EXISTS" });
+  expect(new Set(made).size).toBe(made.length);
+  await mergeShards(input, output, options.calibration === undefined ? {} : { calibration: options.calibration });
+  expect(bytes(output).equals(expected)).toBe(true);
+});
+
+test("a shard that was killed goes on, and one that failed without resume leaves nothing", async () => {
+  const options: QuantizeModelOptions = { ...RECIPES.gptq, shard: "1/2" };
+  const output = place();
+  expect(await killed(() => quantizeModel(input, output, { ...options, resume: true }), 12, true)).toBe(true);
+  const [left] = files(output);
+  expect(left).toBe("out.onnx.1-of-2.shard.journal");
+  const before = weightsIn(join(output, "..", left));
+  expect(before).toBeGreaterThan(0);
+  const report = await quantizeModel(input, output, { ...options, resume: true });
+  expect(report.notes).toContain(`resumed: ${before} weights were taken from the journal of an earlier run`);
+  const other = place();
+  let seen = 0;
+  const full = (node: FileCalls): FileCalls => ({
+    ...unsynced(node),
+    write: (...args) => {
+      if (seen++ > 8) throw Object.assign(new Error("no space"), { code: "ENOSPC" });
+      return node.write(...args);
+    },
+  });
+  replaceCalls(full);
+  const error = await code(quantizeModel(input, other, options));
+  replaceCalls(unsynced);
+  expect(error).toMatchObject({ code: "E_IO" });
+  expect(error.message).toContain("a full disk");
+  expect(files(other)).toEqual([]);
+});
+
+test("a journal of another recipe, model or data is refused, and says what differs", async () => {
+  const output = place();
+  expect(await killed(() => quantizeModel(input, output, { dtype: "q4", resume: true }), 12, true)).toBe(true);
+  const refused = async (from: string, options: QuantizeModelOptions) => {
+    const error = await code(quantizeModel(from, output, { ...options, resume: true }));
+    expect(error).toMatchObject({ code: "E_EXISTS" });
+    expect(error.message).toContain(`${output}.journal: expected the work of this run, got `);
+    return error.message;
+  };
+  expect(await refused(input, { dtype: "q8" })).toContain('another recipe: dtype "q4" instead of "q8"');
+  expect(await refused(input, { dtype: "q4", blockSize: 64 })).toContain("blockSize none instead of 64");
+  expect(await refused(input, { dtype: "q4", algorithm: "gptq", calibration: batches })).toContain("other calibration data");
+  const other = join(folder, "other.onnx");
+  writeFileSync(other, encode(proto(100)));
+  expect(await refused(other, { dtype: "q4" })).toContain("another model");
+  await quantizeModel(input, output, { dtype: "q4", resume: true });
+  expect(files(output)).toEqual(["out.onnx"]);
+});
+
+test("a weight that changed is found though the graph is the same", async () => {
+  const wide = 1024; // too large to be hashed with the graph
+  const [one, two] = [join(folder, "one.onnx"), join(folder, "two.onnx")];
+  const graphs = [proto(0, wide), proto(0, wide)];
+  graphs[1].graph!.initializer[0].rawData = graphs[1].graph!.initializer[0].rawData!.map((byte, i) => (i === 0 ? byte ^ 1 : byte));
+  writeFileSync(one, encode(graphs[0]));
+  writeFileSync(two, encode(graphs[1]));
+  const output = place();
+  expect(await killed(() => quantizeModel(one, output, { dtype: "q4", resume: true }), 23, true)).toBe(true);
+  const error = await code(quantizeModel(two, output, { dtype: "q4", resume: true }));
+  expect(error.message).toContain("expected the weights of this model, got others for layer a.");
+  for (const shard of ["1/2", "2/2"]) await quantizeModel(one, output, { dtype: "q4", shard });
+  const merged = await code(mergeShards(two, output));
+  expect(merged).toMatchObject({ code: "E_CONTAINER" });
+  expect(merged.message).toContain("got others for layer a.");
+});
+
+test("a journal that is no journal, or that was cut anywhere, is not trusted", async () => {
+  const output = place();
+  writeFileSync(`${output}.journal`, "something else entirely");
+  expect(await code(quantizeModel(input, output, { dtype: "q4", resume: true }))).toMatchObject({ code: "E_CONTAINER" });
+  rmSync(`${output}.journal`);
+  const expected = await once({ dtype: "q4" });
+  expect(await killed(() => quantizeModel(input, output, { dtype: "q4", resume: true }), 23, true)).toBe(true);
+  const whole = readFileSync(`${output}.journal`);
+  for (let cut = 0; cut < whole.length; cut += Math.ceil(whole.length / 23)) {
+    writeFileSync(`${output}.journal`, whole);
+    truncateSync(`${output}.journal`, cut);
+    await quantizeModel(input, output, { dtype: "q4", resume: true, force: true });
+    expect(bytes(output).equals(expected)).toBe(true);
+  }
+  // a flipped bit in a record: it, and what follows it, is made again
+  rmSync(output);
+  const flipped = Buffer.from(whole);
+  flipped[whole.length - 100] ^= 4;
+  writeFileSync(`${output}.journal`, flipped);
+  await quantizeModel(input, output, { dtype: "q4", resume: true });
+  expect(bytes(output).equals(expected)).toBe(true);
+});
+
+test("missing, unfinished, foreign and stale shards are refused by name", async () => {
+  const output = place();
+  const shard = (i: number) => `${output}.${i}-of-3.shard`;
+  expect((await code(mergeShards(input, output))).message).toContain("expected shards beside it (out.onnx.1-of-N.shard ...), got none");
+  for (const i of [1, 3]) await quantizeModel(input, output, { dtype: "q4", shard: `${i}/3` });
+  const missing = await code(mergeShards(input, output));
+  expect(missing).toMatchObject({ code: "E_IO" });
+  expect(missing.message).toContain("got none of out.onnx.2-of-3.shard. Run it again (--shard 2/3 --resume)");
+  await quantizeModel(input, output, { dtype: "q4", blockSize: 64, shard: "2/3" });
+  const stale = await code(mergeShards(input, output));
+  expect(stale).toMatchObject({ code: "E_CONTAINER" });
+  expect(stale.message).toContain(
+    `${shard(2)}: expected a shard of the same run as ${shard(1)}, got another recipe: blockSize 64 instead of none`,
+  );
+  await quantizeModel(input, output, { dtype: "q4", shard: "2/3", force: true });
+  const { size } = statSync(shard(3));
+  const whole = readFileSync(shard(3));
+  truncateSync(shard(3), size - 5);
+  expect((await code(mergeShards(input, output))).message).toContain(`${shard(3)}: expected a whole shard, got one that ends early`);
+  // another version: its name is in the first record, whose checksum is then no longer right, so a log is made anew
+  writeFileSync(shard(3), readFileSync(shard(1)));
+  expect((await code(mergeShards(input, output))).message).toContain("expected shard 3 of 3, got shard 1 of 3 under this name");
+  writeFileSync(shard(3), whole);
+  renameSync(shard(2), `${output}.2-of-4.shard`);
+  expect((await code(mergeShards(input, output))).message).toContain("got of 3 and of 4");
+  renameSync(`${output}.2-of-4.shard`, shard(2));
+  await mergeShards(input, output);
+  expect(bytes(output).equals(await once({ dtype: "q4" }))).toBe(true);
+});
+
+test("what cannot be spread or compared says so", async () => {
+  const output = place();
+  const of = (options: QuantizeModelOptions) => code(quantizeModel(input, output, options));
+  expect((await of({ dtype: "q4", shard: "4/3" })).message).toContain("expected I/N with 1 <= I <= N");
+  expect((await of({ dtype: "q4", shard: "0/3" })).message).toContain("shard: expected I/N");
+  expect((await of({ dtype: "fp16", shard: "1/2" })).message).toContain("which one run copies as fast as many");
+  expect((await of({ dtype: "q4", targetSqnr: 20, calibration: batches, shard: "1/2" })).message).toContain("no targetSqnr beside it");
+  expect((await of({ ...SEQUENTIAL["gptq in sequence"], shard: "1/2" })).message).toContain("no sequential beside it");
+  expect((await of({ ...SEQUENTIAL.refit, shard: "1/2" })).message).toContain("where each waits for the one before");
+  expect((await of({ dtype: "q4", algorithm: () => ({}) as never, resume: true })).message).toContain("expected algorithms by name");
+  expect(files(output)).toEqual([]);
+});
+
+test("the version of journals is that of the package", () => {
+  const { version } = JSON.parse(readFileSync(new URL("../../package.json", import.meta.url), "utf8")) as { version: string };
+  expect(LIBRARY_VERSION).toBe(version);
+});
