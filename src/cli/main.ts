@@ -16,6 +16,7 @@ const COMMANDS: Readonly<Record<string, () => Promise<CommandSpec>>> = {
   inspect: async () => (await import("./commands/inspect.ts")).inspectCommand,
   merge: async () => (await import("./commands/merge.ts")).mergeCommand,
   verify: async () => (await import("./commands/verify.ts")).verifyCommand,
+  bench: async () => (await import("./commands/bench.ts")).benchCommand,
   convert: async () => (await import("./commands/convert.ts")).convertCommand,
   formats: async () => (await import("./commands/formats.ts")).formatsCommand,
   "search-bench": async () => (await import("./commands/search-bench.ts")).searchBenchCommand,

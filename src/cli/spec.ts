@@ -16,7 +16,7 @@ export interface OptionSpec {
 export interface CommandSpec {
   readonly name: string;
   readonly summary: string;
-  /** Positional arguments; a name in brackets may be left out. */
+  /** Positional arguments; a name in brackets may be left out, and the last one repeated where it ends in "...". */
   readonly positionals: readonly string[];
   readonly options: Readonly<Record<string, OptionSpec>>;
   /** Text after the options in --help. */
@@ -103,7 +103,8 @@ export function parseCommand(command: CommandSpec, argv: readonly string[]): Par
     const got = positionals.length === 0 ? "nothing" : positionals.join(" ");
     throw usageError(`lowbit ${command.name}: expected ${wanted}, got ${got}. ${help}`);
   }
-  if (positionals.length > command.positionals.length) {
+  const open = command.positionals.at(-1)?.endsWith("...]") ?? false;
+  if (positionals.length > command.positionals.length && !open) {
     const extra = positionals.slice(command.positionals.length).join(" ");
     throw usageError(`lowbit ${command.name}: expected ${wanted}, got also ${extra}. ${help}`);
   }

@@ -116,10 +116,25 @@ export function verifyText(report: VerifyReport): string {
     ...report.notes.map((note) => `note: ${note}`),
     ...report.warnings.map((warning) => `warning: ${warning}`),
     ...report.traps.map(trapText),
+    ...generationText(report.generation),
+    ...Object.entries(report.metrics ?? {}).map(([name, figures]) => `${name}: ${metric(figures.reference)} -> ${metric(figures.model)}`),
     ...(report.matrix === undefined ? [] : ["", matrixText(report.matrix)]),
     verdict(report),
     "",
   ].join("\n");
+}
+
+const metric = (value: number): string => String(Number(value.toPrecision(6)));
+
+/** What decoders wrote, in two lines. */
+function generationText(generation: VerifyReport["generation"]): string[] {
+  if (generation === undefined) return [];
+  const { tokens, prompts, random, agreement, firstDivergence, sameTexts, klMean, klMax } = generation;
+  const parts = firstDivergence === null ? "they never part" : `they first part at token ${firstDivergence + 1}`;
+  return [
+    `generated: ${tokens} tokens after ${prompts} ${random ? "random " : ""}prompts: ${(100 * agreement).toFixed(1)}% the same, ${sameTexts} of ${prompts} texts the same to their end, ${parts}`,
+    `divergence of the next token: ${klMean.toPrecision(3)} nats on average, ${klMax.toPrecision(3)} at most${random ? " (random prompts say little: give --inputs)" : ""}`,
+  ];
 }
 
 function verdict({ ok, outputs, minSqnrDb, matrix }: VerifyReport): string {
@@ -127,6 +142,7 @@ function verdict({ ok, outputs, minSqnrDb, matrix }: VerifyReport): string {
     const failed = matrix.cells.filter((cell) => !cell.ok && !(cell.model === "reference" && cell.state === "refused"));
     return `FAILED: ${[...new Set(failed.map((cell) => `${cell.runtime} ${cell.state === "refused" ? "does not run the model" : "disagrees with node"}`))].join(", ")}`;
   }
+  if (!ok && outputs.every((output) => output.ok && output.noEvidence === null)) return "FAILED: the decoders agree on too few tokens";
   if (!ok && outputs.every((output) => output.ok)) return "FAILED: nothing was proved, no output depends on the random inputs";
   if (!ok && outputs.some((output) => output.noEvidence === "nan")) return "FAILED: the reference itself gives NaN on these inputs";
   if (!ok) return `FAILED: expected every output to reach ${minSqnrDb} dB`;

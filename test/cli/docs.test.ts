@@ -7,6 +7,7 @@ import { describe, expect, test } from "vitest";
 import { convertCommand } from "../../src/cli/commands/convert.ts";
 import { formatsCommand } from "../../src/cli/commands/formats.ts";
 import { inspectCommand } from "../../src/cli/commands/inspect.ts";
+import { benchCommand } from "../../src/cli/commands/bench.ts";
 import { mergeCommand } from "../../src/cli/commands/merge.ts";
 import { quantizeCommand } from "../../src/cli/commands/quantize.ts";
 import { searchBenchCommand } from "../../src/cli/commands/search-bench.ts";
@@ -71,7 +72,7 @@ test("docs/errors.md has every code of LowbitError, and no other", () => {
   for (const [, code, cause, remedy] of rows) expect(Math.min(cause.length, remedy.length), code).toBeGreaterThan(15);
 });
 
-test.each([quantizeCommand, inspectCommand, verifyCommand, formatsCommand, convertCommand, searchBenchCommand, mergeCommand])(
+test.each([quantizeCommand, inspectCommand, verifyCommand, formatsCommand, convertCommand, searchBenchCommand, mergeCommand, benchCommand])(
   "docs/cli.md has the help of lowbit $name as it is",
   (command) => {
     expect(blocks("docs/cli.md", "text").map((block) => block.trimEnd())).toContain(commandHelp(command).trimEnd());

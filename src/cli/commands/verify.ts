@@ -6,6 +6,7 @@ import type { LayerComparison } from "../../onnx/verify/layers.ts";
 import { compareLayers } from "../../onnx/verify/layers.ts";
 import type { VerifyOptions, VerifyReport } from "../../onnx/verify/verify.ts";
 import { checkRuntimes, verifyModels } from "../../onnx/verify/verify.ts";
+import { PRESETS } from "../../onnx/verify/images.ts";
 import { RUNTIME_NAMES } from "../../onnx/verify/table.ts";
 import { readFeeds } from "../inputs.ts";
 import { progressLine } from "../progress.ts";
@@ -49,6 +50,10 @@ export const verifyCommand: CommandSpec = {
       multiple: true,
       help: "data instead of random inputs: .npz, folder, .jsonl, .mjs, or NAME=FILE.npy (repeated)",
     },
+    images: { value: "DIR", help: "images as inputs (needs sharp, or pngjs and jpeg-js), with --preprocess" },
+    preprocess: { value: "NAME", help: `with --images: ${[...PRESETS.keys()].join(", ")}` },
+    generate: { value: "N", help: "decoders: N greedy tokens of both, where they part, and the divergence of their logits" },
+    metric: { value: "FILE", help: "a module of your own: export default async ({ run }) => number, for both models" },
     dims: { value: "NAME=N,...", multiple: true, help: "sizes of symbolic dimensions, by name or as INPUT:AXIS" },
     "min-sqnr": { value: "DB", help: `exit 3 where an output's SQNR is below this (default ${DEFAULT_MIN_SQNR})` },
     "min-agreement": { value: "SHARE", help: "exit 3 where fewer largest elements, labels or neighbours agree, e.g. 0.95" },
@@ -91,7 +96,7 @@ export async function layersOf(a: string, b: string, options: VerifyOptions, sig
 const defined = (options: VerifyOptions): VerifyOptions =>
   Object.fromEntries(Object.entries(options).filter(([, value]) => value !== undefined)) as VerifyOptions;
 
-function dimsOf(args: ParsedArgs): Record<string, number> | undefined {
+export function dimsOf(args: ParsedArgs): Record<string, number> | undefined {
   if (!args.flag("dims")) return undefined;
   const pairs = args.all("dims").flatMap((text) => text.split(","));
   return Object.fromEntries(
@@ -105,7 +110,7 @@ function dimsOf(args: ParsedArgs): Record<string, number> | undefined {
 }
 
 /** One path is a source as calibration takes it; NAME=FILE.npy, any number, are the inputs themselves. */
-function inputsOf(given: readonly string[]): VerifyOptions["inputs"] {
+export function inputsOf(given: readonly string[]): VerifyOptions["inputs"] {
   const [first] = given;
   return given.length === 1 && existsSync(first) ? first : readFeeds(given);
 }
@@ -126,6 +131,10 @@ async function runVerify(args: ParsedArgs, context: Parameters<CommandSpec["run"
     seed: count("seed", 0),
     inputs,
     dims,
+    images: args.text("images"),
+    preprocess: args.text("preprocess"),
+    generate: count("generate", 1),
+    metric: args.text("metric"),
     minSqnrDb: numberOption(args, "min-sqnr", "a number of decibels", () => true),
     minAgreement: numberOption(args, "min-agreement", "a share from 0 to 1", (n) => n >= 0 && n <= 1),
     threads: count("threads", 1),

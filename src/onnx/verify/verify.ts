@@ -13,6 +13,9 @@ import type { FeedTensor, Feeds, InputHint, InputMetadata } from "./feeds.ts";
 import { inputHints } from "./feeds.ts";
 import type { OutputKind } from "./kinds.ts";
 import { kindsByGraph } from "./kinds.ts";
+import { compareGeneration, type DecoderModel, type Generation } from "./generate.ts";
+import { PRESETS, imageFeeds } from "./images.ts";
+import { loadMetric, measureMetric, type Metric, type MetricFigures } from "./metric.ts";
 import type { RuntimeMatrix } from "./matrix.ts";
 import { compareRuntimes } from "./matrix.ts";
 import { CrashError, requirePackage } from "./process.ts";
@@ -33,6 +36,13 @@ export interface VerifyOptions {
    * at most `samples`.
    */
   inputs?: readonly Feeds[] | CalibrationData;
+  /** A folder of images (or one) as inputs, at most `samples` of them (default 4); `preprocess` says how: imagenet, clip, half, unit, raw. */
+  images?: string;
+  preprocess?: string;
+  /** Decoders: let both write this many tokens greedily, and compare. Prompts are the token ids of `inputs`, or random. */
+  generate?: number;
+  /** A metric of one's own: a module's path, or the function. */
+  metric?: string | Metric;
   /** Below this SQNR of any output the models do not agree. Default 10 dB. */
   minSqnrDb?: number;
   /** Below this agreement (0..1) of any output that has one, the models do not agree. Default: none is asked for. */
@@ -67,6 +77,10 @@ export interface VerifyReport {
   readonly warnings: readonly string[];
   /** Known faults of runtimes that the second model is in. */
   readonly traps: readonly RuntimeTrap[];
+  /** What decoders wrote. */
+  readonly generation?: Generation;
+  /** The metric of the options for both models. */
+  readonly metrics?: MetricFigures;
   /** The models in the runtimes asked for. */
   readonly matrix?: RuntimeMatrix;
 }
@@ -183,6 +197,14 @@ export async function verifyModels(a: string | Uint8Array, b: string | Uint8Arra
   if (!Number.isInteger(samples) || samples < 1) throw new RangeError(`samples: expected a positive integer, got ${samples}`);
   if (Array.isArray(options.inputs) && options.inputs.length === 0)
     throw new RangeError("inputs: expected at least one set of feeds, got none");
+  const { generate } = options;
+  if (generate !== undefined && !(Number.isInteger(generate) && generate >= 1))
+    throw new RangeError(`generate: expected a positive number of tokens, got ${generate}`);
+  if (options.images !== undefined && options.inputs !== undefined)
+    throw new TypeError("images, inputs: expected one of them, got both. Leave one out.");
+  if ((options.images === undefined) !== (options.preprocess === undefined))
+    throw new TypeError(`images, preprocess: expected both or none, got one. Presets: ${[...PRESETS.keys()].join(", ")}.`);
+  const metric = typeof options.metric === "string" ? await loadMetric(options.metric) : options.metric;
   checkRuntimes(options.runtimes);
   const runtime = await runtimeEntry("node").start({});
   try {
@@ -190,23 +212,65 @@ export async function verifyModels(a: string | Uint8Array, b: string | Uint8Arra
     const judged = await open(runtime, b, typeof b === "string" ? b : "second model", true, options.threads);
     checkNames(reference.session, judged.session);
     const facts = await readFacts(a);
+    const described = describedInputs(reference.session.inputs, facts.inputs, reference.session.inputNames);
+    const given =
+      options.images !== undefined
+        ? await imageFeeds(options.images, options.preprocess!, described, samples)
+        : options.inputs === undefined
+          ? null
+          : await givenInputs(a, options.inputs, options.samples);
     const { feeds, notes } =
-      options.inputs === undefined
+      given === null
         ? await drawInputs(reference, facts, { samples, seed: options.seed ?? 1, dims: options.dims ?? {} })
-        : { feeds: await givenInputs(a, options.inputs, options.samples), notes: [] };
+        : { feeds: given, notes: [] };
     const all = new Map<string, Sums>();
     for (const feed of feeds) compareRuns(all, reference.session, await run(reference, feed), await run(judged, feed));
-    const report = reportOf(all, facts, options, { feeds, notes, random: options.inputs === undefined });
+    const report = reportOf(all, facts, options, { feeds, notes, random: given === null });
+    const decoded = await decode(reference, judged, facts, described, given, options);
+    const metrics = metric === undefined ? {} : { metrics: await metricsOf(metric, reference, judged) };
     const { traps, warnings } = await beyondTheRun(runtime, a, b, feeds);
-    const found = { ...report, warnings: [...report.warnings, ...warnings], traps };
+    const ok = report.ok && (options.minAgreement === undefined || (decoded.generation?.agreement ?? 1) >= options.minAgreement);
+    const found = { ...report, ok, ...decoded, ...metrics, warnings: [...report.warnings, ...warnings], traps };
     if (options.runtimes === undefined) return found;
     const { threads, onCell } = options;
     const matrix = await compareRuntimes(a, b, { runtimes: runtimeEntries(options.runtimes), feeds, kinds: facts.kinds, threads, onCell });
-    return { ...found, matrix, ok: report.ok && matrix.ok };
+    return { ...found, matrix, ok: ok && matrix.ok };
   } finally {
     await runtime.close();
   }
 }
+
+/** What both write as decoders, where that is asked for. */
+async function decode(
+  reference: Opened,
+  judged: Opened,
+  facts: ModelFacts,
+  inputs: readonly InputMetadata[],
+  given: readonly Feeds[] | null,
+  options: VerifyOptions,
+): Promise<{ generation?: Generation }> {
+  if (options.generate === undefined) return {};
+  const model = (opened: Opened): DecoderModel => ({
+    label: opened.label,
+    inputs,
+    outputNames: opened.session.outputNames,
+    run: (feeds) => run(opened, feeds),
+  });
+  const { hints } = facts;
+  const { samples = 4, seed = 1, generate: tokens } = options;
+  return { generation: await compareGeneration(model(reference), model(judged), { tokens, inputs: given, samples, seed, hints }) };
+}
+
+const metricsOf = (metric: Metric, reference: Opened, judged: Opened): Promise<MetricFigures> => {
+  const model = (opened: Opened, which: "reference" | "model") => ({
+    which,
+    inputNames: opened.session.inputNames,
+    outputNames: opened.session.outputNames,
+    run: async (feeds: Feeds) =>
+      Object.fromEntries([...(await run(opened, feeds))].flatMap(([name, value]) => (value === null ? [] : [[name, value]]))),
+  });
+  return measureMetric(metric, { reference: model(reference, "reference"), model: model(judged, "model") });
+};
 
 async function givenInputs(
   model: string | Uint8Array,
