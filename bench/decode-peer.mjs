@@ -24,9 +24,9 @@ async function load(name) {
 /** A runtime: { reset(), run(ids) -> the likeliest next token (a promise or not), profile? }, made by the function that its import gives. */
 const RUNTIMES = {
   async lowbit() {
-    const [{ loadModel, greedy }, { wasm }] = await Promise.all([import("../dist/esm/runtime.js"), import("../dist/esm/index.js")]);
+    const { loadModel, greedy } = await import("../dist/esm/runtime.js");
     return async () => {
-      const backend = start.threads > 1 ? await wasm({ threads: start.threads }) : "wasm";
+      const backend = start.threads > 1 ? await (await import("../dist/esm/index.js")).wasm({ threads: start.threads }) : "wasm";
       const session = await loadModel(start.onnx, { backend, profile: start.profile === true });
       const decoder = session.decoder({ capacity: start.capacity, ...(start.cache === undefined ? {} : { cache: start.cache }) });
       return {

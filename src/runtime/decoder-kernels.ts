@@ -27,8 +27,8 @@ import { isSlot, type Machine, type Recording } from "./machine/machine.ts";
 import type { Value } from "./value.ts";
 import { integers } from "./value.ts";
 
-/** Tokens of a prompt at once: bounded activations. */
-const CHUNK = 256;
+/** Tokens of a prompt at once: their activations stay in the caches, and are little beside the weights. */
+const CHUNK = 64;
 
 /** What keys and values are kept as. */
 export type CacheKinds = readonly [CacheKind, CacheKind];

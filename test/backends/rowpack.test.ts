@@ -13,6 +13,7 @@ import { chooseDot } from "../../kernels/wasm/products/choose.ts";
 import { indexSwaps } from "../../kernels/wasm/products/rowpack.ts";
 import { quantize, tensor } from "../../src/index.ts";
 import { readByRows, weightSource } from "../../src/backends/source.ts";
+import { wasmWith } from "../../src/backends/wasm/backend.ts";
 import { weightMemory } from "../../src/backends/wasm/product.ts";
 import { packRows } from "../../src/backends/wasm/rows.ts";
 import { seededRandom } from "../../src/quantize/random.ts";
@@ -56,6 +57,7 @@ describe("packing by the kernel of dense rows", () => {
       const { plan, shape } = choice;
       const parts = offsetTerms(source, plan);
       const record = weightRecord({ bits: plan.bits, group: shape.group, ...parts });
+      expect(shape.half).toBe(false);
       const [own, other] = [weightMemory(runtime, shape.bytes), weightMemory(runtime, shape.bytes)];
       const { space } = own;
       const took = packRows(runtime, space, { source, plan, cut: shape, record, parts, address: own.address });
@@ -65,6 +67,39 @@ describe("packing by the kernel of dense rows", () => {
       if (!took) return;
       expect(new Uint8Array(space.buffer, own.address, shape.bytes)).toEqual(new Uint8Array(space.buffer, other.address, shape.bytes));
     });
+
+  it("keeps scales as float16 where they are float16 values: the same products, in fewer bytes", () => {
+    const [rows, k] = [48, 256];
+    const random = seededRandom(3);
+    const halves = [2 ** -14, -0.75, 0, 65504, -(2 ** -14) * 1.5, 1.0009765625];
+    for (const zeroPoint of [false, true])
+      for (const span of [32, 256]) {
+        const of = blocks(4, span, zeroPoint);
+        const count = rows * (k / span);
+        const scales = Float32Array.from({ length: count }, (_, i) => halves[i % halves.length]);
+        const codes = Uint8Array.from({ length: (rows * k) / 2 }, () => 256 * random());
+        const offsets = zeroPoint ? { offsets: Uint8Array.from({ length: rows * Math.ceil(k / span / 2) }, () => 16 * random()) } : {};
+        const packed = { ...quantize(tensor(new Float32Array(rows * k).fill(1), [rows, k]), of), codes, ...offsets };
+        const half = { ...packed, scales: new Uint8Array(scales.buffer) };
+        // one that is no float16, of a row by itself, keeps float32 for all
+        const odd = Float32Array.from(scales, (v, i) => (i >= count - k / span ? 1 + 2 ** -20 : v));
+        const full = { ...packed, scales: new Uint8Array(odd.buffer) };
+        const shapes = [half, full].map((w) => {
+          const choice = chooseDot(weightSource(w), { activationBits: 8, features, shared: false, codebook: "int8" });
+          if (typeof choice === "string") throw new Error(choice);
+          return choice.shape;
+        });
+        expect(shapes.map((shape) => shape.half)).toEqual([true, false]);
+        expect(shapes[0].bytes).toBeLessThan(shapes[1].bytes);
+        const backend = wasmWith(features);
+        for (const m of [1, 3, 40]) {
+          const x = Float32Array.from({ length: m * k }, () => random() - 0.5);
+          const [a, b] = [half, full].map((w) => backend.prepare(w, { activations: "int8" }).run(x, m));
+          for (let r = 0; r < m; r++) expect(a.subarray(r * rows, r * rows + rows - 1)).toEqual(b.subarray(r * rows, r * rows + rows - 1));
+        }
+        backend.dispose();
+      }
+  });
 
   it("orders the fields of a word by bytes", () => {
     for (const bits of [1, 2, 4, 8]) {

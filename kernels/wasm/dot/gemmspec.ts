@@ -26,6 +26,8 @@ export interface GemmSpec {
   /** Values are 2 * operand - shift. */
   readonly doubled: boolean;
   readonly add: boolean;
+  /** Scales are stored as float16. */
+  readonly half?: boolean;
   readonly mr: number;
   /** Row vectors per tile: 4 (all 16 rows) or 2. */
   readonly nv: 2 | 4;
@@ -35,7 +37,7 @@ export interface GemmSpec {
 }
 
 /** Bytes of one (16 rows x group) record of W, and where its parts are. */
-export function weightRecord(spec: Pick<GemmSpec, "bits" | "group" | "zeroPoint" | "add">): {
+export function weightRecord(spec: Pick<GemmSpec, "bits" | "group" | "zeroPoint" | "add" | "half">): {
   readonly codes: number;
   readonly zeroPoint: number;
   readonly add: number;
@@ -43,7 +45,7 @@ export function weightRecord(spec: Pick<GemmSpec, "bits" | "group" | "zeroPoint"
 } {
   const layout = fieldLayout(spec.bits);
   const codes = (spec.group / (4 * layout.quads)) * layout.vectors * 64;
-  const zeroPoint = codes + 64;
+  const zeroPoint = codes + (spec.half === true ? 32 : 64);
   const add = zeroPoint + (spec.zeroPoint ? 64 : 0);
   return { codes, zeroPoint, add, bytes: add + (spec.add ? 64 : 0) };
 }

@@ -19,6 +19,11 @@ function periodsPerTurn({ style, mr }: GemmSpec, periods: number, quads: number)
   return most;
 }
 
+/** A float16 moved to the place of a float32's fields is 2^-112 of its value. */
+const HALF_EXPONENT = 112;
+/** The part of 2^112 that one row of activations takes into its scale; the rest comes at the end, so that neither end of float32 is near. */
+const BEFORE = 84;
+
 export const TILE_PARAMETERS = ["a", "w", "c", "ldc", "groups", "tiles", "aStride", "fresh", "panel", "ahead", "aheadEnd"] as const;
 export type TileParameter = (typeof TILE_PARAMETERS)[number];
 
@@ -61,10 +66,11 @@ class TileWriter {
   readonly #flushEvery: number;
 
   readonly #given: Record<TileParameter, Local>;
-  /** Running pointers: activations and weights of a group; within it, activations of a turn. Zero points are half as wide as scales, so they have their own. */
+  /** Running pointers: activations and weights of a group; within it, activations of a turn. Zero points and float16 scales are half as wide as other terms, so they have their own. */
   readonly #a: Local;
   readonly #w: Local;
   readonly #z: Local;
+  readonly #narrow: boolean;
   readonly #aAt: Local;
   readonly #panel: Local | null;
   readonly #groups: Local;
@@ -114,7 +120,8 @@ class TileWriter {
     this.#rolled = this.#perTurn < steps;
     this.#given = Object.fromEntries(TILE_PARAMETERS.map((name, i) => [name, f.param(i)])) as Record<TileParameter, Local>;
     [this.#a, this.#w, this.#groups, this.#half] = f.locals("i32", 4);
-    this.#z = spec.zeroPoint ? f.local("i32") : this.#w;
+    this.#narrow = spec.zeroPoint || (spec.half === true && mr > 1);
+    this.#z = this.#narrow ? f.local("i32") : this.#w;
     this.#panel = spec.panel ? f.local("i32") : null;
     [this.#aAt, this.#end] = this.#rolled ? f.locals("i32", 2) : [this.#a, this.#a];
     this.#rows = [this.#given.c, ...f.locals("i32", mr - 1)];
@@ -173,25 +180,42 @@ class TileWriter {
     f.set(this.#a, a);
     f.set(this.#w, f.op("i32.add", w, this.#half));
     f.set(this.#groups, groups);
-    if (this.#spec.zeroPoint) f.set(this.#z, f.op("i32.add", w, f.op("i32.shr_u", this.#half, f.i32(1))));
+    if (this.#narrow) f.set(this.#z, f.op("i32.add", w, f.op("i32.shr_u", this.#half, f.i32(1))));
     if (this.#panel !== null) {
       f.set(this.#panel, f.op("i32.add", panel, f.op("i32.mul", this.#half, f.i32(this.#vectors))));
       lookAhead(f, ahead, aheadEnd);
     }
     for (const sum of this.#sums) f.set(sum, f.constant32(0));
     f.doWhile(() => this.#group(), f.op("i32.gt_s", this.#groups, f.i32(0)));
-    this.#sums.forEach((sum, j) => f.store("v128.store", c, 16 * j, sum));
+    const { half } = this.#spec;
+    this.#sums.forEach((sum, j) =>
+      f.store("v128.store", c, 16 * j, half === true ? f.op("f32x4.mul", sum, f.constantF32(2 ** (HALF_EXPONENT - BEFORE))) : sum),
+    );
+  }
+
+  /** Four float16 moved into float32: 2^-112 of what they are. */
+  #moved(address: Local, offset: number): Emit {
+    const f = this.#f;
+    return f.op("v128.and", f.op("i32x4.shl", f.load("v128.load16x4_s", address, offset), f.i32(13)), f.constant32(0x8fffe000 | 0));
   }
 
   #group(): void {
     const f = this.#f;
-    const { mr, nv, zeroPoint, add } = this.#spec;
+    const { mr, nv, add, half } = this.#spec;
     const record = this.#record;
     for (let j = 0; j < nv; j++) this.#begin(j);
     this.#periods();
-    this.#scales?.forEach((scale, j) => f.set(scale, f.load("v128.load", this.#w, this.#codesEnd + 16 * j)));
+    this.#scales?.forEach((scale, j) =>
+      f.set(
+        scale,
+        half === true
+          ? f.op("f32x4.mul", this.#moved(this.#z, record.codes + 8 * j), f.constantF32(2 ** HALF_EXPONENT))
+          : f.load("v128.load", this.#w, this.#codesEnd + 16 * j),
+      ),
+    );
     for (let r = 0; r < mr; r++) {
       f.set(this.#splats[0], f.load("v128.load32_splat", this.#a, 4 * r));
+      if (half === true && this.#single) f.set(this.#splats[0], f.op("f32x4.mul", this.#splats[0], f.constantF32(2 ** BEFORE)));
       this.#corrections?.forEach((own, plane) => f.set(own, f.load("v128.load32_splat", this.#a, 4 * mr * (1 + plane) + 4 * r)));
       if (add) f.set(this.#splats[1], f.load("v128.load32_splat", this.#a, 12 * mr + 4 * r));
       this.#finishing = true;
@@ -200,7 +224,7 @@ class TileWriter {
     }
     f.bump(this.#a, this.#activation.bytes);
     f.bump(this.#w, record.bytes - (record.codes - this.#codesEnd));
-    if (zeroPoint) f.bump(this.#z, record.bytes);
+    if (this.#narrow) f.bump(this.#z, record.bytes);
     if (this.#panel !== null && !this.#rolled) f.bump(this.#panel, panelBytes(this.#spec));
     f.set(this.#groups, f.op("i32.sub", this.#groups, f.i32(1)));
   }
@@ -395,9 +419,13 @@ class TileWriter {
   /** The float32 sum of a group for row r and row vector j. */
   #finish(r: number, j: number): void {
     const f = this.#f;
-    const { relaxed, add } = this.#spec;
+    const { relaxed, add, half } = this.#spec;
     // the product of the two scales does not wait for the inner product
-    const ownScale = (): Emit | Local => (this.#scales === null ? f.load("v128.load", this.#w, this.#codesEnd + 16 * j) : this.#scales[j]);
+    const ownScale = (): Emit | Local => {
+      if (this.#scales !== null) return this.#scales[j];
+      // one row has all row vectors: w is where the record is
+      return half === true ? this.#moved(this.#w, this.#codesEnd + 8 * j) : f.load("v128.load", this.#w, this.#codesEnd + 16 * j);
+    };
     const converted = this.#total(r, j);
     const scale = f.op("f32x4.mul", this.#splats[0], ownScale());
     const before = this.#single ? f.get(this.#sums[j]) : f.load("v128.load", this.#rows[r], 16 * j);

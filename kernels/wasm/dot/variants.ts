@@ -43,6 +43,10 @@ function* gemmVariants(): Iterable<KernelVariant> {
             });
             yield variant(spec, `w${bits}b32${offset === "none" ? "" : offset}`);
             if (mr > 1) yield variant({ ...spec, panel: true }, `w${bits}b32${offset === "none" ? "" : offset}`);
+            if (bits === 4 && (offset === "none" || offset === "zeroPoint")) {
+              yield variant({ ...spec, half: true }, `w4b32${offset === "none" ? "" : offset}half`);
+              yield variant({ ...spec, half: true, group: 256 }, `w4b256${offset === "none" ? "" : offset}half`);
+            }
             // a long group takes turns of a loop
             if (offset === "none") yield variant({ ...spec, group: 256 }, `w${bits}b256`);
             if (bits === 4 && offset !== "doubled") {

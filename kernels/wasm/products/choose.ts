@@ -6,6 +6,7 @@ import type { WasmFeatures } from "../engine/features.ts";
 import { fieldLayout } from "./fields.ts";
 import { zipsPlanes, type DotStyle, type GemmSpec } from "../dot/gemmspec.ts";
 import { packedShape, type PackedShape } from "../dot/pack.ts";
+import { rowBits } from "./rowpack.ts";
 import { tileRows } from "./tiles.ts";
 import { latticePlan, tableError, tablePlan, type DotPlan } from "../../plan.ts";
 
@@ -73,7 +74,7 @@ export function chooseDot(source: WeightSource, options: DotOptions): DotChoice 
   if (lattice === null && options.codebook === "exact") return 'values on no even grid, to be kept exact: codebook "exact"';
   let plan = lattice ?? tablePlan(values, options.codebook === "int8" ? 1 : 2)!;
   if (options.features.dot === "i7" && options.activationBits === 8 && source.role !== "zeroPoint") plan = nibblePlanes(plan) ?? plan;
-  const shape = packedShape(source, plan);
+  const shape = packedShape(source, plan, rowBits(source, plan) !== null);
   const parts = offsetTerms(source, plan);
   const chosen = style(plan, options);
   const tile = (mr: number, panel: boolean): GemmSpec => ({
@@ -86,6 +87,7 @@ export function chooseDot(source: WeightSource, options: DotOptions): DotChoice 
     group: shape.group,
     doubled: plan.doubled,
     ...parts,
+    ...(shape.half ? { half: true } : {}),
     mr,
     nv: mr === 1 ? 4 : 2,
     panel: panel && mr > 1,

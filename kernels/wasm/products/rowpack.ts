@@ -1,11 +1,36 @@
 // Moves rows of dense codes, scales and zero points into the records of products: the same bytes as FieldWriter and termWriter (pack.ts) at the speed of memory, for fields of 1, 2, 4 or 8
 // bits that are codes with some bits turned over. An item is a block of 16 rows.
+import type { WeightSource } from "../../weight.ts";
 import { ModuleBuilder, type Emit, type FunctionBuilder, type Local } from "../engine/asm.ts";
 import { family } from "../engine/family.ts";
 import { writeWork } from "../engine/items.ts";
 
+type RowBits = 1 | 2 | 4 | 8;
+
+/** What codes of a matrix are turned over by to be the fields of a plan, where the kernel takes them: dense codes that are fields but for that, groups without padding; else null. */
+export function rowBits(
+  source: WeightSource,
+  { bits, remap }: { readonly bits: number; readonly remap: ArrayLike<number> | null },
+): { readonly bits: RowBits; readonly flip: number } | null {
+  if (source.dense === undefined || bits !== source.bits || (bits !== 1 && bits !== 2 && bits !== 4 && bits !== 8)) return null;
+  const flip = remap === null ? 0 : remap[0];
+  if (remap !== null) for (let code = 0; code < 2 ** bits; code++) if (remap[code] !== (code ^ flip)) return null;
+  return { bits, flip };
+}
+
+/** Groups for a block of scales; 0 where blocks are no whole groups, or groups are padded. */
+export function groupsPerBlock(
+  { k, span: block }: Pick<WeightSource, "k" | "span">,
+  { span, group, groups }: { readonly span: number; readonly group: number; readonly groups: number },
+): number {
+  const per = Math.ceil(k / block) === 1 ? groups : block / span;
+  return span === group && Number.isInteger(per) ? per : 0;
+}
+
 export interface RowPackSpec {
-  readonly bits: 1 | 2 | 4 | 8;
+  readonly bits: RowBits;
+  /** Scales become float16, which they are: see `scalesFitHalf`. */
+  readonly half: boolean;
   /** Elements of a record, a multiple of 32 / bits. */
   readonly group: number;
   /** Bytes of a record; its scales follow the codes; where its zero points are, 0 without. */
@@ -45,6 +70,15 @@ function swapFields(f: FunctionBuilder, bits: number, [low, high]: readonly [num
   for (let i = 0; i < 32 / bits; i++) if ((i >> low) & 1 && !((i >> high) & 1)) mask |= (2 ** bits - 1) << (i * bits);
   f.set(t, f.op("v128.and", f.op("v128.xor", f.op("i32x4.shr_u", v, f.i32(distance)), v), f.constant32(mask)));
   f.set(v, f.op("v128.xor", v, f.op("v128.xor", t, f.op("i32x4.shl", t, f.i32(distance)))));
+}
+
+/** Four float32 that are float16 values: the exponent's bias moves from 127 to 15; zeros would fall below. */
+function storeHalf(f: FunctionBuilder, at: Local, offset: number, v: Local, t: Local): void {
+  const magnitude = f.op("i32x4.sub", f.op("v128.and", v, f.constant32(0x7fffffff)), f.constant32(112 << 23));
+  f.set(t, f.op("i32x4.shr_u", f.op("i32x4.max_s", magnitude, f.constant32(0)), f.i32(13)));
+  f.set(t, f.op("v128.or", t, f.op("v128.and", f.op("i32x4.shr_u", v, f.i32(16)), f.constant32(0x8000))));
+  f.set(t, f.op("i16x8.narrow_i32x4_u", t, t));
+  f.run(f.loadLane("v128.store64_lane", at, offset, 0, t));
 }
 
 export function rowPackModule(spec: RowPackSpec): Uint8Array<ArrayBuffer> {
@@ -96,7 +130,8 @@ export function rowPackModule(spec: RowPackSpec): Uint8Array<ArrayBuffer> {
         );
         for (let j = 0; j < 4; j++) {
           gather(scales, j, term);
-          f.store("v128.store", out, 16 * j, v);
+          if (spec.half) storeHalf(f, out, 8 * j, v, t);
+          else f.store("v128.store", out, 16 * j, v);
           if (zeroPoint === 0) continue;
           gather(zeros, j, term);
           const integers = f.op(

@@ -4,11 +4,13 @@ import { rowPack, rowPackModule } from "./rowpack.ts";
 
 function* rowPackVariants(): Iterable<KernelVariant> {
   for (const bits of [1, 2, 4, 8] as const)
-    for (const zeroPoint of [false, true]) {
-      const codes = 2 * bits * 32;
-      const spec = { bits, group: 32, bytes: codes + (zeroPoint ? 128 : 64), zeroPoint: zeroPoint ? codes + 64 : 0, shared: false };
-      yield { name: `w${bits}b32${zeroPoint ? "zeroPoint" : ""}_row_pack__wasmsimd`, relaxed: false, build: () => rowPackModule(spec) };
-    }
+    for (const zeroPoint of [false, true])
+      for (const half of [false, true]) {
+        const terms = 2 * bits * 32 + (half ? 32 : 64);
+        const spec = { bits, half, group: 32, bytes: terms + (zeroPoint ? 64 : 0), zeroPoint: zeroPoint ? terms : 0, shared: false };
+        const name = `w${bits}b32${zeroPoint ? "zeroPoint" : ""}_row_pack${half ? "_half" : ""}__wasmsimd`;
+        yield { name, relaxed: false, build: () => rowPackModule(spec) };
+      }
 }
 
 export const productKernels: readonly KernelFamily[] = [

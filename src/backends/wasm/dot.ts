@@ -97,7 +97,7 @@ export function dotProduct(
     },
     pack() {
       const parts = offsetTerms(source, plan);
-      const record = weightRecord({ bits: plan.bits, group: shape.group, ...parts });
+      const record = weightRecord({ bits: plan.bits, group: shape.group, half: shape.half, ...parts });
       if (packRows(runtime, space, { source, plan, cut: shape, record, parts, address })) return;
       packWeight(source, plan, shape, space.buffer, address);
     },

@@ -5,7 +5,7 @@ import type { WeightSource } from "../../../kernels/weight.ts";
 import type { Space } from "../../../kernels/wasm/engine/engine.ts";
 import { kernel } from "../../../kernels/wasm/engine/family.ts";
 import type { Runtime } from "../../../kernels/wasm/engine/runtime.ts";
-import { ROW_PACK_ARGUMENTS, rowPack, type RowPackSpec } from "../../../kernels/wasm/products/rowpack.ts";
+import { groupsPerBlock, ROW_PACK_ARGUMENTS, rowBits, rowPack, type RowPackSpec } from "../../../kernels/wasm/products/rowpack.ts";
 
 /** What a family's packer knows of the matrix and its records. */
 export interface RowPacking {
@@ -17,7 +17,7 @@ export interface RowPacking {
     readonly shift: number;
     readonly bias: number;
   };
-  readonly cut: { readonly span: number; readonly group: number; readonly groups: number };
+  readonly cut: { readonly span: number; readonly group: number; readonly groups: number; readonly half?: boolean };
   readonly record: { readonly codes: number; readonly zeroPoint: number; readonly add: number; readonly bytes: number };
   readonly parts: { readonly zeroPoint: boolean; readonly add: boolean };
   readonly address: number;
@@ -29,15 +29,14 @@ const CHUNK = 2 ** 18;
 /** Writes the packed matrix; false where the kernel does not take it. Rows beyond the last are left as they are. */
 export function packRows(runtime: Runtime, space: Space, { source, plan, cut, record, parts, address }: RowPacking): boolean {
   const { dense, rows, k } = source;
-  const { bits, remap } = plan;
-  const { span, group, groups } = cut;
-  if (dense === undefined || bits !== source.bits || (bits !== 1 && bits !== 2 && bits !== 4 && bits !== 8) || span !== group) return false;
-  const flip = remap === null ? 0 : remap[0];
-  if (remap !== null) for (let code = 0; code < 2 ** bits; code++) if (remap[code] !== (code ^ flip)) return false;
+  const { group, groups } = cut;
+  const fields = rowBits(source, plan);
+  const perBlock = groupsPerBlock(source, cut);
+  if (dense === undefined || fields === null || perBlock === 0) return false;
+  const { bits, flip } = fields;
   const blocks = Math.ceil(k / source.span);
-  const perBlock = blocks === 1 ? groups : source.span / span;
-  if (!Number.isInteger(perBlock)) return false;
-  const spec: RowPackSpec = { bits, group, bytes: record.bytes, zeroPoint: parts.zeroPoint ? record.zeroPoint : 0, shared: runtime.shared };
+  const zeroPoint = parts.zeroPoint ? record.zeroPoint : 0;
+  const spec: RowPackSpec = { bits, half: cut.half === true, group, bytes: record.bytes, zeroPoint, shared: runtime.shared };
   const built = kernel(rowPack, spec);
   const stride = (groups * group * bits) / 8;
   const most = 16 * Math.max(1, Math.min(Math.ceil(rows / 16), Math.floor(CHUNK / (16 * stride))));
