@@ -1,5 +1,5 @@
 // npm run bench -- gemv|gemm|fwht|codec|lut|bitplane|cold|load|ops|nodes|search|webgpu|decode [--json] [--seconds S] [--quick]: best and median of interleaved rounds, ratios to roofs and peers of the same process.
-// npm run bench -- accuracy-gptq|accuracy-ocr|accuracy-static|gguf-llama [case ...]: quantized models on data that calibration never saw, beside their bounds; onnx-1gib: time, memory.
+// npm run bench -- accuracy-gptq|accuracy-ocr|accuracy-static|gguf-llama|cache-perplexity [case ...]: quantized models on data that calibration never saw, beside their bounds; onnx-1gib: time, memory.
 // --quick leaves the slowest peers out. Use Node 24 for the figures of relaxed SIMD: `npx -p node@24 npm run bench -- gemv`.
 import { parseArgs } from "node:util";
 import { machine } from "./measure.ts";
@@ -8,6 +8,7 @@ const reports: Record<string, (args: string[]) => Promise<void>> = {
   "accuracy-ocr": async () => (await import("./accuracy-ocr.ts")).accuracyOcr(),
   "accuracy-static": async (args) => (await import("./accuracy-static.ts")).accuracyStatic(args),
   "onnx-1gib": async (args) => (await import("./onnx-1gib.ts")).onnxGib(args),
+  "cache-perplexity": async (args) => (await import("./cache-perplexity.ts")).cachePerplexity(args),
   "gguf-llama": async (args) => (await import("./gguf-llama.ts")).ggufLlama(args),
   "accuracy-gptq": async (args) => (await import("./accuracy-gptq.ts")).accuracyGptq(args),
 };
