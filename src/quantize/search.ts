@@ -47,11 +47,11 @@ function nearest(format: NumberFormat): (t: number) => number {
   };
 }
 
-/** Error of a list of values under one scale and zero point. */
+/** Error of a list of values under one scale and zero point; not to its end once it is `enough` to be worse. */
 function errorOf(
   grid: BlockGrid,
   norm: number,
-): (x: Float64Array, n: number, weights: Float64Array | null, s: number, z: number) => number {
+): (x: Float64Array, n: number, weights: Float64Array | null, s: number, z: number, enough: number) => number {
   const { qmin, qmax, integer } = grid;
   const MAGIC = 6755399441055744;
   const round = nearest(grid.element);
@@ -60,9 +60,9 @@ function errorOf(
     const c = t > qmax - z ? qmax - z : t < qmin - z ? qmin - z : t;
     return c + MAGIC - MAGIC;
   };
-  return (x, n, weights, s, z) => {
+  return (x, n, weights, s, z, enough) => {
     let sum = 0;
-    for (let i = 0; i < n; i++) {
+    for (let i = 0; i < n && sum < enough; i++) {
       const t = x[i] / s;
       const d = Math.abs(x[i] - (integer ? whole(t, z) : round(t) - z) * s);
       const e = norm === 2 ? d * d : d ** norm;
@@ -88,6 +88,18 @@ export function searchScales(
   runSteps(searchSteps(grid, weights, from, width, search, columnWeights));
 }
 
+/** Scales of so few bits are tried code by code. */
+const COARSE_BITS = 8;
+
+/** Codes of positive finite values, ascending. */
+function positiveCodes(format: NumberFormat): number[] {
+  const codes = Array.from({ length: 2 ** format.bits }, (_, code) => code).filter((code) => {
+    const value = format.decode(code);
+    return value > 0 && value < Infinity;
+  });
+  return codes.sort((a, b) => format.decode(a) - format.decode(b));
+}
+
 /** Cells between two pauses. */
 const PAUSE = 4096;
 
@@ -108,6 +120,7 @@ export function* searchSteps(
   const hasZero = block.offset?.role === "zeroPoint";
   const affine = affineRule({ element, rangeRule: "minmax", zeroPoint: true, steps: "exact" });
   const error = errorOf(grid, norm);
+  const ladder = inner.bits <= COARSE_BITS && !hasZero ? positiveCodes(inner) : null;
   const room = Math.min(cells.rows, rows) * Math.min(cells.k, width);
   const x = new Float64Array(room);
   const w = columnWeights ? new Float64Array(room) : null;
@@ -135,19 +148,28 @@ export function* searchSteps(
       const start = grid.stored[cell];
       let bestCode = grid.scaleCodes![cell];
       let bestZero = grid.zero[cell];
-      let best = error(x, n, w, start, bestZero);
+      let best = error(x, n, w, start, bestZero, Infinity);
       const before = bestCode;
       const seen = new Set<number>();
-      const tryScale = (real: number, zero: number) => {
-        const code = grid.codeOf(cell, real);
+      const tryCode = (code: number, zero: number) => {
         const key = hasZero ? code * 65536 + zero : code;
         if (seen.has(key)) return;
         seen.add(key);
         const s = grid.scaleOf(cell, code);
         if (!(Math.abs(s) > 0 && Math.abs(s) < Infinity)) return;
-        const e = error(x, n, w, s, zero);
+        const e = error(x, n, w, s, zero, best);
         if (e < best) [best, bestCode, bestZero] = [e, code, zero];
       };
+      const tryScale = (real: number, zero: number) => tryCode(grid.codeOf(cell, real), zero);
+      if (ladder !== null && grid.mean[cell] === 0) {
+        // Every code in reach, downwards first, then upwards.
+        const at = ladder.indexOf(before);
+        const [least, most] = [start * (1 - maxShrink), start * maxGrow];
+        for (let i = at; at >= 0 && i >= 0 && grid.scaleOf(cell, ladder[i]) >= least; i--) tryCode(ladder[i], 0);
+        for (let i = at; at >= 0 && i < ladder.length && grid.scaleOf(cell, ladder[i]) <= most; i++) tryCode(ladder[i], 0);
+        if (bestCode !== before) grid.setScaleCode(cell, bestCode);
+        continue;
+      }
       for (let i = 0; i <= steps; i++) {
         const p = 1 - (maxShrink * i) / steps;
         if (hasZero) {
@@ -156,8 +178,8 @@ export function* searchSteps(
         } else tryScale(start * p, 0);
       }
       // A coarse scale format may have rounded down: its codes above are tried as well. Fine formats gain nothing above 1.
-      if (inner.bits <= 8 && !hasZero) for (let p = 1; p <= maxGrow; p *= 1.03125) tryScale(start * p, 0);
-      if (inner.bits <= 8 && !hasZero) tryScale(start * maxGrow, 0);
+      if (inner.bits <= COARSE_BITS && !hasZero) for (let p = 1; p <= maxGrow; p *= 1.03125) tryScale(start * p, 0);
+      if (inner.bits <= COARSE_BITS && !hasZero) tryScale(start * maxGrow, 0);
       if (bestCode !== before || bestZero !== grid.zero[cell]) {
         if (hasZero) grid.setZero(cell, bestZero);
         grid.setScaleCode(cell, bestCode);
