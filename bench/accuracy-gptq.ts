@@ -1,7 +1,10 @@
-// Weights of kjv-llama in every way: files written by quantizeModel, run by onnxruntime-node, perplexity of text that neither calibration nor any choice saw, beside the
-// bounds that the project sets. Calibration: 128 windows of 256 tokens; one batch in eight is held out, where quantizeModel chooses what a row leaves open.
-// --choose compares the forms of a row (`other`) on further training text instead, 64 windows: so options are to be chosen, never by the figures.
-// Run: npm run bench -- accuracy-gptq [case ...] [--choose], one to two minutes of processor time a row. The model lies beside the project (test/helpers/shared.ts).
+// Weights of kjv-llama in every way: files written by quantizeModel, run by onnxruntime-node, perplexity of text that
+// neither calibration nor any choice saw, beside the bounds that the project sets. Calibration: 128 windows of 256
+// tokens; one batch in eight is held out, where quantizeModel chooses what a row leaves open. --choose compares the
+// forms of a row (`other`) on further training text instead, 64 windows: so options are to be chosen, never by the
+// figures.
+// Run: npm run bench -- accuracy-gptq [case ...] [--choose], one to two minutes of processor time a row. The model lies
+// beside the project (test/helpers/shared.ts).
 import { mkdtempSync, rmSync } from "node:fs";
 import { cpus, loadavg, tmpdir } from "node:os";
 import { join } from "node:path";

@@ -1,5 +1,6 @@
-// kjv-llama for the accuracy benches: where it lies, calibration windows as feeds, and text that calibration never sees. `heldOut` is for choosing options: training
-// text behind the calibration windows; `evaluation` is for figures only.
+// kjv-llama for the accuracy benches: where it lies, calibration windows as feeds, and text that calibration never
+// sees. `heldOut` is for choosing options: training text behind the calibration windows; `evaluation` is for figures
+// only.
 import { readFileSync } from "node:fs";
 import type { Feeds } from "../src/onnx/index.ts";
 import { modelPath } from "../test/helpers/shared.ts";

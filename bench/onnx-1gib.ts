@@ -1,7 +1,8 @@
-// Quantizes 1 GiB of weights (64 MatMul of 2048 x 2048 float32) to q4 in a process of its own and prints wall time, time inside quantizeModel
-// and peak memory. The model is generated on disk, streaming; a second one keeps its weights as external data. --gptq N quantizes the first N layers by GPTQ
-// on 1024 vectors, and says what the whole would take.   npm run bench -- onnx-1gib [folder] [--runs 3] [--gptq N]
-// For comparison (2 cores AMD EPYC, onnxruntime 1.21 to 1.23 in Python): 2.3 to 3.3 s in the call, 6.3 to 7.5 s with imports, 2354 MB.
+// Quantizes 1 GiB of weights (64 MatMul of 2048 x 2048 float32) to q4 in a process of its own and prints wall time,
+// time inside quantizeModel and peak memory. The model is generated on disk, streaming; a second one keeps its weights
+// as external data. --gptq N quantizes the first N layers by GPTQ on 1024 vectors, and says what the whole would take.
+// npm run bench -- onnx-1gib [folder] [--runs 3] [--gptq N] For comparison (2 cores AMD EPYC, onnxruntime 1.21 to 1.23
+// in Python): 2.3 to 3.3 s in the call, 6.3 to 7.5 s with imports, 2354 MB.
 import { spawnSync } from "node:child_process";
 import { closeSync, existsSync, mkdirSync, openSync, rmSync, statSync, writeFileSync, writeSync } from "node:fs";
 import { cpus, loadavg, tmpdir } from "node:os";

@@ -5,7 +5,7 @@ import { parseArgs } from "node:util";
 import { machine } from "./measure.ts";
 
 const reports: Record<string, (args: string[]) => Promise<void>> = {
-  "accuracy-ocr": async () => (await import("./accuracy-ocr.ts")).accuracyOcr(),
+  "accuracy-ocr": async (args) => (await import("./accuracy-ocr.ts")).accuracyOcr(args),
   "accuracy-static": async (args) => (await import("./accuracy-static.ts")).accuracyStatic(args),
   "onnx-1gib": async (args) => (await import("./onnx-1gib.ts")).onnxGib(args),
   "cache-perplexity": async (args) => (await import("./cache-perplexity.ts")).cachePerplexity(args),

@@ -1,5 +1,5 @@
-// Quantizers by name on the layers of a model: an algorithm is a name with options, or a function, and becomes a weight quantizer for each layer
-// from the statistics of its inputs. The order of work is in decide.ts.
+// Quantizers by name on the layers of a model: an algorithm is a name with options, or a function, and becomes a weight
+// quantizer for each layer from the statistics of its inputs. The order of work is in decide.ts.
 import { LowbitError } from "../../formats/core/errors.ts";
 import type { Format, PackedTensor } from "../../formats/core/types.ts";
 import { adaround, type AdaRoundOptions } from "../quantize/adaround.ts";
@@ -155,8 +155,9 @@ function search(
 }
 
 /**
- * GPTQ with what is open (damping, order, scales, block, then polish) chosen on held-out data, one after the other. The weight is then quantized with these
- * options from all of the data; what the choice left on the data held out goes into the recipe.
+ * GPTQ with what is open (damping, order, scales, block, then polish) chosen on held-out data, one after the other. The
+ * weight is then quantized with these options from all of the data; what the choice left on the data held out goes into
+ * the recipe.
  */
 function gptqFamily(
   name: "gptq" | "mrgptq",
@@ -181,10 +182,15 @@ function gptqFamily(
   };
 }
 
-/** Pulls of the refitted weight to the weight as it was, tried on held-out data; with the last it stays nearly there. */
+/**
+ * Pulls of the refitted weight to the weight as it was, tried on held-out data; with the last it stays nearly there.
+ */
 const RIDGES: readonly number[] = [0.05, 0.01, 0.2, 1, 10];
 
-/** Refit, then GPTQ: the ridge and what is open in GPTQ are chosen by the output error on held-out inputs of both models. */
+/**
+ * Refit, then GPTQ: the ridge and what is open in GPTQ are chosen by the output error on held-out inputs of both
+ * models.
+ */
 function refitFamily(input: AlgorithmInput, { ridge, ...options }: AlgorithmOptions, shared: AlgebraOptions): WeightQuantizer {
   const { name, heldOutDrift } = input;
   const drift = input.drift!;

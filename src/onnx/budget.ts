@@ -1,5 +1,5 @@
-// Formats per layer within a budget of stored bits per weight. The planner adds up losses of layers; how much a layer's loss matters for the model
-// is measured by running it. Node only (onnxruntime-node runs the models).
+// Formats per layer within a budget of stored bits per weight. The planner adds up losses of layers; how much a layer's
+// loss matters for the model is measured by running it. Node only (onnxruntime-node runs the models).
 import type { Format } from "../../formats/core/types.ts";
 import { format as formatNamed } from "../../formats/registry.ts";
 import { LowbitError } from "../../formats/core/errors.ts";
@@ -30,8 +30,10 @@ export interface ImportanceOptions extends RunOptions {
   readonly quantizer?: LayerQuantizer;
   /** Output that is compared; default: the first. */
   readonly output?: string;
-  /** `kl`: divergence of the distributions that the output gives by softmax over its last axis; `noise`: noise over signal. Default: kl where the output
-   * is called logits, else noise. */
+  /**
+   * `kl`: divergence of the distributions that the output gives by softmax over its last axis; `noise`: noise over
+   * signal. Default: kl where the output is called logits, else noise.
+   */
   readonly measure?: "kl" | "noise";
 }
 
@@ -67,10 +69,12 @@ const bitsOf = (format: Format, { weight }: PlanLayer): number => {
 };
 
 /**
- * How much a unit of each layer's relative loss costs at the output of the model: every layer is quantized alone, in the smallest candidate, and the
- * model run. One run for each layer and one of the float model. The factors go into `plan` as `importance`; only their ratios count.
+ * How much a unit of each layer's relative loss costs at the output of the model: every layer is quantized alone, in
+ * the smallest candidate, and the model run. One run for each layer and one of the float model. The factors go into
+ * `plan` as `importance`; only their ratios count.
  * @throws LowbitError E_RUNTIME, E_ONNX, E_ABORTED; TypeError without feeds or candidates
- * @example const importance = await measureImportance(readModel("model.onnx"), feeds, { candidates: ["int2_b32", "int4_b32"] });
+ * @example
+ * const importance = await measureImportance(readModel("model.onnx"), feeds, { candidates: ["int2_b32", "int4_b32"] });
  */
 export async function measureImportance(
   model: OnnxModel,
@@ -177,7 +181,10 @@ export interface BudgetReport {
   readonly notes: readonly string[];
 }
 
-/** Formats to choose from, from narrow to wide: zero points and float16 scales, which the target `stored` holds at that width. */
+/**
+ * Formats to choose from, from narrow to wide: zero points and float16 scales, which the target `stored` holds at that
+ * width.
+ */
 export const BUDGET_CANDIDATES: readonly string[] = [
   "uint2_b64_float16_zp",
   "uint2_b32_float16_zp",
@@ -207,9 +214,11 @@ function ruleOf(layer: ModelLayer | undefined, name: string, format: Format): Si
 }
 
 /**
- * Chooses a format for each layer so that all together stay within the budget and the sum of losses, weighted by importance, is least.
+ * Chooses a format for each layer so that all together stay within the budget and the sum of losses, weighted by
+ * importance, is least.
  * @param feeds calibration inputs, on which importances are measured
- * @throws LowbitError E_CALIBRATION for a budget below the smallest candidate (with what that needs); as `measureImportance`
+ * @throws LowbitError E_CALIBRATION for a budget below the smallest candidate (with what that needs); as
+ * `measureImportance`
  * @example const { rules } = await planBudget(readModel("model.onnx"), feeds, { bitsPerWeight: 3.5 });
  */
 export async function planBudget(model: OnnxModel, feeds: readonly Feeds[], options: BudgetOptions): Promise<BudgetReport> {

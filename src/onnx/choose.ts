@@ -1,5 +1,5 @@
-// What happens to each layer: by dtype or format, by rules, by names and operators. Nothing is written here, and weights
-// are read for their signs only.
+// What happens to each layer: by dtype or format, by rules, by names and operators. Nothing is written here, and
+// weights are read for their signs only.
 import { LowbitError } from "../../formats/core/errors.ts";
 import type { Format, FormatDefinition } from "../../formats/core/types.ts";
 import { defineFormat } from "../../formats/define/index.ts";

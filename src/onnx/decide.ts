@@ -1,6 +1,6 @@
-// decideWeights: the packed weight of every chosen layer of a model, by any algorithm, from calibration data. Nothing in the model changes. One-shot: all
-// layers see the inputs of the float model. Sequential: front to back, each layer sees the inputs of the model quantized so far; layers that share
-// an input go together.
+// decideWeights: the packed weight of every chosen layer of a model, by any algorithm, from calibration data. Nothing
+// in the model changes. One-shot: all layers see the inputs of the float model. Sequential: front to back, each layer
+// sees the inputs of the model quantized so far; layers that share an input go together.
 import { clone } from "@bufbuild/protobuf";
 import { LowbitError } from "../../formats/core/errors.ts";
 import type { Format, PackedTensor, ScaleLevel } from "../../formats/core/types.ts";
@@ -55,7 +55,10 @@ export interface DecideOptions extends CollectOptions {
   readonly sequential?: boolean;
   /** Sequential: shift biases so that means of outputs stay; default true. Outputs say by how much. */
   readonly biasCorrection?: boolean;
-  /** Bases that the target can undo (`recipe.rotation`, `recipe.channelScales`); a weight in another one is refused. Default: none. */
+  /**
+   * Bases that the target can undo (`recipe.rotation`, `recipe.channelScales`); a weight in another one is refused.
+   * Default: none.
+   */
   readonly undoes?: readonly WeightBasis[];
   /** Batches of the data, at most. */
   readonly maxBatches?: number;
@@ -68,11 +71,14 @@ interface Job {
 }
 
 /**
- * Quantizes the weights of layers. Layers that cannot be calibrated (embeddings, layers inside If and Loop) must have an algorithm without data.
+ * Quantizes the weights of layers. Layers that cannot be calibrated (embeddings, layers inside If and Loop) must have
+ * an algorithm without data.
  * @param decide format and algorithm of a layer
  * @param calibration data, needed by every algorithm that looks at inputs
- * @throws LowbitError E_CALIBRATION where data are missing, do not fit or a layer cannot have statistics, naming the layer; E_UNSUPPORTED, E_VALUE, E_RUNTIME, E_ABORTED; TypeError and RangeError for options
- * @example const packed = await decideWeights(model, modelLayers(model), () => ({ format: format("int4_b32"), algorithm: "gptq" }), "data.npz");
+ * @throws LowbitError E_CALIBRATION where data are missing, do not fit or a layer cannot have statistics, naming the
+ * layer; E_UNSUPPORTED, E_VALUE, E_RUNTIME, E_ABORTED; TypeError and RangeError for options
+ * @example
+ * const packed = await decideWeights(model, modelLayers(model), () => ({ format: format("int4_b32"), algorithm: "gptq" }), "data.npz");
  */
 export async function decideWeights(
   model: OnnxModel,
@@ -229,7 +235,8 @@ function measure(
     const drift = statistics.drift?.[g];
     if (drift !== undefined) shift.set(correctDriftBias({ weight: part, rows: each, k }, q, drift), g * each);
   });
-  // Where options were chosen on data held out, the weight was then fitted to all of them: the figure is of the choice, before.
+  // Where options were chosen on data held out, the weight was then fitted to all of them: the figure is of the choice,
+  // before.
   const chosen = packed.recipe.heldOut as HeldOut | undefined;
   const outputSqnr = chosen === undefined ? decibels(out, error) : decibels(chosen.signal, chosen.error);
   // A transposed convolution has a bias for several rows.
@@ -277,7 +284,10 @@ function joinRows(parts: readonly PackedTensor[], name: string): PackedTensor {
   };
 }
 
-/** A copy of a model whose weights can be written; the payloads of the original stay where they are, new ones are dropped with the copy. */
+/**
+ * A copy of a model whose weights can be written; the payloads of the original stay where they are, new ones are
+ * dropped with the copy.
+ */
 function workingCopy(model: OnnxModel): OnnxModel {
   const own = payloadStore();
   const payloads: PayloadStore = { ...own, get: (raw) => own.get(raw) ?? model.payloads.get(raw) };

@@ -1,6 +1,6 @@
-// How much each layer's quantization costs at the outputs of the model, and which layers to leave out, or raise to a better format, so that the
-// outputs reach a signal-to-noise ratio. Node only (onnxruntime-node runs the models). It does not know how a model is quantized: it is given a
-// function that quantizes by rules.
+// How much each layer's quantization costs at the outputs of the model, and which layers to leave out, or raise to a
+// better format, so that the outputs reach a signal-to-noise ratio. Node only (onnxruntime-node runs the models). It
+// does not know how a model is quantized: it is given a function that quantizes by rules.
 import { LowbitError } from "../../formats/core/errors.ts";
 import { checkAborted, type RunOptions } from "../quantize/steps.ts";
 import type { OnnxModel } from "./file/model.ts";
@@ -21,13 +21,19 @@ export interface SensitivityOptions extends RunOptions {
   readonly feeds: readonly Feeds[];
   /** Outputs that count; default: all. */
   readonly outputs?: readonly string[];
-  /** Most quantized models that are made and run; default 64. With more layers than that, layers that cost little are measured together. */
+  /**
+   * Most quantized models that are made and run; default 64. With more layers than that, layers that cost little are
+   * measured together.
+   */
   readonly maxRuns?: number;
 }
 
 export interface LayerSensitivity {
   readonly name: string;
-  /** SQNR of the worst output with this layer quantized alone, in dB; of layers that were measured together an equal share of their noise. */
+  /**
+   * SQNR of the worst output with this layer quantized alone, in dB; of layers that were measured together an equal
+   * share of their noise.
+   */
   readonly sqnrDb: number;
   /** How many layers were measured together. */
   readonly together: number;
@@ -208,8 +214,8 @@ async function smallest(most: number, guess: number, left: () => number, ok: (co
 }
 
 /**
- * Chooses layers, worst first, to leave out of quantization or to raise to a better form, until the outputs reach a SQNR. As few as that takes:
- * the number is found by running the models, not by the estimate that orders them.
+ * Chooses layers, worst first, to leave out of quantization or to raise to a better form, until the outputs reach a
+ * SQNR. As few as that takes: the number is found by running the models, not by the estimate that orders them.
  * @throws LowbitError E_CALIBRATION where even without any layer the target is not reached; as `measureSensitivity`
  * @example const { rules } = await reachSqnr("model.onnx", quantizeWith, { targetSqnr: 20, layers: names, feeds });
  */
@@ -275,7 +281,10 @@ export async function reachSqnr(
   };
 }
 
-/** Of the layers that would be left out, as few as possible are; the others take the first better form with which the target still holds. */
+/**
+ * Of the layers that would be left out, as few as possible are; the others take the first better form with which the
+ * target still holds.
+ */
 async function raised(
   names: readonly string[],
   kept: number,

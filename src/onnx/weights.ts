@@ -1,5 +1,6 @@
-// From a layer to a packed weight: which matrix its weight is, and the one call of the tensor layer that quantizes it. A weight that several
-// layers read in the same way is quantized once. No arithmetic of weights is here: that is src/tensor/quantize.
+// From a layer to a packed weight: which matrix its weight is, and the one call of the tensor layer that quantizes it.
+// A weight that several layers read in the same way is quantized once. No arithmetic of weights is here: that is
+// src/tensor/quantize.
 import { LowbitError, isLowbitError } from "../../formats/core/errors.ts";
 import type { Format, PackedTensor } from "../../formats/core/types.ts";
 import type { QuantizeOptions as TensorOptions, WeightQuantizer } from "../tensor/quantize/index.ts";
@@ -25,7 +26,10 @@ export function gemmAlpha(node: NodeProto): { readonly factor: number; readonly 
   return size <= FACTOR_MAX && size >= 1 / FACTOR_MAX ? { factor: alpha, rest: 1 } : { factor: 1, rest: alpha };
 }
 
-/** The matrix [rows, k] that is quantized, where its entries are stored, and the shape of the packed tensor: [rows, k], or for k of several axes all. */
+/**
+ * The matrix [rows, k] that is quantized, where its entries are stored, and the shape of the packed tensor: [rows, k],
+ * or for k of several axes all.
+ */
 export interface LayerMatrix extends WeightLayout {
   readonly shape: readonly number[];
   /** The values are multiplied by this (Gemm's alpha) before they are quantized. */
@@ -52,7 +56,10 @@ export function singleMatrixReason(layer: Layer): string | undefined {
   return shape.slice(0, -2).every((d) => d === 1) ? undefined : `the weight has ${shape.length} dimensions, not 2`;
 }
 
-/** Values of a format are never negative, and nothing shifts them: negative weights would all become zero, or worse behind an algorithm. */
+/**
+ * Values of a format are never negative, and nothing shifts them: negative weights would all become zero, or worse
+ * behind an algorithm.
+ */
 const isUnsigned = (format: Format): boolean =>
   format.kind === "block"
     ? format.offset === undefined && format.element.limits.min >= 0
@@ -68,7 +75,10 @@ export function signReason(model: OnnxModel, layer: Layer, format: Format): stri
     : `${format.name} has no negative values and no zero points, and the weight has ${lost * factor} (a signed format, or one with zero points, can)`;
 }
 
-/** A table with infinities (a mask): it stays as it is, for no code of few bits stands for them. In a weight that is multiplied they are damage. */
+/**
+ * A table with infinities (a mask): it stays as it is, for no code of few bits stands for them. In a weight that is
+ * multiplied they are damage.
+ */
 export function maskReason(model: OnnxModel, layer: Layer): string | undefined {
   if (layer.weight === null || !/^Gather/.test(layer.node.opType)) return undefined;
   const { data } = constantView(model, layer.weight);
@@ -91,7 +101,8 @@ function notFinite(layer: Layer, values: Float32Array, cause: LowbitError): Lowb
 }
 
 /**
- * The values of a layer's weight as the matrix that is quantized: a view of `scratch` or of the model's bytes where that is possible.
+ * The values of a layer's weight as the matrix that is quantized: a view of `scratch` or of the model's bytes where
+ * that is possible.
  * @param flat all values as one row
  */
 export function matrixTensor(model: OnnxModel, layer: Layer, matrix: LayerMatrix, scratch?: Scratch, flat = false): Tensor<Float32Array> {
@@ -123,7 +134,8 @@ export interface LayerWeights {
 
 /**
  * @param store where weights of earlier runs are, and new ones go where it keeps all
- * @param layers those that will be asked for: a packed weight is kept only as long as another of them reads the same constant
+ * @param layers those that will be asked for: a packed weight is kept only as long as another of them reads the same
+ * constant
  */
 export function layerWeights(model: OnnxModel, layers: readonly Layer[], store?: WeightStore): LayerWeights {
   const readers = new Map<ConstantView["source"], number>();

@@ -1,6 +1,7 @@
-// AdaRound: for every weight, learns whether to round down or up so that the layer's output keeps, with the scales fixed. One linear layer has a closed
-// form gradient through its Hessian, so no samples are stored and no autograd is needed. Source: Nagel et al., arXiv 2004.10568: rectified sigmoid,
-// regulariser 1 - |2h - 1|^beta with beta falling, Adam. Afterwards single roundings are flipped while that lowers the same error.
+// AdaRound: for every weight, learns whether to round down or up so that the layer's output keeps, with the scales
+// fixed. One linear layer has a closed form gradient through its Hessian, so no samples are stored and no autograd is
+// needed. Source: Nagel et al., arXiv 2004.10568: rectified sigmoid, regulariser 1 - |2h - 1|^beta with beta falling,
+// Adam. Afterwards single roundings are flipped while that lowers the same error.
 import { LowbitError } from "../../formats/core/errors.ts";
 import { codeArray } from "../../formats/core/pack.ts";
 import type { Format, PackedTensor } from "../../formats/core/types.ts";
@@ -30,7 +31,8 @@ export interface AdaRoundOptions extends ScaleOptions, RunOptions, AlgebraOption
 }
 
 /**
- * AdaRound as a quantizer, for integer elements. Never worse than rounding to nearest with the same scales, on the calibration inputs.
+ * AdaRound as a quantizer, for integer elements. Never worse than rounding to nearest with the same scales, on the
+ * calibration inputs.
  * @throws LowbitError E_CALIBRATION as gptq; E_UNSUPPORTED for elements that are no integers
  */
 export function adaround(options: AdaRoundOptions): SteppedQuantizer {
@@ -157,7 +159,10 @@ function* adaroundSteps(
   });
 }
 
-/** Flips single roundings while the output error falls: with r = D H, changing entry j by t changes the error by 2 t r_j + t^2 H_jj. */
+/**
+ * Flips single roundings while the output error falls: with r = D H, changing entry j by t changes the error by 2 t r_j
+ * + t^2 H_jj.
+ */
 function polish(
   up: Float64Array,
   d: Float64Array,

@@ -1,6 +1,7 @@
-// advise: what each candidate format costs on a tensor, measured, beside the closed-form prediction from its crest factors.
-// Prediction: "INT v.s. FP" (Chen et al., arXiv 2510.25602): integer error from step and crest factor, floating error from the shares of normal,
-// subnormal and vanishing values of Gaussian blocks. It assumes Gaussian blocks and symmetric scales; formats beyond that get null.
+// advise: what each candidate format costs on a tensor, measured, beside the closed-form prediction from its crest
+// factors. Prediction: "INT v.s. FP" (Chen et al., arXiv 2510.25602): integer error from step and crest factor,
+// floating error from the shares of normal, subnormal and vanishing values of Gaussian blocks. It assumes Gaussian
+// blocks and symmetric scales; formats beyond that get null.
 import { LowbitError } from "../../formats/core/errors.ts";
 import { dequantize } from "../../formats/core/packed.ts";
 import { spanGrid } from "../../formats/core/span.ts";
@@ -36,14 +37,18 @@ export interface TensorProfile {
   readonly incoherence: number;
 }
 
-/** Ratio of the stored scale to the exact one, on average: powers of two rounded up 1.5, three mantissa bits 1.05, finer 1. */
+/**
+ * Ratio of the stored scale to the exact one, on average: powers of two rounded up 1.5, three mantissa bits 1.05, finer
+ * 1.
+ */
 function scaleOverhead(format: BlockFormat): number {
   const mantissa = format.scales[0].format.fields.filter((f) => f.name === "mantissa").reduce((n, f) => n + f.bits, 0);
   return mantissa === 0 ? 1.5 : mantissa <= 4 ? 1 + 0.4 / 2 ** mantissa : 1;
 }
 
 /**
- * Predicted QSNR in dB of a block format at a crest factor; null without a formula (codebooks, posits, zero points, wide elements).
+ * Predicted QSNR in dB of a block format at a crest factor; null without a formula (codebooks, posits, zero points,
+ * wide elements).
  * @param crest amax / rms of a block
  */
 export function predictQsnr(format: Format, crest: number): number | null {
@@ -97,7 +102,8 @@ export function profile(tensor: Tensor): TensorProfile {
 
 /**
  * Measures every candidate on a tensor, best QSNR first.
- * @throws LowbitError E_VALUE for NaN or an all-zero tensor, E_ABORTED; TypeError without candidates. A candidate that cannot hold the shape throws E_SHAPE.
+ * @throws LowbitError E_VALUE for NaN or an all-zero tensor, E_ABORTED; TypeError without candidates. A candidate that
+ * cannot hold the shape throws E_SHAPE.
  * @example advise(tensor(w, [n, k]), [mxfp4, nvfp4, format("int4_b32")])[0].format.name
  */
 export function advise(tensor: Tensor, candidates: readonly Format[], options: RunOptions = {}): Advice[] {

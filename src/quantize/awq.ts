@@ -1,6 +1,7 @@
-// AWQ: scales the channels of a weight by a power of the mean magnitude of their inputs before rounding, the power chosen by the error of the layer's
-// output; optionally the scales of the blocks are searched too. Source: Lin et al., arXiv 2306.00978; mit-han-lab/llm-awq. The packed weight is
-// W diag(s): inputs must be divided by s (recipe.channelScales), folded into what comes before, or undone by `dequantizeOriginal`.
+// AWQ: scales the channels of a weight by a power of the mean magnitude of their inputs before rounding, the power
+// chosen by the error of the layer's output; optionally the scales of the blocks are searched too. Source: Lin et al.,
+// arXiv 2306.00978; mit-han-lab/llm-awq. The packed weight is W diag(s): inputs must be divided by s
+// (recipe.channelScales), folded into what comes before, or undone by `dequantizeOriginal`.
 import { LowbitError } from "../../formats/core/errors.ts";
 import { dequantize } from "../../formats/core/packed.ts";
 import type { Format, PackedTensor } from "../../formats/core/types.ts";
@@ -36,8 +37,8 @@ export function awq(options: AwqOptions): SteppedQuantizer {
 }
 
 /**
- * AWQ of layers that read the same input (q, k and v; gate and up): one power for all of them, by the sum of their output errors, so that one set of factors is
- * folded into what comes before.
+ * AWQ of layers that read the same input (q, k and v; gate and up): one power for all of them, by the sum of their
+ * output errors, so that one set of factors is folded into what comes before.
  * @throws as awq; E_SHAPE for weights of different k
  * @example const [q, k, v] = awqLayers([wq, wk, wv], format("int4_b128"), { statistics });
  */

@@ -1,5 +1,6 @@
-// Calibration: runs an async stream of named arrays through the statistics and observers of the layers that ask for them. Memory is that of the
-// statistics; a batch is dropped once it is counted. Errors of all layers are collected and reported together.
+// Calibration: runs an async stream of named arrays through the statistics and observers of the layers that ask for
+// them. Memory is that of the statistics; a batch is dropped once it is counted. Errors of all layers are collected and
+// reported together.
 import { LowbitError, isLowbitError } from "../../formats/core/errors.ts";
 import { observer, type Observer, type ObserverOptions } from "./observers.ts";
 import type { AlgebraOptions } from "./simd.ts";
@@ -22,13 +23,19 @@ export type CalibrationSource = AsyncIterable<CalibrationBatch> | Iterable<Calib
 
 /** What one layer wants to know of an array. */
 export interface LayerRequest {
-  /** Name of the array in the batches; default: the name of the layer. Layers that name the same array share its statistics. */
+  /**
+   * Name of the array in the batches; default: the name of the layer. Layers that name the same array share its
+   * statistics.
+   */
   readonly input?: string;
   /** Collect x x^T (8 k^2 bytes); default true. */
   readonly hessian?: boolean;
   /** Collect ranges, of the last axis. */
   readonly observer?: ObserverOptions;
-  /** The array is the input [n, channels, height, width] of a convolution, of any height and width: statistics are those of its patches, one for each group. No masks or weights. */
+  /**
+   * The array is the input [n, channels, height, width] of a convolution, of any height and width: statistics are those
+   * of its patches, one for each group. No masks or weights.
+   */
   readonly convolution?: ConvGeometry;
 }
 
@@ -99,8 +106,8 @@ function vectorLength({ convolution }: Reading, last: number): number {
 
 /**
  * Calibrates layers by name.
- * @throws LowbitError E_CALIBRATION: a layer whose array no batch has (with the names that there are), NaN, no data; all failing layers are named.
- * E_ABORTED on the signal
+ * @throws LowbitError E_CALIBRATION: a layer whose array no batch has (with the names that there are), NaN, no data;
+ * all failing layers are named. E_ABORTED on the signal
  * @example const stats = await calibrate(batches, { layers: { fc1: { input: "x" } } });
  */
 export async function calibrate(source: CalibrationSource, options: CalibrateOptions): Promise<Record<string, LayerCalibration>> {

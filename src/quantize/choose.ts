@@ -1,5 +1,6 @@
-// The choices of a plan from its table of losses and bytes: least sum of one within a budget of the other, least maximum, or the cheapest within a bound per layer.
-// Every uniform choice is among those considered, so that none is better on what is minimised.
+// The choices of a plan from its table of losses and bytes: least sum of one within a budget of the other, least
+// maximum, or the cheapest within a bound per layer. Every uniform choice is among those considered, so that none is
+// better on what is minimised.
 import { LowbitError } from "../../formats/core/errors.ts";
 
 /** Losses (importance included) and bytes of one layer, by choice. */
@@ -26,7 +27,8 @@ function checkBudget(least: number, budget: number, cost: Column): void {
 }
 
 /**
- * Least sum of `goal` with the sum of `cost` within the budget: Lagrangian sweep, then exchanges of one and two layers, and every choice in `uniform`.
+ * Least sum of `goal` with the sum of `cost` within the budget: Lagrangian sweep, then exchanges of one and two layers,
+ * and every choice in `uniform`.
  * @throws LowbitError E_CALIBRATION for a budget that nothing meets
  */
 export function minimise(
@@ -61,7 +63,10 @@ export function minimise(
   return best;
 }
 
-/** Changes one or two layers while that lowers the goal within the budget; `choice` in place. Differences, so that large tables stay cheap. */
+/**
+ * Changes one or two layers while that lowers the goal within the budget; `choice` in place. Differences, so that large
+ * tables stay cheap.
+ */
 function exchange(table: ChoiceTable, goal: Column, cost: Column, budget: number, choice: number[]): void {
   for (let room = budget - total(table, choice, cost); ;) {
     let [gain, one, to, two, and, used] = [0, -1, 0, -1, 0, 0];
@@ -116,7 +121,10 @@ export function withinBound(table: ChoiceTable, bound: number, importance: reado
   });
 }
 
-/** The least bound that the bytes allow every layer to keep. @throws LowbitError E_CALIBRATION for a budget that nothing meets */
+/**
+ * The least bound that the bytes allow every layer to keep.
+ * @throws LowbitError E_CALIBRATION for a budget that nothing meets
+ */
 export function leastMaximum(table: ChoiceTable, budget: number, importance: readonly number[]): number[] {
   const bounds = [...new Set(table.flatMap((row, i) => row.loss.map((_, c) => relative(row, c, importance[i]))))].sort((a, b) => a - b);
   const at = (bound: number): number[] | null => {

@@ -1,6 +1,7 @@
-// Transformations of float layers that leave the function as it is and make it easier to quantize, and the correction of biases afterwards:
-// SmoothQuant (arXiv 2211.10438), cross-layer equalisation and bias correction (Nagel et al., arXiv 1906.04721), folding of norms for rotations
-// (QuaRot, SliceGPT). All in float64, all return new arrays. Weights are [rows, k], row-major, rows the outputs.
+// Transformations of float layers that leave the function as it is and make it easier to quantize, and the correction
+// of biases afterwards: SmoothQuant (arXiv 2211.10438), cross-layer equalisation and bias correction (Nagel et al.,
+// arXiv 1906.04721), folding of norms for rotations (QuaRot, SliceGPT). All in float64, all return new arrays. Weights
+// are [rows, k], row-major, rows the outputs.
 import { LowbitError } from "../../formats/core/errors.ts";
 import { normalCdf, normalDensity } from "./normal.ts";
 import type { LayerStatistics } from "./statistics.ts";
@@ -37,7 +38,8 @@ export function channelAmax(statistics: LayerStatistics): Float64Array<ArrayBuff
 }
 
 /**
- * SmoothQuant factors s_j = amax_j^alpha / wmax_j^(1 - alpha), at least 1e-5: inputs are divided by them, the columns of the weights multiplied.
+ * SmoothQuant factors s_j = amax_j^alpha / wmax_j^(1 - alpha), at least 1e-5: inputs are divided by them, the columns
+ * of the weights multiplied.
  * @param layers all linear layers that read the same input
  * @throws RangeError for alpha outside 0..1; LowbitError E_SHAPE
  */
@@ -72,8 +74,9 @@ export function divideRows(layer: Linear, s: Float64Array): Linear64 {
 }
 
 /**
- * Cross-layer equalisation of a chain of layers with positively homogeneous functions between them (ReLU, PReLU, none): the ranges of the output
- * rows of a layer and of the input columns of the next become equal. The function of the chain is unchanged.
+ * Cross-layer equalisation of a chain of layers with positively homogeneous functions between them (ReLU, PReLU, none):
+ * the ranges of the output rows of a layer and of the input columns of the next become equal. The function of the chain
+ * is unchanged.
  * @throws LowbitError E_SHAPE where outputs and inputs of neighbours differ
  */
 export function crossLayerEqualize(
@@ -107,9 +110,11 @@ export function crossLayerEqualize(
 }
 
 /**
- * High-bias absorption (Nagel et al., 4.1.3), after equalisation and with a ReLU between: what the inputs of the ReLU of a channel practically always exceed,
- * c = max(0, mean - 3 deviations), moves from the bias before to the bias after. Exact wherever the inputs of the ReLU are at least c.
- * @param outputs mean and deviation of each output of the first layer before its ReLU, or statistics of them; beta and gamma of a batch norm are such
+ * High-bias absorption (Nagel et al., 4.1.3), after equalisation and with a ReLU between: what the inputs of the ReLU
+ * of a channel practically always exceed, c = max(0, mean - 3 deviations), moves from the bias before to the bias
+ * after. Exact wherever the inputs of the ReLU are at least c.
+ * @param outputs mean and deviation of each output of the first layer before its ReLU, or statistics of them; beta and
+ * gamma of a batch norm are such
  * @throws LowbitError E_SHAPE where the sizes differ; RangeError for `deviations`
  */
 export function absorbHighBias(
@@ -138,7 +143,10 @@ export function absorbHighBias(
   return { first: { ...a, bias: biasA }, second: { ...b, bias: biasB }, absorbed };
 }
 
-/** E[min(limit, max(0, x))] of a normal x: the mean input behind a batch norm (mean beta, deviation gamma) and a ReLU or ReLU6, for `correctBias` without data. */
+/**
+ * E[min(limit, max(0, x))] of a normal x: the mean input behind a batch norm (mean beta, deviation gamma) and a ReLU or
+ * ReLU6, for `correctBias` without data.
+ */
 export function clippedNormalMean(mean: number, deviation: number, limit = Infinity): number {
   const s = Math.abs(deviation);
   if (s === 0) return Math.min(limit, Math.max(0, mean));
@@ -179,7 +187,11 @@ export interface BatchNorm {
   readonly epsilon?: number;
 }
 
-/** The layer takes over a batch norm behind it: W gamma / sqrt(variance + epsilon), beta + (b - mean) gamma / sqrt(variance + epsilon). @throws LowbitError E_SHAPE */
+/**
+ * The layer takes over a batch norm behind it: W gamma / sqrt(variance + epsilon), beta + (b - mean) gamma /
+ * sqrt(variance + epsilon).
+ * @throws LowbitError E_SHAPE
+ */
 export function foldBatchNorm(layer: Linear, norm: BatchNorm): Linear64 {
   const { weight, rows, k, bias } = copy(layer, "foldBatchNorm");
   for (const list of [norm.gamma, norm.beta, norm.mean, norm.variance])
@@ -193,7 +205,10 @@ export function foldBatchNorm(layer: Linear, norm: BatchNorm): Linear64 {
   return { weight, rows, k, bias: out };
 }
 
-/** A reader of a norm takes over its gain and bias: W diag(gamma), b + W beta. Right for RMSNorm (without beta) and LayerNorm. */
+/**
+ * A reader of a norm takes over its gain and bias: W diag(gamma), b + W beta. Right for RMSNorm (without beta) and
+ * LayerNorm.
+ */
 export function foldNorm(layer: Linear, gamma: ArrayLike<number>, beta: ArrayLike<number> | null = null): Linear64 {
   const { weight, rows, k, bias } = copy(layer, "foldNorm");
   if (gamma.length !== k || (beta && beta.length !== k))
@@ -207,8 +222,10 @@ export function foldNorm(layer: Linear, gamma: ArrayLike<number>, beta: ArrayLik
   return { weight, rows, k, bias: out };
 }
 
-/** A writer of the residual stream takes over the mean subtraction of a LayerNorm, which then is an RMSNorm: the mean over outputs is subtracted from
- * weight and bias. Not for models with RMSNorm: they subtract no mean. */
+/**
+ * A writer of the residual stream takes over the mean subtraction of a LayerNorm, which then is an RMSNorm: the mean
+ * over outputs is subtracted from weight and bias. Not for models with RMSNorm: they subtract no mean.
+ */
 export function centerOutputs(layer: Linear): Linear64 {
   const { weight, rows, k, bias } = copy(layer, "centerOutputs");
   for (let j = 0; j < k; j++) {

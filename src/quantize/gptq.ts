@@ -1,6 +1,7 @@
-// GPTQ: rounds the columns of a weight one by one and spreads each error over the columns still to come, so that the output error on calibration
-// inputs, not the weight error, is small. Source: Frantar et al., arXiv 2210.17323; code IST-DASLab/gptq; static activation order from
-// FP-Quant (arXiv 2509.23202). Works on every scalar and block format, and on ggml blocks (opaque.ts). Not here: rotation (mrgptq.ts), g_idx (act-order uses static groups).
+// GPTQ: rounds the columns of a weight one by one and spreads each error over the columns still to come, so that the
+// output error on calibration inputs, not the weight error, is small. Source: Frantar et al., arXiv 2210.17323; code
+// IST-DASLab/gptq; static activation order from FP-Quant (arXiv 2509.23202). Works on every scalar and block format,
+// and on ggml blocks (opaque.ts). Not here: rotation (mrgptq.ts), g_idx (act-order uses static groups).
 import { LowbitError } from "../../formats/core/errors.ts";
 import { codeArray, type Codes } from "../../formats/core/pack.ts";
 import type { Format, OpaqueFormat, PackedTensor, QuantConfig } from "../../formats/core/types.ts";
@@ -16,9 +17,15 @@ import type { LayerStatistics } from "./statistics.ts";
 import { runSteps, type RunOptions, type SteppedQuantizer, type Steps } from "./steps.ts";
 
 export interface GptqOptions extends ScaleOptions, RunOptions, AlgebraOptions {
-  /** sum x x^T of the layer's inputs, up to a factor: the statistics of calibration, or the [k * k] matrix row-major. Not modified. */
+  /**
+   * sum x x^T of the layer's inputs, up to a factor: the statistics of calibration, or the [k * k] matrix row-major.
+   * Not modified.
+   */
   readonly hessian: LayerStatistics | Float64Array;
-  /** Added to the diagonal, as a share of its mean; default 0.01. Raised tenfold while the matrix is not positive definite. */
+  /**
+   * Added to the diagonal, as a share of its mean; default 0.01. Raised tenfold while the matrix is not positive
+   * definite.
+   */
   readonly damp?: number;
   /** How often damp may be raised; default 3. */
   readonly dampRetries?: number;
@@ -30,12 +37,17 @@ export interface GptqOptions extends ScaleOptions, RunOptions, AlgebraOptions {
   readonly staticGroups?: boolean;
   /** Scales by search instead of by rule, see rtn. Columns count equally. */
   readonly search?: ScaleSearch;
-  /** Dynamic groups: scales from weights with every update so far (`current`, default), or as the authors' code, without those of the
-   * block at work (`blockStart`). */
+  /**
+   * Dynamic groups: scales from weights with every update so far (`current`, default), or as the authors' code, without
+   * those of the block at work (`blockStart`).
+   */
   readonly groupScales?: "current" | "blockStart";
   /** Fewest calibration tokens accepted; default k / 8 rounded up. Only known with statistics. */
   readonly minRows?: number;
-  /** Afterwards codes and scales are improved in turn on the same objective, in this many passes (true: 4); default none. Opaque formats have none. */
+  /**
+   * Afterwards codes and scales are improved in turn on the same objective, in this many passes (true: 4); default
+   * none. Opaque formats have none.
+   */
   readonly polish?: boolean | number;
   /** Layer name for messages. */
   readonly name?: string;
@@ -73,8 +85,9 @@ function resolve(o: GptqOptions): Resolved {
 
 /**
  * GPTQ as a quantizer.
- * @throws TypeError, RangeError for options; at use LowbitError E_CALIBRATION (statistics that do not fit, too few tokens, constant or dead
- * inputs, a Hessian that is not positive definite after all retries: never a silent round-to-nearest), E_UNSUPPORTED, E_VALUE, E_SHAPE, E_ABORTED
+ * @throws TypeError, RangeError for options; at use LowbitError E_CALIBRATION (statistics that do not fit, too few
+ * tokens, constant or dead inputs, a Hessian that is not positive definite after all retries: never a silent
+ * round-to-nearest), E_UNSUPPORTED, E_VALUE, E_SHAPE, E_ABORTED
  * @example quantize(w, format("int4_b32"), gptq({ hessian: stats, actOrder: true }))
  */
 export function gptq(options: GptqOptions): SteppedQuantizer {
@@ -116,7 +129,10 @@ export function hessianOf(source: LayerStatistics | Float64Array, k: number, at:
   return source.hessian;
 }
 
-/** The first entries that no sum of x x^T has: not finite off the diagonal, or not equal across it. A triangle alone would be rounding to nearest in silence. */
+/**
+ * The first entries that no sum of x x^T has: not finite off the diagonal, or not equal across it. A triangle alone
+ * would be rounding to nearest in silence.
+ */
 function asymmetry(h: Float64Array, k: number): string | null {
   const T = 32;
   for (let i0 = 0; i0 < k; i0 += T)

@@ -1,6 +1,6 @@
-// The scales of a block format while a quantizer works: one cell per innermost block, chosen by the format's own rules (through `quantize`),
-// searched, or replaced, and always held as the values that will be stored. Columns are then rounded with them and packed at the end.
-// Works on every scalar and block format; opaque formats have no columns.
+// The scales of a block format while a quantizer works: one cell per innermost block, chosen by the format's own rules
+// (through `quantize`), searched, or replaced, and always held as the values that will be stored. Columns are then
+// rounded with them and packed at the end. Works on every scalar and block format; opaque formats have no columns.
 import { encodeArray } from "../../formats/core/bulk.ts";
 import { LowbitError } from "../../formats/core/errors.ts";
 import { codeArray, packInto, packedBytes, type Codes } from "../../formats/core/pack.ts";
@@ -71,7 +71,10 @@ export class BlockGrid {
   readonly k: number;
   readonly cells: SpanGrid;
   readonly options: ScaleOptions;
-  /** Per cell, row-major over `cells`: the product of the stored scale levels, what codes are decided with, the zero point. */
+  /**
+   * Per cell, row-major over `cells`: the product of the stored scale levels, what codes are decided with, the zero
+   * point.
+   */
   readonly stored: Float64Array;
   readonly decide: Float64Array;
   readonly zero: Float64Array;
@@ -84,7 +87,10 @@ export class BlockGrid {
   readonly integer: boolean;
   readonly qmin: number;
   readonly qmax: number;
-  /** Rules defined by float32 steps decide with float32(x * factor) or float32(x / divisor); NaN where a scale was changed since. */
+  /**
+   * Rules defined by float32 steps decide with float32(x * factor) or float32(x / divisor); NaN where a scale was
+   * changed since.
+   */
   #factor: Float64Array | null = null;
   #divisor: Float64Array | null = null;
   #positiveZero = false;
@@ -227,7 +233,8 @@ export class BlockGrid {
       for (let r = 0; r < gridRows; r++) this.setScale(r * gridK + group, amax[r] / largest);
       return;
     }
-    // The extremes of the whole ride along as cells without data, so that the rule comes to the outer scales that are stored already.
+    // The extremes of the whole ride along as cells without data, so that the rule comes to the outer scales that are
+    // stored already.
     const outerOf = (c: number) => (c < gridRows ? this.#outerOf(c * gridK + group) : c - gridRows);
     for (let r = 0; r < gridRows; r++) amax[r] = Math.min(amax[r], this.#top[outerOf(r)]);
     amax.set(this.#top, gridRows);
@@ -290,8 +297,10 @@ export class BlockGrid {
     }
   }
 
-  /** The "gptq" range puts the largest magnitude exactly on a tie (half a step beyond the codes), so which code it gets must not hang on
-   * the rounding of the scale to float32: codes are decided with the scale before that rounding. */
+  /**
+   * The "gptq" range puts the largest magnitude exactly on a tie (half a step beyond the codes), so which code it gets
+   * must not hang on the rounding of the scale to float32: codes are decided with the scale before that rounding.
+   */
   #unrounded(weights: TensorData, width: number, firstGroup: number): void {
     const block = this.block!;
     const { limits } = this.element;
@@ -321,7 +330,8 @@ export class BlockGrid {
         const c = (cells.rows === 1 ? r : Math.floor(r / cells.rows)) * cells.gridK + group;
         const z = zero[c];
         const t = steps ? this.#steps(x[xAt + r], c) : x[xAt + r] / decide[c];
-        // Whole zero points are added after rounding, so that ties do not depend on their parity; fractional ones (HQQ) are part of the value.
+        // Whole zero points are added after rounding, so that ties do not depend on their parity; fractional ones (HQQ)
+        // are part of the value.
         const q = z === Math.floor(z) ? clamp(t, qmin - z, qmax - z) + MAGIC - MAGIC + z : clamp(t + z, qmin, qmax) + MAGIC - MAGIC;
         const code = q & mask;
         codes[r] = code;

@@ -1,6 +1,8 @@
-// Hadamard matrices, generated: Sylvester (powers of two), Paley I (q + 1, prime power q = 3 mod 4), Paley II (2 (q + 1), q = 1 mod 4; Paley 1933), four circulants
-// in the array of Goethals and Seidel (1967) for 92, 116, 156 and 172, and their Kronecker products with powers of two. Prime powers are p and p^2. That is every
-// order that a Hadamard matrix can have (1, 2, multiples of 4) to 184; 188 is the first that is missing. Matrices are +-1, row-major, H H^T = n I.
+// Hadamard matrices, generated: Sylvester (powers of two), Paley I (q + 1, prime power q = 3 mod 4), Paley II (2 (q +
+// 1), q = 1 mod 4; Paley 1933), four circulants in the array of Goethals and Seidel (1967) for 92, 116, 156 and 172,
+// and their Kronecker products with powers of two. Prime powers are p and p^2. That is every order that a Hadamard
+// matrix can have (1, 2, multiples of 4) to 184; 188 is the first that is missing. Matrices are +-1, row-major, H H^T =
+// n I.
 import { LowbitError } from "../../formats/core/errors.ts";
 import { butterflies } from "../../kernels/reference/hadamard.ts";
 
@@ -52,7 +54,10 @@ function paley1(q: number): Int8Array {
   return h;
 }
 
-/** Paley II of order 2 (q + 1): the symmetric conference matrix C of order q + 1 with 0 -> [1 -1; -1 -1] and c -> c [1 1; 1 -1]. */
+/**
+ * Paley II of order 2 (q + 1): the symmetric conference matrix C of order q + 1 with 0 -> [1 -1; -1 -1] and c -> c [1
+ * 1; 1 -1].
+ */
 function paley2(q: number): Int8Array {
   const m = q + 1;
   const n = 2 * m;
@@ -70,8 +75,11 @@ function paley2(q: number): Int8Array {
   return h;
 }
 
-/** Four sequences of length v whose periodic autocorrelations add up to zero, -1 on unions of orbits of a group of units on Z_v: generators of the group, and
- * for each sequence the orbits as bits (the orbit of 0 is +1; others in the order of their least element). Found by search; {1, -1} gives Williamson's (1944). */
+/**
+ * Four sequences of length v whose periodic autocorrelations add up to zero, -1 on unions of orbits of a group of units
+ * on Z_v: generators of the group, and for each sequence the orbits as bits (the orbit of 0 is +1; others in the order
+ * of their least element). Found by search; {1, -1} gives Williamson's (1944).
+ */
 const CIRCULANTS: Readonly<Record<number, { readonly group: readonly number[]; readonly orbits: readonly number[] }>> = {
   23: { group: [22], orbits: [1130, 527, 804, 702] },
   29: { group: [28], orbits: [2833, 12454, 1723, 755] },
@@ -99,7 +107,10 @@ function sequences(v: number): Int8Array[] {
   return orbits.map((bits) => Int8Array.from(orbitOf, (o) => (o > 0 && (bits >> (o - 1)) & 1 ? -1 : 1)));
 }
 
-/** [A BR CR DR; -BR A D'R -C'R; -CR -D'R A B'R; -DR C'R -B'R A] of circulants A..D, ' the transpose, R the reversal of columns. */
+/**
+ * [A BR CR DR; -BR A D'R -C'R; -CR -D'R A B'R; -DR C'R -B'R A] of circulants A..D, ' the transpose, R the reversal of
+ * columns.
+ */
 function goethalsSeidel(v: number): Int8Array {
   const n = 4 * v;
   const [a, b, c, d] = sequences(v);
@@ -180,7 +191,10 @@ export function hadamard(n: number): Int8Array<ArrayBuffer> {
   return out;
 }
 
-/** x H_n for each of the consecutive vectors of length n in x, in place, not normalised; n a power of two: n log2 n additions per vector. */
+/**
+ * x H_n for each of the consecutive vectors of length n in x, in place, not normalised; n a power of two: n log2 n
+ * additions per vector.
+ */
 export function fwht(x: Float32Array | Float64Array, n: number): void {
   if (!(n >= 1) || (n & (n - 1)) !== 0) throw new RangeError(`fwht n: expected a power of two, got ${n}.`);
   if (x.length % n !== 0) throw new RangeError(`fwht: expected a multiple of ${n} numbers, got ${x.length}.`);

@@ -1,6 +1,7 @@
-// A streaming histogram over [-limit, limit] and the clipping thresholds read from it. The limit doubles when a larger magnitude arrives (neighbouring
-// bins merge), so memory is fixed; bins are finer than asked for, so that rebinning at the end loses nothing that matters. One batch, or a range
-// given in advance, makes the edges exact. Entropy: onnxruntime's calibrate.py (its default of 128 bins leaves one candidate; 2048 here).
+// A streaming histogram over [-limit, limit] and the clipping thresholds read from it. The limit doubles when a larger
+// magnitude arrives (neighbouring bins merge), so memory is fixed; bins are finer than asked for, so that rebinning at
+// the end loses nothing that matters. One batch, or a range given in advance, makes the edges exact. Entropy:
+// onnxruntime's calibrate.py (its default of 128 bins leaves one candidate; 2048 here).
 import { LowbitError } from "../../formats/core/errors.ts";
 
 /** Internal bins per bin asked for. */
@@ -138,8 +139,8 @@ export interface EntropyResult {
 }
 
 /**
- * Threshold of least Kullback-Leibler divergence between the clipped histogram and its version in `quantizedBins` steps, as onnxruntime:
- * half-widths from quantizedBins / 2 to bins / 2, zero bins smoothed by 1e-4.
+ * Threshold of least Kullback-Leibler divergence between the clipped histogram and its version in `quantizedBins`
+ * steps, as onnxruntime: half-widths from quantizedBins / 2 to bins / 2, zero bins smoothed by 1e-4.
  */
 export function entropyThreshold(h: Histogram, bins: number, quantizedBins: number): EntropyResult {
   if (bins < quantizedBins)
@@ -229,7 +230,9 @@ export function gridNoise(h: Histogram, bins: number, bits: number, { min, max }
   return energy === 0 || noise === 0 ? 0 : noise / energy;
 }
 
-/** The range (zero inside) of least squared error for codes of `bits`: both ends shrink together first, then each alone. */
+/**
+ * The range (zero inside) of least squared error for codes of `bits`: both ends shrink together first, then each alone.
+ */
 export function mseRange(h: Histogram, bins: number, bits: number, symmetric: boolean): { min: number; max: number } {
   const counts = h.counts(bins);
   const levels = symmetric ? 2 ** bits - 1 : 2 ** bits;

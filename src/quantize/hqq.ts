@@ -1,6 +1,7 @@
-// HQQ: scales stay, zero points are fitted without data so that the p-norm (p < 1) of the weight error is small: half-quadratic splitting.
-// Source: Badri and Shaji, "Half-Quadratic Quantization of LLMs", 2023, and dropbox/hqq. Zero points are real numbers where the format stores
-// them in a floating format; where it stores integers they are rounded at the end, and part of the gain is lost.
+// HQQ: scales stay, zero points are fitted without data so that the p-norm (p < 1) of the weight error is small:
+// half-quadratic splitting. Source: Badri and Shaji, "Half-Quadratic Quantization of LLMs", 2023, and dropbox/hqq. Zero
+// points are real numbers where the format stores them in a floating format; where it stores integers they are rounded
+// at the end, and part of the gain is lost.
 import { LowbitError } from "../../formats/core/errors.ts";
 import type { Format, PackedTensor } from "../../formats/core/types.ts";
 import type { Tensor } from "../tensor/tensor.ts";

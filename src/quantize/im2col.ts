@@ -1,6 +1,7 @@
-// Calibration statistics of convolutions: the patches that a 2-D Conv multiplies (im2col) go through layerStatistics, one Hessian per group, because
-// weights of one group never see the channels of another. Order of a patch: channel, kernel row, kernel column, that of a weight [O, C / group, kh, kw].
-// Source: ONNX Conv (strides, pads, dilations, group). Not here: auto_pad (resolve it to pads first), transposed and 3-D convolutions.
+// Calibration statistics of convolutions: the patches that a 2-D Conv multiplies (im2col) go through layerStatistics,
+// one Hessian per group, because weights of one group never see the channels of another. Order of a patch: channel,
+// kernel row, kernel column, that of a weight [O, C / group, kh, kw]. Source: ONNX Conv (strides, pads, dilations,
+// group). Not here: auto_pad (resolve it to pads first), transposed and 3-D convolutions.
 import { LowbitError } from "../../formats/core/errors.ts";
 import { layerStatistics, type LayerStatistics, type StatisticsOptions } from "./statistics.ts";
 
@@ -106,16 +107,22 @@ export function im2col(
 export interface ConvStatisticsAccumulator {
   /** Length of a patch: channels / group * kh * kw. */
   readonly k: number;
-  /** @param x row-major [n, channels, height, width] @throws LowbitError E_CALIBRATION for NaN or infinities, E_SHAPE */
+  /**
+   * @param x row-major [n, channels, height, width]
+   * @throws LowbitError E_CALIBRATION for NaN or infinities, E_SHAPE
+   */
   add(x: Float32Array, dims: Dims, options?: PatchOptions): void;
   /** One for each group. @throws LowbitError E_CALIBRATION without any input */
   finish(): LayerStatistics[];
 }
 
 /**
- * Statistics of a convolution, one per group. Group g belongs to rows g * O / group ... of the weight [O, k]. Memory: 8 k^2 bytes a group.
+ * Statistics of a convolution, one per group. Group g belongs to rows g * O / group ... of the weight [O, k]. Memory: 8
+ * k^2 bytes a group.
  * @throws RangeError for a bad geometry
- * @example const acc = convStatistics({ channels: 64, kernel: [3, 3], pads: [1, 1, 1, 1] }); acc.add(x, [1, 64, 24, 80]);
+ * @example
+ * const acc = convStatistics({ channels: 64, kernel: [3, 3], pads: [1, 1, 1, 1] });
+ * acc.add(x, [1, 64, 24, 80]);
  */
 export function convStatistics(geometry: ConvGeometry, options: StatisticsOptions = {}): ConvStatisticsAccumulator {
   const g = resolve(geometry);

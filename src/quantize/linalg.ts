@@ -1,8 +1,12 @@
-// Dense float64 algebra of the quantizers, row-major: one product form (C += alpha A^T B, which every step here reduces to), blocked Cholesky,
-// blocked triangular inverse, and the factor of GPTQ by the reversal trick. Source: Golub and Van Loan, Matrix Computations, 4.2.
-// Everything is plain typed arrays; products are the only hot loops and may be replaced by SIMD kernels and threads (see simd.ts).
+// Dense float64 algebra of the quantizers, row-major: one product form (C += alpha A^T B, which every step here reduces
+// to), blocked Cholesky, blocked triangular inverse, and the factor of GPTQ by the reversal trick. Source: Golub and
+// Van Loan, Matrix Computations, 4.2. Everything is plain typed arrays; products are the only hot loops and may be
+// replaced by SIMD kernels and threads (see simd.ts).
 
-/** C[i0 + i, j0 + j] += alpha * sum over p of A[p, a0 + i] * B[p, b0 + j], for i < m, j < n, p < depth. Strides are row lengths. */
+/**
+ * C[i0 + i, j0 + j] += alpha * sum over p of A[p, a0 + i] * B[p, b0 + j], for i < m, j < n, p < depth. Strides are row
+ * lengths.
+ */
 export interface TnProduct {
   (
     c: Float64Array,
@@ -115,8 +119,8 @@ const plainAlgebra = algebraOf(tnProductPlain);
 export const factorScratch = (n: number): number => 2 * NB * n + NB * NB;
 
 /**
- * X with L X = B for a lower triangular L [nb, nb], in place of B [nb, width]. `upper` is L^T, row p holding column p of L.
- * Parts are solved row by row, what they change below by products.
+ * X with L X = B for a lower triangular L [nb, nb], in place of B [nb, width]. `upper` is L^T, row p holding column p
+ * of L. Parts are solved row by row, what they change below by products.
  */
 function solveLower(upper: Float64Array, at: number, nb: number, x: Float64Array, xAt: number, width: number, product: TnProduct): void {
   for (let q0 = 0; q0 < nb; q0 += PART) {
@@ -135,9 +139,12 @@ function solveLower(upper: Float64Array, at: number, nb: number, x: Float64Array
   }
 }
 
-/** The lower triangle of a symmetric matrix becomes its Cholesky factor L (A = L L^T), in place; what is above it is lost.
+/**
+ * The lower triangle of a symmetric matrix becomes its Cholesky factor L (A = L L^T), in place; what is above it is
+ * lost.
  * @param scratch `factorScratch(n)` numbers, from the same memory as `a` where products work in place
- * @returns -1, or the index of the first pivot that is not positive */
+ * @returns -1, or the index of the first pivot that is not positive
+ */
 export function choleskyInPlace(
   a: Float64Array,
   n: number,
@@ -178,7 +185,10 @@ function* choleskySteps(a: Float64Array, n: number, algebra: Algebra, scratch: F
   return -1;
 }
 
-/** The lower triangle L becomes its inverse in place; the upper triangle is set to zero. Scratch as for `choleskyInPlace`. */
+/**
+ * The lower triangle L becomes its inverse in place; the upper triangle is set to zero. Scratch as for
+ * `choleskyInPlace`.
+ */
 function* invertLowerSteps(l: Float64Array, n: number, algebra: Algebra, scratch: Float64Array): Generator<number, void, void> {
   const { product } = algebra;
   const packed = NB * n;
@@ -214,8 +224,8 @@ function toEnd<T>(steps: Generator<unknown, T, void>): T {
 }
 
 /**
- * The upper triangular U with H^-1 = U^T U, in place of H, without forming H^-1: U = J inv(chol(J H J)) J with J the reversal of the order
- * (GPTQ, arXiv 2210.17323, takes the Cholesky factor of the inverse; this is the same matrix).
+ * The upper triangular U with H^-1 = U^T U, in place of H, without forming H^-1: U = J inv(chol(J H J)) J with J the
+ * reversal of the order (GPTQ, arXiv 2210.17323, takes the Cholesky factor of the inverse; this is the same matrix).
  * @returns -1, or the index (in the order of H) of the pivot that is not positive; then H is destroyed
  */
 export function gptqFactorInPlace(
@@ -237,7 +247,10 @@ export function* gptqFactorSteps(h: Float64Array, n: number, algebra: Algebra, s
   return -1;
 }
 
-/** Solves A x = b for a symmetric positive definite A (destroyed), b [n, columns] in place. @returns false if A is not positive definite */
+/**
+ * Solves A x = b for a symmetric positive definite A (destroyed), b [n, columns] in place.
+ * @returns false if A is not positive definite
+ */
 export function solveSpdInPlace(a: Float64Array, n: number, b: Float64Array, columns: number): boolean {
   if (choleskyInPlace(a, n) >= 0) return false;
   for (let i = 0; i < n; i++) {

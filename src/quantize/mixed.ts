@@ -1,6 +1,7 @@
-// Two precisions in one weight or activation matrix, after COMET (Fine-grained Mixed-Precision Quantization, spec B10): the channels with outliers, found by
-// calibration, are gathered in few blocks at the front; those take the wide format, the rest the narrow one, and a product runs over two contiguous ranges of K.
-// The order is folded into whatever produces the inputs (`permuteRows`), or gathered at run time. Not here: which layers to split (plan.ts).
+// Two precisions in one weight or activation matrix, after COMET (Fine-grained Mixed-Precision Quantization, spec B10):
+// the channels with outliers, found by calibration, are gathered in few blocks at the front; those take the wide
+// format, the rest the narrow one, and a product runs over two contiguous ranges of K. The order is folded into
+// whatever produces the inputs (`permuteRows`), or gathered at run time. Not here: which layers to split (plan.ts).
 import { LowbitError } from "../../formats/core/errors.ts";
 import { dequantize } from "../../formats/core/packed.ts";
 import type { Format, PackedTensor } from "../../formats/core/types.ts";
@@ -30,8 +31,10 @@ export interface ChannelSplit {
 export interface SplitOptions {
   /** Channels per block; default 128. */
   readonly block?: number;
-  /** A channel is an outlier where its largest magnitude exceeds this many times the median channel's; default 4: beyond it, a block with the channel in it
-   * loses two bits on all others. */
+  /**
+   * A channel is an outlier where its largest magnitude exceeds this many times the median channel's; default 4: beyond
+   * it, a block with the channel in it loses two bits on all others.
+   */
   readonly threshold?: number;
   /** Blocks of the wide format, instead of by threshold. */
   readonly wideBlocks?: number;
@@ -118,7 +121,10 @@ export function selectChannels(statistics: LayerStatistics, channels: ArrayLike<
   return { k: n, rows, weight, hessian: selected, sum, sumAbs, sumSquares, min: pick(statistics.min), max: pick(statistics.max) };
 }
 
-/** A matrix in two formats: parts[0] holds the channels order[0 .. wide), parts[1] the rest; one part where one format takes all. */
+/**
+ * A matrix in two formats: parts[0] holds the channels order[0 .. wide), parts[1] the rest; one part where one format
+ * takes all.
+ */
 export interface MixedTensor {
   readonly kind: "mixed";
   readonly shape: readonly number[];
@@ -131,14 +137,18 @@ export interface MixedTensor {
 export interface MixedOptions extends AlgebraOptions {
   /** Quantizer of a part, given its weight and the statistics of its channels; default round-to-nearest. */
   readonly quantizer?: (part: { readonly weight: Tensor; readonly statistics?: LayerStatistics }, format: Format) => WeightQuantizer;
-  /** Statistics of all inputs, in their own order. With a Hessian the narrow part makes up for the error of the wide one (least squares). */
+  /**
+   * Statistics of all inputs, in their own order. With a Hessian the narrow part makes up for the error of the wide one
+   * (least squares).
+   */
   readonly statistics?: LayerStatistics;
   /** Ridge of that, as a share of the mean diagonal; default 0.01. */
   readonly ridge?: number;
 }
 
 /**
- * Quantizes [rows, k] with the first `split.wide` channels of the order in formats[0] and the rest in formats[1]. Works for weights and for activations [tokens, k].
+ * Quantizes [rows, k] with the first `split.wide` channels of the order in formats[0] and the rest in formats[1]. Works
+ * for weights and for activations [tokens, k].
  * @throws LowbitError as `quantize` and the quantizers; E_SHAPE where the split is of another k
  */
 export function quantizeMixed(
@@ -214,7 +224,8 @@ export const mixedBytes = ({ parts, k }: MixedTensor): number =>
   parts.reduce((n, p) => n + storedBytes(p), parts.length > 1 ? k * (k <= 65536 ? 2 : 4) : 0);
 
 /**
- * The inputs [m, k] of each part: x W^T is the sum of the products of the parts, whose layers are prepared like any other.
+ * The inputs [m, k] of each part: x W^T is the sum of the products of the parts, whose layers are prepared like any
+ * other.
  * @throws LowbitError E_SHAPE
  * @example const y = await Promise.all(splitColumns(x, w).map((part, i) => matmul(part, w.parts[i], { backend })));
  */

@@ -1,6 +1,7 @@
-// MR-GPTQ: GPTQ in a basis rotated block by block, with block Hadamard transforms matched to the format, scales of least squared error and static
-// activation order. Source: Egiazarian et al., "Bridging the Gap...", arXiv 2509.23202; code IST-DASLab/FP-Quant. The packed weight is W Q: inputs
-// must be rotated by the same Q (recipe.rotation), or the weight read back with `dequantizeOriginal`.
+// MR-GPTQ: GPTQ in a basis rotated block by block, with block Hadamard transforms matched to the format, scales of
+// least squared error and static activation order. Source: Egiazarian et al., "Bridging the Gap...", arXiv 2509.23202;
+// code IST-DASLab/FP-Quant. The packed weight is W Q: inputs must be rotated by the same Q (recipe.rotation), or the
+// weight read back with `dequantizeOriginal`.
 import { LowbitError } from "../../formats/core/errors.ts";
 import { dequantize } from "../../formats/core/packed.ts";
 import type { Format, PackedTensor } from "../../formats/core/types.ts";
@@ -14,7 +15,10 @@ import type { WeightQuantizer } from "../tensor/quantize/index.ts";
 import type { Tensor } from "../tensor/tensor.ts";
 
 export interface MrGptqOptions extends Omit<GptqOptions, "search"> {
-  /** Size of the Hadamard blocks; default: the block of the format (128 is the library default of FP-Quant). Must divide k. */
+  /**
+   * Size of the Hadamard blocks; default: the block of the format (128 is the library default of FP-Quant). Must divide
+   * k.
+   */
   readonly block?: number;
   /** Random signs from this seed; default none. */
   readonly seed?: number | null;
@@ -42,7 +46,8 @@ const configOf = ({ kind, n, block, seed }: RotationConfig): RotationConfig => (
 
 /**
  * MR-GPTQ as a quantizer, for any format; opaque ones in natural order, without a search.
- * @throws as gptq; E_SHAPE where the block does not divide k, E_UNSUPPORTED where there is no Hadamard matrix of its size
+ * @throws as gptq; E_SHAPE where the block does not divide k, E_UNSUPPORTED where there is no Hadamard matrix of its
+ * size
  * @example quantize(w, mxfp4, mrgptq({ hessian: stats }))
  */
 export function mrgptq(options: MrGptqOptions): SteppedQuantizer {
@@ -103,7 +108,8 @@ export interface FoundRotation {
 }
 
 /**
- * The random signs with the least error of rounding to nearest in the rotated basis: what SpinQuant (arXiv 2405.16406) learns, tried out instead. Never worse than none.
+ * The random signs with the least error of rounding to nearest in the rotated basis: what SpinQuant (arXiv 2405.16406)
+ * learns, tried out instead. Never worse than none.
  * @throws LowbitError as mrgptq; RangeError for count; E_ABORTED
  * @example const { seed } = searchRotation(w, mxfp4, { hessian }); quantize(w, mxfp4, mrgptq({ hessian, seed }));
  */
@@ -124,7 +130,9 @@ export function searchRotation(weight: Tensor, format: Format, options: Rotation
   return { seed: seeds[errors.indexOf(error)], error, errors };
 }
 
-/** Values of a packed weight in the basis it was given in: the rotation and the channel scales of its recipe are undone. */
+/**
+ * Values of a packed weight in the basis it was given in: the rotation and the channel scales of its recipe are undone.
+ */
 export function dequantizeOriginal(w: PackedTensor): Float32Array<ArrayBuffer> {
   const rotation = w.recipe.rotation as RotationConfig | undefined;
   const channels = w.recipe.channelScales as readonly number[] | undefined;

@@ -1,5 +1,6 @@
-// The standard normal distribution, and what rounding does to it: density, distribution, the error of a format on Gaussian data and the scale that
-// makes it least (the clip constants of QuEST, arXiv 2502.05003, and of Max 1960, for every scalar format).
+// The standard normal distribution, and what rounding does to it: density, distribution, the error of a format on
+// Gaussian data and the scale that makes it least (the clip constants of QuEST, arXiv 2502.05003, and of Max 1960, for
+// every scalar format).
 import { LowbitError } from "../../formats/core/errors.ts";
 import type { NumberFormat } from "../../formats/core/types.ts";
 
@@ -61,7 +62,8 @@ export function gaussianClip(element: NumberFormat, narrow = true): GaussianClip
   const [v, b] = [values.subarray(from), boundaries.subarray(from)];
   const largest = Math.max(v[v.length - 1], -v[0]);
   const at = (logClip: number) => gaussianError(v, b, Math.exp(logClip) / largest);
-  // The error has one valley for uniform grids, shallow ripples for floating ones: a scan, then a golden section around the best.
+  // The error has one valley for uniform grids, shallow ripples for floating ones: a scan, then a golden section around
+  // the best.
   let best = 0;
   const step = 0.01;
   for (let i = -120; i <= 700; i++) if (at(i * step) < at(best)) best = i * step;

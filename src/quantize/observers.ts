@@ -1,6 +1,7 @@
-// Observers: ranges of activations from a stream, in bounded memory (a range, or a histogram, per group), and the scale and zero point that follow.
-// Methods: minMax; movingAverage (constant 0.01, as onnxruntime); percentile; entropy (Kullback-Leibler); mse (least squared error, usually the best:
-// entropy may clip far inside, spec B26). Not here: Hessians and channel sums (statistics.ts).
+// Observers: ranges of activations from a stream, in bounded memory (a range, or a histogram, per group), and the scale
+// and zero point that follow. Methods: minMax; movingAverage (constant 0.01, as onnxruntime); percentile; entropy
+// (Kullback-Leibler); mse (least squared error, usually the best: entropy may clip far inside, spec B26). Not here:
+// Hessians and channel sums (statistics.ts).
 import { LowbitError } from "../../formats/core/errors.ts";
 import type { NumberFormat } from "../../formats/core/types.ts";
 import { affineRule, type AffineParams } from "../tensor/quantize/scales.ts";
@@ -42,11 +43,15 @@ export interface Observer {
   /** @throws LowbitError E_CALIBRATION before any value */
   ranges(): ObservedRanges;
   /**
-   * By group, the power of what rounding to codes of `bits` (at most 8) over the ranges loses, over the power of the values.
+   * By group, the power of what rounding to codes of `bits` (at most 8) over the ranges loses, over the power of the
+   * values.
    * @throws LowbitError E_UNSUPPORTED without a histogram
    */
   noise(bits: number): Float64Array<ArrayBuffer>;
-  /** Scale and zero point per group for an integer format: with zero points for unsigned formats, symmetric for signed ones. */
+  /**
+   * Scale and zero point per group for an integer format: with zero points for unsigned formats, symmetric for signed
+   * ones.
+   */
   params(format: NumberFormat): AffineParams[];
 }
 

@@ -1,6 +1,8 @@
-// Columns of opaque formats (ggml blocks) for GPTQ. Their codes are found by probing bytes: a bit belongs to one element where flipping it never changes another one's
-// value. With the scales that the encoder chooses for a block as it is, each element's values are read off by decoding the block with every code in it. Only codes
-// that the encoder itself emits are used. Formats whose elements share bits (base-3 digits, outlier pairs) have no columns and are refused.
+// Columns of opaque formats (ggml blocks) for GPTQ. Their codes are found by probing bytes: a bit belongs to one
+// element where flipping it never changes another one's value. With the scales that the encoder chooses for a block as
+// it is, each element's values are read off by decoding the block with every code in it. Only codes that the encoder
+// itself emits are used. Formats whose elements share bits (base-3 digits, outlier pairs) have no columns and are
+// refused.
 import { LowbitError } from "../../formats/core/errors.ts";
 import type { Codes } from "../../formats/core/pack.ts";
 import { packedSizes } from "../../formats/core/packed.ts";

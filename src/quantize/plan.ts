@@ -1,6 +1,7 @@
-// plan: formats per layer under a budget of bytes, bits per weight or loss, from measured losses. The losses add up over layers: what is minimised
-// is their sum. Never worse than any single format for all layers within the same budget, on that sum: those are among the candidates. Policies (spec B9,
-// B10, B13): XR-NPE takes per layer the cheapest format within a bound, FlexQ raises only sensitive layers, COMET raises blocks of channels with outliers.
+// plan: formats per layer under a budget of bytes, bits per weight or loss, from measured losses. The losses add up
+// over layers: what is minimised is their sum. Never worse than any single format for all layers within the same
+// budget, on that sum: those are among the candidates. Policies (spec B9, B10, B13): XR-NPE takes per layer the
+// cheapest format within a bound, FlexQ raises only sensitive layers, COMET raises blocks of channels with outliers.
 import { isLowbitError, LowbitError } from "../../formats/core/errors.ts";
 import { dequantize } from "../../formats/core/packed.ts";
 import type { Format, PackedTensor } from "../../formats/core/types.ts";
@@ -34,9 +35,11 @@ export interface PlanOptions extends RunOptions {
   /** Bound on the loss of each layer, before its importance. Not for balanced. */
   readonly layerLoss?: number;
   /**
-   * `balanced` (default): least sum of losses. `xr-npe`: per layer the cheapest format within `layerLoss`; with a budget, the least bound that the budget allows.
-   * `flexq`: candidates [narrow, wide]; the wide one for layers whose loss in the narrow one exceeds `layerLoss`, or by loss saved per byte within a budget.
-   * `comet`: candidates [narrow, wide]; within a layer, 0, 1, 2, 4 ... blocks of the channels with the largest inputs in the wide one (statistics needed).
+   * `balanced` (default): least sum of losses. `xr-npe`: per layer the cheapest format within `layerLoss`; with a
+   * budget, the least bound that the budget allows. `flexq`: candidates [narrow, wide]; the wide one for layers whose
+   * loss in the narrow one exceeds `layerLoss`, or by loss saved per byte within a budget. `comet`: candidates [narrow,
+   * wide]; within a layer, 0, 1, 2, 4 ... blocks of the channels with the largest inputs in the wide one (statistics
+   * needed).
    */
   readonly policy?: PlanPolicy;
   /** Channels per block of the policy comet; default 128. */
@@ -63,7 +66,10 @@ export interface Plan {
   readonly bitsPerWeight: number;
   /** Sum of the losses. */
   readonly loss: number;
-  /** Loss and bytes of every layer in every candidate, in the order given; for comet with 0, 1, 2, 4 ... and all blocks in the wide one. */
+  /**
+   * Loss and bytes of every layer in every candidate, in the order given; for comet with 0, 1, 2, 4 ... and all blocks
+   * in the wide one.
+   */
   readonly table: readonly ChoiceRow[];
 }
 
@@ -72,7 +78,10 @@ function valuesOf(packed: PackedTensor | MixedTensor): Float64Array | Float32Arr
   return packed.recipe.rotation || packed.recipe.channelScales ? dequantizeOriginal(packed) : dequantize(packed, { dtype: "float64" });
 }
 
-/** Loss relative to the output without quantization: ||X (W - Q)^T||^2 / ||X W^T||^2, or of the weights where there are no statistics. */
+/**
+ * Loss relative to the output without quantization: ||X (W - Q)^T||^2 / ||X W^T||^2, or of the weights where there are
+ * no statistics.
+ */
 export function relativeLoss(layer: PlanLayer, packed: PackedTensor | MixedTensor): number {
   const w = weightMatrix(layer.weight, `plan of layer "${layer.name}"`);
   const q = valuesOf(packed);
@@ -100,7 +109,8 @@ interface Choice {
 
 /**
  * Assigns formats.
- * @throws LowbitError E_CALIBRATION for a budget that no plan meets (with what the smallest needs); TypeError, RangeError for options; E_ABORTED
+ * @throws LowbitError E_CALIBRATION for a budget that no plan meets (with what the smallest needs); TypeError,
+ * RangeError for options; E_ABORTED
  * @example const p = await plan(layers, { candidates: [format("int3_b64"), format("int4_b32")], bitsPerWeight: 3.8 });
  */
 export async function plan(layers: readonly PlanLayer[], options: PlanOptions): Promise<Plan> {

@@ -1,7 +1,9 @@
-// Polish: after GPTQ, codes and scales are improved in turn by coordinate descent on the output error (w - q) A (w - q)^T, A = H + damp mean(diag H) I.
-// Codes: each goes to the nearest one of its best value given all others. Scales: least squares where they are stored finely (16 bits and more), else
-// the neighbouring scale codes with codes rounded again. Every change is kept only where it lowers the error. Blocks of columns, so that the gradient moves in products.
-// Coordinate descent for quantized weights: QuantEase, arXiv 2309.01885. Not here: scales that several rows or more than 256 columns share.
+// Polish: after GPTQ, codes and scales are improved in turn by coordinate descent on the output error (w - q) A (w -
+// q)^T, A = H + damp mean(diag H) I. Codes: each goes to the nearest one of its best value given all others. Scales:
+// least squares where they are stored finely (16 bits and more), else the neighbouring scale codes with codes rounded
+// again. Every change is kept only where it lowers the error. Blocks of columns, so that the gradient moves in
+// products. Coordinate descent for quantized weights: QuantEase, arXiv 2309.01885. Not here: scales that several rows
+// or more than 256 columns share.
 import type { Codes } from "../../formats/core/pack.ts";
 import { codeArray } from "../../formats/core/pack.ts";
 import type { BlockGrid } from "./grid.ts";
@@ -29,7 +31,9 @@ export interface PolishWork {
   readonly name: string | undefined;
 }
 
-/** Columns [from, to) of the work, one array of rows values for each: values, gradient and change since the block began. */
+/**
+ * Columns [from, to) of the work, one array of rows values for each: values, gradient and change since the block began.
+ */
 interface Block {
   readonly from: number;
   readonly to: number;

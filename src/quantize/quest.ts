@@ -1,5 +1,6 @@
-// QuEST clipping: the scale of a block from its root mean square and the clip that is best for Gaussian data, without a search. Right after a rotation,
-// which makes blocks nearly Gaussian; wrong for heavy tails. Source: Panferov et al., arXiv 2502.05003; Quartet, 2505.14669.
+// QuEST clipping: the scale of a block from its root mean square and the clip that is best for Gaussian data, without a
+// search. Right after a rotation, which makes blocks nearly Gaussian; wrong for heavy tails. Source: Panferov et al.,
+// arXiv 2502.05003; Quartet, 2505.14669.
 import { LowbitError } from "../../formats/core/errors.ts";
 import type { Format, PackedTensor } from "../../formats/core/types.ts";
 import type { WeightQuantizer } from "../tensor/quantize/index.ts";

@@ -1,4 +1,5 @@
-// Seeded random numbers, the same on every machine: xoshiro128** (Blackman and Vigna, 2018) seeded by splitmix32, Box-Muller for Gaussians.
+// Seeded random numbers, the same on every machine: xoshiro128** (Blackman and Vigna, 2018) seeded by splitmix32,
+// Box-Muller for Gaussians.
 
 /** Uniform numbers in [0, 1) with 32 bits. @example const random = seededRandom(7); random() */
 export function seededRandom(seed: number): () => number {

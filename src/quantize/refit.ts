@@ -1,6 +1,7 @@
-// Least-squares refit: layers are quantized one after the other, so a layer reads inputs y of the model quantized so far, not the inputs x that it had. Its weight
-// is moved to give from y what it gave from x, then quantized. Closed form V = W + W E[(x - y) y^T] (E[y y^T] + ridge)^-1: the compensation of QuartDepth (spec B7);
-// the aim is that of GPTAQ, arXiv 2504.02692. Not here: running the model; the caller streams both inputs.
+// Least-squares refit: layers are quantized one after the other, so a layer reads inputs y of the model quantized so
+// far, not the inputs x that it had. Its weight is moved to give from y what it gave from x, then quantized. Closed
+// form V = W + W E[(x - y) y^T] (E[y y^T] + ridge)^-1: the compensation of QuartDepth (spec B7); the aim is that of
+// GPTAQ, arXiv 2504.02692. Not here: running the model; the caller streams both inputs.
 import { LowbitError } from "../../formats/core/errors.ts";
 import type { Format, PackedTensor } from "../../formats/core/types.ts";
 import type { WeightQuantizer } from "../tensor/quantize/index.ts";
@@ -31,7 +32,8 @@ export interface DriftAddOptions extends AddOptions {
 export interface DriftAccumulator {
   readonly k: number;
   /**
-   * @param float tokens of the float model, row-major [tokens * k] @param quantized the same tokens in the quantized model
+   * @param float tokens of the float model, row-major [tokens * k]
+   * @param quantized the same tokens in the quantized model
    * @throws LowbitError E_CALIBRATION for NaN or infinities, E_SHAPE
    */
   add(float: Float32Array | Float64Array, quantized: Float32Array | Float64Array, options?: DriftAddOptions): void;
@@ -41,7 +43,10 @@ export interface DriftAccumulator {
 
 /**
  * Collects both inputs of a layer. Memory: 16 k^2 bytes.
- * @example const acc = driftStatistics(256); acc.add(xFloat, xQuantized); quantize(w, fmt, refit({ drift: acc.finish() }));
+ * @example
+ * const acc = driftStatistics(256);
+ * acc.add(xFloat, xQuantized);
+ * quantize(w, fmt, refit({ drift: acc.finish() }));
  */
 export function driftStatistics(k: number, options: { readonly name?: string } & AlgebraOptions = {}): DriftAccumulator {
   const { product } = algebraFor(options, "driftStatistics");
@@ -167,7 +172,8 @@ function checkRidge(ridge: number): void {
 
 /**
  * The weight V with the smallest ||W x - V y||^2 + ridge ||V - W||^2 over the calibration tokens, row-major [rows * k].
- * @throws LowbitError E_CALIBRATION (too few tokens, constant inputs, not positive definite), E_SHAPE; RangeError for ridge
+ * @throws LowbitError E_CALIBRATION (too few tokens, constant inputs, not positive definite), E_SHAPE; RangeError for
+ * ridge
  */
 export function refitWeight(weight: Tensor, options: Omit<RefitOptions, "quantizer">): Float64Array<ArrayBuffer> {
   const { drift, ridge = 0.05, name } = options;
@@ -183,7 +189,8 @@ export function refitWeight(weight: Tensor, options: Omit<RefitOptions, "quantiz
 }
 
 /**
- * What ||W x - Q y||^2 over the tokens exceeds that of Q = W by: negative where Q makes up for the drift. For choices on tokens that Q was not fitted to.
+ * What ||W x - Q y||^2 over the tokens exceeds that of Q = W by: negative where Q makes up for the drift. For choices
+ * on tokens that Q was not fitted to.
  * @param quantized values of Q, [rows * k] @throws LowbitError E_SHAPE
  */
 export function driftError(weight: Tensor, quantized: ArrayLike<number>, drift: DriftStatistics, options: AlgebraOptions = {}): number {
@@ -197,7 +204,8 @@ export function driftError(weight: Tensor, quantized: ArrayLike<number>, drift: 
 /**
  * Refit, then a quantizer, as one quantizer.
  * @throws TypeError, RangeError for options; at use as `refitWeight` and the quantizer
- * @example quantize(w, format("int4_b32"), refit({ drift, quantizer: gptq({ hessian: drift.inputs, actOrder: true }) }))
+ * @example
+ * quantize(w, format("int4_b32"), refit({ drift, quantizer: gptq({ hessian: drift.inputs, actOrder: true }) }))
  */
 export function refit(options: RefitOptions): SteppedQuantizer {
   if (!options?.drift) throw new TypeError("refit: expected options.drift, got none. Collect it with driftStatistics(k).");
@@ -217,7 +225,8 @@ export function refit(options: RefitOptions): SteppedQuantizer {
 }
 
 /**
- * Bias with which the quantized layer on the inputs of the quantized model has the mean output of the float layer on its own: b + W E[x] - Q E[y].
+ * Bias with which the quantized layer on the inputs of the quantized model has the mean output of the float layer on
+ * its own: b + W E[x] - Q E[y].
  * @param quantized values of the quantized weight, [rows * k] @throws LowbitError E_SHAPE
  */
 export function correctDriftBias(layer: Linear, quantized: ArrayLike<number>, drift: DriftStatistics): Float64Array<ArrayBuffer> {

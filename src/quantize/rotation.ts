@@ -1,6 +1,7 @@
-// Orthogonal rotations Q of the contracted dimension: Y = (X Q) (W Q)^T. Hadamard (whole or block-diagonal, optionally with random signs) as fast
-// transforms, random orthogonal matrices (QR of a Gaussian), and what they do to weights and Hessians. Sources: QuaRot (arXiv 2404.00456),
-// QuIP# (2402.04396), MR-GPTQ (2509.23202). Not here: learned rotations (SpinQuant).
+// Orthogonal rotations Q of the contracted dimension: Y = (X Q) (W Q)^T. Hadamard (whole or block-diagonal, optionally
+// with random signs) as fast transforms, random orthogonal matrices (QR of a Gaussian), and what they do to weights and
+// Hessians. Sources: QuaRot (arXiv 2404.00456), QuIP# (2402.04396), MR-GPTQ (2509.23202). Not here: learned rotations
+// (SpinQuant).
 import { LowbitError } from "../../formats/core/errors.ts";
 import { fwht, hadamardFactors } from "./hadamard.ts";
 import { transposed } from "./linalg.ts";
@@ -32,7 +33,10 @@ export interface TransformBackend {
 }
 
 export interface HadamardOptions {
-  /** Transforms Float32Array data there; the results are the same bits. float64 data, and blocks whose power of two is below 4, stay in JavaScript. */
+  /**
+   * Transforms Float32Array data there; the results are the same bits. float64 data, and blocks whose power of two is
+   * below 4, stay in JavaScript.
+   */
   readonly backend?: TransformBackend;
   /** Block size; default n. Must divide n. */
   readonly block?: number;
@@ -112,7 +116,10 @@ export function hadamardRotation(n: number, options: HadamardOptions = {}): Rota
   });
 }
 
-/** A random orthogonal matrix, uniform over the group: QR of a Gaussian matrix with the signs of R's diagonal taken out. n^2 per vector. */
+/**
+ * A random orthogonal matrix, uniform over the group: QR of a Gaussian matrix with the signs of R's diagonal taken out.
+ * n^2 per vector.
+ */
 export function orthogonalRotation(n: number, seed: number): Rotation {
   if (!Number.isSafeInteger(n) || n < 1) throw new RangeError(`rotation n: expected a positive integer, got ${n}.`);
   const normal = gaussian(seededRandom(seed));

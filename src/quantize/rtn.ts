@@ -1,5 +1,5 @@
-// Round to nearest, with an optional search of the scales. Without a search it is `quantize` itself; with one, blocks keep the scale of
-// least squared error (or another norm) instead of the scale of their extreme.
+// Round to nearest, with an optional search of the scales. Without a search it is `quantize` itself; with one, blocks
+// keep the scale of least squared error (or another norm) instead of the scale of their extreme.
 import { LowbitError } from "../../formats/core/errors.ts";
 import type { Format, Overflow, PackedTensor, Rounding } from "../../formats/core/types.ts";
 import { quantize, type QuantizeOptions } from "../tensor/quantize/index.ts";
@@ -22,8 +22,8 @@ export interface RtnOptions extends ScaleOptions, RunOptions {
 
 /**
  * Round to nearest.
- * @throws RangeError for options out of range; at use, as `quantize`; E_UNSUPPORTED for a search on a format without scales, or together with
- * rounding and overflow modes
+ * @throws RangeError for options out of range; at use, as `quantize`; E_UNSUPPORTED for a search on a format without
+ * scales, or together with rounding and overflow modes
  * @example quantize(w, format("int4_b128"), rtn({ search: { method: "mse" } }))
  */
 export function rtn(options: RtnOptions = {}): SteppedQuantizer {

@@ -1,6 +1,7 @@
-// Scale search: per block, the scale (and zero point) with the smallest error sum |x - q(x)|^norm, optionally weighted per column, evaluated with
-// the scale as it is stored. Source: GPTQ's `mse` option (grid 100, maxshrink 0.8, norm 2.4); the candidates of coarse scale formats
-// (E8M0, E4M3) are their neighbouring codes. Never worse than the starting scale on its own objective.
+// Scale search: per block, the scale (and zero point) with the smallest error sum |x - q(x)|^norm, optionally weighted
+// per column, evaluated with the scale as it is stored. Source: GPTQ's `mse` option (grid 100, maxshrink 0.8, norm
+// 2.4); the candidates of coarse scale formats (E8M0, E4M3) are their neighbouring codes. Never worse than the starting
+// scale on its own objective.
 import type { NumberFormat } from "../../formats/core/types.ts";
 import { affineRule } from "../tensor/quantize/scales.ts";
 import type { BlockGrid } from "./grid.ts";
@@ -177,7 +178,8 @@ export function* searchSteps(
           tryScale(a.scale, a.zeroPoint);
         } else tryScale(start * p, 0);
       }
-      // A coarse scale format may have rounded down: its codes above are tried as well. Fine formats gain nothing above 1.
+      // A coarse scale format may have rounded down: its codes above are tried as well. Fine formats gain nothing above
+      // 1.
       if (inner.bits <= COARSE_BITS && !hasZero) for (let p = 1; p <= maxGrow; p *= 1.03125) tryScale(start * p, 0);
       if (inner.bits <= COARSE_BITS && !hasZero) tryScale(start * maxGrow, 0);
       if (bestCode !== before || bestZero !== grid.zero[cell]) {

@@ -1,6 +1,7 @@
-// The products of the quantizers by SIMD where the engine has it. `fastProduct` takes arrays that lie anywhere: tiles are copied into the kernel's memory, multiplied
-// there and added to C. `openAlgebra` hands out arrays in WebAssembly memory, on which products work in place: in a memory of its own (one thread), or in that of
-// a backend (its threads). Without WebAssembly, and for products too small to pay for copying, the plain loop. All sum in float64.
+// The products of the quantizers by SIMD where the engine has it. `fastProduct` takes arrays that lie anywhere: tiles
+// are copied into the kernel's memory, multiplied there and added to C. `openAlgebra` hands out arrays in WebAssembly
+// memory, on which products work in place: in a memory of its own (one thread), or in that of a backend (its threads).
+// Without WebAssembly, and for products too small to pay for copying, the plain loop. All sum in float64.
 import { engine, type WasmFunction, type WasmMemory } from "../../kernels/wasm/engine/engine.ts";
 import {
   float64Module,
@@ -148,7 +149,10 @@ export interface OpenAlgebra extends Algebra {
   close(): void;
 }
 
-/** An algebra with room for arrays of `total` numbers in all, `count` of them. @throws LowbitError E_DEVICE where a backend has no memory left */
+/**
+ * An algebra with room for arrays of `total` numbers in all, `count` of them.
+ * @throws LowbitError E_DEVICE where a backend has no memory left
+ */
 export function openAlgebra(total: number, count: number, options: AlgebraOptions, what: string): OpenAlgebra {
   const threads = threadsOf(options, what);
   if (threads !== null && threads.threads > 1) {

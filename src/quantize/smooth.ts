@@ -1,6 +1,7 @@
-// The exponent of SmoothQuant by search: per group of layers that read one input, the alpha with the least output error when weights and activations are quantized.
-// The error comes in closed form from the statistics: that of the weights through the Hessian of the smoothed inputs, that of the activations as uniform noise of one
-// step per tensor. Source: SmoothQuant, arXiv 2211.10438; its authors choose alpha per model by hand.
+// The exponent of SmoothQuant by search: per group of layers that read one input, the alpha with the least output error
+// when weights and activations are quantized. The error comes in closed form from the statistics: that of the weights
+// through the Hessian of the smoothed inputs, that of the activations as uniform noise of one step per tensor. Source:
+// SmoothQuant, arXiv 2211.10438; its authors choose alpha per model by hand.
 import { LowbitError } from "../../formats/core/errors.ts";
 import { dequantize } from "../../formats/core/packed.ts";
 import type { Format } from "../../formats/core/types.ts";

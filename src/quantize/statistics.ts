@@ -1,6 +1,7 @@
-// What calibration keeps of a layer's inputs: sums only, never the activations. X is (tokens x k); H = sum over tokens of w x x^T in float64, so
-// constant factors (2/n in the papers) are left out: every quantizer here uses H up to a factor. Masked tokens have weight 0 and are not counted.
-// Source of the Hessian: GPTQ, arXiv 2210.17323; token weights: MBQ, arXiv 2412.19509.
+// What calibration keeps of a layer's inputs: sums only, never the activations. X is (tokens x k); H = sum over tokens
+// of w x x^T in float64, so constant factors (2/n in the papers) are left out: every quantizer here uses H up to a
+// factor. Masked tokens have weight 0 and are not counted. Source of the Hessian: GPTQ, arXiv 2210.17323; token
+// weights: MBQ, arXiv 2412.19509.
 import { LowbitError } from "../../formats/core/errors.ts";
 import { algebraFor, type AlgebraOptions } from "./simd.ts";
 
@@ -27,7 +28,9 @@ export interface AddOptions {
   readonly mask?: ArrayLike<number>;
   /** One weight >= 0 per token (modalities, importance); default 1. */
   readonly weights?: ArrayLike<number>;
-  /** sum x x^T of these tokens, [k * k], where the caller has it: it is added, not computed. Not with mask or weights. */
+  /**
+   * sum x x^T of these tokens, [k * k], where the caller has it: it is added, not computed. Not with mask or weights.
+   */
   readonly products?: ArrayLike<number>;
 }
 
@@ -43,7 +46,10 @@ export interface StatisticsAccumulator {
   readonly k: number;
   /** @param x tokens, row-major [tokens * k] @throws LowbitError E_CALIBRATION for NaN or infinities, E_SHAPE */
   add(x: Float32Array | Float64Array, options?: AddOptions): void;
-  /** The statistics so far; the accumulator goes on. The Hessian is shared, not copied. @throws LowbitError E_CALIBRATION without any token */
+  /**
+   * The statistics so far; the accumulator goes on. The Hessian is shared, not copied.
+   * @throws LowbitError E_CALIBRATION without any token
+   */
   finish(): LayerStatistics;
 }
 
@@ -156,7 +162,8 @@ export function layerStatistics(k: number, options: StatisticsOptions = {}): Sta
 const added = (a: Float64Array, b: Float64Array): Float64Array<ArrayBuffer> => Float64Array.from(a, (v, i) => v + b[i]);
 
 /**
- * Statistics of the tokens of both collections, as if they had been collected at once but for the order of sums. Neither is changed.
+ * Statistics of the tokens of both collections, as if they had been collected at once but for the order of sums.
+ * Neither is changed.
  * @throws LowbitError E_SHAPE for inputs of another length, or where one only has a Hessian
  * @example const all = mergeStatistics(firstShard, secondShard);
  */
@@ -231,7 +238,10 @@ function addPlain(
   }
 }
 
-/** Output error of replacing W by Q on the calibration inputs: sum over rows of (w - q) H (w - q)^T = ||X (W - Q)^T||^2. @throws LowbitError E_SHAPE */
+/**
+ * Output error of replacing W by Q on the calibration inputs: sum over rows of (w - q) H (w - q)^T = ||X (W - Q)^T||^2.
+ * @throws LowbitError E_SHAPE
+ */
 export function outputError(
   w: ArrayLike<number>,
   q: ArrayLike<number>,

@@ -1,4 +1,5 @@
-// Long work in steps: a generator that yields its progress between blocks, driven at once or with pauses for the event loop.
+// Long work in steps: a generator that yields its progress between blocks, driven at once or with pauses for the event
+// loop.
 import { LowbitError } from "../../formats/core/errors.ts";
 import type { Format, PackedTensor } from "../../formats/core/types.ts";
 import type { WeightQuantizer } from "../tensor/quantize/index.ts";

@@ -1,4 +1,5 @@
-// Checks and conversions of calibration data against the inputs of a model: arrays of many samples become feeds, every feed is checked before a run.
+// Checks and conversions of calibration data against the inputs of a model: arrays of many samples become feeds, every
+// feed is checked before a run.
 import { LowbitError } from "../../../formats/core/errors.ts";
 import { encodeHalf, halfTable } from "../file/half.ts";
 import type { OnnxModel } from "../file/model.ts";
@@ -58,7 +59,8 @@ function numbersOf(tensor: FeedTensor): readonly (number | bigint)[] | ArrayLike
 }
 
 /**
- * A tensor in the type that an input has: floats to floats, integers to integers of another width where every value fits. Nothing else.
+ * A tensor in the type that an input has: floats to floats, integers to integers of another width where every value
+ * fits. Nothing else.
  * @throws LowbitError E_CALIBRATION
  */
 export function convertTensor(tensor: FeedTensor, type: string, at: string): FeedTensor {
@@ -77,7 +79,10 @@ export function convertTensor(tensor: FeedTensor, type: string, at: string): Fee
   return { type, data, dims: tensor.dims };
 }
 
-/** Checks the feeds of one run: names, types, shapes, lengths, and that floats are finite. @throws LowbitError E_CALIBRATION */
+/**
+ * Checks the feeds of one run: names, types, shapes, lengths, and that floats are finite.
+ * @throws LowbitError E_CALIBRATION
+ */
 export function checkFeeds(feeds: Feeds, inputs: readonly InputMetadata[], at: string): Feeds {
   const quoted = (names: readonly string[]): string => names.map((name) => JSON.stringify(name)).join(", ") || "none";
   const names = typeof feeds === "object" && feeds !== null ? Object.keys(feeds) : [];
@@ -139,8 +144,9 @@ function slice(tensor: FeedTensor, from: number, count: number, keepAxis: boolea
 }
 
 /**
- * Feeds from arrays that hold samples along their first axis. An array of as many dimensions as its input is cut along the batch: into pieces of the size
- * that the model fixes, or of up to 8 samples. One with a dimension more holds whole inputs. An array of one sample goes with every feed.
+ * Feeds from arrays that hold samples along their first axis. An array of as many dimensions as its input is cut along
+ * the batch: into pieces of the size that the model fixes, or of up to 8 samples. One with a dimension more holds whole
+ * inputs. An array of one sample goes with every feed.
  * @throws LowbitError E_CALIBRATION
  */
 export function* sampleFeeds(arrays: ReadonlyMap<string, FeedTensor>, inputs: readonly InputMetadata[], at: string): Generator<Feeds> {
@@ -193,7 +199,10 @@ export function* sampleFeeds(arrays: ReadonlyMap<string, FeedTensor>, inputs: re
   }
 }
 
-/** A feed from nested arrays, as a line of JSON has them; one dimension short of the input's means a batch of one. @throws LowbitError E_CALIBRATION */
+/**
+ * A feed from nested arrays, as a line of JSON has them; one dimension short of the input's means a batch of one.
+ * @throws LowbitError E_CALIBRATION
+ */
 export function nestedFeed(object: unknown, inputs: readonly InputMetadata[], at: string): Feeds {
   if (typeof object !== "object" || object === null || Array.isArray(object))
     throw complain(

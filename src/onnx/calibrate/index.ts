@@ -1,5 +1,5 @@
-// Calibration of models: data in, statistics and ranges by layer out. `calibrateModel` is for those who write quantizers of their own;
-// `decideWeights` (src/onnx/algorithms.ts) does the same group by group, for less memory.
+// Calibration of models: data in, statistics and ranges by layer out. `calibrateModel` is for those who write
+// quantizers of their own; `decideWeights` (src/onnx/algorithms.ts) does the same group by group, for less memory.
 import { LowbitError } from "../../../formats/core/errors.ts";
 import type { OnnxModel } from "../file/model.ts";
 import { readModel } from "../file/io.ts";
@@ -33,11 +33,15 @@ export interface ModelCalibration {
 }
 
 /**
- * Runs a model on calibration data and collects the statistics of its layers' inputs: Hessians, channel sums, ranges. Nothing is held out unless asked for.
- * Memory: 8 k^2 bytes for each different input; `hessian: false` keeps the channel sums only. Node only (onnxruntime-node).
+ * Runs a model on calibration data and collects the statistics of its layers' inputs: Hessians, channel sums, ranges.
+ * Nothing is held out unless asked for. Memory: 8 k^2 bytes for each different input; `hessian: false` keeps the
+ * channel sums only. Node only (onnxruntime-node).
  * @param model a path, or a model that was read
- * @throws LowbitError E_CALIBRATION for data that do not fit the model or are not finite, and for layers beyond `memory`; E_ONNX for a pattern that matches no layer; E_RUNTIME; E_ABORTED
- * @example const { layers } = await calibrateModel("model.onnx", "data.npz"); layers.get("/fc/MatMul")!.statistics[0].hessian;
+ * @throws LowbitError E_CALIBRATION for data that do not fit the model or are not finite, and for layers beyond
+ * `memory`; E_ONNX for a pattern that matches no layer; E_RUNTIME; E_ABORTED
+ * @example
+ * const { layers } = await calibrateModel("model.onnx", "data.npz");
+ * layers.get("/fc/MatMul")!.statistics[0].hessian;
  */
 export async function calibrateModel(
   model: string | OnnxModel,

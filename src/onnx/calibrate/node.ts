@@ -1,4 +1,5 @@
-// What calibration needs of Node: files of calibration data, temporary folders. Asked for when called, so that a browser bundle needs no polyfill.
+// What calibration needs of Node: files of calibration data, temporary folders. Asked for when called, so that a
+// browser bundle needs no polyfill.
 import { LowbitError } from "../../../formats/core/errors.ts";
 import { needBuiltin } from "../../files/node.ts";
 import type * as NodeFs from "node:fs";

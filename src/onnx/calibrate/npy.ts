@@ -1,5 +1,6 @@
-// NumPy's .npy (versions 1 to 3, little-endian, C order) and .npz (a zip of them, stored or deflated), and plain safetensors, as tensors.
-// Formats: numpy/lib/format.py (NEP 1); PKWARE APPNOTE 4.3; huggingface/safetensors. Object arrays, big-endian data and bfloat16 are refused.
+// NumPy's .npy (versions 1 to 3, little-endian, C order) and .npz (a zip of them, stored or deflated), and plain
+// safetensors, as tensors. Formats: numpy/lib/format.py (NEP 1); PKWARE APPNOTE 4.3; huggingface/safetensors. Object
+// arrays, big-endian data and bfloat16 are refused.
 import { LowbitError } from "../../../formats/core/errors.ts";
 import type { FeedTensor } from "../verify/feeds.ts";
 import { nodeZlib } from "./node.ts";

@@ -1,5 +1,5 @@
-// Calibration data from wherever users have it: .npz, .npy, safetensors, a folder of them, JSON lines, a module, text with a tokenizer, or feeds
-// from the caller. Everything becomes checked feeds, one batch each. Paths need Node.
+// Calibration data from wherever users have it: .npz, .npy, safetensors, a folder of them, JSON lines, a module, text
+// with a tokenizer, or feeds from the caller. Everything becomes checked feeds, one batch each. Paths need Node.
 import { LowbitError } from "../../../formats/core/errors.ts";
 import type { OnnxModel } from "../file/model.ts";
 import { checkAborted } from "../file/files.ts";
@@ -15,8 +15,8 @@ export type { TextSource } from "./text.ts";
 export type FeedsSource = Iterable<Feeds> | AsyncIterable<Feeds> | (() => FeedsSource | Promise<FeedsSource>);
 
 /**
- * Calibration data: a path (.npz, .npy, .safetensors, .jsonl, .txt, .mjs or .js, a folder), text with its tokenizer, or feeds `{ inputName: { type, data, dims } }`
- * as an array, an (async) iterable or a function that returns one.
+ * Calibration data: a path (.npz, .npy, .safetensors, .jsonl, .txt, .mjs or .js, a folder), text with its tokenizer, or
+ * feeds `{ inputName: { type, data, dims } }` as an array, an (async) iterable or a function that returns one.
  */
 export type CalibrationData = string | TextSource | FeedsSource;
 
@@ -31,7 +31,8 @@ const FEEDS_MAX = 2 ** 31;
 
 /**
  * All feeds of a source, checked against the inputs of a model.
- * @throws LowbitError E_CALIBRATION for data that does not fit the model, E_CONTAINER for damaged files, E_IO; TypeError for another kind of source
+ * @throws LowbitError E_CALIBRATION for data that does not fit the model, E_CONTAINER for damaged files, E_IO;
+ * TypeError for another kind of source
  * @example const feeds = await readFeeds(model, "calibration.npz");
  */
 export async function readFeeds(model: OnnxModel, source: CalibrationData, options: ReadFeedsOptions = {}): Promise<Feeds[]> {

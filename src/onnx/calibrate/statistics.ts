@@ -1,5 +1,6 @@
-// Statistics of the inputs of layers, by running the model on calibration data: Hessians, channel sums and ranges. Sums only: activations are
-// looked at batch by batch and dropped. Layers go in groups whose sums fit a stated bound, front to back; a part of the batches is held out, for choices and figures.
+// Statistics of the inputs of layers, by running the model on calibration data: Hessians, channel sums and ranges. Sums
+// only: activations are looked at batch by batch and dropped. Layers go in groups whose sums fit a stated bound, front
+// to back; a part of the batches is held out, for choices and figures.
 import { LowbitError } from "../../../formats/core/errors.ts";
 import { driftStatistics, type DriftAccumulator, type DriftStatistics } from "../../quantize/refit.ts";
 import type { AlgebraOptions } from "../../quantize/simd.ts";
@@ -64,7 +65,9 @@ export interface InputGroup {
 const MEMORY = 2 ** 31;
 const MAX_TOKENS = 65536;
 
-/** Groups of layers by what they read, in the order of the graph, and those that cannot be calibrated, with the reason. */
+/**
+ * Groups of layers by what they read, in the order of the graph, and those that cannot be calibrated, with the reason.
+ */
 export function inputGroups(model: OnnxModel, layers: readonly Layer[]): { groups: InputGroup[]; refused: Map<Layer, string> } {
   const groups = new Map<string, { input: string; view: VectorView; layers: Layer[] }>();
   const refused = new Map<Layer, string>();

@@ -1,6 +1,7 @@
-// Values inside a model, batch by batch: the graph is cut to what the wanted values need, they become its outputs, and onnxruntime-node runs it.
-// A runner goes through a model in stages, front to back: what later stages need of earlier ones is kept (up to a bound) and fed to the next cut,
-// so that all stages together cost one run of the model. Source: ONNX IR (outputs need a name only). Node only.
+// Values inside a model, batch by batch: the graph is cut to what the wanted values need, they become its outputs, and
+// onnxruntime-node runs it. A runner goes through a model in stages, front to back: what later stages need of earlier
+// ones is kept (up to a bound) and fed to the next cut, so that all stages together cost one run of the model. Source:
+// ONNX IR (outputs need a name only). Node only.
 import { create } from "@bufbuild/protobuf";
 import { LowbitError } from "../../../formats/core/errors.ts";
 import { payloadBytes } from "../file/encode.ts";
@@ -126,7 +127,8 @@ export type BatchValues = ReadonlyMap<string, RuntimeTensor>;
 export interface Runner {
   readonly batches: number;
   /**
-   * Runs every batch for some values, with the weights that the model has now. Go through it to the end: only then the next stage starts from here.
+   * Runs every batch for some values, with the weights that the model has now. Go through it to the end: only then the
+   * next stage starts from here.
    * @param later values that later stages will ask for: what they need is kept
    */
   stage(names: readonly string[], later?: readonly string[]): AsyncGenerator<BatchValues, void>;

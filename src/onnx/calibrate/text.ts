@@ -1,4 +1,5 @@
-// Text for language models: tokens by npm @huggingface/tokenizers (an optional peer) in windows of equal length, spread evenly over the text.
+// Text for language models: tokens by npm @huggingface/tokenizers (an optional peer) in windows of equal length, spread
+// evenly over the text.
 import { LowbitError } from "../../../formats/core/errors.ts";
 import { inputDims, type FeedTensor, type Feeds, type InputMetadata } from "../verify/feeds.ts";
 import { convertTensor } from "./feeds.ts";

@@ -1,5 +1,5 @@
-// Which vectors a layer multiplies: the value that it reads, cut into the rows that its weight matrix [rows, k] sees. A convolution sees patches
-// (im2col, one set for each group), a left-hand weight sees columns.
+// Which vectors a layer multiplies: the value that it reads, cut into the rows that its weight matrix [rows, k] sees. A
+// convolution sees patches (im2col, one set for each group), a left-hand weight sees columns.
 import { LowbitError } from "../../../formats/core/errors.ts";
 import { im2col, type ConvGeometry } from "../../quantize/im2col.ts";
 import type { NodeProto } from "../file/gen/onnx_pb.ts";
