@@ -34,7 +34,7 @@ const layers: readonly { name: string; owns: (path: string) => boolean; sees: re
   {
     name: "cli",
     owns: (p) => p.startsWith("src/cli/"),
-    sees: ["formats", "kernels", "backends", "tensor", "quantize", "onnx", "interop", "search"],
+    sees: ["formats", "files", "kernels", "backends", "tensor", "quantize", "onnx", "interop", "search"],
   },
   { name: "index", owns: (p) => p === "src/index.ts", sees: ["formats", "kernels", "backends", "tensor", "quantize"] },
 ];

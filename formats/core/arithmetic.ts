@@ -5,6 +5,7 @@
 import { LowbitError } from "./errors.ts";
 import { addDyadic, divDyadic, dyadic, ExactSum, fits, isOdd, mulDyadic, oddDouble, productError, sumError, toOdd } from "./exact.ts";
 import { nextDown, nextUp } from "./round.ts";
+import { testVectors, type Operations, type TestVector, type VectorOperation, type VectorOptions } from "./test-vectors.ts";
 import type { EncodeOptions, NumberFormat } from "./types.ts";
 
 /** A running exact sum (for posits: the quire), rounded only when it is read. */
@@ -21,15 +22,7 @@ export interface Accumulator {
 /**
  * Operations on codes; every argument and result that is a number is a code, but those of `compare` and `totalOrder`.
  */
-export interface Arithmetic {
-  readonly format: NumberFormat;
-  add(a: number, b: number): number;
-  sub(a: number, b: number): number;
-  mul(a: number, b: number): number;
-  div(a: number, b: number): number;
-  /** a * b + c. */
-  fma(a: number, b: number, c: number): number;
-  sqrt(a: number): number;
+export interface Arithmetic extends Operations {
   neg(a: number): number;
   abs(a: number): number;
   /**
@@ -47,9 +40,13 @@ export interface Arithmetic {
   ge(a: number, b: number): boolean;
   /** -1, 0 or 1 over all codes, as IEEE 754 totalOrder: -0 before +0, NaN with the sign bit first, other NaN last. */
   totalOrder(a: number, b: number): number;
-  /** The exact sum of as[i] * bs[i], rounded once. @throws LowbitError E_SHAPE when the lengths differ */
-  dot(as: ArrayLike<number>, bs: ArrayLike<number>): number;
   accumulator(): Accumulator;
+  /**
+   * Operands and results for a test bench: all there are, or corner cases and seeded draws. What has no result (0/0 in a
+   * format without NaN) is left out.
+   * @example for (const { operands, result } of arithmetic(float8_e4m3fn).vectors("mul", { count: 100 })) check(operands, result)
+   */
+  vectors(operation: VectorOperation, options?: VectorOptions): Iterable<TestVector>;
 }
 
 const cache = new WeakMap<NumberFormat, Arithmetic>();
@@ -210,7 +207,7 @@ function make(format: NumberFormat, options: EncodeOptions): Arithmetic {
     };
   };
 
-  return Object.freeze({
+  const made: Arithmetic = Object.freeze({
     format,
     add: remember(add),
     sub: remember(sub),
@@ -239,7 +236,9 @@ function make(format: NumberFormat, options: EncodeOptions): Arithmetic {
     totalOrder,
     dot,
     accumulator,
+    vectors: (operation: VectorOperation, wanted?: VectorOptions) => testVectors(made, operation, wanted),
   });
+  return made;
 }
 
 /**

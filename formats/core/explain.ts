@@ -209,6 +209,38 @@ export function explainValue(format: Format, input: number, options: EncodeOptio
   };
 }
 
+/** What one code stands for. */
+export type CodeExplanation = Pick<
+  ValueExplanation,
+  "format" | "code" | "hex" | "binary" | "fields" | "value" | "below" | "above" | "lines"
+>;
+
+/**
+ * A code of a scalar format: fields, value, the values beside it.
+ * @throws RangeError where the code is not one of the format's
+ * @example explainCode(posit8_es2, 0x48).value // 2
+ */
+export function explainCode(format: NumberFormat, code: number): CodeExplanation {
+  const value = format.decode(code);
+  const step = (x: number, rounding: "floor" | "ceil"): Neighbour | null => {
+    const c = format.encode(x, { rounding, overflow: "saturate", infinity: "overflow" });
+    const v = format.decode(c);
+    return v === value ? null : { code: c, value: v };
+  };
+  const { limits } = format;
+  const below = value > limits.min ? step(nextDown(Math.min(value, Number.MAX_VALUE)), "floor") : null;
+  const above = value < limits.max ? step(nextUp(Math.max(value, -Number.MAX_VALUE)), "ceil") : null;
+  const hex = hexCode(code, format.bits);
+  const fields = fieldBits(format, code);
+  const side = (n: Neighbour | null, word: string) => (n ? [`${word} ${showNumber(n.value)} (${hexCode(n.code, format.bits)})`] : []);
+  const lines = [
+    `code ${hex} -> ${showNumber(value)}   ${format.name}`,
+    `bits      ${fields.map((f) => `${f.name} ${f.bits}${f.meaning === "" ? "" : ` (${f.meaning})`}`).join("  ")}`,
+    ...(below || above ? [`between   ${[...side(below, "below"), ...side(above, "above")].join(", ")}`] : []),
+  ];
+  return { format: format.name, code, hex, binary: code.toString(2).padStart(format.bits, "0"), fields, value, below, above, lines };
+}
+
 function intervalOf(format: NumberFormat, value: number, options: EncodeOptions): readonly [number, number] | null {
   const { order } = format;
   if (order === null || !Number.isFinite(value)) return null;

@@ -19,6 +19,8 @@ const COMMANDS: Readonly<Record<string, () => Promise<CommandSpec>>> = {
   bench: async () => (await import("./commands/bench.ts")).benchCommand,
   convert: async () => (await import("./commands/convert.ts")).convertCommand,
   formats: async () => (await import("./commands/formats.ts")).formatsCommand,
+  vectors: async () => (await import("./commands/vectors.ts")).vectorsCommand,
+  compare: async () => (await import("./commands/compare.ts")).compareCommand,
   "search-bench": async () => (await import("./commands/search-bench.ts")).searchBenchCommand,
 };
 

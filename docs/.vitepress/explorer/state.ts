@@ -14,6 +14,7 @@ import {
   type PackedTensor,
 } from "../../../formats/index.ts";
 import { hexCode } from "../../../formats/core/explain.ts";
+import { exactDecimal, valueTable, type ValueTableKind } from "../../../formats/core/value-table.ts";
 import { dequantize } from "../../../src/tensor/dequantize.ts";
 import { quantize } from "../../../src/tensor/quantize/index.ts";
 import { tensor } from "../../../src/tensor/tensor.ts";
@@ -106,7 +107,7 @@ export function formatOf(text: string): Format {
 }
 
 /** All digits of a number, to be read back (`showNumber` of the library is for reading alone); -0 keeps its sign. */
-export const decimal = (x: number): string => (Object.is(x, -0) ? "-0" : String(x));
+export { exactDecimal as decimal, valueTable as table, type ValueTableKind as TableKind };
 
 function results(f: NumberFormat, options: object, a: number, b: number): ScalarView["results"] {
   const attempt = (name: string, exact: number, run: () => number): readonly [string, string, string, string] => {
@@ -194,7 +195,7 @@ export function view(state: ExplorerState): View {
 /** The typed value after a bit is turned over. */
 export function flip(f: NumberFormat, code: number, bit: number): string {
   const turned = Math.floor(code / 2 ** bit) % 2 === 1 ? code - 2 ** bit : code + 2 ** bit;
-  return decimal(f.decode(turned));
+  return exactDecimal(f.decode(turned));
 }
 
 /** A place between 0 and 1 on a line that is logarithmic on both sides of zero. */
@@ -203,29 +204,6 @@ export function place(values: Float64Array, x: number): number {
   const at = (v: number): number => Math.sign(v) * Math.log2(1 + Math.abs(v) / smallest);
   const [low, high] = [at(values[0]), at(values[values.length - 1])];
   return Math.min(1, Math.max(0, (at(x) - low) / (high - low)));
-}
-
-export type TableKind = "csv" | "json" | "c" | "readmemh";
-
-/** All values by code, as a file. Formats of at most 16 bits. */
-export function table(f: NumberFormat, kind: TableKind): string {
-  const values = [...f.table!];
-  switch (kind) {
-    case "csv":
-      return ["code,hex,value", ...values.map((v, code) => `${code},${hexCode(code, f.bits)},${decimal(v)}`), ""].join("\n");
-    case "json":
-      return `${JSON.stringify({ format: f.name, bits: f.bits, values: values.map(decimal) })}\n`;
-    case "c": {
-      const c = (v: number): string => (Number.isNaN(v) ? "NAN" : Number.isFinite(v) ? decimal(v) : v > 0 ? "INFINITY" : "-INFINITY");
-      return `#include <math.h>\nstatic const double ${f.name}_values[${values.length}] = {\n${values.map((v) => `  ${c(v)},`).join("\n")}\n};\n`;
-    }
-    case "readmemh": {
-      // one IEEE double per line, for $readmemh
-      const bits = new DataView(new ArrayBuffer(8));
-      const word = (v: number): string => (bits.setFloat64(0, v), bits.getBigUint64(0).toString(16).padStart(16, "0"));
-      return `// ${f.name}: the value of each code as an IEEE double\n${values.map(word).join("\n")}\n`;
-    }
-  }
 }
 
 export const formatNames = (): string[] => allFormats.map((f) => f.name);

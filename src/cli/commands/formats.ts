@@ -1,13 +1,13 @@
 // lowbit formats: the table of all formats; the card of one (layout, limits, values); how one value lands in it.
-import { bitCard, explainValue } from "../../../formats/core/explain.ts";
-import type { EncodeOptions, Format, NumberFormat, Overflow, Rounding } from "../../../formats/core/types.ts";
-import { allFormats, format, nearest } from "../../../formats/registry.ts";
+import { bitCard, explainCode, explainValue } from "../../../formats/core/explain.ts";
+import type { Format, NumberFormat } from "../../../formats/core/types.ts";
+import { valueTable } from "../../../formats/core/value-table.ts";
+import { allFormats } from "../../../formats/registry.ts";
+import { DEFINE_OPTION, formatOf, isScalar, scalarOf } from "../formats.ts";
+import { POLICIES, policies } from "../policies.ts";
 import { json, table } from "../report.ts";
 import type { CommandSpec, ParsedArgs } from "../spec.ts";
 import { EXIT, usageError } from "../spec.ts";
-
-const ROUNDINGS: readonly Rounding[] = ["halfEven", "halfExpand", "halfTrunc", "halfCeil", "halfFloor", "trunc", "expand", "ceil", "floor"];
-const OVERFLOWS: readonly Overflow[] = ["saturate", "inf", "nan", "error", "wrap"];
 
 export const formatsCommand: CommandSpec = {
   name: "formats",
@@ -15,50 +15,57 @@ export const formatsCommand: CommandSpec = {
   positionals: ["[NAME]"],
   options: {
     value: { short: "x", value: "X", help: "how a number lands in format NAME: code, value, error, neighbours" },
-    rounding: { value: "MODE", help: `with --value: ${ROUNDINGS.join(", ")}` },
-    overflow: { value: "MODE", help: `with --value: ${OVERFLOWS.join(", ")}` },
+    code: { short: "c", value: "CODE", help: "what a code stands for, decimal, 0x or 0b: fields, value, neighbours" },
+    csv: { help: "all values by code as CSV" },
+    hex: { help: "all values by code for Verilog's $readmemh, as IEEE doubles" },
+    define: DEFINE_OPTION,
+    rounding: { ...POLICIES.rounding, help: `with --value: ${POLICIES.rounding.help}` },
+    overflow: { ...POLICIES.overflow, help: `with --value: ${POLICIES.overflow.help}` },
   },
   notes: `NAME is a name, an alias (e4m3fn), or a parametric name: int5, uint4_b32_zp, float8_e4m3fn_row.
-  lowbit formats float8_e4m3fn --value 0.3`,
+  lowbit formats float8_e4m3fn --value 0.3
+  lowbit formats posit8_es2 --code 0x48
+  lowbit formats --define '{"kind":"float","name":"mine","exponentBits":3,"mantissaBits":2,"specials":"fn","bias":5}' --csv`,
   run: runFormats,
 };
 
+/** What is asked about one format, instead of its card; only one at a time. */
+const QUESTIONS = ["value", "code", "csv", "hex"] as const;
+
 async function runFormats(args: ParsedArgs, context: Parameters<CommandSpec["run"]>[1]): Promise<number> {
-  const [name] = args.positionals;
-  const text = args.text("value");
+  const asked = QUESTIONS.filter((name) => args.flag(name));
+  if (asked.length > 1) throw usageError(`${asked.map((name) => `--${name}`).join(", ")}: expected one of them, got ${asked.length}.`);
+  const [question] = asked;
   for (const option of ["rounding", "overflow"])
-    if (args.flag(option) && text === undefined) throw usageError(`--${option}: expected together with --value, got it alone.`);
-  if (name === undefined) {
-    if (text !== undefined) throw usageError("--value: expected together with the NAME of a format, got it alone.");
+    if (args.flag(option) && question !== "value") throw usageError(`--${option}: expected together with --value, got it alone.`);
+  const f = formatOf(args);
+  if (f === undefined) {
+    if (question !== undefined) throw usageError(`--${question}: expected together with the NAME of a format, got it alone.`);
     context.print(args.json ? json({ command: "formats", formats: allFormats.map(plain) }) : formatsText());
     return EXIT.ok;
   }
-  const f = format(name);
-  if (text === undefined) {
+  if (question === undefined) {
     context.print(args.json ? json({ command: "formats", format: { ...plain(f), values: bitCard(f).values } }) : cardText(f));
     return EXIT.ok;
   }
-  if (!isScalar(f))
-    throw usageError(
-      `--value: expected a scalar format, got ${f.name}, where a value depends on its whole block.${f.kind === "block" ? ` Ask for its element ${f.element.name}.` : ""}`,
-    );
-  const options: EncodeOptions = {
-    ...(args.flag("rounding") ? { rounding: choice(args, "rounding", ROUNDINGS) } : {}),
-    ...(args.flag("overflow") ? { overflow: choice(args, "overflow", OVERFLOWS) } : {}),
-  };
-  const { lines, ...explained } = explainValue(f, numberOf(text), options);
+  const scalar = scalarOf(args, `--${question}`);
+  if (question === "csv" || question === "hex") {
+    if (args.json) throw usageError(`--json: expected it without --${question}, which prints a file of its own.`);
+    context.print(valueTable(scalar, question === "csv" ? "csv" : "readmemh"));
+    return EXIT.ok;
+  }
+  const text = args.text(question)!;
+  const { lines, ...explained } =
+    question === "code" ? explainCode(scalar, codeOf(text)) : explainValue(scalar, numberOf(text), policies(args));
   context.print(args.json ? json({ command: "formats", ...explained }) : `${lines.join("\n")}\n`);
   return EXIT.ok;
 }
 
-const isScalar = (f: Format): f is NumberFormat => f.kind !== "block" && f.kind !== "opaque";
-
-function choice<T extends string>(args: ParsedArgs, name: string, known: readonly T[]): T {
-  const text = args.text(name) ?? "";
-  const found = known.find((word) => word.toLowerCase() === text.toLowerCase());
-  if (found === undefined)
-    throw usageError(`--${name}: expected one of ${known.join(", ")}, got ${text}. Did you mean ${nearest(text, known)[0]}?`);
-  return found;
+/** A code as it is typed: decimal, 0x or 0b. */
+function codeOf(text: string): number {
+  const code = /^(0x[0-9a-f]+|0b[01]+|\d+)$/i.test(text.trim()) ? Number(text) : NaN;
+  if (!Number.isSafeInteger(code)) throw usageError(`--code: expected an integer, decimal, 0x or 0b, got ${JSON.stringify(text)}.`);
+  return code;
 }
 
 /** A number as it is typed; inf and nan in any case. */

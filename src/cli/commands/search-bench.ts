@@ -1,6 +1,8 @@
 // lowbit search-bench: what each precision of a vector index costs and keeps on the user's own vectors.
-import { existsSync, readFileSync, writeFileSync } from "node:fs";
+import { readFileSync } from "node:fs";
 import { LowbitError } from "../../../formats/core/errors.ts";
+import { checkOutput } from "../../files/outputs.ts";
+import { writeFileWhole } from "../../interop/source.ts";
 import { wasm } from "../../backends/wasm/backend.ts";
 import { parseNpy } from "../../onnx/calibrate/npy.ts";
 import { comparePrecisions, paretoSvg, type Comparison, type Trial } from "../../search/compare.ts";
@@ -40,8 +42,7 @@ export const searchBenchCommand: CommandSpec = {
     const threads = numberOption(args, "threads", "an integer from 1 to 256", (v) => Number.isSafeInteger(v) && v > 0 && v <= 256) ?? 1;
     const trials = (args.text("trials") ?? TRIALS).split(",").map(parseTrial);
     const svg = args.text("svg");
-    if (svg !== undefined && !args.flag("force") && existsSync(svg))
-      throw new LowbitError("E_EXISTS", `${svg}: expected no file, got one. Choose another name, or overwrite it with --force.`);
+    if (svg !== undefined) checkOutput(svg, [input], args.flag("force"));
     const all = readVectors(input);
     const given = args.text("queries");
     const other = given === undefined ? null : readVectors(given);
@@ -60,7 +61,11 @@ export const searchBenchCommand: CommandSpec = {
     backend.dispose();
     const facts = { input, vectors: vectors.length / all.dims, queries: queries.length / all.dims, dims: all.dims, metric, k, threads };
     if (svg !== undefined)
-      writeText(svg, args.flag("force"), paretoSvg(rows, `Recall@${k} and size: ${facts.vectors} vectors of ${all.dims} numbers`));
+      await writeFileWhole(
+        svg,
+        [new TextEncoder().encode(paretoSvg(rows, `Recall@${k} and size: ${facts.vectors} vectors of ${all.dims} numbers`))],
+        args.flag("force"),
+      );
     context.print(args.json ? json({ command: "search-bench", ...facts, rows }) : report(facts, rows));
     return EXIT.ok;
   },
@@ -124,19 +129,6 @@ function heldOut(all: Float32Array, dims: number): { vectors: Float32Array; quer
     else vectors.set(row, dims * v++);
   }
   return { vectors, queries };
-}
-
-/** @throws LowbitError E_IO, E_EXISTS */
-function writeText(path: string, force: boolean, text: string): void {
-  try {
-    writeFileSync(path, text, { flag: force ? "w" : "wx" });
-  } catch (cause) {
-    if ((cause as NodeJS.ErrnoException).code === "EEXIST")
-      throw new LowbitError("E_EXISTS", `${path}: expected no file, got one. Choose another name, or overwrite it with --force.`, {
-        cause,
-      });
-    throw new LowbitError("E_IO", `${path}: expected to write the plot, got ${(cause as Error).message}. Check --svg.`, { cause });
-  }
 }
 
 function report(
