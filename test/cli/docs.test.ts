@@ -4,6 +4,7 @@ import { existsSync, readFileSync, readdirSync } from "node:fs";
 import { execFileSync } from "node:child_process";
 import { dirname, join } from "node:path";
 import { describe, expect, test } from "vitest";
+import { compareCommand } from "../../src/cli/commands/compare.ts";
 import { convertCommand } from "../../src/cli/commands/convert.ts";
 import { formatsCommand } from "../../src/cli/commands/formats.ts";
 import { inspectCommand } from "../../src/cli/commands/inspect.ts";
@@ -11,6 +12,7 @@ import { benchCommand } from "../../src/cli/commands/bench.ts";
 import { mergeCommand } from "../../src/cli/commands/merge.ts";
 import { quantizeCommand } from "../../src/cli/commands/quantize.ts";
 import { searchBenchCommand } from "../../src/cli/commands/search-bench.ts";
+import { vectorsCommand } from "../../src/cli/commands/vectors.ts";
 import { verifyCommand } from "../../src/cli/commands/verify.ts";
 import { commandHelp } from "../../src/cli/spec.ts";
 import { lowbit, root, scratch } from "./run.ts";
@@ -72,12 +74,20 @@ test("docs/errors.md has every code of LowbitError, and no other", () => {
   for (const [, code, cause, remedy] of rows) expect(Math.min(cause.length, remedy.length), code).toBeGreaterThan(15);
 });
 
-test.each([quantizeCommand, inspectCommand, verifyCommand, formatsCommand, convertCommand, searchBenchCommand, mergeCommand, benchCommand])(
-  "docs/cli.md has the help of lowbit $name as it is",
-  (command) => {
-    expect(blocks("docs/cli.md", "text").map((block) => block.trimEnd())).toContain(commandHelp(command).trimEnd());
-  },
-);
+test.each([
+  quantizeCommand,
+  inspectCommand,
+  verifyCommand,
+  formatsCommand,
+  convertCommand,
+  searchBenchCommand,
+  mergeCommand,
+  benchCommand,
+  vectorsCommand,
+  compareCommand,
+])("docs/cli.md has the help of lowbit $name as it is", (command) => {
+  expect(blocks("docs/cli.md", "text").map((block) => block.trimEnd())).toContain(commandHelp(command).trimEnd());
+});
 
 const pages = ["README.md", "CHANGELOG.md", ...readdirSync(join(root, "docs")).map((name) => `docs/${name}`)].filter((name) =>
   name.endsWith(".md"),
