@@ -46,8 +46,13 @@ const ROWS: readonly Row[] = [
   {
     id: "gptq4",
     options: { ...asymmetric, algorithm: "gptq" },
-    bound: 24.48,
     other: [{ ...asymmetric, algorithm: { name: "gptq", damp: 0.05, actOrder: false, polish: true } }],
+  },
+  {
+    id: "refit4",
+    options: { ...asymmetric, algorithm: "refit" },
+    bound: 24.48,
+    other: [{ ...asymmetric, algorithm: "gptq" }],
   },
   { id: "rtn3", options: stored("uint3_b32_zp") },
   { id: "gptq3", options: stored("uint3_b32_zp", { algorithm: "gptq" }) },

@@ -1,5 +1,6 @@
 // Calibration of models: where data come from, and that the statistics are those of what each operator multiplies. The oracle of the Hessian is
 // onnxruntime-node: the sum of squares of a layer's outputs is the trace of W H W^T.
+import { openProducts } from "../../src/onnx/calibrate/products.ts";
 import { mkdirSync, mkdtempSync, readdirSync, rmSync, writeFileSync } from "node:fs";
 import { tmpdir } from "node:os";
 import { join } from "node:path";
@@ -319,6 +320,27 @@ describe("statistics", () => {
     expect([b.statistics[0].rows, b.heldOut![0].rows]).toEqual([5, 5]);
     expect(layers.get("a")!.range).toEqual({ min: Math.min(...samples), max: Math.max(...samples) });
     expect(layers.get("a")!.observer!.ranges().max[0]).toBe(Math.max(...samples));
+  });
+
+  test("large sums of outer products by the runtime: several panels, near those in float64; small ones are left to the caller", async () => {
+    const [k, tokens] = [128, 2100];
+    const [a, b] = [weights(tokens * k, 1), weights(tokens * k, 2)];
+    const products = openProducts();
+    try {
+      expect(await products.of(a.subarray(0, 3 * k), b.subarray(0, 3 * k), k)).toBeNull();
+      const got = (await products.of(a, b, k))!;
+      for (let i = 0; i < k; i += 7)
+        for (let j = 0; j < k; j += 5) {
+          let [sum, size] = [0, 0];
+          for (let t = 0; t < tokens; t++) {
+            sum += a[t * k + i] * b[t * k + j];
+            size += Math.abs(a[t * k + i] * b[t * k + j]);
+          }
+          expect(Math.abs(got[i * k + j] - sum)).toBeLessThan(1e-6 * size);
+        }
+    } finally {
+      await products.close();
+    }
   });
 
   test("maps of any width: the statistics of a convolution are the sums over all of them", async () => {

@@ -171,6 +171,22 @@ test("statistics and drift of two shards are those of all tokens; other lengths 
   expect(() => mergeStatistics(want.inputs, wide.finish())).toThrow(/got inputs of length 24/);
 });
 
+test("sums that the caller has are added as they are; half of them, or with a mask, are refused", () => {
+  const [k, tokens] = [12, 40];
+  const { x, y } = drifting(tokens, k, 23);
+  const want = driftStatistics(k);
+  want.add(x, y);
+  const { inputs, cross, shift } = want.finish();
+  const got = driftStatistics(k);
+  got.add(x, y, { products: inputs.hessian!, crossProducts: cross });
+  expect(got.finish()).toEqual({ inputs, cross, shift });
+  const products = inputs.hessian!;
+  expect(() => got.add(x, y, { products })).toThrow(/products and crossProducts .* together/);
+  const own = layerStatistics(k);
+  expect(() => own.add(y, { products, mask: new Uint8Array(tokens).fill(1) })).toThrow(/without mask and weights/);
+  expect(() => own.add(y, { products: products.subarray(1) })).toThrow(/12 x 12/);
+});
+
 test("the error over that of the weight as it was, from the tokens themselves", () => {
   const [rows, k, tokens] = [6, 32, 200];
   const { x, y } = drifting(tokens, k, 31);
