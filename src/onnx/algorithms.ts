@@ -7,7 +7,7 @@ import { awq, type AwqOptions } from "../quantize/awq.ts";
 import { gptq, type GptqOptions } from "../quantize/gptq.ts";
 import { hqq, type HqqOptions } from "../quantize/hqq.ts";
 import { dequantizeOriginal, mrgptq, type MrGptqOptions } from "../quantize/mrgptq.ts";
-import { driftError, mergeDrift, refit, type DriftStatistics } from "../quantize/refit.ts";
+import { driftError, mergeDrift, refit, refitWeight, type DriftStatistics } from "../quantize/refit.ts";
 import { rtn, type RtnOptions } from "../quantize/rtn.ts";
 import type { AlgebraOptions } from "../quantize/simd.ts";
 import { mergeStatistics, outputError, type LayerStatistics } from "../quantize/statistics.ts";
@@ -204,14 +204,20 @@ function refitFamily(input: AlgorithmInput, { ridge, ...options }: AlgorithmOpti
       const sample = sampleRows(weight);
       const judge = (packed: PackedTensor): number => driftError(sample, dequantizeOriginal(packed), heldOutDrift, shared);
       const plain = judgeOf(sample, heldOutDrift.inputs, shared);
-      const quantizeWith = (pull: number) => (choice: GptqChoice) =>
-        refit({ drift, quantizer: variant(choice, drift.inputs), ridge: pull, ...common }).quantizeWeight(sample, format);
+      const moved = (pull: number): Tensor => {
+        const data = refitWeight(sample, { drift, ridge: pull, ...common });
+        return { data, shape: [data.length / input.k, input.k], stride: [input.k, 1], offset: 0 };
+      };
+      const quantizeWith = (of: Tensor) => (choice: GptqChoice) => variant(choice, drift.inputs).quantizeWeight(of, format);
       const choices = openChoices("gptq", format, input, options);
       // with the first of every choice but polish, which costs as much as all before it
       const first = Object.assign({}, ...choices.slice(0, 2).map(([one]) => one)) as GptqChoice;
-      const pulls = (ridge === undefined ? RIDGES : [ridge]).map((pull) => ({ pull, ...search([[first]], quantizeWith(pull), judge) }));
-      const { pull } = pulls.reduce((a, b) => (b.error < a.error ? b : a));
-      const { choice, packed: best, tried } = search(choices, quantizeWith(pull), judge);
+      const pulls = (ridge === undefined ? RIDGES : [ridge]).map((pull) => {
+        const of = moved(pull);
+        return { pull, of, error: judge(quantizeWith(of)(first)) };
+      });
+      const { pull, of } = pulls.reduce((a, b) => (b.error < a.error ? b : a));
+      const { choice, packed: best, tried } = search(choices, quantizeWith(of), judge);
       const quantizer = variant(choice, mergeStatistics(drift.inputs, heldOutDrift.inputs));
       const packed = refit({ drift: mergeDrift(drift, heldOutDrift), quantizer, ridge: pull, ...common }).quantizeWeight(weight, format);
       const heldOut = { signal: plain.signal, error: plain.error(best) };
