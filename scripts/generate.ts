@@ -28,6 +28,7 @@ export function entries(): { subpath: string; source: string; out: string }[] {
     ["./quantize", "src/quantize/index", "quantize"],
     ["./onnx", "src/onnx/index", "onnx"],
     ["./runtime", "src/runtime/index", "runtime"],
+    ["./transformers", "src/runtime/transformers", "transformers"],
     ["./search", "src/search/index", "search"],
     ["./testing", "src/testing/index", "testing"],
     ["./webgpu", "src/backends/webgpu/backend", "webgpu"],

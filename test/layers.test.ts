@@ -30,7 +30,11 @@ const layers: readonly { name: string; owns: (path: string) => boolean; sees: re
     sees: ["formats", "kernels", "backends", "tensor", "quantize"],
   },
   { name: "onnx", owns: (p) => p.startsWith("src/onnx/"), sees: ["formats", "files", "kernels", "backends", "tensor", "quantize"] },
-  { name: "runtime", owns: (p) => p.startsWith("src/runtime/"), sees: ["formats", "kernels", "backends", "tensor", "quantize", "onnx"] },
+  {
+    name: "runtime",
+    owns: (p) => p.startsWith("src/runtime/"),
+    sees: ["formats", "files", "kernels", "backends", "tensor", "quantize", "onnx", "interop"],
+  },
   {
     name: "cli",
     owns: (p) => p.startsWith("src/cli/"),

@@ -93,6 +93,13 @@ export interface Session {
  * @example const session = await loadModel("model.onnx"); const { logits } = await session.run({ ids });
  */
 export async function loadModel(source: string | Uint8Array | Blob, options: LoadOptions = {}): Promise<Session> {
+  return load(source, options, true);
+}
+
+/** `loadModel` for feeds of other libraries: names of open sizes need not agree, as in onnxruntime. */
+export const loadForeign = (source: string | Uint8Array, options: LoadOptions): Promise<Session> => load(source, options, false);
+
+async function load(source: string | Uint8Array | Blob, options: LoadOptions, agree: boolean): Promise<Session> {
   const backend = backendOf(options.backend ?? "wasm");
   if (options.fallback !== undefined && options.fallback !== "onnxruntime")
     throw new TypeError(`loadModel fallback: expected "onnxruntime" or none, got ${String(options.fallback)}.`);
@@ -104,7 +111,7 @@ export async function loadModel(source: string | Uint8Array | Blob, options: Loa
     const model = file ?? readModelBytes(input as Uint8Array);
     const graph = readGraph(model);
     const missing = missingOperators(model, graph.flat);
-    const described = describe(model);
+    const described = { ...describe(model), agree };
     if (missing.length === 0)
       return ownSession(described, makePlan(model, graph, backend, options.activations ?? "auto"), backend, options.profile === true);
     if (options.fallback !== "onnxruntime")
@@ -127,6 +134,10 @@ function backendOf(backend: "wasm" | "reference" | Backend<SyncLayer>): Backend<
 
 type Described = Pick<Session, "inputNames" | "outputNames" | "inputMetadata" | "outputMetadata"> & {
   readonly optional: ReadonlySet<string>;
+  /** Inputs without a shape: any fits. */
+  readonly shapeless: ReadonlySet<string>;
+  /** Whether open sizes of one name must agree. */
+  readonly agree: boolean;
 };
 
 function metadata({ name, type }: ValueInfoProto): ValueMetadata {
@@ -137,7 +148,7 @@ function metadata({ name, type }: ValueInfoProto): ValueMetadata {
   return { name, isTensor: true, type: boundaryType(tensor?.elemType ?? 0) ?? "float32", shape };
 }
 
-function describe(model: OnnxModel): Described {
+function describe(model: OnnxModel): Omit<Described, "agree"> {
   const graph = model.proto.graph!;
   const optional = new Set(graph.initializer.map(({ name }) => name));
   const inputs = graph.input.filter(({ name }) => !optional.has(name));
@@ -147,13 +158,16 @@ function describe(model: OnnxModel): Described {
     inputMetadata: inputs.map(metadata),
     outputMetadata: graph.output.map(metadata),
     optional,
+    shapeless: new Set(inputs.filter(({ type }) => !hasShape(type)).map(({ name }) => name)),
   };
 }
+
+const hasShape = (type: ValueInfoProto["type"]): boolean => type?.value.case === "tensorType" && type.value.value.shape !== undefined;
 
 const show = (names: readonly string[]): string => names.map((name) => JSON.stringify(name)).join(", ");
 
 /** One feed against the model's input. */
-function checkFeed({ name, type, shape }: ValueMetadata, feed: RuntimeTensor, open: Map<string, number>): Value {
+function checkFeed({ name, type, shape }: ValueMetadata, feed: RuntimeTensor, open: Map<string, number>, described: Described): Value {
   const what = `feed ${JSON.stringify(name)}`;
   const { dims, data } = feed;
   const isArray = type === "float16" ? isHalfArray(data) : isArrayOf(type, data);
@@ -161,14 +175,15 @@ function checkFeed({ name, type, shape }: ValueMetadata, feed: RuntimeTensor, op
     throw new TypeError(`${what}: expected ${type} in its typed array, got ${feed.type} in ${data?.constructor?.name ?? String(data)}.`);
   const wanted = `[${shape.map((d) => (d === "" ? "?" : d)).join(", ")}]`;
   const fits =
-    dims.length === shape.length &&
-    shape.every((d, i) => {
-      if (typeof d === "number") return d === dims[i];
-      if (d === "") return true;
-      const known = open.get(d) ?? dims[i];
-      open.set(d, known);
-      return known === dims[i];
-    });
+    described.shapeless.has(name) ||
+    (dims.length === shape.length &&
+      shape.every((d, i) => {
+        if (typeof d === "number") return d === dims[i];
+        if (d === "" || !described.agree) return true;
+        const known = open.get(d) ?? dims[i];
+        open.set(d, known);
+        return known === dims[i];
+      }));
   if (!fits) {
     const known = [...open].map(([symbol, size]) => `${symbol} = ${size}`).join(", ");
     const where = known === "" ? "" : ` with ${known}`;
@@ -196,7 +211,7 @@ function checkFeeds(described: Described, feeds: Readonly<Record<string, Runtime
     throw new TypeError(`run feeds: expected ${show(inputNames)}, got also ${show(strange)}.${why}`);
   }
   const open = new Map<string, number>();
-  return new Map(inputMetadata.map((input) => [input.name, checkFeed(input, feeds[input.name], open)]));
+  return new Map(inputMetadata.map((input) => [input.name, checkFeed(input, feeds[input.name], open, described)]));
 }
 
 function checkFetches(outputNames: readonly string[], fetches: readonly string[]): void {
@@ -219,7 +234,7 @@ function ownSession(described: Described, plan: Plan, backend: Backend<SyncLayer
   const decoders = new Set<Decoder>();
   let released = false;
   let last: Promise<unknown> = Promise.resolve();
-  const { optional: _, ...names } = described;
+  const { optional: _, shapeless: __, agree: ___, ...names } = described;
   const halves = new Set(names.outputMetadata.filter(({ type }) => type === "float16").map(({ name }) => name));
   const checkLive = (): void => {
     if (released) throw disposed();
@@ -296,7 +311,7 @@ function ownSession(described: Described, plan: Plan, backend: Backend<SyncLayer
 
 async function foreignSession(described: Described, source: string | Uint8Array, missing: readonly string[]): Promise<Session> {
   const session = await openSession(source, { label: "fallback", remedy: "Give other feeds." });
-  const { optional: _, ...names } = described;
+  const { optional: _, shapeless: __, agree: ___, ...names } = described;
   let released = false;
   return {
     ...names,

@@ -1,0 +1,170 @@
+// lowbit/transformers: imported before (or beside) transformers.js, it makes that library's pipelines run on this runtime, the user's code unchanged.
+//
+// transformers.js makes its sessions by `InferenceSession.create` of the onnxruntime that it imports. This module replaces that function: sessions for the processor are this runtime's, in an
+// InferenceSession of that same class, so that names, metadata, tensors and checks are onnxruntime's own. What cannot run here whole goes to the function as it was, and the console says so
+// once. `globalThis[Symbol.for("onnxruntime")]`, which transformers.js also reads, is left alone: with it, transformers.js 4.3 knows no device, not even its default one.
+import { LowbitError } from "../../formats/core/errors.ts";
+import type { Backend, SyncLayer } from "../backends/types.ts";
+import { builtin } from "../files/node.ts";
+import { loadForeign, type RuntimeTensor, type Session } from "./session.ts";
+
+/** How sessions of transformers.js are loaded. Change it before a pipeline is made. */
+export interface TransformersSettings {
+  /** Where products run. Default "wasm": one thread. */
+  backend: "wasm" | Backend<SyncLayer>;
+  /** Takes what is said on the console, once each. */
+  say: (message: string) => void;
+}
+
+export const settings: TransformersSettings = {
+  backend: "wasm",
+  say: (message) => console.info(message),
+};
+
+/** What transformers.js asks of a session, behind onnxruntime's class. */
+interface Handler {
+  readonly inputNames: readonly string[];
+  readonly outputNames: readonly string[];
+  readonly inputMetadata: Session["inputMetadata"];
+  readonly outputMetadata: Session["outputMetadata"];
+  run(feeds: Record<string, RuntimeTensor>, fetches: Record<string, unknown>, options: unknown): Promise<Record<string, unknown>>;
+  dispose(): Promise<void>;
+  startProfiling(): void;
+  endProfiling(): void;
+}
+
+interface OrtSession {
+  run(feeds: unknown, fetches: readonly string[]): Promise<Record<string, unknown>>;
+  release(): Promise<void>;
+}
+
+interface OrtClass {
+  new (handler: Handler): OrtSession;
+  create(...args: unknown[]): Promise<OrtSession>;
+}
+
+interface Runtime {
+  readonly InferenceSession: OrtClass;
+}
+
+const originals = new Map<OrtClass, OrtClass["create"]>();
+const said = new Set<string>();
+
+function sayOnce(message: string): void {
+  if (said.has(message)) return;
+  said.add(message);
+  settings.say(message);
+}
+
+interface SessionOptions {
+  readonly executionProviders?: readonly (string | { readonly name: string })[];
+  readonly externalData?: unknown;
+}
+
+/** Devices of the processor: others are asked for by name, and stay onnxruntime's. */
+const PROCESSOR = new Set(["cpu", "wasm"]);
+
+/** The model and the options of a call of `create`; null for calls that are onnxruntime's. */
+function ofCall(args: readonly unknown[]): string | Uint8Array | null {
+  const [source, ...rest] = args;
+  const options = (rest.findLast((arg) => typeof arg === "object" && arg !== null) ?? {}) as SessionOptions;
+  const providers = (options.executionProviders ?? []).map((ep) => (typeof ep === "string" ? ep : ep.name));
+  if (options.externalData !== undefined || providers.some((name) => !PROCESSOR.has(name))) return null;
+  if (typeof source === "string" || source instanceof Uint8Array) return source;
+  const [start, length] = rest;
+  if (!(source instanceof ArrayBuffer)) return null;
+  return new Uint8Array(source, typeof start === "number" ? start : 0, typeof length === "number" ? length : undefined);
+}
+
+/** A session of this runtime; a run that it refuses, and those after it, are onnxruntime's. */
+function handlerOf(session: Session, retry: () => Promise<OrtSession>): Handler {
+  let other: Promise<OrtSession> | null = null;
+  const { inputNames, outputNames, inputMetadata, outputMetadata } = session;
+  return {
+    ...{ inputNames, outputNames, inputMetadata, outputMetadata },
+    async run(feeds, fetches) {
+      const names = Object.keys(fetches);
+      if (other === null)
+        try {
+          return await session.run(feeds, names);
+        } catch (error) {
+          if (!(error instanceof LowbitError) || error.code === "E_DISPOSED") throw error;
+          sayOnce(`lowbit: a session runs in onnxruntime from here on: ${error.message}`);
+          other = retry();
+        }
+      return (await other).run(feeds, names);
+    },
+    async dispose() {
+      await session.release();
+      await (await other)?.release();
+    },
+    startProfiling() {},
+    endProfiling() {},
+  };
+}
+
+function install({ InferenceSession }: Runtime): void {
+  if (originals.has(InferenceSession)) return;
+  const create = InferenceSession.create;
+  originals.set(InferenceSession, create);
+  InferenceSession.create = async (...args) => {
+    const source = ofCall(args);
+    const original = (): Promise<OrtSession> => create.apply(InferenceSession, args);
+    if (source === null) return original();
+    try {
+      const session = await loadForeign(source, { backend: settings.backend });
+      return new InferenceSession(handlerOf(session, original));
+    } catch (error) {
+      if (!(error instanceof LowbitError)) throw error;
+      sayOnce(`lowbit: a session runs in onnxruntime: ${error.message}`);
+      return original();
+    }
+  };
+}
+
+/** The copies of onnxruntime-node that transformers.js may import: its own one, and the program's. */
+function nodeRuntimes(): Runtime[] {
+  const { createRequire } = builtin("node:module")!;
+  const { argv, cwd } = (globalThis as unknown as { process: { argv: readonly string[]; cwd(): string } }).process;
+  const found = new Set<Runtime>();
+  for (const base of [`${cwd()}/lowbit`, argv[1]].filter((path) => typeof path === "string" && path !== "")) {
+    const outer = createRequire(base);
+    const take = (from: ReturnType<typeof createRequire>): void => {
+      try {
+        found.add(from("onnxruntime-node") as Runtime);
+      } catch {
+        // not installed there
+      }
+    };
+    take(outer);
+    try {
+      take(createRequire(outer.resolve("@huggingface/transformers")));
+    } catch {
+      // not installed there
+    }
+  }
+  return [...found];
+}
+
+async function start(): Promise<void> {
+  if (builtin("node:module") === undefined) {
+    install((await import("onnxruntime-web/webgpu")) as unknown as Runtime);
+    return;
+  }
+  const runtimes = nodeRuntimes();
+  if (runtimes.length === 0)
+    throw new LowbitError(
+      "E_RUNTIME",
+      "lowbit/transformers: expected @huggingface/transformers with its onnxruntime-node, got neither. Install it: npm install @huggingface/transformers",
+    );
+  runtimes.forEach(install);
+}
+
+/** Settled once pipelines run here: in Node at once, in browsers when onnxruntime-web has loaded. @throws LowbitError E_RUNTIME where transformers.js is not installed */
+export const ready: Promise<void> = start();
+
+/** Gives transformers.js its own runtime back; sessions that are open stay. */
+export function uninstall(): void {
+  for (const [owner, create] of originals) owner.create = create;
+  originals.clear();
+}

@@ -1,0 +1,157 @@
+// lowbit/transformers: five pipelines of transformers.js from local folders, its default device, with and without the import: the same results.
+import { mkdtempSync, rmSync, writeFileSync } from "node:fs";
+import { tmpdir } from "node:os";
+import { join } from "node:path";
+import { env, pipeline, RawImage, type DataType } from "@huggingface/transformers";
+import { InferenceSession, Tensor } from "onnxruntime-node";
+import { afterAll, afterEach, beforeAll, expect, test } from "vitest";
+import { encode, graph, model, node, T, value } from "../onnx/build.ts";
+import { numbers } from "./make.ts";
+import { writePipelines } from "./pipelines.ts";
+
+const folder = mkdtempSync(join(tmpdir(), "lowbit-pipelines-"));
+const plain = InferenceSession.create;
+let door: typeof import("../../src/runtime/transformers.ts");
+const heard: string[] = [];
+
+beforeAll(async () => {
+  env.allowRemoteModels = false;
+  env.allowLocalModels = true;
+  env.localModelPath = folder;
+  env.useFSCache = false;
+  writePipelines(folder);
+  // as users have it: an import for its effect
+  door = await import("../../src/runtime/transformers.ts");
+  await door.ready;
+  door.settings.say = (message) => heard.push(message);
+});
+const own = (): typeof plain => InferenceSession.create;
+let here: typeof plain;
+beforeAll(() => void (here = own()));
+afterEach(() => {
+  heard.length = 0;
+  InferenceSession.create = here;
+});
+afterAll(() => {
+  door.uninstall();
+  expect(own()).toBe(plain);
+  rmSync(folder, { recursive: true, force: true });
+});
+
+type Run = (dtype: DataType) => Promise<unknown>;
+/** Numbers of any nest of results, and everything else, by path. */
+function flatten(of: unknown, path = ""): [string, unknown][] {
+  if (ArrayBuffer.isView(of)) return Array.from(of as unknown as ArrayLike<number>, (v, i): [string, unknown] => [`${path}.${i}`, v]);
+  if (typeof of !== "object" || of === null) return [[path, of]];
+  return Object.entries(of).flatMap(([key, inner]) => flatten(inner, `${path}.${key}`));
+}
+
+const sound = numbers(5, 8000, -0.5, 0.5).map((v, i) => v * Math.sin(i / 40));
+const image = new RawImage(Uint8ClampedArray.from(numbers(6, 24 * 24 * 3, 0, 255)), 24, 24, 3);
+
+/** Runs of each pipeline; no device is named. */
+const PIPELINES: Record<string, Run> = {
+  "feature-extraction": async (dtype) => {
+    const extract = await pipeline("feature-extraction", "features", { dtype });
+    const out = await extract(["w5 w9 w30", "w7 w8"], { pooling: "mean", normalize: true });
+    await extract.dispose();
+    return { dims: out.dims, data: out.data };
+  },
+  "text-classification": async (dtype) => {
+    const classify = await pipeline("text-classification", "classes", { dtype });
+    const out = await classify(["w5 w9 w30", "w61 w3"], { top_k: 3 });
+    await classify.dispose();
+    return out;
+  },
+  "text-generation": async (dtype) => {
+    const generate = await pipeline("text-generation", "language", { dtype });
+    const out = await generate("w7 w30 w12", { max_new_tokens: 8, do_sample: false });
+    await generate.dispose();
+    return out;
+  },
+  "automatic-speech-recognition": async (dtype) => {
+    const listen = await pipeline("automatic-speech-recognition", "speech", { dtype });
+    const out = await listen(sound);
+    await listen.dispose();
+    return out;
+  },
+  "image-classification": async (dtype) => {
+    const look = await pipeline("image-classification", "images", { dtype });
+    const out = await look(image, { top_k: 5 });
+    await look.dispose();
+    return out;
+  },
+};
+
+test.each(Object.entries(PIPELINES))("%s", async (_, run) => {
+  let foreign = 0;
+  InferenceSession.create = (async (...args: Parameters<typeof plain>) => {
+    foreign++;
+    return plain.apply(InferenceSession, args);
+  }) as typeof plain;
+  const wanted = flatten(await run("fp32"));
+  expect(foreign).toBeGreaterThan(0);
+  const handlers: object[] = [];
+  InferenceSession.create = (async (...args: Parameters<typeof plain>) => {
+    const session = await here.apply(InferenceSession, args);
+    handlers.push((session as unknown as { handler: object }).handler);
+    return session;
+  }) as typeof plain;
+  const got = flatten(await run("fp32"));
+  // this runtime's handler is a plain object, onnxruntime's a class
+  expect(handlers.map((handler) => handler.constructor)).toEqual(new Array(foreign).fill(Object));
+  expect(heard).toEqual([]);
+  expect(got.length).toBeGreaterThan(0);
+  expect(got.map(([path]) => path)).toEqual(wanted.map(([path]) => path));
+  got.forEach(([path, v], i) => {
+    const other = wanted[i][1];
+    if (typeof v === "number") expect(v, path).toBeCloseTo(other as number, 4);
+    else {
+      expect(v, path).toEqual(other);
+      expect(v, path).not.toBe("");
+    }
+  });
+});
+
+const small = (opType: string): Uint8Array =>
+  encode(
+    model(
+      graph({
+        input: [value("x", T.FLOAT, ["n", 4])],
+        output: [value("y", T.FLOAT, ["n", 4])],
+        node: [node(opType, ["x"], ["y"])],
+      }),
+    ),
+  );
+const x = new Tensor("float32", Float32Array.of(1, 2, 3, 4), [1, 4]);
+
+test("a session is onnxruntime's class, with its tensors, and runs here", async () => {
+  const session = await InferenceSession.create(small("Neg"));
+  expect(session).toBeInstanceOf(InferenceSession);
+  expect(session.inputMetadata).toEqual([{ name: "x", isTensor: true, type: "float32", shape: ["n", 4] }]);
+  const { y } = await session.run({ x });
+  expect(y).toBeInstanceOf(Tensor);
+  expect([...(y.data as Float32Array)]).toEqual([-1, -2, -3, -4]);
+  await expect(session.run({})).rejects.toThrow(/'x' is missing/);
+  await session.release();
+  await expect(session.run({ x })).rejects.toMatchObject({ code: "E_DISPOSED" });
+});
+
+test("what cannot run here runs in onnxruntime, said once", async () => {
+  for (let i = 0; i < 2; i++) {
+    const session = await InferenceSession.create(small("Hardmax"));
+    expect([...((await session.run({ x })).y.data as Float32Array)]).toEqual([0, 0, 0, 1]);
+    await session.release();
+  }
+  expect(heard).toHaveLength(1);
+  expect(heard[0]).toMatch(/runs in onnxruntime.*Hardmax/);
+  // a device that is asked for by name is onnxruntime's without a word
+  await expect(InferenceSession.create(small("Neg"), { executionProviders: ["qnn"] })).rejects.toThrow();
+  expect(heard).toHaveLength(1);
+});
+
+test("a model that neither loads is onnxruntime's error", async () => {
+  const path = join(folder, "damaged.onnx");
+  writeFileSync(path, Uint8Array.of(1, 2, 3));
+  await expect(InferenceSession.create(path)).rejects.toThrow();
+});
