@@ -99,7 +99,8 @@ test.each(Object.entries(PIPELINES))("%s", async (_, run) => {
   }) as typeof plain;
   const got = flatten(await run("fp32"));
   // this runtime's handler is a plain object, onnxruntime's a class
-  expect(handlers.map((handler) => handler.constructor)).toEqual(new Array(foreign).fill(Object));
+  expect(handlers.length).toBeGreaterThan(0);
+  for (const handler of handlers) expect(handler.constructor).toBe(Object);
   expect(heard).toEqual([]);
   expect(got.length).toBeGreaterThan(0);
   expect(got.map(([path]) => path)).toEqual(wanted.map(([path]) => path));
