@@ -310,7 +310,7 @@ function ownSession(described: Described, plan: Plan, backend: Backend<SyncLayer
 }
 
 async function foreignSession(described: Described, source: string | Uint8Array, missing: readonly string[]): Promise<Session> {
-  const session = await openSession(source, { label: "fallback", remedy: "Give other feeds." });
+  const session = await openSession(source, { label: `fallback for ${missing.join(", ")}`, remedy: "Give other feeds." });
   const { optional: _, shapeless: __, agree: ___, ...names } = described;
   let released = false;
   return {

@@ -18,6 +18,8 @@ export interface TransformersSettings {
 
 export const settings: TransformersSettings = {
   backend: "wasm",
+  // the one thing that this library says by itself: where a user's pipelines run
+  // eslint-disable-next-line no-console
   say: (message) => console.info(message),
 };
 

@@ -6,12 +6,13 @@ import { env, pipeline, RawImage, type DataType } from "@huggingface/transformer
 import { InferenceSession, Tensor } from "onnxruntime-node";
 import { afterAll, afterEach, beforeAll, expect, test } from "vitest";
 import { encode, graph, model, node, T, value } from "../onnx/build.ts";
+import type * as Door from "../../src/runtime/transformers.ts";
 import { numbers } from "./make.ts";
 import { writePipelines } from "./pipelines.ts";
 
 const folder = mkdtempSync(join(tmpdir(), "lowbit-pipelines-"));
 const plain = InferenceSession.create;
-let door: typeof import("../../src/runtime/transformers.ts");
+let door: typeof Door;
 const heard: string[] = [];
 
 beforeAll(async () => {
