@@ -3,7 +3,8 @@
 //   lavapipe128, lavapipe512                the suites that subgroups matter to, with subgroups of 4 and 16
 //   swiftshader                             vitest in Node on dawn and SwiftShader: no shader-f16, 256 invocations
 //   browser                                 the same suites in headless Chromium, the WebAssembly backend in isolated and other pages, and examples/webgpu.html,
-//                                           which must print what examples/backends.mjs prints in Node (both need npm run build)
+//                                           which must print what examples/backends.mjs prints in Node (both need npm run build);
+//                                           and the runtimes of `verify` on small models (scripts/verify-webgpu.ts)
 //   naga                                    the same suites in Deno, whose WGSL compiler is naga, on lavapipe
 // An adapter that is missing, or not the one that a step is about, is a failure. Suites named *.node.test.ts run in Node only.
 // Software drivers compile slowly: LOWBIT_GPU_FULL says what a step takes all of, else a spread: `shaders` (pipelines of
@@ -92,6 +93,12 @@ async function browser() {
   } finally {
     server.close();
   }
+  // the runtimes of `verify --runtimes web,webgpu`
+  execFileSync(process.execPath, [join(root, "node_modules/tsx/dist/cli.mjs"), "scripts/verify-webgpu.ts"], {
+    cwd: root,
+    stdio: "inherit",
+    env: { ...process.env, LOWBIT_CHROMIUM: need("chromium") },
+  });
 }
 
 /** The example page and the example in Node: three formats on three backends, the same numbers everywhere. */

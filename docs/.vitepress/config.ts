@@ -17,6 +17,7 @@ const reference = [
   { text: "Numerics", link: "/numerics" },
   { text: "Errors", link: "/errors" },
   { text: "Performance", link: "/performance" },
+  { text: "Models from npm", link: "/zoo" },
 ];
 const inside = [
   { text: "Architecture", link: "/architecture" },

@@ -14,6 +14,7 @@ import { EXIT, commandHelp, parseCommand, usageError } from "./spec.ts";
 const COMMANDS: Readonly<Record<string, () => Promise<CommandSpec>>> = {
   quantize: async () => (await import("./commands/quantize.ts")).quantizeCommand,
   inspect: async () => (await import("./commands/inspect.ts")).inspectCommand,
+  calibrate: async () => (await import("./commands/calibrate.ts")).calibrateCommand,
   merge: async () => (await import("./commands/merge.ts")).mergeCommand,
   verify: async () => (await import("./commands/verify.ts")).verifyCommand,
   bench: async () => (await import("./commands/bench.ts")).benchCommand,

@@ -135,7 +135,7 @@ async function algorithmWeights(
 ): Promise<ReadonlySet<Layer>> {
   const chosen = layers.filter((layer) => isDecided(decisionOf(layer)));
   if (chosen.length === 0) return new Set();
-  const { sequential, calibration, calibrate, signal, onProgress } = options;
+  const { sequential, calibration, statistics, calibrate, signal, onProgress } = options;
   const total = chosen.reduce((sum, layer) => sum + layer.bytes, 0);
   const searched = chosen.filter((layer) => algorithmOf(layer, decisionOf(layer), options) !== decisionOf(layer).algorithm);
   for (const layer of searched) notes.push(`${layer.name}: scales searched without data: ${vectorView(layer) as string}`);
@@ -146,7 +146,7 @@ async function algorithmWeights(
     (layer) => ({ format: decisionOf(layer).format, algorithm: algorithmOf(layer, decisionOf(layer), options) }),
     calibration,
     {
-      ...pick({ sequential, signal, ...calibrate }),
+      ...pick({ sequential, signal, statistics, ...calibrate }),
       undoes: ["rotation", "channelScales"],
       onProgress: ({ stage, done, total: steps, layer }) =>
         onProgress?.({ done: (total * done) / (steps || 1), total, layer: layer === undefined ? stage : `${layer} (${stage})` }),

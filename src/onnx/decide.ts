@@ -10,6 +10,7 @@ import { outputError } from "../quantize/statistics.ts";
 import { quantize } from "../tensor/quantize/index.ts";
 import { matrixView, readRows } from "../tensor/tensor.ts";
 import { resolveAlgorithm, type Algorithm, type AlgorithmInput, type ResolvedAlgorithm } from "./algorithms.ts";
+import { openStatistics } from "./calibrate/file.ts";
 import { readFeeds, type CalibrationData } from "./calibrate/sources.ts";
 import {
   collect,
@@ -62,6 +63,8 @@ export interface DecideOptions extends CollectOptions {
   readonly undoes?: readonly WeightBasis[];
   /** Batches of the data, at most. */
   readonly maxBatches?: number;
+  /** A file of lowbit calibrate instead of calibration data. */
+  readonly statistics?: string;
 }
 
 interface Job {
@@ -111,7 +114,8 @@ export async function decideInto(
     model,
     looking.map((job) => job.layer),
   );
-  for (const job of looking) if (isOpen(job.layer)) checkCalibrated(job, refused.get(job.layer), calibration !== undefined);
+  for (const job of looking)
+    if (isOpen(job.layer)) checkCalibrated(job, refused.get(job.layer), calibration !== undefined || options.statistics !== undefined);
   const byLayer = new Map(jobs.map((job) => [job.layer, job]));
   const sequential = options.sequential ?? looking.some((job) => job.algorithm.needs === "drift");
   if (sequential && layers.some((layer) => !store.takes(layer)))
@@ -120,7 +124,22 @@ export async function decideInto(
       "shard: expected layers that can be made apart, got sequential calibration, where each waits for the one before. Leave sequential (and refit) out, or make the model in one run with resume.",
     );
   const wanted = (group: InputGroup): boolean => group.layers.some(isOpen);
-  if (calibration !== undefined && groups.some(wanted)) {
+  if (options.statistics !== undefined && groups.some(wanted)) {
+    if (sequential)
+      throw new LowbitError(
+        "E_UNSUPPORTED",
+        "statistics: expected one-shot calibration, got sequential, which needs the data themselves. Give them with calibration (--calibrate).",
+      );
+    const file = openStatistics(options.statistics, model);
+    try {
+      for (const group of groups.filter(wanted)) {
+        const found = file.of(group);
+        for (const layer of group.layers.filter(isOpen)) store.put(layer, await quantizeLayer(model, byLayer.get(layer)!, found, options));
+      }
+    } finally {
+      file.close();
+    }
+  } else if (calibration !== undefined && groups.some(wanted)) {
     const { maxBatches, signal } = options;
     const feeds = await readFeeds(model, calibration, {
       ...(maxBatches === undefined ? {} : { maxBatches }),
@@ -290,6 +309,8 @@ function joinRows(parts: readonly PackedTensor[], name: string): PackedTensor {
  */
 function workingCopy(model: OnnxModel): OnnxModel {
   const own = payloadStore();
+  // to where new weights of this run go: a file, where there are many
+  own.keep = model.payloads.keep;
   const payloads: PayloadStore = { ...own, get: (raw) => own.get(raw) ?? model.payloads.get(raw) };
   return { ...model, payloads, proto: clone(ModelProtoSchema, model.proto) };
 }
@@ -310,21 +331,26 @@ async function decideInSequence(
   const [quantized, float] = [modelRunner(copy, feeds, { threads, signal }), modelRunner(model, feeds, { threads, signal })];
   // Each group alone must fit: drift takes two matrices.
   passesOf(groups, options.memory ?? 2 ** 31, heldOutBatches(feeds.length, options.holdOut).size > 0 ? 4 : 2);
-  for (const [i, group] of groups.entries()) {
-    const later = groups.slice(i + 1).map((next) => next.input);
-    // Layers made before are run through all the same: what they give is what the next ones see.
-    const isOpen = group.layers.some((layer) => !store.has(layer));
-    const statistics = (await collect(quantized, [group], options, later, float, isOpen ? [group] : [])).get(group);
-    for (const layer of group.layers) {
-      const target = copies[places.get(layer.node)!];
-      const decided =
-        store.get(layer) ?? withoutShift(await quantizeLayer(model, jobs.get(layer)!, statistics!, options), takesBias(target));
-      if (!store.has(layer)) store.put(layer, decided);
-      const { factor } = gemmAlpha(layer.node);
-      const values = dequantizeOriginal(decided.packed);
-      writeWeight(copy, target, factor === 1 ? values : values.map((value) => value / factor));
-      if (decided.biasShift !== undefined) writeBias(copy, target, shifted(readBias(copy, target), decided.biasShift));
+  try {
+    for (const [i, group] of groups.entries()) {
+      const later = groups.slice(i + 1).map((next) => next.input);
+      // Layers made before are run through all the same: what they give is what the next ones see.
+      const isOpen = group.layers.some((layer) => !store.has(layer));
+      const statistics = (await collect(quantized, [group], options, later, float, isOpen ? [group] : [])).get(group);
+      for (const layer of group.layers) {
+        const target = copies[places.get(layer.node)!];
+        const decided =
+          store.get(layer) ?? withoutShift(await quantizeLayer(model, jobs.get(layer)!, statistics!, options), takesBias(target));
+        if (!store.has(layer)) store.put(layer, decided);
+        const { factor } = gemmAlpha(layer.node);
+        const values = dequantizeOriginal(decided.packed);
+        writeWeight(copy, target, factor === 1 ? values : values.map((value) => value / factor));
+        if (decided.biasShift !== undefined) writeBias(copy, target, shifted(readBias(copy, target), decided.biasShift));
+      }
     }
+  } finally {
+    quantized.close();
+    float.close();
   }
 }
 

@@ -75,6 +75,8 @@ export { ALGORITHMS } from "./algorithms.ts";
 export type { Algorithm, AlgorithmInput, AlgorithmName, AlgorithmOptions } from "./algorithms.ts";
 export { decideWeights } from "./decide.ts";
 export type { DecidedWeight, DecideOptions, WeightBasis, WeightDecision } from "./decide.ts";
+export { calibrateToFile, mergeStatistics } from "./calibrate/file.ts";
+export type { CalibrateFileOptions, CalibrateFileReport } from "./calibrate/file.ts";
 export { calibrateModel, cutModel, modelValues, readFeeds } from "./calibrate/index.ts";
 export type {
   BatchValues,

@@ -59,6 +59,8 @@ export interface QuantizeOptions {
   sequential?: boolean;
   /** Inputs to calibrate on: a path (.npz, .npy, .safetensors, .jsonl, a folder of them, a module), text with a tokenizer, or feeds. */
   calibration?: CalibrationData;
+  /** Statistics of calibration data, as `calibrateToFile` (lowbit calibrate) wrote them, instead of the data. */
+  statistics?: string;
   /** How calibration data are used: batches and vectors at most, the share held out for choices and figures, bytes for Hessians. */
   calibrate?: CalibrateOptions;
   /** A model that is quantized already is quantized again, from the weights that its codes stand for. Default false: it is said, and only floats are taken. */
@@ -305,6 +307,9 @@ export const OPTIONS: readonly OptionRow[] = [
       },
     },
   ),
+  text("statistics", "the path of a file of lowbit calibrate", isText, {
+    flag: { name: "statistics", value: "FILE", help: "what lowbit calibrate wrote, instead of --calibrate: the model is not run" },
+  }),
   text(
     "calibrate",
     `an object of ${CALIBRATE_FIELDS.join(", ")}`,
@@ -450,6 +455,7 @@ export function checkOptions(options: QuantizeModelOptions): void {
       throw new TypeError(`${option.name}: expected only with ${having.join(", ")}, got dtype ${dtype.name}`);
     }
   }
+  if (options.statistics !== undefined) checkStatistics(options);
   if (options.shard !== undefined) checkShard(options, dtype);
   if (options.target !== undefined && dtype !== undefined)
     throw new TypeError(`target: expected only with a format, got dtype ${dtype.name}, which says it`);
@@ -459,6 +465,16 @@ export function checkOptions(options: QuantizeModelOptions): void {
   for (const { match } of options.rules ?? []) checkPattern("rules", match);
   if (options.passes !== undefined) checkPasses(options.passes);
   if (options.blockSize !== undefined) checkBlockSize(options.blockSize, dtype!);
+}
+
+/** Statistics are those of the model as it is, one-shot. */
+function checkStatistics({ calibration, passes, requantize }: QuantizeModelOptions): void {
+  if (calibration !== undefined) throw new TypeError("statistics, calibration: expected one of them, got both. Leave one out.");
+  const change = passes !== undefined ? "passes" : requantize ? "requantize" : undefined;
+  if (change !== undefined)
+    throw new TypeError(
+      `statistics: expected none beside ${change}, which change what layers read, got both. Give the data with calibration (--calibrate).`,
+    );
 }
 
 /** Shards are made of weights that do not depend on each other. */

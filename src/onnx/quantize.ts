@@ -7,12 +7,13 @@ import { rtn } from "../quantize/rtn.ts";
 import type { WeightQuantizer } from "../tensor/quantize/index.ts";
 import type { Algorithm } from "./algorithms.ts";
 import { planBudget } from "./budget.ts";
+import { openStatistics } from "./calibrate/file.ts";
 import { calibrateModel, readFeeds } from "./calibrate/index.ts";
 import { dequantizeWeights } from "./dequantize/index.ts";
 import { decider, resolveFormat } from "./choose.ts";
 import { convertWith, newContext, pick, type ConvertResult } from "./convert.ts";
 import { dtypeRow } from "./dtypes.ts";
-import { segmentsLength } from "./file/encode.ts";
+import { payloadBytes, segmentsLength } from "./file/encode.ts";
 import { checkAborted, checkOutput, fileSize, spillFile, writeFiles, type SegmentFile } from "./file/files.ts";
 import { clone } from "@bufbuild/protobuf";
 import { ModelProtoSchema } from "./file/gen/onnx_pb.ts";
@@ -29,11 +30,14 @@ import type { Feeds } from "./verify/feeds.ts";
 import { recipeOf } from "./recipe.ts";
 import { checkReport, writeReport } from "./report/write.ts";
 import { runtimeTraps } from "./verify/traps.ts";
-import { openRunLog, type Run } from "./work/runs.ts";
+import { openRunLog, spillStore, type Run } from "./work/runs.ts";
 import { ShardMade, type WeightStore } from "./work/store.ts";
 
 /** New tensors stay in memory up to this many bytes, then go to a temporary file beside the output. */
 const MEMORY_BUDGET = 96 << 20;
+
+/** From here on the packed weights of a model are not held in memory either. */
+const LARGE_MODEL = 2 ** 30;
 
 /** Share of the calibration data on which a target is judged: no quantizer sees it. */
 const JUDGES = 1 / 8;
@@ -244,7 +248,7 @@ export async function quantizeFile(source: OnnxModel, output: string, options: Q
     calibration === undefined
       ? null
       : await readFeeds(source, calibration, pick({ maxBatches: options.calibrate?.maxBatches, signal: options.signal }));
-  const run = openRunLog(source, output, options, feeds);
+  const run = openRunLog(source, output, options, feeds ?? statisticsHash(options.statistics));
   let failed = true;
   try {
     const asked = feeds === null ? options : { ...options, calibration: feeds };
@@ -254,6 +258,14 @@ export async function quantizeFile(source: OnnxModel, output: string, options: Q
   } finally {
     run.close(failed);
   }
+}
+
+/** What statistics say, as a hash; null without. */
+function statisticsHash(path: string | undefined): string | null {
+  if (path === undefined) return null;
+  const file = openStatistics(path, null);
+  file.close();
+  return file.hash;
 }
 
 /** The weights of one shard. */
@@ -295,11 +307,15 @@ export async function writeQuantized(
   const model = { ...source, proto: decodeOriginal(source) };
   const spill = spillFile(output, MEMORY_BUDGET);
   const { keep } = model.payloads;
+  let made: ReturnType<typeof spillStore> | undefined;
   try {
     const inputs = inputPaths(model);
     checkOutput(output, inputs, { force, followLinks });
     model.payloads.keep = spill.keep;
-    const result = await runOptions(model, options, run?.store);
+    // what an algorithm makes waits until all of it is made: of a large model on disk
+    if (run === undefined && (options.calibration ?? options.statistics) !== undefined && payloadBytes(model) >= LARGE_MODEL)
+      made = spillStore(output);
+    const result = await runOptions(model, options, run?.store ?? made?.store);
     checkChanged(result, options);
     const outputs = outputFiles(model, output, options);
     checkOutputs(outputs, model, { force, followLinks });
@@ -316,6 +332,7 @@ export async function writeQuantized(
   } finally {
     model.payloads.keep = keep;
     spill.close();
+    made?.close();
   }
 }
 

@@ -8,6 +8,7 @@ import { compareCommand } from "../../src/cli/commands/compare.ts";
 import { convertCommand } from "../../src/cli/commands/convert.ts";
 import { formatsCommand } from "../../src/cli/commands/formats.ts";
 import { inspectCommand } from "../../src/cli/commands/inspect.ts";
+import { calibrateCommand } from "../../src/cli/commands/calibrate.ts";
 import { benchCommand } from "../../src/cli/commands/bench.ts";
 import { mergeCommand } from "../../src/cli/commands/merge.ts";
 import { quantizeCommand } from "../../src/cli/commands/quantize.ts";
@@ -85,6 +86,7 @@ test.each([
   benchCommand,
   vectorsCommand,
   compareCommand,
+  calibrateCommand,
 ])("docs/cli.md has the help of lowbit $name as it is", (command) => {
   expect(blocks("docs/cli.md", "text").map((block) => block.trimEnd())).toContain(commandHelp(command).trimEnd());
 });

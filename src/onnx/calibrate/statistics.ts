@@ -1,11 +1,12 @@
 // Statistics of the inputs of layers, by running the model on calibration data: Hessians, channel sums and ranges. Sums
 // only: activations are looked at batch by batch and dropped. Layers go in groups whose sums fit a stated bound, front
 // to back; a part of the batches is held out, for choices and figures.
-import { LowbitError } from "../../../formats/core/errors.ts";
+import { LowbitError, isLowbitError } from "../../../formats/core/errors.ts";
 import { driftStatistics, type DriftAccumulator, type DriftStatistics } from "../../quantize/refit.ts";
 import type { AlgebraOptions } from "../../quantize/simd.ts";
 import { layerStatistics, type LayerStatistics, type StatisticsAccumulator } from "../../quantize/statistics.ts";
 import { observer, type Observer, type ObserverOptions } from "../../quantize/observers.ts";
+import { payloadBytes } from "../file/encode.ts";
 import type { OnnxModel } from "../file/model.ts";
 import type { Layer } from "../layers.ts";
 import type { Feeds } from "../verify/feeds.ts";
@@ -21,7 +22,7 @@ export interface CollectOptions extends AlgebraOptions {
   readonly every?: number;
   /** Share of the batches that is held out; default 1 / 8, none of a single batch. */
   readonly holdOut?: number;
-  /** Bytes for Hessians at a time; more layers go in further passes. Default 2 GiB. */
+  /** Bytes for Hessians at a time; more layers go in further passes. Default 2 GiB; for models from 1 GiB on 128 MiB, or what the largest layer needs. */
   readonly memory?: number;
   /** Collect sum x x^T (8 k^2 bytes a layer); default true. */
   readonly hessian?: boolean;
@@ -29,6 +30,8 @@ export interface CollectOptions extends AlgebraOptions {
   readonly observer?: ObserverOptions;
   /** Threads of the runtime inside an operator. */
   readonly threads?: number;
+  /** The batches are some of a larger number: how many that is, and which one a batch is. Held-out batches and quotas follow from these. */
+  readonly share?: { readonly total: number; readonly index: (batch: number) => number };
   readonly signal?: AbortSignal;
   readonly onProgress?: (progress: {
     readonly stage: string;
@@ -92,6 +95,19 @@ export function inputGroups(model: OnnxModel, layers: readonly Layer[]): { group
 
 /** Bytes of the sums of a group. */
 const groupBytes = ({ view }: InputGroup, copies: number): number => 8 * view.k * view.k * view.groups * copies;
+
+/** A model of this size is not held in memory: its Hessians are not either. */
+const LARGE_MODEL = 2 ** 30;
+const LARGE_MEMORY = 2 ** 27;
+
+/** Bytes for Hessians where nobody says: less for large models, but always room for the largest one alone (up to 2 GiB). */
+function hessianMemory(model: OnnxModel, groups: readonly InputGroup[], copies: number): number {
+  if (payloadBytes(model) < LARGE_MODEL) return MEMORY;
+  return Math.min(
+    MEMORY,
+    groups.reduce((most, group) => Math.max(most, groupBytes(group, copies)), LARGE_MEMORY),
+  );
+}
 
 /**
  * Cuts a list of groups into passes whose sums fit the bound.
@@ -238,7 +254,8 @@ export async function collect(
 ): Promise<Map<InputGroup, InputStatistics>> {
   positive("maxTokens", options.maxTokens ?? 1);
   positive("every", options.every ?? 1);
-  const heldOut = heldOutBatches(runner.batches, options.holdOut);
+  const { total, index } = options.share ?? { total: runner.batches, index: (one: number) => one };
+  const heldOut = heldOutBatches(total, options.holdOut);
   const sums = new Map(wanted.map((group) => [group, openSums(group, options, float !== null)]));
   const names = groups.map((group) => group.input);
   const other = float?.stage(names, later);
@@ -249,7 +266,7 @@ export async function collect(
     for await (const values of runner.stage(names, later)) {
       const before = (await other?.next())?.value ?? null;
       for (const [group, sum] of sums)
-        await addBatch(group, sum, values, before, options, { batches: runner.batches, held: heldOut.has(batch), products });
+        await addBatch(group, sum, values, before, options, { batches: total, held: heldOut.has(index(batch)), products });
       batch++;
       options.onProgress?.({ stage: "calibrate", done: batch, total: runner.batches, layer: groups[0]?.layers[0].name ?? "" });
     }
@@ -258,16 +275,32 @@ export async function collect(
     await other?.return();
     await products?.close();
   }
-  return new Map([...sums].map(([group, sum]) => [group, finish(group, sum, heldOut.size > 0)]));
+  return new Map([...sums].map(([group, sum]) => [group, finish(group, sum, heldOut.size > 0, options.share !== undefined)]));
 }
 
-function finish(group: InputGroup, { fit, held, drift, observer: ranges, range }: Sums, hasHeld: boolean): InputStatistics {
+/** Sums over no vector. */
+function emptyStatistics(k: number): LayerStatistics {
+  const zeros = (n = k): Float64Array<ArrayBuffer> => new Float64Array(n);
+  const [min, max] = [zeros().fill(Infinity), zeros().fill(-Infinity)];
+  return { k, rows: 0, weight: 0, hessian: zeros(k * k), sum: zeros(), sumAbs: zeros(), sumSquares: zeros(), min, max };
+}
+
+/** @param share a part of the data may have no batch of one kind */
+function finish(group: InputGroup, { fit, held, drift, observer: ranges, range }: Sums, hasHeld: boolean, share: boolean): InputStatistics {
+  const whole = (sum: StatisticsAccumulator): LayerStatistics => {
+    try {
+      return sum.finish();
+    } catch (error) {
+      if (!share || !isLowbitError(error) || error.code !== "E_CALIBRATION") throw error;
+      return emptyStatistics(group.view.k);
+    }
+  };
   const drifts = drift?.fit.map((sum) => sum.finish()) ?? null;
   const heldDrifts = hasHeld ? (drift?.held.map((sum) => sum.finish()) ?? null) : null;
   return {
     input: group.input,
-    statistics: drifts?.map((d) => d.inputs) ?? fit.map((sum) => sum.finish()),
-    heldOut: heldDrifts?.map((d) => d.inputs) ?? (hasHeld ? held.map((sum) => sum.finish()) : null),
+    statistics: drifts?.map((d) => d.inputs) ?? fit.map(whole),
+    heldOut: heldDrifts?.map((d) => d.inputs) ?? (hasHeld ? held.map(whole) : null),
     range,
     observer: ranges,
     drift: drifts,
@@ -285,11 +318,15 @@ export async function* collectPasses(
 ): AsyncGenerator<ReadonlyMap<InputGroup, InputStatistics>, void> {
   const { threads, signal } = options;
   const runner = modelRunner(model, feeds, { threads, signal });
-  const copies = options.hessian === false ? 0 : heldOutBatches(feeds.length, options.holdOut).size > 0 ? 2 : 1;
-  const passes = passesOf(groups, options.memory ?? MEMORY, copies);
-  for (const [i, pass] of passes.entries()) {
-    if (!passes.slice(i).some((next) => next.some(wanted))) return;
-    const later = passes.slice(i + 1).flatMap((next) => next.map((group) => group.input));
-    yield await collect(runner, pass, options, later, null, pass.filter(wanted));
+  const copies = options.hessian === false ? 0 : heldOutBatches(options.share?.total ?? feeds.length, options.holdOut).size > 0 ? 2 : 1;
+  const passes = passesOf(groups, options.memory ?? hessianMemory(model, groups, copies), copies);
+  try {
+    for (const [i, pass] of passes.entries()) {
+      if (!passes.slice(i).some((next) => next.some(wanted))) return;
+      const later = passes.slice(i + 1).flatMap((next) => next.map((group) => group.input));
+      yield await collect(runner, pass, options, later, null, pass.filter(wanted));
+    }
+  } finally {
+    runner.close();
   }
 }

@@ -13,6 +13,7 @@ import { attributeGraphs } from "../file/model.ts";
 import { nodeReads } from "../graph/graph.ts";
 import { checkAborted } from "../file/files.ts";
 import type { FeedTensor, Feeds } from "../verify/feeds.ts";
+import { keeper, type Keeper } from "./keep.ts";
 import { temporaryFolder } from "./node.ts";
 import { openSession, type RuntimeTensor } from "../session.ts";
 
@@ -114,8 +115,10 @@ export function cutModel(
 }
 
 export interface RunnerOptions {
-  /** Bytes of values kept between stages; above it every stage starts from the inputs. Default 1 GiB. */
+  /** Bytes of values kept between stages, on disk beyond some 128 MiB; above it every stage starts from the inputs. Default 64 GiB. */
   readonly keepBytes?: number;
+  /** Of these, bytes in memory. Default 128 MiB. */
+  readonly memoryBytes?: number;
   /** Threads of the runtime inside an operator. Default: its own choice. */
   readonly threads?: number | undefined;
   readonly signal?: AbortSignal | undefined;
@@ -132,6 +135,8 @@ export interface Runner {
    * @param later values that later stages will ask for: what they need is kept
    */
   stage(names: readonly string[], later?: readonly string[]): AsyncGenerator<BatchValues, void>;
+  /** Drops what is kept between stages: no stage follows. */
+  close(): void;
 }
 
 /** Whether a node of the main graph makes this value, or the caller feeds it. */
@@ -172,11 +177,12 @@ async function openCut(cut: OnnxModel, label: string, threads: number | undefine
 export function modelRunner(model: OnnxModel, feeds: readonly Feeds[], options: RunnerOptions = {}): Runner {
   const { threads, signal } = options;
   const inputs = new Set(model.proto.graph!.input.map((input) => input.name));
-  let keepBytes = options.keepBytes ?? 2 ** 30;
+  let keepBytes = options.keepBytes ?? 2 ** 36;
   let infos = new Map<string, ValueInfoProto>();
-  let kept: Record<string, FeedTensor>[] = feeds.map(() => ({}));
+  let kept: Record<string, () => FeedTensor>[] = feeds.map(() => ({}));
+  let keeping: Keeper | undefined;
   const valueOf = (batch: number, name: string): RuntimeTensor | undefined =>
-    Object.hasOwn(kept[batch], name) ? kept[batch][name] : Object.hasOwn(feeds[batch], name) ? feeds[batch][name] : undefined;
+    Object.hasOwn(kept[batch], name) ? kept[batch][name]() : Object.hasOwn(feeds[batch], name) ? feeds[batch][name] : undefined;
 
   /** Values that later stages read and this one computes, or had already. */
   function frontierOf(now: ReadonlySet<NodeProto>, producers: ReadonlyMap<string, NodeProto>, later: readonly string[]): Set<string> {
@@ -196,14 +202,17 @@ export function modelRunner(model: OnnxModel, feeds: readonly Feeds[], options: 
     const frontier = keepBytes > 0 ? frontierOf(ancestors(producers, compute, infos).nodes, producers, later) : new Set<string>();
     const outputs = [...new Set([...compute, ...[...frontier].filter((name) => !infos.has(name))])];
     const cut = outputs.length === 0 ? null : await openCut(cutModel(model, outputs, infos), model.source.label, threads);
-    const nextKept: Record<string, FeedTensor>[] = feeds.map(() => ({}));
+    const nextKept: Record<string, () => FeedTensor>[] = feeds.map(() => ({}));
+    const nextKeeping = keeper(options.memoryBytes);
     const nextInfos = new Map<string, ValueInfoProto>();
     const used = cut === null ? new Set<string>() : ancestors(producers, outputs, infos).names;
     let bytes = 0;
+    let done = false;
     const run = (batch: number): Promise<Record<string, RuntimeTensor>> => {
       if (cut === null) return Promise.resolve({});
-      const given = Object.entries({ ...feeds[batch], ...kept[batch] }).filter(([name]) => used.has(name));
-      return cut.session.run(Object.fromEntries(given), outputs);
+      const stored = Object.entries(kept[batch]).flatMap(([name, read]) => (used.has(name) ? [[name, read()] as const] : []));
+      const given = Object.entries(feeds[batch]).filter(([name]) => used.has(name));
+      return cut.session.run(Object.fromEntries([...given, ...stored]), outputs);
     };
     let pending = run(0);
     try {
@@ -219,7 +228,7 @@ export function modelRunner(model: OnnxModel, feeds: readonly Feeds[], options: 
           const value = find(name);
           bytes += value?.data === undefined ? Infinity : bytesOf(value); // a sequence cannot be fed again
           if (value?.data === undefined) return;
-          nextKept[batch][name] = value as FeedTensor;
+          nextKept[batch][name] = nextKeeping.put(value);
           if (!nextInfos.has(name)) nextInfos.set(name, valueInfo(name, value));
         };
         frontier.forEach(keep);
@@ -228,18 +237,23 @@ export function modelRunner(model: OnnxModel, feeds: readonly Feeds[], options: 
           bytes = 0;
           frontier.clear();
           nextKept.forEach((_, i) => (nextKept[i] = {}));
+          nextKeeping.close();
         }
         const entries = wanted.map((name) => [name, find(name)] as const);
         yield new Map(entries.filter((entry): entry is readonly [string, RuntimeTensor] => entry[1] !== undefined));
       }
+      done = true;
     } finally {
       await pending.catch(() => undefined); // a session is not closed while it runs
       await cut?.close();
+      if (!done) nextKeeping.close();
     }
+    keeping?.close();
+    keeping = nextKeeping;
     kept = nextKept;
     infos = keepBytes > 0 ? nextInfos : new Map<string, ValueInfoProto>();
   }
-  return { batches: feeds.length, stage };
+  return { batches: feeds.length, stage, close: () => keeping?.close() };
 }
 
 const isConstantNode = (node: NodeProto): boolean =>

@@ -1,14 +1,11 @@
 // What makes two runs the same: the version, the recipe, the graph and the calibration data. Weights are compared layer by layer (store.ts), so that
 // nobody has to read all of a large model to know it.
-import { toBinary } from "@bufbuild/protobuf";
 import { LowbitError } from "../../../formats/core/errors.ts";
-import { nodeCrypto } from "../../files/calls.ts";
-import { ModelProtoSchema } from "../file/gen/onnx_pb.ts";
 import type { OnnxModel } from "../file/model.ts";
-import { allTensors, decodeOriginal, tensorPayload } from "../file/model.ts";
 import type { QuantizeModelOptions } from "../options.ts";
 import { recipeOf } from "../recipe.ts";
 import type { Feeds } from "../verify/feeds.ts";
+import { hashFeeds, hashModel } from "./hashes.ts";
 import type { RecordMeta } from "./log.ts";
 import { LIBRARY_VERSION } from "./version.ts";
 
@@ -25,49 +22,25 @@ export interface Identity extends RecordMeta {
 }
 
 /** Options that say where and how, not what. */
-const NOT_COMPARED: ReadonlySet<string> = new Set(["calibration", "force", "followLinks", "resume", "shard", "report"]);
+const NOT_COMPARED: ReadonlySet<string> = new Set(["calibration", "statistics", "force", "followLinks", "resume", "shard", "report"]);
 
-/** Tensors up to this size are hashed with the graph: norms, biases, shapes. */
-const SMALL = 1 << 16;
-
-/** @throws TypeError for options that cannot be compared: functions */
-export function identityOf(model: OnnxModel, options: QuantizeModelOptions, feeds: readonly Feeds[] | null): Identity {
+/**
+ * @param data calibration data, or the hash of their statistics
+ * @throws TypeError for options that cannot be compared: functions
+ */
+export function identityOf(model: OnnxModel, options: QuantizeModelOptions, data: readonly Feeds[] | string | null): Identity {
   const { algorithm, rules = [] } = options;
   if ([algorithm, ...rules.map((rule) => rule.algorithm)].some((one) => typeof one === "function"))
     throw new TypeError("resume, shard: expected algorithms by name, got a function, which two runs cannot compare. Give its name.");
   const calibration = typeof options.calibration === "string" ? { calibration: options.calibration } : {};
   const recipe = { ...recipeOf({ ...options, calibration: undefined }), ...calibration };
-  return { kind: "run", version: LIBRARY_VERSION, recipe, model: hashModel(model), calibration: feeds === null ? "" : hashFeeds(feeds) };
-}
-
-function hashModel(model: OnnxModel): string {
-  const hash = nodeCrypto().createHash("sha256");
-  const proto = decodeOriginal(model);
-  for (const tensor of allTensors(proto)) {
-    const payload = tensorPayload({ ...model, proto }, tensor);
-    if (payload === undefined) continue;
-    hash.update(`${tensor.name}\0${payload.field}\0${payload.length}\0`);
-    if (payload.length <= SMALL) hash.update(payload.source.read(payload.offset, payload.length));
-    // the token that stands for it is another one in every run; where it lies does not matter
-    tensor.rawData = new Uint8Array(0);
-    tensor.externalData = [];
-  }
-  return hash.update(toBinary(ModelProtoSchema, proto)).digest("hex");
-}
-
-/** SHA-256 of feeds: names, types, sizes, numbers. */
-export function hashFeeds(feeds: readonly Feeds[]): string {
-  const hash = nodeCrypto().createHash("sha256");
-  for (const feed of feeds) {
-    hash.update("batch\0");
-    for (const name of Object.keys(feed).sort()) {
-      const { type, dims, data } = feed[name];
-      hash.update(`${name}\0${type}\0${dims.join()}\0`);
-      if (ArrayBuffer.isView(data)) hash.update(new Uint8Array(data.buffer, data.byteOffset, data.byteLength));
-      else hash.update(JSON.stringify(data));
-    }
-  }
-  return hash.digest("hex");
+  return {
+    kind: "run",
+    version: LIBRARY_VERSION,
+    recipe,
+    model: hashModel(model),
+    calibration: data === null ? "" : typeof data === "string" ? data : hashFeeds(data),
+  };
 }
 
 const compared = (recipe: Identity["recipe"]): Map<string, string> =>

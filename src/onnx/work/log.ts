@@ -24,6 +24,8 @@ export interface LogRecord {
   readonly at: number;
   readonly jsonBytes: number;
   readonly dataBytes: number;
+  /** SHA-256, hexadecimal. */
+  readonly sum: string;
 }
 
 export interface Log {
@@ -58,36 +60,39 @@ function scan(fd: number, path: string, size: number): { records: LogRecord[]; e
     const view = new DataView(head.buffer);
     const [jsonBytes, dataBytes] = [view.getUint32(0, true), Number(view.getBigUint64(4, true))];
     if (jsonBytes > JSON_MAX || at + HEAD + jsonBytes + dataBytes + SUM > size) break;
-    const record = { at, jsonBytes, dataBytes, meta: { kind: "" } };
-    if (!isWhole(fd, path, record)) break;
+    const record = { at, jsonBytes, dataBytes };
+    const sum = wholeSum(fd, path, record);
+    if (sum === undefined) break;
     const json = new Uint8Array(jsonBytes);
     readUpTo(fd, json, jsonBytes, at + HEAD, path);
-    records.push({ ...record, meta: JSON.parse(new TextDecoder().decode(json)) as RecordMeta });
+    records.push({ ...record, sum, meta: JSON.parse(new TextDecoder().decode(json)) as RecordMeta });
     at += HEAD + jsonBytes + dataBytes + SUM;
   }
   return { records, end: at };
 }
 
-/** Does the checksum fit? */
-function isWhole(fd: number, path: string, { at, jsonBytes, dataBytes }: Omit<LogRecord, "meta">): boolean {
+/** The checksum of a record, where it fits. */
+function wholeSum(fd: number, path: string, { at, jsonBytes, dataBytes }: Omit<LogRecord, "meta" | "sum">): string | undefined {
   const hash = sha();
   const length = HEAD + jsonBytes + dataBytes;
   const chunk = new Uint8Array(Math.min(length, 8 << 20));
   for (let done = 0; done < length;) {
     const got = readUpTo(fd, chunk, Math.min(chunk.length, length - done), at + done, path);
-    if (got === 0) return false;
+    if (got === 0) return undefined;
     hash.update(chunk.subarray(0, got));
     done += got;
   }
   const sum = new Uint8Array(SUM);
-  return readUpTo(fd, sum, SUM, at + length, path) === SUM && hash.digest().equals(sum);
+  const found = hash.digest();
+  return readUpTo(fd, sum, SUM, at + length, path) === SUM && found.equals(sum) ? found.toString("hex") : undefined;
 }
 
 /**
  * Opens a log to add to it: a new one, or with `resume` what is there. A torn end is cut off.
+ * @param lasting false: it need not survive a power cut
  * @throws LowbitError E_IO, E_CONTAINER where the file is none of ours
  */
-export function openLog(path: string, resume: boolean): Log {
+export function openLog(path: string, resume: boolean, lasting = true): Log {
   const { O_RDWR, O_CREAT, O_TRUNC, O_NOFOLLOW = 0 } = fileConstants();
   let fd: number;
   try {
@@ -98,7 +103,7 @@ export function openLog(path: string, resume: boolean): Log {
   try {
     const found = scan(fd, path, Number(disk.fstat(fd).size));
     disk.ftruncate(fd, found.end);
-    return logOf(fd, path, found.records, found.end);
+    return logOf(fd, path, found.records, found.end, lasting);
   } catch (error) {
     disk.close(fd);
     throw /^E[A-Z]+$/.test(codeOf(error)) && !codeOf(error).startsWith("E_") ? ioError("write a file", path, error) : error;
@@ -117,7 +122,7 @@ export function readLog(path: string): Log {
   }
 }
 
-function logOf(fd: number, path: string, records: LogRecord[], from: number): Log {
+function logOf(fd: number, path: string, records: LogRecord[], from: number, lasting = true): Log {
   let end = from;
   let unsynced = 0;
   const put = (bytes: Uint8Array): void => {
@@ -144,21 +149,23 @@ function logOf(fd: number, path: string, records: LogRecord[], from: number): Lo
       const view = new DataView(head.buffer);
       view.setUint32(0, json.length, true);
       view.setBigUint64(4, BigInt(dataBytes), true);
-      const record: LogRecord = { meta, at: end, jsonBytes: json.length, dataBytes };
+      const at = end;
       const hash = sha();
       for (const bytes of [head, json, ...parts]) {
         hash.update(bytes);
         put(bytes);
       }
-      put(hash.digest());
-      if (unsynced >= SYNC_EVERY) sync();
+      const sum = hash.digest();
+      put(sum);
+      const record: LogRecord = { meta, at, jsonBytes: json.length, dataBytes, sum: sum.toString("hex") };
+      if (lasting && unsynced >= SYNC_EVERY) sync();
       records.push(record);
       return record;
     },
     data(record) {
       const { at, jsonBytes, dataBytes } = record;
       const data = new Uint8Array(dataBytes);
-      if (readUpTo(fd, data, dataBytes, at + HEAD + jsonBytes, path) < dataBytes || !isWhole(fd, path, record))
+      if (readUpTo(fd, data, dataBytes, at + HEAD + jsonBytes, path) < dataBytes || wholeSum(fd, path, record) === undefined)
         throw new LowbitError(
           "E_CONTAINER",
           `${path}: expected the record that was written at ${at}, got other bytes. Does another run write to it? Run again when it has ended.`,

@@ -3,16 +3,16 @@
 import { LowbitError } from "../../../formats/core/errors.ts";
 import { disk, nodePath, statOf } from "../../files/calls.ts";
 import { outputPath } from "../../files/outputs.ts";
+import { openStaging } from "../../files/staging.ts";
 import type { OnnxModel } from "../file/model.ts";
 import type { QuantizeModelOptions } from "../options.ts";
 import type { Feeds } from "../verify/feeds.ts";
 import { differenceOf, identityOf, readIdentity, type Identity } from "./identity.ts";
 import { openLog, readLog, type Log } from "./log.ts";
-import { parseShard, type Shard } from "./shard.ts";
+import { parseShard, shardPath, shardsBeside, type Shard } from "./shard.ts";
 import { logStore, type WeightStore } from "./store.ts";
 
 export const journalPath = (output: string): string => `${outputPath(output)}.journal`;
-export const shardPath = (output: string, { index, count }: Shard): string => `${outputPath(output)}.${index}-of-${count}.shard`;
 
 const refused = (path: string, difference: string): LowbitError =>
   new LowbitError(
@@ -49,6 +49,24 @@ export interface Run {
   close(failed: boolean): void;
 }
 
+/** Weights of an algorithm on disk beside the output instead of in memory, for as long as a run lasts. */
+export function spillStore(output: string): { readonly store: WeightStore; close(): void } {
+  const staging = openStaging(nodePath().dirname(outputPath(output)));
+  try {
+    const log = openLog(staging.file("weights"), false, false);
+    return {
+      store: logStore([log], { keepsAll: false, remedy: "Run again." }),
+      close() {
+        log.close();
+        staging.remove();
+      },
+    };
+  } catch (error) {
+    staging.remove();
+    throw error;
+  }
+}
+
 function remove(path: string): void {
   if (statOf(path, false) !== undefined) disk.unlink(path);
 }
@@ -57,10 +75,10 @@ function remove(path: string): void {
  * The run that options ask for by resume or shard.
  * @throws LowbitError E_EXISTS where a journal or shard of another run is there, E_IO; TypeError, RangeError for options
  */
-export function openRunLog(model: OnnxModel, output: string, options: QuantizeModelOptions, feeds: readonly Feeds[] | null): Run {
+export function openRunLog(model: OnnxModel, output: string, options: QuantizeModelOptions, data: readonly Feeds[] | string | null): Run {
   const shard = options.shard === undefined ? undefined : parseShard(options.shard);
   const resume = options.resume ?? false;
-  const identity = identityOf(model, options, feeds);
+  const identity = identityOf(model, options, data);
   const final = shard === undefined ? undefined : shardPath(output, shard);
   const path = final === undefined ? journalPath(output) : `${final}.journal`;
   let finished = false;
@@ -112,52 +130,6 @@ export interface Shards {
   readonly identity: Identity;
   readonly logs: readonly Log[];
   close(): void;
-}
-
-const PATTERN = /\.(\d+)-of-(\d+)\.shard$/;
-
-/** Numbers and count of the shards beside an output. @throws LowbitError E_IO where some are missing, E_CONTAINER where counts differ */
-function shardsBeside(output: string): { path: string; index: number }[] {
-  const path = nodePath();
-  const target = outputPath(output);
-  const [folder, name] = [path.dirname(target), path.basename(target)];
-  let names: string[] = [];
-  try {
-    names = disk.readdir(folder);
-  } catch {
-    // said below
-  }
-  const found = names.flatMap((file) => {
-    const match = PATTERN.exec(file);
-    return match !== null && file.slice(0, match.index) === name
-      ? [{ path: path.join(folder, file), index: Number(match[1]), count: Number(match[2]) }]
-      : [];
-  });
-  if (found.length === 0)
-    throw new LowbitError(
-      "E_IO",
-      `${output}: expected shards beside it (${name}.1-of-N.shard ...), got none. Make them with --shard I/N and this output.`,
-    );
-  const counts = [...new Set(found.map(({ count }) => count))];
-  if (counts.length > 1)
-    throw new LowbitError(
-      "E_CONTAINER",
-      `${output}: expected shards of one division, got of ${counts.sort((a, b) => a - b).join(" and of ")}. Remove those that are not meant.`,
-    );
-  const [count] = counts;
-  const there = new Set(found.map(({ index }) => index));
-  const missing = Array.from({ length: count }, (_, i) => i + 1).filter((i) => !there.has(i));
-  if (missing.length > 0)
-    throw new LowbitError(
-      "E_IO",
-      `${output}: expected ${count} shards, got none of ${missing
-        .slice(0, 8)
-        .map((i) => `${name}.${i}-of-${count}.shard`)
-        .join(
-          ", ",
-        )}${missing.length > 8 ? ` and ${missing.length - 8} more` : ""}. Run ${missing.length === 1 ? "it" : "them"} again (--shard ${missing[0]}/${count} --resume).`,
-    );
-  return found.sort((a, b) => a.index - b.index);
 }
 
 /** The identity that most shards have: the others are the stale ones. */

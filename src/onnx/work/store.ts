@@ -61,6 +61,8 @@ export class ShardMade extends Error {
 }
 
 export interface LogStoreOptions {
+  /** Default true. */
+  readonly keepsAll?: boolean;
   /** Read alone: a weight that is missing is an error. */
   readonly complete?: boolean;
   /** This run's share of the units, of how many; default all. */
@@ -92,7 +94,7 @@ export function logStore(logs: readonly Log[], options: LogStoreOptions): Weight
   const taken = new Set<string>();
   const idOf = (layer: Layer): string => ids.get(layer)!;
   return {
-    keepsAll: true,
+    keepsAll: options.keepsAll ?? true,
     partial: shard !== undefined,
     taken: () => taken.size,
     begin(model, layers, unitOf) {

@@ -1,0 +1,117 @@
+// Models larger than memory. A sparse file of N GiB (400 products, one of 3 GiB where there is room for it) quantized to q4: time, GB/s, peak memory beside the bound
+// 2 x the largest layer as float32 + 250 MB. --gptq: a chain of products calibrated by GPTQ.   npm run bench -- large [--gib 20] [--folder DIR]; large --gptq [--gib 4]   Needs npm run build
+import { spawnSync } from "node:child_process";
+import { closeSync, ftruncateSync, mkdirSync, openSync, rmSync, statSync, writeFileSync, writeSync } from "node:fs";
+import { cpus, loadavg, tmpdir } from "node:os";
+import { join } from "node:path";
+import { parseArgs } from "node:util";
+import type { NodeProto, TensorProto } from "../src/onnx/file/gen/onnx_pb.ts";
+import { encode, external, graph, model, node, raw, value, T } from "../test/onnx/build.ts";
+
+const GIB = 2 ** 30;
+const LAYERS = 400;
+const K = 4096;
+/** Columns of a tensor of 3 GiB. */
+const LARGEST = (3 * GIB) / 4 / K;
+
+const tensorOf = (name: string, dims: number[], offset: number): TensorProto =>
+  external(name, dims, { location: "model.onnx_data", offset: String(offset), length: String(4 * dims[0] * dims[1]) });
+
+/** Products of one input, all zeros on disk that holds no blocks. */
+function makeSparse(folder: string, gib: number): void {
+  const large = gib >= 8 ? LARGEST : 0;
+  const columns = Math.floor((gib * GIB - 4 * K * large) / (4 * K * (large > 0 ? LAYERS - 1 : LAYERS)) / 32) * 32;
+  const widths = Array.from({ length: LAYERS }, (_, i) => (large > 0 && i === LAYERS >> 1 ? large : columns));
+  const initializer: TensorProto[] = [];
+  const nodes: NodeProto[] = [];
+  let at = 0;
+  widths.forEach((n, i) => {
+    initializer.push(tensorOf(`w${i}`, [K, n], at));
+    nodes.push(node("MatMul", ["x", `w${i}`], [`y${i}`], {}, `mm${i}`));
+    at += 4 * K * n;
+  });
+  const output = widths.map((n, i) => value(`y${i}`, T.FLOAT, ["batch", n]));
+  writeFileSync(
+    join(folder, "model.onnx"),
+    encode(model(graph({ input: [value("x", T.FLOAT, ["batch", K])], output, initializer, node: nodes }))),
+  );
+  const fd = openSync(join(folder, "model.onnx_data"), "w");
+  ftruncateSync(fd, at);
+  closeSync(fd);
+}
+
+/** Inputs and columns of a layer of the chain, 16 MiB: GPTQ of 4 GiB of them takes minutes. */
+const [CHAIN_K, CHAIN_N] = [512, 8192];
+
+/** x -> product -> its first columns -> Tanh -> ..., random weights. */
+function makeChain(folder: string, gib: number): void {
+  const bytes = 4 * CHAIN_K * CHAIN_N;
+  const layers = Math.floor((gib * GIB) / bytes);
+  let state = 12345;
+  const next = (): number => (state = (Math.imul(state, 1664525) + 1013904223) >>> 0) / 2 ** 32;
+  const pool = new Float32Array(CHAIN_K * CHAIN_N + layers * 1009);
+  for (let i = 0; i < pool.length; i++) pool[i] = (next() + next() + next() - 1.5) * 0.12;
+  const fd = openSync(join(folder, "model.onnx_data"), "w");
+  const ints = (name: string, ...values: number[]): TensorProto => raw(name, [values.length], BigInt64Array.from(values, BigInt), T.INT64);
+  const initializer: TensorProto[] = [ints("from", 0), ints("to", CHAIN_K), ints("axis", 1)];
+  const nodes: NodeProto[] = [];
+  for (let i = 0; i < layers; i++) {
+    initializer.push(tensorOf(`w${i}`, [CHAIN_K, CHAIN_N], i * bytes));
+    writeSync(fd, new Uint8Array(pool.buffer, i * 1009 * 4, bytes));
+    nodes.push(node("MatMul", [i === 0 ? "x" : `h${i - 1}`, `w${i}`], [`p${i}`], {}, `mm${i}`));
+    nodes.push(node("Slice", [`p${i}`, "from", "to", "axis"], [`s${i}`]), node("Tanh", [`s${i}`], [`h${i}`]));
+  }
+  closeSync(fd);
+  const output = [value(`h${layers - 1}`, T.FLOAT, ["batch", CHAIN_K])];
+  writeFileSync(
+    join(folder, "model.onnx"),
+    encode(model(graph({ input: [value("x", T.FLOAT, ["batch", CHAIN_K])], output, initializer, node: nodes }))),
+  );
+}
+
+/** What is measured, in a process of its own on the built package: argv folder, kind, inputs. */
+const CHILD = `
+const { quantizeModel } = await import(${JSON.stringify(new URL("../dist/esm/onnx.js", import.meta.url).href)});
+const [folder, kind, k] = process.argv.slice(-3);
+let state = 1;
+const next = () => (state = (Math.imul(state, 1664525) + 1013904223) >>> 0) / 2 ** 32;
+const calibration = Array.from({ length: 8 }, () => ({ x: { type: "float32", data: Float32Array.from({ length: 64 * k }, () => next() - 0.5), dims: [64, Number(k)] } }));
+const report = await quantizeModel(folder + "/model.onnx", folder + "/out.onnx", {
+  dtype: "q4",
+  ...(kind === "rtn" ? {} : { algorithm: { name: "gptq", damp: 0.05, actOrder: false, polish: false }, calibration }),
+});
+console.log(JSON.stringify({ seconds: report.seconds, peak: process.resourceUsage().maxRSS * 1024, bytes: report.fileBytesAfter, before: report.fileBytesBefore }));
+`;
+
+/** npm run bench -- large */
+export function large(args: readonly string[]): void {
+  const { values } = parseArgs({
+    args: [...args],
+    options: {
+      gib: { type: "string" },
+      gptq: { type: "boolean", default: false },
+      folder: { type: "string", default: join(tmpdir(), "lowbit-large") },
+    },
+  });
+  const gib = Number(values.gib ?? (values.gptq ? 4 : 20));
+  const { folder } = values;
+  rmSync(folder, { recursive: true, force: true });
+  mkdirSync(folder, { recursive: true });
+  try {
+    (values.gptq ? makeChain : makeSparse)(folder, gib);
+    const largest = values.gptq ? 4 * CHAIN_K * CHAIN_N : gib >= 8 ? 3 * GIB : (gib * GIB) / LAYERS;
+    const made = spawnSync(process.execPath, ["--input-type=module", "-e", CHILD, folder, values.gptq ? "gptq" : "rtn", String(CHAIN_K)], {
+      encoding: "utf8",
+    });
+    if (made.status !== 0) throw new Error(made.stderr);
+    const { seconds, peak, bytes, before } = JSON.parse(made.stdout) as { seconds: number; peak: number; bytes: number; before: number };
+    const mb = (n: number): string => `${(n / 1e6).toFixed(0)} MB`;
+    console.log(`node ${process.version}, ${cpus()[0]?.model ?? "?"} x ${cpus().length}, load ${loadavg()[0].toFixed(2)}`);
+    console.log(
+      `${(statSync(join(folder, "model.onnx_data")).size / GIB).toFixed(1)} GiB ${values.gptq ? "GPTQ" : "round to nearest"} -> ${mb(bytes)} in ${seconds.toFixed(1)} s (${(before / 1e9 / seconds).toFixed(2)} GB/s), ` +
+        `peak ${mb(peak)}; 2 x the largest layer + 250 MB is ${mb(2 * largest + 250e6)}`,
+    );
+  } finally {
+    rmSync(folder, { recursive: true, force: true });
+  }
+}
