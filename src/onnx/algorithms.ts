@@ -114,6 +114,10 @@ function openChoices(
 const fewRows = ({ heldOut }: AlgorithmInput, { minRows }: AlgorithmOptions): { minRows?: number } =>
   minRows !== undefined ? { minRows } : heldOut === null ? {} : { minRows: 1 };
 
+/** Is there nothing to choose? Then the data held out are left for figures. */
+const isSettled = (choices: readonly (readonly GptqChoice[])[]): boolean =>
+  choices.flat().every((choice) => Object.keys(choice).length === 0);
+
 const withoutUndefined = <T extends object>(fields: T): T =>
   Object.fromEntries(Object.entries(fields).filter(([, value]) => value !== undefined)) as T;
 
@@ -172,10 +176,12 @@ function gptqFamily(
   return {
     algorithm: name,
     quantizeWeight(weight: Tensor, format: Format): PackedTensor {
+      const choices = openChoices(name, format, input, options);
+      if (isSettled(choices)) return variant({}, statistics).quantizeWeight(weight, format);
       const sample = sampleRows(weight);
       const { signal, error: judge } = judgeOf(sample, heldOut, shared);
       const quantizeWith = (choice: GptqChoice) => variant(choice, statistics).quantizeWeight(sample, format);
-      const { choice, error, tried } = search(openChoices(name, format, input, options), quantizeWith, judge);
+      const { choice, error, tried } = search(choices, quantizeWith, judge);
       const packed = variant(choice, mergeStatistics(statistics, heldOut)).quantizeWeight(weight, format);
       return { ...packed, recipe: { ...packed.recipe, chosenOf: tried, heldOut: { signal, error } } };
     },
@@ -196,11 +202,13 @@ function refitFamily(input: AlgorithmInput, { ridge, ...options }: AlgorithmOpti
   const drift = input.drift!;
   const common = { name, ...shared, ...fewRows(input, options) };
   const variant = variantOf("gptq", input, options, shared);
-  if (heldOutDrift === null || heldOutDrift === undefined)
-    return refit({ drift, quantizer: variant({}, drift.inputs), ...common, ...(ridge === undefined ? {} : { ridge }) });
+  const given = refit({ drift, quantizer: variant({}, drift.inputs), ...common, ...(ridge === undefined ? {} : { ridge }) });
+  if (heldOutDrift === null || heldOutDrift === undefined) return given;
   return {
     algorithm: "refit",
     quantizeWeight(weight, format) {
+      const choices = openChoices("gptq", format, input, options);
+      if (ridge !== undefined && isSettled(choices)) return given.quantizeWeight(weight, format);
       const sample = sampleRows(weight);
       const judge = (packed: PackedTensor): number => driftError(sample, dequantizeOriginal(packed), heldOutDrift, shared);
       const plain = judgeOf(sample, heldOutDrift.inputs, shared);
@@ -209,7 +217,6 @@ function refitFamily(input: AlgorithmInput, { ridge, ...options }: AlgorithmOpti
         return { data, shape: [data.length / input.k, input.k], stride: [input.k, 1], offset: 0 };
       };
       const quantizeWith = (of: Tensor) => (choice: GptqChoice) => variant(choice, drift.inputs).quantizeWeight(of, format);
-      const choices = openChoices("gptq", format, input, options);
       // with the first of every choice but polish, which costs as much as all before it
       const first = Object.assign({}, ...choices.slice(0, 2).map(([one]) => one)) as GptqChoice;
       const pulls = (ridge === undefined ? RIDGES : [ridge]).map((pull) => {

@@ -115,6 +115,7 @@ describe("one-shot", () => {
       { name: "gptq", damp: recipe.damp as number, actOrder: recipe.actOrder as boolean, polish: recipe.polish !== undefined },
       { holdOut: 0 },
     );
+    expect(again.decided.get(again.layers[0])!.packed.recipe.chosenOf).toBeUndefined(); // nothing was open
     // once it is chosen, all batches count
     expect(recipe.calibrationRows).toBe(again.decided.get(again.layers[0])!.packed.recipe.calibrationRows);
     expect(again.decided.get(again.layers[0])!.packed.codes).toEqual(chosen.decided.get(chosen.layers[0])!.packed.codes);
