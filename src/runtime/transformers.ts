@@ -20,7 +20,7 @@ export const settings: TransformersSettings = {
   backend: "wasm",
   // the one thing that this library says by itself: where a user's pipelines run
   // eslint-disable-next-line no-console
-  say: (message) => console.info(message),
+  say: (message) => console.warn(message),
 };
 
 /** What transformers.js asks of a session, behind onnxruntime's class. */
@@ -164,6 +164,8 @@ async function start(): Promise<void> {
 
 /** Settled once pipelines run here: in Node at once, in browsers when onnxruntime-web has loaded. @throws LowbitError E_RUNTIME where transformers.js is not installed */
 export const ready: Promise<void> = start();
+// who does not wait for it hears of it
+ready.catch((error: unknown) => sayOnce((error as Error).message));
 
 /** Gives transformers.js its own runtime back; sessions that are open stay. */
 export function uninstall(): void {
