@@ -82,6 +82,7 @@ export async function vadCase(make: Make): Promise<void> {
   );
   for (const [name, options] of [
     ["q8", { dtype: "q8" }],
+    ["q8, every layer", { dtype: "q8", include: ["*"], perChannel: true }],
     ["int16_row", { format: "int16_row", target: "qdq" }],
   ] as [string, QuantizeModelOptions][]) {
     const made = await make(`vad-${name.replaceAll(" ", "-")}`, VAD, options);

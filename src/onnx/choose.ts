@@ -15,7 +15,7 @@ import { nameFilter, nameMatcher } from "./patterns.ts";
 import { TARGETS } from "./targets/index.ts";
 import type { Target, TargetContext } from "./targets/target.ts";
 import type { TargetName } from "./dtypes.ts";
-import { layerType, maskReason, signReason } from "./weights.ts";
+import { layerType, maskReason, oneScaleDecibels, signReason } from "./weights.ts";
 
 /** What a layer becomes. */
 export interface Decision {
@@ -92,7 +92,9 @@ export function decider(context: TargetContext, found: readonly Layer[]): Decide
     return made;
   };
 
-  const inTarget = (layer: Layer, wish: Wish, name: TargetName): Decision | string => {
+  /** Do options ask for layers by name, or for their operators? */
+  const named = options.opTypes !== undefined || options.include !== undefined;
+  const inTarget = (layer: Layer, wish: Wish, name: TargetName, byRule: boolean): Decision | string => {
     const made = target(name);
     const type = layer.node.opType;
     const wanted = options.opTypes ?? made.defaultOpTypes;
@@ -101,10 +103,12 @@ export function decider(context: TargetContext, found: readonly Layer[]): Decide
       return options.opTypes === undefined ? `${type} is not quantized unless opTypes (--op-types) names it` : "not among opTypes";
     const { blockSize, symmetric, perChannel } = options;
     const half = layerType(layer) === T.FLOAT16;
-    const asked = wish.format ?? wish.dtype!.format!({ opType: type, half, unsigned, blockSize, symmetric, perChannel });
+    const oneScale = (): number => oneScaleDecibels(context.model, layer);
+    const asked = wish.format ?? wish.dtype!.format!({ opType: type, half, unsigned, blockSize, symmetric, perChannel, oneScale });
     const format = made.adapt?.(layer, asked) ?? asked;
     const reason = made.reason(layer, format, context) ?? maskReason(context.model, layer) ?? signReason(context.model, layer, format);
-    return reason ?? { target: made, format, dtype: wish.dtype, algorithm: wish.algorithm };
+    const advice = named || byRule || wish.dtype === null ? undefined : made.advice?.(layer, context);
+    return reason ?? advice ?? { target: made, format, dtype: wish.dtype, algorithm: wish.algorithm };
   };
 
   const decide = (layer: Layer): Decision | string => {
@@ -113,13 +117,13 @@ export function decider(context: TargetContext, found: readonly Layer[]): Decide
     const kept = keep.find(({ matches }) => matches(layer.name));
     if (kept !== undefined) return `kept by ${String(kept.pattern)}`;
     if (keepOps.has(layer.node.opType)) return `kept: ${layer.node.opType} is among keepOps`;
-    const named = filter(layer.name);
-    if (named !== undefined) return named;
+    const left = filter(layer.name);
+    if (left !== undefined) return left;
     if (layer.weight !== null && layer.bytes > ARRAY_MAX) return "the weight passes 2 GiB";
     const wish = byRule?.wish ?? base;
     const one = wish.target ?? wish.dtype?.target;
-    if (one !== undefined && one !== null) return inTarget(layer, wish, one);
-    const tries = BY_SPEED.map((name) => inTarget(layer, wish, name));
+    if (one !== undefined && one !== null) return inTarget(layer, wish, one, byRule !== undefined);
+    const tries = BY_SPEED.map((name) => inTarget(layer, wish, name, byRule !== undefined));
     const fits = (result: Decision | string): boolean =>
       typeof result !== "string" && (result.target.isNative?.(layer, result.format) ?? true);
     return tries.find(fits) ?? tries[tries.length - 1];

@@ -30,6 +30,8 @@ export interface FormatFacts {
   readonly blockSize?: number;
   readonly symmetric?: boolean;
   readonly perChannel?: boolean;
+  /** What 8 bits with one scale for the whole weight would leave above their error, in decibels. */
+  readonly oneScale: () => number;
 }
 
 export interface Dtype {
@@ -51,13 +53,21 @@ const blocks =
   ({ blockSize = 32, symmetric = true, half }: FormatFacts): BlockFormat =>
     nbitsFormat(symmetric ? signed : unsigned, blockSize, half);
 
+/**
+ * Below this a convolution gets a scale per channel, which costs nothing: with one scale folded batch norms, whose channels differ a hundredfold, destroy
+ * models (the PP-OCRv4 recogniser: outputs at 9 dB, by channel at 22). Weights that are alike all over keep onnxruntime's one scale: normal ones have 40 dB.
+ */
+const ONE_SCALE_DB = 36;
+
 /** One scale per tensor or output channel: signed -127..127, or with a zero point over the whole range. */
-function bytes(signed: boolean, { symmetric, perChannel, opType }: FormatFacts): BlockFormat {
+function bytes(signed: boolean, { symmetric, perChannel: asked, opType, oneScale }: FormatFacts): BlockFormat {
+  const perChannel = asked ?? (opType === "LSTM" || (opType === "Conv" && oneScale() < ONE_SCALE_DB));
   // A table has a scale per row, so that an outlier costs its row only; perChannel: false is onnxruntime's one scale, unsigned with a zero point.
-  if (opType === "Gather" && perChannel !== false) return byteFormat(int8, "row", true);
+  if (opType === "Gather" && asked !== false) return byteFormat(int8, "row", true);
   if (opType === "Gather") return byteFormat(uint8, "tensor", false);
   // onnxruntime's ConvInteger takes one zero point: per channel is symmetric
-  const even = (symmetric ?? signed) || (opType === "Conv" && perChannel === true);
+  // and so does its DynamicQuantizeLSTM
+  const even = (symmetric ?? signed) || ((opType === "Conv" || opType === "LSTM") && perChannel);
   return byteFormat(signed ? int8 : uint8, perChannel ? "row" : "tensor", even);
 }
 
@@ -83,7 +93,15 @@ const BYTES = ["symmetric", "perChannel", "reduceRange"] as const;
 
 export const DTYPES: readonly Dtype[] = [
   row("fp16", "_fp16", "float16 throughout", null, null, [], true),
-  row("q8", "_quantized", "8-bit integers, signed unless the model has convolutions", "dynamic", (f) => bytes(!f.unsigned, f), BYTES),
+  // LSTM is unsigned throughout: onnxruntime's sums of uint8 by int8 saturate on processors without VNNI
+  row(
+    "q8",
+    "_quantized",
+    "8-bit integers, signed unless the model has convolutions",
+    "dynamic",
+    (f) => bytes(!f.unsigned && f.opType !== "LSTM", f),
+    BYTES,
+  ),
   row("int8", "_int8", "8-bit signed integers, activations quantized at run time", "dynamic", (f) => bytes(true, f), BYTES),
   row("uint8", "_uint8", "8-bit unsigned integers, activations quantized at run time", "dynamic", (f) => bytes(false, f), BYTES),
   row("q4", "_q4", "4-bit integers in blocks", "matmulnbits", blocks(int4, uint4), NBITS),

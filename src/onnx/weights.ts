@@ -86,6 +86,20 @@ export function maskReason(model: OnnxModel, layer: Layer): string | undefined {
   return infinite === undefined || data.some(Number.isNaN) ? undefined : `the table has ${infinite}, as masks have: it stays as it is`;
 }
 
+/** What 8-bit codes with one scale for the whole weight would leave above their error, in decibels: that of rounding to even steps over its range. */
+export function oneScaleDecibels(model: OnnxModel, { weight }: Layer): number {
+  if (weight === null) return Infinity;
+  const { data } = constantView(model, weight);
+  let [least, most, signal] = [0, 0, 0];
+  for (const value of data) {
+    if (value < least) least = value;
+    else if (value > most) most = value;
+    signal += value * value;
+  }
+  const step = (most - least) / 255;
+  return decibels(signal / data.length, (step * step) / 12);
+}
+
 /** What quantizes one layer: options of `quantize` (round to nearest), or a quantizer. */
 export type LayerQuantizer = TensorOptions | WeightQuantizer;
 

@@ -37,7 +37,22 @@ const verify = async (name: string, ...args: string[]): Promise<{ code: number |
   return { code, report: JSON.parse(stdout) as Verified };
 };
 
+/** As onnxruntime's tool does it: every layer, one scale each. */
+const asTool = (): string[] => {
+  const config = dir.path("tool.json");
+  writeFileSync(config, JSON.stringify({ version: 1, perChannel: false, include: ["*"] }));
+  return ["--config", config];
+};
+
 describe("the PP-OCRv4 recogniser", () => {
+  test("dynamic q8 by default: on text as fp32", async () => {
+    const { code } = await quantize(recogniser, "default_q8.onnx", "--dtype", "q8", "--verify", "1");
+    expect(code).toBe(0);
+    const text = await verify("default_q8.onnx", ...lines);
+    expect(text.code).toBe(0);
+    expect(text.report.outputs[0].sqnrDb).toBeGreaterThan(12);
+    expect(text.report.outputs[0].argmaxAgreement).toBeGreaterThan(0.95);
+  });
   test.each([
     ["q8", ["--op-types", "MatMul"]],
     ["int8", ["--op-types", "MatMul"]],
@@ -54,10 +69,10 @@ describe("the PP-OCRv4 recogniser", () => {
     expect(text.report.outputs[0].argmaxAgreement).toBeGreaterThan(0.97);
   });
   test.each(["q8", "int8"])(
-    "dynamic %s of its convolutions: exit 3 on random inputs and on text, and the report names the layers",
+    "dynamic %s of its convolutions with one scale each: exit 3 on random inputs and on text, and the report names the layers",
     async (dtype) => {
       const name = `bad_${dtype}.onnx`;
-      const { code, report } = await quantize(recogniser, name, "--dtype", dtype, "--verify", "2");
+      const { code, report } = await quantize(recogniser, name, "--dtype", dtype, ...asTool(), "--verify", "2");
       expect(code).toBe(3);
       expect(report.verify!.ok).toBe(false);
       const convolutions = report.layers.filter((layer) => layer.opType === "Conv" && layer.format !== null);
@@ -86,7 +101,8 @@ describe("the PP-OCRv4 recogniser", () => {
     for (const layer of report.layers!) expect(Number(layer.sqnrDb), layer.name).toBeGreaterThan(10);
   });
   test("the text report of a failed verification names operators, layers and what to try", async () => {
-    const { code, stdout } = await lowbit(["quantize", recogniser, "-o", dir.path("advice.onnx"), "-d", "int8", "--verify", "1"]);
+    const out = dir.path("advice.onnx");
+    const { code, stdout } = await lowbit(["quantize", recogniser, "-o", out, "-d", "int8", ...asTool(), "--verify", "1"]);
     expect(code).toBe(3);
     expect(stdout).toMatch(/^FAILED: expected every output to reach 10 dB$/m);
     expect(stdout).toMatch(/^The models part here \(\d\d of 51 layers are below 10 dB/m);

@@ -1,14 +1,16 @@
-// The bytes that quantizeModelBytes writes for MatMul weights against rules written apart (test/oracle/ort.ts: MLAS, quant_utils, bitsandbytes), on seeded random
-// models: q4 and q2 and 8-bit blocks with and without zero points, float16 weights, bnb4, int8 and uint8 per tensor and channel. Two dozen here; all of them by
+// The bytes that quantizeModelBytes writes against rules written apart (test/oracle/ort.ts: MLAS, quant_utils, bitsandbytes), on seeded random models of MatMul,
+// Gemm with transB, Conv and Gather: q4 and q2 and 8-bit blocks with and without zero points, float16 weights, bnb4, int8 and uint8 per tensor and channel. Some
+// here; all of them by
 // LOWBIT_RANDOM_MODELS=300 npx vitest run test/onnx/byte-identity.test.ts
 import { describe, expect, it } from "vitest";
 import { encodeHalf, halfTable } from "../../src/onnx/file/half.ts";
 import { readBytes } from "../../src/onnx/file/values.ts";
 import { quantizeModelBytes, readModelBytes, type QuantizeBytesOptions } from "../../src/onnx/index.ts";
 import { bnb4Block, half, nbitsBlock, quantUtils, type OrtBlock } from "../oracle/ort.ts";
-import { T, encode, matmulModel, raw, value } from "./build.ts";
+import type { ModelProto, ValueInfoProto } from "../../src/onnx/file/gen/onnx_pb.ts";
+import { T, encode, graph, matmulModel, model, node, raw, value } from "./build.ts";
 
-const MODELS = Number(process.env.LOWBIT_RANDOM_MODELS ?? 24);
+const MODELS = Number(process.env.LOWBIT_RANDOM_MODELS ?? 30);
 
 /** A stream of repeatable numbers in [0, 1). */
 function stream(seed: number): () => number {
@@ -110,34 +112,111 @@ function eightBits(w: Float32Array, k: number, n: number, type: "int8" | "uint8"
   };
 }
 
-/** The layouts, in turn. */
-const LAYOUTS: readonly ((w: Float32Array, k: number, n: number, random: () => number, float16: boolean) => Expected)[] = [
-  (w, k, n, random, float16) => nbits(w, k, n, 4, random, float16),
-  (w, k, n, random, float16) => nbits(w, k, n, 2, random, float16),
-  (w, k, n, random, float16) => nbits(w, k, n, 8, random, float16),
-  (w, k, n, random) => bnb4(w, k, n, random),
-  (w, k, n, random) => eightBits(w, k, n, "int8", random),
-  (w, k, n, random) => eightBits(w, k, n, "uint8", random),
+/** Codes as stored, [n, k]; per channel they are symmetric, and channels of zeros take the zero point of the others. */
+function convolution(w: Float32Array, k: number, n: number, type: "int8" | "uint8", random: () => number): Expected {
+  const perChannel = random() < 0.5;
+  const symmetric = perChannel || random() < 0.5;
+  const row = (r: number): number[] => Array.from({ length: k }, (_, i) => w[i * n + r]);
+  const rows = Array.from({ length: n }, (_, r) => row(r));
+  const rules = { type, symmetric, reduceRange: false };
+  const made = perChannel ? rows.map((values) => quantUtils(values, rules)) : [quantUtils(rows.flat(), rules)];
+  const isZero = (r: number): boolean => rows[r].every((value) => made[perChannel ? r : 0].codes.length > 0 && value === 0);
+  const live = made[Math.max(0, perChannel ? rows.findIndex((_, r) => made[r].codes.some((code) => code !== made[r].zeroPoint)) : 0)];
+  const codes = perChannel
+    ? rows.flatMap((_, r) => (isZero(r) ? new Array<number>(k).fill(live.zeroPoint) : made[r].codes))
+    : made[0].codes;
+  const store = (list: readonly number[]) => bytes(type === "int8" ? Int8Array.from(list) : Uint8Array.from(list));
+  return {
+    options: { dtype: type, perChannel, symmetric, include: ["*"] },
+    tensors: {
+      w_quantized: store(codes),
+      w_scale: bytes(Float32Array.from(made, ({ scale }) => scale)),
+      w_zero_point: store([live.zeroPoint]),
+    },
+  };
+}
+
+/** A table [n, k]: signed codes with a scale per row, or (perChannel: false) unsigned ones with one scale and zero point, whatever the dtype. */
+function table(w: Float32Array, k: number, n: number, random: () => number): Expected {
+  const byRow = random() < 0.5;
+  const dtype = pick(random, ["int8", "uint8"] as const);
+  const rows = Array.from({ length: n }, (_, r) => Array.from({ length: k }, (_, i) => w[i * n + r]));
+  if (byRow) {
+    const made = rows.map((values) => quantUtils(values, { type: "int8", symmetric: true, reduceRange: false }));
+    return {
+      options: { dtype },
+      tensors: {
+        w_quantized: bytes(Int8Array.from(made.flatMap(({ codes }) => codes))),
+        w_scale: bytes(Float32Array.from(made, ({ scale }) => scale)),
+      },
+    };
+  }
+  const made = quantUtils(rows.flat(), { type: "uint8", symmetric: false, reduceRange: false });
+  return {
+    options: { dtype, perChannel: false },
+    tensors: {
+      w_quantized: bytes(Uint8Array.from(made.codes)),
+      w_scale: bytes(Float32Array.of(made.scale)),
+      w_zero_point: bytes(Uint8Array.of(made.zeroPoint)),
+    },
+  };
+}
+
+type Operator = "MatMul" | "Gemm" | "Conv" | "Gather";
+type Layout = (w: Float32Array, k: number, n: number, random: () => number, float16: boolean) => Expected;
+
+/** Operators and layouts, in turn. */
+const LAYOUTS: readonly (readonly [Operator, Layout])[] = [
+  ...(["MatMul", "Gemm"] as const).flatMap((operator): [Operator, Layout][] => [
+    [operator, (w, k, n, random, float16) => nbits(w, k, n, 4, random, float16)],
+    [operator, (w, k, n, random, float16) => nbits(w, k, n, 2, random, float16)],
+    [operator, (w, k, n, random, float16) => nbits(w, k, n, 8, random, float16)],
+    [operator, (w, k, n, random) => bnb4(w, k, n, random)],
+    [operator, (w, k, n, random) => eightBits(w, k, n, "int8", random)],
+    [operator, (w, k, n, random) => eightBits(w, k, n, "uint8", random)],
+  ]),
+  ["Conv", (w, k, n, random) => convolution(w, k, n, "int8", random)],
+  ["Conv", (w, k, n, random) => convolution(w, k, n, "uint8", random)],
+  ["Gather", (w, k, n, random) => table(w, k, n, random)],
 ];
+
+/** A model of one operator whose matrix is w [k, n], stored as the operator has it. */
+function modelOf(operator: Operator, w: Float32Array | Uint16Array, k: number, n: number): ModelProto {
+  const float16 = w instanceof Uint16Array;
+  const type = float16 ? T.FLOAT16 : T.FLOAT;
+  if (operator === "MatMul") {
+    const proto = matmulModel(raw("w", [k, n], w, type), k, n);
+    proto.graph!.input = [value("x", type, ["b", k])];
+    proto.graph!.output = [value("y", type, ["b", n])];
+    return proto;
+  }
+  const turned = w.map((_, i) => w[(i % k) * n + Math.floor(i / k)]);
+  const [dims, input, output] = {
+    Gemm: [[n, k], value("x", type, ["b", k]), value("y", type, ["b", n])],
+    Conv: [[n, k, 1], value("x", type, [1, k, 4]), value("y", type, [1, n, 4])],
+    Gather: [[n, k], value("x", T.INT64, ["b"]), value("y", type, ["b", k])],
+  }[operator] as [number[], ValueInfoProto, ValueInfoProto];
+  const made =
+    operator === "Gather"
+      ? node("Gather", ["w", "x"], ["y"], {}, "op")
+      : node(operator, ["x", "w"], ["y"], operator === "Gemm" ? { transB: 1n } : {}, "op");
+  return model(graph({ input: [input], output: [output], initializer: [raw("w", dims, turned, type)], node: [made] }));
+}
 
 describe(`${MODELS} random models`, () => {
   it.each(Array.from({ length: MODELS }, (_, i) => i))("model %i", async (seed) => {
     const random = stream(seed + 1);
-    const layout = seed % LAYOUTS.length;
+    const [operator, layout] = LAYOUTS[seed % LAYOUTS.length];
     const [k, n] = [1 + Math.floor(random() * 300), 1 + Math.floor(random() * 40)];
-    const float16 = layout < 3 && random() < 0.3;
+    const float16 = (seed % LAYOUTS.length) % 6 < 3 && operator !== "Conv" && operator !== "Gather" && random() < 0.3;
     const { kind, data } = randomWeights(k * n, random);
-    const table = halfTable();
     const halves = Uint16Array.from(data, encodeHalf);
-    const w = float16 ? Float32Array.from(halves, (code) => table[code]) : data;
-    const { options, tensors } = LAYOUTS[layout](w, k, n, random, float16);
-    const proto = matmulModel(raw("w", [k, n], float16 ? halves : w, float16 ? T.FLOAT16 : T.FLOAT), k, n);
-    if (float16) {
-      proto.graph!.input = [value("x", T.FLOAT16, ["b", k])];
-      proto.graph!.output = [value("y", T.FLOAT16, ["b", n])];
-    }
+    const decoded = halfTable();
+    const w = float16 ? Float32Array.from(halves, (code) => decoded[code]) : data;
+    const { options, tensors } = layout(w, k, n, random, float16);
+    const proto = modelOf(operator, float16 ? halves : w, k, n);
     const made = readModelBytes((await quantizeModelBytes(encode(proto), options)).bytes);
-    const what = `${JSON.stringify(options)} of ${kind} ${float16 ? "float16" : "float32"} weights [${k}, ${n}]`;
+    const what = `${operator}, ${JSON.stringify(options)} of ${kind} ${float16 ? "float16" : "float32"} weights [${k}, ${n}]`;
     const found = new Map(made.proto.graph!.initializer.map((tensor) => [tensor.name, tensor]));
     for (const [name, want] of Object.entries(tensors)) {
       const tensor = found.get(name);

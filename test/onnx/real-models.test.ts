@@ -51,7 +51,7 @@ describe("fashion-cnn", () => {
 });
 
 describe("PP-OCRv4 recogniser: opset 9, weights in Constant nodes", () => {
-  // verify chooses x [1, 3, 48, 320] by itself. Convolutions in dynamic int8 are known to destroy this model (character error .45 to 1.0).
+  // verify chooses x [1, 3, 48, 320] by itself. Convolutions in dynamic int8 with one scale each destroy this model (character error .45 to 1.0).
   it.each(["q4", "fp16"] as const)("%s agrees with fp32", async (dtype) => {
     const path = out(`rec_${dtype}.onnx`);
     const report = await quantizeModel(recogniser, path, { dtype });
@@ -61,19 +61,32 @@ describe("PP-OCRv4 recogniser: opset 9, weights in Constant nodes", () => {
     expect(verdict.ok).toBe(true);
     expect(verdict.inputs).toEqual({ x: [1, 3, 48, 320] });
   });
-  it.each(["int8", "q8", "uint8"] as const)("%s loads and runs, all 47 layers, and verify says what it is worth", async (dtype) => {
+  it.each(["int8", "q8", "uint8"] as const)("%s agrees with fp32: a scale per channel, depthwise convolutions left", async (dtype) => {
     const path = out(`rec_${dtype}.onnx`);
     const report = await quantizeModel(recogniser, path, { dtype });
     expectAccounted(report);
-    expect(report.quantized).toBe(47);
+    expect(report.quantized).toBe(33);
+    for (const { format, reason } of report.layers)
+      if (format === null && reason!.includes("convolution")) expect(reason).toMatch(/depthwise/);
     expect(report.notes.join()).toContain("opset raised from 9 to 11");
     const verdict = await verifyModels(recogniser, path, { samples: 2 });
-    expect(verdict.ok).toBe(false);
-    expect(verdict.outputs[0].sqnrDb).toBeLessThan(9);
-    // The layer that suffers most is a convolution with one scale for all channels.
-    const worst = report.layers.filter(({ sqnrDb }) => sqnrDb !== null).reduce((a, b) => (b.sqnrDb! < a.sqnrDb! ? b : a));
-    expect(worst.opType).toBe("Conv");
+    expect(verdict.outputs[0].sqnrDb).toBeGreaterThan(10);
+    expect(verdict.ok).toBe(true);
   });
+  it.each(["int8", "q8", "uint8"] as const)(
+    "%s as onnxruntime's tool has it, all 47 layers: verify says what it is worth",
+    async (dtype) => {
+      const path = out(`rec_all_${dtype}.onnx`);
+      const report = await quantizeModel(recogniser, path, { dtype, perChannel: false, include: ["*"] });
+      expect(report.quantized).toBe(47);
+      const verdict = await verifyModels(recogniser, path, { samples: 2 });
+      expect(verdict.ok).toBe(false);
+      expect(verdict.outputs[0].sqnrDb).toBeLessThan(9);
+      // The layer that suffers most is a convolution with one scale for all channels.
+      const worst = report.layers.filter(({ sqnrDb }) => sqnrDb !== null).reduce((a, b) => (b.sqnrDb! < a.sqnrDb! ? b : a));
+      expect(worst.opType).toBe("Conv");
+    },
+  );
   it("int8 of MatMul alone agrees with fp32", async () => {
     const path = out("rec_matmul.onnx");
     const report = await quantizeModel(recogniser, path, { dtype: "int8", opTypes: ["MatMul"] });
@@ -138,14 +151,23 @@ describe("Silero VAD: weights inside If subgraphs", () => {
         new Set(["q4 has no form of Conv", "q4 has no form of LSTM", "Slice moves the constant, it does not multiply by it"]),
       );
     }
-    expect(report.quantized).toBe(row.half ? 36 : none ? 0 : 12);
+    // in 8 bits the convolution behind the recurrent layer only: the others feed it, and its state is carried from call to call
+    expect(report.quantized).toBe(row.half ? 36 : none ? 0 : 2);
+    if (row.target === "dynamic") {
+      const left = report.layers.filter(({ opType, format }) => opType === "Conv" && format === null);
+      expect(left.map(({ reason }) => /carried from call to call.*int16_row/.test(reason!))).toEqual(new Array(10).fill(true));
+      const all = await quantizeModel(silero, path, { dtype, include: ["*"], force: true });
+      expect(all.quantized).toBe(12);
+    }
     const verdict = await verifyModels(silero, path, { inputs: [feeds], minSqnrDb: 0 });
     expect(verdict.ok).toBe(true);
   });
   it("legacy in q8 runs on random inputs that verify finds by itself", async () => {
     const path = out("vad_legacy.onnx");
     const report = await quantizeModel(sileroLegacy, path, { dtype: "q8" });
-    expect(report.quantized).toBe(36);
+    for (const { opType, format, reason } of report.layers)
+      if (opType === "Conv" && format === null) expect(reason).toMatch(/depthwise|carried/);
+    expect(report.quantized).toBe(10);
     expect((await verifyModels(sileroLegacy, path, { samples: 2 })).ok).toBe(true);
   });
 });

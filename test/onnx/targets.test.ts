@@ -6,7 +6,8 @@ import { dequantize } from "../../formats/core/packed.ts";
 import type { Format } from "../../formats/core/types.ts";
 import { allFormats, format } from "../../formats/index.ts";
 import { dequantizedModel } from "../helpers/dequantized.ts";
-import type { QuantizeBytesOptions } from "../../src/onnx/index.ts";
+import type { Feeds, QuantizeBytesOptions } from "../../src/onnx/index.ts";
+import { TARGET_NAMES } from "../../src/onnx/dtypes.ts";
 import { quantizeModelBytes, readModelBytes } from "../../src/onnx/index.ts";
 import type { ModelProto } from "../../src/onnx/file/gen/onnx_pb.ts";
 import { readStored } from "../../src/onnx/targets/record.ts";
@@ -101,6 +102,22 @@ describe("stored: every format", () => {
       const { report } = await quantizeModelBytes(signed, { ...options, allowUnchanged: true });
       expect(report.layers[0].reason).toMatch(/has no negative values and no zero points, and the weight has -0\.\d/);
     }
+    // every such format, wherever it is asked for; and the activations of a layer that stays are left alone too
+    const unsigned = allFormats.filter((f) => !isSigned(f));
+    expect(unsigned.length).toBeGreaterThan(5);
+    for (const { name } of unsigned)
+      for (const target of TARGET_NAMES) {
+        const { report } = await quantizeModelBytes(signed, { format: name, target, allowUnchanged: true });
+        expect(
+          report.layers.map((layer) => layer.format),
+          `${name} ${target}`,
+        ).toEqual([null]);
+        expect(report.layers[0].reason, `${name} ${target}`).toMatch(/no negative values and no zero points|hold|has|needs|have/);
+      }
+    const calibration = [{ x: { type: "float32", data: weights(4 * k, 5), dims: [4, k] } }] as Feeds[];
+    const made = await quantizeModelBytes(signed, { activations: "uint8", format: "uint8_row", calibration, allowUnchanged: true });
+    expect(made.report.layers[0].reason).toMatch(/no negative values and no zero points/);
+    expect(readModelBytes(made.bytes).proto.graph!.node.map(({ opType }) => opType)).toEqual(["MatMul"]);
     const positive = matrix(weights(k * n).map(Math.abs));
     const { report } = await quantizeModelBytes(positive, { format: "uint8_row", target: "qdq" });
     expect(report.layers[0].sqnrDb).toBeGreaterThan(35);

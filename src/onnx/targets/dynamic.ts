@@ -3,7 +3,7 @@
 // Source: ONNX DynamicQuantizeLinear-11, MatMulInteger-10, ConvInteger-10; onnxruntime quantization/operators.
 import { create } from "@bufbuild/protobuf";
 import { LowbitError } from "../../../formats/core/errors.ts";
-import { levelCodes, levelValues, unpack } from "../../../formats/core/packed.ts";
+import { unpack } from "../../../formats/core/packed.ts";
 import type { Codes } from "../../../formats/core/pack.ts";
 import type { BlockFormat, Format, PackedTensor } from "../../../formats/core/types.ts";
 import { defineBlock } from "../../../formats/define/index.ts";
@@ -18,6 +18,9 @@ import { raiseOpset } from "../graph/opset.ts";
 import type { Layer } from "../layers.ts";
 import { layerMatrix, layerType } from "../weights.ts";
 import { basisOf } from "./basis.ts";
+import { dynamicAdvice } from "./dynamic-advice.ts";
+import { levelsOf, oneZeroPoint, transposed } from "./dynamic-codes.ts";
+import { lstmReason, lstmWriter } from "./dynamic-lstm.ts";
 import { castNode, productNodes, productReason } from "./product.ts";
 import type { Target, TargetContext, Written } from "./target.ts";
 import { madeBytes, perWeight } from "./target.ts";
@@ -52,6 +55,7 @@ export function dynamicTarget(): Target {
   const rowsMade = perWeight<Made>();
   const activations = new Map<Scope, Map<string, Made>>();
   const biases = new Map<TensorProto, Map<number, string>>();
+  const lstm = lstmWriter();
 
   /** The quantized form of a value, made once per graph; `nodes` receives the node that makes it. */
   function quantizedActivation(layer: Layer, context: TargetContext, value: string, nodes: NodeProto[]): Made {
@@ -242,8 +246,8 @@ export function dynamicTarget(): Target {
 
   return {
     name: "dynamic",
-    opTypes: ["MatMul", "Gemm", "Conv", "Gather"],
-    defaultOpTypes: ["MatMul", "Gemm", "Conv", "Gather"],
+    opTypes: ["MatMul", "Gemm", "Conv", "Gather", "LSTM"],
+    defaultOpTypes: ["MatMul", "Gemm", "Conv", "Gather", "LSTM"],
     adapt(layer, format) {
       // rows of a table are along axis 0, and its scales by row have no zero point
       const byRow = format.kind === "block" && layer.node.opType === "Gather" && format.scales[0].span === "row";
@@ -265,66 +269,24 @@ export function dynamicTarget(): Target {
       const matrix = layerMatrix(layer);
       if (typeof matrix === "string") return matrix;
       if (node.opType === "Conv" && layer.shape.length < 3) return "the weight has no spatial dimension";
-      return undefined;
+      return node.opType === "LSTM" ? lstmReason(layer) : undefined;
     },
+    advice: dynamicAdvice,
     prepare(layers, context) {
       const before = context.opset();
-      if (before >= OPSET || layers.length === 0) return undefined;
+      const parts = lstm.prepare(layers, context);
+      if (before >= OPSET || layers.length === 0) return parts;
       const failure = raiseOpset(context, OPSET);
       if (failure === undefined) {
         context.notes.push(`opset raised from ${before} to ${OPSET}: DynamicQuantizeLinear needs it`);
-        return undefined;
+        return parts;
       }
       return () => `DynamicQuantizeLinear needs opset ${OPSET}, the model has ${before}, and ${failure}`;
     },
     write(layer, weight, context) {
+      if (layer.node.opType === "LSTM") return lstm.write(layer, weight, context);
       if (layer.node.opType === "Conv") return writeConv(layer, weight, context);
       return layer.node.opType === "Gather" ? writeGather(layer, weight, context) : writeProduct(layer, weight, context);
     },
   };
-}
-
-/** Scales and zero points of a packed tensor, and the element type of codes and zero points. */
-function levelsOf(packed: PackedTensor): { scales: Float32Array; zeros: Uint8Array; type: number } {
-  const format = packed.format as BlockFormat;
-  const { rows, k } = packed;
-  const scales = Float32Array.from(levelValues(format.scales[0], packed.scales!, rows, k));
-  const zeros =
-    format.offset === undefined
-      ? new Uint8Array(scales.length)
-      : (levelCodes(format.offset.levels[0], packed.offsets!, rows, k) as Uint8Array);
-  return { scales, zeros, type: format.element.limits.min < 0 ? T.INT8 : T.UINT8 };
-}
-
-/**
- * One zero point for all channels. They differ only where a channel is all zeros (its codes all are its zero point), which then takes the
- * others'. Codes are changed in place.
- */
-function oneZeroPoint(codes: Uint8Array, zeros: Uint8Array, k: number): number {
-  const perChannel = codes.length / zeros.length;
-  const isZero = (channel: number): boolean => {
-    for (let i = channel * perChannel; i < (channel + 1) * perChannel; i++) if (codes[i] !== zeros[channel]) return false;
-    return true;
-  };
-  const live = zeros.findIndex((_, channel) => !isZero(channel));
-  const zero = zeros[Math.max(0, live)];
-  zeros.forEach((own, channel) => {
-    if (own === zero) return;
-    if (!isZero(channel)) throw new Error(`zero points ${zero} and ${own} in one convolution of rows of ${k}`);
-    codes.fill(zero, channel * perChannel, (channel + 1) * perChannel);
-  });
-  return zero;
-}
-
-/** Side of the squares in which a matrix is transposed: both of their sides stay in the cache. */
-const SQUARE = 64;
-
-/** [rows, columns] transposed. */
-function transposed(values: Codes, rows: number, columns: number): Uint8Array {
-  const out = new Uint8Array(values.length);
-  for (let r0 = 0; r0 < rows; r0 += SQUARE)
-    for (let c0 = 0; c0 < columns; c0 += SQUARE)
-      for (let r = r0; r < Math.min(rows, r0 + SQUARE); r++)
-        for (let c = c0; c < Math.min(columns, c0 + SQUARE); c++) out[c * rows + r] = values[r * columns + c];
-  return out;
 }

@@ -43,6 +43,8 @@ export interface Target {
   adapt?(layer: Layer, format: Format): Format;
   /** Why a layer of one of `opTypes` cannot be held in that format; undefined: it can. */
   reason(layer: Layer, format: Format, context: TargetContext): string | undefined;
+  /** Why a layer that could be held is better left alone: it stays unless options name it, its operator or a format. */
+  advice?(layer: Layer, context: TargetContext): string | undefined;
   /** Called once before the first `write`, with the layers to come; may give a reason for some to stay after all. */
   prepare?(layers: readonly Layer[], context: TargetContext): ((layer: Layer) => string | undefined) | undefined;
   /** Does it hold the format at its own width? Where it does not, it is taken only when asked for by name. Default true. */
