@@ -1,4 +1,4 @@
-// npm run bench -- gemv|gemm|fwht|codec|lut|bitplane|cold|load|ops|nodes|search|webgpu|decode [--json] [--seconds S] [--quick]: best and median of interleaved rounds, ratios to roofs and peers of the same process.
+// npm run bench -- gemv|gemm|fwht|codec|lut|bitplane|cold|load|ops|nodes|search|webgpu|decode|encode [case ...] [--json] [--seconds S] [--quick]: best and median of interleaved rounds, ratios to roofs and peers of the same process.
 // npm run bench -- accuracy-gptq|accuracy-ocr|accuracy-static|gguf-llama|cache-perplexity [case ...]: quantized models on data that calibration never saw, beside their bounds; onnx-1gib, large: time, memory;
 // zoo: real models from npm packages, in several dtypes and runtimes.
 // --quick leaves the slowest peers out. Use Node 24 for the figures of relaxed SIMD: `npx -p node@24 npm run bench -- gemv`.
@@ -41,6 +41,7 @@ const families: Record<string, () => Promise<(o: { seconds: number; quick: boole
   cold: async () => (await import("./cold.ts")).cold,
   load: async () => (await import("./load.ts")).load,
   decode: async () => (await import("./decode.ts")).decode,
+  encode: async () => (await import("./encode.ts")).encode,
   nodes: async () => (await import("./nodes.ts")).nodes,
   search: async () => (await import("./search.ts")).searchBench,
 };

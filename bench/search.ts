@@ -1,5 +1,9 @@
 // Vector search: time and recall of every precision beside usearch (exact float32, HNSW int8) in one interleaved run, on clustered vectors. `--quick`: a tenth of the vectors, no HNSW.
-// npm run bench -- search [--json] [--seconds S] [--quick]. A peer that bench/peers has not is named as missing.
+// npm run bench -- search [part ...] [--json] [--seconds S] [--quick]. Parts are short enough for a window in which nothing else runs: 1e6-int8, 1e6-int8-float32, 1e6-int4-float32,
+// 1e6-binary, 1e5-int8, 1e5-binary-100, 1e5-binary-200, 1e5-float8. A peer that bench/peers has not is named as missing.
+import { existsSync, mkdirSync, readFileSync, writeFileSync } from "node:fs";
+import { join } from "node:path";
+import { fileURLToPath } from "node:url";
 import { wasm } from "../src/index.ts";
 import { createIndex, type IndexOptions, type SearchIndex } from "../src/search/index.ts";
 import { gaussian, seededRandom } from "../src/quantize/random.ts";
@@ -52,6 +56,8 @@ const recall = (found: readonly number[][], wanted: readonly number[][]): number
 };
 
 interface Case {
+  /** What it is called on the command line. */
+  readonly part: string;
   readonly name: string;
   readonly options: Omit<IndexOptions, "dims">;
 }
@@ -69,6 +75,7 @@ const K = 10;
 export async function searchBench(options: {
   readonly seconds: number;
   readonly quick: boolean;
+  readonly cases?: readonly string[];
 }): Promise<{ rows: Row[]; ratios: Record<string, number>; missing: string[] }> {
   const missing: string[] = [];
   const usearch = (await optional("usearch", async () => {
@@ -81,31 +88,50 @@ export async function searchBench(options: {
     {
       n: 1e6 * scale, dims: 384, queries: 100, two: ["int8, float32", "int4, float32"],
       cases: [
-        { name: "int8", options: { precision: "int8" } },
-        { name: "int8, float32", options: { precision: "int8", rescore: 100 } },
-        { name: "int4, float32", options: { precision: "int4", rescore: 200 } },
-        { name: "binary, int8", options: { precision: "binary", rescore: int8(1000) } },
+        { part: "1e6-int8", name: "int8", options: { precision: "int8" } },
+        { part: "1e6-int8-float32", name: "int8, float32", options: { precision: "int8", rescore: 100 } },
+        { part: "1e6-int4-float32", name: "int4, float32", options: { precision: "int4", rescore: 200 } },
+        { part: "1e6-binary", name: "binary, int8", options: { precision: "binary", rescore: int8(1000) } },
       ],
     },
     {
       n: 1e5 * scale, dims: 768, queries: 100, two: ["int8", "binary, int8 of 200"],
       cases: [
-        { name: "int8", options: { precision: "int8" } },
-        { name: "binary, int8 of 100", options: { precision: "binary", rescore: int8(100) } },
-        { name: "binary, int8 of 200", options: { precision: "binary", rescore: int8(200) } },
-        { name: "float8_e4m3fn", options: { precision: "float8_e4m3fn" } },
+        { part: "1e5-int8", name: "int8", options: { precision: "int8" } },
+        { part: "1e5-binary-100", name: "binary, int8 of 100", options: { precision: "binary", rescore: int8(100) } },
+        { part: "1e5-binary-200", name: "binary, int8 of 200", options: { precision: "binary", rescore: int8(200) } },
+        { part: "1e5-float8", name: "float8_e4m3fn", options: { precision: "float8_e4m3fn" } },
       ],
     },
   ]; // prettier-ignore
   const rows: Row[] = [];
   const ratios: Record<string, number> = {};
-  for (const part of parts) {
+  const { cases: wanted = [] } = options;
+  const known = parts.flatMap(({ cases }) => cases.map(({ part }) => part));
+  const strange = wanted.filter((part) => !known.includes(part));
+  if (strange.length > 0) throw new RangeError(`search: expected some of ${known.join(", ")}, got ${strange.join(", ")}.`);
+  for (const whole of parts) {
+    const part = { ...whole, cases: whole.cases.filter((c) => wanted.length === 0 || wanted.includes(c.part)) };
+    if (part.cases.length === 0) continue;
     const own = await runPart(part, usearch, options);
     const label = `${part.n} x ${part.dims}`;
     rows.push(...own.rows.map((row) => ({ ...row, name: `${label}: ${row.name}` })));
     for (const [name, value] of Object.entries(own.facts)) ratios[`${label}: ${name}`] = value;
   }
   return { rows, ratios, missing };
+}
+
+/** The ids of the nearest vectors to each query in float32; kept in a file, since every part asks for the same. */
+function nearest(vectors: Float32Array, queries: Float32Array, dims: number): number[][] {
+  const folder = fileURLToPath(new URL("../node_modules/.cache/lowbit-bench/", import.meta.url));
+  const path = join(folder, `nearest-${vectors.length / dims}-${dims}-${queries.length / dims}.json`);
+  if (existsSync(path)) return JSON.parse(readFileSync(path, "utf8")) as number[][];
+  const index = createIndex(vectors, { dims, precision: "float32" });
+  const truth = index.searchMany(queries, { k: K }).map(({ ids }) => [...ids]);
+  index.dispose();
+  mkdirSync(folder, { recursive: true });
+  writeFileSync(path, JSON.stringify(truth));
+  return truth;
 }
 
 async function runPart(
@@ -120,8 +146,7 @@ async function runPart(
   const one = (i: number): Float32Array => queries.slice((i % part.queries) * dims, ((i % part.queries) + 1) * dims);
   const backend = await wasm();
   const backend2 = await wasm({ threads: 2 });
-  const truthIndex = createIndex(vectors, { dims, precision: "float32", backend });
-  const truth = truthIndex.searchMany(queries, { k: K }).map(({ ids }) => [...ids]);
+  const truth = nearest(vectors, queries, dims);
   const facts: Record<string, number> = {};
   const note = (name: string, values: Record<string, number>): void => {
     for (const [what, value] of Object.entries(values)) facts[`${name}: ${what}`] = value;
@@ -187,11 +212,11 @@ async function runPart(
   const times = await measure(candidates, options.seconds);
   const best = (name: string): number => times.find((row) => row.name === name)?.cpuMs ?? NaN;
   for (const { name } of part.cases) facts[`${name}: time of usearch exact`] = best(name) / best("usearch exact float32");
-  for (const name of part.two) {
+  for (const name of part.two.filter((two) => part.cases.some((c) => c.name === two))) {
     const wall = (which: string): number => times.find((row) => row.name === which)?.bestMs ?? NaN;
     facts[`${name}: 2 threads to one`] = wall(name) / wall(`${name}, 2 threads`);
   }
-  for (const index of [...held, truthIndex]) index.dispose();
+  for (const index of held) index.dispose();
   backend.dispose();
   backend2.dispose();
   return { rows: times, facts };

@@ -23,7 +23,7 @@ import { decodeWeight, dequantizedWeight } from "./weights.ts";
 export interface Plan {
   readonly steps: readonly Step[];
   readonly constants: ReadonlyMap<string, Value>;
-  readonly layers: readonly SyncLayer[];
+  readonly layers: readonly { dispose(): void }[];
   /** Nodes computed while loading, and nodes that no output needs. */
   readonly folded: number;
   readonly dead: number;
@@ -181,7 +181,12 @@ export function makePlan(
       layers.set(key, made);
       return made;
     },
+    own(made) {
+      owned.push(made);
+      return made;
+    },
   });
+  const owned: { dispose(): void }[] = [];
   const packing: Scratch = { bytes: new Uint8Array(0) };
   const groups = joinable(flat.nodes, (name) => flat.tensors.has(name) && !feeds.has(name));
   const joinedAway = new Set<NodeProto>();
@@ -227,7 +232,7 @@ export function makePlan(
       steps.push({ node, operator, guards, run, kernel, ...(layer && { layer }), ...(rows && { rows }) });
     }
   } catch (error) {
-    for (const layer of layers.values()) layer.dispose();
+    for (const layer of [...layers.values(), ...owned]) layer.dispose();
     throw error;
   }
   // Weights that only prepared layers read are let go: their bytes are in the layers.
@@ -242,7 +247,7 @@ export function makePlan(
   return {
     steps: withLifetimes(fuseChains(steps, outputs), outputs),
     constants: kept,
-    layers: [...layers.values()],
+    layers: [...layers.values(), ...owned],
     folded,
     dead: flat.dead,
   };

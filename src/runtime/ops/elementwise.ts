@@ -138,6 +138,10 @@ const toBig = (x: number): bigint => (Number.isFinite(x) ? BigInt(Math.trunc(x))
 
 export function cast(x: Value, type: ElementType): Value {
   const out = empty(type, x.dims);
+  if (out.data instanceof Float32Array && !(x.data instanceof BigInt64Array)) {
+    out.data.set(x.data);
+    return out;
+  }
   const from = x.data as ArrayLike<number | bigint>;
   for (let i = 0; i < from.length; i++) {
     const v = from[i];

@@ -36,6 +36,8 @@ export interface PrepareContext {
   weight(i: number): Weight | undefined;
   /** The layer of a key, made once: weights that nodes share are packed once. The session disposes of it. */
   layer(key: string, make: () => SyncLayer): SyncLayer;
+  /** Something else that the session disposes of. */
+  own<Owned extends { dispose(): void }>(owned: Owned): Owned;
 }
 
 /** A node made ready: `drops` are inputs whose constants are not read again. */

@@ -6,6 +6,7 @@ import type { ElementType, NumberArray, Value } from "../value.ts";
 import { elementType, empty, floatData, floats } from "../value.ts";
 import { conv, plain } from "./conv.ts";
 import { broadcastDims, broadcastIndex, elementwise } from "./elementwise.ts";
+import { prepareInteger } from "./integer.ts";
 import type { Inputs, Operators } from "./operator.ts";
 import { axisOf, fail, need, product } from "./operator.ts";
 
@@ -16,20 +17,29 @@ function round(x: number): number {
   return rest < 0.5 || (rest === 0.5 && down % 2 === 0) ? down : down + 1;
 }
 
+/** 1.5 * 2^52: adding it rounds a double to an integer. */
+const MAGIC = 6755399441055744;
+
 /** ONNX DynamicQuantizeLinear: uint8 over the range of x with 0 in it, in float32 arithmetic. */
 function dynamic(inputs: Inputs, node: NodeProto): Value[] {
   const x = need(inputs, 0, node);
   const data = floatData(x, node.opType);
   let low = 0;
   let high = 0;
-  for (const v of data) {
+  for (let i = 0; i < data.length; i++) {
+    const v = data[i];
     if (v < low) low = v;
     if (v > high) high = v;
   }
   const scale = high === low ? 1 : Math.fround(Math.fround(high - low) / 255);
   const zero = Math.min(255, Math.max(0, round(Math.fround(-low / scale))));
   const y = empty("uint8", x.dims);
-  for (let i = 0; i < data.length; i++) (y.data as Uint8Array)[i] = Math.min(255, Math.max(0, round(Math.fround(data[i] / scale)) + zero));
+  const codes = y.data as Uint8Array;
+  for (let i = 0; i < data.length; i++) {
+    // halves to even; NaN becomes 0
+    const code = Math.fround(data[i] / scale) + MAGIC - MAGIC + zero;
+    codes[i] = code > 0 ? (code < 255 ? code : 255) : 0;
+  }
   return [y, { type: "float32", dims: [], data: Float32Array.of(scale) }, { type: "uint8", dims: [], data: Uint8Array.of(zero) }];
 }
 
@@ -256,7 +266,7 @@ export const quantized: Operators = {
   DynamicQuantizeLinear: { run: dynamic },
   DequantizeLinear: { run: dequantize },
   QuantizeLinear: { run: quantize, missing: nibbles },
-  MatMulInteger: { run: matMulInteger },
+  MatMulInteger: { run: matMulInteger, prepare: prepareInteger },
   ConvInteger: { run: convInteger, missing: plain },
   QLinearMatMul: { run: qLinearMatMul },
   QLinearConv: { run: qLinearConv, missing: plain },
