@@ -28,6 +28,15 @@ const biased =
   ([x, bias]) =>
     f(bias === undefined ? x : binary("add", x, bias));
 
+/** Bounds are inputs that may be left out, or attributes (before opset 11). */
+const clip: Build = (args, node) => {
+  const bound = (i: number, name: string, none: number): Expression =>
+    (node.input[i] ?? "") === ""
+      ? constant(attributeFloat(node, name, none))
+      : args[node.input.slice(0, i).filter((given) => given !== "").length];
+  return binary("min", binary("max", args[0], bound(1, "min", -Infinity)), bound(2, "max", Infinity));
+};
+
 /** Operators on float32 as expressions of their inputs. */
 export const EXPRESSIONS: ReadonlyMap<string, Build> = new Map<string, Build>([
   ["Add", two("add")],
@@ -47,6 +56,7 @@ export const EXPRESSIONS: ReadonlyMap<string, Build> = new Map<string, Build>([
   ["Ceil", one("ceil")],
   ["Reciprocal", ([x]) => binary("div", constant(1), x)],
   ["Relu", ([x]) => binary("max", x, constant(0))],
+  ["Clip", clip],
   ["Gelu", ([x], node) => (text(node, "approximate", "none") === "tanh" ? geluTanh(x) : gelu(x))],
   [
     "HardSwish",

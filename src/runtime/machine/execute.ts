@@ -45,6 +45,10 @@ function keepOut(m: Machine, value: Value | undefined): Value | undefined {
   return value !== undefined && value.data.buffer === m.memory.buffer ? { ...value, data: value.data.slice() } : value;
 }
 
+/** A slot as a plain value, good until memory moves. */
+const still = (value: Value | undefined): Value | undefined =>
+  isSlot(value) ? { type: value.type, dims: value.dims, data: value.data } : value;
+
 interface StepResult {
   readonly results: readonly (Value | undefined)[];
   readonly kernel: boolean;
@@ -60,7 +64,8 @@ export function runStep(m: Machine | null, step: Unfreed, read: (name: string) =
     m.settle();
     if (made !== undefined) return { results: made, kernel: true };
   }
-  const results = runNode(step.run, step.node, read);
+  // loops read element by element: a slot makes a view at every look, and no loop moves memory
+  const results = runNode(step.run, step.node, step.kernel === "loops" ? (name) => still(read(name)) : read);
   return { results: m === null ? results : results.map((value) => keepOut(m, value)), kernel: false };
 }
 
