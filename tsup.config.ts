@@ -15,7 +15,7 @@ const common: Options = {
   dts: false,
   target: "es2022",
   platform: "neutral",
-  external: [/^node:/, "onnxruntime-node", "onnxruntime-web", "fast-check", "@bufbuild/protobuf"],
+  external: [/^node:/, "onnxruntime-node", "onnxruntime-web", "fast-check", "@bufbuild/protobuf", "@tensorflow/tfjs-core"],
   removeNodeProtocol: false,
   silent: true,
 };

@@ -33,7 +33,7 @@ export function entries(): { subpath: string; source: string; out: string }[] {
     ["./testing", "src/testing/index", "testing"],
     ["./webgpu", "src/backends/webgpu/backend", "webgpu"],
     ["./interop", "src/interop/index", "interop"],
-    ["./tfjs", "src/interop/tfjs", "tfjs"],
+    ["./tfjs", "src/tfjs/index", "tfjs"],
   ].filter(([, source]) => exists(`${source}.ts`));
   return [
     ...fixed.map(([subpath, source, out]) => ({ subpath, source: `${source}.ts`, out })),

@@ -1,5 +1,6 @@
 // lowbit: packed tensors and products. Formats are in lowbit/formats, quantizers in lowbit/quantize, ONNX in lowbit/onnx.
-export { tensor, transpose, type Tensor, type TensorData } from "./tensor/tensor.ts";
+export { transpose, type Tensor, type TensorData } from "./tensor/tensor.ts";
+export { tensor, toNdarray, type TensorLike } from "./tensor/like.ts";
 export { quantize, type QuantizeOptions, type WeightQuantizer } from "./tensor/quantize/index.ts";
 export { unpack } from "../formats/core/packed.ts";
 export { dequantize, type DequantizeOptions } from "./tensor/dequantize.ts";

@@ -22,6 +22,7 @@ const layers: readonly { name: string; owns: (path: string) => boolean; sees: re
   { name: "backends", owns: (p) => p.startsWith("src/backends/"), sees: ["formats", "kernels"] },
   { name: "tensor", owns: (p) => p.startsWith("src/tensor/"), sees: ["formats", "kernels", "backends"] },
   { name: "interop", owns: (p) => p.startsWith("src/interop/"), sees: ["formats", "files", "kernels", "backends", "tensor"] },
+  { name: "tfjs", owns: (p) => p.startsWith("src/tfjs/"), sees: ["formats", "files", "kernels", "backends", "tensor", "interop"] },
   { name: "testing", owns: (p) => p.startsWith("src/testing/"), sees: ["formats", "tensor"] },
   { name: "quantize", owns: (p) => p.startsWith("src/quantize/"), sees: ["formats", "kernels", "backends", "tensor"] },
   {
@@ -29,7 +30,11 @@ const layers: readonly { name: string; owns: (path: string) => boolean; sees: re
     owns: (p) => p.startsWith("src/search/"),
     sees: ["formats", "kernels", "backends", "tensor", "quantize"],
   },
-  { name: "onnx", owns: (p) => p.startsWith("src/onnx/"), sees: ["formats", "files", "kernels", "backends", "tensor", "quantize"] },
+  {
+    name: "onnx",
+    owns: (p) => p.startsWith("src/onnx/"),
+    sees: ["formats", "files", "kernels", "backends", "tensor", "quantize", "interop"],
+  },
   {
     name: "runtime",
     owns: (p) => p.startsWith("src/runtime/"),

@@ -8,6 +8,7 @@ const guides = [
   { text: "Runtime", link: "/runtime" },
   { text: "Quantizers", link: "/quantizers" },
   { text: "Checkpoints", link: "/checkpoints" },
+  { text: "TensorFlow.js", link: "/tfjs" },
   { text: "GGUF", link: "/gguf" },
   { text: "Vector search", link: "/search" },
   { text: "WebGPU", link: "/webgpu" },

@@ -13,3 +13,5 @@ export { readSafetensors, type SafeTensor, type SafetensorsFile } from "./safete
 export { safetensorsBytes, writeSafetensors, type SafeContent, type SafetensorsModel } from "./safetensors/write.ts";
 export { checkpointOf, importCheckpoint, type Checkpoint } from "./checkpoints/import.ts";
 export type { ImportedLayer } from "./checkpoints/methods.ts";
+export { npyBytes, parseNpy, readNpy, writeNpy, type NpyArray, type NpyData, type NpyInput } from "./npy/npy.ts";
+export { npzBytes, readNpz, writeNpz, type NpzFile, type NpzOptions } from "./npy/npz.ts";

@@ -59,7 +59,9 @@ describe("README", () => {
   });
 });
 
-const guides = ["docs/gguf.md", "docs/checkpoints.md"].flatMap((page) => blocks(page, "js").map((code, i) => ({ page, i: i + 1, code })));
+const guides = ["docs/gguf.md", "docs/checkpoints.md", "docs/tfjs.md"].flatMap((page) =>
+  blocks(page, "js").map((code, i) => ({ page, i: i + 1, code })),
+);
 test.each(guides)("$page snippet $i runs and prints what it says", ({ code }) => {
   const said = [...code.matchAll(/^console\.log\(.*\/\/ +(.*)$/gm)].map((match) => match[1]);
   expect(said.length).toBeGreaterThan(0);

@@ -2,7 +2,7 @@
 import { mkdtempSync, rmSync, writeFileSync } from "node:fs";
 import { tmpdir } from "node:os";
 import { join } from "node:path";
-import { afterAll, expect, test } from "vitest";
+import { afterAll, describe, expect, test } from "vitest";
 import { dequantize } from "../../src/index.ts";
 import {
   checkpointOf,
@@ -222,6 +222,87 @@ test("bitsandbytes: NF4 with double quantization, LLM.int8", async () => {
     { weight: { dtype: "I8", shape: [n, k], bytes: bytesOf(rows) }, SCB: { dtype: "F32", shape: [n], bytes: bytesOf(scb) } },
   );
   expect(values(eight)).toEqual([...rows].map((v, i) => f32(v * f32(scb[Math.floor(i / k)] / 127)) + 0));
+});
+
+describe("torchao", () => {
+  const [n, k, span] = [8, 64, 32];
+  const groups = k / span;
+  async function read(type: string, data: Record<string, unknown>, parts: Record<string, SafeContent>): Promise<ImportedLayer> {
+    const metadata = {
+      tensor_names: JSON.stringify(["m.0.proj.weight", "m.norm.weight"]),
+      "m.0.proj.weight": JSON.stringify({ _type: type, _data: data, _tensor_data_names: Object.keys(parts) }),
+      "m.norm.weight": JSON.stringify({ _type: "Tensor" }),
+    };
+    const tensors = Object.fromEntries(Object.entries(parts).map(([part, t]) => [`m.0.proj._weight_${part}`, t]));
+    const norm = { dtype: "F32", shape: [1], bytes: bytesOf(Float32Array.of(1)) };
+    const file = await readSafetensors(await safetensorsBytes({ metadata, tensors: { ...tensors, "m.norm.weight": norm } }));
+    const checkpoint = checkpointOf({}, { quant_method: "torchao" }, file);
+    expect([...checkpoint.layers.keys()]).toEqual(["m.0.proj"]);
+    expect([...checkpoint.tensors.keys()]).toEqual(["m.norm.weight"]);
+    return checkpoint.layers.get("m.0.proj")!();
+  }
+  const bf16 = (code: number) => new Float32Array(Uint32Array.of(code << 16).buffer)[0];
+
+  test("Int4Tensor: signed nibbles, the low one first, scale and minimum [groups, n]", async () => {
+    const q = integers(n * k, 16).map((v) => v - 8);
+    const [scale, zero] = [0x3d00, 0xbe00].map((base) => Uint16Array.from({ length: groups * n }, () => base + rng.integer(0x80)));
+    const content = (data: Uint16Array): SafeContent => ({ dtype: "BF16", shape: [groups, n], bytes: bytesOf(data) });
+    const qdata = Int8Array.from({ length: (n * k) / 2 }, (_, i) => (q[2 * i] & 15) | (q[2 * i + 1] << 4));
+    const parts = { qdata: { dtype: "I8", shape: [n, k / 2], bytes: bytesOf(qdata) }, scale: content(scale), zero_point: content(zero) };
+    const imported = await read("Int4Tensor", { block_size: [1, span], shape: [n, k] }, parts);
+    const want = q.map((v, i) => {
+      const at = Math.floor((i % k) / span) * n + Math.floor(i / k);
+      return f32(v * bf16(scale[at]) + bf16(zero[at])) + 0;
+    });
+    expect(values(imported)).toEqual(want);
+    await expect(read("Int4Tensor", { block_size: [1, 48] }, parts)).rejects.toThrow(refuse("E_CONTAINER"));
+    await expect(read("Int4TilePackedTo4dTensor", { block_size: [1, span] }, parts)).rejects.toThrow(refuse("E_UNSUPPORTED"));
+    await expect(read("Int4Tensor", { block_size: [1, span] }, { ...parts, act_pre_scale: content(scale) })).rejects.toThrow(
+      refuse("E_UNSUPPORTED"),
+    );
+  });
+
+  test.each([
+    ["IntxUnpackedToInt8Tensor", 4, true],
+    ["IntxUnpackedToInt8Tensor", 3, false],
+    ["Int8Tensor", 8, false],
+  ])("%s of %d bits, zero points %s", async (type, bits, asymmetric) => {
+    const q = Int8Array.from({ length: n * k }, () => rng.integer(2 ** bits) - 2 ** (bits - 1));
+    const blockSize = type === "Int8Tensor" ? [1, k] : [1, span];
+    const count = (n * k) / blockSize[1];
+    const [scale, zero] = [halves(count), Int8Array.from({ length: count }, () => (asymmetric ? rng.integer(9) - 4 : 0))];
+    const imported = await read(
+      type,
+      { block_size: blockSize, target_dtype: { _type: "torch.dtype", _data: `int${bits}` } },
+      {
+        qdata: { dtype: "I8", shape: [n, k], bytes: bytesOf(q) },
+        scale: { dtype: "F16", shape: [n, k / blockSize[1]], bytes: bytesOf(scale) },
+        zero_point: { dtype: "I8", shape: [n, k / blockSize[1]], bytes: bytesOf(zero) },
+      },
+    );
+    expect(values(imported)).toEqual(
+      [...q].map((v, i) => f32(half(scale[Math.floor(i / blockSize[1])]) * (v - zero[Math.floor(i / blockSize[1])])) + 0),
+    );
+  });
+
+  test("Float8Tensor by row", async () => {
+    const scale = Float32Array.from({ length: n }, () => rng.next());
+    const imported = await read(
+      "Float8Tensor",
+      { block_size: [1, k] },
+      {
+        qdata: { dtype: "F8_E4M3", shape: [n, k], bytes: Uint8Array.from({ length: n * k }, (_, i) => 0x38 + 8 * (i % 4)) },
+        scale: { dtype: "F32", shape: [n, 1], bytes: bytesOf(scale) },
+      },
+    );
+    expect(values(imported)).toEqual(Array.from({ length: n * k }, (_, i) => f32(scale[Math.floor(i / k)] * 2 ** (i % 4))));
+  });
+
+  test("damaged metadata", () => {
+    const file = (metadata: Map<string, string>) => ({ metadata, tensors: new Map(), close: () => Promise.resolve() });
+    for (const entries of [[["tensor_names", "{"]], [["tensor_names", '["a.weight"]']], [["tensor_names", '"x"']]] as [string, string][][])
+      expect(() => checkpointOf({}, { quant_method: "torchao" }, file(new Map(entries)))).toThrow(refuse("E_CONTAINER"));
+  });
 });
 
 test("a folder: config.json, layers beside plain tensors, and what is refused", async () => {

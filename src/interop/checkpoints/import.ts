@@ -14,10 +14,11 @@ import {
   type ImportedLayer,
   type Module,
 } from "./methods.ts";
+import { torchaoLayer, torchaoWeights } from "./torchao.ts";
 
 /** A checkpoint: its quantized layers are read when asked for. */
 export interface Checkpoint {
-  /** gptq, awq, compressed-tensors, bitsandbytes, or none. */
+  /** gptq, awq, compressed-tensors, bitsandbytes, torchao, or none. */
   readonly method: string;
   readonly config: Readonly<Record<string, unknown>>;
   /** By the name of the module: model.layers.0.self_attn.q_proj. */
@@ -27,10 +28,11 @@ export interface Checkpoint {
   close(): Promise<void>;
 }
 
-/** Which tensor makes a module a quantized one, and what reads it. */
+/** Which tensors make a module a quantized one (or which modules are, by the metadata), and what reads it. */
 interface Method {
   readonly marks: readonly string[];
-  readonly read: (name: string, module: Module, config: Record<string, unknown>) => Promise<ImportedLayer>;
+  readonly modules?: (file: SafetensorsFile) => Iterable<string>;
+  readonly read: (name: string, module: Module, config: Record<string, unknown>, file: SafetensorsFile) => Promise<ImportedLayer>;
 }
 
 const isObject = (x: unknown): x is Record<string, unknown> => typeof x === "object" && x !== null && !Array.isArray(x);
@@ -52,6 +54,14 @@ const METHODS: ReadonlyMap<string, Method> = new Map<string, Method>([
   [
     "bitsandbytes",
     { marks: ["weight.absmax", "SCB"], read: (name, module) => (module.has("SCB") ? bnb8Layer(name, module) : bnb4Layer(name, module)) },
+  ],
+  [
+    "torchao",
+    {
+      marks: [],
+      modules: (file) => torchaoWeights(file.metadata).keys(),
+      read: (name, module, _, file) => torchaoLayer(name, module, torchaoWeights(file.metadata).get(name)!),
+    },
   ],
 ]);
 
@@ -138,6 +148,7 @@ export function checkpointOf(
   const modules = new Map<string, Map<string, SafeTensor>>();
   for (const mark of found?.marks ?? [])
     for (const name of file.tensors.keys()) if (name.endsWith(`.${mark}`)) modules.set(name.slice(0, -mark.length - 1), new Map());
+  for (const name of found?.modules?.(file) ?? []) modules.set(name, new Map());
   const tensors = new Map<string, SafeTensor>();
   for (const [name, t] of file.tensors) {
     // the shortest prefix that is a module: weight.quant_state.x has dots of its own
@@ -150,7 +161,7 @@ export function checkpointOf(
     if (module === undefined || part === "bias") tensors.set(name, t);
     else module.set(part, t);
   }
-  const layers = new Map([...modules].map(([name, module]) => [name, async () => found!.read(name, module, quantization!)]));
+  const layers = new Map([...modules].map(([name, module]) => [name, async () => found!.read(name, module, quantization!, file)]));
   return { method, config, layers, tensors, close: () => file.close() };
 }
 

@@ -5,7 +5,6 @@ import { needBuiltin } from "../../files/node.ts";
 import type * as NodeFs from "node:fs";
 import type * as NodePath from "node:path";
 import type * as NodeUrl from "node:url";
-import type * as NodeZlib from "node:zlib";
 
 const need = <Name extends Parameters<typeof needBuiltin>[0]>(name: Name) =>
   needBuiltin(name, "calibration", "Pass the feeds themselves instead of a path.");
@@ -13,7 +12,6 @@ const need = <Name extends Parameters<typeof needBuiltin>[0]>(name: Name) =>
 export const nodeFs = (): typeof NodeFs => need("node:fs");
 export const nodePath = (): typeof NodePath => need("node:path");
 export const nodeUrl = (): typeof NodeUrl => need("node:url");
-export const nodeZlib = (): typeof NodeZlib => need("node:zlib");
 
 /** Reads a file of calibration data. @throws LowbitError E_IO */
 export function readFile(path: string): Uint8Array {

@@ -1,0 +1,223 @@
+// npy and npz: files built here by the descriptions of NEP 1 and APPNOTE, every type and order, and our own read back; what a reader must refuse.
+import { mkdtempSync, readdirSync, rmSync } from "node:fs";
+import { tmpdir } from "node:os";
+import { join } from "node:path";
+import { crc32 as nodeCrc, deflateRawSync } from "node:zlib";
+import fc from "fast-check";
+import { afterAll, describe, expect, test } from "vitest";
+import { npyBytes, npzBytes, parseNpy, readNpy, readNpz, writeNpy, writeNpz, type NpyInput } from "../../src/interop/index.ts";
+import { crc32 } from "../../src/interop/npy/zip.ts";
+import { parseNpz } from "../../src/interop/npy/npz.ts";
+
+const folder = mkdtempSync(join(tmpdir(), "lowbit-npy-"));
+afterAll(() => rmSync(folder, { recursive: true, force: true }));
+const damaged = (text: RegExp) => expect.objectContaining({ code: "E_CONTAINER", message: expect.stringMatching(text) as string });
+
+function npy(descr: string, shape: string, data: ArrayBufferView, order = "False"): Uint8Array {
+  const header = `{'descr': '${descr}', 'fortran_order': ${order}, 'shape': ${shape}, }`;
+  const padded = header.padEnd(Math.ceil((header.length + 11) / 64) * 64 - 11) + "\n";
+  const length = Buffer.alloc(2);
+  length.writeUInt16LE(padded.length);
+  return Buffer.concat([
+    Buffer.from("\x93NUMPY\x01\x00", "latin1"),
+    length,
+    Buffer.from(padded),
+    Buffer.from(data.buffer, data.byteOffset, data.byteLength),
+  ]);
+}
+
+const SAMPLES: [dtype: string, descr: string, data: NpyInput["data"]][] = [
+  ["float32", "f4", Float32Array.of(1.5, -0, NaN, Infinity, 2, 3)],
+  ["float64", "f8", Float64Array.of(1.5, -0, NaN, -Infinity, 2, 1e300)],
+  ["float16", "f2", Uint16Array.of(0x3c00, 0x8000, 0x7e00, 1, 2, 3)],
+  ["int64", "i8", BigInt64Array.of(-1n, 2n ** 62n, 0n, 3n, 4n, -(2n ** 63n))],
+  ["uint64", "u8", BigUint64Array.of(1n, 2n ** 64n - 1n, 0n, 3n, 4n, 5n)],
+  ["int32", "i4", Int32Array.of(-1, 2 ** 31 - 1, 0, 3, 4, -(2 ** 31))],
+  ["uint32", "u4", Uint32Array.of(1, 2 ** 32 - 1, 0, 3, 4, 5)],
+  ["int16", "i2", Int16Array.of(-1, 32767, 0, 3, 4, -32768)],
+  ["uint16", "u2", Uint16Array.of(1, 65535, 0, 3, 4, 5)],
+  ["int8", "i1", Int8Array.of(-1, 127, 0, 3, 4, -128)],
+  ["uint8", "u1", Uint8Array.of(1, 255, 0, 3, 4, 5)],
+  ["bool", "b1", Uint8Array.of(1, 0, 0, 1, 1, 0)],
+  ["complex64", "c8", Float32Array.from({ length: 12 }, (_, i) => i - 5)],
+  ["complex128", "c16", Float64Array.from({ length: 12 }, (_, i) => i - 5)],
+];
+/** Bytes of every number turned around. */
+const turned = (data: NpyInput["data"]): Uint8Array => {
+  const bytes = new Uint8Array(data.buffer.slice(0));
+  for (let at = 0; at < bytes.length; at += data.BYTES_PER_ELEMENT) bytes.subarray(at, at + data.BYTES_PER_ELEMENT).reverse();
+  return bytes;
+};
+
+describe("npy", () => {
+  test.each(SAMPLES)("%s: both byte orders, both orders of axes, and back", (dtype, descr, data) => {
+    const mark = data.BYTES_PER_ELEMENT === 1 ? "|" : "<";
+    expect(parseNpy(npy(`${mark}${descr}`, "(2, 3)", data))).toEqual({ dtype, shape: [2, 3], stride: [3, 1], offset: 0, data });
+    expect(parseNpy(npy(`${mark}${descr}`, "(2, 3)", data, "True"))).toEqual({ dtype, shape: [2, 3], stride: [1, 2], offset: 0, data });
+    if (mark === "<") expect(parseNpy(npy(`>${descr}`, "(6,)", turned(data))).data).toEqual(data);
+    // byte for byte what numpy.save writes
+    expect(Buffer.from(npyBytes({ dtype, data, shape: [2, 3] }))).toEqual(npy(`${mark}${descr}`, "(2, 3)", data));
+    expect(Buffer.from(npyBytes({ dtype, data, shape: [2, 3], stride: [1, 2] }))).toEqual(npy(`${mark}${descr}`, "(2, 3)", data, "True"));
+    // any other view is written in C order
+    const parts = dtype.startsWith("complex") ? 2 : 1;
+    const flipped = parseNpy(npyBytes({ dtype, data, shape: [3], stride: [-2], offset: 5 }));
+    const at = (i: number) => Array.from(data.slice(i * parts, (i + 1) * parts) as Float32Array);
+    expect(Array.from(flipped.data as Float32Array)).toEqual([5, 3, 1].flatMap(at));
+  });
+
+  test("scalars, empty arrays, long shapes; through files", async () => {
+    for (const shape of [[], [0], [0, 3], Array.from({ length: 32 }, () => 1)]) {
+      const data = new Float32Array(shape.reduce((a, b) => a * b, 1));
+      expect(parseNpy(npyBytes({ data, shape })).shape).toEqual(shape);
+    }
+    const path = join(folder, "a.npy");
+    await writeNpy(path, { data: Float32Array.of(1, 2), shape: [2] });
+    expect((await readNpy(path)).data).toEqual(Float32Array.of(1, 2));
+    await expect(writeNpy(path, { data: Float32Array.of(1), shape: [1] })).rejects.toThrow(expect.objectContaining({ code: "E_EXISTS" }));
+    expect((await readNpy(new Blob([npyBytes({ data: Int8Array.of(3), shape: [1] })]))).dtype).toBe("int8");
+  });
+
+  test("what is refused", () => {
+    expect(() => npyBytes({ data: new Float32Array(5), shape: [2, 3] })).toThrow(expect.objectContaining({ code: "E_SHAPE" }));
+    expect(() => npyBytes({ data: new Float32Array(5), shape: [2, 3], stride: [3, 1] })).toThrow(
+      expect.objectContaining({ code: "E_SHAPE" }),
+    );
+    expect(() => npyBytes({ data: new Float32Array(6), shape: [6], dtype: "float16" })).toThrow(TypeError);
+    expect(() => npyBytes({ data: [1, 2] as unknown as Float32Array, shape: [2] })).toThrow(TypeError);
+    expect(() => parseNpy(npy("|O", "(1,)", new Uint8Array(8)))).toThrow(damaged(/one of <f4/));
+    expect(() => parseNpy(npy("<f4", "(9007199254740993, 4)", new Uint8Array(8)))).toThrow(damaged(/bytes of data/));
+  });
+});
+
+/** An archive, entry by entry: method 8 is deflate; with `wide` sizes of 64 bits as numpy writes them, and the record of zip64. */
+function zip(files: Record<string, Uint8Array>, method: 0 | 8, wide: boolean): Buffer {
+  const [parts, central]: Buffer[][] = [[], []];
+  let at = 0;
+  for (const [name, bytes] of Object.entries(files)) {
+    const data = method === 8 ? deflateRawSync(bytes) : Buffer.from(bytes);
+    const sizes = (full: boolean): Buffer => {
+      if (!wide) return Buffer.alloc(0);
+      const extra = Buffer.alloc(full ? 28 : 20);
+      extra.writeUInt16LE(1, 0);
+      extra.writeUInt16LE(extra.length - 4, 2);
+      extra.writeBigUInt64LE(BigInt(bytes.length), 4);
+      extra.writeBigUInt64LE(BigInt(data.length), 12);
+      if (full) extra.writeBigUInt64LE(BigInt(at), 20);
+      return extra;
+    };
+    const common = (extra: Buffer): Buffer => {
+      const b = Buffer.alloc(26);
+      b.writeUInt16LE(wide ? 45 : 20, 0);
+      b.writeUInt16LE(method, 4);
+      b.writeUInt32LE(typeof nodeCrc === "function" ? nodeCrc(bytes) : crc32(bytes), 10);
+      b.writeUInt32LE(wide ? 0xffffffff : data.length, 14);
+      b.writeUInt32LE(wide ? 0xffffffff : bytes.length, 18);
+      b.writeUInt16LE(name.length, 22);
+      b.writeUInt16LE(extra.length, 24);
+      return b;
+    };
+    const rest = Buffer.alloc(14);
+    rest.writeUInt32LE(wide ? 0xffffffff : at, 10);
+    central.push(Buffer.concat([Buffer.from("PK\x01\x02\x14\x00", "latin1"), common(sizes(true)), rest, Buffer.from(name), sizes(true)]));
+    const local = Buffer.concat([Buffer.from("PK\x03\x04", "latin1"), common(sizes(false)), Buffer.from(name), sizes(false), data]);
+    parts.push(local);
+    at += local.length;
+  }
+  const directory = Buffer.concat(central);
+  const end = Buffer.alloc(22);
+  end.write("PK\x05\x06", 0, "latin1");
+  for (const offset of [8, 10]) end.writeUInt16LE(wide ? 0xffff : central.length, offset);
+  end.writeUInt32LE(wide ? 0xffffffff : directory.length, 12);
+  end.writeUInt32LE(wide ? 0xffffffff : at, 16);
+  const record = Buffer.alloc(wide ? 76 : 0);
+  if (wide) {
+    record.write("PK\x06\x06", 0, "latin1");
+    record.writeBigUInt64LE(44n, 4);
+    for (const offset of [24, 32]) record.writeBigUInt64LE(BigInt(central.length), offset);
+    record.writeBigUInt64LE(BigInt(directory.length), 40);
+    record.writeBigUInt64LE(BigInt(at), 48);
+    record.write("PK\x06\x07", 56, "latin1");
+    record.writeBigUInt64LE(BigInt(at + directory.length), 64);
+  }
+  return Buffer.concat([...parts, directory, record, end]);
+}
+
+describe("npz", () => {
+  const x = Float32Array.from({ length: 300 }, (_, i) => i % 7);
+  const files = {
+    "x.npy": npy("<f4", "(3, 100)", x),
+    "arr_1.npy": npy("<i8", "()", BigInt64Array.of(5n)),
+    "note.txt": Buffer.from("no array"),
+  };
+
+  test.each([
+    [0, false],
+    [8, false],
+    [0, true],
+    [8, true],
+  ] as const)("compression %d, zip64 %s", async (method, wide) => {
+    const bytes = zip(files, method, wide);
+    const { arrays, close } = await readNpz(bytes);
+    expect([...arrays.keys()]).toEqual(["x", "arr_1"]);
+    expect(await arrays.get("x")!()).toMatchObject({ dtype: "float32", shape: [3, 100], data: x });
+    expect((await arrays.get("arr_1")!()).data).toEqual(BigInt64Array.of(5n));
+    await close();
+    expect([...parseNpz(bytes).keys()]).toEqual(["x", "arr_1"]);
+    const ours = await npzBytes({ x: { data: x, shape: [3, 100] } }, { compress: method === 8, zip64: wide });
+    expect((await (await readNpz(ours)).arrays.get("x")!()).data).toEqual(x);
+    if (method === 8) expect(ours.length).toBeLessThan(700);
+    // arrays are read by ranges, when asked for
+    const large = await npzBytes({ big: { data: new Float32Array(1e5), shape: [1e5] }, x: { data: x, shape: [300] } }, { zip64: wide });
+    let read = 0;
+    const source = { size: large.length, read: (at: number, n: number) => Promise.resolve(large.subarray(at, at + (read += n) * 0 + n)) };
+    expect((await (await readNpz(source)).arrays.get("x")!()).data).toEqual(x);
+    expect(read).toBeLessThan(70_000);
+  });
+
+  test("without zlib, as in a browser", async () => {
+    const { process } = globalThis as unknown as { process: { getBuiltinModule?: unknown } };
+    const { getBuiltinModule } = process;
+    process.getBuiltinModule = undefined;
+    try {
+      const bytes = await npzBytes({ x: { data: x, shape: [300] } }, { compress: true });
+      expect((await (await readNpz(bytes)).arrays.get("x")!()).data).toEqual(x);
+      const broken = Uint8Array.from(bytes);
+      broken[120] ^= 255;
+      await expect((await readNpz(broken)).arrays.get("x")!()).rejects.toThrow(damaged(/x\.npy/));
+    } finally {
+      process.getBuiltinModule = getBuiltinModule;
+    }
+  });
+
+  test("files on disk, whole or not at all", async () => {
+    const path = join(folder, "a.npz");
+    await writeNpz(path, Object.fromEntries(SAMPLES.map(([dtype, , data]) => [dtype, { dtype, data, shape: [6] }])), { compress: true });
+    const { arrays, close } = await readNpz(path);
+    for (const [dtype, , data] of SAMPLES) expect(await arrays.get(dtype)!()).toMatchObject({ dtype, data });
+    await close();
+    await expect(writeNpz(join(folder, "b.npz"), { a: { data: x, shape: [7] } })).rejects.toThrow(
+      expect.objectContaining({ code: "E_SHAPE" }),
+    );
+    expect(readdirSync(folder).filter((name) => name.includes("b.npz"))).toEqual([]);
+  });
+
+  test("damaged archives: an error of ours, at once", async () => {
+    const whole = zip(files, 8, true);
+    await fc.assert(
+      fc.asyncProperty(fc.nat(whole.length - 1), fc.integer({ min: 1, max: 255 }), fc.boolean(), async (at, flip, cut) => {
+        const bytes = cut ? whole.subarray(0, at) : Buffer.from(whole);
+        if (!cut) bytes[at] ^= flip;
+        try {
+          for (const [name, array] of (await readNpz(bytes)).arrays) expect((await array()).data.length, name).toBeLessThan(1000);
+        } catch (error) {
+          expect((error as { code?: string }).code).toBe("E_CONTAINER");
+        }
+      }),
+      { numRuns: 400, seed: 5, verbose: 0 },
+    );
+    const wrong = Buffer.from(zip(files, 0, false));
+    wrong[300] ^= 1;
+    await expect((await readNpz(wrong)).arrays.get("x")!()).rejects.toThrow(damaged(/checksum/));
+    await expect(readNpz(new Uint8Array(0))).rejects.toThrow(damaged(/zip/));
+  });
+});
