@@ -1,6 +1,6 @@
 // Vector search: time and recall of every precision beside usearch (exact float32, HNSW int8) in one interleaved run, on clustered vectors. `--quick`: a tenth of the vectors, no HNSW.
 // npm run bench -- search [part ...] [--json] [--seconds S] [--quick]. Parts are short enough for a window in which nothing else runs: 1e6-int8, 1e6-int8-float32, 1e6-int4-float32,
-// 1e6-binary, 1e5-int8, 1e5-binary-100, 1e5-binary-200, 1e5-float8. A peer that bench/peers has not is named as missing.
+// 1e6-binary, 1e5-int8, 1e5-binary-100, 1e5-binary-200, 1e5-float8; hnsw beside parts of 1e5. A peer that bench/peers has not is named as missing.
 import { existsSync, mkdirSync, readFileSync, writeFileSync } from "node:fs";
 import { join } from "node:path";
 import { fileURLToPath } from "node:url";
@@ -68,6 +68,8 @@ interface Part {
   readonly cases: readonly Case[];
   readonly queries: number;
   readonly two: readonly string[];
+  /** Beside usearch's approximate index. */
+  readonly hnsw?: boolean;
 }
 
 const K = 10;
@@ -107,11 +109,12 @@ export async function searchBench(options: {
   const rows: Row[] = [];
   const ratios: Record<string, number> = {};
   const { cases: wanted = [] } = options;
-  const known = parts.flatMap(({ cases }) => cases.map(({ part }) => part));
+  const known = [...parts.flatMap(({ cases }) => cases.map(({ part }) => part)), "hnsw"];
   const strange = wanted.filter((part) => !known.includes(part));
   if (strange.length > 0) throw new RangeError(`search: expected some of ${known.join(", ")}, got ${strange.join(", ")}.`);
   for (const whole of parts) {
-    const part = { ...whole, cases: whole.cases.filter((c) => wanted.length === 0 || wanted.includes(c.part)) };
+    const hnsw = wanted.includes("hnsw") && whole.n <= 2e5;
+    const part: Part = { ...whole, hnsw, cases: whole.cases.filter((c) => wanted.length === 0 || wanted.includes(c.part)) };
     if (part.cases.length === 0) continue;
     const own = await runPart(part, usearch, options);
     const label = `${part.n} x ${part.dims}`;
@@ -190,7 +193,8 @@ async function runPart(
       ),
     });
     candidates.push({ name: "usearch exact float32", cold: true, run: () => exact(turn++) });
-    if (!options.quick && n <= 2e5) {
+    // its index takes minutes to build
+    if (part.hnsw === true) {
       const index = new usearch.Index({ dimensions: dims, metric: "cos", quantization: "i8" });
       const t = performance.now();
       index.add(
