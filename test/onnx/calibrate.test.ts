@@ -4,7 +4,7 @@ import { openProducts } from "../../src/onnx/calibrate/products.ts";
 import { mkdirSync, mkdtempSync, readdirSync, rmSync, writeFileSync } from "node:fs";
 import { tmpdir } from "node:os";
 import { join } from "node:path";
-import { deflateRawSync } from "node:zlib";
+import { crc32, deflateRawSync } from "node:zlib";
 import { InferenceSession, Tensor } from "onnxruntime-node";
 import { afterAll, describe, expect, test } from "vitest";
 import {
@@ -60,6 +60,7 @@ function zip(files: Record<string, Uint8Array>, wide: boolean): Uint8Array {
     const ev = new DataView(entry.buffer);
     ev.setUint32(0, 0x02014b50, true);
     ev.setUint16(10, wide ? 0 : 8, true);
+    ev.setUint32(16, crc32(data), true);
     ev.setUint32(20, wide ? 0xffffffff : packed.length, true);
     ev.setUint32(24, wide ? 0xffffffff : data.length, true);
     ev.setUint16(28, label.length, true);
@@ -82,6 +83,11 @@ function zip(files: Record<string, Uint8Array>, wide: boolean): Uint8Array {
   const view = new DataView(end.buffer);
   view.setUint32(0, 0x06054b50, true);
   view.setUint16(10, directory.length, true);
+  view.setUint32(
+    12,
+    directory.reduce((sum, entry) => sum + entry.length, 0),
+    true,
+  );
   view.setUint32(16, at, true);
   return Buffer.concat([...parts, ...directory, end]);
 }

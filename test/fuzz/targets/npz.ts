@@ -1,5 +1,5 @@
 // .npy and .npz files, as calibration and --inputs read them.
-import { deflateRawSync } from "node:zlib";
+import { crc32, deflateRawSync } from "node:zlib";
 import { parseNpy, parseNpz } from "../../../src/onnx/calibrate/npy.ts";
 import type { Random } from "../../helpers/random.ts";
 import type { FuzzTarget } from "../fuzz.ts";
@@ -76,6 +76,7 @@ function npz(rng: Random): Uint8Array {
       (view) => {
         view.setUint32(0, 0x02014b50, true);
         view.setUint16(10, wild(rng, deflated ? 8 : 0), true);
+        view.setUint32(16, wild(rng, crc32(data)), true);
         view.setUint32(20, wide ? 0xffffffff : wild(rng, packed.length), true);
         view.setUint32(24, wide ? 0xffffffff : wild(rng, data.length), true);
         view.setUint16(28, wild(rng, name.length), true);
@@ -90,6 +91,14 @@ function npz(rng: Random): Uint8Array {
   add(directory, 22, (view) => {
     view.setUint32(0, 0x06054b50, true);
     view.setUint16(10, wild(rng, count), true);
+    view.setUint32(
+      12,
+      wild(
+        rng,
+        directory.reduce((sum, part) => sum + part.length, 0),
+      ),
+      true,
+    );
     view.setUint32(16, wild(rng, at), true);
   });
   return Buffer.concat([...parts, ...directory]);
