@@ -1,4 +1,5 @@
-// Bit-plane products of 1- and 2-bit words, N = K = 4096, 16 rows: against the byte kernels on the same widths (int8 activations).
+// Bit-plane products of 1- and 2-bit words, N = K = 4096, 16 rows: against the byte kernels on the same widths (int8
+// activations).
 import { format, type NumberFormat } from "../formats/index.ts";
 import { prepareMatmul, quantize, tensor, wasm } from "../src/index.ts";
 import { measure, type Candidate, type Row } from "./measure.ts";

@@ -1,5 +1,6 @@
-// npm run bench -- cache-perplexity [windows]: kjv-llama with GroupQueryAttention over caches, token by token through a decoder of the runtime: what each type of cache, and int8
-// activations over 8-bit weights, cost in perplexity over windows of 256 tokens of the evaluation text. Beside it onnxruntime on the model as it came.
+// npm run bench -- cache-perplexity [windows]: kjv-llama with GroupQueryAttention over caches, token by token through a
+// decoder of the runtime: what each type of cache, and int8 activations over 8-bit weights, cost in perplexity over
+// windows of 256 tokens of the evaluation text. Beside it onnxruntime on the model as it came.
 import { create, toBinary } from "@bufbuild/protobuf";
 import type { NodeProto, TensorProto } from "../src/onnx/file/gen/onnx_pb.ts";
 import { ModelProtoSchema, OperatorSetIdProtoSchema } from "../src/onnx/file/gen/onnx_pb.ts";
@@ -10,7 +11,10 @@ import { loadKjv, perplexity, type Kjv } from "./gguf-kjv.ts";
 
 const [LAYERS, HEADS, SIZE, WINDOW, VOCABULARY, BLOCK] = [4, 4, 64, 256, 2048, 32];
 
-/** The model as a decoder; `int8`: products of codes of 8 bits in blocks of 32, and whether their activations may be int8. */
+/**
+ * The model as a decoder; `int8`: products of codes of 8 bits in blocks of 32, and whether their activations may be
+ * int8.
+ */
 function decoderOf(kjv: Kjv, int8: { readonly level: 0 | 4 } | undefined): Uint8Array {
   const found = new Map(kjv.model.proto.graph!.initializer.map((t) => [t.name, t]));
   const initializer: TensorProto[] = [];

@@ -1,5 +1,6 @@
-// Bulk conversion: encode, decode, pack, unpack, statistics of blocks, quantize and dequantize on the WebAssembly backend, against the library's own loops, the
-// packages of npm that convert float16, and a read loop over the same bytes. 2^20 values; ratios are times of the other / time of the kernel.
+// Bulk conversion: encode, decode, pack, unpack, statistics of blocks, quantize and dequantize on the WebAssembly
+// backend, against the library's own loops, the packages of npm that convert float16, and a read loop over the same
+// bytes. 2^20 values; ratios are times of the other / time of the kernel.
 import { Float16Array as PonyFloat16Array } from "@petamoriken/float16";
 import { format, type Format, type NumberFormat } from "../formats/index.ts";
 import { decodeArray, encodeArray } from "../formats/core/bulk.ts";

@@ -1,5 +1,5 @@
-// What a process sees of cold kernels: prepareMatmul of one weight after the other, each of a format that it has not used, and their first products. Run by cold.ts in
-// processes of its own; prints one line of JSON.
+// What a process sees of cold kernels: prepareMatmul of one weight after the other, each of a format that it has not
+// used, and their first products. Run by cold.ts in processes of its own; prints one line of JSON.
 import { format, type Format } from "../formats/index.ts";
 import { prepareMatmul, quantize, tensor, wasm } from "../src/index.ts";
 

@@ -1,7 +1,8 @@
-// A kernel that nothing has built before: from its spec to full speed. Generated, compiled, instantiated, then called on 16 rows x 4096 k at a time until a call takes at
-// most 1.2 times the best one. The first kernel of a process also compiles the generator's own JavaScript; those after it are what a second format costs.
-// Last, what prepareMatmul and first products take in processes of their own (cold-prepare.ts). `node bench/run.ts cold` under Node 24 is nearest to the package as installed: tsx
-// adds code that names every function.
+// A kernel that nothing has built before: from its spec to full speed. Generated, compiled, instantiated, then called
+// on 16 rows x 4096 k at a time until a call takes at most 1.2 times the best one. The first kernel of a process also
+// compiles the generator's own JavaScript; those after it are what a second format costs. Last, what prepareMatmul and
+// first products take in processes of their own (cold-prepare.ts). `node bench/run.ts cold` under Node 24 is nearest to
+// the package as installed: tsx adds code that names every function.
 import { execFileSync } from "node:child_process";
 import { fileURLToPath } from "node:url";
 import { gemmModule } from "../kernels/wasm/dot/gemm.ts";

@@ -8,7 +8,10 @@ import type { DecoderSizes } from "./decode-model.ts";
 
 const BLOCK = 32;
 
-/** Q4_0: a float16 scale, then codes i and i + 16 in one byte; MatMulNBits has codes 2 i and 2 i + 1 in one, with the same offset. */
+/**
+ * Q4_0: a float16 scale, then codes i and i + 16 in one byte; MatMulNBits has codes 2 i and 2 i + 1 in one, with the
+ * same offset.
+ */
 function q4(codes: Uint8Array, scales: Float32Array): Uint8Array {
   const out = new Uint8Array(scales.length * 18);
   for (let b = 0; b < scales.length; b++) {

@@ -1,5 +1,6 @@
-// One runtime of the decode bench in a process of its own, from built packages and without a loader of TypeScript, whose memory and time would count: loads the model and answers
-// measurements over IPC. Argument: JSON of `Start` in decode.ts.
+// One runtime of the decode bench in a process of its own, from built packages and without a loader of TypeScript,
+// whose memory and time would count: loads the model and answers measurements over IPC. Argument: JSON of `Start` in
+// decode.ts.
 import { readFileSync } from "node:fs";
 import { createRequire } from "node:module";
 import { join } from "node:path";
@@ -21,7 +22,10 @@ async function load(name) {
   return import(pathToFileURL(join(process.env.LOWBIT_PEERS ?? join(here, "peers"), "node_modules", name, "dist", "index.js")).href);
 }
 
-/** A runtime: { reset(), run(ids) -> the likeliest next token (a promise or not), profile? }, made by the function that its import gives. */
+/**
+ * A runtime: { reset(), run(ids) -> the likeliest next token (a promise or not), profile? }, made by the function that
+ * its import gives.
+ */
 const RUNTIMES = {
   async lowbit() {
     const { loadModel, greedy } = await import("../dist/esm/runtime.js");

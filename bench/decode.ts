@@ -1,5 +1,6 @@
-// npm run bench -- decode [case ...] [--seconds S]: a 4-bit decoder of 158.6 M weights (decode-model.ts) on this runtime (built: npm run build) and on others, each in a process of its own, by
-// turns; best of rounds. Ratios above 1: this runtime is faster. A case is short, so that it can be run while nothing else runs:
+// npm run bench -- decode [case ...] [--seconds S]: a 4-bit decoder of 158.6 M weights (decode-model.ts) on this
+// runtime (built: npm run build) and on others, each in a process of its own, by turns; best of rounds. Ratios above 1:
+// this runtime is faster. A case is short, so that it can be run while nothing else runs:
 //   load          load to first token, peak memory: a new process a round
 //   prefill-256, decode-256, decode-1024, decode-4096        one thread
 //   web-256       onnxruntime-web, which takes seconds a round

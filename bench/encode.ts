@@ -1,5 +1,7 @@
-// npm run bench -- encode [encoder|ocr] [--seconds S]: models without a cache, one thread, this runtime beside onnxruntime-web and onnxruntime-node on the same files, by turns. `encoder`: a
-// sentence encoder of MiniLM's sizes (6 layers of 384, 12 heads, 128 tokens), as exporters spell it out, in float32, q8 and q4 of this library. `ocr`: the recogniser of PP-OCRv4, q8.
+// npm run bench -- encode [encoder|ocr] [--seconds S]: models without a cache, one thread, this runtime beside
+// onnxruntime-web and onnxruntime-node on the same files, by turns. `encoder`: a sentence encoder of MiniLM's sizes (6
+// layers of 384, 12 heads, 128 tokens), as exporters spell it out, in float32, q8 and q4 of this library. `ocr`: the
+// recogniser of PP-OCRv4, q8.
 import { mkdtempSync, readFileSync, rmSync, writeFileSync } from "node:fs";
 import { tmpdir } from "node:os";
 import { join } from "node:path";

@@ -1,6 +1,7 @@
-// Bulk conversion float32 <-> float16, bfloat16, float8 against every JavaScript peer found on npm and naive loops. Contestants run interleaved, best
-// and median of all rounds; ratios are peer time / lowbit time (above 1: lowbit is faster).
-// Run: npx tsx bench/formats-bulk.ts [rounds]. Peers: npm install in bench/peers first (or PEERS=<folder with node_modules>); absent ones are named.
+// Bulk conversion float32 <-> float16, bfloat16, float8 against every JavaScript peer found on npm and naive loops.
+// Contestants run interleaved, best and median of all rounds; ratios are peer time / lowbit time (above 1: lowbit is
+// faster). Run: npx tsx bench/formats-bulk.ts [rounds]. Peers: npm install in bench/peers first (or PEERS=<folder with
+// node_modules>); absent ones are named.
 import { createRequire } from "node:module";
 import { cpus, loadavg } from "node:os";
 import { join } from "node:path";
@@ -228,7 +229,8 @@ for (const name of ["float8_e4m3fn", "float8_e5m2"]) {
   ]);
 }
 
-// The naive loops take their arrays as arguments, as a library has to: engines compile loops over constant arrays to faster code.
+// The naive loops take their arrays as arguments, as a library has to: engines compile loops over constant arrays to
+// faster code.
 function naiveUpperHalf(bits: Uint32Array, out: Uint16Array): void {
   for (let i = 0; i < bits.length; i++) out[i] = (bits[i] + 0x7fff + ((bits[i] >>> 16) & 1)) >>> 16;
 }

@@ -1,5 +1,6 @@
-// Errors of formats on synthetic data beside published figures: relative MSE (2^21 samples), INT versus FP crossovers, Monte Carlo ratios.
-// Run: npx tsx bench/formats-statistics.ts [log2 of the samples]. Prints a mark where a figure is outside its tolerance.
+// Errors of formats on synthetic data beside published figures: relative MSE (2^21 samples), INT versus FP crossovers,
+// Monte Carlo ratios. Run: npx tsx bench/formats-statistics.ts [log2 of the samples]. Prints a mark where a figure is
+// outside its tolerance.
 import { crossover, crossovers, published, qsnr, qsnrTable, relativeError, sample } from "../test/helpers/statistics.ts";
 
 const n = 2 ** Number(process.argv[2] ?? 21);

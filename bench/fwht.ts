@@ -1,4 +1,5 @@
-// Walsh-Hadamard transform of 4096 rows of n values: the kernel, and the same butterflies in plain JavaScript on a Float32Array.
+// Walsh-Hadamard transform of 4096 rows of n values: the kernel, and the same butterflies in plain JavaScript on a
+// Float32Array.
 import { wasm } from "../src/index.ts";
 import { measure, type Candidate, type Row } from "./measure.ts";
 import { readLoop } from "./roofs.ts";

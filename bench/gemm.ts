@@ -1,5 +1,5 @@
-// GEMM: int4 weights (N = K = 4096, block 32) for 16, 64 and 256 rows, int8 x int8 and float32 at 1024. Ratios to the relaxed-dot and multiply-add peaks of the
-// same run, to onnxruntime-node and -web, tfjs-backend-wasm and jax-js.
+// GEMM: int4 weights (N = K = 4096, block 32) for 16, 64 and 256 rows, int8 x int8 and float32 at 1024. Ratios to the
+// relaxed-dot and multiply-add peaks of the same run, to onnxruntime-node and -web, tfjs-backend-wasm and jax-js.
 import { format } from "../formats/index.ts";
 import { prepareMatmul, quantize, tensor, wasm, type Activations } from "../src/index.ts";
 import { wasmFeatures } from "../kernels/wasm/engine/features.ts";

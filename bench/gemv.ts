@@ -1,5 +1,6 @@
-// GEMV: one row of activations, N = K = 4096, block 32 unless the format says otherwise. Weights in the last-level cache, and from memory (eight weights in
-// turn). Ratios to onnxruntime-node MatMulNBits (accuracy level 4: int8, 0: float32), onnxruntime-web and a read loop of the same run.
+// GEMV: one row of activations, N = K = 4096, block 32 unless the format says otherwise. Weights in the last-level
+// cache, and from memory (eight weights in turn). Ratios to onnxruntime-node MatMulNBits (accuracy level 4: int8, 0:
+// float32), onnxruntime-web and a read loop of the same run.
 import { format, type BlockFormat } from "../formats/index.ts";
 import { prepareMatmul, quantize, tensor, wasm, type Activations, type SyncLayer } from "../src/index.ts";
 import { measure, type Candidate, type Row } from "./measure.ts";

@@ -1,4 +1,5 @@
-// kjv-llama for the bench of GGUF: its weights, weights replaced by dequantized values, perplexity by onnxruntime-node over windows of 256 tokens.
+// kjv-llama for the bench of GGUF: its weights, weights replaced by dequantized values, perplexity by onnxruntime-node
+// over windows of 256 tokens.
 import { readFileSync } from "node:fs";
 import * as ort from "onnxruntime-node";
 import { modelLayers, readModelBytes, readWeight, writeModelBytes, writeWeight, type OnnxModel } from "../src/onnx/index.ts";

@@ -1,5 +1,7 @@
-// Models larger than memory. A sparse file of N GiB (400 products, one of 3 GiB where there is room for it) quantized to q4: time, GB/s, peak memory beside the bound
-// 2 x the largest layer as float32 + 250 MB. --gptq: a chain of products calibrated by GPTQ.   npm run bench -- large [--gib 20] [--folder DIR]; large --gptq [--gib 4]   Needs npm run build
+// Models larger than memory. A sparse file of N GiB (400 products, one of 3 GiB where there is room for it) quantized
+// to q4: time, GB/s, peak memory beside the bound 2 x the largest layer as float32 + 250 MB. --gptq: a chain of
+// products calibrated by GPTQ. npm run bench -- large [--gib 20] [--folder DIR]; large --gptq [--gib 4] Needs npm run
+// build
 import { spawnSync } from "node:child_process";
 import { closeSync, ftruncateSync, mkdirSync, openSync, rmSync, statSync, writeFileSync, writeSync } from "node:fs";
 import { cpus, loadavg, tmpdir } from "node:os";

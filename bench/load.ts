@@ -1,12 +1,15 @@
-// Threads beside other work: a chain of products like a step of a small decoder (8 layers of width 1024, int4, one row of activations), one and two threads by turns, on an
-// idle machine and with every core but one kept busy by other processes. What counts is two threads over one: more where cores are free, no less where they are not.
+// Threads beside other work: a chain of products like a step of a small decoder (8 layers of width 1024, int4, one row
+// of activations), one and two threads by turns, on an idle machine and with every core but one kept busy by other
+// processes. What counts is two threads over one: more where cores are free, no less where they are not.
 import { spawn } from "node:child_process";
 import { cpus } from "node:os";
 import { format } from "../formats/index.ts";
 import { prepareMatmul, quantize, tensor, wasm, type WasmBackend } from "../src/index.ts";
 import type { Row } from "./measure.ts";
 
-/** Rows and columns of the weights of a layer: queries, keys and values in one; their output; gate and up in one; down. */
+/**
+ * Rows and columns of the weights of a layer: queries, keys and values in one; their output; gate and up in one; down.
+ */
 const SHAPES = [
   [4096, 1024],
   [1024, 2048],

@@ -1,5 +1,6 @@
-// Look-up and ternary products against the dot products on the same weights: N = K = 4096, blocks of 32 and one scale per row, one row of activations and sixteen, with the
-// engine's features and on SIMD128 alone. What src/backends/wasm/lut.ts takes by default follows from these ratios.
+// Look-up and ternary products against the dot products on the same weights: N = K = 4096, blocks of 32 and one scale
+// per row, one row of activations and sixteen, with the engine's features and on SIMD128 alone. What
+// src/backends/wasm/lut.ts takes by default follows from these ratios.
 import { format } from "../formats/index.ts";
 import { prepareMatmul, quantize, tensor, wasm } from "../src/index.ts";
 import { measure, type Candidate, type Row } from "./measure.ts";

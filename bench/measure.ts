@@ -1,5 +1,6 @@
-// Interleaved measurement: every round runs each candidate, so that a busy neighbour slows all of them; best and median of the rounds, and the best CPU time of
-// this process, which a neighbour that takes the core away does not lengthen: ratios between one-thread candidates use it.
+// Interleaved measurement: every round runs each candidate, so that a busy neighbour slows all of them; best and median
+// of the rounds, and the best CPU time of this process, which a neighbour that takes the core away does not lengthen:
+// ratios between one-thread candidates use it.
 import { cpus, loadavg } from "node:os";
 
 export interface Candidate {
@@ -41,7 +42,9 @@ export const machine = (): Machine => ({
   load: loadavg().map((v) => Math.round(v * 100) / 100),
 });
 
-/** Measures candidates round by round for about `seconds`; slow ones (`limitMs` in the first run) run three times only. */
+/**
+ * Measures candidates round by round for about `seconds`; slow ones (`limitMs` in the first run) run three times only.
+ */
 export async function measure(candidates: readonly Candidate[], seconds: number): Promise<Row[]> {
   const times = candidates.map((): number[] => []);
   const cpu = candidates.map(() => Infinity);
@@ -67,7 +70,8 @@ export async function measure(candidates: readonly Candidate[], seconds: number)
       const slow = times[i].length >= 3 && times[i][0] > 400 * seconds;
       if (slow) continue;
       const first = await once(i);
-      // short ones run a few times in a row, so that their own data are in the caches again; the first of them counts for `cold` candidates only
+      // short ones run a few times in a row, so that their own data are in the caches again; the first of them counts
+      // for `cold` candidates only
       if (first > 20 || candidates[i].cold === true) times[i].push(first);
       else for (let r = 0; r < 4; r++) times[i].push(await once(i));
     }

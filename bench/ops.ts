@@ -1,5 +1,6 @@
-// Kernels of operators (kernels/wasm/nn) on one thread: each beside its roof in the same run (multiply-add peak, or the read loop over as many bytes) and the same operator in
-// onnxruntime-node and -web. Attention of one token over 1024 keys, 16 query and 8 kv heads of 128, for every cache; onnxruntime has it in a decoder only (bench decode).
+// Kernels of operators (kernels/wasm/nn) on one thread: each beside its roof in the same run (multiply-add peak, or the
+// read loop over as many bytes) and the same operator in onnxruntime-node and -web. Attention of one token over 1024
+// keys, 16 query and 8 kv heads of 128, for every cache; onnxruntime has it in a decoder only (bench decode).
 import type { Family } from "../kernels/wasm/engine/family.ts";
 import { wasmFeatures } from "../kernels/wasm/engine/features.ts";
 import { attention, attentionJob } from "../kernels/wasm/nn/attention.ts";

@@ -1,5 +1,6 @@
-// Peers: onnxruntime-node and onnxruntime-web (MatMulNBits, MatMul, MatMulInteger), tfjs-backend-wasm and jax-js (float32 MatMul). A peer that is not
-// installed is reported as such, never silently left out. bench/peers/package.json lists those that the main install has not.
+// Peers: onnxruntime-node and onnxruntime-web (MatMulNBits, MatMul, MatMulInteger), tfjs-backend-wasm and jax-js
+// (float32 MatMul). A peer that is not installed is reported as such, never silently left out. bench/peers/package.json
+// lists those that the main install has not.
 import { existsSync } from "node:fs";
 import { createRequire } from "node:module";
 import { dirname, join } from "node:path";
@@ -21,7 +22,8 @@ export async function load(name: string): Promise<Record<string, unknown>> {
   throw new Error(`${name} is not installed`);
 }
 
-// ---- a minimal ONNX writer: one node, float32 and uint8 initialisers -------------------------------------------------------------------
+// ---- a minimal ONNX writer: one node, float32 and uint8 initialisers
+// -------------------------------------------------------------------
 function varint(n: number): number[] {
   const out: number[] = [];
   let v = n;
@@ -208,7 +210,8 @@ export async function jax(a: Float32Array, b: Float32Array, m: number, n: number
       matmul(a: unknown, b: unknown): { data(): Promise<Float32Array> };
     };
   };
-  // it starts a pool where there is a global Worker, which onnxruntime-web and tfjs define in Node in a form that it cannot use
+  // it starts a pool where there is a global Worker, which onnxruntime-web and tfjs define in Node in a form that it
+  // cannot use
   const scope = globalThis as { Worker?: unknown };
   const saved = scope.Worker;
   delete scope.Worker;

@@ -1,5 +1,6 @@
-// The quantizers on synthetic data beside the figures that the notes on algorithms give (part D2): expected and measured, row by row. Seeded, so
-// that runs repeat; the generators are not those of the notes, so figures agree to sampling. Run: npx tsx bench/quantize-methods.ts
+// The quantizers on synthetic data beside the figures that the notes on algorithms give (part D2): expected and
+// measured, row by row. Seeded, so that runs repeat; the generators are not those of the notes, so figures agree to
+// sampling. Run: npx tsx bench/quantize-methods.ts
 import { defineBlock, float32, format, uint4 } from "../formats/index.ts";
 import { dequantize, quantize, tensor, type Format, type WeightQuantizer } from "../src/index.ts";
 import {

@@ -1,6 +1,6 @@
-// Speed of the quantizers: GPTQ of a square layer (block 128, 4 bits, Hessian given), Hessian accumulation beside the float32 product of the WebAssembly
-// backend (a Hessian of T tokens counted as the full T x k x k product, of which it computes half), both with the given number of threads.
-// Run: npx tsx bench/quantize-speed.ts [k [threads]]
+// Speed of the quantizers: GPTQ of a square layer (block 128, 4 bits, Hessian given), Hessian accumulation beside the
+// float32 product of the WebAssembly backend (a Hessian of T tokens counted as the full T x k x k product, of which it
+// computes half), both with the given number of threads. Run: npx tsx bench/quantize-speed.ts [k [threads]]
 import { cpus, loadavg } from "node:os";
 import { format } from "../formats/index.ts";
 import { prepareMatmul, quantize, tensor, wasm } from "../src/index.ts";

@@ -55,7 +55,10 @@ export function readLoop(name: string, bytes: number, places = 1): Candidate {
 
 type Step = (f: FunctionBuilder, acc: Local, a: Local, b: Local) => void;
 
-/** Peak of one instruction sequence on `chains` independent accumulators; ops per step counts multiply and add of 16-byte vectors. */
+/**
+ * Peak of one instruction sequence on `chains` independent accumulators; ops per step counts multiply and add of
+ * 16-byte vectors.
+ */
 function peak(name: string, opsPerStep: number, step: Step, chains = 10): Candidate {
   const steps = 20;
   const { loop } = instantiate((m) => {
@@ -99,8 +102,9 @@ export const dotRelaxed16 = (): Candidate =>
   );
 
 /**
- * What two threads gain on this machine where nothing is shared but the machine: `bytes` read from the last-level cache, and integer products in registers, on one and
- * two threads of a pool, shared out as items of every kernel are. Rows of two threads end in ", 2 threads".
+ * What two threads gain on this machine where nothing is shared but the machine: `bytes` read from the last-level
+ * cache, and integer products in registers, on one and two threads of a pool, shared out as items of every kernel are.
+ * Rows of two threads end in ", 2 threads".
  */
 export async function threadRoofs(bytes: number): Promise<{ readonly candidates: Candidate[]; dispose(): void }> {
   const piece = 65536;

@@ -1,6 +1,8 @@
-// Vector search: time and recall of every precision beside usearch (exact float32, HNSW int8) in one interleaved run, on clustered vectors. `--quick`: a tenth of the vectors, no HNSW.
-// npm run bench -- search [part ...] [--json] [--seconds S] [--quick]. Parts are short enough for a window in which nothing else runs: 1e6-int8, 1e6-int8-float32, 1e6-int4-float32,
-// 1e6-binary, 1e5-int8, 1e5-binary-100, 1e5-binary-200, 1e5-float8; hnsw beside parts of 1e5. A peer that bench/peers has not is named as missing.
+// Vector search: time and recall of every precision beside usearch (exact float32, HNSW int8) in one interleaved run,
+// on clustered vectors. `--quick`: a tenth of the vectors, no HNSW. npm run bench -- search [part ...] [--json]
+// [--seconds S] [--quick]. Parts are short enough for a window in which nothing else runs: 1e6-int8, 1e6-int8-float32,
+// 1e6-int4-float32, 1e6-binary, 1e5-int8, 1e5-binary-100, 1e5-binary-200, 1e5-float8; hnsw beside parts of 1e5. A peer
+// that bench/peers has not is named as missing.
 import { existsSync, mkdirSync, readFileSync, writeFileSync } from "node:fs";
 import { join } from "node:path";
 import { fileURLToPath } from "node:url";
@@ -10,7 +12,10 @@ import { gaussian, seededRandom } from "../src/quantize/random.ts";
 import { measure, type Candidate, type Row } from "./measure.ts";
 import { load, optional } from "./peers.ts";
 
-/** n unit vectors about `centres` random directions: each is a centre plus noise of the given length, normalised. Queries are further members of the clusters. */
+/**
+ * n unit vectors about `centres` random directions: each is a centre plus noise of the given length, normalised.
+ * Queries are further members of the clusters.
+ */
 export function clustered(n: number, dims: number, centres: number, noise: number, seed: number): Float32Array {
   const random = seededRandom(seed);
   // a table of normal numbers, read from random places: 4e8 Box-Muller draws would take longer than the bench

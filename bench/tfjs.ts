@@ -1,4 +1,5 @@
-// lowbit/tfjs: one row times 4096 x 4096 on tfjs's wasm backend, packedMatMul beside tf.matMul on float32 of the same run, one thread each.
+// lowbit/tfjs: one row times 4096 x 4096 on tfjs's wasm backend, packedMatMul beside tf.matMul on float32 of the same
+// run, one thread each.
 import * as tf from "@tensorflow/tfjs-core";
 import { setThreadsCount, setWasmPaths } from "@tensorflow/tfjs-backend-wasm";
 import { fileURLToPath } from "node:url";

@@ -1,5 +1,6 @@
-// Silero VAD v5 (npm @ricky0123/vad-web) on 30 s of speech-like sound: a voice of pulses through moving formants, in syllables and pauses, in noise. Its weights lie in the branches of
-// an If. What quantization does to the probabilities, as files run by onnxruntime-node.
+// Silero VAD v5 (npm @ricky0123/vad-web) on 30 s of speech-like sound: a voice of pulses through moving formants, in
+// syllables and pauses, in noise. Its weights lie in the branches of an If. What quantization does to the
+// probabilities, as files run by onnxruntime-node.
 import { fileURLToPath } from "node:url";
 import * as ort from "onnxruntime-node";
 import type { QuantizeModelOptions } from "../src/onnx/index.ts";

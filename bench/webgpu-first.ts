@@ -1,6 +1,7 @@
-// Time to the first result of a new WebGPU kernel: prepare, compile and run, for formats of every way of decoding and every shape of tile, on a backend of its own
-// each. Drivers keep compiled shaders on disk: run it with that cache off (MESA_SHADER_CACHE_DISABLE=true for Mesa's drivers) to see what a new user sees.
-// Usage: MESA_SHADER_CACHE_DISABLE=true npx tsx bench/webgpu-first.ts
+// Time to the first result of a new WebGPU kernel: prepare, compile and run, for formats of every way of decoding and
+// every shape of tile, on a backend of its own each. Drivers keep compiled shaders on disk: run it with that cache off
+// (MESA_SHADER_CACHE_DISABLE=true for Mesa's drivers) to see what a new user sees. Usage:
+// MESA_SHADER_CACHE_DISABLE=true npx tsx bench/webgpu-first.ts
 import { format } from "../formats/index.ts";
 import { webgpu } from "../src/backends/webgpu/backend.ts";
 import { prepareMatmul, quantize, tensor } from "../src/index.ts";

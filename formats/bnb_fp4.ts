@@ -1,4 +1,5 @@
-// bnb_fp4: the "FP4" of bitsandbytes. Not OCP E2M1, and the codes are not in the order of the values: {0, 0.0625, 8, 12, 4, 6, 2, 3} / 12.
+// bnb_fp4: the "FP4" of bitsandbytes. Not OCP E2M1, and the codes are not in the order of the values: {0, 0.0625, 8,
+// 12, 4, 6, 2, 3} / 12.
 //   siii   thresholds on |x| are the float32 constants of its kernels (strict >: ties toward zero)
 import { defineCodebook } from "./define/codebook.ts";
 

@@ -1,4 +1,5 @@
-// float3_e2m0: powers of two, sign and exponent; exponent 0 is zero. Boundaries are arithmetic midpoints (1.5 * 2^k), ties to the even code.
+// float3_e2m0: powers of two, sign and exponent; exponent 0 is zero. Boundaries are arithmetic midpoints (1.5 * 2^k),
+// ties to the even code.
 //   s ee   bias 1, max 4, no infinity, no NaN
 import { defineFloat } from "./define/float.ts";
 

@@ -1,4 +1,5 @@
-// float4_e3m0: powers of two, sign and exponent; exponent 0 is zero. Boundaries are arithmetic midpoints (1.5 * 2^k), ties to the even code.
+// float4_e3m0: powers of two, sign and exponent; exponent 0 is zero. Boundaries are arithmetic midpoints (1.5 * 2^k),
+// ties to the even code.
 //   s eee   bias 3, max 16, no infinity, no NaN
 import { defineFloat } from "./define/float.ts";
 

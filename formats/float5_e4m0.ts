@@ -1,4 +1,5 @@
-// float5_e4m0: powers of two, sign and exponent; exponent 0 is zero. Boundaries are arithmetic midpoints (1.5 * 2^k), ties to the even code.
+// float5_e4m0: powers of two, sign and exponent; exponent 0 is zero. Boundaries are arithmetic midpoints (1.5 * 2^k),
+// ties to the even code.
 //   s eeee   bias 7, max 256, no infinity, no NaN
 import { defineFloat } from "./define/float.ts";
 

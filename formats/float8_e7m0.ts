@@ -1,4 +1,5 @@
-// float8_e7m0: powers of two, sign and exponent; exponent 0 is zero. Boundaries are arithmetic midpoints (1.5 * 2^k), ties to the even code.
+// float8_e7m0: powers of two, sign and exponent; exponent 0 is zero. Boundaries are arithmetic midpoints (1.5 * 2^k),
+// ties to the even code.
 //   s eeeeeee   bias 63, max 2^64, no infinity, no NaN
 import { defineFloat } from "./define/float.ts";
 

@@ -1,6 +1,8 @@
-// float8_e8m0fnu: OCP MX v1.0 E8M0, the shared scale of microscaling blocks: a power of two, no sign, no zero, no infinity.
+// float8_e8m0fnu: OCP MX v1.0 E8M0, the shared scale of microscaling blocks: a power of two, no sign, no zero, no
+// infinity.
 //   eeeeeeee   value 2^(e-127): 2^-127 (code 0, a float32 subnormal) .. 2^127 (0xfe); NaN = 0xff
-// Ties round up, as ml_dtypes and ONNX "nearest" do. Zero and negative values are out of range: NaN by default, code 0 when saturating.
+// Ties round up, as ml_dtypes and ONNX "nearest" do. Zero and negative values are out of range: NaN by default, code 0
+// when saturating.
 import { defineFloat } from "./define/float.ts";
 
 export const float8_e8m0fnu = /* @__PURE__ */ defineFloat({

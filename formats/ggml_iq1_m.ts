@@ -1,6 +1,8 @@
-// ggml_iq1_m: 256 elements in 56 bytes, 1.75 bits per value: points of a grid of 2048 (eight trits each) with a shift each, and a 3-bit factor per run of 16.
+// ggml_iq1_m: 256 elements in 56 bytes, 1.75 bits per value: points of a grid of 2048 (eight trits each) with a shift
+// each, and a 3-bit factor per run of 16.
 //   qs[32]  qh[16]  scales:u16[4]     value = d * (2 f + 1) * (-1, 0 or 1, +- 1/8)
-// Point p: low eight bits in qs[p]; nibble p & 1 of qh[p >> 1] has its upper three bits and, as bit 3, whether the shift is negative. Factor of run r: bits
+// Point p: low eight bits in qs[p]; nibble p & 1 of qh[p >> 1] has its upper three bits and, as bit 3, whether the
+// shift is negative. Factor of run r: bits
 // 3 (r & 3) of scales[r >> 2]. The float16 d is in the top nibbles of the four words, lowest first.
 import { IQ1_GRID } from "./define/ggml-grids.ts";
 import { defineGgmlGrid } from "./define/ggml-grid.ts";

@@ -1,6 +1,8 @@
-// ggml_iq1_s: 256 elements in 50 bytes, 1.5625 bits per value: points of a grid of 2048 (eight trits each), and per run of 32 a 3-bit factor and a shift.
+// ggml_iq1_s: 256 elements in 50 bytes, 1.5625 bits per value: points of a grid of 2048 (eight trits each), and per run
+// of 32 a 3-bit factor and a shift.
 //   d:f16  qs[32]  qh:u16[8]     value = d * (2 f + 1) * (-1, 0 or 1, +- 1/8)
-// Point p: low eight bits in qs[p], the upper three at bit 3 (p & 3) of qh[p >> 2], whose bits 12..14 are f and whose bit 15 says that the shift is negative.
+// Point p: low eight bits in qs[p], the upper three at bit 3 (p & 3) of qh[p >> 2], whose bits 12..14 are f and whose
+// bit 15 says that the shift is negative.
 import { IQ1_GRID } from "./define/ggml-grids.ts";
 import { defineGgmlGrid } from "./define/ggml-grid.ts";
 import { getHalf, putHalf } from "./define/ggml.ts";

@@ -1,6 +1,8 @@
-// ggml_iq2_s: 256 elements in 82 bytes, 2.5625 bits per value: points of a grid of 1024 (eight elements each), eight signs, a 4-bit factor per run of 16.
+// ggml_iq2_s: 256 elements in 82 bytes, 2.5625 bits per value: points of a grid of 1024 (eight elements each), eight
+// signs, a 4-bit factor per run of 16.
 //   d:f16  qs[32]  signs[32]  qh[8]  scales[8]     value = d * (2 f + 1) / 8 * (+-8, 25 or 43)
-// Point p: low eight bits in qs[p], the upper two at bit 2 (p & 3) of qh[p >> 2]. scales: a nibble per run, the low one first.
+// Point p: low eight bits in qs[p], the upper two at bit 2 (p & 3) of qh[p >> 2]. scales: a nibble per run, the low one
+// first.
 import { IQ2_S_GRID } from "./define/ggml-grids.ts";
 import { defineGgmlGrid } from "./define/ggml-grid.ts";
 import { getHalf, putHalf } from "./define/ggml.ts";

@@ -1,6 +1,8 @@
-// ggml_iq2_xs: 256 elements in 74 bytes, 2.3125 bits per value: points of a grid of 512 (eight elements each), seven bits of signs, a 4-bit factor per run of 16.
+// ggml_iq2_xs: 256 elements in 74 bytes, 2.3125 bits per value: points of a grid of 512 (eight elements each), seven
+// bits of signs, a 4-bit factor per run of 16.
 //   d:f16  qs:u16[32]  scales[8]     value = d * (2 f + 1) / 8 * (+-8, 25 or 43)
-// qs: the point in the low nine bits, seven signs above (the eighth makes their number even). scales: a nibble per run, the low one first.
+// qs: the point in the low nine bits, seven signs above (the eighth makes their number even). scales: a nibble per run,
+// the low one first.
 import { IQ2_XS_GRID } from "./define/ggml-grids.ts";
 import { defineGgmlGrid, evenSigns } from "./define/ggml-grid.ts";
 import { getHalf, putHalf } from "./define/ggml.ts";

@@ -1,6 +1,8 @@
-// ggml_iq2_xxs: 256 elements in 66 bytes, 2.0625 bits per value: points of a grid of 256 (eight elements each), seven bits of signs, a 4-bit factor per run of 32.
+// ggml_iq2_xxs: 256 elements in 66 bytes, 2.0625 bits per value: points of a grid of 256 (eight elements each), seven
+// bits of signs, a 4-bit factor per run of 32.
 //   d:f16  then per run: points[4]  word:u32     value = d * (2 f + 1) / 8 * (+-8, 25 or 43)
-// word: seven signs for each of four points, lowest first (the eighth makes their number even), and f in the top four bits.
+// word: seven signs for each of four points, lowest first (the eighth makes their number even), and f in the top four
+// bits.
 import { IQ2_XXS_GRID } from "./define/ggml-grids.ts";
 import { defineGgmlGrid, evenSigns, getWord, putWord } from "./define/ggml-grid.ts";
 import { getHalf, putHalf } from "./define/ggml.ts";

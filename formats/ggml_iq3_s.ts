@@ -1,4 +1,5 @@
-// ggml_iq3_s: 256 elements in 110 bytes, 3.4375 bits per value: points of a grid of 512 (four elements each), eight signs, a 4-bit factor per run of 32.
+// ggml_iq3_s: 256 elements in 110 bytes, 3.4375 bits per value: points of a grid of 512 (four elements each), eight
+// signs, a 4-bit factor per run of 32.
 //   d:f16  qs[64]  qh[8]  signs[32]  scales[4]     value = d * (2 f + 1) * (+-1, 3, ... 15)
 // Point p: low eight bits in qs[p], the ninth is bit p & 7 of qh[p >> 3]. scales: a nibble per run, the low one first.
 import { IQ3_S_GRID } from "./define/ggml-grids.ts";

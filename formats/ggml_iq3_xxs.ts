@@ -1,7 +1,8 @@
-// ggml_iq3_xxs: 256 elements in 98 bytes, 3.0625 bits per value: points of a grid of 256 (four elements each), seven bits of signs for eight, a 4-bit factor
-// per run of 32.
+// ggml_iq3_xxs: 256 elements in 98 bytes, 3.0625 bits per value: points of a grid of 256 (four elements each), seven
+// bits of signs for eight, a 4-bit factor per run of 32.
 //   d:f16  points[64]  words:u32[8]     value = d * (2 f + 1) / 4 * (+-4, 12, ... 52 or 62)
-// word of a run: seven signs for each eight elements, lowest first (the eighth makes their number even), and f in the top four bits.
+// word of a run: seven signs for each eight elements, lowest first (the eighth makes their number even), and f in the
+// top four bits.
 import { IQ3_XXS_GRID } from "./define/ggml-grids.ts";
 import { defineGgmlGrid, evenSigns, getWord, putWord } from "./define/ggml-grid.ts";
 import { getHalf, putHalf } from "./define/ggml.ts";

@@ -1,6 +1,7 @@
 // ggml_iq4_nl: 32 elements in 18 bytes, 4.5 bits per value: a table of 16 unevenly spaced integers times a float16.
 //   d:f16  qs[16]     qs[j] = q(j) | q(j+16) << 4     value = LEVELS[q] * d
-// Codes are the nearest levels for d = extreme / -127; the stored d is then refitted by least squares weighted with x^2. A block below 1e-15
+// Codes are the nearest levels for d = extreme / -127; the stored d is then refitted by least squares weighted with
+// x^2. A block below 1e-15
 // is stored as zero bytes (the reference leaves whatever its buffer held; d = 0 either way).
 import { f32, getHalf, putHalf, signedExtreme } from "./define/ggml.ts";
 import { defineOpaque } from "./define/opaque.ts";

@@ -1,6 +1,8 @@
-// ggml_iq4_xs: 256 elements in 136 bytes, 4.25 bits per value: 8 runs of 32, each with a 6-bit scale under one float16; codes as in ggml_iq4_nl.
+// ggml_iq4_xs: 256 elements in 136 bytes, 4.25 bits per value: 8 runs of 32, each with a 6-bit scale under one float16;
+// codes as in ggml_iq4_nl.
 //   d:f16  scales_h:u16  scales_l[4]  qs[128]     value = d * (scale(run) - 32) * LEVELS[q]
-// Scale of run r: low four bits in nibble r & 1 of scales_l[r >> 1], upper two at bit 2 r of scales_h. In a run of 32, byte j holds elements j (low
+// Scale of run r: low four bits in nibble r & 1 of scales_l[r >> 1], upper two at bit 2 r of scales_h. In a run of 32,
+// byte j holds elements j (low
 // nibble) and j + 16.
 import { defineGgmlKSigned } from "./define/ggml-k-signed.ts";
 import { getHalf, putHalf } from "./define/ggml.ts";

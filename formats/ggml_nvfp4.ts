@@ -1,6 +1,7 @@
 // ggml_nvfp4: 64 elements in 36 bytes, 4.5 bits per value; the tensor scale lives outside the block.
 //   d:UE4M3[4]  qs[32]     per run of 16: 8 bytes, q(j) | q(j+8) << 4     value = E2M1(q) * d
-// The scale byte is no plain float8_e4m3fn cast: halves round up on one bit, subnormals stop at 7, and everything that would reach 256 becomes
+// The scale byte is no plain float8_e4m3fn cast: halves round up on one bit, subnormals stop at 7, and everything that
+// would reach 256 becomes
 // 448 (0x7e). 0x7f reads as zero. E2M1 ties go toward zero.
 import { defineGgmlE2M1, f32 } from "./define/ggml.ts";
 import { exponentOf } from "./core/round.ts";

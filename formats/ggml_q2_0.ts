@@ -1,6 +1,7 @@
 // ggml_q2_0: 64 elements -1, 0, 1 or 2 times a float16, in 18 bytes, 2.25 bits per value.
 //   d:f16  qs[16]     value = (q - 1) * d, q at bit 2 (j & 3) of qs[j >> 2]
-// d = amax, as ggml chooses it: meant for weights that are ternary already. Halves round away from zero; 2 is never produced.
+// d = amax, as ggml chooses it: meant for weights that are ternary already. Halves round away from zero; 2 is never
+// produced.
 import { f32, getHalf, putHalf, roundAway, signedExtreme, trit } from "./define/ggml.ts";
 import { defineOpaque } from "./define/opaque.ts";
 

@@ -1,6 +1,8 @@
-// ggml_q2_k: 256 elements in 84 bytes, 2.625 bits per value: 16 runs of 16, each with a 4-bit scale and minimum under two float16.
+// ggml_q2_k: 256 elements in 84 bytes, 2.625 bits per value: 16 runs of 16, each with a 4-bit scale and minimum under
+// two float16.
 //   scales[16]  qs[64]  d:f16  dmin:f16     value = d * sc(run) * q - dmin * m(run)
-// scales[run]: sc in the low, m in the high nibble. Element 128 h + 32 c + l (h 0..1, c 0..3, l 0..31): bits 2 c and 2 c + 1 of qs[32 h + l].
+// scales[run]: sc in the low, m in the high nibble. Element 128 h + 32 c + l (h 0..1, c 0..3, l 0..31): bits 2 c and 2
+// c + 1 of qs[32 h + l].
 import { defineGgmlK } from "./define/ggml-k.ts";
 import { getHalf, putHalf } from "./define/ggml.ts";
 import { uint2 } from "./uint2.ts";

@@ -1,7 +1,10 @@
-// ggml_q3_k: 256 elements in 110 bytes, 3.4375 bits per value: 16 runs of 16, each with a 6-bit scale under one float16.
+// ggml_q3_k: 256 elements in 110 bytes, 3.4375 bits per value: 16 runs of 16, each with a 6-bit scale under one
+// float16.
 //   hmask[32]  qs[64]  scales[12]  d:f16     value = d * (scale(run) - 32) * (q - 4)
-// Element 128 h + 32 c + l (h 0..1, c 0..3, l 0..31): low two bits of q at bit 2 c of qs[32 h + l], the third at bit 4 h + c of hmask[l].
-// Scale of run r: low four bits in byte r & 7 (low nibble for r < 8, else high), upper two at bit 2 (r >> 2) of byte 8 + (r & 3).
+// Element 128 h + 32 c + l (h 0..1, c 0..3, l 0..31): low two bits of q at bit 2 c of qs[32 h + l], the third at bit 4
+// h + c of hmask[l].
+// Scale of run r: low four bits in byte r & 7 (low nibble for r < 8, else high), upper two at bit 2 (r >> 2) of byte 8
+// + (r & 3).
 import { defineGgmlKSigned } from "./define/ggml-k-signed.ts";
 import { getHalf, putHalf } from "./define/ggml.ts";
 import { int3 } from "./int3.ts";

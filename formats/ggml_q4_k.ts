@@ -1,7 +1,10 @@
-// ggml_q4_k: 256 elements in 144 bytes, 4.5 bits per value: 8 runs of 32, each with a 6-bit scale and minimum under two float16.
+// ggml_q4_k: 256 elements in 144 bytes, 4.5 bits per value: 8 runs of 32, each with a 6-bit scale and minimum under two
+// float16.
 //   d:f16  dmin:f16  scales[12]  qs[128]     value = d * sc(run) * q - dmin * m(run)
-// qs[32 c + l]: low nibble element 64 c + l, high nibble 64 c + 32 + l. The twelve bytes: runs 0..3 in the low six bits of bytes 0..3 (sc) and
-// 4..7 (m); runs 4..7 in the nibbles of bytes 8..11 (sc low, m high), their upper two bits on top of bytes 0..3 and 4..7.
+// qs[32 c + l]: low nibble element 64 c + l, high nibble 64 c + 32 + l. The twelve bytes: runs 0..3 in the low six bits
+// of bytes 0..3 (sc) and
+// 4..7 (m); runs 4..7 in the nibbles of bytes 8..11 (sc low, m high), their upper two bits on top of bytes 0..3 and
+// 4..7.
 import { defineGgmlK, readScales6, writeScales6 } from "./define/ggml-k.ts";
 import { uint4 } from "./uint4.ts";
 

@@ -1,4 +1,5 @@
-// ggml_q5_k: 256 elements in 176 bytes, 5.5 bits per value: 8 runs of 32, each with a 6-bit scale and minimum under two float16.
+// ggml_q5_k: 256 elements in 176 bytes, 5.5 bits per value: 8 runs of 32, each with a 6-bit scale and minimum under two
+// float16.
 //   d:f16  dmin:f16  scales[12]  qh[32]  qs[128]     value = d * sc(run) * q - dmin * m(run)
 // Scales, minima and the low four bits of q as in ggml_q4_k; the fifth bit of element 32 r + l is bit r of qh[l].
 import { defineGgmlK, readScales6, writeScales6 } from "./define/ggml-k.ts";

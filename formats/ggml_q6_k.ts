@@ -1,6 +1,8 @@
-// ggml_q6_k: 256 elements in 210 bytes, 6.5625 bits per value: 16 runs of 16, each with an int8 scale under one float16.
+// ggml_q6_k: 256 elements in 210 bytes, 6.5625 bits per value: 16 runs of 16, each with an int8 scale under one
+// float16.
 //   ql[128]  qh[64]  scales:i8[16]  d:f16     value = d * scale(run) * (q - 32)
-// Element 128 h + 32 c + l (h 0..1, c 0..3, l 0..31): low four bits in ql[64 h + 32 (c & 1) + l], low nibble for c < 2, else high; upper two bits in
+// Element 128 h + 32 c + l (h 0..1, c 0..3, l 0..31): low four bits in ql[64 h + 32 (c & 1) + l], low nibble for c < 2,
+// else high; upper two bits in
 // qh[32 h + l] at bit 2 c.
 import { defineGgmlKSigned } from "./define/ggml-k-signed.ts";
 import { getHalf, putHalf } from "./define/ggml.ts";

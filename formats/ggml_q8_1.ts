@@ -1,4 +1,5 @@
-// ggml_q8_1: 32 elements in 36 bytes: ggml_q8_0 with the sum of its codes, for activations beside formats with a minimum.
+// ggml_q8_1: 32 elements in 36 bytes: ggml_q8_0 with the sum of its codes, for activations beside formats with a
+// minimum.
 //   d:f16  s:f16  qs:i8[32]     value = q * d; s = d * sum of q
 import { f32, getHalf, putHalf, roundAway, signedExtreme } from "./define/ggml.ts";
 import { defineOpaque } from "./define/opaque.ts";

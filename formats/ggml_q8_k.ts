@@ -1,4 +1,5 @@
-// ggml_q8_k: 256 elements in 292 bytes: what llama.cpp makes of activations beside k-quants; not meant for files, but a type of them.
+// ggml_q8_k: 256 elements in 292 bytes: what llama.cpp makes of activations beside k-quants; not meant for files, but a
+// type of them.
 //   d:f32  qs:i8[256]  bsums:i16[16]     value = d * q; bsums are the sums of the sixteen runs of 16
 // 1 / d = -127 / extreme in float32, codes halves to even.
 import { f32, nearestInt, signedExtreme } from "./define/ggml.ts";

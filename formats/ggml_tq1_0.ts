@@ -1,6 +1,7 @@
 // ggml_tq1_0: 256 ternary elements in 54 bytes, 1.6875 bits per value: five trits to a byte, in base 3.
 //   qs[48]  qh[4]  d:f16     value = (trit - 1) * d
-// A byte is ceil(sum(trit_n * 3^(4-n)) * 256 / 243), so that trit n = ((byte * 3^n mod 256) * 3) >> 8. qs[m] holds elements m + 32 n, the next 16
+// A byte is ceil(sum(trit_n * 3^(4-n)) * 256 / 243), so that trit n = ((byte * 3^n mod 256) * 3) >> 8. qs[m] holds
+// elements m + 32 n, the next 16
 // bytes 160 + m + 16 n, qh[j] the four elements 240 + j + 4 n. d = amax: meant for weights that are ternary already.
 import { defineGgmlTernary } from "./define/ggml.ts";
 

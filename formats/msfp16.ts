@@ -1,6 +1,6 @@
 // msfp16: Microsoft floating point, 16-bit: a block of 16 sign-magnitude fractions of 7 bits under one 8-bit exponent.
-//   s mmmmmmm, exponent E8M0 per 16: 8.5 bits per value
-// The element is a float8 with one exponent bit: a uniform grid -3.96875..3.96875 in steps of 1/32, with the scale 2^(floor(log2 amax) - 1), as msfp12.
+//   s mmmmmmm, exponent E8M0 per 16: 8.5 bits per value The element is a float8 with one exponent bit: a uniform grid
+//   -3.96875..3.96875 in steps of 1/32, with the scale 2^(floor(log2 amax) - 1), as msfp12.
 import { defineBlock } from "./define/block.ts";
 import { defineFloat } from "./define/float.ts";
 import { float8_e8m0fnu } from "./float8_e8m0fnu.ts";

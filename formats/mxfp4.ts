@@ -1,7 +1,7 @@
 // mxfp4: OCP MX v1.0, blocks of 32 along k with a shared power of two.
-//   element float4_e2m1fn (max 6), scale E8M0 per 32: 4.25 bits per value
-// Scale rule "floor" (OCP 6.3): 2^(floor(log2 amax) - 2), found from the bits; larger elements saturate. An all-zero block gets scale code 0; NaN or infinity
-// in a block makes its scale NaN (0xff). Other rules: ceil, rceil, even, mse, quest.
+//   element float4_e2m1fn (max 6), scale E8M0 per 32: 4.25 bits per value Scale rule "floor" (OCP 6.3): 2^(floor(log2
+//   amax) - 2), found from the bits; larger elements saturate. An all-zero block gets scale code 0; NaN or infinity in
+//   a block makes its scale NaN (0xff). Other rules: ceil, rceil, even, mse, quest.
 import { defineBlock } from "./define/block.ts";
 import { float4_e2m1fn } from "./float4_e2m1fn.ts";
 import { float8_e8m0fnu } from "./float8_e8m0fnu.ts";

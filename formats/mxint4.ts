@@ -1,7 +1,8 @@
 // mxint4: four-bit integers in blocks of 32 along k with a shared power of two, as MXINT8.
-//   element two's complement integer / 2^2 (max 7/4; the most negative code is never produced, and decodes), scale E8M0 per 32: 4.25 bits per value
-// Scale rule "floor": 2^floor(log2 amax); what lies between the largest element and 2 saturates. Rule "rceil" never saturates ("INT v.s. FP" eq. 9). An all-zero
-// block gets scale code 0; NaN or infinity in a block makes its scale NaN (0xff).
+//   element two's complement integer / 2^2 (max 7/4; the most negative code is never produced, and decodes), scale E8M0
+//   per 32: 4.25 bits per value Scale rule "floor": 2^floor(log2 amax); what lies between the largest element and 2
+//   saturates. Rule "rceil" never saturates ("INT v.s. FP" eq. 9). An all-zero block gets scale code 0; NaN or infinity
+//   in a block makes its scale NaN (0xff).
 import { defineBlock } from "./define/block.ts";
 import { defineFixed } from "./define/fixed.ts";
 import { float8_e8m0fnu } from "./float8_e8m0fnu.ts";

@@ -1,8 +1,9 @@
-// nf4_b64_dq: NF4 in blocks of 64 whose scales are quantized again (QLoRA's double quantization, as bitsandbytes ships it).
+// nf4_b64_dq: NF4 in blocks of 64 whose scales are quantized again (QLoRA's double quantization, as bitsandbytes ships
+// it).
 //   iiii, scale dynamic8 per 64, float32 per 16384, float32 mean per tensor: 4.127 bits per value
-//   value = level * (dynamic8 * scale + mean)
-// The mean of all absmax is taken out, the rest is quantized in runs of 256 with the signed dynamic map. Runs start anew with every row (bitsandbytes flattens the
-// tensor; the same where 16384 divides k). Codes are found with the scales as stored.
+//   value = level * (dynamic8 * scale + mean) The mean of all absmax is taken out, the rest is quantized in runs of 256
+//   with the signed dynamic map. Runs start anew with every row (bitsandbytes flattens the tensor; the same where 16384
+//   divides k). Codes are found with the scales as stored.
 import { defineBlock } from "./define/block.ts";
 import { dynamic8 } from "./dynamic8.ts";
 import { float32 } from "./float32.ts";

@@ -1,4 +1,5 @@
-// Formats by name: exact names, aliases, and parametric names (int5, int5_b64, uint4_b32_float16_zp, float8_e4m3fn_row), memoised.
+// Formats by name: exact names, aliases, and parametric names (int5, int5_b64, uint4_b32_float16_zp,
+// float8_e4m3fn_row), memoised.
 import * as named from "./all.ts";
 import { LowbitError } from "./core/errors.ts";
 import type { BlockFormat, Format, NumberFormat, Span } from "./core/types.ts";
@@ -26,7 +27,9 @@ type ScalarName =
   | `takum${"" | "_linear"}${number}`
   | `lns${number}_f${number}`;
 
-/** What `format` gives for a name: the kind of a named or parametric one, else (aliases, names made at run time) any. */
+/**
+ * What `format` gives for a name: the kind of a named or parametric one, else (aliases, names made at run time) any.
+ */
 export type FormatOf<N extends string> = N extends FormatName
   ? (typeof named)[N]
   : N extends `${string}${Scaled}`
@@ -97,8 +100,9 @@ function lookup(name: string): Format | undefined {
 }
 
 /**
- * The format of a name, an alias or a parametric name; case does not matter. The same name always gives the same object.
- * The type follows from a name that is written out: `format("mxfp4")` is a BlockFormat, `format("int5")` a NumberFormat.
+ * The format of a name, an alias or a parametric name; case does not matter. The same name always gives the same
+ * object. The type follows from a name that is written out: `format("mxfp4")` is a BlockFormat, `format("int5")` a
+ * NumberFormat.
  * @throws LowbitError E_FORMAT_UNKNOWN with the nearest names, or with the candidates of an ambiguous alias
  * @example format("e4m3fn") === format("float8_e4m3fn")
  */

@@ -1,5 +1,6 @@
-// How activations are quantized for integer products: part of what a product means, so that every backend does the same. Groups along k take a
-// scale each; whether a weight takes integer activations at all follows from its values. Float steps are float32 throughout.
+// How activations are quantized for integer products: part of what a product means, so that every backend does the
+// same. Groups along k take a scale each; whether a weight takes integer activations at all follows from its values.
+// Float steps are float32 throughout.
 import type { WeightSource } from "./weight.ts";
 import { latticePlan, tablePlan } from "./plan.ts";
 
@@ -7,8 +8,9 @@ import { latticePlan, tablePlan } from "./plan.ts";
 export const activationMax = (bits: 8 | 16): number => (bits === 8 ? 127 : 127 * 257);
 
 /**
- * Elements of k that one activation scale covers: the weight's own span up to `cap`; a longer span is cut into equal parts (a row into parts of 128), so
- * that integer sums fit an int32 and outliers stay local. 0 where a span has no divisor from 16 to 128.
+ * Elements of k that one activation scale covers: the weight's own span up to `cap`; a longer span is cut into equal
+ * parts (a row into parts of 128), so that integer sums fit an int32 and outliers stay local. 0 where a span has no
+ * divisor from 16 to 128.
  */
 export function groupSpan(span: number, k: number, cap = 256): number {
   const length = Math.max(1, Math.min(span, k));
@@ -30,8 +32,8 @@ export function integerRefusal(source: WeightSource): string | null {
 }
 
 /**
- * Replaces the activations of one row by their quantized values, code * scale: scale = amax / max, code = rne(x / scale), both in float32. A group that
- * holds NaN or an infinity becomes NaN.
+ * Replaces the activations of one row by their quantized values, code * scale: scale = amax / max, code = rne(x /
+ * scale), both in float32. A group that holds NaN or an infinity becomes NaN.
  */
 export function quantizeActivations(x: Float32Array, bits: 8 | 16, span: number, out: Float64Array): void {
   const max = activationMax(bits);

@@ -1,5 +1,6 @@
 // The names of kernels, printed from their specs: `<act>[_<acc>]_<weight>_<op>_<MR>x<NR>__<arch>[_<path>]`, for example
-// a8_int4b32_gemm_4x8__wasmrelaxedsimd_lattice. A name is a test title, a bench row and what `explain()` says; the cache key is the whole spec.
+// a8_int4b32_gemm_4x8__wasmrelaxedsimd_lattice. A name is a test title, a bench row and what `explain()` says; the
+// cache key is the whole spec.
 import type { FloatSpec } from "./wasm/float/float.ts";
 import type { GemmSpec } from "./wasm/dot/gemmspec.ts";
 import type { LutSpec } from "./wasm/lookup/lut.ts";

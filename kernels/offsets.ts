@@ -1,4 +1,5 @@
-// The rules by which zero points, addends and the bias of a grid enter packed weights: one spelling for every family, WebAssembly and WGSL.
+// The rules by which zero points, addends and the bias of a grid enter packed weights: one spelling for every family,
+// WebAssembly and WGSL.
 import type { OffsetRole, WeightSource } from "./weight.ts";
 
 /** What a packed group carries beside its scale: an integer zero point, an addend. */
@@ -8,8 +9,8 @@ export interface OffsetTerms {
 }
 
 /**
- * Zero points stay integers where they are integers on the grid of the operands: `exact`, all operands are values of the grid, which has no bias. Every other offset, and a bias,
- * is an addend.
+ * Zero points stay integers where they are integers on the grid of the operands: `exact`, all operands are values of
+ * the grid, which has no bias. Every other offset, and a bias, is an addend.
  */
 export function offsetTerms(
   { role, integerZeros }: Pick<WeightSource, "role" | "integerZeros">,

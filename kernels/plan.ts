@@ -1,6 +1,7 @@
-// How a format's codes become operands of integer dot products, derived from its values alone: a lattice (all values on an even grid)
-// is one plane of small unsigned integers, exactly; any other table of at most 16 values is two planes (a 16-bit fixed-point table), or one
-// of 7 bits on request. Values = unit * (sum of radix^p * plane_p(code) - shift). Nothing here knows a format's name.
+// How a format's codes become operands of integer dot products, derived from its values alone: a lattice (all values on
+// an even grid) is one plane of small unsigned integers, exactly; any other table of at most 16 values is two planes (a
+// 16-bit fixed-point table), or one of 7 bits on request. Values = unit * (sum of radix^p * plane_p(code) - shift).
+// Nothing here knows a format's name.
 
 /** Magnitudes that float32 sums of 256 products with ordinary activations leave room for on both sides. */
 const WIDE = 2 ** 31;
@@ -34,19 +35,24 @@ export interface DotPlan {
   readonly shift: number;
   /** The grid misses zero by half a step: value = unit * (2 * plane0 - shift). */
   readonly doubled: boolean;
-  /** What the grid misses zero by where that is no half step, or too many steps, as a value; 0 for nearly all formats. */
+  /**
+   * What the grid misses zero by where that is no half step, or too many steps, as a value; 0 for nearly all formats.
+   */
   readonly bias: number;
   /** False where 16-bit or 8-bit fixed point stands in for the exact values. */
   readonly exact: boolean;
 }
 
 /**
- * Most steps of the grid between a value and zero. A sum of 256 products with 16-bit activations (at most 127 * 257) then fits an int32; a grid further off carries its
- * distance as `bias`.
+ * Most steps of the grid between a value and zero. A sum of 256 products with 16-bit activations (at most 127 * 257)
+ * then fits an int32; a grid further off carries its distance as `bias`.
  */
 export const MOST_STEPS = Math.floor(2 ** 31 / (256 * 127 * 257));
 
-/** Greatest u such that all values are integer multiples of u away from the first, or 0 where there is none within 255 steps. */
+/**
+ * Greatest u such that all values are integer multiples of u away from the first, or 0 where there is none within 255
+ * steps.
+ */
 function gridUnit(values: readonly number[]): number {
   const sorted = [...new Set(values)].sort((a, b) => a - b);
   const range = sorted[sorted.length - 1] - sorted[0];
@@ -78,7 +84,10 @@ function shared(kind: keyof typeof found, values: Float64Array, search: () => Do
   return plan;
 }
 
-/** The plan of a lattice, or null where the values are no lattice within 8 bits. The array of values must not change afterwards. */
+/**
+ * The plan of a lattice, or null where the values are no lattice within 8 bits. The array of values must not change
+ * afterwards.
+ */
 export const latticePlan = (values: Float64Array): DotPlan | null => shared("lattice", values, () => searchLattice(values));
 
 function searchLattice(values: Float64Array): DotPlan | null {
@@ -109,9 +118,10 @@ function searchLattice(values: Float64Array): DotPlan | null {
 }
 
 /**
- * Fixed-point tables of at most 16 values: 16 bits in two planes (low byte unsigned, high byte signed), or 7 bits in one, the widest operand
- * that every relaxed dot product takes. Zero stays exact; the unit is searched so that the rounding of the values is small. Null where
- * the values are more than 16 or not all finite. The array of values must not change afterwards.
+ * Fixed-point tables of at most 16 values: 16 bits in two planes (low byte unsigned, high byte signed), or 7 bits in
+ * one, the widest operand that every relaxed dot product takes. Zero stays exact; the unit is searched so that the
+ * rounding of the values is small. Null where the values are more than 16 or not all finite. The array of values must
+ * not change afterwards.
  */
 export const tablePlan = (values: Float64Array, planes: 1 | 2): DotPlan | null => shared(planes, values, () => searchTable(values, planes));
 

@@ -1,4 +1,5 @@
-// Small integer words as bit planes: which formats are affine in their codes, and the layout of planes that products of every backend read.
+// Small integer words as bit planes: which formats are affine in their codes, and the layout of planes that products of
+// every backend read.
 
 /** A word's value is slope * (code ^ flip) + base. */
 export interface AffineWords {
@@ -8,7 +9,10 @@ export interface AffineWords {
   readonly base: number;
 }
 
-/** How a format's values follow from its codes read as unsigned words (flip 0: unsigned, bipolar; flip 2^(bits-1): two's complement), or null. */
+/**
+ * How a format's values follow from its codes read as unsigned words (flip 0: unsigned, bipolar; flip 2^(bits-1): two's
+ * complement), or null.
+ */
 export function affineWords(values: Float64Array, bits: number): AffineWords | null {
   for (const flip of [0, 1 << (bits - 1)]) {
     const base = values[flip];
@@ -21,7 +25,8 @@ export function affineWords(values: Float64Array, bits: number): AffineWords | n
 }
 
 /**
- * Writes words [rows, k] as planes: [row][vector][plane] of 16 bytes, element k in bit k % 8 of byte (k % 128) / 8. Returns the sum of the words of each row.
+ * Writes words [rows, k] as planes: [row][vector][plane] of 16 bytes, element k in bit k % 8 of byte (k % 128) / 8.
+ * Returns the sum of the words of each row.
  */
 export function packPlanes(codes: ArrayLike<number>, rows: number, k: number, words: AffineWords, target: Uint8Array): Int32Array {
   const vectors = Math.ceil(k / 128);

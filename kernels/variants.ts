@@ -1,4 +1,5 @@
-// What the registry (registry.ts) says of a kernel: a family, the file that prints it, and the variants of its spec. Each room lists its own (variants.ts there).
+// What the registry (registry.ts) says of a kernel: a family, the file that prints it, and the variants of its spec.
+// Each room lists its own (variants.ts there).
 import type { Family } from "./wasm/engine/family.ts";
 
 export interface KernelVariant {

@@ -1,5 +1,5 @@
-// The generated documentation of formats: docs/generated/formats.md (a table of all) and one page per format. Everything but the prose of
-// format-notes.ts is read off the descriptors.
+// The generated documentation of formats: docs/generated/formats.md (a table of all) and one page per format.
+// Everything but the prose of format-notes.ts is read off the descriptors.
 import { allFormats, bitCard, explainValue, type Format, type NumberFormat } from "../formats/index.ts";
 import { hexCode, showNumber } from "../formats/core/explain.ts";
 import { noteOf } from "./format-notes.ts";

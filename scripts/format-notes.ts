@@ -1,5 +1,5 @@
-// Prose of the generated format pages: why a format exists and where it is used, and what to watch out for. Data for scripts/docs.ts only: nothing of
-// it reaches the package.
+// Prose of the generated format pages: why a format exists and where it is used, and what to watch out for. Data for
+// scripts/docs.ts only: nothing of it reaches the package.
 
 export interface FormatNote {
   readonly why: string;

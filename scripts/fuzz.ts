@@ -1,6 +1,8 @@
-// npm run fuzz -- onnx|safetensors|gguf|npz|registry [--runs 10000] [--seed 1] [--from 0] [--run]: runs damaged inputs with budgets (test/fuzz/fuzz.ts).
-//   --run: models that run in onnxruntime-node before must run after. Findings are written to out/fuzz; those that are mended move to test/fixtures/fuzz.
-// The runs are in a process of their own: what hangs is ended, what crashes is known by its number, and the next process goes on behind it.
+// npm run fuzz -- onnx|safetensors|gguf|npz|registry [--runs 10000] [--seed 1] [--from 0] [--run]: runs damaged inputs
+// with budgets (test/fuzz/fuzz.ts).
+//   --run: models that run in onnxruntime-node before must run after. Findings are written to out/fuzz; those that are
+//   mended move to test/fixtures/fuzz. The runs are in a process of their own: what hangs is ended, what crashes is
+//   known by its number, and the next process goes on behind it.
 import { spawn } from "node:child_process";
 import { createHash } from "node:crypto";
 import { mkdirSync, writeFileSync, writeSync } from "node:fs";
@@ -32,7 +34,10 @@ if (target === undefined) {
 }
 const [runs, seed, from] = [values.runs, values.seed, values.from].map(Number);
 
-/** Ends this process where a run takes more processor time than its budget and a second: a loop without end does not end by itself. */
+/**
+ * Ends this process where a run takes more processor time than its budget and a second: a loop without end does not end
+ * by itself.
+ */
 function watch(): Int32Array {
   const now = new Int32Array(new SharedArrayBuffer(4));
   const code = `
@@ -49,7 +54,9 @@ setInterval(() => {
   return now;
 }
 
-/** Runs from..runs, one line of output a thing that happened: "at i", "before i", "after i", "finding i JSON", "done". */
+/**
+ * Runs from..runs, one line of output a thing that happened: "at i", "before i", "after i", "finding i JSON", "done".
+ */
 async function child(): Promise<void> {
   const now = watch();
   const say = (line: string): number => writeSync(1, `${line}\n`);

@@ -1,5 +1,6 @@
-// npm run kernel -- NAME [--wat|--wgsl]: prints a kernel of kernels/registry.ts by its name, as WebAssembly text or WGSL. The names are
-// those of explain(), test titles and bench rows. npm run kernel -- --list [PART ...]: the names that hold every part.
+// npm run kernel -- NAME [--wat|--wgsl]: prints a kernel of kernels/registry.ts by its name, as WebAssembly text or
+// WGSL. The names are those of explain(), test titles and bench rows. npm run kernel -- --list [PART ...]: the names
+// that hold every part.
 import { fileURLToPath } from "node:url";
 import { parseArgs } from "node:util";
 import wabt from "wabt";
@@ -13,7 +14,10 @@ export interface RegisteredKernel {
   text(): Promise<string>;
 }
 
-/** A module as text: folded expressions, every function beside its export. @throws Error where the bytes are no module */
+/**
+ * A module as text: folded expressions, every function beside its export.
+ * @throws Error where the bytes are no module
+ */
 export async function moduleText(bytes: Uint8Array): Promise<string> {
   const features = { simd: true, relaxed_simd: true, threads: true, bulk_memory: true };
   const module = (await wabt()).readWasm(bytes, { readDebugNames: false, ...features });

@@ -1,5 +1,6 @@
-// Kills runs of the built command line at random moments while they write a model with external data over an existing pair (or where there is none),
-// and looks at what is there: the old pair, the new pair, or (where there was none) nothing; and nothing of the killed run after the next one.
+// Kills runs of the built command line at random moments while they write a model with external data over an existing
+// pair (or where there is none), and looks at what is there: the old pair, the new pair, or (where there was none)
+// nothing; and nothing of the killed run after the next one.
 //   npm run build && node scripts/kill-writes.mjs [--runs 200] [--seed 1]
 import { spawn } from "node:child_process";
 import { cpSync, existsSync, mkdirSync, mkdtempSync, readFileSync, readdirSync, rmSync, writeFileSync } from "node:fs";
@@ -16,7 +17,8 @@ const runs = Number(values.runs);
 let seed = Number(values.seed) >>> 0;
 const random = () => (seed = (Math.imul(seed, 1664525) + 1013904223) >>> 0) / 2 ** 32;
 
-// ---- two inputs that differ in every weight ---------------------------------------------------------------------------------------
+// ---- two inputs that differ in every weight
+// ---------------------------------------------------------------------------------------
 
 const varint = (n) => (n < 128 ? [n] : [(n % 128) | 128, ...varint(Math.floor(n / 128))]);
 const bytes = (field, content) => Buffer.concat([Buffer.from([...varint(field * 8 + 2), ...varint(content.length)]), content]);

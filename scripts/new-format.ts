@@ -1,5 +1,6 @@
-// npm run new:format NAME [--kind float|int|posit|codebook|block]: writes formats/NAME.ts, its note in scripts/format-notes.ts and a test with a place for
-// the oracle, then runs the generator. What it writes compiles and passes but for the oracle, which only its author knows.
+// npm run new:format NAME [--kind float|int|posit|codebook|block]: writes formats/NAME.ts, its note in
+// scripts/format-notes.ts and a test with a place for the oracle, then runs the generator. What it writes compiles and
+// passes but for the oracle, which only its author knows.
 import { execFileSync } from "node:child_process";
 import { existsSync, readFileSync, writeFileSync } from "node:fs";
 import { dirname, join } from "node:path";

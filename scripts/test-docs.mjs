@@ -1,5 +1,5 @@
-// npm run test:docs: the built site (npm run docs) in headless Chromium: every page without an error or a request elsewhere, under a strict policy; the
-// number explorer computes, keeps its state in the link and reads it back.
+// npm run test:docs: the built site (npm run docs) in headless Chromium: every page without an error or a request
+// elsewhere, under a strict policy; the number explorer computes, keeps its state in the link and reads it back.
 import assert from "node:assert/strict";
 import { createServer } from "node:http";
 import { existsSync, readdirSync, readFileSync } from "node:fs";

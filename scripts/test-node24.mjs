@@ -1,5 +1,6 @@
-// Repeats the kernel and thread suites under Node 24, whose engine has relaxed SIMD, and fails where it is missing (REQUIRE_RELAXED=1).
-// The npm package `node` is installed once into a cache folder. Arguments are passed to vitest. Usage: node scripts/test-node24.mjs [files]
+// Repeats the kernel and thread suites under Node 24, whose engine has relaxed SIMD, and fails where it is missing
+// (REQUIRE_RELAXED=1). The npm package `node` is installed once into a cache folder. Arguments are passed to vitest.
+// Usage: node scripts/test-node24.mjs [files]
 import { execFileSync } from "node:child_process";
 import { existsSync, mkdirSync, writeFileSync } from "node:fs";
 import { dirname, join } from "node:path";

@@ -1,5 +1,6 @@
-// The declarations of the package: tsc emits one .d.ts per source file, which are laid out for both module systems as dist/esm/types/**.d.ts and
-// dist/cjs/types/**.d.cts with their import specifiers rewritten; each public entry is a one-line re-export.
+// The declarations of the package: tsc emits one .d.ts per source file, which are laid out for both module systems as
+// dist/esm/types/**.d.ts and dist/cjs/types/**.d.cts with their import specifiers rewritten; each public entry is a
+// one-line re-export.
 import { execFileSync } from "node:child_process";
 import { mkdirSync, readdirSync, readFileSync, rmSync, writeFileSync } from "node:fs";
 import { dirname, join, relative } from "node:path";
@@ -35,7 +36,10 @@ for (const [system, js, dts] of [
 rmSync(emitted, { recursive: true });
 checkPlatformFree();
 
-/** Declarations that a public entry reaches should name no module of Node: users need no @types/node. Those that do are said. */
+/**
+ * Declarations that a public entry reaches should name no module of Node: users need no @types/node. Those that do are
+ * said.
+ */
 function checkPlatformFree(): void {
   const queue = entries().map(({ out }) => join(root, "dist/esm", `${out}.d.ts`));
   const seen = new Set(queue);

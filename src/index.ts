@@ -1,4 +1,5 @@
-// lowbit: packed tensors and products. Formats are in lowbit/formats, quantizers in lowbit/quantize, ONNX in lowbit/onnx.
+// lowbit: packed tensors and products. Formats are in lowbit/formats, quantizers in lowbit/quantize, ONNX in
+// lowbit/onnx.
 export { transpose, type Tensor, type TensorData } from "./tensor/tensor.ts";
 export { tensor, toNdarray, type TensorLike } from "./tensor/like.ts";
 export { quantize, type QuantizeOptions, type WeightQuantizer } from "./tensor/quantize/index.ts";

@@ -75,6 +75,16 @@ test("imports go one way", () => {
   expect(wrong).toEqual([]);
 });
 
+test("comments are at most 120 columns wide", () => {
+  const wide = sources.flatMap((path) =>
+    read(path)
+      .split("\n")
+      .filter((line) => line.length > 120 && /^\s*(\/\/|\/?\*)/.test(line) && !line.includes("@example"))
+      .map((line) => `${path}: ${line}`),
+  );
+  expect(wide).toEqual([]);
+});
+
 test("no import cycles", () => {
   const graph = new Map(
     sources.map((path) => [

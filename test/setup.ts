@@ -47,6 +47,6 @@ beforeEach(({ task }) => {
   bytes.set(text);
 });
 
-// One seed, so that a run can be repeated (FC_SEED=7 or FC_SEED=$RANDOM draws others); a counterexample that takes long to
-// shrink is printed as it is, where shrinking without end would hang the run.
+// One seed, so that a run can be repeated (FC_SEED=7 or FC_SEED=$RANDOM draws others); a counterexample that takes long
+// to shrink is printed as it is, where shrinking without end would hang the run.
 fc.configureGlobal({ seed: Number(process.env.FC_SEED ?? 1), interruptAfterTimeLimit: 240_000, markInterruptAsFailure: true });

@@ -1,5 +1,5 @@
-// Tests get a temporary folder of their own, which goes with the run. What they leave in it is a fault: files of the runtime's own (mat-debug-*.log)
-// and of tools are not ours.
+// Tests get a temporary folder of their own, which goes with the run. What they leave in it is a fault: files of the
+// runtime's own (mat-debug-*.log) and of tools are not ours.
 import { mkdtempSync, readdirSync, realpathSync, rmSync } from "node:fs";
 import { tmpdir } from "node:os";
 import { join } from "node:path";

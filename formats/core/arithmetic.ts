@@ -42,8 +42,8 @@ export interface Arithmetic extends Operations {
   totalOrder(a: number, b: number): number;
   accumulator(): Accumulator;
   /**
-   * Operands and results for a test bench: all there are, or corner cases and seeded draws. What has no result (0/0 in a
-   * format without NaN) is left out.
+   * Operands and results for a test bench: all there are, or corner cases and seeded draws. What has no result (0/0 in
+   * a format without NaN) is left out.
    * @example for (const { operands, result } of arithmetic(float8_e4m3fn).vectors("mul", { count: 100 })) check(operands, result)
    */
   vectors(operation: VectorOperation, options?: VectorOptions): Iterable<TestVector>;

@@ -1,4 +1,5 @@
-// Checks of arguments: plain mistakes (a string where a number belongs, a policy that does not exist) are TypeErrors that name what was expected.
+// Checks of arguments: plain mistakes (a string where a number belongs, a policy that does not exist) are TypeErrors
+// that name what was expected.
 import type { EncodeOptions } from "./types.ts";
 
 /** What a value is, for messages: "a string", "null", "Int8Array". */
@@ -29,7 +30,10 @@ export function checkEncodeOptions(what: string, options: EncodeOptions): void {
     throw new TypeError(`${what} random: expected a function that gives numbers in [0, 1), got ${isA(options.random)}.`);
 }
 
-/** A Buffer (whose `slice` is a view, and whose `buffer` is a pool) as a plain view of the same bytes. @throws TypeError for anything else than bytes */
+/**
+ * A Buffer (whose `slice` is a view, and whose `buffer` is a pool) as a plain view of the same bytes.
+ * @throws TypeError for anything else than bytes
+ */
 export function plainBytes(what: string, bytes: Uint8Array): Uint8Array {
   if (!(bytes instanceof Uint8Array)) throw new TypeError(`${what}: expected a Uint8Array, got ${isA(bytes)}.`);
   return bytes.constructor === Uint8Array ? bytes : new Uint8Array(bytes.buffer, bytes.byteOffset, bytes.length);

@@ -1,4 +1,5 @@
-// Makes the frozen NumberFormat of a definition: a table codec to 16 bits (the table is built on first use), a rule codec above.
+// Makes the frozen NumberFormat of a definition: a table codec to 16 bits (the table is built on first use), a rule
+// codec above.
 import { LowbitError } from "./errors.ts";
 import { checkEncodeOptions, isA } from "./check.ts";
 import { latticeOf, tableLimits, valueOrder, type TableSource } from "./table.ts";
@@ -26,7 +27,10 @@ export interface CodecParts {
   readonly source?: Omit<TableSource, "name" | "bits" | "table" | "defaults">;
   /** The scalar encoder by rule. Up to 16 bits it must equal the table's for every value, which the tests check. */
   readonly encode?: EncodeFunction;
-  /** Instead of `encode`, up to 16 bits: `tableEncoder` itself, handed in so that formats which encode by rule do not carry it. */
+  /**
+   * Instead of `encode`, up to 16 bits: `tableEncoder` itself, handed in so that formats which encode by rule do not
+   * carry it.
+   */
   readonly encodeBy?: (source: TableSource, order: ValueOrder) => EncodeFunction;
   /** Limits by rule: required above 16 bits, derived from the table below. */
   readonly limits?: Limits;

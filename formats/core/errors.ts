@@ -1,5 +1,6 @@
-// LowbitError: the one error class of the package. Recognise it by `err.code` or `isLowbitError`, not by `instanceof` alone: an ESM and
-// a CJS copy of the package may live in one process. TypeError and RangeError stay for plain argument mistakes.
+// LowbitError: the one error class of the package. Recognise it by `err.code` or `isLowbitError`, not by `instanceof`
+// alone: an ESM and a CJS copy of the package may live in one process. TypeError and RangeError stay for plain argument
+// mistakes.
 
 /** What went wrong, as a stable name. docs/errors.md lists each with its remedy. */
 export type LowbitErrorCode =

@@ -1,6 +1,7 @@
-// e^x and 2^x, correctly rounded to double for the arguments that logarithmic formats have: the same number on every engine, where Math.exp is what an
-// engine makes of it. Double-double arithmetic (Dekker, Knuth): about 100 bits, so the last rounding is right but for values nearer to a tie than 2^-100,
-// which dyadic arguments of few bits do not come (Lefèvre, Muller: worst cases of exp need 113 bits over ALL doubles).
+// e^x and 2^x, correctly rounded to double for the arguments that logarithmic formats have: the same number on every
+// engine, where Math.exp is what an engine makes of it. Double-double arithmetic (Dekker, Knuth): about 100 bits, so
+// the last rounding is right but for values nearer to a tie than 2^-100, which dyadic arguments of few bits do not come
+// (Lefèvre, Muller: worst cases of exp need 113 bits over ALL doubles).
 
 /** An unevaluated sum, |lo| at most half a unit in the last place of hi. */
 type Pair = readonly [hi: number, lo: number];

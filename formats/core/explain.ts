@@ -1,5 +1,5 @@
-// How a number lands in a format, and the bit card of a format: plain data and the lines that say it, for the command line and the documentation.
-// Pure functions; scalar formats are explained bit by bit, block formats by their parts.
+// How a number lands in a format, and the bit card of a format: plain data and the lines that say it, for the command
+// line and the documentation. Pure functions; scalar formats are explained bit by bit, block formats by their parts.
 import { LowbitError } from "./errors.ts";
 import { bisect, exponentOf, nextDown, nextUp } from "./round.ts";
 import type { EncodeOptions, Field, Format, NumberFormat } from "./types.ts";
@@ -32,7 +32,10 @@ export interface ValueExplanation {
   readonly relativeError: number;
   /** Why this code. */
   readonly reason: "exact" | "nearest" | "tie" | "overflow" | "underflow" | "not a number" | "rounding";
-  /** The representable values on either side of the input (of the value itself where the input is exact); null beyond the ends. */
+  /**
+   * The representable values on either side of the input (of the value itself where the input is exact); null beyond
+   * the ends.
+   */
   readonly below: Neighbour | null;
   readonly above: Neighbour | null;
   /** Formats of at most 16 bits: inputs between these two boundaries land on this code. */

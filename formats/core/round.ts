@@ -1,5 +1,5 @@
-// Rounding of an exact double to an integer under a named mode: the arithmetic half of rule codecs (formats wider than a table). Uses that
-// every double of magnitude 2^52 and more is an integer already.
+// Rounding of an exact double to an integer under a named mode: the arithmetic half of rule codecs (formats wider than
+// a table). Uses that every double of magnitude 2^52 and more is an integer already.
 import type { Rounding } from "./types.ts";
 
 /**

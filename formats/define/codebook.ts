@@ -12,8 +12,11 @@ import type { EncodeDefaults, NumberFormat } from "../core/types.ts";
 export interface CodebookOptions {
   readonly name: string;
   readonly aliases?: readonly string[];
-  /** Value by code; at least 2 distinct values. "-0" (JSON has no other way to say it) or -0 makes a code of negative zero. Duplicates are
-   * allowed: encoding produces the lower code. Codes beyond the list decode to NaN and are never produced. */
+  /**
+   * Value by code; at least 2 distinct values. "-0" (JSON has no other way to say it) or -0 makes a code of negative
+   * zero. Duplicates are allowed: encoding produces the lower code. Codes beyond the list decode to NaN and are never
+   * produced.
+   */
   readonly values: readonly (number | "-0")[];
   /** Default: as many as the values need. */
   readonly bits?: number;

@@ -1,7 +1,8 @@
-// Fixed point: an integer with an implied power of two, value = integer * 2^-fraction; signed (two's complement) or unsigned, 2..32 bits. Elements of
-// MXINT8 (fraction 6), MXINT6 (4) and MXINT4 (2), whose implied scale is part of the element: then the shared exponent is that of the largest magnitude,
-// as OCP MX v1.0 has it. q<M>_<N> are the Q formats of signal processors, as Arm counts them: M bits with the sign before the point, N after it
-// (Texas Instruments counts M without the sign). A plain integer is define/int.
+// Fixed point: an integer with an implied power of two, value = integer * 2^-fraction; signed (two's complement) or
+// unsigned, 2..32 bits. Elements of MXINT8 (fraction 6), MXINT6 (4) and MXINT4 (2), whose implied scale is part of the
+// element: then the shared exponent is that of the largest magnitude, as OCP MX v1.0 has it. q<M>_<N> are the Q formats
+// of signal processors, as Arm counts them: M bits with the sign before the point, N after it (Texas Instruments counts
+// M without the sign). A plain integer is define/int.
 import { makeCodec } from "../core/codec.ts";
 import { LowbitError } from "../core/errors.ts";
 import { FLAG, NUMBER, checkFields } from "../core/fields.ts";
@@ -17,7 +18,10 @@ export interface FixedOptions {
   readonly fraction: number;
   /** Default true. */
   readonly signed?: boolean;
-  /** Never produce the most negative code; it still decodes. Default true where signed: MX permits it, and the range is symmetric. */
+  /**
+   * Never produce the most negative code; it still decodes. Default true where signed: MX permits it, and the range is
+   * symmetric.
+   */
   readonly narrow?: boolean;
   readonly spec?: string;
 }

@@ -1,6 +1,7 @@
-// ggml's IQ formats: super-blocks of 256 whose elements are points of a grid (8 or 4 elements a code), with signs or shifts beside, and a small odd
-// factor per run under one float16. Decoding is exact. Encoding is an own search: the nearest points by rounding to the lattice, scales by least
-// squares; the reference's encoders ask for an importance matrix, this one leaves it aside.
+// ggml's IQ formats: super-blocks of 256 whose elements are points of a grid (8 or 4 elements a code), with signs or
+// shifts beside, and a small odd factor per run under one float16. Decoding is exact. Encoding is an own search: the
+// nearest points by rounding to the lattice, scales by least squares; the reference's encoders ask for an importance
+// matrix, this one leaves it aside.
 import type { NumberFormat, OpaqueFormat } from "../core/types.ts";
 import { float16 } from "../float16.ts";
 import { defineCodebook } from "./codebook.ts";
@@ -33,7 +34,10 @@ export interface GridOptions extends GgmlOptions {
   readonly length: 4 | 8;
   readonly levels: readonly number[];
   readonly set: string;
-  /** Signs of eight elements: free, an even number of them negative, or none but a shift of +-1/8 for every `shiftSpan` elements. */
+  /**
+   * Signs of eight elements: free, an even number of them negative, or none but a shift of +-1/8 for every `shiftSpan`
+   * elements.
+   */
   readonly signs: "free" | "even" | "none";
   readonly shiftSpan?: number;
   readonly write: (block: GridBlock, out: Uint8Array, to: number) => void;
@@ -41,7 +45,9 @@ export interface GridOptions extends GgmlOptions {
   readonly read: (bytes: Uint8Array, at: number, block: GridBlock) => void;
 }
 
-/** Levels by code: with signs, the negative ones behind the positive; else those shifted down behind those shifted up. */
+/**
+ * Levels by code: with signs, the negative ones behind the positive; else those shifted down behind those shifted up.
+ */
 function elementOf(name: string, levels: readonly number[], signs: GridOptions["signs"]): NumberFormat {
   const size = 2 ** Math.ceil(Math.log2(levels.length));
   const padded = Array.from({ length: size }, (_, i) => levels[Math.min(i, levels.length - 1)]);
@@ -79,7 +85,8 @@ export function defineGgmlGrid(o: GridOptions): OpaqueFormat {
   let grid: Uint8Array | undefined;
   const points = (): Uint8Array => (grid ??= gridPoints(o.set, count, length));
 
-  // The nearest point of every lattice point, found when first asked for; rounding to the lattice first makes it close to the nearest of all.
+  // The nearest point of every lattice point, found when first asked for; rounding to the lattice first makes it close
+  // to the nearest of all.
   let near: Int16Array | undefined;
   function nearest(key: number): number {
     near ??= new Int16Array(count ** length).fill(-1);
@@ -134,7 +141,10 @@ export function defineGgmlGrid(o: GridOptions): OpaqueFormat {
     return signs === "even" && odd ? bits ^ (1 << least) : bits;
   }
 
-  /** Points, signs and shifts of elements from i on for scale s; returns the squared error and leaves the sums. `i` and `n` are multiples of 8. */
+  /**
+   * Points, signs and shifts of elements from i on for scale s; returns the squared error and leaves the sums. `i` and
+   * `n` are multiples of 8.
+   */
   function choose(x: Float32Array, at: number, i: number, n: number, s: number, into: Uint16Array): number {
     const inverse = s > 0 ? 1 / s : 0;
     let total = 0;

@@ -1,5 +1,6 @@
-// The grids of ggml's IQ formats: which points of a small lattice have a code. A point is a number in base `levels` (digit j: element j, the least significant
-// first); the set is kept as a bit for each point, in base64, and a code is the rank of its point among those of the set.
+// The grids of ggml's IQ formats: which points of a small lattice have a code. A point is a number in base `levels`
+// (digit j: element j, the least significant first); the set is kept as a bit for each point, in base64, and a code is
+// the rank of its point among those of the set.
 // Spec: ggml-org/ggml src/ggml-common.h, whose tables list the same points in this order.
 
 /** The digits of every point of a set, `length` bytes a code. */

@@ -1,5 +1,5 @@
-// The k-quants of ggml whose runs have a signed scale and no minimum (Q3_K, Q6_K, IQ4_XS): value = d * scale(run) * level(code), the levels integers
-// that need not be evenly spaced. See ggml-k.ts for how encoding searches.
+// The k-quants of ggml whose runs have a signed scale and no minimum (Q3_K, Q6_K, IQ4_XS): value = d * scale(run) *
+// level(code), the levels integers that need not be evenly spaced. See ggml-k.ts for how encoding searches.
 import type { NumberFormat, OpaqueFormat } from "../core/types.ts";
 import { SUPER, MAGIC, half, ones } from "./ggml-k.ts";
 import { f32, getHalf, putHalf, signedExtreme, type GgmlOptions } from "./ggml.ts";
@@ -66,7 +66,10 @@ export function defineGgmlKSigned(o: SignedOptions): OpaqueFormat {
     return q < low ? low : q > high ? high : q;
   };
 
-  /** The scale of a run by least squares over grids of several widths: once with the reference's weights x^2, once with u. */
+  /**
+   * The scale of a run by least squares over grids of several widths: once with the reference's weights x^2, once with
+   * u.
+   */
   function searchRun(x: Float32Array, at: number, u: Float32Array, r: number): void {
     const extreme = signedExtreme(x, at, size);
     refS[r] = ownS[r] = 0;

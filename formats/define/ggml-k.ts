@@ -1,8 +1,9 @@
-// The k-quants of ggml: super-blocks of 256 elements in runs, each run with a small integer scale (and minimum) under one float16 (or two).
-// Spec: ggml-org/ggml src/ggml-quants.c, ggml-common.h. Decoding is exact; encoding is an own search for the least squared error, weighted with an
-// importance where one is given: less error than the reference's over a tensor, though not in every block (about one in a hundred of Q4_K). Refused is what it
-// cannot store.
-// Error sums are closed forms of the sums that least squares needs, so that one loop over a run serves both weightings.
+// The k-quants of ggml: super-blocks of 256 elements in runs, each run with a small integer scale (and minimum) under
+// one float16 (or two).
+// Spec: ggml-org/ggml src/ggml-quants.c, ggml-common.h. Decoding is exact; encoding is an own search for the least
+// squared error, weighted with an importance where one is given: less error than the reference's over a tensor, though
+// not in every block (about one in a hundred of Q4_K). Refused is what it cannot store. Error sums are closed forms of
+// the sums that least squares needs, so that one loop over a run serves both weightings.
 import type { NumberFormat, OpaqueFormat } from "../core/types.ts";
 import { float16 } from "../float16.ts";
 import { getHalf, putHalf, type GgmlOptions } from "./ggml.ts";
@@ -12,7 +13,10 @@ export const SUPER = 256;
 /** 1.5 * 2^52: added and taken away again it rounds to an integer, halves to even. */
 export const MAGIC = 6755399441055744;
 
-/** The float16 of a super scale; never zero where it is not, since a few large codes of the smallest float16 still carry the block. */
+/**
+ * The float16 of a super scale; never zero where it is not, since a few large codes of the smallest float16 still carry
+ * the block.
+ */
 export const half = (v: number): number => {
   const h = float16.decode(float16.encode(v, { overflow: "saturate" }));
   return h === 0 && v !== 0 ? Math.sign(v) * 2 ** -24 : h;
@@ -74,7 +78,10 @@ export function defineGgmlK(o: KOptions): OpaqueFormat {
   const [refS, refM, ownS, ownM] = [0, 1, 2, 3].map(() => new Float64Array(runs));
   let [best, other] = [newBlock(runs), newBlock(runs)];
 
-  /** Scale and minimum of a run by least squares over grids of several widths: once with the reference's weights, once with u. */
+  /**
+   * Scale and minimum of a run by least squares over grids of several widths: once with the reference's weights, once
+   * with u.
+   */
   function searchRun(x: Float32Array, at: number, u: Float32Array, r: number): void {
     let low = 0;
     let high = -Infinity;
@@ -244,7 +251,9 @@ export function defineGgmlK(o: KOptions): OpaqueFormat {
 
   const code = (v: number, unit: number): number => (unit > 0 ? Math.min(most, Math.max(0, v / unit + MAGIC - MAGIC)) : 0);
 
-  /** For the super scales in b: codes of scale and minimum near those of `s` and `m`, each run's best within `reach`. */
+  /**
+   * For the super scales in b: codes of scale and minimum near those of `s` and `m`, each run's best within `reach`.
+   */
   function place(x: Float32Array, at: number, u: Float32Array, b: KBlock, s: Float64Array, m: Float64Array, reach: 0 | 1): void {
     for (let r = 0; r < runs; r++) {
       const s0 = code(s[r], b.d);
@@ -299,7 +308,8 @@ export function defineGgmlK(o: KOptions): OpaqueFormat {
         place(x, at, u, other, ownS, ownM, share === 1 ? 1 : 0);
         keep();
       }
-      // Subnormal super scales, and run scales of few bits, lie far apart, so that much hangs on where the codes fall: one is moved, then the other.
+      // Subnormal super scales, and run scales of few bits, lie far apart, so that much hangs on where the codes fall:
+      // one is moved, then the other.
       if (most < 16 || Math.min(maxS, maxM > 0 ? maxM : maxS) / most < 2 ** -14)
         for (let n = 0; n < 2 * COARSE; n++) {
           const share = 1 - (0.4 * (n % COARSE)) / COARSE;

@@ -1,6 +1,7 @@
-// Parts that the ggml blocks share: float16 fields, float32 arithmetic as the `_ref` quantizers do it, and the builders of their block families.
-// Spec: ggml-org/ggml src/ggml-quants.c and ggml-common.h (read August 2026). Little-endian; in a block of n four-bit codes, code j lies in
-// the low and code j + n/2 in the high nibble of byte j ("split halves").
+// Parts that the ggml blocks share: float16 fields, float32 arithmetic as the `_ref` quantizers do it, and the builders
+// of their block families.
+// Spec: ggml-org/ggml src/ggml-quants.c and ggml-common.h (read August 2026). Little-endian; in a block of n four-bit
+// codes, code j lies in the low and code j + n/2 in the high nibble of byte j ("split halves").
 import { LowbitError } from "../core/errors.ts";
 import type { NumberFormat, OpaqueFormat } from "../core/types.ts";
 import { float16 } from "../float16.ts";
@@ -14,7 +15,10 @@ export const f32 = Math.fround;
 /** C `roundf`: halves away from zero. Exact for a float32, whose sum with 0.5 is exact in a double. */
 export const roundAway = (v: number): number => Math.sign(v) * Math.floor(Math.abs(v) + 0.5);
 
-/** Writes a float16. @throws LowbitError E_VALUE where the value overflows it: the block would decode to infinities and NaN */
+/**
+ * Writes a float16.
+ * @throws LowbitError E_VALUE where the value overflows it: the block would decode to infinities and NaN
+ */
 export function putHalf(out: Uint8Array, at: number, value: number): void {
   const code = float16.encode(value);
   if ((code & 0x7c00) === 0x7c00)
@@ -57,9 +61,11 @@ const spec = (o: GgmlOptions) => `ggml ${o.spec}; ggml-quants.c`;
 const common = (o: GgmlOptions) => ({ name: o.name, aliases: o.aliases, gguf: o.gguf, spec: spec(o) });
 
 /**
- * Q4_0, Q5_0 (signed elements) and Q4_1, Q5_1 (unsigned, a minimum): 32 elements, float16 scale (and minimum), one bit more than four in a 32-bit word.
+ * Q4_0, Q5_0 (signed elements) and Q4_1, Q5_1 (unsigned, a minimum): 32 elements, float16 scale (and minimum), one bit
+ * more than four in a 32-bit word.
  *   value = (q - 2^(bits-1)) * d      or      q * d + m
- * The codes follow from the float32 scale, not from the float16 that is stored; halves round up, by truncation of v + 0.5.
+ * The codes follow from the float32 scale, not from the float16 that is stored; halves round up, by truncation of v +
+ * 0.5.
  */
 export function defineGgmlSplit(options: GgmlOptions & { readonly element: NumberFormat }): OpaqueFormat {
   const { element } = options;
@@ -135,8 +141,8 @@ function nearestE2M1(x: number, unit: number): number {
 }
 
 /**
- * MXFP4 and NVFP4: `groups` runs of `size` E2M1 codes, each run with a one-byte scale; scales first.
- * `scale` makes the byte from the largest magnitude, `unit` gives half of what the byte stands for (the codes are doubled).
+ * MXFP4 and NVFP4: `groups` runs of `size` E2M1 codes, each run with a one-byte scale; scales first. `scale` makes the
+ * byte from the largest magnitude, `unit` gives half of what the byte stands for (the codes are doubled).
  */
 export function defineGgmlE2M1(
   options: GgmlOptions & {
@@ -182,7 +188,10 @@ export function defineGgmlE2M1(
 /** What the four codes of a trit's two bits stand for; the last is never written. */
 export const trit = /* @__PURE__ */ defineCodebook({ name: "ggml_trit", values: [-1, 0, 1, 2], spec: "ggml TQ1_0 and TQ2_0" });
 
-/** Ternary blocks: 256 elements -1, 0, 1 times the largest magnitude, a float16 at the end. `write` and `read` place the trits 0..2. */
+/**
+ * Ternary blocks: 256 elements -1, 0, 1 times the largest magnitude, a float16 at the end. `write` and `read` place the
+ * trits 0..2.
+ */
 export function defineGgmlTernary(
   options: GgmlOptions & {
     readonly bytes: number;

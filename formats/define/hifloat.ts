@@ -1,7 +1,11 @@
-// HiFloat8: 8 bits whose exponent width is told by a prefix code (the dot), so that precision tapers: 3 mantissa bits around 1, 1 bit at the ends.
-//   dot 11: 4 exponent bits, 1 mantissa bit    10: 3 and 2    01: 2 and 3    001: 1 and 3    0001: 0 and 3    0000: denormal, 3
-// The exponent is a sign and a magnitude whose leading 1 is not written: |e| in 8..15, 4..7, 2..3, 1, 0. Denormal: 2^(m - 23) for m = 1..7, so no mantissa.
-// 0x00 = 0, 0x80 = NaN, 0x6f and 0xef = infinities; no negative zero. Ties round away from zero. Spec: "Ascend HiFloat8 Format for Deep Learning"
+// HiFloat8: 8 bits whose exponent width is told by a prefix code (the dot), so that precision tapers: 3 mantissa bits
+// around 1, 1 bit at the ends.
+//   dot 11: 4 exponent bits, 1 mantissa bit   10: 3 and 2   01: 2 and 3   001: 1 and 3   0001: 0 and 3
+//   0000: denormal, 3
+// The exponent is a sign and a magnitude whose leading 1 is not written: |e| in 8..15, 4..7, 2..3, 1, 0. Denormal:
+// 2^(m - 23) for m = 1..7, so no mantissa.
+// 0x00 = 0, 0x80 = NaN, 0x6f and 0xef = infinities; no negative zero. Ties round away from zero. Spec: "Ascend HiFloat8
+// Format for Deep Learning"
 // (arXiv 2409.16626), section 2; en_dtypes.
 import { makeCodec } from "../core/codec.ts";
 import { tableEncoder } from "../core/table.ts";

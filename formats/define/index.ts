@@ -1,4 +1,5 @@
-// lowbit/formats/define: the builders, and the way back from a definition (plain JSON, as packed tensors carry it) to a format.
+// lowbit/formats/define: the builders, and the way back from a definition (plain JSON, as packed tensors carry it) to a
+// format.
 import { LowbitError } from "../core/errors.ts";
 import type { BlockFormat, Format, FormatDefinition, NumberFormat, OpaqueFormat, ScaleLevel } from "../core/types.ts";
 import { bipolarByName, defineBipolarInt } from "./bipolar.ts";
@@ -35,7 +36,10 @@ export {
 export type { BlockOptions, FixedOptions, FloatOptions, IntOptions, LnsOptions, OpaqueOptions, TakumOptions };
 export type { FloatSpecials } from "./float.ts";
 
-/** Parametric scalar names: int5, posit6_es1, bipolar9, binary6p3ue, float_e3m2, takum_linear12, lns8_f3, q4_12. Each returns undefined for a name that is not its own. */
+/**
+ * Parametric scalar names: int5, posit6_es1, bipolar9, binary6p3ue, float_e3m2, takum_linear12, lns8_f3, q4_12. Each
+ * returns undefined for a name that is not its own.
+ */
 export const scalarsByName: readonly ((name: string) => NumberFormat | undefined)[] = [
   intByName,
   positByName,

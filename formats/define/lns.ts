@@ -1,7 +1,8 @@
-// Logarithmic numbers: a sign and the two's complement fixed-point logarithm of the magnitude to base two. value = (-1)^S * 2^(L / 2^fraction); the most
-// negative L is zero (of either sign). Products are integer additions. Spec: Swartzlander and Alexopoulos, "The Sign/Logarithm Number System" (1975);
-// Miyashita et al., "Convolutional Neural Networks using Logarithmic Data Representation" (2016), where fraction is 0 or 1.
-// Values are irrational where L has fraction bits: a code's value is the nearest double. Between two values the boundary is their geometric mean, which
+// Logarithmic numbers: a sign and the two's complement fixed-point logarithm of the magnitude to base two. value =
+// (-1)^S * 2^(L / 2^fraction); the most negative L is zero (of either sign). Products are integer additions. Spec:
+// Swartzlander and Alexopoulos, "The Sign/Logarithm Number System" (1975); Miyashita et al., "Convolutional Neural
+// Networks using Logarithmic Data Representation" (2016), where fraction is 0 or 1. Values are irrational where L has
+// fraction bits: a code's value is the nearest double. Between two values the boundary is their geometric mean, which
 // rounds the logarithm; below the smallest magnitude it is half of that one.
 import { makeCodec } from "../core/codec.ts";
 import { LowbitError } from "../core/errors.ts";

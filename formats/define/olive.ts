@@ -1,10 +1,13 @@
-// Outlier-victim pairs (OliVe, ISCA 2023): neighbouring elements share their slots. Either both are normal integers, or one is an outlier and the other,
-// the victim, becomes zero: its slot holds the identifier (the unused code 10..0) and the outlier's slot an "abfloat" whose range begins above the integers.
+// Outlier-victim pairs (OliVe, ISCA 2023): neighbouring elements share their slots. Either both are normal integers, or
+// one is an outlier and the other, the victim, becomes zero: its slot holds the identifier (the unused code 10..0) and
+// the outlier's slot an "abfloat" whose range begins above the integers.
 //   4 bits: integers -7..7; outliers +-(2 + m) 2^(e + 2), s ee m: 12, 16, 24, 32, 48, 64, 96 times the scale
-//   8 bits: integers -127..127; outliers +-(8 + m) 2^(e + 4), s eeee mmm: 144 .. 30720 (written below 2^15)
-// A block is a float32 scale and its pairs in order, the even element in the low half of a byte. The abfloat code of e = m = 0 is never written and reads as zero.
-// Spec: the paper; clevercool/ANT-Quantization. Differences: pairs take whichever of the three codings has the least squared error (the paper keeps the
-// larger of two outliers, its code the even one), and the scale belongs to a block instead of a tensor.
+//   8 bits: integers -127..127; outliers +-(8 + m) 2^(e + 4), s eeee mmm: 144 .. 30720 (written below 2^15) A block is
+//   a float32 scale and its pairs in order, the even element in the low half of a byte. The abfloat code of e = m = 0
+//   is never written and reads as zero.
+// Spec: the paper; clevercool/ANT-Quantization. Differences: pairs take whichever of the three codings has the least
+// squared error (the paper keeps the larger of two outliers, its code the even one), and the scale belongs to a block
+// instead of a tensor.
 import { LowbitError } from "../core/errors.ts";
 import type { OpaqueFormat } from "../core/types.ts";
 import { int8 } from "../int8.ts";

@@ -1,5 +1,5 @@
-// Opaque formats: blocks given by their bytes alone (ggml blocks, outlier-victim pairs). The definer supplies how one block is written and
-// read; sizes, shapes and bad values are checked here once.
+// Opaque formats: blocks given by their bytes alone (ggml blocks, outlier-victim pairs). The definer supplies how one
+// block is written and read; sizes, shapes and bad values are checked here once.
 import { isA, plainBytes } from "../core/check.ts";
 import { NAME } from "../core/codec.ts";
 import { LowbitError } from "../core/errors.ts";
@@ -8,7 +8,10 @@ import type { NumberFormat, OpaqueFormat } from "../core/types.ts";
 import { float32 } from "../float32.ts";
 import { defineBlock } from "./block.ts";
 
-/** How a block reads as codes of one format under a scale, and a minimum, per run of elements. Kernels run on these; decoding follows from them. */
+/**
+ * How a block reads as codes of one format under a scale, and a minimum, per run of elements. Kernels run on these;
+ * decoding follows from them.
+ */
 export interface OpaquePlanes {
   /** At most 8 bits. */
   readonly element: NumberFormat;
@@ -16,7 +19,10 @@ export interface OpaquePlanes {
   readonly span: number;
   /** value = code's value * scale + minimum; default no minimum. */
   readonly min?: boolean;
-  /** Reads bytes[at .. at + blockBytes): a code per element from codes[to], a scale and a minimum per run from scales[run] and mins[run]. Any bytes must read. */
+  /**
+   * Reads bytes[at .. at + blockBytes): a code per element from codes[to], a scale and a minimum per run from
+   * scales[run] and mins[run]. Any bytes must read.
+   */
   readonly readBlock: (
     bytes: Uint8Array,
     at: number,
@@ -38,17 +44,23 @@ export interface OpaqueOptions {
   readonly blockSize: number;
   readonly blockBytes: number;
   /**
-   * Writes x[at .. at + blockSize) (finite) as out[to .. to + blockBytes), which is zero before. Where `importance` is given, importance[at + j] weighs the squared
-   * error of x[at + j]; an encoder may leave it aside.
+   * Writes x[at .. at + blockSize) (finite) as out[to .. to + blockBytes), which is zero before. Where `importance` is
+   * given, importance[at + j] weighs the squared error of x[at + j]; an encoder may leave it aside.
    */
   readonly encodeBlock: (x: Float32Array, at: number, out: Uint8Array, to: number, importance?: Float32Array) => void;
-  /** Reads bytes[at .. at + blockBytes) into out[to .. to + blockSize). Any bytes must decode. Left out where `planes` say it. */
+  /**
+   * Reads bytes[at .. at + blockBytes) into out[to .. to + blockSize). Any bytes must decode. Left out where `planes`
+   * say it.
+   */
   readonly decodeBlock?: (bytes: Uint8Array, at: number, out: Float32Array, to: number) => void;
   /** Where all elements of a block are codes of one format: kernels then run on them packed. */
   readonly planes?: OpaquePlanes;
 }
 
-/** Blocks by way of their planes: the products and sums are exact in binary64 for codes and scales of at most 24 bits each, and rounded once. */
+/**
+ * Blocks by way of their planes: the products and sums are exact in binary64 for codes and scales of at most 24 bits
+ * each, and rounded once.
+ */
 function decodeByPlanes(planes: OpaquePlanes, blockSize: number): NonNullable<OpaqueOptions["decodeBlock"]> {
   const { element, span, min, readBlock } = planes;
   const codes = new Uint8Array(blockSize);
@@ -78,7 +90,10 @@ function checkImportance(name: string, x: Float32Array, importance: Float32Array
 
 const defined = new Map<string, OpaqueFormat>();
 
-/** The opaque format of a name that this process has defined: functions cannot be stored, so a definition carries the name alone. */
+/**
+ * The opaque format of a name that this process has defined: functions cannot be stored, so a definition carries the
+ * name alone.
+ */
 export const opaqueByName = (name: unknown): OpaqueFormat | undefined => defined.get(name as string);
 
 /**

@@ -1,6 +1,7 @@
-// The formats of IEEE P3109 (draft), binary<K>p<P>: K bits, precision P, one zero, NaN in the place of -0 (unsigned: on top). "e" (extended) formats have
-// infinity in the top code, "f" (finite) formats a number. bias = 2^(K-P-1), unsigned 2^(K-P): one larger than OCP, so binary8p4 is not float8_e4m3fn.
-// Overflow by default: infinity where there is one, else saturation.
+// The formats of IEEE P3109 (draft), binary<K>p<P>: K bits, precision P, one zero, NaN in the place of -0 (unsigned: on
+// top). "e" (extended) formats have infinity in the top code, "f" (finite) formats a number. bias = 2^(K-P-1), unsigned
+// 2^(K-P): one larger than OCP, so binary8p4 is not float8_e4m3fn. Overflow by default: infinity where there is one,
+// else saturation.
 import { LowbitError } from "../core/errors.ts";
 import { NUMBER, TEXT, checkFields } from "../core/fields.ts";
 import { defineFloat } from "./float.ts";
@@ -12,7 +13,10 @@ export type P3109Domain = "se" | "sf" | "ue" | "uf";
 export interface P3109Options {
   /** Width K, 3..15. */
   readonly bits: number;
-  /** Significand bits P with the hidden one. The exponent that is left, K - P bits (unsigned K - P + 1), is 1..8 bits wide: float32 has no more. */
+  /**
+   * Significand bits P with the hidden one. The exponent that is left, K - P bits (unsigned K - P + 1), is 1..8 bits
+   * wide: float32 has no more.
+   */
   readonly precision: number;
   readonly domain: P3109Domain;
 }

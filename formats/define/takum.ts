@@ -1,5 +1,6 @@
-// Takums of any width. Word: sign S, direction D, regime R (3 bits), characteristic C (r bits), mantissa; a word of n < 12 bits is one of 12 whose last
-// bits are 0; negative words are two's complement. r = D ? R : 7 - R, c = D ? 2^r - 1 + C : -2^(r+1) + 1 + C, so c lies in -255..254 at every width.
+// Takums of any width. Word: sign S, direction D, regime R (3 bits), characteristic C (r bits), mantissa; a word of n <
+// 12 bits is one of 12 whose last bits are 0; negative words are two's complement. r = D ? R : 7 - R, c = D ? 2^r - 1 +
+// C : -2^(r+1) + 1 + C, so c lies in -255..254 at every width.
 //   linear: (-1)^S * 2^c * (1 + m)        logarithmic: (-1)^S * sqrt(e)^(c + m)
 // Spec: Hunhold, "Beating Posits at Their Own Game: Takum Arithmetic" (2024); names as in libtakum. Rounding as in
 // tapered.ts. Logarithmic values are irrational: a code's value is the nearest double.
@@ -38,7 +39,9 @@ function power(l: number, linear: boolean): number {
   return (1 + l - c) * 2 ** c;
 }
 
-/** The word of c + m, m in 0..1, with the bits that do not fit cut off; below the range 0, above it the largest word. */
+/**
+ * The word of c + m, m in 0..1, with the bits that do not fit cut off; below the range 0, above it the largest word.
+ */
 function wordOf(c: number, m: number, bits: number): number {
   if (c < -255) return 0;
   if (c > 254) return 2 ** (bits - 1) - 1;

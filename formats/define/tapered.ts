@@ -1,7 +1,7 @@
-// Tapered formats: words whose order as signed integers is that of their values, negative ones in two's complement, 0 = 00..0,
-// NaR = 10..0 (posits, takums). Rounding cuts the infinite bit string at n bits, ties to the even word: the boundary above
-// a word is the word with a 1 appended, which is not the arithmetic mean where exponent bits are cut off. Nothing rounds to
-// 0 or NaR; Infinity and NaN become NaR.
+// Tapered formats: words whose order as signed integers is that of their values, negative ones in two's complement, 0 =
+// 00..0, NaR = 10..0 (posits, takums). Rounding cuts the infinite bit string at n bits, ties to the even word: the
+// boundary above a word is the word with a 1 appended, which is not the arithmetic mean where exponent bits are cut
+// off. Nothing rounds to 0 or NaR; Infinity and NaN become NaR.
 import { makeCodec } from "../core/codec.ts";
 import { nanCode, pickCode, type Ends } from "../core/table.ts";
 import type { EncodeDefaults, EncodeOptions, NumberFormat } from "../core/types.ts";

@@ -1,5 +1,5 @@
-// The reference product y[m, n] = x[m, k] * w[n, k]^T: plain loops in binary64, one rounding at the end. Slow on purpose, and what every other kernel is
-// compared with.
+// The reference product y[m, n] = x[m, k] * w[n, k]^T: plain loops in binary64, one rounding at the end. Slow on
+// purpose, and what every other kernel is compared with.
 
 /**
  * Adds rows of w to the product: y[i * n + column + r] for the `count` rows in `w`.

@@ -1,6 +1,6 @@
-// Activations made ready for the product shaders: quantized by the rule of kernels/activations.ts (scale = amax / max, code = rne(x / scale), float32 steps), or laid
-// out with padding. `codes`: four int8 to a word, for int16 the high bytes of a row's codes before the low ones, and per group scale and sum; `values`: code * scale,
-// in place of x.
+// Activations made ready for the product shaders: quantized by the rule of kernels/activations.ts (scale = amax / max,
+// code = rne(x / scale), float32 steps), or laid out with padding. `codes`: four int8 to a word, for int16 the high
+// bytes of a row's codes before the low ones, and per group scale and sum; `values`: code * scale, in place of x.
 import { bindings, entry, params } from "./product.ts";
 import { CHUNK } from "./weight.ts";
 

@@ -1,5 +1,6 @@
-// The part of WebGPU that the library uses, as structural types: declarations need no package of types, and a browser's GPUDevice, dawn's and a wrapper fit
-// alike. Constants are those of the specification (https://www.w3.org/TR/webgpu/); Node has no globals for them.
+// The part of WebGPU that the library uses, as structural types: declarations need no package of types, and a browser's
+// GPUDevice, dawn's and a wrapper fit alike. Constants are those of the specification (https://www.w3.org/TR/webgpu/);
+// Node has no globals for them.
 
 export interface GpuBuffer {
   readonly size: number;

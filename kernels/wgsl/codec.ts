@@ -1,6 +1,7 @@
-// Bulk decode and encode, WGSL: codes of `bits` bits lie densely in words, least significant bit first (as packCodes writes them), values as the bits of
-// float32. What a code means comes from an expression (formats/core/expr.ts); no float is loaded or stored, so results are exact bit for bit, subnormal
-// numbers and NaN included. For formats of at most 16 bits.
+// Bulk decode and encode, WGSL: codes of `bits` bits lie densely in words, least significant bit first (as packCodes
+// writes them), values as the bits of float32. What a code means comes from an expression (formats/core/expr.ts); no
+// float is loaded or stored, so results are exact bit for bit, subnormal numbers and NaN included. For formats of at
+// most 16 bits.
 import { REFUSED, type Expr } from "../../formats/core/expr.ts";
 import { exprFunction, exprHelpers, shaderTables } from "./function.ts";
 
@@ -48,8 +49,8 @@ ${entry}
 }
 
 /**
- * One word of codes per invocation. Bindings: params { count } (uniform), values, codes (written), refused (one word; the lowest index of a value that the
- * policies refuse, 0xffffffff where there is none), tables.
+ * One word of codes per invocation. Bindings: params { count } (uniform), values, codes (written), refused (one word;
+ * the lowest index of a value that the policies refuse, 0xffffffff where there is none), tables.
  */
 export function encodeShader(bits: number, expr: Expr): CodecShader {
   const tables = shaderTables([expr]);

@@ -1,6 +1,7 @@
-// An expression of formats/core/expr.ts as a WGSL function from u32 to u32. Constants are printed as their bits; tables lie in one storage
-// buffer, `tables`, which the shader declares only where there are any. Floats appear between `toFloat` and `bits` alone, where values are normal, zero or
-// exact: a device that flushes subnormal numbers or quiets NaN on a load or store changes nothing.
+// An expression of formats/core/expr.ts as a WGSL function from u32 to u32. Constants are printed as their bits; tables
+// lie in one storage buffer, `tables`, which the shader declares only where there are any. Floats appear between
+// `toFloat` and `bits` alone, where values are normal, zero or exact: a device that flushes subnormal numbers or quiets
+// NaN on a load or store changes nothing.
 import { exprNodes, type Expr } from "../../formats/core/expr.ts";
 
 /** Words that the functions of a shader look up, and where each table begins. */
@@ -105,7 +106,10 @@ export function exprFunction(name: string, expr: Expr, tables: ShaderTables): st
   return `fn ${name}(input: u32) -> u32 {\n${lines.join("\n")}\n  return ${names.get(expr)!};\n}\n`;
 }
 
-/** What the functions of `exprs` call and read. `tableBinding`: the index in group 0 of `tables`, which is declared only where a function reads it. */
+/**
+ * What the functions of `exprs` call and read. `tableBinding`: the index in group 0 of `tables`, which is declared only
+ * where a function reads it.
+ */
 export function exprHelpers(exprs: readonly Expr[], tableBinding: number): string {
   const ops = new Set(exprs.flatMap((expr) => exprNodes(expr).map((e) => e.op)));
   const parts: string[] = [];

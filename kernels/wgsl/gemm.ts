@@ -1,5 +1,6 @@
-// Products of many rows of activations in WGSL: tiles of 16 or 64 rows x 64 columns, 256 invocations, 1 or 4 rows x 4 columns each. Float activations: 16 of k at a time,
-// weights decoded and scaled into workgroup memory. Integer activations: 32 of k at a time, exact int32 sums per chunk or scale, then scaled and added as float32.
+// Products of many rows of activations in WGSL: tiles of 16 or 64 rows x 64 columns, 256 invocations, 1 or 4 rows x 4
+// columns each. Float activations: 16 of k at a time, weights decoded and scaled into workgroup memory. Integer
+// activations: 32 of k at a time, exact int32 sums per chunk or scale, then scaled and added as float32.
 import { CHUNK } from "./weight.ts";
 import { dynamicQuad, entry, groupTerms, isInteger, parts, productHeader, tableBarrier, type ProductSpec } from "./product.ts";
 

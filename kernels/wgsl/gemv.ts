@@ -1,5 +1,6 @@
-// Products of a few rows of activations (1, 2 or 4) in WGSL: a workgroup computes `rows` outputs per row of x, its lanes take chunks of 32 elements of k in turn and
-// add up at the end, by subgroup operations of any size or a tree in workgroup memory. One row of x passes through workgroup memory, read in order.
+// Products of a few rows of activations (1, 2 or 4) in WGSL: a workgroup computes `rows` outputs per row of x, its
+// lanes take chunks of 32 elements of k in turn and add up at the end, by subgroup operations of any size or a tree in
+// workgroup memory. One row of x passes through workgroup memory, read in order.
 import { chunkGroups, entry, groupTerms, isInteger, loadTable, productHeader, staticQuad, type ProductSpec } from "./product.ts";
 
 export interface GemvSpec extends ProductSpec {
@@ -11,7 +12,10 @@ export interface GemvSpec extends ProductSpec {
   readonly size: number;
 }
 
-/** Rows of w per workgroup for m rows of x. Look-ups make long code, which software drivers take seconds to compile when it is repeated per row. */
+/**
+ * Rows of w per workgroup for m rows of x. Look-ups make long code, which software drivers take seconds to compile when
+ * it is repeated per row.
+ */
 export function gemvRows(spec: Pick<ProductSpec, "x" | "bits" | "decode">, m: number): number {
   if (!isInteger(spec) && spec.decode.kind === "table" && (m > 1 || spec.bits > 4)) return 1;
   return m === 1 && spec.bits <= 8 ? 4 : 2;
@@ -23,7 +27,8 @@ const vector = (words: number): { readonly type: string; readonly wide: number }
 export function gemvShader(spec: GemvSpec): string {
   const { m, n, size } = spec;
   const { type, wide } = vector(spec.bits);
-  // x of one row of floats through workgroup memory: quad q of lane l at [q][l], one lane of padding against bank conflicts
+  // x of one row of floats through workgroup memory: quad q of lane l at [q][l], one lane of padding against bank
+  // conflicts
   const staged = !isInteger(spec) && m === 1;
   const load = loadTable(spec, size);
   const lines = [
@@ -87,7 +92,10 @@ function loadX(spec: GemvSpec, row: string, staged: boolean): string[] {
   return lines;
 }
 
-/** The quads of one chunk of w, zeros subtracted, and the terms of its groups; `word` gives the words, `tag` ends the names. */
+/**
+ * The quads of one chunk of w, zeros subtracted, and the terms of its groups; `word` gives the words, `tag` ends the
+ * names.
+ */
 function loadW(spec: GemvSpec, word: (i: number) => string, tag: string): string[] {
   const { first, units } = chunkGroups(spec);
   const per = 8 / units;
@@ -130,7 +138,10 @@ function chunkSum(spec: GemvSpec, tag: string): string {
 /** Component `index` of a vector of accumulators, without indexing at run time. */
 const only = (value: string, index: string): string => `select(vec4f(), vec4f(${value}), vec4u(0u, 1u, 2u, 3u) == vec4u(${index}))`;
 
-/** One row of x in registers, a loop over the rows of w, of a length that compilers do not know: short code compiles in a fraction of the time. */
+/**
+ * One row of x in registers, a loop over the rows of w, of a length that compilers do not know: short code compiles in
+ * a fraction of the time.
+ */
 function oneRow(spec: GemvSpec, wide: number): string[] {
   const { n, bits } = spec;
   const lines = loadX(spec, "0u", !isInteger(spec));

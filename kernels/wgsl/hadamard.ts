@@ -1,6 +1,7 @@
-// Fast Walsh-Hadamard transform of rows of n = 2^p float32 in place, WGSL: y = scale * H x, Sylvester order. `tile` does every level below its length in workgroup
-// memory, two at a time in registers; `far` does up to three levels at distances of whole tiles. Butterflies are those of the textbook in the same order, so
-// results differ from float32 ones only where a device flushes subnormal numbers. Levels are parameters: few pipelines serve every n.
+// Fast Walsh-Hadamard transform of rows of n = 2^p float32 in place, WGSL: y = scale * H x, Sylvester order. `tile`
+// does every level below its length in workgroup memory, two at a time in registers; `far` does up to three levels at
+// distances of whole tiles. Butterflies are those of the textbook in the same order, so results differ from float32
+// ones only where a device flushes subnormal numbers. Levels are parameters: few pipelines serve every n.
 
 export type HadamardShader =
   | { readonly part: "tile"; /** Values of a workgroup; 16 KiB of memory at most. */ readonly length: 1024 | 4096 }

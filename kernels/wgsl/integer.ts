@@ -1,7 +1,8 @@
-// Exact integer products, WGSL: y[m, n] = slope * U + rowTerms[m] + columnTerms[n] modulo 2^32, where U[m, n] sums products of two kinds:
-// `planes`: unsigned words of p and q bits by AND and countOneBits of single-bit planes, plane pair (i, j) with weight 2^(i + j), 128 elements of k per vec4u;
-// `bytes`: int8 x int8 by dot4I8Packed, 16 elements of k per vec4u. Offsets (bipolar words, two's complement, uint8) are the caller's, in the terms.
-// A workgroup makes `rows` x 64 results; four slices of it share k and add up in workgroup memory.
+// Exact integer products, WGSL: y[m, n] = slope * U + rowTerms[m] + columnTerms[n] modulo 2^32, where U[m, n] sums
+// products of two kinds: `planes`: unsigned words of p and q bits by AND and countOneBits of single-bit planes, plane
+// pair (i, j) with weight 2^(i + j), 128 elements of k per vec4u; `bytes`: int8 x int8 by dot4I8Packed, 16 elements of
+// k per vec4u. Offsets (bipolar words, two's complement, uint8) are the caller's, in the terms. A workgroup makes
+// `rows` x 64 results; four slices of it share k and add up in workgroup memory.
 
 export type IntegerSpec =
   | { readonly kind: "planes"; /** One plane on either side. */ readonly single: boolean; readonly rows: number }
@@ -18,7 +19,8 @@ export const integerStep = (kind: IntegerSpec["kind"]): number => (kind === "pla
 export const integerRows = (m: number): number => (m === 1 ? 1 : 4);
 
 /**
- * Writes words or bytes [n, k] (a function of row and element) as the weight of a kernel: vec4u by [vector][plane][column], `columns` of them.
+ * Writes words or bytes [n, k] (a function of row and element) as the weight of a kernel: vec4u by
+ * [vector][plane][column], `columns` of them.
  */
 export function packIntegerWeight(
   word: (row: number, at: number) => number,
@@ -44,12 +46,14 @@ export const integerWeightWords = (n: number, k: number, kind: IntegerSpec["kind
   Math.ceil(n / INTEGER_COLUMNS) * INTEGER_COLUMNS * Math.ceil(k / integerStep(kind)) * (kind === "planes" ? bits : 1) * 4;
 
 /**
- * Bindings: params { rows, columns, stride, vectors, slope, p, q } (uniform; p and q planes, 1 for bytes), a [row][vector][plane], w [vector][plane][stride], rowTerms, columnTerms, y (written).
+ * Bindings: params { rows, columns, stride, vectors, slope, p, q } (uniform; p and q planes, 1 for bytes), a
+ * [row][vector][plane], w [vector][plane][stride], rowTerms, columnTerms, y (written).
  */
 export function integerShader(spec: IntegerSpec): string {
   const { rows } = spec;
   const each = (f: (r: number) => string): string => Array.from({ length: rows }, (_, r) => f(r)).join("\n");
-  // numbers of planes are parameters: loops with constant bounds would be unrolled, 64 times over for 8 bits, and drivers take seconds over those
+  // numbers of planes are parameters: loops with constant bounds would be unrolled, 64 times over for 8 bits, and
+  // drivers take seconds over those
   const inner =
     spec.kind === "bytes"
       ? `let b = w[v * params.stride + column];

@@ -1,11 +1,14 @@
-// What the product shaders share: their spec, bindings, decoding of quads (see weight.ts) and the epilogue. y[m, n] = x[m, k] * w[n, k]^T, float32 sums.
+// What the product shaders share: their spec, bindings, decoding of quads (see weight.ts) and the epilogue. y[m, n] =
+// x[m, k] * w[n, k]^T, float32 sums.
 import { weightWord } from "../names.ts";
 import { CHUNK, planesOf, type GpuDecode, type Operand, type WeightPlan } from "./weight.ts";
 
 /** What follows a product, per output column. `gelu` is x * Phi(x) by erf; `geluTanh` its usual approximation. */
 export type Epilogue = "relu" | "gelu" | "geluTanh" | "silu";
 
-/** Activations as the shader reads them: float32, float16 (two to a word), or the codes of kernels/wgsl/activations.ts. */
+/**
+ * Activations as the shader reads them: float32, float16 (two to a word), or the codes of kernels/wgsl/activations.ts.
+ */
 export type Operands = "float32" | "float16" | "int8" | "int16";
 
 export interface ProductSpec {
@@ -50,8 +53,9 @@ export function productSpec(
 export const isInteger = (spec: Pick<ProductSpec, "x">): boolean => spec.x === "int8" || spec.x === "int16";
 
 /**
- * Words of `Params`, in order; u32 but the zero. `span` and `group` are those of the weight, `per` the chunks that share a scale, `part` the elements that share an
- * activation scale. Sizes are no constants of a shader, so that matrices share pipelines.
+ * Words of `Params`, in order; u32 but the zero. `span` and `group` are those of the weight, `per` the chunks that
+ * share a scale, `part` the elements that share an activation scale. Sizes are no constants of a shader, so that
+ * matrices share pipelines.
  */
 export const PARAMS = ["m", "rows", "chunks", "groups", "columns", "column", "k", "span", "group", "per", "part", "zero"] as const;
 
@@ -70,7 +74,10 @@ export const entry = (size: number, more = ""): string =>
 const hasTable = (spec: ProductSpec): boolean => (isInteger(spec) ? spec.operand === "table" : spec.decode.kind === "table");
 const tableSize = (spec: ProductSpec): number => (isInteger(spec) ? 16 : spec.decode.kind === "table" ? spec.decode.size : 0);
 
-/** Struct, bindings, the table in workgroup memory, `decode` or `operand`, and `finish`. `w` is the element type of the weight's words. */
+/**
+ * Struct, bindings, the table in workgroup memory, `decode` or `operand`, and `finish`. `w` is the element type of the
+ * weight's words.
+ */
 export function productHeader(spec: ProductSpec, w: string): string {
   const { x } = spec;
   const list: [string, string, "uniform" | "storage, read" | "storage, read_write"][] = [["params", "Params", "uniform"]];
@@ -139,7 +146,10 @@ function finishFunction({ bias, epilogue }: ProductSpec): string {
   return `fn finish(value: f32, column: u32) -> f32 {\n${lines.join("\n")}\n  return v;\n}\n`;
 }
 
-/** The quad q (0..7, known when the shader is printed) of a chunk whose words are given by `word`: u32 of four fields, or for wide fields vec4u / vec4f. */
+/**
+ * The quad q (0..7, known when the shader is printed) of a chunk whose words are given by `word`: u32 of four fields,
+ * or for wide fields vec4u / vec4f.
+ */
 export function staticQuad(spec: ProductSpec, q: number, word: (index: number) => string): string {
   const { bits } = spec;
   if (bits === 32) return `bitcast<vec4f>(vec4u(${[0, 1, 2, 3].map((i) => word(4 * q + i)).join(", ")}))`;
@@ -216,7 +226,10 @@ export function pathWord(spec: ProductSpec): string {
 
 const ACTIVATIONS = { float32: "f32", float16: "f16", int8: "a8", int16: "a16" };
 
-/** A product's name: `op` and its tile, rows of x by rows of w. `x`: the activations asked for, where they are quantized but multiplied as floats. */
+/**
+ * A product's name: `op` and its tile, rows of x by rows of w. `x`: the activations asked for, where they are quantized
+ * but multiplied as floats.
+ */
 export function shaderName(
   spec: ProductSpec,
   weight: string,

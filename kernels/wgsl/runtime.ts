@@ -1,5 +1,6 @@
-// What a backend needs to run shaders: counted buffers, pipelines compiled once per spec, jobs recorded and submitted inside error scopes. Everything that the
-// device reports (compilation messages, validation, memory, loss) becomes a LowbitError that names the kernel; nothing is left to be printed.
+// What a backend needs to run shaders: counted buffers, pipelines compiled once per spec, jobs recorded and submitted
+// inside error scopes. Everything that the device reports (compilation messages, validation, memory, loss) becomes a
+// LowbitError that names the kernel; nothing is left to be printed.
 import { isLowbitError, LowbitError } from "../../formats/core/errors.ts";
 import {
   COMPUTE_STAGE,
@@ -37,7 +38,10 @@ export interface Pipeline {
 
 /** Commands of one submission. */
 export interface Job {
-  /** Workgroups above the device's limit per dimension wrap into y; shaders number themselves group.x + group.y * groups.x. */
+  /**
+   * Workgroups above the device's limit per dimension wrap into y; shaders number themselves group.x + group.y *
+   * groups.x.
+   */
   dispatch(
     pipeline: Pipeline,
     bindings: Readonly<Record<string, GpuBuffer | GpuBinding>>,
@@ -69,22 +73,37 @@ export interface GpuRuntime {
   readonly bytes: number;
   /** Pipelines compiled. */
   readonly pipelines: number;
-  /** A storage buffer (uniform where asked). Failure to allocate is reported by the promise of `settled`. @throws LowbitError E_DEVICE above the limit */
+  /**
+   * A storage buffer (uniform where asked). Failure to allocate is reported by the promise of `settled`.
+   * @throws LowbitError E_DEVICE above the limit
+   */
   allocate(bytes: number, label: string, kind?: "storage" | "uniform" | "read"): GpuBuffer;
   release(buffer: GpuBuffer): void;
   /** A storage buffer that belongs to the caller: not counted, not destroyed with the runtime. */
   give(bytes: number, label: string): GpuBuffer;
   /** Writes typed data at a byte offset; bytes are a multiple of 4. */
   write(buffer: GpuBuffer, offset: number, data: ArrayBufferView): void;
-  /** A buffer of at least `bytes` that lasts until more are asked for under this name; jobs use it in the order of their submission. */
+  /**
+   * A buffer of at least `bytes` that lasts until more are asked for under this name; jobs use it in the order of their
+   * submission.
+   */
   scratch(name: string, bytes: number): GpuBuffer;
   /** The same for the uniforms of one job. */
   uniforms(bytes: number): GpuBuffer;
-  /** A pipeline by family and spec; compiled once per runtime. @throws (rejects) LowbitError E_DEVICE with kernel name and line */
+  /**
+   * A pipeline by family and spec; compiled once per runtime.
+   * @throws (rejects) LowbitError E_DEVICE with kernel name and line
+   */
   pipeline(family: string, spec: object, build: () => Shader): Promise<Pipeline>;
-  /** Runs `body` (which is synchronous) in error scopes; its result comes when the device has found no fault. @throws (rejects) LowbitError E_DEVICE */
+  /**
+   * Runs `body` (which is synchronous) in error scopes; its result comes when the device has found no fault.
+   * @throws (rejects) LowbitError E_DEVICE
+   */
   guard<T>(what: string, body: () => T): Promise<T>;
-  /** Records and submits commands. `record` runs at once; promises that it returns through `read` settle after the submission. */
+  /**
+   * Records and submits commands. `record` runs at once; promises that it returns through `read` settle after the
+   * submission.
+   */
   submit<T>(what: string, record: (job: Job) => T): Promise<Awaited<T>>;
   /** Destroys all buffers and, where it is the runtime's own, the device. */
   dispose(): void;

@@ -22,7 +22,10 @@ function* hadamardShaders(): Iterable<ShaderVariant> {
   for (const spec of specs) yield { name: hadamardShaderName(spec), features: [], build: () => hadamardShader(spec) };
 }
 
-/** Every scalar format of at most 16 bits, both ways: the expressions are theirs, the rest of a shader follows from the width. */
+/**
+ * Every scalar format of at most 16 bits, both ways: the expressions are theirs, the rest of a shader follows from the
+ * width.
+ */
 function* codecShaders(): Iterable<ShaderVariant> {
   for (const format of allFormats) {
     if (format.kind === "block" || format.kind === "opaque" || format.bits > 16) continue;
@@ -146,7 +149,10 @@ function* activationShaders(): Iterable<ShaderVariant> {
       yield { name: `${from}_layout_${to}__wgsl`, features: [], build: () => layoutShader({ from, to }) };
 }
 
-/** The same for WebGPU. Within the default limits of WebGPU: 256 invocations, 16 KiB of workgroup memory, 8 storage buffers. */
+/**
+ * The same for WebGPU. Within the default limits of WebGPU: 256 invocations, 16 KiB of workgroup memory, 8 storage
+ * buffers.
+ */
 export const shaderFamilies: readonly ShaderFamily[] = [
   {
     name: "products",

@@ -1,6 +1,8 @@
-// How a weight matrix lies in a GPU's memory and how its codes become operands, from the values alone. A row is chunks of 32 elements of k; a chunk of b-bit codes
-// is b words, in planes of 8, 4, 2 or 1 bits (3 = 2 + 1), widest first. Within a plane four consecutive elements ("a quad") are fields at one bit position of the four
-// bytes of a word, so `(word >> position) & mask` is a quad of bytes: one operand of dot4I8Packed, or unpack4xU8 for floats. 32 weights of 4 bits are one vec4u.
+// How a weight matrix lies in a GPU's memory and how its codes become operands, from the values alone. A row is chunks
+// of 32 elements of k; a chunk of b-bit codes is b words, in planes of 8, 4, 2 or 1 bits (3 = 2 + 1), widest first.
+// Within a plane four consecutive elements ("a quad") are fields at one bit position of the four bytes of a word, so
+// `(word >> position) & mask` is a quad of bytes: one operand of dot4I8Packed, or unpack4xU8 for floats. 32 weights of
+// 4 bits are one vec4u.
 import { exprNodes, type Expr } from "../../formats/core/expr.ts";
 import { groupSpan } from "../activations.ts";
 import { addendOf, offsetTerms, undoubled } from "../offsets.ts";
@@ -10,20 +12,27 @@ import { exprFunction, shaderTables } from "./function.ts";
 
 export const CHUNK = 32;
 
-/** How a quad of codes (vec4u) becomes floats: the integers themselves, a table in workgroup memory, a function `decode_bits`, or floats as they lie. */
+/**
+ * How a quad of codes (vec4u) becomes floats: the integers themselves, a table in workgroup memory, a function
+ * `decode_bits`, or floats as they lie.
+ */
 export type GpuDecode =
   | { readonly kind: "integer" }
   | { readonly kind: "table"; readonly size: number }
   | { readonly kind: "expr"; readonly text: string }
   | { readonly kind: "float" };
 
-/** What a stored quad is to an integer dot product: its fields, its fields less 128, or bytes of a table of 16 entries. */
+/**
+ * What a stored quad is to an integer dot product: its fields, its fields less 128, or bytes of a table of 16 entries.
+ */
 export type Operand = "field" | "flipped" | "table";
 
 export interface WeightPlan {
   /** Bits of a stored field: 1..8, 16 or 32 (decoded float32). Also words per chunk. */
   readonly bits: number;
-  /** Elements of k per scale; as stored 8, 16 or a multiple of 32 with padding at its end. `group` 0: one scale per row. */
+  /**
+   * Elements of k per scale; as stored 8, 16 or a multiple of 32 with padding at its end. `group` 0: one scale per row.
+   */
   readonly span: number;
   readonly group: number;
   readonly chunks: number;
@@ -37,7 +46,10 @@ export interface WeightPlan {
   readonly padding: number;
   /** Words of the table, or null. */
   readonly table: Uint32Array | null;
-  /** value = scale * unit * (decoded - zero) + add; the zero of a group is `shift` + zero point / unit where `zeroPoint`, else `shift`. */
+  /**
+   * value = scale * unit * (decoded - zero) + add; the zero of a group is `shift` + zero point / unit where
+   * `zeroPoint`, else `shift`.
+   */
   readonly scale: boolean;
   readonly unit: number;
   readonly shift: number;
@@ -63,7 +75,10 @@ const plain = { remap: null, padding: 0, table: null, unit: 1, shift: 0, bias: 0
 
 const isFloat32 = (v: number): boolean => !Number.isFinite(v) || Math.fround(v) === v;
 
-/** The plan of products with float activations; every matrix has one. `expr`: decoding of the codes as an expression, where there is one. */
+/**
+ * The plan of products with float activations; every matrix has one. `expr`: decoding of the codes as an expression,
+ * where there is one.
+ */
 export function floatWeight(source: WeightSource, expr: Expr | null): WeightPlan {
   const { values, bits, k, role } = source;
   const coded = { ...groupsOf(k, source.span), scale: true, zeroPoint: role === "zeroPoint" } as const;
@@ -120,7 +135,10 @@ export function floatWeight(source: WeightSource, expr: Expr | null): WeightPlan
   };
 }
 
-/** The plan of integer products, or null where the values are no lattice: then activations are quantized and multiplied as floats. */
+/**
+ * The plan of integer products, or null where the values are no lattice: then activations are quantized and multiplied
+ * as floats.
+ */
 export function integerWeight(source: WeightSource): WeightPlan | null {
   const { values, k } = source;
   const lattice = values === null ? null : latticePlan(values);

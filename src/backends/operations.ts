@@ -1,4 +1,5 @@
-// Checks of the operations that backends offer beside packed products, so that every backend refuses the same arguments in the same words.
+// Checks of the operations that backends offer beside packed products, so that every backend refuses the same arguments
+// in the same words.
 import { LowbitError } from "../../formats/core/errors.ts";
 import type { NumberFormat } from "../../formats/core/types.ts";
 import { affineWords, type AffineWords } from "../../kernels/planes.ts";

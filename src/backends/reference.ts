@@ -1,4 +1,5 @@
-// The reference backend: every format, all kinds of activations, plain loops in binary64 over decoded rows. What other backends are compared with.
+// The reference backend: every format, all kinds of activations, plain loops in binary64 over decoded rows. What other
+// backends are compared with.
 import { dequantizeRows } from "../../formats/core/packed.ts";
 import type { PackedTensor } from "../../formats/core/types.ts";
 import { groupSpan, integerRefusal, quantizeActivations } from "../../kernels/activations.ts";

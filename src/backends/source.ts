@@ -5,7 +5,9 @@ import type { BlockFormat, NumberFormat, PackedTensor } from "../../formats/core
 import { MOST_STEPS } from "../../kernels/plan.ts";
 import type { DenseRows, WeightSource } from "../../kernels/weight.ts";
 
-/** See `WeightSource`: by the formats alone, so that no row is read for it. HQQ and others keep zero points as floats. */
+/**
+ * See `WeightSource`: by the formats alone, so that no row is read for it. HQQ and others keep zero points as floats.
+ */
 function integerZeros({ table }: NumberFormat, zero: NumberFormat): boolean {
   if (table === null || zero.table === null || !zero.table.every(Number.isInteger)) return false;
   const range = (values: Float64Array): [number, number] => [
@@ -25,7 +27,9 @@ const rowsOf =
   (row: number, count: number, into: A): void =>
     into.set(all().subarray(row * width, (row + count) * width));
 
-/** Reads the scales of rows as they lie in memory, where they are one level of float32 codes and blocks are of a row. */
+/**
+ * Reads the scales of rows as they lie in memory, where they are one level of float32 codes and blocks are of a row.
+ */
 function plainScales(w: PackedTensor, format: BlockFormat, blocks: number): DenseRows["scales"] {
   const [level, outer] = format.scales;
   const { bits } = level.format;
@@ -41,8 +45,8 @@ const readers = new WeakMap<PackedTensor, Omit<DenseRows, "rowBytes">>();
 export const rowsOfWeight = (w: PackedTensor): Omit<DenseRows, "rowBytes"> | undefined => readers.get(w);
 
 /**
- * Makes known that the codes, and scales that are float32, of a packed tensor are better read by rows than all at once: they lie in a file. Backends that copy what they prepare
- * ask for no others.
+ * Makes known that the codes, and scales that are float32, of a packed tensor are better read by rows than all at once:
+ * they lie in a file. Backends that copy what they prepare ask for no others.
  */
 export const readByRows = (w: PackedTensor, rows: Omit<DenseRows, "rowBytes">): void => void readers.set(w, rows);
 

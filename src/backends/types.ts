@@ -3,21 +3,26 @@ import type { Codes } from "../../formats/core/pack.ts";
 import type { NibbleTile } from "../../kernels/wasm/convert/nibbles.ts";
 import type { EncodeOptions, NumberFormat, Overflow, PackedTensor, Rounding } from "../../formats/core/types.ts";
 
-/** How activations enter the product. `float32`: as they are. `int16`, `int8`: quantized on the fly per block (error near 1e-5, 4e-3). */
+/**
+ * How activations enter the product. `float32`: as they are. `int16`, `int8`: quantized on the fly per block (error
+ * near 1e-5, 4e-3).
+ */
 export type Activations = "float32" | "int16" | "int8";
 
 export interface PrepareOptions {
   /** Default "float32". */
   readonly activations?: Activations;
   /**
-   * Formats whose values lie on no even grid (nf4, af4, bnb_fp4) under integer activations on the WebAssembly backend: `int16` (default) and `int8` keep the table as fixed
-   * point of 16 or 7 bits and multiply integers, each value off by what `explain()` says (nf4: 1.2e-4 and 6 % of itself at most); `exact` keeps the values, and with them
-   * float32 activations. Formats on a grid are exact either way, and so is every format under float32 activations.
+   * Formats whose values lie on no even grid (nf4, af4, bnb_fp4) under integer activations on the WebAssembly backend:
+   * `int16` (default) and `int8` keep the table as fixed point of 16 or 7 bits and multiply integers, each value off by
+   * what `explain()` says (nf4: 1.2e-4 and 6 % of itself at most); `exact` keeps the values, and with them float32
+   * activations. Formats on a grid are exact either way, and so is every format under float32 activations.
    */
   readonly codebook?: "exact" | "int16" | "int8";
   /**
-   * A family of integer kernels on the WebAssembly backend instead of its own choice: `dot` (products of fields), `lookup` (sums of activations looked up per bit
-   * plane, weights of 1..4 bits), `ternary` (the same under two masks). All give the same numbers; needs int8 activations.
+   * A family of integer kernels on the WebAssembly backend instead of its own choice: `dot` (products of fields),
+   * `lookup` (sums of activations looked up per bit plane, weights of 1..4 bits), `ternary` (the same under two masks).
+   * All give the same numbers; needs int8 activations.
    */
   readonly kernel?: "dot" | "lookup" | "ternary";
 }
@@ -35,7 +40,8 @@ export interface AsyncLayer {
   readonly n: number;
   readonly k: number;
   /**
-   * y[m, n] = x[m, k] * w^T. On WebAssembly the calling thread computes too, and long products run band by band, so that its event loop turns in between.
+   * y[m, n] = x[m, k] * w^T. On WebAssembly the calling thread computes too, and long products run band by band, so
+   * that its event loop turns in between.
    * @throws LowbitError E_SHAPE, E_DISPOSED
    */
   runAsync(x: Float32Array, m: number, out?: Float32Array): Promise<Float32Array>;
@@ -70,7 +76,10 @@ export interface ElementPolicy {
   readonly integer: { readonly min: number; readonly max: number } | null;
 }
 
-/** A panel of rows of k values in blocks of `span` (the last one of a row as short as it is), with parameters [rows][blocks]. */
+/**
+ * A panel of rows of k values in blocks of `span` (the last one of a row as short as it is), with parameters
+ * [rows][blocks].
+ */
 export interface BlockPanel {
   readonly rows: number;
   readonly k: number;
@@ -81,7 +90,10 @@ export interface BlockPanel {
   readonly offset: Float64Array | null;
 }
 
-/** Packs the codes of x [rows][k] into `out`, row r from byte r * rowBytes on; false, with nothing written, where it would not be exact. */
+/**
+ * Packs the codes of x [rows][k] into `out`, row r from byte r * rowBytes on; false, with nothing written, where it
+ * would not be exact.
+ */
 export type BlockEncoder = (x: Float32Array, panel: BlockPanel, out: Uint8Array, rowBytes: number) => boolean;
 
 /** The inverse: rows of packed codes to values [rows][k]; false, with nothing written, where it would not be exact. */
@@ -97,14 +109,22 @@ export interface BulkCodec {
   pack(codes: ArrayLike<number>, bits: number): Uint8Array;
   /** `unpackCodes`. @throws LowbitError E_SHAPE */
   unpack(bytes: Uint8Array, bits: number, count: number): Codes;
-  /** The largest magnitude of every `blockSize` values, the last block as short as it is; NaN where a block holds one. */
+  /**
+   * The largest magnitude of every `blockSize` values, the last block as short as it is; NaN where a block holds one.
+   */
   absmax(x: Float32Array, blockSize: number, out?: Float32Array): Float32Array;
   /** The least and the largest value of every `blockSize` values; both NaN where a block holds one. */
   range(x: Float32Array, blockSize: number, least: Float32Array, largest: Float32Array): void;
   /** The encoder of panels of blocks, or null where there is none that is exact. */
   blockEncoder(policy: ElementPolicy): BlockEncoder | null;
-  /** The decoder of panels of blocks: (element - offset) * scale for a zero point, element * scale + offset for an addend. */
+  /**
+   * The decoder of panels of blocks: (element - offset) * scale for a zero point, element * scale + offset for an
+   * addend.
+   */
   blockDecoder(element: NumberFormat, role: "none" | "zeroPoint" | "add"): BlockDecoder | null;
-  /** Room for the loops of 4-bit blocks in arithmetic "ort", valid until the next call; null where the engine has no memory for it. */
+  /**
+   * Room for the loops of 4-bit blocks in arithmetic "ort", valid until the next call; null where the engine has no
+   * memory for it.
+   */
   readonly nibbles: (k: number, blockSize: number, inRows: boolean) => NibbleTile | null;
 }

@@ -1,6 +1,6 @@
 #!/usr/bin/env node
-// The command `lowbit`: finds the command, runs it, turns errors into one clear line and an exit code. Signals abort the work, which leaves
-// nothing behind; a second signal ends the process at once.
+// The command `lowbit`: finds the command, runs it, turns errors into one clear line and an exit code. Signals abort
+// the work, which leaves nothing behind; a second signal ends the process at once.
 import { readFileSync } from "node:fs";
 import { constants } from "node:os";
 import { isLowbitError } from "../../formats/core/errors.ts";

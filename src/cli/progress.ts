@@ -1,4 +1,5 @@
-// A progress line on stderr, drawn only where stderr is a terminal, at most ten times a second, and wiped before anything else is printed.
+// A progress line on stderr, drawn only where stderr is a terminal, at most ten times a second, and wiped before
+// anything else is printed.
 import type { QuantizeProgress } from "../onnx/options.ts";
 
 export interface ProgressLine {

@@ -38,6 +38,9 @@ export const shape = (dims: readonly (number | string)[]): string => (dims.lengt
 
 export const percent = (part: number, whole: number): string => (whole === 0 ? "" : `${((100 * part) / whole).toFixed(1)}%`);
 
-/** One JSON document. Numbers that JSON cannot hold are the strings "Infinity", "-Infinity" and "NaN", as in protobuf's JSON. */
+/**
+ * One JSON document. Numbers that JSON cannot hold are the strings "Infinity", "-Infinity" and "NaN", as in protobuf's
+ * JSON.
+ */
 export const json = (value: unknown): string =>
   `${JSON.stringify(value, (_, v: unknown) => (typeof v === "number" && !Number.isFinite(v) ? String(v) : v), 2)}\n`;

@@ -1,5 +1,5 @@
-// What a command line looks like: each command is data (options, help), from which parsing, --help and docs/cli.md's options are derived.
-// Parsing is node:util parseArgs by tokens; mistakes become E_CLI with the nearest option.
+// What a command line looks like: each command is data (options, help), from which parsing, --help and docs/cli.md's
+// options are derived. Parsing is node:util parseArgs by tokens; mistakes become E_CLI with the nearest option.
 import { parseArgs } from "node:util";
 import { LowbitError } from "../../formats/core/errors.ts";
 import { nearest } from "../../formats/registry.ts";

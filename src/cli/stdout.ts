@@ -1,5 +1,5 @@
-// Results on stdout. A reader that stops early (`lowbit formats | head`) takes nothing from the exit code; a disk that is full, or any other
-// failure to write a result, is a failure of the command.
+// Results on stdout. A reader that stops early (`lowbit formats | head`) takes nothing from the exit code; a disk that
+// is full, or any other failure to write a result, is a failure of the command.
 import { LowbitError } from "../../formats/core/errors.ts";
 
 export interface Output {

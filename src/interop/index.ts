@@ -1,4 +1,5 @@
-// lowbit/interop: what others have comes in, what they need goes out. GGUF, safetensors of anyone, quantized checkpoints, npy and npz.
+// lowbit/interop: what others have comes in, what they need goes out. GGUF, safetensors of anyone, quantized
+// checkpoints, npy and npz.
 export { readGguf, type GgufFile, type GgufTensor } from "./gguf/read.ts";
 export { ggufBytes, writeGguf, type GgufContent, type GgufData, type GgufModel } from "./gguf/write.ts";
 export type { GgufEntry, GgufScalar, GgufValue, GgufValueType } from "./gguf/metadata.ts";

@@ -1,5 +1,5 @@
-// Where bytes come from: a path (Node), a Blob or File, bytes, or anything that reads ranges (HTTP ranges, OPFS). Readers of this folder ask for the
-// ranges that they need, never for the whole.
+// Where bytes come from: a path (Node), a Blob or File, bytes, or anything that reads ranges (HTTP ranges, OPFS).
+// Readers of this folder ask for the ranges that they need, never for the whole.
 import { LowbitError } from "../../formats/core/errors.ts";
 import { disk } from "../files/calls.ts";
 import { writeFiles } from "../files/commit.ts";

@@ -1,5 +1,6 @@
-// convertModel: a model in memory, quantized in place. Passes first; then every layer is decided (choose.ts), its weight quantized (weights.ts, decide.ts) and
-// written (targets); then floats become float16 where the dtype asks for it.
+// convertModel: a model in memory, quantized in place. Passes first; then every layer is decided (choose.ts), its
+// weight quantized (weights.ts, decide.ts) and written (targets); then floats become float16 where the dtype asks for
+// it.
 import type { Format, PackedTensor } from "../../formats/core/types.ts";
 import { calibrateModel, readFeeds } from "./calibrate/index.ts";
 import { decider, type Decision } from "./choose.ts";
@@ -44,7 +45,10 @@ export interface ConvertResult {
 const NEAREST: LayerQuantizer = {};
 const ORT = new Map<string, LayerQuantizer>();
 
-/** Rounding to nearest; of a dtype's own weights by the rules of onnxruntime's tools, so that files are the same byte for byte. */
+/**
+ * Rounding to nearest; of a dtype's own weights by the rules of onnxruntime's tools, so that files are the same byte
+ * for byte.
+ */
 export function nearestOf({ dtype, format }: Pick<Decision, "dtype" | "format">, options: QuantizeOptions = {}): LayerQuantizer {
   if (dtype === null || format.kind !== "block") return NEAREST;
   const { rangeRule, element } = format;
@@ -58,7 +62,8 @@ export function nearestOf({ dtype, format }: Pick<Decision, "dtype" | "format">,
 }
 
 /**
- * Quantizes a model in place. @throws LowbitError E_ONNX on a damaged graph, E_VALUE on weights that are not finite, E_ABORTED
+ * Quantizes a model in place. @throws LowbitError E_ONNX on a damaged graph, E_VALUE on weights that are not finite,
+ * E_ABORTED
  */
 export const convertModel = (model: OnnxModel, options: QuantizeOptions): Promise<ConvertResult> => convertWith(model, options);
 
@@ -116,8 +121,8 @@ export const pick = <T extends object>(fields: T): { [K in keyof T]?: NonNullabl
 const isDecided = ({ algorithm }: Decision): boolean => algorithm !== undefined && algorithm !== "rtn";
 
 /**
- * The algorithm of a layer: its decision's. One that looks at data and was asked for the whole model leaves tables and recurrent weights, which multiply no
- * vectors that calibration knows, to a search of their scales.
+ * The algorithm of a layer: its decision's. One that looks at data and was asked for the whole model leaves tables and
+ * recurrent weights, which multiply no vectors that calibration knows, to a search of their scales.
  */
 function algorithmOf(layer: Layer, { algorithm }: Decision, options: QuantizeOptions): AlgorithmChoice {
   const whole = algorithm === options.algorithm && resolveAlgorithm(algorithm!).needs !== "nothing";
@@ -169,7 +174,10 @@ async function algorithmWeights(
   return new Set(chosen);
 }
 
-/** The dtype's second half: floats that are left become float16. Reports of layers come from here only where nothing else made them. */
+/**
+ * The dtype's second half: floats that are left become float16. Reports of layers come from here only where nothing
+ * else made them.
+ */
 export async function convertFloats(
   model: OnnxModel,
   options: QuantizeOptions,
@@ -196,7 +204,10 @@ export async function convertFloats(
   return [];
 }
 
-/** Before IR version 4 every initializer had to be a graph input too; new ones are not, so the model becomes IR 4 with plain initializers. */
+/**
+ * Before IR version 4 every initializer had to be a graph input too; new ones are not, so the model becomes IR 4 with
+ * plain initializers.
+ */
 export function modernizeInputs(model: OnnxModel, notes: string[]): void {
   if (model.proto.irVersion >= 4n) return;
   const graph = model.proto.graph!;

@@ -81,7 +81,8 @@ interface Job {
  * @throws LowbitError E_CALIBRATION where data are missing, do not fit or a layer cannot have statistics, naming the
  * layer; E_UNSUPPORTED, E_VALUE, E_RUNTIME, E_ABORTED; TypeError and RangeError for options
  * @example
- * const packed = await decideWeights(model, modelLayers(model), () => ({ format: format("int4_b32"), algorithm: "gptq" }), "data.npz");
+ * const packed = await decideWeights(model, modelLayers(model), () => ({ format: format("int4_b32"), algorithm: "gptq"
+ * }), "data.npz");
  */
 export async function decideWeights(
   model: OnnxModel,

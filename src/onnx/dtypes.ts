@@ -1,6 +1,7 @@
-// The dtypes of model files, one row each, named as transformers.js names its files (`model_q4.onnx`, `model_quantized.onnx`). A row says which
-// target holds the weights, in which format, and how they are rounded; what the command line and the checks of options know of a dtype is here.
-// Source of names and suffixes: transformers.js, src/utils/dtypes.js. Layouts are those of onnxruntime's tools, byte for byte.
+// The dtypes of model files, one row each, named as transformers.js names its files (`model_q4.onnx`,
+// `model_quantized.onnx`). A row says which target holds the weights, in which format, and how they are rounded; what
+// the command line and the checks of options know of a dtype is here. Source of names and suffixes: transformers.js,
+// src/utils/dtypes.js. Layouts are those of onnxruntime's tools, byte for byte.
 import type { BlockFormat, Format, NumberFormat } from "../../formats/core/types.ts";
 import { defineBlock } from "../../formats/define/index.ts";
 import { float16 } from "../../formats/float16.ts";
@@ -54,15 +55,17 @@ const blocks =
     nbitsFormat(symmetric ? signed : unsigned, blockSize, half);
 
 /**
- * Below this a convolution gets a scale per channel, which costs nothing: with one scale folded batch norms, whose channels differ a hundredfold, destroy
- * models (the PP-OCRv4 recogniser: outputs at 9 dB, by channel at 22). Weights that are alike all over keep onnxruntime's one scale: normal ones have 40 dB.
+ * Below this a convolution gets a scale per channel, which costs nothing: with one scale folded batch norms, whose
+ * channels differ a hundredfold, destroy models (the PP-OCRv4 recogniser: outputs at 9 dB, by channel at 22). Weights
+ * that are alike all over keep onnxruntime's one scale: normal ones have 40 dB.
  */
 const ONE_SCALE_DB = 36;
 
 /** One scale per tensor or output channel: signed -127..127, or with a zero point over the whole range. */
 function bytes(signed: boolean, { symmetric, perChannel: asked, opType, oneScale }: FormatFacts): BlockFormat {
   const perChannel = asked ?? (opType === "LSTM" || (opType === "Conv" && oneScale() < ONE_SCALE_DB));
-  // A table has a scale per row, so that an outlier costs its row only; perChannel: false is onnxruntime's one scale, unsigned with a zero point.
+  // A table has a scale per row, so that an outlier costs its row only; perChannel: false is onnxruntime's one scale,
+  // unsigned with a zero point.
   if (opType === "Gather" && asked !== false) return byteFormat(int8, "row", true);
   if (opType === "Gather") return byteFormat(uint8, "tensor", false);
   // onnxruntime's ConvInteger takes one zero point: per channel is symmetric

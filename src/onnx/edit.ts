@@ -1,4 +1,5 @@
-// Changes of a graph in place that keep its scopes true: constants written or added, nodes put in and taken out, and who reads a value.
+// Changes of a graph in place that keep its scopes true: constants written or added, nodes put in and taken out, and
+// who reads a value.
 import { LowbitError } from "../../formats/core/errors.ts";
 import type { NodeProto, TensorProto } from "./file/gen/onnx_pb.ts";
 import { TensorProto_DataLocation, TensorProto_DataType as T } from "./file/gen/onnx_pb.ts";
@@ -93,7 +94,10 @@ export function renameOutput(scope: Scope, node: NodeProto, index: number, name:
   scope.producers.set(name, node);
 }
 
-/** One place that reads a value: an input of a node, or an output of a graph (node null, which counts as read by someone outside). */
+/**
+ * One place that reads a value: an input of a node, or an output of a graph (node null, which counts as read by someone
+ * outside).
+ */
 export interface Reader {
   readonly scope: Scope;
   readonly node: NodeProto | null;
@@ -152,7 +156,8 @@ export function isSharedConstant(model: OnnxModel, scope: Scope, node: NodeProto
 }
 
 /**
- * Writes the constant at an input of a node: in place where nothing else reads it, else as a constant of its own, so that nothing else changes.
+ * Writes the constant at an input of a node: in place where nothing else reads it, else as a constant of its own, so
+ * that nothing else changes.
  * @param dims default: as they are
  * @param dataType of a new constant where the old one was stored in another type or order; default: as it was read
  */

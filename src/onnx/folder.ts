@@ -1,5 +1,7 @@
-// quantizeFolder: every model of a folder in every dtype asked for, named and described as transformers.js looks for them. Node only.
-// Source: transformers.js src/utils/model-loader.js (file names, `use_external_data_format`), specs of its `transformers.js_config`.
+// quantizeFolder: every model of a folder in every dtype asked for, named and described as transformers.js looks for
+// them. Node only.
+// Source: transformers.js src/utils/model-loader.js (file names, `use_external_data_format`), specs of its
+// `transformers.js_config`.
 import { LowbitError } from "../../formats/core/errors.ts";
 import { nodeFs, nodePath } from "./calibrate/node.ts";
 import { DTYPES, dtypeFileName, dtypeRow, type Dtype } from "./dtypes.ts";
@@ -56,9 +58,10 @@ export function folderModels(folder: string): string[] {
 }
 
 /**
- * Quantizes every float model of a folder to every dtype; each model is read once. transformers.js loads the files of one dtype together, so each
- * model gets one: a model in which a dtype finds nothing has its embeddings quantized where the dtype can, else it is written as it is, and the
- * report says why. Only a dtype that finds nothing in the whole folder gets no files.
+ * Quantizes every float model of a folder to every dtype; each model is read once. transformers.js loads the files of
+ * one dtype together, so each model gets one: a model in which a dtype finds nothing has its embeddings quantized where
+ * the dtype can, else it is written as it is, and the report says why. Only a dtype that finds nothing in the whole
+ * folder gets no files.
  * @throws LowbitError as quantizeModel; RangeError for dtypes
  * @example await quantizeFolder("onnx/", { dtypes: ["q4", "q8", "fp16"] });
  */
@@ -103,7 +106,10 @@ const optionsOf = (row: Dtype, options: FileOptions): QuantizeModelOptions => ({
   dtype: row.name,
 });
 
-/** The operators with a weight that a dtype can quantize in a model, and does not unless they are named: embeddings in blocks. */
+/**
+ * The operators with a weight that a dtype can quantize in a model, and does not unless they are named: embeddings in
+ * blocks.
+ */
 function furtherTypes(model: OnnxModel, row: Dtype): string[] {
   const known = row.target === null ? [] : TARGETS.get(row.target)!().opTypes;
   const there = new Set(findLayers(buildScopes(model), model).map(({ node }) => node.opType));
@@ -163,12 +169,16 @@ function configFolder(folder: string): string {
   return basename(resolve(folder)) === "onnx" ? dirname(resolve(folder)) : resolve(folder);
 }
 
-/** How many data files each file of a folder of models has, as config.json says it: by file name, else by the model's name, else for all. */
+/**
+ * How many data files each file of a folder of models has, as config.json says it: by file name, else by the model's
+ * name, else for all.
+ */
 type DataFiles = Record<string, unknown>;
 
 /**
- * `transformers.js_config.use_external_data_format` with the files that were written: transformers.js looks for data where a name, or the whole, says so, and
- * fails where there are none. What held for other files still does. null: nothing to say.
+ * `transformers.js_config.use_external_data_format` with the files that were written: transformers.js looks for data
+ * where a name, or the whole, says so, and fails where there are none. What held for other files still does. null:
+ * nothing to say.
  */
 function dataFiles(before: unknown, folder: string, files: readonly FolderEntry[]): DataFiles | null {
   const { basename } = nodePath();
@@ -189,7 +199,10 @@ function dataFiles(before: unknown, folder: string, files: readonly FolderEntry[
   return changed ? Object.fromEntries(known) : null;
 }
 
-/** The config.json that a folder of models has or gets: that of the output where there is one, else the input's. null: none. */
+/**
+ * The config.json that a folder of models has or gets: that of the output where there is one, else the input's. null:
+ * none.
+ */
 function configOf(
   folder: string,
   output: string,
@@ -199,7 +212,9 @@ function configOf(
   return nodeFs().existsSync(from) ? { from, to, config: readConfig(from) } : null;
 }
 
-/** Brings config.json to what was written, see dataFiles. Returns its path, or null where there was nothing to write. */
+/**
+ * Brings config.json to what was written, see dataFiles. Returns its path, or null where there was nothing to write.
+ */
 async function writeConfig(folder: string, output: string, files: readonly FolderEntry[]): Promise<string | null> {
   const found = configOf(folder, output);
   if (found === null) return null;

@@ -1,4 +1,5 @@
-// lowbit/onnx: quantizes ONNX models without Python. Bytes in, bytes out works anywhere; functions that take paths need Node.
+// lowbit/onnx: quantizes ONNX models without Python. Bytes in, bytes out works anywhere; functions that take paths need
+// Node.
 export { inspectModel, summarizeModel } from "./inspect.ts";
 export type { LayerSummary, ModelSummary, ValueSummary } from "./inspect.ts";
 export { readModel, readModelBytes, writeModel, writeModelBytes } from "./file/io.ts";

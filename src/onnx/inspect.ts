@@ -1,4 +1,5 @@
-// inspectModel: what is in a model and what could be quantized, without changing or loading weights. Node only (it takes a path).
+// inspectModel: what is in a model and what could be quantized, without changing or loading weights. Node only (it
+// takes a path).
 import type { Scope } from "./graph/graph.ts";
 import { attributeOf, buildScopes, nodeName, operatorName, resolveConstant } from "./graph/graph.ts";
 import { tensorElementType } from "./graph/infer.ts";

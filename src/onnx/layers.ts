@@ -19,7 +19,10 @@ export interface Layer {
   readonly bytes: number;
 }
 
-/** Inputs that are weights, by operator; the first constant one counts. Every other operator: any large constant of two or more dimensions. */
+/**
+ * Inputs that are weights, by operator; the first constant one counts. Every other operator: any large constant of two
+ * or more dimensions.
+ */
 const WEIGHT_INPUT: ReadonlyMap<string, readonly number[]> = new Map([
   ["MatMul", [1, 0]],
   ["Gemm", [1, 0]],
@@ -35,7 +38,10 @@ const WEIGHT_INPUTS: ReadonlyMap<string, readonly (readonly [input: number, name
 const ALWAYS: ReadonlySet<string> = new Set(["MatMul", "Gemm", "Conv", "ConvTranspose", "LSTM", "GRU", "RNN"]);
 const LARGE = 1024;
 
-/** Matrices of rotations that the passes put into a graph bear names like this; they are no weights, and are not quantized. */
+/**
+ * Matrices of rotations that the passes put into a graph bear names like this; they are no weights, and are not
+ * quantized.
+ */
 export const ROTATION_NAME = "lowbit.rotation/";
 
 /** The layers of a model, in order of its graphs and nodes. */
@@ -70,7 +76,10 @@ export function findLayers(scopes: readonly Scope[], model: OnnxModel): Layer[] 
   return layers;
 }
 
-/** Operators that move values around: a constant they read is a table, or a weight that is cut or put together at run time. */
+/**
+ * Operators that move values around: a constant they read is a table, or a weight that is cut or put together at run
+ * time.
+ */
 const MOVES: ReadonlySet<string> = new Set("Slice Concat Split Transpose Reshape Expand Squeeze Unsqueeze Pad Tile Flatten".split(" "));
 
 /** Operators of mixtures of experts: their quantized form exists in the runtime, but nothing here writes it. */

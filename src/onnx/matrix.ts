@@ -1,5 +1,6 @@
-// The weight of a layer as a matrix [rows, k], rows the outputs and k contracted, whatever the operator's storage: which stored element is which
-// entry. A grouped convolution has `groups` parts of rows / groups rows, each of which sees inputs of its own.
+// The weight of a layer as a matrix [rows, k], rows the outputs and k contracted, whatever the operator's storage:
+// which stored element is which entry. A grouped convolution has `groups` parts of rows / groups rows, each of which
+// sees inputs of its own.
 import type { NodeProto } from "./file/gen/onnx_pb.ts";
 import { attributeInt } from "./graph/graph.ts";
 import type { Layer } from "./layers.ts";
@@ -8,10 +9,16 @@ export interface WeightLayout {
   readonly rows: number;
   readonly k: number;
   readonly groups: number;
-  /** Consecutive rows that belong to one output channel (the kernel of a ConvTranspose), and columns to one input channel (that of a Conv). */
+  /**
+   * Consecutive rows that belong to one output channel (the kernel of a ConvTranspose), and columns to one input
+   * channel (that of a Conv).
+   */
   readonly rowSpan: number;
   readonly columnSpan: number;
-  /** The stored shape, axes split where only a part of one belongs to the rows, and the order of its axes in the matrix: rows, then k. */
+  /**
+   * The stored shape, axes split where only a part of one belongs to the rows, and the order of its axes in the matrix:
+   * rows, then k.
+   */
   readonly dims: readonly number[];
   readonly order: readonly number[];
   /** Entry [r, j] is stored at rowOffsets[r] + columnOffsets[j]. */
@@ -64,7 +71,8 @@ function kFirst(node: NodeProto, input: number): boolean {
 }
 
 /**
- * The layout of a layer's weight. Gather: a row per entry of axis 0. Other operators: the last axis is contracted (LSTM and GRU are so).
+ * The layout of a layer's weight. Gather: a row per entry of axis 0. Other operators: the last axis is contracted (LSTM
+ * and GRU are so).
  * @param view where the weight is stored otherwise than row-major, its strides
  */
 export function weightLayout(

@@ -1,4 +1,5 @@
-// mergeShards: the shards of a model, made by runs with `shard`, become the file that one run would have written, byte for byte.
+// mergeShards: the shards of a model, made by runs with `shard`, become the file that one run would have written, byte
+// for byte.
 import { LowbitError } from "../../formats/core/errors.ts";
 import { checkOutput } from "./file/files.ts";
 import { inputPaths, readModel } from "./file/io.ts";
@@ -15,9 +16,11 @@ export interface MergeOptions extends Pick<QuantizeModelOptions, "force" | "foll
 }
 
 /**
- * Puts the shards beside `output` together. What only the whole model has (passes, ranges of activations, float16) is made again here.
+ * Puts the shards beside `output` together. What only the whole model has (passes, ranges of activations, float16) is
+ * made again here.
  * @param input the model that the shards were made of
- * @throws LowbitError E_IO for a missing shard, E_CONTAINER for one that is damaged, unfinished or of another run, by name; else as quantizeModel
+ * @throws LowbitError E_IO for a missing shard, E_CONTAINER for one that is damaged, unfinished or of another run, by
+ * name; else as quantizeModel
  * @example await quantizeModel("model.onnx", "model_q4.onnx", { dtype: "q4", shard: "1/2" }); // ... "2/2"
  * await mergeShards("model.onnx", "model_q4.onnx");
  */

@@ -1,5 +1,5 @@
-// Options and reports of the ONNX quantizer: the types, and one table of options from which checks, the recipe file and the command line's flags
-// are derived. Adding an option is a field of `QuantizeOptions` and a row of `OPTIONS`.
+// Options and reports of the ONNX quantizer: the types, and one table of options from which checks, the recipe file and
+// the command line's flags are derived. Adding an option is a field of `QuantizeOptions` and a row of `OPTIONS`.
 import type { Format, FormatDefinition } from "../../formats/core/types.ts";
 import { nearest } from "../../formats/registry.ts";
 import { DTYPES, ONNX_DTYPES, REFUSED_DTYPES, TARGET_NAMES, dtypeRow, type Dtype, type OnnxDtype, type TargetName } from "./dtypes.ts";
@@ -47,55 +47,95 @@ export interface CalibrateOptions extends Pick<CollectOptions, "maxTokens" | "ev
 }
 
 export interface QuantizeOptions {
-  /** What to make, by transformers.js' names: fp16, q8, int8, uint8, q4, q4f16, q2, q2f16, bnb4, and q8-block. One of dtype and format. */
+  /**
+   * What to make, by transformers.js' names: fp16, q8, int8, uint8, q4, q4f16, q2, q2f16, bnb4, and q8-block. One of
+   * dtype and format.
+   */
   dtype?: OnnxDtype;
   /** Any format of the library for the weights. */
   format?: FormatChoice;
   /** How the file holds them. Default: the fastest target that takes the format. */
   target?: TargetName;
-  /** What rounds the weights: rtn (default), mse, hqq, awq, gptq, mrgptq, adaround, refit; or a function of the layer. */
+  /**
+   * What rounds the weights: rtn (default), mse, hqq, awq, gptq, mrgptq, adaround, refit; or a function of the layer.
+   */
   algorithm?: AlgorithmChoice;
   /** Each layer is calibrated on the model quantized so far, front to back. Default false; refit needs it. */
   sequential?: boolean;
-  /** Inputs to calibrate on: a path (.npz, .npy, .safetensors, .jsonl, a folder of them, a module), text with a tokenizer, or feeds. */
+  /**
+   * Inputs to calibrate on: a path (.npz, .npy, .safetensors, .jsonl, a folder of them, a module), text with a
+   * tokenizer, or feeds.
+   */
   calibration?: CalibrationData;
   /** Statistics of calibration data, as `calibrateToFile` (lowbit calibrate) wrote them, instead of the data. */
   statistics?: string;
-  /** How calibration data are used: batches and vectors at most, the share held out for choices and figures, bytes for Hessians. */
+  /**
+   * How calibration data are used: batches and vectors at most, the share held out for choices and figures, bytes for
+   * Hessians.
+   */
   calibrate?: CalibrateOptions;
-  /** A model that is quantized already is quantized again, from the weights that its codes stand for. Default false: it is said, and only floats are taken. */
+  /**
+   * A model that is quantized already is quantized again, from the weights that its codes stand for. Default false: it
+   * is said, and only floats are taken.
+   */
   requantize?: boolean;
-  /** Rewrites of the model before its weights are quantized, which keep its function: fold-norm, rotate, smooth, awq, equalize, fold-batchnorm, bias-correction. */
+  /**
+   * Rewrites of the model before its weights are quantized, which keep its function: fold-norm, rotate, smooth, awq,
+   * equalize, fold-batchnorm, bias-correction.
+   */
   passes?: readonly PassRequest[];
   /**
-   * Static quantization: activations too are integers, with ranges from calibration. mixed: uint8, and uint16 where 8 bits would lose too much.
-   * Weights have 8 bits by output channel unless a format says otherwise, fitted to the calibration data (GPTQ) unless an algorithm does.
-   * dtype fp16 beside it: what is left of floats becomes float16.
+   * Static quantization: activations too are integers, with ranges from calibration. mixed: uint8, and uint16 where 8
+   * bits would lose too much. Weights have 8 bits by output channel unless a format says otherwise, fitted to the
+   * calibration data (GPTQ) unless an algorithm does. dtype fp16 beside it: what is left of floats becomes float16.
    */
   activations?: ActivationChoice;
   /** Static: types of single values, by name. */
   activationTypes?: Readonly<Record<string, ActivationType>>;
   /** Static: zero points in the middle of the codes; default false. */
   symmetricActivations?: boolean;
-  /** Static: how ranges of 8-bit activations follow from calibration: mse (default), minMax, percentile, entropy. 16 bits take all values in. */
+  /**
+   * Static: how ranges of 8-bit activations follow from calibration: mse (default), minMax, percentile, entropy. 16
+   * bits take all values in.
+   */
   observer?: RangeObserver;
-  /** Static: "qdq" (default), pairs of QuantizeLinear and DequantizeLinear; or "qoperator", operators on integers (QLinearConv ...). */
+  /**
+   * Static: "qdq" (default), pairs of QuantizeLinear and DequantizeLinear; or "qoperator", operators on integers
+   * (QLinearConv ...).
+   */
   outputs?: "qdq" | "qoperator";
-  /** Static: round only what quantized operators read, not what they give: nearer to the float model, but convolutions compute in float. Default false. */
+  /**
+   * Static: round only what quantized operators read, not what they give: nearer to the float model, but convolutions
+   * compute in float. Default false.
+   */
   inputsOnly?: boolean;
   /** Formats by layer within this many stored bits per weight, chosen on calibration data. */
   budget?: { readonly bitsPerWeight: number; readonly candidates?: readonly string[] };
-  /** Leave layers out, or raise them to 8 bits, worst first, until the model's outputs reach this many dB on calibration data held out. */
+  /**
+   * Leave layers out, or raise them to 8 bits, worst first, until the model's outputs reach this many dB on calibration
+   * data held out.
+   */
   targetSqnr?: number;
-  /** Values that share a scale. q4, q2, q8-block: 16, 32 (default), 64, 128 or 256; bnb4: a power of two from 16, default 64. */
+  /**
+   * Values that share a scale. q4, q2, q8-block: 16, 32 (default), 64, 128 or 256; bnb4: a power of two from 16,
+   * default 64.
+   */
   blockSize?: number;
-  /** Block dtypes: true (default) without zero points. int8, uint8, q8: default true for signed and false for unsigned weights. */
+  /**
+   * Block dtypes: true (default) without zero points. int8, uint8, q8: default true for signed and false for unsigned
+   * weights.
+   */
   symmetric?: boolean;
-  /** The attribute accuracy_level of MatMulNBits; 4 lets the CPU quantize activations to int8 (faster). Default: 4 for 2 and 8 bits, else not written. */
+  /**
+   * The attribute accuracy_level of MatMulNBits; 4 lets the CPU quantize activations to int8 (faster). Default: 4 for 2
+   * and 8 bits, else not written.
+   */
   accuracyLevel?: number;
   /** int8, uint8, q8: one scale per output channel. Default false (one per tensor, as transformers.js). */
   perChannel?: boolean;
-  /** int8, uint8, q8: weights of 7 bits, for processors whose 8-bit products saturate (x86 without VNNI). Default false. */
+  /**
+   * int8, uint8, q8: weights of 7 bits, for processors whose 8-bit products saturate (x86 without VNNI). Default false.
+   */
   reduceRange?: boolean;
   /** Operators to quantize, e.g. ["MatMul", "Gather"]. Default: those of the target. */
   opTypes?: readonly string[];
@@ -111,7 +151,10 @@ export interface QuantizeOptions {
   keepOps?: readonly string[];
   /** float16: operators that stay in float32, beside those that must. Default: the list of transformers.js. */
   blockedOps?: readonly string[];
-  /** float16: magnitudes that constants are clamped to; transformers.js has [1e-7, 1e4]. Default: only what float16 cannot hold. */
+  /**
+   * float16: magnitudes that constants are clamped to; transformers.js has [1e-7, 1e4]. Default: only what float16
+   * cannot hold.
+   */
   clamp?: readonly [low: number, high: number];
   /** float16: float32 graph inputs and outputs keep their type (a Cast is put there). Default true. */
   keepIoTypes?: boolean;
@@ -133,8 +176,8 @@ export interface QuantizeModelOptions extends QuantizeOptions {
   /** Overwrite existing outputs. */
   force?: boolean;
   /**
-   * Keep a journal beside the output (`<output>.journal`), layer by layer, and begin from it where there is one: a run that was killed or failed goes on. It
-   * goes away when the output is there.
+   * Keep a journal beside the output (`<output>.journal`), layer by layer, and begin from it where there is one: a run
+   * that was killed or failed goes on. It goes away when the output is there.
    */
   resume?: boolean;
   /** "3/8": make this share of the weights only, as `<output>.3-of-8.shard`, for `mergeShards`. */
@@ -168,7 +211,9 @@ export interface LayerReport {
   readonly bytesBefore: number;
   /** Codes, scales and zero points. */
   readonly bytesAfter: number;
-  /** 10 log10(sum w^2 / sum (w - w')^2) over the whole weight; Infinity where nothing was lost, null where left alone. */
+  /**
+   * 10 log10(sum w^2 / sum (w - w')^2) over the whole weight; Infinity where nothing was lost, null where left alone.
+   */
   readonly sqnrDb: number | null;
   /** The same of the layer's output on held-out calibration data, where there was any. */
   readonly outputSqnrDb?: number;
@@ -201,7 +246,8 @@ export interface QuantizeReport {
   readonly traps: readonly RuntimeTrap[];
 }
 
-// ---- the table -------------------------------------------------------------------------------------------------------------------
+// ---- the table
+// -------------------------------------------------------------------------------------------------------------------
 
 export type OptionName = keyof QuantizeModelOptions;
 
@@ -419,7 +465,10 @@ const shown = (value: unknown): string => {
   return (plain ?? String(value)).slice(0, 80);
 };
 
-/** Checks options by the table. @throws TypeError for an unknown option or a value of the wrong kind, RangeError for one out of range */
+/**
+ * Checks options by the table.
+ * @throws TypeError for an unknown option or a value of the wrong kind, RangeError for one out of range
+ */
 export function checkOptions(options: QuantizeModelOptions): void {
   for (const [name, value] of Object.entries(options)) {
     if (value === undefined) continue;

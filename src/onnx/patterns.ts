@@ -42,7 +42,10 @@ export function nameMatcher(what: string, pattern: NamePattern, names: readonly 
   return (name) => regex.test(name);
 }
 
-/** Decides by name which layers are taken; returns the reason where one is not. @throws LowbitError where a pattern matches no name */
+/**
+ * Decides by name which layers are taken; returns the reason where one is not.
+ * @throws LowbitError where a pattern matches no name
+ */
 export function nameFilter(
   options: { readonly include?: readonly NamePattern[]; readonly exclude?: readonly NamePattern[] },
   names: readonly string[],

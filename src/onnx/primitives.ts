@@ -1,4 +1,5 @@
-// What those need who change a model themselves: its layers, their weights and biases as matrices, and values of the graph as outputs.
+// What those need who change a model themselves: its layers, their weights and biases as matrices, and values of the
+// graph as outputs.
 import { create } from "@bufbuild/protobuf";
 import { LowbitError } from "../../formats/core/errors.ts";
 import type { PackedTensor } from "../../formats/core/types.ts";
@@ -57,8 +58,9 @@ const modelLayer = (layer: Layer): ModelLayer => {
 };
 
 /**
- * The layers of a model that have a constant float weight, in order of its nodes: MatMul, Gemm, Conv, ConvTranspose, Gather, and every other
- * node with a large constant. They stay true while weights and biases are written; after other changes of the graph ask again.
+ * The layers of a model that have a constant float weight, in order of its nodes: MatMul, Gemm, Conv, ConvTranspose,
+ * Gather, and every other node with a large constant. They stay true while weights and biases are written; after other
+ * changes of the graph ask again.
  * @example for (const layer of modelLayers(model)) console.log(layer.name, layer.rows, layer.k);
  */
 export function modelLayers(model: OnnxModel): ModelLayer[] {
@@ -83,7 +85,8 @@ function weightOf(model: OnnxModel, layer: ModelLayer): ConstantView {
 }
 
 /**
- * The weight of a layer, [rows, k] float32. A view of the model's bytes where the storage allows it: do not write to it.
+ * The weight of a layer, [rows, k] float32. A view of the model's bytes where the storage allows it: do not write to
+ * it.
  * @throws LowbitError E_ONNX where the layer's node has changed
  */
 export function readWeight(model: OnnxModel, layer: ModelLayer): Tensor<Float32Array> {
@@ -116,9 +119,10 @@ function rowMajor(layer: ModelLayer, values: ArrayLike<number> | Tensor | Packed
 }
 
 /**
- * Writes the weight of a layer, in the type it is stored in. Other nodes that read the same constant keep the old values: the layer gets a
- * constant of its own then.
- * @param values row-major [rows * k], a tensor [rows, k], or a packed one, whose values are written (rotations and channel scales undone)
+ * Writes the weight of a layer, in the type it is stored in. Other nodes that read the same constant keep the old
+ * values: the layer gets a constant of its own then.
+ * @param values row-major [rows * k], a tensor [rows, k], or a packed one, whose values are written (rotations and
+ * channel scales undone)
  * @throws LowbitError E_SHAPE for another number of values, E_VALUE for values that are not finite
  */
 export function writeWeight(model: OnnxModel, layer: ModelLayer, values: ArrayLike<number> | Tensor | PackedTensor): void {
@@ -169,7 +173,8 @@ export const takesBias = (layer: ModelLayer): boolean =>
   (layer.node.opType === "MatMul" ? layer.input === 1 && layer.shape.length <= 2 : OWN_BIAS.has(layer.opType) && layer.input === 1);
 
 /**
- * The bias of a layer, one value per output: of Conv, ConvTranspose and Gemm their own, of a MatMul that of the Add behind it. null without one.
+ * The bias of a layer, one value per output: of Conv, ConvTranspose and Gemm their own, of a MatMul that of the Add
+ * behind it. null without one.
  * @throws LowbitError E_UNSUPPORTED where it is computed, or differs from row to row of the input
  */
 export function readBias(model: OnnxModel, layer: ModelLayer): Float64Array<ArrayBuffer> | null {
@@ -218,7 +223,8 @@ export function writeBias(model: OnnxModel, layer: ModelLayer, values: ArrayLike
 }
 
 /**
- * Makes values of the main graph outputs of the model, so that a runtime gives them. Names that are outputs already stay as they are.
+ * Makes values of the main graph outputs of the model, so that a runtime gives them. Names that are outputs already
+ * stay as they are.
  * @returns the names that became outputs
  * @throws LowbitError E_ONNX for names that the main graph does not compute
  * @example addOutputs(model, modelLayers(model).map((layer) => layer.activation));

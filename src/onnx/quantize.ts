@@ -1,4 +1,5 @@
-// quantizeModel (files, Node) and quantizeModelBytes (anywhere): budgets and targets become rules, the model is converted, written and reported.
+// quantizeModel (files, Node) and quantizeModelBytes (anywhere): budgets and targets become rules, the model is
+// converted, written and reported.
 import { LowbitError } from "../../formats/core/errors.ts";
 import type { Format } from "../../formats/core/types.ts";
 import { gptq } from "../quantize/gptq.ts";
@@ -42,7 +43,10 @@ const LARGE_MODEL = 2 ** 30;
 /** Share of the calibration data on which a target is judged: no quantizer sees it. */
 const JUDGES = 1 / 8;
 
-/** Converts a model by all that options ask for. In place; rules that were found are in the result, so that they can be written down. */
+/**
+ * Converts a model by all that options ask for. In place; rules that were found are in the result, so that they can be
+ * written down.
+ */
 async function runOptions(model: OnnxModel, options: QuantizeOptions, store?: WeightStore): Promise<ConvertResult> {
   // before the model is run: importances, targets and statistics are those of the float weights
   const dequantized = options.requantize ? dequantizeWeights(model) : [];
@@ -82,7 +86,9 @@ function convertOnce(model: OnnxModel, options: QuantizeOptions, store?: WeightS
   return staticQuantize(model, calibration, rest, store);
 }
 
-/** What planning looks at: enough to rank layers and formats; the weights themselves are quantized on all of the data. */
+/**
+ * What planning looks at: enough to rank layers and formats; the weights themselves are quantized on all of the data.
+ */
 const PLAN_TOKENS = 8192;
 const PLAN_ELEMENTS = 4096;
 const PLAN_FEEDS = 2;
@@ -95,8 +101,9 @@ function someFeeds(feeds: readonly Feeds[]): Feeds[] {
 }
 
 /**
- * Formats within a budget of bits as rules; layers without one stay. Without an algorithm it is GPTQ: calibration data are at hand, and at few bits
- * it is worth more than any choice of formats. Layers that calibration cannot look at then have their scales searched.
+ * Formats within a budget of bits as rules; layers without one stay. Without an algorithm it is GPTQ: calibration data
+ * are at hand, and at few bits it is worth more than any choice of formats. Layers that calibration cannot look at then
+ * have their scales searched.
  */
 async function withBudget(
   model: OnnxModel,
@@ -124,7 +131,10 @@ async function withBudget(
   return { ...options, algorithm, format: options.format ?? found.rules[0].format!, rules };
 }
 
-/** What a layer is rounded with while formats are compared: GPTQ where its inputs are known and something better than rounding is asked for. */
+/**
+ * What a layer is rounded with while formats are compared: GPTQ where its inputs are known and something better than
+ * rounding is asked for.
+ */
 function planQuantizer(algorithm: Algorithm, { name, statistics }: PlanLayer, format: Format): WeightQuantizer {
   if (algorithm === "rtn" || statistics?.hessian === undefined || statistics.hessian === null) return rtn();
   return gptq({ hessian: statistics, name, damp: 0.05, ...(format.kind === "opaque" ? {} : { actOrder: true }) });
@@ -215,9 +225,11 @@ function checkChanged(result: ConvertResult, options: QuantizeOptions): void {
 }
 
 /**
- * Quantizes the model file `input` to `output`. The output appears whole or not at all; the input is only read. Node only.
+ * Quantizes the model file `input` to `output`. The output appears whole or not at all; the input is only read. Node
+ * only.
  * @returns a report of every layer with a weight: format, bytes, SQNR, or why it was left alone
- * @throws LowbitError E_IO, E_EXISTS, E_ONNX, E_VALUE, E_ABORTED, E_UNSUPPORTED where no layer was quantized; TypeError and RangeError for options
+ * @throws LowbitError E_IO, E_EXISTS, E_ONNX, E_VALUE, E_ABORTED, E_UNSUPPORTED where no layer was quantized; TypeError
+ * and RangeError for options
  * @example const report = await quantizeModel("model.onnx", "model_q4.onnx", { dtype: "q4" });
  */
 export async function quantizeModel(input: string, output: string, options: QuantizeModelOptions): Promise<QuantizeReport> {

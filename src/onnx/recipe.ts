@@ -1,5 +1,5 @@
-// The recipe: the options of the quantizer as a file, lowbit.config.json or .mjs. Plain JSON with a version; checked with errors that name the
-// field. A module may hold functions as well. Found beside the model, or named.
+// The recipe: the options of the quantizer as a file, lowbit.config.json or .mjs. Plain JSON with a version; checked
+// with errors that name the field. A module may hold functions as well. Found beside the model, or named.
 import { LowbitError } from "../../formats/core/errors.ts";
 import { nodeFs, nodePath, nodeUrl } from "./calibrate/node.ts";
 import { OPTIONS, type QuantizeModelOptions } from "./options.ts";

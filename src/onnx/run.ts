@@ -1,5 +1,5 @@
-// Runs of a model in onnxruntime-node for those who change or choose by its outputs: passes, sensitivity, budgets. Node only; the runtime is an
-// optional peer, imported when a session is opened.
+// Runs of a model in onnxruntime-node for those who change or choose by its outputs: passes, sensitivity, budgets. Node
+// only; the runtime is an optional peer, imported when a session is opened.
 import { temporaryFolder } from "./calibrate/node.ts";
 import type { OnnxModel } from "./file/model.ts";
 import { payloadBytes } from "./file/encode.ts";
@@ -60,7 +60,10 @@ async function openLarge(model: OnnxModel): Promise<Session> {
   }
 }
 
-/** Sizes that a symbolic dimension is tried with, until the model runs; images first where the first input has four dimensions. */
+/**
+ * Sizes that a symbolic dimension is tried with, until the model runs; images first where the first input has four
+ * dimensions.
+ */
 const SIZES = [16, 64, 320, 224, 128, 512, 576, 256, 32, 8, 1];
 const IMAGE_SIZES = [64, 224, 320, 256, 512, 128, 32, 16, 8, 1];
 

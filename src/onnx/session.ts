@@ -1,5 +1,6 @@
-// onnxruntime-node in this process, for calibration, passes and choices by outputs: the optional peer, imported when it is needed, and the little of
-// its API that is used. Node only. Verification has it in a process of its own (verify/process.ts).
+// onnxruntime-node in this process, for calibration, passes and choices by outputs: the optional peer, imported when it
+// is needed, and the little of its API that is used. Node only. Verification has it in a process of its own
+// (verify/process.ts).
 import { LowbitError } from "../../formats/core/errors.ts";
 import { halfTable } from "./file/half.ts";
 import type { FeedTensor, Feeds, InputMetadata } from "./verify/feeds.ts";

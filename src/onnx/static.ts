@@ -1,5 +1,5 @@
-// Static quantization: weights in the file and activations at run time as integers, with ranges that calibration data give. QDQ form: pairs of
-// QuantizeLinear and DequantizeLinear, from which the runtime makes integer kernels.
+// Static quantization: weights in the file and activations at run time as integers, with ranges that calibration data
+// give. QDQ form: pairs of QuantizeLinear and DequantizeLinear, from which the runtime makes integer kernels.
 import { LowbitError } from "../../formats/core/errors.ts";
 import { nearest } from "../../formats/registry.ts";
 import { readFeeds, type CalibrationData } from "./calibrate/sources.ts";
@@ -110,8 +110,9 @@ const wantsOutput = ({ inputsOnly = false, outputs = "qdq" }: StaticOptions, nod
   !inputsOnly && (outputs === "qoperator" || STATIC_OPERATORS.get(node.opType)!.output !== "float");
 
 /**
- * Are all activations of a node 8-bit? With 16 bits it computes in float: rounding its output would only lose, and onnxruntime 1.30 has rewritten
- * such pairs wrongly (the PP-OCRv4 recogniser at opset 21: 32 dB without optimisation, -1 dB with it).
+ * Are all activations of a node 8-bit? With 16 bits it computes in float: rounding its output would only lose, and
+ * onnxruntime 1.30 has rewritten such pairs wrongly (the PP-OCRv4 recogniser at opset 21: 32 dB without optimisation,
+ * -1 dB with it).
  */
 function hasKernel(scopes: readonly Scope[], node: NodeProto, typeOf: (value: string) => ActivationType): boolean {
   const values = [...quantizedInputs(scopes[0], node, STATIC_OPERATORS.get(node.opType)!), node.output[0]];
@@ -221,11 +222,13 @@ async function convertWeights(
 }
 
 /**
- * Quantizes weights and activations of a model, in place, for kernels on integers. Calibration runs the model in onnxruntime-node.
+ * Quantizes weights and activations of a model, in place, for kernels on integers. Calibration runs the model in
+ * onnxruntime-node.
  * @param data calibration data, or the ranges themselves by name of the value (weights are then rounded to nearest)
  * @param store where the weights of an earlier run are, and new ones go
  * @returns layers as `quantizeModel` reports them, and notes
- * @throws LowbitError E_CALIBRATION for data that do not fit or hold NaN, E_UNSUPPORTED for operators without a rule, E_RUNTIME; TypeError, RangeError
+ * @throws LowbitError E_CALIBRATION for data that do not fit or hold NaN, E_UNSUPPORTED for operators without a rule,
+ * E_RUNTIME; TypeError, RangeError
  * @example await staticQuantize(model, "calibration.npz", { activations: "uint8", observer: "mse" });
  */
 export async function staticQuantize(

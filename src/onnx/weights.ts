@@ -86,7 +86,10 @@ export function maskReason(model: OnnxModel, layer: Layer): string | undefined {
   return infinite === undefined || data.some(Number.isNaN) ? undefined : `the table has ${infinite}, as masks have: it stays as it is`;
 }
 
-/** What 8-bit codes with one scale for the whole weight would leave above their error, in decibels: that of rounding to even steps over its range. */
+/**
+ * What 8-bit codes with one scale for the whole weight would leave above their error, in decibels: that of rounding to
+ * even steps over its range.
+ */
 export function oneScaleDecibels(model: OnnxModel, { weight }: Layer): number {
   if (weight === null) return Infinity;
   const { data } = constantView(model, weight);

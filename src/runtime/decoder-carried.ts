@@ -1,5 +1,6 @@
-// A decoder for models whose attention is spelled out, or takes what the kernel over a cache does not: the caches go in as past and come out as present, as the model has them, and are
-// carried from run to run. Each token copies them; `decoder.ts` does not.
+// A decoder for models whose attention is spelled out, or takes what the kernel over a cache does not: the caches go in
+// as past and come out as present, as the model has them, and are carried from run to run. Each token copies them;
+// `decoder.ts` does not.
 import { LowbitError } from "../../formats/core/errors.ts";
 import type { Plan } from "./compile/plan.ts";
 import { executeNow } from "./machine/execute.ts";

@@ -1,5 +1,6 @@
-// The core of a decoder on kernels: GroupQueryAttention over caches that lie in the backend's memory, keys and values written where they stay; a step of one token is recorded once and
-// repeated. Every step of a recording ends in the arena: what would run as loops on something that depends on the tokens is refused.
+// The core of a decoder on kernels: GroupQueryAttention over caches that lie in the backend's memory, keys and values
+// written where they stay; a step of one token is recorded once and repeated. Every step of a recording ends in the
+// arena: what would run as loops on something that depends on the tokens is refused.
 import { LowbitError } from "../../formats/core/errors.ts";
 import type { CacheKind } from "../../kernels/wasm/nn/cache.ts";
 import type { Region } from "../backends/wasm/memory.ts";
@@ -46,7 +47,10 @@ export interface KernelCoreInit {
   readonly profile: boolean;
 }
 
-/** Tokens that the rotary tables of a model hold. @throws LowbitError E_UNSUPPORTED where the model is no decoder for this core */
+/**
+ * Tokens that the rotary tables of a model hold.
+ * @throws LowbitError E_UNSUPPORTED where the model is no decoder for this core
+ */
 export function kernelModel(plan: Plan, inputs: readonly Input[], outputNames: readonly string[]): { found: Found; limit: number } {
   const found = find(plan, inputs, outputNames);
   try {
@@ -215,7 +219,10 @@ interface Context {
   readonly last: boolean;
 }
 
-/** One step as a decoder runs it. Every step must end in the arena, or not depend on the tokens: a recording repeats kernels only. */
+/**
+ * One step as a decoder runs it. Every step must end in the arena, or not depend on the tokens: a recording repeats
+ * kernels only.
+ */
 function decodeStep(
   m: Machine,
   step: Step,

@@ -1,4 +1,5 @@
-// What a decoder needs to know of a model: which steps make the logits, which inputs are caches, and that the model's lengths and positions are those of the decoder.
+// What a decoder needs to know of a model: which steps make the logits, which inputs are caches, and that the model's
+// lengths and positions are those of the decoder.
 import { LowbitError } from "../../formats/core/errors.ts";
 import type { Plan } from "./compile/plan.ts";
 import { runNode, type Step } from "./compile/step.ts";
@@ -77,7 +78,10 @@ export function find(plan: Plan, inputs: readonly Input[], outputNames: readonly
   return { steps, attention, ids: ids[0], logits: logits[0] };
 }
 
-/** Runs what computes lengths and positions on small feeds, to be sure that they are the decoder's own. @throws LowbitError E_UNSUPPORTED */
+/**
+ * Runs what computes lengths and positions on small feeds, to be sure that they are the decoder's own.
+ * @throws LowbitError E_UNSUPPORTED
+ */
 export function proveLengths(plan: Plan, found: Found, inputs: readonly Input[]): void {
   const names = found.attention.flatMap(({ node: n }) => [n.input[5], n.input[6]]);
   const steps = needed(plan, names, ({ node: n }) => n.input.filter((name) => name !== ""));

@@ -1,5 +1,6 @@
-// session.decoder(): a model with key and value caches as a decoder. Where its attention is GroupQueryAttention over them, they lie in the backend's memory and a step repeats a recorded
-// list of kernels (decoder-kernels.ts); other models carry their caches from run to run (decoder-carried.ts).
+// session.decoder(): a model with key and value caches as a decoder. Where its attention is GroupQueryAttention over
+// them, they lie in the backend's memory and a step repeats a recorded list of kernels (decoder-kernels.ts); other
+// models carry their caches from run to run (decoder-carried.ts).
 import { LowbitError, isLowbitError } from "../../formats/core/errors.ts";
 import { turn } from "../backends/turn.ts";
 import type { Plan } from "./compile/plan.ts";
@@ -11,8 +12,9 @@ import { greedy, type Sampler } from "./sample.ts";
 
 export interface DecoderOptions {
   /**
-   * What keys and values are kept as, a scale for each head of a token. Default "float32". "int8" has a quarter of the bytes and is the fastest; "k8v4" (keys int8, values int4) and
-   * "int4" are smaller. Models whose attention is spelled out have float32 only.
+   * What keys and values are kept as, a scale for each head of a token. Default "float32". "int8" has a quarter of the
+   * bytes and is the fastest; "k8v4" (keys int8, values int4) and "int4" are smaller. Models whose attention is spelled
+   * out have float32 only.
    */
   readonly cache?: "float32" | "float16" | "int8" | "k8v4" | "int4";
   /** Most tokens of a sequence. Default 4096, or what the model's rotary tables hold if that is less. */
@@ -38,7 +40,8 @@ export interface Decoder {
   /** Bytes of keys and values. */
   readonly cacheBytes: number;
   /**
-   * Runs tokens and appends them. @returns the logits after the last one: a view that the next call ends, copy what is to stay
+   * Runs tokens and appends them. @returns the logits after the last one: a view that the next call ends, copy what is
+   * to stay
    * @throws RangeError for no or strange tokens; LowbitError E_SHAPE where they do not fit, E_DISPOSED
    */
   prefill(ids: ArrayLike<number | bigint>): Float32Array;
@@ -49,7 +52,10 @@ export interface Decoder {
   reset(): void;
   /** Tokens one by one, with a turn of the event loop between them. @throws the reason of `signal` */
   generate(options?: GenerateOptions): AsyncGenerator<number, void, undefined>;
-  /** Kernels of a step by operator, after one was made; with `profile` of the session the milliseconds of the fastest step. */
+  /**
+   * Kernels of a step by operator, after one was made; with `profile` of the session the milliseconds of the fastest
+   * step.
+   */
   explain(): readonly DecoderPart[];
   /** Frees the caches. Safe to call twice. */
   dispose(): void;

@@ -29,7 +29,8 @@ export const greedy: Sampler = (logits) => {
 /**
  * Draws from softmax(logits / temperature), from the top k tokens, of these the fewest that reach probability p
  * (Holtzman et al., The Curious Case of Neural Text Degeneration).
- * @throws RangeError for a temperature that is not positive, k below 1, p outside (0, 1]; TypeError for a seed that is no number
+ * @throws RangeError for a temperature that is not positive, k below 1, p outside (0, 1]; TypeError for a seed that is
+ * no number
  */
 export function sampler(options: SampleOptions = {}): Sampler {
   const { temperature = 1, topK = Infinity, topP = 1 } = options;

@@ -21,11 +21,15 @@ import { boundaryType, isArrayOf, isHalfArray, narrow, sizeOf, widen } from "./v
 export interface LoadOptions {
   /** Where the packed products run. Default "wasm", one thread. */
   readonly backend?: "wasm" | "reference" | Backend<SyncLayer>;
-  /** "onnxruntime": a model with operators that are missing here goes to onnxruntime-node as a whole. Default: an error that lists them. */
+  /**
+   * "onnxruntime": a model with operators that are missing here goes to onnxruntime-node as a whole. Default: an error
+   * that lists them.
+   */
   readonly fallback?: "onnxruntime";
   /**
-   * How activations enter products with quantized weights: "auto" (default) is float32, but int8 where the node itself allows it (`accuracy_level` 4 of MatMulNBits).
-   * "int8" is the fastest, near 2e-2 of the logits' rms; "int16" near 1e-5.
+   * How activations enter products with quantized weights: "auto" (default) is float32, but int8 where the node itself
+   * allows it (`accuracy_level` 4 of MatMulNBits). "int8" is the fastest, near 2e-2 of the logits' rms; "int16" near
+   * 1e-5.
    */
   readonly activations?: ActivationChoice;
   /** Measure each step for `explain()`. */
@@ -79,7 +83,8 @@ export interface Session {
   explain(): SessionExplanation;
   /**
    * The model as a decoder, its keys and values kept in place.
-   * @throws LowbitError E_UNSUPPORTED where it has no caches, or attention that its kernel does not take; E_DEVICE, E_DISPOSED; RangeError
+   * @throws LowbitError E_UNSUPPORTED where it has no caches, or attention that its kernel does not take; E_DEVICE,
+   * E_DISPOSED; RangeError
    */
   decoder(options?: DecoderOptions): Decoder;
   /** Frees the weights. Safe to call twice. */
@@ -89,7 +94,8 @@ export interface Session {
 /**
  * Loads a model to be run on packed weights.
  * @param source a path (Node), the bytes of a model, or a Blob
- * @throws LowbitError E_UNSUPPORTED with the list of operators that are missing, E_ONNX, E_IO, E_RUNTIME; TypeError for another source
+ * @throws LowbitError E_UNSUPPORTED with the list of operators that are missing, E_ONNX, E_IO, E_RUNTIME; TypeError for
+ * another source
  * @example const session = await loadModel("model.onnx"); const { logits } = await session.run({ ids });
  */
 export async function loadModel(source: string | Uint8Array | Blob, options: LoadOptions = {}): Promise<Session> {

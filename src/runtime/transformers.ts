@@ -1,8 +1,11 @@
-// lowbit/transformers: imported before (or beside) transformers.js, it makes that library's pipelines run on this runtime, the user's code unchanged.
+// lowbit/transformers: imported before (or beside) transformers.js, it makes that library's pipelines run on this
+// runtime, the user's code unchanged.
 //
-// transformers.js makes its sessions by `InferenceSession.create` of the onnxruntime that it imports. This module replaces that function: sessions for the processor are this runtime's, in an
-// InferenceSession of that same class, so that names, metadata, tensors and checks are onnxruntime's own. What cannot run here whole goes to the function as it was, and the console says so
-// once. `globalThis[Symbol.for("onnxruntime")]`, which transformers.js also reads, is left alone: with it, transformers.js 4.3 knows no device, not even its default one.
+// transformers.js makes its sessions by `InferenceSession.create` of the onnxruntime that it imports. This module
+// replaces that function: sessions for the processor are this runtime's, in an InferenceSession of that same class, so
+// that names, metadata, tensors and checks are onnxruntime's own. What cannot run here whole goes to the function as it
+// was, and the console says so once. `globalThis[Symbol.for("onnxruntime")]`, which transformers.js also reads, is left
+// alone: with it, transformers.js 4.3 knows no device, not even its default one.
 import { LowbitError } from "../../formats/core/errors.ts";
 import type { Backend, SyncLayer } from "../backends/types.ts";
 import { builtin } from "../files/node.ts";
@@ -162,7 +165,10 @@ async function start(): Promise<void> {
   runtimes.forEach(install);
 }
 
-/** Settled once pipelines run here: in Node at once, in browsers when onnxruntime-web has loaded. @throws LowbitError E_RUNTIME where transformers.js is not installed */
+/**
+ * Settled once pipelines run here: in Node at once, in browsers when onnxruntime-web has loaded.
+ * @throws LowbitError E_RUNTIME where transformers.js is not installed
+ */
 export const ready: Promise<void> = start();
 // who does not wait for it hears of it
 ready.catch((error: unknown) => sayOnce((error as Error).message));

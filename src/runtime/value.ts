@@ -142,7 +142,10 @@ export function int64(values: readonly (number | bigint)[], dims: readonly numbe
   return { type: "int64", dims, data: BigInt64Array.from(values, BigInt) };
 }
 
-/** An initializer as a value. @throws LowbitError E_UNSUPPORTED for element types that the runtime does not compute with */
+/**
+ * An initializer as a value.
+ * @throws LowbitError E_UNSUPPORTED for element types that the runtime does not compute with
+ */
 export function readValue(model: OnnxModel, tensor: TensorProto): Value {
   const type = elementType(tensor.dataType);
   const dims = tensorDims(tensor);
@@ -157,7 +160,10 @@ export function readValue(model: OnnxModel, tensor: TensorProto): Value {
   return { type, dims, data: new (TYPES.get(type)!.view)(ownData(model, raw).buffer as ArrayBuffer) };
 }
 
-/** What was read from a file for it alone as it is, else a copy: a view of the model's bytes would keep all of them in memory. */
+/**
+ * What was read from a file for it alone as it is, else a copy: a view of the model's bytes would keep all of them in
+ * memory.
+ */
 const ownData = <A extends Float32Array | Uint8Array>({ path }: OnnxModel, data: A): A =>
   path !== undefined && data.byteLength === data.buffer.byteLength ? data : (data.slice() as A);
 
@@ -172,7 +178,10 @@ export function scratchBytes(scratch: Scratch, length: number): Uint8Array<Array
   return scratch.bytes.subarray(0, length);
 }
 
-/** The bytes of a tensor where they need not be kept: read into scratch memory, or a view of the model's. Do not write to them. */
+/**
+ * The bytes of a tensor where they need not be kept: read into scratch memory, or a view of the model's. Do not write
+ * to them.
+ */
 export function borrowBytes(model: OnnxModel, tensor: TensorProto, scratch: Scratch): Uint8Array {
   const payload = tensorPayload(model, tensor);
   if (payload?.field !== RAW_DATA) return readRaw(model, tensor);

@@ -87,7 +87,10 @@ function tryOne(
 
 const escape = (text: string): string => text.replace(/[&<>"]/g, (c) => `&#${c.charCodeAt(0)};`);
 
-/** The trade-off as an SVG picture: bytes of a vector (logarithmic) against recall; those that no other beats are joined by a line. */
+/**
+ * The trade-off as an SVG picture: bytes of a vector (logarithmic) against recall; those that no other beats are joined
+ * by a line.
+ */
 export function paretoSvg(rows: readonly Comparison[], title = "Recall and size"): string {
   const [width, height, left, right, top, bottom] = [760, 460, 64, 24, 44, 52];
   const logs = rows.map((row) => Math.log2(row.bytesPerVector));

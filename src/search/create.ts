@@ -22,13 +22,20 @@ export interface SearchIndex {
   /** The formats of its stages. */
   readonly formats: readonly Format[];
   readonly projection: Projection | null;
-  /** The nearest vectors. @throws LowbitError E_SHAPE for a query of another length, E_VALUE for one that is not finite, E_DISPOSED; RangeError for k that is no natural number */
+  /**
+   * The nearest vectors.
+   * @throws LowbitError E_SHAPE for a query of another length, E_VALUE for one that is not finite, E_DISPOSED;
+   * RangeError for k that is no natural number
+   */
   search(query: Float32Array | readonly number[], options?: SearchOptions): SearchResult;
   /** The same for queries [m, dims]: faster than one by one, with the same results. */
   searchMany(queries: Float32Array, options?: SearchOptions): SearchResult[];
   /** Adds one vector, or vectors [ids.length, dims]. @throws LowbitError E_VALUE for an id that is there, E_SHAPE */
   add(id: number | ArrayLike<number>, vectors: Float32Array | readonly number[]): void;
-  /** Removes a vector; false where there is none of that id. Its place is given back when the index is saved and read again. */
+  /**
+   * Removes a vector; false where there is none of that id. Its place is given back when the index is saved and read
+   * again.
+   */
   remove(id: number): boolean;
   has(id: number): boolean;
   /** The index as a file: see `indexFromBytes`. */
@@ -50,7 +57,8 @@ export function stagesOf(index: object): Stages {
 
 /**
  * Makes an index of vectors [n, dims]; `null` or an empty array for an empty one.
- * @throws LowbitError E_SHAPE, E_VALUE for numbers that are not finite, E_FORMAT_UNKNOWN, E_DEVICE; TypeError and RangeError for options that are none
+ * @throws LowbitError E_SHAPE, E_VALUE for numbers that are not finite, E_FORMAT_UNKNOWN, E_DEVICE; TypeError and
+ * RangeError for options that are none
  * @example const index = createIndex(vectors, { dims: 384, precision: "int8" }); index.search(query, { k: 10 })
  */
 export function createIndex(vectors: Float32Array | null, options: IndexOptions): SearchIndex {
@@ -122,7 +130,10 @@ export function emptyIndex(checked: Checked, projection: Projection | null, back
     scores: Float64Array.from(best, ({ score }) => (metric === "euclidean" ? Math.sqrt(Math.max(0, -2 * score)) : score)),
   });
 
-  /** One stage: a scan whose error is known, scored again without it, and wider until no other row can be among the best. */
+  /**
+   * One stage: a scan whose error is known, scored again without it, and wider until no other row can be among the
+   * best.
+   */
   const single = (queries: readonly Float64Array[], k: number, mask: Uint8Array | null): SearchResult[] => {
     const best = new Array<SearchResult>(queries.length);
     let open = queries.map((_, i) => i);
@@ -273,7 +284,10 @@ function exactScore(q: Float64Array, x: Float64Array, metric: Metric): number {
   return square > 0 ? dot / Math.sqrt(square) : 0;
 }
 
-/** Can no row outside the list belong to the best k? Scores of the scan leave out half the square of the query for euclidean. */
+/**
+ * Can no row outside the list belong to the best k? Scores of the scan leave out half the square of the query for
+ * euclidean.
+ */
 function isSettled(list: readonly { score: number }[], k: number, found: Candidates, metric: Metric, q: Float64Array): boolean {
   if (list.length < k || found.least === -Infinity) return true;
   const shift = metric === "euclidean" ? q.reduce((sum, v) => sum + v * v, 0) / 2 : 0;

@@ -1,7 +1,11 @@
-// Eigenvectors of a symmetric matrix: Householder tridiagonalisation, then implicit QL. Source: Golub and Van Loan, Matrix Computations, 8.3; the EISPACK routines tred2 and tql2
-// (Bowdler, Martin, Reinsch and Wilkinson, Numer. Math. 11, 1968), here on rows, which are contiguous.
+// Eigenvectors of a symmetric matrix: Householder tridiagonalisation, then implicit QL. Source: Golub and Van Loan,
+// Matrix Computations, 8.3; the EISPACK routines tred2 and tql2 (Bowdler, Martin, Reinsch and Wilkinson, Numer. Math.
+// 11, 1968), here on rows, which are contiguous.
 
-/** Reduces a [n, n], row-major, to tridiagonal form: diagonal d, off-diagonal e (e[i] joins i - 1 and i). a becomes Q^T: row i the i-th column of Q, A = Q T Q^T. */
+/**
+ * Reduces a [n, n], row-major, to tridiagonal form: diagonal d, off-diagonal e (e[i] joins i - 1 and i). a becomes Q^T:
+ * row i the i-th column of Q, A = Q T Q^T.
+ */
 function tridiagonalise(a: Float64Array, n: number, d: Float64Array, e: Float64Array): void {
   const v = new Float64Array(n);
   const p = new Float64Array(n);
@@ -55,7 +59,10 @@ function tridiagonalise(a: Float64Array, n: number, d: Float64Array, e: Float64A
   }
 }
 
-/** Implicit QL on (d, e), with every rotation applied to the rows of z. @throws RangeError where it does not converge, which no finite matrix was seen to do */
+/**
+ * Implicit QL on (d, e), with every rotation applied to the rows of z.
+ * @throws RangeError where it does not converge, which no finite matrix was seen to do
+ */
 function implicitQl(d: Float64Array, e: Float64Array, z: Float64Array, n: number): void {
   for (let i = 1; i < n; i++) e[i - 1] = e[i];
   e[n - 1] = 0;
@@ -103,7 +110,8 @@ function implicitQl(d: Float64Array, e: Float64Array, z: Float64Array, n: number
 }
 
 /**
- * Eigenvalues of a symmetric matrix [n, n], largest first, and their eigenvectors as rows. The matrix is not changed. Each vector's largest component is positive.
+ * Eigenvalues of a symmetric matrix [n, n], largest first, and their eigenvectors as rows. The matrix is not changed.
+ * Each vector's largest component is positive.
  */
 export function symmetricEigen(matrix: Float64Array, n: number): { readonly values: Float64Array; readonly vectors: Float64Array } {
   const z = matrix.slice();

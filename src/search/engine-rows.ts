@@ -1,5 +1,6 @@
-// Packed rows in the memory of a backend, in chunks: codes as the scan kernel reads them, and for each row its factor, scale, id and what else the metric and the kernel need.
-// A chunk begins at a multiple of 8 rows, so that a bitmap of rows needs no shifting.
+// Packed rows in the memory of a backend, in chunks: codes as the scan kernel reads them, and for each row its factor,
+// scale, id and what else the metric and the kernel need. A chunk begins at a multiple of 8 rows, so that a bitmap of
+// rows needs no shifting.
 import { codeArray, packedBytes, unpackInto } from "../../formats/core/pack.ts";
 import { LowbitError } from "../../formats/core/errors.ts";
 import type { Format, PackedTensor } from "../../formats/core/types.ts";
@@ -87,7 +88,11 @@ export function engineRows(memory: EngineMemory, format: Format, operands: Opera
     chunks.push(chunk);
     return chunk;
   };
-  /** Factors, offsets and ids of rows that were packed just now: from the sum of squares of their integers and their scale. @throws LowbitError E_VALUE */
+  /**
+   * Factors, offsets and ids of rows that were packed just now: from the sum of squares of their integers and their
+   * scale.
+   * @throws LowbitError E_VALUE
+   */
   const finish = (chunk: Chunk, row: number, rows: number, squares: ArrayLike<number>, ids: Uint32Array): void => {
     const factors = memory.floats(word(chunk, "factors") + 4 * row, rows);
     const scales = scaled ? memory.floats(word(chunk, "scales") + 4 * row, rows) : null;
@@ -321,7 +326,10 @@ interface PackPlace {
   readonly sums: number;
 }
 
-/** Packs rows of `x` in place; returns the sums of squares of their integers, or null where the general way is needed. @throws nothing: values that are not finite are refused there */
+/**
+ * Packs rows of `x` in place; returns the sums of squares of their integers, or null where the general way is needed.
+ * @throws nothing: values that are not finite are refused there
+ */
 function packPanel(
   memory: EngineMemory,
   spec: PackSpec,
@@ -366,7 +374,10 @@ function packPanel(
   return spec.bits === 1 ? new Float64Array(rows).fill(dims) : new Int32Array(memory.buffer, squares, rows).slice();
 }
 
-/** The general way: `quantize`, with scales of the caller's where a format has too few values for the rule of the largest one. */
+/**
+ * The general way: `quantize`, with scales of the caller's where a format has too few values for the rule of the
+ * largest one.
+ */
 function quantizePanel(
   x: Float32Array,
   rows: number,

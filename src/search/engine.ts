@@ -91,7 +91,10 @@ export function runRank(memory: EngineMemory, spec: RankSpec, from: Lists, later
   );
 }
 
-/** The rows of a query's list (of slot 0), in no order, and the least score among them; -Infinity where the list is not full. */
+/**
+ * The rows of a query's list (of slot 0), in no order, and the least score among them; -Infinity where the list is not
+ * full.
+ */
 export function readList(memory: EngineMemory, from: Lists, query: number): { rows: Uint32Array; least: number } {
   const at = from.address + query * from.bytes;
   const count = new Int32Array(memory.buffer, at, 1)[0];

@@ -1,4 +1,5 @@
-// Reads the file of an index (save.ts). Nothing in it is trusted: lengths, names, counts and definitions are checked before a byte is used.
+// Reads the file of an index (save.ts). Nothing in it is trusted: lengths, names, counts and definitions are checked
+// before a byte is used.
 import { plainBytes } from "../../formats/core/check.ts";
 import { LowbitError } from "../../formats/core/errors.ts";
 import type { Format, FormatDefinition, PackedTensor } from "../../formats/core/types.ts";
@@ -18,7 +19,8 @@ const isCount = (x: unknown): x is number => Number.isSafeInteger(x) && (x as nu
 /**
  * The index of `index.toBytes()`.
  * @param options backend: as for createIndex
- * @throws LowbitError E_CONTAINER for anything else: truncated, damaged, of another version; E_DEVICE where memory runs out
+ * @throws LowbitError E_CONTAINER for anything else: truncated, damaged, of another version; E_DEVICE where memory runs
+ * out
  */
 export function indexFromBytes(bytes: Uint8Array, options: { readonly backend?: object } = {}): SearchIndex {
   const file = plainBytes("indexFromBytes", bytes);

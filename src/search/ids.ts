@@ -1,4 +1,5 @@
-// Ids of rows: distinct integers below 2^32 - 1, mostly 0, 1, 2 ..., and which rows are still there. A table from id to row is made only where it is needed.
+// Ids of rows: distinct integers below 2^32 - 1, mostly 0, 1, 2 ..., and which rows are still there. A table from id to
+// row is made only where it is needed.
 import { LowbitError } from "../../formats/core/errors.ts";
 
 /** 2^32 - 1 is no id: it marks none. */
@@ -13,7 +14,10 @@ export interface Ids {
   /** Bit of each row that is there; null where all are. */
   readonly live: Uint8Array | null;
   has(id: number): boolean;
-  /** Checks ids of new vectors. @throws LowbitError E_VALUE for one that is taken or given twice, RangeError for one that is none */
+  /**
+   * Checks ids of new vectors.
+   * @throws LowbitError E_VALUE for one that is taken or given twice, RangeError for one that is none
+   */
   check(ids: ArrayLike<number>): Uint32Array;
   add(ids: Uint32Array): void;
   /** Marks all rows whose bit is not set as removed: right after the first `add`. */
@@ -137,7 +141,10 @@ export function makeIds(): Ids {
   };
 }
 
-/** A bitmap of ids for the option `filter`: bit (id mod 8) of byte floor(id / 8). @throws RangeError for what is no id */
+/**
+ * A bitmap of ids for the option `filter`: bit (id mod 8) of byte floor(id / 8).
+ * @throws RangeError for what is no id
+ */
 export function idBitmap(ids: Iterable<number>): Uint8Array {
   const list = [...ids];
   let most = -1;

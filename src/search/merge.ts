@@ -8,7 +8,10 @@ export interface MergeOptions {
   readonly metric?: Metric;
 }
 
-/** Merges results of the same query on several indexes, whose ids must differ. Best first, of equal scores the smaller id: what one index of all their vectors gives. */
+/**
+ * Merges results of the same query on several indexes, whose ids must differ. Best first, of equal scores the smaller
+ * id: what one index of all their vectors gives.
+ */
 export function mergeResults(results: readonly SearchResult[], options: MergeOptions = {}): SearchResult {
   const { k = 10, metric = "cosine" } = options;
   if (!Number.isSafeInteger(k) || k < 0) throw new RangeError(`mergeResults k: expected a natural number, got ${String(k)}.`);

@@ -1,8 +1,11 @@
-// Formats as the scan kernel sees them: codes of 1, 2, 4 or 8 bits whose values are a unit times small integers, with at most one float32 scale a row. Others are decoded panel by
-// panel. By properties, never by name.
+// Formats as the scan kernel sees them: codes of 1, 2, 4 or 8 bits whose values are a unit times small integers, with
+// at most one float32 scale a row. Others are decoded panel by panel. By properties, never by name.
 import type { BlockFormat, Format, NumberFormat } from "../../formats/core/types.ts";
 
-/** value of a code = unit * (multiple * operand - shift) * scale of the row, operand the field (8 bits: the signed byte) of the code with `flip` turned over, or its table entry. */
+/**
+ * value of a code = unit * (multiple * operand - shift) * scale of the row, operand the field (8 bits: the signed byte)
+ * of the code with `flip` turned over, or its table entry.
+ */
 export interface Operands {
   readonly element: NumberFormat;
   readonly bits: 1 | 2 | 4 | 8;

@@ -20,7 +20,8 @@ export interface Checked {
 }
 
 /**
- * The format that vectors of a precision are packed in: scalar formats of at most 8 bits get a float32 scale a row, but for the two signs under cosine, where it says nothing.
+ * The format that vectors of a precision are packed in: scalar formats of at most 8 bits get a float32 scale a row, but
+ * for the two signs under cosine, where it says nothing.
  * @throws LowbitError E_FORMAT_UNKNOWN, TypeError
  */
 export function precisionFormat(precision: Precision, metric: Metric): Format {

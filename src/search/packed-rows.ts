@@ -1,5 +1,5 @@
-// Packed rows of any format, as packed tensors: what the scan kernel does not read is decoded panel by panel into float32 and scanned there. Also float32 itself, whose rows
-// may be the caller's own array.
+// Packed rows of any format, as packed tensors: what the scan kernel does not read is decoded panel by panel into
+// float32 and scanned there. Also float32 itself, whose rows may be the caller's own array.
 import { dequantizeRows } from "../../formats/core/packed.ts";
 import { LowbitError } from "../../formats/core/errors.ts";
 import type { Format, PackedTensor } from "../../formats/core/types.ts";

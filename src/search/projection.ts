@@ -1,5 +1,6 @@
-// Fewer or rotated dimensions before packing: principal components, a random rotation, or the first dimensions of embeddings that were trained for it (Matryoshka, arXiv
-// 2205.13147). What is fitted is plain data: a matrix and a mean.
+// Fewer or rotated dimensions before packing: principal components, a random rotation, or the first dimensions of
+// embeddings that were trained for it (Matryoshka, arXiv 2205.13147). What is fitted is plain data: a matrix and a
+// mean.
 import { LowbitError } from "../../formats/core/errors.ts";
 import { format } from "../../formats/registry.ts";
 import { wasmSync } from "../backends/wasm/backend.ts";
@@ -15,7 +16,8 @@ const METHODS: readonly string[] = ["pca", "rotation", "truncate"];
 const SAMPLE = 20000;
 
 /**
- * Fits a projection to vectors [n, from]. PCA takes the second moments about zero for cosine and dot, whose products it then keeps best, and about the mean for euclidean.
+ * Fits a projection to vectors [n, from]. PCA takes the second moments about zero for cosine and dot, whose products it
+ * then keeps best, and about the mean for euclidean.
  * @throws TypeError, RangeError for options that are none; LowbitError E_SHAPE, E_VALUE
  */
 export function fitProjection(vectors: Float32Array, from: number, fit: Fit, metric: Metric = "cosine"): Projection {
@@ -43,7 +45,9 @@ export function fitProjection(vectors: Float32Array, from: number, fit: Fit, met
   return { method, from, to, matrix: Float32Array.from(components.subarray(0, to * from)), mean };
 }
 
-/** The mean of products x x^T over evenly spaced vectors: of unit vectors for cosine, about their mean for euclidean. */
+/**
+ * The mean of products x x^T over evenly spaced vectors: of unit vectors for cosine, about their mean for euclidean.
+ */
 function secondMoments(
   vectors: Float32Array,
   k: number,

@@ -1,8 +1,12 @@
-// Queries in the layout of the scan kernel: integer planes whose element i meets field i of the codes, a bit for each sign, or float32.
+// Queries in the layout of the scan kernel: integer planes whose element i meets field i of the codes, a bit for each
+// sign, or float32.
 import { QUERY_HEAD, queryRange, queryVectors, type ScanSpec } from "../../kernels/wasm/search/scan.ts";
 import type { Operands } from "./operands.ts";
 
-/** Writes a query at the start of `bytes` (zeros before). Returns what is lost: the norm of the difference between the query and what was written. */
+/**
+ * Writes a query at the start of `bytes` (zeros before). Returns what is lost: the norm of the difference between the
+ * query and what was written.
+ */
 export function writeQuery(bytes: Uint8Array, q: Float64Array, spec: ScanSpec, operands: Operands | null): number {
   if (spec.kind === "float") return writeFloats(bytes, q);
   if (spec.kind === "hamming") return writeSigns(bytes, q);

@@ -1,6 +1,7 @@
-// An index as one file. After the magic word and the length of a header come the header (JSON, versioned) and sections of bytes, each at a multiple of 8: ids, the matrix and mean of
-// a projection, and each stage as safetensors of packed tensors (src/tensor/container.ts), which any safetensors reader opens. Removed vectors are left out where rows can be taken
-// apart; else a bitmap of rows says which are there.
+// An index as one file. After the magic word and the length of a header come the header (JSON, versioned) and sections
+// of bytes, each at a multiple of 8: ids, the matrix and mean of a projection, and each stage as safetensors of packed
+// tensors (src/tensor/container.ts), which any safetensors reader opens. Removed vectors are left out where rows can be
+// taken apart; else a bitmap of rows says which are there.
 import type { PackedTensor } from "../../formats/core/types.ts";
 import { toSafetensors } from "../tensor/container.ts";
 import type { Ids } from "./ids.ts";

@@ -1,14 +1,19 @@
 // What the parts of an index share: options, results, and what a stage of a search is to the others.
 import type { Format, PackedTensor } from "../../formats/core/types.ts";
 
-/** `cosine`: cosine similarity, highest first. `dot`: inner product, highest first. `euclidean`: distance, lowest first. */
+/**
+ * `cosine`: cosine similarity, highest first. `dot`: inner product, highest first. `euclidean`: distance, lowest first.
+ */
 export type Metric = "cosine" | "dot" | "euclidean";
 
 /** A format, or the name of one. A scalar format of at most 8 bits gets one float32 scale a vector. */
 export type Precision = Format | (string & {});
 
 export interface Fit {
-  /** `pca`: the directions of most variance. `rotation`: a random orthogonal matrix, which spreads outliers over all dimensions. `truncate`: the first `dims` numbers. */
+  /**
+   * `pca`: the directions of most variance. `rotation`: a random orthogonal matrix, which spreads outliers over all
+   * dimensions. `truncate`: the first `dims` numbers.
+   */
   readonly method: "pca" | "rotation" | "truncate";
   /** Numbers of a vector afterwards; default: as many as before (truncate: required). */
   readonly dims?: number;
@@ -36,8 +41,9 @@ export interface IndexOptions {
   /** How vectors are kept and searched; default "int8". */
   readonly precision?: Precision;
   /**
-   * A second stage: the best candidates of the first one are scored again with vectors in this precision ("float32" keeps a reference to the vectors that you pass, no copy).
-   * A number: that many candidates, in "float32". `candidates` defaults to 10 k, at least 100.
+   * A second stage: the best candidates of the first one are scored again with vectors in this precision ("float32"
+   * keeps a reference to the vectors that you pass, no copy). A number: that many candidates, in "float32".
+   * `candidates` defaults to 10 k, at least 100.
    */
   readonly rescore?: Precision | number | { readonly precision?: Precision; readonly candidates?: number };
   /** Fewer or rotated dimensions for the first stage; a second stage keeps all of them. */
@@ -60,7 +66,9 @@ export interface SearchOptions {
 /** Best first; of equal scores the smaller id. */
 export interface SearchResult {
   readonly ids: Uint32Array;
-  /** By the metric, of the vectors as the last stage keeps them (decoded) and the query in float32, computed in float64. */
+  /**
+   * By the metric, of the vectors as the last stage keeps them (decoded) and the query in float32, computed in float64.
+   */
   readonly scores: Float64Array;
 }
 
@@ -91,7 +99,10 @@ export interface RowStore {
   dispose(): void;
 }
 
-/** A scan of all rows that the mask (a bit a row; null: all) leaves. Queries are unit vectors where the metric is cosine. */
+/**
+ * A scan of all rows that the mask (a bit a row; null: all) leaves. Queries are unit vectors where the metric is
+ * cosine.
+ */
 export interface ScanStore extends RowStore {
   /** @param precise with the smallest error that there is; else as fast as it goes */
   scan(queries: readonly Float64Array[], want: number, mask: Uint8Array | null, precise: boolean): Candidates[];

@@ -1,5 +1,5 @@
-// Tensors of other libraries as views: { data, dims } of onnxruntime and transformers.js, { data, shape, stride, offset } of scijs. Floats are not copied;
-// other numbers become floats that hold them exactly.
+// Tensors of other libraries as views: { data, dims } of onnxruntime and transformers.js, { data, shape, stride, offset
+// } of scijs. Floats are not copied; other numbers become floats that hold them exactly.
 import { LowbitError } from "../../formats/core/errors.ts";
 import { decodeArray } from "../../formats/core/bulk.ts";
 import { float16 } from "../../formats/float16.ts";
@@ -78,8 +78,9 @@ export function fromLike(like: TensorLike): Tensor {
 }
 
 /**
- * A row-major tensor over `data`; no copy. Or a view of a tensor of another library: `{ data, dims }` of onnxruntime and transformers.js, an ndarray of any strides.
- * Floats are viewed, other numbers converted to floats that hold them (float16 codes by `type: "float16"`).
+ * A row-major tensor over `data`; no copy. Or a view of a tensor of another library: `{ data, dims }` of onnxruntime
+ * and transformers.js, an ndarray of any strides. Floats are viewed, other numbers converted to floats that hold them
+ * (float16 codes by `type: "float16"`).
  * @param shape one to eight positive sizes whose product is data.length
  * @throws TypeError if data is no Float32Array or Float64Array; LowbitError E_SHAPE if the sizes disagree
  * @example tensor(new Float32Array(6), [2, 3]); tensor(new ort.Tensor("float32", values, [2, 3]));
@@ -92,7 +93,8 @@ export function tensor(data: TensorData | TensorLike, shape?: readonly number[])
 }
 
 /**
- * The values of a packed tensor as an ndarray of scijs, in its shape: `ndarray(t.data, t.shape, t.stride, t.offset)` makes it one with methods.
+ * The values of a packed tensor as an ndarray of scijs, in its shape: `ndarray(t.data, t.shape, t.stride, t.offset)`
+ * makes it one with methods.
  * @example const { data, shape, stride, offset } = toNdarray(packed);
  */
 export function toNdarray(w: PackedTensor, options: DequantizeOptions & { readonly dtype: "float64" }): Tensor<Float64Array>;

@@ -1,4 +1,5 @@
-// Kernels of our own in tfjs's registry, for every backend there is, and the memory of those backends that keep tensors where we can read and write them.
+// Kernels of our own in tfjs's registry, for every backend there is, and the memory of those backends that keep tensors
+// where we can read and write them.
 import * as tf from "@tensorflow/tfjs-core";
 
 /** Reads tensors and makes new ones without a copy. */

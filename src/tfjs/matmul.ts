@@ -1,5 +1,6 @@
-// packedMatMul: x W^T of a tfjs tensor and a packed weight, as a kernel of tfjs with a gradient to x. On the cpu and wasm backends our kernels compute, reading x
-// and writing y where the backend keeps them; on others W is decoded panel by panel and the backend multiplies.
+// packedMatMul: x W^T of a tfjs tensor and a packed weight, as a kernel of tfjs with a gradient to x. On the cpu and
+// wasm backends our kernels compute, reading x and writing y where the backend keeps them; on others W is decoded panel
+// by panel and the backend multiplies.
 import * as tf from "@tensorflow/tfjs-core";
 import { LowbitError } from "../../formats/core/errors.ts";
 import type { PackedTensor } from "../../formats/core/types.ts";
@@ -9,13 +10,13 @@ import { checkWeight, layerOf, panels } from "./weights.ts";
 
 export interface PackedOptions {
   /**
-   * How x enters the product on tfjs's cpu and wasm backends. Default "int16": 16-bit integers per block of a row, an error near 1e-5 of the result; "float32" as it is;
-   * "int8" the fastest, with an error near 4e-3.
+   * How x enters the product on tfjs's cpu and wasm backends. Default "int16": 16-bit integers per block of a row, an
+   * error near 1e-5 of the result; "float32" as it is; "int8" the fastest, with an error near 4e-3.
    */
   activations?: Activations;
   /**
-   * Keep the weight packed for the kernels beside `w`, which doubles its memory. Default true. False: nothing is kept, panels are decoded for every product; right for
-   * training and large batches.
+   * Keep the weight packed for the kernels beside `w`, which doubles its memory. Default true. False: nothing is kept,
+   * panels are decoded for every product; right for training and large batches.
    */
   prepared?: boolean;
 }

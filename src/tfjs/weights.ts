@@ -1,4 +1,5 @@
-// What products on tfjs keep of a packed weight: layers of our WebAssembly backend, made once per weight and freed with it, and rows decoded in panels.
+// What products on tfjs keep of a packed weight: layers of our WebAssembly backend, made once per weight and freed with
+// it, and rows decoded in panels.
 import { LowbitError } from "../../formats/core/errors.ts";
 import type { PackedTensor } from "../../formats/core/types.ts";
 import { wasmSync, type WasmBackend } from "../backends/wasm/backend.ts";
@@ -11,7 +12,8 @@ let engine: WasmBackend | undefined;
 export const backend = (): WasmBackend => (engine ??= wasmSync());
 
 /**
- * Another backend for the products of this module: one with threads. Layers that are prepared already stay where they are.
+ * Another backend for the products of this module: one with threads. Layers that are prepared already stay where they
+ * are.
  * @example useBackend(await wasm({ threads: 4 }));
  */
 export function useBackend(other: WasmBackend): void {
@@ -24,7 +26,10 @@ const collected = new FinalizationRegistry<Map<Activations, SyncLayer>>((layers)
   for (const layer of layers.values()) layer.dispose();
 });
 
-/** The layer of a weight, prepared at its first use. Values on no even grid (nf4) keep float32 activations: their table is not rounded unasked. */
+/**
+ * The layer of a weight, prepared at its first use. Values on no even grid (nf4) keep float32 activations: their table
+ * is not rounded unasked.
+ */
 export function layerOf(w: PackedTensor, activations: Activations): SyncLayer {
   let layers = prepared.get(w);
   if (layers === undefined) {

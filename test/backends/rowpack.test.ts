@@ -1,4 +1,5 @@
-// Weights packed by the kernel of dense rows: the same bytes as the packers that move field by field, for every width that it takes.
+// Weights packed by the kernel of dense rows: the same bytes as the packers that move field by field, for every width
+// that it takes.
 import { describe, expect, it } from "vitest";
 import { format } from "../../formats/index.ts";
 import { defineBlock, defineInt } from "../../formats/define/index.ts";

@@ -1,11 +1,15 @@
-// Bundles suites for a page or for Deno: one module that exports `run(names)`, with vitest replaced by test/browser/vitest.ts. Suites must import no node module.
+// Bundles suites for a page or for Deno: one module that exports `run(names)`, with vitest replaced by
+// test/browser/vitest.ts. Suites must import no node module.
 import { join } from "node:path";
 import { fileURLToPath, pathToFileURL } from "node:url";
 import { build } from "esbuild";
 
 export const root = fileURLToPath(new URL("../..", import.meta.url));
 
-/** Writes DIR/suite.js and its chunks. `files`: paths of suites from the project's root. `env`: what they see as process.env. */
+/**
+ * Writes DIR/suite.js and its chunks. `files`: paths of suites from the project's root. `env`: what they see as
+ * process.env.
+ */
 export async function bundleSuites(files, dir, env = {}) {
   const suites = files.map((f) => `${JSON.stringify(f)}: () => import(${JSON.stringify(`./${f}`)})`);
   await build({

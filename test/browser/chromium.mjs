@@ -1,4 +1,5 @@
-// Headless Chromium on pages that are served from a folder, each with headers of its own: cross-origin isolated, under a strict content policy, or plain.
+// Headless Chromium on pages that are served from a folder, each with headers of its own: cross-origin isolated, under
+// a strict content policy, or plain.
 import { createServer } from "node:http";
 import { mkdtempSync, readFileSync, rmSync } from "node:fs";
 import { tmpdir } from "node:os";
@@ -38,7 +39,8 @@ export async function serve(dir, files = {}) {
 }
 
 /**
- * Calls f(open) in a fresh Chromium with WebGPU switched on; `open(url)` gives a page. What pages log is printed; an error that no page caught is thrown here.
+ * Calls f(open) in a fresh Chromium with WebGPU switched on; `open(url)` gives a page. What pages log is printed; an
+ * error that no page caught is thrown here.
  */
 export async function withChromium(executablePath, f) {
   const profile = mkdtempSync(join(tmpdir(), "lowbit-chromium-"));

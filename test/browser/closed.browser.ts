@@ -1,4 +1,5 @@
-// The WebAssembly backend under a content policy that forbids to compile WebAssembly: an error that says so, where the backend is made.
+// The WebAssembly backend under a content policy that forbids to compile WebAssembly: an error that says so, where the
+// backend is made.
 import { expect, it } from "vitest";
 import { mxfp4 } from "../../formats/index.ts";
 import { matmul, prepareMatmul, quantize, tensor, wasm } from "../../src/index.ts";

@@ -1,4 +1,5 @@
-// The WebAssembly backend in a cross-origin isolated page: threads from inline workers and from a worker file, the numbers of the reference.
+// The WebAssembly backend in a cross-origin isolated page: threads from inline workers and from a worker file, the
+// numbers of the reference.
 import { afterAll, beforeAll, describe, expect, it } from "vitest";
 import { format, type BlockFormat } from "../../formats/index.ts";
 import { matmul, prepareMatmul, quantize, tensor, wasm, type WasmBackend } from "../../src/index.ts";

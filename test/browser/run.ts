@@ -1,4 +1,5 @@
-// Runs vitest suites where vitest does not run: collects and runs them with vitest's own runner and returns plain results.
+// Runs vitest suites where vitest does not run: collects and runs them with vitest's own runner and returns plain
+// results.
 import { startTests, type File, type Task, type VitestRunner } from "@vitest/runner";
 
 export interface SuiteResult {

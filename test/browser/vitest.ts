@@ -1,4 +1,5 @@
-// What a suite gets for `import ... from "vitest"` in a page (or in Deno): the runner and the expect of vitest itself, without its Node parts.
+// What a suite gets for `import ... from "vitest"` in a page (or in Deno): the runner and the expect of vitest itself,
+// without its Node parts.
 import * as chai from "chai";
 import {
   ASYMMETRIC_MATCHERS_OBJECT,

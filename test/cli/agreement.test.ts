@@ -1,5 +1,6 @@
-// quantize and verify on models that are known to be hard: PP-OCRv4's recogniser (weights in Constant nodes), whose convolutions do not survive
-// dynamic int8, and Silero VAD (weights inside If). Random inputs and rendered lines of text must tell the good files from the bad.
+// quantize and verify on models that are known to be hard: PP-OCRv4's recogniser (weights in Constant nodes), whose
+// convolutions do not survive dynamic int8, and Silero VAD (weights inside If). Random inputs and rendered lines of
+// text must tell the good files from the bad.
 import { existsSync, writeFileSync } from "node:fs";
 import { describe, expect, test } from "vitest";
 import { recogniserInput, textLines } from "../../examples/text-lines.mjs";
@@ -81,7 +82,8 @@ describe("the PP-OCRv4 recogniser", () => {
       const text = await verify(name, ...lines);
       expect(text.code).toBe(3);
       expect(text.report.outputs[0].sqnrDb).toBeLessThan(10);
-      // Where the models part: every layer is named, the first convolutions are still good, the damage is in the middle.
+      // Where the models part: every layer is named, the first convolutions are still good, the damage is in the
+      // middle.
       for (const layers of [report.verify!.layers!, text.report.layers!]) {
         expect(layers.map((layer) => layer.name)).toEqual(report.layers.map((layer) => layer.name));
         expect(layers[0].sqnrDb).toBeGreaterThan(30);

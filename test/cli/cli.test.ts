@@ -1,4 +1,5 @@
-// The command line as a person meets it: every command, --json, every class of error with its exit code, and nothing left behind.
+// The command line as a person meets it: every command, --json, every class of error with its exit code, and nothing
+// left behind.
 import { copyFileSync, cpSync, existsSync, mkdirSync, readFileSync, statSync, symlinkSync, writeFileSync } from "node:fs";
 import { spawn } from "node:child_process";
 import { join } from "node:path";

@@ -1,5 +1,6 @@
-// The built command killed for real while it works and started again; the templates of examples/cluster run as a user runs them (GNU parallel where it
-// is installed, xargs else; Slurm's commands stand-ins that run the jobs in turn). Needs `npm run build`.
+// The built command killed for real while it works and started again; the templates of examples/cluster run as a user
+// runs them (GNU parallel where it is installed, xargs else; Slurm's commands stand-ins that run the jobs in turn).
+// Needs `npm run build`.
 import { spawnSync } from "node:child_process";
 import { chmodSync, existsSync, mkdirSync, readFileSync, statSync, writeFileSync } from "node:fs";
 import { join } from "node:path";

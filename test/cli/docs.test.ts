@@ -1,5 +1,6 @@
-// The documentation says what is: README's snippets and console sessions are run, docs/cli.md holds the help texts, docs/errors.md every error code,
-// docs/architecture.md paths that exist, and every relative link leads somewhere. Needs `npm run build`.
+// The documentation says what is: README's snippets and console sessions are run, docs/cli.md holds the help texts,
+// docs/errors.md every error code, docs/architecture.md paths that exist, and every relative link leads somewhere.
+// Needs `npm run build`.
 import { existsSync, readFileSync, readdirSync } from "node:fs";
 import { execFileSync } from "node:child_process";
 import { dirname, join } from "node:path";

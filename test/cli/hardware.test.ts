@@ -1,4 +1,5 @@
-// lowbit formats --csv|--hex|--code|--define, lowbit vectors, lowbit compare: the commands' functions, as main.ts runs them.
+// lowbit formats --csv|--hex|--code|--define, lowbit vectors, lowbit compare: the commands' functions, as main.ts runs
+// them.
 import { existsSync, mkdtempSync, readFileSync, rmSync, writeFileSync } from "node:fs";
 import { tmpdir } from "node:os";
 import { join } from "node:path";

@@ -1,4 +1,5 @@
-// A few kills of the built command at random moments of a write (npm run kills -- --runs 200 has many). Needs `npm run build`.
+// A few kills of the built command at random moments of a write (npm run kills -- --runs 200 has many). Needs `npm run
+// build`.
 import { spawnSync } from "node:child_process";
 import { join } from "node:path";
 import { expect, test } from "vitest";

@@ -1,4 +1,5 @@
-// What becomes of the exit code where stdout fails: a reader that stops early, a full disk; and where an input is not what it was.
+// What becomes of the exit code where stdout fails: a reader that stops early, a full disk; and where an input is not
+// what it was.
 import { spawnSync } from "node:child_process";
 import { existsSync, mkdirSync, writeFileSync } from "node:fs";
 import { describe, expect, test } from "vitest";

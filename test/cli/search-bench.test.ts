@@ -1,4 +1,5 @@
-// lowbit search-bench: the table, the JSON, the plot, and what it refuses. Runs the command's function, as main.ts does.
+// lowbit search-bench: the table, the JSON, the plot, and what it refuses. Runs the command's function, as main.ts
+// does.
 import { existsSync, mkdtempSync, readFileSync, rmSync, writeFileSync } from "node:fs";
 import { tmpdir } from "node:os";
 import { join } from "node:path";

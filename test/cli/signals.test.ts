@@ -6,8 +6,9 @@ import { lowbit, scratch } from "./run.ts";
 
 const dir = scratch();
 
-// 96 MatMuls of 2048 x 2048 over a sparse data file: 1.5 GiB of weights that take no disk. In fp16 the new tensors pass what is kept in memory after
-// a quarter, so a temporary file appears beside the output: the sign that the work is in its middle.
+// 96 MatMuls of 2048 x 2048 over a sparse data file: 1.5 GiB of weights that take no disk. In fp16 the new tensors pass
+// what is kept in memory after a quarter, so a temporary file appears beside the output: the sign that the work is in
+// its middle.
 const LAYERS = 96;
 const SIZE = 2048;
 const BYTES = SIZE * SIZE * 4;

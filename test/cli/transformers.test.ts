@@ -1,5 +1,6 @@
-// `lowbit quantize DIR --dtypes ...` for transformers.js: the files of a folder have the names that it looks for, config.json says where data lie, and
-// its own classes load and run them in Node, from the folder and with no network. What they give is what onnxruntime gives for the same files.
+// `lowbit quantize DIR --dtypes ...` for transformers.js: the files of a folder have the names that it looks for,
+// config.json says where data lie, and its own classes load and run them in Node, from the folder and with no network.
+// What they give is what onnxruntime gives for the same files.
 import { existsSync, readFileSync, readdirSync, writeFileSync } from "node:fs";
 import { join } from "node:path";
 import {
@@ -48,7 +49,9 @@ const noCache = (): Record<string, Tensor> =>
       .map((name) => [name, new Tensor("float32", new Float32Array(0), [1, heads, 0, width / heads])]),
   );
 
-/** What comes before the decoder's own inputs: from the token ids and how many came before them to embeddings or ids. */
+/**
+ * What comes before the decoder's own inputs: from the token ids and how many came before them to embeddings or ids.
+ */
 type Head = (tokens: readonly number[]) => Promise<Record<string, Tensor>>;
 
 /** The tokens that are likeliest one after the other, and the first logits, by onnxruntime alone. */
@@ -220,7 +223,8 @@ describe("a language model", () => {
       expect(model).toBeInstanceOf(LlamaForCausalLM);
       await model.dispose();
     }
-    // once data were said to lie outside, a file without any has to be said too: transformers.js would look for its data
+    // once data were said to lie outside, a file without any has to be said too: transformers.js would look for its
+    // data
     expect((await lowbit(["quantize", outside, "--dtypes", "q4", "--force"])).code).toBe(0);
     const after = JSON.parse(readFileSync(config, "utf8")) as Record<string, { use_external_data_format: Record<string, unknown> }>;
     expect(after["transformers.js_config"].use_external_data_format).toEqual({ model: false, "model_q4.onnx": 0, "model_fp16.onnx": 1 });

@@ -1,4 +1,5 @@
-// The generated documentation of formats is fresh and complete, and what the hand-written pages say about single values is true.
+// The generated documentation of formats is fresh and complete, and what the hand-written pages say about single values
+// is true.
 import { existsSync, readdirSync, readFileSync } from "node:fs";
 import { join } from "node:path";
 import { fileURLToPath } from "node:url";

@@ -1,5 +1,5 @@
-// Every sample of code in README and docs type-checks as a user's own file would, under `strict`, against the sources that the
-// package's entries are made of.
+// Every sample of code in README and docs type-checks as a user's own file would, under `strict`, against the sources
+// that the package's entries are made of.
 import { existsSync, readFileSync, readdirSync } from "node:fs";
 import { join } from "node:path";
 import { fileURLToPath } from "node:url";

@@ -1,4 +1,5 @@
-// Arithmetic on codes against exact rationals: full tables of small posits, every pair of some 8-bit floats, samples of wide formats, dot products.
+// Arithmetic on codes against exact rationals: full tables of small posits, every pair of some 8-bit floats, samples of
+// wide formats, dot products.
 import { describe, expect, test } from "vitest";
 import { arithmetic, defineCodebook, defineFloat, definePosit, format, quireBits, type NumberFormat } from "../../formats/index.ts";
 import { gridOf, nearest, type Grid } from "../oracle/nearest.ts";
@@ -274,7 +275,8 @@ describe("policies of formats that lack something", () => {
     const f = defineCodebook({ name: "sharp", values: [1, 1 + 6 * ulp, 2 ** -60, -(2 ** -60), 0.5, 0.5 + 3 * ulp] });
     const a = arithmetic(f);
     expect(f.order!.boundaries[f.order!.values.indexOf(1)]).toBe(1 + 3 * ulp);
-    // The sum of these two is the boundary exactly: a tie, the lower value. With 2^-60 more or less the sides are clear.
+    // The sum of these two is the boundary exactly: a tie, the lower value. With 2^-60 more or less the sides are
+    // clear.
     const [x, y] = [f.encode(0.5), f.encode(0.5 + 3 * ulp)];
     expect(f.decode(a.add(x, y))).toBe(1);
     const sum = () => a.accumulator().add(x).add(y);

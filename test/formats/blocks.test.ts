@@ -1,4 +1,5 @@
-// Block formats: MX and NVFP4 against oracles and reference blocks, every scale rule, NF4 with double quantization, shared exponents, bad input.
+// Block formats: MX and NVFP4 against oracles and reference blocks, every scale rule, NF4 with double quantization,
+// shared exponents, bad input.
 import fc from "fast-check";
 import { describe, expect, test } from "vitest";
 import {
@@ -119,7 +120,8 @@ for (const name of MX.filter((n) => n !== "mxint6" && n !== "mxint4"))
   });
 
 test("every kind of rounding of the scale can be told apart", () => {
-  // E2M1, amax 7: floor 1 (saturates), ceil 2, rceil 2, even: 1.75 rounds up to 2, so 2; amax 6.5: floor 1, even 1, rceil 2.
+  // E2M1, amax 7: floor 1 (saturates), ceil 2, rceil 2, even: 1.75 rounds up to 2, so 2; amax 6.5: floor 1, even 1,
+  // rceil 2.
   const scaleOf = (amax: number, scaleRule: "floor" | "ceil" | "rceil" | "even") =>
     quantize(row(new Float32Array(32).fill(amax)), block("mxfp4"), { scaleRule }).scales![0] - 127;
   expect((["floor", "ceil", "rceil", "even"] as const).map((r) => scaleOf(7, r))).toEqual([0, 1, 1, 1]);

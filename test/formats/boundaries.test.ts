@@ -1,5 +1,6 @@
-// Every rounding boundary and one ulp on either side, for all formats of at most 10 bits whose boundaries are arithmetic means, against nearest values
-// by exact rationals; all policies at the ends; stochastic rounding. Posits have a suite of their own.
+// Every rounding boundary and one ulp on either side, for all formats of at most 10 bits whose boundaries are
+// arithmetic means, against nearest values by exact rationals; all policies at the ends; stochastic rounding. Posits
+// have a suite of their own.
 import { describe, expect, test } from "vitest";
 import { allFormats, defineFloat, format, type NumberFormat } from "../../formats/index.ts";
 import { gridOf, nearest } from "../oracle/nearest.ts";

@@ -1,5 +1,5 @@
-// Bulk conversion equals the scalar codec for every float32 that matters: around every boundary of every format, specials, and all policies; the fast
-// loops (tables by the top bits, rounding on bits) are forced by long arrays.
+// Bulk conversion equals the scalar codec for every float32 that matters: around every boundary of every format,
+// specials, and all policies; the fast loops (tables by the top bits, rounding on bits) are forced by long arrays.
 import { describe, expect, test } from "vitest";
 import { allFormats, decodeArray, encodeArray, format, type EncodeOptions, type NumberFormat } from "../../formats/index.ts";
 
@@ -12,7 +12,10 @@ const neighbour = (x: number, step: number): number => {
   return f32[0];
 };
 
-/** float32 values: boundaries and values with their neighbours (of the larger formats a sample), specials, and a ramp over all exponents. */
+/**
+ * float32 values: boundaries and values with their neighbours (of the larger formats a sample), specials, and a ramp
+ * over all exponents.
+ */
 function probes(f: NumberFormat): Float32Array {
   const { values, boundaries } = f.order!;
   const list = [0, -0, Infinity, -Infinity, 3.4028234663852886e38, -3.4028234663852886e38, 2 ** -149, -(2 ** -149), 2 ** -126];

@@ -1,4 +1,5 @@
-// ggml blocks: bytes of the `_ref` quantizers, an oracle of every layout on random bytes, K-quants against the reference's error, bad input.
+// ggml blocks: bytes of the `_ref` quantizers, an oracle of every layout on random bytes, K-quants against the
+// reference's error, bad input.
 import { readFileSync } from "node:fs";
 import { describe, expect, test } from "vitest";
 import { allFormats, defineOpaque, format, type OpaqueFormat } from "../../formats/index.ts";
@@ -12,7 +13,10 @@ const hexBytes = (hex: string) => Uint8Array.from(hex.match(/../g)!, (h) => pars
 const hexFloats = (hex: string) => new Float32Array(Uint32Array.from(hex.match(/.{8}/g)!, (h) => parseInt(h, 16)).buffer);
 const squaredError = (a: Float32Array, b: Float32Array) => a.reduce((sum, v, i) => sum + (v - b[i]) ** 2, 0);
 
-/** Random blocks and what ggml's own dequantizers make of them: { type: { bytes, values } }, base64. Made with a build of ggml-quants.c of August 2026. */
+/**
+ * Random blocks and what ggml's own dequantizers make of them: { type: { bytes, values } }, base64. Made with a build
+ * of ggml-quants.c of August 2026.
+ */
 const decoded = JSON.parse(readFileSync(new URL("../fixtures/ggml/decode.json", import.meta.url), "utf8")) as Record<
   string,
   { bytes: string; values: string }

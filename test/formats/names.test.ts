@@ -1,4 +1,5 @@
-// The type of format(name) follows from the name; checked by the compiler (npm run types) and, against what comes back, here.
+// The type of format(name) follows from the name; checked by the compiler (npm run types) and, against what comes back,
+// here.
 import { expect, expectTypeOf, test } from "vitest";
 import { format, type BlockFormat, type Format, type FormatName, type NumberFormat, type OpaqueFormat } from "../../formats/index.ts";
 

@@ -1,4 +1,5 @@
-// Outlier-victim pairs: every pair of codes against the wording, errors bounded, better than plain clipping, files and names.
+// Outlier-victim pairs: every pair of codes against the wording, errors bounded, better than plain clipping, files and
+// names.
 import { describe, expect, test } from "vitest";
 import { defineOlive, format, type OpaqueFormat } from "../../formats/index.ts";
 import { dequantize, fromBytes, quantize, tensor, toBytes } from "../../src/index.ts";

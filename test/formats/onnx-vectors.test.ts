@@ -1,5 +1,6 @@
-// The codecs against ONNX's own operator tests: Cast, CastLike, QuantizeLinear, DequantizeLinear (ONNX v1.22). Documented exceptions: ONNX has an answer
-// for NaN to float4 (code 8, from the reference's -0) where the format has none and our default is an error, so the policy is named here.
+// The codecs against ONNX's own operator tests: Cast, CastLike, QuantizeLinear, DequantizeLinear (ONNX v1.22).
+// Documented exceptions: ONNX has an answer for NaN to float4 (code 8, from the reference's -0) where the format has
+// none and our default is an error, so the policy is named here.
 import { expect, test } from "vitest";
 import { float32, format, type EncodeOptions, type NumberFormat } from "../../formats/index.ts";
 import { describeShared, readVectors, vectorPath } from "../helpers/shared.ts";

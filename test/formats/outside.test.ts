@@ -1,5 +1,5 @@
-// Adding a format touches one file: a format that the package has never heard of gets laws, packing, quantize, saving and matmul on every synchronous
-// backend by its definition alone.
+// Adding a format touches one file: a format that the package has never heard of gets laws, packing, quantize, saving
+// and matmul on every synchronous backend by its definition alone.
 import { describe, expect, test } from "vitest";
 import {
   dequantize,

@@ -1,4 +1,5 @@
-// A format of a user's own, defined here and nowhere else, goes everywhere: codec, laws, packing, files, quantize, every option, products.
+// A format of a user's own, defined here and nowhere else, goes everywhere: codec, laws, packing, files, quantize,
+// every option, products.
 import { expect, test } from "vitest";
 import {
   decodeArray,

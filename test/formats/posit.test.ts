@@ -1,4 +1,5 @@
-// Posits against an oracle that works on bit strings and exact rationals, and against the decode tables of the shared vectors.
+// Posits against an oracle that works on bit strings and exact rationals, and against the decode tables of the shared
+// vectors.
 import { describe, expect, test } from "vitest";
 import { definePosit, format, type NumberFormat } from "../../formats/index.ts";
 import { describeShared, readVectors, vectorPath } from "../helpers/shared.ts";

@@ -1,4 +1,5 @@
-// Named scalar formats against the shared decode tables and special values, hand-computed limits, and what each builder refuses.
+// Named scalar formats against the shared decode tables and special values, hand-computed limits, and what each builder
+// refuses.
 import { readFileSync } from "node:fs";
 import { describe, expect, test } from "vitest";
 import {

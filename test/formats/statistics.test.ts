@@ -1,4 +1,5 @@
-// The published figures of bench/formats-statistics.ts with fewer samples: errors on Gaussian and Laplace data, crossovers, Monte Carlo ratios.
+// The published figures of bench/formats-statistics.ts with fewer samples: errors on Gaussian and Laplace data,
+// crossovers, Monte Carlo ratios.
 import { describe, expect, test } from "vitest";
 import { crossover, crossovers, published, qsnr, qsnrTable, relativeError, sample } from "../helpers/statistics.ts";
 

@@ -1,4 +1,5 @@
-// Takums, logarithmic numbers, HiFloat8, P3109 of every width, Q formats and floats by their fields, each against a second reading of its definition.
+// Takums, logarithmic numbers, HiFloat8, P3109 of every width, Q formats and floats by their fields, each against a
+// second reading of its definition.
 import { readFileSync } from "node:fs";
 import { describe, expect, test } from "vitest";
 import { exactExp, exactExp2 } from "../../formats/core/exp.ts";
@@ -180,7 +181,9 @@ describe("HiFloat8", () => {
 });
 
 describe("P3109 of every width", () => {
-  /** The draft's value of a code: sign, exponent with bias 2^(E-1), subnormals; specials at the places of the domain. */
+  /**
+   * The draft's value of a code: sign, exponent with bias 2^(E-1), subnormals; specials at the places of the domain.
+   */
   const value = (code: number, bits: number, precision: number, domain: string): number => {
     const signed = domain[0] === "s";
     const half = 2 ** (bits - 1);

@@ -3,7 +3,9 @@ import { describe, expect, it } from "vitest";
 import { arithmetic, explainCode, format, valueTable, type NumberFormat, type VectorOperation } from "../../formats/index.ts";
 
 const scalar = (name: string): NumberFormat => format(name) as NumberFormat;
-/** The nearest code by search over all values, ties to the even code; doubles hold the exact results of 4-bit operands. */
+/**
+ * The nearest code by search over all values, ties to the even code; doubles hold the exact results of 4-bit operands.
+ */
 function nearestCode(f: NumberFormat, x: number): number {
   const held = Math.min(f.limits.max, Math.max(f.limits.min, x));
   const all = [...f.table!.entries()].filter(([, v]) => Number.isFinite(v));

@@ -1,6 +1,7 @@
-// Fuzzing: inputs made from good ones by changes that know their structure, run with budgets. A finding is an error that is no LowbitError, more than
-// two seconds of processor time, or more than 64 MiB and 40 times the input of memory. Inputs are bytes and nothing else: every choice of a run
-// (options, sizes) is drawn from the bytes themselves, so that a file of the corpus alone repeats it.
+// Fuzzing: inputs made from good ones by changes that know their structure, run with budgets. A finding is an error
+// that is no LowbitError, more than two seconds of processor time, or more than 64 MiB and 40 times the input of
+// memory. Inputs are bytes and nothing else: every choice of a run (options, sizes) is drawn from the bytes themselves,
+// so that a file of the corpus alone repeats it.
 import { isLowbitError } from "../../formats/core/errors.ts";
 import type { Random } from "../helpers/random.ts";
 import { random } from "../helpers/random.ts";

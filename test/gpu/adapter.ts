@@ -1,6 +1,7 @@
-// The adapter of this machine for suites in test/gpu: dawn (npm package webgpu) in Node, navigator.gpu in a page and in Deno. Where there is none a suite says
-// what it skips; with REQUIRE_WEBGPU=1 that is a failure. LOWBIT_ADAPTER names the adapter that must answer (part of its description), so that a driver that
-// silently took another's place is found out.
+// The adapter of this machine for suites in test/gpu: dawn (npm package webgpu) in Node, navigator.gpu in a page and in
+// Deno. Where there is none a suite says what it skips; with REQUIRE_WEBGPU=1 that is a failure. LOWBIT_ADAPTER names
+// the adapter that must answer (part of its description), so that a driver that silently took another's place is found
+// out.
 import { describe, test } from "vitest";
 
 interface Scope {
@@ -38,8 +39,8 @@ if (wanted !== "" && !adapterName.toLowerCase().includes(wanted.toLowerCase()))
   throw new Error(`LOWBIT_ADAPTER=${wanted}: the adapter is ${adapterName}`);
 
 /**
- * Does this run take all of something, or (on a driver that compiles on the CPU, a second per pipeline) a spread? LOWBIT_GPU_FULL lists what is taken whole;
- * a GPU takes all.
+ * Does this run take all of something, or (on a driver that compiles on the CPU, a second per pipeline) a spread?
+ * LOWBIT_GPU_FULL lists what is taken whole; a GPU takes all.
  */
 export const takesAll = (what: "formats" | "codecs" | "pipelines" | "shaders"): boolean =>
   !/llvmpipe|swiftshader/i.test(adapterName) || (process.env.LOWBIT_GPU_FULL ?? "").split(",").includes(what);

@@ -1,5 +1,6 @@
-// Processes that use the WebGPU backend end with exit code 0, without a hang and without a crash of dawn: with and without dispose, with work under way, with
-// backends that were dropped, after garbage collection. Shader caches are cold. Node only.
+// Processes that use the WebGPU backend end with exit code 0, without a hang and without a crash of dawn: with and
+// without dispose, with work under way, with backends that were dropped, after garbage collection. Shader caches are
+// cold. Node only.
 import { spawn } from "node:child_process";
 import { mkdtempSync, rmSync, symlinkSync } from "node:fs";
 import { tmpdir } from "node:os";

@@ -1,5 +1,6 @@
-// Operations of the WebGPU backend: integer products bit for bit the oracle's and WebAssembly's, codecs bit for bit the table and the scalar encoder, the
-// Walsh-Hadamard transform equal to float32 butterflies. Odd sizes, splits above the binding limit, wrong arguments.
+// Operations of the WebGPU backend: integer products bit for bit the oracle's and WebAssembly's, codecs bit for bit the
+// table and the scalar encoder, the Walsh-Hadamard transform equal to float32 butterflies. Odd sizes, splits above the
+// binding limit, wrong arguments.
 import { afterAll, beforeAll, describe, expect, it } from "vitest";
 import { compileExpr, decodeExpr } from "../../formats/core/expr.ts";
 import { allFormats, encodeArray, format, isLowbitError, type EncodeOptions, type NumberFormat } from "../../formats/index.ts";

@@ -1,5 +1,6 @@
-// Products on the WebGPU backend against the oracle: every format, kinds of activations, odd shapes, weights and activations split at a lowered binding limit,
-// special values, epilogues, buffers that stay on the device, and what a layer refuses. Bounds are computed from the data.
+// Products on the WebGPU backend against the oracle: every format, kinds of activations, odd shapes, weights and
+// activations split at a lowered binding limit, special values, epilogues, buffers that stay on the device, and what a
+// layer refuses. Bounds are computed from the data.
 import { afterAll, beforeAll, expect, it } from "vitest";
 import type { PackedTensor } from "../../formats/index.ts";
 import { format } from "../../formats/index.ts";
@@ -162,7 +163,8 @@ describeGpu(`products on ${adapterName}`, () => {
         got.forEach((v, i) => {
           const sum = y[i] + bias[i % 10];
           const expected = epilogue === undefined ? sum : exact[epilogue](sum);
-          // slopes are at most 1.13; WGSL's exp and tanh: 3 + 2 |x| units in the last place (|x| < 16), and 1.5e-7 of the erf used
+          // slopes are at most 1.13; WGSL's exp and tanh: 3 + 2 |x| units in the last place (|x| < 16), and 1.5e-7 of
+          // the erf used
           const own = epilogue === undefined || epilogue === "relu" ? 2 ** -23 : 64 * 2 ** -23 + 1.5e-7;
           expect(Math.abs(v - expected)).toBeLessThanOrEqual(
             1.13 * (bound[i] + Math.abs(sum) * 2 ** -23) + own * (Math.abs(sum) + Math.abs(expected)),

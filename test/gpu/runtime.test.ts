@@ -1,4 +1,5 @@
-// The WebGPU runtime: jobs end to end, pipelines compiled once, buffers counted, and every fault of a device a LowbitError with the kernel's name.
+// The WebGPU runtime: jobs end to end, pipelines compiled once, buffers counted, and every fault of a device a
+// LowbitError with the kernel's name.
 import { expect, it } from "vitest";
 import type { GpuDevice, GpuRoot } from "../../kernels/wgsl/api.ts";
 import { createGpuRuntime, shaderBindings, type GpuRuntime } from "../../kernels/wgsl/runtime.ts";

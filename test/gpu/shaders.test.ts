@@ -1,5 +1,6 @@
-// Every WGSL kernel of the registry compiles on this adapter without a message and makes a pipeline on a device with default limits. In a page this is Tint in
-// Chromium, in Deno naga. Where pipelines are slow to make a spread of every family gets them, and the title says so.
+// Every WGSL kernel of the registry compiles on this adapter without a message and makes a pipeline on a device with
+// default limits. In a page this is Tint in Chromium, in Deno naga. Where pipelines are slow to make a spread of every
+// family gets them, and the title says so.
 import { afterAll, beforeAll, describe, expect, it } from "vitest";
 import { shaderFamilies } from "../../kernels/registry.ts";
 import { adapter, adapterName, describeGpu, entryPoint, takesAll } from "./adapter.ts";

@@ -1,5 +1,5 @@
-// A model with its weights replaced by what their packed form decodes to: what a quantized file must compute. Made with the public primitives and
-// the tensor layer alone, not with the targets that it judges.
+// A model with its weights replaced by what their packed form decodes to: what a quantized file must compute. Made with
+// the public primitives and the tensor layer alone, not with the targets that it judges.
 import { readModelBytes, writeModelBytes, type QuantizeBytesOptions } from "../../src/onnx/index.ts";
 import type { ModelProto } from "../../src/onnx/file/gen/onnx_pb.ts";
 import { buildScopes, collectNames, opsetVersion } from "../../src/onnx/graph/graph.ts";

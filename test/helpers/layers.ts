@@ -20,7 +20,8 @@ export function inputs(kind: InputKind, tokens: number, k: number, seed: number,
     }
   }
   if (kind === "power") {
-    // Eigenvalues 1 / (i + 1)^POWER; eigenvectors mixed by two rounds of random signs and a Walsh-Hadamard transform (k a power of two).
+    // Eigenvalues 1 / (i + 1)^POWER; eigenvectors mixed by two rounds of random signs and a Walsh-Hadamard transform (k
+    // a power of two).
     const signs = [0, 1].map(() => Float64Array.from({ length: k }, () => (rng.next() < 0.5 ? -1 : 1)));
     for (let t = 0; t < tokens; t++) {
       const row = x.subarray(t * k, (t + 1) * k);

@@ -1,8 +1,12 @@
-// Damaged files: seeded mutations of a sound one. A reader must answer each with a value or a typed error, quickly and in bounded memory.
+// Damaged files: seeded mutations of a sound one. A reader must answer each with a value or a typed error, quickly and
+// in bounded memory.
 import { isLowbitError } from "../../formats/core/errors.ts";
 import { random } from "./random.ts";
 
-/** One damaged copy: flipped bits, extreme bytes and words, cut or repeated stretches, swapped ones; most damage falls on the first `header` bytes. */
+/**
+ * One damaged copy: flipped bits, extreme bytes and words, cut or repeated stretches, swapped ones; most damage falls
+ * on the first `header` bytes.
+ */
 export function mutate(bytes: Uint8Array, seed: number, header: number): Uint8Array {
   const rng = random(seed);
   let out = bytes.slice();
@@ -25,7 +29,8 @@ export function mutate(bytes: Uint8Array, seed: number, header: number): Uint8Ar
 export const mutations = (): number => Number(process.env.LOWBIT_MUTATIONS ?? 2000);
 
 /**
- * Reads every mutation of a file; returns what went wrong: errors that are no LowbitError, RangeError of arguments, or reads above a second.
+ * Reads every mutation of a file; returns what went wrong: errors that are no LowbitError, RangeError of arguments, or
+ * reads above a second.
  */
 export async function survive(
   sound: Uint8Array,

@@ -1,5 +1,5 @@
-// Run by test/backends/memory.test.ts in a process of its own: peak memory of preparing large weights, as JSON lines. Linux: the kernel's high-water mark of
-// resident memory, reset before each (proc(5), clear_refs and VmHWM).
+// Run by test/backends/memory.test.ts in a process of its own: peak memory of preparing large weights, as JSON lines.
+// Linux: the kernel's high-water mark of resident memory, reset before each (proc(5), clear_refs and VmHWM).
 import { readFileSync, writeFileSync } from "node:fs";
 import { elementOf, packedSizes } from "../../formats/core/packed.ts";
 import { format, type PackedTensor } from "../../formats/index.ts";

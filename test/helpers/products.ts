@@ -1,5 +1,5 @@
-// What a sweep of packed products needs: formats, weights, and the oracle's result with a bound computed from the data (test/oracle/product.ts), flips of a code
-// where an activation lies on the border between two codes included.
+// What a sweep of packed products needs: formats, weights, and the oracle's result with a bound computed from the data
+// (test/oracle/product.ts), flips of a code where an activation lies on the border between two codes included.
 import { dequantizeRows, elementOf, rowScales } from "../../formats/core/packed.ts";
 import { allFormats, defineBlock, defineInt, format, type Format, type PackedTensor } from "../../formats/index.ts";
 import { dequantize } from "../../src/index.ts";
@@ -32,8 +32,8 @@ export const blockOf = (f: Format): number =>
 export const wholeBlocks = (f: Format): boolean => f.kind === "opaque" || (f.kind === "block" && f.tail === "error");
 
 /**
- * The span of a scale, magnitudes that stand for |w| where offsets cancel, and `slack`: a unit of 1/32767 of the largest value of the element under its scale, for
- * kernels that keep a table as fixed point.
+ * The span of a scale, magnitudes that stand for |w| where offsets cancel, and `slack`: a unit of 1/32767 of the
+ * largest value of the element under its scale, for kernels that keep a table as fixed point.
  */
 export function productFacts(w: PackedTensor): { readonly span: number; readonly size: Float64Array; readonly slack: Float64Array } {
   const { rows, k, format: f } = w;
@@ -68,7 +68,10 @@ export function productFacts(w: PackedTensor): { readonly span: number; readonly
   return { span: levels.span, size, slack };
 }
 
-/** The oracle's x * w^T with activations quantized to `bits` (null: as they are). `eps`: relative error of storing an activation, beside float32 sums. */
+/**
+ * The oracle's x * w^T with activations quantized to `bits` (null: as they are). `eps`: relative error of storing an
+ * activation, beside float32 sums.
+ */
 export function expectedProduct(w: PackedTensor, x: Float32Array, m: number, bits: 8 | 16 | null, eps = 0): Expected {
   const { rows: n, k } = w;
   const { span, size } = productFacts(w);

@@ -35,7 +35,10 @@ export function random(seed: number): Random {
   return { next, normal, laplace, integer: (below) => Math.floor(next() * below) };
 }
 
-/** Blocks of `size` values of every awkward kind: outliers, ties, zeros of both signs, constants, one-signed, tiny and large. */
+/**
+ * Blocks of `size` values of every awkward kind: outliers, ties, zeros of both signs, constants, one-signed, tiny and
+ * large.
+ */
 export function awkwardBlock(rng: Random, size: number, kind: number): Float32Array {
   const s = 2 ** (rng.integer(24) - 14);
   const x = Float32Array.from({ length: size }, () => rng.normal() * s);

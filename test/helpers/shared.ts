@@ -1,5 +1,6 @@
-// Reference data and models that live beside the project: ../shared/vectors and ../shared/models, or LOWBIT_VECTORS and LOWBIT_MODELS. Where they
-// are absent the suites that need them are skipped, and say so by name; with REQUIRE_SHARED=1 that is a failure.
+// Reference data and models that live beside the project: ../shared/vectors and ../shared/models, or LOWBIT_VECTORS and
+// LOWBIT_MODELS. Where they are absent the suites that need them are skipped, and say so by name; with REQUIRE_SHARED=1
+// that is a failure.
 import { existsSync, readFileSync } from "node:fs";
 import { join } from "node:path";
 import { fileURLToPath } from "node:url";

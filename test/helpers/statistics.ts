@@ -1,5 +1,6 @@
-// Errors of formats on synthetic data, and the figures they are compared with: relative mean squared errors, signal to noise ratios of Monte Carlo
-// blocks, and the closed formulas of "INT v.s. FP" (arXiv 2510.25602). Used by bench/formats-statistics.ts and, with fewer samples, by a test.
+// Errors of formats on synthetic data, and the figures they are compared with: relative mean squared errors, signal to
+// noise ratios of Monte Carlo blocks, and the closed formulas of "INT v.s. FP" (arXiv 2510.25602). Used by
+// bench/formats-statistics.ts and, with fewer samples, by a test.
 import { format } from "../../formats/index.ts";
 import { dequantize, quantize, tensor, type QuantizeOptions } from "../../src/index.ts";
 import { random } from "./random.ts";
@@ -93,7 +94,9 @@ export function hadamard(x: Float32Array, g: number): Float32Array {
   return Float32Array.from(y, (v) => v / Math.sqrt(g));
 }
 
-/** Monte Carlo signal to noise ratios in dB: [normal, Laplace, Laplace after a Hadamard transform of the block size]. */
+/**
+ * Monte Carlo signal to noise ratios in dB: [normal, Laplace, Laplace after a Hadamard transform of the block size].
+ */
 export const qsnrTable: readonly {
   format: string;
   block: number;
@@ -126,12 +129,18 @@ function distribution(t: number): number {
   return 0.5 + sum * density(t);
 }
 
-/** Noise to signal of integers of b bits at crest factor kappa: step^2 / 12; `g`: the block maximum is exact (fine scales). */
+/**
+ * Noise to signal of integers of b bits at crest factor kappa: step^2 / 12; `g`: the block maximum is exact (fine
+ * scales).
+ */
 export function intNoise(bits: number, kappa: number, rho: number, g = Infinity): number {
   return ((rho * kappa) ** 2 / (12 * 4 ** (bits - 1))) * (1 - 1 / g);
 }
 
-/** Noise to signal of floats (mantissa M, bias B, largest Q): relative steps above the smallest normal number, constant ones below, zero at the bottom. */
+/**
+ * Noise to signal of floats (mantissa M, bias B, largest Q): relative steps above the smallest normal number, constant
+ * ones below, zero at the bottom.
+ */
 export function floatNoise(M: number, B: number, Q: number, kappa: number, rho: number, g = Infinity): number {
   const s = (rho * kappa) / Q;
   const zero = s * 2 ** (-B - M);

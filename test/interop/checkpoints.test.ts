@@ -1,4 +1,5 @@
-// Quantized checkpoints, packed here by the rules of each format (comments beside), apart from the reader: codes and values come in exactly.
+// Quantized checkpoints, packed here by the rules of each format (comments beside), apart from the reader: codes and
+// values come in exactly.
 import { mkdtempSync, rmSync, writeFileSync } from "node:fs";
 import { tmpdir } from "node:os";
 import { join } from "node:path";

@@ -9,7 +9,8 @@ import { ggufBytes, ggufTypes, readGguf, writeGguf, type GgufContent } from "../
 import { survive } from "../helpers/mutate.ts";
 import { random } from "../helpers/random.ts";
 
-// Written by gguf_write_to_file of ggml (August 2026): a tensor "t.<type>" of two rows of every type, and a metadata value of every kind.
+// Written by gguf_write_to_file of ggml (August 2026): a tensor "t.<type>" of two rows of every type, and a metadata
+// value of every kind.
 const whole = new Uint8Array(readFileSync(new URL("../fixtures/gguf/all-types.gguf", import.meta.url)));
 const path = join(tmpdir(), `lowbit-gguf-${process.pid}.gguf`);
 afterAll(() => rmSync(path, { force: true }));

@@ -1,4 +1,5 @@
-// npy and npz: files built here by the descriptions of NEP 1 and APPNOTE, every type and order, and our own read back; what a reader must refuse.
+// npy and npz: files built here by the descriptions of NEP 1 and APPNOTE, every type and order, and our own read back;
+// what a reader must refuse.
 import { mkdtempSync, readdirSync, rmSync } from "node:fs";
 import { tmpdir } from "node:os";
 import { join } from "node:path";
@@ -89,7 +90,10 @@ describe("npy", () => {
   });
 });
 
-/** An archive, entry by entry: method 8 is deflate; with `wide` sizes of 64 bits as numpy writes them, and the record of zip64. */
+/**
+ * An archive, entry by entry: method 8 is deflate; with `wide` sizes of 64 bits as numpy writes them, and the record of
+ * zip64.
+ */
 function zip(files: Record<string, Uint8Array>, method: 0 | 8, wide: boolean): Buffer {
   const [parts, central]: Buffer[][] = [[], []];
   let at = 0;

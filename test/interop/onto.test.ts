@@ -1,5 +1,5 @@
-// lowbit convert --onto: a checkpoint's layers in the ONNX graph of the same model, judged by onnxruntime against a graph with the values that the writer of
-// the checkpoint says they have.
+// lowbit convert --onto: a checkpoint's layers in the ONNX graph of the same model, judged by onnxruntime against a
+// graph with the values that the writer of the checkpoint says they have.
 import { mkdtempSync, readFileSync, rmSync, writeFileSync } from "node:fs";
 import { tmpdir } from "node:os";
 import { join } from "node:path";

@@ -1,4 +1,5 @@
-// safetensors of anyone: every dtype, shards, hostile headers. Files are put together here by the rules of the format, apart from the writer.
+// safetensors of anyone: every dtype, shards, hostile headers. Files are put together here by the rules of the format,
+// apart from the writer.
 import { mkdtempSync, rmSync, writeFileSync } from "node:fs";
 import { tmpdir } from "node:os";
 import { join } from "node:path";

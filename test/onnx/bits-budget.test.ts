@@ -1,4 +1,5 @@
-// Bits by budget: importances are what a run of one's own gives, the plan stays within the budget as it is stored, and beats one format for all.
+// Bits by budget: importances are what a run of one's own gives, the plan stays within the budget as it is stored, and
+// beats one format for all.
 import { describe, expect, test } from "vitest";
 import { format } from "../../formats/index.ts";
 import { dequantize, quantize } from "../../src/index.ts";

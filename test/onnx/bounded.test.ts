@@ -1,4 +1,5 @@
-// Work in bounded memory: values between stages and packed weights on disk are those that memory would have held, and nothing stays behind.
+// Work in bounded memory: values between stages and packed weights on disk are those that memory would have held, and
+// nothing stays behind.
 import { existsSync, mkdtempSync, readdirSync, rmSync, writeFileSync } from "node:fs";
 import { tmpdir } from "node:os";
 import { join } from "node:path";

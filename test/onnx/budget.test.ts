@@ -1,4 +1,5 @@
-// Small files that ask for much: empty messages, unknown fields, depth; and models of many nodes, which are read and written in linear time.
+// Small files that ask for much: empty messages, unknown fields, depth; and models of many nodes, which are read and
+// written in linear time.
 import { readFileSync } from "node:fs";
 import { describe, expect, it } from "vitest";
 import { isLowbitError } from "../../formats/core/errors.ts";

@@ -1,6 +1,6 @@
-// The bytes that quantizeModelBytes writes against rules written apart (test/oracle/ort.ts: MLAS, quant_utils, bitsandbytes), on seeded random models of MatMul,
-// Gemm with transB, Conv and Gather: q4 and q2 and 8-bit blocks with and without zero points, float16 weights, bnb4, int8 and uint8 per tensor and channel. Some
-// here; all of them by
+// The bytes that quantizeModelBytes writes against rules written apart (test/oracle/ort.ts: MLAS, quant_utils,
+// bitsandbytes), on seeded random models of MatMul, Gemm with transB, Conv and Gather: q4 and q2 and 8-bit blocks with
+// and without zero points, float16 weights, bnb4, int8 and uint8 per tensor and channel. Some here; all of them by
 // LOWBIT_RANDOM_MODELS=300 npx vitest run test/onnx/byte-identity.test.ts
 import { describe, expect, it } from "vitest";
 import { encodeHalf, halfTable } from "../../src/onnx/file/half.ts";
@@ -18,7 +18,9 @@ function stream(seed: number): () => number {
   return () => (state = (Math.imul(state ^ (state >>> 15), 2246822519) + 3266489917) >>> 0) / 2 ** 32;
 }
 
-/** Weights of one of several kinds: plain, one-signed, mostly zero, on a coarse grid (ties), of many magnitudes, tiny. */
+/**
+ * Weights of one of several kinds: plain, one-signed, mostly zero, on a coarse grid (ties), of many magnitudes, tiny.
+ */
 function randomWeights(count: number, random: () => number): { kind: string; data: Float32Array } {
   const kinds: Record<string, () => number> = {
     plain: () => (random() + random() + random() - 1.5) * 0.2,
@@ -41,7 +43,10 @@ interface Expected {
   readonly tensors: Record<string, Buffer>;
 }
 
-/** Codes of blocks along k, packed lowest bits first; the rest of a byte in which a row ends holds its zero point, unused zero points the middle. */
+/**
+ * Codes of blocks along k, packed lowest bits first; the rest of a byte in which a row ends holds its zero point,
+ * unused zero points the middle.
+ */
 function nbits(w: Float32Array, k: number, n: number, bits: number, random: () => number, float16: boolean): Expected {
   const blockSize = pick(random, [16, 32, 64, 128, 256]);
   const symmetric = random() < 0.5;
@@ -136,7 +141,10 @@ function convolution(w: Float32Array, k: number, n: number, type: "int8" | "uint
   };
 }
 
-/** A table [n, k]: signed codes with a scale per row, or (perChannel: false) unsigned ones with one scale and zero point, whatever the dtype. */
+/**
+ * A table [n, k]: signed codes with a scale per row, or (perChannel: false) unsigned ones with one scale and zero
+ * point, whatever the dtype.
+ */
 function table(w: Float32Array, k: number, n: number, random: () => number): Expected {
   const byRow = random() < 0.5;
   const dtype = pick(random, ["int8", "uint8"] as const);

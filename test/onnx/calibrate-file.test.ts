@@ -1,4 +1,5 @@
-// Statistics as files: quantizing from one gives the bytes of quantizing from the data; shards of the data add up to it; shards of others are refused by name.
+// Statistics as files: quantizing from one gives the bytes of quantizing from the data; shards of the data add up to
+// it; shards of others are refused by name.
 import { mkdtempSync, readFileSync, rmSync, truncateSync, writeFileSync } from "node:fs";
 import { tmpdir } from "node:os";
 import { join } from "node:path";

@@ -1,5 +1,5 @@
-// Calibration of models: where data come from, and that the statistics are those of what each operator multiplies. The oracle of the Hessian is
-// onnxruntime-node: the sum of squares of a layer's outputs is the trace of W H W^T.
+// Calibration of models: where data come from, and that the statistics are those of what each operator multiplies. The
+// oracle of the Hessian is onnxruntime-node: the sum of squares of a layer's outputs is the trace of W H W^T.
 import { openProducts } from "../../src/onnx/calibrate/products.ts";
 import { mkdirSync, mkdtempSync, readdirSync, rmSync, writeFileSync } from "node:fs";
 import { tmpdir } from "node:os";

@@ -1,5 +1,5 @@
-// decideWeights: what it hands out equals the quantizers of lowbit/quantize on statistics collected apart, layer by layer; in sequence the error of the
-// model's output is smaller; layers in groups join; errors name the layer.
+// decideWeights: what it hands out equals the quantizers of lowbit/quantize on statistics collected apart, layer by
+// layer; in sequence the error of the model's output is smaller; layers in groups join; errors name the layer.
 import { describe, expect, test } from "vitest";
 import { format } from "../../formats/index.ts";
 import { dequantize, quantize, tensor } from "../../src/index.ts";

@@ -1,4 +1,5 @@
-// int8, uint8 and q8: weights against an oracle, integer results bit for bit, graphs of every operator run beside the original.
+// int8, uint8 and q8: weights against an oracle, integer results bit for bit, graphs of every operator run beside the
+// original.
 import { InferenceSession, Tensor } from "onnxruntime-node";
 import { describe, expect, it } from "vitest";
 import type { ModelProto, NodeProto, TensorProto } from "../../src/onnx/file/gen/onnx_pb.ts";
@@ -109,7 +110,8 @@ describe("MatMul", () => {
     const proto = matmulModel(raw("w", [64, 24], weights(64 * 24)), 64, 24);
     for (const symmetric of [true, false, undefined]) {
       const { bytes, report } = await quantized(proto, dtype, { perChannel, symmetric });
-      // x86 processors without VNNI add products of two bytes in 16 bits, which saturate: signed weights are judged by 7 bits
+      // x86 processors without VNNI add products of two bytes in 16 bits, which saturate: signed weights are judged by
+      // 7 bits
       await expectAgrees(
         proto,
         dtype === "int8" ? (await quantized(proto, dtype, { perChannel, symmetric, reduceRange: true })).bytes : bytes,
@@ -209,7 +211,10 @@ describe("Conv", () => {
 
 describe("LSTM", () => {
   const [hidden, size, steps] = [16, 20, 5];
-  /** Signed weights of 8 bits saturate in the runtime's sums on processors without VNNI: 16 dB instead of 40. q8 has unsigned ones here. */
+  /**
+   * Signed weights of 8 bits saturate in the runtime's sums on processors without VNNI: 16 dB instead of 40. q8 has
+   * unsigned ones here.
+   */
   const lstmOf = (dtype: OnnxDtype) => ({ include: ["lstm*"], reduceRange: dtype === "int8" });
   /** x [steps, 1, size] -> LSTM -> y; `state` is where the initial state comes from. */
   const lstm = (directions: number, state: "none" | "shape" | "input", bias = true, scale = (_row: number) => 1): ModelProto => {

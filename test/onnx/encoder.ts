@@ -1,4 +1,5 @@
-// A small pre-norm transformer encoder with LayerNorm, as exporters write it: learned positions, attention with biases, GELU or ReLU, a head.
+// A small pre-norm transformer encoder with LayerNorm, as exporters write it: learned positions, attention with biases,
+// GELU or ReLU, a head.
 import type { NodeProto, TensorProto } from "../../src/onnx/file/gen/onnx_pb.ts";
 import { applyPasses, readModelBytes, writeModelBytes, type PassRequest } from "../../src/onnx/index.ts";
 import { differenceFrom, referenceRun } from "../../src/onnx/passes/check.ts";

@@ -1,5 +1,6 @@
-// Every call on the file system of a write, failed once each: afterwards there is the old pair, or the new pair, or (where there was none) nothing,
-// and the next run leaves no trace of it. A kill is a call after which no call does anything any more.
+// Every call on the file system of a write, failed once each: afterwards there is the old pair, or the new pair, or
+// (where there was none) nothing, and the next run leaves no trace of it. A kill is a call after which no call does
+// anything any more.
 import { spawnSync } from "node:child_process";
 import { existsSync, mkdtempSync, readFileSync, readdirSync, rmSync, writeFileSync } from "node:fs";
 import { tmpdir } from "node:os";
@@ -40,7 +41,10 @@ function ofVersion(version: number): OnnxModel {
   return made;
 }
 
-/** What stands in the folder: a version, "nothing", "broken" (does not load), or "torn" (loads with data of two versions, or of another model). */
+/**
+ * What stands in the folder: a version, "nothing", "broken" (does not load), or "torn" (loads with data of two
+ * versions, or of another model).
+ */
 function state(folder: string): number | "nothing" | "broken" | "torn" {
   const path = join(folder, "out.onnx");
   if (!existsSync(path)) return "nothing";
@@ -120,7 +124,10 @@ async function prepare({ before }: Scenario): Promise<string> {
   return folder;
 }
 
-/** Each case takes every tenth call, from where the last one did not: all of them with LOWBIT_ALL_FAULTS=1 (a minute or two). */
+/**
+ * Each case takes every tenth call, from where the last one did not: all of them with LOWBIT_ALL_FAULTS=1 (a minute or
+ * two).
+ */
 const STRIDE = process.env.LOWBIT_ALL_FAULTS === undefined ? 10 : 1;
 let turn = 0;
 const CODES = ["EIO", "ENOSPC", "EACCES", "EINTR"] as const;

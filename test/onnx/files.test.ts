@@ -1,4 +1,5 @@
-// Files as they come: kinds of arrays, files that are no model, pipes and devices, links, names, permissions, data that changes meanwhile.
+// Files as they come: kinds of arrays, files that are no model, pipes and devices, links, names, permissions, data that
+// changes meanwhile.
 import { execFileSync } from "node:child_process";
 import {
   appendFileSync,

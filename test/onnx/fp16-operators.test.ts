@@ -1,4 +1,5 @@
-// fp16 of every operator with float inputs, in every opset where its form changed: the file loads in onnxruntime and gives what it gave.
+// fp16 of every operator with float inputs, in every opset where its form changed: the file loads in onnxruntime and
+// gives what it gave.
 import { InferenceSession, Tensor } from "onnxruntime-node";
 import { describe, expect, it } from "vitest";
 import { create } from "@bufbuild/protobuf";
@@ -92,7 +93,8 @@ describe.each([
 });
 
 it("a product below float16's range: the float32 result, rounded to float16", async () => {
-  // The zoo has ReduceProd over two values: eight of the size of 0.1 are 1e-8, which is none of float16's numbers. Nothing is wrong then but the format.
+  // The zoo has ReduceProd over two values: eight of the size of 0.1 are 1e-8, which is none of float16's numbers.
+  // Nothing is wrong then but the format.
   const product = ZOO.find(({ what }) => what === "ReduceProd")!;
   const nodes = product.nodes.map((made) => structuredClone(made));
   nodes.find(({ opType }) => opType === "ReduceProd")!.attribute[0].ints = [1n, 3n];

@@ -1,4 +1,5 @@
-// fp16: the converted model loads and agrees, whatever the graph: subgraphs, constants in every place, operators without a float16 form.
+// fp16: the converted model loads and agrees, whatever the graph: subgraphs, constants in every place, operators
+// without a float16 form.
 import { InferenceSession } from "onnxruntime-node";
 import { describe, expect, it } from "vitest";
 import type { GraphProto, ModelProto, NodeProto, TensorProto } from "../../src/onnx/file/gen/onnx_pb.ts";

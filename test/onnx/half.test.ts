@@ -1,4 +1,5 @@
-// The fast float16 conversion against the format's codec: every code, and float32 values at, beside and between its boundaries.
+// The fast float16 conversion against the format's codec: every code, and float32 values at, beside and between its
+// boundaries.
 import { describe, expect, it } from "vitest";
 import { float16 } from "../../formats/float16.ts";
 import { encodeHalf, halfTable } from "../../src/onnx/file/half.ts";

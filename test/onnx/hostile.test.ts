@@ -18,7 +18,9 @@ beforeEach(() => {
 });
 afterEach(() => rmSync(folder, { recursive: true, force: true }));
 
-/** Quantizes bytes from a file; expects one LowbitError with the code and text, and nothing but the input in the folder. */
+/**
+ * Quantizes bytes from a file; expects one LowbitError with the code and text, and nothing but the input in the folder.
+ */
 async function expectRefused(bytes: Uint8Array, code: string, text: RegExp, options: object = {}): Promise<void> {
   const input = join(folder, "in.onnx");
   writeFileSync(input, bytes);

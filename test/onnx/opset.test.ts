@@ -1,4 +1,5 @@
-// Raising the opset to 11: every operator that changed between 7 and 11, run by onnxruntime before and after, bit for bit.
+// Raising the opset to 11: every operator that changed between 7 and 11, run by onnxruntime before and after, bit for
+// bit.
 import { InferenceSession, Tensor } from "onnxruntime-node";
 import { describe, expect, it } from "vitest";
 import { raiseOpset } from "../../src/onnx/graph/opset.ts";

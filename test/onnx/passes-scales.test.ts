@@ -1,5 +1,5 @@
-// Passes that look at data or at pairs of layers: SmoothQuant, AWQ, equalisation, folding of batch norms, bias correction. The function stays, and
-// what the pass is for is true afterwards.
+// Passes that look at data or at pairs of layers: SmoothQuant, AWQ, equalisation, folding of batch norms, bias
+// correction. The function stays, and what the pass is for is true afterwards.
 import { readFileSync } from "node:fs";
 import { describe, expect, test } from "vitest";
 import { format } from "../../formats/index.ts";

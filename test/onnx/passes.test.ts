@@ -1,5 +1,5 @@
-// Passes keep the function of a model: outputs within 1e-4 of their range, on a LayerNorm encoder in every spelling and on kjv-llama; and what
-// they are for is true afterwards (gains are ones, ranges are equal, outliers are spread).
+// Passes keep the function of a model: outputs within 1e-4 of their range, on a LayerNorm encoder in every spelling and
+// on kjv-llama; and what they are for is true afterwards (gains are ones, ranges are equal, outliers are spread).
 import { readFileSync } from "node:fs";
 import { describe, expect, test } from "vitest";
 import { addOutputs, applyPasses, modelLayers, readModelBytes, readWeight, writeModelBytes } from "../../src/onnx/index.ts";

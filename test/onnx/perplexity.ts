@@ -4,7 +4,10 @@ import { InferenceSession, Tensor } from "onnxruntime-node";
 const WINDOW = 256;
 const BATCH = 4;
 
-/** exp of the mean negative log likelihood of the token after each position (the last one of a window is the first of the next). */
+/**
+ * exp of the mean negative log likelihood of the token after each position (the last one of a window is the first of
+ * the next).
+ */
 export async function perplexity(path: string, tokenBytes: Uint8Array, windows: number): Promise<number> {
   const tokens = new Uint16Array(tokenBytes.buffer.slice(tokenBytes.byteOffset, tokenBytes.byteOffset + tokenBytes.byteLength));
   const session = await InferenceSession.create(path, { logSeverityLevel: 4 });

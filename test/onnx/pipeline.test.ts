@@ -1,5 +1,5 @@
-// quantizeModel from end to end: algorithms on calibration data, rules, budgets, targets, static quantization, folders, recipes. Small models; what
-// it must show on real ones is in bench/.
+// quantizeModel from end to end: algorithms on calibration data, rules, budgets, targets, static quantization, folders,
+// recipes. Small models; what it must show on real ones is in bench/.
 import { existsSync, mkdirSync, mkdtempSync, readFileSync, rmSync, writeFileSync } from "node:fs";
 import { tmpdir } from "node:os";
 import { join } from "node:path";
@@ -115,7 +115,8 @@ describe("rules, budgets, targets", () => {
     await expect(run({ dtype: "q4", rules: [{ match: "nine", keep: true }] })).rejects.toMatchObject({ code: "E_ONNX" });
   });
   it("a budget is kept, and its rules make the same file again", async () => {
-    // blocks that divide k: the last block of a row that is shorter needs an index, a percent more on weights as small as these
+    // blocks that divide k: the last block of a row that is shorter needs an index, a percent more on weights as small
+    // as these
     const candidates = ["int2_b32", "int3_b32", "int4_b32", "int8_b32"];
     const made = await run({ budget: { bitsPerWeight: 5, candidates }, calibration: feeds });
     const bits = (8 * made.report.weightBytesAfter) / (64 * 96 * 2 + 1024);

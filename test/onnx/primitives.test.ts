@@ -1,4 +1,5 @@
-// Layers as matrices: what readWeight gives is what the operator multiplies by, as onnxruntime-node computes it; writing changes one layer only.
+// Layers as matrices: what readWeight gives is what the operator multiplies by, as onnxruntime-node computes it;
+// writing changes one layer only.
 import { create } from "@bufbuild/protobuf";
 import { InferenceSession, Tensor } from "onnxruntime-node";
 import { describe, expect, test } from "vitest";

@@ -1,5 +1,5 @@
-// Verification on what models are for: decoders that write (with and without a cache, which must write the same), images prepared as models want them,
-// metrics of one's own; and models measured side by side.
+// Verification on what models are for: decoders that write (with and without a cache, which must write the same),
+// images prepared as models want them, metrics of one's own; and models measured side by side.
 import { mkdirSync, mkdtempSync, rmSync, writeFileSync } from "node:fs";
 import { tmpdir } from "node:os";
 import { join } from "node:path";

@@ -51,7 +51,8 @@ describe("fashion-cnn", () => {
 });
 
 describe("PP-OCRv4 recogniser: opset 9, weights in Constant nodes", () => {
-  // verify chooses x [1, 3, 48, 320] by itself. Convolutions in dynamic int8 with one scale each destroy this model (character error .45 to 1.0).
+  // verify chooses x [1, 3, 48, 320] by itself. Convolutions in dynamic int8 with one scale each destroy this model
+  // (character error .45 to 1.0).
   it.each(["q4", "fp16"] as const)("%s agrees with fp32", async (dtype) => {
     const path = out(`rec_${dtype}.onnx`);
     const report = await quantizeModel(recogniser, path, { dtype });
@@ -151,7 +152,8 @@ describe("Silero VAD: weights inside If subgraphs", () => {
         new Set(["q4 has no form of Conv", "q4 has no form of LSTM", "Slice moves the constant, it does not multiply by it"]),
       );
     }
-    // in 8 bits the convolution behind the recurrent layer only: the others feed it, and its state is carried from call to call
+    // in 8 bits the convolution behind the recurrent layer only: the others feed it, and its state is carried from call
+    // to call
     expect(report.quantized).toBe(row.half ? 36 : none ? 0 : 2);
     if (row.target === "dynamic") {
       const left = report.layers.filter(({ opType, format }) => opType === "Conv" && format === null);

@@ -1,5 +1,6 @@
-// dequantizeWeights and the option requantize: the float form of a quantized model gives, in onnxruntime, what the quantized one gives (but for activations
-// that are quantized at run time), for this library's own targets and for operators built by hand; requantized models come from those weights.
+// dequantizeWeights and the option requantize: the float form of a quantized model gives, in onnxruntime, what the
+// quantized one gives (but for activations that are quantized at run time), for this library's own targets and for
+// operators built by hand; requantized models come from those weights.
 import { InferenceSession, Tensor } from "onnxruntime-node";
 import { describe, expect, it } from "vitest";
 import type { ModelProto } from "../../src/onnx/file/gen/onnx_pb.ts";

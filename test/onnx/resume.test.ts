@@ -1,5 +1,5 @@
-// Runs that are killed and go on, and runs that are spread: the file is that of one run, byte for byte; nothing is made twice but the layer at work;
-// journals and shards of other runs are refused by name.
+// Runs that are killed and go on, and runs that are spread: the file is that of one run, byte for byte; nothing is made
+// twice but the layer at work; journals and shards of other runs are refused by name.
 import { existsSync, mkdtempSync, readFileSync, readdirSync, renameSync, rmSync, statSync, truncateSync, writeFileSync } from "node:fs";
 import { tmpdir } from "node:os";
 import { join } from "node:path";
@@ -94,7 +94,10 @@ const SEQUENTIAL: Readonly<Record<string, QuantizeModelOptions>> = {
 
 class Kill extends Error {}
 
-/** Runs work whose file calls (or writes into a journal) all fail from the one `after` on: what is on the disk then is what a kill leaves. */
+/**
+ * Runs work whose file calls (or writes into a journal) all fail from the one `after` on: what is on the disk then is
+ * what a kill leaves.
+ */
 async function killed(work: () => Promise<unknown>, after: number, inJournal = false): Promise<boolean> {
   let calls = 0;
   replaceCalls(

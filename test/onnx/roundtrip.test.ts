@@ -1,5 +1,5 @@
-// Reading and writing: an unchanged model comes back byte for byte, a changed one keeps everything else, unknown fields included, and weights
-// stay out of the message.
+// Reading and writing: an unchanged model comes back byte for byte, a changed one keeps everything else, unknown fields
+// included, and weights stay out of the message.
 import { mkdirSync, mkdtempSync, readFileSync, readdirSync, rmSync, statSync, writeFileSync } from "node:fs";
 import { tmpdir } from "node:os";
 import { join } from "node:path";

@@ -1,5 +1,6 @@
-// Models in several runtimes: what a cell of the matrix says, and that the node where two runtimes part is named. A runtime that computes one node
-// wrongly is made of onnxruntime-node: it is given a model in which that node is another one.
+// Models in several runtimes: what a cell of the matrix says, and that the node where two runtimes part is named. A
+// runtime that computes one node wrongly is made of onnxruntime-node: it is given a model in which that node is another
+// one.
 import fc from "fast-check";
 import { describe, expect, it } from "vitest";
 import { create } from "@bufbuild/protobuf";

@@ -1,4 +1,5 @@
-// Layers to leave out by the outputs of the model: the table against runs of one's own, the choice against the target, with few runs too.
+// Layers to leave out by the outputs of the model: the table against runs of one's own, the choice against the target,
+// with few runs too.
 import { describe, expect, test } from "vitest";
 import { format } from "../../formats/index.ts";
 import { quantize } from "../../src/index.ts";
@@ -20,7 +21,10 @@ import type { Feeds } from "../../src/onnx/verify/feeds.ts";
 import { encode, graph, model, node, raw, T, value, weights } from "./build.ts";
 import { encoderFeeds, encoderModel } from "./encoder.ts";
 
-/** Conv, depthwise Conv with channels of very different size, Conv, Gemm: what int8 with one scale per tensor spoils in mobile networks. */
+/**
+ * Conv, depthwise Conv with channels of very different size, Conv, Gemm: what int8 with one scale per tensor spoils in
+ * mobile networks.
+ */
 function mobile(): Uint8Array {
   const uneven = weights(16 * 9, 3).map((v, i) => v * 4 ** -(Math.floor(i / 9) % 8));
   const initializer: TensorProto[] = [

@@ -1,4 +1,5 @@
-// Static quantization: parameters against an oracle written apart, one small graph of every operator, a real model on data it was not calibrated with.
+// Static quantization: parameters against an oracle written apart, one small graph of every operator, a real model on
+// data it was not calibrated with.
 import { mkdtempSync, readFileSync, rmSync, writeFileSync } from "node:fs";
 import { tmpdir } from "node:os";
 import { join } from "node:path";

@@ -1,4 +1,5 @@
-// Statistics of layers' inputs from plain runs with every activation as an output: for tests of what calibration is given to.
+// Statistics of layers' inputs from plain runs with every activation as an output: for tests of what calibration is
+// given to.
 import { layerStatistics, type LayerStatistics } from "../../src/quantize/index.ts";
 import { addOutputs, modelLayers, readModelBytes, writeModelBytes, type LayerCalibration } from "../../src/onnx/index.ts";
 import { openRun } from "../../src/onnx/run.ts";

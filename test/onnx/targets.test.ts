@@ -1,5 +1,5 @@
-// Every target on every operator that it takes: the file loads at the optimisation levels "all" and "disabled", and computes what a model with the
-// dequantized weights computes; formats are found again in the file.
+// Every target on every operator that it takes: the file loads at the optimisation levels "all" and "disabled", and
+// computes what a model with the dequantized weights computes; formats are found again in the file.
 import { InferenceSession, Tensor } from "onnxruntime-node";
 import { describe, expect, it } from "vitest";
 import { dequantize } from "../../formats/core/packed.ts";

@@ -1,5 +1,6 @@
-// Small models in the form of which transformers.js wants them: a language model, and a model of images and text in three files (embeddings, an
-// image encoder, a decoder that is merged: an If takes the branch with or without the cache). Weights are seeded noise.
+// Small models in the form of which transformers.js wants them: a language model, and a model of images and text in
+// three files (embeddings, an image encoder, a decoder that is merged: an If takes the branch with or without the
+// cache). Weights are seeded noise.
 import { mkdirSync, writeFileSync } from "node:fs";
 import { join } from "node:path";
 import type { GraphProto, ModelProto, NodeProto, TensorProto, ValueInfoProto } from "../../src/onnx/file/gen/onnx_pb.ts";
@@ -65,7 +66,10 @@ function decoderWeights(): TensorProto[] {
   return tensors;
 }
 
-/** From `hidden_in` [batch, n, width], attention_mask [batch, total] and position_ids [batch, n] to logits and present caches. */
+/**
+ * From `hidden_in` [batch, n, width], attention_mask [batch, total] and position_ids [batch, n] to logits and present
+ * caches.
+ */
 function decoderNodes(hiddenIn: string, prefix: string, withPast: boolean): NodeProto[] {
   const nodes: NodeProto[] = [];
   const add = (op: string, inputs: string[], out: string, attributes: Parameters<typeof node>[3] = {}): string => {
@@ -116,7 +120,9 @@ const decoderOutputs = (): ValueInfoProto[] => [
   ...cacheValues("present", "total_length"),
 ];
 
-/** input_ids, attention_mask, position_ids and caches -> logits and caches, as a model of text generation is exported. */
+/**
+ * input_ids, attention_mask, position_ids and caches -> logits and caches, as a model of text generation is exported.
+ */
 export const languageModel = (): ModelProto =>
   model(
     graph({

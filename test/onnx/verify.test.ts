@@ -273,7 +273,10 @@ describe("evidence", () => {
 });
 
 describe("a runtime that crashes", () => {
-  /** onnxruntime 1.30 on x86-64 loses its way in this one: Transpose 1, 0, 2 before a float16 product. Others may load it. */
+  /**
+   * onnxruntime 1.30 on x86-64 loses its way in this one: Transpose 1, 0, 2 before a float16 product. Others may load
+   * it.
+   */
   const crashing = (): Uint8Array => {
     const w16 = raw(
       "w",

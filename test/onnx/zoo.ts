@@ -1,4 +1,5 @@
-// One small model of every operator with float inputs: what a converter that changes element types must get through onnxruntime.
+// One small model of every operator with float inputs: what a converter that changes element types must get through
+// onnxruntime.
 import type { NodeProto, TensorProto } from "../../src/onnx/file/gen/onnx_pb.ts";
 import { T, node, raw, weights } from "./build.ts";
 import type { AttributeValue } from "./build.ts";

@@ -1,4 +1,5 @@
-// Round-to-nearest quantization of one block, written from the formulas and apart from the library: plain number lists, no typed arrays, no views.
+// Round-to-nearest quantization of one block, written from the formulas and apart from the library: plain number lists,
+// no typed arrays, no views.
 
 export interface IntSpec {
   readonly min: number;

@@ -1,8 +1,12 @@
-// Oracle of the block formats, from the wording of their specifications and nothing of the library. Element grids are listed or built field by field;
-// the nearest code is found by looking at all of them. Powers of two are found by stepping, so no logarithm and no bit trick is shared.
+// Oracle of the block formats, from the wording of their specifications and nothing of the library. Element grids are
+// listed or built field by field; the nearest code is found by looking at all of them. Powers of two are found by
+// stepping, so no logarithm and no bit trick is shared.
 const f = Math.fround;
 
-/** Value by code of a sign, exponent, mantissa format without infinity; `cut` codes at the top of the magnitudes are not numbers. */
+/**
+ * Value by code of a sign, exponent, mantissa format without infinity; `cut` codes at the top of the magnitudes are not
+ * numbers.
+ */
 export function floatGrid(E: number, M: number, bias: number, cut: number): (number | null)[] {
   const half = 2 ** (E + M);
   return Array.from({ length: 2 * half }, (_, code) => {

@@ -1,5 +1,5 @@
-// GPTQ and AWQ layers written by the rules of those formats, from float weights, apart from the code: the tensors of a module, and the values that they stand for.
-// Rounding to nearest with a zero point per group; scales float16.
+// GPTQ and AWQ layers written by the rules of those formats, from float weights, apart from the code: the tensors of a
+// module, and the values that they stand for. Rounding to nearest with a zero point per group; scales float16.
 import type { SafeContent } from "../../src/interop/index.ts";
 import { half } from "./ggml.ts";
 

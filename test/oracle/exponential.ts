@@ -1,4 +1,5 @@
-// e^x and 2^x to the nearest double by BigInt fixed point of 400 bits: the series, nothing in common with formats/core/exp.ts.
+// e^x and 2^x to the nearest double by BigInt fixed point of 400 bits: the series, nothing in common with
+// formats/core/exp.ts.
 const BITS = 400n;
 const ONE = 1n << BITS;
 const HALVINGS = 20n;

@@ -1,5 +1,6 @@
-// What ggml's reference quantizers make of a block of Q4_K and Q6_K, as the values that it decodes to: written from the published rule
-// (ggml-quants.c), in float64, run by run. Null where a float16 super scale overflows. Imports nothing of the library.
+// What ggml's reference quantizers make of a block of Q4_K and Q6_K, as the values that it decodes to: written from the
+// published rule (ggml-quants.c), in float64, run by run. Null where a float16 super scale overflows. Imports nothing
+// of the library.
 
 const clamp = (v: number, low: number, high: number) => Math.min(high, Math.max(low, v));
 function nearest(v: number): number {

@@ -1,5 +1,6 @@
-// Oracle of the ggml blocks, written from their layout tables: every element is described by the bits it takes and read through a DataView.
-// Imports nothing of the library. Encoders follow the reference's float32 steps in the plainest way.
+// Oracle of the ggml blocks, written from their layout tables: every element is described by the bits it takes and read
+// through a DataView. Imports nothing of the library. Encoders follow the reference's float32 steps in the plainest
+// way.
 const f = Math.fround;
 
 /** float16 by its definition. */

@@ -1,5 +1,6 @@
-// The published GPTQ code (IST-DASLab/gptq: gptq.py and quant.py), transcribed step by step in float64 with plain lists: the Cholesky factor of the inverse, deferred
-// blocks with group parameters from weights that lack the updates of the block at work, static groups, activation order. Imports nothing of the library.
+// The published GPTQ code (IST-DASLab/gptq: gptq.py and quant.py), transcribed step by step in float64 with plain
+// lists: the Cholesky factor of the inverse, deferred blocks with group parameters from weights that lack the updates
+// of the block at work, static groups, activation order. Imports nothing of the library.
 import { inverse } from "./gptq.ts";
 
 export interface AuthorsCase {

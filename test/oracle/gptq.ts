@@ -1,5 +1,6 @@
-// GPTQ written from the paper without any of its speed-ups: the inverse by Gauss-Jordan, the optimal brain surgeon update of the whole rest of
-// the row after every column, the inverse downdated by elimination. Imports nothing of the library.
+// GPTQ written from the paper without any of its speed-ups: the inverse by Gauss-Jordan, the optimal brain surgeon
+// update of the whole rest of the row after every column, the inverse downdated by elimination. Imports nothing of the
+// library.
 
 export function inverse(a: number[][]): number[][] {
   const n = a.length;

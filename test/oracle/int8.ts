@@ -1,5 +1,5 @@
-// 8-bit weights by the rule of onnxruntime's quantizer (quant_utils: compute_scale_zp, quantize_nparray), one channel at a time, written from
-// the rule alone. Imports nothing of the library.
+// 8-bit weights by the rule of onnxruntime's quantizer (quant_utils: compute_scale_zp, quantize_nparray), one channel
+// at a time, written from the rule alone. Imports nothing of the library.
 
 const f32 = (x: number): number => Float32Array.of(x)[0];
 /** numpy's rint: half to even, by comparing the two neighbours. */

@@ -1,5 +1,5 @@
-// MatMulNBits weights as onnxruntime's MLAS makes them (4 bits, quantizeAndTranspose), written from the rule alone, column by column, with
-// every float32 step rounded by a Float32Array cell. Imports nothing of the library.
+// MatMulNBits weights as onnxruntime's MLAS makes them (4 bits, quantizeAndTranspose), written from the rule alone,
+// column by column, with every float32 step rounded by a Float32Array cell. Imports nothing of the library.
 
 const cell = new Float32Array(1);
 const f32 = (x: number): number => {

@@ -1,5 +1,6 @@
-// An oracle for small floats and integers that imports nothing of the library. Values are exact rationals (BigInt numerator over 2^1100), read
-// from the wording of the specifications bit string by bit string; encoding is a brute-force search over all of them.
+// An oracle for small floats and integers that imports nothing of the library. Values are exact rationals (BigInt
+// numerator over 2^1100), read from the wording of the specifications bit string by bit string; encoding is a
+// brute-force search over all of them.
 
 /** Everything is scaled by 2^1100, so that every double and every midpoint is an integer. */
 const SCALE = 1100n;
@@ -61,8 +62,8 @@ export interface Nearest {
 }
 
 /**
- * Half-even to nearest among all finite codes, by search. Beyond the ends the step of the last value continues (for floats the same exponent or
- * the next: `beyond` gives the first value outside).
+ * Half-even to nearest among all finite codes, by search. Beyond the ends the step of the last value continues (for
+ * floats the same exponent or the next: `beyond` gives the first value outside).
  */
 export function nearestHalfEven(meanings: readonly Meaning[], beyond: { above: bigint; below: bigint }, x: number): Nearest {
   const v = exact(x);

@@ -1,5 +1,6 @@
-// Rounding by exact distance: of all finite values of a format the nearest to an exact rational, ties to the even code. An oracle: imports nothing
-// of the library; the values are handed in (they are checked against published tables elsewhere).
+// Rounding by exact distance: of all finite values of a format the nearest to an exact rational, ties to the even code.
+// An oracle: imports nothing of the library; the values are handed in (they are checked against published tables
+// elsewhere).
 import { addR, compareR, exactDouble, rational, type Rational } from "./rational.ts";
 
 export interface Grid {

@@ -1,5 +1,6 @@
-// Weights as onnxruntime's Python tools and MLAS make them, written from the rules alone, block by block, every float32 step rounded by a
-// Float32Array cell. Imports nothing of the library. MatMulNBits in 4 bits with its packed bytes is in matmulnbits.ts, int8 in int8.ts.
+// Weights as onnxruntime's Python tools and MLAS make them, written from the rules alone, block by block, every float32
+// step rounded by a Float32Array cell. Imports nothing of the library. MatMulNBits in 4 bits with its packed bytes is
+// in matmulnbits.ts, int8 in int8.ts.
 
 const cell = new Float32Array(1);
 const f32 = (x: number): number => {
@@ -52,7 +53,10 @@ export function nbitsBlock(values: readonly number[], bits: number, symmetric: b
   return { codes: values.map((x) => clip(roundf(f32(f32(x * reciprocal) + zeroPoint)), 0, top)), scale, zeroPoint };
 }
 
-/** One block of quantize_qdq_matmul_4bits: signed codes around 0 where symmetric, else unsigned ones around a zero point. */
+/**
+ * One block of quantize_qdq_matmul_4bits: signed codes around 0 where symmetric, else unsigned ones around a zero
+ * point.
+ */
 export function qdqBlock(values: readonly number[], symmetric: boolean): OrtBlock {
   const { scale, zeroPoint: zero } = nbitsBlock(values, 4, symmetric, f32);
   const zeroPoint = symmetric ? 0 : zero;
@@ -95,7 +99,10 @@ export function quantUtils(values: readonly number[], { type, symmetric, reduceR
   return { codes: values.map((x) => clip(rint(f32(x / scale)) + zeroPoint, plain[0], plain[1])), scale, zeroPoint };
 }
 
-/** Decision thresholds of bitsandbytes between neighbouring values, as its kernels compare: above the threshold is the upper value. */
+/**
+ * Decision thresholds of bitsandbytes between neighbouring values, as its kernels compare: above the threshold is the
+ * upper value.
+ */
 const NF4 = [
   -0.8480964004993439, -0.6106329262256622, -0.4599952697753906, -0.33967943489551544, -0.23460740596055984, -0.13791173323988914,
   -0.045525018125772476, 0.03979014977812767, 0.1202552504837513, 0.2035212516784668, 0.2920137718319893, 0.3893125355243683,

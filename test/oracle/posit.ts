@@ -1,5 +1,6 @@
-// Posits from the words of the standard, as bit strings: decoding reads regime, exponent and fraction bit by bit; rounding writes the infinite bit
-// string of an exact rational, cuts it after n bits and rounds half to even on the string. An oracle: imports nothing of the library.
+// Posits from the words of the standard, as bit strings: decoding reads regime, exponent and fraction bit by bit;
+// rounding writes the infinite bit string of an exact rational, cuts it after n bits and rounds half to even on the
+// string. An oracle: imports nothing of the library.
 import { floorLog2, type Rational } from "./rational.ts";
 
 /** The exact value of an n-bit word; null for NaR. */

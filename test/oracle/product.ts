@@ -1,5 +1,5 @@
-// Oracle of matrix products: plain loops in binary64, activations quantized as docs/adding-a-kernel.md states it, and the bound that a float32
-// implementation must meet, computed from the data. Imports nothing of the library.
+// Oracle of matrix products: plain loops in binary64, activations quantized as docs/adding-a-kernel.md states it, and
+// the bound that a float32 implementation must meet, computed from the data. Imports nothing of the library.
 
 const EPS = 2 ** -24;
 
@@ -43,8 +43,8 @@ export interface Expected {
 }
 
 /**
- * x [m, k] * w [n, k]^T and its bound: `steps` roundings of float32 on a sum of |x| |w| (magnitude `size` stands for |w| where offsets cancel), plus an error
- * of `slack` per unit of |x| (a weight table in fixed point), plus underflow.
+ * x [m, k] * w [n, k]^T and its bound: `steps` roundings of float32 on a sum of |x| |w| (magnitude `size` stands for
+ * |w| where offsets cancel), plus an error of `slack` per unit of |x| (a weight table in fixed point), plus underflow.
  */
 export function product(
   x: ArrayLike<number>,

@@ -1,4 +1,5 @@
-// Exact rationals on BigInt and the exact value of a double. An oracle: imports nothing of the library, slow on purpose.
+// Exact rationals on BigInt and the exact value of a double. An oracle: imports nothing of the library, slow on
+// purpose.
 
 export interface Rational {
   readonly n: bigint;

@@ -1,4 +1,5 @@
-// Exact search written apart from the library: plain loops in float64 over decoded vectors, all scores in an array, sorted.
+// Exact search written apart from the library: plain loops in float64 over decoded vectors, all scores in an array,
+// sorted.
 
 export type OracleMetric = "cosine" | "dot" | "euclidean";
 

@@ -1,5 +1,5 @@
-// The packed tarball as its users get it: every subpath by import and by require, one identity for formats and errors, publint and attw, bundles
-// for the browser, size budgets. Needs `npm run build` before (npm test does that).
+// The packed tarball as its users get it: every subpath by import and by require, one identity for formats and errors,
+// publint and attw, bundles for the browser, size budgets. Needs `npm run build` before (npm test does that).
 import { execFileSync } from "node:child_process";
 import { existsSync, mkdirSync, mkdtempSync, readFileSync, rmSync, symlinkSync, writeFileSync } from "node:fs";
 import { tmpdir } from "node:os";
@@ -130,9 +130,11 @@ describe("browser bundles and size budgets (gzip)", () => {
       // Operators of models (norms, attention, chains) and the packing of weights in parts came beside the products.
       74_000,
     ],
-    // Products alone are near the 20 kB first planned; codecs by expression, bit planes, exact integer products and the transform are methods too.
+    // Products alone are near the 20 kB first planned; codecs by expression, bit planes, exact integer products and the
+    // transform are methods too.
     ["the WebGPU backend", `import { webgpu } from "lowbit/webgpu"; console.log(webgpu);`, 30_000],
-    // The families of kernels (products, bit planes, look-ups, transforms, bulk conversion) outgrew the 30 kB first planned. With saving and loading every format comes too.
+    // The families of kernels (products, bit planes, look-ups, transforms, bulk conversion) outgrew the 30 kB first
+    // planned. With saving and loading every format comes too.
     ["everything in lowbit", `import * as l from "lowbit"; console.log(l);`, 107_000],
   ];
   test.each(budgets)("%s", async (_, text, budget) => {

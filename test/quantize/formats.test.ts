@@ -1,5 +1,6 @@
-// The quantizers over every named format, and scaled forms of every kind of element: a diagonal Hessian is round-to-nearest bit for bit, GPTQ lowers the
-// output error on correlated inputs, AWQ never raises it. Opaque formats have their codes found by probing; those whose elements share bits are refused by name.
+// The quantizers over every named format, and scaled forms of every kind of element: a diagonal Hessian is
+// round-to-nearest bit for bit, GPTQ lowers the output error on correlated inputs, AWQ never raises it. Opaque formats
+// have their codes found by probing; those whose elements share bits are refused by name.
 import { expect, test } from "vitest";
 import { allFormats, format } from "../../formats/index.ts";
 import { quantize, tensor } from "../../src/index.ts";

@@ -1,4 +1,5 @@
-// Random cases against a transcription of the authors' code: the same codes, and with this library's default group scales an output error that is as good on average.
+// Random cases against a transcription of the authors' code: the same codes, and with this library's default group
+// scales an output error that is as good on average.
 import { expect, test } from "vitest";
 import { format } from "../../formats/index.ts";
 import { dequantize, quantize, tensor, unpack, wasm } from "../../src/index.ts";

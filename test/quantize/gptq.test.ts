@@ -1,5 +1,5 @@
-// GPTQ: the published example, an oracle without speed-ups, its invariants, its errors, and that it beats round-to-nearest (which the GPTQ of
-// onnxruntime 1.23 does not: it reads the transposed half of the factor).
+// GPTQ: the published example, an oracle without speed-ups, its invariants, its errors, and that it beats
+// round-to-nearest (which the GPTQ of onnxruntime 1.23 does not: it reads the transposed half of the factor).
 import { expect, test } from "vitest";
 import { format } from "../../formats/index.ts";
 import { quantize, dequantize, tensor, unpack } from "../../src/index.ts";

@@ -1,5 +1,5 @@
-// Patches of convolutions against plain loops: a convolution as a product with them equals the convolution by its definition, and the statistics
-// of each group are those of its own patches.
+// Patches of convolutions against plain loops: a convolution as a product with them equals the convolution by its
+// definition, and the statistics of each group are those of its own patches.
 import { describe, expect, it } from "vitest";
 import { convStatistics, im2col, seededRandom, type ConvGeometry } from "../../src/quantize/index.ts";
 

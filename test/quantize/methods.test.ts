@@ -1,4 +1,5 @@
-// AWQ, AdaRound, SmoothQuant, equalisation, bias correction, norm folding, Gaussian clips. Figures: part D2 of the notes; data is seeded here.
+// AWQ, AdaRound, SmoothQuant, equalisation, bias correction, norm folding, Gaussian clips. Figures: part D2 of the
+// notes; data is seeded here.
 import { expect, test } from "vitest";
 import { bipolar4, defineBipolarInt, defineInt, float32, defineBlock, format } from "../../formats/index.ts";
 import { dequantize, quantize, tensor } from "../../src/index.ts";

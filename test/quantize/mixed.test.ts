@@ -1,4 +1,5 @@
-// Mixed precision after COMET: the published channel count, the permutation folded into the layer before, products over two ranges, and the error feedback.
+// Mixed precision after COMET: the published channel count, the permutation folded into the layer before, products over
+// two ranges, and the error feedback.
 import { expect, test } from "vitest";
 import { format } from "../../formats/index.ts";
 import { dequantize, matmul, quantize, tensor } from "../../src/index.ts";

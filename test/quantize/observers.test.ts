@@ -1,5 +1,6 @@
-// Observers and calibration. Figures of the entropy case are those of part D2 of the notes: 2048 / 128 bins have 961 candidates and clip far inside (3.94 there; 3.6 to 7.2
-// over seeds), where the range is 58.4 and the clip of least error near 14; 128 / 128 bins have one candidate, the whole range.
+// Observers and calibration. Figures of the entropy case are those of part D2 of the notes: 2048 / 128 bins have 961
+// candidates and clip far inside (3.94 there; 3.6 to 7.2 over seeds), where the range is 58.4 and the clip of least
+// error near 14; 128 / 128 bins have one candidate, the whole range.
 import { expect, test } from "vitest";
 import { int8, uint8 } from "../../formats/index.ts";
 import { calibrate, convStatistics, layerStatistics, observer, type CalibrationBatch } from "../../src/quantize/index.ts";

@@ -1,4 +1,5 @@
-// advise and plan: predictions against the published crossovers, plans against every uniform format and against brute force.
+// advise and plan: predictions against the published crossovers, plans against every uniform format and against brute
+// force.
 import { expect, test } from "vitest";
 import { format, int4, int8, mxfp4, mxfp6_e2m3, mxfp8_e4m3, mxint4, mxint6, mxint8, nvfp4, nvint4 } from "../../formats/index.ts";
 import { tensor } from "../../src/index.ts";

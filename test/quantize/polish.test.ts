@@ -1,4 +1,5 @@
-// Polish: never worse on the objective that it lowers, computed apart; no single code can be changed for the better afterwards; what is packed is what was judged.
+// Polish: never worse on the objective that it lowers, computed apart; no single code can be changed for the better
+// afterwards; what is packed is what was judged.
 import { describe, expect, test } from "vitest";
 import { format } from "../../formats/index.ts";
 import { dequantize, quantize, tensor } from "../../src/index.ts";

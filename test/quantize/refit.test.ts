@@ -1,4 +1,5 @@
-// Least-squares refit: the normal equations, an oracle by Gauss-Jordan, what it gains behind a quantized layer, bias, errors.
+// Least-squares refit: the normal equations, an oracle by Gauss-Jordan, what it gains behind a quantized layer, bias,
+// errors.
 import { expect, test } from "vitest";
 import { format } from "../../formats/index.ts";
 import { dequantize, quantize, tensor } from "../../src/index.ts";

@@ -1,5 +1,5 @@
-// Hadamard matrices of every order that can be made, transforms against their matrices, and what rotation does to outliers (part D2 of the notes:
-// kurtosis 1203 -> 75.8 / 38.3 / 10.1 / 2.98 for blocks of 16, 32, 128, 4096).
+// Hadamard matrices of every order that can be made, transforms against their matrices, and what rotation does to
+// outliers (part D2 of the notes: kurtosis 1203 -> 75.8 / 38.3 / 10.1 / 2.98 for blocks of 16, 32, 128, 4096).
 import { expect, test } from "vitest";
 import { format } from "../../formats/index.ts";
 import { dequantize, quantize, tensor, wasm } from "../../src/index.ts";
@@ -143,7 +143,8 @@ test("mrgptq: the value in the original basis approximates the weight, and beats
     const error = (v: Float32Array) => outputError(w, v, rows, stats.hessian!);
     expect(m.recipe.rotation).toEqual({ kind: "hadamard", n: k, block: fmt.scales[0].span, seed: null });
     expect(error(dequantizeOriginal(m)) / error(dequantizeOriginal(r)), name).toBeLessThan(0.4);
-    // In the rotated basis the values are far from the weight: reading them back without the rotation must not go unnoticed.
+    // In the rotated basis the values are far from the weight: reading them back without the rotation must not go
+    // unnoticed.
     expect(error(dequantize(m)) / error(dequantizeOriginal(m))).toBeGreaterThan(50);
   }
   expect(() => quantize(tensor(w, [64, 96]), format("int4_b64"), mrgptq({ hessian: stats }))).toThrow(

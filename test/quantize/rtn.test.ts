@@ -1,4 +1,5 @@
-// Data-free quantizers: scale search, HQQ, stochastic rounding. Expected figures: parts D1 and D2 of the notes (Gaussian data).
+// Data-free quantizers: scale search, HQQ, stochastic rounding. Expected figures: parts D1 and D2 of the notes
+// (Gaussian data).
 import { expect, test } from "vitest";
 import { defineBlock, float32, format, uint4 } from "../../formats/index.ts";
 import { dequantize, quantize, tensor } from "../../src/index.ts";

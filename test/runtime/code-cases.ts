@@ -36,7 +36,8 @@ const bytes8 = (seed: number, dims: number[], isSigned: boolean) => ({
   dims,
   data: isSigned ? Int8Array.from(numbers(seed, size(dims), -128, 128), Math.floor) : Uint8Array.from(numbers(seed, size(dims), 0, 255.9)),
 });
-// int8 weights of 7 bits: onnxruntime saturates sums of pairs uint8 x int8 at int16 on processors without VNNI (255 * 127 * 2 gives 32767).
+// int8 weights of 7 bits: onnxruntime saturates sums of pairs uint8 x int8 at int16 on processors without VNNI (255 *
+// 127 * 2 gives 32767).
 const weights8 = (seed: number, dims: number[], isSigned: boolean) => {
   const full = bytes8(seed, dims, isSigned);
   return isSigned ? { ...full, data: full.data.map((v) => v >> 1) } : full;

@@ -1,4 +1,5 @@
-// The decoder against onnxruntime-node fed with caches of its own: prompts, steps, truncation, generation; and what it says to bad input.
+// The decoder against onnxruntime-node fed with caches of its own: prompts, steps, truncation, generation; and what it
+// says to bad input.
 import { InferenceSession, Tensor } from "onnxruntime-node";
 import { afterAll, beforeAll, describe, expect, test } from "vitest";
 import { decoderModel, type DecoderSizes } from "../../bench/decode-model.ts";

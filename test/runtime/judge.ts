@@ -6,7 +6,10 @@ import { loadModel } from "../../src/runtime/index.ts";
 
 export type Feeds = Record<string, RuntimeTensor>;
 
-/** Largest difference over the root mean square of what onnxruntime gives (or over 1, where that is larger); exact for integers. */
+/**
+ * Largest difference over the root mean square of what onnxruntime gives (or over 1, where that is larger); exact for
+ * integers.
+ */
 export async function compare(bytes: Uint8Array, feeds: Feeds, limit: number, session?: Session): Promise<void> {
   const judge = await InferenceSession.create(bytes, { logSeverityLevel: 4, graphOptimizationLevel: "disabled", intraOpNumThreads: 1 });
   const own = session ?? (await loadModel(bytes));

@@ -1,4 +1,5 @@
-// Operators on the kernels of the backend's memory against onnxruntime-node: values large enough to be placed there, rows that are no whole vectors, tails, broadcasts.
+// Operators on the kernels of the backend's memory against onnxruntime-node: values large enough to be placed there,
+// rows that are no whole vectors, tails, broadcasts.
 import { expect, test } from "vitest";
 import { loadModel } from "../../src/runtime/index.ts";
 import { raw, T, type AttributeValue } from "../onnx/build.ts";

@@ -1,4 +1,5 @@
-// Operators of convolutional and recurrent networks, activations, selections: cases for the comparison with onnxruntime-node.
+// Operators of convolutional and recurrent networks, activations, selections: cases for the comparison with
+// onnxruntime-node.
 import type { AttributeValue } from "../onnx/build.ts";
 import { raw, T } from "../onnx/build.ts";
 import { bools, f32, i64, ids, ints, numbers, type Case, type Make } from "./make.ts";

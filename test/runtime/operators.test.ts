@@ -1,4 +1,5 @@
-// Every operator against onnxruntime-node on random shapes: float32 within 1e-5 of the output's root mean square or of 1, everything else equal.
+// Every operator against onnxruntime-node on random shapes: float32 within 1e-5 of the output's root mean square or of
+// 1, everything else equal.
 import fc from "fast-check";
 import { readFileSync } from "node:fs";
 import { expect, test } from "vitest";

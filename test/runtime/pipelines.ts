@@ -47,7 +47,10 @@ class Build {
   }
 }
 
-/** Embeddings, an attention whose mask hides padding, a feed-forward part; `labels`: logits of the first token instead of hidden states. */
+/**
+ * Embeddings, an attention whose mask hides padding, a feed-forward part; `labels`: logits of the first token instead
+ * of hidden states.
+ */
 function textModel(labels: number): Uint8Array {
   const b = new Build();
   const tokens = b.put("Gather", [b.weight("tokens", [WORDS, WIDTH], 4), "input_ids"], "embedded");

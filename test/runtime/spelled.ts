@@ -1,4 +1,5 @@
-// A small decoder as optimum exports it: attention, rotary embedding and RMS norms in single operators, caches joined by Concat, a mask made of positions.
+// A small decoder as optimum exports it: attention, rotary embedding and RMS norms in single operators, caches joined
+// by Concat, a mask made of positions.
 import { encode, graph, model, node, raw, T, value, weights, type AttributeValue } from "../onnx/build.ts";
 
 export const SPELLED = { hidden: 64, heads: 4, kvHeads: 2, size: 16, layers: 2, vocabulary: 96 };

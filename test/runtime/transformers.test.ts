@@ -1,4 +1,5 @@
-// lowbit/transformers: five pipelines of transformers.js from local folders, its default device, with and without the import: the same results.
+// lowbit/transformers: five pipelines of transformers.js from local folders, its default device, with and without the
+// import: the same results.
 import { mkdtempSync, rmSync, writeFileSync } from "node:fs";
 import { tmpdir } from "node:os";
 import { join } from "node:path";

@@ -1,4 +1,5 @@
-// The models of the zoo on this runtime beside onnxruntime-node: floats, fp16, 8 and 4 bit in each target, and the library's stored formats.
+// The models of the zoo on this runtime beside onnxruntime-node: floats, fp16, 8 and 4 bit in each target, and the
+// library's stored formats.
 import { readFileSync } from "node:fs";
 import { describe, expect, test } from "vitest";
 import { InferenceSession, Tensor } from "onnxruntime-node";

@@ -1,4 +1,5 @@
-// The file of an index: round trips of every kind of stage, and what is truncated, changed or hostile is refused with E_CONTAINER, fast and within bounds.
+// The file of an index: round trips of every kind of stage, and what is truncated, changed or hostile is refused with
+// E_CONTAINER, fast and within bounds.
 import { describe, expect, it } from "vitest";
 import { isLowbitError } from "../../src/index.ts";
 import { createIndex, indexFromBytes } from "../../src/search/index.ts";

@@ -1,4 +1,5 @@
-// lowbit/search against exact search in float64 over the decoded vectors: every metric, formats of every kind, odd sizes, ids, filters, removal, threads, batches, files.
+// lowbit/search against exact search in float64 over the decoded vectors: every metric, formats of every kind, odd
+// sizes, ids, filters, removal, threads, batches, files.
 import { afterAll, beforeAll, describe, expect, it } from "vitest";
 import { dequantize, isLowbitError, quantize, tensor, wasm, type WasmBackend } from "../../src/index.ts";
 import { format } from "../../formats/index.ts";

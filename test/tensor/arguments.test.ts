@@ -1,4 +1,5 @@
-// Plain mistakes in arguments are refused by name, and every kind of array that holds the right bytes gives the same numbers.
+// Plain mistakes in arguments are refused by name, and every kind of array that holds the right bytes gives the same
+// numbers.
 import { expect, test } from "vitest";
 import {
   decodeArray,

@@ -1,4 +1,5 @@
-// quantize and dequantize with a backend give the tensors and values of the library's own loops, bit for bit: every format, rule and awkward shape.
+// quantize and dequantize with a backend give the tensors and values of the library's own loops, bit for bit: every
+// format, rule and awkward shape.
 import { describe, expect, test } from "vitest";
 import { allFormats, defineBlock, format, type BlockFormat, type Format, type NumberFormat } from "../../formats/index.ts";
 import { dequantize, quantize, tensor, transpose, wasm, type PackedTensor, type QuantizeOptions, type Tensor } from "../../src/index.ts";

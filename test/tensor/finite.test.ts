@@ -1,4 +1,5 @@
-// No infinity and no NaN from finite weights, at either end of float32, in every format and under every rule; or a clear refusal of the scale.
+// No infinity and no NaN from finite weights, at either end of float32, in every format and under every rule; or a
+// clear refusal of the scale.
 import { describe, expect, it } from "vitest";
 import { allFormats, format, type Format } from "../../formats/index.ts";
 import { dequantize, quantize, tensor, wasm, type QuantizeOptions } from "../../src/index.ts";

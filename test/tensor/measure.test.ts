@@ -1,4 +1,5 @@
-// quantizeMeasured: the packed tensor of quantize, and sums that agree with its decoded values, for every format, view and quantizer.
+// quantizeMeasured: the packed tensor of quantize, and sums that agree with its decoded values, for every format, view
+// and quantizer.
 import { describe, expect, it } from "vitest";
 import { allFormats, format } from "../../formats/index.ts";
 import { dequantize } from "../../src/tensor/dequantize.ts";

@@ -1,4 +1,5 @@
-// The fast path of arithmetic "ort" against the general loops (reached by float64 data) and the oracle: codes, scales and zero points, bit for bit.
+// The fast path of arithmetic "ort" against the general loops (reached by float64 data) and the oracle: codes, scales
+// and zero points, bit for bit.
 import { describe, expect, it } from "vitest";
 import { float32 } from "../../formats/float32.ts";
 import { defineBlock } from "../../formats/define/index.ts";

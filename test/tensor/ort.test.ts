@@ -1,4 +1,5 @@
-// arithmetic "ort": the bytes of onnxruntime's own tools, against their rules written apart, on 300 random weights of every kind of tool.
+// arithmetic "ort": the bytes of onnxruntime's own tools, against their rules written apart, on 300 random weights of
+// every kind of tool.
 import { describe, expect, it } from "vitest";
 import { defineBlock, float16, float32, format, type BlockFormat, type NumberFormat, type Span } from "../../formats/index.ts";
 import { levelCodes, levelValues } from "../../formats/core/packed.ts";

@@ -1,4 +1,5 @@
-// quantize and dequantize against an oracle written apart: spans of every kind, tails, strided sources, scale formats, zero points, ends.
+// quantize and dequantize against an oracle written apart: spans of every kind, tails, strided sources, scale formats,
+// zero points, ends.
 import ndarray from "ndarray";
 import { describe, expect, test } from "vitest";
 import {
@@ -118,7 +119,8 @@ test("range rules", () => {
   expect(q("full").scale).toBe(6 / 8);
   expect(q("gptq").scale).toBe(Math.fround(12 / 15));
   expect(q("full").q).toEqual([-8, 4, 2, 1, 7, 0, 3, 7]);
-  // The signed extreme maps to -8: of equal extremes the negative one, so the scale is positive here and negative for a positive extreme.
+  // The signed extreme maps to -8: of equal extremes the negative one, so the scale is positive here and negative for a
+  // positive extreme.
   expect(q("ort").scale).toBe(6 / 8);
   expect(
     q(

@@ -1,4 +1,5 @@
-// Every named format keeps the laws of lowbit/testing; formats that are broken on purpose break them with a readable counterexample.
+// Every named format keeps the laws of lowbit/testing; formats that are broken on purpose break them with a readable
+// counterexample.
 import { describe, expect, test } from "vitest";
 import {
   allFormats,

@@ -1,4 +1,5 @@
-// packedMatMul on the backends of tfjs: tf's own operations on the dequantized weight are the judges of values, differences those of gradients.
+// packedMatMul on the backends of tfjs: tf's own operations on the dequantized weight are the judges of values,
+// differences those of gradients.
 import * as tf from "@tensorflow/tfjs-core";
 import "@tensorflow/tfjs-core/dist/register_all_gradients.js";
 import "@tensorflow/tfjs-backend-cpu";

@@ -1,6 +1,7 @@
-// Dense bit packing of codes in SIMD, widths 1..7 and 9..15 (8 and 16 are plain copies), the layout of formats/core/pack.ts: code i at bits i*bits of a
-// little-endian stream. Unpacking brings the bytes that hold a code into its lane, multiplies the code to the top of the lane (a shift by lane) and
-// shifts it down. Packing joins neighbours in lanes of twice the width, three times.
+// Dense bit packing of codes in SIMD, widths 1..7 and 9..15 (8 and 16 are plain copies), the layout of
+// formats/core/pack.ts: code i at bits i*bits of a little-endian stream. Unpacking brings the bytes that hold a code
+// into its lane, multiplies the code to the top of the lane (a shift by lane) and shifts it down. Packing joins
+// neighbours in lanes of twice the width, three times.
 import { family } from "../engine/family.ts";
 import { ModuleBuilder } from "../engine/asm.ts";
 
@@ -19,8 +20,8 @@ export const BITS_SLACK = 16;
 export const packsBits = (bits: number): boolean => bits !== 8 && bits >= 1 && bits <= 15;
 
 /**
- * Module with unpack(bytes, codes, count), and pack(codes, bytes, count) that returns the OR of all codes in 8 or 16 bits (repeated to 32), so that codes
- * which do not fit are seen. Codes are bytes up to 8 bits, 16-bit words above.
+ * Module with unpack(bytes, codes, count), and pack(codes, bytes, count) that returns the OR of all codes in 8 or 16
+ * bits (repeated to 32), so that codes which do not fit are seen. Codes are bytes up to 8 bits, 16-bit words above.
  */
 export function bitsModule({ bits, shared }: BitsSpec): Uint8Array<ArrayBuffer> {
   const m = new ModuleBuilder({ shared });
@@ -28,7 +29,10 @@ export function bitsModule({ bits, shared }: BitsSpec): Uint8Array<ArrayBuffer> 
   const lanes = wide ? 4 : 8;
   const laneBytes = 16 / lanes;
   const lane = wide ? "i32x4" : "i16x8";
-  /** For the codes `from` on, one per lane: where their bytes are, and the factor that moves them to the top of the lane. */
+  /**
+   * For the codes `from` on, one per lane: where their bytes are, and the factor that moves them to the top of the
+   * lane.
+   */
   const window = (from: number): { readonly shuffle: number[]; readonly factors: Uint8Array } => {
     const shuffle: number[] = [];
     const factors = new Uint8Array(16);

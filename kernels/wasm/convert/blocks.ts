@@ -1,7 +1,9 @@
-// Bulk work on blocks of float32, whatever the format: largest magnitude, least and largest value, and the arithmetic between values and scales. Every
-// function walks `blocks` blocks of `length` values (any length from 1 on) that follow each other. Bit-identical to the loops of src/tensor/quantize/index.ts
-// and formats/core/packed.ts, whose arithmetic is binary64: products of float32 numbers are exact there, so that one float32 operation rounds the same;
-// quotients are computed in binary64 and rounded to float32 "to odd", which keeps their side of every boundary whose last bit is zero.
+// Bulk work on blocks of float32, whatever the format: largest magnitude, least and largest value, and the arithmetic
+// between values and scales. Every function walks `blocks` blocks of `length` values (any length from 1 on) that follow
+// each other. Bit-identical to the loops of src/tensor/quantize/index.ts and formats/core/packed.ts, whose arithmetic
+// is binary64: products of float32 numbers are exact there, so that one float32 operation rounds the same; quotients
+// are computed in binary64 and rounded to float32 "to odd", which keeps their side of every boundary whose last bit is
+// zero.
 import { family } from "../engine/family.ts";
 import { ModuleBuilder, type Emit, type FunctionBuilder, type Local, type Operand } from "../engine/asm.ts";
 
@@ -12,7 +14,10 @@ export interface BlocksSpec {
 /** Values that fill or lead beyond a block are read up to here past its end. */
 export const BLOCKS_SLACK = 16;
 
-/** do { } over 16, 4 and 1 values: `body(width, offset)` emits code for the vector (4 values) or the single value at x + offset. */
+/**
+ * do { } over 16, 4 and 1 values: `body(width, offset)` emits code for the vector (4 values) or the single value at x +
+ * offset.
+ */
 function overBlock(f: FunctionBuilder, x: Local, length: Local, body: (single: boolean, offset: number) => void): void {
   const left = f.local("i32");
   f.set(left, length);
@@ -40,7 +45,10 @@ function across(f: FunctionBuilder, v: Local, name: string): Emit {
   return f.lane("i32x4.extract_lane", 0, v);
 }
 
-/** absmax(x, out, blocks, length): the largest |x| of each block, NaN where there is one. Magnitudes compare as integers, NaN above all. */
+/**
+ * absmax(x, out, blocks, length): the largest |x| of each block, NaN where there is one. Magnitudes compare as
+ * integers, NaN above all.
+ */
 function absmax(m: ModuleBuilder): void {
   m.func("absmax", ["i32", "i32", "i32", "i32"], [], (f) => {
     const [x, out, blocks, length] = [0, 1, 2, 3].map((i) => f.param(i));
@@ -62,8 +70,8 @@ function absmax(m: ModuleBuilder): void {
 }
 
 /**
- * range(x, least, largest, blocks, length): both NaN where a block holds one; -0 is below +0. Float bits order as signed integers once the magnitude of
- * negative ones is inverted.
+ * range(x, least, largest, blocks, length): both NaN where a block holds one; -0 is below +0. Float bits order as
+ * signed integers once the magnitude of negative ones is inverted.
  */
 function range(m: ModuleBuilder): void {
   m.func("range", ["i32", "i32", "i32", "i32", "i32"], [], (f) => {
@@ -141,7 +149,10 @@ const lowWords = (f: FunctionBuilder, a: Operand, b: Operand): Emit =>
 const joinHalves = (f: FunctionBuilder, a: Operand, b: Operand): Emit =>
   f.shuffle([0, 1, 2, 3, 4, 5, 6, 7, 16, 17, 18, 19, 20, 21, 22, 23], a, b);
 
-/** x / s in binary64, to odd in float32: the nearest float32, and where that is even but not the quotient, the odd one on the other side of it. */
+/**
+ * x / s in binary64, to odd in float32: the nearest float32, and where that is even but not the quotient, the odd one
+ * on the other side of it.
+ */
 function oddQuotient(f: FunctionBuilder, v: Local, s: Local, t: readonly Local[]): Emit {
   const [low, high, near, back, grows, differs] = t;
   f.set(low, f.op("f64x2.div", f.op("f64x2.promote_low_f32x4", v), s));
@@ -167,9 +178,10 @@ function affine(f: FunctionBuilder, v: Local, s: Local, o: Local): Emit {
 }
 
 /**
- * Module with absmax, range and, in place on x [blocks][length]: multiply(x, s32), quotient(x, s32) rounded to float32, odd(x, s64), positive(x): -0 becomes +0, shifted(x, z32, s32) =
- * (x - z) * s, affine(x, s64, o64) = x * s + o, whole(x, lo32, hi32, z32) = nearest integer of x between lo and hi, halves to even, plus z.
- * words8 / words16(x, out, count, mask): integers in float32 to codes of 8 or 16 bits, 16 at a time.
+ * Module with absmax, range and, in place on x [blocks][length]: multiply(x, s32), quotient(x, s32) rounded to float32,
+ * odd(x, s64), positive(x): -0 becomes +0, shifted(x, z32, s32) = (x - z) * s, affine(x, s64, o64) = x * s + o,
+ * whole(x, lo32, hi32, z32) = nearest integer of x between lo and hi, halves to even, plus z. words8 / words16(x, out,
+ * count, mask): integers in float32 to codes of 8 or 16 bits, 16 at a time.
  */
 export function blocksModule({ shared }: BlocksSpec): Uint8Array<ArrayBuffer> {
   const m = new ModuleBuilder({ shared });

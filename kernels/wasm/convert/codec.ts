@@ -1,6 +1,7 @@
-// Bulk decoding (codes -> float32) and encoding (float32 -> codes) of one format, 16 values at a time, printed from its expressions (formats/core/expr.ts);
-// a format that is nothing but a table of 16 values decodes by four swizzles per 16 codes, a longer table by plain loads. Codes are bytes up to 8 bits,
-// 16-bit words above; packing is kernels/wasm/convert/bits.ts, scales are kernels/wasm/convert/blocks.ts. Bit-identical to formats/core/bulk.ts.
+// Bulk decoding (codes -> float32) and encoding (float32 -> codes) of one format, 16 values at a time, printed from its
+// expressions (formats/core/expr.ts); a format that is nothing but a table of 16 values decodes by four swizzles per 16
+// codes, a longer table by plain loads. Codes are bytes up to 8 bits, 16-bit words above; packing is
+// kernels/wasm/convert/bits.ts, scales are kernels/wasm/convert/blocks.ts. Bit-identical to formats/core/bulk.ts.
 import { family } from "../engine/family.ts";
 import { input } from "../../../formats/core/expr.ts";
 import { ModuleBuilder, type Emit, type FunctionBuilder, type Local } from "../engine/asm.ts";
@@ -18,8 +19,9 @@ export interface CodecSpec {
 export const CODEC_STEP = 16;
 
 /**
- * Module with decode(codes, out, count, tables), whose result is the OR of all codes (repeated to 32 bits), so that codes which do not fit are seen; or
- * encode(x, codes, count, tables), whose result is negative where a value was refused.
+ * Module with decode(codes, out, count, tables), whose result is the OR of all codes (repeated to 32 bits), so that
+ * codes which do not fit are seen; or encode(x, codes, count, tables), whose result is negative where a value was
+ * refused.
  */
 export function codecModule(spec: CodecSpec, plan: ExprPlan): Uint8Array<ArrayBuffer> {
   const m = new ModuleBuilder({ shared: spec.shared });

@@ -1,6 +1,7 @@
-// The WebAssembly printer of format expressions (formats/core/expr.ts): four words at a time in v128, every shared node emitted once. Tables of up to 16
-// entries are swizzles or comparisons with constants; longer ones lie in memory and are read lane by lane, and a search among thresholds starts from a
-// bucket of the key's upper bits. Equal to `compileExpr` for every input.
+// The WebAssembly printer of format expressions (formats/core/expr.ts): four words at a time in v128, every shared node
+// emitted once. Tables of up to 16 entries are swizzles or comparisons with constants; longer ones lie in memory and
+// are read lane by lane, and a search among thresholds starts from a bucket of the key's upper bits. Equal to
+// `compileExpr` for every input.
 import { exprNodes, type Expr } from "../../../formats/core/expr.ts";
 import type { Emit, FunctionBuilder, Local } from "../engine/asm.ts";
 
@@ -14,7 +15,10 @@ interface Place {
   readonly shift?: number;
   readonly steps?: number;
   readonly buckets?: number;
-  /** Of a table that is read at the rank of a key, with one threshold per bucket at most: `at` holds the threshold and the two entries, 8 bytes. */
+  /**
+   * Of a table that is read at the rank of a key, with one threshold per bucket at most: `at` holds the threshold and
+   * the two entries, 8 bytes.
+   */
   readonly key?: Expr;
   readonly signed?: boolean;
 }
@@ -31,7 +35,9 @@ export interface ExprPlan {
   readonly smallInput: boolean;
 }
 
-/** Ranks of the thresholds below each bucket of keys, and the most thresholds in one. Keys are ordered as signed words. */
+/**
+ * Ranks of the thresholds below each bucket of keys, and the most thresholds in one. Keys are ordered as signed words.
+ */
 function bucketsOf(table: Uint32Array, shift: number): { readonly first: Uint16Array; readonly most: number } {
   const first = new Uint16Array(2 ** (32 - shift));
   let rank = 0;
@@ -53,7 +59,10 @@ function findBuckets(table: Uint32Array): { readonly shift: number; readonly fir
   return { shift, ...found };
 }
 
-/** Entries of a table at the rank of a key: for every bucket the threshold inside, and what lies below it and above; null where there is no room. */
+/**
+ * Entries of a table at the rank of a key: for every bucket the threshold inside, and what lies below it and above;
+ * null where there is no room.
+ */
 function fused(
   entries: Uint32Array,
   thresholds: Uint32Array,
@@ -179,7 +188,8 @@ const PLAIN: Partial<Record<Expr["op"], string>> = {
 const SHIFTS: Partial<Record<Expr["op"], string>> = { shl: "i32x4.shl", shrU: "i32x4.shr_u", shrS: "i32x4.shr_s" };
 
 /**
- * A printer of the plan in one function: call it with the local that holds four inputs, and emit what it returns before the next call.
+ * A printer of the plan in one function: call it with the local that holds four inputs, and emit what it returns before
+ * the next call.
  * @param tables address of the tables, a parameter of the function
  */
 export function exprPrinter(f: FunctionBuilder, plan: ExprPlan, tables: Local, relaxed: boolean): (input: Local) => Emit {
@@ -192,7 +202,10 @@ export function exprPrinter(f: FunctionBuilder, plan: ExprPlan, tables: Local, r
   };
   let [scratch, found]: (Local | null)[] = [null, null];
 
-  /** Four values of a table in memory, by the byte offsets in `offsets`; 16-bit entries leave the upper half of each lane zero. */
+  /**
+   * Four values of a table in memory, by the byte offsets in `offsets`; 16-bit entries leave the upper half of each
+   * lane zero.
+   */
   const gather = (offsets: Emit, at: number, into: Local, entry: 16 | 32): void => {
     scratch ??= f.local("v128");
     f.set(scratch, f.op("i32x4.add", offsets, f.constant("tables", f.op("i32x4.splat", tables))));
@@ -205,7 +218,10 @@ export function exprPrinter(f: FunctionBuilder, plan: ExprPlan, tables: Local, r
     }
   };
 
-  /** Four instructions without relaxed SIMD, unless one side is zero. A mask is all ones or all zeros, so that relaxed selection is exact. */
+  /**
+   * Four instructions without relaxed SIMD, unless one side is zero. A mask is all ones or all zeros, so that relaxed
+   * selection is exact.
+   */
   const choose = (e: Expr, [mask, yes, no]: readonly Emit[]): Emit => {
     const isZero = (a: Expr): boolean => a.op === "const" && a.value === 0;
     if (isZero(e.args[1])) return f.op("v128.andnot", no, mask);
@@ -221,7 +237,8 @@ export function exprPrinter(f: FunctionBuilder, plan: ExprPlan, tables: Local, r
       gather(f.op("i32x4.shl", indexes, f.i32(2)), place.at, into, 32);
       return f.get(into);
     }
-    // one swizzle per byte of the entries that is ever set; the index bytes above the lowest are zero and their result is cut off
+    // one swizzle per byte of the entries that is ever set; the index bytes above the lowest are zero and their result
+    // is cut off
     scratch ??= f.local("v128");
     f.set(scratch, indexes);
     let sum: Emit | null = null;
@@ -302,7 +319,8 @@ export function exprPrinter(f: FunctionBuilder, plan: ExprPlan, tables: Local, r
       else if (e.op === "bits") emit = args[0];
       else if (e.op === "select") emit = choose(e, args);
       else if (e.op === "roundShift") {
-        // m * 2^-s is exact; adding 2^23 to what is below it rounds half to even, and leaves the integer in the lowest bits
+        // m * 2^-s is exact; adding 2^23 to what is below it rounds half to even, and leaves the integer in the lowest
+        // bits
         const power = f.op("i32x4.sub", f.constant32(127 << 23), f.op("i32x4.shl", args[1], f.i32(23)));
         const moved = f.op("f32x4.mul", f.op("f32x4.convert_i32x4_s", args[0]), power);
         emit = f.op("i32x4.sub", f.op("f32x4.add", moved, f.constantF32(2 ** 23)), f.constant32(0x4b000000));

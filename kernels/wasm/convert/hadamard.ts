@@ -1,5 +1,6 @@
-// Fast Walsh-Hadamard transform of rows of n = 2^p float32 in place: y = scale * H x, H[i][j] = (-1)^popcount(i & j) (Sylvester order). The first pass does four
-// levels on 16 elements in registers, later passes two levels at a time; additions only, then one multiplication.
+// Fast Walsh-Hadamard transform of rows of n = 2^p float32 in place: y = scale * H x, H[i][j] = (-1)^popcount(i & j)
+// (Sylvester order). The first pass does four levels on 16 elements in registers, later passes two levels at a time;
+// additions only, then one multiplication.
 import { family } from "../engine/family.ts";
 import { ModuleBuilder, type Emit, type FunctionBuilder, type Local } from "../engine/asm.ts";
 import { writeWork } from "../engine/items.ts";

@@ -1,5 +1,6 @@
-// The inner loops of src/tensor/quantize/nibbles.ts in SIMD128: 4-bit codes of blocks along k, one column of the tile per lane. Every step is the same float32 operation,
-// so codes and scales are equal bit for bit; only the sums of squares are added in another order. The memory belongs to the process and holds one tile.
+// The inner loops of src/tensor/quantize/nibbles.ts in SIMD128: 4-bit codes of blocks along k, one column of the tile
+// per lane. Every step is the same float32 operation, so codes and scales are equal bit for bit; only the sums of
+// squares are added in another order. The memory belongs to the process and holds one tile.
 import { ModuleBuilder, type Emit, type FunctionBuilder, type Local } from "../engine/asm.ts";
 import { engine, type WasmFunction, type WasmMemory } from "../engine/engine.ts";
 
@@ -23,13 +24,19 @@ export interface NibbleTile {
   /** Codes by column, `rowStride` bytes apart. */
   readonly codes: Uint8Array;
   readonly rowStride: number;
-  /** Copies a block: value i of column j is source[from + i * strideK + j * strideN]; one of the strides is 1. `first`: a new tile starts here. */
+  /**
+   * Copies a block: value i of column j is source[from + i * strideK + j * strideN]; one of the strides is 1. `first`:
+   * a new tile starts here.
+   */
   stage(source: Float32Array, from: number, strideK: number, strideN: number, count: number, width: number, first: boolean): void;
   /** The value of largest magnitude of each column into `low`, the negative one of two equal. */
   extremes(count: number, width: number): void;
   /** The least and largest value of each column, zero included. */
   ranges(count: number, width: number): void;
-  /** Reciprocals of at most 2^126. Codes of an even count of values, from byte `at` of every column on; all bits of `flip` are flipped. */
+  /**
+   * Reciprocals of at most 2^126. Codes of an even count of values, from byte `at` of every column on; all bits of
+   * `flip` are flipped.
+   */
   encode(count: number, width: number, at: number, flip: number): void;
 }
 
@@ -108,7 +115,8 @@ function moduleBytes(): Uint8Array<ArrayBuffer> {
     const step = (): void => {
       f.set(v, f.load("v128.load", p));
       f.set(p, f.op("i32.add", p, stride));
-      // 2 t with t = fl(fl(v * r) + z) in [-0.5, 16]; (trunc(2 t) + 1) >> 1 rounds halves away from zero. 2^23 puts an integer into the lowest bits.
+      // 2 t with t = fl(fl(v * r) + z) in [-0.5, 16]; (trunc(2 t) + 1) >> 1 rounds halves away from zero. 2^23 puts an
+      // integer into the lowest bits.
       f.set(q, f.op("f32x4.trunc", f.op("f32x4.add", f.op("f32x4.mul", v, r2), z2)));
       f.set(q, f.op("i32x4.shr_u", f.op("f32x4.add", q, f.constantF32(2 ** 23 + 1)), f.i32(1)));
       f.set(q, f.op("i32x4.min_s", f.op("v128.and", q, f.constant32(31)), f.constant32(15)));
@@ -236,7 +244,8 @@ function build(): Built | null {
 
 /**
  * Room for the tiles of a weight, valid until the next call; null where the engine has no SIMD or no memory.
- * @param k values per column, @param blockSize most values of a block, @param inRows values of one column follow each other
+ * @param k values per column, @param blockSize most values of a block, @param inRows values of one column follow each
+ * other
  */
 export function nibbleTile(k: number, blockSize: number, inRows: boolean): NibbleTile | null {
   if (built === undefined) built = build();

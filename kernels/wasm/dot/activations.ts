@@ -1,6 +1,7 @@
-// Activations for the integer kernels: every group of a row gets a scale amax / 127 (8 bits) or amax / 32639 (16 bits: 127 * 256 + 127, so that
-// both bytes stay signed), codes rne(x / scale), and the sums that correct for the weights' shift. A group that holds NaN or an infinity
-// gets a scale that makes the row's results NaN. Input is staged: groups padded with zeros to the kernel's group.
+// Activations for the integer kernels: every group of a row gets a scale amax / 127 (8 bits) or amax / 32639 (16 bits:
+// 127 * 256 + 127, so that both bytes stay signed), codes rne(x / scale), and the sums that correct for the weights'
+// shift. A group that holds NaN or an infinity gets a scale that makes the row's results NaN. Input is staged: groups
+// padded with zeros to the kernel's group.
 import { family } from "../engine/family.ts";
 import { activationMax } from "../../activations.ts";
 import { ModuleBuilder, type Emit, type FunctionBuilder, type Local } from "../engine/asm.ts";
@@ -22,7 +23,10 @@ export interface ActivationSpec {
 /** 1.5 * 2^23: a float32 of this size holds integers only. */
 const ROUND = 12582912;
 
-/** The scale of the group of floats from `x` to `end`: amax / max; NaN or infinite where the group is. `at` and `amax` are overwritten. */
+/**
+ * The scale of the group of floats from `x` to `end`: amax / max; NaN or infinite where the group is. `at` and `amax`
+ * are overwritten.
+ */
 export function groupScale(f: FunctionBuilder, x: Local, at: Local, end: Local, amax: Local, max: number): Emit {
   f.set(amax, f.v128f32(0));
   f.set(at, x);
@@ -46,8 +50,8 @@ export function groupScale(f: FunctionBuilder, x: Local, at: Local, end: Local, 
 
 /** Sets q to the codes (i32) of the four floats at `at`. */
 export function roundCodes(f: FunctionBuilder, q: Local, at: Local, scale4: Local, max: number): void {
-  // 0 / 0 is NaN and becomes code 0; a subnormal scale may be short of bits, so codes are clamped. Adding 1.5 * 2^23 rounds to even like `nearest`
-  // and leaves the integer in the low bits.
+  // 0 / 0 is NaN and becomes code 0; a subnormal scale may be short of bits, so codes are clamped. Adding 1.5 * 2^23
+  // rounds to even like `nearest` and leaves the integer in the low bits.
   f.set(q, f.op("f32x4.div", f.load("v128.load", at), scale4));
   f.set(q, f.op("v128.and", q, f.op("f32x4.eq", q, q)));
   f.set(q, f.op("f32x4.pmin", f.constantF32(max), q));
@@ -55,7 +59,10 @@ export function roundCodes(f: FunctionBuilder, q: Local, at: Local, scale4: Loca
   f.set(q, f.op("i32x4.sub", f.op("f32x4.add", q, f.constantF32(ROUND)), f.constantF32(ROUND)));
 }
 
-/** A module whose `work` quantizes staged rows to records: see `recordJob`; the factor is that of the corrections, `correctionFactor`. */
+/**
+ * A module whose `work` quantizes staged rows to records: see `recordJob`; the factor is that of the corrections,
+ * `correctionFactor`.
+ */
 export function activationModule(spec: ActivationSpec): Uint8Array<ArrayBuffer> {
   const { header: codes, quad } = activationRecord({ ...spec, group: 4 });
   const { mr, activationBits } = spec;

@@ -1,6 +1,7 @@
-// Matrix products on integer operands: C[M,N] = A[M,K] * W[N,K]^T, activations as one or two int8 planes (or int16), weights as fields of
-// 1..8 bits with block scales. One generator prints GEMV (MR = 1, 16 rows of W at once) and GEMM tiles (MR x 8 rows). The layout is
-// docs/adding-a-kernel.md's "row block": 16 rows of W x one group of k, then that group's scales, zero points and addends, one stream.
+// Matrix products on integer operands: C[M,N] = A[M,K] * W[N,K]^T, activations as one or two int8 planes (or int16),
+// weights as fields of 1..8 bits with block scales. One generator prints GEMV (MR = 1, 16 rows of W at once) and GEMM
+// tiles (MR x 8 rows). The layout is docs/adding-a-kernel.md's "row block": 16 rows of W x one group of k, then that
+// group's scales, zero points and addends, one stream.
 import { family } from "../engine/family.ts";
 import { ModuleBuilder, type Emit, type FunctionRef, type Operand } from "../engine/asm.ts";
 import { activationRecord, weightRecord, type GemmSpec } from "./gemmspec.ts";
@@ -13,8 +14,8 @@ import { aimAhead } from "../products/tiles.ts";
 export const WORK_ARGUMENTS = ["a", "w", "c", "ldc", "groups", "tiles", "chunk", "aStride", "blocks"] as const;
 
 /**
- * A module with `tile` and `work`: a block runs over chunks of groups (kept in the first-level cache) and, within, over tiles of activation rows. Micro-kernels are calls: V8
- * replaces no running loop by better code.
+ * A module with `tile` and `work`: a block runs over chunks of groups (kept in the first-level cache) and, within, over
+ * tiles of activation rows. Micro-kernels are calls: V8 replaces no running loop by better code.
  */
 export function gemmModule(spec: GemmSpec): Uint8Array<ArrayBuffer> {
   const m = new ModuleBuilder({ shared: spec.shared });

@@ -1,10 +1,12 @@
-// What an integer product is printed from (gemm.ts, gemmtile.ts, operands.ts), and what follows from it: the layout of weight and activation records, the planes that are joined
-// on the way, and the correction for the shift of the weights.
+// What an integer product is printed from (gemm.ts, gemmtile.ts, operands.ts), and what follows from it: the layout of
+// weight and activation records, the planes that are joined on the way, and the correction for the shift of the
+// weights.
 import { fieldLayout } from "../products/fields.ts";
 
 /**
- * The inner product. `dot`: relaxed dot with i32 accumulation (one instruction where the CPU has VNNI or sdot). `madd16`: relaxed dot to i16
- * accumulators, widened before they can overflow (fastest where V8 emulates the former). `simd`: i32x4.dot_i16x8_s, baseline SIMD128.
+ * The inner product. `dot`: relaxed dot with i32 accumulation (one instruction where the CPU has VNNI or sdot).
+ * `madd16`: relaxed dot to i16 accumulators, widened before they can overflow (fastest where V8 emulates the former).
+ * `simd`: i32x4.dot_i16x8_s, baseline SIMD128.
  */
 export type DotStyle = "dot" | "madd16" | "simd";
 
@@ -69,8 +71,9 @@ export function activationRecord(spec: Pick<GemmSpec, "style" | "activationBits"
 }
 
 /**
- * i16 products: the two planes of a table are zipped to signed i16 operands where activations have 8 bits (16-bit ones would overflow i32;
- * there the planes stay apart). The shift is then in the sign of the high byte, and an accumulator holds k in pairs, two rows of W at once.
+ * i16 products: the two planes of a table are zipped to signed i16 operands where activations have 8 bits (16-bit ones
+ * would overflow i32; there the planes stay apart). The shift is then in the sign of the high byte, and an accumulator
+ * holds k in pairs, two rows of W at once.
  */
 export function zipsPlanes(spec: Pick<GemmSpec, "style" | "activationBits" | "planes">): boolean {
   return spec.style === "simd" && spec.planes.length === 2 && spec.activationBits === 8;
@@ -91,17 +94,25 @@ export function planeOrders(activationPlanes: number, weightPlanes: number, radi
   return { factors, index: (pa, pw) => factors.indexOf(factor(pa, pw)) };
 }
 
-/** i16 sums of two planes are joined by the multiplication that widens them. Three (65536 is no i16) stay apart to the end. */
+/**
+ * i16 sums of two planes are joined by the multiplication that widens them. Three (65536 is no i16) stay apart to the
+ * end.
+ */
 export function widensPlanes({ style, activationBits, planes }: GemmSpec): boolean {
   return style === "madd16" && planes.length + activationBits / 8 - 1 <= 2;
 }
 
-/** A record's correction is one for the sum of all planes, or one for each plane of activations: see `activations.ts`. */
+/**
+ * A record's correction is one for the sum of all planes, or one for each plane of activations: see `activations.ts`.
+ */
 export function totalCorrection(spec: GemmSpec): boolean {
   return spec.zeroPoint || spec.doubled || spec.style === "simd" || widensPlanes(spec);
 }
 
-/** The factor of the activation sum in a record's corrections. The shift of two planes of weights belongs to the higher one. */
+/**
+ * The factor of the activation sum in a record's corrections. The shift of two planes of weights belongs to the higher
+ * one.
+ */
 export function correctionFactor(spec: GemmSpec, shift: number): number {
   if (spec.zeroPoint) return -1;
   if (zipsPlanes(spec)) return 0;

@@ -1,5 +1,6 @@
-// The tile function of the integer products (gemm.ts): mr rows of activations times 16 rows of W (one row) or 8 at a time (several), over groups of k. Written for one spec:
-// per group, products of its quads into accumulators (`#multiply`), their sums in i32 (`#widened`, style "madd16"), and the scaled sums in float32 (`#finish`).
+// The tile function of the integer products (gemm.ts): mr rows of activations times 16 rows of W (one row) or 8 at a
+// time (several), over groups of k. Written for one spec: per group, products of its quads into accumulators
+// (`#multiply`), their sums in i32 (`#widened`, style "madd16"), and the scaled sums in float32 (`#finish`).
 import type { Emit, FunctionBuilder, Local } from "../engine/asm.ts";
 import { fieldLayout, type FieldLayout } from "../products/fields.ts";
 import { activationRecord, planeOrders, weightRecord, widensPlanes, zipsPlanes, type GemmSpec, type PlaneOrders } from "./gemmspec.ts";
@@ -10,8 +11,9 @@ const DOT = "i32x4.relaxed_dot_i8x16_i7x16_add_s";
 const DOT16 = "i16x8.relaxed_dot_i8x16_i7x16_s";
 
 /**
- * Periods of the field layout that one turn of the loop over a group unrolls. Time to full speed grows with the code, so long groups take turns: of 64 elements for one row
- * of activations, of 128 for several, where shorter ones cost 3 %. i16 products take one period: V8 11 schedules long blocks of them into spills.
+ * Periods of the field layout that one turn of the loop over a group unrolls. Time to full speed grows with the code,
+ * so long groups take turns: of 64 elements for one row of activations, of 128 for several, where shorter ones cost 3
+ * %. i16 products take one period: V8 11 schedules long blocks of them into spills.
  */
 function periodsPerTurn({ style, mr }: GemmSpec, periods: number, quads: number): number {
   let most = style === "simd" ? 1 : Math.max(1, Math.floor((mr === 1 ? 16 : 32) / quads));
@@ -21,15 +23,19 @@ function periodsPerTurn({ style, mr }: GemmSpec, periods: number, quads: number)
 
 /** A float16 moved to the place of a float32's fields is 2^-112 of its value. */
 const HALF_EXPONENT = 112;
-/** The part of 2^112 that one row of activations takes into its scale; the rest comes at the end, so that neither end of float32 is near. */
+/**
+ * The part of 2^112 that one row of activations takes into its scale; the rest comes at the end, so that neither end of
+ * float32 is near.
+ */
 const BEFORE = 84;
 
 export const TILE_PARAMETERS = ["a", "w", "c", "ldc", "groups", "tiles", "aStride", "fresh", "panel", "ahead", "aheadEnd"] as const;
 export type TileParameter = (typeof TILE_PARAMETERS)[number];
 
 /**
- * The tile function: `tiles` tiles of mr rows of activations, aStride bytes apart, times 16 rows of W over `groups` groups. Several rows are added to c, 8 rows of W at a time,
- * where `fresh` says so after zeros were stored; the sums of a single one are kept in registers over all groups and stored. `panel`, `ahead` and `aheadEnd`: the operands of
+ * The tile function: `tiles` tiles of mr rows of activations, aStride bytes apart, times 16 rows of W over `groups`
+ * groups. Several rows are added to c, 8 rows of W at a time, where `fresh` says so after zeros were stored; the sums
+ * of a single one are kept in registers over all groups and stored. `panel`, `ahead` and `aheadEnd`: the operands of
  * the block and the weights that come next, where there is a panel.
  */
 export function writeTile(f: FunctionBuilder, spec: GemmSpec): void {
@@ -56,17 +62,25 @@ class TileWriter {
   readonly #words: number;
   /** Vectors of operands of a quad of four rows. */
   readonly #vectors: number;
-  /** Quads that are written as one: a period of the field layout, or a single quad of a panel for V8 11, which schedules longer blocks into spills. */
+  /**
+   * Quads that are written as one: a period of the field layout, or a single quad of a panel for V8 11, which schedules
+   * longer blocks into spills.
+   */
   readonly #step: number;
   readonly #perTurn: number;
   readonly #rolled: boolean;
   /** i16 sums of a rolled group need no widening before its end. */
   readonly #carried: boolean;
-  /** Products that an i16 sum of pairs takes before it can pass 32767 (activations reach -128, operands their maximum). */
+  /**
+   * Products that an i16 sum of pairs takes before it can pass 32767 (activations reach -128, operands their maximum).
+   */
   readonly #flushEvery: number;
 
   readonly #given: Record<TileParameter, Local>;
-  /** Running pointers: activations and weights of a group; within it, activations of a turn. Zero points and float16 scales are half as wide as other terms, so they have their own. */
+  /**
+   * Running pointers: activations and weights of a group; within it, activations of a turn. Zero points and float16
+   * scales are half as wide as other terms, so they have their own.
+   */
   readonly #a: Local;
   readonly #w: Local;
   readonly #z: Local;
@@ -318,7 +332,10 @@ class TileWriter {
     else operands.forEach((local, i) => f.set(local, f.load("v128.load", this.#panel!, ((4 * at + j) * this.#vectors + i) * 16)));
   }
 
-  /** The activation word `index` of a quad, in a register: loaded at the first row vector, or anew where registers are short. */
+  /**
+   * The activation word `index` of a quad, in a register: loaded at the first row vector, or anew where registers are
+   * short.
+   */
   #word(q: number, r: number, index: number, firstUse: boolean): Local {
     const f = this.#f;
     const { header, quad } = this.#activation;

@@ -1,6 +1,7 @@
-// Integer matrix product: C[M,N] (int32) = A[M,K] (int8 or uint8) * W[N,K]^T (int8), exact (sums wrap at 32 bits as everywhere). Weights are stored as in gemm.ts,
-// 16 rows x 4 k per 64 bytes. With an exact unsigned relaxed dot product (style "dot") bytes are multiplied as they are, offset by 128 and corrected;
-// otherwise a block is widened to i16 once per chunk of k and multiplied with i32x4.dot_i16x8_s.
+// Integer matrix product: C[M,N] (int32) = A[M,K] (int8 or uint8) * W[N,K]^T (int8), exact (sums wrap at 32 bits as
+// everywhere). Weights are stored as in gemm.ts, 16 rows x 4 k per 64 bytes. With an exact unsigned relaxed dot product
+// (style "dot") bytes are multiplied as they are, offset by 128 and corrected; otherwise a block is widened to i16 once
+// per chunk of k and multiplied with i32x4.dot_i16x8_s.
 import { family } from "../engine/family.ts";
 import { ModuleBuilder, type Emit, type FunctionBuilder, type Local, type Operand } from "../engine/asm.ts";
 import { writeWork } from "../engine/items.ts";
@@ -11,7 +12,10 @@ export interface Int8Spec {
   /** A is uint8. */
   readonly unsigned: boolean;
   readonly mr: number;
-  /** Quads per turn of the inner loop: 4, or 1 for V8 11, which schedules longer blocks into spills (.47 of its roof instead of .67). */
+  /**
+   * Quads per turn of the inner loop: 4, or 1 for V8 11, which schedules longer blocks into spills (.47 of its roof
+   * instead of .67).
+   */
   readonly unroll: 1 | 4;
   readonly shared: boolean;
 }
@@ -19,13 +23,18 @@ export interface Int8Spec {
 /** Quads (4 k) per chunk: the widened panel of a block is 16 KB. */
 export const INT8_CHUNK = 128;
 
-/** Most rows of a tile: 12 accumulators, two operands and a broadcast; a separate product needs a register of its own. */
+/**
+ * Most rows of a tile: 12 accumulators, two operands and a broadcast; a separate product needs a register of its own.
+ */
 export const INT8_ROWS = { dot: 6, simd: 4 } as const;
 
 /** Rows of A per pass: their part of a chunk stays in the second-level cache. */
 export const INT8_SLAB = 128;
 
-/** Arguments of `work`, i32 each; `rowSums` and `columnSums` are read by style "dot" only. Its items are blocks of 16 rows of W. */
+/**
+ * Arguments of `work`, i32 each; `rowSums` and `columnSums` are read by style "dot" only. Its items are blocks of 16
+ * rows of W.
+ */
 export const INT8_ARGUMENTS = ["a", "w", "c", "ldc", "quads", "tiles", "aStride", "rowSums", "columnSums"] as const;
 
 /** Bytes of one quad of one row of A as packed. */
@@ -36,8 +45,9 @@ const DOT = "i32x4.relaxed_dot_i8x16_i7x16_add_s";
 const TILE_PARAMETERS = ["a", "b", "c", "ldc", "quads", "tiles", "aStride", "fresh"] as const;
 
 /**
- * The tile function: c[mr][16] += products for `tiles` tiles of A, aStride bytes apart; b is the block's bytes (dot) or its widened panel (simd). 8 of its rows at a time, both
- * while a tile of A is in the first-level cache. `fresh`: c is not read, it starts at zero.
+ * The tile function: c[mr][16] += products for `tiles` tiles of A, aStride bytes apart; b is the block's bytes (dot) or
+ * its widened panel (simd). 8 of its rows at a time, both while a tile of A is in the first-level cache. `fresh`: c is
+ * not read, it starts at zero.
  */
 function writeTile(f: FunctionBuilder, spec: Int8Spec): void {
   const { mr, style, unroll } = spec;
@@ -174,7 +184,10 @@ export function int8Module(spec: Int8Spec): Uint8Array<ArrayBuffer> {
 /** Arguments of packing, i32 each: rows of `quads` quads at `x`. Its items are tiles. */
 export const INT8_PACK_ARGUMENTS = ["x", "a", "rowSums", "quads", "aStride"] as const;
 
-/** A module whose `work` packs rows of bytes, padded to whole quads, for tiles of mr rows: [quads][mr], and for style "dot" their sums times -128. */
+/**
+ * A module whose `work` packs rows of bytes, padded to whole quads, for tiles of mr rows: [quads][mr], and for style
+ * "dot" their sums times -128.
+ */
 export function int8PackModule(spec: Omit<Int8Spec, "unroll">): Uint8Array<ArrayBuffer> {
   const m = new ModuleBuilder({ shared: spec.shared });
   const pack = m.func(null, ["i32", "i32", "i32", "i32", "i32"], [], (f) =>

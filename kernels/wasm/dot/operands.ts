@@ -1,5 +1,6 @@
-// Operands of the integer products: how the fields of a quad (16 rows x 4 k, see gemm.ts) become the byte or i16 vectors that a dot product takes, in registers or,
-// for products of many rows, once per block into a panel: [quad][4 row vectors][operands] of 16 bytes.
+// Operands of the integer products: how the fields of a quad (16 rows x 4 k, see gemm.ts) become the byte or i16
+// vectors that a dot product takes, in registers or, for products of many rows, once per block into a panel: [quad][4
+// row vectors][operands] of 16 bytes.
 import type { Emit, FunctionBuilder, Local } from "../engine/asm.ts";
 import { fieldLayout, type Piece } from "../products/fields.ts";
 import { weightRecord, zipsPlanes, type GemmSpec } from "./gemmspec.ts";
@@ -70,8 +71,8 @@ export const panelBytes = (spec: Pick<GemmSpec, "style" | "activationBits" | "pl
   (spec.group / 4) * 64 * operandVectors(spec);
 
 /**
- * Returns a writer of one quad's operands: quad `q` of the period at w + `base`, row vector `j`, into `out`. `keep`: the vector of a period that has only one stays in a
- * register from its first quad to its last.
+ * Returns a writer of one quad's operands: quad `q` of the period at w + `base`, row vector `j`, into `out`. `keep`:
+ * the vector of a period that has only one stays in a register from its first quad to its last.
  */
 export function quadDecoder(
   f: FunctionBuilder,

@@ -23,8 +23,8 @@ export interface PackedShape {
 const LOOK = 256;
 
 /**
- * Are all scales, in units of the operands, float16 values of full precision (or zero)? Then they take half the bytes. Only scales that lie side by side are looked at: reading others
- * twice would cost more than it saves.
+ * Are all scales, in units of the operands, float16 values of full precision (or zero)? Then they take half the bytes.
+ * Only scales that lie side by side are looked at: reading others twice would cost more than it saves.
  */
 function scalesFitHalf(source: WeightSource, { unit }: Pick<DotPlan, "unit">): boolean {
   const read = source.dense?.scales;
@@ -58,7 +58,9 @@ export function packedShape(source: WeightSource, plan: DotPlan, byRows: boolean
   return { blocks, groups, span, group, half, bytes: blocks * groups * record.bytes };
 }
 
-/** Writes the packed matrix of an integer kernel at `address` of `buffer`, where zeros are; where scales are float32. */
+/**
+ * Writes the packed matrix of an integer kernel at `address` of `buffer`, where zeros are; where scales are float32.
+ */
 export function packWeight(source: WeightSource, plan: DotPlan, shape: PackedShape, buffer: ArrayBufferLike, address: number): void {
   const { rows, k } = source;
   const { span, group, groups } = shape;

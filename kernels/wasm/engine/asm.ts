@@ -1,6 +1,7 @@
-// A small WebAssembly assembler: functions are written as nested expressions and come out in exactly the order written, because the
-// order of instructions is the schedule (V8 keeps it; a C compiler regroups accumulation chains and spills). One module imports one
-// memory "m"."m" and exports its functions. Specification: WebAssembly Core 2.0, 5 (binary format); threads and relaxed SIMD proposals.
+// A small WebAssembly assembler: functions are written as nested expressions and come out in exactly the order written,
+// because the order of instructions is the schedule (V8 keeps it; a C compiler regroups accumulation chains and
+// spills). One module imports one memory "m"."m" and exports its functions. Specification: WebAssembly Core 2.0, 5
+// (binary format); threads and relaxed SIMD proposals.
 import { opcodes, type Opcode } from "./opcodes.ts";
 
 export type ValueType = "i32" | "i64" | "f32" | "f64" | "v128";
@@ -67,7 +68,10 @@ function joined(parts: readonly ArrayLike<number>[]): Uint8Array<ArrayBuffer> {
   return out;
 }
 
-/** Code of one function. `op`, `load` and constants are expressions (emitted where they are used); `set`, `store`, `run`, `loop` emit at once. */
+/**
+ * Code of one function. `op`, `load` and constants are expressions (emitted where they are used); `set`, `store`,
+ * `run`, `loop` emit at once.
+ */
 export class FunctionBuilder {
   #code: number[] = [];
   readonly #prologue: number[] = [];

@@ -1,5 +1,5 @@
-// The WebAssembly JavaScript API as far as it is used here, typed without the DOM library, and memory: one engine memory is an arena with a
-// first-fit allocator; a backend that needs more than 4 GiB holds several.
+// The WebAssembly JavaScript API as far as it is used here, typed without the DOM library, and memory: one engine
+// memory is an arena with a first-fit allocator; a backend that needs more than 4 GiB holds several.
 import { LowbitError } from "../../../formats/core/errors.ts";
 
 export interface WasmMemory {
@@ -148,7 +148,8 @@ export interface Space {
   /** The block of a job's arguments: scratch space of `bytes`, as a view that stays the same while it can. */
   argumentBlock(bytes: number): Int32Array;
   /**
-   * A record of jobs while one is made, else null. Whoever does more for a product than jobs of fixed arguments, and so cannot be repeated by them, sets it to null.
+   * A record of jobs while one is made, else null. Whoever does more for a product than jobs of fixed arguments, and so
+   * cannot be repeated by them, sets it to null.
    */
   record: Job[] | null;
   readonly buffer: ArrayBuffer;

@@ -1,5 +1,6 @@
-// Families of kernels: a family prints modules from specs. A kernel is compiled once per process and cached by its whole spec. Only families made by `family` are compiled, and
-// a test holds that kernels/registry.ts lists every one of them: no kernel can run that the registry does not know.
+// Families of kernels: a family prints modules from specs. A kernel is compiled once per process and cached by its
+// whole spec. Only families made by `family` are compiled, and a test holds that kernels/registry.ts lists every one of
+// them: no kernel can run that the registry does not know.
 import { engine, type Kernel } from "./engine.ts";
 
 export interface Family<Spec extends object> {

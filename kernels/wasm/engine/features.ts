@@ -1,5 +1,6 @@
-// What this engine's WebAssembly really does, found by running it on numbers that tell implementations apart. Validation alone is not
-// enough: relaxed dot products differ between engines, and V8 11 (Node 20 with its flag) compiles one wrongly in its baseline tier.
+// What this engine's WebAssembly really does, found by running it on numbers that tell implementations apart.
+// Validation alone is not enough: relaxed dot products differ between engines, and V8 11 (Node 20 with its flag)
+// compiles one wrongly in its baseline tier.
 import { ModuleBuilder, type FunctionBuilder } from "./asm.ts";
 import { engine } from "./engine.ts";
 
@@ -20,7 +21,10 @@ export interface WasmFeatures {
 
 const DOT = "i32x4.relaxed_dot_i8x16_i7x16_add_s";
 
-/** Probe module: dot(a, b, c) from 48 bytes at 0 to 48; a chain of eight dots on different operands, so that register moves are seen. */
+/**
+ * Probe module: dot(a, b, c) from 48 bytes at 0 to 48; a chain of eight dots on different operands, so that register
+ * moves are seen.
+ */
 function probeModule(): Uint8Array<ArrayBuffer> {
   const m = new ModuleBuilder();
   m.func("dot", [], [], (f) => {
@@ -95,7 +99,10 @@ function knownBroken(): boolean {
   return v8 !== undefined && Number.parseInt(v8, 10) < 12;
 }
 
-/** Why this place compiles no modules (a content policy), or null where it does. Validation, which no policy forbids, tells nothing of it. */
+/**
+ * Why this place compiles no modules (a content policy), or null where it does. Validation, which no policy forbids,
+ * tells nothing of it.
+ */
 export function compileRefusal(): Error | null {
   try {
     new engine.Module(new ModuleBuilder().bytes());

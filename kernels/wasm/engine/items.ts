@@ -1,9 +1,13 @@
-// How the threads of a job share its items. Each has a range of its own, taken front to back, and helps the others when that is done: threads read and write far apart, and
-// no word goes back and forth between cores at every item. (With one counter for all, neighbouring blocks ran at once: prefetched twice, results in one pair of cache lines.
-// That cost 3 to 4 % of products on two threads.)
+// How the threads of a job share its items. Each has a range of its own, taken front to back, and helps the others when
+// that is done: threads read and write far apart, and no word goes back and forth between cores at every item. (With
+// one counter for all, neighbouring blocks ran at once: prefetched twice, results in one pair of cache lines. That cost
+// 3 to 4 % of products on two threads.)
 import type { Emit, FunctionBuilder, Local, ModuleBuilder, Operand } from "./asm.ts";
 
-/** Most words of a job's arguments. The ranges follow: for each thread its next item, the end of its range and the number of threads. */
+/**
+ * Most words of a job's arguments. The ranges follow: for each thread its next item, the end of its range and the
+ * number of threads.
+ */
 export const ARGUMENT_WORDS = 64;
 /** Bytes from one range to the next: caches fetch lines of 64 bytes in pairs. */
 const RANGE = 128;
@@ -25,7 +29,10 @@ export function writeJob(words: Int32Array, args: Int32Array, items: number, thr
   }
 }
 
-/** Defines `work(args, panel, thread)`, which runs items until none are left. `start` emits what precedes the first and returns the writer of one. */
+/**
+ * Defines `work(args, panel, thread)`, which runs items until none are left. `start` emits what precedes the first and
+ * returns the writer of one.
+ */
 export function writeWork(m: ModuleBuilder, start: (f: FunctionBuilder, args: Local, panel: Local) => (item: Local) => void): void {
   m.func("work", ["i32", "i32", "i32"], [], (f) => {
     const [args, panel, thread] = [0, 1, 2].map((i) => f.param(i));
@@ -51,13 +58,17 @@ export function writeWork(m: ModuleBuilder, start: (f: FunctionBuilder, args: Lo
 }
 
 /**
- * Arguments of jobs that write activations as records, in the order of tiles and, within, of groups: `per` of `total` records are an item. `width`: bytes of a staged group of
- * a row; `bytes`: of a record; `factor`: the writer's own. No part of the code: weights with groups of any size share a module.
+ * Arguments of jobs that write activations as records, in the order of tiles and, within, of groups: `per` of `total`
+ * records are an item. `width`: bytes of a staged group of a row; `bytes`: of a record; `factor`: the writer's own. No
+ * part of the code: weights with groups of any size share a module.
  */
 export const RECORD_ARGUMENTS = ["x", "a", "groups", "total", "per", "width", "bytes", "factor"] as const;
 export type RecordArgument = (typeof RECORD_ARGUMENTS)[number];
 
-/** A job for `tiles` of `mr` staged rows at `x`, groups of `group` elements; records of `bytes` go to `a`. `elements` of an item: some 5 us of work. */
+/**
+ * A job for `tiles` of `mr` staged rows at `x`, groups of `group` elements; records of `bytes` go to `a`. `elements` of
+ * an item: some 5 us of work.
+ */
 export function recordJob(job: {
   readonly x: number;
   readonly a: number;
@@ -75,7 +86,10 @@ export function recordJob(job: {
   return { items: Math.ceil(total / per), args: Int32Array.of(x, a, groups, total, per, 4 * group, bytes, factor) };
 }
 
-/** Defines `work` of such a job: `each(f, x, a, count, stride, field)` writes `count` records of a tile at `a` from the rows at `x`, `stride` bytes apart. */
+/**
+ * Defines `work` of such a job: `each(f, x, a, count, stride, field)` writes `count` records of a tile at `a` from the
+ * rows at `x`, `stride` bytes apart.
+ */
 export function writeRecords(
   m: ModuleBuilder,
   mr: number,

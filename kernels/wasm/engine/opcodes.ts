@@ -1,7 +1,11 @@
-// WebAssembly opcodes as data: name (as in the text format) -> bytes, and for memory accesses the natural alignment (log2).
-// Core 2.0 with fixed-width SIMD (prefix 0xfd), relaxed SIMD (0xfd 0x100..) and threads (0xfe). Only what kernels use is listed.
+// WebAssembly opcodes as data: name (as in the text format) -> bytes, and for memory accesses the natural alignment
+// (log2). Core 2.0 with fixed-width SIMD (prefix 0xfd), relaxed SIMD (0xfd 0x100..) and threads (0xfe). Only what
+// kernels use is listed.
 
-/** prefix 0: a one-byte opcode; otherwise prefix byte, then the opcode as LEB128. `align`: the instruction takes a memory argument. */
+/**
+ * prefix 0: a one-byte opcode; otherwise prefix byte, then the opcode as LEB128. `align`: the instruction takes a
+ * memory argument.
+ */
 export interface Opcode {
   readonly prefix: 0 | 0xfc | 0xfd | 0xfe;
   readonly code: number;

@@ -1,10 +1,12 @@
-// Worker threads on shared memory (worker.ts is what they run). Workers spin on an offer of their own while jobs follow each other, then park in Atomics.wait. A job names a
-// memory, a kernel (its bytes travel in shared memory, so that a spinning worker needs no message) and an argument block. Workers are unreferenced: they never keep a process
-// alive. A worker that ends makes every later job an error, and where that can be seen from here the one under way too; so does one that stops answering or fails. All are
-// ended then: none writes to memory any more.
+// Worker threads on shared memory (worker.ts is what they run). Workers spin on an offer of their own while jobs follow
+// each other, then park in Atomics.wait. A job names a memory, a kernel (its bytes travel in shared memory, so that a
+// spinning worker needs no message) and an argument block. Workers are unreferenced: they never keep a process alive. A
+// worker that ends makes every later job an error, and where that can be seen from here the one under way too; so does
+// one that stops answering or fails. All are ended then: none writes to memory any more.
 //
-// Other processes want the cores too. The calling thread does the items that no worker has begun and withdraws the job from workers that have not shown up; for one that is
-// in the middle of an item it sleeps, so that the worker may have this core. A worker that kept a job waiting longer than the thread's own part took gets no job for a while.
+// Other processes want the cores too. The calling thread does the items that no worker has begun and withdraws the job
+// from workers that have not shown up; for one that is in the middle of an item it sleeps, so that the worker may have
+// this core. A worker that kept a job waiting longer than the thread's own part took gets no job for a while.
 import { LowbitError } from "../../../formats/core/errors.ts";
 import type { Kernel, Space, WasmFunction, WasmMemory } from "./engine.ts";
 import { COLD, controlWords, DONE, FAILED, FINISHED, JOB, LIFE, OFFER, OWN, PARKED, WAITING } from "./worker.ts";
@@ -30,9 +32,15 @@ export interface Pool {
 
 /** While a job takes long: how often to look whether its workers live, ms. */
 const LOOK_MS = 20;
-/** How long the calling thread watches for the end of a job before it sleeps, in reads of a word: some 20 us, more than an item takes. */
+/**
+ * How long the calling thread watches for the end of a job before it sleeps, in reads of a word: some 20 us, more than
+ * an item takes.
+ */
 const WATCH_READS = 10_000;
-/** Least time that a job must wait for a worker before that counts as late, ms: more than scheduling takes on an idle machine. */
+/**
+ * Least time that a job must wait for a worker before that counts as late, ms: more than scheduling takes on an idle
+ * machine.
+ */
 const LATE_MS = 0.2;
 /** A late worker gets no jobs for so long, ms; twice as long at each relapse, up to the second. */
 const REST_MS = [2, 100] as const;
@@ -60,8 +68,9 @@ export function attendance(threads: number): Attendance {
 
 export interface PoolHooks {
   /**
-   * Starts worker `index` (from 1). `onExit` must be called when it ends; `onReady` when it has loaded, where the worker cannot count itself in the
-   * control words. `ended` tells a thread that waits, and hears no events, whether the worker whose descriptor is `life` has ended.
+   * Starts worker `index` (from 1). `onExit` must be called when it ends; `onReady` when it has loaded, where the
+   * worker cannot count itself in the control words. `ended` tells a thread that waits, and hears no events, whether
+   * the worker whose descriptor is `life` has ended.
    */
   start(
     index: number,
@@ -123,7 +132,10 @@ export async function createPool(options: PoolOptions, hooks: PoolHooks): Promis
         present.late(i, now);
   };
 
-  /** Waits until `taken` workers have finished a job on which this thread spent `ownMs`, and says once which of them are late. */
+  /**
+   * Waits until `taken` workers have finished a job on which this thread spent `ownMs`, and says once which of them are
+   * late.
+   */
   const finish = (taken: number, ownMs: number): void => {
     let done = Atomics.load(control, DONE);
     for (let i = 0; done < taken && i < WATCH_READS; i++) done = Atomics.load(control, DONE);
@@ -233,7 +245,10 @@ export async function createPool(options: PoolOptions, hooks: PoolHooks): Promis
   return pool;
 }
 
-/** Makes `wait(done, ms)`: sleeps until DONE is no longer `done`, at most `ms`. A page's own thread may not sleep: there it returns after a look or two thousand. */
+/**
+ * Makes `wait(done, ms)`: sleeps until DONE is no longer `done`, at most `ms`. A page's own thread may not sleep: there
+ * it returns after a look or two thousand.
+ */
 function sleeper(control: Int32Array): (done: number, ms: number) => void {
   let maySleep = true;
   return (done, ms) => {

@@ -1,5 +1,6 @@
-// What a backend needs to run kernels: arenas of memory, compiled modules (cached by their whole spec), scratch space, and a pool of workers
-// where there is one. Jobs are "work" functions that share out items (items.ts), so one thread and many run the same code.
+// What a backend needs to run kernels: arenas of memory, compiled modules (cached by their whole spec), scratch space,
+// and a pool of workers where there is one. Jobs are "work" functions that share out items (items.ts), so one thread
+// and many run the same code.
 import { LowbitError } from "../../../formats/core/errors.ts";
 import { createArena, engine, type Kernel, type Space, type WasmFunction } from "./engine.ts";
 import type { WasmFeatures } from "./features.ts";
@@ -18,7 +19,10 @@ export interface Runtime {
   home(): Space;
   /** Space and address of `bytes` for a weight. @throws LowbitError E_DEVICE when memory runs out */
   allocate(bytes: number): { space: Space; address: number };
-  /** Runs `items` of a kernel on all threads, a single one on the calling thread. @throws LowbitError E_DEVICE for a worker that died */
+  /**
+   * Runs `items` of a kernel on all threads, a single one on the calling thread.
+   * @throws LowbitError E_DEVICE for a worker that died
+   */
   work(space: Space, kernel: Kernel, items: number, args: Int32Array, panelBytes: number): void;
   dispose(): void;
   readonly live: boolean;
@@ -130,7 +134,8 @@ export function createRuntime(options: RuntimeOptions): Runtime {
       const panelStride = Math.ceil(panelBytes / 64) * 64;
       const panels = panelBytes === 0 ? 0 : space.scratch("panels", panelStride * threads);
       const own = space.exports(k);
-      // last: whatever takes memory may end a view. As large as a job of all threads needs, so that it stays one block and one view, and a job allocates nothing
+      // last: whatever takes memory may end a view. As large as a job of all threads needs, so that it stays one block
+      // and one view, and a job allocates nothing
       const block = space.argumentBlock(jobBytes(pool === null ? 1 : pool.threads));
       const at = block.byteOffset;
       writeJob(block, args, items, threads);

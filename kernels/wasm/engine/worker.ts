@@ -1,6 +1,7 @@
-// What a worker of the pool (pool.ts) runs, as text, because a library file cannot know how it will be bundled; and the words of shared memory through which a pool and its
-// workers speak. A job is offered to each worker on a word of its own. The worker takes the offer, or the calling thread, done with all items, withdraws it: one compare and
-// exchange decides. Nobody ever waits for a worker that has not begun.
+// What a worker of the pool (pool.ts) runs, as text, because a library file cannot know how it will be bundled; and the
+// words of shared memory through which a pool and its workers speak. A job is offered to each worker on a word of its
+// own. The worker takes the offer, or the calling thread, done with all items, withdraws it: one compare and exchange
+// decides. Nobody ever waits for a worker that has not begun.
 
 /** Words that all threads share. */
 export const DONE = 0;
@@ -9,11 +10,14 @@ export const FAILED = 1;
 export const WAITING = 2;
 /** Memory, kernel id, address and length of its bytes, arguments, panels, panel stride. */
 export const JOB = 8;
-/** From here on each worker has words of its own, in cache lines of its own; worker i, from 1, has those from i * OWN on. */
+/**
+ * From here on each worker has words of its own, in cache lines of its own; worker i, from 1, has those from i * OWN
+ * on.
+ */
 export const OWN = 32;
 /**
- * Odd: a job is offered. Made even by the worker that takes it or the thread that withdraws it, whoever comes first. Negative: the end. The number starts over before it
- * would turn negative, some 2^30 jobs on.
+ * Odd: a job is offered. Made even by the worker that takes it or the thread that withdraws it, whoever comes first.
+ * Negative: the end. The number starts over before it would turn negative, some 2^30 jobs on.
  */
 export const OFFER = 0;
 /** The worker sleeps on its offer. */
@@ -22,12 +26,17 @@ export const PARKED = 1;
 export const FINISHED = 2;
 /** It compiled a kernel for that job. */
 export const COLD = 3;
-/** In Node: a file descriptor that the engine closes when the worker ends, however it ends; -1 where it could open none. */
+/**
+ * In Node: a file descriptor that the engine closes when the worker ends, however it ends; -1 where it could open none.
+ */
 export const LIFE = 4;
 
 export const controlWords = (threads: number): number => OWN * threads;
 
-/** Source of a worker. It gets memories synchronously from a port in Node, by a message before the first job in browsers. */
+/**
+ * Source of a worker. It gets memories synchronously from a port in Node, by a message before the first job in
+ * browsers.
+ */
 export const workerSource = (node: boolean): string => `
 "use strict";
 ${node ? 'const { parentPort, workerData, receiveMessageOnPort } = require("node:worker_threads");' : ""}

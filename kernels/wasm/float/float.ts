@@ -1,6 +1,7 @@
-// Matrix products in float32 with weights decoded on the way: C[M,N] = A[M,K] * W[N,K]^T, activations float32. A panel of 16 rows of W x a chunk
-// of k is decoded into the first-level cache as [k][16] float32 (or lies so in memory already), then tiles of MR x 8 or MR x 16 run over it.
-// One row of activations takes the fused GEMV instead: decoded vectors are multiplied at once. Layout of records: gemm.ts.
+// Matrix products in float32 with weights decoded on the way: C[M,N] = A[M,K] * W[N,K]^T, activations float32. A panel
+// of 16 rows of W x a chunk of k is decoded into the first-level cache as [k][16] float32 (or lies so in memory
+// already), then tiles of MR x 8 or MR x 16 run over it. One row of activations takes the fused GEMV instead: decoded
+// vectors are multiplied at once. Layout of records: gemm.ts.
 import { family } from "../engine/family.ts";
 import { ModuleBuilder, type Emit, type FunctionBuilder, type FunctionRef, type Local } from "../engine/asm.ts";
 import { fieldLayout } from "../products/fields.ts";
@@ -8,9 +9,10 @@ import { writeRecords, writeWork } from "../engine/items.ts";
 import { aimAhead, lookAhead, writePackRows } from "../products/tiles.ts";
 
 /**
- * How stored fields become float32. `lattice`: an integer operand (a 16-entry table, or the field itself) minus shift or zero point.
- * `table4`: a float per 4-bit field, by four byte planes. `table8`: a float per byte, from memory. `shift`: sign, exponent and mantissa fields moved
- * into place, times 2^exponent. `half`: bfloat16 or float16 in 16-bit words. `float`: panels of float32, nothing to decode.
+ * How stored fields become float32. `lattice`: an integer operand (a 16-entry table, or the field itself) minus shift
+ * or zero point. `table4`: a float per 4-bit field, by four byte planes. `table8`: a float per byte, from memory.
+ * `shift`: sign, exponent and mantissa fields moved into place, times 2^exponent. `half`: bfloat16 or float16 in 16-bit
+ * words. `float`: panels of float32, nothing to decode.
  */
 export type FloatDecode =
   | { readonly kind: "lattice"; readonly table: readonly number[] | null; readonly shift: number }
@@ -29,8 +31,9 @@ export interface FloatSpec {
   readonly group: number;
   readonly scale: boolean;
   /**
-   * One row of activations: values are scaled before they are multiplied, as in the products of several rows. For elements of a wide range, whose sums overflow or underflow
-   * before a scale brings them back; others are summed first and scaled once for each group.
+   * One row of activations: values are scaled before they are multiplied, as in the products of several rows. For
+   * elements of a wide range, whose sums overflow or underflow before a scale brings them back; others are summed first
+   * and scaled once for each group.
    */
   readonly scaleFirst: boolean;
   readonly zeroPoint: boolean;
@@ -99,8 +102,8 @@ class FloatDecoder {
   }
 
   /**
-   * All 16 rows of the four k of quad q: calls `use(k, j, value)` k by k where the decoded state of four row vectors fits the registers (then an activation is
-   * broadcast once), else row vector by row vector.
+   * All 16 rows of the four k of quad q: calls `use(k, j, value)` k by k where the decoded state of four row vectors
+   * fits the registers (then an activation is broadcast once), else row vector by row vector.
    */
   block(base: number, q: number, zeros: readonly Local[] | null, use: (k: number, j: number, value: Emit) => void): void {
     const f = this.#f;
@@ -185,8 +188,8 @@ class FloatDecoder {
   }
 
   /**
-   * Four rows (vector j) of the four k of quad q, as float32, scale not applied: calls `use(k, value)` in the order of k. `zero` is the zero point
-   * of the rows, where there is one.
+   * Four rows (vector j) of the four k of quad q, as float32, scale not applied: calls `use(k, value)` in the order of
+   * k. `zero` is the zero point of the rows, where there is one.
    */
   quad(base: number, q: number, j: number, zero: Local | null, use: (k: number, value: Emit) => void): void {
     const f = this.#f;
@@ -412,8 +415,8 @@ function writeTile(f: FunctionBuilder, spec: FloatSpec): void {
 }
 
 /**
- * A module with `work`: items are chunks of activation tiles x 16-row blocks of W; per chunk of groups the block is decoded into the thread's panel, then
- * every tile runs over it. Where mr is 1 it is the fused GEMV.
+ * A module with `work`: items are chunks of activation tiles x 16-row blocks of W; per chunk of groups the block is
+ * decoded into the thread's panel, then every tile runs over it. Where mr is 1 it is the fused GEMV.
  */
 export function floatModule(spec: FloatSpec): Uint8Array<ArrayBuffer> {
   const m = new ModuleBuilder({ shared: spec.shared });

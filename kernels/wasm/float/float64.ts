@@ -1,12 +1,16 @@
-// The float64 product of the quantizers' algebra in SIMD128: C += alpha A^T B in place, A [depth][lda], B [depth][ldb], C [m][ldc]. Each thread takes column
-// tiles, packs B and then A into strips of four, [strip][depth][4], and computes tiles of four by four in eight accumulators: 16 multiply-adds per step
-// on 2 vector and 4 splat loads. Every sum runs over the depth in order from 0 and is then added to C, so tiles and threads do not change a bit.
-// Layout idea: Goto and van de Geijn, "Anatomy of high-performance matrix multiplication", 2008.
+// The float64 product of the quantizers' algebra in SIMD128: C += alpha A^T B in place, A [depth][lda], B [depth][ldb],
+// C [m][ldc]. Each thread takes column tiles, packs B and then A into strips of four, [strip][depth][4], and computes
+// tiles of four by four in eight accumulators: 16 multiply-adds per step on 2 vector and 4 splat loads. Every sum runs
+// over the depth in order from 0 and is then added to C, so tiles and threads do not change a bit. Layout idea: Goto
+// and van de Geijn, "Anatomy of high-performance matrix multiplication", 2008.
 import { family } from "../engine/family.ts";
 import { ModuleBuilder, type Emit, type FunctionBuilder, type Local } from "../engine/asm.ts";
 import { writeWork } from "../engine/items.ts";
 
-/** Rows packed at once, and columns of a tile: with a depth of 128, A takes 128 KB and B 256 KB of the second-level cache. */
+/**
+ * Rows packed at once, and columns of a tile: with a depth of 128, A takes 128 KB and B 256 KB of the second-level
+ * cache.
+ */
 const ROWS = 128;
 export const TILE_COLUMNS = 256;
 /** Longest depth of one call: the panels of a thread stay below 1 MB. */

@@ -1,5 +1,6 @@
-// How a format's codes become float32 in a kernel, from its values alone: a lattice, a float table of at most 16 or 256 entries, fields that
-// shift into place, 16-bit floats; anything else is decoded to float32 panels when it is packed. Nothing here knows a format's name.
+// How a format's codes become float32 in a kernel, from its values alone: a lattice, a float table of at most 16 or 256
+// entries, fields that shift into place, 16-bit floats; anything else is decoded to float32 panels when it is packed.
+// Nothing here knows a format's name.
 import { groupSpan } from "../../activations.ts";
 import { offsetTerms, undoubled } from "../../offsets.ts";
 import { wideScales, type WeightSource } from "../../weight.ts";
@@ -38,7 +39,10 @@ function toBits(value: number): number {
   return view.getUint32(0);
 }
 
-/** Mantissa bits and exponent of a sign-exponent-mantissa format whose values are its fields moved into a float32, for the codes marked in `used`. */
+/**
+ * Mantissa bits and exponent of a sign-exponent-mantissa format whose values are its fields moved into a float32, for
+ * the codes marked in `used`.
+ */
 function shiftFields(values: Float64Array, bits: number, used: Uint8Array): { mantissaBits: number; exponent: number } | null {
   const sign = 1 << (bits - 1);
   for (let mantissaBits = 0; mantissaBits <= bits - 2 && mantissaBits <= 7; mantissaBits++) {
@@ -187,7 +191,10 @@ export function floatSpec(plan: FloatPlan, mr: number, relaxed: boolean, shared:
   return { decode: plan.decode, relaxed, ...plan.layout, scaleFirst: plan.scaleFirst && mr === 1, mr, nv: mr <= 2 ? 4 : 2, shared };
 }
 
-/** Rows per tile: one row is fused; 6 x 8 with fused multiply-add, 2 x 16 otherwise (a product needs a register of its own). */
+/**
+ * Rows per tile: one row is fused; 6 x 8 with fused multiply-add, 2 x 16 otherwise (a product needs a register of its
+ * own).
+ */
 export function floatRows(m: number, relaxed: boolean): number {
   return tileRows(m, m <= 2 || !relaxed ? 2 : 6);
 }

@@ -1,6 +1,7 @@
-// Bit-plane matrix product: U[M,N] = sum over k of uA * uW for unsigned words of p and q bits, by AND and popcount of single-bit planes, plane pair (i, j) with weight
-// 2^(i+j). Signed, offset and bipolar words are affine in unsigned ones, so this one form serves all (`affineWords` in kernels/planes.ts); padding bits are zeros and add nothing.
-// Fast where p * q is small; elsewhere the byte kernels of gemm.ts do more per instruction.
+// Bit-plane matrix product: U[M,N] = sum over k of uA * uW for unsigned words of p and q bits, by AND and popcount of
+// single-bit planes, plane pair (i, j) with weight 2^(i+j). Signed, offset and bipolar words are affine in unsigned
+// ones, so this one form serves all (`affineWords` in kernels/planes.ts); padding bits are zeros and add nothing. Fast
+// where p * q is small; elsewhere the byte kernels of gemm.ts do more per instruction.
 import { family } from "../engine/family.ts";
 import { ModuleBuilder, type Emit } from "../engine/asm.ts";
 import { writeWork } from "../engine/items.ts";
@@ -14,7 +15,10 @@ export interface BitplaneSpec {
 /** Rows of W per tile. */
 export const BITPLANE_ROWS = 2;
 
-/** Arguments of `work`, i32 each: `pairs` of W rows (its items), `rows` of A, `vectors` of 128 k. U is [rows][2 * pairs]. */
+/**
+ * Arguments of `work`, i32 each: `pairs` of W rows (its items), `rows` of A, `vectors` of 128 k. U is [rows][2 *
+ * pairs].
+ */
 export const BITPLANE_ARGUMENTS = ["pairs", "a", "w", "c", "rows", "vectors"] as const;
 
 /** A module with `work`. */

@@ -1,9 +1,12 @@
-// Matrix-vector products by table look-up: C[M,N] = A[M,K] * W[N,K]^T for weights of 1..4 bit planes and int8 activations (T-MAC, arXiv 2407.00088). A table
-// holds the 16 sums of subsets of 4 neighbouring activations ("a quad"); one swizzle looks up a bit plane of 16 rows x 4 k, and sums are made by additions only.
-// Exact: same integers as gemm.ts, same order of float steps. A half table (8 entries and a sign) would cost two more instructions per look-up and save none.
+// Matrix-vector products by table look-up: C[M,N] = A[M,K] * W[N,K]^T for weights of 1..4 bit planes and int8
+// activations (T-MAC, arXiv 2407.00088). A table holds the 16 sums of subsets of 4 neighbouring activations ("a quad");
+// one swizzle looks up a bit plane of 16 rows x 4 k, and sums are made by additions only. Exact: same integers as
+// gemm.ts, same order of float steps. A half table (8 entries and a sign) would cost two more instructions per look-up
+// and save none.
 //
-// An entry is a subset's sum less half the sum of all four, in -254..255. It is kept as 32 * high + low, two byte tables: low in 0..31, high in -8..7. So 8 look-ups
-// add up inside a byte (248; -64..56) before they are widened to i16, and i16 sums before they pass 32767 to i32.
+// An entry is a subset's sum less half the sum of all four, in -254..255. It is kept as 32 * high + low, two byte
+// tables: low in 0..31, high in -8..7. So 8 look-ups add up inside a byte (248; -64..56) before they are widened to
+// i16, and i16 sums before they pass 32767 to i32.
 import { family } from "../engine/family.ts";
 import { groupScale, roundCodes } from "../dot/activations.ts";
 import { ModuleBuilder, type Emit, type FunctionBuilder, type FunctionRef, type Local, type Operand } from "../engine/asm.ts";
@@ -43,13 +46,18 @@ export interface LutSpec {
 const BYTE_LOOKUPS = 8;
 const ENTRY_MAX = 255;
 
-/** Smallest padded group for a span of n elements: a byte holds one plane of two quads, or (`equal`) both planes of one. */
+/**
+ * Smallest padded group for a span of n elements: a byte holds one plane of two quads, or (`equal`) both planes of one.
+ */
 export const lutGroup = (equal: boolean, n: number): number => (equal ? Math.ceil(n / 4) * 4 : Math.ceil(n / 8) * 8);
 
 /** Largest number that the planes stand for. */
 export const lutMax = (spec: Pick<LutSpec, "planes" | "equal">): number => (spec.equal ? spec.planes : 2 ** spec.planes - 1);
 
-/** Bytes of a (16 rows x group) record: nibbles, then 16 float32 scales, 16 int16 zero points in 64 bytes, 16 float32 addends. */
+/**
+ * Bytes of a (16 rows x group) record: nibbles, then 16 float32 scales, 16 int16 zero points in 64 bytes, 16 float32
+ * addends.
+ */
 export function lutRecord(spec: Pick<LutSpec, "planes" | "group" | "zeroPoint" | "add">): {
   readonly zeroPoint: number;
   readonly codes: number;
@@ -62,7 +70,10 @@ export function lutRecord(spec: Pick<LutSpec, "planes" | "group" | "zeroPoint" |
   return { codes, zeroPoint, add, bytes: add + (spec.add ? 64 : 0) };
 }
 
-/** Bytes of a group of activations: f32 scale, i32 correction, i32 -sum, f32 sum * scale; then the two tables of each quad. */
+/**
+ * Bytes of a group of activations: f32 scale, i32 correction, i32 -sum, f32 sum * scale; then the two tables of each
+ * quad.
+ */
 export const lutTables = (group: number): number => 16 + 8 * group;
 
 /** One vector of nibbles: the quads that its low and high nibbles look up. */
@@ -85,8 +96,8 @@ function runsOf(spec: LutSpec, quads: number): Run[] {
 const quadsPerBody = (spec: Pick<LutSpec, "equal">): number => (spec.equal ? BYTE_LOOKUPS / 2 : BYTE_LOOKUPS);
 
 /**
- * Where the bit of plane p of element i of a group is: byte vector (of 16 rows) and bit. Row r of 16 is byte 2r for r < 8, else 2(r - 8) + 1, so that the even and odd
- * bytes widen to consecutive rows.
+ * Where the bit of plane p of element i of a group is: byte vector (of 16 rows) and bit. Row r of 16 is byte 2r for r <
+ * 8, else 2(r - 8) + 1, so that the even and odd bytes widen to consecutive rows.
  */
 export function lutPlace(
   spec: Pick<LutSpec, "planes" | "equal" | "group">,
@@ -242,7 +253,10 @@ function writeTile(f: FunctionBuilder, spec: LutSpec, nv: 1 | 2): void {
   );
 }
 
-/** tables(x, out, groups): quantizes one staged row (groups padded with zeros) as activations.ts states it, and writes its tables. */
+/**
+ * tables(x, out, groups): quantizes one staged row (groups padded with zeros) as activations.ts states it, and writes
+ * its tables.
+ */
 function writeTables(f: FunctionBuilder, spec: LutSpec): void {
   const { group } = spec;
   const [x, out, groups] = [0, 1, 2].map((i) => f.param(i));
@@ -296,7 +310,9 @@ function writeTables(f: FunctionBuilder, spec: LutSpec): void {
   });
 }
 
-/** Arguments of `work`, i32 each: `rows` of activations, `chunk` groups at a time. Its items are pairs of 16-row blocks. */
+/**
+ * Arguments of `work`, i32 each: `rows` of activations, `chunk` groups at a time. Its items are pairs of 16-row blocks.
+ */
 export const LUT_ARGUMENTS = ["blocks", "a", "w", "c", "ldc", "groups", "rows", "chunk", "aStride"] as const;
 
 /** A module whose `work` multiplies by the tables of `lutTablesModule`. */

@@ -1,5 +1,5 @@
-// Which weights the look-up kernel takes, and their packing: planes of the lattice numbers of gemm.ts (the same unit, shift and offsets, so that both kernels
-// give the same floats), or the two masks of ternary.ts.
+// Which weights the look-up kernel takes, and their packing: planes of the lattice numbers of gemm.ts (the same unit,
+// shift and offsets, so that both kernels give the same floats), or the two masks of ternary.ts.
 import { groupSpan, integerRefusal } from "../../activations.ts";
 import { offsetTerms } from "../../offsets.ts";
 import type { WeightSource } from "../../weight.ts";

@@ -1,10 +1,14 @@
-// Ternary weights, -1, 0, 1 times a unit: products by additions only. A mask of the plus signs and one of "no minus sign" are the two planes of a look-up kernel
-// (lut.ts, `equal`): value = unit * (plus + notMinus - 1), so both sums of activations count once and no product is formed but those with the scales.
-// A weight is ternary by the values that its codes stand for and use, never by the name of its format: a format may have codes that the matrix does not use.
+// Ternary weights, -1, 0, 1 times a unit: products by additions only. A mask of the plus signs and one of "no minus
+// sign" are the two planes of a look-up kernel (lut.ts, `equal`): value = unit * (plus + notMinus - 1), so both sums of
+// activations count once and no product is formed but those with the scales. A weight is ternary by the values that its
+// codes stand for and use, never by the name of its format: a format may have codes that the matrix does not use.
 import type { WeightSource } from "../../weight.ts";
 import type { LutPlan } from "./lut.ts";
 
-/** The planes of a matrix whose values are all -unit, 0 or unit, or null for any other. Reads codes until a value says no. */
+/**
+ * The planes of a matrix whose values are all -unit, 0 or unit, or null for any other. Reads codes until a value says
+ * no.
+ */
 export function ternaryPlan(source: WeightSource): LutPlan | null {
   const { values, bits, rows, k } = source;
   if (values === null || bits > 8) return null;

@@ -1,4 +1,5 @@
-// Kernels of products by lookup and by planes: the lines of the registry (kernels/registry.ts) and the variants of each spec.
+// Kernels of products by lookup and by planes: the lines of the registry (kernels/registry.ts) and the variants of each
+// spec.
 import { lutName } from "../../names.ts";
 import { bitplane, bitplaneModule } from "./bitplane.ts";
 import { lut, lutModule, lutTable, lutTablesModule, type LutSpec } from "./lut.ts";

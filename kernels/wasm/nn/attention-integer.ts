@@ -1,9 +1,13 @@
-// The parts of a pass of attention (attention-pass.ts) for keys and values of integers: int8 and int4 caches (cache.ts).
+// The parts of a pass of attention (attention-pass.ts) for keys and values of integers: int8 and int4 caches
+// (cache.ts).
 import type { Emit, Local } from "../engine/asm.ts";
 import { BLOCK, fourWords, RECORD, ZEROS, type Pass } from "./attention-layout.ts";
 import { foldLanes, sumFour } from "./rows.ts";
 
-/** Products of four keys with the rows' queries in integers; then the scores of row r, without the scale of attention, are left in the first of its sums. */
+/**
+ * Products of four keys with the rows' queries in integers; then the scores of row r, without the scale of attention,
+ * are left in the first of its sums.
+ */
 export function integerDots(pass: Pass): void {
   const { f, spec, each, locals: { i, keys, rowAt, v, sums } } = pass; // prettier-ignore
   const four = spec.k === "int4";
@@ -56,7 +60,10 @@ export function integerDots(pass: Pass): void {
   }
 }
 
-/** Probabilities times the values' scales, as 16-bit codes of a scale for the block, which `unit` takes. A NaN becomes 0: the sum of probabilities has it. */
+/**
+ * Probabilities times the values' scales, as 16-bit codes of a scale for the block, which `unit` takes. A NaN becomes
+ * 0: the sum of probabilities has it.
+ */
 function roundWeights(pass: Pass, unit: readonly Local[]): void {
   const { f, spec, at, each, locals: { end, j, v } } = pass; // prettier-ignore
   const four = spec.v === "int4";
@@ -102,7 +109,10 @@ function roundWeights(pass: Pass, unit: readonly Local[]): void {
   });
 }
 
-/** Weighted sums of integer values: 16 of each row at a time, two tokens in a product. A token beyond the last is that again, with a weight of 0. */
+/**
+ * Weighted sums of integer values: 16 of each row at a time, two tokens in a product. A token beyond the last is that
+ * again, with a weight of 0.
+ */
 export function integerValues(pass: Pass): void {
   const { f, spec, at, each, locals: { end, j, left, keys, factor, rowAt, v, sums } } = pass; // prettier-ignore
   const four = spec.v === "int4";

@@ -1,4 +1,5 @@
-// What the parts of a pass of attention (attention-pass.ts) share: its parameters, the record of a row, the scratch space of an item.
+// What the parts of a pass of attention (attention-pass.ts) share: its parameters, the record of a row, the scratch
+// space of an item.
 import type { Emit, FunctionBuilder, Local, Operand } from "../engine/asm.ts";
 import { hasScales, type CacheKind } from "./cache.ts";
 import { loadSome } from "./rows.ts";
@@ -24,11 +25,17 @@ export type CacheSpec = Pick<PassSpec, "head" | "k" | "v">;
 
 export const scoreBytes = (spec: CacheSpec): number => ZEROS + (spec.v === "int4" ? 2 * BLOCK : 0);
 
-/** Of a row while its item runs; bytes in a panel. Then, for keys of integers, the query: its scale, the sum of its codes, and the codes. */
+/**
+ * Of a row while its item runs; bytes in a panel. Then, for keys of integers, the query: its scale, the sum of its
+ * codes, and the codes.
+ */
 export const RECORD = { q: 0, y: 4, mask: 8, low: 12, high: 16, most: 20, sum: 24, scale: 28, codeSum: 32, codes: 48 } as const;
 export const recordBytes = (spec: CacheSpec): number => (hasScales(spec.k ?? "float32") ? RECORD.codes + 2 * spec.head : 32);
 
-/** Parameters of a pass: row records, scores, keys and values of a block, its first key, how many keys; then fields of the job. */
+/**
+ * Parameters of a pass: row records, scores, keys and values of a block, its first key, how many keys; then fields of
+ * the job.
+ */
 export const PASS = ["record", "scores", "k", "v", "first", "count", "kToken", "vToken"] as const;
 /** Words beside keys and values: parameters where the cache has them. */
 export const passScales = (spec: PassSpec): ("k" | "v")[] => (["k", "v"] as const).filter((side) => hasScales(spec[side] ?? "float32"));

@@ -1,8 +1,11 @@
-// One pass of attention (attention.ts): a block of keys for one or two query rows. Scores of the block, probabilities relative to the greatest score so far, then the weighted
-// sums of its values. Keys and values are read as the cache holds them (cache.ts):
+// One pass of attention (attention.ts): a block of keys for one or two query rows. Scores of the block, probabilities
+// relative to the greatest score so far, then the weighted sums of its values. Keys and values are read as the cache
+// holds them (cache.ts):
 //   float32, float16: products in float32
-//   int8, int4 keys: the query is rounded to 16 bits, a scale for the row; products are exact in 32 bits, then times both scales
-//   int8, int4 values: probabilities times the values' scales are rounded to 16 bits, a scale for the block; products are exact in 32 bits, two tokens at a time
+//   int8, int4 keys: the query is rounded to 16 bits, a scale for the row; products are exact in 32 bits, then times
+//   both scales
+//   int8, int4 values: probabilities times the values' scales are rounded to 16 bits, a scale for the block; products
+//   are exact in 32 bits, two tokens at a time
 import type { FunctionBuilder, Local } from "../engine/asm.ts";
 import { integerDots, integerValues } from "./attention-integer.ts";
 import { BLOCK, greatest, least, PASS, passScales, RECORD, recordBytes, type Pass, type PassSpec } from "./attention-layout.ts";
@@ -96,7 +99,10 @@ function touch({ f, spec, at, locals: { end, i, keys, v } }: Pass): void {
   f.store("v128.store", at.scores, 2 * 4 * BLOCK, touched);
 }
 
-/** Probabilities in the scores' place, relative to the greatest score so far; what was summed before shrinks by `factor`. */
+/**
+ * Probabilities in the scores' place, relative to the greatest score so far; what was summed before shrinks by
+ * `factor`.
+ */
 function probabilities(pass: Pass): void {
   const { f, at, each, bytes, record, locals: { end, i, j, most, factor, rowAt, sums } } = pass; // prettier-ignore
   each.forEach((r) => {
@@ -156,7 +162,10 @@ function floatValues({ f, spec, at, each, madd, locals: { i, j, keys, factor, ro
   }
 }
 
-/** One block of keys for one or two rows: parameters are `PASS`, the words beside the cache, the scale of attention and the cap. */
+/**
+ * One block of keys for one or two rows: parameters are `PASS`, the words beside the cache, the scale of attention and
+ * the cap.
+ */
 export function writePass(f: FunctionBuilder, spec: PassSpec, rows: 1 | 2): void {
   const at = Object.fromEntries(PASS.map((name, i) => [name, f.param(i)])) as Record<(typeof PASS)[number], Local>;
   const beside = passScales(spec);

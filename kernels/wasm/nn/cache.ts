@@ -1,8 +1,11 @@
-// Keys and values in fewer bits: what a cache of attention holds, and the kernel that writes rows of float32 into it. A row is one head of one token.
+// Keys and values in fewer bits: what a cache of attention holds, and the kernel that writes rows of float32 into it. A
+// row is one head of one token.
 //   float16  IEEE half, half to even; beyond 65504 infinity
 //   int8     code = round(x / scale), scale = max |x| / 127
-//   int4     code = round(x / scale) + zero, 0..15, scale = (max - min) / 15 with 0 between min and max; of 16 values, byte i holds value i low and value i + 8 high
-// int8 and int4 keep a word beside each row, in a plane [head][token]: the scale; with int4 its last four bits are the zero point and count as 0 in the scale. Rounding is half to even.
+//   int4 code = round(x / scale) + zero, 0..15, scale = (max - min) / 15 with 0 between min and max; of 16 values, byte
+//   i holds value i low and value i + 8 high
+// int8 and int4 keep a word beside each row, in a plane [head][token]: the scale; with int4 its last four bits are the
+// zero point and count as 0 in the scale. Rounding is half to even.
 // A row with an infinity or a NaN gets a scale that is none, and attends as NaN.
 import { ModuleBuilder, type Emit, type FunctionBuilder, type Local, type Operand } from "../engine/asm.ts";
 import { family } from "../engine/family.ts";

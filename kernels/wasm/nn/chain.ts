@@ -1,6 +1,7 @@
-// Chains of element-wise operators as one kernel, printed from expressions (values.ts): every operand is read once, every result written once, whatever the length.
-// Operands are rows of float32 (rows.ts): an operand whose rows do not move is broadcast over rows, a "scalar" one has one value per row. A result may lie where an operand
-// of the same rows does. Functions and their error bounds: math.ts; the rest is float32 arithmetic, one rounding per operation.
+// Chains of element-wise operators as one kernel, printed from expressions (values.ts): every operand is read once,
+// every result written once, whatever the length. Operands are rows of float32 (rows.ts): an operand whose rows do not
+// move is broadcast over rows, a "scalar" one has one value per row. A result may lie where an operand of the same rows
+// does. Functions and their error bounds: math.ts; the rest is float32 arithmetic, one rounding per operation.
 import { ModuleBuilder, type Emit, type FunctionBuilder, type Local } from "../engine/asm.ts";
 import { family } from "../engine/family.ts";
 import { writeWork } from "../engine/items.ts";
@@ -20,7 +21,10 @@ export interface ChainSpec {
 /** Operands and results that a job's words have room for. */
 export const MOST_OPERANDS = 20;
 
-/** The spec of a chain. @throws RangeError for more operands and results than a job holds, or an operand that is not declared */
+/**
+ * The spec of a chain.
+ * @throws RangeError for more operands and results than a job holds, or an operand that is not declared
+ */
 export function chainSpec(values: readonly Value[], operands: ChainSpec["operands"], shared: boolean): ChainSpec {
   const { nodes, outputs } = linearise(values);
   if (operands.length + outputs.length > MOST_OPERANDS)
@@ -31,7 +35,10 @@ export function chainSpec(values: readonly Value[], operands: ChainSpec["operand
   return { nodes, operands, outputs, shared };
 }
 
-/** Items and arguments of a job over `rows` of `width` elements, `per` to a run. `places`: the operands, then the results. */
+/**
+ * Items and arguments of a job over `rows` of `width` elements, `per` to a run. `places`: the operands, then the
+ * results.
+ */
 export function chainJob(
   rows: number,
   width: number,

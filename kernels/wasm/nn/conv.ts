@@ -1,6 +1,8 @@
-// Convolution of float32 images, 1-D and 2-D, in groups: y[oc][oy, ox] = bias[oc] + sum over taps of w[oc][tap] x[...], as tiles of a matrix product (tiles.ts) whose panels are packed
-// straight from the image: an unrolled image never exists. The image is padded beforehand (copy.ts), so that every tap of every output lies inside; a table says how far each
-// tap is from the place of an output. One channel in and out at a time (depthwise) has a kernel of its own, window.ts.
+// Convolution of float32 images, 1-D and 2-D, in groups: y[oc][oy, ox] = bias[oc] + sum over taps of w[oc][tap] x[...],
+// as tiles of a matrix product (tiles.ts) whose panels are packed straight from the image: an unrolled image never
+// exists. The image is padded beforehand (copy.ts), so that every tap of every output lies inside; a table says how far
+// each tap is from the place of an output. One channel in and out at a time (depthwise) has a kernel of its own,
+// window.ts.
 import { ModuleBuilder, type Emit, type FunctionBuilder, type FunctionRef, type Local, type Operand } from "../engine/asm.ts";
 import { family } from "../engine/family.ts";
 import { writeWork } from "../engine/items.ts";

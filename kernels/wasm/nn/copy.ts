@@ -1,6 +1,7 @@
-// Copies between strided tensors, elements of 1, 2, 4 or 8 bytes: transposes of any permutation, slices (steps of either sign), concatenations and pads (one copy each), expansion
-// (a stride of 0) and filling. What is contiguous is moved in runs; where the last dimension moves, words are transposed four by four, so that neither side is read or written
-// a word to a cache line. Source and result must not overlap.
+// Copies between strided tensors, elements of 1, 2, 4 or 8 bytes: transposes of any permutation, slices (steps of
+// either sign), concatenations and pads (one copy each), expansion (a stride of 0) and filling. What is contiguous is
+// moved in runs; where the last dimension moves, words are transposed four by four, so that neither side is read or
+// written a word to a cache line. Source and result must not overlap.
 import { ModuleBuilder, type Emit, type FunctionBuilder, type FunctionRef, type Local, type Operand } from "../engine/asm.ts";
 import { family } from "../engine/family.ts";
 import { writeWork } from "../engine/items.ts";
@@ -56,7 +57,8 @@ function dimensions({ sizes, from, to }: CopyJob): Dimension[] {
 }
 
 /**
- * The kernel of a copy, its items and arguments. @throws RangeError where more than six dimensions are left after joining
+ * The kernel of a copy, its items and arguments. @throws RangeError where more than six dimensions are left after
+ * joining
  */
 export function copyJob(job: CopyJob, shared: boolean): { readonly spec: CopySpec; readonly items: number; readonly args: Int32Array } {
   const { bytes } = job;
@@ -144,7 +146,10 @@ function writeElements(f: FunctionBuilder, bytes: CopySpec["bytes"]): void {
   });
 }
 
-/** plane(from, fromStep, to, toStep, rows, columns): up to 16 rows of the result; row r lies at from + 4 r, a column each fromStep. */
+/**
+ * plane(from, fromStep, to, toStep, rows, columns): up to 16 rows of the result; row r lies at from + 4 r, a column
+ * each fromStep.
+ */
 function writePlane(f: FunctionBuilder): void {
   const [from, fromStep, to, toStep, rows, columns] = [0, 1, 2, 3, 4, 5].map((i) => f.param(i));
   const sources = f.locals("i32", 4);

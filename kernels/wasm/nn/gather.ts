@@ -1,5 +1,6 @@
-// Rows of a block-quantized table by index, as float32: y = (code - zero) * scale, one rounding. The table is what GatherBlockQuantized and MatMulNBits store: codes of 4 bits
-// (low nibble first) or 8, a float32 scale for each block of a row, zero points packed as the codes are, a row's padded to a byte, or one zero for all.
+// Rows of a block-quantized table by index, as float32: y = (code - zero) * scale, one rounding. The table is what
+// GatherBlockQuantized and MatMulNBits store: codes of 4 bits (low nibble first) or 8, a float32 scale for each block
+// of a row, zero points packed as the codes are, a row's padded to a byte, or one zero for all.
 import { ModuleBuilder, type Emit, type FunctionBuilder, type Local } from "../engine/asm.ts";
 import { family } from "../engine/family.ts";
 import { writeWork } from "../engine/items.ts";

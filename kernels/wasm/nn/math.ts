@@ -1,5 +1,6 @@
-// exp, sigmoid, tanh and erf of four float32 each, as instructions in the caller's function. Polynomials are near-minimax fits made for this file (weighted least squares,
-// Lawson iteration, against binary64); error bounds below are held by test/kernels/wasm/nn/math.test.ts over all float32 exponents. NaN gives NaN; -0 stays -0 where f(0) = 0.
+// exp, sigmoid, tanh and erf of four float32 each, as instructions in the caller's function. Polynomials are
+// near-minimax fits made for this file (weighted least squares, Lawson iteration, against binary64); error bounds below
+// are held by test/kernels/wasm/nn/math.test.ts over all float32 exponents. NaN gives NaN; -0 stays -0 where f(0) = 0.
 //
 //   exp      1.5 ulp, subnormal results too; 0 below -104, infinity above 88.73
 //   sigmoid  3 ulp

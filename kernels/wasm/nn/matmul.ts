@@ -1,8 +1,12 @@
-// float32 matrix products of activations: C = A B, for every matrix of a batch, each operand strided, with or without what C holds added. B lies by rows [k][n] or transposed
-// [n][k] (keys of attention, Gemm's transB), A by rows [m][k] or transposed. Weights that are known beforehand run faster packed (kernels/wasm/float).
-//   many rows: panels of B are packed [256 of k][8] by the thread that uses them, for as many rows as an item has; tiles.ts
-//   few rows:  B is read once where it lies: by rows, eight at a time, sums of a row of C in the first-level cache; transposed, as dot products
-// Sums run over k in order, in float32; where B is transposed and rows are few, in four partial sums. A value of B outside of a matrix is never read.
+// float32 matrix products of activations: C = A B, for every matrix of a batch, each operand strided, with or without
+// what C holds added. B lies by rows [k][n] or transposed [n][k] (keys of attention, Gemm's transB), A by rows [m][k]
+// or transposed. Weights that are known beforehand run faster packed (kernels/wasm/float).
+//   many rows: panels of B are packed [256 of k][8] by the thread that uses them, for as many rows as an item has;
+//   tiles.ts
+//   few rows: B is read once where it lies: by rows, eight at a time, sums of a row of C in the first-level cache;
+//   transposed, as dot products
+// Sums run over k in order, in float32; where B is transposed and rows are few, in four partial sums. A value of B
+// outside of a matrix is never read.
 import { ModuleBuilder, type Emit, type FunctionBuilder, type FunctionRef, type Local, type Operand } from "../engine/asm.ts";
 import { family } from "../engine/family.ts";
 import { writeWork } from "../engine/items.ts";
@@ -17,7 +21,10 @@ export interface MatmulSpec extends TileSpec {
   readonly shared: boolean;
 }
 
-/** A matrix of each batch: address + outer i + inner j, rows (of the stored matrix) `step` apart; all in bytes. A stride of 0 broadcasts. */
+/**
+ * A matrix of each batch: address + outer i + inner j, rows (of the stored matrix) `step` apart; all in bytes. A stride
+ * of 0 broadcasts.
+ */
 export interface Matrix {
   readonly address: number;
   readonly step: number;
@@ -76,7 +83,8 @@ export function matmulJob(
   let [mSpan, nSpan] = [m, n];
   const blocks = (): number => Math.ceil(m / mSpan) * Math.ceil(n / nSpan) * batch;
   if (spec.rows === "few") {
-    // B by rows: as wide as can be, since rows lie far apart; transposed: some 128 KB of it. Something to do for every thread
+    // B by rows: as wide as can be, since rows lie far apart; transposed: some 128 KB of it. Something to do for every
+    // thread
     nSpan = up(spec.b === "rows" ? Math.min(2048, n) : Math.min(4096, 32768 / Math.max(1, k)), 64);
     while (nSpan > 64 && blocks() < 2 * threads) nSpan = up(nSpan / 2, 64);
   } else {
@@ -225,7 +233,9 @@ function fewByRows(f: FunctionBuilder, axpy: Readonly<Record<1 | 8, FunctionRef>
     });
 }
 
-/** dot(a, aStep, b0, b1, b2, b3, k, c, cStep, columns, keep): `rows` of A with four rows of B, of which `columns` count. */
+/**
+ * dot(a, aStep, b0, b1, b2, b3, k, c, cStep, columns, keep): `rows` of A with four rows of B, of which `columns` count.
+ */
 function writeDot(f: FunctionBuilder, relaxed: boolean, rows: number): void {
   const [a, aStep, b0, b1, b2, b3, k, c, cStep, columns, keep] = Array.from({ length: 11 }, (_, i) => f.param(i));
   const from = [a, ...f.locals("i32", rows - 1)];

@@ -1,5 +1,6 @@
-// Reductions of float32 [outer, axis, inner] over the middle: adjacent axes are one, others are brought together by a copy (copy.ts). Sums run in 16 float32 partial sums where
-// inner is 1, else in order. max, min and products give NaN where a value is NaN. argmax and argmin give int32 indices, the first of equal values or the last.
+// Reductions of float32 [outer, axis, inner] over the middle: adjacent axes are one, others are brought together by a
+// copy (copy.ts). Sums run in 16 float32 partial sums where inner is 1, else in order. max, min and products give NaN
+// where a value is NaN. argmax and argmin give int32 indices, the first of equal values or the last.
 import { ModuleBuilder, type Emit, type FunctionBuilder, type Local } from "../engine/asm.ts";
 import { family } from "../engine/family.ts";
 import { writeWork } from "../engine/items.ts";

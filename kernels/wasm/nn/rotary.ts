@@ -1,8 +1,10 @@
-// Rotary position embedding of rows of float32 (a row is one head of one token), partial where the rotated part is shorter than a head:
+// Rotary position embedding of rows of float32 (a row is one head of one token), partial where the rotated part is
+// shorter than a head:
 //   half-split:  (x1 c - x2 s, x2 c + x1 s) for the first and second half of the rotated part
-//   interleaved: the same for pairs (2 i, 2 i + 1)
-// What lies beyond is copied. Cosines and sines are rows of half the rotated length, by position. A run of rows (rows.ts) is one token, so that keys go straight into a cache
-// [kv head][token][head]: y = { address: cache + past tokens, outer: one token, inner: one head of the cache }. y may be x.
+//   interleaved: the same for pairs (2 i, 2 i + 1) What lies beyond is copied. Cosines and sines are rows of half the
+//   rotated length, by position. A run of rows (rows.ts) is one token, so that keys go straight into a cache [kv
+//   head][token][head]: y = { address: cache + past tokens, outer: one token, inner: one head of the cache }. y may be
+//   x.
 import { ModuleBuilder, type Emit, type FunctionBuilder, type Local } from "../engine/asm.ts";
 import { family } from "../engine/family.ts";
 import { writeWork } from "../engine/items.ts";

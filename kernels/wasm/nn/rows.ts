@@ -1,5 +1,6 @@
-// Rows of float32 in the kernels of operators: any length, any address that is a multiple of 4, nothing read or written beyond an end. A row is found by two numbers, so that
-// heads of a packed projection, halves of a joined product and broadcast operands need no copy: row i lies at address + floor(i / per) * outer + (i mod per) * inner, in bytes.
+// Rows of float32 in the kernels of operators: any length, any address that is a multiple of 4, nothing read or written
+// beyond an end. A row is found by two numbers, so that heads of a packed projection, halves of a joined product and
+// broadcast operands need no copy: row i lies at address + floor(i / per) * outer + (i mod per) * inner, in bytes.
 import type { Emit, FunctionBuilder, Local, Operand } from "../engine/asm.ts";
 
 /** Words of one operand in a job's arguments. */
@@ -80,8 +81,9 @@ export function sumFour(f: FunctionBuilder, [a, b, c, d]: readonly Local[], op =
 }
 
 /**
- * Passes over `width` floats (a local) at byte offset `at`, which it moves from 0: whole vectors in turns of `unroll`, then one by one, then the tail. `each(i, tail)`: vector i of a turn, at
- * `at` + 16 i; `tail` is the count of floats that are left, or null.
+ * Passes over `width` floats (a local) at byte offset `at`, which it moves from 0: whole vectors in turns of `unroll`,
+ * then one by one, then the tail. `each(i, tail)`: vector i of a turn, at `at` + 16 i; `tail` is the count of floats
+ * that are left, or null.
  */
 export function eachVector(
   f: FunctionBuilder,

@@ -1,5 +1,5 @@
-// Softmax of rows of float32 over their last axis: y = exp(x - max) / sum(exp(x - max)). Rows of -infinity only give NaN, as 0 / 0 does
-// (onnxruntime does the same); rows of -FLT_MAX only are uniform. y may be x.
+// Softmax of rows of float32 over their last axis: y = exp(x - max) / sum(exp(x - max)). Rows of -infinity only give
+// NaN, as 0 / 0 does (onnxruntime does the same); rows of -FLT_MAX only are uniform. y may be x.
 import { ModuleBuilder, type FunctionBuilder, type Local } from "../engine/asm.ts";
 import { family } from "../engine/family.ts";
 import { writeWork } from "../engine/items.ts";

@@ -1,5 +1,6 @@
-// Tiles of float32 products: rows of A x a packed panel of eight columns of B, in registers over k. What matrix products (matmul.ts) and convolutions (conv.ts) run on: they
-// differ in how panels are packed. Six rows at a time with fused multiply-add, four without: as many sums as V8 keeps in registers.
+// Tiles of float32 products: rows of A x a packed panel of eight columns of B, in registers over k. What matrix
+// products (matmul.ts) and convolutions (conv.ts) run on: they differ in how panels are packed. Six rows at a time with
+// fused multiply-add, four without: as many sums as V8 keeps in registers.
 //
 // A panel is [k][8] float32. A lies by rows (k side by side) or by columns (rows side by side).
 import type { Emit, FunctionBuilder, FunctionRef, Local, ModuleBuilder, Operand } from "../engine/asm.ts";
@@ -32,7 +33,10 @@ export const i32s = (count: number): "i32"[] => Array.from({ length: count }, ()
 
 export const least = (f: FunctionBuilder, a: Operand, b: Operand): Emit => f.op("select", a, b, f.op("i32.lt_u", a, b));
 
-/** tile(a, aStep, b, c, cStep, k, keep): `rows` x 8 results at c, added to what is there where `keep` is not 0. aStep: bytes between rows of A, or between its columns. */
+/**
+ * tile(a, aStep, b, c, cStep, k, keep): `rows` x 8 results at c, added to what is there where `keep` is not 0. aStep:
+ * bytes between rows of A, or between its columns.
+ */
 function writeTile(f: FunctionBuilder, spec: TileSpec, rows: number): void {
   const [a, aStep, b, c, cStep, k, keep] = [0, 1, 2, 3, 4, 5, 6].map((i) => f.param(i));
   const sums = Array.from({ length: rows }, () => f.locals("v128", 2));

@@ -1,4 +1,5 @@
-// Element-wise expressions over float32: what chains (chain.ts) are printed from. Values are shared by identity; a graph of any depth is walked without recursion.
+// Element-wise expressions over float32: what chains (chain.ts) are printed from. Values are shared by identity; a
+// graph of any depth is walked without recursion.
 
 /** `number` turns a condition into 1 or 0. `min max` give NaN where an operand is NaN; `round` is half to even. */
 export const UNARY = ["neg", "abs", "sqrt", "exp", "sigmoid", "tanh", "erf", "floor", "ceil", "round", "trunc", "not", "number"] as const;

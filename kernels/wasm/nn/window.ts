@@ -1,5 +1,6 @@
-// Sliding windows over planes of float32: depthwise convolution, max and average pooling. The image is padded beforehand (copy.ts: zeros, or -infinity for max), so that every tap
-// of every output lies inside; a table says how far each tap is from the place of an output. Sixteen outputs of a row at a time, tap by tap.
+// Sliding windows over planes of float32: depthwise convolution, max and average pooling. The image is padded
+// beforehand (copy.ts: zeros, or -infinity for max), so that every tap of every output lies inside; a table says how
+// far each tap is from the place of an output. Sixteen outputs of a row at a time, tap by tap.
 import { ModuleBuilder, type Emit, type FunctionBuilder, type Local } from "../engine/asm.ts";
 import { family } from "../engine/family.ts";
 import { writeWork } from "../engine/items.ts";

@@ -1,4 +1,5 @@
-// Which integer kernel a weight matrix gets: from the properties of its values, the activations asked for and what the engine does well.
+// Which integer kernel a weight matrix gets: from the properties of its values, the activations asked for and what the
+// engine does well.
 import { offsetTerms } from "../../offsets.ts";
 import { integerRefusal } from "../../activations.ts";
 import type { WeightSource } from "../../weight.ts";
@@ -44,8 +45,8 @@ function style(plan: DotPlan, { features, activationBits }: DotOptions): { style
 }
 
 /**
- * A lattice whose 16-entry table needs 8 bits, as two planes of 4 bits: where only 7-bit operands are exact, two short products beat i16 ones. Null where the
- * shift has no room to be a multiple of 16.
+ * A lattice whose 16-entry table needs 8 bits, as two planes of 4 bits: where only 7-bit operands are exact, two short
+ * products beat i16 ones. Null where the shift has no room to be a multiple of 16.
  */
 function nibblePlanes(plan: DotPlan): DotPlan | null {
   const { table, max } = plan.planes[0];
@@ -108,7 +109,8 @@ export function chooseDot(source: WeightSource, options: DotOptions): DotChoice 
         `each within ${tableError(values, plan).toExponential(1)} of itself; codebook "exact" keeps them`,
     chosen.reason,
   ];
-  // operands from tables or joined pieces are worth decoding once per block from two tiles on; plain fields where the products leave no room for it
+  // operands from tables or joined pieces are worth decoding once per block from two tiles on; plain fields where the
+  // products leave no room for it
   const layout = fieldLayout(plan.bits);
   const costly = plan.planes.some((plane) => plane.table !== null) || layout.pieces.flat().length > layout.quads;
   const panelFrom = costly ? 8 : chosen.style === "dot" ? Infinity : options.activationBits === 16 ? 16 : 32;

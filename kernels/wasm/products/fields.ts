@@ -1,6 +1,7 @@
-// Where the bits of a weight code sit in a 16-byte vector. A vector holds bytes of 4 output rows (i32 lane = row) x 4 consecutive k
-// ("a quad"); a byte holds floor(8 / bits) whole fields, and the bits left over in several vectors make further fields. So every width from
-// 1 to 8 is stored without waste and decodes by shifts and masks. `layout` describes it; packing and kernels both follow the description.
+// Where the bits of a weight code sit in a 16-byte vector. A vector holds bytes of 4 output rows (i32 lane = row) x 4
+// consecutive k ("a quad"); a byte holds floor(8 / bits) whole fields, and the bits left over in several vectors make
+// further fields. So every width from 1 to 8 is stored without waste and decodes by shifts and masks. `layout`
+// describes it; packing and kernels both follow the description.
 
 /** `bits` bits of byte position `from` in vector `vector` land at bit `to` of the decoded field. */
 export interface Piece {

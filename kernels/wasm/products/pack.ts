@@ -1,5 +1,5 @@
-// What packers of weights share: fields into vectors, and what follows the codes of a record. 16-row blocks of (group of k) records; each family packs its own
-// (dot/pack.ts, float/pack.ts, lookup/lutpack.ts).
+// What packers of weights share: fields into vectors, and what follows the codes of a record. 16-row blocks of (group
+// of k) records; each family packs its own (dot/pack.ts, float/pack.ts, lookup/lutpack.ts).
 import { addendOf } from "../../offsets.ts";
 import type { WeightSource } from "../../weight.ts";
 import { fieldLayout, type FieldLayout } from "./fields.ts";
@@ -12,14 +12,17 @@ export interface FieldShape {
 }
 
 /**
- * Places the fields of a row in the vectors of records. A quad of a row is one 32-bit word both among its field bytes and in a vector, so that a piece of four fields moves at
- * once.
+ * Places the fields of a row in the vectors of records. A quad of a row is one 32-bit word both among its field bytes
+ * and in a vector, so that a piece of four fields moves at once.
  */
 export class FieldWriter {
   readonly #source: WeightSource;
   readonly #shape: FieldShape;
   readonly #remap: Uint8Array;
-  /** Fields that are codes with some bits flipped, and groups without padding, are moved as codes; the flip then is part of the move. */
+  /**
+   * Fields that are codes with some bits flipped, and groups without padding, are moved as codes; the flip then is part
+   * of the move.
+   */
   readonly #asCodes: boolean;
   readonly #flip: number;
   readonly #codes: Uint8Array;
@@ -104,7 +107,10 @@ export class FieldWriter {
   }
 }
 
-/** Writes what follows the codes of a record: scale, zero point and addend of one row, those of them that the record has. */
+/**
+ * Writes what follows the codes of a record: scale, zero point and addend of one row, those of them that the record
+ * has.
+ */
 export function termWriter(
   role: WeightSource["role"],
   plan: { readonly unit: number; readonly shift: number; readonly bias: number },

@@ -1,5 +1,6 @@
-// Moves rows of dense codes, scales and zero points into the records of products: the same bytes as FieldWriter and termWriter (pack.ts) at the speed of memory, for fields of 1, 2, 4 or 8
-// bits that are codes with some bits turned over. An item is a block of 16 rows.
+// Moves rows of dense codes, scales and zero points into the records of products: the same bytes as FieldWriter and
+// termWriter (pack.ts) at the speed of memory, for fields of 1, 2, 4 or 8 bits that are codes with some bits turned
+// over. An item is a block of 16 rows.
 import type { WeightSource } from "../../weight.ts";
 import { ModuleBuilder, type Emit, type FunctionBuilder, type Local } from "../engine/asm.ts";
 import { family } from "../engine/family.ts";
@@ -7,7 +8,10 @@ import { writeWork } from "../engine/items.ts";
 
 type RowBits = 1 | 2 | 4 | 8;
 
-/** What codes of a matrix are turned over by to be the fields of a plan, where the kernel takes them: dense codes that are fields but for that, groups without padding; else null. */
+/**
+ * What codes of a matrix are turned over by to be the fields of a plan, where the kernel takes them: dense codes that
+ * are fields but for that, groups without padding; else null.
+ */
 export function rowBits(
   source: WeightSource,
   { bits, remap }: { readonly bits: number; readonly remap: ArrayLike<number> | null },
@@ -40,14 +44,15 @@ export interface RowPackSpec {
 }
 
 /**
- * Arguments of `work`, words. codes: dense rows of `stride` bytes, least significant bit first. scales, zeros: float32 [rows, blocks], a block for every `perBlock` groups. out: records.
- * flip: 32 bits turned over in every word. shift: added to zero points.
+ * Arguments of `work`, words. codes: dense rows of `stride` bytes, least significant bit first. scales, zeros: float32
+ * [rows, blocks], a block for every `perBlock` groups. out: records. flip: 32 bits turned over in every word. shift:
+ * added to zero points.
  */
 export const ROW_PACK_ARGUMENTS = ["codes", "stride", "scales", "zeros", "blocks", "perBlock", "out", "groups", "flip", "shift"] as const;
 
 /**
- * Which bits of the indices of fields change places so that code i = 4 q + b of a word, at i * bits, comes to byte b, field q. The index of a code has b in its two low bits, that of a
- * place in its high ones.
+ * Which bits of the indices of fields change places so that code i = 4 q + b of a word, at i * bits, comes to byte b,
+ * field q. The index of a code has b in its two low bits, that of a place in its high ones.
  */
 export function indexSwaps(bits: number): readonly (readonly [low: number, high: number])[] {
   const count = Math.log2(32 / bits);

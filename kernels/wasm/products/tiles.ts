@@ -1,7 +1,10 @@
 // How rows of activations and of results are laid out for the tiles of all products.
 import type { FunctionBuilder, Local, Operand } from "../engine/asm.ts";
 
-/** Values between rows of a result of `rows` x `n`: whole blocks, and no power of two, for rows that far apart would share the few lines of one cache set. */
+/**
+ * Values between rows of a result of `rows` x `n`: whole blocks, and no power of two, for rows that far apart would
+ * share the few lines of one cache set.
+ */
 export function resultStride(n: number, rows: number): number {
   const stride = Math.ceil(n / 16) * 16;
   return rows > 1 && stride % 256 === 0 ? stride + 16 : stride;
@@ -18,15 +21,16 @@ export function zeroBlock(f: FunctionBuilder, c: Operand, ldc: Operand, rows: nu
 }
 
 /**
- * Lines of the next chunk of weights that a tile reads before its own work, until that chunk is in the cache: the first few start the processor's prefetching, and more at
- * once would wait for memory. Products of 64 rows gain 3 to 7 % where chunks are decoded into a panel; nothing where tiles read the weights themselves.
+ * Lines of the next chunk of weights that a tile reads before its own work, until that chunk is in the cache: the first
+ * few start the processor's prefetching, and more at once would wait for memory. Products of 64 rows gain 3 to 7 %
+ * where chunks are decoded into a panel; nothing where tiles read the weights themselves.
  */
 const LOOK_AHEAD = 4;
 const LOOK_AHEAD_BYTES = 64 * LOOK_AHEAD;
 
 /**
- * Sets the range that is looked ahead at: from `from` on, `bytes` or to the end of the weights. Lengths are compared, not addresses: these wrap where a memory ends, and
- * before its first bytes.
+ * Sets the range that is looked ahead at: from `from` on, `bytes` or to the end of the weights. Lengths are compared,
+ * not addresses: these wrap where a memory ends, and before its first bytes.
  */
 export function aimAhead(f: FunctionBuilder, ahead: Local, aheadEnd: Local, from: Operand, bytes: Operand, end: Local): void {
   f.set(ahead, from);
@@ -47,8 +51,8 @@ export function lookAhead(f: FunctionBuilder, ahead: Local, aheadEnd: Local): vo
 export const tileRows = (m: number, most: number): number => Math.ceil(m / Math.ceil(m / most));
 
 /**
- * mr rows of x (ldx bytes apart) to a as [units][mr], units of 4 bytes: four at a time, rows in pairs. `each` sees every vector first: four units of row r, or, at the
- * end of a row, one unit and zeros.
+ * mr rows of x (ldx bytes apart) to a as [units][mr], units of 4 bytes: four at a time, rows in pairs. `each` sees
+ * every vector first: four units of row r, or, at the end of a row, one unit and zeros.
  */
 export function writePackRows(
   f: FunctionBuilder,

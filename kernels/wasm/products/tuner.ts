@@ -1,5 +1,6 @@
-// A small measured choice of the tile, per kind of weight and number of activation rows: at most two dozen candidates, a few interleaved runs each, on the product that
-// is asked for. Off by default; the default tile stays unless another is clearly faster. All candidates give the same numbers.
+// A small measured choice of the tile, per kind of weight and number of activation rows: at most two dozen candidates,
+// a few interleaved runs each, on the product that is asked for. Off by default; the default tile stays unless another
+// is clearly faster. All candidates give the same numbers.
 import type { GemmSpec } from "../dot/gemmspec.ts";
 
 /** Classes of activation rows that share a choice. */
@@ -32,7 +33,10 @@ export function tileCandidates(standard: GemmSpec, m: number): GemmSpec[] {
 /** How much faster than the default a candidate must be to replace it. */
 const MARGIN = 0.97;
 
-/** The fastest of `candidates` by the best of `rounds` interleaved runs; the first unless another takes less than 97 % of its time. */
+/**
+ * The fastest of `candidates` by the best of `rounds` interleaved runs; the first unless another takes less than 97 %
+ * of its time.
+ */
 export function fastest<T>(
   candidates: readonly T[],
   run: (candidate: T) => void,

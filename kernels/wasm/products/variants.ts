@@ -1,4 +1,5 @@
-// Kernels that families of products share: the lines of the registry (kernels/registry.ts) and the variants of each spec.
+// Kernels that families of products share: the lines of the registry (kernels/registry.ts) and the variants of each
+// spec.
 import type { KernelFamily, KernelVariant } from "../../variants.ts";
 import { rowPack, rowPackModule } from "./rowpack.ts";
 

@@ -1,6 +1,7 @@
-// Packs float32 rows onto integers of 8 or 4 bits with one float32 scale a row, or onto their signs, in place in an index: the codes, scales and rounding of `quantize` for the
-// same format (scale amax / largest integer rounded to float32, quotients in binary64, halves to even; signs: zero is positive), which a test holds. What it cannot do
-// bit for bit (values that are not finite, rows of very small ones) it counts, and the caller goes the general way.
+// Packs float32 rows onto integers of 8 or 4 bits with one float32 scale a row, or onto their signs, in place in an
+// index: the codes, scales and rounding of `quantize` for the same format (scale amax / largest integer rounded to
+// float32, quotients in binary64, halves to even; signs: zero is positive), which a test holds. What it cannot do bit
+// for bit (values that are not finite, rows of very small ones) it counts, and the caller goes the general way.
 import { ModuleBuilder, type Emit, type FunctionBuilder, type FunctionRef, type Local } from "../engine/asm.ts";
 import { family } from "../engine/family.ts";
 import { writeWork } from "../engine/items.ts";
@@ -16,8 +17,9 @@ export interface PackSpec {
 }
 
 /**
- * Arguments of `work`, words. x: rows of `width` floats, a multiple of `packStep`, padded with zeros (signs: with -1). codes: rows of `stride` bytes. For each row: scales (f32), squares
- * (i32: sum of the squares of its integers), sums (i32: of the integers). refused: a counter.
+ * Arguments of `work`, words. x: rows of `width` floats, a multiple of `packStep`, padded with zeros (signs: with -1).
+ * codes: rows of `stride` bytes. For each row: scales (f32), squares (i32: sum of the squares of its integers), sums
+ * (i32: of the integers). refused: a counter.
  */
 export const PACK_ARGUMENTS = ["x", "codes", "stride", "rows", "rowsPerItem", "width", "scales", "squares", "sums", "refused"] as const;
 type PackArgument = (typeof PACK_ARGUMENTS)[number];

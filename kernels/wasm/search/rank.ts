@@ -1,5 +1,6 @@
-// After a scan: the candidates of all threads become one list per query, cut to the best, and where a later stage holds the vectors as bytes with a factor each, they are scored again
-// by it with the query in float32 and cut to the best of that. One item is one query.
+// After a scan: the candidates of all threads become one list per query, cut to the best, and where a later stage holds
+// the vectors as bytes with a factor each, they are scored again by it with the query in float32 and cut to the best of
+// that. One item is one query.
 import { ModuleBuilder, type Emit, type FunctionBuilder, type FunctionRef, type Local } from "../engine/asm.ts";
 import { family } from "../engine/family.ts";
 import { writeWork } from "../engine/items.ts";
@@ -7,14 +8,17 @@ import { foldLanes } from "../nn/rows.ts";
 import { STATE, writeTopK } from "./topk.ts";
 
 export interface RankSpec {
-  /** null: only merge. Else how bytes of the later stage are integers: two's complement once these bits are turned over. */
+  /**
+   * null: only merge. Else how bytes of the later stage are integers: two's complement once these bits are turned over.
+   */
   readonly rescore: { readonly flip: number; readonly vectors: number; readonly stride: number; readonly offset: boolean } | null;
   readonly shared: boolean;
 }
 
 /**
- * Arguments, words. States lie [slot][query]; the list of a query becomes that of slot 0. chunks: for each run of rows its first row and the addresses of codes, factors and
- * offsets, 16 bytes, by row. query: float32, padded to whole vectors of 16. results: a state for each query.
+ * Arguments, words. States lie [slot][query]; the list of a query becomes that of slot 0. chunks: for each run of rows
+ * its first row and the addresses of codes, factors and offsets, 16 bytes, by row. query: float32, padded to whole
+ * vectors of 16. results: a state for each query.
  */
 export const RANK_ARGUMENTS = [
   "queries", "slots", "states", "stateBytes", "chunks", "chunkCount", "query", "queryBytes", "results", "resultBytes",

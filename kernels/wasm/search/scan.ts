@@ -1,12 +1,15 @@
-// Scans packed vectors, row by row as they are stored, against queries, and keeps the best: score = (sum of products) * factor of the row + offset of the row. Row-major codes,
-// dense, least significant bit first, each row padded to whole vectors of 16 bytes; the query is laid out to fit them: for every vector of codes and every field of its
-// bytes the 16 query values that meet it.
+// Scans packed vectors, row by row as they are stored, against queries, and keeps the best: score = (sum of products) *
+// factor of the row + offset of the row. Row-major codes, dense, least significant bit first, each row padded to whole
+// vectors of 16 bytes; the query is laid out to fit them: for every vector of codes and every field of its bytes the 16
+// query values that meet it.
 //
-//   dot      integer codes of 1, 2, 4 or 8 bits times a query of one or two integer planes (the second holds what the first leaves)
+//   dot integer codes of 1, 2, 4 or 8 bits times a query of one or two integer planes (the second holds what the first
+//   leaves)
 //   hamming  1-bit codes against a 1-bit query
 //   float    float32 rows times a float32 query; for formats that are decoded panel by panel
 //
-// Work is shared out in items of rows; within one, every query passes over its rows while they are in the cache. A filter is a bit for each row.
+// Work is shared out in items of rows; within one, every query passes over its rows while they are in the cache. A
+// filter is a bit for each row.
 import { ModuleBuilder, type Emit, type FunctionBuilder, type FunctionRef, type Local } from "../engine/asm.ts";
 import { family } from "../engine/family.ts";
 import { writeWork } from "../engine/items.ts";
@@ -14,7 +17,10 @@ import { STATE, writeTopK } from "./topk.ts";
 
 export interface ScanSpec {
   readonly kind: "dot" | "hamming" | "float";
-  /** dot: `dot` for relaxed dot products to i32, `madd16` for those to i16 (faster where an engine makes the former of several instructions), `simd` for baseline SIMD128. */
+  /**
+   * dot: `dot` for relaxed dot products to i32, `madd16` for those to i16 (faster where an engine makes the former of
+   * several instructions), `simd` for baseline SIMD128.
+   */
   readonly style: "dot" | "madd16" | "simd";
   readonly bits: 1 | 2 | 4 | 8 | 32;
   /** Vectors of 16 bytes in a row. */
@@ -34,7 +40,10 @@ export interface ScanSpec {
   readonly shared: boolean;
 }
 
-/** Arguments of `work`, words: addresses, unless they say otherwise. `mask` 0: no filter. `firstRow`: number of row 0 of these codes. */
+/**
+ * Arguments of `work`, words: addresses, unless they say otherwise. `mask` 0: no filter. `firstRow`: number of row 0 of
+ * these codes.
+ */
 export const SCAN_ARGUMENTS = [
   "codes", "factors", "offsets", "sums", "ids", "mask", "rows", "rowsPerItem", "queries", "query", "queryBytes", "slots", "states", "stateBytes", "firstRow",
 ] as const; // prettier-ignore
@@ -53,8 +62,9 @@ export function queryVectors(spec: Pick<ScanSpec, "kind" | "style" | "bits" | "p
 }
 
 /**
- * The integers of a query plane: at most `max` in magnitude, stored with `offset` added. A relaxed dot product takes one operand of 7 bits, without a sign: fields of codes, which
- * are that, or else the query, whose offset times the sum of a row's codes (argument `sums`) is taken from the products.
+ * The integers of a query plane: at most `max` in magnitude, stored with `offset` added. A relaxed dot product takes
+ * one operand of 7 bits, without a sign: fields of codes, which are that, or else the query, whose offset times the sum
+ * of a row's codes (argument `sums`) is taken from the products.
  */
 export function queryRange({ style, bits }: Pick<ScanSpec, "style" | "bits">): { readonly max: number; readonly offset: number } {
   return style !== "simd" && bits === 8 ? { max: 63, offset: 64 } : { max: 127, offset: 0 };
@@ -69,7 +79,10 @@ const DOT16 = "i16x8.relaxed_dot_i8x16_i7x16_s";
 /** Products of a loop's body before it becomes a loop. */
 const UNROLLED = 256;
 
-/** Adds the products of one vector of four rows; `at`: offset of the vector in a row, `q`: offset of its query vectors. `end` must follow the last one of a run. */
+/**
+ * Adds the products of one vector of four rows; `at`: offset of the vector in a row, `q`: offset of its query vectors.
+ * `end` must follow the last one of a run.
+ */
 interface Step {
   (at: number, q: number): void;
   readonly end: () => void;
@@ -173,7 +186,10 @@ function floatStep(f: FunctionBuilder, spec: ScanSpec, p: Local, query: Local, a
   });
 }
 
-/** Runs `step` on all vectors of a row: unrolled where that is short, else in a loop, which moves `p` and `query` and puts them back. */
+/**
+ * Runs `step` on all vectors of a row: unrolled where that is short, else in a loop, which moves `p` and `query` and
+ * puts them back.
+ */
 function eachVector(f: FunctionBuilder, spec: ScanSpec, p: Local, query: Local, step: Step): void {
   const per = 16 * queryVectors(spec);
   const cost = SCAN_ROWS * queryVectors(spec);
@@ -272,7 +288,10 @@ function writeEnter(m: ModuleBuilder, offer: FunctionRef): FunctionRef {
   });
 }
 
-/** scan(args, query, state, row, end): rows row .. end - 1, a multiple of four from a multiple of four on, against one query. */
+/**
+ * scan(args, query, state, row, end): rows row .. end - 1, a multiple of four from a multiple of four on, against one
+ * query.
+ */
 function writeScan(m: ModuleBuilder, spec: ScanSpec, enter: FunctionRef): FunctionRef {
   return m.func(null, ["i32", "i32", "i32", "i32", "i32"], [], (f) => {
     const [args, query, state, row, end] = [0, 1, 2, 3, 4].map((i) => f.param(i));
@@ -307,7 +326,10 @@ function writeScan(m: ModuleBuilder, spec: ScanSpec, enter: FunctionRef): Functi
   });
 }
 
-/** A module whose `work` scans; its arguments are SCAN_ARGUMENTS. Each thread takes the next slot of states when it begins. */
+/**
+ * A module whose `work` scans; its arguments are SCAN_ARGUMENTS. Each thread takes the next slot of states when it
+ * begins.
+ */
 export function scanModule(spec: ScanSpec): Uint8Array<ArrayBuffer> {
   const m = new ModuleBuilder({ shared: spec.shared });
   const { offer } = writeTopK(m);

@@ -1,11 +1,16 @@
-// The best rows of a scan, kept while it runs: a buffer of at least c candidates per query and thread, and the score that a row must reach to enter it. A full buffer is cut to
-// its best c (quickselect on 64-bit keys), whose last one is the new threshold: no array of all scores exists, and a row that does not enter costs one comparison.
+// The best rows of a scan, kept while it runs: a buffer of at least c candidates per query and thread, and the score
+// that a row must reach to enter it. A full buffer is cut to its best c (quickselect on 64-bit keys), whose last one is
+// the new threshold: no array of all scores exists, and a row that does not enter costs one comparison.
 //
-// Order: higher score first, of equal scores the smaller id. Both are in the key: the score's bits in an order that integers compare, then the complement of the id. Ids are
-// distinct, so keys are, and which rows remain does not depend on the order in which they come.
+// Order: higher score first, of equal scores the smaller id. Both are in the key: the score's bits in an order that
+// integers compare, then the complement of the id. Ids are distinct, so keys are, and which rows remain does not depend
+// on the order in which they come.
 import type { Emit, FunctionBuilder, FunctionRef, Local, ModuleBuilder, Operand } from "../engine/asm.ts";
 
-/** Where the words of a state are, in bytes: candidates so far, the threshold, how many are wanted (c), how many fit; room for four scores; then keys, then rows. */
+/**
+ * Where the words of a state are, in bytes: candidates so far, the threshold, how many are wanted (c), how many fit;
+ * room for four scores; then keys, then rows.
+ */
 export const STATE = { count: 0, threshold: 4, want: 8, limit: 12, scores: 16, keys: 64 } as const;
 
 /** Candidates that a buffer for the best `want` holds before it is cut. */

@@ -1,5 +1,6 @@
-// The WebAssembly backend: packed weights in engine memory, kernels generated for their format's properties, one thread or several.
-// Integer activations run on integer kernels, float32 ones on float kernels; explain() says which kernel a layer got and why.
+// The WebAssembly backend: packed weights in engine memory, kernels generated for their format's properties, one thread
+// or several. Integer activations run on integer kernels, float32 ones on float kernels; explain() says which kernel a
+// layer got and why.
 import { LowbitError } from "../../../formats/core/errors.ts";
 import type { NumberFormat } from "../../../formats/core/types.ts";
 import { compileRefusal, wasmFeatures, type WasmFeatures } from "../../../kernels/wasm/engine/features.ts";
@@ -15,7 +16,10 @@ import { fwht, prepareInteger, type IntegerLayer } from "./ops.ts";
 import { startPool } from "./threads.ts";
 
 export interface WasmOptions {
-  /** Threads, the calling one included; default 1. More than one needs shared memory (in a page: cross-origin isolation). */
+  /**
+   * Threads, the calling one included; default 1. More than one needs shared memory (in a page: cross-origin
+   * isolation).
+   */
   readonly threads?: number;
   /** Most bytes of one memory; default and maximum 4 GiB. */
   readonly memoryLimit?: number;
@@ -39,16 +43,20 @@ export interface WasmBackend extends Backend<SyncLayer> {
   /** An int8 weight [n, k] for exact products with int8 or uint8 activations. @throws LowbitError E_SHAPE, E_DEVICE */
   prepareInteger(w: Int8Array, n: number, k: number): IntegerLayer;
   /**
-   * A weight [n, k] given by codes of a small integer or bipolar format, as bit planes: exact products with codes of any such format.
+   * A weight [n, k] given by codes of a small integer or bipolar format, as bit planes: exact products with codes of
+   * any such format.
    * @throws LowbitError E_SHAPE, E_UNSUPPORTED, E_DEVICE
    */
   prepareBitplanes(codes: ArrayLike<number>, n: number, k: number, format: NumberFormat): BitplaneLayer;
   /**
-   * Fast Walsh-Hadamard transform (Sylvester order) of every row of n = 2^p values of x, in place; multiplied by `scale`, default 1 / sqrt(n), with which it is
-   * its own inverse. @throws LowbitError E_SHAPE
+   * Fast Walsh-Hadamard transform (Sylvester order) of every row of n = 2^p values of x, in place; multiplied by
+   * `scale`, default 1 / sqrt(n), with which it is its own inverse. @throws LowbitError E_SHAPE
    */
   fwht(x: Float32Array, n: number, scale?: number): Float32Array;
-  /** Bulk conversion on the calling thread, bit-identical to the library's loops; what `quantize` and `dequantize` take as `{ backend }`. */
+  /**
+   * Bulk conversion on the calling thread, bit-identical to the library's loops; what `quantize` and `dequantize` take
+   * as `{ backend }`.
+   */
   readonly codec: BulkCodec;
   /** Codes of all values, as `encodeArray`: `codec.encode`. @throws LowbitError E_VALUE, E_SHAPE */
   readonly encode: BulkCodec["encode"];
@@ -63,7 +71,8 @@ export interface WasmBackend extends Backend<SyncLayer> {
 
 /**
  * Makes a WebAssembly backend.
- * @throws LowbitError E_UNSUPPORTED where the engine has no SIMD, compiles no modules, cannot share memory or may start no workers; E_DEVICE where workers do not start
+ * @throws LowbitError E_UNSUPPORTED where the engine has no SIMD, compiles no modules, cannot share memory or may start
+ * no workers; E_DEVICE where workers do not start
  * @example const backend = await wasm({ threads: 2 });
  */
 export async function wasm(options: WasmOptions = {}): Promise<WasmBackend> {
@@ -94,7 +103,10 @@ export async function wasm(options: WasmOptions = {}): Promise<WasmBackend> {
   );
 }
 
-/** A one-thread backend, made at once; what `backend: "wasm"` stands for. Shared by all its users, so it cannot be disposed. */
+/**
+ * A one-thread backend, made at once; what `backend: "wasm"` stands for. Shared by all its users, so it cannot be
+ * disposed.
+ */
 export function wasmSync(): WasmBackend {
   single ??= createBackend(createRuntime({ features: enabledFeatures({}), pool: null }));
   return single;

@@ -1,5 +1,6 @@
-// Panels of blocks on the WebAssembly backend: what `quantize` and `dequantize` do to every value, given the scales. A panel passes through engine memory in
-// pieces of whole rows (of a long row in parts): scaled in place, block by block, then converted and packed as one run of values.
+// Panels of blocks on the WebAssembly backend: what `quantize` and `dequantize` do to every value, given the scales. A
+// panel passes through engine memory in pieces of whole rows (of a long row in parts): scaled in place, block by block,
+// then converted and packed as one run of values.
 import { codeArray, packedBytes, packInto, unpackInto } from "../../../formats/core/pack.ts";
 import type { NumberFormat } from "../../../formats/core/types.ts";
 import type { Space, WasmFunction } from "../../../kernels/wasm/engine/engine.ts";
@@ -52,7 +53,9 @@ function forPieces(panel: BlockPanel, visit: (row: number, rows: number, from: n
   }
 }
 
-/** Is every boundary a float32 whose last bit is zero? Then a quotient rounded to odd falls on its side of all of them. */
+/**
+ * Is every boundary a float32 whose last bit is zero? Then a quotient rounded to odd falls on its side of all of them.
+ */
 function evenBoundaries(element: NumberFormat): boolean {
   return element.order!.boundaries.every((b) => {
     float32[0] = b;

@@ -1,6 +1,7 @@
-// Bulk conversion on the WebAssembly backend: encode, decode, pack, unpack, largest magnitudes and ranges of blocks, and the steps of `quantize` and `dequantize`
-// that go over every value. Arrays pass through engine memory in pieces that stay in the cache; one thread. Every result equals that of the loops of
-// formats/core and src/tensor bit for bit: what has no kernel with that property runs those loops.
+// Bulk conversion on the WebAssembly backend: encode, decode, pack, unpack, largest magnitudes and ranges of blocks,
+// and the steps of `quantize` and `dequantize` that go over every value. Arrays pass through engine memory in pieces
+// that stay in the cache; one thread. Every result equals that of the loops of formats/core and src/tensor bit for bit:
+// what has no kernel with that property runs those loops.
 import { decodeArray, encodeArray } from "../../../formats/core/bulk.ts";
 import { LowbitError } from "../../../formats/core/errors.ts";
 import { codeArray, packCodes, packedBytes, unpackCodes, unpackInto, type Codes } from "../../../formats/core/pack.ts";
@@ -119,7 +120,9 @@ export function createCodec(runtime: Runtime): BulkCodec {
     tools.bits(space, bits).unpack(p, to, roundUp(count, BITS_STEP));
   }
 
-  /** Statistics of blocks of `size` values, the last one as short as it is; `name` is the kernel, which fills `outs`. */
+  /**
+   * Statistics of blocks of `size` values, the last one as short as it is; `name` is the kernel, which fills `outs`.
+   */
   function statistics(name: "absmax" | "range", x: Float32Array, size: number, outs: readonly Float32Array[]): void {
     check();
     floats(`${name} x`, x);

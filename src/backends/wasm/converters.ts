@@ -1,5 +1,5 @@
-// What bulk conversion on the WebAssembly backend is made of: kernels of one format with their tables in engine memory, kernels for bits and blocks, and the
-// size of the pieces in which arrays pass through it.
+// What bulk conversion on the WebAssembly backend is made of: kernels of one format with their tables in engine memory,
+// kernels for bits and blocks, and the size of the pieces in which arrays pass through it.
 import { decodeExpr, encodeExpr, type Expr } from "../../../formats/core/expr.ts";
 import type { Codes } from "../../../formats/core/pack.ts";
 import type { EncodeOptions, NumberFormat } from "../../../formats/core/types.ts";

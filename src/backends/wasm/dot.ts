@@ -1,4 +1,5 @@
-// Integer products on the WebAssembly backend: activations quantized in memory, then the kernel that kernels/wasm/products/choose.ts chose.
+// Integer products on the WebAssembly backend: activations quantized in memory, then the kernel that
+// kernels/wasm/products/choose.ts chose.
 import { offsetTerms } from "../../../kernels/offsets.ts";
 import { gemmName } from "../../../kernels/names.ts";
 import type { WeightSource } from "../../../kernels/weight.ts";

@@ -91,9 +91,11 @@ export function floatProduct(runtime: Runtime, source: WeightSource, label: stri
 const CALM = 2 ** 64;
 
 /**
- * Multiplies a row of `width` floats at `x` by a power of two so that its largest magnitude is near 2^40; returns where it lies then, and the factor that undoes it. That is done
- * where the row is so large or small that sums could overflow, or products underflow, before a group's scale is applied, and for `fields` always: those are moved into a float32 as
- * 2^-112 or 2^-120 of their value until a group ends, and their products are to stay above the subnormal range.
+ * Multiplies a row of `width` floats at `x` by a power of two so that its largest magnitude is near 2^40; returns where
+ * it lies then, and the factor that undoes it. That is done where the row is so large or small that sums could
+ * overflow, or products underflow, before a group's scale is applied, and for `fields` always: those are moved into a
+ * float32 as 2^-112 or 2^-120 of their value until a group ends, and their products are to stay above the subnormal
+ * range.
  */
 function normalise(space: Space, x: number, width: number, fields: boolean): [address: number, unscale: number] {
   // what runs depends on the values

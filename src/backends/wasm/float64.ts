@@ -1,5 +1,6 @@
-// float64 products C += alpha A^T B on the threads of a WebAssembly backend, for the algebra of the quantizers: arrays made by `allocate` are worked on in place,
-// others are copied in and out. Results do not depend on the number of threads.
+// float64 products C += alpha A^T B on the threads of a WebAssembly backend, for the algebra of the quantizers: arrays
+// made by `allocate` are worked on in place, others are copied in and out. Results do not depend on the number of
+// threads.
 import { LowbitError } from "../../../formats/core/errors.ts";
 import type { Space } from "../../../kernels/wasm/engine/engine.ts";
 import { float64, MAX_DEPTH, PRODUCT_SLACK, productJob, productPanelBytes } from "../../../kernels/wasm/float/float64.ts";
@@ -20,7 +21,8 @@ export interface Float64Algebra {
   /** n zeros in the backend's memory. @throws LowbitError E_DEVICE, E_DISPOSED */
   allocate(n: number): { readonly data: Float64Array; free(): void };
   /**
-   * C[i, j] += alpha * sum over p < depth of A[p, i] * B[p, j], i < m, j < n. With `lower` only j <= i is needed: the rest is left or changed.
+   * C[i, j] += alpha * sum over p < depth of A[p, i] * B[p, j], i < m, j < n. With `lower` only j <= i is needed: the
+   * rest is left or changed.
    * @throws LowbitError E_DEVICE, E_DISPOSED
    */
   product(

@@ -1,4 +1,5 @@
-// A prepared weight on the WebAssembly backend: which product it gets, and running it on arrays (`run`, `runAsync`) or in place (memory.ts).
+// A prepared weight on the WebAssembly backend: which product it gets, and running it on arrays (`run`, `runAsync`) or
+// in place (memory.ts).
 import type { PackedTensor } from "../../../formats/core/types.ts";
 import { chooseDot } from "../../../kernels/wasm/products/choose.ts";
 import { resultStride } from "../../../kernels/wasm/products/tiles.ts";
@@ -57,7 +58,10 @@ export function prepare(runtime: Runtime, w: PackedTensor, options: PrepareOptio
   const { space } = product;
   // rows at once: bounded scratch for products of any height
   const most = Math.max(48, Math.floor(rowBudget / (4 * (resultStride(n, 2) + 2 * k))));
-  /** Products of all rows in passes: the first of `count` rows of each goes to `put`, from `c` on, `stride` floats apart. `at`: where a result may be left, or 0. */
+  /**
+   * Products of all rows in passes: the first of `count` rows of each goes to `put`, from `c` on, `stride` floats
+   * apart. `at`: where a result may be left, or 0.
+   */
   const multiply = (x: Rows, m: number, at: number, put: (from: number, count: number, c: number, stride: number) => void): void => {
     product.tune?.(x, Math.min(m, most));
     for (let from = 0; from < m;) {
@@ -110,7 +114,8 @@ export function prepare(runtime: Runtime, w: PackedTensor, options: PrepareOptio
         space.record = null;
         copy(floats(y, m * n), from, count, c, stride);
       });
-      // scratch space that moved under way leaves the first jobs with an address of before: the next call is recorded instead
+      // scratch space that moved under way leaves the first jobs with an address of before: the next call is recorded
+      // instead
       recorded = space.record === null || space.moves !== moves ? null : { x, m, y, moves, jobs: space.record };
     } finally {
       space.record = null;

@@ -72,9 +72,10 @@ export function refusedKernel(kind: string, reason: string): LowbitError {
 }
 
 /**
- * Look-up kernels that may stand in for the dot products of a weight, best first; `standard`: the first is the default. By measurement (bench/lut.ts, the table in
- * docs/adding-a-kernel.md): one bit plane is faster looked up everywhere; two planes, or ternary values, where there is no relaxed dot product; three planes gain there for
- * one row of activations and lose for many; four lose.
+ * Look-up kernels that may stand in for the dot products of a weight, best first; `standard`: the first is the default.
+ * By measurement (bench/lut.ts, the table in docs/adding-a-kernel.md): one bit plane is faster looked up everywhere;
+ * two planes, or ternary values, where there is no relaxed dot product; three planes gain there for one row of
+ * activations and lose for many; four lose.
  */
 function alternatives(runtime: Runtime, source: WeightSource, all: boolean): { readonly choices: LutChoice[]; readonly standard: boolean } {
   const lookup = chooseLut(source, "lookup", runtime);
@@ -89,7 +90,11 @@ function alternatives(runtime: Runtime, source: WeightSource, all: boolean): { r
 /** Families that measuring chose, by the kind of weight. */
 const chosen = new WeakMap<Runtime, Map<string, string>>();
 
-/** The integer kernel of a weight: the one `options.kernel` names, else look-ups where they are faster, else dot products. @throws LowbitError E_UNSUPPORTED */
+/**
+ * The integer kernel of a weight: the one `options.kernel` names, else look-ups where they are faster, else dot
+ * products.
+ * @throws LowbitError E_UNSUPPORTED
+ */
 export function integerProduct(
   runtime: Runtime,
   source: WeightSource,

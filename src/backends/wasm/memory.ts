@@ -1,17 +1,19 @@
-// The memory of a WebAssembly backend for operators beside its products: internal, what src/runtime is built on. Not exported by any entry point.
+// The memory of a WebAssembly backend for operators beside its products: internal, what src/runtime is built on. Not
+// exported by any entry point.
 //
-// A model's activations lie in one memory, `engineMemory(backend)`, and every operator works on addresses in it: byte offsets, multiples of 4, 0 is none. Packed products run in
-// place (`placed(layer).runAt(x, m, y)`); further kernels are families (kernels/wasm/engine/family.ts, a `work` function by `writeWork`) that `run` dispatches on the same threads.
-// Nothing is copied between operators.
+// A model's activations lie in one memory, `engineMemory(backend)`, and every operator works on addresses in it: byte
+// offsets, multiples of 4, 0 is none. Packed products run in place (`placed(layer).runAt(x, m, y)`); further kernels
+// are families (kernels/wasm/engine/family.ts, a `work` function by `writeWork`) that `run` dispatches on the same
+// threads. Nothing is copied between operators.
 //
 //   const memory = engineMemory(await wasm({ threads: 2 }));
-//   const region = memory.allocate(4 * (k + n));                   // an arena for activations; lay out tensors in it as you like
+//   const region = memory.allocate(4 * (k + n)); // an arena for activations; lay out tensors in it as you like
 //   memory.floats(region.address, k).set(values);                  // a view: make it, use it, drop it
 //   placed(layer).runAt(region.address, 1, region.address + 4 * k);
 //   memory.run(memory.kernel(norms, { shared: memory.shared, eps: 1e-6 }), rows, Int32Array.of(x, y, width), 0);
 //
-// Views end: any allocation, product or job may grow a memory that is not shared, and its views then have length 0. Make one where it is used, or compare `memory.buffer` with
-// that of the last time. Contents and addresses stay.
+// Views end: any allocation, product or job may grow a memory that is not shared, and its views then have length 0.
+// Make one where it is used, or compare `memory.buffer` with that of the last time. Contents and addresses stay.
 import { LowbitError } from "../../../formats/core/errors.ts";
 import type { Kernel } from "../../../kernels/wasm/engine/engine.ts";
 import { kernel, type Family } from "../../../kernels/wasm/engine/family.ts";
@@ -43,8 +45,9 @@ export interface EngineMemory {
   /** A kernel, compiled once per process. */
   kernel<Spec extends object>(family: Family<Spec>, spec: Spec): Kernel;
   /**
-   * Runs `items` of a kernel on all threads (one on the calling one) and returns when all are done. `args`: its arguments, at most 64 words. `panelBytes`: scratch that each thread
-   * gets, the second parameter of `work`. @throws LowbitError E_DEVICE, E_DISPOSED
+   * Runs `items` of a kernel on all threads (one on the calling one) and returns when all are done. `args`: its
+   * arguments, at most 64 words. `panelBytes`: scratch that each thread gets, the second parameter of `work`. @throws
+   * LowbitError E_DEVICE, E_DISPOSED
    */
   run(kernel: Kernel, items: number, args: Int32Array, panelBytes?: number): void;
 }
@@ -52,10 +55,12 @@ export interface EngineMemory {
 /** A prepared weight [n, k] that runs in place. */
 export interface PlacedLayer {
   /**
-   * y[m, n] = x[m, k] * w^T for float32 at addresses of the backend's memory, rows one after the other, the same numbers as `run`. x and y must not overlap. y is written directly
-   * where rows are whole tiles (one row of n a multiple of 16 always is), else through scratch space; x is read where it lies unless its groups need padding. A weight that found no
-   * room beside the activations works from a memory of its own, with copies. The same product again (x, m, y) allocates nothing, but where x is staged, y is copied or, with one
-   * row of float32 activations, what runs depends on their size.
+   * y[m, n] = x[m, k] * w^T for float32 at addresses of the backend's memory, rows one after the other, the same
+   * numbers as `run`. x and y must not overlap. y is written directly where rows are whole tiles (one row of n a
+   * multiple of 16 always is), else through scratch space; x is read where it lies unless its groups need padding. A
+   * weight that found no room beside the activations works from a memory of its own, with copies. The same product
+   * again (x, m, y) allocates nothing, but where x is staged, y is copied or, with one row of float32 activations, what
+   * runs depends on their size.
    * @throws LowbitError E_DISPOSED, E_DEVICE
    */
   runAt(x: number, m: number, y: number): void;

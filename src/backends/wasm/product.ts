@@ -1,10 +1,14 @@
-// What the families of packed products on the WebAssembly backend share: a weight in memory with the product on it, and staged activations.
+// What the families of packed products on the WebAssembly backend share: a weight in memory with the product on it, and
+// staged activations.
 import type { Kernel, Space } from "../../../kernels/wasm/engine/engine.ts";
 import type { Runtime } from "../../../kernels/wasm/engine/runtime.ts";
 import { resultStride } from "../../../kernels/wasm/products/tiles.ts";
 import type { Explanation } from "../types.ts";
 
-/** Rows of activations [m, k]: an array, or the address of float32 in the product's own memory, which it reads where they lie if their layout allows. */
+/**
+ * Rows of activations [m, k]: an array, or the address of float32 in the product's own memory, which it reads where
+ * they lie if their layout allows.
+ */
 export type Rows = Float32Array | number;
 
 /** Rows [from, from + count). */
@@ -24,7 +28,10 @@ export interface Product {
   pack(): void;
   /** The kernel for one row. */
   kernel(): Kernel;
-  /** `stride`: floats between rows of c, at least n padded to 16. `blocks`: of 16 rows of the weight, the first ones; default all. */
+  /**
+   * `stride`: floats between rows of c, at least n padded to 16. `blocks`: of 16 rows of the weight, the first ones;
+   * default all.
+   */
   multiply(x: Rows, m: number, c: number, stride: number, blocks?: number): void;
   /** Measures tiles for m rows where tuning is on and this kind of product has no choice yet. */
   tune?(x: Rows, m: number): void;
@@ -41,7 +48,10 @@ export function weightMemory(runtime: Runtime, bytes: number): { readonly space:
   return memory;
 }
 
-/** V8 hands a kernel to its optimising compiler after some 13 MB of baseline code run: about so many elements of k of a block. */
+/**
+ * V8 hands a kernel to its optimising compiler after some 13 MB of baseline code run: about so many elements of k of a
+ * block.
+ */
 const WARM_ELEMENTS = 2 ** 18;
 
 /** Small weights do not reach it in a reasonable number of products. */
@@ -50,8 +60,8 @@ const WARM_PRODUCTS = 48;
 const warmed = new WeakSet<Kernel>();
 
 /**
- * Packs the weight, and makes the code for one row before the first call that matters: a kernel that is new to the process runs on zeros until V8 takes it up for optimisation,
- * which goes on beside the packing.
+ * Packs the weight, and makes the code for one row before the first call that matters: a kernel that is new to the
+ * process runs on zeros until V8 takes it up for optimisation, which goes on beside the packing.
  */
 export function packWarm(product: Product, n: number, k: number): void {
   const stride = resultStride(n, 1);
@@ -78,12 +88,16 @@ export interface Groups {
   readonly groups: number;
 }
 
-/** Rows of the next pass of `left`, at most `most`, or one more: a single row at the end would take other kernels than several, with another order of float32 sums. */
+/**
+ * Rows of the next pass of `left`, at most `most`, or one more: a single row at the end would take other kernels than
+ * several, with another order of float32 sums.
+ */
 export const passRows = (left: number, most: number): number => (left <= most + 1 ? left : most);
 
 /**
- * The address of x [m, k] as [rows][groups * group], with zeros where a group is padded: a copy in scratch space, or x itself where nothing is padded. Rows from m on hold zeros in
- * a copy and whatever lies behind x otherwise; no result depends on them.
+ * The address of x [m, k] as [rows][groups * group], with zeros where a group is padded: a copy in scratch space, or x
+ * itself where nothing is padded. Rows from m on hold zeros in a copy and whatever lies behind x otherwise; no result
+ * depends on them.
  */
 export function stage(space: Space, x: Rows, m: number, rows: number, { k, span, group, groups }: Groups): number {
   const width = groups * group;

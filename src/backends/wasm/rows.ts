@@ -1,5 +1,6 @@
-// Packing a weight by a kernel (kernels/wasm/products/rowpack.ts) where its codes lie densely in rows: a megabyte at a time through scratch space, on all threads. What else a weight may
-// be, the packers of each family move field by field.
+// Packing a weight by a kernel (kernels/wasm/products/rowpack.ts) where its codes lie densely in rows: a megabyte at a
+// time through scratch space, on all threads. What else a weight may be, the packers of each family move field by
+// field.
 import { addendOf } from "../../../kernels/offsets.ts";
 import type { WeightSource } from "../../../kernels/weight.ts";
 import type { Space } from "../../../kernels/wasm/engine/engine.ts";

@@ -27,7 +27,9 @@ interface NodeModules {
   "node:os": typeof OperatingSystem;
 }
 
-/** A module of Node, undefined elsewhere. Asked for at run time, not imported: bundlers for the browser never see it. */
+/**
+ * A module of Node, undefined elsewhere. Asked for at run time, not imported: bundlers for the browser never see it.
+ */
 function builtin<Name extends keyof NodeModules>(name: Name): NodeModules[Name] | undefined {
   const { process } = globalThis as unknown as { process?: { getBuiltinModule?: (id: Name) => NodeModules[Name] } };
   return process?.getBuiltinModule?.(name);
@@ -103,8 +105,9 @@ export async function startPool(options: StartOptions): Promise<Pool> {
   if (WebWorkerClass === undefined || BlobClass === undefined)
     throw new LowbitError("E_UNSUPPORTED", "wasm threads: expected workers, got an environment without them. Use threads: 1.");
   const url = options.workerUrl ?? scope.URL.createObjectURL(new BlobClass([workerScript()], { type: "text/javascript" }));
-  // A worker answers a first message, learns its memory with a second, and from then on watches the control words. Only the answer proves that messages reach it
-  // while this thread spins: a browser may hold back those that are sent before the page has seen the worker's script end.
+  // A worker answers a first message, learns its memory with a second, and from then on watches the control words. Only
+  // the answer proves that messages reach it while this thread spins: a browser may hold back those that are sent
+  // before the page has seen the worker's script end.
   return createPool(options, {
     manyMemories: false,
     start(index, control, spinMs, onExit, onReady) {

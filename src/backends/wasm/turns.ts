@@ -1,5 +1,6 @@
-// Long products beside other work on the calling thread: rows of activations in bands, and between bands a turn of the event loop. All threads work as in a synchronous
-// product; what other callers run in between, synchronous or not, meets no product half done. Products of one backend are answered in the order of their calls.
+// Long products beside other work on the calling thread: rows of activations in bands, and between bands a turn of the
+// event loop. All threads work as in a synchronous product; what other callers run in between, synchronous or not,
+// meets no product half done. Products of one backend are answered in the order of their calls.
 import { checkRun } from "../layer.ts";
 import { TURN_MS, turn } from "../turn.ts";
 import { passRows } from "./product.ts";
@@ -7,7 +8,10 @@ import { passRows } from "./product.ts";
 /** Bands are whole numbers of these: fewer rows, or tiles half filled, use the machine less well. */
 const STEP_ROWS = 24;
 
-/** Multiply-adds of the first band, before speed is known: less than TURN_MS on one thread, twice that without relaxed SIMD. */
+/**
+ * Multiply-adds of the first band, before speed is known: less than TURN_MS on one thread, twice that without relaxed
+ * SIMD.
+ */
 const FIRST_PRODUCTS = 2 ** 29;
 
 const wholeSteps = (rows: number): number => STEP_ROWS * Math.max(1, Math.floor(rows / STEP_ROWS));

@@ -1,5 +1,6 @@
-// lowbit/webgpu: the WebGPU backend. The same packed tensors and the same calls as on WebAssembly, with kernels printed in WGSL; inputs and results may stay on the
-// device. In Node it takes the optional package `webgpu` (dawn). Device limits are kept: large weights are split by rows, large activations too.
+// lowbit/webgpu: the WebGPU backend. The same packed tensors and the same calls as on WebAssembly, with kernels printed
+// in WGSL; inputs and results may stay on the device. In Node it takes the optional package `webgpu` (dawn). Device
+// limits are kept: large weights are split by rows, large activations too.
 import { decodeExpr } from "../../../formats/core/expr.ts";
 import { LowbitError } from "../../../formats/core/errors.ts";
 import { elementOf } from "../../../formats/core/packed.ts";
@@ -23,7 +24,10 @@ export type { GpuAdapter, GpuBuffer, GpuDevice, GpuRoot } from "../../../kernels
 export type { Epilogue } from "../../../kernels/wgsl/product.ts";
 export type { GpuBitplaneLayer, GpuIntegerLayer } from "./ops.ts";
 
-/** GPUBuffer and GPUDevice where the platform's types are known (@webgpu/types, or lib.dom), else what the library uses of them. */
+/**
+ * GPUBuffer and GPUDevice where the platform's types are known (@webgpu/types, or lib.dom), else what the library uses
+ * of them.
+ */
 export type DeviceBuffer = typeof globalThis extends { GPUBuffer: { prototype: infer B extends GpuBuffer } } ? B : GpuBuffer;
 export type Device = typeof globalThis extends { GPUDevice: { prototype: infer D extends GpuDevice } } ? D : GpuDevice;
 
@@ -37,7 +41,10 @@ export interface WebGpuOptions {
 }
 
 export interface GpuPrepareOptions extends Omit<PrepareOptions, "activations"> {
-  /** "float16": activations are stored as float16, a GPUBuffer of them holds float16; sums stay float32. Default "float32". */
+  /**
+   * "float16": activations are stored as float16, a GPUBuffer of them holds float16; sums stay float32. Default
+   * "float32".
+   */
   readonly activations?: Activations | "float16";
   /** Added to every row of the result: n values. */
   readonly bias?: Float32Array;
@@ -48,13 +55,15 @@ export interface GpuPrepareOptions extends Omit<PrepareOptions, "activations"> {
 /** A prepared weight on the device. */
 export interface GpuLayer extends AsyncLayer {
   /**
-   * y[m, n] = x[m, k] * w^T. A GPUBuffer x holds m * k float32 (float16 where the layer's activations are), usage STORAGE.
+   * y[m, n] = x[m, k] * w^T. A GPUBuffer x holds m * k float32 (float16 where the layer's activations are), usage
+   * STORAGE.
    * @throws (rejects) LowbitError E_SHAPE, E_DISPOSED, E_DEVICE
    */
   runAsync(x: Float32Array | GpuBuffer, m: number, out?: Float32Array): Promise<Float32Array>;
   /**
-   * The same, with the result left on the device: m * n float32 in `out` (usage STORAGE), or in a new buffer that belongs to the caller. The promise settles once
-   * the commands are submitted; later work on the same device sees the result.
+   * The same, with the result left on the device: m * n float32 in `out` (usage STORAGE), or in a new buffer that
+   * belongs to the caller. The promise settles once the commands are submitted; later work on the same device sees the
+   * result.
    * @throws (rejects) LowbitError E_SHAPE, E_DISPOSED, E_DEVICE
    */
   runBuffer(x: Float32Array | GpuBuffer, m: number, out?: GpuBuffer): Promise<DeviceBuffer>;
@@ -69,21 +78,31 @@ export interface WebGpuBackend extends Backend<GpuLayer, GpuPrepareOptions> {
   upload(data: ArrayBufferView): DeviceBuffer;
   /** `count` float32 of a buffer with usage COPY_SRC. @throws (rejects) LowbitError E_DEVICE */
   read(buffer: GpuBuffer, count: number): Promise<Float32Array>;
-  /** An int8 weight [n, k] for exact products with int8 or uint8 activations. @throws (rejects) LowbitError E_SHAPE, E_DEVICE */
+  /**
+   * An int8 weight [n, k] for exact products with int8 or uint8 activations.
+   * @throws (rejects) LowbitError E_SHAPE, E_DEVICE
+   */
   prepareInteger(w: Int8Array, n: number, k: number): Promise<GpuIntegerLayer>;
   /**
-   * A weight [n, k] given by codes of a small integer or bipolar format, as bit planes: exact products with codes of any such format.
+   * A weight [n, k] given by codes of a small integer or bipolar format, as bit planes: exact products with codes of
+   * any such format.
    * @throws (rejects) LowbitError E_SHAPE, E_UNSUPPORTED, E_DEVICE
    */
   prepareBitplanes(codes: ArrayLike<number>, n: number, k: number, format: NumberFormat): Promise<GpuBitplaneLayer>;
   /**
-   * Fast Walsh-Hadamard transform (Sylvester order) of every row of n = 2^p values of x, in place; multiplied by `scale`, default 1 / sqrt(n), with which it is
-   * its own inverse. @throws (rejects) LowbitError E_SHAPE, E_DEVICE
+   * Fast Walsh-Hadamard transform (Sylvester order) of every row of n = 2^p values of x, in place; multiplied by
+   * `scale`, default 1 / sqrt(n), with which it is its own inverse. @throws (rejects) LowbitError E_SHAPE, E_DEVICE
    */
   fwht(x: Float32Array, n: number, scale?: number): Promise<Float32Array>;
-  /** Values of all codes of a format of at most 16 bits. @throws (rejects) LowbitError E_UNSUPPORTED, E_SHAPE, E_DEVICE; RangeError */
+  /**
+   * Values of all codes of a format of at most 16 bits.
+   * @throws (rejects) LowbitError E_UNSUPPORTED, E_SHAPE, E_DEVICE; RangeError
+   */
   decode(format: NumberFormat, codes: Codes, out?: Float32Array): Promise<Float32Array>;
-  /** Codes of all values in a format of at most 16 bits. @throws (rejects) LowbitError E_UNSUPPORTED, E_VALUE, E_SHAPE, E_DEVICE */
+  /**
+   * Codes of all values in a format of at most 16 bits.
+   * @throws (rejects) LowbitError E_UNSUPPORTED, E_VALUE, E_SHAPE, E_DEVICE
+   */
   encode(format: NumberFormat, values: Float32Array, options?: EncodeOptions, out?: Codes): Promise<Codes>;
   /** Frees buffers and device; layers prepared with it are disposed. */
   dispose(): void;

@@ -1,5 +1,6 @@
-// Finds a WebGPU device: the caller's own, the browser's, or in Node that of the optional package `webgpu` (dawn). dawn's devices do not keep the object alive
-// that they came from, and crash the process once it has been collected: it is held here until its device is gone.
+// Finds a WebGPU device: the caller's own, the browser's, or in Node that of the optional package `webgpu` (dawn).
+// dawn's devices do not keep the object alive that they came from, and crash the process once it has been collected: it
+// is held here until its device is gone.
 import { isLowbitError, LowbitError } from "../../../formats/core/errors.ts";
 import type { GpuAdapter, GpuDevice, GpuRoot } from "../../../kernels/wgsl/api.ts";
 

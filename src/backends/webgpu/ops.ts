@@ -1,5 +1,5 @@
-// Operations of the WebGPU backend beside packed products: exact integer products, the Walsh-Hadamard transform, bulk decoding and encoding. All are asynchronous;
-// arguments are checked as on the WebAssembly backend.
+// Operations of the WebGPU backend beside packed products: exact integer products, the Walsh-Hadamard transform, bulk
+// decoding and encoding. All are asynchronous; arguments are checked as on the WebAssembly backend.
 import { encodeArray } from "../../../formats/core/bulk.ts";
 import { LowbitError } from "../../../formats/core/errors.ts";
 import { decodeExpr, encodeExpr, REFUSED, type Expr } from "../../../formats/core/expr.ts";
@@ -48,7 +48,8 @@ const bitsOf = (value: number): number => {
   return new Uint32Array(f32.buffer)[0];
 };
 
-// ---- Walsh-Hadamard -------------------------------------------------------------------------------------------------------------------------------
+// ---- Walsh-Hadamard
+// ---------------------------------------------------------------------------------------------------------------------
 
 /** Values per submission: 16 MiB, and never above what a binding takes. */
 const FWHT_VALUES = 2 ** 22;
@@ -84,7 +85,8 @@ export async function fwht(runtime: GpuRuntime, x: Float32Array, n: number, scal
   return x;
 }
 
-// ---- codecs ---------------------------------------------------------------------------------------------------------------------------------------
+// ---- codecs
+// ---------------------------------------------------------------------------------------------------------------------
 
 /** Values per submission: whole words of codes, 16 MiB of values. */
 const CODEC_VALUES = 2 ** 22;
@@ -157,7 +159,8 @@ async function codecRun(
 }
 
 /**
- * The float32 values of codes, as `decodeArray`. @throws (rejects) LowbitError E_UNSUPPORTED above 16 bits, E_SHAPE, E_DEVICE, E_DISPOSED
+ * The float32 values of codes, as `decodeArray`. @throws (rejects) LowbitError E_UNSUPPORTED above 16 bits, E_SHAPE,
+ * E_DEVICE, E_DISPOSED
  */
 export async function decode(
   runtime: GpuRuntime,
@@ -190,7 +193,8 @@ export async function decode(
 
 /**
  * The codes of float32 values, as `encodeArray` under the same policies.
- * @throws (rejects) LowbitError E_VALUE for a value that they refuse, E_UNSUPPORTED above 16 bits and for stochastic rounding, E_SHAPE, E_DEVICE, E_DISPOSED
+ * @throws (rejects) LowbitError E_VALUE for a value that they refuse, E_UNSUPPORTED above 16 bits and for stochastic
+ * rounding, E_SHAPE, E_DEVICE, E_DISPOSED
  */
 export async function encode(
   runtime: GpuRuntime,
@@ -218,7 +222,8 @@ export async function encode(
   return out;
 }
 
-// ---- integer products -----------------------------------------------------------------------------------------------------------------------------
+// ---- integer products
+// ---------------------------------------------------------------------------------------------------------------------
 
 /** A weight [n, k] of integers on the device: exact products, sums wrap at 32 bits. */
 interface IntegerWeight {
@@ -385,7 +390,10 @@ export async function prepareBitplanes(
 export interface GpuIntegerLayer {
   readonly n: number;
   readonly k: number;
-  /** y[m, n] = a[m, k] * w^T in int32; sums wrap at 32 bits. @throws (rejects) LowbitError E_SHAPE, E_DEVICE, E_DISPOSED */
+  /**
+   * y[m, n] = a[m, k] * w^T in int32; sums wrap at 32 bits.
+   * @throws (rejects) LowbitError E_SHAPE, E_DEVICE, E_DISPOSED
+   */
   runAsync(a: Int8Array | Uint8Array, m: number, out?: Int32Array): Promise<Int32Array>;
   dispose(): void;
   [Symbol.dispose](): void;

@@ -1,4 +1,5 @@
-// lowbit convert: GGUF files quantized as llama-quantize does, Llama checkpoints as GGUF, quantized checkpoints into the ONNX graph of their model.
+// lowbit convert: GGUF files quantized as llama-quantize does, Llama checkpoints as GGUF, quantized checkpoints into
+// the ONNX graph of their model.
 import { existsSync, readFileSync, statSync } from "node:fs";
 import { basename, join } from "node:path";
 import {

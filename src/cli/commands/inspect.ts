@@ -1,4 +1,5 @@
-// lowbit inspect: what is in a model: inputs, outputs, operators, bytes by element type, and the layers that quantize can name.
+// lowbit inspect: what is in a model: inputs, outputs, operators, bytes by element type, and the layers that quantize
+// can name.
 import { inspectModel } from "../../onnx/inspect.ts";
 import type { ModelSummary, ValueSummary } from "../../onnx/inspect.ts";
 import { count, json, percent, shape, size, table } from "../report.ts";

@@ -1,5 +1,6 @@
-// lowbit quantize: one model file to another, or a folder in several dtypes, with a report of every layer; --verify runs both and compares their outputs.
-// Its options are those of src/onnx/options.ts: a new one there has its flag here.
+// lowbit quantize: one model file to another, or a folder in several dtypes, with a report of every layer; --verify
+// runs both and compares their outputs. Its options are those of src/onnx/options.ts: a new one there has its flag
+// here.
 import { statSync } from "node:fs";
 import { isLowbitError } from "../../../formats/core/errors.ts";
 import { nearest } from "../../../formats/registry.ts";
@@ -75,7 +76,10 @@ const listOf = (text: string): string[] =>
     .map((part) => part.trim())
     .filter((part) => part !== "");
 
-/** The value of a flag as its option has it: numbers, lists, switches and texts tell themselves apart by what the table accepts. */
+/**
+ * The value of a flag as its option has it: numbers, lists, switches and texts tell themselves apart by what the table
+ * accepts.
+ */
 function valueOf(args: ParsedArgs, { option, flag }: (typeof FLAGS)[number]): unknown {
   if (flag.value === "") return !flag.name.startsWith("no-");
   if (flag.multiple) return args.all(flag.name);
@@ -300,7 +304,9 @@ function quantizeText(input: string, report: QuantizeReport, verified = false): 
 
 const ratio = (after: number, before: number): string => (before === 0 ? "" : ` (${percent(after, before)})`);
 
-/** What to try after a failed verification: where the models part (else the weights that lost most), and other settings. */
+/**
+ * What to try after a failed verification: where the models part (else the weights that lost most), and other settings.
+ */
 function advice(report: QuantizeReport, verified: VerifyReport, layers: readonly LayerComparison[] | null, perChannel: boolean): string {
   const parting = partingText(layers, verified.minSqnrDb);
   const worst = report.layers

@@ -1,4 +1,5 @@
-// lowbit verify: runs two models on the same inputs in onnxruntime and compares every output; exit 3 where they do not agree.
+// lowbit verify: runs two models on the same inputs in onnxruntime and compares every output; exit 3 where they do not
+// agree.
 import { existsSync } from "node:fs";
 import { LowbitError, isLowbitError } from "../../../formats/core/errors.ts";
 import type { Feeds } from "../../onnx/verify/feeds.ts";
@@ -80,7 +81,9 @@ function interruptible<T>(work: Promise<T>, signal: AbortSignal): Promise<T> {
 export const compareModels = (a: string, b: string, options: VerifyOptions, signal: AbortSignal): Promise<VerifyReport> =>
   interruptible(verifyModels(a, b, { minSqnrDb: DEFAULT_MIN_SQNR, ...defined(options) }), signal);
 
-/** The layers' outputs compared on one input; null where that cannot be done (more than 1 GB, or the runtime refuses). */
+/**
+ * The layers' outputs compared on one input; null where that cannot be done (more than 1 GB, or the runtime refuses).
+ */
 export async function layersOf(a: string, b: string, options: VerifyOptions, signal: AbortSignal): Promise<LayerComparison[] | null> {
   const { samples: _, inputs, runtimes: __, onCell: ___, ...rest } = defined(options);
   const first = Array.isArray(inputs) ? (inputs as readonly Feeds[]).slice(0, 1) : inputs;

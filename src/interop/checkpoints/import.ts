@@ -1,5 +1,5 @@
-// importCheckpoint: a folder as transformers saves it (config.json, safetensors) with its quantized layers as packed tensors, codes untouched, and everything
-// else as the tensors that they are.
+// importCheckpoint: a folder as transformers saves it (config.json, safetensors) with its quantized layers as packed
+// tensors, codes untouched, and everything else as the tensors that they are.
 import { LowbitError } from "../../../formats/core/errors.ts";
 import { disk, nodePath, statOf } from "../../files/calls.ts";
 import { readFile } from "../../files/open.ts";
@@ -98,7 +98,8 @@ function pattern(text: string): RegExp {
 
 /**
  * Opens a checkpoint folder (Node).
- * @throws LowbitError E_IO, E_CONTAINER for missing shards and damaged files, E_UNSUPPORTED for other quantization methods
+ * @throws LowbitError E_IO, E_CONTAINER for missing shards and damaged files, E_UNSUPPORTED for other quantization
+ * methods
  * @example const { layers } = await importCheckpoint("Llama-3.2-1B-GPTQ"); const { packed } = await layers.get("model.layers.0.mlp.up_proj")!();
  */
 export async function importCheckpoint(folder: string): Promise<Checkpoint> {

@@ -1,6 +1,7 @@
-// Quantized layers as GPTQ, AWQ, compressed-tensors and bitsandbytes store them, one function each: tensors of a module in, packed tensor out.
-// Specs: AutoGPTQ qlinear and GPTQModel (checkpoint_format); casper-hansen/AutoAWQ packing_utils; vllm-project/compressed-tensors compressors;
-// bitsandbytes functional.py (QuantState.as_dict), Linear8bitLt.
+// Quantized layers as GPTQ, AWQ, compressed-tensors and bitsandbytes store them, one function each: tensors of a module
+// in, packed tensor out. Specs: AutoGPTQ qlinear and GPTQModel (checkpoint_format); casper-hansen/AutoAWQ
+// packing_utils; vllm-project/compressed-tensors compressors; bitsandbytes functional.py (QuantState.as_dict),
+// Linear8bitLt.
 import { LowbitError } from "../../../formats/core/errors.ts";
 import type { PackedTensor } from "../../../formats/core/types.ts";
 import { formatOfDtype, SAFE_DTYPES } from "../safetensors/dtypes.ts";
@@ -279,7 +280,10 @@ function quantState(name: string, stateName: string, bytes: Uint8Array): QuantSt
   return state as QuantState;
 }
 
-/** bitsandbytes of 4 bits: a flat tensor of nibbles, the high one first, an absmax for each block, quantized itself where it is nested. */
+/**
+ * bitsandbytes of 4 bits: a flat tensor of nibbles, the high one first, an absmax for each block, quantized itself
+ * where it is nested.
+ */
 export async function bnb4Layer(name: string, module: Module): Promise<ImportedLayer> {
   const stateName = [...module.keys()].find((part) => part.startsWith("weight.quant_state.bitsandbytes__"));
   if (stateName === undefined) throw bad(name, "weight.quant_state.bitsandbytes__nf4 or __fp4", [...module.keys()].join(", "));

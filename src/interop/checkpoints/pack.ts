@@ -50,7 +50,10 @@ export function packParts(p: Parts): PackedTensor {
   };
 }
 
-/** An integer format in groups with zero points, whose type is wider than the element's where a checkpoint's zero points pass it. */
+/**
+ * An integer format in groups with zero points, whose type is wider than the element's where a checkpoint's zero points
+ * pass it.
+ */
 export function groupFormat(element: NumberFormat, scale: NumberFormat, span: Span, zeroPoint?: NumberFormat): BlockFormat {
   return defineBlock({
     element,

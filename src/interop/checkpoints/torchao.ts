@@ -1,5 +1,6 @@
-// Quantized layers as torchao stores them in safetensors: a tensor subclass is taken apart into `<module>._weight_<part>` and described in the file's metadata,
-// one JSON object for each name in `tensor_names`. Spec: pytorch/ao torchao/prototype/safetensors (flatten_tensor_state_dict), torchao/quantization/quantize_/workflows.
+// Quantized layers as torchao stores them in safetensors: a tensor subclass is taken apart into
+// `<module>._weight_<part>` and described in the file's metadata, one JSON object for each name in `tensor_names`.
+// Spec: pytorch/ao torchao/prototype/safetensors (flatten_tensor_state_dict), torchao/quantization/quantize_/workflows.
 // Not here: layouts tiled for one device (Int4TilePackedTo4dTensor, Int4PlainInt32Tensor, opaque ones).
 import { LowbitError } from "../../../formats/core/errors.ts";
 import type { BlockFormat, NumberFormat, Span } from "../../../formats/core/types.ts";
@@ -111,7 +112,10 @@ export async function torchaoLayer(name: string, module: Module, weight: Torchao
   }
 }
 
-/** qdata [n, k / 2], signed nibbles, the low one first; scale and zero_point [groups, n], floats: W = q * scale + zero_point. */
+/**
+ * qdata [n, k / 2], signed nibbles, the low one first; scale and zero_point [groups, n], floats: W = q * scale +
+ * zero_point.
+ */
 async function int4(name: string, module: Module, weight: TorchaoWeight): Promise<ImportedLayer> {
   const [qdata, scale, zero] = ["qdata", "scale", "zero_point"].map((part) => need(module, name, part));
   const [n, half] = matrixOf(qdata);

@@ -1,5 +1,6 @@
 // Importance matrices of llama-imatrix as GGUF: mean squares of what each column of a matrix is multiplied with.
-// Spec: llama.cpp tools/imatrix: tensors `<name>.in_sum2` [matrices, k] and `<name>.counts` [matrices, 1], general.type "imatrix".
+// Spec: llama.cpp tools/imatrix: tensors `<name>.in_sum2` [matrices, k] and `<name>.counts` [matrices, 1], general.type
+// "imatrix".
 import { LowbitError } from "../../../formats/core/errors.ts";
 import type { ByteSource } from "../source.ts";
 import { readGguf } from "./read.ts";

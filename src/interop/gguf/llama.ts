@@ -1,6 +1,6 @@
-// A Llama-style model as transformers keeps it (config.json, tokenizer.json, weights by name) as a GGUF model of architecture "llama".
-// After llama.cpp's conversion/llama.py: names, the order of rotary pairs (query and key rows of a head: halves become neighbours), tokenizers of
-// byte-level BPE and of sentencepiece with byte fallback.
+// A Llama-style model as transformers keeps it (config.json, tokenizer.json, weights by name) as a GGUF model of
+// architecture "llama". After llama.cpp's conversion/llama.py: names, the order of rotary pairs (query and key rows of
+// a head: halves become neighbours), tokenizers of byte-level BPE and of sentencepiece with byte fallback.
 import { LowbitError } from "../../../formats/core/errors.ts";
 import { rowsOf, type FloatTensor } from "../floats.ts";
 import type { GgufValue } from "./metadata.ts";
@@ -73,7 +73,8 @@ function ggufName(name: string): string | undefined {
 
 /**
  * The model for `quantizeGguf` and `writeGguf`; weights are read when written.
- * @throws LowbitError E_UNSUPPORTED for other architectures, weights without a name in ggml, and rotary scalings that are not known
+ * @throws LowbitError E_UNSUPPORTED for other architectures, weights without a name in ggml, and rotary scalings that
+ * are not known
  */
 export function llamaGguf(model: LlamaModel): FloatModel {
   const { config } = model;

@@ -1,4 +1,5 @@
-// The metadata of GGUF files: typed values, read from and written as bytes. Spec: ggml-org/ggml docs/gguf.md, include/gguf.h.
+// The metadata of GGUF files: typed values, read from and written as bytes. Spec: ggml-org/ggml docs/gguf.md,
+// include/gguf.h.
 import { LowbitError } from "../../../formats/core/errors.ts";
 
 /** Types of single values, by their number in the file. */
@@ -225,8 +226,8 @@ export class HeaderWriter {
 }
 
 /**
- * The entry that a value stands for: text, booleans, numbers (uint32, int32 below zero, float32 for others), bigints (uint64, int64), typed arrays by
- * their type, lists of text, booleans or numbers.
+ * The entry that a value stands for: text, booleans, numbers (uint32, int32 below zero, float32 for others), bigints
+ * (uint64, int64), typed arrays by their type, lists of text, booleans or numbers.
  * @throws LowbitError E_VALUE for what none of these is
  */
 export function entryOf(value: GgufValue, key: string): GgufEntry {

@@ -1,6 +1,7 @@
-// Quantizing a model into a GGUF file, as llama-quantize does: which type each tensor gets, and its bytes, made when they are written.
-// Choices after llama.cpp's src/llama-quant.cpp: vectors and norms stay F32, rows that are no whole super-blocks get the nearest type of 32, the output
-// matrix gets Q6_K below that; the mixes _m give more bits to attn_v and ffn_down of some layers.
+// Quantizing a model into a GGUF file, as llama-quantize does: which type each tensor gets, and its bytes, made when
+// they are written. Choices after llama.cpp's src/llama-quant.cpp: vectors and norms stay F32, rows that are no whole
+// super-blocks get the nearest type of 32, the output matrix gets Q6_K below that; the mixes _m give more bits to
+// attn_v and ffn_down of some layers.
 import { LowbitError } from "../../../formats/core/errors.ts";
 import { nearest } from "../../../formats/registry.ts";
 import type { Format, OpaqueFormat, PackedTensor } from "../../../formats/core/types.ts";
@@ -66,7 +67,8 @@ export const ggufTargets = (): string[] => [
 const glob = (pattern: string): RegExp => new RegExp(`^${pattern.replace(/[.+?^${}()|[\]\\]/g, "\\$&").replaceAll("*", ".*")}$`);
 
 /**
- * The model with its matrices in the types that the options ask for; bytes are made one tensor at a time, when `writeGguf` asks for them.
+ * The model with its matrices in the types that the options ask for; bytes are made one tensor at a time, when
+ * `writeGguf` asks for them.
  * @throws LowbitError E_UNSUPPORTED for unknown types, and for tensors that are quantized already
  * @example await writeGguf("q4.gguf", quantizeGguf(model, { type: "q4_k_m" }))
  */
@@ -191,7 +193,10 @@ function encodeRows(format: OpaqueFormat, x: Float32Array, k: number, importance
   return format.encodeBytes(x, weights);
 }
 
-/** A quantizer that weighs the error of each column: the mean square of what it is multiplied with. For formats whose encoder takes an importance. */
+/**
+ * A quantizer that weighs the error of each column: the mean square of what it is multiplied with. For formats whose
+ * encoder takes an importance.
+ */
 export function byImportance(importance: Float32Array): WeightQuantizer {
   return {
     algorithm: "importance",

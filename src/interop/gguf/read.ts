@@ -18,7 +18,10 @@ export interface GgufTensor {
   readonly byteLength: number;
   /** All its bytes, or those of `count` rows from `row` on; a row is the innermost dimension. */
   bytes(row?: number, count?: number): Promise<Uint8Array>;
-  /** The packed tensor with exactly these codes. @throws LowbitError E_UNSUPPORTED for types of integers above 8 bits and float64 */
+  /**
+   * The packed tensor with exactly these codes.
+   * @throws LowbitError E_UNSUPPORTED for types of integers above 8 bits and float64
+   */
   packed(): Promise<PackedTensor>;
   /** Its values, or those of some rows. 64-bit integers are rounded to doubles first. */
   values(row?: number, count?: number): Promise<Float32Array>;
@@ -45,7 +48,8 @@ const DIMENSIONS_MAX = 4;
 
 /**
  * Reads the header of a GGUF file; tensors are read from the source when asked for.
- * @throws LowbitError E_CONTAINER for damaged or hostile files, E_UNSUPPORTED for versions other than 2 and 3 and for big-endian files, E_IO
+ * @throws LowbitError E_CONTAINER for damaged or hostile files, E_UNSUPPORTED for versions other than 2 and 3 and for
+ * big-endian files, E_IO
  * @example const file = await readGguf("model.gguf"); const w = await file.tensors.get("output.weight")!.packed();
  */
 export async function readGguf(source: ByteSource): Promise<GgufFile> {

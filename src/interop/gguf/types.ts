@@ -1,4 +1,5 @@
-// The tensor types of ggml by their id in GGUF files. Spec: ggml-org/ggml include/ggml.h (enum ggml_type). Block formats carry their id as `gguf`.
+// The tensor types of ggml by their id in GGUF files. Spec: ggml-org/ggml include/ggml.h (enum ggml_type). Block
+// formats carry their id as `gguf`.
 import type { Format, NumberFormat, OpaqueFormat } from "../../../formats/core/types.ts";
 import { allFormats, format } from "../../../formats/registry.ts";
 

@@ -1,4 +1,5 @@
-// writeGguf: GGUF version 3. Spec: ggml-org/ggml docs/gguf.md; tensors in the order given, each aligned, as src/gguf.cpp asks for.
+// writeGguf: GGUF version 3. Spec: ggml-org/ggml docs/gguf.md; tensors in the order given, each aligned, as
+// src/gguf.cpp asks for.
 import { LowbitError } from "../../../formats/core/errors.ts";
 import type { PackedTensor } from "../../../formats/core/types.ts";
 import { matrixView, readRows, type Tensor } from "../../tensor/tensor.ts";

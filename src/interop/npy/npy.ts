@@ -1,5 +1,5 @@
-// NumPy's .npy, versions 1 to 3, in and out: every numeric type, either byte order, C and Fortran order (a matter of strides).
-// Format: numpy/lib/format.py (NEP 1). Not here: objects, strings, records, dates, long doubles.
+// NumPy's .npy, versions 1 to 3, in and out: every numeric type, either byte order, C and Fortran order (a matter of
+// strides). Format: numpy/lib/format.py (NEP 1). Not here: objects, strings, records, dates, long doubles.
 import { LowbitError } from "../../../formats/core/errors.ts";
 import { openSource, writeFileWhole, type ByteSource } from "../source.ts";
 
@@ -147,7 +147,11 @@ function rowOf({ data, dtype }: NpyInput): Row {
   return wanted;
 }
 
-/** The bytes of a .npy file: version 1, or 2 where the header asks for it, C order or, for a view that is so, Fortran order. @throws TypeError, LowbitError E_SHAPE */
+/**
+ * The bytes of a .npy file: version 1, or 2 where the header asks for it, C order or, for a view that is so, Fortran
+ * order.
+ * @throws TypeError, LowbitError E_SHAPE
+ */
 export function npyBytes(input: NpyInput): Uint8Array<ArrayBuffer> {
   const found = rowOf(input);
   const { data, shape, stride = inRows(shape), offset = 0 } = input;

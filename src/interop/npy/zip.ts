@@ -1,4 +1,5 @@
-// Zip archives as .npz files are: entries stored or deflated, zip64, checksums. Format: PKWARE APPNOTE 4.3. Not here: encryption, other compressions, several disks.
+// Zip archives as .npz files are: entries stored or deflated, zip64, checksums. Format: PKWARE APPNOTE 4.3. Not here:
+// encryption, other compressions, several disks.
 import { LowbitError } from "../../../formats/core/errors.ts";
 
 /** One file of an archive. */

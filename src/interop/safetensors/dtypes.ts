@@ -38,7 +38,10 @@ const ARRAYS: ReadonlyMap<string, new (buffer: ArrayBuffer) => Numbers> = new Ma
   ["U64", BigUint64Array],
 ]);
 
-/** Elements as numbers of their own kind: float16 and smaller floats as codes; two floats for a complex number. A copy, aligned. */
+/**
+ * Elements as numbers of their own kind: float16 and smaller floats as codes; two floats for a complex number. A copy,
+ * aligned.
+ */
 export function typedElements(dtype: SafeDtype, bytes: Uint8Array): Numbers | Uint8Array | Int8Array {
   const own = bytes.slice().buffer;
   const Wide = ARRAYS.get(dtype.name);
@@ -47,7 +50,10 @@ export function typedElements(dtype: SafeDtype, bytes: Uint8Array): Numbers | Ui
   return dtype.name === "I8" ? new Int8Array(own) : new Uint8Array(own);
 }
 
-/** Elements as float32, rounded where they are wider; booleans 0 and 1; complex numbers as pairs. Sub-byte floats lie low bits first. */
+/**
+ * Elements as float32, rounded where they are wider; booleans 0 and 1; complex numbers as pairs. Sub-byte floats lie
+ * low bits first.
+ */
 export function floatElements(dtype: SafeDtype, bytes: Uint8Array): Float32Array {
   const f = formatOfDtype(dtype);
   if (dtype.name === "F32" || dtype.name === "C64") return new Float32Array(bytes.slice().buffer);

@@ -1,4 +1,5 @@
-// readSafetensors: the header of a file of anyone, or of all shards that an index names, and its tensors as views that are read when asked for.
+// readSafetensors: the header of a file of anyone, or of all shards that an index names, and its tensors as views that
+// are read when asked for.
 // Spec: huggingface/safetensors README and tensor.rs: u64 length, JSON, data without holes; headers up to 100 MB.
 import { LowbitError } from "../../../formats/core/errors.ts";
 import { nodePath } from "../../files/calls.ts";
@@ -36,8 +37,8 @@ const isObject = (x: unknown): x is Record<string, unknown> => typeof x === "obj
 const short = (x: unknown): string => (JSON.stringify(x) ?? "nothing").slice(0, 80);
 
 /**
- * Reads the header of a safetensors file. A source that is an index (`*.index.json`) opens every shard that it names, from the index's own folder or, where the
- * index is not a path, from `shards`.
+ * Reads the header of a safetensors file. A source that is an index (`*.index.json`) opens every shard that it names,
+ * from the index's own folder or, where the index is not a path, from `shards`.
  * @throws LowbitError E_CONTAINER for damaged or hostile files and missing shards, E_IO
  * @example const file = await readSafetensors("model.safetensors.index.json"); const w = await file.tensors.get("lm_head.weight")!.values();
  */

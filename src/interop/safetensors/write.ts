@@ -1,4 +1,5 @@
-// writeSafetensors: a file of plain tensors. Spec: huggingface/safetensors README. (Packed tensors of this library: toSafetensors in lowbit.)
+// writeSafetensors: a file of plain tensors. Spec: huggingface/safetensors README. (Packed tensors of this library:
+// toSafetensors in lowbit.)
 import { LowbitError } from "../../../formats/core/errors.ts";
 import { writeFileWhole } from "../source.ts";
 import { SAFE_DTYPES } from "./dtypes.ts";

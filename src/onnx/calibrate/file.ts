@@ -1,6 +1,6 @@
-// Statistics of calibration data as a file: sums over the data, by what layers read. Data can be divided over machines, since sums add up; quantizing then needs no
-// run of the model, and the memory of one layer's sums at a time. The sums of shards are added in the order of their numbers: equal to those of one run but
-// for the rounding of float64 sums.
+// Statistics of calibration data as a file: sums over the data, by what layers read. Data can be divided over machines,
+// since sums add up; quantizing then needs no run of the model, and the memory of one layer's sums at a time. The sums
+// of shards are added in the order of their numbers: equal to those of one run but for the rounding of float64 sums.
 import { LowbitError } from "../../../formats/core/errors.ts";
 import { disk, nodeCrypto, nodePath, statOf } from "../../files/calls.ts";
 import { outputPath } from "../../files/outputs.ts";
@@ -111,7 +111,8 @@ function addGroup(log: Log, group: { key: string; name: string; k: number; group
 }
 
 /**
- * Runs a model on calibration data and writes the statistics of its layers' inputs to a file, for `quantizeModel({ statistics })`.
+ * Runs a model on calibration data and writes the statistics of its layers' inputs to a file, for `quantizeModel({
+ * statistics })`.
  * @throws LowbitError E_CALIBRATION, E_EXISTS, E_IO, E_RUNTIME, E_ABORTED; RangeError for a shard
  * @example await calibrateToFile("model.onnx", "data.npz", "model.stats", { shard: "1/4" }); // ... then mergeStatistics("model.stats")
  */
@@ -267,7 +268,10 @@ export interface StatisticsFile {
   close(): void;
 }
 
-/** Opens statistics for a model. @throws LowbitError E_CONTAINER, E_IO, E_CALIBRATION where they are those of another model */
+/**
+ * Opens statistics for a model.
+ * @throws LowbitError E_CONTAINER, E_IO, E_CALIBRATION where they are those of another model
+ */
 export function openStatistics(path: string, model: OnnxModel | null): StatisticsFile {
   const log = readLog(path);
   try {

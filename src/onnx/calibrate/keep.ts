@@ -1,5 +1,6 @@
-// Values between the stages of a runner: in memory up to a budget, then in a file in the system's temporary folder, so that calibration data of any size need the
-// memory of one batch. A value that went to disk is read when it is asked for. Node only.
+// Values between the stages of a runner: in memory up to a budget, then in a file in the system's temporary folder, so
+// that calibration data of any size need the memory of one batch. A value that went to disk is read when it is asked
+// for. Node only.
 import { disk, fileConstants } from "../../files/calls.ts";
 import { writeAll } from "../../files/commit.ts";
 import { readUpTo } from "../../files/open.ts";

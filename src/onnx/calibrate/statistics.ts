@@ -22,7 +22,10 @@ export interface CollectOptions extends AlgebraOptions {
   readonly every?: number;
   /** Share of the batches that is held out; default 1 / 8, none of a single batch. */
   readonly holdOut?: number;
-  /** Bytes for Hessians at a time; more layers go in further passes. Default 2 GiB; for models from 1 GiB on 128 MiB, or what the largest layer needs. */
+  /**
+   * Bytes for Hessians at a time; more layers go in further passes. Default 2 GiB; for models from 1 GiB on 128 MiB, or
+   * what the largest layer needs.
+   */
   readonly memory?: number;
   /** Collect sum x x^T (8 k^2 bytes a layer); default true. */
   readonly hessian?: boolean;
@@ -30,7 +33,10 @@ export interface CollectOptions extends AlgebraOptions {
   readonly observer?: ObserverOptions;
   /** Threads of the runtime inside an operator. */
   readonly threads?: number;
-  /** The batches are some of a larger number: how many that is, and which one a batch is. Held-out batches and quotas follow from these. */
+  /**
+   * The batches are some of a larger number: how many that is, and which one a batch is. Held-out batches and quotas
+   * follow from these.
+   */
   readonly share?: { readonly total: number; readonly index: (batch: number) => number };
   readonly signal?: AbortSignal;
   readonly onProgress?: (progress: {
@@ -100,7 +106,9 @@ const groupBytes = ({ view }: InputGroup, copies: number): number => 8 * view.k 
 const LARGE_MODEL = 2 ** 30;
 const LARGE_MEMORY = 2 ** 27;
 
-/** Bytes for Hessians where nobody says: less for large models, but always room for the largest one alone (up to 2 GiB). */
+/**
+ * Bytes for Hessians where nobody says: less for large models, but always room for the largest one alone (up to 2 GiB).
+ */
 function hessianMemory(model: OnnxModel, groups: readonly InputGroup[], copies: number): number {
   if (payloadBytes(model) < LARGE_MODEL) return MEMORY;
   return Math.min(
@@ -242,7 +250,8 @@ async function addBatch(
  * Statistics of some groups in one pass of a runner.
  * @param float a runner of the float model at the same place: then the statistics hold the drift between the two
  * @param later values that later passes will ask for
- * @param wanted groups to collect; the others are only run, in the same way, so that the numbers are those of a run that collects all
+ * @param wanted groups to collect; the others are only run, in the same way, so that the numbers are those of a run
+ * that collects all
  */
 export async function collect(
   runner: Runner,
@@ -308,7 +317,10 @@ function finish(group: InputGroup, { fit, held, drift, observer: ranges, range }
   };
 }
 
-/** Statistics of the float model, pass by pass: those of one pass may be dropped before the next. Groups that are not `wanted` are run, not collected. */
+/**
+ * Statistics of the float model, pass by pass: those of one pass may be dropped before the next. Groups that are not
+ * `wanted` are run, not collected.
+ */
 export async function* collectPasses(
   model: OnnxModel,
   feeds: readonly Feeds[],

@@ -115,7 +115,10 @@ export function cutModel(
 }
 
 export interface RunnerOptions {
-  /** Bytes of values kept between stages, on disk beyond some 128 MiB; above it every stage starts from the inputs. Default 64 GiB. */
+  /**
+   * Bytes of values kept between stages, on disk beyond some 128 MiB; above it every stage starts from the inputs.
+   * Default 64 GiB.
+   */
   readonly keepBytes?: number;
   /** Of these, bytes in memory. Default 128 MiB. */
   readonly memoryBytes?: number;

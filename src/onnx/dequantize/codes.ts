@@ -1,5 +1,6 @@
-// The numbers of quantized weights in the operators that hold them: codes, scales and zero points to float32, one rounding each, as
-// onnxruntime computes them. Layouts: onnxruntime docs/ContribOperators.md (MatMulNBits, MatMulBnb4, GatherBlockQuantized).
+// The numbers of quantized weights in the operators that hold them: codes, scales and zero points to float32, one
+// rounding each, as onnxruntime computes them. Layouts: onnxruntime docs/ContribOperators.md (MatMulNBits, MatMulBnb4,
+// GatherBlockQuantized).
 import { bnb_fp4 } from "../../../formats/bnb_fp4.ts";
 import { nf4 } from "../../../formats/nf4.ts";
 import { TensorProto_DataType as T } from "../file/gen/onnx_pb.ts";
@@ -26,7 +27,10 @@ export interface BlocksOf {
   readonly blockSize: number;
 }
 
-/** MatMulNBits: the weight as [K, N], the operand of a MatMul. @param zeroPoints packed (uint8), or of the scales' type, one a block */
+/**
+ * MatMulNBits: the weight as [K, N], the operand of a MatMul.
+ * @param zeroPoints packed (uint8), or of the scales' type, one a block
+ */
 export function nbitsValues(
   { rows, k, bits, blockSize }: BlocksOf,
   codes: Numbers,
@@ -53,7 +57,10 @@ export function nbitsValues(
   return out;
 }
 
-/** MatMulBnb4: the weight as [K, N]. The first of two codes lies in the high nibble; blocks run over the flattened [N, K]. */
+/**
+ * MatMulBnb4: the weight as [K, N]. The first of two codes lies in the high nibble; blocks run over the flattened [N,
+ * K].
+ */
 export function bnb4Values(
   { rows, k, blockSize }: Omit<BlocksOf, "bits">,
   codes: Numbers,
@@ -69,7 +76,10 @@ export function bnb4Values(
   return out;
 }
 
-/** GatherBlockQuantized: the table in its own shape. @param perByte codes in an element of `codes`: 2 where 4-bit codes are stored as uint8 */
+/**
+ * GatherBlockQuantized: the table in its own shape.
+ * @param perByte codes in an element of `codes`: 2 where 4-bit codes are stored as uint8
+ */
 export function tableValues(
   codes: Numbers,
   scales: Numbers,

@@ -1,5 +1,6 @@
-// The float form of each operator that holds quantized weights. A form is null where the graph around the operator is not the usual one.
-// Sources: ONNX operators MatMulInteger, ConvInteger, QLinearMatMul, QLinearConv; onnxruntime docs/ContribOperators.md for the others.
+// The float form of each operator that holds quantized weights. A form is null where the graph around the operator is
+// not the usual one. Sources: ONNX operators MatMulInteger, ConvInteger, QLinearMatMul, QLinearConv; onnxruntime
+// docs/ContribOperators.md for the others.
 import type { NodeProto } from "../file/gen/onnx_pb.ts";
 import { TensorProto_DataType as T } from "../file/gen/onnx_pb.ts";
 import { attributeFloat, attributeInt, attributesOf, CONV_ATTRIBUTES, intAttribute, nodeName } from "../graph/graph.ts";
@@ -134,7 +135,10 @@ const matMulIntegerToFloat: Form = (node, work) => {
   return { ...form, nodes: [...nodes, ...form.nodes] };
 };
 
-/** A statically quantized operator: DequantizeLinear before, the float operator, QuantizeLinear behind where the result is quantized. */
+/**
+ * A statically quantized operator: DequantizeLinear before, the float operator, QuantizeLinear behind where the result
+ * is quantized.
+ */
 function staticForm(
   work: Rewriting,
   node: NodeProto,

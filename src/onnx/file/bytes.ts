@@ -1,5 +1,6 @@
-// Bytes as callers have them, as plain Uint8Arrays. A subclass must not reach the code below: Buffer.slice is a view, not a copy.
-// Memory that another thread may write to, or that may be resized or taken away while the work goes on, is copied once.
+// Bytes as callers have them, as plain Uint8Arrays. A subclass must not reach the code below: Buffer.slice is a view,
+// not a copy. Memory that another thread may write to, or that may be resized or taken away while the work goes on, is
+// copied once.
 
 const typedArrayTag = Object.getOwnPropertyDescriptor(Object.getPrototypeOf(Uint8Array.prototype), Symbol.toStringTag)!.get!;
 
@@ -20,8 +21,8 @@ function isUnsteady(buffer: ArrayBufferLike): boolean {
 }
 
 /**
- * The bytes of a Uint8Array (Buffers and other subclasses, of any realm), a DataView, an ArrayBuffer or a SharedArrayBuffer. A view where that
- * is safe, a copy of shared and resizable memory.
+ * The bytes of a Uint8Array (Buffers and other subclasses, of any realm), a DataView, an ArrayBuffer or a
+ * SharedArrayBuffer. A view where that is safe, a copy of shared and resizable memory.
  * @throws TypeError for anything else: typed arrays of other elements are no bytes
  */
 export function plainBytes(value: unknown, what: string): Uint8Array<ArrayBuffer> {

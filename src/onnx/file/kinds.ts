@@ -1,5 +1,6 @@
-// Files that are often given for a model and are none: recognised by their first bytes, so that the message can say what the file is.
-// Magic numbers: the formats' own specifications (git-lfs pointer v1, RFC 1952, APPNOTE 4.3.7, GGUF, FlatBuffers file identifiers, HDF5 II.A).
+// Files that are often given for a model and are none: recognised by their first bytes, so that the message can say
+// what the file is. Magic numbers: the formats' own specifications (git-lfs pointer v1, RFC 1952, APPNOTE 4.3.7, GGUF,
+// FlatBuffers file identifiers, HDF5 II.A).
 
 /** What a file is, and what to do instead. */
 export interface ForeignKind {

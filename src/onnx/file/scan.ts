@@ -1,6 +1,7 @@
-// The scanner: walks the wire format of a ModelProto and builds the same message without its large tensor payloads (the skeleton), each
-// replaced by a token, with a table of where the payloads are. It reads a 1 GiB model in a few dozen small reads.
-// It checks structure only (lengths, wire types, nesting); what the fields mean is protobuf-es's and model.ts's work.
+// The scanner: walks the wire format of a ModelProto and builds the same message without its large tensor payloads (the
+// skeleton), each replaced by a token, with a table of where the payloads are. It reads a 1 GiB model in a few dozen
+// small reads. It checks structure only (lengths, wire types, nesting); what the fields mean is protobuf-es's and
+// model.ts's work.
 import { LowbitError } from "../../../formats/core/errors.ts";
 import { RAW_DATA } from "./source.ts";
 import type { ByteSource, PayloadStore } from "./source.ts";
@@ -12,9 +13,13 @@ import { fieldHeader, readVarint } from "./wire.ts";
 export const PAYLOAD_MIN = 1024;
 /** A skeleton above this is no model that a runtime would load (ONNX files are limited to 2 GiB in all). */
 const SKELETON_MAX = 1 << 29;
-/** Graphs nest through attributes: each level of control flow costs three levels of messages; protobuf-es stops at 100. */
+/**
+ * Graphs nest through attributes: each level of control flow costs three levels of messages; protobuf-es stops at 100.
+ */
 const DEPTH_MAX = 90;
-/** What decoded messages may take in memory: so much, and so much for each byte of the file, but no more than the last. */
+/**
+ * What decoded messages may take in memory: so much, and so much for each byte of the file, but no more than the last.
+ */
 const MEMORY_BASE = 64 << 20;
 const MEMORY_PER_BYTE = 32;
 const MEMORY_MAX = 2 ** 30;
@@ -64,7 +69,10 @@ export function scanModel(source: ByteSource, store: PayloadStore): Uint8Array {
     return [value, windowStart + next];
   }
 
-  /** The end of a group whose start tag ends at `start`. Groups are older than ONNX: no field of it is one, but unknown fields may be. */
+  /**
+   * The end of a group whose start tag ends at `start`. Groups are older than ONNX: no field of it is one, but unknown
+   * fields may be.
+   */
   function skipGroup(field: number, start: number, end: number): number {
     const open = [field];
     let pos = start;
@@ -160,7 +168,9 @@ export function scanModel(source: ByteSource, store: PayloadStore): Uint8Array {
   return skeleton;
 }
 
-/** Splits the bytes of one small message into its fields: [field number, start, end] of each whole field (tag included). */
+/**
+ * Splits the bytes of one small message into its fields: [field number, start, end] of each whole field (tag included).
+ */
 export function splitFields(bytes: Uint8Array): [field: number, start: number, end: number, valueStart: number][] {
   const fields: [number, number, number, number][] = [];
   let pos = 0;

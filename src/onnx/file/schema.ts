@@ -1,5 +1,5 @@
-// The messages of ONNX as the scanner walks them, from protobuf-es' description of onnx.proto: which fields hold messages, and about how much memory
-// a decoded message takes, so that a small file cannot ask for a large heap.
+// The messages of ONNX as the scanner walks them, from protobuf-es' description of onnx.proto: which fields hold
+// messages, and about how much memory a decoded message takes, so that a small file cannot ask for a large heap.
 import type { DescField, DescMessage } from "@bufbuild/protobuf";
 import { ModelProtoSchema } from "./gen/onnx_pb.ts";
 
@@ -11,7 +11,9 @@ export interface MessageSchema {
   readonly children: ReadonlyMap<number, MessageSchema>;
   /** All fields that onnx.proto knows. */
   readonly fields: ReadonlySet<number>;
-  /** Bytes of heap that an empty one takes once decoded, measured: 64, 40 for each repeated field, 32 for each oneof. */
+  /**
+   * Bytes of heap that an empty one takes once decoded, measured: 64, 40 for each repeated field, 32 for each oneof.
+   */
   readonly cost: number;
 }
 

@@ -1,4 +1,5 @@
-// TensorProto data types: name, bits of an element in raw_data, and how many numbers the typed fields (float_data, int32_data, ...) hold.
+// TensorProto data types: name, bits of an element in raw_data, and how many numbers the typed fields (float_data,
+// int32_data, ...) hold.
 // Source: onnx.proto, TensorProto.DataType and the comments of the typed fields.
 import { TensorProto_DataType as T } from "./gen/onnx_pb.ts";
 

@@ -1,5 +1,5 @@
-// The few facts of the protobuf wire format that the scanner and the writer need: varints, and which ONNX messages hold which.
-// Field numbers: onnx.proto (proto2). Everything else about messages is left to protobuf-es.
+// The few facts of the protobuf wire format that the scanner and the writer need: varints, and which ONNX messages hold
+// which. Field numbers: onnx.proto (proto2). Everything else about messages is left to protobuf-es.
 
 /** Message kinds on the path from ModelProto to a TensorProto. */
 export type MessageKind = "model" | "graph" | "node" | "attribute" | "tensor" | "sparse" | "function" | "training";
@@ -45,7 +45,10 @@ export function fieldHeader(field: number, length: number): Uint8Array {
   return out;
 }
 
-/** Reads the varint at `pos`. Returns [value, next]; value is NaN past 2^53, next is -1 where the varint does not end inside `bytes`. */
+/**
+ * Reads the varint at `pos`. Returns [value, next]; value is NaN past 2^53, next is -1 where the varint does not end
+ * inside `bytes`.
+ */
 export function readVarint(bytes: Uint8Array, pos: number): [value: number, next: number] {
   let value = 0;
   let scale = 1;

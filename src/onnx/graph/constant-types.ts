@@ -13,7 +13,9 @@ export interface Constant {
   readonly node?: NodeProto;
 }
 
-/** Where the numbers of a constant come from. The same object for every reader of the same numbers: a key for caches. */
+/**
+ * Where the numbers of a constant come from. The same object for every reader of the same numbers: a key for caches.
+ */
 export type ConstantSource =
   | { readonly kind: "stored"; readonly tensor: TensorProto }
   | { readonly kind: "sparse"; readonly tensor: SparseTensorProto; readonly dims: readonly number[] }
@@ -32,14 +34,18 @@ export type ConstantSource =
     };
 
 /**
- * A constant as a node reads it. `tensor`, `scope`, `name` and `node` are those of the tensor in the file (codes, where DequantizeLinear
- * follows). Element [i, j, ...] is number `offset + i * strides[0] + j * strides[1] + ...` of `source`.
+ * A constant as a node reads it. `tensor`, `scope`, `name` and `node` are those of the tensor in the file (codes, where
+ * DequantizeLinear follows). Element [i, j, ...] is number `offset + i * strides[0] + j * strides[1] + ...` of
+ * `source`.
  */
 export interface ConstantView extends Constant, Layout {
   /** Element type as read: after Cast and DequantizeLinear. */
   readonly dataType: number;
   readonly source: ConstantSource;
-  /** The value before the last node of the way, and that node; undefined where the stored tensor is read as it is. See `constantPath`. */
+  /**
+   * The value before the last node of the way, and that node; undefined where the stored tensor is read as it is. See
+   * `constantPath`.
+   */
   readonly from?: ConstantView;
   readonly via?: NodeProto;
   /** How many sources are behind `source`: bounded, so that reading one may recurse. */

@@ -23,8 +23,8 @@ import type { Layout } from "./views.ts";
 import { contiguous, count, isContiguous } from "./views.ts";
 
 /**
- * The values of a constant as float32, row-major. The array may be a view of the model's bytes or of `scratch`: do not write to it, and be
- * done with it before the next read with the same scratch.
+ * The values of a constant as float32, row-major. The array may be a view of the model's bytes or of `scratch`: do not
+ * write to it, and be done with it before the next read with the same scratch.
  */
 export function readConstant(model: OnnxModel, constant: ConstantView, scratch?: Scratch): Float32Array {
   const data = readSource(model, constant.source, scratch);

@@ -1,6 +1,7 @@
-// What is constant in a graph, and where its numbers are stored: followed through operators that only rename, reshape or convert a constant.
-// As long as no number changes its place, a constant is a strided view onto the stored tensor: a tied embedding that is read as it is and
-// transposed is seen to be one tensor. Otherwise its numbers are worked out when they are read. Nothing here recurses along the graph.
+// What is constant in a graph, and where its numbers are stored: followed through operators that only rename, reshape
+// or convert a constant. As long as no number changes its place, a constant is a strided view onto the stored tensor: a
+// tied embedding that is read as it is and transposed is seen to be one tensor. Otherwise its numbers are worked out
+// when they are read. Nothing here recurses along the graph.
 import type { NodeProto, SparseTensorProto, TensorProto } from "../file/gen/onnx_pb.ts";
 import { TensorProto_DataType as T } from "../file/gen/onnx_pb.ts";
 import type { OnnxModel } from "../file/model.ts";
@@ -42,10 +43,15 @@ export function constantPath(constant: ConstantView): NodeProto[] {
   return path.reverse();
 }
 
-/** Are the numbers those of the stored tensor (exact conversions to wider types included), if perhaps in another order? */
+/**
+ * Are the numbers those of the stored tensor (exact conversions to wider types included), if perhaps in another order?
+ */
 export const isStored = (constant: ConstantView): boolean => constant.source.kind === "stored";
 
-/** The resolver for a model. What it finds stays valid as long as the nodes and constants that it followed are not changed. */
+/**
+ * The resolver for a model. What it finds stays valid as long as the nodes and constants that it followed are not
+ * changed.
+ */
 export function constantResolver(model: OnnxModel): ConstantResolver {
   /** What is known of a value; undefined while it waits for others. */
   type Known = Map<string, ConstantView | null | undefined>;
@@ -160,7 +166,10 @@ function step(
   if (value === null || value === undefined || value.depth >= DEPTH_MAX) return null;
   const on = (layout: Layout | null): ConstantView | null =>
     layout === null ? null : { ...value, shape: layout.shape, strides: layout.strides, offset: layout.offset, from: value, via: node };
-  /** Whole numbers from an input, or from the attribute that older opsets have; undefined where there are neither, null where not constant. */
+  /**
+   * Whole numbers from an input, or from the attribute that older opsets have; undefined where there are neither, null
+   * where not constant.
+   */
   const axes = (index: number, attribute: string): number[] | undefined | null => {
     if ((names[index] ?? "") !== "") {
       const constant = values[index];
@@ -266,7 +275,8 @@ function dequantized(
 }
 
 /**
- * The constant as it is stored that `name` is, through Identity nodes only; null where it is computed, converted or an input.
+ * The constant as it is stored that `name` is, through Identity nodes only; null where it is computed, converted or an
+ * input.
  */
 export function resolveConstant(scope: Scope, name: string): Constant | null {
   const seen = new Set<NodeProto>();

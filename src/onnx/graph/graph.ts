@@ -1,4 +1,5 @@
-// The graph of a model, for everything that reads or rewrites it: scopes and names, constants, order, new nodes, what is no longer used.
+// The graph of a model, for everything that reads or rewrites it: scopes and names, constants, order, new nodes, what
+// is no longer used.
 export * from "./constant-types.ts";
 export * from "./constant-values.ts";
 export * from "./constants.ts";

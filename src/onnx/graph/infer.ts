@@ -1,5 +1,5 @@
-// Element types of values: what the file says (inputs, value_info, initializers), else what the operator's schema gives. Shapes are not
-// inferred. A type that neither tells is 0: nothing is guessed.
+// Element types of values: what the file says (inputs, value_info, initializers), else what the operator's schema
+// gives. Shapes are not inferred. A type that neither tells is 0: nothing is guessed.
 import { LowbitError } from "../../../formats/core/errors.ts";
 import type { GraphProto, NodeProto, TypeProto } from "../file/gen/onnx_pb.ts";
 import { TensorProto_DataType as T } from "../file/gen/onnx_pb.ts";
@@ -15,7 +15,9 @@ export type ElementTypes = Map<Scope, Map<string, number>>;
 export const tensorElementType = (type: TypeProto | undefined): number =>
   type?.value.case === "tensorType" ? type.value.value.elemType : 0;
 
-/** The element type of tensors, and of sequences and optionals of them. Nested containers are walked, not recursed into. */
+/**
+ * The element type of tensors, and of sequences and optionals of them. Nested containers are walked, not recursed into.
+ */
 function elementType(type: TypeProto | undefined): number {
   let at = type;
   let container = 0;

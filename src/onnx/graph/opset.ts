@@ -1,6 +1,8 @@
-// Raising the default opset of a model (7 to 10) to 11, node by node: attributes that became inputs, operators that were renamed.
-// Source: the operator schemas of onnx 1.23 with history, and what onnxruntime computes for each opset (test/onnx/opset.test.ts runs every
-// operator that changed, before and after). What cannot be said in opset 11 is an obstacle: the caller leaves the model as it is.
+// Raising the default opset of a model (7 to 10) to 11, node by node: attributes that became inputs, operators that
+// were renamed.
+// Source: the operator schemas of onnx 1.23 with history, and what onnxruntime computes for each opset
+// (test/onnx/opset.test.ts runs every operator that changed, before and after). What cannot be said in opset 11 is an
+// obstacle: the caller leaves the model as it is.
 import { create } from "@bufbuild/protobuf";
 import type { AttributeProto, NodeProto } from "../file/gen/onnx_pb.ts";
 import {
@@ -86,7 +88,8 @@ function obstacle(raise: Raise, scope: Scope, node: NodeProto): string | undefin
 }
 
 /**
- * Raises the default opset to `to`: by the steps to 11, then by those beyond (opset-late.ts). Returns undefined when done; else the reason, and the model is as before.
+ * Raises the default opset to `to`: by the steps to 11, then by those beyond (opset-late.ts). Returns undefined when
+ * done; else the reason, and the model is as before.
  */
 export function raiseOpset(context: OpsetContext, to: number): string | undefined {
   const entries = context.model.proto.opsetImport.filter((set) => set.domain === "" || set.domain === "ai.onnx");
@@ -199,8 +202,9 @@ function rewrite(raise: Raise, scope: Scope, node: NodeProto): NodeProto[] {
 }
 
 /**
- * Upsample and Resize of opset 10: x_original = x_resized / scale. The nearest pixel is the floor where an axis grows and the ceiling where
- * it shrinks (so onnxruntime has it), which opset 11 says for all axes at once: where both may happen, one Resize shrinks, another grows.
+ * Upsample and Resize of opset 10: x_original = x_resized / scale. The nearest pixel is the floor where an axis grows
+ * and the ceiling where it shrinks (so onnxruntime has it), which opset 11 says for all axes at once: where both may
+ * happen, one Resize shrinks, another grows.
  */
 function resize(raise: Raise, scope: Scope, node: NodeProto): NodeProto[] {
   const { names } = raise;

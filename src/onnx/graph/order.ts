@@ -1,12 +1,14 @@
-// The order of nodes: ONNX demands that a value is made before it is used; onnxruntime takes any order, and so does this package: it sorts.
+// The order of nodes: ONNX demands that a value is made before it is used; onnxruntime takes any order, and so does
+// this package: it sorts.
 import { LowbitError } from "../../../formats/core/errors.ts";
 import type { NodeProto } from "../file/gen/onnx_pb.ts";
 import type { Scope } from "./scopes.ts";
 import { definingScope, inScope, nodeName, readsOf } from "./scopes.ts";
 
 /**
- * Puts the nodes of every graph into an order in which values are made before they are used (stable: nodes keep their order where they
- * can). @returns true where something had to move @throws LowbitError E_ONNX on a cycle, or a value that nothing makes
+ * Puts the nodes of every graph into an order in which values are made before they are used (stable: nodes keep their
+ * order where they can). @returns true where something had to move @throws LowbitError E_ONNX on a cycle, or a value
+ * that nothing makes
  */
 export function sortNodes(scopes: readonly Scope[]): boolean {
   const reads = readsOf(scopes);
@@ -48,7 +50,10 @@ export function sortNodes(scopes: readonly Scope[]): boolean {
   return sorted;
 }
 
-/** Kahn's algorithm with a binary heap: always the earliest node that is ready. Counts in `missing` go to zero for ordered nodes. */
+/**
+ * Kahn's algorithm with a binary heap: always the earliest node that is ready. Counts in `missing` go to zero for
+ * ordered nodes.
+ */
 function stableOrder(missing: number[], users: readonly (readonly number[])[]): number[] {
   const heap: number[] = [];
   const push = (value: number): void => {

@@ -1,5 +1,5 @@
-// Which element types operators give, from their schemas (onnx 1.23 with history, onnxruntime's contrib operators). What is not here is
-// unknown: callers leave it, and what touches it, alone.
+// Which element types operators give, from their schemas (onnx 1.23 with history, onnxruntime's contrib operators).
+// What is not here is unknown: callers leave it, and what touches it, alone.
 import type { NodeProto } from "../file/gen/onnx_pb.ts";
 import { TensorProto_DataType as T } from "../file/gen/onnx_pb.ts";
 import { attributeInt, attributeOf, constantTensor } from "./nodes.ts";

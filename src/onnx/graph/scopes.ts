@@ -1,5 +1,5 @@
-// The graph as nested scopes: who makes a value and which values are constant. Graphs of If, Loop and Scan see the names of the graphs
-// around them. Nothing here recurses: the depth of a file's graphs is the file's choice.
+// The graph as nested scopes: who makes a value and which values are constant. Graphs of If, Loop and Scan see the
+// names of the graphs around them. Nothing here recurses: the depth of a file's graphs is the file's choice.
 import { LowbitError } from "../../../formats/core/errors.ts";
 import type { GraphProto, NodeProto, SparseTensorProto, TensorProto } from "../file/gen/onnx_pb.ts";
 import type { OnnxModel } from "../file/model.ts";
@@ -73,7 +73,10 @@ interface Pending {
   readonly holder: NodeProto | null;
 }
 
-/** All scopes of a model's main graph, outer before inner. @throws LowbitError E_ONNX where a value has two definitions */
+/**
+ * All scopes of a model's main graph, outer before inner.
+ * @throws LowbitError E_ONNX where a value has two definitions
+ */
 export function buildScopes(model: OnnxModel): Scope[] {
   const scopes: Scope[] = [];
   const pending: Pending[] = [{ graph: model.proto.graph!, parent: null, path: "", holder: null }];
@@ -109,7 +112,10 @@ export function definingScope(scope: Scope, name: string): Scope | null {
   return null;
 }
 
-/** Names that a node reads: its inputs, and what its subgraphs take from outside. For all nodes of a model see `readsOf`. */
+/**
+ * Names that a node reads: its inputs, and what its subgraphs take from outside. For all nodes of a model see
+ * `readsOf`.
+ */
 export function nodeReads(node: NodeProto): Set<string> {
   const reads = new Set<string>(node.input.filter((name) => name !== ""));
   const graphs = node.attribute.flatMap(attributeGraphs);

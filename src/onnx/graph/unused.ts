@@ -1,4 +1,5 @@
-// Removes what nothing reads any more after weights were replaced: the old constants, and the nodes that only led from them to their reader.
+// Removes what nothing reads any more after weights were replaced: the old constants, and the nodes that only led from
+// them to their reader.
 import type { NodeProto } from "../file/gen/onnx_pb.ts";
 import { leadsFromConstants } from "./constants.ts";
 import type { Scope } from "./scopes.ts";
@@ -21,9 +22,10 @@ interface Definitions {
 type Current = ReadonlyMap<Scope, Definitions>;
 
 /**
- * Removes the constants among `candidates` that nothing reads any more, the nodes that led from them to a reader (Identity, Transpose,
- * Reshape, Cast, ...; any number in a row), and what only those nodes read. Near-linear in the nodes. Returns the graph inputs that went
- * with them: an initializer may be an input too, whose value callers could replace.
+ * Removes the constants among `candidates` that nothing reads any more, the nodes that led from them to a reader
+ * (Identity, Transpose, Reshape, Cast, ...; any number in a row), and what only those nodes read. Near-linear in the
+ * nodes. Returns the graph inputs that went with them: an initializer may be an input too, whose value callers could
+ * replace.
  */
 export function removeUnused(scopes: readonly Scope[], candidates: ReadonlySet<string>): string[] {
   const current: Current = new Map(scopes.map((scope) => [scope, definitions(scope)]));

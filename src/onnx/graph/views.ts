@@ -1,4 +1,5 @@
-// Strided views: how a shape is laid over numbers in a row. Element [i, j, ...] is number offset + i * strides[0] + j * strides[1] + ...
+// Strided views: how a shape is laid over numbers in a row. Element [i, j, ...] is number offset + i * strides[0] + j *
+// strides[1] + ...
 
 export interface Layout {
   readonly shape: readonly number[];
@@ -36,7 +37,10 @@ export function transposed(view: Layout, perm?: readonly number[]): Layout | nul
   return { shape: order.map((i) => view.shape[i]), strides: order.map((i) => view.strides[i]), offset: view.offset };
 }
 
-/** What Reshape's second input means: 0 takes a size over (unless `allowZero`), -1 is worked out. Null where the numbers do not fit. */
+/**
+ * What Reshape's second input means: 0 takes a size over (unless `allowZero`), -1 is worked out. Null where the numbers
+ * do not fit.
+ */
 export function resolveShape(shape: readonly number[], wanted: readonly number[], allowZero: boolean): number[] | null {
   const out = wanted.map((size, i) => (size === 0 && !allowZero ? (shape[i] ?? -2) : size));
   const free = out.indexOf(-1);
@@ -83,8 +87,9 @@ export function unsqueezed(view: Layout, axes: readonly number[]): Layout | null
 }
 
 /**
- * The same numbers in the same reading order under another shape of as many elements, without moving one; null where no strides do it.
- * Sizes of 1 apart, a group of old dimensions whose strides follow on from each other is split into a group of new ones.
+ * The same numbers in the same reading order under another shape of as many elements, without moving one; null where no
+ * strides do it. Sizes of 1 apart, a group of old dimensions whose strides follow on from each other is split into a
+ * group of new ones.
  */
 export function reshaped(view: Layout, shape: readonly number[]): Layout | null {
   if (isContiguous(view)) return { ...contiguous(shape), offset: view.offset };

@@ -1,5 +1,6 @@
-// Scales of channels that products read, taken out of what is before them: the division by s goes into a norm's gain, the rows of a linear layer,
-// or through ReLU, products by elements and attention to one of these. What SmoothQuant and AWQ share.
+// Scales of channels that products read, taken out of what is before them: the division by s goes into a norm's gain,
+// the rows of a linear layer, or through ReLU, products by elements and attention to one of these. What SmoothQuant and
+// AWQ share.
 import { divideRows, scaleColumns } from "../../quantize/equalize.ts";
 import { writeConstant } from "../edit.ts";
 import { readFloats } from "../file/values.ts";

@@ -1,5 +1,6 @@
-// The way from a value projection to the output projection of spelled-out attention: Reshape into heads, Transpose, product with the
-// probabilities, Transpose, Reshape. It is linear in every channel of the values, so that scales and rotations by head pass through it.
+// The way from a value projection to the output projection of spelled-out attention: Reshape into heads, Transpose,
+// product with the probabilities, Transpose, Reshape. It is linear in every channel of the values, so that scales and
+// rotations by head pass through it.
 import { readInts } from "../file/values.ts";
 import type { NodeProto } from "../file/gen/onnx_pb.ts";
 import { attributeOf, isDefaultDomain, resolveConstant, type Scope } from "../graph/graph.ts";
@@ -8,7 +9,10 @@ import type { PassContext } from "./types.ts";
 import { isProduct, vectorSize } from "./norms.ts";
 
 export interface AttentionValue {
-  /** The projection that makes the values; its rows are the channels that the output projection reads, in the same order. */
+  /**
+   * The projection that makes the values; its rows are the channels that the output projection reads, in the same
+   * order.
+   */
   readonly layer: ModelLayer;
   readonly heads: number;
   readonly headSize: number;

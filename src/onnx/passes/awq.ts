@@ -1,5 +1,5 @@
-// awq: the scales of AWQ (arXiv 2306.00978), searched per group of products that read one value by their output error in the format that the
-// weights will have, and folded into the norm or the linear layer before.
+// awq: the scales of AWQ (arXiv 2306.00978), searched per group of products that read one value by their output error
+// in the format that the weights will have, and folded into the norm or the linear layer before.
 import { format as formatNamed } from "../../../formats/registry.ts";
 import { awqLayers } from "../../quantize/awq.ts";
 import { readWeight } from "../primitives.ts";

@@ -1,5 +1,6 @@
-// bias-correction: takes the mean shift of quantization out of a layer's outputs, b - (Q - W) E[x] (Nagel et al., arXiv 1906.04721, 4.2). The one
-// pass that changes the float model, on purpose: run it last, with the format that the weights will have.
+// bias-correction: takes the mean shift of quantization out of a layer's outputs, b - (Q - W) E[x] (Nagel et al., arXiv
+// 1906.04721, 4.2). The one pass that changes the float model, on purpose: run it last, with the format that the
+// weights will have.
 import { format as formatNamed } from "../../../formats/registry.ts";
 import { correctBias } from "../../quantize/equalize.ts";
 import { dequantizeOriginal } from "../../quantize/mrgptq.ts";

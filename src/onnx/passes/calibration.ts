@@ -6,7 +6,8 @@ import type { Feeds } from "../verify/feeds.ts";
 import type { LayerCalibration } from "./types.ts";
 
 /**
- * Calibration for `applyPasses` from data as `calibrateModel` takes it; the data are read once. Node only (onnxruntime-node).
+ * Calibration for `applyPasses` from data as `calibrateModel` takes it; the data are read once. Node only
+ * (onnxruntime-node).
  * @example await applyPasses(model, ["smooth"], { calibration: calibrationFrom("data.npz") });
  */
 export function calibrationFrom(data: CalibrationData): LayerCalibration {

@@ -1,4 +1,5 @@
-// The proof that a pass kept the function: the float model run before and after, outputs compared. Node only (onnxruntime-node).
+// The proof that a pass kept the function: the float model run before and after, outputs compared. Node only
+// (onnxruntime-node).
 import type { OnnxModel } from "../file/model.ts";
 import { allTensors } from "../file/model.ts";
 import { TensorProto_DataType as T } from "../file/gen/onnx_pb.ts";
@@ -60,7 +61,9 @@ export async function differenceFrom(reference: Reference, model: OnnxModel): Pr
   return worst;
 }
 
-/** max |a - b| / (max a - min a); of an output without a range the plain difference. Infinity where only one is finite. */
+/**
+ * max |a - b| / (max a - min a); of an output without a range the plain difference. Infinity where only one is finite.
+ */
 function maxDifference(a: ArrayLike<number>, b: ArrayLike<number>): number {
   let [low, high, most] = [Infinity, -Infinity, 0];
   if (a.length !== b.length) return Infinity;

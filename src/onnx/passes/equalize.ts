@@ -1,6 +1,7 @@
-// equalize: cross-layer equalisation (Nagel et al., arXiv 1906.04721, 4.1) of layers with a positively homogeneous function between them: the range
-// of each output channel of one and of the input channel of the next become equal, so that one scale per tensor fits. Conv, ConvTranspose, Gemm
-// and MatMul, depthwise ones too, through ReLU, LeakyReLU, pooling and Flatten.
+// equalize: cross-layer equalisation (Nagel et al., arXiv 1906.04721, 4.1) of layers with a positively homogeneous
+// function between them: the range of each output channel of one and of the input channel of the next become equal, so
+// that one scale per tensor fits. Conv, ConvTranspose, Gemm and MatMul, depthwise ones too, through ReLU, LeakyReLU,
+// pooling and Flatten.
 import { weightLayout } from "../matrix.ts";
 import { isDefaultDomain, nodeName } from "../graph/graph.ts";
 import { readBias, readMatrix, takesBias, writeBias, writeWeight, type ModelLayer } from "../primitives.ts";
@@ -30,7 +31,10 @@ interface Pair {
   readonly span: number;
 }
 
-/** The layer that reads what `layer` gives, and nothing else does; null with the reason where there is none that can be equalised. */
+/**
+ * The layer that reads what `layer` gives, and nothing else does; null with the reason where there is none that can be
+ * equalised.
+ */
 function nextLayer(context: PassContext, layer: ModelLayer): ModelLayer | string {
   const { scope } = layer;
   let at = layer.output;

@@ -1,5 +1,6 @@
-// fold-batchnorm: BatchNormalization in inference, and products and sums with one number per channel, move into the Conv, ConvTranspose or Gemm
-// before them. Exporters that leave them apart cost a pass over memory each, and weights that are quantized without them fit worse.
+// fold-batchnorm: BatchNormalization in inference, and products and sums with one number per channel, move into the
+// Conv, ConvTranspose or Gemm before them. Exporters that leave them apart cost a pass over memory each, and weights
+// that are quantized without them fit worse.
 import { removeNode, renameOutput } from "../edit.ts";
 import { tensorDims } from "../file/model.ts";
 import type { NodeProto } from "../file/gen/onnx_pb.ts";

@@ -1,5 +1,6 @@
-// fold-norm: gains and biases of normalizations move into the products that read them; the norm keeps ones and zeros, so that runtimes still
-// recognise it. Sources: SliceGPT (arXiv 2401.15024), QuaRot (2404.00456). RMSNorm and LayerNorm, as operators and spelled out.
+// fold-norm: gains and biases of normalizations move into the products that read them; the norm keeps ones and zeros,
+// so that runtimes still recognise it. Sources: SliceGPT (arXiv 2401.15024), QuaRot (2404.00456). RMSNorm and
+// LayerNorm, as operators and spelled out.
 import { foldNorm } from "../../quantize/equalize.ts";
 import { writeConstant } from "../edit.ts";
 import { readFloats } from "../file/values.ts";

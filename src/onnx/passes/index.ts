@@ -1,5 +1,5 @@
-// The passes by name, and the driver: runs one after the other on a model, proves after each that the outputs are what they were, and takes back
-// one that changed them.
+// The passes by name, and the driver: runs one after the other on a model, proves after each that the outputs are what
+// they were, and takes back one that changed them.
 import { clone } from "@bufbuild/protobuf";
 import { LowbitError } from "../../../formats/core/errors.ts";
 import { checkAborted, type RunOptions } from "../../quantize/steps.ts";
@@ -32,7 +32,10 @@ export interface ApplyPassesOptions extends RunOptions {
   readonly calibration?: LayerCalibration;
   /** Inputs for the check; default: two random ones. */
   readonly feeds?: readonly Feeds[];
-  /** Run the model before and after each pass and take back a pass that changed its outputs. Default true; needs onnxruntime-node. */
+  /**
+   * Run the model before and after each pass and take back a pass that changed its outputs. Default true; needs
+   * onnxruntime-node.
+   */
   readonly verify?: boolean;
 }
 
@@ -78,12 +81,13 @@ function contextFor(model: OnnxModel, pass: Pass, options: ApplyPassesOptions, n
 }
 
 /**
- * Runs passes on a model, in place. Each keeps the function of the model; after each the model is run and compared with the original, within
- * 1e-4 of each output's range (more for 16-bit weights), and a pass that went further is taken back.
+ * Runs passes on a model, in place. Each keeps the function of the model; after each the model is run and compared with
+ * the original, within 1e-4 of each output's range (more for 16-bit weights), and a pass that went further is taken
+ * back.
  * @param passes names, or objects of a name and options: ["fold-norm", { name: "rotate", block: 128 }]
  * @returns what was done, a line each, beginning with the name of the pass
- * @throws TypeError, RangeError for unknown passes and options; LowbitError E_CALIBRATION where a pass needs data that was not given, E_RUNTIME
- * where the model does not run, E_ABORTED
+ * @throws TypeError, RangeError for unknown passes and options; LowbitError E_CALIBRATION where a pass needs data that
+ * was not given, E_RUNTIME where the model does not run, E_ABORTED
  */
 export async function applyPasses(
   model: OnnxModel,

@@ -1,5 +1,6 @@
-// Finds normalizations over the last axis: the operators LayerNormalization, SimplifiedLayerNormalization, RMSNormalization and the Skip forms of
-// onnxruntime, and what exporters spell out of Pow, ReduceMean, Add, Sqrt, Div and Mul. And the products that read their outputs.
+// Finds normalizations over the last axis: the operators LayerNormalization, SimplifiedLayerNormalization,
+// RMSNormalization and the Skip forms of onnxruntime, and what exporters spell out of Pow, ReduceMean, Add, Sqrt, Div
+// and Mul. And the products that read their outputs.
 import type { NodeProto } from "../file/gen/onnx_pb.ts";
 import { isFloatType, readFloats, readInts } from "../file/values.ts";
 import { tensorDims } from "../file/model.ts";
@@ -214,7 +215,9 @@ export function findNorms(context: PassContext): Norm[] {
   return norms;
 }
 
-/** Operators that leave the last axis alone, given that what reads the result finds vectors of the same length there. */
+/**
+ * Operators that leave the last axis alone, given that what reads the result finds vectors of the same length there.
+ */
 const PASSES_LAST_AXIS: ReadonlySet<string> = new Set(["Identity", "Cast", "Dropout", "Reshape", "Flatten", "Squeeze", "Unsqueeze"]);
 
 /** Whether a reader hands the vectors of the last axis on, whole and in their order. */
@@ -243,7 +246,9 @@ export interface Destinations {
   readonly others: readonly Reader[];
 }
 
-/** Where a value goes, through nodes that leave the last axis alone: products over vectors of length `size`, and others. */
+/**
+ * Where a value goes, through nodes that leave the last axis alone: products over vectors of length `size`, and others.
+ */
 export function destinations(context: PassContext, scope: Scope, name: string, size: number): Destinations {
   const products: ModelLayer[] = [];
   const others: Reader[] = [];

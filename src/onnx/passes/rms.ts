@@ -1,4 +1,5 @@
-// A LayerNorm whose input has mean zero, as an RMSNorm: what rotations need, because a turned vector no longer has the mean it had.
+// A LayerNorm whose input has mean zero, as an RMSNorm: what rotations need, because a turned vector no longer has the
+// mean it had.
 import { addInitializer, floatTensor, freshName, insertBefore, removeNode } from "../edit.ts";
 import { TensorProto_DataType as T, type NodeProto } from "../file/gen/onnx_pb.ts";
 import { makeTensor } from "../file/model.ts";

@@ -1,7 +1,8 @@
-// rotate: Hadamard rotations fused into the weights. The residual stream of a pre-norm transformer is turned by one matrix (writers get W -> Q^T W,
-// readers W -> W Q), the values of attention by one per head; where it is asked for, the inputs of products are turned by nodes. Outliers of one
-// channel are spread over its block, which is what block formats round well. Sources: QuaRot (arXiv 2404.00456), SliceGPT (2401.15024: LayerNorm
-// becomes RMSNorm behind centred writers), SpinQuant (2405.16406: per-head rotations), MR-GPTQ (2509.23202: blocks).
+// rotate: Hadamard rotations fused into the weights. The residual stream of a pre-norm transformer is turned by one
+// matrix (writers get W -> Q^T W, readers W -> W Q), the values of attention by one per head; where it is asked for,
+// the inputs of products are turned by nodes. Outliers of one channel are spread over its block, which is what block
+// formats round well. Sources: QuaRot (arXiv 2404.00456), SliceGPT (2401.15024: LayerNorm becomes RMSNorm behind
+// centred writers), SpinQuant (2405.16406: per-head rotations), MR-GPTQ (2509.23202: blocks).
 import { centerOutputs } from "../../quantize/equalize.ts";
 import { transposed } from "../../quantize/linalg.ts";
 import { hadamardRotation, type Rotation } from "../../quantize/rotation.ts";
@@ -64,7 +65,10 @@ function turnColumns(context: PassContext, layer: ModelLayer, q: Rotation): void
   writeWeight(context.model, layer, matrix);
 }
 
-/** Q^T W and Q^T b: the outputs of the layer are turned, centred first where asked. A bias in an Add of the stream is turned there. */
+/**
+ * Q^T W and Q^T b: the outputs of the layer are turned, centred first where asked. A bias in an Add of the stream is
+ * turned there.
+ */
 function turnRows(context: PassContext, layer: ModelLayer, q: Rotation, center: boolean, withBias: boolean): void {
   const { model } = context;
   const { rows, k } = layer;
@@ -110,7 +114,9 @@ function matrixConstant(context: PassContext, scope: Scope, q: Rotation, form: "
   return addInitializer(scope, tensor, context.model);
 }
 
-/** Products with Q where something foreign makes a value of the stream, and with Q^T where something foreign reads one. */
+/**
+ * Products with Q where something foreign makes a value of the stream, and with Q^T where something foreign reads one.
+ */
 function bridge(context: PassContext, stream: Stream, q: Rotation, center: boolean): number {
   const { model } = context;
   const { scope } = stream;

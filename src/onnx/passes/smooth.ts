@@ -1,5 +1,6 @@
-// smooth: SmoothQuant (arXiv 2211.10438). Channels of activations with large values are divided by factors, the columns of the weights behind
-// multiplied, so that both quantize well; the factors are folded into the norm or the linear layer before.
+// smooth: SmoothQuant (arXiv 2211.10438). Channels of activations with large values are divided by factors, the columns
+// of the weights behind multiplied, so that both quantize well; the factors are folded into the norm or the linear
+// layer before.
 import { channelAmax, smoothFactors } from "../../quantize/equalize.ts";
 import { searchSmoothing } from "../../quantize/smooth.ts";
 import type { LayerStatistics } from "../../quantize/statistics.ts";

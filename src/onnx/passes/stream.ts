@@ -1,5 +1,5 @@
-// The residual stream of a pre-norm transformer: all values that an orthogonal matrix can turn together, who writes them, who reads them, and
-// where they meet something that must see them as they were.
+// The residual stream of a pre-norm transformer: all values that an orthogonal matrix can turn together, who writes
+// them, who reads them, and where they meet something that must see them as they were.
 import { isFloatType } from "../file/values.ts";
 import { tensorDims } from "../file/model.ts";
 import type { NodeProto } from "../file/gen/onnx_pb.ts";
@@ -57,7 +57,10 @@ function join(walk: Walk, node: NodeProto, input: number): void {
   else stream.foreignValues.set(name, `it is a constant of [${dims.join(", ")}]`);
 }
 
-/** Operators that put values of the stream together or take parts of them along other axes: all these inputs are in it when the output is. */
+/**
+ * Operators that put values of the stream together or take parts of them along other axes: all these inputs are in it
+ * when the output is.
+ */
 function partners(walk: Walk, node: NodeProto): number[] | null {
   if (!isDefaultDomain(node)) return null;
   const { context, stream } = walk;

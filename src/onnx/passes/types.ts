@@ -1,11 +1,14 @@
-// What passes share: a pass is a rewrite of the model in place that keeps its function. It says what it changed, and why it changed nothing.
+// What passes share: a pass is a rewrite of the model in place that keeps its function. It says what it changed, and
+// why it changed nothing.
 import type { LayerStatistics } from "../../quantize/statistics.ts";
 import type { OnnxModel } from "../file/model.ts";
 import type { Scope } from "../graph/graph.ts";
 import type { Reader } from "../edit.ts";
 import type { ModelLayer } from "../primitives.ts";
 
-/** Statistics of the inputs of some layers (by name) of a model as it is now. Layers that it cannot give may be missing. */
+/**
+ * Statistics of the inputs of some layers (by name) of a model as it is now. Layers that it cannot give may be missing.
+ */
 export type LayerCalibration = (
   model: OnnxModel,
   layers: readonly string[],

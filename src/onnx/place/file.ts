@@ -8,7 +8,8 @@ import { placeWeights, type ForeignWeights, type PlaceOptions, type PlaceReport 
 const MEMORY_BUDGET = 96 << 20;
 
 /**
- * Puts the packed layers of a checkpoint into the model file `input` and writes `output`, which appears whole or not at all; the input is only read. Node only.
+ * Puts the packed layers of a checkpoint into the model file `input` and writes `output`, which appears whole or not at
+ * all; the input is only read. Node only.
  * @throws LowbitError E_IO, E_EXISTS, E_ONNX where nothing matches, E_ABORTED
  * @example const report = await placeModel("model.onnx", "model_gptq.onnx", await importCheckpoint("Llama-GPTQ"));
  */

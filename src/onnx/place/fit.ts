@@ -1,5 +1,5 @@
-// A packed tensor in the form that MatMulNBits reads, values unchanged: scales in the type of the activations where that loses nothing, one scale and
-// zero point for every block where the file's groups are larger.
+// A packed tensor in the form that MatMulNBits reads, values unchanged: scales in the type of the activations where
+// that loses nothing, one scale and zero point for every block where the file's groups are larger.
 import { decodeArray } from "../../../formats/core/bulk.ts";
 import { codeArray, packInto } from "../../../formats/core/pack.ts";
 import { levelCodes, packedSizes } from "../../../formats/core/packed.ts";
@@ -40,7 +40,10 @@ function respanned({ format, codes }: Codes, span: Span, size: number, rows: num
   return out;
 }
 
-/** The tensor as the operator wants it, or itself where its form cannot be had so; null where the operator cannot hold it without a loss. */
+/**
+ * The tensor as the operator wants it, or itself where its form cannot be had so; null where the operator cannot hold
+ * it without a loss.
+ */
 export function fitted(packed: PackedTensor, half: boolean): PackedTensor | null {
   const { format, rows, k } = packed;
   const plan = nbitsPlan(format, k);

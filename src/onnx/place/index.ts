@@ -1,5 +1,5 @@
-// placeWeights: packed layers that somebody else quantized (a GPTQ, AWQ, ... checkpoint), and the floats beside them, put into the ONNX graph of the same
-// model. Codes and scales are those of the checkpoint: nothing is quantized again.
+// placeWeights: packed layers that somebody else quantized (a GPTQ, AWQ, ... checkpoint), and the floats beside them,
+// put into the ONNX graph of the same model. Codes and scales are those of the checkpoint: nothing is quantized again.
 import { LowbitError } from "../../../formats/core/errors.ts";
 import { dequantizeRows } from "../../../formats/core/packed.ts";
 import type { PackedTensor } from "../../../formats/core/types.ts";
@@ -29,11 +29,17 @@ export interface ForeignWeights {
 export interface PlaceOptions {
   /** Which module is which node, where names do not say. */
   rules?: readonly PlaceRule[];
-  /** Default "auto": MatMulNBits where it holds the codes exactly, else stored codes that a runtime decodes when it loads the model. */
+  /**
+   * Default "auto": MatMulNBits where it holds the codes exactly, else stored codes that a runtime decodes when it
+   * loads the model.
+   */
   target?: "auto" | "matmulnbits" | "stored";
   /** Of MatMulNBits; default: the runtime's for 4 bits, 4 (int8 activations) for 2 and 8. */
   accuracyLevel?: number;
-  /** Leave the graph's norms, biases and other floats as they are. Default false: methods like AWQ change them with the weights. */
+  /**
+   * Leave the graph's norms, biases and other floats as they are. Default false: methods like AWQ change them with the
+   * weights.
+   */
   keepFloats?: boolean;
   signal?: AbortSignal;
   onProgress?: (progress: { readonly done: number; readonly total: number; readonly layer: string }) => void;
@@ -72,7 +78,9 @@ interface Place {
   readonly layers: readonly Layer[];
 }
 
-/** Takes what a rule or the names choose; a matched weight of another shape or other values is left, with the reason. */
+/**
+ * Takes what a rule or the names choose; a matched weight of another shape or other values is left, with the reason.
+ */
 interface Work {
   readonly model: OnnxModel;
   readonly context: TargetContext;
@@ -136,7 +144,10 @@ export async function placeWeights(model: OnnxModel, weights: ForeignWeights, op
   return { placed, floats, left: [...left].map(([name, reason]) => ({ name, reason })), kept, notes };
 }
 
-/** Float weights by constant: a table that is also a product's is two places, for a packed product leaves the table alone. */
+/**
+ * Float weights by constant: a table that is also a product's is two places, for a packed product leaves the table
+ * alone.
+ */
 function placesOf(layers: readonly Layer[]): Place[] {
   const bySource = new Map<unknown, Map<string, Layer[]>>();
   for (const layer of layers) {
@@ -152,7 +163,10 @@ function placesOf(layers: readonly Layer[]): Place[] {
   );
 }
 
-/** Rules for layers and for the tensors beside them, by what they match; one that matches nothing is for layers, where it is an error. */
+/**
+ * Rules for layers and for the tensors beside them, by what they match; one that matches nothing is for layers, where
+ * it is an error.
+ */
 function splitRules(names: readonly string[], rules: readonly PlaceRule[], layers: ReadonlyMap<string, unknown>) {
   const out = { layers: [] as PlaceRule[], tensors: [] as PlaceRule[] };
   for (const rule of rules) {

@@ -1,5 +1,6 @@
-// Which weight of a graph is which module of a checkpoint. Exporters rename modules ("/model/layers.0/attn/q_proj/MatMul" of
-// "model.layers.0.self_attn.q_proj"): the last part of the name and all numbers must agree, of the rest as much as possible.
+// Which weight of a graph is which module of a checkpoint. Exporters rename modules
+// ("/model/layers.0/attn/q_proj/MatMul" of "model.layers.0.self_attn.q_proj"): the last part of the name and all
+// numbers must agree, of the rest as much as possible.
 import { LowbitError } from "../../../formats/core/errors.ts";
 import { nearest } from "../../../formats/registry.ts";
 import { patternRegExp, type NamePattern } from "../patterns.ts";
@@ -100,7 +101,8 @@ export interface Matches<T extends Named> {
 }
 
 /**
- * Matches names of a checkpoint with targets of a graph: by the user's rules first, then each with the one that it is most like, and that with it.
+ * Matches names of a checkpoint with targets of a graph: by the user's rules first, then each with the one that it is
+ * most like, and that with it.
  * @param roles names are those of tensors (q_proj.bias), not of modules
  */
 export function matchNames<T extends Named>(

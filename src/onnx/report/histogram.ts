@@ -1,4 +1,5 @@
-// Where the weights of a layer lie against the code points of its format: values in units of their block's scale, so that all blocks share one axis.
+// Where the weights of a layer lie against the code points of its format: values in units of their block's scale, so
+// that all blocks share one axis.
 import { format as formatNamed } from "../../../formats/registry.ts";
 import { weightSource } from "../../backends/source.ts";
 import { quantize } from "../../tensor/quantize/index.ts";
@@ -38,7 +39,10 @@ export function worstHistograms(model: OnnxModel, layers: readonly LayerReport[]
   });
 }
 
-/** Rounded to nearest in the format, whatever rounded the file: the scales are what matters here. Null for formats without codes. */
+/**
+ * Rounded to nearest in the format, whatever rounded the file: the scales are what matters here. Null for formats
+ * without codes.
+ */
 function histogramOf(model: OnnxModel, layer: ModelLayer, name: string): WeightHistogram | null {
   let format;
   try {

@@ -1,4 +1,5 @@
-// The report of a quantization as one HTML page: no script, nothing loaded from elsewhere, safe with any names that a model has.
+// The report of a quantization as one HTML page: no script, nothing loaded from elsewhere, safe with any names that a
+// model has.
 import type { LayerReport, QuantizeReport } from "../options.ts";
 import type { RuntimeCell } from "../verify/matrix.ts";
 import type { VerifyReport } from "../verify/verify.ts";

@@ -8,14 +8,18 @@ const ENTITIES: ReadonlyMap<string, string> = new Map([
   ["'", "&#39;"],
 ]);
 
-/** Text for element content and quoted attributes; control characters, which HTML does not allow, are shown as U+FFFD. */
+/**
+ * Text for element content and quoted attributes; control characters, which HTML does not allow, are shown as U+FFFD.
+ */
 export const escape = (text: string): string =>
   text
     // eslint-disable-next-line no-control-regex
     .replace(/[\u0000-\u0008\u000b\u000c\u000e-\u001f\u007f-\u009f]/g, "\ufffd")
     .replace(/[&<>"']/g, (c) => ENTITIES.get(c)!);
 
-/** A table; cells are HTML already. Columns with `right` are numbers; those with `wide` are left out on narrow screens. */
+/**
+ * A table; cells are HTML already. Columns with `right` are numbers; those with `wide` are left out on narrow screens.
+ */
 export interface Column {
   readonly title: string;
   readonly right?: boolean;

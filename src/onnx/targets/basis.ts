@@ -1,5 +1,6 @@
-// Packed weights in another basis than the model's: rotated inputs (mrgptq: x Q) and scaled ones (awq: x / s), as their recipe says. Either the
-// inputs of the product are brought there by nodes, or the decoded weight is brought back, which a runtime folds when it loads the model.
+// Packed weights in another basis than the model's: rotated inputs (mrgptq: x Q) and scaled ones (awq: x / s), as their
+// recipe says. Either the inputs of the product are brought there by nodes, or the decoded weight is brought back,
+// which a runtime folds when it loads the model.
 import type { PackedTensor } from "../../../formats/core/types.ts";
 import { rotationOf, type RotationConfig } from "../../quantize/rotation.ts";
 import { TensorProto_DataType as T, type NodeProto } from "../file/gen/onnx_pb.ts";
@@ -28,7 +29,8 @@ export function basisOf({ recipe, k }: PackedTensor): Basis | null {
   if (config === undefined && channels === undefined) return null;
   let scale = channels === undefined ? null : Float32Array.from(channels, (s) => 1 / s);
   if (config === undefined) return { scale, matrix: null, block: k, key: "" };
-  // Q = diag(signs) (I x H) for Hadamard rotations: the signs go to the scale, what is left repeats from block to block.
+  // Q = diag(signs) (I x H) for Hadamard rotations: the signs go to the scale, what is left repeats from block to
+  // block.
   const rotation = rotationOf(config);
   const block = config.kind === "hadamard" ? config.block : config.n;
   const plain = rotationOf({ ...config, ...(config.kind === "hadamard" ? { seed: null } : {}) });
@@ -70,7 +72,9 @@ const floats = (values: Float32Array, type: number): Uint8Array => {
 /** Rotations that were written into a model, by what they are. */
 const written = new WeakMap<TargetContext, Map<string, string>>();
 
-/** The matrix of a basis, or its transpose, as a constant of the main graph, which all graphs see: one for all layers. */
+/**
+ * The matrix of a basis, or its transpose, as a constant of the main graph, which all graphs see: one for all layers.
+ */
 function rotationConstant(context: TargetContext, { key, matrix, block }: Basis, type: number, inverse: boolean): string {
   const known = written.get(context) ?? new Map<string, string>();
   written.set(context, known);

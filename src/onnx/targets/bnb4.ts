@@ -1,6 +1,7 @@
-// MatMul and Gemm with constant weights as com.microsoft.MatMulBnb4: the NF4 and FP4 of bitsandbytes in blocks over the flattened [N, K] weight.
-// Layout: B uint8, two codes a byte, the first in the high nibble; absmax float32 per block; quant_type 0 is FP4, 1 NF4. Byte for byte what
-// onnxruntime's MatMulBnb4Quantizer writes. Source: onnxruntime docs/ContribOperators.md.
+// MatMul and Gemm with constant weights as com.microsoft.MatMulBnb4: the NF4 and FP4 of bitsandbytes in blocks over the
+// flattened [N, K] weight. Layout: B uint8, two codes a byte, the first in the high nibble; absmax float32 per block;
+// quant_type 0 is FP4, 1 NF4. Byte for byte what onnxruntime's MatMulBnb4Quantizer writes. Source: onnxruntime
+// docs/ContribOperators.md.
 import type { Format, NumberFormat, PackedTensor } from "../../../formats/core/types.ts";
 import { bnb_fp4 } from "../../../formats/bnb_fp4.ts";
 import { float16 } from "../../../formats/float16.ts";

@@ -1,4 +1,5 @@
-// Layers that 8-bit activations quantized at run time harm more than they save, told from the graph alone. They stay unless they are asked for.
+// Layers that 8-bit activations quantized at run time harm more than they save, told from the graph alone. They stay
+// unless they are asked for.
 import type { GraphProto, NodeProto } from "../file/gen/onnx_pb.ts";
 import { attributeGraphs } from "../file/model.ts";
 import { attributeInt, constantResolver, definingScope, isDefaultDomain, type Scope } from "../graph/graph.ts";
@@ -53,7 +54,9 @@ function streaming({ scopes, model }: TargetContext): Streaming {
   return found;
 }
 
-/** What a value depends on: nodes, and whether the numbers (not the shape alone) of an input of the model are among it. */
+/**
+ * What a value depends on: nodes, and whether the numbers (not the shape alone) of an input of the model are among it.
+ */
 function upstream(scopes: readonly Scope[]): (scope: Scope, value: string) => { nodes: Set<NodeProto>; fromOutside: boolean } {
   const scopeOf = new Map<GraphProto, Scope>(scopes.map((scope) => [scope.graph, scope]));
   return (from, value) => {

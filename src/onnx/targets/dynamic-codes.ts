@@ -24,8 +24,8 @@ export function levelsOf(packed: PackedTensor): Levels {
 }
 
 /**
- * One zero point for all channels. They differ only where a channel is all zeros (its codes all are its zero point), which then takes the
- * others'. Codes are changed in place.
+ * One zero point for all channels. They differ only where a channel is all zeros (its codes all are its zero point),
+ * which then takes the others'. Codes are changed in place.
  */
 export function oneZeroPoint(codes: Uint8Array, zeros: Uint8Array, k: number): number {
   const perChannel = codes.length / zeros.length;

@@ -1,5 +1,6 @@
-// LSTM with 8-bit weights as com.microsoft.DynamicQuantizeLSTM: input and state quantized at run time. Its two weights, W and R, are two layers
-// that go together. Layout: codes [directions, k, 4 hidden], scales [directions, 4 hidden] or [directions], zero points likewise.
+// LSTM with 8-bit weights as com.microsoft.DynamicQuantizeLSTM: input and state quantized at run time. Its two weights,
+// W and R, are two layers that go together. Layout: codes [directions, k, 4 hidden], scales [directions, 4 hidden] or
+// [directions], zero points likewise.
 // Source: onnxruntime docs/ContribOperators.md.
 import { unpack } from "../../../formats/core/packed.ts";
 import type { BlockFormat, PackedTensor } from "../../../formats/core/types.ts";

@@ -1,5 +1,6 @@
-// Weights of 8 bits with activations quantized at run time, the layout of transformers.js and of onnxruntime's quantize_dynamic:
-// DynamicQuantizeLinear -> MatMulInteger or ConvInteger -> Cast -> Mul (scales) -> Add (bias). Embeddings hold codes with a scale per row.
+// Weights of 8 bits with activations quantized at run time, the layout of transformers.js and of onnxruntime's
+// quantize_dynamic: DynamicQuantizeLinear -> MatMulInteger or ConvInteger -> Cast -> Mul (scales) -> Add (bias).
+// Embeddings hold codes with a scale per row.
 // Source: ONNX DynamicQuantizeLinear-11, MatMulInteger-10, ConvInteger-10; onnxruntime quantization/operators.
 import { create } from "@bufbuild/protobuf";
 import { LowbitError } from "../../../formats/core/errors.ts";
@@ -211,7 +212,10 @@ export function dynamicTarget(): Target {
     return cast;
   }
 
-  /** Codes by row, then their scale: one for the table (as onnxruntime's tool), or the row's own, so that an outlier costs its row only. */
+  /**
+   * Codes by row, then their scale: one for the table (as onnxruntime's tool), or the row's own, so that an outlier
+   * costs its row only.
+   */
   function writeGather(layer: Layer, packed: PackedTensor, context: TargetContext): Written {
     const { node, shape } = layer;
     const { names } = context;

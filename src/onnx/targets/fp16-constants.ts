@@ -1,5 +1,6 @@
-// Constants in float16: what it can hold of them, and the conversion. float16 ends at 65504, keeps 11 bits from 6.1e-5 up, and has nothing
-// between 0 and 6e-8. A magnitude beyond 65504 is clamped only where it stands for infinity: in masks, and in bounds of Clip.
+// Constants in float16: what it can hold of them, and the conversion. float16 ends at 65504, keeps 11 bits from 6.1e-5
+// up, and has nothing between 0 and 6e-8. A magnitude beyond 65504 is clamped only where it stands for infinity: in
+// masks, and in bounds of Clip.
 import type { TensorProto } from "../file/gen/onnx_pb.ts";
 import { encodeHalf, halfTable } from "../file/half.ts";
 import type { OnnxModel } from "../file/model.ts";
@@ -68,7 +69,9 @@ export interface Half {
   readonly clamped: number;
 }
 
-/** The bounds of a constant: its own where it is a mask, those of float16 else, or those that the caller set for all. */
+/**
+ * The bounds of a constant: its own where it is a mask, those of float16 else, or those that the caller set for all.
+ */
 export const clampOf = (length: number, mask: boolean, forced: readonly [number, number] | undefined): Clamp =>
   forced === undefined
     ? { low: length === 1 ? LEAST : 0, above: HALF_MAX, high: mask ? MASK : HALF_MAX }

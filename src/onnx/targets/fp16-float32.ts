@@ -1,5 +1,6 @@
-// Which nodes of a model stay in float32 when the others become float16, and why: operators without a float16 form, what the caller keeps,
-// constants that float16 cannot hold, and values that must be exact: positions and counts, and what becomes a shape, an index or an angle.
+// Which nodes of a model stay in float32 when the others become float16, and why: operators without a float16 form,
+// what the caller keeps, constants that float16 cannot hold, and values that must be exact: positions and counts, and
+// what becomes a shape, an index or an angle.
 import type { NodeProto, TensorProto } from "../file/gen/onnx_pb.ts";
 import { TensorProto_DataType as T } from "../file/gen/onnx_pb.ts";
 import { checkAborted, pause } from "../file/files.ts";
@@ -29,7 +30,10 @@ const set = (words: string): ReadonlySet<string> => new Set(words.trim().split(/
 export const FP16_BLOCKED_OPS: readonly string[] =
   "NonMaxSuppression TopK RoiAlign Resize CumSum Min Max Upsample RandomNormalLike RandomUniformLike Cast".split(" ");
 
-/** Operators with a float input or output that is float32 only in some version up to opset 24, or chosen by an attribute (onnx 1.23). */
+/**
+ * Operators with a float input or output that is float32 only in some version up to opset 24, or chosen by an attribute
+ * (onnx 1.23).
+ */
 const NO_HALF = set(`
   BlackmanWindow Celu CumSum DequantizeLinear DynamicQuantizeLinear HammingWindow HannWindow IsInf MeanVarianceNormalization MelWeightMatrix
   NonMaxSuppression QLinearConv QLinearMatMul QuantizeLinear Range Resize TfIdfVectorizer Upsample RandomNormal RandomUniform
@@ -147,7 +151,8 @@ export async function planFloat32(
 const floatInputs = ({ typeOf }: Work, scope: Scope, node: NodeProto): string[] =>
   node.input.filter((name) => typeOf(scope, name) === T.FLOAT);
 
-// ---- operators -----------------------------------------------------------------------------------------------------------------------
+// ---- operators
+// ---------------------------------------------------------------------------------------------------------------------
 
 function keepOperators(work: Work): void {
   const { context, scopes, typeOf, keep, reasons } = work;
@@ -189,7 +194,8 @@ function operatorReason(context: TargetContext, scope: Scope, node: NodeProto): 
   return undefined;
 }
 
-// ---- constants -----------------------------------------------------------------------------------------------------------------------
+// ---- constants
+// ---------------------------------------------------------------------------------------------------------------------
 
 async function keepForConstants(work: Work): Promise<void> {
   const { context, scopes, reasons } = work;
@@ -225,7 +231,9 @@ function judge(work: Work, scope: Scope, node: NodeProto, tensor: TensorProto, r
   } else if (range.tiny && !MOVES.has(op) && !CHOOSES.has(op) && !BOUNDS.has(op)) keep(node, "its constants are too small for float16");
 }
 
-/** Does the constant variance of a BatchNormalization keep its size in float16? Values under 6e-5 are subnormal there. */
+/**
+ * Does the constant variance of a BatchNormalization keep its size in float16? Values under 6e-5 are subnormal there.
+ */
 function varianceFits({ context }: Work, scope: Scope, node: NodeProto): boolean {
   const variance = resolveConstant(scope, node.input[4] ?? "");
   if (variance === null || variance.tensor.dataType !== T.FLOAT) return true;
@@ -236,11 +244,13 @@ function varianceFits({ context }: Work, scope: Scope, node: NodeProto): boolean
   return values.every((value, i) => Math.abs(table[codes[i]] - value) <= VARIANCE_ERROR * (value + epsilon));
 }
 
-// ---- values that must be exact ---------------------------------------------------------------------------------------------------------
+// ---- values that must be exact
+// ---------------------------------------------------------------------------------------------------------
 
 /**
- * From the inputs on: integers that become floats are positions, ids and counts; what is made of them and constants alone stays exact, up
- * to the angle, comparison or activation that they end in. Sums of integer products (int32) pass float16's range: what scales them stays.
+ * From the inputs on: integers that become floats are positions, ids and counts; what is made of them and constants
+ * alone stays exact, up to the angle, comparison or activation that they end in. Sums of integer products (int32) pass
+ * float16's range: what scales them stays.
  */
 function forwards(work: Work): void {
   const { scopes, typeOf, keep, reasons, beyond, exact } = work;
@@ -305,8 +315,9 @@ function backwards(work: Work): void {
 }
 
 /**
- * onnxruntime 1.30 fails with a segmentation fault when it loads a float16 Transpose of three axes that puts the second one first and a
- * product with a constant after it (x86-64; microsoft/onnxruntime#28392): that Transpose stays in float32.
+ * onnxruntime 1.30 fails with a segmentation fault when it loads a float16 Transpose of three axes that puts the second
+ * one first and a product with a constant after it (x86-64; microsoft/onnxruntime#28392): that Transpose stays in
+ * float32.
  */
 function keepTransposes(work: Work): void {
   const { scopes, reasons, keep } = work;

@@ -1,5 +1,6 @@
-// fp16: every float32 value becomes float16, weights and activations, except around nodes that stay in float32 (fp16-float32.ts says which
-// and why). Graph inputs and outputs keep their type (a Cast is put there). Works on any graph, also one whose weights were quantized before.
+// fp16: every float32 value becomes float16, weights and activations, except around nodes that stay in float32
+// (fp16-float32.ts says which and why). Graph inputs and outputs keep their type (a Cast is put there). Works on any
+// graph, also one whose weights were quantized before.
 import type { NodeProto, TensorProto } from "../file/gen/onnx_pb.ts";
 import { TensorProto_DataType as T } from "../file/gen/onnx_pb.ts";
 import { checkAborted, pause } from "../file/files.ts";

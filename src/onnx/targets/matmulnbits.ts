@@ -1,6 +1,7 @@
-// MatMul and Gemm with constant weights as com.microsoft.MatMulNBits (2, 4 or 8 bits in blocks along K), embeddings as GatherBlockQuantized (4 or
-// 8 bits). Layout: B uint8 [N, blocks, block * bits / 8]; scales [N * blocks]; zero points uint8, rows padded to a byte. Names and flat shapes are
-// those of onnxruntime's own tool (MatMulNBitsQuantizer). Convolutions stay: neither operator is one.
+// MatMul and Gemm with constant weights as com.microsoft.MatMulNBits (2, 4 or 8 bits in blocks along K), embeddings as
+// GatherBlockQuantized (4 or 8 bits). Layout: B uint8 [N, blocks, block * bits / 8]; scales [N * blocks]; zero points
+// uint8, rows padded to a byte. Names and flat shapes are those of onnxruntime's own tool (MatMulNBitsQuantizer).
+// Convolutions stay: neither operator is one.
 // Source: onnxruntime docs/ContribOperators.md. g_idx is never written: runtimes ignore zero points beside it.
 import type { BlockFormat, Format, PackedTensor } from "../../../formats/core/types.ts";
 import { float16 } from "../../../formats/float16.ts";
@@ -74,7 +75,10 @@ export function matMulNBits(): Target {
     return { nodes, codes: made.inputs[0], bytes: made.bytes };
   }
 
-  /** GatherBlockQuantized wants its table in two dimensions: a view of the product's, so that a tied head and embedding share one. */
+  /**
+   * GatherBlockQuantized wants its table in two dimensions: a view of the product's, so that a tied head and embedding
+   * share one.
+   */
   function writeGather(layer: Layer, packed: PackedTensor, context: TargetContext): Written {
     const made = make(layer, packed, context);
     const { names, model } = context;

@@ -1,8 +1,9 @@
-// Packed tensors as the operands of com.microsoft.MatMulNBits and GatherBlockQuantized: codes of 2, 4 or 8 bits, counted from the least, lowest
-// bits first, rows in whole blocks along k; one scale per block; zero points packed likewise. Formats of integers go in as they are; every other
-// format whose values lie on an even grid of at most 256 steps goes in exactly, its steps as codes (FP4 as 8-bit codes of twice the value).
-// The bytes that stand for nothing are those of onnxruntime's own tool: after an odd k the zero point, then zeros; a zero point that is no
-// block's is the middle code.
+// Packed tensors as the operands of com.microsoft.MatMulNBits and GatherBlockQuantized: codes of 2, 4 or 8 bits,
+// counted from the least, lowest bits first, rows in whole blocks along k; one scale per block; zero points packed
+// likewise. Formats of integers go in as they are; every other format whose values lie on an even grid of at most 256
+// steps goes in exactly, its steps as codes (FP4 as 8-bit codes of twice the value). The bytes that stand for nothing
+// are those of onnxruntime's own tool: after an odd k the zero point, then zeros; a zero point that is no block's is
+// the middle code.
 import { decodeArray } from "../../../formats/core/bulk.ts";
 import { LowbitError } from "../../../formats/core/errors.ts";
 import { elementOf, rowScales } from "../../../formats/core/packed.ts";
@@ -88,7 +89,10 @@ export function nbitsPlan(format: Format, k: number): NBitsPlan | string {
   return bits === undefined ? `the values of ${element.name} need more than 8 bits` : { bits, blockSize, asIs: false };
 }
 
-/** The format of q4, q2 and 8-bit blocks: signed with the extreme at the least code, or unsigned with a zero point per block. */
+/**
+ * The format of q4, q2 and 8-bit blocks: signed with the extreme at the least code, or unsigned with a zero point per
+ * block.
+ */
 export function nbitsFormat(element: NumberFormat, blockSize: number, half: boolean): BlockFormat {
   const scales = [{ format: half ? float16 : float32, span: blockSize }];
   if (element.limits.min < 0) return defineBlock({ element, scales, rangeRule: "ort" });

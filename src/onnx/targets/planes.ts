@@ -1,6 +1,7 @@
-// Codes of any width up to 16 bits as ONNX tensors that hold no bit more than they must, and the nodes that read them as numbers. A byte of
-// 1-, 2- or 4-bit codes is looked up as 8, 4 or 2 numbers at once; other widths are split into such planes (3 = 2 + 1, 5 = 4 + 1, ...). All nodes
-// have constant inputs: a runtime folds them when it loads the model. Opset 7 and later.
+// Codes of any width up to 16 bits as ONNX tensors that hold no bit more than they must, and the nodes that read them
+// as numbers. A byte of 1-, 2- or 4-bit codes is looked up as 8, 4 or 2 numbers at once; other widths are split into
+// such planes (3 = 2 + 1, 5 = 4 + 1, ...). All nodes have constant inputs: a runtime folds them when it loads the
+// model. Opset 7 and later.
 import { decodeArray } from "../../../formats/core/bulk.ts";
 import { codeArray, packedBytes, packInto, unpackInto, type Codes } from "../../../formats/core/pack.ts";
 import type { NumberFormat } from "../../../formats/core/types.ts";

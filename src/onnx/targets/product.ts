@@ -1,5 +1,6 @@
-// A product with a constant operand as nodes: what the targets with an operator of their own share. MatMul and Gemm become a product
-// x [.., K] * W^T; Gemm's beta C becomes an Add. A weight on the left goes by transposing: W x = (x^T W^T)^T.
+// A product with a constant operand as nodes: what the targets with an operator of their own share. MatMul and Gemm
+// become a product x [.., K] * W^T; Gemm's beta C becomes an Add. A weight on the left goes by transposing: W x = (x^T
+// W^T)^T.
 // Source: ONNX operators MatMul, Gemm (opset 7 and later).
 import { create } from "@bufbuild/protobuf";
 import { bfloat16 } from "../../../formats/bfloat16.ts";
@@ -58,8 +59,9 @@ export const castNode = (context: TargetContext, input: string, output: string, 
   makeNode("Cast", [input], [output], { name: context.names.take(name), attributes: [intAttribute("to", to)] });
 
 /**
- * The nodes of a product: `product(x, output)` builds its core for an input [.., K] and an output [.., N] of type `type` (default: the layer's);
- * around it stand what MatMul and Gemm add (transposition, casts, alpha, beta C) and the basis in which the weight is quantized.
+ * The nodes of a product: `product(x, output)` builds its core for an input [.., K] and an output [.., N] of type
+ * `type` (default: the layer's); around it stand what MatMul and Gemm add (transposition, casts, alpha, beta C) and the
+ * basis in which the weight is quantized.
  */
 export function productNodes(
   layer: Layer,

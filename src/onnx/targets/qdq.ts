@@ -1,6 +1,7 @@
-// Weights as integers behind DequantizeLinear, of the ONNX standard alone: up to 16 bits (stored as 2, 4, 8 or 16) with scales per tensor, per output
-// channel or in blocks. A MatMul's weight stays [K, N] with blocks along axis 0, the form that onnxruntime fuses into MatMulNBits. Opset 21 (25 for 2
-// bits) is needed for blocks and for storage of other than 8 bits. Source: ONNX DequantizeLinear-21, -25.
+// Weights as integers behind DequantizeLinear, of the ONNX standard alone: up to 16 bits (stored as 2, 4, 8 or 16) with
+// scales per tensor, per output channel or in blocks. A MatMul's weight stays [K, N] with blocks along axis 0, the form
+// that onnxruntime fuses into MatMulNBits. Opset 21 (25 for 2 bits) is needed for blocks and for storage of other than
+// 8 bits. Source: ONNX DequantizeLinear-21, -25.
 import { LowbitError } from "../../../formats/core/errors.ts";
 import { unpack, levelCodes } from "../../../formats/core/packed.ts";
 import { codeArray, packedBytes, packInto, type Codes } from "../../../formats/core/pack.ts";
@@ -217,7 +218,8 @@ export function qdqTarget(): Target {
       const typed = format.scales[0].format === wanted ? format : withScaleFormat(format, wanted);
       const matrix = layerMatrix(layer);
       if (layer.node.opType !== "ConvTranspose" || typed.scales[0].span !== "row" || typeof matrix === "string") return typed;
-      // rows of a transposed convolution are kernel positions of a channel; DequantizeLinear has one scale for them, or one for all groups
+      // rows of a transposed convolution are kernel positions of a channel; DequantizeLinear has one scale for them, or
+      // one for all groups
       return withSpan(typed, matrix.groups === 1 ? [matrix.rowSpan, matrix.k] : "tensor");
     },
     reason(layer, format, context) {

@@ -1,7 +1,7 @@
-// Weights of any format as packed codes in the file, read by nodes that a runtime folds when it loads the model: the file is as small as the
-// format, the memory of a plain runtime is that of float32. For formats that no operator takes (3 bits, FP8, MX, NVFP4, NF4, posits, a user's own),
-// and for every operator with a weight. The format is written down in the model's metadata, so that `readStored` (inspect, lowbit/runtime) finds
-// the packed tensor again.
+// Weights of any format as packed codes in the file, read by nodes that a runtime folds when it loads the model: the
+// file is as small as the format, the memory of a plain runtime is that of float32. For formats that no operator takes
+// (3 bits, FP8, MX, NVFP4, NF4, posits, a user's own), and for every operator with a weight. The format is written down
+// in the model's metadata, so that `readStored` (inspect, lowbit/runtime) finds the packed tensor again.
 import { elementOf, levelCodes, packedSizes, unpack } from "../../../formats/core/packed.ts";
 import { packInto, type Codes } from "../../../formats/core/pack.ts";
 import { spanGrid, type SpanGrid } from "../../../formats/core/span.ts";
@@ -198,7 +198,8 @@ function decodeNodes(
   if (offset !== null && block.offset!.role === "mean")
     scale = build.add("Add", [scale, spread(offset.value, offset.grid, inner.grid, "mean")], "scale_around_mean");
 
-  // [rows, k] as [rows, cells, span], so that a scale per cell broadcasts; where the last cell is short, scales are spread to every value.
+  // [rows, k] as [rows, cells, span], so that a scale per cell broadcasts; where the last cell is short, scales are
+  // spread to every value.
   const { grid } = inner;
   const cells = grid.rows === 1 && grid.gridK > 1 && k % grid.k === 0;
   const whole: SpanGrid = { rows: 1, k: 1, gridRows: rows, gridK: k };

@@ -1,5 +1,6 @@
-// What a target is: a way to hold a packed weight in an ONNX graph. A target knows which formats and operators it takes and writes the nodes;
-// it computes no weights. Adding one is a file like its neighbours and a line in targets/index.ts.
+// What a target is: a way to hold a packed weight in an ONNX graph. A target knows which formats and operators it takes
+// and writes the nodes; it computes no weights. Adding one is a file like its neighbours and a line in
+// targets/index.ts.
 import type { Format, PackedTensor } from "../../../formats/core/types.ts";
 import type { NodeProto, TensorProto } from "../file/gen/onnx_pb.ts";
 import type { TargetName } from "../dtypes.ts";
@@ -25,7 +26,10 @@ export interface TargetContext {
 
 /** What became of a layer. */
 export interface Written {
-  /** The nodes that replace the layer's node, ending in the same output names; null: the node stays, its weight input was rewired. */
+  /**
+   * The nodes that replace the layer's node, ending in the same output names; null: the node stays, its weight input
+   * was rewired.
+   */
   readonly nodes: NodeProto[] | null;
   /** Name of the new tensor of codes: layers that read the same one share it. */
   readonly codes: string;
@@ -39,7 +43,10 @@ export interface Target {
   readonly opTypes: readonly string[];
   /** Those of them that are quantized unless options name others. */
   readonly defaultOpTypes: readonly string[];
-  /** The format that holds the layer's weight where `format` is asked for: a target may need scales of the layer's own type. */
+  /**
+   * The format that holds the layer's weight where `format` is asked for: a target may need scales of the layer's own
+   * type.
+   */
   adapt?(layer: Layer, format: Format): Format;
   /** Why a layer of one of `opTypes` cannot be held in that format; undefined: it can. */
   reason(layer: Layer, format: Format, context: TargetContext): string | undefined;
@@ -47,7 +54,9 @@ export interface Target {
   advice?(layer: Layer, context: TargetContext): string | undefined;
   /** Called once before the first `write`, with the layers to come; may give a reason for some to stay after all. */
   prepare?(layers: readonly Layer[], context: TargetContext): ((layer: Layer) => string | undefined) | undefined;
-  /** Does it hold the format at its own width? Where it does not, it is taken only when asked for by name. Default true. */
+  /**
+   * Does it hold the format at its own width? Where it does not, it is taken only when asked for by name. Default true.
+   */
   isNative?(layer: Layer, format: Format): boolean;
   /** Must the weight be quantized as one row of all its values, blocks going on from row to row? */
   isFlat?(layer: Layer, format: Format): boolean;

@@ -1,5 +1,6 @@
-// benchModels: how fast models run in runtimes, measured fairly: every model in every runtime is open at the same time, in a process of its own, and they run in
-// turn, round by round, so that whatever else the machine does falls on all of them.
+// benchModels: how fast models run in runtimes, measured fairly: every model in every runtime is open at the same time,
+// in a process of its own, and they run in turn, round by round, so that whatever else the machine does falls on all of
+// them.
 import { LowbitError, isLowbitError } from "../../../formats/core/errors.ts";
 import type { CalibrationData } from "../calibrate/sources.ts";
 import { readFeeds } from "../calibrate/sources.ts";
@@ -154,7 +155,8 @@ async function inputsOf(model: string, seats: readonly Seat[], facts: Facts, opt
 /**
  * Measures models in runtimes.
  * @param models paths; the first is what the others are compared with, usually the float32 model
- * @throws LowbitError E_RUNTIME where a package or browser is missing, or nothing runs; RangeError, TypeError for options
+ * @throws LowbitError E_RUNTIME where a package or browser is missing, or nothing runs; RangeError, TypeError for
+ * options
  * @example const { cells } = await benchModels(["model.onnx", "model_q4.onnx"], { runtimes: ["node", "web"] });
  */
 export async function benchModels(models: readonly string[], options: BenchOptions = {}): Promise<BenchReport> {

@@ -1,5 +1,5 @@
-// onnxruntime-web on WebGPU in a page of headless Chromium, driven by playwright-core (an optional peer; the browser is an installed one). The
-// page and the models come from a small server on 127.0.0.1 for as long as the runtime is open.
+// onnxruntime-web on WebGPU in a page of headless Chromium, driven by playwright-core (an optional peer; the browser is
+// an installed one). The page and the models come from a small server on 127.0.0.1 for as long as the runtime is open.
 import type { IncomingMessage, Server, ServerResponse } from "node:http";
 import type { AddressInfo } from "node:net";
 import { LowbitError } from "../../../formats/core/errors.ts";

@@ -1,5 +1,5 @@
-// Figures of one output of two models, gathered sample by sample: SQNR, cosine, largest error, agreement; and whether the output was any
-// evidence at all (NaN, constants and saturated scores agree whatever the weights are).
+// Figures of one output of two models, gathered sample by sample: SQNR, cosine, largest error, agreement; and whether
+// the output was any evidence at all (NaN, constants and saturated scores agree whatever the weights are).
 import type { OutputKind } from "./kinds.ts";
 import { kindOf } from "./kinds.ts";
 import type { Agreement, Figures, Judgement, NoEvidence } from "./judge.ts";
@@ -156,8 +156,8 @@ function addVectors(sums: Sums, a: ArrayLike<number>, b: ArrayLike<number>, dims
 }
 
 /**
- * Share of the k nearest other vectors by cosine that both models agree on, averaged over the vectors: recall@k, k = 10 or a third of the
- * others where there are fewer.
+ * Share of the k nearest other vectors by cosine that both models agree on, averaged over the vectors: recall@k, k = 10
+ * or a third of the others where there are fewer.
  */
 export function neighbourAgreement(vectors: readonly { a: Float64Array; b: Float64Array }[]): Agreement | null {
   const n = vectors.length;

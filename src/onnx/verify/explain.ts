@@ -1,6 +1,7 @@
-// How far two runtimes may part on one file before its arithmetic does not explain it. The three kinds have different reasons: float32 sums in
-// another order; float16 in one and float32 in the other; activations that are rounded to 8 bits, where a value that lies between two codes falls
-// to either side (or one runtime does not round at all), so that two runtimes may differ by as much as each differs from the float model.
+// How far two runtimes may part on one file before its arithmetic does not explain it. The three kinds have different
+// reasons: float32 sums in another order; float16 in one and float32 in the other; activations that are rounded to 8
+// bits, where a value that lies between two codes falls to either side (or one runtime does not round at all), so that
+// two runtimes may differ by as much as each differs from the float model.
 import { TensorProto_DataType as T } from "../file/gen/onnx_pb.ts";
 import type { OnnxModel } from "../file/model.ts";
 import { allTensors } from "../file/model.ts";
@@ -40,7 +41,8 @@ export function arithmeticOf(model: OnnxModel): Explained["arithmetic"] {
     for (const node of graph.node) {
       const operator = operatorName(node);
       if (ROUNDS.has(operator)) return "8-bit activations";
-      // Native CPUs compute these with int8 activations at level 4, which onnxruntime also chooses for blocks of DequantizeLinear.
+      // Native CPUs compute these with int8 activations at level 4, which onnxruntime also chooses for blocks of
+      // DequantizeLinear.
       if (operator === "com.microsoft.MatMulNBits" && attributeInt(node, "accuracy_level", 0) === 4) blocks = true;
       if (operator === "DequantizeLinear") blocks = true;
       if (operator === "Cast" && attributeInt(node, "to", 0) === T.FLOAT16) half = true;

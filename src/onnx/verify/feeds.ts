@@ -1,5 +1,6 @@
-// Random inputs for a model, from its metadata: shapes, types, and what the graph says about integer inputs (indices into a table, values
-// that are compared with a constant). Seeded: the same seed gives the same inputs on every machine.
+// Random inputs for a model, from its metadata: shapes, types, and what the graph says about integer inputs (indices
+// into a table, values that are compared with a constant). Seeded: the same seed gives the same inputs on every
+// machine.
 import { buildScopes, isDefaultDomain, resolveConstant } from "../graph/graph.ts";
 import { encodeHalf } from "../file/half.ts";
 import type { OnnxModel } from "../file/model.ts";
@@ -74,8 +75,8 @@ export function randomSource(seed: number): () => number {
 }
 
 /**
- * Sizes of an input's dims. A number stays; `dims` decides by the symbolic name or "input:axis"; names with "batch" (and unnamed first dims)
- * are 1, with "past" `past`; sums of names are added up; every other symbolic size is `size`.
+ * Sizes of an input's dims. A number stays; `dims` decides by the symbolic name or "input:axis"; names with "batch"
+ * (and unnamed first dims) are 1, with "past" `past`; sums of names are added up; every other symbolic size is `size`.
  */
 export function inputDims(input: InputMetadata, dims: Readonly<Record<string, number>>, size: number, past = 0): number[] {
   // names come from the model

@@ -1,6 +1,7 @@
-// Decoders compared token by token: the reference writes greedily from a prompt, the other model reads what it wrote and says at every position what it would have
-// written. Until the first position where it would have written another token both texts are the same, so that is where free runs part too. Models with a
-// cache (past_key_values.* -> present.*) are fed one token a step, models without one the whole text.
+// Decoders compared token by token: the reference writes greedily from a prompt, the other model reads what it wrote
+// and says at every position what it would have written. Until the first position where it would have written another
+// token both texts are the same, so that is where free runs part too. Models with a cache (past_key_values.* ->
+// present.*) are fed one token a step, models without one the whole text.
 import { LowbitError } from "../../../formats/core/errors.ts";
 import { halfTable } from "../file/half.ts";
 import type { FeedTensor, Feeds, InputHint, InputMetadata } from "./feeds.ts";

@@ -1,6 +1,8 @@
-// What runs beside an onnxruntime: in a child process of Node (onnxruntime-node, onnxruntime-web's WebAssembly) or in a page of a browser.
-// It is text, since a child process and a page get it as such, whatever bundled this package. One function, `host`: (ort, provider options)
-// -> { open, run, close }; a session is a number, a tensor { type, dims, data }. Times are milliseconds of the call alone.
+// What runs beside an onnxruntime: in a child process of Node (onnxruntime-node, onnxruntime-web's WebAssembly) or in a
+// page of a browser. It is text, since a child process and a page get it as such, whatever bundled this package. One
+// function, `host`: (ort, provider options)
+// -> { open, run, close }; a session is a number, a tensor { type, dims, data }. Times are milliseconds of the call
+// alone.
 
 /** JavaScript (ES2022, no imports) that defines `host`. */
 export const HOST_SOURCE = `
@@ -48,7 +50,10 @@ function host(ort, defaults) {
 }
 `;
 
-/** JavaScript of the child process: requests over the channel to `host`. argv: address of the runtime's module, options as JSON. */
+/**
+ * JavaScript of the child process: requests over the channel to `host`. argv: address of the runtime's module, options
+ * as JSON.
+ */
 export const CHILD_SOURCE = `
 ${HOST_SOURCE}
 for (const name of ["SIGINT", "SIGHUP"]) process.on(name, () => {});
@@ -88,7 +93,10 @@ process.on("message", async ({ id, op, args }) => {
 });
 `;
 
-/** JavaScript of a page: `call(op, args)` on `host`, models fetched from where the page came from. `build` is a file of onnxruntime-web. */
+/**
+ * JavaScript of a page: `call(op, args)` on `host`, models fetched from where the page came from. `build` is a file of
+ * onnxruntime-web.
+ */
 export const pageSource = (build: string): string => `
 ${HOST_SOURCE}
 const ready = import("/ort/${build}").then((module) => {

@@ -1,5 +1,6 @@
-// Images as inputs: files of a folder decoded (sharp, or the pure decoders pngjs and jpeg-js, all optional), resized and normalized as the presets of common
-// models do it. Resizing is ours and the same whatever decodes: separable, with the filter stretched where an image shrinks (as PIL and torchvision's antialias).
+// Images as inputs: files of a folder decoded (sharp, or the pure decoders pngjs and jpeg-js, all optional), resized
+// and normalized as the presets of common models do it. Resizing is ours and the same whatever decodes: separable, with
+// the filter stretched where an image shrinks (as PIL and torchvision's antialias).
 import { LowbitError } from "../../../formats/core/errors.ts";
 import { encodeHalf } from "../file/half.ts";
 import { needBuiltin } from "../../files/node.ts";
@@ -11,7 +12,10 @@ import type { FeedTensor, Feeds, InputMetadata } from "./feeds.ts";
 export interface Preset {
   readonly mean: readonly [number, number, number];
   readonly deviation: readonly [number, number, number];
-  /** The shorter side is scaled to size / crop, then the middle is cut out; null: the whole image is stretched to the size. */
+  /**
+   * The shorter side is scaled to size / crop, then the middle is cut out; null: the whole image is stretched to the
+   * size.
+   */
   readonly crop: number | null;
   /** Side where the model does not say it. */
   readonly size: number;
@@ -20,7 +24,10 @@ export interface Preset {
 }
 
 const HALF = [0.5, 0.5, 0.5] as const;
-/** Sources: torchvision's ImageNet transforms (256, 224); CLIP's (bicubic, its own mean); ViT and Inception (mean and deviation 0.5). */
+/**
+ * Sources: torchvision's ImageNet transforms (256, 224); CLIP's (bicubic, its own mean); ViT and Inception (mean and
+ * deviation 0.5).
+ */
 export const PRESETS: ReadonlyMap<string, Preset> = new Map<string, Preset>([
   ["imagenet", { mean: [0.485, 0.456, 0.406], deviation: [0.229, 0.224, 0.225], crop: 224 / 256, size: 224, filter: "linear" }],
   [
@@ -63,7 +70,10 @@ async function tryImport(name: string): Promise<unknown> {
   }
 }
 
-/** Decodes a file with what is installed. @throws LowbitError E_UNSUPPORTED without a decoder, E_CONTAINER for a damaged file */
+/**
+ * Decodes a file with what is installed.
+ * @throws LowbitError E_UNSUPPORTED without a decoder, E_CONTAINER for a damaged file
+ */
 export async function decodeImage(bytes: Uint8Array, path: string): Promise<Pixels> {
   const failed = (cause: unknown): LowbitError =>
     new LowbitError(
@@ -204,7 +214,8 @@ export function imageTensor(image: Pixels, input: InputMetadata, preset: Preset)
 
 /**
  * Images of a folder (or one file) as inputs of a model with one input.
- * @throws RangeError for a preset that is not known; LowbitError E_UNSUPPORTED for a model that takes no image, E_IO, E_CONTAINER
+ * @throws RangeError for a preset that is not known; LowbitError E_UNSUPPORTED for a model that takes no image, E_IO,
+ * E_CONTAINER
  */
 export async function imageFeeds(path: string, preprocess: string, inputs: readonly InputMetadata[], samples: number): Promise<Feeds[]> {
   const preset = PRESETS.get(preprocess);

@@ -1,17 +1,22 @@
-// What is usual for the kind of an output. 10 dB of SQNR say that a model computes the same thing, not that it is as good: a sentence encoder
-// at 10 dB finds three of four neighbours. The limits are what 8-bit ("good") and 4-bit ("usual") weights reach on models of the kind on
-// real inputs; random inputs have smaller margins between classes and judge harder.
+// What is usual for the kind of an output. 10 dB of SQNR say that a model computes the same thing, not that it is as
+// good: a sentence encoder at 10 dB finds three of four neighbours. The limits are what 8-bit ("good") and 4-bit
+// ("usual") weights reach on models of the kind on real inputs; random inputs have smaller margins between classes and
+// judge harder.
 import type { OutputKind } from "./kinds.ts";
 
 /**
- * Why an output proves nothing. nan: the reference is NaN; empty: no elements; constant: one value, or the same values in every sample; saturated: a score that
- * stays at 0 or 1; near-zero: so small that only the absolute error means something.
+ * Why an output proves nothing. nan: the reference is NaN; empty: no elements; constant: one value, or the same values
+ * in every sample; saturated: a score that stays at 0 or 1; near-zero: so small that only the absolute error means
+ * something.
  */
 export type NoEvidence = "nan" | "empty" | "constant" | "saturated" | "near-zero";
 
 /** How often two models come to the same result. */
 export interface Agreement {
-  /** argmax: the largest element along the last axis; equal: the elements; neighbours: nearest vectors among the samples (recall, by cosine). */
+  /**
+   * argmax: the largest element along the last axis; equal: the elements; neighbours: nearest vectors among the samples
+   * (recall, by cosine).
+   */
   readonly measure: "argmax" | "equal" | "neighbours";
   /** Share in 0..1. */
   readonly value: number;
@@ -26,8 +31,8 @@ export interface Figures {
   /** Shape of the last sample's output. */
   readonly dims: readonly number[];
   /**
-   * 10 log10(sum a^2 / sum (a - b)^2) over all samples and all elements where the reference is a number; Infinity where the outputs are
-   * equal, -Infinity where b alone is not finite, NaN where there is nothing to compare.
+   * 10 log10(sum a^2 / sum (a - b)^2) over all samples and all elements where the reference is a number; Infinity where
+   * the outputs are equal, -Infinity where b alone is not finite, NaN where there is nothing to compare.
    */
   readonly sqnrDb: number;
   readonly cosine: number;
@@ -46,7 +51,10 @@ export interface Figures {
   readonly nanReference: number;
 }
 
-/** exact: no difference; good: as 8-bit weights do; usual: as 4-bit weights do; weak: below that; none: nothing was proved. */
+/**
+ * exact: no difference; good: as 8-bit weights do; usual: as 4-bit weights do; weak: below that; none: nothing was
+ * proved.
+ */
 export interface Judgement {
   readonly grade: "exact" | "good" | "usual" | "weak" | "none";
   /** The figure and its limits in words. */

@@ -1,10 +1,14 @@
-// What an output is, as far as graph, name and values tell: it decides which figure judges it, and what is usual for it.
+// What an output is, as far as graph, name and values tell: it decides which figure judges it, and what is usual for
+// it.
 import type { NodeProto } from "../file/gen/onnx_pb.ts";
 import { buildScopes, isDefaultDomain } from "../graph/graph.ts";
 import type { Scope } from "../graph/graph.ts";
 import type { OnnxModel } from "../file/model.ts";
 
-/** probabilities sum to 1 along the last axis; scores are in [0, 1] each for itself; labels are integers, bools or strings. */
+/**
+ * probabilities sum to 1 along the last axis; scores are in [0, 1] each for itself; labels are integers, bools or
+ * strings.
+ */
 export type OutputKind = "logits" | "probabilities" | "scores" | "embedding" | "labels" | "values";
 
 const THROUGH = new Set([
@@ -30,7 +34,9 @@ const BY_OPERATOR: ReadonlyMap<string, OutputKind> = new Map([
 const EMBEDDING = /embed|hidden_state|pooler|pooled|feature|sentence|vector/i;
 const LOGITS = /logit|score|class|cls|prob|pred/i;
 
-/** Kinds that the graph itself tells: the operator that makes an output, through reshapes, casts and the branches of If. */
+/**
+ * Kinds that the graph itself tells: the operator that makes an output, through reshapes, casts and the branches of If.
+ */
 export function kindsByGraph(model: OnnxModel): Map<string, OutputKind> {
   const scopes = buildScopes(model);
   const scopeOf = new Map(scopes.map((scope) => [scope.graph, scope] as const));

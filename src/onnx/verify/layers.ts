@@ -1,6 +1,7 @@
-// compareLayers: where two forms of a model part. The outputs of the layers that both have become outputs of the models, and verifyModels does the
-// rest. Node only (onnxruntime-node). Only the main graph: values inside If and Loop cannot be asked for. An output that is asked for
-// keeps the runtime from fusing across it, so figures may differ in the last digits from a plain run.
+// compareLayers: where two forms of a model part. The outputs of the layers that both have become outputs of the
+// models, and verifyModels does the rest. Node only (onnxruntime-node). Only the main graph: values inside If and Loop
+// cannot be asked for. An output that is asked for keeps the runtime from fusing across it, so figures may differ in
+// the last digits from a plain run.
 import { create } from "@bufbuild/protobuf";
 import { LowbitError } from "../../../formats/core/errors.ts";
 import { payloadBytes } from "../file/encode.ts";
@@ -29,7 +30,8 @@ const open = (model: string | Uint8Array): OnnxModel & { close?: () => void } =>
   typeof model === "string" ? readModel(model) : readModelBytes(model);
 
 /**
- * Compares the outputs of the layers of two models on one input, in the order of the graph: where the SQNR falls, the damage is done.
+ * Compares the outputs of the layers of two models on one input, in the order of the graph: where the SQNR falls, the
+ * damage is done.
  * @param a path or bytes of the reference
  * @param b path or bytes of the model to judge
  * @param options as verifyModels; `samples` is 1 unless inputs are given

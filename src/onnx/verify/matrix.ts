@@ -1,5 +1,6 @@
-// The matrix of verification: each model in each runtime, every cell in a process (or browser) of its own, on the same inputs. A cell says whether the
-// model loads, how far its outputs are from the float32 reference in onnxruntime-node and from the same file there, and what it took.
+// The matrix of verification: each model in each runtime, every cell in a process (or browser) of its own, on the same
+// inputs. A cell says whether the model loads, how far its outputs are from the float32 reference in onnxruntime-node
+// and from the same file there, and what it took.
 import { isLowbitError } from "../../../formats/core/errors.ts";
 import { readModel, readModelBytes } from "../file/io.ts";
 import type { Sums } from "./compare.ts";
@@ -144,7 +145,10 @@ function worstSample(a: readonly Outputs[], b: readonly Outputs[], output: strin
   return figures.reduce((least, one) => (one.sqnrDb < least.sqnrDb ? one : least));
 }
 
-/** The node where a cell parts from onnxruntime-node, looked for at optimisation level disabled, whose values nothing fuses. */
+/**
+ * The node where a cell parts from onnxruntime-node, looked for at optimisation level disabled, whose values nothing
+ * fuses.
+ */
 async function partingOf(
   model: string | Uint8Array,
   entry: RuntimeEntry,

@@ -1,4 +1,5 @@
-// A metric of the user's own: a module whose default export takes a model that can be run and returns a figure, such as the accuracy on a test set.
+// A metric of the user's own: a module whose default export takes a model that can be run and returns a figure, such as
+// the accuracy on a test set.
 import { LowbitError } from "../../../formats/core/errors.ts";
 import { needBuiltin } from "../../files/node.ts";
 import { nodePath } from "../../files/calls.ts";

@@ -1,6 +1,7 @@
-// The first node where two runtimes part on the same file: bisection over intermediate values. The nodes that lead to an output are cut in the
-// middle, the values that cross the cut become outputs, and both runtimes give them. All agree: the fault is behind the cut. One differs: it is
-// before it. Only values of the main graph can be asked for; If, Loop and Scan count as one node.
+// The first node where two runtimes part on the same file: bisection over intermediate values. The nodes that lead to
+// an output are cut in the middle, the values that cross the cut become outputs, and both runtimes give them. All
+// agree: the fault is behind the cut. One differs: it is before it. Only values of the main graph can be asked for; If,
+// Loop and Scan count as one node.
 import { create } from "@bufbuild/protobuf";
 import type { NodeProto } from "../file/gen/onnx_pb.ts";
 import { ValueInfoProtoSchema } from "../file/gen/onnx_pb.ts";
@@ -16,12 +17,17 @@ import type { OutputTensor, Runtime } from "./runtimes.ts";
 export interface Parting {
   /** The output of the model that differs. */
   readonly output: string;
-  /** The first node whose inputs agree and whose output does not; null where that could not be found: `reason` says why. */
+  /**
+   * The first node whose inputs agree and whose output does not; null where that could not be found: `reason` says why.
+   */
   readonly node: string | null;
   readonly opType: string;
   /** The value that differs first. */
   readonly value: string;
-  /** SQNR of that value between the runtimes, and the least of what the node reads (Infinity where those are inputs of the model). */
+  /**
+   * SQNR of that value between the runtimes, and the least of what the node reads (Infinity where those are inputs of
+   * the model).
+   */
   readonly sqnrDb: number;
   readonly inputsDb: number;
   readonly reason?: string;

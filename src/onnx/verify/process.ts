@@ -1,12 +1,14 @@
-// A runtime in a process of its own: what crashes there (a fault of the runtime, too little memory) is a finding here, not the end of this
-// process. The child is plain Node with HOST_SOURCE; requests and tensors go over its channel (structured clone).
+// A runtime in a process of its own: what crashes there (a fault of the runtime, too little memory) is a finding here,
+// not the end of this process. The child is plain Node with HOST_SOURCE; requests and tensors go over its channel
+// (structured clone).
 import { LowbitError } from "../../../formats/core/errors.ts";
 import { builtin } from "../../files/node.ts";
 import { CHILD_SOURCE } from "./host.ts";
 
 /**
- * The file that `name` means to this program, or undefined: looked for from its main script (for `lowbit`, this package). The working folder counts
- * only where there is no script (node -e, a REPL): code of a folder that a user merely stands in is not run.
+ * The file that `name` means to this program, or undefined: looked for from its main script (for `lowbit`, this
+ * package). The working folder counts only where there is no script (node -e, a REPL): code of a folder that a user
+ * merely stands in is not run.
  */
 export function resolvePackage(name: string): string | undefined {
   const [fs, module, path] = [builtin("node:fs"), builtin("node:module"), builtin("node:path")];

@@ -1,5 +1,6 @@
-// Random inputs that a model runs with and that tell something: sizes of symbolic dims are tried until the reference runs; switches (bools of
-// one element) take both values over the samples; another distribution is taken where no output moves on the usual one.
+// Random inputs that a model runs with and that tell something: sizes of symbolic dims are tried until the reference
+// runs; switches (bools of one element) take both values over the samples; another distribution is taken where no
+// output moves on the usual one.
 import { LowbitError } from "../../../formats/core/errors.ts";
 import type { Feeds, InputHint, InputMetadata, SampleStyle } from "./feeds.ts";
 import { inputDims, isFlag, randomSource, randomTensor } from "./feeds.ts";
@@ -27,8 +28,9 @@ export interface RandomFeeds {
 }
 
 /**
- * Sizes that a symbolic dimension is tried with, until the first model runs: sequences and audio frames; images first where the first input
- * has four dimensions or more (a strip of 16 pixels would leave a convolutional model two positions to differ in).
+ * Sizes that a symbolic dimension is tried with, until the first model runs: sequences and audio frames; images first
+ * where the first input has four dimensions or more (a strip of 16 pixels would leave a convolutional model two
+ * positions to differ in).
  */
 const SIZES = [16, 64, 320, 224, 128, 512, 576, 256, 32, 8, 1];
 const IMAGE_SIZES = [320, 224, 256, 512, 64, 128, 32, 16, 8, 1];

@@ -1,6 +1,7 @@
-// Values beyond float16 that a check on a CPU does not show: onnxruntime computes many float16 operators in float32 there and drops the casts
-// between, so that a sum of 155,000 passes; a GPU gives infinity. The float32 reference is run once more with the values that are float16 in the
-// other model as outputs, and their magnitudes are looked at; for sums also the sum of magnitudes inside.
+// Values beyond float16 that a check on a CPU does not show: onnxruntime computes many float16 operators in float32
+// there and drops the casts between, so that a sum of 155,000 passes; a GPU gives infinity. The float32 reference is
+// run once more with the values that are float16 in the other model as outputs, and their magnitudes are looked at; for
+// sums also the sum of magnitudes inside.
 import { create } from "@bufbuild/protobuf";
 import { payloadBytes } from "../file/encode.ts";
 import { TensorProto_DataType as T, ValueInfoProtoSchema } from "../file/gen/onnx_pb.ts";
@@ -30,7 +31,10 @@ export interface RangeFinding {
   readonly what: "value" | "sum";
 }
 
-/** Names of values of the reference's main graph that are float16 in the other model; a Cast back to float32 keeps the name. */
+/**
+ * Names of values of the reference's main graph that are float16 in the other model; a Cast back to float32 keeps the
+ * name.
+ */
 export function halfValues(reference: OnnxModel, model: OnnxModel): Set<string> {
   const scopes = buildScopes(model);
   const types = inferTypes(scopes, opsetVersion(model)).get(scopes[0])!;

@@ -1,5 +1,5 @@
-// What verification wants of a runtime: a session behind one interface, started in a process or page of its own. The runtimes themselves are the
-// table of table.ts.
+// What verification wants of a runtime: a session behind one interface, started in a process or page of its own. The
+// runtimes themselves are the table of table.ts.
 import type { FeedTensor, Feeds, InputMetadata } from "./feeds.ts";
 
 /** A result of a session; null is no tensor (a sequence, a map). */

@@ -1,5 +1,6 @@
-// Known traps of runtimes: files that load and are wrong, or slow, in one of them. A row says where (runtime, versions seen), when (a condition on the
-// graph) and what to do. Found by running files in the runtimes, or in their public bug reports; a version is the last one in which it was seen.
+// Known traps of runtimes: files that load and are wrong, or slow, in one of them. A row says where (runtime, versions
+// seen), when (a condition on the graph) and what to do. Found by running files in the runtimes, or in their public bug
+// reports; a version is the last one in which it was seen.
 import { TensorProto_DataType as T } from "../file/gen/onnx_pb.ts";
 import type { NodeProto } from "../file/gen/onnx_pb.ts";
 import type { OnnxModel } from "../file/model.ts";

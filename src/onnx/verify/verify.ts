@@ -1,5 +1,5 @@
-// verifyModels: runs two models on the same inputs in onnxruntime-node, in a process of its own, and compares every output. Node only;
-// onnxruntime-node is an optional peer.
+// verifyModels: runs two models on the same inputs in onnxruntime-node, in a process of its own, and compares every
+// output. Node only; onnxruntime-node is an optional peer.
 import { LowbitError, isLowbitError } from "../../../formats/core/errors.ts";
 import type { CalibrationData } from "../calibrate/sources.ts";
 import { readFeeds } from "../calibrate/sources.ts";
@@ -32,14 +32,19 @@ export interface VerifyOptions {
   /** Default 1. */
   seed?: number;
   /**
-   * Inputs to run instead of random ones: feeds, or a source as calibration takes it (.npz, .npy, a folder, JSON lines, a module); of a source
-   * at most `samples`.
+   * Inputs to run instead of random ones: feeds, or a source as calibration takes it (.npz, .npy, a folder, JSON lines,
+   * a module); of a source at most `samples`.
    */
   inputs?: readonly Feeds[] | CalibrationData;
-  /** A folder of images (or one) as inputs, at most `samples` of them (default 4); `preprocess` says how: imagenet, clip, half, unit, raw. */
+  /**
+   * A folder of images (or one) as inputs, at most `samples` of them (default 4); `preprocess` says how: imagenet,
+   * clip, half, unit, raw.
+   */
   images?: string;
   preprocess?: string;
-  /** Decoders: let both write this many tokens greedily, and compare. Prompts are the token ids of `inputs`, or random. */
+  /**
+   * Decoders: let both write this many tokens greedily, and compare. Prompts are the token ids of `inputs`, or random.
+   */
   generate?: number;
   /** A metric of one's own: a module's path, or the function. */
   metric?: string | Metric;
@@ -52,8 +57,9 @@ export interface VerifyOptions {
   /** Threads of the runtime inside an operator. Default: its own choice. */
   threads?: number;
   /**
-   * Runtimes in which both models are run too: node, node-disabled, web, webgpu (both builds: webgpu-native, webgpu-jsep), lowbit. A report then has
-   * a matrix, and a runtime that disagrees by more than the file's arithmetic explains fails.
+   * Runtimes in which both models are run too: node, node-disabled, web, webgpu (both builds: webgpu-native,
+   * webgpu-jsep), lowbit. A report then has a matrix, and a runtime that disagrees by more than the file's arithmetic
+   * explains fails.
    */
   runtimes?: readonly string[];
   /** Called before each cell of that matrix. */
@@ -65,7 +71,10 @@ export interface VerifyReport {
   readonly seed: number;
   readonly minSqnrDb: number;
   readonly outputs: readonly OutputComparison[];
-  /** Every output reaches minSqnrDb (and minAgreement), the reference has numbers, random inputs moved an output, and the runtimes asked for agree. */
+  /**
+   * Every output reaches minSqnrDb (and minAgreement), the reference has numbers, random inputs moved an output, and
+   * the runtimes asked for agree.
+   */
   readonly ok: boolean;
   /** Shapes of the inputs that were run. */
   readonly inputs: Readonly<Record<string, readonly number[]>>;
@@ -104,7 +113,10 @@ interface Opened {
   readonly judged: boolean;
 }
 
-/** The process of the runtime ended: of the model that is judged this is a finding (E_VERIFY), of the reference it is a failure. */
+/**
+ * The process of the runtime ended: of the model that is judged this is a finding (E_VERIFY), of the reference it is a
+ * failure.
+ */
 function crashed(label: string, judged: boolean, doing: string, cause: CrashError): LowbitError {
   return new LowbitError(
     judged ? "E_VERIFY" : "E_RUNTIME",
@@ -140,7 +152,10 @@ async function run({ session, label, judged }: Opened, feeds: Feeds): Promise<Re
   }
 }
 
-/** What the file of the reference says: inputs for runtimes that do not describe them, hints on integer values, kinds of outputs. */
+/**
+ * What the file of the reference says: inputs for runtimes that do not describe them, hints on integer values, kinds of
+ * outputs.
+ */
 interface ModelFacts {
   readonly inputs: readonly InputMetadata[];
   readonly hints: ReadonlyMap<string, InputHint>;
@@ -183,12 +198,13 @@ function checkNames(a: RuntimeSession, b: RuntimeSession): void {
 }
 
 /**
- * Compares two models, usually an original and its quantized form, on the same inputs. The runtime works in a process of its own, so that a crash there is an
- * error like others.
+ * Compares two models, usually an original and its quantized form, on the same inputs. The runtime works in a process
+ * of its own, so that a crash there is an error like others.
  * @param a path or bytes of the reference
  * @param b path or bytes of the model to judge
- * @throws LowbitError E_RUNTIME where onnxruntime-node (or what another runtime needs) is missing, a model does not load or does not run, or the reference crashes it; E_VERIFY
- * where the models' inputs or outputs differ in name or shape, or the second model crashes the runtime
+ * @throws LowbitError E_RUNTIME where onnxruntime-node (or what another runtime needs) is missing, a model does not
+ * load or does not run, or the reference crashes it; E_VERIFY where the models' inputs or outputs differ in name or
+ * shape, or the second model crashes the runtime
  */
 export async function verifyModels(a: string | Uint8Array, b: string | Uint8Array, options: VerifyOptions = {}): Promise<VerifyReport> {
   if (typeof options !== "object" || options === null)

@@ -1,5 +1,5 @@
-// What makes two runs the same: the version, the recipe, the graph and the calibration data. Weights are compared layer by layer (store.ts), so that
-// nobody has to read all of a large model to know it.
+// What makes two runs the same: the version, the recipe, the graph and the calibration data. Weights are compared layer
+// by layer (store.ts), so that nobody has to read all of a large model to know it.
 import { LowbitError } from "../../../formats/core/errors.ts";
 import type { OnnxModel } from "../file/model.ts";
 import type { QuantizeModelOptions } from "../options.ts";

@@ -1,5 +1,6 @@
-// A log of records in one file: the journal of a run, a shard, sums of calibration. Records are only ever added at the end, each with
-// its own checksum, so that a run that was killed leaves whole records and at most one torn one, which the next run cuts off.
+// A log of records in one file: the journal of a run, a shard, sums of calibration. Records are only ever added at the
+// end, each with its own checksum, so that a run that was killed leaves whole records and at most one torn one, which
+// the next run cuts off.
 //   file    magic (8 bytes), records
 //   record  bytes of the JSON (uint32), bytes of the data (uint64), JSON, data, SHA-256 of all that
 import type * as NodeCrypto from "node:crypto";
@@ -33,7 +34,10 @@ export interface Log {
   readonly records: readonly LogRecord[];
   /** Adds a record. @throws LowbitError E_IO */
   add(meta: RecordMeta, parts?: readonly Uint8Array[]): LogRecord;
-  /** The data of a record, its checksum looked at again. @throws LowbitError E_CONTAINER where another process wrote over it */
+  /**
+   * The data of a record, its checksum looked at again.
+   * @throws LowbitError E_CONTAINER where another process wrote over it
+   */
   data(record: LogRecord): Uint8Array<ArrayBuffer>;
   /** Makes all that was added last. */
   sync(): void;

@@ -1,5 +1,5 @@
-// Runs that go on where another stopped (--resume: a journal beside the output), and runs that make a share of the weights (--shard i/n: a file
-// beside the output), put together by `mergeShards`.
+// Runs that go on where another stopped (--resume: a journal beside the output), and runs that make a share of the
+// weights (--shard i/n: a file beside the output), put together by `mergeShards`.
 import { LowbitError } from "../../../formats/core/errors.ts";
 import { disk, nodePath, statOf } from "../../files/calls.ts";
 import { outputPath } from "../../files/outputs.ts";
@@ -73,7 +73,8 @@ function remove(path: string): void {
 
 /**
  * The run that options ask for by resume or shard.
- * @throws LowbitError E_EXISTS where a journal or shard of another run is there, E_IO; TypeError, RangeError for options
+ * @throws LowbitError E_EXISTS where a journal or shard of another run is there, E_IO; TypeError, RangeError for
+ * options
  */
 export function openRunLog(model: OnnxModel, output: string, options: QuantizeModelOptions, data: readonly Feeds[] | string | null): Run {
   const shard = options.shard === undefined ? undefined : parseShard(options.shard);
@@ -138,7 +139,10 @@ function mostCommon(identities: readonly Identity[]): Identity {
   return identities.reduce((best, one) => (votes(one) > votes(best) ? one : best));
 }
 
-/** Opens the shards beside an output. @throws LowbitError E_IO for a missing one, E_CONTAINER for one unfinished or of another run, by name */
+/**
+ * Opens the shards beside an output.
+ * @throws LowbitError E_IO for a missing one, E_CONTAINER for one unfinished or of another run, by name
+ */
 export function openShards(output: string): Shards {
   const logs: Log[] = [];
   const close = (): void => logs.forEach((log) => log.close());

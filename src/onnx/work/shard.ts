@@ -21,7 +21,10 @@ export const shardPath = (output: string, { index, count }: Shard): string => `$
 
 const PATTERN = /\.(\d+)-of-(\d+)\.shard$/;
 
-/** Numbers and count of the shards beside an output. @throws LowbitError E_IO where some are missing, E_CONTAINER where counts differ */
+/**
+ * Numbers and count of the shards beside an output.
+ * @throws LowbitError E_IO where some are missing, E_CONTAINER where counts differ
+ */
 export function shardsBeside(output: string): { path: string; index: number }[] {
   const path = nodePath();
   const target = outputPath(output);

@@ -1,5 +1,6 @@
-// Where the packed weights of a run are between their making and their writing: in memory, or in a log on disk from which a later run goes on
-// (a journal) or another machine's run takes them (a shard). A weight is known by its layer and by the content that it was made of.
+// Where the packed weights of a run are between their making and their writing: in memory, or in a log on disk from
+// which a later run goes on (a journal) or another machine's run takes them (a shard). A weight is known by its layer
+// and by the content that it was made of.
 import { LowbitError } from "../../../formats/core/errors.ts";
 import type { PackedTensor } from "../../../formats/core/types.ts";
 import { fromBytes, toBytes } from "../../tensor/container.ts";
@@ -16,7 +17,10 @@ export interface DecidedWeight {
   /** Sums of w^2 and of (w - w')^2. */
   readonly signal: number;
   readonly noise: number;
-  /** 10 log10 of signal over error of the layer's output, on batches held out (without any, on all); absent without data. */
+  /**
+   * 10 log10 of signal over error of the layer's output, on batches held out (without any, on all); absent without
+   * data.
+   */
   readonly outputSqnr?: number;
   /** Sequential: what to add to the bias of each output, so that its mean is that of the float model. */
   readonly biasShift?: Float64Array<ArrayBuffer>;
@@ -147,8 +151,8 @@ function decode(bytes: Uint8Array<ArrayBuffer>): DecidedWeight {
 }
 
 /**
- * Divides layers among shards by bytes: the largest unit first, each to the shard that has least; the same everywhere. Layers of one unit (of one weight,
- * or of one input that is calibrated) stay together.
+ * Divides layers among shards by bytes: the largest unit first, each to the shard that has least; the same everywhere.
+ * Layers of one unit (of one weight, or of one input that is calibrated) stay together.
  */
 export function balance(layers: readonly Layer[], unitOf: (layer: Layer) => unknown, count: number): Layer[][] {
   const units = new Map<unknown, { layers: Layer[]; bytes: number; at: number }>();

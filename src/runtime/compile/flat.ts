@@ -1,5 +1,7 @@
-// A model's graph as one list of nodes: branches of `If` are written out in place. Where the condition is a constant only its branch remains; else the nodes of both carry guards
-// (which condition must be true or false for them to run), and a `lowbit.Pick` takes the results of the branch that ran. Works off a stack: the depth of graphs is the file's choice.
+// A model's graph as one list of nodes: branches of `If` are written out in place. Where the condition is a constant
+// only its branch remains; else the nodes of both carry guards (which condition must be true or false for them to run),
+// and a `lowbit.Pick` takes the results of the branch that ran. Works off a stack: the depth of graphs is the file's
+// choice.
 import { create } from "@bufbuild/protobuf";
 import { LowbitError } from "../../../formats/core/errors.ts";
 import type { GraphProto, NodeProto, TensorProto } from "../../onnx/file/gen/onnx_pb.ts";
@@ -44,7 +46,10 @@ const rename = (names: ReadonlyMap<string, string>, list: readonly string[]): st
 /** The value of a bool tensor of one element. */
 const truth = (model: OnnxModel, tensor: TensorProto): boolean => readRaw(model, tensor)[0] !== 0;
 
-/** The main graph with branches written out, in order, and the nodes that outputs need. @param stops values that are made without their nodes */
+/**
+ * The main graph with branches written out, in order, and the nodes that outputs need.
+ * @param stops values that are made without their nodes
+ */
 export function flatten(model: OnnxModel, stops: { has(name: string): boolean }): FlatGraph {
   const graph = model.proto.graph;
   if (graph === undefined) throw new LowbitError("E_ONNX", "model: expected a graph, got none. The file is damaged.");

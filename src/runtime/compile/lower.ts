@@ -23,8 +23,9 @@ function flatRows(node: NodeProto): NodeProto[] {
 const isHalfCast = (node: NodeProto): boolean => operatorName(node) === "Cast" && attributeInt(node, "to", 0) === Number(T.FLOAT16);
 
 /**
- * The nodes of a graph as those of the newest opset. A Cast to float16 rounds only where another Cast reads it: float16 is computed in float32, as onnxruntime does on processors, and what
- * is beyond float16 between two operators is as far beyond it there.
+ * The nodes of a graph as those of the newest opset. A Cast to float16 rounds only where another Cast reads it: float16
+ * is computed in float32, as onnxruntime does on processors, and what is beyond float16 between two operators is as far
+ * beyond it there.
  */
 export function lower(nodes: readonly FlatNode[], opset: number): FlatNode[] {
   const recast = new Set(nodes.filter(({ node }) => operatorName(node) === "Cast").map(({ node }) => node.input[0]));

@@ -1,4 +1,5 @@
-// A model as a plan: the nodes that outputs need, in order, constants folded, weights prepared, and after which step each value is let go.
+// A model as a plan: the nodes that outputs need, in order, constants folded, weights prepared, and after which step
+// each value is let go.
 import type { Backend, SyncLayer } from "../../backends/types.ts";
 import { hasEngineMemory } from "../../backends/wasm/memory.ts";
 import type { NodeProto } from "../../onnx/file/gen/onnx_pb.ts";
@@ -71,7 +72,10 @@ export function missingOperators(model: OnnxModel, { nodes, tensors }: FlatGraph
   return [...found].sort();
 }
 
-/** Constants of a model as they are read: initializers, folded nodes, weights that stay codes until an operator needs their values. */
+/**
+ * Constants of a model as they are read: initializers, folded nodes, weights that stay codes until an operator needs
+ * their values.
+ */
 class Constants {
   readonly values = new Map<string, Value>();
   readonly weights = new Map<string, Weight>();

@@ -1,5 +1,5 @@
-// Weights that are codes with scales in the model: what the target "stored" wrote, and DequantizeLinear of constants. Products take them as packed tensors, codes as they are; where
-// another operator reads one, it is decoded.
+// Weights that are codes with scales in the model: what the target "stored" wrote, and DequantizeLinear of constants.
+// Products take them as packed tensors, codes as they are; where another operator reads one, it is decoded.
 import { defineBlock } from "../../../formats/define/index.ts";
 import { dequantizeRows } from "../../../formats/core/packed.ts";
 import type { NumberFormat, PackedTensor } from "../../../formats/core/types.ts";
@@ -33,7 +33,10 @@ const ELEMENTS: ReadonlyMap<string, NumberFormat> = new Map<string, NumberFormat
   ["uint8 4", uint4],
 ]);
 
-/** DequantizeLinear of a constant matrix along one of its axes, as a weight; undefined for other shapes and types. `bits`: of the codes, 4 or 8. */
+/**
+ * DequantizeLinear of a constant matrix along one of its axes, as a weight; undefined for other shapes and types.
+ * `bits`: of the codes, 4 or 8.
+ */
 export function dequantizedWeight(
   node: NodeProto,
   bits: number,

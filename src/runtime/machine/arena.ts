@@ -1,5 +1,6 @@
-// The arena of activations: blocks in a backend's memory that values live in from the step that makes them to the last one that reads them. It keeps what it has taken from the backend
-// until it is disposed of, so that addresses stay good: a recorded run can be repeated.
+// The arena of activations: blocks in a backend's memory that values live in from the step that makes them to the last
+// one that reads them. It keeps what it has taken from the backend until it is disposed of, so that addresses stay
+// good: a recorded run can be repeated.
 import type { EngineMemory, Region } from "../../backends/wasm/memory.ts";
 
 export interface Arena {

@@ -1,4 +1,5 @@
-// GroupQueryAttention on the attention kernel: over a cache of a decoder in place, or in a plain run over past and present of one sequence after the other.
+// GroupQueryAttention on the attention kernel: over a cache of a decoder in place, or in a plain run over past and
+// present of one sequence after the other.
 import { attention, attentionJob, type Heads } from "../../../kernels/wasm/nn/attention.ts";
 import { append, appendJob, cacheRowBytes, hasScales, headUnit, type CacheKind } from "../../../kernels/wasm/nn/cache.ts";
 import { rotary, rotaryJob } from "../../../kernels/wasm/nn/rotary.ts";
@@ -9,7 +10,10 @@ import { groupedSizes, type Grouped } from "../ops/attention.ts";
 import { integers, type Value } from "../value.ts";
 import type { Machine, Slot } from "./machine.ts";
 
-/** Keys or values of one layer [kv head][capacity][size], and where the kind has them the words beside its rows [kv head][capacity]. */
+/**
+ * Keys or values of one layer [kv head][capacity][size], and where the kind has them the words beside its rows [kv
+ * head][capacity].
+ */
 export interface CacheSide {
   readonly kind: CacheKind;
   readonly address: number;
@@ -91,7 +95,10 @@ function turn(
   );
 }
 
-/** Keys and values of these tokens into the cache, then attention over it. `past`: tokens in the cache before. @returns y [1, tokens, heads * size] at `y` */
+/**
+ * Keys and values of these tokens into the cache, then attention over it. `past`: tokens in the cache before.
+ * @returns y [1, tokens, heads * size] at `y`
+ */
 function overCache(
   m: Machine,
   inputs: Inputs,

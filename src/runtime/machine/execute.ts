@@ -1,4 +1,5 @@
-// Runs the steps of a plan: on kernels where an operator has one for these values, else by its loops. Values live in the arena from the step that makes them to the last that reads them.
+// Runs the steps of a plan: on kernels where an operator has one for these values, else by its loops. Values live in
+// the arena from the step that makes them to the last that reads them.
 import { TURN_MS, turn } from "../../backends/turn.ts";
 import type { SyncLayer } from "../../backends/types.ts";
 import { attributeFloat, attributeInt } from "../../onnx/graph/nodes.ts";
@@ -39,7 +40,10 @@ const gemm =
     return y && [y];
   };
 
-/** Results of loops that are views of the arena are copied out of it; an input that is handed on is one more use of its memory. */
+/**
+ * Results of loops that are views of the arena are copied out of it; an input that is handed on is one more use of its
+ * memory.
+ */
 function keepOut(m: Machine, value: Value | undefined): Value | undefined {
   if (isSlot(value)) return m.view(value, value.dims);
   return value !== undefined && value.data.buffer === m.memory.buffer ? { ...value, data: value.data.slice() } : value;
@@ -126,8 +130,9 @@ function begin({ machine, plan, fed, note }: Execution): { run(step: Step): void
 }
 
 /**
- * Runs a plan's steps on fed values, with a turn of the event loop between steps where they take longer than a frame. The caller sees to it that no other run of the machine comes in
- * between, and resets the machine when it has read the results.
+ * Runs a plan's steps on fed values, with a turn of the event loop between steps where they take longer than a frame.
+ * The caller sees to it that no other run of the machine comes in between, and resets the machine when it has read the
+ * results.
  */
 export async function execute(execution: Execution): Promise<(name: string) => Value | undefined> {
   const { run, read } = begin(execution);

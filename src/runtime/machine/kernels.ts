@@ -1,4 +1,5 @@
-// Operators on the kernels of a backend's memory: each takes values and gives slots, or undefined where these shapes and types are none of its kernel (then its loops run).
+// Operators on the kernels of a backend's memory: each takes values and gives slots, or undefined where these shapes
+// and types are none of its kernel (then its loops run).
 import { norm, normJob } from "../../../kernels/wasm/nn/norm.ts";
 import { rotary, rotaryJob } from "../../../kernels/wasm/nn/rotary.ts";
 import { rowsAt } from "../../../kernels/wasm/nn/rows.ts";
@@ -207,7 +208,9 @@ export function emitters(loops: ReadonlyMap<string, { readonly run: Run }>): Rea
   ]);
 }
 
-/** com.microsoft.RotaryEmbedding [1, S, heads * size] of tokens that follow `past` others, whatever positions are fed. */
+/**
+ * com.microsoft.RotaryEmbedding [1, S, heads * size] of tokens that follow `past` others, whatever positions are fed.
+ */
 export function emitTurn(m: Machine, [x, , cos, sin]: Inputs, node: NodeProto, past: () => number): Slot | undefined {
   if (!isFloat(x) || !isFloat(cos) || !isFloat(sin) || x.dims.length !== 3) return undefined;
   const [, tokens, width] = x.dims;

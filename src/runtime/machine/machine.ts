@@ -1,5 +1,5 @@
-// What operators run on in a backend's memory: slots (float32 tensors in the arena), constants placed once, jobs of kernels. While it records, all that it runs is kept as a list that
-// can be repeated: addresses do not move.
+// What operators run on in a backend's memory: slots (float32 tensors in the arena), constants placed once, jobs of
+// kernels. While it records, all that it runs is kept as a list that can be repeated: addresses do not move.
 import type { Kernel } from "../../../kernels/wasm/engine/engine.ts";
 import type { EngineMemory, Region } from "../../backends/wasm/memory.ts";
 import type { NodeProto } from "../../onnx/file/gen/onnx_pb.ts";
@@ -21,7 +21,9 @@ export const isPlaceable = (value: Value | undefined): value is Value =>
 
 export const isSlot = (value: Value | undefined): value is Slot => value !== undefined && (value as Partial<Slot>).address !== undefined;
 
-/** An operator on kernels: slots, or undefined where these shapes and types are none of its kernel (then its loops run). */
+/**
+ * An operator on kernels: slots, or undefined where these shapes and types are none of its kernel (then its loops run).
+ */
 export type Emit = (m: Machine, inputs: Inputs, node: NodeProto) => readonly (Slot | undefined)[] | undefined;
 
 export interface Job {
@@ -46,7 +48,9 @@ export interface Machine {
   /** Marks a value whose data never changes. */
   constant(value: Value): void;
   job(kernel: Kernel, job: Job): void;
-  /** A job whose arguments depend on a number that moves (the tokens in a cache): `make` of it, linear in every word. */
+  /**
+   * A job whose arguments depend on a number that moves (the tokens in a cache): `make` of it, linear in every word.
+   */
   moving(kernel: Kernel, at: () => number, make: (at: number) => Job): void;
   call(run: () => void): void;
   /** Frees copies that `place` made for one step. */

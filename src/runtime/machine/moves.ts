@@ -1,4 +1,5 @@
-// Operators that move values, reduce or multiply them, on kernels: transposes, slices, joins, expansion, reductions, products of two computed values, convolution and pooling.
+// Operators that move values, reduce or multiply them, on kernels: transposes, slices, joins, expansion, reductions,
+// products of two computed values, convolution and pooling.
 import { copy, copyJob, type Strided } from "../../../kernels/wasm/nn/copy.ts";
 import { matmul, matmulJob, matmulSpec } from "../../../kernels/wasm/nn/matmul.ts";
 import { reduce, reduceJob, reduceSpec, type Reduction } from "../../../kernels/wasm/nn/reduce.ts";

@@ -1,4 +1,5 @@
-// Element-wise operators beyond arithmetic: activations with parameters, trigonometry, rounding, tests. Source: the ONNX operator specifications; com.microsoft has none of them.
+// Element-wise operators beyond arithmetic: activations with parameters, trigonometry, rounding, tests. Source: the
+// ONNX operator specifications; com.microsoft has none of them.
 import { attributeFloat, attributeInt } from "../../onnx/graph/nodes.ts";
 import type { NodeProto } from "../../onnx/file/gen/onnx_pb.ts";
 import type { NumberArray, Value } from "../value.ts";

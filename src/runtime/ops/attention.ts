@@ -1,5 +1,5 @@
-// Attention operators and rotary embedding as plain loops. Source: onnxruntime docs/ContribOperators.md (GroupQueryAttention, MultiHeadAttention, RotaryEmbedding) and the
-// ONNX operator RotaryEmbedding-23.
+// Attention operators and rotary embedding as plain loops. Source: onnxruntime docs/ContribOperators.md
+// (GroupQueryAttention, MultiHeadAttention, RotaryEmbedding) and the ONNX operator RotaryEmbedding-23.
 import { attributeFloat, attributeInt } from "../../onnx/graph/nodes.ts";
 import type { NodeProto } from "../../onnx/file/gen/onnx_pb.ts";
 import type { Value } from "../value.ts";
@@ -341,7 +341,10 @@ function rotarySizes(x: Value, heads: number, rotated: number, node: NodeProto):
   return { batch, heads: width / size, tokens, size, at: (data) => byToken(data, tokens, width, size) };
 }
 
-/** com.microsoft: positions before the tables, an offset or [B, S]. ONNX: after them, and tables [B, S, R / 2] without any. */
+/**
+ * com.microsoft: positions before the tables, an offset or [B, S]. ONNX: after them, and tables [B, S, R / 2] without
+ * any.
+ */
 const rotary =
   (microsoft: boolean) =>
   (inputs: Inputs, node: NodeProto): Value => {

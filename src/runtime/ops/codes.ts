@@ -1,4 +1,5 @@
-// Products and lookups on weights that operators of com.microsoft hold as codes: MatMulNBits, GatherBlockQuantized, MatMulBnb4. Codes go into packed tensors as they are.
+// Products and lookups on weights that operators of com.microsoft hold as codes: MatMulNBits, GatherBlockQuantized,
+// MatMulBnb4. Codes go into packed tensors as they are.
 import { defineBlock, defineCodebook } from "../../../formats/define/index.ts";
 import { bnb_fp4 } from "../../../formats/bnb_fp4.ts";
 import type { BlockFormat, NumberFormat, PackedTensor } from "../../../formats/core/types.ts";
@@ -43,7 +44,9 @@ const packedBytes = ({ n, k, bits }: Sizes): number => n * Math.ceil((k * bits) 
 /** Rows of blocks without padding, in whole bytes. */
 const hasWholeRows = ({ k, bits, block }: Sizes): boolean => k % block === 0 && (k * bits) % 8 === 0;
 
-/** Codes as rows of whole bytes: `from` itself where it has no other ones, else in what `out` gives, of `packedBytes`. */
+/**
+ * Codes as rows of whole bytes: `from` itself where it has no other ones, else in what `out` gives, of `packedBytes`.
+ */
 function wholeRows(from: Uint8Array, size: Sizes, out: (bytes: number) => Uint8Array): Uint8Array {
   if (hasWholeRows(size)) return from;
   const { n, k, bits } = size;
@@ -101,8 +104,8 @@ function checkSizes(node: NodeProto, size: Sizes, codes: number, scales: number)
 }
 
 /**
- * The packed tensor of a MatMulNBits node: read in parts where the backend copies it, else whole; undefined where its weight is none of constants. It is good until the next one is
- * made. @throws LowbitError E_SHAPE
+ * The packed tensor of a MatMulNBits node: read in parts where the backend copies it, else whole; undefined where its
+ * weight is none of constants. It is good until the next one is made. @throws LowbitError E_SHAPE
  */
 function packNBits(node: NodeProto, context: PrepareContext, constant: (name: string) => Value | undefined): PackedTensor | undefined {
   const [codesName, scalesName, zerosName] = [1, 2, 3].map((i) => node.input[i] ?? "");
@@ -125,7 +128,9 @@ function packNBits(node: NodeProto, context: PrepareContext, constant: (name: st
   return nbitsWeight(own, bytesOf(scales.data), zeros, size);
 }
 
-/** A weight that stays in the model's file until its rows are packed; read whole by who asks for all codes or scales. */
+/**
+ * A weight that stays in the model's file until its rows are packed; read whole by who asks for all codes or scales.
+ */
 function partedWeight(codes: TensorParts, scales: TensorParts, zeros: Value | undefined, size: Sizes): PackedTensor {
   const all = ({ size: bytes, read }: TensorParts): Uint8Array => {
     const out = new Uint8Array(bytes);
@@ -219,7 +224,10 @@ function stackedWeight(parts: readonly PackedTensor[]): PackedTensor {
   return weight;
 }
 
-/** Several MatMulNBits nodes of one input, without zero points and biases, as one product: its columns are theirs, one node after the other. */
+/**
+ * Several MatMulNBits nodes of one input, without zero points and biases, as one product: its columns are theirs, one
+ * node after the other.
+ */
 export function joinNBits(nodes: readonly NodeProto[], context: PrepareContext, constant: (name: string) => Value | undefined) {
   const parts = nodes.map((node) => {
     const part = packNBits(node, context, constant)!;
@@ -289,7 +297,9 @@ const gatherNBits: Operator = {
   },
 };
 
-/** MatMulBnb4: codes of the flattened [N, K], the first of a byte in its high nibble, a scale for each block of them. */
+/**
+ * MatMulBnb4: codes of the flattened [N, K], the first of a byte in its high nibble, a scale for each block of them.
+ */
 function bnb4Weight(
   codes: Uint8Array,
   absmax: Float32Array,

@@ -19,7 +19,10 @@ interface Window {
   readonly pads: readonly [readonly [number, number], readonly [number, number]];
 }
 
-/** The window of a Conv or pooling node over x [N, C, W] or [N, C, H, W]. `kernel`: null for that of the attribute. @throws LowbitError E_SHAPE */
+/**
+ * The window of a Conv or pooling node over x [N, C, W] or [N, C, H, W]. `kernel`: null for that of the attribute.
+ * @throws LowbitError E_SHAPE
+ */
 export function windowShape(x: Value, node: NodeProto, kernel: readonly number[] | null): Window {
   const spatial = x.dims.slice(2);
   const rank = spatial.length;

@@ -1,4 +1,5 @@
-// Einsum: any product of tensors named by letters, as sums over every letter. Source: the ONNX operator Einsum-12. Loops: exporters of language models write MatMul instead.
+// Einsum: any product of tensors named by letters, as sums over every letter. Source: the ONNX operator Einsum-12.
+// Loops: exporters of language models write MatMul instead.
 import { LowbitError } from "../../../formats/core/errors.ts";
 import { contiguous } from "../../onnx/graph/views.ts";
 import type { NodeProto } from "../../onnx/file/gen/onnx_pb.ts";

@@ -1,4 +1,5 @@
-// Element-wise operators with broadcasting. The plain loops of `unary` and `binary` are where kernels of chains take over.
+// Element-wise operators with broadcasting. The plain loops of `unary` and `binary` are where kernels of chains take
+// over.
 import { LowbitError } from "../../../formats/core/errors.ts";
 import { attributeFloat, attributeInt } from "../../onnx/graph/nodes.ts";
 import type { ElementType, NumberArray, Value } from "../value.ts";

@@ -1,4 +1,5 @@
-// What convolutional networks have beside convolution: batch and instance norms, transposed convolution, padding, and what moves channels into space. Loops.
+// What convolutional networks have beside convolution: batch and instance norms, transposed convolution, padding, and
+// what moves channels into space. Loops.
 import { attributeFloat, attributeInt } from "../../onnx/graph/nodes.ts";
 import type { NodeProto } from "../../onnx/file/gen/onnx_pb.ts";
 import type { Value } from "../value.ts";

@@ -1,4 +1,5 @@
-// Products of small integers on a constant matrix: MatMulInteger by the backend's kernel, which gives exact int32 sums; zero points are put right afterwards.
+// Products of small integers on a constant matrix: MatMulInteger by the backend's kernel, which gives exact int32 sums;
+// zero points are put right afterwards.
 import { hasEngineMemory } from "../../backends/wasm/memory.ts";
 import type { WasmBackend } from "../../backends/wasm/backend.ts";
 import type { NodeProto } from "../../onnx/file/gen/onnx_pb.ts";
@@ -25,7 +26,10 @@ function byRows(w: Value): { readonly rows: Int8Array; readonly sums: Int32Array
   return { rows, sums };
 }
 
-/** A node whose second matrix is constant, made ready for the kernel of integers; undefined for others, and backends without one. */
+/**
+ * A node whose second matrix is constant, made ready for the kernel of integers; undefined for others, and backends
+ * without one.
+ */
 export function prepareInteger(node: NodeProto, context: PrepareContext): Prepared | undefined {
   const { backend } = context;
   const [w, zeros] = [context.constant(1), context.constant(3)];

@@ -1,4 +1,5 @@
-// What an operator is to the runtime: a row of a table, from inputs to outputs. Operators whose weights are constant prepare them once.
+// What an operator is to the runtime: a row of a table, from inputs to outputs. Operators whose weights are constant
+// prepare them once.
 import { LowbitError } from "../../../formats/core/errors.ts";
 import type { PackedTensor } from "../../../formats/core/types.ts";
 import type { Backend, SyncLayer } from "../../backends/types.ts";
@@ -26,9 +27,14 @@ export interface PrepareContext {
   /** The constant behind input i, or undefined. */
   constant(i: number): Value | undefined;
   readonly activations: ActivationChoice;
-  /** The bytes of the constant uint8 tensor behind a name, good until the next such call; undefined where there is none. */
+  /**
+   * The bytes of the constant uint8 tensor behind a name, good until the next such call; undefined where there is none.
+   */
   bytes(name: string): Uint8Array | undefined;
-  /** The same bytes, or those of float32, read in parts until the node is prepared; undefined where the backend would keep them. */
+  /**
+   * The same bytes, or those of float32, read in parts until the node is prepared; undefined where the backend would
+   * keep them.
+   */
   parts(name: string, type: "uint8" | "float32"): TensorParts | undefined;
   /** Memory for packed codes, good until the next such call where the backend copies what it prepares. */
   scratch(bytes: number): Uint8Array;

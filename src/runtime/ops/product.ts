@@ -1,4 +1,5 @@
-// Products. Constant weights become packed layers of the backend, whatever they are stored as; products of two computed values are plain loops.
+// Products. Constant weights become packed layers of the backend, whatever they are stored as; products of two computed
+// values are plain loops.
 import type { PackedTensor } from "../../../formats/core/types.ts";
 import { float32 } from "../../../formats/float32.ts";
 import type { SyncLayer } from "../../backends/types.ts";
@@ -77,7 +78,9 @@ function matmul(inputs: Inputs, node: NodeProto): Value {
   return out;
 }
 
-/** The layer of input 1, a constant matrix: [n, k] (`isRows`) or [k, n]. Weights that the model has as codes stay codes. */
+/**
+ * The layer of input 1, a constant matrix: [n, k] (`isRows`) or [k, n]. Weights that the model has as codes stay codes.
+ */
 function constantLayer(context: PrepareContext, name: string, isRows: boolean): SyncLayer | undefined {
   const { backend, activations } = context;
   const key = `${name} ${isRows}`;

@@ -1,4 +1,5 @@
-// Integer quantization as graphs spell it: (Dynamic)QuantizeLinear, DequantizeLinear, integer products, QLinear operators. Plain loops.
+// Integer quantization as graphs spell it: (Dynamic)QuantizeLinear, DequantizeLinear, integer products, QLinear
+// operators. Plain loops.
 import { attributeInt } from "../../onnx/graph/nodes.ts";
 import type { NodeProto } from "../../onnx/file/gen/onnx_pb.ts";
 import { TensorProto_DataType as T } from "../../onnx/file/gen/onnx_pb.ts";
@@ -85,7 +86,10 @@ const BOUNDS: ReadonlyMap<ElementType, readonly [number, number]> = new Map([
   ["uint16", [0, 65535]],
 ]);
 
-/** Codes of values: round(x / scale) + zero, half to even, clamped. The type is that of the zero point, else `output_dtype`, else uint8. */
+/**
+ * Codes of values: round(x / scale) + zero, half to even, clamped. The type is that of the zero point, else
+ * `output_dtype`, else uint8.
+ */
 function quantize(inputs: Inputs, node: NodeProto): Value {
   const x = need(inputs, 0, node);
   const scale = need(inputs, 1, node);

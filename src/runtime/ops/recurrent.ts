@@ -1,4 +1,5 @@
-// LSTM, GRU and RNN. Source: the ONNX operator specifications. The products with W are one for all steps; constant weights are packed layers of the backend.
+// LSTM, GRU and RNN. Source: the ONNX operator specifications. The products with W are one for all steps; constant
+// weights are packed layers of the backend.
 import { attributeFloat, attributeInt, attributeOf } from "../../onnx/graph/nodes.ts";
 import type { NodeProto } from "../../onnx/file/gen/onnx_pb.ts";
 import type { SyncLayer } from "../../backends/types.ts";

@@ -42,7 +42,10 @@ const logSumExp: Operator = {
 
 const sumOf = (a: Sum, x: Sum): Sum => (a as number) + (x as number);
 
-/** Reductions along axes: `step` from `start`. Sums of floats are kept in float64, those of int64 wrap at 64 bits. `isMean`: divided by the count, integers towards zero; `end`: what becomes of a sum of floats. */
+/**
+ * Reductions along axes: `step` from `start`. Sums of floats are kept in float64, those of int64 wrap at 64 bits.
+ * `isMean`: divided by the count, integers towards zero; `end`: what becomes of a sum of floats.
+ */
 function reduction(
   start: number,
   step: (sum: Sum, x: Sum) => Sum,

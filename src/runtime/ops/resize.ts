@@ -1,4 +1,5 @@
-// Resize and Upsample: each axis in turn, an output as a weighted sum of inputs. Source: the ONNX operator Resize-19 and its reference implementation.
+// Resize and Upsample: each axis in turn, an output as a weighted sum of inputs. Source: the ONNX operator Resize-19
+// and its reference implementation.
 import { LowbitError } from "../../../formats/core/errors.ts";
 import { attributeFloat, attributeInt, attributeOf } from "../../onnx/graph/nodes.ts";
 import type { NodeProto } from "../../onnx/file/gen/onnx_pb.ts";

@@ -1,4 +1,5 @@
-// Operators that look for values or take them by index: gathers and scatters by element, arg-max, top-k, one-hot, non-zero places. Source: the ONNX operator specifications.
+// Operators that look for values or take them by index: gathers and scatters by element, arg-max, top-k, one-hot,
+// non-zero places. Source: the ONNX operator specifications.
 import { attributeInt } from "../../onnx/graph/nodes.ts";
 import { contiguous } from "../../onnx/graph/views.ts";
 import type { NodeProto } from "../../onnx/file/gen/onnx_pb.ts";

@@ -1,5 +1,6 @@
-// Bulk conversion on the WebAssembly backend against the library's scalar codecs and loops, bit for bit: every code of every format of at most 16 bits, every
-// boundary with its neighbours, specials and random words under several policies, every width of packing, blocks of every awkward length.
+// Bulk conversion on the WebAssembly backend against the library's scalar codecs and loops, bit for bit: every code of
+// every format of at most 16 bits, every boundary with its neighbours, specials and random words under several
+// policies, every width of packing, blocks of every awkward length.
 import { describe, expect, test } from "vitest";
 import { compileExpr, encodeExpr, input, type Expr } from "../../../formats/core/expr.ts";
 import {
@@ -56,7 +57,10 @@ describe("decode: every code", () => {
   });
 });
 
-/** Words of float32: values and boundaries with their neighbours, specials, every exponent, random ones; longer than one piece. */
+/**
+ * Words of float32: values and boundaries with their neighbours, specials, every exponent, random ones; longer than one
+ * piece.
+ */
 function words(f: NumberFormat): Float32Array {
   const list: number[] = [
     0, 0x80000000, 0x7f800000, 0xff800000, 0x7fc00000, 0xffc00001, 0x7f800001, 0x7fffffff, 0xffffffff, 1, 0x80000001, 0x7f7fffff,

@@ -1,5 +1,6 @@
-// Kernels of engines that this machine may not be: the assembler is replaced by one that prints every relaxed instruction as baseline SIMD128 with the meaning that it has
-// on a given processor, so that whole-byte operands, corrections, tiles and panels of every style are checked bit for bit wherever the tests run.
+// Kernels of engines that this machine may not be: the assembler is replaced by one that prints every relaxed
+// instruction as baseline SIMD128 with the meaning that it has on a given processor, so that whole-byte operands,
+// corrections, tiles and panels of every style are checked bit for bit wherever the tests run.
 import { afterAll, describe, expect, it, vi } from "vitest";
 import { allFormats, format, type Format } from "../../../formats/index.ts";
 import type { Emit, FunctionBuilder, Operand } from "../../../kernels/wasm/engine/asm.ts";

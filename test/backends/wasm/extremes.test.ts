@@ -1,5 +1,6 @@
-// Products where numbers and memory are at their limits: sums that nearly fill their integers, grids far from zero, zero points of any kind, weights smaller than what
-// kernels read ahead, shapes drawn at random. Every kernel of this engine, against an oracle in binary64.
+// Products where numbers and memory are at their limits: sums that nearly fill their integers, grids far from zero,
+// zero points of any kind, weights smaller than what kernels read ahead, shapes drawn at random. Every kernel of this
+// engine, against an oracle in binary64.
 import fc from "fast-check";
 import { afterAll, beforeAll, describe, expect, it } from "vitest";
 import {
@@ -27,7 +28,9 @@ beforeAll(async () => {
 });
 afterAll(() => backends.forEach((backend) => backend.dispose()));
 
-/** The oracle's result for the activations that a layer takes. `fixed`: a table of values stands as 16-bit fixed point. */
+/**
+ * The oracle's result for the activations that a layer takes. `fixed`: a table of values stands as 16-bit fixed point.
+ */
 function expectedOf(w: PackedTensor, x: Float32Array, m: number, activations: string, fixed: boolean): Expected {
   const { rows: n, k } = w;
   const { span, size, slack } = productFacts(w);
@@ -99,7 +102,8 @@ describe("sums at their extremes", () => {
   }); // prettier-ignore
 
   it("tables of two planes whose bytes all have 7 bits", () => {
-    // drawn until all bytes of the table have 7 bits: it could be summed in i16, but not where activations have two planes too
+    // drawn until all bytes of the table have 7 bits: it could be summed in i16, but not where activations have two
+    // planes too
     const [n, k] = [17, 512];
     const rng = random(5);
     for (let found = 0; found < 4;) {
@@ -156,7 +160,10 @@ describe("zero points", () => {
   }); // prettier-ignore
 });
 
-/** Blocks of any length of integers of any width, with and without zero points and means, and of codebooks: even grids, doubled ones, tables of one and two planes. */
+/**
+ * Blocks of any length of integers of any width, with and without zero points and means, and of codebooks: even grids,
+ * doubled ones, tables of one and two planes.
+ */
 const userFormats: fc.Arbitrary<() => Format> = fc
   .record({
     bits: fc.integer({ min: 1, max: 8 }),
@@ -185,7 +192,10 @@ const userFormats: fc.Arbitrary<() => Format> = fc
     });
   }); // prettier-ignore
 
-/** Scalar formats with magnitudes so far from 1 that a sum of unscaled products overflows or vanishes, in blocks, in rows, and under scales that are powers of two. */
+/**
+ * Scalar formats with magnitudes so far from 1 that a sum of unscaled products overflows or vanishes, in blocks, in
+ * rows, and under scales that are powers of two.
+ */
 function wideFormats(): Format[] {
   const wide = allFormats.filter((f): f is NumberFormat => "table" in f && f.table !== null && isWide(f.table)).map((f) => f.name);
   expect(wide).toEqual(expect.arrayContaining(["bfloat16", "float8_e8m0fnu"]));

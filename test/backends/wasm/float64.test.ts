@@ -1,5 +1,5 @@
-// float64 products on threads: every remainder of the tiles against the plain loop, in place and copied, lower triangles, the same bits for any number of threads;
-// what the quantizers do with them; memory given back.
+// float64 products on threads: every remainder of the tiles against the plain loop, in place and copied, lower
+// triangles, the same bits for any number of threads; what the quantizers do with them; memory given back.
 import { afterAll, beforeAll, expect, test } from "vitest";
 import { format } from "../../../formats/index.ts";
 import { isLowbitError, quantize, tensor, wasm } from "../../../src/index.ts";

@@ -1,5 +1,6 @@
-// Look-up and ternary kernels: exact integers against the oracle, the same floats as the dot products of the same engine, shapes around quads, bodies and
-// blocks, extremes that would overflow a byte or an i16, and when they are chosen.
+// Look-up and ternary kernels: exact integers against the oracle, the same floats as the dot products of the same
+// engine, shapes around quads, bodies and blocks, extremes that would overflow a byte or an i16, and when they are
+// chosen.
 import { afterAll, beforeAll, describe, expect, it } from "vitest";
 import { defineBlock, defineCodebook, defineInt, float32, format, type BlockFormat, type NumberFormat } from "../../../formats/index.ts";
 import { wasmFeatures } from "../../../kernels/wasm/engine/features.ts";
@@ -10,7 +11,9 @@ import { activationSpan, quantizedActivations } from "../../oracle/product.ts";
 const rng = random(4);
 const normal = (n: number): Float32Array => Float32Array.from({ length: n }, () => rng.normal());
 
-/** Codes drawn at random with scales (and addends) that are powers of two: every product and sum is exact in float32. */
+/**
+ * Codes drawn at random with scales (and addends) that are powers of two: every product and sum is exact in float32.
+ */
 function exactWeight(f: BlockFormat, n: number, k: number, codeOf?: (i: number) => number): PackedTensor {
   const w = quantize(tensor(normal(n * k), [n, k]), f);
   if (codeOf !== undefined)

@@ -1,5 +1,5 @@
-// Memory of the WebAssembly backend: what packing takes at its peak, weights in several memories and at addresses up to 4 GiB, refusals, and nothing that grows
-// with the number of layers made and dropped.
+// Memory of the WebAssembly backend: what packing takes at its peak, weights in several memories and at addresses up to
+// 4 GiB, refusals, and nothing that grows with the number of layers made and dropped.
 import { execFileSync } from "node:child_process";
 import { fileURLToPath } from "node:url";
 import { describe, expect, it } from "vitest";
@@ -30,7 +30,8 @@ const families = [
 ] as const;
 
 describe("packing", () => {
-  // what else the process does in the meantime (compiling on other threads) only adds to a peak: a second reading may correct the first
+  // what else the process does in the meantime (compiling on other threads) only adds to a peak: a second reading may
+  // correct the first
   it("takes at most 1.5 times the packed bytes beside the source, at its peak", { timeout: 120_000, retry: 2 }, () => {
     if (process.platform !== "linux") {
       console.log("peak memory of packing: skipped, measured on Linux only");

@@ -1,4 +1,5 @@
-// Products in place: the numbers of `run`, whatever lies around x and y, and further kernels on the same memory and threads.
+// Products in place: the numbers of `run`, whatever lies around x and y, and further kernels on the same memory and
+// threads.
 import { afterAll, beforeAll, describe, expect, it } from "vitest";
 import { format } from "../../../formats/index.ts";
 import { ModuleBuilder } from "../../../kernels/wasm/engine/asm.ts";

@@ -1,5 +1,6 @@
-// The WebAssembly backend against the oracle: every format of the library and some of a user's own, all kinds of activations, shapes around the sizes of
-// blocks and tiles, baseline SIMD128 and what the engine offers, one thread and two.
+// The WebAssembly backend against the oracle: every format of the library and some of a user's own, all kinds of
+// activations, shapes around the sizes of blocks and tiles, baseline SIMD128 and what the engine offers, one thread and
+// two.
 import { afterAll, beforeAll, describe, expect, it } from "vitest";
 import { elementOf } from "../../../formats/core/packed.ts";
 import { format, type NumberFormat, type PackedTensor } from "../../../formats/index.ts";
@@ -33,7 +34,8 @@ function check(
   const used = layer.explain().activations;
   const values = dequantize(w, { dtype: "float64" });
   const acts = used === "float32" ? x : quantizedActivations(x, m, k, used === "int8" ? 8 : 16, activationSpan(span, k));
-  // fixed-point tables: half a unit of 1/32767 (16 bits) or 1/63 (7 bits) of the largest value, with room for the search of the unit
+  // fixed-point tables: half a unit of 1/32767 (16 bits) or 1/63 (7 bits) of the largest value, with room for the
+  // search of the unit
   const factor =
     used === "float32" || (elementOf(w)?.access.kind === "lattice" && codebook !== "int8") ? 0 : codebook === "int8" ? 32767 / 63 : 0.7;
   const expected = product(acts, values, m, n, k, { steps: k + 16, size, slack: slack.map((v) => v * factor) });
@@ -234,7 +236,8 @@ describe("wasm backend", () => {
               for (let r = 0; r < 3; r++)
                 for (let c = 0; c < 20; c++) {
                   const v = y[r * 20 + c];
-                  // as in binary64: an infinity keeps its sign, and times zero it is NaN; a quantized group that holds one is NaN
+                  // as in binary64: an infinity keeps its sign, and times zero it is NaN; a quantized group that holds
+                  // one is NaN
                   const expected = inputs === "float32" ? bad * values[c * 64 + 5] : NaN;
                   if (r !== at) expect(Number.isFinite(v), title).toBe(true);
                   else expect(v, title).toBe(expected);

@@ -1,4 +1,5 @@
-// Threads: same numbers as one thread, workers that die or stop answering are errors and not hangs, and a process with a live pool still exits.
+// Threads: same numbers as one thread, workers that die or stop answering are errors and not hangs, and a process with
+// a live pool still exits.
 import { execFileSync } from "node:child_process";
 import { fileURLToPath } from "node:url";
 import type { Worker } from "node:worker_threads";
@@ -29,7 +30,10 @@ const count = family("test count", (_: { readonly v: number }) => {
 const countingKernel = (v: number): Kernel => kernel(count, { v });
 const counting = countingKernel(1);
 
-/** Runs jobs until one throws, and throws that: a worker takes part in a job only if it shows up before this thread has done all items. */
+/**
+ * Runs jobs until one throws, and throws that: a worker takes part in a job only if it shows up before this thread has
+ * done all items.
+ */
 function untilItThrows(job: () => void): void {
   const until = performance.now() + 10_000;
   do {
@@ -199,7 +203,8 @@ describe("threads", () => {
     const { space, address } = runtime.allocate(4 * 1000);
     const job = (): void => runtime.work(space, counting, 1000, Int32Array.of(address), 0);
     job();
-    // killed, and jobs started before this thread can hear of it: it does them alone, but for one that the worker had begun
+    // killed, and jobs started before this thread can hear of it: it does them alone, but for one that the worker had
+    // begun
     void workers[0].terminate();
     const begin = performance.now();
     try {

@@ -1,4 +1,5 @@
-// runAsync of the WebAssembly backend: bands of rows with turns of the event loop between them, in the order of the calls, with the numbers of `run`.
+// runAsync of the WebAssembly backend: bands of rows with turns of the event loop between them, in the order of the
+// calls, with the numbers of `run`.
 import { describe, expect, it } from "vitest";
 import { format } from "../../../formats/index.ts";
 import { prepareMatmul, quantize, tensor, wasm } from "../../../src/index.ts";

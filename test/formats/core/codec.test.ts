@@ -1,5 +1,5 @@
-// Integers and floats of at most 8 bits (and float16, bfloat16 by sampling) against an oracle written apart: every code, every tie and its neighbours,
-// the ends, zeros, infinities and NaN under every policy.
+// Integers and floats of at most 8 bits (and float16, bfloat16 by sampling) against an oracle written apart: every
+// code, every tie and its neighbours, the ends, zeros, infinities and NaN under every policy.
 import { describe, expect, test } from "vitest";
 import {
   allFormats,
@@ -38,7 +38,8 @@ const oracles: { name: string; f: NumberFormat; meanings: Meaning[]; beyond: { a
     const meanings = Array.from({ length: 2 ** f.bits }, (_, c) => meaning(spec, c));
     const values = meanings.flatMap((m) => (m.kind === "finite" ? [m.value] : [])).sort((a, b) => (a < b ? -1 : a > b ? 1 : 0));
     const top = values[values.length - 1];
-    // The first value outside: one more step of the top binade (a power of two above it where the mantissa is full, which is the same number).
+    // The first value outside: one more step of the top binade (a power of two above it where the mantissa is full,
+    // which is the same number).
     const step = spec.M === 0 ? top : top - values[values.length - 2];
     const minPositive = values.find((v) => v > 0n)!;
     return { name, f, meanings, beyond: { above: top + step, below: spec.signed === false ? -minPositive : -(top + step) } };

@@ -1,5 +1,5 @@
-// Expressions equal the table and the scalar encoder: every code of every format of at most 16 bits, every boundary with its neighbours, specials and
-// random words, under several policies.
+// Expressions equal the table and the scalar encoder: every code of every format of at most 16 bits, every boundary
+// with its neighbours, specials and random words, under several policies.
 import { describe, expect, test } from "vitest";
 import { compileExpr, decodeExpr, encodeExpr, exprNodes, REFUSED } from "../../../formats/core/expr.ts";
 import { allFormats, LowbitError, type EncodeOptions, type NumberFormat } from "../../../formats/index.ts";

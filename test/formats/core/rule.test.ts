@@ -1,5 +1,6 @@
-// Principle 2: the value table is the truth. For every scalar format of at most 16 bits the scalar encoder (by rule for integers, floats and posits) and the
-// bulk encoder (made from the ordered table) agree at every value, every boundary and their neighbours, in every rounding mode.
+// Principle 2: the value table is the truth. For every scalar format of at most 16 bits the scalar encoder (by rule for
+// integers, floats and posits) and the bulk encoder (made from the ordered table) agree at every value, every boundary
+// and their neighbours, in every rounding mode.
 import { expect, test } from "vitest";
 import { allFormats, encodeArray, type NumberFormat, type Rounding } from "../../../formats/index.ts";
 import { nextUp } from "../../../formats/core/round.ts";

@@ -1,4 +1,5 @@
-// GGUF files: made field by field with wrong counts, types, sizes and offsets in between, or a sound file of ggml's own writer, damaged.
+// GGUF files: made field by field with wrong counts, types, sizes and offsets in between, or a sound file of ggml's own
+// writer, damaged.
 import { readFileSync } from "node:fs";
 import { readGguf } from "../../../src/interop/index.ts";
 import type { Random } from "../../helpers/random.ts";
@@ -19,7 +20,10 @@ const KEYS = [
 const NAMES = ["w", "blk.0.attn_q.weight", "__proto__", "toString", "", "a".repeat(80), "w\u0000", "output.weight"];
 /** Counts and lengths where one more or less, or far too many, matters. */
 const WILD = [0n, 1n, 2n, 3n, 255n, 65536n, 0x7fffffffn, 0xffffffffn, 1n << 40n, (1n << 53n) + 1n, (1n << 63n) - 1n, (1n << 64n) - 1n];
-/** Bytes of a scalar of each value type of GGUF: u8, i8, u16, i16, u32, i32, f32, bool; string and array are null; u64, i64, f64. */
+/**
+ * Bytes of a scalar of each value type of GGUF: u8, i8, u16, i16, u32, i32, f32, bool; string and array are null; u64,
+ * i64, f64.
+ */
 const SIZES = [1, 1, 2, 2, 4, 4, 4, 1, null, null, 8, 8, 8] as const;
 
 function writer(rng: Random) {

@@ -1,4 +1,5 @@
-// ONNX models: protobuf messages changed field by field through their own descriptors (protobuf-es reflection), and bytes changed as bytes.
+// ONNX models: protobuf messages changed field by field through their own descriptors (protobuf-es reflection), and
+// bytes changed as bytes.
 import type { DescField, Message } from "@bufbuild/protobuf";
 import { ScalarType, clone, create } from "@bufbuild/protobuf";
 import type { GenMessage } from "@bufbuild/protobuf/codegenv2";
@@ -151,7 +152,8 @@ function zoo(rng: Random): ModelProto {
   );
 }
 
-// ---- changes of messages ---------------------------------------------------------------------------------------------------------------
+// ---- changes of messages
+// ---------------------------------------------------------------------------------------------------------------
 
 const OPS = [
   "MatMul",
@@ -412,7 +414,8 @@ function make(rng: Random): Uint8Array {
   return how < 0.3 ? damageBytes(rng, bytes) : bytes;
 }
 
-// ---- runs ------------------------------------------------------------------------------------------------------------------------------
+// ---- runs
+// ---------------------------------------------------------------------------------------------------------------------
 
 const FORMATS = ["mxfp4", "int4_b32", "nf4_b64", "int8_row", "uint4_b32_zp", "float8_e4m3fn_row"];
 

@@ -1,4 +1,5 @@
-// The assembler: every instruction of the table makes a valid module, numbers are encoded right, and code comes out in the order written.
+// The assembler: every instruction of the table makes a valid module, numbers are encoded right, and code comes out in
+// the order written.
 import { describe, expect, it } from "vitest";
 import { ModuleBuilder, type Emit, type FunctionBuilder, type ValueType } from "../../../kernels/wasm/engine/asm.ts";
 import { createArena, engine } from "../../../kernels/wasm/engine/engine.ts";

@@ -1,4 +1,5 @@
-// Sharing out the items of a job: every item once, whichever thread comes first or stays away, each thread's own range first; records of activations likewise.
+// Sharing out the items of a job: every item once, whichever thread comes first or stays away, each thread's own range
+// first; records of activations likewise.
 import { describe, expect, it } from "vitest";
 import { ModuleBuilder } from "../../../kernels/wasm/engine/asm.ts";
 import { engine } from "../../../kernels/wasm/engine/engine.ts";

@@ -1,4 +1,5 @@
-// The tuner: keeps the default unless another tile is clearly faster, measures at most two dozen, chooses once per kind, and never changes a number.
+// The tuner: keeps the default unless another tile is clearly faster, measures at most two dozen, chooses once per
+// kind, and never changes a number.
 import { describe, expect, it } from "vitest";
 import { format } from "../../../formats/index.ts";
 import { fastest, tileCandidates, tuneKey } from "../../../kernels/wasm/products/tuner.ts";

@@ -1,4 +1,5 @@
-// Every WGSL kernel of the registry compiles and makes a pipeline within WebGPU's default limits, by dawn's null backend, which needs no driver and runs nothing.
+// Every WGSL kernel of the registry compiles and makes a pipeline within WebGPU's default limits, by dawn's null
+// backend, which needs no driver and runs nothing.
 import { afterAll, beforeAll, describe, expect, it } from "vitest";
 import { create, globals } from "webgpu";
 import { shaderFamilies } from "../../../kernels/registry.ts";

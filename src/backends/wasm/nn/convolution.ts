@@ -1,5 +1,6 @@
-// Convolution and pooling on a backend's memory, as jobs: pad the image where it needs it, then one kernel. Shapes only; addresses come when the jobs are made, so that one plan
-// serves any place. What a plan needs beside its operands: a table (constant: write it once) and scratch space for the padded image.
+// Convolution and pooling on a backend's memory, as jobs: pad the image where it needs it, then one kernel. Shapes
+// only; addresses come when the jobs are made, so that one plan serves any place. What a plan needs beside its
+// operands: a table (constant: write it once) and scratch space for the padded image.
 import { conv, convJob } from "../../../../kernels/wasm/nn/conv.ts";
 import { copy, copyJob } from "../../../../kernels/wasm/nn/copy.ts";
 import { slidingWindow, windowJob, type WindowSpec } from "../../../../kernels/wasm/nn/window.ts";
@@ -59,7 +60,10 @@ export interface WindowPlan {
   jobs(at: WindowAddresses): KernelJob[];
 }
 
-/** Sizes of a result and of the padded image, by dimension. @throws RangeError for a kernel larger than the padded image, or sizes that are not positive */
+/**
+ * Sizes of a result and of the padded image, by dimension.
+ * @throws RangeError for a kernel larger than the padded image, or sizes that are not positive
+ */
 function geometry(shape: WindowShape): { readonly output: Pair; readonly padded: Pair } {
   const sizes = [0, 1].map((d) => {
     const span = shape.dilations[d] * (shape.kernel[d] - 1) + 1;
@@ -134,7 +138,10 @@ function prepare(shape: WindowShape): Prepared {
 
 const windowStep = (step: number): WindowSpec["step"] => (step === 1 || step === 2 ? step : "any");
 
-/** Convolution: y[batch, outputs, height, width]. Groups of one channel (depthwise) take a kernel of their own. @throws RangeError for shapes that do not fit */
+/**
+ * Convolution: y[batch, outputs, height, width]. Groups of one channel (depthwise) take a kernel of their own.
+ * @throws RangeError for shapes that do not fit
+ */
 export function convolution(memory: EngineMemory, shape: ConvShape): WindowPlan {
   const { batch, channels, outputs, groups, kernel, strides } = shape;
   if (channels % groups !== 0 || outputs % groups !== 0)

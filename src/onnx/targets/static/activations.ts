@@ -1,5 +1,6 @@
-// Writes QuantizeLinear and DequantizeLinear pairs around the operators that are quantized (QDQ): a pair stands for a value once, and every
-// quantized node reads the same; nodes that are not quantized go on reading the float value where it is still there.
+// Writes QuantizeLinear and DequantizeLinear pairs around the operators that are quantized (QDQ): a pair stands for a
+// value once, and every quantized node reads the same; nodes that are not quantized go on reading the float value where
+// it is still there.
 import type { NodeProto, TensorProto } from "../../file/gen/onnx_pb.ts";
 import { TensorProto_DataType as T } from "../../file/gen/onnx_pb.ts";
 import type { OnnxModel } from "../../file/model.ts";
@@ -72,7 +73,9 @@ function codeBytes(value: number, { bits }: CodeRange): Uint8Array {
   return bits === 8 ? Uint8Array.of(value) : new Uint8Array(Uint16Array.of(value).buffer);
 }
 
-/** Quantizes and dequantizes a value; returns the float name that readers take. undefined where its range is not known. */
+/**
+ * Quantizes and dequantizes a value; returns the float name that readers take. undefined where its range is not known.
+ */
 function pairOf(writer: Writer, value: string): string | undefined {
   const known = writer.pairs.get(value);
   if (known !== undefined) return known;

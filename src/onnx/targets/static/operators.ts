@@ -1,4 +1,5 @@
-// Which operators static quantization knows, one row each: where their activations are, and what becomes of their output.
+// Which operators static quantization knows, one row each: where their activations are, and what becomes of their
+// output.
 
 export interface StaticOperator {
   /** Inputs that are activations; "all": every one that is computed. */
@@ -6,8 +7,8 @@ export interface StaticOperator {
   readonly weight?: number;
   readonly bias?: number;
   /**
-   * The output: "kernel" is quantized, because an integer kernel needs it; "float" stays, the runtime's integer product gives floats; "input" has the
-   * parameters of input 0, whose values it only moves or picks.
+   * The output: "kernel" is quantized, because an integer kernel needs it; "float" stays, the runtime's integer product
+   * gives floats; "input" has the parameters of input 0, whose values it only moves or picks.
    */
   readonly output: "kernel" | "float" | "input";
 }
@@ -42,5 +43,8 @@ export const STATIC_OPERATORS: ReadonlyMap<string, StaticOperator> = new Map<str
 /** Quantized unless options name others. */
 export const STATIC_DEFAULT: readonly string[] = ["Conv", "MatMul", "Gemm"];
 
-/** Operators that an output's range is taken behind, where nothing else reads it: the runtime makes them part of the product. */
+/**
+ * Operators that an output's range is taken behind, where nothing else reads it: the runtime makes them part of the
+ * product.
+ */
 export const FUSED_BEHIND: ReadonlySet<string> = new Set(["Relu", "Clip"]);

@@ -1,5 +1,6 @@
 // Scale and zero point of activations, and codes of biases, for static quantization.
-// Source: ONNX QuantizeLinear-13, -21 (saturate(round_half_even(x / scale) + zero point)); onnxruntime quantization/quant_utils.py, compute_scale_zp.
+// Source: ONNX QuantizeLinear-13, -21 (saturate(round_half_even(x / scale) + zero point)); onnxruntime
+// quantization/quant_utils.py, compute_scale_zp.
 import { roundEven } from "../../../tensor/quantize/scales.ts";
 import { TensorProto_DataType as T } from "../../file/gen/onnx_pb.ts";
 
@@ -36,7 +37,8 @@ const FLT_MIN = 2 ** -126;
 const INT32_MAX = 2 ** 31 - 1;
 
 /**
- * Scale and zero point for a range, which is first widened to hold zero. A range without width has scale 1 and code 0 (nearest) as zero point.
+ * Scale and zero point for a range, which is first widened to hold zero. A range without width has scale 1 and code 0
+ * (nearest) as zero point.
  * @param symmetric the zero point is the middle of the codes (0 for signed ones), the range as wide below as above
  */
 export function activationParameters(range: ValueRange, { low, high }: CodeRange, symmetric: boolean): ActivationParameters {
@@ -56,7 +58,8 @@ export function activationParameters(range: ValueRange, { low, high }: CodeRange
 }
 
 /**
- * A bias as int32 codes of scale input * weight, by output. undefined where a code passes int32: the bias then stays float.
+ * A bias as int32 codes of scale input * weight, by output. undefined where a code passes int32: the bias then stays
+ * float.
  * @param weightScales one, or one by output
  */
 export function biasCodes(

@@ -1,6 +1,7 @@
-// Operators on integers (QOperator) in place of an operator between DequantizeLinear and QuantizeLinear: QLinearConv and QLinearMatMul of the ONNX
-// standard, the others of onnxruntime's domain. What has no such operator stays between its pairs. Source: ONNX QLinearConv-10, QLinearMatMul-10;
-// onnxruntime docs/ContribOperators.md (QGemm, QLinearAdd, QLinearMul, QLinearConcat, QLinearSigmoid, QLinearSoftmax, QLinear pools).
+// Operators on integers (QOperator) in place of an operator between DequantizeLinear and QuantizeLinear: QLinearConv
+// and QLinearMatMul of the ONNX standard, the others of onnxruntime's domain. What has no such operator stays between
+// its pairs. Source: ONNX QLinearConv-10, QLinearMatMul-10; onnxruntime docs/ContribOperators.md (QGemm, QLinearAdd,
+// QLinearMul, QLinearConcat, QLinearSigmoid, QLinearSoftmax, QLinear pools).
 import { TensorProto_DataType as T, type AttributeProto, type NodeProto } from "../../file/gen/onnx_pb.ts";
 import { makeTensor, tensorDims, type OnnxModel } from "../../file/model.ts";
 import { readFloats, readRaw } from "../../file/values.ts";
@@ -213,8 +214,8 @@ function replace(work: Work, node: NodeProto): boolean {
 }
 
 /**
- * Rewrites the main graph of a model with QDQ pairs. Returns the names of nodes that became operators on integers, and the operators, with counts,
- * that stayed between pairs.
+ * Rewrites the main graph of a model with QDQ pairs. Returns the names of nodes that became operators on integers, and
+ * the operators, with counts, that stayed between pairs.
  */
 export function writeQOperators(model: OnnxModel): { replaced: ReadonlySet<string>; left: string[] } {
   const scopes = buildScopes(model);

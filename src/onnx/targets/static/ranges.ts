@@ -1,5 +1,5 @@
-// Ranges of values of a model by running it on calibration data. Batches may differ in shape: an observer sees numbers, one batch after the other,
-// and keeps a range or a histogram.
+// Ranges of values of a model by running it on calibration data. Batches may differ in shape: an observer sees numbers,
+// one batch after the other, and keeps a range or a histogram.
 import { observer, type Observer, type ObserverOptions } from "../../../quantize/observers.ts";
 import { floatValues } from "../../session.ts";
 import { modelValues, type RunnerOptions } from "../../calibrate/taps.ts";
@@ -7,7 +7,10 @@ import type { OnnxModel } from "../../file/model.ts";
 import type { Feeds } from "../../verify/feeds.ts";
 import type { ValueRange } from "./parameters.ts";
 
-/** How ranges are made of what was seen: "minMax", "movingAverage", "percentile", "entropy", "mse" (default), or options of `observer`. */
+/**
+ * How ranges are made of what was seen: "minMax", "movingAverage", "percentile", "entropy", "mse" (default), or options
+ * of `observer`.
+ */
 export type RangeObserver = ObserverOptions["method"] | Omit<ObserverOptions, "granularity" | "name">;
 
 /** The range of a value for 8-bit codes, and what else was seen. */

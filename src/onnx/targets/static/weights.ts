@@ -1,5 +1,5 @@
-// What static quantization does with weights unless it is told otherwise: the format by the activations that multiply them, and GPTQ from the
-// calibration data that are there anyway, where it is better on batches that it did not see.
+// What static quantization does with weights unless it is told otherwise: the format by the activations that multiply
+// them, and GPTQ from the calibration data that are there anyway, where it is better on batches that it did not see.
 import { isLowbitError } from "../../../../formats/core/errors.ts";
 import type { BlockFormat, Format, PackedTensor } from "../../../../formats/core/types.ts";
 import { defineBlock } from "../../../../formats/define/index.ts";
@@ -15,8 +15,9 @@ import type { AlgorithmInput } from "../../algorithms.ts";
 import type { ActivationType } from "./parameters.ts";
 
 /**
- * 255 codes around the zero point 127, a scale per output channel. Unsigned, because onnxruntime multiplies uint8 with int8 in sums of 16 bits
- * that saturate on x86 processors without VNNI (from 25 dB and more down to 14 dB on ordinary weights), and uint8 with uint8 exactly.
+ * 255 codes around the zero point 127, a scale per output channel. Unsigned, because onnxruntime multiplies uint8 with
+ * int8 in sums of 16 bits that saturate on x86 processors without VNNI (from 25 dB and more down to 14 dB on ordinary
+ * weights), and uint8 with uint8 exactly.
  */
 const UNSIGNED = defineBlock({
   element: uint8,
@@ -24,13 +25,19 @@ const UNSIGNED = defineBlock({
   offset: { role: "zeroPoint", levels: [{ format: uint8, span: "row" }] },
   rangeRule: "narrow",
 });
-/** int8 activations have no integer kernel for unsigned weights, and with 8-bit ones the sums saturate as said above: 7 bits, held in 8. */
+/**
+ * int8 activations have no integer kernel for unsigned weights, and with 8-bit ones the sums saturate as said above: 7
+ * bits, held in 8.
+ */
 const SIGNED = formatNamed("int7_row");
 
 /** Rows of weights that are so short cost little at 16 bits, and lose much at 8: depthwise and first convolutions. */
 const SHORT_ROW = 32;
 
-/** The format of a weight whose input has this type. Products with 16-bit activations run in float, whatever the weight is. */
+/**
+ * The format of a weight whose input has this type. Products with 16-bit activations run in float, whatever the weight
+ * is.
+ */
 export function staticFormat(type: ActivationType, k: number): Format {
   if (type === "int8") return SIGNED;
   if (type === "uint8") return UNSIGNED;
@@ -42,7 +49,10 @@ export const GPTQ_INPUTS = 2048;
 /** Less than the usual 0.01: rounding to 8 bits is fine enough for directions that the inputs hardly take. */
 const DAMP = 0.003;
 
-/** Vectors that GPTQ needs for each input: from fewer it learns directions that other data leave, and moves weights far (15 dB) for nothing. */
+/**
+ * Vectors that GPTQ needs for each input: from fewer it learns directions that other data leave, and moves weights far
+ * (15 dB) for nothing.
+ */
 const ROWS = 2;
 
 /** Rounds to nearest, or by GPTQ where that leaves less error in the output. */

@@ -1,4 +1,5 @@
-// What the tests of operator kernels share: tensors laid out at odd addresses in a backend's memory, between guards that must stay, on one thread and on two.
+// What the tests of operator kernels share: tensors laid out at odd addresses in a backend's memory, between guards
+// that must stay, on one thread and on two.
 import { afterAll, beforeAll, expect } from "vitest";
 import type { Family } from "../../../../kernels/wasm/engine/family.ts";
 import { engineMemory, type EngineMemory } from "../../../../src/backends/wasm/memory.ts";
@@ -20,7 +21,10 @@ export function memories(): EngineMemory[] {
 
 const GUARD = 12345.678;
 
-/** Runs a kernel on tensors and returns them as they are afterwards. `job` gets their addresses, each 4 modulo 16 (or 12), with guards before and behind. */
+/**
+ * Runs a kernel on tensors and returns them as they are afterwards. `job` gets their addresses, each 4 modulo 16 (or
+ * 12), with guards before and behind.
+ */
 export function runOn<Spec extends object>(
   memory: EngineMemory,
   of: Family<Spec>,
@@ -49,7 +53,10 @@ export function runOn<Spec extends object>(
   return after;
 }
 
-/** The distance of two float32 from the exact value, in units in the last place of its float32. Infinities and NaN must agree. */
+/**
+ * The distance of two float32 from the exact value, in units in the last place of its float32. Infinities and NaN must
+ * agree.
+ */
 export function ulps(got: number, exact: number): number {
   const nearest = Math.fround(exact);
   if (Number.isNaN(exact)) return Number.isNaN(got) ? 0 : Infinity;

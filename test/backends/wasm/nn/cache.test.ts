@@ -1,5 +1,6 @@
-// Caches of fewer bits: rows written as documented, code for code; attention over them against binary64 on what the codes stand for, within bounds computed from the roundings
-// that are documented (a query and a block's weights to 16 bits); every kind of keys with every kind of values; extremes; one thread and two.
+// Caches of fewer bits: rows written as documented, code for code; attention over them against binary64 on what the
+// codes stand for, within bounds computed from the roundings that are documented (a query and a block's weights to 16
+// bits); every kind of keys with every kind of values; extremes; one thread and two.
 import { describe, expect, it } from "vitest";
 import { float16 } from "../../../../formats/float16.ts";
 import { attention, attentionJob } from "../../../../kernels/wasm/nn/attention.ts";

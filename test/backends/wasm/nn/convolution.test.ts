@@ -1,5 +1,6 @@
-// Convolution and pooling against their definition in binary64, and pooling's rounding up and counts against onnxruntime: kernels, strides, dilations and pads of every kind, groups,
-// depthwise with a multiplier, 1-D, depth beyond a panel, odd widths; one thread and two; guards around what is written.
+// Convolution and pooling against their definition in binary64, and pooling's rounding up and counts against
+// onnxruntime: kernels, strides, dilations and pads of every kind, groups, depthwise with a multiplier, 1-D, depth
+// beyond a panel, odd widths; one thread and two; guards around what is written.
 import * as ort from "onnxruntime-node";
 import { describe, expect, it } from "vitest";
 import type { EngineMemory } from "../../../../src/backends/wasm/memory.ts";

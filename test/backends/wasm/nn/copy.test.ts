@@ -1,5 +1,6 @@
-// Copies of strided tensors against their definition: permutations of all ranks, slices with steps of either sign, expansion, filling, joins; every element size; bytes around the
-// result stay. Reductions against binary64 over odd lengths, both layouts; one thread and two.
+// Copies of strided tensors against their definition: permutations of all ranks, slices with steps of either sign,
+// expansion, filling, joins; every element size; bytes around the result stay. Reductions against binary64 over odd
+// lengths, both layouts; one thread and two.
 import { describe, expect, it } from "vitest";
 import { copy, copyJob } from "../../../../kernels/wasm/nn/copy.ts";
 import { reduce, reduceJob, REDUCTIONS, reduceSpec, type Reduction } from "../../../../kernels/wasm/nn/reduce.ts";

@@ -1,4 +1,5 @@
-// Rows of block-quantized tables against the definition, bit for bit: both widths, signs, zero points, short last blocks, repeated indices, one thread and two.
+// Rows of block-quantized tables against the definition, bit for bit: both widths, signs, zero points, short last
+// blocks, repeated indices, one thread and two.
 import { describe, expect, it } from "vitest";
 import { gather, gatherJob } from "../../../../kernels/wasm/nn/gather.ts";
 import { rowsAt } from "../../../../kernels/wasm/nn/rows.ts";

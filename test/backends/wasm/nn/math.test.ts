@@ -1,4 +1,5 @@
-// The functions of chains against binary64: error bounds over all float32 exponents, special values, and the whole of an expression's operations.
+// The functions of chains against binary64: error bounds over all float32 exponents, special values, and the whole of
+// an expression's operations.
 import { describe, expect, it } from "vitest";
 import { chain, chainJob, chainSpec } from "../../../../kernels/wasm/nn/chain.ts";
 import { everyRow, rowsAt } from "../../../../kernels/wasm/nn/rows.ts";

@@ -1,5 +1,6 @@
-// Matrix products of activations against binary64: every remainder of rows, columns and depth, both layouts of both operands, batches that broadcast, sums kept, guards around
-// every tensor, one thread and two; NaN and infinities where they belong.
+// Matrix products of activations against binary64: every remainder of rows, columns and depth, both layouts of both
+// operands, batches that broadcast, sums kept, guards around every tensor, one thread and two; NaN and infinities where
+// they belong.
 import { describe, expect, it } from "vitest";
 import { matmul, matmulJob, matmulSpec, type Matrix } from "../../../../kernels/wasm/nn/matmul.ts";
 import type { EngineMemory } from "../../../../src/backends/wasm/memory.ts";

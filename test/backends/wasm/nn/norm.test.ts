@@ -1,4 +1,5 @@
-// Normalisation and softmax against binary64: every set of operands, odd widths, strided rows, in place, extreme values, one thread and two; onnxruntime for masked rows.
+// Normalisation and softmax against binary64: every set of operands, odd widths, strided rows, in place, extreme
+// values, one thread and two; onnxruntime for masked rows.
 import { describe, expect, it } from "vitest";
 import { norm, normJob, type NormSpec } from "../../../../kernels/wasm/nn/norm.ts";
 import { rowsAt } from "../../../../kernels/wasm/nn/rows.ts";
