@@ -76,7 +76,8 @@ test("imports go one way", () => {
 });
 
 test("comments are at most 120 columns wide", () => {
-  const wide = sources.flatMap((path) =>
+  const written = sources.filter((path) => !path.includes("/gen/"));
+  const wide = written.flatMap((path) =>
     read(path)
       .split("\n")
       .filter((line) => line.length > 120 && /^\s*(\/\/|\/?\*)/.test(line) && !line.includes("@example"))

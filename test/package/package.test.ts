@@ -32,9 +32,9 @@ beforeAll(() => {
   tarball = join(dir, packed.trim().split("\n").pop()!);
   mkdirSync(join(dir, "node_modules/lowbit"), { recursive: true });
   execFileSync("tar", ["-xzf", tarball, "-C", join(dir, "node_modules/lowbit"), "--strip-components=1"]);
-  // Its one dependency and the optional peer of lowbit/testing, as an install would put them there.
-  mkdirSync(join(dir, "node_modules/@bufbuild"));
-  for (const d of ["@bufbuild/protobuf", "fast-check", "pure-rand"])
+  // Its one dependency and the optional peers of lowbit/testing and lowbit/tfjs, as an install would put them there.
+  for (const scope of ["@bufbuild", "@tensorflow"]) mkdirSync(join(dir, "node_modules", scope));
+  for (const d of ["@bufbuild/protobuf", "fast-check", "pure-rand", "@tensorflow/tfjs-core"])
     if (existsSync(join(root, "node_modules", d))) symlinkSync(join(root, "node_modules", d), join(dir, "node_modules", d));
   writeFileSync(join(dir, "package.json"), '{"private":true}');
 });
@@ -128,14 +128,14 @@ describe("browser bundles and size budgets (gzip)", () => {
       "the core with WebAssembly kernels",
       `import { tensor, quantize, dequantize, matmul, prepareMatmul, wasm } from "lowbit"; console.log(tensor, quantize, dequantize, matmul, prepareMatmul, wasm);`,
       // Operators of models (norms, attention, chains) and the packing of weights in parts came beside the products.
-      74_000,
+      78_000,
     ],
     // Products alone are near the 20 kB first planned; codecs by expression, bit planes, exact integer products and the
     // transform are methods too.
     ["the WebGPU backend", `import { webgpu } from "lowbit/webgpu"; console.log(webgpu);`, 30_000],
     // The families of kernels (products, bit planes, look-ups, transforms, bulk conversion) outgrew the 30 kB first
     // planned. With saving and loading every format comes too.
-    ["everything in lowbit", `import * as l from "lowbit"; console.log(l);`, 107_000],
+    ["everything in lowbit", `import * as l from "lowbit"; console.log(l);`, 110_000],
   ];
   test.each(budgets)("%s", async (_, text, budget) => {
     const size = await bundle(text);
