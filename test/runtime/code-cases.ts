@@ -3,6 +3,31 @@ import type { TensorProto } from "../../src/onnx/file/gen/onnx_pb.ts";
 import { raw, T } from "../onnx/build.ts";
 import { f32, ids, ints, numbers, size, type Make } from "./make.ts";
 
+/** `a` steps of one sequence (onnxruntime may divide more among its ranges), inputs of 4 c, a state of 8. */
+const dynamicLstm =
+  (dirs: number, isBiased: boolean): Make =>
+  (s, a, _b, c) => {
+    const [n, k] = [8, 4 * c];
+    const codes = (name: string, dims: number[], seed: number) =>
+      raw(name, dims, Uint8Array.from(numbers(seed, size(dims), 0, 255.9)), T.UINT8);
+    const each = (name: string, low: number, high: number, seed: number) => raw(name, [dirs], numbers(seed, dirs, low, high));
+    return {
+      feeds: { x: f32(s, [a, 1, k]), h: f32(s + 1, [dirs, 1, n], -1, 1), c: f32(s + 2, [dirs, 1, n], -1, 1) },
+      initializer: [
+        codes("w", [dirs, k, 4 * n], s + 3),
+        codes("r", [dirs, n, 4 * n], s + 4),
+        raw("b", [dirs, 8 * n], numbers(s + 5, dirs * 8 * n, -0.5, 0.5)),
+        each("ws", 0.002, 0.006, s + 6),
+        raw("wz", [dirs], Uint8Array.from(numbers(s + 7, dirs, 100, 140)), T.UINT8),
+        each("rs", 0.002, 0.006, s + 8),
+        raw("rz", [dirs], Uint8Array.from(numbers(s + 9, dirs, 100, 140)), T.UINT8),
+      ],
+      order: ["x", "w", "r", isBiased ? "b" : "", "", "h", "c", "", "ws", "wz", "rs", "rz"],
+      outputs: ["y", "yh", "yc"],
+      attributes: { hidden_size: BigInt(n), direction: dirs === 2 ? "bidirectional" : "forward" },
+    };
+  };
+
 const nbits =
   (bits: number, isZeroed: boolean): Make =>
   (seed, a, b, c) => {
@@ -197,6 +222,7 @@ export const codeCases: Record<string, Make[]> = {
       order: ["x", "w", "xs", "ws", "xz", "", "b"],
     }),
   ],
+  "com.microsoft.DynamicQuantizeLSTM": [dynamicLstm(1, false), dynamicLstm(1, true), dynamicLstm(2, true)],
   "com.microsoft.DynamicQuantizeMatMul": [
     (s, a, b, c) => ({
       feeds: { x: f32(s, [a, b]) },

@@ -22,7 +22,7 @@ function round(x: number): number {
 const MAGIC = 6755399441055744;
 
 /** ONNX DynamicQuantizeLinear: uint8 over the range of x with 0 in it, in float32 arithmetic. */
-function dynamic(inputs: Inputs, node: NodeProto): Value[] {
+export function dynamicCodes(inputs: Inputs, node: NodeProto): Value[] {
   const x = need(inputs, 0, node);
   const data = floatData(x, node.opType);
   let low = 0;
@@ -255,7 +255,7 @@ const toFloat =
   (isDynamic: boolean) =>
   (inputs: Inputs, node: NodeProto): Value => {
     const b = need(inputs, 1, node);
-    const [a, aScale, aZero] = isDynamic ? dynamic([inputs[0]], node) : [inputs[0]!, need(inputs, 2, node), inputs[4]];
+    const [a, aScale, aZero] = isDynamic ? dynamicCodes([inputs[0]], node) : [inputs[0]!, need(inputs, 2, node), inputs[4]];
     const [bScale, bZero, bias] = isDynamic ? [need(inputs, 2, node), inputs[3], inputs[4]] : [need(inputs, 3, node), inputs[5], inputs[6]];
     const y = matMulInteger([a, b, aZero, bZero], node);
     const n = y.dims.at(-1)!;
@@ -267,7 +267,7 @@ const toFloat =
   };
 
 export const quantized: Operators = {
-  DynamicQuantizeLinear: { run: dynamic },
+  DynamicQuantizeLinear: { run: dynamicCodes },
   DequantizeLinear: { run: dequantize },
   QuantizeLinear: { run: quantize, missing: nibbles },
   MatMulInteger: { run: matMulInteger, prepare: prepareInteger },

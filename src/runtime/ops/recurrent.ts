@@ -8,6 +8,7 @@ import { floatData, floats, integers } from "../value.ts";
 import type { Inputs, Operator, Operators, PrepareContext } from "./operator.ts";
 import { fail, need, text } from "./operator.ts";
 import { floatWeight } from "./product.ts";
+import { dynamicCodes } from "./quantized.ts";
 
 /** y [m, n] = x [m, k] times the transpose of a weight [n, k]. */
 type Product = (x: Float32Array, m: number) => Float32Array;
@@ -275,7 +276,79 @@ const recurrent = (kind: Kind): Operator => ({
   },
 });
 
+/** A weight [dirs, k, rows] of codes as floats [dirs, rows, k]; a scale and zero point for each direction, or each of its rows. */
+function decoded(weight: Value, scale: Value, zero: Value | undefined, node: NodeProto): Value {
+  const [dirs, k, rows] = weight.dims;
+  const each = scale.data.length / dirs;
+  if (weight.dims.length !== 3 || (each !== 1 && each !== rows) || (zero !== undefined && zero.data.length !== scale.data.length))
+    throw fail(
+      node,
+      "codes [dirs, size, gates] with scales for directions or gates",
+      `[${weight.dims.join(", ")}] and ${scale.data.length}`,
+    );
+  const out = floats([dirs, rows, k]);
+  for (let d = 0; d < dirs; d++)
+    for (let r = 0; r < rows; r++) {
+      const at = each === 1 ? d : d * rows + r;
+      const [s, z] = [Number(scale.data[at]), Number(zero?.data[at] ?? 0)];
+      for (let l = 0; l < k; l++) out.data[(d * rows + r) * k + l] = (Number(weight.data[(d * k + l) * rows + r]) - z) * s;
+    }
+  return out;
+}
+
+/** x as DynamicQuantizeLinear keeps it: codes of 8 bits over its range, as floats again. */
+function coarse(x: Float32Array, node: NodeProto): Float32Array {
+  const [{ data }, scale, zero] = dynamicCodes([{ type: "float32", dims: [x.length], data: x }], node);
+  const [s, z] = [Number(scale.data[0]), Number(zero.data[0])];
+  return Float32Array.from(data as Uint8Array, (code) => (code - z) * s);
+}
+
+/**
+ * com.microsoft.DynamicQuantizeLSTM: W [dirs, size, gates] and R [dirs, hidden, gates] as codes; inputs and states take
+ * 8 bits at run time, over the range of all of them. The integer products are written in floats.
+ */
+const dynamicLstm: Operator = {
+  missing: recurrent("LSTM").missing,
+  run(inputs, node) {
+    const w = decoded(need(inputs, 1, node), need(inputs, 8, node), inputs[9], node);
+    const r = decoded(need(inputs, 2, node), need(inputs, 10, node), inputs[11], node);
+    const of = directions(w, r, (data, rows, k) => loops(data, rows, k));
+    return run("LSTM", inputs, node, w.dims, r.dims, of.map((one) => rounded(one, node))); // prettier-ignore
+  },
+  prepare(node, context: PrepareContext) {
+    const at = [1, 8, 9, 2, 10, 11];
+    const [w, ws, wz, r, rs, rz] = at.map((i) => context.constant(i));
+    if (w === undefined || ws === undefined || r === undefined || rs === undefined) return undefined;
+    const [wide, deep] = [decoded(w, ws, wz, node), decoded(r, rs, rz, node)];
+    let made = 0;
+    const of = directions(wide, deep, (data, rows, k) =>
+      packed(context.layer(`${node.input[1]} ${made++}`, () => context.backend.prepare(floatWeight(data, rows, k, true), {}))),
+    ).map((one) => rounded(one, node));
+    return {
+      run: (inputs, here) => run("LSTM", inputs, here, wide.dims, deep.dims, of),
+      kernel: "float32 products of decoded weights and loops",
+      drops: at,
+    };
+  },
+};
+
+const directions = (w: Value, r: Value, product: (data: Float32Array, rows: number, k: number) => Product): Direction[] => {
+  const part = ({ dims: [, rows, k], data }: Value, d: number): Product =>
+    product((data as Float32Array).slice(d * rows * k, (d + 1) * rows * k), rows, k);
+  return Array.from({ length: w.dims[0] }, (_, d) => ({ input: part(w, d), state: part(r, d) }));
+};
+
+const rounded = ({ input, state }: Direction, node: NodeProto): Direction => ({
+  input: (x, m) => input(coarse(x, node), m),
+  state: (x, m) => state(coarse(x, node), m),
+});
+
 const isMatrices = (value: Value | undefined): value is Value =>
   value !== undefined && value.dims.length === 3 && value.data instanceof Float32Array && value.data.length > 0;
 
-export const recurrence: Operators = { LSTM: recurrent("LSTM"), GRU: recurrent("GRU"), RNN: recurrent("RNN") };
+export const recurrence: Operators = {
+  LSTM: recurrent("LSTM"),
+  GRU: recurrent("GRU"),
+  RNN: recurrent("RNN"),
+  "com.microsoft.DynamicQuantizeLSTM": dynamicLstm,
+};
