@@ -1,6 +1,6 @@
 // dynamic8: the signed 8-bit dynamic map of bitsandbytes: decades of evenly spaced values, finer ones toward 1. Sorted
 // by value; +1 is exact, -1 is missing.
-//   iiiiiiii 2^d values per decade d = 0..6 and sign: the midpoints of 2^d equal parts of 0.1..1, times 10^(d - 6);
+//   iiiiiiii   2^d values per decade d = 0..6 and sign: the midpoints of 2^d equal parts of 0.1..1, times 10^(d - 6);
 //   with 0 and 1
 // Not a float8, though papers call it one.
 import { defineCodebook } from "./define/codebook.ts";

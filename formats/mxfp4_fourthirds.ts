@@ -1,7 +1,7 @@
-// mxfp4_fourthirds: E2M1 in blocks of 32 with scale (4/3) 2^(floor(log2 amax) - 2), as MR-GPTQ and Quartet files have
-// it.
-//   s ee m, scale E8M0 per 32 = 2^floor(log2 amax), one float32 1/3 per tensor: 4.25 bits per value value = element *
-//   scale / 3
+// mxfp4_fourthirds: E2M1 in blocks of 32 with scale (4/3) 2^(floor(log2 amax) - 2), as MR-GPTQ and Quartet files
+// have it.
+//   s ee m, scale E8M0 per 32 = 2^floor(log2 amax), one float32 1/3 per tensor: 4.25 bits per value
+//   value = element * scale / 3
 // The largest magnitude of a block lies in 3..6 of the element: nothing saturates. The scale bytes are not those of OCP
 // mxfp4.
 import { defineBlock } from "./define/block.ts";

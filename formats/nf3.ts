@@ -1,6 +1,6 @@
 // nf3: NormalFloat3, the construction of nf4 for 3 bits (quantiles of a normal distribution, scaled to -1..1, with an
 // exact zero), in float32.
-//   iii offset = 1 - (1/2)(1/16 + 1/14); positives at the quantiles offset..1/2 in 4 steps, negatives in 3.
+//   iii   offset = 1 - (1/2)(1/16 + 1/14); positives at the quantiles offset..1/2 in 4 steps, negatives in 3.
 //   bitsandbytes has no 3-bit table.
 import { defineCodebook } from "./define/codebook.ts";
 

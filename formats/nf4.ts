@@ -1,6 +1,6 @@
 // nf4: NormalFloat4 of QLoRA: quantiles of a normal distribution, scaled to -1..1; code 7 is exactly zero. A blockwise
 // format: scale by the absmax.
-//   iiii code = number of thresholds strictly below the value. Values and thresholds are the float32 constants of
+//   iiii   code = number of thresholds strictly below the value. Values and thresholds are the float32 constants of
 //   bitsandbytes.
 import { defineCodebook } from "./define/codebook.ts";
 

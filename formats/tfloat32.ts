@@ -1,6 +1,6 @@
 // tfloat32: NVIDIA TensorFloat-32, a float32 word of which 19 bits count.
-//   s eeeeeeee mmmmmmmmmm 0000000000000 bias 127, max (2 - 2^-10) * 2^127; the low 13 bits are written as 0 and ignored
-//   when read
+//   s eeeeeeee mmmmmmmmmm 0000000000000   bias 127, max (2 - 2^-10) * 2^127
+// The low 13 bits are written as 0 and ignored when read.
 import { defineFloat } from "./define/float.ts";
 
 export const tfloat32 = /* @__PURE__ */ defineFloat({

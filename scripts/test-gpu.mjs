@@ -1,21 +1,18 @@
 // npm run test:gpu: the suites of test/gpu on every kind of adapter that a machine without a GPU can have, and the
 // suites of test/browser. Steps:
-//   lavapipe256 vitest in Node on dawn and lavapipe 25, subgroups of 8: all suites, with every codec and pipeline
-//   lavapipe128, lavapipe512                the suites that subgroups matter to, with subgroups of 4 and 16
-//   swiftshader                             vitest in Node on dawn and SwiftShader: no shader-f16, 256 invocations
-//   browser the same suites in headless Chromium, the WebAssembly backend in isolated and other pages, and
-//   examples/webgpu.html,
-//                                           which must print what examples/backends.mjs prints in Node (both need npm
-//                                           run build);
-//                                           and the runtimes of `verify` on small models (scripts/verify-webgpu.ts)
-//   naga                                    the same suites in Deno, whose WGSL compiler is naga, on lavapipe
+//   lavapipe256               vitest in Node on dawn and lavapipe 25, subgroups of 8: all suites, every codec and pipeline
+//   lavapipe128, lavapipe512  the suites that subgroups matter to, with subgroups of 4 and 16
+//   swiftshader               vitest in Node on dawn and SwiftShader: no shader-f16, 256 invocations
+//   browser                   the same suites in headless Chromium, the WebAssembly backend in isolated and other pages;
+//                             examples/webgpu.html, which must print what examples/backends.mjs prints in Node (both
+//                             need npm run build); the runtimes of `verify` on small models (scripts/verify-webgpu.ts)
+//   naga                      the same suites in Deno, whose WGSL compiler is naga, on lavapipe
 // An adapter that is missing, or not the one that a step is about, is a failure. Suites named *.node.test.ts run in
 // Node only.
 // Software drivers compile slowly: LOWBIT_GPU_FULL says what a step takes all of, else a spread: `shaders` (pipelines
-// of
-// the registry), `codecs`, `pipelines` of products, `formats` in products. The last takes minutes: a step of its own,
-// `formats`, that runs when it is named.
-// Usage: node scripts/test-gpu.mjs [steps] Drivers: scripts/webgpu-drivers.sh (this script calls it only with --check)
+// of the registry), `codecs`, `pipelines` of products, `formats` in products. The last takes minutes: a step of its
+// own, `formats`, that runs when it is named.
+// Usage: node scripts/test-gpu.mjs [steps]    Drivers: scripts/webgpu-drivers.sh (this script calls it only with --check)
 import { execFileSync, spawnSync } from "node:child_process";
 import { existsSync, mkdirSync, mkdtempSync, readdirSync, readFileSync, rmSync, writeFileSync } from "node:fs";
 import { tmpdir } from "node:os";

@@ -3,8 +3,8 @@
 // in a staging folder S. Then
 //   new outputs             the data files get their names, the model last. A killed run leaves no model; the next one
 //                           takes the data away.
-//   a model over a pair 1. a model that names the data inside S takes the model's name: the new pair is there, in one
-//                              rename.
+//   a model over a pair     1. a model that names the data inside S takes the model's name: the new pair is there,
+//                              in one rename.
 //                           2. the data files take their own names, each in one rename (a link in S stays).
 //                           3. the model that names them there takes the model's name. S goes away.
 //                           A killed run leaves the old pair or the new one; the next run finishes the three steps.

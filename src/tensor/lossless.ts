@@ -2,8 +2,8 @@
 // about 2.6 bits, so they are stored as canonical Huffman codes; sign and mantissa stay as bytes. Every bit pattern
 // comes back, NaN payloads and -0 included, where the reference refuses exponents of 240 and more. An own container,
 // read and written by these two functions:
-//   "LBF1" count: u32 symbols: u16 (symbol: u8, code length: u8) * symbols sign and mantissa: u8 * count codes, most
-//   significant bit first
+//   "LBF1"  count: u32  symbols: u16  (symbol: u8, code length: u8) * symbols  sign and mantissa: u8 * count
+//   codes, most significant bit first
 import { LowbitError } from "../../formats/core/errors.ts";
 
 const MAGIC = [0x4c, 0x42, 0x46, 0x31];

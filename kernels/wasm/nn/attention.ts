@@ -2,12 +2,12 @@
 // of 64, and two query rows share each load of a key and a value (the heads of a group first, then the tokens of a
 // tile). One kernel serves a step (one token) and a prompt (tiles of tokens, for which a block of keys stays in the
 // cache).
-//   s = scale * q k^T; s = cap * tanh(s / cap) where there is a cap; s += mask; keys outside lo <= j < hi do not count;
-//   y = softmax(s) v
+//   s = scale * q k^T;  s = cap * tanh(s / cap) where there is a cap;  s += mask;  y = softmax(s) v
+// Keys outside lo <= j < hi do not count.
 // Token t sees keys below hi = past + t + 1 (causal) or all, from hi - window on where there is a window. A sink is one
-// more logit of a head without a value. Keys that no
-// token sees are not read: a cache may hold anything there; its rows are float32 or what cache.ts has. A row that sees
-// nothing, or only keys masked with -infinity, is 0. y must not overlap q.
+// more logit of a head without a value. Keys that no token sees are not read: a cache may hold anything there; its rows
+// are float32 or what cache.ts has. A row that sees nothing, or only keys masked with -infinity, is 0. y must not
+// overlap q.
 import { ModuleBuilder, type Emit, type FunctionBuilder, type FunctionRef, type Local } from "../engine/asm.ts";
 import { family } from "../engine/family.ts";
 import { writeWork } from "../engine/items.ts";

@@ -2,8 +2,8 @@
 // row is one head of one token.
 //   float16  IEEE half, half to even; beyond 65504 infinity
 //   int8     code = round(x / scale), scale = max |x| / 127
-//   int4 code = round(x / scale) + zero, 0..15, scale = (max - min) / 15 with 0 between min and max; of 16 values, byte
-//   i holds value i low and value i + 8 high
+//   int4     code = round(x / scale) + zero, 0..15, scale = (max - min) / 15 with 0 between min and max;
+//            of 16 values, byte i holds value i low and value i + 8 high
 // int8 and int4 keep a word beside each row, in a plane [head][token]: the scale; with int4 its last four bits are the
 // zero point and count as 0 in the scale. Rounding is half to even.
 // A row with an infinity or a NaN gets a scale that is none, and attends as NaN.

@@ -1,10 +1,10 @@
 // float32 matrix products of activations: C = A B, for every matrix of a batch, each operand strided, with or without
 // what C holds added. B lies by rows [k][n] or transposed [n][k] (keys of attention, Gemm's transB), A by rows [m][k]
 // or transposed. Weights that are known beforehand run faster packed (kernels/wasm/float).
-//   many rows: panels of B are packed [256 of k][8] by the thread that uses them, for as many rows as an item has;
-//   tiles.ts
-//   few rows: B is read once where it lies: by rows, eight at a time, sums of a row of C in the first-level cache;
-//   transposed, as dot products
+//   many rows: panels of B are packed [256 of k][8] by the thread that uses them, for as many rows as an item has
+//              (tiles.ts)
+//   few rows:  B is read once where it lies: by rows, eight at a time, sums of a row of C in the first-level cache;
+//              transposed, as dot products
 // Sums run over k in order, in float32; where B is transposed and rows are few, in four partial sums. A value of B
 // outside of a matrix is never read.
 import { ModuleBuilder, type Emit, type FunctionBuilder, type FunctionRef, type Local, type Operand } from "../engine/asm.ts";

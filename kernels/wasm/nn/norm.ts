@@ -1,9 +1,9 @@
 // Normalisation of rows of float32 over their last axis:
-//   s = x (+ skip) (+ addend)                  kept where the caller wants the sum, as the next residual
-//   rms: y = s / sqrt(mean(s^2) + epsilon) * scale RMSNormalization, SimplifiedLayerNormalization,
-//   SkipSimplifiedLayerNormalization
-//   layer: y = (s - mean) / sqrt(mean((s - mean)^2) + epsilon) * scale + shift LayerNormalization,
-//   SkipLayerNormalization; two passes, so no cancellation
+//   s = x (+ skip) (+ addend), kept where the caller wants the sum, as the next residual
+//   rms:   y = s / sqrt(mean(s^2) + epsilon) * scale
+//          RMSNormalization, SimplifiedLayerNormalization, SkipSimplifiedLayerNormalization
+//   layer: y = (s - mean) / sqrt(mean((s - mean)^2) + epsilon) * scale + shift, in two passes, so no cancellation
+//          LayerNormalization, SkipLayerNormalization
 // Sums run in 16 float32 partial sums. y may be x; the sum may be x or skip.
 import { ModuleBuilder, type Emit, type FunctionBuilder, type Local } from "../engine/asm.ts";
 import { family } from "../engine/family.ts";

@@ -3,8 +3,8 @@
 // vectors of 16 bytes; the query is laid out to fit them: for every vector of codes and every field of its bytes the 16
 // query values that meet it.
 //
-//   dot integer codes of 1, 2, 4 or 8 bits times a query of one or two integer planes (the second holds what the first
-//   leaves)
+//   dot      integer codes of 1, 2, 4 or 8 bits times a query of one or two integer planes (the second holds what the
+//            first leaves)
 //   hamming  1-bit codes against a 1-bit query
 //   float    float32 rows times a float32 query; for formats that are decoded panel by panel
 //

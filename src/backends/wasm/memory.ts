@@ -7,7 +7,7 @@
 // threads. Nothing is copied between operators.
 //
 //   const memory = engineMemory(await wasm({ threads: 2 }));
-//   const region = memory.allocate(4 * (k + n)); // an arena for activations; lay out tensors in it as you like
+//   const region = memory.allocate(4 * (k + n));                   // an arena: lay out tensors in it as you like
 //   memory.floats(region.address, k).set(values);                  // a view: make it, use it, drop it
 //   placed(layer).runAt(region.address, 1, region.address + 4 * k);
 //   memory.run(memory.kernel(norms, { shared: memory.shared, eps: 1e-6 }), rows, Int32Array.of(x, y, width), 0);
