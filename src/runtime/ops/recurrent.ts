@@ -277,8 +277,8 @@ const recurrent = (kind: Kind): Operator => ({
 });
 
 /**
- * A weight [dirs, k, rows] of codes as floats [dirs, rows, k]; a scale and zero point for each direction, or each of its
- * rows.
+ * A weight [dirs, k, rows] of codes as floats [dirs, rows, k]; a scale and zero point for each direction, or
+ * each of its rows.
  */
 function decoded(weight: Value, scale: Value, zero: Value | undefined, node: NodeProto): Value {
   const [dirs, k, rows] = weight.dims;
