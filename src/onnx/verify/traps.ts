@@ -50,6 +50,14 @@ export const RUNTIME_TRAPS: readonly TrapRow[] = [
     text: "dynamic 8-bit products gave other numbers than on the CPU in the build ort.all (Cast of the int32 sums): check with --runtimes webgpu, or ship q4, q4f16 or fp16 for WebGPU.",
   },
   {
+    id: "jsep-nbits-8",
+    runtime: "onnxruntime-web webgpu (JSEP)",
+    versions: "to 1.30",
+    effect: "does not load",
+    when: (t) => some(t, "MatMulNBits", (node) => attributeInt(node, "bits", 4) === 8),
+    text: "8-bit MatMulNBits has no kernel in the build ort.all (the build ort.webgpu runs it): ship q4, q4f16 or fp16 for it.",
+  },
+  {
     id: "int8-without-vnni",
     runtime: "onnxruntime-node",
     versions: "all, on x86 without VNNI",
