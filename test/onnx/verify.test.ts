@@ -382,8 +382,8 @@ describe("what a run on the CPU does not show", () => {
     const ids = (attributes: Record<string, bigint>, inputs = ["x", "w", "s"]): string[] =>
       runtimeTraps(nbits(attributes, inputs)).map((trap) => trap.id);
     expect(ids({ bits: 4n })).toEqual(["nbits-wasm-slow"]);
-    expect(ids({ bits: 8n })).toEqual(["nbits-wasm-slow", "nbits-no-accuracy-level"]);
-    expect(ids({ bits: 8n, accuracy_level: 4n })).toEqual(["nbits-wasm-slow"]);
+    expect(ids({ bits: 8n })).toEqual(["jsep-nbits-8", "nbits-wasm-slow", "nbits-no-accuracy-level"]);
+    expect(ids({ bits: 8n, accuracy_level: 4n })).toEqual(["jsep-nbits-8", "nbits-wasm-slow"]);
     expect(ids({ bits: 3n })).toContain("nbits-bits");
     expect(ids({ bits: 4n }, ["x", "w", "s", "z", "g"])).toContain("nbits-g-idx");
     expect(runtimeTraps(readModelBytes(original))).toEqual([]);
