@@ -32,7 +32,7 @@ import { nameFilter } from "./patterns.ts";
 import { convertFp16 } from "./targets/fp16.ts";
 import type { TargetContext } from "./targets/target.ts";
 import { decibels, layerWeights, type LayerQuantizer } from "./weights.ts";
-import { ShardMade, memoryStore, type DecidedWeight, type WeightStore } from "./work/store.ts";
+import { ShardMade, memoryStore, type DecidedWeight, type WeightStore } from "./journal/store.ts";
 
 /** Layers and notes of a conversion; the model has been changed in place. */
 export interface ConvertResult {

@@ -32,7 +32,7 @@ import { weightLayout, type WeightLayout } from "./matrix.ts";
 import { modelLayers, readBias, takesBias, writeBias, writeWeight } from "./primitives.ts";
 import type { Feeds } from "./verify/feeds.ts";
 import { decibels, gemmAlpha, layerMatrix, matrixTensor } from "./weights.ts";
-import { memoryStore, type DecidedWeight, type WeightStore } from "./work/store.ts";
+import { memoryStore, type DecidedWeight, type WeightStore } from "./journal/store.ts";
 
 /** What becomes of a layer's weight. */
 export interface WeightDecision {

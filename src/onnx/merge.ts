@@ -6,9 +6,9 @@ import { inputPaths, readModel } from "./file/io.ts";
 import type { QuantizeModelOptions, QuantizeReport } from "./options.ts";
 import { writeQuantized } from "./quantize.ts";
 import { parseRecipe } from "./recipe.ts";
-import { identityOf } from "./work/identity.ts";
-import { openShards } from "./work/runs.ts";
-import { logStore } from "./work/store.ts";
+import { identityOf } from "./journal/identity.ts";
+import { openShards } from "./journal/runs.ts";
+import { logStore } from "./journal/store.ts";
 
 export interface MergeOptions extends Pick<QuantizeModelOptions, "force" | "followLinks" | "signal" | "onProgress"> {
   /** Calibration data, where passes or ranges of activations need them and they are not where the shards found them. */

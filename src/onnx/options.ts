@@ -13,7 +13,7 @@ import type { PassRequest } from "./passes/types.ts";
 import type { ActivationType } from "./targets/static/parameters.ts";
 import type { RangeObserver } from "./targets/static/ranges.ts";
 import { patternRegExp, type NamePattern } from "./patterns.ts";
-import { parseShard } from "./work/shard.ts";
+import { parseShard } from "./journal/shard.ts";
 import { NBITS_BLOCKS } from "./targets/nbits.ts";
 import type { RuntimeTrap } from "./verify/traps.ts";
 

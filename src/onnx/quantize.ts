@@ -31,8 +31,8 @@ import type { Feeds } from "./verify/feeds.ts";
 import { recipeOf } from "./recipe.ts";
 import { checkReport, writeReport } from "./report/write.ts";
 import { runtimeTraps } from "./verify/traps.ts";
-import { openRunLog, spillStore, type Run } from "./work/runs.ts";
-import { ShardMade, type WeightStore } from "./work/store.ts";
+import { openRunLog, spillStore, type Run } from "./journal/runs.ts";
+import { ShardMade, type WeightStore } from "./journal/store.ts";
 
 /** New tensors stay in memory up to this many bytes, then go to a temporary file beside the output. */
 const MEMORY_BUDGET = 96 << 20;

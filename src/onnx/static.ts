@@ -21,7 +21,7 @@ import { writeQOperators } from "./targets/static/qoperator.ts";
 import { collectRanges, type ObservedRange } from "./targets/static/ranges.ts";
 import { GPTQ_INPUTS, staticFormat, staticWeights } from "./targets/static/weights.ts";
 import type { Feeds } from "./verify/feeds.ts";
-import type { WeightStore } from "./work/store.ts";
+import type { WeightStore } from "./journal/store.ts";
 
 /** Options of static quantization: those of `quantizeModel`. */
 export type StaticOptions = Omit<QuantizeOptions, "target" | "calibration" | "budget" | "targetSqnr">;

@@ -13,7 +13,7 @@ import type { Scratch } from "./file/values.ts";
 import type { ConstantView } from "./graph/graph.ts";
 import { attributeFloat, constantView } from "./graph/graph.ts";
 import type { Layer } from "./layers.ts";
-import { type WeightStore } from "./work/store.ts";
+import { type WeightStore } from "./journal/store.ts";
 import { commonStride, toMatrix, weightLayout, type WeightLayout } from "./matrix.ts";
 
 /** Where Gemm's alpha leaves this range it is multiplied into the result, not into the weight. */

@@ -8,7 +8,7 @@ import { keeper } from "../../src/onnx/calibrate/keep.ts";
 import { modelRunner } from "../../src/onnx/calibrate/taps.ts";
 import { decideInto } from "../../src/onnx/decide.ts";
 import { decideWeights, modelLayers, readModelBytes, type Feeds } from "../../src/onnx/index.ts";
-import { spillStore } from "../../src/onnx/work/runs.ts";
+import { spillStore } from "../../src/onnx/journal/runs.ts";
 import { format } from "../../formats/index.ts";
 import { encode, graph, model, node, raw, T, value, weights } from "./build.ts";
 

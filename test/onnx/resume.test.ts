@@ -6,8 +6,8 @@ import { join } from "node:path";
 import { afterAll, afterEach, beforeEach, expect, test } from "vitest";
 import { replaceCalls, type FileCalls } from "../../src/files/calls.ts";
 import { mergeShards, quantizeModel, type Feeds, type QuantizeModelOptions } from "../../src/onnx/index.ts";
-import { readLog } from "../../src/onnx/work/log.ts";
-import { LIBRARY_VERSION } from "../../src/onnx/work/version.ts";
+import { readLog } from "../../src/onnx/journal/log.ts";
+import { LIBRARY_VERSION } from "../../src/onnx/journal/version.ts";
 import { encode, graph, model, node, raw, T, value, weights } from "./build.ts";
 
 const K = 32;

@@ -12,10 +12,10 @@ import type { Feeds } from "../verify/feeds.ts";
 import { buildScopes } from "../graph/graph.ts";
 import { nameFilter, type NamePattern } from "../patterns.ts";
 import { layersOf } from "../primitives.ts";
-import { hashFeeds, hashModel } from "../work/hashes.ts";
-import { openLog, readLog, type Log, type LogRecord } from "../work/log.ts";
-import { parseShard, shardPath, shardsBeside } from "../work/shard.ts";
-import { LIBRARY_VERSION } from "../work/version.ts";
+import { hashFeeds, hashModel } from "../journal/hashes.ts";
+import { openLog, readLog, type Log, type LogRecord } from "../journal/log.ts";
+import { parseShard, shardPath, shardsBeside } from "../journal/shard.ts";
+import { LIBRARY_VERSION } from "../journal/version.ts";
 import { readFeeds, type CalibrationData } from "./sources.ts";
 import { collectPasses, inputGroups, type CollectOptions, type InputGroup, type InputStatistics } from "./statistics.ts";
 

@@ -89,9 +89,10 @@ function reduction(
   };
 }
 
-function softmax(inputs: Inputs, node: NodeProto): Value {
+/** Softmax along an axis, or its logarithm. */
+function softmax(inputs: Inputs, node: NodeProto, isLog: boolean): Value {
   const value = need(inputs, 0, node);
-  const x = floatData(value, "Softmax");
+  const x = floatData(value, node.opType);
   const axis = axisOf(attributeInt(node, "axis", -1), value.dims.length, node);
   const d = value.dims[axis];
   const inner = product(value.dims.slice(axis + 1));
@@ -102,25 +103,9 @@ function softmax(inputs: Inputs, node: NodeProto): Value {
     for (let i = 0; i < d; i++) top = Math.max(top, x[base + i * inner]);
     let sum = 0;
     for (let i = 0; i < d; i++) sum += out.data[base + i * inner] = Math.exp(x[base + i * inner] - top);
-    for (let i = 0; i < d; i++) out.data[base + i * inner] /= sum;
-  }
-  return out;
-}
-
-function logSoftmax(inputs: Inputs, node: NodeProto): Value {
-  const value = need(inputs, 0, node);
-  const x = floatData(value, "LogSoftmax");
-  const axis = axisOf(attributeInt(node, "axis", -1), value.dims.length, node);
-  const d = value.dims[axis];
-  const inner = product(value.dims.slice(axis + 1));
-  const out = floats(value.dims);
-  for (let row = 0; row < x.length / d; row++) {
-    const base = Math.floor(row / inner) * d * inner + (row % inner);
-    let top = -Infinity;
-    for (let i = 0; i < d; i++) top = Math.max(top, x[base + i * inner]);
-    let sum = 0;
-    for (let i = 0; i < d; i++) sum += Math.exp(x[base + i * inner] - top);
-    for (let i = 0; i < d; i++) out.data[base + i * inner] = x[base + i * inner] - top - Math.log(sum);
+    const log = Math.log(sum);
+    if (isLog) for (let i = 0; i < d; i++) out.data[base + i * inner] = x[base + i * inner] - top - log;
+    else for (let i = 0; i < d; i++) out.data[base + i * inner] /= sum;
   }
   return out;
 }
@@ -194,8 +179,8 @@ export const reduce: Operators = {
   ReduceLogSum: floatReduction(0, (a, x) => a + x, Math.log),
   ReduceLogSumExp: logSumExp,
   // before opset 13 these are over flattened rows: compile/lower.ts writes that out
-  Softmax: { run: softmax },
-  LogSoftmax: { run: logSoftmax },
+  Softmax: { run: (inputs, node) => softmax(inputs, node, false) },
+  LogSoftmax: { run: (inputs, node) => softmax(inputs, node, true) },
   LayerNormalization: norm(true),
   SimplifiedLayerNormalization: norm(false),
   RMSNormalization: norm(false),
