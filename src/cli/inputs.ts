@@ -1,7 +1,5 @@
 // Inputs for `lowbit verify --inputs NAME=FILE.npy`.
-import { readFileSync } from "node:fs";
-import { LowbitError } from "../../formats/core/errors.ts";
-import { parseNpy } from "../onnx/calibrate/npy.ts";
+import { readNpyTensor } from "../onnx/calibrate/npy.ts";
 import type { FeedTensor, Feeds } from "../onnx/verify/feeds.ts";
 import { usageError } from "./spec.ts";
 
@@ -9,7 +7,7 @@ import { usageError } from "./spec.ts";
  * Feeds from NAME=FILE arguments: the i-th file of every name makes the i-th sample.
  * @throws LowbitError E_CLI, E_IO, E_CONTAINER
  */
-export function readFeeds(args: readonly string[]): Feeds[] {
+export async function readFeeds(args: readonly string[]): Promise<Feeds[]> {
   const byName = new Map<string, FeedTensor[]>();
   for (const arg of args) {
     const [, name, path] = /^([^=]+)=(.+)$/s.exec(arg) ?? [];
@@ -17,13 +15,7 @@ export function readFeeds(args: readonly string[]): Feeds[] {
       throw usageError(
         `--inputs: expected an existing path or NAME=FILE.npy, got ${JSON.stringify(arg)}. NAME is an input of the model, see lowbit inspect.`,
       );
-    let bytes: Uint8Array;
-    try {
-      bytes = readFileSync(path);
-    } catch (cause) {
-      throw new LowbitError("E_IO", `${path}: expected to read a file, got ${(cause as Error).message}. Check --inputs.`, { cause });
-    }
-    byName.set(name, [...(byName.get(name) ?? []), parseNpy(bytes, path)]);
+    byName.set(name, [...(byName.get(name) ?? []), await readNpyTensor(path)]);
   }
   const samples = Math.max(...[...byName.values()].map((list) => list.length));
   for (const [name, list] of byName)

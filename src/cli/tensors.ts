@@ -1,9 +1,8 @@
 // One tensor of a file of any container that this package reads.
-import { readFileSync } from "node:fs";
 import { LowbitError } from "../../formats/core/errors.ts";
 import { nearest } from "../../formats/registry.ts";
 import { readGguf, readSafetensors } from "../interop/index.ts";
-import { parseNpy } from "../onnx/calibrate/npy.ts";
+import { readNpyTensor } from "../onnx/calibrate/npy.ts";
 import { modelLayers, readModel, readWeight } from "../onnx/index.ts";
 import { tensor, type Tensor } from "../tensor/tensor.ts";
 
@@ -43,14 +42,8 @@ const matrix = (data: Float32Array, shape: readonly number[]): Tensor => {
   return tensor(data, [k === 0 ? 0 : data.length / k, k]);
 };
 
-function fromNpy(path: string): FileTensor {
-  let bytes: Uint8Array;
-  try {
-    bytes = readFileSync(path);
-  } catch (cause) {
-    throw new LowbitError("E_IO", `${path}: expected to read a file, got ${(cause as Error).message}. Check the path.`, { cause });
-  }
-  const { type, data, dims } = parseNpy(bytes, path);
+async function fromNpy(path: string): Promise<FileTensor> {
+  const { type, data, dims } = await readNpyTensor(path);
   if (!type.startsWith("float"))
     throw new LowbitError("E_CONTAINER", `${path}: expected floats, got ${type}. Write it with numpy.save(path, x.astype("float32")).`);
   return { name: path, tensor: matrix(Float32Array.from(data as ArrayLike<number>), dims), others: 0 };

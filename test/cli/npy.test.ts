@@ -65,16 +65,16 @@ describe("parseNpy", () => {
   });
 });
 
-test("readFeeds: the i-th file of every name makes the i-th sample", () => {
+test("readFeeds: the i-th file of every name makes the i-th sample", async () => {
   const write = (name: string, value: number): string => {
     writeFileSync(dir.path(name), npy(new Float32Array([value]), [1]));
     return dir.path(name);
   };
   const [a, b, c] = [write("a.npy", 1), write("b.npy", 2), write("c=d.npy", 3)];
-  const feeds = readFeeds([`x=${a}`, `y=${b}`, `x=${b}`, `y=${c}`]);
+  const feeds = await readFeeds([`x=${a}`, `y=${b}`, `x=${b}`, `y=${c}`]);
   expect(feeds.map((feed) => [feed.x.data, feed.y.data].map((data) => (data as Float32Array)[0]))).toEqual([
     [1, 2],
     [2, 3],
   ]);
-  expect(() => readFeeds([`x=${a}`, `x=${b}`, `y=${c}`])).toThrow(/2 files for every input, got 1 for y/);
+  await expect(readFeeds([`x=${a}`, `x=${b}`, `y=${c}`])).rejects.toThrow(/2 files for every input, got 1 for y/);
 });

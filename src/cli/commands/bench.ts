@@ -36,7 +36,7 @@ async function runBench(args: ParsedArgs, context: Parameters<CommandSpec["run"]
   const runtimes = runtimesOf(args);
   const [runs, seed, threads, generate] = [whole("runs", 1), whole("seed", 0), whole("threads", 1), whole("generate", 1)];
   const dims = dimsOf(args);
-  const inputs = args.flag("inputs") ? inputsOf(args.all("inputs")) : undefined;
+  const inputs = args.flag("inputs") ? await inputsOf(args.all("inputs")) : undefined;
   const progress = progressLine();
   let report: BenchReport;
   try {

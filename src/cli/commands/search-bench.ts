@@ -1,10 +1,9 @@
 // lowbit search-bench: what each precision of a vector index costs and keeps on the user's own vectors.
-import { readFileSync } from "node:fs";
 import { LowbitError } from "../../../formats/core/errors.ts";
 import { checkOutput } from "../../files/outputs.ts";
 import { writeFileWhole } from "../../interop/source.ts";
 import { wasm } from "../../backends/wasm/backend.ts";
-import { parseNpy } from "../../onnx/calibrate/npy.ts";
+import { readNpyTensor } from "../../onnx/calibrate/npy.ts";
 import { comparePrecisions, paretoSvg, type Comparison, type Trial } from "../../search/compare.ts";
 import type { Fit, Metric } from "../../search/types.ts";
 import { json, table } from "../report.ts";
@@ -43,9 +42,9 @@ export const searchBenchCommand: CommandSpec = {
     const trials = (args.text("trials") ?? TRIALS).split(",").map(parseTrial);
     const svg = args.text("svg");
     if (svg !== undefined) checkOutput(svg, [input], args.flag("force"));
-    const all = readVectors(input);
+    const all = await readVectors(input);
     const given = args.text("queries");
-    const other = given === undefined ? null : readVectors(given);
+    const other = given === undefined ? null : await readVectors(given);
     if (other !== null && other.dims !== all.dims)
       throw new LowbitError("E_SHAPE", `--queries: expected ${all.dims} numbers a vector, as ${input} has, got ${other.dims}.`);
     const { vectors, queries } = other === null ? heldOut(all.data, all.dims) : { vectors: all.data, queries: other.data };
@@ -96,14 +95,8 @@ function parseFit(text: string): Fit {
 }
 
 /** @throws LowbitError E_IO, E_CONTAINER, E_SHAPE */
-function readVectors(path: string): { data: Float32Array; dims: number } {
-  let bytes: Uint8Array;
-  try {
-    bytes = readFileSync(path);
-  } catch (cause) {
-    throw new LowbitError("E_IO", `${path}: expected to read a file, got ${(cause as Error).message}. Check the path.`, { cause });
-  }
-  const { type, data, dims } = parseNpy(bytes, path);
+async function readVectors(path: string): Promise<{ data: Float32Array; dims: number }> {
+  const { type, data, dims } = await readNpyTensor(path);
   if (dims.length !== 2 || dims[0] < 1 || dims[1] < 1)
     throw new LowbitError("E_SHAPE", `${path}: expected vectors [count, dims], got shape [${dims.join(", ")}].`);
   if (type !== "float32" && type !== "float64")

@@ -113,7 +113,7 @@ export function dimsOf(args: ParsedArgs): Record<string, number> | undefined {
 }
 
 /** One path is a source as calibration takes it; NAME=FILE.npy, any number, are the inputs themselves. */
-export function inputsOf(given: readonly string[]): VerifyOptions["inputs"] {
+export async function inputsOf(given: readonly string[]): Promise<NonNullable<VerifyOptions["inputs"]>> {
   const [first] = given;
   return given.length === 1 && existsSync(first) ? first : readFeeds(given);
 }
@@ -124,7 +124,7 @@ async function runVerify(args: ParsedArgs, context: Parameters<CommandSpec["run"
     numberOption(args, name, `a whole number from ${least}`, (n) => Number.isInteger(n) && n >= least && n < 2 ** 32);
   const samples = count("samples", 1);
   const dims = dimsOf(args);
-  const inputs = args.flag("inputs") ? inputsOf(args.all("inputs")) : undefined;
+  const inputs = args.flag("inputs") ? await inputsOf(args.all("inputs")) : undefined;
   if (Array.isArray(inputs) && samples !== undefined)
     throw usageError("--samples: expected only with random inputs or a source of many, got it together with --inputs NAME=FILE.npy.");
   const progress = progressLine();

@@ -2,7 +2,7 @@
 // Format: huggingface/safetensors. bfloat16 is refused.
 import { LowbitError } from "../../../formats/core/errors.ts";
 import type { FeedTensor } from "../verify/feeds.ts";
-import { contiguous, parseNpy as readArray, type NpyArray } from "../../interop/npy/npy.ts";
+import { contiguous, parseNpy as readArray, readNpy, type NpyArray } from "../../interop/npy/npy.ts";
 import { parseNpz as readArchive } from "../../interop/npy/npz.ts";
 
 type NumberArray = new (buffer: ArrayBuffer) => FeedTensor["data"];
@@ -43,6 +43,11 @@ function feedTensor(array: NpyArray, label: string): FeedTensor {
 
 /** A tensor from the bytes of a .npy file. @throws LowbitError E_CONTAINER */
 export const parseNpy = (bytes: Uint8Array, label: string): FeedTensor => feedTensor(readArray(bytes, label), label);
+
+/** A tensor of a .npy file. @throws LowbitError E_CONTAINER, E_IO */
+export async function readNpyTensor(path: string): Promise<FeedTensor> {
+  return feedTensor(await readNpy(path), path);
+}
 
 /** The arrays of a .npz file by name. @throws LowbitError E_CONTAINER */
 export const parseNpz = (bytes: Uint8Array, label: string): Map<string, FeedTensor> =>

@@ -5,7 +5,14 @@ import { operatorName } from "./scopes.ts";
 /** How a model is quantized, by the operators that only quantized models have. */
 const KINDS: readonly (readonly [kind: string, operators: readonly string[]])[] = [
   ["weights in blocks", ["MatMulNBits", "MatMulBnb4", "GatherBlockQuantized", "QMoE"].map((name) => `com.microsoft.${name}`)],
-  ["dynamic 8 bit", ["MatMulInteger", "ConvInteger", "com.microsoft.DynamicQuantizeMatMul", "com.microsoft.MatMulIntegerToFloat"]],
+  [
+    "dynamic 8 bit",
+    [
+      "MatMulInteger",
+      "ConvInteger",
+      ...["DynamicQuantizeMatMul", "DynamicQuantizeLSTM", "MatMulIntegerToFloat"].map((name) => `com.microsoft.${name}`),
+    ],
+  ],
   ["static, quantized operators", ["QLinearMatMul", "QLinearConv", "com.microsoft.QGemm"]],
   ["QDQ", ["DequantizeLinear", "com.microsoft.DequantizeLinear"]],
 ];

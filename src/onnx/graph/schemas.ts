@@ -106,6 +106,7 @@ const MICROSOFT_GROUPS: readonly (readonly [operators: string, rule: Rule])[] = 
   ["EmbedLayerNormalization", ({ input }) => [input(2), T.INT32, input(2)]],
   ["GatherBlockQuantized", like(2)],
   ["DynamicQuantizeMatMul", fixed(T.FLOAT)],
+  ["DynamicQuantizeLSTM", fixed(T.FLOAT, T.FLOAT, T.FLOAT)],
   ["MatMulIntegerToFloat QAttention", ({ node, input }) => [input(node.opType === "QAttention" ? 3 : 2)]],
   ["QuantizeLinear", ({ node, input }) => [input(2) || attributeInt(node, "output_dtype", T.UINT8)]],
   ["DequantizeLinear", like(1)],
