@@ -44,7 +44,9 @@ export interface Arithmetic extends Operations {
   /**
    * Operands and results for a test bench: all there are, or corner cases and seeded draws. What has no result (0/0 in
    * a format without NaN) is left out.
-   * @example for (const { operands, result } of arithmetic(float8_e4m3fn).vectors("mul", { count: 100 })) check(operands, result)
+   * @example
+   * const vectors = arithmetic(float8_e4m3fn).vectors("mul", { count: 100 });
+   * for (const { operands, result } of vectors) check(operands, result);
    */
   vectors(operation: VectorOperation, options?: VectorOptions): Iterable<TestVector>;
 }

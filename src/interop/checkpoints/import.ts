@@ -100,7 +100,9 @@ function pattern(text: string): RegExp {
  * Opens a checkpoint folder (Node).
  * @throws LowbitError E_IO, E_CONTAINER for missing shards and damaged files, E_UNSUPPORTED for other quantization
  * methods
- * @example const { layers } = await importCheckpoint("Llama-3.2-1B-GPTQ"); const { packed } = await layers.get("model.layers.0.mlp.up_proj")!();
+ * @example
+ * const { layers } = await importCheckpoint("Llama-3.2-1B-GPTQ");
+ * const { packed } = await layers.get("model.layers.0.mlp.up_proj")!();
  */
 export async function importCheckpoint(folder: string): Promise<Checkpoint> {
   const { join } = nodePath();

@@ -43,7 +43,9 @@ const entriesOf = <T>(given: ReadonlyMap<string, T> | Readonly<Record<string, T>
 /**
  * Writes a GGUF file, under a temporary name until it is whole.
  * @throws LowbitError E_UNSUPPORTED for formats that ggml has no type of, E_SHAPE, E_VALUE, E_EXISTS, E_IO
- * @example await writeGguf("out.gguf", { metadata: { "general.architecture": "llama" }, tensors: { "output.weight": packed } })
+ * @example
+ * const metadata = { "general.architecture": "llama" };
+ * await writeGguf("out.gguf", { metadata, tensors: { "output.weight": packed } });
  */
 export async function writeGguf(path: string, model: GgufModel, options: { readonly force?: boolean } = {}): Promise<void> {
   await writeFileWhole(path, pieces(model), options.force);

@@ -40,7 +40,9 @@ const short = (x: unknown): string => (JSON.stringify(x) ?? "nothing").slice(0, 
  * Reads the header of a safetensors file. A source that is an index (`*.index.json`) opens every shard that it names,
  * from the index's own folder or, where the index is not a path, from `shards`.
  * @throws LowbitError E_CONTAINER for damaged or hostile files and missing shards, E_IO
- * @example const file = await readSafetensors("model.safetensors.index.json"); const w = await file.tensors.get("lm_head.weight")!.values();
+ * @example
+ * const file = await readSafetensors("model.safetensors.index.json");
+ * const w = await file.tensors.get("lm_head.weight")!.values();
  */
 export async function readSafetensors(
   source: ByteSource,

@@ -114,7 +114,9 @@ function addGroup(log: Log, group: { key: string; name: string; k: number; group
  * Runs a model on calibration data and writes the statistics of its layers' inputs to a file, for `quantizeModel({
  * statistics })`.
  * @throws LowbitError E_CALIBRATION, E_EXISTS, E_IO, E_RUNTIME, E_ABORTED; RangeError for a shard
- * @example await calibrateToFile("model.onnx", "data.npz", "model.stats", { shard: "1/4" }); // ... then mergeStatistics("model.stats")
+ * @example
+ * await calibrateToFile("model.onnx", "data.npz", "model.stats", { shard: "1/4" });
+ * // ... the other shards, then mergeStatistics("model.stats")
  */
 export async function calibrateToFile(
   input: string,

@@ -18,7 +18,10 @@ const STAY: ReadonlySet<string> = new Set(
 /**
  * Gives a quantized model float weights again, in place: the values that its codes stand for.
  * @returns what was changed and what could not be, as notes
- * @example using model = readModel("model_q4.onnx"); console.log(dequantizeWeights(model)); await writeModel(model, "model_float.onnx");
+ * @example
+ * using model = readModel("model_q4.onnx");
+ * console.log(dequantizeWeights(model));
+ * await writeModel(model, "model_float.onnx");
  */
 export function dequantizeWeights(model: OnnxModel): string[] {
   const scopes = buildScopes(model);
