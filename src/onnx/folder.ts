@@ -3,6 +3,7 @@
 // Source: transformers.js src/utils/model-loader.js (file names, `use_external_data_format`), specs of its
 // `transformers.js_config`.
 import { LowbitError } from "../../formats/core/errors.ts";
+import { readFile } from "../files/open.ts";
 import { nodeFs, nodePath } from "./calibrate/node.ts";
 import { DTYPES, dtypeFileName, dtypeRow, type Dtype } from "./dtypes.ts";
 import { writeFiles } from "./file/files.ts";
@@ -233,7 +234,7 @@ function readConfig(path: string): Record<string, unknown> {
     new LowbitError("E_IO", `${path}: expected a JSON object, got ${got}. Correct the file, or move it away.`, { cause });
   let config: unknown;
   try {
-    config = JSON.parse(nodeFs().readFileSync(path, "utf8"));
+    config = JSON.parse(new TextDecoder().decode(readFile(path)));
   } catch (cause) {
     throw wrong((cause as Error).message, cause);
   }

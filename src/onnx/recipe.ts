@@ -1,6 +1,7 @@
 // The recipe: the options of the quantizer as a file, lowbit.config.json or .mjs. Plain JSON with a version; checked
 // with errors that name the field. A module may hold functions as well. Found beside the model, or named.
 import { LowbitError } from "../../formats/core/errors.ts";
+import { readFile } from "../files/open.ts";
 import { nodeFs, nodePath, nodeUrl } from "./calibrate/node.ts";
 import { OPTIONS, type QuantizeModelOptions } from "./options.ts";
 
@@ -64,7 +65,7 @@ export function parseRecipe(recipe: unknown, label: string): QuantizeModelOption
  * @throws LowbitError E_IO, E_VALUE
  */
 export async function configFile(path: string | undefined, model: string): Promise<QuantizeModelOptions> {
-  const { existsSync, readFileSync } = nodeFs();
+  const { existsSync } = nodeFs();
   const { dirname, extname, join, resolve } = nodePath();
   const found = path ?? FILE_NAMES.map((name) => join(dirname(resolve(model)), name)).find((file) => existsSync(file));
   if (found === undefined) return {};
@@ -85,7 +86,7 @@ export async function configFile(path: string | undefined, model: string): Promi
   }
   let recipe: unknown;
   try {
-    recipe = JSON.parse(readFileSync(found, "utf8"));
+    recipe = JSON.parse(new TextDecoder().decode(readFile(found)));
   } catch (cause) {
     throw fail(cause);
   }

@@ -23,7 +23,16 @@ import { runInNewContext } from "node:vm";
 import { gzipSync } from "node:zlib";
 import { afterEach, beforeEach, describe, expect, it } from "vitest";
 import type { OnnxFile } from "../../src/onnx/index.ts";
-import { inspectModel, quantizeModel, quantizeModelBytes, readModel, readModelBytes, writeModel } from "../../src/onnx/index.ts";
+import {
+  configFile,
+  inspectModel,
+  quantizeModel,
+  quantizeModelBytes,
+  readFeeds,
+  readModel,
+  readModelBytes,
+  writeModel,
+} from "../../src/onnx/index.ts";
 import { readFloats } from "../../src/onnx/file/values.ts";
 import { encode, external, matmulModel, raw, typed, weights } from "./build.ts";
 
@@ -150,6 +159,11 @@ describe("pipes and devices", () => {
     execFileSync("mkfifo", [at(name)]);
     return at(name);
   };
+  it.runIf(process.platform === "linux")("as calibration data, recipe and config.json: refused at once", async () => {
+    for (const name of ["x.npy", "x.npz", "x.jsonl", "x.safetensors"])
+      await expect(readFeeds(readModelBytes(inside()), fifo(name))).rejects.toThrow(/got a FIFO/);
+    await expect(configFile(fifo("recipe.json"), at("model.onnx"))).rejects.toThrow(/got a FIFO/);
+  });
   it.runIf(process.platform === "linux")("as model, data and output: refused at once", async () => {
     const pipe = fifo("pipe");
     expect(() => readModel(pipe)).toThrow(/pipe: expected to read a file, got a FIFO/);

@@ -1,7 +1,9 @@
 // lowbit convert: GGUF files quantized as llama-quantize does, Llama checkpoints as GGUF, quantized checkpoints into
 // the ONNX graph of their model.
-import { existsSync, readFileSync, statSync } from "node:fs";
+import { existsSync, statSync } from "node:fs";
 import { basename, join } from "node:path";
+import { LowbitError } from "../../../formats/core/errors.ts";
+import { readFile } from "../../files/open.ts";
 import {
   floatModel,
   ggufTargets,
@@ -115,7 +117,7 @@ async function openFolder(folder: string): Promise<{ model: FloatModel; close():
     const model = llamaGguf({
       name: basename(folder),
       config: checkpoint.config as unknown as LlamaConfig,
-      ...(existsSync(tokenizer) ? { tokenizer: JSON.parse(readFileSync(tokenizer, "utf8")) as TokenizerJson } : {}),
+      ...(existsSync(tokenizer) ? { tokenizer: readTokenizer(tokenizer) } : {}),
       tensors: checkpoint.tensors,
     });
     return { model, close: () => checkpoint.close() };
@@ -179,4 +181,16 @@ function ontoText(output: string, bytes: number, method: string, layers: number,
   list("kept in floats by the graph", report.kept);
   list("notes", report.notes);
   return `${lines.join("\n")}\n`;
+}
+
+/** @throws LowbitError E_IO, E_CONTAINER */
+function readTokenizer(path: string): TokenizerJson {
+  const bytes = readFile(path);
+  try {
+    return JSON.parse(new TextDecoder().decode(bytes)) as TokenizerJson;
+  } catch (cause) {
+    throw new LowbitError("E_CONTAINER", `${path}: expected a tokenizer as JSON, got ${(cause as Error).message}. Is the file whole?`, {
+      cause,
+    });
+  }
 }

@@ -1,6 +1,5 @@
 // What calibration needs of Node: files of calibration data, temporary folders. Asked for when called, so that a
 // browser bundle needs no polyfill.
-import { LowbitError } from "../../../formats/core/errors.ts";
 import { needBuiltin } from "../../files/node.ts";
 import type * as NodeFs from "node:fs";
 import type * as NodePath from "node:path";
@@ -12,17 +11,6 @@ const need = <Name extends Parameters<typeof needBuiltin>[0]>(name: Name) =>
 export const nodeFs = (): typeof NodeFs => need("node:fs");
 export const nodePath = (): typeof NodePath => need("node:path");
 export const nodeUrl = (): typeof NodeUrl => need("node:url");
-
-/** Reads a file of calibration data. @throws LowbitError E_IO */
-export function readFile(path: string): Uint8Array {
-  try {
-    return nodeFs().readFileSync(path);
-  } catch (cause) {
-    throw new LowbitError("E_IO", `${path}: expected to read calibration data, got ${(cause as Error).message}. Check the path.`, {
-      cause,
-    });
-  }
-}
 
 /** A folder in the system's temporary one; `remove` deletes it with all it holds. */
 export function temporaryFolder(prefix: string): { file(name: string): string; remove(): void } {

@@ -5,7 +5,8 @@ import type { OnnxModel } from "../file/model.ts";
 import { checkAborted } from "../file/files.ts";
 import type { FeedTensor, Feeds, InputMetadata } from "../verify/feeds.ts";
 import { checkFeeds, modelInputs, nestedFeed, sampleFeeds } from "./feeds.ts";
-import { nodeFs, nodePath, nodeUrl, readFile } from "./node.ts";
+import { readFile } from "../../files/open.ts";
+import { nodeFs, nodePath, nodeUrl } from "./node.ts";
 import { parseNpy, parseNpz, parseSafetensors } from "./npy.ts";
 import { textFeeds, type TextSource } from "./text.ts";
 

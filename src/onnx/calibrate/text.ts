@@ -3,7 +3,8 @@
 import { LowbitError } from "../../../formats/core/errors.ts";
 import { inputDims, type FeedTensor, type Feeds, type InputMetadata } from "../verify/feeds.ts";
 import { convertTensor } from "./feeds.ts";
-import { nodeFs, nodePath, readFile } from "./node.ts";
+import { readFile } from "../../files/open.ts";
+import { nodeFs, nodePath } from "./node.ts";
 
 /** Text for language models. */
 export interface TextSource {

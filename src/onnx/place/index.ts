@@ -78,9 +78,7 @@ interface Place {
   readonly layers: readonly Layer[];
 }
 
-/**
- * Takes what a rule or the names choose; a matched weight of another shape or other values is left, with the reason.
- */
+/** What the steps of a placement share. */
 interface Work {
   readonly model: OnnxModel;
   readonly context: TargetContext;
