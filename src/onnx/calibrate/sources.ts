@@ -7,7 +7,7 @@ import type { FeedTensor, Feeds, InputMetadata } from "../verify/feeds.ts";
 import { checkFeeds, modelInputs, nestedFeed, sampleFeeds } from "./feeds.ts";
 import { readFile } from "../../files/open.ts";
 import { nodeFs, nodePath, nodeUrl } from "./node.ts";
-import { parseNpy, parseNpz, parseSafetensors } from "./npy.ts";
+import { parseNpy, parseNpz, readSafetensorsFeeds } from "./npy.ts";
 import { textFeeds, type TextSource } from "./text.ts";
 
 export type { TextSource } from "./text.ts";
@@ -126,15 +126,15 @@ function* openArrays(paths: readonly string[], inputs: readonly InputMetadata[],
   yield* sampleFeeds(arrays, inputs, label);
 }
 
-function* openContainer(path: string, inputs: readonly InputMetadata[]): Generator<Feeds> {
-  const arrays = /\.npz$/i.test(path) ? parseNpz(readFile(path), path) : parseSafetensors(readFile(path), path);
+async function* openContainer(path: string, inputs: readonly InputMetadata[]): AsyncGenerator<Feeds> {
+  const arrays = /\.npz$/i.test(path) ? parseNpz(readFile(path), path) : await readSafetensorsFeeds(path, path);
   if (arrays.size === 0)
     throw new LowbitError("E_CALIBRATION", `calibration data ${path}: expected arrays, got none. Name one after each input.`);
   yield* sampleFeeds(arrays, inputs, path);
 }
 
 /** A folder holds either .npy files, one an input, or .npz, safetensors and JSON lines that follow each other. */
-function* openFolder(path: string, inputs: readonly InputMetadata[]): Generator<Feeds> {
+async function* openFolder(path: string, inputs: readonly InputMetadata[]): AsyncGenerator<Feeds> {
   const files = nodeFs()
     .readdirSync(path)
     .sort()

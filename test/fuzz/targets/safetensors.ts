@@ -1,7 +1,7 @@
 // safetensors files: packed tensors as this package writes them, and plain ones as calibration reads them.
 import { allFormats } from "../../../formats/index.ts";
 import { dequantize, fromSafetensors, quantize, tensor, toSafetensors } from "../../../src/index.ts";
-import { parseSafetensors } from "../../../src/onnx/calibrate/npy.ts";
+import { readSafetensorsFeeds } from "../../../src/onnx/calibrate/npy.ts";
 import type { FuzzTarget } from "../fuzz.ts";
 import { damageBytes, damageJson, pick } from "../fuzz.ts";
 import { normalArray } from "../../helpers/random.ts";
@@ -78,7 +78,7 @@ export const safetensors: FuzzTarget = {
     } catch (error) {
       first = error;
     }
-    parseSafetensors(input, "x.safetensors");
+    await readSafetensorsFeeds(input, "x.safetensors");
     if (first !== undefined) throw first;
     return undefined;
   },
