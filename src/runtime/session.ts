@@ -13,7 +13,7 @@ import type { Step } from "./compile/step.ts";
 import type { ActivationChoice } from "./ops/operator.ts";
 import { makePlan, missingOperators, readGraph } from "./compile/plan.ts";
 import { createDecoder, type Decoder, type DecoderOptions } from "./decoder.ts";
-import { execute } from "./machine/execute.ts";
+import { execute, type How } from "./machine/execute.ts";
 import { createMachine, type Machine } from "./machine/machine.ts";
 import type { BoundaryType, Value } from "./value.ts";
 import { boundaryType, isArrayOf, isHalfArray, narrow, sizeOf, widen } from "./value.ts";
@@ -53,7 +53,9 @@ export interface ValueMetadata {
 
 export interface ExplainedStep {
   readonly name: string;
+  /** Of the model, or "lowbit.NAME" of several that are fused. */
   readonly operator: string;
+  /** A kernel, "loops", or "one by one" where a fused step met shapes that its kernel does not take. */
   readonly kernel: string;
   /** Milliseconds of all runs together; only with `profile`. */
   readonly ms?: number;
@@ -233,8 +235,11 @@ function machineOf(backend: Backend<SyncLayer>): Machine | null {
   return hasEngineMemory(backend) ? createMachine(engineMemory(backend)) : null;
 }
 
+const kernelOf = ({ kernel, layer }: Step, how: How | undefined): string =>
+  how === undefined || how === "loops" || layer !== undefined ? kernel : how;
+
 function ownSession(described: Described, plan: Plan, backend: Backend<SyncLayer>, profile: boolean): Session {
-  const seen = new Map<Step, { kernel: boolean; ms: number }>();
+  const seen = new Map<Step, { how: How; ms: number }>();
   const machine = machineOf(backend);
   for (const value of plan.constants.values()) machine?.constant(value);
   const decoders = new Set<Decoder>();
@@ -245,9 +250,9 @@ function ownSession(described: Described, plan: Plan, backend: Backend<SyncLayer
   const checkLive = (): void => {
     if (released) throw disposed();
   };
-  const note = (step: Step, kernel: boolean, ms: number): void => {
+  const note = (step: Step, how: How, ms: number): void => {
     const before = seen.get(step);
-    seen.set(step, { kernel, ms: (before?.ms ?? 0) + ms });
+    seen.set(step, { how, ms: (before?.ms ?? 0) + ms });
   };
   const answer = async (given: ReadonlyMap<string, Value>, fetches: readonly string[]): Promise<Record<string, RuntimeTensor>> => {
     try {
@@ -284,7 +289,7 @@ function ownSession(described: Described, plan: Plan, backend: Backend<SyncLayer
       steps: plan.steps.map((step) => ({
         name: step.node.name,
         operator: step.operator,
-        kernel: seen.get(step)?.kernel === true && step.layer === undefined ? "kernel" : step.kernel,
+        kernel: kernelOf(step, seen.get(step)?.how),
         ...(profile ? { ms: seen.get(step)?.ms ?? 0 } : {}),
       })),
       folded: plan.folded,

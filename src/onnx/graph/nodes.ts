@@ -44,6 +44,9 @@ export function collectNames(scopes: readonly Scope[]): Names {
 export const intAttribute = (name: string, value: number): AttributeProto =>
   create(AttributeProtoSchema, { name, i: BigInt(value), type: A.INT });
 
+export const floatAttribute = (name: string, value: number): AttributeProto =>
+  create(AttributeProtoSchema, { name, f: value, type: A.FLOAT });
+
 export const attributeOf = (node: NodeProto, name: string): AttributeProto | undefined =>
   node.attribute.find((attribute) => attribute.name === name);
 

@@ -8,7 +8,7 @@ import type { NodeProto } from "../../onnx/file/gen/onnx_pb.ts";
 import { NodeProtoSchema } from "../../onnx/file/gen/onnx_pb.ts";
 import { attributeInt } from "../../onnx/graph/nodes.ts";
 import { operatorName } from "../../onnx/graph/scopes.ts";
-import { EXPRESSIONS } from "../machine/chains.ts";
+import { EXPRESSIONS, runChain } from "../machine/chains.ts";
 import type { Value } from "../value.ts";
 import type { FlatNode } from "./flat.ts";
 import type { Unfreed } from "./step.ts";
@@ -39,7 +39,13 @@ function chainOf(parts: readonly Unfreed[]): Unfreed {
     operator: `lowbit.Chain(${parts.map(({ node: part }) => part.opType).join(" ")})`,
     guards: last.guards,
     kernel: "loops",
-    chain: { parts, build },
+    fused: {
+      parts,
+      emit: (m, inputs) => {
+        const slot = runChain(m, build, inputs as readonly Value[]);
+        return slot === null ? undefined : [slot];
+      },
+    },
     run(inputs) {
       const values = new Map<string, Value | undefined>(input.map((name, i) => [name, inputs[i]]));
       for (const part of parts) values.set(part.node.output[0], runNode(part.run, part.node, (name) => values.get(name))[0]);

@@ -17,6 +17,7 @@ import type { FlatGraph } from "./flat.ts";
 import { flatten } from "./flat.ts";
 import { fuseChains, joinable, joinedNode } from "./fuse.ts";
 import { lower } from "./lower.ts";
+import { fusePatterns } from "./patterns/index.ts";
 import type { Step, Unfreed } from "./step.ts";
 import { runNode } from "./step.ts";
 import { decodeWeight, dequantizedWeight } from "./weights.ts";
@@ -195,6 +196,8 @@ export function makePlan(
   const groups = joinable(flat.nodes, (name) => flat.tensors.has(name) && !feeds.has(name));
   const joinedAway = new Set<NodeProto>();
   let folded = 0;
+  /** Constants that patterns look at: weights stay codes. */
+  const small = (name: string): Value | undefined => (constants.weights.has(name) ? undefined : constants.get(name));
   try {
     for (const { node, guards } of flat.nodes) {
       const operator = operatorName(node);
@@ -239,9 +242,10 @@ export function makePlan(
     for (const layer of [...layers.values(), ...owned]) layer.dispose();
     throw error;
   }
+  const fused = fusePatterns(steps, outputs, small);
   // Weights that only prepared layers read are let go: their bytes are in the layers.
   const read = new Set(graph.output.map(({ name }) => name));
-  for (const { node, guards } of steps) {
+  for (const { node, guards } of fused.flatMap((step) => (step.fused === undefined ? [step] : [step, ...step.fused.parts]))) {
     node.input.forEach((name, i) => dropped.get(node)?.has(i) || read.add(name));
     for (const { name } of guards) read.add(name);
   }
@@ -249,7 +253,7 @@ export function makePlan(
   const kept = new Map([...constants.values].filter(([name]) => read.has(name)));
   for (const name of feeds) if (flat.tensors.has(name)) kept.set(name, readValue(model, flat.tensors.get(name)!));
   return {
-    steps: withLifetimes(fuseChains(steps, outputs), outputs),
+    steps: withLifetimes(fuseChains(fused, outputs), outputs),
     constants: kept,
     layers: [...layers.values(), ...owned],
     folded,

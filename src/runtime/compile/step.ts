@@ -1,7 +1,7 @@
 // A step of a plan: a node, or several as one, and how it runs.
-import type { Value as Expression } from "../../../kernels/wasm/nn/values.ts";
 import type { SyncLayer } from "../../backends/types.ts";
 import type { NodeProto } from "../../onnx/file/gen/onnx_pb.ts";
+import type { Emit } from "../machine/machine.ts";
 import type { Run, TableRows } from "../ops/operator.ts";
 import type { Value } from "../value.ts";
 import type { Guard } from "./flat.ts";
@@ -18,8 +18,8 @@ export interface Step {
   readonly widths?: readonly number[];
   /** The rows of a constant table that it looks up. */
   readonly rows?: TableRows;
-  /** Element-wise steps that it is made of, and their expression of its inputs. */
-  readonly chain?: { readonly parts: readonly Unfreed[]; readonly build: (args: readonly Expression[]) => Expression };
+  /** Steps that it is made of, in order, and their kernel. */
+  readonly fused?: { readonly parts: readonly Unfreed[]; readonly emit: Emit };
   /** Conditions of the branches that the node is in. */
   readonly guards: readonly Guard[];
   /** Values that nothing reads after this step. */

@@ -45,6 +45,8 @@ export const EXPRESSIONS: ReadonlyMap<string, Build> = new Map<string, Build>([
   ["Div", two("div")],
   ["Min", fold("min")],
   ["Max", fold("max")],
+  ["lowbit.Square", ([x]) => binary("mul", x, x)],
+  ["lowbit.Cube", ([x]) => binary("mul", binary("mul", x, x), x)],
   ["Neg", one("neg")],
   ["Abs", one("abs")],
   ["Sqrt", one("sqrt")],

@@ -9,7 +9,6 @@ import { runNode } from "../compile/step.ts";
 import { operators } from "../ops/index.ts";
 import type { Value } from "../value.ts";
 import { runAttention } from "./attention.ts";
-import { runChain } from "./chains.ts";
 import { emitJoined, emitProduct, emitters } from "./kernels.ts";
 import { isSlot, type Emit, type Machine } from "./machine.ts";
 
@@ -56,11 +55,13 @@ const still = (value: Value | undefined): Value | undefined =>
 interface StepResult {
   readonly results: readonly (Value | undefined)[];
   readonly kernel: boolean;
+  /** A fused step whose parts ran one by one. */
+  readonly apart?: true;
 }
 
 /** Runs one step. @returns its outputs in order, and whether a kernel made them */
 export function runStep(m: Machine | null, step: Unfreed, read: (name: string) => Value | undefined): StepResult {
-  if (m !== null && step.chain !== undefined) return runFused(m, step, step.chain, read);
+  if (m !== null && step.fused !== undefined) return runFused(m, step, step.fused, read);
   const emit = m === null ? undefined : emitterOf(step);
   if (m !== null && emit !== undefined) {
     const inputs = step.node.input.map((name) => (name === "" ? undefined : read(name)));
@@ -73,35 +74,46 @@ export function runStep(m: Machine | null, step: Unfreed, read: (name: string) =
   return { results: m === null ? results : results.map((value) => keepOut(m, value)), kernel: false };
 }
 
-/** A chain as one kernel, or its parts one by one. */
+/** Fused steps as one kernel, or one by one. */
 function runFused(
   m: Machine,
   step: Unfreed,
-  { parts, build }: NonNullable<Unfreed["chain"]>,
+  { parts, emit }: NonNullable<Unfreed["fused"]>,
   read: (name: string) => Value | undefined,
 ): StepResult {
-  const inputs = step.node.input.map((name) => read(name)!);
-  const made = runChain(m, build, inputs);
+  const made = emit(
+    m,
+    step.node.input.map((name) => (name === "" ? undefined : read(name))),
+    step.node,
+  );
   m.settle();
-  if (made !== null) return { results: [made], kernel: true };
+  if (made !== undefined) return { results: made, kernel: true };
   const values = new Map<string, Value>();
-  let kernel = false;
+  let kernel = true;
   for (const part of parts) {
     const done = runStep(m, part, (name) => values.get(name) ?? read(name));
-    values.set(part.node.output[0], done.results[0]!);
-    kernel ||= done.kernel;
+    part.node.output.forEach((name, i) => {
+      const value = done.results[i];
+      if (value === undefined) return;
+      if (name === "") m.free(value);
+      else values.set(name, value);
+    });
+    kernel &&= done.kernel;
   }
-  const last = step.node.output[0];
-  for (const [name, value] of values) if (name !== last) m.free(value);
-  return { results: [values.get(last)], kernel };
+  const kept = new Set(step.node.output);
+  for (const [name, value] of values) if (!kept.has(name)) m.free(value);
+  return { results: step.node.output.map((name) => values.get(name)), kernel, apart: true };
 }
+
+/** How a step ran. */
+export type How = "kernel" | "loops" | "one by one";
 
 export interface Execution {
   readonly machine: Machine | null;
   readonly plan: Plan;
   readonly fed: ReadonlyMap<string, Value>;
   /** Called after each step, with its milliseconds. */
-  readonly note?: (step: Step, kernel: boolean, ms: number) => void;
+  readonly note?: (step: Step, how: How, ms: number) => void;
   readonly aborted?: () => void;
 }
 
@@ -112,8 +124,8 @@ function begin({ machine, plan, fed, note }: Execution): { run(step: Step): void
   const run = (step: Step): void => {
     if (!step.guards.every(({ name, is }) => (read(name)?.data[0] === 1) === is)) return;
     const start = performance.now();
-    const { results, kernel } = runStep(machine, step, read);
-    note?.(step, kernel, performance.now() - start);
+    const { results, kernel, apart } = runStep(machine, step, read);
+    note?.(step, apart ? "one by one" : kernel ? "kernel" : "loops", performance.now() - start);
     step.node.output.forEach((name, i) => {
       const value = results[i];
       if (value === undefined) return;

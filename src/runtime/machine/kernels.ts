@@ -6,7 +6,7 @@ import { rowsAt } from "../../../kernels/wasm/nn/rows.ts";
 import { softmax, softmaxJob } from "../../../kernels/wasm/nn/softmax.ts";
 import { placed } from "../../backends/wasm/memory.ts";
 import type { SyncLayer } from "../../backends/types.ts";
-import type { NodeProto } from "../../onnx/file/gen/onnx_pb.ts";
+import { TensorProto_DataType as T, type NodeProto } from "../../onnx/file/gen/onnx_pb.ts";
 import { attributeFloat, attributeInt } from "../../onnx/graph/nodes.ts";
 import type { Inputs, Run } from "../ops/operator.ts";
 import { axisOf, product } from "../ops/operator.ts";
@@ -56,7 +56,7 @@ export function emitJoined(m: Machine, layer: SyncLayer, widths: readonly number
   return parts;
 }
 
-interface NormOf {
+export interface NormOf {
   readonly kind: "rms" | "layer";
   readonly x: Value;
   readonly skip?: Value;
@@ -68,7 +68,7 @@ interface NormOf {
 }
 
 /** Norm of rows; with a skip or an addend also the sum, as second result. */
-function emitNorm(m: Machine, of: NormOf, keepSum: boolean): [Slot, Slot | undefined] | undefined {
+export function emitNorm(m: Machine, of: NormOf, keepSum: boolean): [Slot, Slot | undefined] | undefined {
   const { kind, x, skip, addend, scale, shift, epsilon, width } = of;
   const all = [x, skip, addend, scale, shift];
   if (all.some((v) => v !== undefined && !isFloat(v)) || x.data.length === 0 || scale.data.length !== width) return undefined;
@@ -183,6 +183,9 @@ const sameValues =
     return [m.view(x, shaped.dims)];
   };
 
+/** A Cast of float32 to itself, as float16 graphs have them around norms. */
+const sameFloats: Emit = (m, [x], node) => (isSlot(x) && attributeInt(node, "to", 0) === Number(T.FLOAT) ? [m.view(x, x.dims)] : undefined);
+
 const chained: Emit = (m, inputs, node) => {
   const build = EXPRESSIONS.get(node.domain === "" || node.domain === "ai.onnx" ? node.opType : `${node.domain}.${node.opType}`)!;
   const values = inputs.filter((v) => v !== undefined);
@@ -199,6 +202,7 @@ export function emitters(loops: ReadonlyMap<string, { readonly run: Run }>): Rea
     ...SHAPES.map((name): [string, Emit] => [name, sameValues(loops.get(name)!.run)]),
     ...MOVES,
     ["Softmax", emitSoftmax],
+    ["Cast", sameFloats],
     ["LayerNormalization", plainNorm("layer")],
     ["SimplifiedLayerNormalization", plainNorm("rms")],
     ["RMSNormalization", plainNorm("rms")],

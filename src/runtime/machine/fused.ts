@@ -1,0 +1,29 @@
+// Norms that a pattern put together, on their kernel.
+import { attributeFloat, attributeInt } from "../../onnx/graph/nodes.ts";
+import { emitNorm } from "./kernels.ts";
+import { isPlaceable, type Emit } from "./machine.ts";
+import type { Value } from "../value.ts";
+
+export type NormKind = "rms" | "layer";
+
+const isRow = (value: Value | undefined, width: number): boolean =>
+  value === undefined || (value.type === "float32" && value.data.length === width && value.dims.at(-1) === width);
+
+/**
+ * The norm of x, or of x + skip + addend, along its last axis: inputs x, scale, shift, skip, addend; outputs its result
+ * and the sum.
+ */
+export const fusedNorm =
+  (kind: NormKind): Emit =>
+  (m, [x, scale, shift, skip, addend], node) => {
+    if (x === undefined || scale === undefined || !(isPlaceable(x) || isPlaceable(skip))) return undefined;
+    const rank = x.dims.length;
+    const axis = attributeInt(node, "axis", -1);
+    const width = x.dims.at(-1) ?? 0;
+    if ((axis !== -1 && axis !== rank - 1) || rank === 0 || ![scale, shift, addend].every((row) => isRow(row, width))) return undefined;
+    if (skip !== undefined && skip.dims.join() !== x.dims.join()) return undefined;
+    const rows = { ...(shift && { shift }), ...(skip && { skip }), ...(addend && { addend }) };
+    const keep = (node.output[1] ?? "") !== "";
+    const made = emitNorm(m, { kind, x, scale, ...rows, epsilon: attributeFloat(node, "epsilon", 1e-5), width }, keep);
+    return made && (keep ? [made[0], made[1]] : [made[0]]);
+  };
