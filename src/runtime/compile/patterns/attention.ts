@@ -1,7 +1,7 @@
-// Attention as exporters spell it out, from its Softmax: softmax(q k^T * scale + mask) v. Queries, keys and values may
-// be split into heads by Reshape and Transpose, the scale may lie on the scores or on queries and keys (torch), heads of
-// keys may be repeated by Unsqueeze, Expand and Reshape, batch and heads may be one dimension (BART), rows without a key
-// may be guarded by IsNaN and Where. What transposes is read and written in place.
+// Attention as exporters spell it out, from its Softmax: softmax(q k^T * scale + mask) v. Reshape and Transpose may
+// split queries, keys and values into heads, the scale may lie on the scores or on queries and keys (torch), Unsqueeze,
+// Expand and Reshape may repeat heads of keys, batch and heads may be one dimension (BART), IsNaN and Where may guard
+// rows without a key. What transposes is read and written in place.
 import { attributeInt } from "../../../onnx/graph/nodes.ts";
 import { fusedAttention, fusedRotary, type Layout, type Repeat, type Spelled } from "../../machine/fused-attention.ts";
 import { ints } from "../../ops/operator.ts";
