@@ -31,6 +31,8 @@ export interface AlgorithmInput {
   readonly drift: DriftStatistics | null;
   /** The same over the batches held out. */
   readonly heldOutDrift?: DriftStatistics | null;
+  /** Rows spread over the whole weight, where it is quantized in bands: options are chosen on them, once for all. */
+  readonly sample?: Tensor;
 }
 
 /** A name, a name with options of its quantizer, or a function that makes one for each layer. */
@@ -67,7 +69,7 @@ const WIDE_BLOCK = 128;
 /** Scales of fewer bits have few neighbours: a search among them is worth a try. */
 const COARSE_BITS = 16;
 /** Rows that options are chosen on; the weight is then quantized whole. */
-const SAMPLED = 256;
+export const SAMPLED = 256;
 
 /** Every n-th row, where there are many. */
 function sampleRows(weight: Tensor): Tensor {
@@ -173,17 +175,21 @@ function gptqFamily(
   const { heldOut } = input;
   const statistics = input.statistics!;
   if (heldOut === null || heldOut.hessian === null) return variant({}, statistics);
+  const choose = (choices: readonly (readonly GptqChoice[])[], sample: Tensor, format: Format) => {
+    const { signal, error: judge } = judgeOf(sample, heldOut, shared);
+    const { choice, error, tried } = search(choices, (one) => variant(one, statistics).quantizeWeight(sample, format), judge);
+    return { quantizer: variant(choice, mergeStatistics(statistics, heldOut)), chosenOf: tried, heldOut: { signal, error } };
+  };
+  let chosen: ReturnType<typeof choose> | undefined;
   return {
     algorithm: name,
     quantizeWeight(weight: Tensor, format: Format): PackedTensor {
       const choices = openChoices(name, format, input, options);
       if (isSettled(choices)) return variant({}, statistics).quantizeWeight(weight, format);
-      const sample = sampleRows(weight);
-      const { signal, error: judge } = judgeOf(sample, heldOut, shared);
-      const quantizeWith = (choice: GptqChoice) => variant(choice, statistics).quantizeWeight(sample, format);
-      const { choice, error, tried } = search(choices, quantizeWith, judge);
-      const packed = variant(choice, mergeStatistics(statistics, heldOut)).quantizeWeight(weight, format);
-      return { ...packed, recipe: { ...packed.recipe, chosenOf: tried, heldOut: { signal, error } } };
+      // once for all bands of a weight
+      const { quantizer, ...found } = (chosen ??= choose(choices, input.sample ?? sampleRows(weight), format));
+      const packed = quantizer.quantizeWeight(weight, format);
+      return { ...packed, recipe: { ...packed.recipe, ...found } };
     },
   };
 }
@@ -204,31 +210,38 @@ function refitFamily(input: AlgorithmInput, { ridge, ...options }: AlgorithmOpti
   const variant = variantOf("gptq", input, options, shared);
   const given = refit({ drift, quantizer: variant({}, drift.inputs), ...common, ...(ridge === undefined ? {} : { ridge }) });
   if (heldOutDrift === null || heldOutDrift === undefined) return given;
+  const choose = (choices: readonly (readonly GptqChoice[])[], sample: Tensor, format: Format) => {
+    const judge = (packed: PackedTensor): number => driftError(sample, dequantizeOriginal(packed), heldOutDrift, shared);
+    const plain = judgeOf(sample, heldOutDrift.inputs, shared);
+    const moved = (pull: number): Tensor => {
+      const data = refitWeight(sample, { drift, ridge: pull, ...common });
+      return { data, shape: [data.length / input.k, input.k], stride: [input.k, 1], offset: 0 };
+    };
+    const quantizeWith = (of: Tensor) => (choice: GptqChoice) => variant(choice, drift.inputs).quantizeWeight(of, format);
+    // with the first of every choice but polish, which costs as much as all before it
+    const first = Object.assign({}, ...choices.slice(0, 2).map(([one]) => one)) as GptqChoice;
+    const pulls = (ridge === undefined ? RIDGES : [ridge]).map((pull) => {
+      const of = moved(pull);
+      return { pull, of, error: judge(quantizeWith(of)(first)) };
+    });
+    const { pull, of } = pulls.reduce((a, b) => (b.error < a.error ? b : a));
+    const { choice, packed: best, tried } = search(choices, quantizeWith(of), judge);
+    const quantizer = variant(choice, mergeStatistics(drift.inputs, heldOutDrift.inputs));
+    return {
+      quantizer: refit({ drift: mergeDrift(drift, heldOutDrift), quantizer, ridge: pull, ...common }),
+      chosenOf: pulls.length + tried,
+      heldOut: { signal: plain.signal, error: plain.error(best) },
+    };
+  };
+  let chosen: ReturnType<typeof choose> | undefined;
   return {
     algorithm: "refit",
     quantizeWeight(weight, format) {
       const choices = openChoices("gptq", format, input, options);
       if (ridge !== undefined && isSettled(choices)) return given.quantizeWeight(weight, format);
-      const sample = sampleRows(weight);
-      const judge = (packed: PackedTensor): number => driftError(sample, dequantizeOriginal(packed), heldOutDrift, shared);
-      const plain = judgeOf(sample, heldOutDrift.inputs, shared);
-      const moved = (pull: number): Tensor => {
-        const data = refitWeight(sample, { drift, ridge: pull, ...common });
-        return { data, shape: [data.length / input.k, input.k], stride: [input.k, 1], offset: 0 };
-      };
-      const quantizeWith = (of: Tensor) => (choice: GptqChoice) => variant(choice, drift.inputs).quantizeWeight(of, format);
-      // with the first of every choice but polish, which costs as much as all before it
-      const first = Object.assign({}, ...choices.slice(0, 2).map(([one]) => one)) as GptqChoice;
-      const pulls = (ridge === undefined ? RIDGES : [ridge]).map((pull) => {
-        const of = moved(pull);
-        return { pull, of, error: judge(quantizeWith(of)(first)) };
-      });
-      const { pull, of } = pulls.reduce((a, b) => (b.error < a.error ? b : a));
-      const { choice, packed: best, tried } = search(choices, quantizeWith(of), judge);
-      const quantizer = variant(choice, mergeStatistics(drift.inputs, heldOutDrift.inputs));
-      const packed = refit({ drift: mergeDrift(drift, heldOutDrift), quantizer, ridge: pull, ...common }).quantizeWeight(weight, format);
-      const heldOut = { signal: plain.signal, error: plain.error(best) };
-      return { ...packed, recipe: { ...packed.recipe, chosenOf: pulls.length + tried, heldOut } };
+      const { quantizer, ...found } = (chosen ??= choose(choices, input.sample ?? sampleRows(weight), format));
+      const packed = quantizer.quantizeWeight(weight, format);
+      return { ...packed, recipe: { ...packed.recipe, ...found } };
     },
   };
 }

@@ -5,7 +5,6 @@ import type { Format, FormatDefinition } from "../../formats/core/types.ts";
 import { defineFormat } from "../../formats/define/index.ts";
 import { format as formatByName } from "../../formats/registry.ts";
 import { TensorProto_DataType as T } from "./file/gen/onnx_pb.ts";
-import { ARRAY_MAX } from "./file/values.ts";
 import type { Scope } from "./graph/graph.ts";
 import { dtypeRow, type Dtype } from "./dtypes.ts";
 import type { Layer } from "./layers.ts";
@@ -15,7 +14,7 @@ import { nameFilter, nameMatcher } from "./patterns.ts";
 import { TARGETS } from "./targets/index.ts";
 import type { Target, TargetContext } from "./targets/target.ts";
 import type { TargetName } from "./dtypes.ts";
-import { layerType, maskReason, oneScaleDecibels, signReason } from "./weights.ts";
+import { largeReason, layerType, maskReason, oneScaleDecibels, signReason } from "./weights.ts";
 
 /** What a layer becomes. */
 export interface Decision {
@@ -106,7 +105,11 @@ export function decider(context: TargetContext, found: readonly Layer[]): Decide
     const oneScale = (): number => oneScaleDecibels(context.model, layer);
     const asked = wish.format ?? wish.dtype!.format!({ opType: type, half, unsigned, blockSize, symmetric, perChannel, oneScale });
     const format = made.adapt?.(layer, asked) ?? asked;
-    const reason = made.reason(layer, format, context) ?? maskReason(context.model, layer) ?? signReason(context.model, layer, format);
+    const reason =
+      made.reason(layer, format, context) ??
+      largeReason(context.model, layer, format) ??
+      maskReason(context.model, layer) ??
+      signReason(context.model, layer, format);
     const advice = named || byRule || wish.dtype === null ? undefined : made.advice?.(layer, context);
     return reason ?? advice ?? { target: made, format, dtype: wish.dtype, algorithm: wish.algorithm };
   };
@@ -119,7 +122,6 @@ export function decider(context: TargetContext, found: readonly Layer[]): Decide
     if (keepOps.has(layer.node.opType)) return `kept: ${layer.node.opType} is among keepOps`;
     const left = filter(layer.name);
     if (left !== undefined) return left;
-    if (layer.weight !== null && layer.bytes > ARRAY_MAX) return "the weight passes 2 GiB";
     const wish = byRule?.wish ?? base;
     const one = wish.target ?? wish.dtype?.target;
     if (one !== undefined && one !== null) return inTarget(layer, wish, one, byRule !== undefined);

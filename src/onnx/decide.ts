@@ -3,35 +3,22 @@
 // sees the inputs of the model quantized so far; layers that share an input go together.
 import { clone } from "@bufbuild/protobuf";
 import { LowbitError } from "../../formats/core/errors.ts";
-import type { Format, PackedTensor, ScaleLevel } from "../../formats/core/types.ts";
+import type { Format } from "../../formats/core/types.ts";
 import { dequantizeOriginal } from "../quantize/mrgptq.ts";
-import { correctDriftBias } from "../quantize/refit.ts";
-import { outputError } from "../quantize/statistics.ts";
-import { quantize } from "../tensor/quantize/index.ts";
-import { matrixView, readRows } from "../tensor/tensor.ts";
-import { resolveAlgorithm, type Algorithm, type AlgorithmInput, type ResolvedAlgorithm } from "./algorithms.ts";
+import { resolveAlgorithm, type Algorithm } from "./algorithms.ts";
+import { isLarge } from "./bands.ts";
 import { openStatistics } from "./calibrate/file.ts";
 import { readFeeds, type CalibrationData } from "./calibrate/sources.ts";
-import {
-  collect,
-  collectPasses,
-  heldOutBatches,
-  inputGroups,
-  passesOf,
-  type CollectOptions,
-  type InputGroup,
-  type InputStatistics,
-} from "./calibrate/statistics.ts";
+import { collect, collectPasses, heldOutBatches, inputGroups, passesOf, type InputGroup } from "./calibrate/statistics.ts";
 import { modelRunner } from "./calibrate/taps.ts";
-import { checkAborted, pause } from "./file/files.ts";
 import { ModelProtoSchema } from "./file/gen/onnx_pb.ts";
 import type { OnnxModel } from "./file/model.ts";
 import { payloadStore, type PayloadStore } from "./file/source.ts";
 import type { Layer } from "./layers.ts";
-import { weightLayout, type WeightLayout } from "./matrix.ts";
+import { quantizeLayer, type DecideOptions, type Job, type WeightBasis } from "./layer-weight.ts";
 import { modelLayers, readBias, takesBias, writeBias, writeWeight } from "./primitives.ts";
 import type { Feeds } from "./verify/feeds.ts";
-import { decibels, gemmAlpha, layerMatrix, matrixTensor } from "./weights.ts";
+import { gemmAlpha } from "./weights.ts";
 import { memoryStore, type DecidedWeight, type WeightStore } from "./journal/store.ts";
 
 /** What becomes of a layer's weight. */
@@ -40,38 +27,7 @@ export interface WeightDecision {
   readonly algorithm: Algorithm;
 }
 
-export type { DecidedWeight };
-
-/** What options chosen on held-out data left there, in a recipe. */
-interface HeldOut {
-  readonly signal: number;
-  readonly error: number;
-}
-
-/** A basis other than the model's, in which a packed weight may be: the recipe says which. */
-export type WeightBasis = "rotation" | "channelScales";
-
-export interface DecideOptions extends CollectOptions {
-  /** Each layer sees the inputs of the model quantized so far; default false. */
-  readonly sequential?: boolean;
-  /** Sequential: shift biases so that means of outputs stay; default true. Outputs say by how much. */
-  readonly biasCorrection?: boolean;
-  /**
-   * Bases that the target can undo (`recipe.rotation`, `recipe.channelScales`); a weight in another one is refused.
-   * Default: none.
-   */
-  readonly undoes?: readonly WeightBasis[];
-  /** Batches of the data, at most. */
-  readonly maxBatches?: number;
-  /** A file of lowbit calibrate instead of calibration data. */
-  readonly statistics?: string;
-}
-
-interface Job {
-  readonly layer: Layer;
-  readonly format: Format;
-  readonly algorithm: ResolvedAlgorithm;
-}
+export type { DecideOptions, DecidedWeight, WeightBasis };
 
 /**
  * Quantizes the weights of layers. Layers that cannot be calibrated (embeddings, layers inside If and Loop) must have
@@ -170,140 +126,6 @@ function checkCalibrated({ layer, algorithm }: Job, reason: string | undefined, 
     );
 }
 
-/** The weight as it multiplies (Gemm's alpha in it), row-major. */
-function readLayer(model: OnnxModel, layer: Layer): Float64Array<ArrayBuffer> {
-  const matrix = layerMatrix(layer);
-  if (typeof matrix === "string")
-    throw new LowbitError("E_UNSUPPORTED", `layer ${layer.name}: expected a weight to quantize, got none: ${matrix}.`);
-  const view = matrixView(matrixTensor(model, layer, matrix));
-  const values = new Float64Array(view.rows * view.k);
-  readRows(view, 0, view.rows, values);
-  const at = values.findIndex((value) => !Number.isFinite(value));
-  if (at >= 0)
-    throw new LowbitError(
-      "E_VALUE",
-      `layer ${layer.name}: expected finite weights, got ${values[at]} in row ${Math.floor(at / view.k)}. Repair the model, or leave the layer out.`,
-    );
-  return values;
-}
-
-async function quantizeLayer(
-  model: OnnxModel,
-  job: Job,
-  statistics: InputStatistics | null,
-  options: DecideOptions,
-): Promise<DecidedWeight> {
-  await pause();
-  checkAborted(options.signal);
-  const { layer, format, algorithm } = job;
-  const layout = weightLayout(layer);
-  const { rows, k } = layout;
-  const w = readLayer(model, layer);
-  const shared = options.backend === undefined ? {} : { backend: options.backend };
-  const parts = statistics?.statistics.length ?? 1;
-  const each = rows / parts;
-  const made: PackedTensor[] = [];
-  for (let g = 0; g < parts; g++) {
-    const input: AlgorithmInput = {
-      layer,
-      name: layer.name,
-      rows: each,
-      k,
-      statistics: statistics?.statistics[g] ?? null,
-      heldOut: statistics?.heldOut?.[g] ?? null,
-      drift: statistics?.drift?.[g] ?? null,
-      heldOutDrift: statistics?.heldOutDrift?.[g] ?? null,
-    };
-    const part = { data: w.subarray(g * each * k, (g + 1) * each * k), shape: [each, k], stride: [k, 1], offset: 0 };
-    made.push(quantize(part, format, algorithm.make(input, shared)));
-  }
-  const packed = joinRows(made, layer.name);
-  for (const basis of ["rotation", "channelScales"] as const)
-    if (packed.recipe[basis] !== undefined && !(options.undoes ?? []).includes(basis))
-      throw new LowbitError(
-        "E_UNSUPPORTED",
-        `layer ${layer.name}: expected an algorithm that keeps the model's basis, got ${algorithm.name}, whose weight needs its ${basis} undone, which this target cannot. Take gptq, or a target that can.`,
-      );
-  return measure(w, packed, layout, statistics, options);
-}
-
-function measure(
-  w: Float64Array<ArrayBuffer>,
-  packed: PackedTensor,
-  { rows, k, rowSpan }: WeightLayout,
-  statistics: InputStatistics | null,
-  options: DecideOptions,
-): DecidedWeight {
-  const values = dequantizeOriginal(packed);
-  let [signal, noise] = [0, 0];
-  for (let i = 0; i < w.length; i++) {
-    signal += w[i] * w[i];
-    noise += (w[i] - values[i]) ** 2;
-  }
-  if (statistics === null) return { packed, signal, noise };
-  const judges = statistics.heldOut ?? statistics.statistics;
-  const each = rows / judges.length;
-  const zero = new Float64Array(each * k);
-  let [out, error] = [0, 0];
-  const shift = new Float64Array(rows);
-  judges.forEach((judge, g) => {
-    if (judge.hessian === null) return;
-    const part = w.subarray(g * each * k, (g + 1) * each * k);
-    const q = values.subarray(g * each * k, (g + 1) * each * k);
-    out += outputError(part, zero, each, judge.hessian);
-    error += outputError(part, q, each, judge.hessian);
-    const drift = statistics.drift?.[g];
-    if (drift !== undefined) shift.set(correctDriftBias({ weight: part, rows: each, k }, q, drift), g * each);
-  });
-  // Where options were chosen on data held out, the weight was then fitted to all of them: the figure is of the choice,
-  // before.
-  const chosen = packed.recipe.heldOut as HeldOut | undefined;
-  const outputSqnr = chosen === undefined ? decibels(out, error) : decibels(chosen.signal, chosen.error);
-  // A transposed convolution has a bias for several rows.
-  const shifts = statistics.drift !== null && rowSpan === 1 && (options.biasCorrection ?? true);
-  return { packed, signal, noise, outputSqnr, ...(shifts ? { biasShift: shift } : {}) };
-}
-
-/** Packed tensors one below the other. @throws LowbitError E_UNSUPPORTED where a scale covers rows of several */
-function joinRows(parts: readonly PackedTensor[], name: string): PackedTensor {
-  const [first] = parts;
-  if (parts.length === 1) return first;
-  const { format } = first;
-  const levels: ScaleLevel[] = format.kind === "block" ? [...format.scales, ...(format.offset?.levels ?? [])] : [];
-  const apart = ({ span }: ScaleLevel): boolean =>
-    Array.isArray(span) ? first.rows % (span as readonly number[])[0] === 0 : span !== "tensor";
-  if (!levels.every(apart))
-    throw new LowbitError(
-      "E_UNSUPPORTED",
-      `layer ${name}: expected a format whose scales stay within one of its ${parts.length} groups, got ${format.name}. Take a format with blocks or rows only, or an algorithm without data.`,
-    );
-  const join = (plane: "codes" | "scales" | "superScales" | "offsets"): Uint8Array | null => {
-    if (first[plane] === null) return null;
-    const out = new Uint8Array(parts.reduce((n, part) => n + part[plane]!.length, 0));
-    let at = 0;
-    for (const part of parts) {
-      out.set(part[plane]!, at);
-      at += part[plane]!.length;
-    }
-    return out;
-  };
-  const rows = parts.reduce((n, part) => n + part.rows, 0);
-  const heldOut = parts.map(({ recipe }) => recipe.heldOut as HeldOut | undefined).filter((part) => part !== undefined);
-  const sum = (what: keyof HeldOut): number => heldOut.reduce((n, part) => n + part[what], 0);
-  const recipe =
-    heldOut.length < parts.length ? first.recipe : { ...first.recipe, heldOut: { signal: sum("signal"), error: sum("error") } };
-  return {
-    ...first,
-    recipe,
-    shape: [rows, ...first.shape.slice(1)],
-    rows,
-    codes: join("codes")!,
-    scales: join("scales"),
-    superScales: join("superScales"),
-    offsets: join("offsets"),
-  };
-}
-
 /**
  * A copy of a model whose weights can be written; the payloads of the original stay where they are, new ones are
  * dropped with the copy.
@@ -334,6 +156,12 @@ async function decideInSequence(
   passesOf(groups, options.memory ?? 2 ** 31, heldOutBatches(feeds.length, options.holdOut).size > 0 ? 4 : 2);
   try {
     for (const [i, group] of groups.entries()) {
+      const large = group.layers.find(({ weight }) => weight !== null && isLarge(weight));
+      if (large !== undefined)
+        throw new LowbitError(
+          "E_UNSUPPORTED",
+          `layer ${large.name}: expected a weight of at most 2 GiB with sequential calibration, got ${large.bytes} bytes. Leave sequential (and refit) out, or the layer (exclude).`,
+        );
       const later = groups.slice(i + 1).map((next) => next.input);
       // Layers made before are run through all the same: what they give is what the next ones see.
       const isOpen = group.layers.some((layer) => !store.has(layer));

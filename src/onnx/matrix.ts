@@ -26,6 +26,16 @@ export interface WeightLayout {
   readonly columnOffsets: Float64Array;
 }
 
+/**
+ * The matrix [rows, k] that is quantized, where its entries are stored, and the shape of the packed tensor: [rows, k],
+ * or for k of several axes all.
+ */
+export interface LayerMatrix extends WeightLayout {
+  readonly shape: readonly number[];
+  /** The values are multiplied by this (Gemm's alpha) before they are quantized. */
+  readonly factor: number;
+}
+
 const product = (dims: readonly number[]): number => dims.reduce((a, b) => a * b, 1);
 
 /** A shape and how far apart neighbours along each of its axes are stored. */

@@ -2,19 +2,22 @@
 // A weight that several layers read in the same way is quantized once. No arithmetic of weights is here: that is
 // src/tensor/quantize.
 import { LowbitError, isLowbitError } from "../../formats/core/errors.ts";
+import { packedSizes } from "../../formats/core/packed.ts";
 import type { Format, PackedTensor } from "../../formats/core/types.ts";
 import type { QuantizeOptions as TensorOptions, WeightQuantizer } from "../tensor/quantize/index.ts";
+import { quantizeBands } from "../tensor/quantize/bands.ts";
 import { quantizeMeasured, type Measured } from "../tensor/quantize/measure.ts";
 import type { Tensor } from "../tensor/tensor.ts";
 import type { NodeProto } from "./file/gen/onnx_pb.ts";
 import { TensorProto_DataType as T } from "./file/gen/onnx_pb.ts";
+import { bandReason, findValue, forValues, isLarge, layerBands } from "./bands.ts";
 import type { OnnxModel } from "./file/model.ts";
-import type { Scratch } from "./file/values.ts";
+import { ARRAY_MAX, type Scratch } from "./file/values.ts";
 import type { ConstantView } from "./graph/graph.ts";
 import { attributeFloat, constantView } from "./graph/graph.ts";
 import type { Layer } from "./layers.ts";
 import { type WeightStore } from "./journal/store.ts";
-import { commonStride, toMatrix, weightLayout, type WeightLayout } from "./matrix.ts";
+import { commonStride, toMatrix, weightLayout, type LayerMatrix } from "./matrix.ts";
 
 /** Where Gemm's alpha leaves this range it is multiplied into the result, not into the weight. */
 const FACTOR_MAX = 65536;
@@ -24,16 +27,6 @@ export function gemmAlpha(node: NodeProto): { readonly factor: number; readonly 
   const alpha = node.opType === "Gemm" ? Math.fround(attributeFloat(node, "alpha", 1)) : 1;
   const size = Math.abs(alpha);
   return size <= FACTOR_MAX && size >= 1 / FACTOR_MAX ? { factor: alpha, rest: 1 } : { factor: 1, rest: alpha };
-}
-
-/**
- * The matrix [rows, k] that is quantized, where its entries are stored, and the shape of the packed tensor: [rows, k],
- * or for k of several axes all.
- */
-export interface LayerMatrix extends WeightLayout {
-  readonly shape: readonly number[];
-  /** The values are multiplied by this (Gemm's alpha) before they are quantized. */
-  readonly factor: number;
 }
 
 /** The matrix of a layer, or why it has none. */
@@ -69,7 +62,7 @@ const isUnsigned = (format: Format): boolean =>
 export function signReason(model: OnnxModel, layer: Layer, format: Format): string | undefined {
   if (layer.weight === null || !isUnsigned(format)) return undefined;
   const { factor } = gemmAlpha(layer.node);
-  const lost = constantView(model, layer.weight).data.find((value) => value * factor < 0);
+  const lost = findValue(model, layer.weight, (value) => value * factor < 0);
   return lost === undefined
     ? undefined
     : `${format.name} has no negative values and no zero points, and the weight has ${lost * factor} (a signed format, or one with zero points, can)`;
@@ -81,9 +74,10 @@ export function signReason(model: OnnxModel, layer: Layer, format: Format): stri
  */
 export function maskReason(model: OnnxModel, layer: Layer): string | undefined {
   if (layer.weight === null || !/^Gather/.test(layer.node.opType)) return undefined;
-  const { data } = constantView(model, layer.weight);
-  const infinite = data.find((value) => value === Infinity || value === -Infinity);
-  return infinite === undefined || data.some(Number.isNaN) ? undefined : `the table has ${infinite}, as masks have: it stays as it is`;
+  const infinite = findValue(model, layer.weight, (value) => value === Infinity || value === -Infinity);
+  return infinite === undefined || findValue(model, layer.weight, Number.isNaN) !== undefined
+    ? undefined
+    : `the table has ${infinite}, as masks have: it stays as it is`;
 }
 
 /**
@@ -92,15 +86,25 @@ export function maskReason(model: OnnxModel, layer: Layer): string | undefined {
  */
 export function oneScaleDecibels(model: OnnxModel, { weight }: Layer): number {
   if (weight === null) return Infinity;
-  const { data } = constantView(model, weight);
-  let [least, most, signal] = [0, 0, 0];
-  for (const value of data) {
-    if (value < least) least = value;
-    else if (value > most) most = value;
-    signal += value * value;
-  }
+  let [least, most, signal, count] = [0, 0, 0, 0];
+  forValues(model, weight, (values) => {
+    for (const value of values) {
+      if (value < least) least = value;
+      else if (value > most) most = value;
+      signal += value * value;
+    }
+    count += values.length;
+  });
   const step = (most - least) / 255;
-  return decibels(signal / data.length, (step * step) / 12);
+  return decibels(signal / count, (step * step) / 12);
+}
+
+/** Why a weight that no array holds cannot be quantized; undefined where it can. */
+export function largeReason(model: OnnxModel, layer: Layer, format: Format): string | undefined {
+  const matrix = layerMatrix(layer);
+  if (layer.weight === null || typeof matrix === "string" || !isLarge(layer.weight)) return undefined;
+  const codes = packedSizes(format, [matrix.rows, matrix.k]).codes;
+  return codes > ARRAY_MAX ? `its ${format.name} codes pass 2 GiB` : bandReason(model, layer, matrix);
 }
 
 /** What quantizes one layer: options of `quantize` (round to nearest), or a quantizer. */
@@ -179,19 +183,40 @@ export function layerWeights(model: OnnxModel, layers: readonly Layer[], store?:
         known.push({ key, quantizer, measured: stored });
         return stored;
       }
-      const view = matrixTensor(model, layer, matrix, scratch, flat);
-      let measured: Measured;
-      try {
-        measured = quantizeMeasured(view, format, quantizer);
-      } catch (error) {
-        if (!isLowbitError(error) || error.code !== "E_VALUE") throw error;
-        throw notFinite(layer, view.data, error);
-      }
+      const measured = isLarge(layer.weight!)
+        ? quantizeLarge(model, layer, matrix, format, quantizer, flat)
+        : quantizeWhole(layer, matrixTensor(model, layer, matrix, scratch, flat), format, quantizer);
       known.push({ key, quantizer, measured });
       if (store?.keepsAll) store.put(layer, measured);
       return measured;
     },
   };
+}
+
+function quantizeWhole(layer: Layer, view: Tensor<Float32Array>, format: Format, quantizer: LayerQuantizer): Measured {
+  try {
+    return quantizeMeasured(view, format, quantizer);
+  } catch (error) {
+    if (!isLowbitError(error) || error.code !== "E_VALUE") throw error;
+    throw notFinite(layer, view.data, error);
+  }
+}
+
+/** A weight that no array holds, in bands of rows. */
+function quantizeLarge(
+  model: OnnxModel,
+  layer: Layer,
+  matrix: LayerMatrix,
+  format: Format,
+  quantizer: LayerQuantizer,
+  flat: boolean,
+): Measured {
+  try {
+    return quantizeBands(layerBands(model, layer, matrix), format, quantizer, flat);
+  } catch (error) {
+    if (!isLowbitError(error) || error.code !== "E_VALUE") throw error;
+    throw new LowbitError("E_VALUE", `layer ${layer.name}: ${error.message}`, { cause: error });
+  }
 }
 
 /** The type in which a layer computes: its weight's. */

@@ -66,6 +66,8 @@ export interface MatrixView {
   readonly kStride: number;
   /** Where the inner dimensions do not collapse into one stride. */
   readonly kOffsets: Float64Array | null;
+  /** Rows that lie in no array (`data` is empty): copies [row, row + count) as [count, k] into `out`. */
+  readonly read?: (row: number, count: number, out: TensorData) => void;
 }
 
 /**
@@ -139,6 +141,10 @@ function describe(x: unknown): string {
  * transposed source is read by cache lines.
  */
 export function readRows(m: MatrixView, row: number, count: number, out: TensorData): void {
+  if (m.read !== undefined) {
+    m.read(row, count, out);
+    return;
+  }
   const { data, k, kOffsets, kStride, rowStride } = m;
   const base = m.offset + row * rowStride;
   if (kOffsets !== null) {

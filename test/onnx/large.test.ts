@@ -81,9 +81,9 @@ describe("weights that stay", () => {
       if (outside) expect(() => encodeForFile(opened, join(folder, "out.onnx"), { externalData: false })).toThrow(/2 GiB in one ONNX file/);
     }
   });
-  it("past 2 GiB are left alone, with the reason", async () => {
-    sparse("over.bin", 2.5 * GIB, Uint8Array.of(1), 0);
-    const rows = (2.5 * GIB) / 4 / 1024;
+  it("whose codes pass 2 GiB are left alone, with the reason", async () => {
+    sparse("over.bin", 9 * GIB, Uint8Array.of(1), 0);
+    const rows = (9 * GIB) / 4 / 1024;
     writeFileSync(
       join(folder, "over.onnx"),
       encode(
@@ -98,9 +98,12 @@ describe("weights that stay", () => {
       ),
     );
     // Nothing changes, so the data stays where it is and the model is a copy.
-    const report = await quantizeModel(join(folder, "over.onnx"), join(folder, "over_q4.onnx"), { dtype: "q4", allowUnchanged: true });
-    expect(report.layers[0].reason).toBe("the weight passes 2 GiB");
-    expect(report.outputs).toEqual([join(folder, "over_q4.onnx")]);
+    const report = await quantizeModel(join(folder, "over.onnx"), join(folder, "over_q8.onnx"), {
+      dtype: "q8-block",
+      allowUnchanged: true,
+    });
+    expect(report.layers[0].reason).toMatch(/^its int8_b32\w* codes pass 2 GiB$/);
+    expect(report.outputs).toEqual([join(folder, "over_q8.onnx")]);
   });
 });
 

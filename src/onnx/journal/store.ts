@@ -6,7 +6,7 @@ import type { PackedTensor } from "../../../formats/core/types.ts";
 import { fromBytes, toBytes } from "../../tensor/container.ts";
 import { nodeCrypto } from "../../files/calls.ts";
 import type { OnnxModel } from "../file/model.ts";
-import { constantView } from "../graph/graph.ts";
+import { forValues } from "../bands.ts";
 import type { Layer } from "../layers.ts";
 import type { LayerReport } from "../options.ts";
 import type { Log, LogRecord } from "./log.ts";
@@ -78,11 +78,9 @@ export interface LogStoreOptions {
 /** SHA-256 of a weight's values. */
 function contentOf(model: OnnxModel, layer: Layer): string {
   if (layer.weight === null) return "";
-  const { data } = constantView(model, layer.weight);
-  return nodeCrypto()
-    .createHash("sha256")
-    .update(new Uint8Array(data.buffer, data.byteOffset, data.byteLength))
-    .digest("hex");
+  const hash = nodeCrypto().createHash("sha256");
+  forValues(model, layer.weight, ({ buffer, byteOffset, byteLength }) => hash.update(new Uint8Array(buffer, byteOffset, byteLength)));
+  return hash.digest("hex");
 }
 
 /** Weights in logs: found in any, added to the first. */

@@ -5,7 +5,8 @@ import type { TensorProto } from "../file/gen/onnx_pb.ts";
 import { encodeHalf, halfTable } from "../file/half.ts";
 import type { OnnxModel } from "../file/model.ts";
 import type { Scratch } from "../file/values.ts";
-import { readFloats } from "../file/values.ts";
+import { elementCount } from "../file/values.ts";
+import { forFloats } from "../bands.ts";
 
 /** The largest float16. */
 export const HALF_MAX = 65504;
@@ -29,24 +30,28 @@ export interface ConstantRange {
   readonly tiny: boolean;
 }
 
-export function constantRange(values: Float32Array): ConstantRange {
+/** The range of a float tensor. */
+function constantRange(model: OnnxModel, tensor: TensorProto, scratch: Scratch): ConstantRange {
   let beyond = 0;
   let least = Infinity;
   let positive = 0;
   let square = 0;
   let count = 0;
-  for (let i = 0; i < values.length; i++) {
-    const magnitude = Math.abs(values[i]);
-    if (magnitude > HALF_MAX) {
-      if (magnitude === Infinity) continue;
-      beyond++;
-      if (values[i] > 0) positive++;
-      if (magnitude < least) least = magnitude;
-    } else if (magnitude > 0) {
-      square += magnitude * magnitude;
-      count++;
+  const add = (values: Float32Array): void => {
+    for (let i = 0; i < values.length; i++) {
+      const magnitude = Math.abs(values[i]);
+      if (magnitude > HALF_MAX) {
+        if (magnitude === Infinity) continue;
+        beyond++;
+        if (values[i] > 0) positive++;
+        if (magnitude < least) least = magnitude;
+      } else if (magnitude > 0) {
+        square += magnitude * magnitude;
+        count++;
+      }
     }
-  }
+  };
+  forFloats(model, tensor, add, scratch);
   return {
     beyond,
     infinite: beyond > 0 && least >= INFINITE,
@@ -76,6 +81,27 @@ export const clampOf = (length: number, mask: boolean, forced: readonly [number,
   forced === undefined
     ? { low: length === 1 ? LEAST : 0, above: HALF_MAX, high: mask ? MASK : HALF_MAX }
     : { low: forced[0], above: forced[1], high: forced[1] };
+
+/** A constant of `count` values rounded to float16: all at once, or of a large one part by part. */
+export function constantToHalf(model: OnnxModel, tensor: TensorProto, bounds: (count: number) => Clamp, scratch: Scratch): Half {
+  const count = elementCount(tensor);
+  const clamp = bounds(count);
+  let whole: Half | undefined;
+  let at = 0;
+  const add = (values: Float32Array): void => {
+    const { codes, signal, noise, clamped } = toHalf(values, clamp);
+    if (values.length === count) {
+      whole = { codes, signal, noise, clamped };
+      return;
+    }
+    whole ??= { codes: new Uint16Array(count), signal: 0, noise: 0, clamped: 0 };
+    whole.codes.set(codes, at);
+    whole = { codes: whole.codes, signal: whole.signal + signal, noise: whole.noise + noise, clamped: whole.clamped + clamped };
+    at += values.length;
+  };
+  forFloats(model, tensor, add, scratch);
+  return whole!;
+}
 
 /** Rounds to float16. Magnitudes outside the bounds are clamped; zero, infinities and NaN stay. */
 export function toHalf(values: Float32Array, { low, above, high }: Clamp): Half {
@@ -108,7 +134,7 @@ export function constantRanges(model: OnnxModel): (tensor: TensorProto) => Const
   const scratch: Scratch = { bytes: new Uint8Array(0) };
   return (tensor) => {
     let range = known.get(tensor);
-    if (range === undefined) known.set(tensor, (range = constantRange(readFloats(model, tensor, scratch))));
+    if (range === undefined) known.set(tensor, (range = constantRange(model, tensor, scratch)));
     return range;
   };
 }

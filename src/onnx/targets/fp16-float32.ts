@@ -208,7 +208,7 @@ async function keepForConstants(work: Work): Promise<void> {
       if (forced !== undefined) continue;
       for (const name of node.input) {
         const constant = resolveConstant(scope, name);
-        if (constant === null || constant.tensor.dataType !== T.FLOAT || tensorBytes(constant.tensor) > ARRAY_MAX) continue;
+        if (constant === null || constant.tensor.dataType !== T.FLOAT || tensorBytes(constant.tensor) / 2 > ARRAY_MAX) continue;
         if (tensorBytes(constant.tensor) > 1 << 20) await pause();
         checkAborted(context.options.signal);
         judge(work, scope, node, constant.tensor, ranges(constant.tensor));

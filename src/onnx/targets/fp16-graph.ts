@@ -178,7 +178,7 @@ function version(state: State, scope: Scope, name: string, want: Want): string {
 function constantVersion(state: State, owner: Scope, name: string, constant: FloatConstant, want: Want): string {
   const made = state.wanted.get(constant) ?? {};
   state.wanted.set(constant, made);
-  if (want === "half" && tensorBytes(constant.tensor) > ARRAY_MAX) {
+  if (want === "half" && tensorBytes(constant.tensor) / 2 > ARRAY_MAX) {
     made.float = name;
     state.versions.get(owner)!.set(name, { float: name });
     return version(state, owner, name, "half");

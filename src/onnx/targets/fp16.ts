@@ -6,11 +6,11 @@ import { TensorProto_DataType as T } from "../file/gen/onnx_pb.ts";
 import { checkAborted, pause } from "../file/files.ts";
 import { dataTypeName } from "../file/types.ts";
 import type { Scratch } from "../file/values.ts";
-import { ARRAY_MAX, readFloats, tensorBytes } from "../file/values.ts";
+import { ARRAY_MAX, tensorBytes } from "../file/values.ts";
 import { buildScopes, inferTypes, sortNodes } from "../graph/graph.ts";
 import type { Layer } from "../layers.ts";
 import type { LayerReport } from "../options.ts";
-import { clampOf, toHalf } from "./fp16-constants.ts";
+import { clampOf, constantToHalf } from "./fp16-constants.ts";
 import { planFloat32 } from "./fp16-float32.ts";
 import type { Fp16Graph } from "./fp16-graph.ts";
 import { fp16Graph } from "./fp16-graph.ts";
@@ -100,7 +100,7 @@ const leftAlone = (layer: Layer, reason: string): LayerReport => ({
 function staysReason(tensor: TensorProto, bytes: number): string {
   if (tensor.dataType === T.FLOAT16) return "the weight is float16 already";
   if (tensor.dataType !== T.FLOAT) return `fp16 converts float weights, and this one is ${dataTypeName(tensor.dataType)}`;
-  return bytes > ARRAY_MAX ? "the weight passes 2 GiB" : "the weight is sparse: only dense constants become float16";
+  return bytes / 2 > ARRAY_MAX ? "the weight passes 2 GiB as float16" : "the weight is sparse: only dense constants become float16";
 }
 
 async function convertConstants(
@@ -120,8 +120,7 @@ async function convertConstants(
       await pause();
     }
     checkAborted(options.signal);
-    const values = readFloats(model, tensor, scratch);
-    const half = toHalf(values, clampOf(values.length, masks.has(tensor), options.clamp));
+    const half = constantToHalf(model, tensor, (count) => clampOf(count, masks.has(tensor), options.clamp), scratch);
     place(new Uint8Array(half.codes.buffer));
     figures.set(tensor, { bytes: bytes / 2, sqnrDb: decibels(half.signal, half.noise) });
     clamped += half.clamped;

@@ -34,6 +34,13 @@ export function quantizeMeasured(weight: Tensor, format: Format, options: Quanti
   return signal === undefined || noise === undefined ? measure(view, packed, backend?.codec ?? null) : { packed, signal, noise };
 }
 
+/** `quantizeMeasured` of rows that lie in no array (`MatrixView.read`): each is read several times. */
+export function quantizeRead(view: MatrixView, shape: readonly number[], format: Format, options: QuantizeOptions): Measured {
+  const backend = options.backend ?? backendHere();
+  const { packed } = quantizeView(view, shape.slice(), format, backend === null ? options : { ...options, backend });
+  return measure(view, packed, backend?.codec ?? null);
+}
+
 /** Signal and noise of a packed tensor against the weights that it stands for. */
 function measure(view: MatrixView, packed: PackedTensor, codec: BulkCodec | null): Measured {
   const decode = rowDecoder(packed, codec);

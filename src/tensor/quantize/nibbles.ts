@@ -37,6 +37,7 @@ export function nibblesFit(m: MatrixView, format: BlockFormat, policy: Policy): 
   if (steps !== "nbits" || overflow !== "saturate" || scaleRule !== "max" || reduceRange) return false;
   return (
     m.data instanceof Float32Array &&
+    m.read === undefined &&
     m.kOffsets === null &&
     format.element.kind === "int" &&
     format.element.bits === 4 &&

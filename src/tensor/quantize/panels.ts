@@ -14,7 +14,7 @@ export const PANEL_ROWS = 16;
  */
 export function forPanels(m: MatrixView, visit: (values: TensorData, row: number, count: number) => void): void {
   const panelRows = Math.min(m.rows, m.k > 1 << 20 ? 1 : PANEL_ROWS);
-  const contiguous = m.kOffsets === null && m.kStride === 1 && (m.rowStride === m.k || m.rows === 1);
+  const contiguous = m.read === undefined && m.kOffsets === null && m.kStride === 1 && (m.rowStride === m.k || m.rows === 1);
   const scratch = contiguous
     ? null
     : m.data instanceof Float32Array

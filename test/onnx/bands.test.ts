@@ -1,0 +1,195 @@
+// Weights past 2 GiB are read in bands of rows. Here the limits are lowered, so that small weights are: the models are
+// byte for byte those of whole weights, for every dtype and target, storage and operator.
+import { mkdtempSync, rmSync, writeFileSync } from "node:fs";
+import { tmpdir } from "node:os";
+import { join } from "node:path";
+import { afterAll, afterEach, expect, test } from "vitest";
+import { BANDS } from "../../src/onnx/bands.ts";
+import { quantizeModel, quantizeModelBytes, readModel, writeModelBytes, type Feeds, type QuantizeOptions } from "../../src/onnx/index.ts";
+import { DECIDE_BANDS } from "../../src/onnx/layer-weight.ts";
+import { encodeHalf } from "../../src/onnx/file/half.ts";
+import { T, encode, external, graph, model, node, raw, value, weights } from "./build.ts";
+
+const folder = mkdtempSync(join(tmpdir(), "lowbit-bands-"));
+afterAll(() => rmSync(folder, { recursive: true, force: true }));
+const limits = { ...BANDS };
+const decided = { ...DECIDE_BANDS };
+afterEach(() => {
+  Object.assign(BANDS, limits);
+  Object.assign(DECIDE_BANDS, decided);
+});
+
+/** Runs work with weights above 1 KB in bands of 16 to 32 rows. */
+async function inBands<R>(work: () => Promise<R>): Promise<R> {
+  Object.assign(BANDS, { above: 1000, bytes: 4096 });
+  Object.assign(DECIDE_BANDS, { elements: 1024 });
+  try {
+    return await work();
+  } finally {
+    Object.assign(BANDS, limits);
+    Object.assign(DECIDE_BANDS, decided);
+  }
+}
+
+const K = 40;
+const N = 72;
+const half = (values: Float32Array): Uint16Array => Uint16Array.from(values, (v) => encodeHalf(v));
+const bfloat = (values: Float32Array): Uint16Array => Uint16Array.from(new Uint32Array(values.buffer), (bits) => bits >>> 16);
+
+/** A product (two of one weight), both forms of Gemm, a batched product, a convolution, a table. */
+const proto = (type: number = T.FLOAT) => {
+  const data = (count: number, seed: number) => {
+    const values = weights(count, seed);
+    return type === T.FLOAT16
+      ? half(values)
+      : type === T.BFLOAT16
+        ? bfloat(values)
+        : type === T.DOUBLE
+          ? Float64Array.from(values)
+          : values;
+  };
+  const tensor = (name: string, dims: number[], seed: number) =>
+    raw(
+      name,
+      dims,
+      data(
+        dims.reduce((a, b) => a * b, 1),
+        seed,
+      ),
+      type,
+    );
+  return model(
+    graph({
+      input: [value("x", type, ["b", K]), value("image", type, [1, 4, 6, 6]), value("ids", T.INT64, ["n"]), value("s", type, [3, 2, K])],
+      output: ["y", "y2", "g", "t", "c", "e", "m"].map((name) => value(name, type, [])),
+      initializer: [
+        tensor("w", [K, N], 1),
+        tensor("wg", [K, N], 2),
+        tensor("wt", [N, K], 3),
+        tensor("wc", [48, 4, 3, 3], 4),
+        tensor("we", [60, 64], 5),
+        tensor("wm", [3, K, 20], 6),
+      ],
+      node: [
+        node("MatMul", ["x", "w"], ["y"], {}, "mm"),
+        node("MatMul", ["x", "w"], ["y2"], {}, "mm2"),
+        node("Gemm", ["x", "wg"], ["g"], { alpha: 0.5 }, "gemm"),
+        node("Gemm", ["x", "wt"], ["t"], { transB: 1n }, "gemm_t"),
+        node("Conv", ["image", "wc"], ["c"], {}, "conv"),
+        node("Gather", ["we", "ids"], ["e"], {}, "embed"),
+        node("MatMul", ["s", "wm"], ["m"], {}, "batched"),
+      ],
+    }),
+  );
+};
+const all = ["MatMul", "Gemm", "Conv", "Gather"];
+
+const OPTIONS: readonly QuantizeOptions[] = [
+  { dtype: "q4", opTypes: ["MatMul", "Gemm", "Gather"] },
+  { dtype: "q4", symmetric: false },
+  { dtype: "q2" },
+  { dtype: "q8-block" },
+  { dtype: "q4f16" },
+  { dtype: "bnb4" }, // K is no multiple of 64: blocks go on from row to row
+  { dtype: "int8" },
+  { dtype: "uint8", perChannel: true, include: ["*"] },
+  { dtype: "q8" },
+  { dtype: "fp16" },
+  { format: "mxfp4", target: "stored", opTypes: all },
+  { format: "nvfp4", target: "stored", opTypes: all }, // a scale for all rows
+  { format: "float8_e4m3fn", target: "stored", opTypes: all },
+  { format: "uint4_b32_zp", target: "stored", opTypes: all, algorithm: "hqq" },
+  { format: "int4_row", target: "qdq", opTypes: all },
+];
+
+test("every dtype and target makes the same file", { timeout: 30_000 }, async () => {
+  const bytes = encode(proto());
+  for (const options of OPTIONS) {
+    const whole = await quantizeModelBytes(bytes, options);
+    const banded = await inBands(() => quantizeModelBytes(bytes, options));
+    expect(banded.report.quantized, JSON.stringify(options)).toBe(whole.report.quantized);
+    expect(Buffer.compare(banded.bytes, whole.bytes), JSON.stringify(options)).toBe(0);
+    banded.report.layers.forEach((layer, i) => expect(layer.sqnrDb ?? 0).toBeCloseTo(whole.report.layers[i].sqnrDb ?? 0, 6));
+  }
+});
+
+test("weights of 16 bits and doubles too", async () => {
+  for (const type of [T.FLOAT16, T.BFLOAT16, T.DOUBLE])
+    for (const options of [OPTIONS[0], OPTIONS[6], OPTIONS[10]]) {
+      const bytes = encode(proto(type));
+      const whole = await quantizeModelBytes(bytes, options);
+      const banded = await inBands(() => quantizeModelBytes(bytes, options));
+      expect(whole.report.quantized).toBeGreaterThan(2);
+      expect(Buffer.compare(banded.bytes, whole.bytes), `${type} ${JSON.stringify(options)}`).toBe(0);
+    }
+});
+
+test("from a data file, into data files of a chosen size, with a journal", async () => {
+  const w = weights(K * N);
+  writeFileSync(join(folder, "data.bin"), new Uint8Array(w.buffer));
+  const path = join(folder, "model.onnx");
+  const nodes = [
+    node("MatMul", ["x", "w"], ["y"], {}, "a"),
+    node("Constant", [], ["c"], { value: raw("", [K, N], w) }),
+    node("MatMul", ["x", "c"], ["z"], {}, "b"),
+  ];
+  const io = { input: [value("x", T.FLOAT, ["b", K])], output: ["y", "z"].map((name) => value(name, T.FLOAT, ["b", N])) };
+  writeFileSync(path, encode(model(graph({ ...io, initializer: [external("w", [K, N], { location: "data.bin" })], node: nodes }))));
+  const options = { dtype: "q4", externalData: true, dataFileBytes: 1700, force: true } as const;
+  const made = async (resume: boolean) => {
+    const report = await quantizeModel(path, join(folder, "out.onnx"), { ...options, resume });
+    expect(report.outputs.length).toBeGreaterThan(2);
+    using opened = readModel(join(folder, "out.onnx"));
+    return writeModelBytes(opened);
+  };
+  const whole = await made(false);
+  expect(Buffer.compare(await inBands(() => made(false)), whole)).toBe(0);
+  expect(Buffer.compare(await inBands(() => made(true)), whole)).toBe(0);
+});
+
+const feeds: Feeds[] = [7, 8].map((seed) => ({
+  x: { type: "float32", data: weights(96 * K, seed), dims: [96, K] },
+  image: { type: "float32", data: weights(144, seed), dims: [1, 4, 6, 6] },
+  ids: { type: "int64", data: BigInt64Array.of(1n, 2n), dims: [2] },
+  s: { type: "float32", data: weights(6 * K, seed), dims: [3, 2, K] },
+}));
+
+test("GPTQ in bands is GPTQ of the whole; what is open is chosen once, on rows of all bands", async () => {
+  const bytes = encode(proto());
+  const options: QuantizeOptions = {
+    dtype: "q4",
+    include: ["mm", "gemm_t"],
+    calibration: feeds,
+    calibrate: { holdOut: 0 },
+    algorithm: { name: "gptq", damp: 0.05, actOrder: true, polish: false },
+  };
+  const whole = await quantizeModelBytes(bytes, options);
+  const banded = await inBands(() => quantizeModelBytes(bytes, options));
+  expect(Buffer.compare(banded.bytes, whole.bytes)).toBe(0);
+  const open = await inBands(() => quantizeModelBytes(bytes, { ...options, calibrate: { holdOut: 0.5 }, algorithm: "gptq" }));
+  for (const name of ["mm", "gemm_t"]) {
+    const of = (report: typeof whole.report) => report.layers.find((layer) => layer.name === name)!.outputSqnrDb!;
+    expect(of(open.report)).toBeGreaterThan(of(whole.report) - 6);
+  }
+});
+
+test("what cannot be read in bands says so; what is not finite is named by row and column", async () => {
+  const io = { input: [value("x", T.FLOAT, ["b", K])], output: [value("y", T.FLOAT, ["b", N])] };
+  const typed = raw("w", [K, N], weights(K * N), T.FLOAT16);
+  delete (typed as { rawData?: unknown }).rawData;
+  typed.int32Data = Array.from(half(weights(K * N)));
+  const make = (tensor: ReturnType<typeof raw>, op = "MatMul") =>
+    encode(model(graph({ ...io, initializer: [tensor], node: [node(op, ["x", "w"], ["y"], {}, "mm")] })));
+  const { report } = await inBands(() => quantizeModelBytes(make(typed), { dtype: "q4", allowUnchanged: true }));
+  expect(report.layers[0].reason).toMatch(/2 GiB and is not stored as raw or external data/);
+  const bad = weights(K * N);
+  bad[7 * N + 50] = NaN; // row 50, column 7 of [N, K]
+  await expect(inBands(() => quantizeModelBytes(make(raw("w", [K, N], bad)), { dtype: "q4" }))).rejects.toThrow(
+    /layer mm: .*got NaN at \[50, 7\]/,
+  );
+  await expect(inBands(() => quantizeModelBytes(make(raw("w", [K, N], bad)), { dtype: "q4", algorithm: "mse" }))).rejects.toThrow(
+    /layer mm: .*got NaN in row 50/,
+  );
+  const whole = { format: "nvfp4", target: "stored", algorithm: "mse" } as const;
+  await expect(inBands(() => quantizeModelBytes(make(raw("w", [K, N], weights(K * N))), whole))).resolves.toBeDefined();
+});
