@@ -141,10 +141,11 @@ export function layerBands(model: OnnxModel, layer: Layer, matrix: LayerMatrix, 
     k,
     bandRows,
     band(row, rowCount) {
-      for (let r = row, n = 0; r < row + rowCount; r += n) {
-        n = runFrom(r, row + rowCount, inRows ? k : 1);
+      for (let r = row; r < row + rowCount;) {
+        const n = runFrom(r, row + rowCount, inRows ? k : 1);
         if (inRows) read(rowOffsets[r] + columnOffsets[0], n * k, data, (r - row) * k);
         else for (let j = 0; j < k; j++) read(rowOffsets[r] + columnOffsets[j], n, data, j * rowCount + r - row);
+        r += n;
       }
       const values = data.subarray(0, rowCount * k);
       if (factor !== 1) for (let i = 0; i < values.length; i++) values[i] *= factor;
