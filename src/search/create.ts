@@ -96,7 +96,7 @@ function storeOf(memory: EngineMemory, format: Format, dims: number, metric: Met
   return operands === null ? packedRows(memory, format, dims, metric, isPlain(format)) : engineRows(memory, format, operands, dims, metric);
 }
 
-const isEngine = (store: ScanStore): store is EngineRows => "rank" in store;
+const isEngine = (store: ScanStore): store is EngineRows => "rankLists" in store;
 
 /** An index without vectors. */
 export function emptyIndex(checked: Checked, projection: Projection | null, backend?: object): Filled {
@@ -163,9 +163,10 @@ export function emptyIndex(checked: Checked, projection: Projection | null, back
     mask: Uint8Array | null,
   ): SearchResult[] => {
     const want = Math.min(Math.max(k, candidates), ids.rows);
-    if (isEngine(first) && isEngine(last) && last.rescore !== null) {
-      const from = first.scanLists(shortQueries, want, mask, false);
-      return last.rank(from, queries, Math.min(k + 8, want)).map(({ rows }, i) => result(exact(queries[i], rows).slice(0, k)));
+    if (isEngine(first) && isEngine(last)) {
+      const from = first.scanLists(shortQueries, want, mask, true);
+      const found = last.rankLists(from.into, queries, Math.min(k + 8, want), "search ranked");
+      return last.read(found, queries).map(({ rows }, i) => result(exact(queries[i], rows).slice(0, k)));
     }
     return first.scan(shortQueries, want, mask, false).map(({ rows }, i) => result(exact(queries[i], rows).slice(0, k)));
   };
@@ -289,9 +290,9 @@ function exactScore(q: Float64Array, x: Float64Array, metric: Metric): number {
  * euclidean.
  */
 function isSettled(list: readonly { score: number }[], k: number, found: Candidates, metric: Metric, q: Float64Array): boolean {
-  if (list.length < k || found.least === -Infinity) return true;
+  if (list.length < k || found.ceiling === -Infinity) return true;
   const shift = metric === "euclidean" ? q.reduce((sum, v) => sum + v * v, 0) / 2 : 0;
-  return list[k - 1].score + shift > found.least + found.error;
+  return list[k - 1].score + shift > found.ceiling;
 }
 
 /** Before anything is packed, so that a refused vector changes nothing. @throws LowbitError E_VALUE */

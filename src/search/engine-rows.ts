@@ -4,16 +4,12 @@
 import { codeArray, packedBytes, unpackInto } from "../../formats/core/pack.ts";
 import { LowbitError } from "../../formats/core/errors.ts";
 import type { Format, PackedTensor } from "../../formats/core/types.ts";
-import { kernel } from "../../kernels/wasm/engine/family.ts";
-import { PACK_ARGUMENTS, pack, packStep, type PackSpec } from "../../kernels/wasm/search/pack.ts";
-import { CHUNK_BYTES, type RankSpec } from "../../kernels/wasm/search/rank.ts";
-import { queryBytes, queryRange, type ScanSpec } from "../../kernels/wasm/search/scan.ts";
-import { wasmSync } from "../backends/wasm/backend.ts";
+import { queryBytes, queryRange, type ScanSpec } from "../../kernels/wasm/search/layout.ts";
+import { CHUNK_BYTES } from "../../kernels/wasm/search/rank.ts";
 import type { EngineMemory, Region } from "../backends/wasm/memory.ts";
-import { quantize } from "../tensor/quantize/index.ts";
-import { tensor } from "../tensor/tensor.ts";
-import { lists, readList, runRank, runScan, type Later, type Lists } from "./engine.ts";
+import { allFull, lists, readList, runRank, runScan, type Later, type Lists } from "./engine.ts";
 import type { Operands } from "./operands.ts";
+import { fastPack, packPanel, quantizePanel, type PackPlace } from "./pack-rows.ts";
 import { writeQuery } from "./query.ts";
 import { coarseScales, isCoarse } from "./coarse.ts";
 import type { Candidates, Metric, ScanStore } from "./types.ts";
@@ -30,19 +26,31 @@ interface Chunk {
 /** Floats that are packed at once, in scratch space. */
 const PANEL = 1 << 20;
 const LEAST_CHUNK = 1024;
+/** One row in so many is looked at to begin a scan for many candidates, this many or more. */
+const SAMPLED = 16;
+const LEAST_SAMPLED = 64;
 const roundUp = (n: number, step: number): number => step * Math.ceil(n / step);
 
 /** Words of a row, by kind. Not every store has all. */
 type Word = "factors" | "ids" | "scales" | "offsets" | "sums";
 
-/** A store that a later stage reads in the engine. */
+/** Lists in the engine, and for each query the norm of what was lost of it. */
+export interface Found {
+  readonly into: Lists;
+  readonly lost: readonly number[];
+}
+
+/** A store in the engine, whose lists need not leave it between two stages. */
 export interface EngineRows extends ScanStore {
-  /** How its bytes are scored with float32 queries by the rank kernel; null where they cannot be. */
-  readonly rescore: RankSpec["rescore"];
-  /** Merges the lists `from` and scores them with these rows; the best `want` of each. */
-  rank(from: Lists, queries: readonly Float64Array[], want: number): Candidates[];
-  /** Scans into lists that are not joined yet. */
-  scanLists(queries: readonly Float64Array[], want: number, mask: Uint8Array | null, precise: boolean): Lists;
+  /** Scans into lists that are not joined yet. `signs`: by differing bits, where the format is signs. */
+  scanLists(queries: readonly Float64Array[], want: number, mask: Uint8Array | null, signs: boolean): Found;
+  /**
+   * Joins the lists `from` and scores their rows again with these: the best `want` of each. `name`: of the scratch
+   * space, another one than that of `from`.
+   */
+  rankLists(from: Lists, queries: readonly Float64Array[], want: number, name: string): Found;
+  /** The rows of lists that are joined. */
+  read(found: Found, queries: readonly Float64Array[]): Candidates[];
 }
 
 export function engineRows(memory: EngineMemory, format: Format, operands: Operands, dims: number, metric: Metric): EngineRows {
@@ -51,8 +59,12 @@ export function engineRows(memory: EngineMemory, format: Format, operands: Opera
   const stride = roundUp(rowBytes, 16);
   const vectors = stride / 16;
   const style = memory.features.dot === "none" ? "simd" : memory.features.dot === "i7" ? "madd16" : "dot";
-  const base = { style, bits, vectors, stride, table: operands.table, doubled: operands.doubled, most: operands.most } as const;
   const offset = metric === "euclidean";
+  const base = {
+    style, bits, vectors, stride, offset, planes: 1, table: operands.table, doubled: operands.doubled, most: operands.most, flat: false, shared: memory.shared,
+  } as const; // prettier-ignore
+  /** Rows that are few are scored with queries of 14 bits. */
+  const rankSpec: ScanSpec = { ...base, kind: "dot", style: "simd", planes: 2 };
   const withSums = queryRange({ style, bits }).offset !== 0;
   const kinds: readonly Word[] = [
     "factors",
@@ -128,7 +140,6 @@ export function engineRows(memory: EngineMemory, format: Format, operands: Opera
   const store: EngineRows = {
     format,
     dims,
-    rescore: bits === 8 && operands.shift === 0 && !operands.doubled ? { flip: 0, vectors, stride, offset } : null,
     get count() {
       return count;
     },
@@ -176,26 +187,24 @@ export function engineRows(memory: EngineMemory, format: Format, operands: Opera
         { format, shape: [count, dims], rows: count, k: dims, rowBytes, codes, scales: plane, superScales: null, offsets: null, recipe },
       ];
     },
-    scanLists(queries, want, mask, precise) {
-      return scanInto(queries, want, mask, precise).into;
-    },
+    scanLists,
+    rankLists,
+    read: (found, queries) =>
+      queries.map((q, i) => {
+        const { rows, least } = readList(memory, found.into, i);
+        return { rows, ceiling: least + bound(q, found.lost[i]) };
+      }),
     scan(queries, want, mask, precise) {
-      const { into, lost } = scanInto(queries, want, mask, precise);
-      runRank(memory, { rescore: null, shared: memory.shared }, into, null);
-      return queries.map((q, i) => ({ ...readList(memory, into, i), error: bound(q, lost[i]) }));
-    },
-    rank(from, queries, want) {
-      const padded = roundUp(dims, 16);
-      const query = memory.scratch("search later query", 4 * padded * queries.length);
-      const floats = memory.floats(query, padded * queries.length).fill(0);
-      queries.forEach((q, i) => floats.set(q, i * padded));
-      const table = memory.scratch("search chunks", CHUNK_BYTES * chunks.length);
-      const words = new Int32Array(memory.buffer, table, 4 * chunks.length);
-      chunks.forEach((chunk, i) => words.set([chunk.first, chunk.codes.address, word(chunk, "factors"), word(chunk, "offsets")], 4 * i));
-      const results = lists(memory, "search results", queries.length, want, 1);
-      const later: Later = { chunks: table, chunkCount: chunks.length, query, queryBytes: 4 * padded, results };
-      runRank(memory, { rescore: store.rescore, shared: memory.shared }, from, later);
-      return queries.map((q, i) => ({ ...readList(memory, results, i), error: bound(q, 0) }));
+      if (!precise) {
+        const found = scanLists(queries, want, mask, operands.signs);
+        runRank(memory, null, found.into, null);
+        return store.read(found, queries);
+      }
+      // one plane of the query over all rows, both planes over the best of them
+      const first = scanLists(queries, Math.min(count, 4 * want + 128), mask, false);
+      const found = rankLists(first.into, queries, want, "search ranked");
+      const outer = queries.map((q, i) => readList(memory, first.into, i).least + bound(q, first.lost[i]));
+      return store.read(found, queries).map(({ rows, ceiling }, i) => ({ rows, ceiling: Math.max(ceiling, outer[i]) }));
     },
     dispose() {
       for (const { codes, words } of chunks) {
@@ -245,49 +254,75 @@ export function engineRows(memory: EngineMemory, format: Format, operands: Opera
     }
     finish(chunk, row, many, squares, ids);
   }
-  function scanInto(
-    queries: readonly Float64Array[],
-    want: number,
-    mask: Uint8Array | null,
-    precise: boolean,
-  ): { into: Lists; lost: number[] } {
-    const hamming = operands.signs && !precise;
-    const spec: ScanSpec = {
-      ...base,
-      kind: hamming ? "hamming" : "dot",
-      planes: precise && !hamming ? 2 : 1,
-      offset,
-      shared: memory.shared,
-      ...(hamming ? { style: "simd" as const, table: null, doubled: true } : {}),
-    };
+  /** Queries as a scan by `spec` reads them, in scratch space. */
+  function placeQueries(spec: ScanSpec, queries: readonly Float64Array[]): { query: number; lost: number[] } {
     const size = queryBytes(spec);
     const query = memory.scratch("search query", size * queries.length);
     const bytes = new Uint8Array(memory.buffer, query, size * queries.length).fill(0);
-    const lost = queries.map((q, i) => writeQuery(bytes.subarray(i * size, (i + 1) * size), q, spec, operands));
-    const into = lists(memory, "search lists", queries.length, want, memory.threads);
+    return { query, lost: queries.map((q, i) => writeQuery(bytes.subarray(i * size, (i + 1) * size), q, spec, operands)) };
+  }
+  function scanLists(queries: readonly Float64Array[], want: number, mask: Uint8Array | null, signs: boolean): Found {
+    const hamming = operands.signs && signs;
+    const spec: ScanSpec = hamming
+      ? { ...base, kind: "hamming", style: "simd", table: null, doubled: true, flat: !scaled && !offset }
+      : { ...base, kind: "dot" };
+    const { query, lost } = placeQueries(spec, queries);
     let masks = 0;
     if (mask !== null) {
       masks = memory.scratch("search mask", mask.length + 64);
       new Uint8Array(memory.buffer, masks, mask.length).set(mask);
     }
-    for (const chunk of chunks)
-      runScan(
-        memory,
-        spec,
-        {
-          codes: chunk.codes.address,
-          factors: word(chunk, "factors"),
-          offsets: word(chunk, "offsets"),
-          sums: word(chunk, "sums"),
-          ids: word(chunk, "ids"),
-          mask: mask === null ? 0 : masks + chunk.first / 8,
-          rows: chunk.count,
-          firstRow: chunk.first,
-        },
-        query,
-        into,
-      );
+    const run = (into: Lists, part: number): void => {
+      for (const chunk of chunks)
+        runScan(
+          memory,
+          spec,
+          {
+            codes: chunk.codes.address,
+            factors: word(chunk, "factors"),
+            offsets: word(chunk, "offsets"),
+            sums: word(chunk, "sums"),
+            ids: word(chunk, "ids"),
+            mask: mask === null ? 0 : masks + chunk.first / 8,
+            rows: chunk.count,
+            firstRow: chunk.first,
+          },
+          query,
+          into,
+          part,
+        );
+    };
+    const shape = [queries.length, want, memory.threads] as const;
+    const begin = hamming && mask === null && want >= LEAST_SAMPLED && count >= 32 * want ? sampled(run, shape) : null;
+    let into = lists(memory, "search lists", shape, begin);
+    run(into, 1);
+    if (begin !== null && !allFull(memory, into)) {
+      into = lists(memory, "search lists", shape);
+      run(into, 1);
+    }
     return { into, lost };
+  }
+  /**
+   * Scores from which to begin: those that more than `want` rows reach, by one in SAMPLED of all. Lists that begin with
+   * them take a few times what they keep, not thousands of times; where the guess was too high, all is done again.
+   */
+  function sampled(run: (into: Lists, part: number) => void, [queries, want, slots]: readonly [number, number, number]): Float32Array {
+    const share = want / SAMPLED;
+    const few = Math.ceil(1.25 * share + 4 * Math.sqrt(share) + 8);
+    const sample = lists(memory, "search sample", [queries, few, slots]);
+    run(sample, SAMPLED);
+    runRank(memory, null, sample, null);
+    return Float32Array.from({ length: queries }, (_, i) => readList(memory, sample, i).least);
+  }
+  function rankLists(from: Lists, queries: readonly Float64Array[], want: number, name: string): Found {
+    const { query, lost } = placeQueries(rankSpec, queries);
+    const table = memory.scratch("search chunks", CHUNK_BYTES * chunks.length);
+    const words = new Int32Array(memory.buffer, table, 4 * chunks.length);
+    chunks.forEach((chunk, i) => words.set([chunk.first, chunk.codes.address, word(chunk, "factors"), word(chunk, "offsets")], 4 * i));
+    const results = lists(memory, name, [queries.length, want, 1]);
+    const later: Later = { chunks: table, chunkCount: chunks.length, query, queryBytes: queryBytes(rankSpec), results };
+    runRank(memory, rankSpec, from, later);
+    return { into: results, lost };
   }
   return store;
 }
@@ -303,92 +338,4 @@ function clearTail(codes: Uint8Array, rows: number, rowBytes: number, dims: numb
   const used = (dims * bits) % 8;
   if (used === 0) return;
   for (let r = 1; r <= rows; r++) codes[r * rowBytes - 1] &= (1 << used) - 1;
-}
-
-/** The packing kernel for a format, or null. */
-function fastPack(format: Format, operands: Operands, shared: boolean): PackSpec | null {
-  const { element, bits, integers, flip } = operands;
-  if (bits === 1) {
-    // zero is positive, as the encoder of the format has it
-    const plain = operands.signs && integers[1] > 0 && element.encode(0) === 1 && element.encode(-1e-30) === 0;
-    return plain ? { bits, max: 1, flip: 0, shared } : null;
-  }
-  if (bits === 2 || format.kind !== "block" || format.scaleRule !== "max" || format.rangeRule !== "narrow") return null;
-  const half = 2 ** (bits - 1);
-  const twos = element.kind === "int" && integers.every((value, code) => value === (code < half ? code : code - 2 * half));
-  return twos ? { bits, max: half - 1, flip, shared } : null;
-}
-
-interface PackPlace {
-  readonly codes: number;
-  readonly stride: number;
-  readonly scales: number;
-  readonly sums: number;
-}
-
-/**
- * Packs rows of `x` in place; returns the sums of squares of their integers, or null where the general way is needed.
- * @throws nothing: values that are not finite are refused there
- */
-function packPanel(
-  memory: EngineMemory,
-  spec: PackSpec,
-  x: Float32Array,
-  dims: number,
-  rows: number,
-  to: PackPlace,
-  scales: Float32Array | null,
-): ArrayLike<number> | null {
-  const width = roundUp(dims, packStep(spec));
-  const words = memory.scratch("search pack", 4 * (rows * width + 3 * rows + 16));
-  const staged = memory.floats(words, rows * width);
-  if (width === dims) staged.set(x);
-  else {
-    staged.fill(spec.bits === 1 ? -1 : 0);
-    for (let r = 0; r < rows; r++) staged.set(x.subarray(r * dims, (r + 1) * dims), r * width);
-  }
-  const squares = words + 4 * rows * width;
-  const spare = squares + 4 * rows;
-  const refused = squares + 12 * rows;
-  new Int32Array(memory.buffer, refused, 1)[0] = 0;
-  const rowsPerItem = Math.max(1, Math.floor(16384 / width));
-  const values = {
-    x: words,
-    codes: to.codes,
-    stride: to.stride,
-    rows,
-    rowsPerItem,
-    width,
-    scales: to.scales === 0 ? spare : to.scales,
-    squares,
-    sums: to.sums === 0 ? spare + 4 * rows : to.sums,
-    refused,
-  };
-  memory.run(
-    kernel(pack, spec),
-    Math.ceil(rows / rowsPerItem),
-    Int32Array.from(PACK_ARGUMENTS, (name) => values[name]),
-  );
-  if (new Int32Array(memory.buffer, refused, 1)[0] > 0) return null;
-  if (scales !== null) memory.floats(to.scales, rows).set(scales);
-  return spec.bits === 1 ? new Float64Array(rows).fill(dims) : new Int32Array(memory.buffer, squares, rows).slice();
-}
-
-/**
- * The general way: `quantize`, with scales of the caller's where a format has too few values for the rule of the
- * largest one.
- */
-function quantizePanel(
-  x: Float32Array,
-  rows: number,
-  dims: number,
-  format: Format,
-  { element }: Operands,
-  scales: Float32Array | null,
-): PackedTensor {
-  const backend = wasmSync();
-  if (scales === null || format.kind !== "block") return quantize(tensor(x.slice(), [rows, dims]), format, { backend });
-  const divided = x.map((v, i) => v / scales[Math.floor(i / dims)]);
-  const codes = quantize(tensor(divided, [rows, dims]), element, { backend });
-  return { ...codes, format, scales: new Uint8Array(scales.slice().buffer) };
 }

@@ -1,12 +1,17 @@
 // What stores do in the memory of a backend: states of top-k lists, runs of the scan kernel, and the lists read back.
 import { kernel } from "../../kernels/wasm/engine/family.ts";
-import { SCAN_ARGUMENTS, queryBytes, scan, type ScanArgument, type ScanSpec } from "../../kernels/wasm/search/scan.ts";
-import { RANK_ARGUMENTS, rank, type RankSpec } from "../../kernels/wasm/search/rank.ts";
+import { SCAN_ARGUMENTS, queryBytes, type ScanArgument, type ScanSpec } from "../../kernels/wasm/search/layout.ts";
+import { RANK_ARGUMENTS, rank } from "../../kernels/wasm/search/rank.ts";
+import { scan } from "../../kernels/wasm/search/scan.ts";
 import { scoreOfKey, STATE, stateBytes, stateLimit, writeState } from "../../kernels/wasm/search/topk.ts";
 import type { EngineMemory } from "../backends/wasm/memory.ts";
 
-/** Bytes of codes of an item of work: they stay in the first cache while all queries pass over them. */
-const ITEM_BYTES = 32768;
+/** Bytes of codes of an item of work where several queries pass over it: they stay in the first cache. */
+const SHARED_BYTES = 32768;
+/** For one query: the longer, the faster its streams come from memory; short enough to share out. */
+const SINGLE_BYTES = 1 << 19;
+/** Rows of an item of a sample. */
+const SAMPLE_ROWS = 64;
 
 /** Lists for every thread and query, at `address`. */
 export interface Lists {
@@ -17,12 +22,23 @@ export interface Lists {
   readonly slots: number;
 }
 
-/** Empty lists of the best `want` for `queries`; `name`: of the scratch space. */
-export function lists(memory: EngineMemory, name: string, queries: number, want: number, slots: number): Lists {
+/**
+ * Empty lists of the best `want` for `queries`; `name`: of the scratch space. `least`: for each query the score that a
+ * row must reach.
+ */
+export function lists(
+  memory: EngineMemory,
+  name: string,
+  [queries, want, slots]: readonly [queries: number, want: number, slots: number],
+  least: Float32Array | null = null,
+): Lists {
   const bytes = stateBytes(want);
   const address = memory.scratch(name, bytes * queries * slots);
   const words = new Int32Array(memory.buffer, address, (bytes * queries * slots) / 4);
-  for (let i = 0; i < queries * slots; i++) writeState(words, (i * bytes) / 4, want);
+  for (let i = 0; i < queries * slots; i++) {
+    writeState(words, (i * bytes) / 4, want);
+    if (least !== null) memory.floats(address + i * bytes + STATE.threshold, 1)[0] = least[i % queries];
+  }
   return { address, bytes, queries, want, slots };
 }
 
@@ -38,15 +54,18 @@ export interface ScanRows {
   readonly firstRow: number;
 }
 
-/** Scans rows for queries that lie at `query`, one after the other. */
-export function runScan(memory: EngineMemory, spec: ScanSpec, rows: ScanRows, query: number, into: Lists): void {
+/** Scans rows, or one of `part` of them, for queries that lie at `query`, one after the other. */
+export function runScan(memory: EngineMemory, spec: ScanSpec, rows: ScanRows, query: number, into: Lists, part = 1): void {
   if (rows.rows === 0) return;
-  const rowsPerItem = Math.max(8, 8 * Math.round(ITEM_BYTES / spec.stride / 8));
+  const single = Math.min(SINGLE_BYTES, (rows.rows * spec.stride) / memory.threads / 4);
+  const bytes = into.queries === 1 ? Math.max(SHARED_BYTES, single) : SHARED_BYTES;
+  const rowsPerItem = part > 1 ? SAMPLE_ROWS : Math.max(8, 8 * Math.round(bytes / spec.stride / 8));
   const slots = memory.scratch("search slots", 64);
   new Int32Array(memory.buffer, slots, 1)[0] = 0;
   const values: Record<ScanArgument, number> = {
     ...rows,
     rowsPerItem,
+    itemRows: part * rowsPerItem,
     queries: into.queries,
     query,
     queryBytes: queryBytes(spec),
@@ -56,7 +75,7 @@ export function runScan(memory: EngineMemory, spec: ScanSpec, rows: ScanRows, qu
   };
   memory.run(
     kernel(scan, spec),
-    Math.ceil(rows.rows / rowsPerItem),
+    Math.ceil(rows.rows / (part * rowsPerItem)),
     Int32Array.from(SCAN_ARGUMENTS, (name) => values[name]),
   );
 }
@@ -71,7 +90,7 @@ export interface Later {
 }
 
 /** Joins the lists of all slots, and scores them again where there is a later stage. */
-export function runRank(memory: EngineMemory, spec: RankSpec, from: Lists, later: Later | null): void {
+export function runRank(memory: EngineMemory, rescore: ScanSpec | null, from: Lists, later: Later | null): void {
   const values = {
     queries: from.queries,
     slots: from.slots,
@@ -85,10 +104,20 @@ export function runRank(memory: EngineMemory, spec: RankSpec, from: Lists, later
     resultBytes: later?.results.bytes ?? 0,
   };
   memory.run(
-    kernel(rank, spec),
+    kernel(rank, { rescore, shared: memory.shared }),
     from.queries,
     Int32Array.from(RANK_ARGUMENTS, (name) => values[name]),
   );
+}
+
+/** Has every query found as many rows as were wanted, in all slots together? Before they are joined. */
+export function allFull(memory: EngineMemory, { address, bytes, queries, want, slots }: Lists): boolean {
+  for (let query = 0; query < queries; query++) {
+    let found = 0;
+    for (let slot = 0; slot < slots; slot++) found += new Int32Array(memory.buffer, address + (slot * queries + query) * bytes, 1)[0];
+    if (found < want) return false;
+  }
+  return true;
 }
 
 /**

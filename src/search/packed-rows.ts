@@ -3,7 +3,7 @@
 import { dequantizeRows } from "../../formats/core/packed.ts";
 import { LowbitError } from "../../formats/core/errors.ts";
 import type { Format, PackedTensor } from "../../formats/core/types.ts";
-import { queryBytes, type ScanSpec } from "../../kernels/wasm/search/scan.ts";
+import { queryBytes, type ScanSpec } from "../../kernels/wasm/search/layout.ts";
 import { wasmSync } from "../backends/wasm/backend.ts";
 import type { EngineMemory } from "../backends/wasm/memory.ts";
 import { rowDecoder, type RowDecoder } from "../tensor/dequantize.ts";
@@ -39,7 +39,7 @@ export function packedRows(memory: EngineMemory, format: Format, dims: number, m
   let allIds = new Uint32Array(0);
   const vectors = Math.ceil(dims / 4);
   const spec: ScanSpec = {
-    kind: "float", style: "simd", bits: 32, vectors, stride: 4 * dims, planes: 1, table: null, doubled: false, most: 0, offset, shared: memory.shared,
+    kind: "float", style: "simd", bits: 32, vectors, stride: 4 * dims, planes: 1, table: null, doubled: false, most: 0, offset, flat: false, shared: memory.shared,
   }; // prettier-ignore
 
   const segmentOf = (row: number): Segment => {
@@ -156,7 +156,7 @@ export function packedRows(memory: EngineMemory, format: Format, dims: number, m
       const query = memory.scratch("search query", size * queries.length);
       const bytes = new Uint8Array(memory.buffer, query, size * queries.length).fill(0);
       const lost = queries.map((q, i) => writeQuery(bytes.subarray(i * size, (i + 1) * size), q, spec, null));
-      const into = lists(memory, "search lists", queries.length, want, memory.threads);
+      const into = lists(memory, "search lists", [queries.length, want, memory.threads]);
       const step = Math.max(8, 8 * Math.floor(PANEL / dims / 8));
       const panel = new Float32Array(step * dims);
       const staged = memory.scratch("search panel", 4 * (step * dims + 3 * step) + 64);
@@ -176,12 +176,13 @@ export function packedRows(memory: EngineMemory, format: Format, dims: number, m
           const rows = { codes: staged, factors: own, offsets: add, sums: 0, ids: id, mask: masks, rows: many, firstRow: first };
           runScan(memory, spec, rows, query, into);
         }
-      runRank(memory, { rescore: null, shared: memory.shared }, into, null);
+      runRank(memory, null, into, null);
       return queries.map((q, i) => {
         const length = Math.sqrt(q.reduce((sum, v) => sum + v * v, 0));
         // float32 sums of `dims` products, and what float32 rounds of values, factors and offsets
         const rounding = (dims / 4 + 16) * 2 ** -23 * (length * norm + (offset ? norm * norm : 0));
-        return { ...readList(memory, into, i), error: lost[i] * norm + rounding };
+        const { rows, least } = readList(memory, into, i);
+        return { rows, ceiling: least + lost[i] * norm + rounding };
       });
     },
     dispose() {

@@ -1,6 +1,6 @@
 // Queries in the layout of the scan kernel: integer planes whose element i meets field i of the codes, a bit for each
 // sign, or float32.
-import { QUERY_HEAD, queryRange, queryVectors, type ScanSpec } from "../../kernels/wasm/search/scan.ts";
+import { QUERY_HEAD, queryRange, queryVectors, type ScanSpec } from "../../kernels/wasm/search/layout.ts";
 import type { Operands } from "./operands.ts";
 
 /**

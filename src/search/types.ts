@@ -75,10 +75,11 @@ export interface SearchResult {
 /** Rows that the first stage proposes for a query. */
 export interface Candidates {
   readonly rows: Uint32Array;
-  /** What its scores may be off by, in the units of `RowStore.score`. */
-  readonly error: number;
-  /** The least score among them, or -Infinity where they are all there are. */
-  readonly least: number;
+  /**
+   * No other row has a score above this one, highest best (euclidean: x q - x^2 / 2); -Infinity where these are all
+   * there are.
+   */
+  readonly ceiling: number;
 }
 
 /** Vectors of one stage, as packed rows 0, 1, 2 ... */
@@ -104,6 +105,6 @@ export interface RowStore {
  * cosine.
  */
 export interface ScanStore extends RowStore {
-  /** @param precise with the smallest error that there is; else as fast as it goes */
+  /** @param precise with a ceiling as low as there is; else as fast as it goes */
   scan(queries: readonly Float64Array[], want: number, mask: Uint8Array | null, precise: boolean): Candidates[];
 }

@@ -2,14 +2,15 @@
 import type { KernelFamily, KernelVariant } from "../../variants.ts";
 import { pack, packModule } from "./pack.ts";
 import { rank, rankModule } from "./rank.ts";
-import { scan, scanModule, type ScanSpec } from "./scan.ts";
+import type { ScanSpec } from "./layout.ts";
+import { scan, scanModule } from "./scan.ts";
 
 function* scanVariants(): Iterable<KernelVariant> {
   const variant = (spec: Omit<ScanSpec, "shared">): KernelVariant => {
     const what = spec.kind === "dot" ? `w${spec.bits}${spec.table === null ? "" : "t"}${spec.doubled ? "doubled" : ""}x${spec.planes}` : "";
     const relaxed = spec.kind === "dot" && spec.style !== "simd";
     return {
-      name: `${spec.kind}_scan_${what}_${spec.vectors}${spec.offset ? "_offset" : ""}__${relaxed ? "wasmrelaxedsimd" : "wasmsimd"}_${spec.style}`,
+      name: `${spec.kind}_scan_${what}_${spec.vectors}${spec.offset ? "_offset" : ""}${spec.flat ? "_flat" : ""}__${relaxed ? "wasmrelaxedsimd" : "wasmsimd"}_${spec.style}`,
       relaxed,
       build: () => scanModule({ ...spec, shared: false }),
     };
@@ -17,9 +18,10 @@ function* scanVariants(): Iterable<KernelVariant> {
   const table = Array.from({ length: 16 }, (_, i) => 2 * i);
   for (const offset of [false, true])
     for (const vectors of [1, 3, 24, 200]) {
-      const base = { planes: 1, table: null, doubled: false, most: 0, offset, vectors, stride: 16 * vectors } as const;
+      const base = { planes: 1, table: null, doubled: false, most: 0, offset, flat: false, vectors, stride: 16 * vectors } as const;
       yield variant({ ...base, kind: "float", style: "simd", bits: 32 });
       yield variant({ ...base, kind: "hamming", style: "simd", bits: 1, doubled: true });
+      if (!offset) yield variant({ ...base, kind: "hamming", style: "simd", bits: 1, doubled: true, flat: true });
       for (const style of ["dot", "madd16", "simd"] as const)
         for (const planes of [1, 2] as const) {
           for (const bits of [1, 2, 4, 8] as const)
@@ -43,12 +45,16 @@ function* searchPackVariants(): Iterable<KernelVariant> {
 function* searchRankVariants(): Iterable<KernelVariant> {
   yield { name: "rank_merge__wasmsimd", relaxed: false, build: () => rankModule({ rescore: null, shared: false }) };
   for (const offset of [false, true])
-    for (const flip of [0, 128])
-      yield {
-        name: `rank_w8${flip === 0 ? "" : "flipped"}${offset ? "_offset" : ""}__wasmsimd`,
-        relaxed: false,
-        build: () => rankModule({ rescore: { flip, vectors: 24, stride: 384, offset }, shared: false }),
-      };
+    for (const bits of [1, 2, 4, 8] as const)
+      for (const vectors of [1, 24]) {
+        const common = { style: "simd", planes: 2, table: null, doubled: false, offset, flat: false, shared: false } as const;
+        const rescore: ScanSpec = { ...common, kind: "dot", bits, most: bits === 8 ? 128 : 2 ** bits - 1, vectors, stride: 16 * vectors };
+        yield {
+          name: `rank_w${bits}_${vectors}${offset ? "_offset" : ""}__wasmsimd`,
+          relaxed: false,
+          build: () => rankModule({ rescore, shared: false }),
+        };
+      }
 }
 
 export const searchKernels: readonly KernelFamily[] = [
@@ -68,7 +74,7 @@ export const searchKernels: readonly KernelFamily[] = [
   },
   {
     name: "search-rank",
-    computes: "lists of the best of all threads -> one, scored again by int8 rows x float32 queries",
+    computes: "lists of the best of all threads -> one, scored again by packed rows x queries of 14 bits",
     file: "kernels/wasm/search/rank.ts",
     families: [rank],
     variants: searchRankVariants,

@@ -1,0 +1,99 @@
+// Rows of float32 packed in the memory of a backend: by the packing kernel where it has the format, else by `quantize`.
+import type { Format, PackedTensor } from "../../formats/core/types.ts";
+import { kernel } from "../../kernels/wasm/engine/family.ts";
+import { PACK_ARGUMENTS, pack, packStep, type PackSpec } from "../../kernels/wasm/search/pack.ts";
+import { wasmSync } from "../backends/wasm/backend.ts";
+import type { EngineMemory } from "../backends/wasm/memory.ts";
+import { quantize } from "../tensor/quantize/index.ts";
+import { tensor } from "../tensor/tensor.ts";
+import type { Operands } from "./operands.ts";
+
+const roundUp = (n: number, step: number): number => step * Math.ceil(n / step);
+
+/** The packing kernel for a format, or null. */
+export function fastPack(format: Format, operands: Operands, shared: boolean): PackSpec | null {
+  const { element, bits, integers, flip } = operands;
+  if (bits === 1) {
+    // zero is positive, as the encoder of the format has it
+    const plain = operands.signs && integers[1] > 0 && element.encode(0) === 1 && element.encode(-1e-30) === 0;
+    return plain ? { bits, max: 1, flip: 0, shared } : null;
+  }
+  if (bits === 2 || format.kind !== "block" || format.scaleRule !== "max" || format.rangeRule !== "narrow") return null;
+  const half = 2 ** (bits - 1);
+  const twos = element.kind === "int" && integers.every((value, code) => value === (code < half ? code : code - 2 * half));
+  return twos ? { bits, max: half - 1, flip, shared } : null;
+}
+
+export interface PackPlace {
+  readonly codes: number;
+  readonly stride: number;
+  readonly scales: number;
+  readonly sums: number;
+}
+
+/**
+ * Packs rows of `x` in place; returns the sums of squares of their integers, or null where the general way is needed.
+ * @throws nothing: values that are not finite are refused there
+ */
+export function packPanel(
+  memory: EngineMemory,
+  spec: PackSpec,
+  x: Float32Array,
+  dims: number,
+  rows: number,
+  to: PackPlace,
+  scales: Float32Array | null,
+): ArrayLike<number> | null {
+  const width = roundUp(dims, packStep(spec));
+  const words = memory.scratch("search pack", 4 * (rows * width + 3 * rows + 16));
+  const staged = memory.floats(words, rows * width);
+  if (width === dims) staged.set(x);
+  else {
+    staged.fill(spec.bits === 1 ? -1 : 0);
+    for (let r = 0; r < rows; r++) staged.set(x.subarray(r * dims, (r + 1) * dims), r * width);
+  }
+  const squares = words + 4 * rows * width;
+  const spare = squares + 4 * rows;
+  const refused = squares + 12 * rows;
+  new Int32Array(memory.buffer, refused, 1)[0] = 0;
+  const rowsPerItem = Math.max(1, Math.floor(16384 / width));
+  const values = {
+    x: words,
+    codes: to.codes,
+    stride: to.stride,
+    rows,
+    rowsPerItem,
+    width,
+    scales: to.scales === 0 ? spare : to.scales,
+    squares,
+    sums: to.sums === 0 ? spare + 4 * rows : to.sums,
+    refused,
+  };
+  memory.run(
+    kernel(pack, spec),
+    Math.ceil(rows / rowsPerItem),
+    Int32Array.from(PACK_ARGUMENTS, (name) => values[name]),
+  );
+  if (new Int32Array(memory.buffer, refused, 1)[0] > 0) return null;
+  if (scales !== null) memory.floats(to.scales, rows).set(scales);
+  return spec.bits === 1 ? new Float64Array(rows).fill(dims) : new Int32Array(memory.buffer, squares, rows).slice();
+}
+
+/**
+ * The general way: `quantize`, with scales of the caller's where a format has too few values for the rule of the
+ * largest one.
+ */
+export function quantizePanel(
+  x: Float32Array,
+  rows: number,
+  dims: number,
+  format: Format,
+  { element }: Operands,
+  scales: Float32Array | null,
+): PackedTensor {
+  const backend = wasmSync();
+  if (scales === null || format.kind !== "block") return quantize(tensor(x.slice(), [rows, dims]), format, { backend });
+  const divided = x.map((v, i) => v / scales[Math.floor(i / dims)]);
+  const codes = quantize(tensor(divided, [rows, dims]), element, { backend });
+  return { ...codes, format, scales: new Uint8Array(scales.slice().buffer) };
+}
