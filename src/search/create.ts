@@ -3,13 +3,14 @@ import { LowbitError } from "../../formats/core/errors.ts";
 import type { Format, PackedTensor } from "../../formats/core/types.ts";
 import { wasmSync } from "../backends/wasm/backend.ts";
 import { engineMemory, type EngineMemory } from "../backends/wasm/memory.ts";
-import { engineRows, type EngineRows } from "./engine-rows.ts";
+import { engineRows, type EngineRows, type Found } from "./engine-rows.ts";
 import { makeIds } from "./ids.ts";
 import { operandsOf } from "./operands.ts";
 import { checkCandidates, checkIndexOptions, checkVectors, isPlain, type Checked } from "./options.ts";
 import { packedRows } from "./packed-rows.ts";
 import { fitProjection, projector, type Projector } from "./projection.ts";
 import { indexBytes, type Stages } from "./save.ts";
+import { LEAST_ROWS, leaves, makeSketch, meanDirection, sketchQuery, testSketch, within, type Sketch } from "./sketch.ts";
 import type { Candidates, Fit, IndexOptions, Metric, Projection, ScanStore, SearchOptions, SearchResult } from "./types.ts";
 
 export interface SearchIndex {
@@ -22,6 +23,8 @@ export interface SearchIndex {
   /** The formats of its stages. */
   readonly formats: readonly Format[];
   readonly projection: Projection | null;
+  /** How many rows a look at one bit a dimension leaves to the first stage; null where there is none. */
+  readonly sketch: number | null;
   /**
    * The nearest vectors.
    * @throws LowbitError E_SHAPE for a query of another length, E_VALUE for one that is not finite, E_DISPOSED;
@@ -88,7 +91,7 @@ export function createIndex(vectors: Float32Array | null, options: IndexOptions)
 interface Filled extends SearchIndex {
   fill(x: Float32Array, ids: Uint32Array, check: boolean): void;
   /** Rows of packed tensors, of each stage; `live`: the bit of each row that is there, null for all. */
-  fillPacked(stages: readonly (readonly PackedTensor[])[], ids: Uint32Array, live: Uint8Array | null): void;
+  fillPacked(stages: readonly (readonly PackedTensor[])[], signs: readonly PackedTensor[], ids: Uint32Array, live: Uint8Array | null): void;
 }
 
 function storeOf(memory: EngineMemory, format: Format, dims: number, metric: Metric): ScanStore {
@@ -96,10 +99,16 @@ function storeOf(memory: EngineMemory, format: Format, dims: number, metric: Met
   return operands === null ? packedRows(memory, format, dims, metric, isPlain(format)) : engineRows(memory, format, operands, dims, metric);
 }
 
+const bitsOf = (format: Format): number => (format.kind === "block" ? format.element.bits : format.kind === "opaque" ? 0 : format.bits);
 const isEngine = (store: ScanStore): store is EngineRows => "rankLists" in store;
 
-/** An index without vectors. */
-export function emptyIndex(checked: Checked, projection: Projection | null, backend?: object): Filled {
+/** An index without vectors. `kept`: the sketch of a file. */
+export function emptyIndex(
+  checked: Checked,
+  projection: Projection | null,
+  backend?: object,
+  kept: Pick<Sketch, "centre" | "candidates" | "tested"> | null = null,
+): Filled {
   const memory = engineMemory(backend ?? wasmSync());
   const { dims, metric } = checked;
   if (projection !== null && projection.from !== dims)
@@ -109,6 +118,7 @@ export function emptyIndex(checked: Checked, projection: Projection | null, back
   const first = storeOf(memory, checked.first, projection?.to ?? dims, metric);
   const later = checked.later === null ? null : storeOf(memory, checked.later, dims, metric);
   const stages = later === null ? [first] : [first, later];
+  let sketch = kept === null ? null : makeSketch(memory, kept);
   let live = true;
   const check = (): void => {
     if (!live) throw new LowbitError("E_DISPOSED", "search index: expected a live one, got one that was disposed. Make another.");
@@ -163,12 +173,39 @@ export function emptyIndex(checked: Checked, projection: Projection | null, back
     mask: Uint8Array | null,
   ): SearchResult[] => {
     const want = Math.min(Math.max(k, candidates), ids.rows);
-    if (isEngine(first) && isEngine(last)) {
-      const from = first.scanLists(shortQueries, want, mask, true);
-      const found = last.rankLists(from.into, queries, Math.min(k + 8, want), "search ranked");
-      return last.read(found, queries).map(({ rows }, i) => result(exact(queries[i], rows).slice(0, k)));
+    if (!isEngine(first))
+      return first.scan(shortQueries, want, mask, false).map(({ rows }, i) => result(exact(queries[i], rows).slice(0, k)));
+    let found: Found;
+    const few = sketch !== null && (checked.sketch !== "auto" || within(k, ids.rows, mask)) ? sketch : null;
+    if (few === null) found = first.scanLists(shortQueries, want, mask, true);
+    else {
+      const { rows, centre } = few;
+      const signs = shortQueries.map((q) => sketchQuery(q, centre));
+      const left = rows.scanLists(signs, leaves(few, ids.rows, want), mask, true);
+      found = first.rankLists(left.into, shortQueries, want, "search left");
     }
-    return first.scan(shortQueries, want, mask, false).map(({ rows }, i) => result(exact(queries[i], rows).slice(0, k)));
+    const ranks = isEngine(last);
+    if (ranks) found = last.rankLists(found.into, queries, Math.min(k + 8, want), "search ranked");
+    else if (few === null) first.join(found);
+    return (ranks ? last : first).read(found, queries).map(({ rows }, i) => result(exact(queries[i], rows).slice(0, k)));
+  };
+  /** The sketch of a first fill, where it is worth one. */
+  const beginSketch = (x: Float32Array, rows: number): void => {
+    const wanted = checked.sketch;
+    if (later === null || ids.rows > 0 || wanted === false || !isEngine(first)) return;
+    if (wanted === "auto" && (rows < LEAST_ROWS || bitsOf(first.format) < 4)) return;
+    const centre = meanDirection(first.dims, rows, (r) => {
+      const v = x.subarray(r * dims, (r + 1) * dims);
+      return project === null ? v : project.apply(v);
+    });
+    sketch = makeSketch(memory, { centre, candidates: wanted === "auto" ? 0 : wanted, tested: wanted === "auto" ? 0 : rows });
+  };
+  /** Again whenever the index has doubled. */
+  const checkSketch = (): void => {
+    if (sketch === null || checked.sketch !== "auto" || ids.rows < 2 * sketch.tested) return;
+    if (isEngine(first) && testSketch(sketch, first)) return;
+    sketch.rows.dispose();
+    sketch = null;
   };
 
   const index: Filled = {
@@ -180,7 +217,10 @@ export function emptyIndex(checked: Checked, projection: Projection | null, back
       return ids.size;
     },
     get bytes() {
-      return stages.reduce((sum, s) => sum + s.bytes, ids.all.byteLength);
+      return stages.reduce((sum, s) => sum + s.bytes, ids.all.byteLength + (sketch?.rows.bytes ?? 0));
+    },
+    get sketch() {
+      return sketch === null ? null : leaves(sketch, ids.rows, 1);
     },
     search: (query, options) => index.searchMany(oneQuery(query, dims), options)[0],
     searchMany(queries, options = {}) {
@@ -210,24 +250,30 @@ export function emptyIndex(checked: Checked, projection: Projection | null, back
       const fresh = checkIds ? ids.check(list) : list;
       const rows = fresh.length;
       refuseBad(x, dims, fresh);
+      beginSketch(x, rows);
       // the first stage of a projection in parts, so that no second copy of all vectors is made
       const step = project === null ? rows : Math.max(1, Math.floor((1 << 22) / dims));
       for (let r = 0; r < rows; r += step) {
         const many = Math.min(step, rows - r);
         const part = x.subarray(r * dims, (r + many) * dims);
-        first.append(project === null ? part : project.apply(part), many, fresh.subarray(r, r + many));
+        const short = project === null ? part : project.apply(part);
+        first.append(short, many, fresh.subarray(r, r + many));
+        sketch?.rows.append(short, many, fresh.subarray(r, r + many));
       }
       later?.append(x, rows, fresh);
       ids.add(fresh);
+      checkSketch();
     },
-    fillPacked(packed, list, there) {
-      stages.forEach((stage, i) => {
+    fillPacked(packed, signs, list, there) {
+      const append = (stage: ScanStore, parts: readonly PackedTensor[]): void => {
         let at = 0;
-        for (const part of packed[i]) {
+        for (const part of parts) {
           stage.appendPacked(part, list.subarray(at, at + part.rows));
           at += part.rows;
         }
-      });
+      };
+      stages.forEach((stage, i) => append(stage, packed[i]));
+      if (sketch !== null) append(sketch.rows, signs);
       ids.add(list);
       if (there !== null) ids.restore(there);
     },
@@ -238,17 +284,26 @@ export function emptyIndex(checked: Checked, projection: Projection | null, back
     has: (id) => ids.has(id),
     toBytes() {
       check();
-      return indexBytes({ checked, ids, projection, stages });
+      return indexBytes({ checked, ids, projection, stages, sketch });
     },
     dispose() {
       if (!live) return;
       live = false;
       for (const stage of stages) stage.dispose();
+      sketch?.rows.dispose();
       project?.dispose();
     },
     [Symbol.dispose]: () => index.dispose(),
   };
-  insides.set(index, { checked, ids, projection, stages });
+  insides.set(index, {
+    checked,
+    ids,
+    projection,
+    stages,
+    get sketch() {
+      return sketch;
+    },
+  });
   return index;
 }
 

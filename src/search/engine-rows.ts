@@ -7,7 +7,7 @@ import type { Format, PackedTensor } from "../../formats/core/types.ts";
 import { queryBytes, queryRange, type ScanSpec } from "../../kernels/wasm/search/layout.ts";
 import { CHUNK_BYTES } from "../../kernels/wasm/search/rank.ts";
 import type { EngineMemory, Region } from "../backends/wasm/memory.ts";
-import { allFull, lists, readList, runRank, runScan, type Later, type Lists } from "./engine.ts";
+import { allFull, lists, readList, readSorted, runRank, runScan, type Later, type Lists } from "./engine.ts";
 import type { Operands } from "./operands.ts";
 import { fastPack, packPanel, quantizePanel, type PackPlace } from "./pack-rows.ts";
 import { writeQuery } from "./query.ts";
@@ -44,16 +44,28 @@ export interface Found {
 export interface EngineRows extends ScanStore {
   /** Scans into lists that are not joined yet. `signs`: by differing bits, where the format is signs. */
   scanLists(queries: readonly Float64Array[], want: number, mask: Uint8Array | null, signs: boolean): Found;
+  /** The best of one row in `part`, in blocks of 64 neighbours, best first. */
+  scanPart(queries: readonly Float64Array[], want: number, part: number, signs: boolean): Uint32Array[];
   /**
    * Joins the lists `from` and scores their rows again with these: the best `want` of each. `name`: of the scratch
    * space, another one than that of `from`.
    */
   rankLists(from: Lists, queries: readonly Float64Array[], want: number, name: string): Found;
+  /** Joins lists of a scan. */
+  join(found: Found): void;
   /** The rows of lists that are joined. */
   read(found: Found, queries: readonly Float64Array[]): Candidates[];
 }
 
-export function engineRows(memory: EngineMemory, format: Format, operands: Operands, dims: number, metric: Metric): EngineRows {
+/** @param centre of formats of signs: rows are packed as x - |x| centre */
+export function engineRows(
+  memory: EngineMemory,
+  format: Format,
+  operands: Operands,
+  dims: number,
+  metric: Metric,
+  centre: Float32Array | null = null,
+): EngineRows {
   const { element, bits, flip, integers, unit, scaled } = operands;
   const rowBytes = packedBytes(dims, bits);
   const stride = roundUp(rowBytes, 16);
@@ -73,7 +85,7 @@ export function engineRows(memory: EngineMemory, format: Format, operands: Opera
     ...(offset ? (["offsets"] as const) : []),
     ...(withSums ? (["sums"] as const) : []),
   ];
-  const packSpec = fastPack(format, operands, memory.shared);
+  const packSpec = fastPack(format, operands, memory.shared, centre !== null);
   const coarse = scaled && isCoarse(element);
   const chunks: Chunk[] = [];
   let count = 0;
@@ -150,9 +162,17 @@ export function engineRows(memory: EngineMemory, format: Format, operands: Opera
       inPanels(rows, (chunk, row, from, many) => {
         const values = x.subarray(from * dims, (from + many) * dims);
         const scales = coarse ? coarseScales(values, dims, element) : null;
-        const squares = packSpec === null ? null : packPanel(memory, packSpec, values, dims, many, place(chunk, row), scales);
+        const squares = packSpec === null ? null : packPanel(memory, packSpec, values, dims, many, place(chunk, row), scales, centre);
         if (squares !== null) finish(chunk, row, many, squares, ids.subarray(from));
-        else appendCodes(chunk, row, quantizePanel(values, many, dims, format, operands, scales), 0, many, ids.subarray(from));
+        else
+          appendCodes(
+            chunk,
+            row,
+            quantizePanel(centre === null ? values : lessCentre(values, centre), many, dims, format, operands, scales),
+            0,
+            many,
+            ids.subarray(from),
+          );
       });
     },
     appendPacked(packed, ids) {
@@ -188,7 +208,15 @@ export function engineRows(memory: EngineMemory, format: Format, operands: Opera
       ];
     },
     scanLists,
+    scanPart(queries, want, part, signs) {
+      const { run } = prepareScan(queries, null, operands.signs && signs);
+      const into = lists(memory, "search sample", [queries.length, want, memory.threads]);
+      run(into, part);
+      runRank(memory, null, into, null);
+      return queries.map((_, i) => readSorted(memory, into, i));
+    },
     rankLists,
+    join: ({ into }) => runRank(memory, null, into, null),
     read: (found, queries) =>
       queries.map((q, i) => {
         const { rows, least } = readList(memory, found.into, i);
@@ -197,7 +225,7 @@ export function engineRows(memory: EngineMemory, format: Format, operands: Opera
     scan(queries, want, mask, precise) {
       if (!precise) {
         const found = scanLists(queries, want, mask, operands.signs);
-        runRank(memory, null, found.into, null);
+        store.join(found);
         return store.read(found, queries);
       }
       // one plane of the query over all rows, both planes over the best of them
@@ -261,8 +289,8 @@ export function engineRows(memory: EngineMemory, format: Format, operands: Opera
     const bytes = new Uint8Array(memory.buffer, query, size * queries.length).fill(0);
     return { query, lost: queries.map((q, i) => writeQuery(bytes.subarray(i * size, (i + 1) * size), q, spec, operands)) };
   }
-  function scanLists(queries: readonly Float64Array[], want: number, mask: Uint8Array | null, signs: boolean): Found {
-    const hamming = operands.signs && signs;
+  /** A scan as a function of the lists that it fills and the part of the rows that it reads. */
+  function prepareScan(queries: readonly Float64Array[], mask: Uint8Array | null, hamming: boolean) {
     const spec: ScanSpec = hamming
       ? { ...base, kind: "hamming", style: "simd", table: null, doubled: true, flat: !scaled && !offset }
       : { ...base, kind: "dot" };
@@ -273,25 +301,25 @@ export function engineRows(memory: EngineMemory, format: Format, operands: Opera
       new Uint8Array(memory.buffer, masks, mask.length).set(mask);
     }
     const run = (into: Lists, part: number): void => {
-      for (const chunk of chunks)
-        runScan(
-          memory,
-          spec,
-          {
-            codes: chunk.codes.address,
-            factors: word(chunk, "factors"),
-            offsets: word(chunk, "offsets"),
-            sums: word(chunk, "sums"),
-            ids: word(chunk, "ids"),
-            mask: mask === null ? 0 : masks + chunk.first / 8,
-            rows: chunk.count,
-            firstRow: chunk.first,
-          },
-          query,
-          into,
-          part,
-        );
+      for (const chunk of chunks) {
+        const rows = {
+          codes: chunk.codes.address,
+          factors: word(chunk, "factors"),
+          offsets: word(chunk, "offsets"),
+          sums: word(chunk, "sums"),
+          ids: word(chunk, "ids"),
+          mask: mask === null ? 0 : masks + chunk.first / 8,
+          rows: chunk.count,
+          firstRow: chunk.first,
+        };
+        runScan(memory, spec, rows, query, into, part);
+      }
     };
+    return { run, lost };
+  }
+  function scanLists(queries: readonly Float64Array[], want: number, mask: Uint8Array | null, signs: boolean): Found {
+    const hamming = operands.signs && signs;
+    const { run, lost } = prepareScan(queries, mask, hamming);
     const shape = [queries.length, want, memory.threads] as const;
     const begin = hamming && mask === null && want >= LEAST_SAMPLED && count >= 32 * want ? sampled(run, shape) : null;
     let into = lists(memory, "search lists", shape, begin);
@@ -325,6 +353,19 @@ export function engineRows(memory: EngineMemory, format: Format, operands: Opera
     return { into: results, lost };
   }
   return store;
+}
+
+/** x - |x| centre, row by row. */
+function lessCentre(x: Float32Array, centre: Float32Array): Float32Array {
+  const dims = centre.length;
+  const out = x.slice();
+  for (let from = 0; from < x.length; from += dims) {
+    let square = 0;
+    for (let i = 0; i < dims; i++) square += x[from + i] * x[from + i];
+    const size = Math.sqrt(square);
+    for (let i = 0; i < dims; i++) out[from + i] -= size * centre[i];
+  }
+  return out;
 }
 
 function chunkOf(chunks: readonly Chunk[], row: number): Chunk {

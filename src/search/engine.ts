@@ -135,3 +135,12 @@ export function readList(memory: EngineMemory, from: Lists, query: number): { ro
   for (let i = 0; i < count; i++) least = Math.min(least, scoreOfKey(keys[2 * i + 1]));
   return { rows, least };
 }
+
+/** The rows of a query's list (of slot 0), best first. */
+export function readSorted(memory: EngineMemory, from: Lists, query: number): Uint32Array {
+  const { rows } = readList(memory, from, query);
+  const keys = new Uint32Array(memory.buffer, from.address + query * from.bytes + STATE.keys, 2 * rows.length);
+  const order = Array.from(rows, (_, i) => i);
+  order.sort((a, b) => keys[2 * b + 1] - keys[2 * a + 1] || keys[2 * b] - keys[2 * a]);
+  return Uint32Array.from(order, (i) => rows[i]);
+}

@@ -8,12 +8,13 @@ import { format as formatByName } from "../../formats/registry.ts";
 import { fromSafetensors } from "../tensor/container.ts";
 import { emptyIndex, type SearchIndex } from "./create.ts";
 import { MOST_DIMS } from "./options.ts";
-import { HEAD_BYTES, MAGIC, VERSION, type Header } from "./save.ts";
+import { HEAD_BYTES, MAGIC, VERSIONS, type Header } from "./save.ts";
 import type { Metric, Projection } from "./types.ts";
 
 const broken = (what: string, cause?: unknown): LowbitError =>
   new LowbitError("E_CONTAINER", `search index file: ${what}. Make it again with index.toBytes().`, { cause });
 const isObject = (x: unknown): x is Record<string, unknown> => typeof x === "object" && x !== null && !Array.isArray(x);
+const isLeft = (x: unknown): boolean => isCount(x) && x >= 1 && x < 2 ** 32;
 const isCount = (x: unknown): x is number => Number.isSafeInteger(x) && (x as number) >= 0;
 
 /**
@@ -31,10 +32,16 @@ export function indexFromBytes(bytes: Uint8Array, options: { readonly backend?: 
   const live = sections.get("live") ?? null;
   if (live !== null && live.length !== Math.ceil(rows / 8))
     throw broken(`expected ${Math.ceil(rows / 8)} bytes in live, got ${live.length}`);
-  const stages = formats.map((format, i) =>
-    readStage(sections.get(`stage${i}`), format, rows, i === 0 ? (header.projection?.to ?? dims) : dims),
-  );
-  const known = ["ids", "live", ...(header.projection === null ? [] : ["matrix", "mean"]), ...stages.map((_, i) => `stage${i}`)];
+  const short = header.projection?.to ?? dims;
+  const stages = formats.map((format, i) => readStage(sections.get(`stage${i}`), format, rows, i === 0 ? short : dims));
+  const known = [
+    "ids",
+    "live",
+    ...(header.projection === null ? [] : ["matrix", "mean"]),
+    ...stages.map((_, i) => `stage${i}`),
+    ...(header.sketch === undefined ? [] : ["centre", "sketch"]),
+  ];
+  const signs = header.sketch === undefined ? [] : readStage(sections.get("sketch"), formatByName("binary"), rows, short);
   for (const name of sections.keys())
     if (!known.includes(name)) throw broken(`expected no section ${JSON.stringify(name).slice(0, 60)}, got one`);
   try {
@@ -46,12 +53,14 @@ export function indexFromBytes(bytes: Uint8Array, options: { readonly backend?: 
         later: formats[1] ?? null,
         candidates: header.candidates,
         fit: null,
+        sketch: "auto",
       },
       readProjection(header, sections),
       options.backend,
+      header.sketch === undefined ? null : { ...header.sketch, centre: readCentre(sections, short) },
     );
     try {
-      if (rows > 0) index.fillPacked(stages, distinct(ids, live), live);
+      if (rows > 0) index.fillPacked(stages, signs, distinct(ids, live), live);
     } catch (error) {
       index.dispose();
       throw error;
@@ -104,11 +113,11 @@ function readHeader(bytes: Uint8Array): Header {
     throw broken("expected JSON in the header, got something else", cause);
   }
   if (!isObject(json)) throw broken("expected an object in the header");
-  if (json.version !== VERSION)
+  if (!VERSIONS.includes(json.version))
     throw broken(
-      `expected version ${VERSION}, got ${JSON.stringify(json.version)?.slice(0, 40)}. Read it with the version of lowbit that wrote it`,
+      `expected version ${VERSIONS.join(" or ")}, got ${JSON.stringify(json.version)?.slice(0, 40)}. Read it with the version of lowbit that wrote it`,
     );
-  const { dims, rows, metric, candidates, formats, projection, sections } = json;
+  const { version, dims, rows, metric, candidates, formats, projection, sketch, sections } = json;
   const ok =
     isCount(dims) &&
     dims >= 1 &&
@@ -120,9 +129,11 @@ function readHeader(bytes: Uint8Array): Header {
     Array.isArray(formats) &&
     (formats.length === 1 || formats.length === 2) &&
     formats.every(isObject) &&
+    (version === 1) === (sketch === undefined) &&
+    (sketch === undefined || (isObject(sketch) && isLeft(sketch.candidates) && isLeft(sketch.tested) && formats.length === 2)) &&
     (projection === null || (isObject(projection) && isCount(projection.to) && projection.to >= 1 && projection.to <= dims)) &&
     Array.isArray(sections) &&
-    sections.length <= 8 &&
+    sections.length <= 10 &&
     sections.every((s) => isObject(s) && typeof s.name === "string" && isCount(s.bytes));
   if (!ok) throw broken("expected dims, rows, metric, formats, projection and sections in the header");
   return json as unknown as Header;
@@ -137,6 +148,12 @@ function words<T extends Uint32Array | Float32Array>(
   const bytes = sections.get(name);
   if (bytes?.length !== 4 * count) throw broken(`expected ${4 * count} bytes in ${name}, got ${bytes?.length ?? "none"}`);
   return new As(new Uint8Array(bytes).buffer);
+}
+
+function readCentre(sections: ReadonlyMap<string, Uint8Array>, dims: number): Float32Array {
+  const centre = words(sections, "centre", dims, Float32Array);
+  if (!centre.every((v) => Math.abs(v) <= 1.001)) throw broken("expected a centre of unit vectors, got larger numbers");
+  return centre;
 }
 
 function readProjection({ projection, dims }: Header, sections: ReadonlyMap<string, Uint8Array>): Projection | null {

@@ -17,6 +17,7 @@ export interface Checked {
   readonly later: Format | null;
   readonly candidates: number | null;
   readonly fit: Fit | Projection | null;
+  readonly sketch: "auto" | false | number;
 }
 
 /**
@@ -42,13 +43,17 @@ export const isPlain = (format: Format): boolean => format === formatByName("flo
 export function checkIndexOptions(options: IndexOptions): Checked {
   if (typeof options !== "object" || options === null)
     throw new TypeError(`createIndex options: expected { dims, ... }, got ${options === null ? "null" : typeof options}.`);
-  const { dims, metric = "cosine", precision = "int8", rescore, fit } = options;
+  const { dims, metric = "cosine", precision = "int8", rescore, fit, sketch = "auto" } = options;
   if (!Number.isSafeInteger(dims) || dims < 1 || dims > MOST_DIMS)
     throw new RangeError(
       `createIndex dims: expected an integer from 1 to ${MOST_DIMS}, got ${String(dims)}. Pass the numbers of a vector.`,
     );
   if (!METRICS.includes(metric))
     throw new TypeError(`createIndex metric: expected "cosine", "dot" or "euclidean", got ${JSON.stringify(metric)}.`);
+  if (sketch !== "auto" && sketch !== false && !(Number.isSafeInteger(sketch) && sketch >= 1 && sketch <= 1e6))
+    throw new TypeError(
+      `createIndex sketch: expected "auto", false or how many vectors it leaves, 1 to 1000000, got ${JSON.stringify(sketch)}.`,
+    );
   const stage = rescore === undefined ? null : rescoring(rescore);
   return {
     dims,
@@ -57,6 +62,7 @@ export function checkIndexOptions(options: IndexOptions): Checked {
     later: stage === null ? null : precisionFormat(stage.precision, metric as Metric),
     candidates: stage?.candidates ?? null,
     fit: fit ?? null,
+    sketch,
   };
 }
 

@@ -11,17 +11,17 @@ import type { Operands } from "./operands.ts";
 const roundUp = (n: number, step: number): number => step * Math.ceil(n / step);
 
 /** The packing kernel for a format, or null. */
-export function fastPack(format: Format, operands: Operands, shared: boolean): PackSpec | null {
+export function fastPack(format: Format, operands: Operands, shared: boolean, centred: boolean): PackSpec | null {
   const { element, bits, integers, flip } = operands;
   if (bits === 1) {
     // zero is positive, as the encoder of the format has it
     const plain = operands.signs && integers[1] > 0 && element.encode(0) === 1 && element.encode(-1e-30) === 0;
-    return plain ? { bits, max: 1, flip: 0, shared } : null;
+    return plain ? { bits, max: 1, flip: 0, centred, shared } : null;
   }
   if (bits === 2 || format.kind !== "block" || format.scaleRule !== "max" || format.rangeRule !== "narrow") return null;
   const half = 2 ** (bits - 1);
   const twos = element.kind === "int" && integers.every((value, code) => value === (code < half ? code : code - 2 * half));
-  return twos ? { bits, max: half - 1, flip, shared } : null;
+  return twos ? { bits, max: half - 1, flip, centred: false, shared } : null;
 }
 
 export interface PackPlace {
@@ -43,19 +43,23 @@ export function packPanel(
   rows: number,
   to: PackPlace,
   scales: Float32Array | null,
+  centre: Float32Array | null = null,
 ): ArrayLike<number> | null {
   const width = roundUp(dims, packStep(spec));
-  const words = memory.scratch("search pack", 4 * (rows * width + 3 * rows + 16));
+  const words = memory.scratch("search pack", 4 * (rows * width + 3 * rows + 16 + width));
   const staged = memory.floats(words, rows * width);
   if (width === dims) staged.set(x);
   else {
-    staged.fill(spec.bits === 1 ? -1 : 0);
+    staged.fill(spec.bits === 1 && centre === null ? -1 : 0);
     for (let r = 0; r < rows; r++) staged.set(x.subarray(r * dims, (r + 1) * dims), r * width);
   }
   const squares = words + 4 * rows * width;
   const spare = squares + 4 * rows;
   const refused = squares + 12 * rows;
   new Int32Array(memory.buffer, refused, 1)[0] = 0;
+  const middle = refused + 64;
+  // beyond the row zeros lie below it, bits that no query has
+  if (centre !== null) memory.floats(middle, width).fill(1e30).set(centre);
   const rowsPerItem = Math.max(1, Math.floor(16384 / width));
   const values = {
     x: words,
@@ -68,6 +72,7 @@ export function packPanel(
     squares,
     sums: to.sums === 0 ? spare + 4 * rows : to.sums,
     refused,
+    centre: middle,
   };
   memory.run(
     kernel(pack, spec),

@@ -7,6 +7,7 @@ import { toSafetensors } from "../tensor/container.ts";
 import type { Ids } from "./ids.ts";
 import type { Checked } from "./options.ts";
 import { rowsApart, takeRows } from "./rows.ts";
+import type { Sketch } from "./sketch.ts";
 import type { Projection, ScanStore } from "./types.ts";
 
 /** The stages of an index, for saving it. */
@@ -15,9 +16,11 @@ export interface Stages {
   readonly ids: Ids;
   readonly projection: Projection | null;
   readonly stages: readonly ScanStore[];
+  readonly sketch: Sketch | null;
 }
 export const MAGIC = "lowbitix";
-export const VERSION = 1;
+/** 2: with a sketch. */
+export const VERSIONS: readonly unknown[] = [1, 2];
 /** Magic word, and the length of the header as a 32-bit number, little-endian. */
 export const HEAD_BYTES = 12;
 
@@ -31,13 +34,15 @@ export interface Header {
   /** Formats by their definitions. */
   readonly formats: readonly object[];
   readonly projection: { readonly method: string; readonly to: number } | null;
+  /** Version 2: how many rows a sketch leaves, of how many. */
+  readonly sketch?: { readonly candidates: number; readonly tested: number };
   readonly sections: readonly { readonly name: string; readonly bytes: number }[];
 }
 
 const bytesOf = (x: Float32Array | Uint32Array): Uint8Array => new Uint8Array(x.buffer, x.byteOffset, x.byteLength);
 
 /** @see SearchIndex.toBytes */
-export function indexBytes({ checked, ids, projection, stages }: Stages): Uint8Array<ArrayBuffer> {
+export function indexBytes({ checked, ids, projection, stages, sketch }: Stages): Uint8Array<ArrayBuffer> {
   const { live } = ids;
   const isLive = (row: number): boolean => live === null || ((live[row >> 3] >> (row & 7)) & 1) === 1;
   const apart = live !== null && stages.every(({ format }) => rowsApart(format));
@@ -46,7 +51,8 @@ export function indexBytes({ checked, ids, projection, stages }: Stages): Uint8A
   if (live !== null && !apart) sections.push(["live", live]);
   if (projection?.matrix) sections.push(["matrix", bytesOf(projection.matrix)]);
   if (projection?.mean) sections.push(["mean", bytesOf(projection.mean)]);
-  stages.forEach((stage, i) => {
+  if (sketch !== null) sections.push(["centre", bytesOf(sketch.centre)]);
+  [...stages, ...(sketch === null ? [] : [sketch.rows])].forEach((stage, i) => {
     let first = 0;
     const parts = stage.packed().flatMap((packed): PackedTensor[] => {
       const from = first;
@@ -54,16 +60,20 @@ export function indexBytes({ checked, ids, projection, stages }: Stages): Uint8A
       const kept = apart ? takeRows(packed, (row) => isLive(from + row)) : packed;
       return kept === null ? [] : [kept];
     });
-    sections.push([`stage${i}`, toSafetensors(Object.fromEntries(parts.map((packed, part) => [`part${part}`, packed])))]);
+    sections.push([
+      i < stages.length ? `stage${i}` : "sketch",
+      toSafetensors(Object.fromEntries(parts.map((packed, part) => [`part${part}`, packed]))),
+    ]);
   });
   const header: Header = {
-    version: VERSION,
+    version: sketch === null ? 1 : 2,
     dims: checked.dims,
     metric: checked.metric,
     rows: all.length,
     candidates: checked.candidates,
     formats: stages.map(({ format }) => format.definition),
     projection: projection === null ? null : { method: projection.method, to: projection.to },
+    ...(sketch === null ? {} : { sketch: { candidates: sketch.candidates, tested: sketch.tested } }),
     sections: sections.map(([name, bytes]) => ({ name, bytes: bytes.length })),
   };
   const json = new TextEncoder().encode(JSON.stringify(header));

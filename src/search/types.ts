@@ -46,6 +46,12 @@ export interface IndexOptions {
    * `candidates` defaults to 10 k, at least 100.
    */
   readonly rescore?: Precision | number | { readonly precision?: Precision; readonly candidates?: number };
+  /**
+   * With `rescore`: a look at one bit a dimension before the first stage, to which it leaves few vectors. "auto"
+   * (default): for formats of 4 bits and more from 32768 vectors on, where a test on the vectors passes that also says
+   * how many are left; false: none; a number: that many, without a test.
+   */
+  readonly sketch?: "auto" | false | number;
   /** Fewer or rotated dimensions for the first stage; a second stage keeps all of them. */
   readonly fit?: Fit | Projection;
   /** Id of each vector, distinct integers from 0 to 2^32 - 2; default 0, 1, 2 ... */

@@ -13,15 +13,30 @@ export interface PackSpec {
   readonly max: number;
   /** Every byte of codes is stored with these bits turned over. */
   readonly flip: number;
+  /** Signs of x - |x| centre, |x| the norm of a row. */
+  readonly centred: boolean;
   readonly shared: boolean;
 }
 
 /**
- * Arguments of `work`, words. x: rows of `width` floats, a multiple of `packStep`, padded with zeros (signs: with -1).
+ * Arguments of `work`, words. x: rows of `width` floats, a multiple of `packStep`, padded with zeros (signs: with -1,
+ * but where they are centred; centre: `width` floats).
  * codes: rows of `stride` bytes. For each row: scales (f32), squares (i32: sum of the squares of its integers), sums
  * (i32: of the integers). refused: a counter.
  */
-export const PACK_ARGUMENTS = ["x", "codes", "stride", "rows", "rowsPerItem", "width", "scales", "squares", "sums", "refused"] as const;
+export const PACK_ARGUMENTS = [
+  "x",
+  "codes",
+  "stride",
+  "rows",
+  "rowsPerItem",
+  "width",
+  "scales",
+  "squares",
+  "sums",
+  "refused",
+  "centre",
+] as const;
 type PackArgument = (typeof PACK_ARGUMENTS)[number];
 
 /** What the length of a row of x is a multiple of. */
@@ -100,13 +115,27 @@ function integerRow(f: FunctionBuilder, spec: PackSpec): void {
   f.run(f.i32(0));
 }
 
-/** The same for signs: 32 values are 4 bytes. */
-function signRow(f: FunctionBuilder, { flip }: PackSpec): void {
-  const [x, to, width] = [0, 1, 2].map((i) => f.param(i));
-  const [v, bad] = f.locals("v128", 2);
+/** row(x, codes, width, centre, 0, 0): the same for signs: 32 values are 4 bytes. */
+function signRow(f: FunctionBuilder, { flip, centred }: PackSpec): void {
+  const [x, to, width, centre] = [0, 1, 2, 3].map((i) => f.param(i));
+  const [v, bad, norm] = f.locals("v128", 3);
   const [at, end, word] = f.locals("i32", 3);
   f.set(at, x);
   f.set(end, f.op("i32.add", x, f.op("i32.shl", width, f.i32(2))));
+  if (centred) {
+    f.doWhile(
+      () => {
+        f.set(v, f.load("v128.load", at));
+        f.set(norm, f.op("f32x4.add", norm, f.op("f32x4.mul", v, v)));
+        f.bump(at, 16);
+      },
+      f.op("i32.lt_u", at, end),
+    );
+    foldLanes(f, "f32x4.add", norm);
+    f.set(norm, f.op("f32x4.sqrt", norm));
+    f.set(at, x);
+  }
+  const zero = (i: number): Emit => (centred ? f.op("f32x4.mul", norm, f.load("v128.load", centre, 16 * i)) : f.get(f.constant32(0)));
   f.doWhile(
     () => {
       f.set(word, f.i32(0));
@@ -114,12 +143,13 @@ function signRow(f: FunctionBuilder, { flip }: PackSpec): void {
         f.set(v, f.load("v128.load", at, 16 * i));
         // x - x is NaN for what is not finite
         f.set(bad, f.op("v128.or", bad, f.op("f32x4.ne", f.op("f32x4.sub", v, v), f.constant32(0))));
-        const bits = f.op("i32x4.bitmask", f.op("f32x4.ge", v, f.constant32(0)));
+        const bits = f.op("i32x4.bitmask", f.op("f32x4.ge", v, zero(i)));
         f.set(word, f.op("i32.or", word, f.op("i32.shl", bits, f.i32(4 * i))));
       }
       f.store("i32.store", to, 0, f.op("i32.xor", word, f.i32(Math.imul(flip, 0x01010101))));
       f.bump(to, 4);
       f.bump(at, 128);
+      if (centred) f.bump(centre, 128);
     },
     f.op("i32.lt_u", at, end),
   );
@@ -143,7 +173,12 @@ export function packModule(spec: PackSpec): Uint8Array<ArrayBuffer> {
       f.while(f.op("i32.lt_u", r, end), () => {
         const x = f.op("i32.add", field("x"), f.op("i32.mul", r, f.op("i32.shl", field("width"), f.i32(2))));
         const to = f.op("i32.add", field("codes"), f.op("i32.mul", r, field("stride")));
-        f.set(refused, f.call(row, x, to, field("width"), word("scales"), word("squares"), word("sums")));
+        f.set(
+          refused,
+          spec.bits === 1
+            ? f.call(row, x, to, field("width"), field("centre"), f.i32(0), f.i32(0))
+            : f.call(row, x, to, field("width"), word("scales"), word("squares"), word("sums")),
+        );
         f.if(refused, () => f.run(f.op("drop", f.atomic("i32.atomic.rmw.add", field("refused"), 0, f.i32(1)))));
         f.bump(r, 1);
       });

@@ -38,8 +38,16 @@ function* searchPackVariants(): Iterable<KernelVariant> {
       yield {
         name: `f32_row_pack_w${bits}${flip === 0 ? "" : "flipped"}__wasmsimd`,
         relaxed: false,
-        build: () => packModule({ bits, max: 2 ** (bits - 1) - 1, flip, shared: false }),
+        build: () => packModule({ bits, max: 2 ** (bits - 1) - 1, flip, centred: false, shared: false }),
       };
+}
+
+function* centredVariants(): Iterable<KernelVariant> {
+  yield {
+    name: "f32_row_pack_w1centred__wasmsimd",
+    relaxed: false,
+    build: () => packModule({ bits: 1, max: 1, flip: 0, centred: true, shared: false }),
+  };
 }
 
 function* searchRankVariants(): Iterable<KernelVariant> {
@@ -70,7 +78,7 @@ export const searchKernels: readonly KernelFamily[] = [
     computes: "float32 rows -> 8-bit or 4-bit integers with a scale a row, or signs",
     file: "kernels/wasm/search/pack.ts",
     families: [pack],
-    variants: searchPackVariants,
+    variants: () => [...searchPackVariants(), ...centredVariants()],
   },
   {
     name: "search-rank",
