@@ -1,6 +1,7 @@
 // Reads the file of an index (save.ts). Nothing in it is trusted: lengths, names, counts and definitions are checked
 // before a byte is used.
 import { plainBytes } from "../../formats/core/check.ts";
+import { binary } from "../../formats/binary.ts";
 import { LowbitError } from "../../formats/core/errors.ts";
 import type { Format, FormatDefinition, PackedTensor } from "../../formats/core/types.ts";
 import { defineFormat } from "../../formats/define/index.ts";
@@ -41,7 +42,7 @@ export function indexFromBytes(bytes: Uint8Array, options: { readonly backend?: 
     ...stages.map((_, i) => `stage${i}`),
     ...(header.sketch === undefined ? [] : ["centre", "sketch"]),
   ];
-  const signs = header.sketch === undefined ? [] : readStage(sections.get("sketch"), formatByName("binary"), rows, short);
+  const signs = header.sketch === undefined ? [] : readStage(sections.get("sketch"), binary, rows, short);
   for (const name of sections.keys())
     if (!known.includes(name)) throw broken(`expected no section ${JSON.stringify(name).slice(0, 60)}, got one`);
   try {

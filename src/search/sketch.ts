@@ -1,13 +1,13 @@
 // A sketch: one bit a dimension beside an index of two stages, the sign of a vector less the mean direction of all. A
-// look at the sketches leaves the first stage a few thousand vectors to score instead of all, and reads an eighth of the
-// bytes of int8. Whether it may, and how many vectors it must leave, is tested when the index is built:
+// look at the sketches leaves the first stage a few thousand vectors to score instead of all, and reads an eighth of
+// the bytes of int8. Whether it may, and how many vectors it must leave, is tested when the index is built:
 //
-//   64 of the vectors, as queries, search one row in 2 to 8. The nearest by the first stage, as many as stand for the 24
-//   nearest of all rows, must be among the best of the sketches; twice the worst place of any of them, as a share of
-//   the rows, is what the sketch leaves. Where that is more than one row in 16 there is no sketch.
+//   64 of the vectors, as queries, search one row in 2 to 8. The nearest by the first stage, as many as stand for the
+//   24 nearest of all rows, must be among the best of the sketches; twice the worst place of any of them, as a share
+//   of the rows, is what the sketch leaves. Where that is more than one row in 16 there is no sketch.
 //
 // Searches for more than 24, or that many of all rows where a filter leaves some, go without it.
-import { format as formatByName } from "../../formats/registry.ts";
+import { binary } from "../../formats/binary.ts";
 import type { EngineMemory } from "../backends/wasm/memory.ts";
 import { engineRows, type EngineRows } from "./engine-rows.ts";
 import { operandsOf } from "./operands.ts";
@@ -35,9 +35,8 @@ const MEAN_ROWS = 8192;
 
 /** An empty one. `kept`: of a file. */
 export function makeSketch(memory: EngineMemory, kept: Pick<Sketch, "centre" | "candidates" | "tested">): Sketch {
-  const format = formatByName("binary");
   const { centre } = kept;
-  return { ...kept, rows: engineRows(memory, format, operandsOf(format)!, centre.length, "cosine", centre) };
+  return { ...kept, rows: engineRows(memory, binary, operandsOf(binary)!, centre.length, "cosine", centre) };
 }
 
 /** The mean of vectors of length one, of rows evenly spaced. */
