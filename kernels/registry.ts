@@ -1,6 +1,7 @@
 // The list of kernel families, room by room: what each computes, which file prints it, and the variants of its spec.
 // Tests build and validate every variant; the sweeps of test/backends run them against the oracle by way of formats;
 // bench/ has a file per family of the same stem.
+import { convKernels } from "./wasm/conv/variants.ts";
 import { dotKernels } from "./wasm/dot/variants.ts";
 import { lookupKernels } from "./wasm/lookup/variants.ts";
 import { floatKernels } from "./wasm/float/variants.ts";
@@ -20,5 +21,6 @@ export const kernelFamilies: readonly KernelFamily[] = [
   ...floatKernels,
   ...convertKernels,
   ...nnKernels,
+  ...convKernels,
   ...searchKernels,
 ];

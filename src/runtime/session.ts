@@ -235,8 +235,8 @@ function machineOf(backend: Backend<SyncLayer>): Machine | null {
   return hasEngineMemory(backend) ? createMachine(engineMemory(backend)) : null;
 }
 
-const kernelOf = ({ kernel, layer }: Step, how: How | undefined): string =>
-  how === undefined || how === "loops" || layer !== undefined ? kernel : how;
+const kernelOf = ({ kernel }: Step, how: How | undefined): string =>
+  how === undefined || how === "loops" || (how === "kernel" && kernel !== "loops") ? kernel : how;
 
 function ownSession(described: Described, plan: Plan, backend: Backend<SyncLayer>, profile: boolean): Session {
   const seen = new Map<Step, { how: How; ms: number }>();

@@ -1,10 +1,13 @@
-// MatMulInteger on the kernel of integers: the same int32 as the loops, for every type and kind of zero point.
-import { expect, it } from "vitest";
+// Integer operators on kernels: the same int32 as the loops for every type and kind of zero point, and onnxruntime's
+// codes and floats for what goes around them.
+import { expect, it, test } from "vitest";
 import { toBinary } from "@bufbuild/protobuf";
 import { ModelProtoSchema } from "../../src/onnx/file/gen/onnx_pb.ts";
 import { seededRandom } from "../../src/quantize/random.ts";
 import { loadModel } from "../../src/runtime/index.ts";
-import { graph, model, node, raw, T, value } from "../onnx/build.ts";
+import { encode, graph, model, node, raw, T, value, type AttributeValue } from "../onnx/build.ts";
+import { compare } from "./judge.ts";
+import { bytesOf, f32, ints, numbers, type Case } from "./make.ts";
 
 const types = [
   ["uint8", T.UINT8, 0],
@@ -47,3 +50,149 @@ for (const [aName, aType, aLess] of types)
         expect(sessions[1].explain().steps[0].kernel).toBe("loops");
         await Promise.all(sessions.map((session) => session.release()));
       });
+
+/** Codes of 7 bits: onnxruntime's sums of uint8 by int8 saturate on some processors. */
+const seven = (seed: number, count: number): Int8Array => Int8Array.from(numbers(seed, count, -64, 64));
+const image = (seed: number, dims: number[]) => ({
+  type: "uint8",
+  dims,
+  data: Uint8Array.from(numbers(seed, dims.reduce((a, b) => a * b), 0, 256)),
+}); // prettier-ignore
+
+/** On kernels, twice, and equal to onnxruntime's. */
+async function onKernels(name: string, one: Case, kernel = "kernel", limit = 0): Promise<void> {
+  const bytes = bytesOf(name, one);
+  const session = await loadModel(bytes);
+  for (let turn = 0; turn < 2; turn++) await compare(bytes, one.feeds, limit, session);
+  expect(session.explain().steps.map((step) => step.kernel)).toEqual([kernel]);
+  await session.release();
+}
+
+const WINDOWS: [string, number[], number[], Record<string, AttributeValue>][] = [
+  ["3 x 3 of strides 2, padded", [2, 6, 9, 13], [8, 6, 3, 3], { strides: ints(2, 2), pads: ints(1, 1, 1, 1) }],
+  ["1 x 1", [1, 32, 7, 9], [20, 32, 1, 1], {}],
+  ["two groups, dilated", [1, 6, 11, 12], [4, 3, 3, 2], { group: 2n, dilations: ints(2, 3) }],
+  ["depthwise", [1, 5, 10, 8], [10, 1, 3, 3], { group: 5n, auto_pad: "SAME_UPPER", strides: ints(2, 1) }],
+  ["1-D", [2, 4, 50], [6, 4, 5], { pads: ints(2, 2) }],
+];
+test.each(WINDOWS)("ConvInteger and QLinearConv: %s", async (_, dims, filters, attributes) => {
+  const count = filters.reduce((a, b) => a * b);
+  const [outputs] = filters;
+  const w = raw("w", filters, seven(3, count), T.INT8);
+  const zero = raw("xz", [], Uint8Array.of(119), T.UINT8);
+  await onKernels("ConvInteger", { feeds: { x: image(1, dims) }, initializer: [w, zero], attributes }, "int8 conv");
+  for (const [type, yz] of [
+    ["uint8", Uint8Array.of(128)],
+    ["int8", Int8Array.of(-3)],
+  ] as const)
+    // prettier-ignore
+    await onKernels(
+      "QLinearConv",
+      {
+        feeds: { x: type === "uint8" ? image(1, dims) : { ...image(1, dims), type, data: Int8Array.from(image(1, dims).data) } },
+        initializer: [
+          w,
+          type === "uint8" ? zero : raw("xz", [], Int8Array.of(-7), T.INT8),
+          raw("xs", [], Float32Array.of(0.021)),
+          raw("ws", [outputs], numbers(4, outputs, 0.002, 0.01)),
+          raw("wz", [outputs], new Int8Array(outputs), T.INT8),
+          raw("ys", [], Float32Array.of(0.31)),
+          raw("yz", [], yz, type === "uint8" ? T.UINT8 : T.INT8),
+          raw("b", [outputs], Int32Array.from(numbers(5, outputs, -900, 900)), T.INT32),
+        ],
+        order: ["x", "xs", "xz", "w", "ws", "wz", "ys", "yz", "b"],
+        attributes,
+      },
+      "int8 conv",
+    );
+});
+
+test("QLinearMatMul", async () => {
+  const scalars = [raw("as", [], Float32Array.of(0.02)), raw("az", [], Uint8Array.of(120), T.UINT8), raw("ys", [], Float32Array.of(0.4)), raw("yz", [], Uint8Array.of(99), T.UINT8)]; // prettier-ignore
+  for (const columns of [false, true])
+    await onKernels(
+      "QLinearMatMul",
+      {
+        feeds: { a: image(1, [2, 5, 37]) },
+        initializer: [
+          ...scalars,
+          raw("b", [37, 21], seven(2, 37 * 21), T.INT8),
+          raw("bs", columns ? [21] : [], numbers(3, columns ? 21 : 1, 0.002, 0.01)),
+          raw("bz", columns ? [21] : [], columns ? seven(4, 21) : Int8Array.of(3), T.INT8),
+        ],
+        order: ["a", "as", "az", "b", "bs", "bz", "ys", "yz"],
+      },
+      "int8",
+    );
+});
+
+test("codes of values and values of codes", async () => {
+  const zero = (type: "UINT8" | "INT8" | "UINT16" | "INT16", list: number[]) => {
+    const data = { UINT8: Uint8Array, INT8: Int8Array, UINT16: Uint16Array, INT16: Int16Array }[type].from(list);
+    return raw("zero", list.length === 1 ? [] : [list.length], data, T[type]);
+  };
+  const x = f32(1, [3, 5, 67], -20, 20);
+  // halves, and what is beyond the codes
+  x.data.set([0.1, 0.3, -0.1, 0.5, 1e9, -1e9, Infinity, -Infinity, -0]);
+  await onKernels("DynamicQuantizeLinear", { feeds: { x: f32(1, [3, 5, 67], -20, 20) }, outputs: ["y", "scale", "zero"] });
+  await onKernels("DynamicQuantizeLinear", { feeds: { x: f32(2, [40, 1024], 1, 3) }, outputs: ["y", "scale", "zero"] });
+  await onKernels("DynamicQuantizeLinear", { feeds: { x: f32(3, [700], -3, -1) }, outputs: ["y", "scale", "zero"] });
+  for (const type of ["UINT8", "INT8", "UINT16", "INT16"] as const) {
+    const [one, three] = [zero(type, [type.startsWith("U") ? 130 : -5]), zero(type, [1, 2, 3])];
+    const scale = raw("s", [], Float32Array.of(0.2));
+    const scales = raw("s", [3], Float32Array.of(0.2, 0.1, 0.7));
+    await onKernels("QuantizeLinear", { feeds: { x }, initializer: [scale, one], opset: 21 });
+    await onKernels("QuantizeLinear", { feeds: { x }, initializer: [scales, three], attributes: { axis: 0n }, opset: 21 });
+  }
+  const codes = image(4, [3, 5, 67]);
+  const int32 = { type: "int32", dims: [3, 5, 67], data: Int32Array.from(codes.data, (v) => (v - 100) * 70001) };
+  await onKernels("DequantizeLinear", { feeds: { x: codes }, initializer: [raw("s", [], Float32Array.of(0.3)), raw("zero", [], Uint8Array.of(7), T.UINT8)] }); // prettier-ignore
+  await onKernels("DequantizeLinear", { feeds: { x: codes }, initializer: [raw("s", [5], numbers(1, 5, 0.1, 1)), raw("zero", [5], Uint8Array.of(1, 2, 3, 4, 5), T.UINT8)], attributes: { axis: 1n } }); // prettier-ignore
+  await onKernels("DequantizeLinear", { feeds: { x: int32 }, initializer: [raw("s", [], Float32Array.of(0.3))] });
+});
+
+test.each([false, true])("dynamic quantization around a product of floats, bias: %s", async (hasBias) => {
+  for (const kind of ["conv", "matmul"] as const) {
+    const conv = kind === "conv";
+    const outputs = 12;
+    const dims = conv ? [1, 8, 9, 11] : [2, 30, 24];
+    const filters = conv ? [outputs, 8, 3, 3] : [24, outputs];
+    const along = conv ? [outputs, 1, 1] : [outputs];
+    const parts = conv ? { pads: ints(1, 1, 1, 1) } : undefined;
+    const last = hasBias ? [node("Add", ["bias", "scaled"], ["y"])] : [node("Identity", ["scaled"], ["y"])];
+    const bytes = encode(
+      model(
+        graph({
+          input: [value("x", T.FLOAT, dims)],
+          output: [value("y", T.FLOAT, dims.map(() => "d"))],
+          initializer: [
+            raw("w", filters, seven(6, filters.reduce((a, b) => a * b)), T.INT8),
+            raw("ws", along, numbers(7, outputs, 0.001, 0.01)),
+            raw("bias", conv ? [1, ...along] : along, numbers(8, outputs)),
+          ],
+          node: [
+            node("DynamicQuantizeLinear", ["x"], ["q", "xs", "xz"]),
+            node(conv ? "ConvInteger" : "MatMulInteger", ["q", "w", "xz"], ["sums"], parts),
+            node("Cast", ["sums"], ["floats"], { to: BigInt(T.FLOAT) }),
+            node("Mul", ["xs", "ws"], ["scales"]),
+            node("Mul", ["floats", "scales"], ["scaled"]),
+            ...last,
+          ],
+        }),
+        { opset: 17, ir: 8 },
+      ),
+    );
+    const feeds = { x: f32(9, dims) };
+    const session = await loadModel(bytes);
+    for (let turn = 0; turn < 2; turn++) await compare(bytes, feeds, 0, session);
+    expect(session.explain().steps.map(({ operator }) => operator)).toContain("lowbit.Scaled");
+    await session.release();
+  }
+}); // prettier-ignore
+
+test("a product of codes says what it expected", async () => {
+  const one: Case = { feeds: { x: image(1, [1, 3, 4, 4]) }, initializer: [raw("w", [2, 4, 3, 3], seven(1, 72), T.INT8)] };
+  const session = await loadModel(bytesOf("ConvInteger", one));
+  await expect(session.run(one.feeds)).rejects.toThrow("expected an image of 4 channels, got [1, 3, 4, 4]");
+  await session.release();
+});

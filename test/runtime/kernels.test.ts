@@ -35,6 +35,7 @@ const BROADCASTS: [number[], number[]][] = [
   [[3, 5, 37], [3, 5, 1]],
   [[37], [3, 5, 37]],
   [[1, 1, 300], [2, 4, 300]],
+  [[2, 5, 6, 7], [2, 5, 1, 1]],
 ]; // prettier-ignore
 test.each(["Add", "Sub", "Mul", "Div", "Min", "Max"])("%s, broadcast", async (name) => {
   for (const [a, b] of BROADCASTS) await onKernels(name, { feeds: { x: f32(1, a), z: f32(2, b, 0.5, 2) } });

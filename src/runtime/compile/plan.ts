@@ -18,6 +18,7 @@ import { flatten } from "./flat.ts";
 import { fuseChains, joinable, joinedNode } from "./fuse.ts";
 import { lower } from "./lower.ts";
 import { fusePatterns } from "./patterns/index.ts";
+import { fuseSums } from "./sums.ts";
 import type { Step, Unfreed } from "./step.ts";
 import { runNode } from "./step.ts";
 import { decodeWeight, dequantizedWeight } from "./weights.ts";
@@ -235,14 +236,14 @@ export function makePlan(
         dropped.set(node, new Set(prepared.drops));
         release(node, prepared.drops);
       }
-      const { run = row.run, kernel = "loops", layer, rows } = prepared ?? {};
-      steps.push({ node, operator, guards, run, kernel, ...(layer && { layer }), ...(rows && { rows }) });
+      const { run = row.run, kernel = "loops", layer, rows, codes } = prepared ?? {};
+      steps.push({ node, operator, guards, run, kernel, ...(layer && { layer }), ...(rows && { rows }), ...(codes && { codes }) });
     }
   } catch (error) {
     for (const layer of [...layers.values(), ...owned]) layer.dispose();
     throw error;
   }
-  const fused = fusePatterns(steps, outputs, small);
+  const fused = fusePatterns(fuseSums(steps, outputs, small), outputs, small);
   // Weights that only prepared layers read are let go: their bytes are in the layers.
   const read = new Set(graph.output.map(({ name }) => name));
   for (const { node, guards } of fused.flatMap((step) => (step.fused === undefined ? [step] : [step, ...step.fused.parts]))) {

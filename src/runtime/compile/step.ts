@@ -2,7 +2,7 @@
 import type { SyncLayer } from "../../backends/types.ts";
 import type { NodeProto } from "../../onnx/file/gen/onnx_pb.ts";
 import type { Emit } from "../machine/machine.ts";
-import type { Run, TableRows } from "../ops/operator.ts";
+import type { CodeUnit, Run, TableRows } from "../ops/operator.ts";
 import type { Value } from "../value.ts";
 import type { Guard } from "./flat.ts";
 
@@ -14,6 +14,8 @@ export interface Step {
   readonly kernel: string;
   /** The product with a constant weight that it is. */
   readonly layer?: SyncLayer;
+  /** The product of codes that it is. */
+  readonly codes?: CodeUnit;
   /** Columns of its parts, where it is several products joined. */
   readonly widths?: readonly number[];
   /** The rows of a constant table that it looks up. */

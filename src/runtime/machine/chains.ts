@@ -75,6 +75,13 @@ export const EXPRESSIONS: ReadonlyMap<string, Build> = new Map<string, Build>([
   ["com.microsoft.QuickGelu", ([x], node) => silu(x, attributeFloat(node, "alpha", 1.702))],
 ]);
 
+/** Elements of the output under one number of a value, where its last dimensions are 1. */
+function reach(value: Value, dims: readonly number[]): number {
+  let count = 1;
+  for (let i = 1; i <= value.dims.length && value.dims.at(-i) === 1; i++) count *= dims.at(-i)!;
+  return count;
+}
+
 /** An operand of a chain: a value of the output's shape, one number, one number for each row, or one row for all. */
 function rowsOf(value: Value, address: number, dims: readonly number[], width: number): { kind: "vector" | "scalar"; rows: Rows } | null {
   const size = value.data.length;
@@ -84,7 +91,7 @@ function rowsOf(value: Value, address: number, dims: readonly number[], width: n
   const own = value.dims.slice(value.dims.findIndex((d) => d !== 1));
   const trailing = dims.slice(dims.length - own.length);
   if (size === width && own.join() === trailing.join()) return { kind: "vector", rows: { address, outer: 0, inner: 0 } };
-  if (size * width === total && value.dims.at(-1) === 1 && value.dims.length === dims.length)
+  if (size * width === total && reach(value, dims) === width && value.dims.length === dims.length)
     return { kind: "scalar", rows: { address, outer: 0, inner: 4 } };
   return null;
 }
@@ -95,8 +102,8 @@ const ROW = 16384;
 function widthOf(values: readonly Value[], dims: readonly number[]): number {
   const total = dims.reduce((a, b) => a * b, 1);
   const sizes = values.map(({ data }) => data.length).filter((n) => n !== 1 && n !== total);
-  const columns = values.some((v) => v.data.length !== 1 && v.data.length !== total && v.dims.at(-1) === 1);
-  if (columns) return dims.at(-1)!;
+  const columns = values.filter((v) => v.data.length !== 1 && v.data.length !== total && v.dims.at(-1) === 1);
+  if (columns.length > 0) return Math.min(...columns.map((v) => reach(v, dims)));
   if (sizes.length > 0) return Math.min(...sizes);
   return total <= ROW ? total : (dims.at(-1) ?? 1);
 }

@@ -10,13 +10,17 @@ import { operators } from "../ops/index.ts";
 import type { Value } from "../value.ts";
 import { runAttention } from "./attention.ts";
 import { emitJoined, emitProduct, emitters } from "./kernels.ts";
-import { isSlot, type Emit, type Machine } from "./machine.ts";
+import { emitCodes } from "./integers.ts";
+import { isSlot, type Emit, type Machine, type Slot } from "./machine.ts";
 
 const EMITTERS = emitters(operators);
 
+const asOne = (slot: Slot | undefined): Slot[] | undefined => slot && [slot];
+
 /** The kernel form of a step: of a prepared product, of attention, of an operator with a kernel. */
 function emitterOf(step: Unfreed): Emit | undefined {
-  const { layer, operator, widths } = step;
+  const { layer, operator, widths, codes } = step;
+  if (codes !== undefined) return (m, inputs, node) => asOne(emitCodes(m, operator, codes, inputs, node));
   if (layer !== undefined && widths !== undefined) return (m, inputs) => emitJoined(m, layer, widths, inputs[0]);
   if (layer !== undefined) {
     if (operator === "Gemm") return gemm(layer);

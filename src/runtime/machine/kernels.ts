@@ -13,8 +13,9 @@ import { axisOf, product } from "../ops/operator.ts";
 import type { Value } from "../value.ts";
 import { EXPRESSIONS, runChain } from "./chains.ts";
 import { binary } from "../../../kernels/wasm/nn/values.ts";
+import { INTEGERS } from "./integers.ts";
 import { copyWords, MOVES } from "./moves.ts";
-import { isPlaceable, isSlot, type Emit, type Machine, type Slot } from "./machine.ts";
+import { isFloatSlot, isPlaceable, isSlot, type Emit, type Machine, type Slot } from "./machine.ts";
 
 const isFloat = (value: Value | undefined): value is Value => value?.type === "float32";
 
@@ -146,7 +147,7 @@ const emitSoftmax: Emit = (m, [x], node) => {
 
 /** com.microsoft.RotaryEmbedding of [B, S, heads * size] by positions of each token. */
 const emitRotary: Emit = (m, [x, positions, cos, sin], node) => {
-  if (!isSlot(x) || !isFloat(cos) || !isFloat(sin) || positions === undefined || x.dims.length !== 3 || x.data.length === 0)
+  if (!isFloatSlot(x) || !isFloat(cos) || !isFloat(sin) || positions === undefined || x.dims.length !== 3 || x.data.length === 0)
     return undefined;
   const [batch, tokens, width] = x.dims;
   const rotated = 2 * cos.dims.at(-1)!;
@@ -183,9 +184,6 @@ const sameValues =
     return [m.view(x, shaped.dims)];
   };
 
-/** A Cast of float32 to itself, as float16 graphs have them around norms. */
-const sameFloats: Emit = (m, [x], node) => (isSlot(x) && attributeInt(node, "to", 0) === Number(T.FLOAT) ? [m.view(x, x.dims)] : undefined);
-
 const chained: Emit = (m, inputs, node) => {
   const build = EXPRESSIONS.get(node.domain === "" || node.domain === "ai.onnx" ? node.opType : `${node.domain}.${node.opType}`)!;
   const values = inputs.filter((v) => v !== undefined);
@@ -201,8 +199,8 @@ export function emitters(loops: ReadonlyMap<string, { readonly run: Run }>): Rea
     ...[...EXPRESSIONS.keys()].map((name): [string, Emit] => [name, chained]),
     ...SHAPES.map((name): [string, Emit] => [name, sameValues(loops.get(name)!.run)]),
     ...MOVES,
+    ...INTEGERS,
     ["Softmax", emitSoftmax],
-    ["Cast", sameFloats],
     ["LayerNormalization", plainNorm("layer")],
     ["SimplifiedLayerNormalization", plainNorm("rms")],
     ["RMSNormalization", plainNorm("rms")],

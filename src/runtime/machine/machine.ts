@@ -1,15 +1,33 @@
-// What operators run on in a backend's memory: slots (float32 tensors in the arena), constants placed once, jobs of
-// kernels. While it records, all that it runs is kept as a list that can be repeated: addresses do not move.
+// What operators run on in a backend's memory: slots (tensors in the arena, float32 but where it is said), constants
+// placed once, jobs of kernels. While it records, all that it runs is kept as a list that can be repeated: addresses do not move.
 import type { Kernel } from "../../../kernels/wasm/engine/engine.ts";
 import type { EngineMemory, Region } from "../../backends/wasm/memory.ts";
 import type { NodeProto } from "../../onnx/file/gen/onnx_pb.ts";
 import type { Inputs } from "../ops/operator.ts";
-import type { Value } from "../value.ts";
+import type { ElementType, NumberArray, Value } from "../value.ts";
 import { sizeOf } from "../value.ts";
 import { createArena, type Arena } from "./arena.ts";
 
-/** A float32 value in the arena. Its `data` is a view: read it at once, any job may end it. */
+/** Element types of slots. */
+export type SlotType = Exclude<ElementType, "int64" | "bool" | "uint32">;
+
+type View = new (buffer: ArrayBufferLike, address: number, length: number) => NumberArray;
+const VIEWS: Readonly<Record<SlotType, View>> = {
+  float32: Float32Array,
+  int32: Int32Array,
+  int16: Int16Array,
+  uint16: Uint16Array,
+  int8: Int8Array,
+  uint8: Uint8Array,
+};
+const BYTES: Readonly<Record<SlotType, 1 | 2 | 4>> = { float32: 4, int32: 4, int16: 2, uint16: 2, int8: 1, uint8: 1 };
+
+/** Bytes of an element. */
+export const slotBytes = (type: SlotType): 1 | 2 | 4 => BYTES[type];
+
+/** A value in the arena. Its `data` is a view: read it at once, any job may end it. */
 export interface Slot extends Value {
+  readonly type: SlotType;
   readonly address: number;
   /** The block of the arena that it lies in. */
   readonly base: number;
@@ -20,6 +38,9 @@ export const isPlaceable = (value: Value | undefined): value is Value =>
   value?.type === "float32" && (isSlot(value) || value.data.length >= 256);
 
 export const isSlot = (value: Value | undefined): value is Slot => value !== undefined && (value as Partial<Slot>).address !== undefined;
+
+/** Slots of float32, which is what most kernels work on. */
+export const isFloatSlot = (value: Value | undefined): value is Slot => isSlot(value) && value.type === "float32";
 
 /**
  * An operator on kernels: slots, or undefined where these shapes and types are none of its kernel (then its loops run).
@@ -38,12 +59,13 @@ export type Recording = { readonly operator: string; readonly run: () => void }[
 export interface Machine {
   readonly memory: EngineMemory;
   readonly arena: Arena;
-  slot(dims: readonly number[]): Slot;
-  /** The same memory under another shape, from `offset` floats on. */
+  /** Default float32. */
+  slot(dims: readonly number[], type?: SlotType): Slot;
+  /** The same memory under another shape, from element `offset` on. */
   view(slot: Slot, dims: readonly number[], offset?: number): Slot;
   /** Gives a value's memory back once no view of it is left. Other values: nothing. */
   free(value: Value): void;
-  /** The address of a float32 value: a slot's own; constants are copied once, other values each time. */
+  /** The address of a value of a slot's type: a slot's own; constants are copied once, other values each time. */
   place(value: Value): number;
   /** Marks a value whose data never changes. */
   constant(value: Value): void;
@@ -71,23 +93,25 @@ export function createMachine(memory: EngineMemory): Machine {
   const pending: Slot[] = [];
   let recording: Recording | null = null;
   let operator = "";
-  const make = (dims: readonly number[], address: number, base: number): Slot => {
+  const make = (type: SlotType, dims: readonly number[], address: number, base: number): Slot => {
     const size = sizeOf(dims);
     return {
-      type: "float32",
+      type,
       dims,
       address,
       base,
       get data() {
-        return memory.floats(address, size);
+        return new VIEWS[type](memory.buffer, address, size);
       },
     };
   };
-  const slot = (dims: readonly number[]): Slot => {
-    const address = arena.allocate(4 * sizeOf(dims));
+  const slot = (dims: readonly number[], type: SlotType = "float32"): Slot => {
+    const address = arena.allocate(BYTES[type] * sizeOf(dims));
     uses.set(address, 1);
-    return make(dims, address, address);
+    return make(type, dims, address, address);
   };
+  const write = (address: number, data: NumberArray): void =>
+    new Uint8Array(memory.buffer, address, data.byteLength).set(new Uint8Array(data.buffer, data.byteOffset, data.byteLength));
   const call = (run: () => void): void => {
     run();
     recording?.push({ operator, run });
@@ -98,7 +122,7 @@ export function createMachine(memory: EngineMemory): Machine {
     slot,
     view(of, dims, offset = 0) {
       uses.set(of.base, (uses.get(of.base) ?? 0) + 1);
-      return make(dims, of.address + 4 * offset, of.base);
+      return make(of.type, dims, of.address + BYTES[of.type] * offset, of.base);
     },
     free(value) {
       if (!isSlot(value)) return;
@@ -114,20 +138,20 @@ export function createMachine(memory: EngineMemory): Machine {
       if (isSlot(value)) return value.address;
       const known = constants.get(value.data);
       if (known !== undefined && known !== null) return known.address;
-      const data = value.data as Float32Array;
+      const data = value.data as NumberArray;
       if (known === null) {
-        const region = memory.allocate(4 * Math.max(1, data.length));
-        memory.floats(region.address, data.length).set(data);
+        const region = memory.allocate(Math.max(4, data.byteLength));
+        write(region.address, data);
         constants.set(data, region);
         return region.address;
       }
-      const copy = slot(value.dims);
-      memory.floats(copy.address, data.length).set(data);
+      const copy = slot(value.dims, value.type as SlotType);
+      write(copy.address, data);
       pending.push(copy);
       return copy.address;
     },
     constant(value) {
-      if (value.data instanceof Float32Array && !constants.has(value.data)) constants.set(value.data, null);
+      if (Object.hasOwn(BYTES, value.type) && !constants.has(value.data)) constants.set(value.data, null);
     },
     job(kernel, { items, args, panelBytes = 0 }) {
       if (items > 0) call(() => memory.run(kernel, items, args, panelBytes));

@@ -15,28 +15,29 @@ import { axisOf, product } from "../ops/operator.ts";
 import { partSizes, sliceView, transposeView, type Moved } from "../ops/shape.ts";
 import type { Value } from "../value.ts";
 import { integers } from "../value.ts";
-import { isPlaceable, isSlot, type Emit, type Machine, type Slot } from "./machine.ts";
+import { isFloatSlot, isPlaceable, isSlot, slotBytes, type Emit, type Machine, type Slot } from "./machine.ts";
 
 /** Dimensions that one copy takes. */
 const MOST = 6;
 
-const bytes = (strides: readonly number[]): number[] => strides.map((s) => 4 * s);
-
-/** Copies floats between strided tensors. */
-export function copyWords(m: Machine, sizes: readonly number[], from: Strided, to: Strided): void {
-  const { spec, items, args } = copyJob({ sizes, bytes: 4, from, to }, m.memory.shared);
+/** Copies elements, floats but where it is said, between strided tensors. */
+export function copyWords(m: Machine, sizes: readonly number[], from: Strided, to: Strided, bytes: 1 | 2 | 4 = 4): void {
+  const { spec, items, args } = copyJob({ sizes, bytes, from, to }, m.memory.shared);
   m.job(m.memory.kernel(copy, spec), { items, args });
 }
 
 /** A moved view as a tensor of its own. */
 function settle(m: Machine, x: Slot, { dims, strides, start }: Moved): Slot | undefined {
   if (dims.length > MOST) return undefined;
-  const y = m.slot(dims);
+  const y = m.slot(dims, x.type);
+  const size = slotBytes(x.type);
+  const bytes = (steps: readonly number[]): number[] => steps.map((step) => size * step);
   copyWords(
     m,
     dims,
-    { address: x.address + 4 * start, strides: bytes(strides) },
+    { address: x.address + size * start, strides: bytes(strides) },
     { address: y.address, strides: bytes(contiguous(dims).strides) },
+    size,
   );
   return y;
 }
@@ -92,7 +93,7 @@ const concat: Emit = (m, inputs, node) => {
 
 const split: Emit = (m, inputs, node) => {
   const [x] = inputs;
-  if (!isSlot(x)) return undefined;
+  if (!isFloatSlot(x)) return undefined;
   const axis = axisOf(attributeInt(node, "axis", 0), x.dims.length, node);
   const { outer, inner } = around(x.dims, axis);
   let at = x.address;

@@ -3,6 +3,7 @@
 import { LowbitError } from "../../../formats/core/errors.ts";
 import type { PackedTensor } from "../../../formats/core/types.ts";
 import type { Backend, SyncLayer } from "../../backends/types.ts";
+import type { Filters, IntegerConvPlan, IntegerMatrix, IntegerProduct } from "../../backends/wasm/nn/integer.ts";
 import type { NodeProto } from "../../onnx/file/gen/onnx_pb.ts";
 import { attributeOf } from "../../onnx/graph/nodes.ts";
 import { nodeName } from "../../onnx/graph/scopes.ts";
@@ -46,6 +47,11 @@ export interface PrepareContext {
   own<Owned extends { dispose(): void }>(owned: Owned): Owned;
 }
 
+/** Constant weights of a convolution or product of codes, and its plans by the shape of what comes in. */
+export type CodeUnit =
+  | { readonly kind: "conv"; readonly filters: Filters; readonly plans: Map<string, IntegerConvPlan> }
+  | { readonly kind: "product"; readonly matrix: IntegerMatrix; readonly plans: Map<number, IntegerProduct> };
+
 /** A node made ready: `drops` are inputs whose constants are not read again. */
 export interface Prepared {
   readonly run: Run;
@@ -53,6 +59,8 @@ export interface Prepared {
   readonly drops: readonly number[];
   /** The product that it is, where it is one. */
   readonly layer?: SyncLayer;
+  /** The product of codes that it is, where it is one. */
+  readonly codes?: CodeUnit;
   readonly rows?: TableRows;
 }
 

@@ -7,16 +7,10 @@ import type { ElementType, NumberArray, Value } from "../value.ts";
 import { elementType, empty, floatData, floats } from "../value.ts";
 import { conv, plain } from "./conv.ts";
 import { broadcastDims, broadcastIndex, elementwise } from "./elementwise.ts";
-import { prepareInteger } from "./integer.ts";
+import { prepareConv, prepareProduct } from "./integer.ts";
 import type { Inputs, Operators } from "./operator.ts";
 import { axisOf, fail, need, product } from "./operator.ts";
-
-/** Round half to even. */
-function round(x: number): number {
-  const down = Math.floor(x);
-  const rest = x - down;
-  return rest < 0.5 || (rest === 0.5 && down % 2 === 0) ? down : down + 1;
-}
+import { dynamicScale, round } from "./range.ts";
 
 /** 1.5 * 2^52: adding it rounds a double to an integer. */
 const MAGIC = 6755399441055744;
@@ -32,8 +26,7 @@ export function dynamicCodes(inputs: Inputs, node: NodeProto): Value[] {
     if (v < low) low = v;
     if (v > high) high = v;
   }
-  const scale = high === low ? 1 : Math.fround(Math.fround(high - low) / 255);
-  const zero = Math.min(255, Math.max(0, round(Math.fround(-low / scale))));
+  const { scale, zero } = dynamicScale(low, high);
   const y = empty("uint8", x.dims);
   const codes = y.data as Uint8Array;
   for (let i = 0; i < data.length; i++) {
@@ -270,10 +263,10 @@ export const quantized: Operators = {
   DynamicQuantizeLinear: { run: dynamicCodes },
   DequantizeLinear: { run: dequantize },
   QuantizeLinear: { run: quantize, missing: nibbles },
-  MatMulInteger: { run: matMulInteger, prepare: prepareInteger },
-  ConvInteger: { run: convInteger, missing: plain },
-  QLinearMatMul: { run: qLinearMatMul },
-  QLinearConv: { run: qLinearConv, missing: plain },
+  MatMulInteger: { run: matMulInteger, prepare: prepareProduct({ weight: 1, zero: 3 }) },
+  ConvInteger: { run: convInteger, missing: plain, prepare: prepareConv({ weight: 1, zero: 3 }) },
+  QLinearMatMul: { run: qLinearMatMul, prepare: prepareProduct({ weight: 3, zero: 5 }) },
+  QLinearConv: { run: qLinearConv, missing: plain, prepare: prepareConv({ weight: 3, zero: 5 }) },
   "com.microsoft.QuantizeLinear": { run: quantize },
   "com.microsoft.DequantizeLinear": { run: dequantize },
   "com.microsoft.QLinearAdd": { run: around(one(elementwise.Add.run), 2) },

@@ -20,7 +20,7 @@ export const runJobs = (memory: EngineMemory, jobs: readonly KernelJob[]): void 
 };
 
 /** Height and width; 1-D: a height of 1. */
-type Pair = readonly [number, number];
+export type Pair = readonly [number, number];
 
 export interface WindowShape {
   readonly batch: number;
@@ -82,15 +82,15 @@ function geometry(shape: WindowShape): { readonly output: Pair; readonly padded:
   return { output: [sizes[0].count, sizes[1].count], padded: [sizes[0].padded, sizes[1].padded] };
 }
 
-interface Prepared {
+export interface PaddedWindow {
   readonly output: Pair;
   readonly padded: Pair;
   readonly pads: boolean;
   /** Byte offsets of the taps of `channels` planes. */
   taps(channels: number): number[];
   readonly scratchBytes: number;
-  /** Jobs that pad, and where the image then is. `fill`: address of a float32. */
-  pad(memory: EngineMemory, at: WindowAddresses, fill: number): { readonly jobs: KernelJob[]; readonly x: number };
+  /** Jobs that pad, and where the image then is. `fill`: address of an element. */
+  pad(memory: EngineMemory, at: Pick<WindowAddresses, "x" | "scratch">, fill: number): { readonly jobs: KernelJob[]; readonly x: number };
 }
 
 const kernelJob = (
@@ -98,10 +98,14 @@ const kernelJob = (
   job: { readonly spec: Parameters<typeof copy.build>[0]; readonly items: number; readonly args: Int32Array },
 ): KernelJob => ({ kernel: memory.kernel(copy, job.spec), items: job.items, args: job.args, panelBytes: 0 });
 
-function prepare(shape: WindowShape): Prepared {
+/**
+ * The image of a window, padded where it needs it, and its taps. `bytes`: of an element.
+ * @throws RangeError as `geometry`
+ */
+export function padWindow(shape: WindowShape, bytes: 1 | 4): PaddedWindow {
   const { batch, channels, size, kernel, dilations, pads } = shape;
   const { output, padded } = geometry(shape);
-  const plane = 4 * padded[0] * padded[1];
+  const plane = bytes * padded[0] * padded[1];
   const needed = padded[0] !== size[0] || padded[1] !== size[1];
   return {
     output,
@@ -111,7 +115,7 @@ function prepare(shape: WindowShape): Prepared {
       const offsets: number[] = [];
       for (let c = 0; c < count; c++)
         for (let y = 0; y < kernel[0]; y++)
-          for (let x = 0; x < kernel[1]; x++) offsets.push(c * plane + 4 * (y * dilations[0] * padded[1] + x * dilations[1]));
+          for (let x = 0; x < kernel[1]; x++) offsets.push(c * plane + bytes * (y * dilations[0] * padded[1] + x * dilations[1]));
       return offsets;
     },
     scratchBytes: needed ? batch * channels * plane : 0,
@@ -119,15 +123,18 @@ function prepare(shape: WindowShape): Prepared {
       if (!needed) return { jobs: [], x: at.x };
       const planes = batch * channels;
       const whole = copyJob(
-        { sizes: [(planes * plane) / 4], bytes: 4, from: { address: fill, strides: [0] }, to: { address: at.scratch, strides: [4] } },
+        { sizes: [(planes * plane) / bytes], bytes, from: { address: fill, strides: [0] }, to: { address: at.scratch, strides: [bytes] } },
         memory.shared,
       );
       const inner = copyJob(
         {
           sizes: [planes, size[0], size[1]],
-          bytes: 4,
-          from: { address: at.x, strides: [4 * size[0] * size[1], 4 * size[1], 4] },
-          to: { address: at.scratch + 4 * (pads[0][0] * padded[1] + pads[1][0]), strides: [plane, 4 * padded[1], 4] },
+          bytes,
+          from: { address: at.x, strides: [bytes * size[0] * size[1], bytes * size[1], bytes] },
+          to: {
+            address: at.scratch + bytes * (pads[0][0] * padded[1] + pads[1][0]),
+            strides: [plane, bytes * padded[1], bytes],
+          },
         },
         memory.shared,
       );
@@ -146,7 +153,7 @@ export function convolution(memory: EngineMemory, shape: ConvShape): WindowPlan 
   const { batch, channels, outputs, groups, kernel, strides } = shape;
   if (channels % groups !== 0 || outputs % groups !== 0)
     throw new RangeError(`convolution: expected channels and outputs of a multiple of ${groups} groups, got ${channels} and ${outputs}.`);
-  const prepared = prepare(shape);
+  const prepared = padWindow(shape, 4);
   const { output, padded } = prepared;
   const { relaxed } = memory.features;
   const { shared } = memory;
@@ -201,7 +208,7 @@ export function pooling(
   shape: WindowShape & { readonly kind: "max" | "average"; readonly countPadding?: boolean },
 ): WindowPlan {
   const { batch, channels, kernel, strides, kind } = shape;
-  const prepared = prepare(shape);
+  const prepared = padWindow(shape, 4);
   const { output, padded } = prepared;
   const plane = 4 * padded[0] * padded[1];
   const offsets = prepared.taps(1);

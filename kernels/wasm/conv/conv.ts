@@ -1,0 +1,400 @@
+// Convolution of images of bytes with integer weights, in groups: exact int32 sums, finished as finish.ts has it. An
+// unrolled image never exists: 16 outputs at a time, the taps are packed from the padded image, where neighbours lie
+// side by side, into a panel of 8 KB, and all filters pass over it in tiles of four. A table says how far each tap is
+// from the place of an output, so strides, dilations and one or two dimensions are the same code.
+//
+// Styles: "words" multiplies pairs of i16 (i32x4.dot_i16x8_s), activations less their zero point and weights less
+// theirs, -255..255 both: exact. "bytes" multiplies four bytes at once where the relaxed dot product is exact for
+// unsigned or signed ones; the zero point of activations is an addend of each filter then (`offsets`).
+//
+// Weights: [groups][tiles of 4 filters][units][4], a word each: 2 (words) or 4 (bytes) consecutive taps of a filter.
+import { ModuleBuilder, type Emit, type FunctionBuilder, type FunctionRef, type Local } from "../engine/asm.ts";
+import { family } from "../engine/family.ts";
+import { writeWork } from "../engine/items.ts";
+import { i32s, least } from "../nn/tiles.ts";
+import { finishBytes, finishVector, moveSome, narrowCodes, type Finish } from "./finish.ts";
+
+export interface IntegerConvSpec {
+  readonly style: "words" | "bytes-u" | "bytes-s";
+  /** The image is of uint8, else int8. */
+  readonly unsigned: boolean;
+  readonly to: Finish;
+  /** Float32 sums have a bias added. */
+  readonly bias: boolean;
+  /** Units per turn of the inner loop: 1 for V8 11, which schedules longer blocks into spills. */
+  readonly unroll: 1 | 4;
+  readonly shared: boolean;
+}
+
+/** Filters of a tile, outputs of a panel. */
+export const FILTERS = 4;
+export const PANEL = 16;
+/** Units of a chunk of taps: a panel of 8 KB. */
+const CHUNK = 128;
+const PANEL_BYTES = CHUNK * 4 * PANEL;
+/** Most filters of an item: their sums, 64 bytes each, lie beside the panel in the first-level cache. */
+const MOST = 160;
+
+/** Taps of a unit. */
+export const unitTaps = (style: IntegerConvSpec["style"]): 2 | 4 => (style === "words" ? 2 : 4);
+
+export interface IntegerConvJob {
+  readonly batch: number;
+  readonly groups: number;
+  /** Filters of a group, outputs of a filter, taps of an output. */
+  readonly filters: number;
+  readonly outputs: number;
+  readonly taps: number;
+  /** Packed weights; int32 offsets [groups, filters]; float32 factors and bias [groups, filters]. */
+  readonly w: number;
+  readonly offsets: number;
+  readonly factors: number;
+  readonly bias: number;
+  /** The padded image; bytes from a batch and from a group to the next. */
+  readonly x: number;
+  readonly xBatch: number;
+  readonly xGroup: number;
+  /** Zero point of the image. */
+  readonly xZero: number;
+  /** Result [batch, groups, filters, outputs]. */
+  readonly y: number;
+  /** Zero point of codes, and bounds of float32 values or of codes less it. */
+  readonly yZero: number;
+  readonly low: number;
+  readonly high: number;
+  /** Address of an int32 for each tap, padded to whole units of four: bytes from an output's place to it. */
+  readonly table: number;
+  /** Outputs of a row; bytes from an output's place to the next one's, in a row and from row to row. */
+  readonly width: number;
+  readonly columnStep: number;
+  readonly rowStep: number;
+}
+
+const FIELDS = [
+  "groups", "mBlocks", "nBlocks", "m", "n", "units", "mSpan", "nSpan", "w", "wGroup", "offsets", "factors", "bias", "x", "xBatch", "xGroup", "xZero",
+  "y", "yGroup", "yZero", "low", "high", "table", "width", "columnStep", "rowStep",
+] as const; // prettier-ignore
+type Field = (typeof FIELDS)[number];
+
+/** The argument that is the image's zero point: it may be known only when the job runs. */
+export const CONV_ZERO = FIELDS.indexOf("xZero");
+
+const bits = (value: number): number => new Int32Array(Float32Array.of(value).buffer)[0];
+
+/** Items, arguments and scratch of a job. `threads`: for how many it is cut. */
+export function integerConvJob(
+  job: IntegerConvJob,
+  spec: IntegerConvSpec,
+  threads: number,
+): { readonly items: number; readonly args: Int32Array; readonly panelBytes: number } {
+  const { batch, groups, filters: m, outputs: n, taps } = job;
+  const units = Math.ceil(taps / unitTaps(spec.style));
+  let mSpan = Math.min(Math.ceil(m / FILTERS) * FILTERS, MOST);
+  // blocks of equal height
+  mSpan = Math.ceil(Math.ceil(m / Math.ceil(m / mSpan)) / FILTERS) * FILTERS;
+  let nSpan = Math.min(Math.ceil(n / PANEL) * PANEL, 256);
+  const blocks = (): number => Math.ceil(m / mSpan) * Math.ceil(n / nSpan) * batch * groups;
+  const enough = (): boolean => threads === 1 || blocks() >= 4 * threads || mSpan * nSpan * taps < 65536;
+  while (nSpan > 2 * PANEL && !enough()) nSpan = Math.ceil(nSpan / 2 / PANEL) * PANEL;
+  while (mSpan > 8 * FILTERS && !enough()) mSpan = Math.ceil(mSpan / 2 / FILTERS) * FILTERS;
+  const [mBlocks, nBlocks] = [Math.ceil(m / mSpan), Math.ceil(n / nSpan)];
+  const wGroup = Math.ceil(m / FILTERS) * units * 4 * FILTERS;
+  const args = Int32Array.of(
+    ...[groups, mBlocks, nBlocks, m, n, units, mSpan, nSpan, job.w, wGroup, job.offsets, job.factors, job.bias],
+    ...[job.x, job.xBatch, job.xGroup, job.xZero, job.y, finishBytes(spec.to) * m * n, job.yZero, bits(job.low), bits(job.high)],
+    ...[job.table, job.width, job.columnStep, job.rowStep],
+  );
+  return { items: mBlocks * nBlocks * batch * groups, args, panelBytes: PANEL_BYTES + 64 * mSpan + 4 * PANEL + 64 };
+}
+
+/** places(to, first, last, width, columnStep, rowStep): of 16 outputs from `first` on, the last one repeated. */
+function writePlaces(f: FunctionBuilder): void {
+  const [to, first, last, width, columnStep, rowStep] = [0, 1, 2, 3, 4, 5].map((i) => f.param(i));
+  const [row, column, left] = f.locals("i32", 3);
+  f.set(row, f.op("i32.mul", f.op("i32.div_u", first, width), rowStep));
+  f.set(column, f.op("i32.rem_u", first, width));
+  f.set(left, f.i32(PANEL));
+  f.doWhile(() => {
+    f.store("i32.store", to, 0, f.op("i32.add", row, f.op("i32.mul", column, columnStep)));
+    f.bump(to, 4);
+    f.if(f.op("i32.lt_u", first, last), () => {
+      f.bump(first, 1);
+      f.bump(column, 1);
+      f.if(f.op("i32.eq", column, width), () => {
+        f.set(column, f.i32(0));
+        f.bump(row, rowStep);
+      });
+    });
+    f.bump(left, -1);
+  }, left);
+}
+
+const PACK = ["x", "places", "table", "panel", "units", "zero", "columns"] as const;
+
+/** pack(...): the taps of 16 outputs, of which `columns` are different ones. */
+function writePack(f: FunctionBuilder, { style, unsigned }: IntegerConvSpec): void {
+  const [x, places, table, panel, units, zero, columns] = PACK.map((_, i) => f.param(i));
+  const words = style === "words";
+  const taps = unitTaps(style);
+  const [end, base, span] = f.locals("i32", 3);
+  const tap = f.locals("i32", taps);
+  const v = f.locals("v128", taps);
+  const w = f.locals("v128", 4);
+  const zeros = f.local("v128");
+  const flip = (style === "bytes-u") !== unsigned;
+  if (words) f.set(zeros, f.op("i16x8.splat", zero));
+  const extended = (half: "low" | "high", of: Local): Emit =>
+    f.op("i16x8.sub", f.op(`i16x8.extend_${half}_i8x16_${unsigned ? "u" : "s"}`, of), zeros);
+  const byte = (of: Local | Emit): Emit | Local => (flip ? f.op("v128.xor", of, f.constant8(128)) : of);
+  const zip = (size: number, half: 0 | 1): number[] =>
+    Array.from({ length: 16 }, (_, i) => {
+      const [element, inside] = [Math.floor(i / size), i % size];
+      return (element % 2) * 16 + (half * 16) / 2 + Math.floor(element / 2) * size + inside;
+    });
+  f.set(end, f.op("i32.add", table, f.op("i32.shl", units, f.i32(words ? 3 : 4))));
+  /** All taps, in turns of a unit: `load` sets v to its taps of the 16 outputs. */
+  const whole = (load: (into: Local, at: Local) => void): void =>
+    f.doWhile(
+      () => {
+        for (let i = 0; i < taps; i++) {
+          f.set(tap[i], f.op("i32.add", base, f.load("i32.load", table, 4 * i)));
+          load(v[i], tap[i]);
+        }
+        if (words) {
+          f.set(w[0], f.shuffle(zip(1, 0), v[0], v[1]));
+          f.set(w[1], f.shuffle(zip(1, 1), v[0], v[1]));
+          for (let i = 0; i < 4; i++) f.store("v128.store", panel, 16 * i, extended(i % 2 === 0 ? "low" : "high", w[i >> 1]));
+        } else {
+          for (let i = 0; i < 2; i++)
+            for (let half = 0; half < 2; half++) f.set(w[2 * i + half], f.shuffle(zip(1, half as 0 | 1), v[2 * i], v[2 * i + 1]));
+          for (let i = 0; i < 4; i++) {
+            const half = (i >> 1) as 0 | 1;
+            f.store("v128.store", panel, 16 * i, byte(f.shuffle(zip(2, (i % 2) as 0 | 1), w[half], w[2 + half])));
+          }
+        }
+        f.bump(table, 4 * taps);
+        f.bump(panel, 64);
+      },
+      f.op("i32.lt_u", table, end),
+    );
+  const [four, at, start] = [f.locals("i32", 4), f.local("i32"), f.local("i32")];
+  const singly = (): void => {
+    f.set(at, table);
+    f.set(start, panel);
+    for (let quad = 0; quad < 4; quad++) {
+      four.forEach((place, i) => f.set(place, f.op("i32.add", x, f.load("i32.load", places, 16 * quad + 4 * i))));
+      f.set(table, at);
+      f.set(panel, f.op("i32.add", start, f.i32(16 * quad)));
+      f.doWhile(
+        () => {
+          f.set(v[0], f.constant32(0));
+          for (let t = 0; t < taps; t++) {
+            f.set(tap[0], f.load("i32.load", table, 4 * t));
+            four.forEach((place, i) => f.set(v[0], f.loadLane("v128.load8_lane", f.op("i32.add", place, tap[0]), 0, taps * i + t, v[0])));
+          }
+          f.store("v128.store", panel, 0, words ? extended("low", v[0]) : byte(v[0]));
+          f.bump(table, 4 * taps);
+          f.bump(panel, 64);
+        },
+        f.op("i32.lt_u", table, end),
+      );
+    }
+  };
+  // places of different outputs rise by at least 1: 16 of them that span 15 lie side by side
+  f.set(base, f.load("i32.load", places));
+  f.set(span, f.op("i32.sub", f.load("i32.load", places, 60), base));
+  f.set(base, f.op("i32.add", base, x));
+  f.if(
+    f.op("i32.and", f.op("i32.eq", span, f.i32(15)), f.op("i32.eq", columns, f.i32(PANEL))),
+    () => whole((into, from) => f.set(into, f.load("v128.load", from))),
+    () =>
+      f.if(
+        f.op("i32.and", f.op("i32.eq", span, f.i32(30)), evenSteps(f, places)),
+        () => {
+          const evens = Array.from({ length: 16 }, (_, i) => (i < 8 ? 2 * i : 2 * i + 1));
+          whole((into, from) => f.set(into, f.shuffle(evens, f.load("v128.load", from), f.load("v128.load", from, 15))));
+        },
+        singly,
+      ),
+  );
+}
+
+/** Whether the 16 places rise by 2 each: those of one row do, and a row's end that is 2 from the next row's begin. */
+function evenSteps(f: FunctionBuilder, places: Local): Emit {
+  const step = (i: number): Emit => f.op("i32.sub", f.load("i32.load", places, 4 * i + 4), f.load("i32.load", places, 4 * i));
+  return Array.from({ length: 15 }, (_, i) => f.op("i32.eq", step(i), f.i32(2))).reduce((a, b) => f.op("i32.and", a, b));
+}
+
+const TILES = ["w", "wStep", "panel", "sums", "units", "tiles", "fresh"] as const;
+const DOT = "i32x4.relaxed_dot_i8x16_i7x16_add_s";
+
+/** tiles(...): sums[filter][16] of `tiles` tiles of filters, wStep bytes apart, over `units` of a panel. */
+function writeTiles(f: FunctionBuilder, { style, unroll }: IntegerConvSpec): void {
+  const [firstW, wStep, firstPanel, sums, units, tiles, fresh] = TILES.map((_, i) => f.param(i));
+  const [w, panel, left, half, out] = f.locals("i32", 5);
+  const acc = Array.from({ length: FILTERS }, () => f.locals("v128", 2));
+  const [p0, p1, x] = f.locals("v128", 3);
+  const each = (use: (sum: Local, offset: number) => void): void =>
+    acc.forEach((row, r) => row.forEach((sum, j) => use(sum, 64 * r + 16 * j)));
+  const step = (count: number): void => {
+    for (let u = 0; u < count; u++) {
+      f.set(p0, f.load("v128.load", panel, 64 * u));
+      f.set(p1, f.load("v128.load", panel, 64 * u + 16));
+      acc.forEach((row, r) => {
+        f.set(x, f.load("v128.load32_splat", w, 16 * u + 4 * r));
+        row.forEach((sum, j) => {
+          const p = j === 0 ? p0 : p1;
+          f.set(sum, style === "words" ? f.op("i32x4.add", f.op("i32x4.dot_i16x8_s", p, x), sum) : f.op(DOT, x, p, sum));
+        });
+      });
+    }
+    f.bump(w, 16 * count);
+    f.bump(panel, 64 * count);
+    f.bump(left, -count);
+  };
+  f.doWhile(() => {
+    f.set(half, f.i32(0));
+    f.doWhile(
+      () => {
+        f.set(w, firstW);
+        f.set(panel, f.op("i32.add", firstPanel, half));
+        f.set(out, f.op("i32.add", sums, half));
+        f.set(left, units);
+        f.if(
+          fresh,
+          () => each((sum) => f.set(sum, f.constant32(0))),
+          () => each((sum, offset) => f.set(sum, f.load("v128.load", out, offset))),
+        );
+        if (unroll > 1) f.while(f.op("i32.ge_s", left, f.i32(unroll)), () => step(unroll));
+        f.while(f.op("i32.gt_s", left, f.i32(0)), () => step(1));
+        each((sum, offset) => f.store("v128.store", out, offset, sum));
+        f.bump(half, 32);
+      },
+      f.op("i32.lt_u", half, f.i32(64)),
+    );
+    f.bump(firstW, wStep);
+    f.bump(sums, 64 * FILTERS);
+    f.bump(tiles, -1);
+  }, f.get(tiles));
+}
+
+const FINISH = ["sums", "filters", "columns", "y", "yStep", "offsets", "factors", "bias", "args", "spare"] as const;
+
+/** finish(...): up to 16 results of each filter. */
+function writeFinish(f: FunctionBuilder, spec: IntegerConvSpec): void {
+  const [sums, filters, columns, y, yStep, offsets, factors, biases, args, spare] = FINISH.map((_, i) => f.param(i));
+  const { to } = spec;
+  const size = finishBytes(to);
+  const v = f.locals("v128", 4);
+  const [offset, factor, bias, low, high, zero] = f.locals("v128", 6);
+  const [target, from, bytes] = f.locals("i32", 3);
+  const word = (name: Field): Emit => f.load("v128.load32_splat", args, 4 * FIELDS.indexOf(name));
+  if (to !== "int32") {
+    f.set(low, word("low"));
+    f.set(high, word("high"));
+    f.set(zero, word("yZero"));
+  }
+  f.doWhile(() => {
+    f.set(offset, f.load("v128.load32_splat", offsets));
+    if (to !== "int32") f.set(factor, f.load("v128.load32_splat", factors));
+    if (spec.bias) f.set(bias, f.load("v128.load32_splat", biases));
+    f.set(target, f.op("select", y, spare, f.op("i32.eq", columns, f.i32(PANEL))));
+    v.forEach((sum, i) => {
+      f.set(sum, f.op("i32x4.add", f.load("v128.load", sums, 16 * i), offset));
+      finishVector(f, to, sum, factor, spec.bias ? bias : null, { low, high, zero });
+      if (size === 4) f.store("v128.store", target, 16 * i, sum);
+    });
+    if (to === "int8" || to === "uint8") f.store("v128.store", target, 0, narrowCodes(f, to, v));
+    f.if(f.op("i32.ne", columns, f.i32(PANEL)), () => {
+      f.set(from, spare);
+      f.set(target, y);
+      f.set(bytes, f.op("i32.mul", columns, f.i32(size)));
+      moveSome(f, from, target, bytes);
+    });
+    f.bump(sums, 64);
+    f.bump(y, yStep);
+    f.bump(offsets, 4);
+    f.bump(factors, 4);
+    f.bump(biases, 4);
+    f.bump(filters, -1);
+  }, f.get(filters));
+}
+
+type Parts = Readonly<Record<"places" | "pack" | "tiles" | "finish", FunctionRef>>;
+
+/** Panels of 16 outputs from `n` on, to `end`. */
+function writePanels(
+  f: FunctionBuilder,
+  at: Readonly<Record<"w" | "x" | "y" | "row" | "filters" | "n" | "end", Local>>,
+  args: Local,
+  panel: Local,
+  spec: IntegerConvSpec,
+  parts: Parts,
+): void {
+  const field = (name: Field): Emit => f.load("i32.load", args, 4 * FIELDS.indexOf(name));
+  const [columns, done, count, tiles, sums, places, spare] = f.locals("i32", 7);
+  const size = finishBytes(spec.to);
+  f.set(sums, f.op("i32.add", panel, f.i32(PANEL_BYTES)));
+  f.set(places, f.op("i32.add", sums, f.op("i32.shl", field("mSpan"), f.i32(6))));
+  f.set(spare, f.op("i32.add", places, f.i32(4 * PANEL)));
+  f.set(tiles, f.op("i32.shr_u", f.op("i32.add", at.filters, f.i32(FILTERS - 1)), f.i32(2)));
+  const ofRow = (name: Field): Emit => f.op("i32.add", field(name), f.op("i32.shl", at.row, f.i32(2)));
+  f.while(f.op("i32.lt_u", at.n, at.end), () => {
+    f.set(columns, least(f, f.op("i32.sub", at.end, at.n), f.i32(PANEL)));
+    f.run(f.call(parts.places, places, at.n, f.op("i32.sub", at.end, f.i32(1)), field("width"), field("columnStep"), field("rowStep")));
+    f.set(done, f.i32(0));
+    f.doWhile(
+      () => {
+        f.set(count, least(f, f.op("i32.sub", field("units"), done), f.i32(CHUNK)));
+        const taps = f.op("i32.add", field("table"), f.op("i32.mul", done, f.i32(4 * unitTaps(spec.style))));
+        f.run(f.call(parts.pack, at.x, places, taps, panel, count, field("xZero"), columns));
+        const w = f.op("i32.add", at.w, f.op("i32.shl", done, f.i32(4)));
+        const wStep = f.op("i32.shl", field("units"), f.i32(4));
+        f.run(f.call(parts.tiles, w, wStep, panel, sums, count, tiles, f.op("i32.eqz", done)));
+        f.bump(done, count);
+      },
+      f.op("i32.lt_u", done, field("units")),
+    );
+    const yStep = f.op("i32.mul", field("n"), f.i32(size));
+    const rows = [ofRow("offsets"), ofRow("factors"), ofRow("bias")] as const;
+    f.run(f.call(parts.finish, sums, at.filters, columns, at.y, yStep, ...rows, args, spare));
+    f.bump(at.y, size * PANEL);
+    f.bump(at.n, PANEL);
+  });
+}
+
+/** A module whose `work` convolves; its arguments are `integerConvJob`'s. */
+export function integerConvModule(spec: IntegerConvSpec): Uint8Array<ArrayBuffer> {
+  const m = new ModuleBuilder({ shared: spec.shared });
+  const parts: Parts = {
+    places: m.func(null, i32s(6), [], writePlaces),
+    pack: m.func(null, i32s(PACK.length), [], (f) => writePack(f, spec)),
+    tiles: m.func(null, i32s(TILES.length), [], (f) => writeTiles(f, spec)),
+    finish: m.func(null, i32s(FINISH.length), [], (f) => writeFinish(f, spec)),
+  };
+  const size = finishBytes(spec.to);
+  writeWork(m, (f, args, panel) => {
+    const field = (name: Field): Emit => f.load("i32.load", args, 4 * FIELDS.indexOf(name));
+    const [left, both, row, group, w, x, y, filters, n, end] = f.locals("i32", 10);
+    return (item) => {
+      f.set(n, f.op("i32.mul", f.op("i32.rem_u", item, field("nBlocks")), field("nSpan")));
+      f.set(end, least(f, f.op("i32.add", n, field("nSpan")), field("n")));
+      f.set(left, f.op("i32.div_u", item, field("nBlocks")));
+      f.set(row, f.op("i32.mul", f.op("i32.rem_u", left, field("mBlocks")), field("mSpan")));
+      f.set(filters, least(f, field("mSpan"), f.op("i32.sub", field("m"), row)));
+      f.set(both, f.op("i32.div_u", left, field("mBlocks")));
+      f.set(group, f.op("i32.rem_u", both, field("groups")));
+      f.set(x, f.op("i32.add", field("x"), f.op("i32.mul", f.op("i32.div_u", both, field("groups")), field("xBatch"))));
+      f.bump(x, f.op("i32.mul", group, field("xGroup")));
+      f.set(w, f.op("i32.add", field("w"), f.op("i32.mul", group, field("wGroup"))));
+      f.bump(w, f.op("i32.mul", row, f.op("i32.shl", field("units"), f.i32(2))));
+      f.set(y, f.op("i32.add", field("y"), f.op("i32.mul", both, field("yGroup"))));
+      f.bump(y, f.op("i32.mul", f.op("i32.add", f.op("i32.mul", row, field("n")), n), f.i32(size)));
+      f.bump(row, f.op("i32.mul", group, field("m")));
+      writePanels(f, { w, x, y, row, filters, n, end }, args, panel, spec, parts);
+    };
+  });
+  return m.bytes();
+}
+
+export const integerConv = family("integer conv", integerConvModule);
