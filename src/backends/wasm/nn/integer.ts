@@ -72,8 +72,10 @@ export function packFilters(memory: EngineMemory, given: FilterCodes): Filters {
   const tiles = Math.ceil(filters / FILTERS);
   const region = memory.allocate(groups * tiles * units * 4 * FILTERS);
   const elements = groups * tiles * units * FILTERS * per;
-  const Elements = style === "words" ? Int16Array : Int8Array;
-  const packed = new Elements(memory.buffer, region.address, elements).fill(0);
+  const packed =
+    style === "words"
+      ? new Int16Array(memory.buffer, region.address, elements).fill(0)
+      : new Int8Array(memory.buffer, region.address, elements).fill(0);
   const sums = new Int32Array(outputs);
   for (let o = 0; o < outputs; o++) {
     const [group, inGroup] = [Math.floor(o / filters), o % filters];
