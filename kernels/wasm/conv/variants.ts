@@ -1,5 +1,5 @@
-// Kernels of integer convolutions and of codes: the lines of the registry (kernels/registry.ts) and the variants of each
-// spec.
+// Kernels of integer convolutions and of codes: the lines of the registry (kernels/registry.ts) and the variants of
+// each spec.
 import type { KernelFamily, KernelVariant } from "../../variants.ts";
 import { INT8_ROWS } from "../dot/int8.ts";
 import { decodeModule, decodeRows, encodeModule, encodeRows, range, rangeModule } from "./codes.ts";

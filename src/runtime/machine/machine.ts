@@ -1,5 +1,6 @@
 // What operators run on in a backend's memory: slots (tensors in the arena, float32 but where it is said), constants
-// placed once, jobs of kernels. While it records, all that it runs is kept as a list that can be repeated: addresses do not move.
+// placed once, jobs of kernels. While it records, all that it runs is kept as a list that can be repeated: addresses do
+// not move.
 import type { Kernel } from "../../../kernels/wasm/engine/engine.ts";
 import type { EngineMemory, Region } from "../../backends/wasm/memory.ts";
 import type { NodeProto } from "../../onnx/file/gen/onnx_pb.ts";

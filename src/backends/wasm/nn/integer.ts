@@ -9,7 +9,7 @@ import { resultStride, tileRows } from "../../../../kernels/wasm/products/tiles.
 import type { EngineMemory, Region } from "../memory.ts";
 import { padWindow, type KernelJob, type Pair, type WindowShape } from "./convolution.ts";
 
-/** How sums leave: bounds are of float32 values, or of codes less the zero point; default none, or those of the type. */
+/** How sums leave. Bounds are of float32 values or of codes; default none, or those of the type. */
 export interface Finished {
   readonly to: Finish;
   /** Float32 sums have a bias. */
