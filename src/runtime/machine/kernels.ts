@@ -6,7 +6,6 @@ import { rowsAt } from "../../../kernels/wasm/nn/rows.ts";
 import { softmax, softmaxJob } from "../../../kernels/wasm/nn/softmax.ts";
 import { placed } from "../../backends/wasm/memory.ts";
 import type { SyncLayer } from "../../backends/types.ts";
-import { TensorProto_DataType as T, type NodeProto } from "../../onnx/file/gen/onnx_pb.ts";
 import { attributeFloat, attributeInt } from "../../onnx/graph/nodes.ts";
 import type { Inputs, Run } from "../ops/operator.ts";
 import { axisOf, product } from "../ops/operator.ts";
