@@ -4,6 +4,7 @@ import { norm, normJob } from "../../../kernels/wasm/nn/norm.ts";
 import { rotary, rotaryJob } from "../../../kernels/wasm/nn/rotary.ts";
 import { rowsAt } from "../../../kernels/wasm/nn/rows.ts";
 import { softmax, softmaxJob } from "../../../kernels/wasm/nn/softmax.ts";
+import type { NodeProto } from "../../onnx/file/gen/onnx_pb.ts";
 import { placed } from "../../backends/wasm/memory.ts";
 import type { SyncLayer } from "../../backends/types.ts";
 import { attributeFloat, attributeInt } from "../../onnx/graph/nodes.ts";
