@@ -1,4 +1,5 @@
-// The generated documentation of formats: docs/generated/formats.md (a table of all) and one page per format.
+// The generated documentation of formats: docs/generated/formats.md (a table of all, in git), and one page per format,
+// which scripts/docs-prepare.ts writes for the site.
 // Everything but the prose of format-notes.ts is read off the descriptors.
 import { allFormats, bitCard, explainValue, type Format, type NumberFormat } from "../formats/index.ts";
 import { hexCode, showNumber } from "../formats/core/explain.ts";
@@ -18,7 +19,8 @@ function specials({ limits }: NumberFormat): string {
 }
 
 function row(f: Format): string {
-  const link = `[${f.name}](formats/${f.name}.md)`;
+  // The file itself, for readers of the repository; the site turns it into the page of the format.
+  const link = `[${f.name}](../../formats/${f.name}.ts)`;
   if (!isScalar(f)) {
     const bits = f.kind === "block" ? f.bitsPerValue(4096, 4096) : (8 * f.blockBytes) / f.blockSize;
     const made =
@@ -119,10 +121,9 @@ function grouped(f: NumberFormat, code: number): string {
   return (f.fieldsOf?.(code) ?? f.fields).map(({ bits }) => digits.slice(at, (at += bits))).join(" ");
 }
 
-/** Every generated documentation file. */
-export function formatDocs(): { path: string; text: string }[] {
-  return [
-    { path: "docs/generated/formats.md", text: table() },
-    ...formats.map((f) => ({ path: `docs/generated/formats/${f.name}.md`, text: page(f) })),
-  ];
-}
+/** Generated documentation that is in git: the table. */
+export const formatDocs = (): { path: string; text: string }[] => [{ path: "docs/generated/formats.md", text: table() }];
+
+/** A page of every format, made when the site is built. */
+export const formatPages = (): { path: string; text: string }[] =>
+  formats.map((f) => ({ path: `docs/generated/formats/${f.name}.md`, text: page(f) }));

@@ -1,7 +1,7 @@
 // Writes the generated files: formats/all.ts (the barrel of named formats), the exports map and bin of package.json,
-// the pages of docs/generated/ and the table of operators of docs/runtime.md. `--check` only compares and exits 1 when
+// the table docs/generated/formats.md and the table of operators of docs/runtime.md. `--check` only compares and exits 1 when
 // something is stale; tests do the same.
-import { mkdirSync, readdirSync, readFileSync, rmSync, writeFileSync } from "node:fs";
+import { mkdirSync, readdirSync, readFileSync, writeFileSync } from "node:fs";
 import { fileURLToPath } from "node:url";
 import { dirname, join } from "node:path";
 
@@ -101,18 +101,9 @@ function bring(files: readonly { path: string; text: string }[], check: boolean)
 if (process.argv[1] === fileURLToPath(import.meta.url)) {
   const check = process.argv.includes("--check");
   let stale = bring(generated(), check);
-  // Loaded only now: the pages are read off the formats of the barrel just written.
+  // Loaded only now: the table is read off the formats of the barrel just written.
   const { formatDocs } = await import("./docs.ts");
-  const pages = formatDocs();
   const { runtimeDocs } = await import("./runtime-table.ts");
-  stale += bring([...pages, runtimeDocs()], check);
-  const wanted = new Set(pages.map((p) => p.path));
-  const folder = "docs/generated/formats";
-  for (const name of readdirSync(join(root, folder)))
-    if (!wanted.has(`${folder}/${name}`)) {
-      stale++;
-      if (check) console.error(`stale: ${folder}/${name} has no format. Run npm run generate.`);
-      else rmSync(join(root, folder, name));
-    }
+  stale += bring([...formatDocs(), runtimeDocs()], check);
   if (check && stale > 0) process.exitCode = 1;
 }

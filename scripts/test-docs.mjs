@@ -1,76 +1,107 @@
-// npm run test:docs: the built site (npm run docs) in headless Chromium: every page without an error or a request
-// elsewhere, under a strict policy; the number explorer computes, keeps its state in the link and reads it back.
+// npm run test:docs [-- --pictures DIR] [-- --only NAME]: the built site (npm run docs) in headless Chromium: every page
+// under a strict policy without an error or a request elsewhere, axe, links, and what the pages that compute do.
+// --pictures writes what pages look like, light and dark, 390 and 1440 pixels wide.
 import assert from "node:assert/strict";
-import { createServer } from "node:http";
-import { existsSync, readdirSync, readFileSync } from "node:fs";
-import { extname, join } from "node:path";
-import { fileURLToPath } from "node:url";
-import { chromium } from "playwright-core";
+import { existsSync, mkdirSync, readFileSync } from "node:fs";
+import { join } from "node:path";
+import { parseArgs } from "node:util";
+import { accessibility, browserPath, dist, openBrowser, serveSite, sitePages, watchedPage } from "../test/site/serve.mjs";
+import { checkExplorer } from "../test/site/explorer.mjs";
+import { checkPlayground } from "../test/site/playground.mjs";
 
-const dist = fileURLToPath(new URL("../docs/.vitepress/dist", import.meta.url));
+const { values } = parseArgs({ options: { pictures: { type: "string" }, only: { type: "string" } } });
 if (!existsSync(dist)) {
   console.error("test:docs: expected the built site, found none. Run `npm run docs` first.");
   process.exit(1);
 }
-const browserPath =
-  process.env.CHROMIUM_PATH ?? ["/usr/bin/chromium", "/usr/bin/chromium-browser", "/usr/bin/google-chrome"].find(existsSync);
-if (browserPath === undefined) {
+const executable = browserPath();
+if (executable === undefined) {
   console.error("test:docs: expected Chromium, found none. Install it (Debian: apt-get install chromium) or set CHROMIUM_PATH.");
   process.exit(1);
 }
 
-const types = { ".html": "text/html", ".js": "text/javascript", ".css": "text/css", ".json": "application/json", ".woff2": "font/woff2" };
-// VitePress starts with two inline scripts (appearance, hashes of pages)
-const policy =
-  "default-src 'self'; script-src 'self' 'unsafe-inline' 'wasm-unsafe-eval'; style-src 'self' 'unsafe-inline'; img-src 'self' data:";
-const server = createServer((request, response) => {
-  const path = join(dist, new URL(request.url, "http://localhost").pathname.replace(/\/$/, "/index.html"));
-  if (!path.startsWith(dist) || !existsSync(path)) return response.writeHead(404).end();
-  response
-    .writeHead(200, { "content-type": types[extname(path)] ?? "text/plain", "content-security-policy": policy })
-    .end(readFileSync(path));
-});
-await new Promise((resolve) => server.listen(0, "127.0.0.1", resolve));
-const origin = `http://127.0.0.1:${server.address().port}`;
-
-const quiet = ["--no-sandbox", "--disable-gpu", "--disable-quic", "--no-first-run", "--disable-background-networking", "--disable-component-update", "--disable-sync"]; // prettier-ignore
-const browser = await chromium.launch({ executablePath: browserPath, args: quiet });
+const site = await serveSite();
+const browser = await openBrowser(executable);
 const faults = [];
+const context = await browser.newContext({ viewport: { width: 1440, height: 900 } });
+const open = () => watchedPage(context, site.origin, faults);
+const checks = { pages: checkPages, explorer: checkExplorer, playground: checkPlayground };
 try {
-  const page = await browser.newPage();
-  page.on("console", (message) => message.type() === "error" && faults.push(`${page.url()}: ${message.text()}`));
-  page.on("pageerror", (error) => faults.push(`${page.url()}: ${error.message}`));
-  page.on("request", (request) => {
-    const url = new URL(request.url());
-    if (url.origin !== origin && !["data:", "blob:"].includes(url.protocol)) faults.push(`${page.url()}: asks for ${url.href}`);
-  });
-
-  const pages = readdirSync(dist).filter((name) => name.endsWith(".html") && name !== "404.html");
-  for (const name of pages) {
-    await page.goto(`${origin}/${name}`, { waitUntil: "load" });
-    assert.ok((await page.locator("h1").first().innerText()).length > 0, `${name} has a title`);
-  }
-
-  await page.goto(`${origin}/explorer.html`);
-  const lines = page.getByTestId("lines");
-  await lines.waitFor();
-  assert.match(await lines.innerText(), /0\.3 -> 0\.3125 {3}code 0x32 {3}posit8_es2/);
-  await page.getByRole("button", { name: "bit 0 of mantissa" }).click();
-  assert.equal(await page.getByTestId("value").inputValue(), "0.34375");
-  await page.getByTestId("format").fill('{"kind":"float","name":"mine","exponentBits":3,"mantissaBits":2,"bias":5,"specials":"finite"}');
-  assert.match(await lines.innerText(), /mine/);
-  const [link, shown] = [page.url(), await lines.innerText()];
-  const other = await browser.newPage();
-  await other.goto(link);
-  assert.equal(await other.getByTestId("lines").innerText(), shown, "a link brings the state back");
-  await page.getByTestId("format").fill("mxfp4");
-  await page.getByTestId("block").fill("1 -2 3");
-  assert.equal(await page.locator("tbody tr").count(), 3);
-  await page.getByTestId("format").fill("mxfp5");
-  assert.match(await page.getByRole("alert").innerText(), /Nearest: /);
-  assert.deepEqual(faults, []);
-  console.log(`test:docs: ${pages.length} pages, the explorer; no console error, no request elsewhere`);
+  if (values.pictures !== undefined) await pictures(values.pictures);
+  else
+    for (const [name, check] of Object.entries(checks)) {
+      if (values.only !== undefined && values.only !== name) continue;
+      const from = performance.now();
+      const said = await check({ site, open, context, accessibility });
+      console.log(`test:docs: ${name}: ${said} (${((performance.now() - from) / 1000).toFixed(1)} s)`);
+      for (const fault of faults.slice(0, 40)) console.error(fault.slice(0, 400));
+      assert.equal(faults.length, 0, `${faults.length} faults`);
+    }
 } finally {
   await browser.close();
-  server.close();
+  site.close();
+}
+
+/** Every page has a title and links that lead to pages and headings that are there; in the browser, no error and axe. */
+async function checkPages() {
+  const names = sitePages();
+  const found = links(names);
+  faults.push(...found.faults);
+  // pages of one kind look alike: a few of each folder
+  const folder = (name) => name.split("/").slice(0, -1).join("/");
+  const shown = names.filter((name) => folder(name) === "" || names.filter((other) => folder(other) === folder(name)).indexOf(name) < 2);
+  const page = await open();
+  for (const name of shown) {
+    await page.goto(`${site.origin}/${name}`, { waitUntil: "load" });
+    await page.waitForFunction(() => document.querySelector("#app")?.__vue_app__ !== undefined);
+    if (!name.startsWith("api/")) faults.push(...(await accessibility(page)));
+  }
+  await page.close();
+  return `${names.length} pages, ${found.links} links; ${shown.length} pages in the browser, with axe`;
+}
+
+function links(names) {
+  const html = new Map(names.map((name) => [`/${name}`, readFileSync(join(dist, name), "utf8")]));
+  const ids = new Map([...html].map(([path, text]) => [path, new Set([...text.matchAll(/ id="([^"]+)"/g)].map((m) => unescape(m[1])))]));
+  const wrong = [];
+  let count = 0;
+  for (const [path, text] of html) {
+    if (!/<h1[ >]/.test(text)) wrong.push(`${path}: expected a title, got no h1`);
+    if (/<script(?![^>]* src=)[^>]*>\s*\S/.test(text)) wrong.push(`${path}: has an inline script`);
+    for (const [, href] of text.matchAll(/<a [^>]*?href="([^"]+)"/g)) {
+      const url = new URL(unescape(href), `http://site${path}`);
+      if (url.host !== "site") continue;
+      count++;
+      const to = url.pathname.replace(/\/$/, "/index.html");
+      const anchor = decodeURIComponent(url.hash.slice(1));
+      if (!html.has(to) && !existsSync(join(dist, decodeURIComponent(to)))) wrong.push(`${path}: leads to ${to}, which is not there`);
+      else if (anchor !== "" && html.has(to) && !/\/(explorer|playground)\.html$/.test(to) && !ids.get(to).has(anchor))
+        wrong.push(`${path}: leads to ${to}#${anchor}, which has no such heading`);
+    }
+  }
+  return { links: count, faults: [...new Set(wrong)] };
+}
+
+function unescape(text) {
+  return text.replaceAll("&amp;", "&").replaceAll("&quot;", '"').replaceAll("&lt;", "<").replaceAll("&gt;", ">").replaceAll("&#39;", "'");
+}
+
+async function pictures(folder) {
+  mkdirSync(folder, { recursive: true });
+  const names = values.only === undefined ? sitePages().filter((name) => !name.includes("/")) : values.only.split(",");
+  for (const colorScheme of ["light", "dark"])
+    for (const width of [390, 1440]) {
+      const shown = await browser.newContext({ viewport: { width, height: 900 }, colorScheme });
+      const page = await shown.newPage();
+      for (const name of names) {
+        await page.goto(`${site.origin}/${name}`, { waitUntil: "networkidle" });
+        const wide = await page.evaluate(() => document.documentElement.scrollWidth - innerWidth);
+        if (wide > 0) console.log(`${name} at ${width}: ${wide} pixels too wide`);
+        await page.screenshot({
+          path: join(folder, `${name.replaceAll("/", "_").replace(/\.html.*/, "")}-${width}-${colorScheme}.png`),
+          fullPage: true,
+        });
+      }
+      await shown.close();
+    }
 }

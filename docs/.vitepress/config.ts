@@ -1,6 +1,14 @@
 // The site: the Markdown of docs/ as it stands, and the pages that compute (the number explorer), which import the library's own sources.
 // DOCS_BASE is the path that the site is served under, "/" where it has a host of its own.
-import { defineConfig } from "vitepress";
+import { existsSync, mkdirSync, writeFileSync } from "node:fs";
+import { dirname, join } from "node:path";
+import { fileURLToPath } from "node:url";
+import { defineConfig, type MarkdownRenderer } from "vitepress";
+
+const docs = dirname(dirname(fileURLToPath(import.meta.url)));
+const base = process.env.DOCS_BASE ?? "/";
+/** Where the sources can be read, ".../blob/main/": links out of docs/ lead there. None yet: such links are plain text. */
+const REPOSITORY = process.env.DOCS_REPOSITORY ?? "";
 
 const guides = [
   { text: "ONNX models", link: "/onnx" },
@@ -19,6 +27,11 @@ const reference = [
   { text: "Errors", link: "/errors" },
   { text: "Performance", link: "/performance" },
   { text: "Models from npm", link: "/zoo" },
+  { text: "API", link: "/api/" },
+];
+const tools = [
+  { text: "Playground", link: "/playground" },
+  { text: "Number explorer", link: "/explorer" },
 ];
 const inside = [
   { text: "Architecture", link: "/architecture" },
@@ -26,31 +39,99 @@ const inside = [
   { text: "Adding a kernel", link: "/adding-a-kernel" },
 ];
 
+/**
+ * Links out of docs/ (README, examples, sources) are for readers of the repository: they lead there where its address is
+ * known, and else are text. The table of formats names their files: here it leads to their pages.
+ */
+function links(md: MarkdownRenderer): void {
+  const outer = new Set<number>();
+  const { link_open: open, link_close: close } = md.renderer.rules;
+  const plain: NonNullable<typeof open> = (tokens, i, options, _env, self) => self.renderToken(tokens, i, options);
+  md.renderer.rules.link_open = (tokens, i, options, env: { relativePath?: string }, self) => {
+    const token = tokens[i];
+    const href = token.attrGet("href") ?? "";
+    const format = /^\.\.\/\.\.\/formats\/(\w+)\.ts$/.exec(href);
+    if (format !== null && (env.relativePath ?? "").startsWith("generated/")) token.attrSet("href", `formats/${format[1]}.md`);
+    else if (/#property-/.test(href))
+      return text(tokens, i); // rows of TypeDoc's tables have no anchors
+    else if (!/^([a-z]+:|#|\/)/.test(href)) {
+      const path = join(dirname(env.relativePath ?? ""), href.replace(/#.*/, ""));
+      if (path.startsWith("..") || (!path.endsWith(".md") && existsSync(join(docs, path)) && /\.\w+$/.test(path))) {
+        if (REPOSITORY === "") return text(tokens, i);
+        token.attrSet("href", REPOSITORY + join("docs", path));
+      }
+    }
+    return (open ?? plain)(tokens, i, options, env, self);
+  };
+  md.renderer.rules.link_close = (tokens, i, options, env, self) => {
+    if (outer.delete(tokens[i].level)) return "</span>";
+    return (close ?? plain)(tokens, i, options, env, self);
+  };
+  /** What the link says, without a link. */
+  function text(tokens: readonly { level: number }[], i: number): string {
+    outer.add(tokens[i].level);
+    return "<span>";
+  }
+}
+
+/** Inline scripts of VitePress as files, so that the site works under a policy without 'unsafe-inline'. */
+const scripts = new Map<string, string>();
+const INLINE = /<script id="([\w-]+)">([^]*?)<\/script>/g;
+
 export default defineConfig({
   title: "lowbit",
   description: "Low-precision number formats and quantization for Node and browsers",
-  base: process.env.DOCS_BASE ?? "/",
+  base,
   cleanUrls: false,
   // no icon, so that no browser asks for one
   head: [["link", { rel: "icon", href: "data:," }]],
+  metaChunk: true,
+  srcExclude: ["public/**"],
   // The pages are also read as plain Markdown: what looks like a tag in them (posit<8,2>) is text.
-  markdown: { html: false },
-  // Links out of docs/ (README, examples, sources) are for readers of the repository.
-  ignoreDeadLinks: [/^\.\.?\/\.\./, /README/, /CHANGELOG/, /\.(ts|mjs|json|html|sh)$/, /^\.\.\//],
+  markdown: {
+    html: false,
+    // colours of code that reach WCAG AA
+    theme: { light: "github-light-high-contrast", dark: "github-dark-high-contrast" },
+    languageAlias: { mjs: "js", console: "shellsession" },
+    config: links,
+  },
+  transformHtml: (html) =>
+    html.replace(INLINE, (_, id: string, code: string) => {
+      scripts.set(id, code);
+      return `<script id="${id}" src="${base}assets/${id}.js"></script>`;
+    }),
+  buildEnd({ outDir }) {
+    mkdirSync(join(outDir, "assets"), { recursive: true });
+    for (const [id, code] of scripts) writeFileSync(join(outDir, "assets", `${id}.js`), code);
+  },
   themeConfig: {
     nav: [
       { text: "Guides", items: guides },
       { text: "Reference", items: reference },
+      { text: "Playground", link: "/playground" },
       { text: "Number explorer", link: "/explorer" },
     ],
     sidebar: [
       { text: "Guides", items: guides },
       { text: "Reference", items: reference },
       { text: "Inside", items: inside },
-      { text: "Tools", items: [{ text: "Number explorer", link: "/explorer" }] },
+      { text: "Tools", items: tools },
     ],
-    search: { provider: "local" },
+    search: { provider: "local", options: { _render: searchable } },
     outline: [2, 3],
   },
-  vite: { server: { fs: { allow: ["../.."] } } },
+  vite: {
+    server: { fs: { allow: ["../.."] } },
+    worker: { format: "es" },
+    build: { target: "es2022", assetsInlineLimit: 0, chunkSizeWarningLimit: 2000 },
+  },
 });
+
+/** Pages of single formats and the reference are found by their titles; their tables of codes are no text. */
+function searchable(source: string, env: { relativePath?: string; frontmatter?: { search?: boolean } }, md: MarkdownRenderer): string {
+  const html = md.render(source, env);
+  if (env.frontmatter?.search === false) return "";
+  const path = env.relativePath ?? "";
+  if (!path.startsWith("generated/formats/") && !path.startsWith("api/")) return html;
+  return [...html.matchAll(/<h[123][^]*?<\/h[123]>/g)].map(([heading]) => heading).join("\n");
+}

@@ -46,6 +46,8 @@ export { placeWeights } from "./place/index.ts";
 export type { ForeignWeights, PlacedLayer, PlaceOptions, PlaceReport } from "./place/index.ts";
 export type { PlaceRule } from "./place/names.ts";
 export { dequantizeWeights } from "./dequantize/index.ts";
+export { useRuntime } from "./session.ts";
+export type { RuntimeModule } from "./session.ts";
 export { reportHtml } from "./report/html.ts";
 export type { ReportContent } from "./report/html.ts";
 export { worstHistograms } from "./report/histogram.ts";

@@ -37,15 +37,38 @@ interface Opened {
   release(): Promise<void>;
 }
 
+/** A runtime's module: onnxruntime-web, onnxruntime-node. */
+export interface RuntimeModule {
+  readonly InferenceSession: { readonly create: (...args: never[]) => unknown };
+  readonly Tensor: abstract new (...args: never[]) => unknown;
+}
+
+/** What is used of it. */
 interface Runtime {
   readonly InferenceSession: { create(model: string | Uint8Array, options: object): Promise<Opened> };
   readonly Tensor: new (type: string, data: unknown, dims: readonly number[]) => unknown;
 }
 
 const PACKAGE = "onnxruntime-node";
+let provided: Runtime | undefined;
+
+/**
+ * Gives calibration, passes and choices by outputs a runtime to run models in, instead of onnxruntime-node: where that
+ * cannot be, in browsers and workers. Verification has runtimes of its own.
+ * @param runtime a module such as onnxruntime-web; undefined: onnxruntime-node again
+ * @throws TypeError for what is no such module
+ * @example import * as ort from "onnxruntime-web"; useRuntime(ort);
+ */
+export function useRuntime(runtime: RuntimeModule | undefined): void {
+  if (runtime !== undefined && (typeof runtime?.InferenceSession?.create !== "function" || typeof runtime.Tensor !== "function"))
+    throw new TypeError("useRuntime: expected a module with InferenceSession and Tensor (onnxruntime-web), got something else.");
+  provided = runtime as unknown as Runtime | undefined;
+}
+
 const firstLine = (error: unknown): string => (error as Error).message.split("\n")[0];
 
 async function loadRuntime(label: string): Promise<Runtime> {
+  if (provided !== undefined) return provided;
   try {
     // A variable, so that bundlers leave the optional peer alone.
     const name = PACKAGE;

@@ -5,23 +5,27 @@ import { join } from "node:path";
 import { fileURLToPath } from "node:url";
 import { expect, test } from "vitest";
 import { allFormats, format, type NumberFormat } from "../../formats/index.ts";
-import { formatDocs } from "../../scripts/docs.ts";
+import { formatDocs, formatPages } from "../../scripts/docs.ts";
 import { noted } from "../../scripts/format-notes.ts";
 
 const root = fileURLToPath(new URL("../..", import.meta.url));
 
-test("every format has a fresh page and a row (npm run generate)", () => {
-  const files = formatDocs();
-  const stale = files.filter(({ path, text }) => !existsSync(join(root, path)) || readFileSync(join(root, path), "utf8") !== text);
-  expect(stale.map((f) => f.path)).toEqual([]);
-  const table = files[0].text;
-  for (const f of allFormats) expect(table).toContain(`[${f.name}](formats/${f.name}.md)`);
+const pages = new Map(formatPages().map(({ path, text }) => [path, text]));
+
+test("the table is fresh (npm run generate), and every format has a row and a page", () => {
+  const [{ path, text }] = formatDocs();
+  expect(readFileSync(join(root, path), "utf8") === text, `${path} is stale`).toBe(true);
+  for (const f of allFormats) {
+    expect(text).toContain(`[${f.name}](../../formats/${f.name}.ts)`);
+    expect(pages.get(`docs/generated/formats/${f.name}.md`)).toContain(`# ${f.name}\n`);
+  }
+  expect(pages.size).toBe(allFormats.length);
 });
 
 test("the sample of every page imports what it uses, and runs", async () => {
   const { quantize, tensor } = await import("../../src/index.ts");
   for (const f of allFormats) {
-    const sample = /```ts\n([\s\S]*?)```/.exec(readFileSync(join(root, `docs/generated/formats/${f.name}.md`), "utf8"))![1];
+    const sample = /```ts\n([\s\S]*?)```/.exec(pages.get(`docs/generated/formats/${f.name}.md`)!)![1];
     const imported = [...sample.matchAll(/^import \{ ([^}]+) \} from "([^"]+)";$/gm)].flatMap(([, names]) => names.split(", "));
     const known: Record<string, unknown> = { quantize, tensor, [f.name]: f };
     const body = sample.replace(/^import .*$/gm, "");
@@ -30,19 +34,22 @@ test("the sample of every page imports what it uses, and runs", async () => {
   }
 });
 
-test("no page and no note without a format", () => {
+test("no note without a format", () => {
   const names = new Set(allFormats.map((f) => f.name));
-  const pages = readdirSync(join(root, "docs/generated/formats")).map((f) => f.replace(/\.md$/, ""));
-  expect(pages.filter((p) => !names.has(p))).toEqual([]);
   expect(noted().filter((n) => !names.has(n))).toEqual([]);
 });
 
-test("links between the pages lead somewhere", () => {
-  for (const file of ["docs/numerics.md", "docs/adding-a-format.md", "docs/generated/formats.md"]) {
-    const text = readFileSync(join(root, file), "utf8");
-    for (const [, target] of text.matchAll(/\]\(([^)#:]+)(?:#[^)]*)?\)/g))
-      expect(existsSync(join(root, file, "..", target)), `${file} -> ${target}`).toBe(true);
-  }
+test("links of the written pages lead somewhere", () => {
+  const written = readdirSync(join(root, "docs")).filter((name) => name.endsWith(".md"));
+  const files = ["README.md", "CONTRIBUTING.md", "docs/generated/formats.md", ...written.map((name) => `docs/${name}`)];
+  const made = (path: string): boolean => pages.has(path) || path.startsWith("docs/api/");
+  const wrong = files.flatMap((file) =>
+    [...readFileSync(join(root, file), "utf8").matchAll(/\]\(([^)#:\s]+)(?:#[^)]*)?\)/g)]
+      .map(([, target]) => (target.startsWith("/") ? join("docs", target) : join(file, "..", target)))
+      .filter((path) => !existsSync(join(root, path)) && !existsSync(join(root, `${path}.md`)) && !made(path))
+      .map((path) => `${file} -> ${path}`),
+  );
+  expect(wrong).toEqual([]);
 });
 
 test("numerics.md: the conversions it lists are what the formats do", () => {

@@ -1,10 +1,14 @@
-import DefaultTheme from "vitepress/theme";
+// Without the theme's fonts: 200 kB that the system's own spare.
+import DefaultTheme from "vitepress/theme-without-fonts";
 import { defineClientComponent, useData } from "vitepress";
 import { defineComponent, h } from "vue";
 import "./style.css";
 
-/** The page computes in the browser only: what a link holds is not known before. */
-const Explorer = defineClientComponent(() => import("../explorer/Explorer.vue"));
+/** These pages compute in the browser only: what a link holds is not known before. */
+const TOOLS = new Map([
+  ["explorer", defineClientComponent(() => import("../explorer/Explorer.vue"))],
+  ["playground", defineClientComponent(() => import("../playground/Playground.vue"))],
+]);
 
 /** Pages that compute name their component in the front matter (`tool: explorer`): raw tags are off in Markdown. */
 const Layout = defineComponent({
@@ -12,7 +16,10 @@ const Layout = defineComponent({
     const { frontmatter } = useData();
     return () =>
       h(DefaultTheme.Layout, null, {
-        "doc-after": () => (frontmatter.value.tool === "explorer" ? h(Explorer) : null),
+        "doc-after": () => {
+          const tool = TOOLS.get(String(frontmatter.value.tool));
+          return tool === undefined ? null : h(tool);
+        },
       });
   },
 });

@@ -7,6 +7,12 @@ import type { WeightHistogram } from "./histogram.ts";
 import { bar, escape, htmlTable } from "./markup.ts";
 import { STYLE } from "./style.ts";
 
+/** A model in a runtime, as far as it is shown. */
+export type ShownCell = Pick<
+  RuntimeCell,
+  "model" | "runtime" | "ok" | "state" | "error" | "sqnrDb" | "agreementDb" | "ms" | "peakBytes" | "parting"
+>;
+
 /** What a page shows. */
 export interface ReportContent {
   /** Name of the model that was quantized. */
@@ -15,7 +21,7 @@ export interface ReportContent {
   /** The options in force, as a recipe. */
   readonly recipe: Readonly<Record<string, unknown>>;
   readonly histograms?: readonly WeightHistogram[];
-  readonly verify?: VerifyReport;
+  readonly verify?: Omit<VerifyReport, "matrix"> & { readonly matrix?: { readonly cells: readonly ShownCell[] } };
 }
 
 const DOCS = "https://www.npmjs.com/package/lowbit";
@@ -102,7 +108,7 @@ function histogram({ layer, format, points, from, to, counts, weights }: WeightH
   return `<div class="hist"><h3><code>${escape(layer)}</code></h3><svg viewBox="0 0 960 110" preserveAspectRatio="none" role="img" aria-label="${escape(label)}"><path class="bars" d="${bars}"/>${ticks}</svg><p class="dim">${escape(format)}: ${escape(label)}.</p></div>`;
 }
 
-function outputs(verify: VerifyReport): string {
+function outputs(verify: NonNullable<ReportContent["verify"]>): string {
   const columns = [
     { title: "output" },
     { title: "shape", wide: true },
@@ -127,7 +133,7 @@ function outputs(verify: VerifyReport): string {
   return `${htmlTable(columns, rows)}\n${about}${remarks.length === 0 ? "" : list(remarks)}`;
 }
 
-function cellRow(cell: RuntimeCell): string[] {
+function cellRow(cell: ShownCell): string[] {
   const ran = cell.state === "ran";
   const { parting } = cell;
   const where =
@@ -157,13 +163,14 @@ const MATRIX_COLUMNS = [
   { title: "memory", right: true, wide: true },
 ];
 
-/** The page. */
-export function reportHtml(content: ReportContent): string {
-  const { input, report, recipe, histograms = [], verify } = content;
+/**
+ * The parts of the page, from the cards to the recipe, as HTML for a page of one's own: `COMPONENTS` of style.ts is
+ * their style.
+ */
+export function reportParts(content: ReportContent): string {
+  const { report, recipe, histograms = [], verify } = content;
   const traps = report.traps.map((trap) => `${trap.runtime} ${trap.versions} (${trap.effect}): ${trap.text}`);
-  const body = [
-    `<h1>${escape(input)}</h1>`,
-    `<p class="dim">${escape(`${report.dtype}, quantized by lowbit in ${report.seconds.toFixed(2)} s: ${report.outputs.join(", ")}`)}</p>`,
+  return [
     cards(content),
     ...(report.notes.length === 0 ? [] : [list(report.notes)]),
     ...(verify === undefined ? [] : [section("Outputs compared", outputs(verify))]),
@@ -178,8 +185,18 @@ export function reportHtml(content: ReportContent): string {
             `<p class="dim">The layers that lost most. Ticks below are the values that the format has.</p><div class="grid">${histograms.map(histogram).join("\n")}</div>`,
           ),
         ]),
-    section("Recipe", `<pre>${escape(JSON.stringify(recipe, null, 2))}</pre>`),
-    `<footer>What the figures mean: docs/cli.md and docs/onnx.md of <a href="${DOCS}">lowbit</a>.</footer>`,
+    section("Recipe", `<pre tabindex="0">${escape(JSON.stringify(recipe, null, 2))}</pre>`),
+  ].join("\n");
+}
+
+/** The page. */
+export function reportHtml(content: ReportContent): string {
+  const { input, report } = content;
+  const body = [
+    `<main><h1>${escape(input)}</h1>`,
+    `<p class="dim">${escape(`${report.dtype}, quantized by lowbit in ${report.seconds.toFixed(2)} s: ${report.outputs.join(", ")}`)}</p>`,
+    reportParts(content),
+    `</main><footer>What the figures mean: docs/cli.md and docs/onnx.md of <a href="${DOCS}">lowbit</a>.</footer>`,
   ].join("\n");
   const head = `<meta charset="utf-8"><meta name="viewport" content="width=device-width,initial-scale=1"><meta http-equiv="Content-Security-Policy" content="default-src 'none'; style-src 'unsafe-inline'"><title>${escape(input)}: lowbit report</title><style>${STYLE}</style>`;
   return `<!doctype html>\n<html lang="en"><head>${head}</head><body>\n${body}\n</body></html>\n`;
