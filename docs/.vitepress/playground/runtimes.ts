@@ -1,3 +1,4 @@
+/// <reference path="../vite.d.ts" />
 // Runtimes that a page has, behind one interface: onnxruntime-web (loaded from this site when it is first needed) and
 // lowbit/runtime. Everything runs in the worker, on one thread.
 import type { Feeds } from "../../../src/onnx/verify/feeds.ts";
@@ -33,7 +34,7 @@ export function ortCpu(): Promise<Ort> {
       import("onnxruntime-web/wasm"),
       import("onnxruntime-web/ort-wasm-simd-threaded.wasm?url"),
     ]);
-    ort.env.wasm.wasmPaths = { wasm: new URL(wasm, self.location.href).href };
+    ort.env.wasm.wasmPaths = { wasm: new URL(wasm, import.meta.url).href };
     ort.env.wasm.numThreads = 1;
     return ort as unknown as Ort;
   })();
@@ -47,7 +48,7 @@ function ortGpu(): Promise<Ort> {
       import("onnxruntime-web/webgpu"),
       import("onnxruntime-web/ort-wasm-simd-threaded.asyncify.wasm?url"),
     ]);
-    ort.env.wasm.wasmPaths = { wasm: new URL(wasm, self.location.href).href };
+    ort.env.wasm.wasmPaths = { wasm: new URL(wasm, import.meta.url).href };
     ort.env.wasm.numThreads = 1;
     return ort as unknown as Ort;
   })();
