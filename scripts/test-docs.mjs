@@ -95,7 +95,7 @@ async function pictures(folder) {
       const page = await shown.newPage();
       for (const name of names) {
         await page.goto(`${site.origin}/${name}`, { waitUntil: "networkidle" });
-        const wide = await page.evaluate(() => document.documentElement.scrollWidth - innerWidth);
+        const wide = await page.evaluate(() => document.documentElement.scrollWidth - document.documentElement.clientWidth);
         if (wide > 0) console.log(`${name} at ${width}: ${wide} pixels too wide`);
         await page.screenshot({
           path: join(folder, `${name.replaceAll("/", "_").replace(/\.html.*/, "")}-${width}-${colorScheme}.png`),

@@ -1,3 +1,4 @@
+// eslint-disable-next-line @typescript-eslint/triple-slash-reference
 /// <reference path="../vite.d.ts" />
 // Runtimes that a page has, behind one interface: onnxruntime-web (loaded from this site when it is first needed) and
 // lowbit/runtime. Everything runs in the worker, on one thread.
