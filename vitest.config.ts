@@ -1,14 +1,20 @@
 import { defineConfig } from "vitest/config";
 
+// Folders whose tests share their modules in a worker: nothing of theirs holds state, starts processes or loads native addons.
+const shared = ["formats", "interop", "kernels", "quantize", "search", "tensor", "testing"];
+
 export default defineConfig({
   test: {
-    include: ["test/**/*.test.ts"],
-    testTimeout: 60_000,
-    hookTimeout: 120_000,
-    // onnxruntime-node is a native addon: processes, not threads.
     globalSetup: ["test/temporary.ts"],
-    setupFiles: ["test/setup.ts"],
+    // onnxruntime-node is a native addon: processes, not threads.
     pool: "forks",
     maxWorkers: 2,
+    projects: [
+      { isolate: true, name: "apart", include: ["test/**/*.test.ts"], exclude: shared.map((folder) => `test/${folder}/**`) },
+      { isolate: false, name: "shared", include: shared.map((folder) => `test/${folder}/**/*.test.ts`), exclude: [] },
+    ].map(({ isolate, ...test }) => ({
+      extends: true as const,
+      test: { ...test, isolate, testTimeout: 60_000, hookTimeout: 120_000, setupFiles: ["test/setup.ts"] },
+    })),
   },
 });

@@ -10,8 +10,9 @@
 // An adapter that is missing, or not the one that a step is about, is a failure. Suites named *.node.test.ts run in
 // Node only.
 // Software drivers compile slowly: LOWBIT_GPU_FULL says what a step takes all of, else a spread: `shaders` (pipelines
-// of the registry), `codecs`, `pipelines` of products, `formats` in products. The last takes minutes: a step of its
-// own, `formats`, that runs when it is named.
+// of the registry), `codecs`, `pipelines` of products, `formats` in products. Each step has a spread of its own
+// (LOWBIT_GPU_PART), so that together they see more. `full` takes all pipelines and formats; it takes minutes and runs
+// when it is named.
 // Usage: node scripts/test-gpu.mjs [steps]    Drivers: scripts/webgpu-drivers.sh (this script calls it only with --check)
 import { execFileSync, spawnSync } from "node:child_process";
 import { existsSync, mkdirSync, mkdtempSync, readdirSync, readFileSync, rmSync, writeFileSync } from "node:fs";
@@ -36,12 +37,13 @@ const gpuSuites = readdirSync(join(root, "test/gpu")).filter((f) => f.endsWith("
 const portable = gpuSuites.filter((f) => !f.endsWith(".node.test.ts")).map((f) => `test/gpu/${f}`);
 
 /** Environment of a driver. Shader caches start empty: a warm one hides races at the first dispatch. */
-function driverEnv(icd, adapter) {
+function driverEnv(icd, adapter, part = 0) {
   const cache = mkdtempSync(join(scratch, "shaders-"));
   return {
     ...process.env,
     REQUIRE_WEBGPU: "1",
     LOWBIT_ADAPTER: adapter,
+    LOWBIT_GPU_PART: String(part),
     VK_ICD_FILENAMES: icd,
     VK_DRIVER_FILES: icd,
     XDG_RUNTIME_DIR: scratch,
@@ -52,8 +54,8 @@ function driverEnv(icd, adapter) {
 const vitest = (env, files = ["test/gpu"]) =>
   execFileSync(process.execPath, [join(root, "node_modules/vitest/vitest.mjs"), "run", ...files], { cwd: root, stdio: "inherit", env });
 
-const lavapipe = (width, more, files) => () =>
-  vitest({ ...driverEnv(need("lavapipe"), "llvmpipe"), ...more, LP_NATIVE_VECTOR_WIDTH: String(width) }, files);
+const lavapipe = (width, part, full, files) => () =>
+  vitest({ ...driverEnv(need("lavapipe"), "llvmpipe", part), LOWBIT_GPU_FULL: full, LP_NATIVE_VECTOR_WIDTH: String(width) }, files);
 /** What may depend on the size of subgroups. */
 const subgroupSuites = ["test/gpu/runtime.test.ts", "test/gpu/products.test.ts"];
 
@@ -75,7 +77,12 @@ async function browser() {
   const dir = join(scratch, "browser");
   // LOWBIT_GPU_FULL=formats widens the sweep of products here too
   const full = process.env.LOWBIT_GPU_FULL === undefined ? {} : { LOWBIT_GPU_FULL: process.env.LOWBIT_GPU_FULL };
-  await bundleSuites(Object.values(pages).flat(), dir, { REQUIRE_WEBGPU: "1", LOWBIT_ADAPTER: "swiftshader", ...full });
+  await bundleSuites(Object.values(pages).flat(), dir, {
+    REQUIRE_WEBGPU: "1",
+    LOWBIT_ADAPTER: "swiftshader",
+    LOWBIT_GPU_PART: "4",
+    ...full,
+  });
   const { workerScript } = await importSource("src/backends/wasm/threads.ts", dir);
   const server = await serve(dir, {
     "page.html": '<!doctype html><meta charset="utf-8"><title>suites</title><script type="module" src="page.js"></script>',
@@ -140,7 +147,7 @@ async function naga() {
   if (!existsSync(deno)) execFileSync("npm", ["ci", "--no-audit", "--no-fund"], { cwd: home, stdio: "inherit" });
   const dir = join(scratch, "naga");
   mkdirSync(dir);
-  await bundleSuites(portable, dir, { REQUIRE_WEBGPU: "1", LOWBIT_ADAPTER: "llvmpipe", LOWBIT_GPU_FULL: "shaders" });
+  await bundleSuites(portable, dir, { REQUIRE_WEBGPU: "1", LOWBIT_ADAPTER: "llvmpipe", LOWBIT_GPU_PART: "5", LOWBIT_GPU_FULL: "shaders" });
   writeFileSync(
     join(dir, "main.js"),
     `const { run } = await import("./suite.js"); const result = await run(${JSON.stringify(portable)}); Deno.writeTextFileSync("result.json", JSON.stringify(result)); Deno.exit(0);`,
@@ -152,16 +159,17 @@ async function naga() {
 }
 
 const steps = {
-  lavapipe128: lavapipe(128, {}, subgroupSuites),
-  lavapipe256: lavapipe(256, { LOWBIT_GPU_FULL: "codecs,pipelines,shaders" }),
-  lavapipe512: lavapipe(512, {}, subgroupSuites),
-  formats: lavapipe(256, { LOWBIT_GPU_FULL: "formats" }, ["test/gpu/products.test.ts"]),
-  swiftshader: () => vitest(driverEnv(need("swiftshader"), "swiftshader")),
+  lavapipe128: lavapipe(128, 0, "", subgroupSuites),
+  lavapipe256: lavapipe(256, 1, "codecs,shaders"),
+  lavapipe512: lavapipe(512, 2, "", subgroupSuites),
+  full: lavapipe(256, 0, "formats,pipelines", ["test/gpu/products.test.ts"]),
+  // the browser step has the other suites on SwiftShader
+  swiftshader: () => vitest(driverEnv(need("swiftshader"), "swiftshader", 3), ["test/gpu/exit.node.test.ts", ...subgroupSuites]),
   browser,
   naga,
 };
 
-const chosen = process.argv.length > 2 ? process.argv.slice(2) : Object.keys(steps).filter((name) => name !== "formats");
+const chosen = process.argv.length > 2 ? process.argv.slice(2) : Object.keys(steps).filter((name) => name !== "full");
 const failed = [];
 try {
   for (const name of chosen) {

@@ -4,7 +4,7 @@
  * it: past the limit it prints the file, the test and the stack of the main thread, then ends the process.
  */
 import fc from "fast-check";
-import { beforeEach, expect } from "vitest";
+import { afterAll, beforeEach, expect } from "vitest";
 import { Worker } from "node:worker_threads";
 
 const LIMIT_MS = Number(process.env.TEST_FILE_LIMIT_MS ?? 8 * 60_000);
@@ -38,7 +38,10 @@ setTimeout(() => {
 
 const file = expect.getState().testPath ?? "?";
 const shared = new SharedArrayBuffer(NAME_BYTES);
-new Worker(watch, { eval: true, workerData: { shared, file, limit: LIMIT_MS }, execArgv: [] }).unref();
+const watcher = new Worker(watch, { eval: true, workerData: { shared, file, limit: LIMIT_MS }, execArgv: [] });
+watcher.unref();
+// files of the folders that share a process (vitest.config.ts) follow one another in it
+afterAll(() => void watcher.terminate());
 
 beforeEach(({ task }) => {
   const text = new TextEncoder().encode(task.name).subarray(0, NAME_BYTES);

@@ -45,6 +45,17 @@ if (wanted !== "" && !adapterName.toLowerCase().includes(wanted.toLowerCase()))
 export const takesAll = (what: "formats" | "codecs" | "pipelines" | "shaders"): boolean =>
   !/llvmpipe|swiftshader/i.test(adapterName) || (process.env.LOWBIT_GPU_FULL ?? "").split(",").includes(what);
 
+/**
+ * All of the items, or every `every`-th. Steps of one run take different ones (LOWBIT_GPU_PART, a number), so that
+ * together they see more than each alone.
+ */
+export function spread<T>(what: Parameters<typeof takesAll>[0], items: readonly T[], every: number): readonly T[] {
+  if (takesAll(what)) return items;
+  const step = Math.min(every, items.length);
+  const part = Number(process.env.LOWBIT_GPU_PART ?? "0");
+  return items.filter((_, i) => i % step === part % step);
+}
+
 /** A suite that needs an adapter, or one visible skip. */
 export function describeGpu(title: string, body: () => void): void {
   if (adapter !== null) {

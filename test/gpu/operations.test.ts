@@ -12,11 +12,11 @@ import { decode, encode, fwht, prepareBitplanes, prepareInteger } from "../../sr
 import { createWebGpu } from "../../src/backends/webgpu/backend.ts";
 import { wasm } from "../../src/index.ts";
 import { normalArray, random } from "../helpers/random.ts";
-import { adapterName, describeGpu, entryPoint, takesAll } from "./adapter.ts";
+import { adapterName, describeGpu, entryPoint, spread, takesAll } from "./adapter.ts";
 
 const scalars = allFormats.filter((f): f is NumberFormat => f.kind !== "block" && f.kind !== "opaque" && f.bits <= 16);
 
-const chosen = scalars.filter((_, i) => takesAll("codecs") || i % 5 === 0);
+const chosen = spread("codecs", scalars, 5);
 
 async function make(limits?: object): Promise<GpuRuntime> {
   const { device } = await connect({ gpu: (await entryPoint()) as unknown as GpuRoot });

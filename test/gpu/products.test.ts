@@ -10,7 +10,7 @@ import { connect } from "../../src/backends/webgpu/device.ts";
 import { createWebGpu, webgpu, type GpuPrepareOptions, type WebGpuBackend } from "../../src/backends/webgpu/backend.ts";
 import { dequantize, matmul, prepareMatmul, quantize, tensor } from "../../src/index.ts";
 import { blockOf, expectedProduct, productFormats, wholeBlocks } from "../helpers/products.ts";
-import { adapterName, describeGpu, entryPoint, takesAll } from "./adapter.ts";
+import { adapterName, describeGpu, entryPoint, spread, takesAll } from "./adapter.ts";
 
 let seed = 1;
 const random = (): number => (seed = (Math.imul(seed, 1664525) + 1013904223) >>> 0) / 2 ** 32;
@@ -44,7 +44,7 @@ describeGpu(`products on ${adapterName}`, () => {
 
   it("every format, float32 and int8 activations, one row and a tile", async () => {
     let compared = 0;
-    for (const f of productFormats().filter((_, i) => takesAll("formats") || i % 12 === 0)) {
+    for (const f of spread("formats", productFormats(), 24)) {
       const b = blockOf(f);
       const w = quantize(tensor(data(9 * 2 * b, 0.5), [9, 2 * b]), f);
       const odd = quantize(tensor(data(5 * (wholeBlocks(f) ? b : b + 7), 0.5), [5, wholeBlocks(f) ? b : b + 7]), f);
@@ -53,13 +53,12 @@ describeGpu(`products on ${adapterName}`, () => {
         compared += await check(odd, 6, { activations });
       }
     }
-    expect(compared).toBeGreaterThan(takesAll("formats") ? 10000 : 500);
+    expect(compared).toBeGreaterThan(takesAll("formats") ? 10000 : 300);
   }, 600_000);
 
   it("int16 and float16 activations, few rows, tiles of 64", async () => {
-    for (const name of takesAll("pipelines")
-      ? ["int4_b32", "int3_b16", "uint4_b32_zp", "ggml_q4_1", "nf4_b64", "float4_e2m1fn_b32", "bipolar8_row", "bfloat16"]
-      : ["int4_b32", "uint2_b16_zp"]) {
+    const names = ["int4_b32", "int3_b16", "uint4_b32_zp", "ggml_q4_1", "nf4_b64", "float4_e2m1fn_b32", "bipolar8_row", "bfloat16"];
+    for (const name of spread("pipelines", names, 8)) {
       const w = weight(name, 21, 128);
       for (const activations of ["int16", "float16", "int8", "float32"] as const)
         for (const m of [2, 3, 20]) await check(w, m, { activations });
@@ -67,15 +66,13 @@ describeGpu(`products on ${adapterName}`, () => {
   }, 300_000);
 
   it("shapes around chunks, groups and tiles", async () => {
-    for (const name of takesAll("pipelines") ? ["int4_b32", "int8_row", "uint4_b32_zp", "float32"] : ["int4_b32"])
+    for (const name of spread("pipelines", ["int4_b32", "int8_row", "uint4_b32_zp", "float32"], 4))
       for (const [n, k] of [[1, 1], [1, 31], [3, 33], [64, 64], [65, 259], [7, 2100]] as const)
         for (const m of [1, 4, 5, 17, 65]) for (const activations of ["float32", "int8"] as const) await check(weight(name, n, k), m, { activations }); // prettier-ignore
   }, 300_000);
 
   it("integer products are exact: power-of-two scales give the integer bit for bit", async () => {
-    for (const name of takesAll("pipelines")
-      ? ["int2_b32", "int4_b32", "int6_b64", "int8_b32", "uint4_b32_zp", "uint8_b16_zp"]
-      : ["int4_b32", "uint8_b16_zp"]) {
+    for (const name of spread("pipelines", ["int2_b32", "int4_b32", "int6_b64", "int8_b32", "uint4_b32_zp", "uint8_b16_zp"], 3)) {
       const [n, k, m] = [19, 96, 6];
       const w0 = weight(name, n, k);
       const w = { ...w0, scales: new Uint8Array(new Float32Array(w0.scales!.length / 4).fill(0.25).buffer) };
@@ -99,7 +96,7 @@ describeGpu(`products on ${adapterName}`, () => {
   }, 300_000);
 
   it("largest sums: every weight and activation at its extreme", async () => {
-    for (const name of takesAll("pipelines") ? ["uint1_row", "int4_b256", "int8_b256", "uint8_b64_zp", "bipolar8_row"] : ["int8_b256"])
+    for (const name of spread("pipelines", ["uint1_row", "int4_b256", "int8_b256", "uint8_b64_zp", "bipolar8_row"], 5))
       for (const sign of [1, -1]) {
         const [n, k] = [3, 512];
         const w = quantize(tensor(new Float32Array(n * k).fill(sign), [n, k]), format(name));

@@ -3,7 +3,7 @@
 // family gets them, and the title says so.
 import { afterAll, beforeAll, describe, expect, it } from "vitest";
 import { shaderFamilies } from "../../kernels/registry.ts";
-import { adapter, adapterName, describeGpu, entryPoint, takesAll } from "./adapter.ts";
+import { adapter, adapterName, describeGpu, entryPoint, spread } from "./adapter.ts";
 
 describeGpu(`WGSL on ${adapterName}`, () => {
   let device: GPUDevice;
@@ -18,8 +18,7 @@ describeGpu(`WGSL on ${adapterName}`, () => {
   describe.each(shaderFamilies.map((f) => [f.name, f] as const))("%s", (_, family) => {
     const variants = [...family.variants()];
     const usable = variants.filter((v) => v.features.every((f) => adapter!.features.has(f)));
-    const step = takesAll("shaders") ? 1 : Math.max(1, Math.floor(usable.length / 4));
-    const made = usable.filter((_, i) => i % step === 0);
+    const made = spread("shaders", usable, Math.max(1, Math.floor(usable.length / 4)));
     it(`${usable.length} of ${variants.length} kernels compile, ${made.length} make pipelines`, async () => {
       if (usable.length < variants.length) {
         const features = new Set(variants.flatMap((v) => v.features.filter((f) => !adapter!.features.has(f))));
