@@ -5,3 +5,5 @@ export { fakeQuantize, movingRange, type FakeQuantizeOptions, type MovingRange }
 export { quantizeAware, type QuantizeAware, type QuantizeAwareOptions } from "./aware.ts";
 export { quartetMatMul, type QuartetOptions } from "./quartet.ts";
 export { dfp16MatMul } from "./dfp16.ts";
+export { quantizeTfjsModel, type QuantizeTfjsOptions, type QuantizeTfjsReport } from "./model/quantize.ts";
+export { loadTfjsModel } from "./model/load.ts";
