@@ -1,40 +1,16 @@
-// loadModel: an ONNX model as a session with the interface of onnxruntime's InferenceSession.
+// A session with the interface of onnxruntime's InferenceSession, on a plan.
 import { LowbitError } from "../../formats/core/errors.ts";
-import { wasmSync } from "../backends/wasm/backend.ts";
 import { engineMemory, hasEngineMemory } from "../backends/wasm/memory.ts";
-import { reference } from "../backends/reference.ts";
 import type { Backend, SyncLayer } from "../backends/types.ts";
-import { openSession } from "../onnx/session.ts";
 import type { ValueInfoProto } from "../onnx/file/gen/onnx_pb.ts";
-import { readModel, readModelBytes } from "../onnx/file/io.ts";
 import type { OnnxModel } from "../onnx/file/model.ts";
 import type { Plan } from "./compile/plan.ts";
 import type { Step } from "./compile/step.ts";
-import type { ActivationChoice } from "./ops/operator.ts";
-import { makePlan, missingOperators, readGraph } from "./compile/plan.ts";
 import { createDecoder, type Decoder, type DecoderOptions } from "./decoder.ts";
 import { execute, type How } from "./machine/execute.ts";
 import { createMachine, type Machine } from "./machine/machine.ts";
 import type { BoundaryType, Value } from "./value.ts";
 import { boundaryType, isArrayOf, isHalfArray, narrow, sizeOf, widen } from "./value.ts";
-
-export interface LoadOptions {
-  /** Where the packed products run. Default "wasm", one thread. */
-  readonly backend?: "wasm" | "reference" | Backend<SyncLayer>;
-  /**
-   * "onnxruntime": a model with operators that are missing here goes to onnxruntime-node as a whole. Default: an error
-   * that lists them.
-   */
-  readonly fallback?: "onnxruntime";
-  /**
-   * How activations enter products with quantized weights: "auto" (default) is float32, but int8 where the node itself
-   * allows it (`accuracy_level` 4 of MatMulNBits). "int8" is the fastest, near 2e-2 of the logits' rms; "int16" near
-   * 1e-5.
-   */
-  readonly activations?: ActivationChoice;
-  /** Measure each step for `explain()`. */
-  readonly profile?: boolean;
-}
 
 /** A tensor as `run` takes it: onnxruntime-common's Tensor fits, and so does a plain object. */
 export interface RuntimeTensor {
@@ -93,54 +69,7 @@ export interface Session {
   release(): Promise<void>;
 }
 
-/**
- * Loads a model to be run on packed weights.
- * @param source a path (Node), the bytes of a model, or a Blob
- * @throws LowbitError E_UNSUPPORTED with the list of operators that are missing, E_ONNX, E_IO, E_RUNTIME; TypeError for
- * another source
- * @example const session = await loadModel("model.onnx"); const { logits } = await session.run({ ids });
- */
-export async function loadModel(source: string | Uint8Array | Blob, options: LoadOptions = {}): Promise<Session> {
-  return load(source, options, true);
-}
-
-/** `loadModel` for feeds of other libraries: names of open sizes need not agree, as in onnxruntime. */
-export const loadForeign = (source: string | Uint8Array, options: LoadOptions): Promise<Session> => load(source, options, false);
-
-async function load(source: string | Uint8Array | Blob, options: LoadOptions, agree: boolean): Promise<Session> {
-  const backend = backendOf(options.backend ?? "wasm");
-  if (options.fallback !== undefined && options.fallback !== "onnxruntime")
-    throw new TypeError(`loadModel fallback: expected "onnxruntime" or none, got ${String(options.fallback)}.`);
-  if (typeof source !== "string" && !(source instanceof Uint8Array) && !(source instanceof Blob))
-    throw new TypeError(`loadModel source: expected a path, a Uint8Array or a Blob, got ${typeof source}.`);
-  const input = source instanceof Blob ? new Uint8Array(await source.arrayBuffer()) : source;
-  const file = typeof input === "string" ? readModel(input) : undefined;
-  try {
-    const model = file ?? readModelBytes(input as Uint8Array);
-    const graph = readGraph(model);
-    const missing = missingOperators(model, graph.flat);
-    const described = { ...describe(model), agree };
-    if (missing.length === 0)
-      return ownSession(described, makePlan(model, graph, backend, options.activations ?? "auto"), backend, options.profile === true);
-    if (options.fallback !== "onnxruntime")
-      throw new LowbitError(
-        "E_UNSUPPORTED",
-        `model: expected operators of the runtime, got also ${missing.join(", ")}. Load it with { fallback: "onnxruntime" }.`,
-      );
-    return await foreignSession(described, input, missing);
-  } finally {
-    file?.close();
-  }
-}
-
-function backendOf(backend: "wasm" | "reference" | Backend<SyncLayer>): Backend<SyncLayer> {
-  if (backend === "wasm") return wasmSync();
-  if (backend === "reference") return reference;
-  if (typeof backend?.prepare === "function") return backend;
-  throw new TypeError(`loadModel backend: expected "wasm", "reference" or a backend object, got ${String(backend)}.`);
-}
-
-type Described = Pick<Session, "inputNames" | "outputNames" | "inputMetadata" | "outputMetadata"> & {
+export type Described = Pick<Session, "inputNames" | "outputNames" | "inputMetadata" | "outputMetadata"> & {
   readonly optional: ReadonlySet<string>;
   /** Inputs without a shape: any fits. */
   readonly shapeless: ReadonlySet<string>;
@@ -156,7 +85,7 @@ function metadata({ name, type }: ValueInfoProto): ValueMetadata {
   return { name, isTensor: true, type: boundaryType(tensor?.elemType ?? 0) ?? "float32", shape };
 }
 
-function describe(model: OnnxModel): Omit<Described, "agree"> {
+export function describe(model: OnnxModel): Omit<Described, "agree"> {
   const graph = model.proto.graph!;
   const optional = new Set(graph.initializer.map(({ name }) => name));
   const inputs = graph.input.filter(({ name }) => !optional.has(name));
@@ -222,12 +151,12 @@ function checkFeeds(described: Described, feeds: Readonly<Record<string, Runtime
   return new Map(inputMetadata.map((input) => [input.name, checkFeed(input, feeds[input.name], open, described)]));
 }
 
-function checkFetches(outputNames: readonly string[], fetches: readonly string[]): void {
+export function checkFetches(outputNames: readonly string[], fetches: readonly string[]): void {
   const strange = fetches.filter((name) => !outputNames.includes(name));
   if (strange.length > 0) throw new TypeError(`run fetches: expected some of ${show(outputNames)}, got ${show(strange)}.`);
 }
 
-const disposed = (): LowbitError =>
+export const disposed = (): LowbitError =>
   new LowbitError("E_DISPOSED", "session: expected one in use, got a released one. Load the model again.");
 
 /** The backend's memory as a machine; null for backends without one, where all operators run as loops. */
@@ -238,7 +167,7 @@ function machineOf(backend: Backend<SyncLayer>): Machine | null {
 const kernelOf = ({ kernel }: Step, how: How | undefined): string =>
   how === undefined || how === "loops" || (how === "kernel" && kernel !== "loops") ? kernel : how;
 
-function ownSession(described: Described, plan: Plan, backend: Backend<SyncLayer>, profile: boolean): Session {
+export function ownSession(described: Described, plan: Plan, backend: Backend<SyncLayer>, profile: boolean): Session {
   const seen = new Map<Step, { how: How; ms: number }>();
   const machine = machineOf(backend);
   for (const value of plan.constants.values()) machine?.constant(value);
@@ -316,32 +245,6 @@ function ownSession(described: Described, plan: Plan, backend: Backend<SyncLayer
       for (const decoder of decoders) decoder.dispose();
       machine?.dispose();
       for (const layer of plan.layers) layer.dispose();
-    },
-  };
-}
-
-async function foreignSession(described: Described, source: string | Uint8Array, missing: readonly string[]): Promise<Session> {
-  const session = await openSession(source, { label: `fallback for ${missing.join(", ")}`, remedy: "Give other feeds." });
-  const { optional: _, shapeless: __, agree: ___, ...names } = described;
-  let released = false;
-  return {
-    ...names,
-    async run(feeds, fetches = names.outputNames) {
-      if (released) throw new LowbitError("E_DISPOSED", "session: expected one in use, got a released one. Load the model again.");
-      checkFetches(names.outputNames, fetches);
-      return (await session.run(feeds as Parameters<typeof session.run>[0], fetches)) as Record<string, RuntimeTensor>;
-    },
-    decoder() {
-      throw new LowbitError(
-        "E_UNSUPPORTED",
-        `decoder: expected operators of the runtime, got also ${missing.join(", ")}. Call run with the caches as feeds.`,
-      );
-    },
-    explain: () => ({ runtime: "onnxruntime", missing, steps: [], folded: 0, dead: 0 }),
-    async release() {
-      if (released) return;
-      released = true;
-      await session.release();
     },
   };
 }

@@ -9,7 +9,8 @@
 import { LowbitError } from "../../formats/core/errors.ts";
 import type { Backend, SyncLayer } from "../backends/types.ts";
 import { builtin } from "../files/node.ts";
-import { loadForeign, type RuntimeTensor, type Session } from "./session.ts";
+import { loadForeign } from "./load.ts";
+import type { RuntimeTensor, Session } from "./session.ts";
 
 /** How sessions of transformers.js are loaded. Change it before a pipeline is made. */
 export interface TransformersSettings {

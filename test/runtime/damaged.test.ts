@@ -58,10 +58,10 @@ test("data beside the file that end early", async () => {
 
 test("sources and options of the wrong kind", async () => {
   const bytes = encoderModel();
-  await expect(loadModel(5 as never)).rejects.toThrow(/expected a path, a Uint8Array or a Blob, got number/);
+  await expect(loadModel(5 as never)).rejects.toThrow(/expected a path, a URL, bytes, a Blob or a reader of ranges, got number/);
   await expect(loadModel(join(folder, "nothing.onnx"))).rejects.toMatchObject({ code: "E_IO" });
   await expect(loadModel(bytes, { backend: "gpu" as never })).rejects.toThrow(/expected "wasm", "reference" or a backend object/);
-  await expect(loadModel(bytes, { fallback: "onnx" as never })).rejects.toThrow(/expected "onnxruntime" or none, got onnx/);
+  await expect(loadModel(bytes, { fallback: "onnx" as never })).rejects.toThrow(/expected "onnxruntime", its module or none, got onnx/);
 });
 
 test("weights that do not fit their nodes", async () => {

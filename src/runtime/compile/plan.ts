@@ -38,8 +38,13 @@ const FOLD_MAX = 1 << 20;
 const operatorOf = (node: NodeProto): Operator | undefined =>
   operators.get(operatorName(node)) ?? (node.opType === "SimplifiedLayerNormalization" ? operators.get(node.opType) : undefined);
 
+interface ReadGraph {
+  readonly flat: FlatGraph;
+  readonly stored: ReturnType<typeof readStored>;
+}
+
 /** The graph as the runtime reads it. */
-export const readGraph = (model: OnnxModel): { readonly flat: FlatGraph; readonly stored: ReturnType<typeof readStored> } => {
+export const readGraph = (model: OnnxModel): ReadGraph => {
   const stored = readStored(model);
   const flat = flatten(model, stored);
   return { flat: { ...flat, nodes: lower(flat.nodes, opsetVersion(model)) }, stored };
@@ -145,18 +150,24 @@ class Constants {
   }
 }
 
+export interface PlanOptions {
+  readonly backend: Backend<SyncLayer>;
+  readonly activations: ActivationChoice;
+  /** Weights that the caller has: by the value that they are. */
+  readonly held?: ReadonlyMap<string, Weight>;
+  /** Called between nodes with how many are done, and in all; what it throws ends the work, and frees what was made. */
+  readonly pace?: (done: number, total: number) => void | Promise<void>;
+}
+
 /** @throws LowbitError E_ONNX, E_SHAPE, E_UNSUPPORTED */
-export function makePlan(
-  model: OnnxModel,
-  { flat, stored }: ReturnType<typeof readGraph>,
-  backend: Backend<SyncLayer>,
-  activations: ActivationChoice,
-): Plan {
+export async function makePlan(model: OnnxModel, { flat, stored }: ReadGraph, options: PlanOptions): Promise<Plan> {
+  const { backend, activations, held = new Map<string, Weight>(), pace } = options;
   const graph = model.proto.graph!;
   const opset = opsetVersion(model);
   const feeds = new Set(graph.input.map(({ name }) => name));
   const constants = new Constants(model, flat, feeds);
   for (const [name, packed] of stored) constants.weights.set(name, { isRows: true, packed });
+  for (const [name, weight] of held) constants.weights.set(name, weight);
   const layers = new Map<string, SyncLayer>();
   const steps: Unfreed[] = [];
   const dropped = new Map<NodeProto, ReadonlySet<number>>();
@@ -200,7 +211,8 @@ export function makePlan(
   /** Constants that patterns look at: weights stay codes. */
   const small = (name: string): Value | undefined => (constants.weights.has(name) ? undefined : constants.get(name));
   try {
-    for (const { node, guards } of flat.nodes) {
+    for (const [done, { node, guards }] of flat.nodes.entries()) {
+      await pace?.(done, flat.nodes.length);
       const operator = operatorName(node);
       if (operator === "Constant") {
         constants.values.set(node.output[0], readValue(model, constantTensor(node)!));

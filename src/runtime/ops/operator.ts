@@ -19,6 +19,8 @@ export type ActivationChoice = "auto" | "float32" | "int16" | "int8";
 export interface Weight {
   readonly isRows: boolean;
   readonly packed: () => PackedTensor;
+  /** The product that was made of it while its file was read. */
+  readonly made?: SyncLayer;
 }
 
 export interface PrepareContext {

@@ -85,6 +85,8 @@ function constantLayer(context: PrepareContext, name: string, isRows: boolean): 
   const { backend, activations } = context;
   const key = `${name} ${isRows}`;
   const weight = context.weight(1);
+  const made = weight?.isRows === isRows ? weight.made : undefined;
+  if (made !== undefined) return context.layer(key, () => made);
   if (weight?.isRows === isRows) {
     const packed = weight.packed();
     if (packed.shape.length === 2)

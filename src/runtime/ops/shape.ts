@@ -1,11 +1,13 @@
 // Operators that move values and compute shapes. int64 values stay BigInt throughout.
 import { LowbitError } from "../../../formats/core/errors.ts";
+import { dequantizeRows } from "../../../formats/core/packed.ts";
+import type { PackedTensor } from "../../../formats/core/types.ts";
 import { attributeInt, attributeOf } from "../../onnx/graph/nodes.ts";
 import { contiguous, flattened, resolveShape } from "../../onnx/graph/views.ts";
 import type { Value, ValueData } from "../value.ts";
 import { empty, floats, int64, integers, sizeOf, smallTensor } from "../value.ts";
 import { broadcastDims, broadcastIndex } from "./elementwise.ts";
-import type { Inputs, Operators } from "./operator.ts";
+import type { Inputs, Operators, Prepared } from "./operator.ts";
 import { axisOf, fail, ints, need, product } from "./operator.ts";
 import type { NodeProto } from "../../onnx/file/gen/onnx_pb.ts";
 
@@ -275,6 +277,34 @@ function tile(inputs: Inputs, node: NodeProto): Value {
   return out;
 }
 
+/** @throws LowbitError E_VALUE */
+function rowOf(node: NodeProto, id: number, count: number): number {
+  if (id >= -count && id < count) return id < 0 ? id + count : id;
+  throw new LowbitError(
+    "E_VALUE",
+    `node ${node.name} (Gather): expected indices from ${-count} to ${count - 1}, got ${id}. Check the feeds.`,
+  );
+}
+
+/** Rows of a table of codes, decoded as they are asked for. */
+function packedRows(node: NodeProto, table: PackedTensor): Prepared | undefined {
+  if (table.shape.length !== 2) return undefined;
+  const { rows, k: width } = table;
+  const read = (ids: readonly number[], out: Float32Array): void =>
+    ids.forEach((id, i) => dequantizeRows(table, rowOf(node, id, rows), 1, out.subarray(i * width, (i + 1) * width)));
+  return {
+    run(inputs, of) {
+      const ids = need(inputs, 1, of);
+      const out = floats([...ids.dims, width]);
+      read(integers(ids), out.data);
+      return out;
+    },
+    kernel: "rows of a packed table",
+    drops: [0],
+    rows: { ids: 1, width, read },
+  };
+}
+
 export const shape: Operators = {
   ConstantOfShape: { run: constantOfShape },
   CumSum: { run: cumSum },
@@ -299,19 +329,17 @@ export const shape: Operators = {
   Gather: {
     run: gather,
     prepare(node, context) {
+      if (attributeInt(node, "axis", 0) !== 0 || context.constant(1) !== undefined) return undefined;
+      const codes = context.weight(0);
+      const packed = codes?.isRows === true ? packedRows(node, codes.packed()) : undefined;
+      if (packed !== undefined) return packed;
       const table = context.constant(0);
-      if (table?.dims.length !== 2 || !(table.data instanceof Float32Array) || attributeInt(node, "axis", 0) !== 0) return undefined;
-      if (context.constant(1) !== undefined) return undefined;
+      if (table?.dims.length !== 2 || !(table.data instanceof Float32Array)) return undefined;
       const [count, width] = table.dims;
       const values = table.data;
       const read = (ids: readonly number[], out: Float32Array): void =>
         ids.forEach((id, i) => {
-          if (id < -count || id >= count)
-            throw new LowbitError(
-              "E_VALUE",
-              `node ${node.name} (Gather): expected indices from ${-count} to ${count - 1}, got ${id}. Check the feeds.`,
-            );
-          const row = id < 0 ? id + count : id;
+          const row = rowOf(node, id, count);
           out.set(values.subarray(row * width, (row + 1) * width), i * width);
         });
       return { run: gather, kernel: "rows of a table", drops: [], rows: { ids: 1, width, read } };

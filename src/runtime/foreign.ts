@@ -1,0 +1,98 @@
+// Models that this runtime does not run whole, in onnxruntime: onnxruntime-node in Node, onnxruntime-web elsewhere.
+import { LowbitError } from "../../formats/core/errors.ts";
+import { builtin } from "../files/node.ts";
+import { checkFetches, disposed, type Described, type RuntimeTensor, type Session } from "./session.ts";
+
+interface Opened {
+  readonly outputNames: readonly string[];
+  run(feeds: Record<string, unknown>, fetches: readonly string[]): Promise<Record<string, RuntimeTensor>>;
+  release(): Promise<void>;
+}
+
+/** The module onnxruntime-node or onnxruntime-web: what of it is used. */
+export interface OnnxRuntime {
+  readonly InferenceSession: { create(model: never, options?: never): Promise<unknown> };
+  readonly Tensor: new (...args: never) => unknown;
+}
+
+interface Known {
+  readonly InferenceSession: { create(model: string | Uint8Array, options: object): Promise<Opened> };
+  readonly Tensor: new (type: string, data: unknown, dims: readonly number[]) => unknown;
+}
+
+const firstLine = (error: unknown): string => String((error as Error).message ?? error).split("\n")[0];
+
+/** @throws LowbitError E_RUNTIME with the operators that need it */
+async function importRuntime(missing: readonly string[]): Promise<Known> {
+  const names = builtin("node:module") === undefined ? ["onnxruntime-web"] : ["onnxruntime-node", "onnxruntime-web"];
+  let first: unknown;
+  for (const name of names) {
+    try {
+      // a variable, so that bundlers leave the optional peer alone
+      const module = (await import(/* @vite-ignore */ name)) as Known & { default?: Known };
+      return module.InferenceSession === undefined ? module.default! : module;
+    } catch (cause) {
+      first ??= cause;
+    }
+  }
+  throw new LowbitError(
+    "E_RUNTIME",
+    `model: expected ${names.join(" or ")} for the operators ${missing.join(", ")}, got ${firstLine(first)}. Install it (npm install ${names[0]}), or give its module: { fallback: await import("${names[0]}") }.`,
+    { cause: first },
+  );
+}
+
+/**
+ * A session of onnxruntime behind this runtime's interface.
+ * @throws LowbitError E_RUNTIME where it is not installed, or refuses the model
+ */
+export async function foreignSession(
+  described: Described,
+  source: string | Uint8Array,
+  missing: readonly string[],
+  runtime: "onnxruntime" | OnnxRuntime,
+  files: ReadonlyMap<string, Uint8Array> = new Map(),
+): Promise<Session> {
+  const { InferenceSession, Tensor } = runtime === "onnxruntime" ? await importRuntime(missing) : (runtime as unknown as Known);
+  const externalData = [...files].map(([path, data]) => ({ path, data }));
+  const options = { logSeverityLevel: 4, ...(files.size === 0 ? {} : { externalData }) };
+  const session = await InferenceSession.create(source, options).catch((cause: unknown) => {
+    throw new LowbitError(
+      "E_RUNTIME",
+      `model: expected one that onnxruntime loads, for the operators ${missing.join(", ")}, got ${firstLine(cause)}. Check the model with lowbit inspect.`,
+      { cause },
+    );
+  });
+  const { optional: _, shapeless: __, agree: ___, ...names } = described;
+  let released = false;
+  return {
+    ...names,
+    async run(feeds, fetches = names.outputNames) {
+      if (released) throw disposed();
+      checkFetches(names.outputNames, fetches);
+      try {
+        const tensors = Object.entries(feeds).map(([name, { type, data, dims }]) => [name, new Tensor(type, data, dims)]);
+        return await session.run(Object.fromEntries(tensors) as Record<string, unknown>, fetches);
+      } catch (cause) {
+        const given = Object.entries(feeds).map(([name, { type, dims }]) => `${name} ${type}[${dims.join(", ")}]`);
+        throw new LowbitError(
+          "E_RUNTIME",
+          `model: expected a run in onnxruntime with ${given.join("; ")}, got ${firstLine(cause)}. Give other feeds.`,
+          { cause },
+        );
+      }
+    },
+    decoder() {
+      throw new LowbitError(
+        "E_UNSUPPORTED",
+        `decoder: expected operators of the runtime, got also ${missing.join(", ")}. Call run with the caches as feeds.`,
+      );
+    },
+    explain: () => ({ runtime: "onnxruntime", missing, steps: [], folded: 0, dead: 0 }),
+    async release() {
+      if (released) return;
+      released = true;
+      await session.release();
+    },
+  };
+}
