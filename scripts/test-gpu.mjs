@@ -105,6 +105,8 @@ async function browser() {
   }
   // QLoRA in a page
   execFileSync(process.execPath, ["examples/qlora/serve.mjs", "--quick", "--chromium", need("chromium")], { cwd: root, stdio: "inherit" });
+  // pipelines of transformers.js, with lowbit/transformers and without
+  execFileSync(process.execPath, ["scripts/test-pipelines.mjs", need("chromium")], { cwd: root, stdio: "inherit" });
   // the runtimes of `verify --runtimes web,webgpu`
   execFileSync(process.execPath, [join(root, "node_modules/tsx/dist/cli.mjs"), "scripts/verify-webgpu.ts"], {
     cwd: root,
