@@ -8,7 +8,7 @@ env.allowLocalModels = true;
 env.localModelPath = "models/";
 env.useBrowserCache = false;
 env.useWasmCache = false;
-env.backends.onnx.wasm.wasmPaths = new URL("ort/", location.href).href;
+env.backends.onnx.wasm.wasmPaths = new URL("ort/", globalThis.location.href).href;
 env.backends.onnx.wasm.numThreads = 1;
 
 const noise = (count, low, high) => {
