@@ -26,6 +26,7 @@ const PIPELINES = {
   "text-classification": ["classes", (run) => run(["w5 w9 w30", "w61 w3"], { top_k: 3 })],
   "text-generation": ["language", (run) => run("w7 w30 w12", { max_new_tokens: 8, do_sample: false })],
   "automatic-speech-recognition": ["speech", (run) => run(sound)],
+  "automatic-speech-recognition by Whisper": ["whisper", (run) => run(sound, { max_new_tokens: 12 })],
   "image-classification": ["images", (run) => run(image, { top_k: 5 })],
 };
 
@@ -48,7 +49,7 @@ async function once(task) {
     return session;
   };
   try {
-    const run = await pipeline(task, folder, { dtype: "fp32" });
+    const run = await pipeline(task.split(" ")[0], folder, { dtype: "fp32" });
     const result = leaves(await call(run));
     const start = performance.now();
     await call(run);

@@ -221,6 +221,31 @@ test("memory stays flat over 50 loads and releases, and over 10,000 steps of a d
   await session.release();
 });
 
+test("a worker that ends between two steps is an error that says so, and all can still be released", async () => {
+  const workers: { terminate(): Promise<number> }[] = [];
+  const plain = process.getBuiltinModule;
+  process.getBuiltinModule = ((id: string) => {
+    const module = plain.call(process, id) as { Worker?: new (...args: never) => (typeof workers)[number] };
+    if (id !== "node:worker_threads") return module;
+    const Seen = class extends module.Worker! {
+      constructor(...args: never) {
+        super(...args);
+        workers.push(this);
+      }
+    };
+    return { ...module, Worker: Seen };
+  }) as typeof plain;
+  const backend = await wasm({ threads: 2 }).finally(() => void (process.getBuiltinModule = plain));
+  const session = await loadModel(decoderBytes, { backend });
+  const decoder = session.decoder();
+  decoder.prefill([1, 2, 3]);
+  await workers[0].terminate();
+  const message = /expected 1 live workers, got: worker 1 of 1 ended\. Make another backend/;
+  expect(() => decoder.step(4)).toThrow(message);
+  expect(() => decoder.step(4)).toThrow(message);
+  await session.release();
+});
+
 const strange = encode(
   model(graph({ input: [value("x", T.FLOAT, [1, K])], output: [value("y", T.FLOAT, [1, K])], node: [node("Hardmax", ["x"], ["y"])] })),
 );

@@ -4,6 +4,7 @@ import { join } from "node:path";
 import type { NodeProto, TensorProto, ValueInfoProto } from "../../src/onnx/file/gen/onnx_pb.ts";
 import { encode, graph, model, node, raw, T, value, weights, type AttributeValue } from "../onnx/build.ts";
 import { writeLanguageModel } from "../onnx/transformers-models.ts";
+import { writeWhisper } from "./whisper.ts";
 
 const WORDS = 64;
 const WIDTH = 32;
@@ -124,7 +125,7 @@ function write(folder: string, name: string, bytes: Uint8Array, files: Readonly<
 
 const labelsOf = (count: number): Record<string, string> => Object.fromEntries(Array.from({ length: count }, (_, i) => [i, `label ${i}`]));
 
-/** Writes features, classes, speech, images and language into a folder. */
+/** Writes features, classes, speech, whisper, images and language into a folder. */
 export function writePipelines(folder: string): void {
   const text = {
     "tokenizer.json": tokenizer,
@@ -156,5 +157,6 @@ export function writePipelines(folder: string): void {
       ...{ image_mean: [0.5, 0.5, 0.5], image_std: [0.5, 0.5, 0.5] },
     },
   });
+  writeWhisper(join(folder, "whisper"));
   writeLanguageModel(join(folder, "language"));
 }

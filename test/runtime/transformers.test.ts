@@ -77,6 +77,12 @@ const PIPELINES: Record<string, Run> = {
     await listen.dispose();
     return out;
   },
+  "automatic-speech-recognition by Whisper": async (dtype) => {
+    const listen = await pipeline("automatic-speech-recognition", "whisper", { dtype });
+    const out = await listen(sound, { max_new_tokens: 12 });
+    await listen.dispose();
+    return out;
+  },
   "image-classification": async (dtype) => {
     const look = await pipeline("image-classification", "images", { dtype });
     const out = await look(image, { top_k: 5 });
