@@ -63,7 +63,8 @@ export function dfp16MatMul(x: tf.Tensor, w: tf.Tensor): tf.Tensor {
     const [a, b] = [fixed(inputs), fixed(weight)];
     return {
       value: integerProduct(a, b),
-      backward: (dy) => ({ dx: integerProduct(fixed(dy), turned(b)), dw: integerProduct(fixed(transposed(dy)), turned(a)) }),
+      dx: (dy) => integerProduct(fixed(dy), turned(b)),
+      dw: (dy) => integerProduct(fixed(transposed(dy)), turned(a)),
     };
   });
 }

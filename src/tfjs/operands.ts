@@ -2,6 +2,7 @@
 import * as tf from "@tensorflow/tfjs-core";
 import { isA } from "../../formats/core/check.ts";
 import { LowbitError } from "../../formats/core/errors.ts";
+import { registered } from "./kernels.ts";
 
 /** A row-major matrix. */
 export interface Matrix {
@@ -21,8 +22,28 @@ export function transposed({ data, rows, k }: Matrix): Matrix {
 /** Value and gradients of a product x[m, k] W[n, k]^T. */
 export interface TrainedProduct {
   readonly value: tf.Tensor2D;
-  backward(dy: Matrix): { readonly dx: tf.Tensor2D; readonly dw: tf.Tensor2D };
+  dx(dy: Matrix): tf.Tensor2D;
+  dw(dy: Matrix): tf.Tensor2D;
 }
+
+interface Attributes {
+  multiply(x: Matrix, w: Matrix): TrainedProduct;
+  made?: TrainedProduct;
+}
+
+// A kernel, not tf.customGrad: that computes both gradients where one is wanted.
+const NAME = "LowbitTrainedMatMul";
+const ensure = registered(NAME, {
+  forward({ inputs, attrs }) {
+    const own = attrs as unknown as Attributes;
+    own.made = own.multiply(matrixOf(inputs.x as tf.Tensor), matrixOf(inputs.w as tf.Tensor));
+    return own.made.value;
+  },
+  gradient(dy, _, attrs) {
+    const { made } = attrs as unknown as Required<Attributes>;
+    return { x: () => tf.tidy(() => made.dx(matrixOf(dy as tf.Tensor))), w: () => tf.tidy(() => made.dw(matrixOf(dy as tf.Tensor))) };
+  },
+});
 
 /** The product of `multiply` as an operation with both gradients, for x [..., k]. */
 export function trainedProduct(name: string, x: tf.Tensor, w: tf.Tensor, multiply: (x: Matrix, w: Matrix) => TrainedProduct): tf.Tensor {
@@ -35,16 +56,12 @@ export function trainedProduct(name: string, x: tf.Tensor, w: tf.Tensor, multipl
   const [n, k] = w.shape as [number, number];
   if (x.rank < 1 || x.shape.at(-1) !== k)
     throw new LowbitError("E_SHAPE", `${name} x: expected a last axis of ${k} (the weight is [${n}, ${k}]), got [${x.shape.join(", ")}].`);
+  ensure();
   return tf.tidy(() => {
     const rows = tf.reshape(tf.cast(x, "float32"), [-1, k]);
-    const y = tf.customGrad((a, b) => {
-      const { value, backward } = multiply(matrixOf(a as tf.Tensor), matrixOf(b as tf.Tensor));
-      const gradFunc = (dy: tf.Tensor) => {
-        const { dx, dw } = backward(matrixOf(dy));
-        return [dx, dw];
-      };
-      return { value, gradFunc };
-    })(rows, w);
+    const attrs: Attributes = { multiply };
+    const inputs = { x: rows, w: tf.cast(w, "float32") };
+    const y = tf.engine().runKernel<tf.Tensor>(NAME, inputs, attrs as unknown as tf.NamedAttrMap);
     return tf.reshape(y, [...x.shape.slice(0, -1), n]);
   });
 }

@@ -51,9 +51,10 @@ function stochastic(t: Matrix, random: () => number): tf.Tensor2D {
 function backwardProduct(a: Matrix, b: Matrix, random: () => number): Matrix {
   const signs = Float32Array.from({ length: a.k }, () => (random() < 0.5 ? -1 : 1));
   const [left, right] = [a, b].map((t) => stochastic(rotated(t, signs), random));
-  const product = tf.tidy(() => tf.matMul(left, right, false, true).dataSync() as Float32Array);
-  tf.dispose([left, right]);
-  return { data: product, rows: a.rows, k: b.rows };
+  const product = tf.matMul(left, right, false, true);
+  const data = product.dataSync() as Float32Array; // tidy would look for tensors in every number of it
+  tf.dispose([left, right, product]);
+  return { data, rows: a.rows, k: b.rows };
 }
 
 const masked = (t: Matrix, mask: Float32Array): Matrix => ({ ...t, data: t.data.map((v, i) => v * mask[i]) });
@@ -73,10 +74,8 @@ export function quartetMatMul(x: tf.Tensor, w: tf.Tensor, { random = Math.random
     const [left, right] = [a, b].map(({ values }) => tf.tensor2d(values.data, [values.rows, values.k]));
     return {
       value: tf.matMul(left, right, false, true),
-      backward: (dy) => ({
-        dx: unrotated(masked(backwardProduct(dy, transposed(b.values), random), a.mask), inputs.k),
-        dw: unrotated(masked(backwardProduct(transposed(dy), transposed(a.values), random), b.mask), weight.k),
-      }),
+      dx: (dy) => unrotated(masked(backwardProduct(dy, transposed(b.values), random), a.mask), inputs.k),
+      dw: (dy) => unrotated(masked(backwardProduct(transposed(dy), transposed(a.values), random), b.mask), weight.k),
     };
   });
 }
