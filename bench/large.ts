@@ -1,9 +1,22 @@
 // Models larger than memory. A sparse file of N GiB (400 products, one of 3 GiB where there is room for it) quantized
 // to q4: time, GB/s, peak memory beside the bound 2 x the largest layer as float32 + 250 MB. --gptq: a chain of
-// products calibrated by GPTQ. npm run bench -- large [--gib 20] [--folder DIR]; large --gptq [--gib 4] Needs npm run
-// build
-import { spawnSync } from "node:child_process";
-import { closeSync, ftruncateSync, mkdirSync, openSync, rmSync, statSync, writeFileSync, writeSync } from "node:fs";
+// products calibrated by GPTQ; --kills N then does it once more, killed at N random moments and resumed, and compares
+// bytes and how often each layer was made.
+//   npm run bench -- large [--gib 20] [--folder DIR]; large --gptq [--gib 4] [--kills 20]; needs npm run build
+import { spawn, spawnSync } from "node:child_process";
+import { createHash } from "node:crypto";
+import {
+  closeSync,
+  createReadStream,
+  existsSync,
+  ftruncateSync,
+  mkdirSync,
+  openSync,
+  rmSync,
+  statSync,
+  writeFileSync,
+  writeSync,
+} from "node:fs";
 import { cpus, loadavg, tmpdir } from "node:os";
 import { join } from "node:path";
 import { parseArgs } from "node:util";
@@ -43,7 +56,7 @@ function makeSparse(folder: string, gib: number): void {
 }
 
 /** Inputs and columns of a layer of the chain, 16 MiB: GPTQ of 4 GiB of them takes minutes. */
-const [CHAIN_K, CHAIN_N] = [512, 8192];
+const [CHAIN_K, CHAIN_N] = [256, 16384];
 
 /** x -> product -> its first columns -> Tanh -> ..., random weights. */
 function makeChain(folder: string, gib: number): void {
@@ -71,40 +84,81 @@ function makeChain(folder: string, gib: number): void {
   );
 }
 
-/** What is measured, in a process of its own on the built package: argv folder, kind, inputs. */
+/** What is measured, in a process of its own on the built package: argv folder, output, kind, inputs, "resume" or "". */
 const CHILD = `
 const { quantizeModel } = await import(${JSON.stringify(new URL("../dist/esm/onnx.js", import.meta.url).href)});
-const [folder, kind, k] = process.argv.slice(-3);
+const [folder, output, kind, k, resume] = process.argv.slice(-5);
 let state = 1;
 const next = () => (state = (Math.imul(state, 1664525) + 1013904223) >>> 0) / 2 ** 32;
 const calibration = Array.from({ length: 8 }, () => ({ x: { type: "float32", data: Float32Array.from({ length: 64 * k }, () => next() - 0.5), dims: [64, Number(k)] } }));
-const report = await quantizeModel(folder + "/model.onnx", folder + "/out.onnx", {
+const made = [];
+const report = await quantizeModel(folder + "/model.onnx", folder + "/" + output, {
   dtype: "q4",
+  resume: resume === "resume",
+  onProgress: ({ layer }) => layer.endsWith("(quantize)") && resume === "resume" && console.log("made " + layer),
   ...(kind === "rtn" ? {} : { algorithm: { name: "gptq", damp: 0.05, actOrder: false, polish: false }, calibration }),
 });
 console.log(JSON.stringify({ seconds: report.seconds, peak: process.resourceUsage().maxRSS * 1024, bytes: report.fileBytesAfter, before: report.fileBytesBefore }));
 `;
 
+const childArgs = (folder: string, output: string, kind: string, resume: string): string[] => [
+  "--input-type=module",
+  "-e",
+  CHILD,
+  folder,
+  output,
+  kind,
+  String(CHAIN_K),
+  resume,
+];
+
+/** SHA-256 of an output and its data. */
+async function hashOf(folder: string, output: string): Promise<string> {
+  const hash = createHash("sha256");
+  for (const name of [output, `${output}_data`].filter((file) => existsSync(join(folder, file))))
+    for await (const chunk of createReadStream(join(folder, name))) hash.update(chunk as Buffer);
+  return hash.digest("hex");
+}
+
+/** Runs until the output is there, killed at `kills` random moments on the way; how often a layer was begun. */
+async function killed(folder: string, output: string, kills: number, seconds: number): Promise<{ begun: number; kills: number }> {
+  let begun = 0;
+  let done = 0;
+  for (;;) {
+    const child = spawn(process.execPath, childArgs(folder, output, "gptq", "resume"), { stdio: ["ignore", "pipe", "inherit"] });
+    let text = "";
+    child.stdout.setEncoding("utf8").on("data", (chunk: string) => (text += chunk));
+    // each run gets some way: starting, and hashing what is there, takes a while
+    const after = done < kills ? (0.5 + Math.random()) * (seconds / kills) * 1000 + 1500 : Infinity;
+    const timer = after === Infinity ? undefined : setTimeout(() => child.kill("SIGKILL"), after);
+    const code = await new Promise((resolve) => child.on("close", (status) => resolve(status)));
+    clearTimeout(timer);
+    begun += text.split("made ").length - 1;
+    if (code === 0) return { begun, kills: done };
+    if (code !== null) throw new Error(`the run failed with ${String(code)}`);
+    done++;
+  }
+}
+
 /** npm run bench -- large */
-export function large(args: readonly string[]): void {
+export async function large(args: readonly string[]): Promise<void> {
   const { values } = parseArgs({
     args: [...args],
     options: {
       gib: { type: "string" },
       gptq: { type: "boolean", default: false },
+      kills: { type: "string", default: "0" },
       folder: { type: "string", default: join(tmpdir(), "lowbit-large") },
     },
   });
   const gib = Number(values.gib ?? (values.gptq ? 4 : 20));
   const { folder } = values;
   rmSync(folder, { recursive: true, force: true });
-  mkdirSync(folder, { recursive: true });
+  for (const one of ["one", "two"]) mkdirSync(join(folder, one), { recursive: true });
   try {
     (values.gptq ? makeChain : makeSparse)(folder, gib);
     const largest = values.gptq ? 4 * CHAIN_K * CHAIN_N : gib >= 8 ? 3 * GIB : (gib * GIB) / LAYERS;
-    const made = spawnSync(process.execPath, ["--input-type=module", "-e", CHILD, folder, values.gptq ? "gptq" : "rtn", String(CHAIN_K)], {
-      encoding: "utf8",
-    });
+    const made = spawnSync(process.execPath, childArgs(folder, "one/out.onnx", values.gptq ? "gptq" : "rtn", ""), { encoding: "utf8" });
     if (made.status !== 0) throw new Error(made.stderr);
     const { seconds, peak, bytes, before } = JSON.parse(made.stdout) as { seconds: number; peak: number; bytes: number; before: number };
     const mb = (n: number): string => `${(n / 1e6).toFixed(0)} MB`;
@@ -112,6 +166,13 @@ export function large(args: readonly string[]): void {
     console.log(
       `${(statSync(join(folder, "model.onnx_data")).size / GIB).toFixed(1)} GiB ${values.gptq ? "GPTQ" : "round to nearest"} -> ${mb(bytes)} in ${seconds.toFixed(1)} s (${(before / 1e9 / seconds).toFixed(2)} GB/s), ` +
         `peak ${mb(peak)}; 2 x the largest layer + 250 MB is ${mb(2 * largest + 250e6)}`,
+    );
+    if (Number(values.kills) === 0) return;
+    const again = await killed(folder, "two/out.onnx", Number(values.kills), seconds);
+    const same = (await hashOf(folder, "one/out.onnx")) === (await hashOf(folder, "two/out.onnx"));
+    const layers = Math.floor((gib * GIB) / (4 * CHAIN_K * CHAIN_N));
+    console.log(
+      `killed ${again.kills} times and resumed: ${same ? "the same bytes" : "OTHER BYTES"}; ${again.begun} layers begun for ${layers}: ${again.begun - layers} twice${again.begun - layers <= again.kills ? "" : ", MORE THAN ONE A KILL"}`,
     );
   } finally {
     rmSync(folder, { recursive: true, force: true });

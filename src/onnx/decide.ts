@@ -81,6 +81,11 @@ export async function decideInto(
       "shard: expected layers that can be made apart, got sequential calibration, where each waits for the one before. Leave sequential (and refit) out, or make the model in one run with resume.",
     );
   const wanted = (group: InputGroup): boolean => group.layers.some(isOpen);
+  const make = (layer: Layer, statistics: InputStatistics | null): Promise<DecidedWeight> => {
+    const done = layers.filter((one) => store.has(one)).length;
+    options.onProgress?.({ stage: "quantize", done, total: layers.length, layer: layer.name });
+    return quantizeLayer(model, byLayer.get(layer)!, statistics, options);
+  };
   if (options.statistics !== undefined && groups.some(wanted)) {
     if (sequential)
       throw new LowbitError(
@@ -91,7 +96,7 @@ export async function decideInto(
     try {
       for (const group of groups.filter(wanted)) {
         const found = file.of(group);
-        for (const layer of group.layers.filter(isOpen)) store.put(layer, await quantizeLayer(model, byLayer.get(layer)!, found, options));
+        for (const layer of group.layers.filter(isOpen)) store.put(layer, await make(layer, found));
       }
     } finally {
       file.close();
@@ -102,14 +107,13 @@ export async function decideInto(
       ...(maxBatches === undefined ? {} : { maxBatches }),
       ...(signal === undefined ? {} : { signal }),
     });
-    if (sequential) await decideInSequence(model, feeds, groups, byLayer, options, store);
+    if (sequential) await decideInSequence(model, feeds, groups, make, options, store);
     else
       for await (const pass of collectPasses(model, feeds, groups, options, wanted))
         for (const [group, statistics] of pass)
-          for (const layer of group.layers.filter(isOpen))
-            store.put(layer, await quantizeLayer(model, byLayer.get(layer)!, statistics, options));
+          for (const layer of group.layers.filter(isOpen)) store.put(layer, await make(layer, statistics));
   }
-  for (const job of jobs) if (isOpen(job.layer)) store.put(job.layer, await quantizeLayer(model, job, null, options));
+  for (const { layer } of jobs) if (isOpen(layer)) store.put(layer, await make(layer, null));
 }
 
 function checkCalibrated({ layer, algorithm }: Job, reason: string | undefined, hasData: boolean): void {
@@ -143,7 +147,7 @@ async function decideInSequence(
   model: OnnxModel,
   feeds: readonly Feeds[],
   groups: readonly InputGroup[],
-  jobs: ReadonlyMap<Layer, Job>,
+  make: (layer: Layer, statistics: InputStatistics) => Promise<DecidedWeight>,
   options: DecideOptions,
   store: WeightStore,
 ): Promise<void> {
@@ -168,8 +172,7 @@ async function decideInSequence(
       const statistics = (await collect(quantized, [group], options, later, float, isOpen ? [group] : [])).get(group);
       for (const layer of group.layers) {
         const target = copies[places.get(layer.node)!];
-        const decided =
-          store.get(layer) ?? withoutShift(await quantizeLayer(model, jobs.get(layer)!, statistics!, options), takesBias(target));
+        const decided = store.get(layer) ?? withoutShift(await make(layer, statistics!), takesBias(target));
         if (!store.has(layer)) store.put(layer, decided);
         const { factor } = gemmAlpha(layer.node);
         const values = dequantizeOriginal(decided.packed);

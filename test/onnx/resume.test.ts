@@ -158,6 +158,39 @@ test.each(Object.entries({ ...RECIPES, ...SEQUENTIAL }))(
   },
 );
 
+test("killed at 20 random moments: the same bytes, no layer made twice more than once a kill", async () => {
+  let state = 20;
+  const random = (): number => (state = (Math.imul(state, 1664525) + 1013904223) >>> 0) / 2 ** 32;
+  for (const recipe of [RECIPES.gptq, SEQUENTIAL["gptq in sequence"]]) {
+    const expected = await once(recipe);
+    const made = new Map<string, number>();
+    const starts = ({ layer }: { layer: string }): void => {
+      const name = /^(.*) \(quantize\)$/.exec(layer)?.[1];
+      if (name !== undefined) made.set(name, (made.get(name) ?? 0) + 1);
+    };
+    let output = place();
+    let kills = 0;
+    let whole = 0;
+    // a run that gets through before it is killed is followed by one from the beginning
+    while (kills < 20) {
+      const run = () => quantizeModel(input, output, { ...recipe, resume: true, force: true, onProgress: starts });
+      if (await killed(run, 10 + Math.floor(random() * 70))) {
+        kills++;
+        if (!existsSync(output)) continue;
+      }
+      expect(bytes(output).equals(expected)).toBe(true);
+      whole++;
+      output = place();
+    }
+    await quantizeModel(input, output, { ...recipe, resume: true, onProgress: starts });
+    expect(bytes(output).equals(expected)).toBe(true);
+    expect([...made.keys()].sort()).toEqual(["a", "b", "c", "c2", "d", "e"].slice(0, made.size));
+    const computed = [...made.values()].reduce((a, b) => a + b, 0);
+    expect(computed).toBeGreaterThanOrEqual(made.size * (whole + 1));
+    expect(computed).toBeLessThanOrEqual(made.size * (whole + 1) + kills);
+  }
+});
+
 test.each(Object.entries(RECIPES))("%s in three shards: the same bytes", async (_, options) => {
   const expected = await once(options);
   const output = place();

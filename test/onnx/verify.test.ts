@@ -392,6 +392,26 @@ describe("what a run on the CPU does not show", () => {
       initializer: [raw("w", [2, 2], new Int8Array(4), T.INT8)],
     });
     expect(runtimeTraps(readModelBytes(encode(model(dynamic)))).map((trap) => trap.id)).toEqual(["jsep-dynamic-int8", "int8-without-vnni"]);
+    const dequantize = (x: string, scales: number[], attributes: Record<string, bigint> = {}) =>
+      runtimeTraps(
+        readModelBytes(
+          encode(
+            model(
+              graph({
+                node: [node("DequantizeLinear", [x, "scale"], ["y"], attributes)],
+                initializer: [
+                  raw("codes", [8], new Uint8Array(8), T.UINT8),
+                  raw("scale", scales.length === 1 ? [] : [scales.length], Float32Array.from(scales)),
+                ],
+              }),
+            ),
+          ),
+        ),
+      ).map((trap) => trap.id);
+    expect(dequantize("computed", [1])).toEqual(["jsep-dequantize-8"]);
+    expect(dequantize("computed", [1, 2])).toEqual([]);
+    expect(dequantize("codes", [1])).toEqual([]); // folded before it runs
+    expect(dequantize("codes", [1, 2], { axis: 0n, block_size: 4n })).toEqual(["webgpu-dequantize-1d"]);
   });
   it("inputs come from an iterable as calibration takes it, at most `samples` of them", async () => {
     const feed = (v: number) => ({ x: { type: "float32", data: new Float32Array(64).fill(v), dims: [1, 64] } });

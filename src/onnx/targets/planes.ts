@@ -47,6 +47,22 @@ export const planesReason = (format: NumberFormat, opset: number): string | unde
 export const int64Tensor = (context: TargetContext, base: string, values: readonly number[]): TensorProto =>
   makeTensor(context.model, context.names.take(base), T.INT64, [values.length], new Uint8Array(BigInt64Array.from(values, BigInt).buffer));
 
+const shared = new WeakMap<TargetContext, Map<string, string>>();
+
+/** Shapes, bounds and indices, in the main graph, where every graph sees them: one tensor for all that ask for the same. */
+export function sharedInts(context: TargetContext, what: string, values: readonly number[]): string {
+  const known = shared.get(context) ?? new Map<string, string>();
+  shared.set(context, known);
+  const key = values.join();
+  let name = known.get(key);
+  if (name === undefined) {
+    const tensor = int64Tensor(context, `lowbit_${what}${values.length > 8 ? "" : `_${values.join("_")}`}`, values);
+    context.scopes[0].graph.initializer.push(tensor);
+    known.set(key, (name = tensor.name));
+  }
+  return name;
+}
+
 const intsAttribute = (name: string, values: readonly number[]): AttributeProto =>
   create(AttributeProtoSchema, { name, ints: values.map(BigInt), type: A.INTS });
 
@@ -65,14 +81,13 @@ export function constantNodes(context: TargetContext, sink: Sink, base: string) 
     add,
     constant,
     cast: (x: string, to: number, what: string) => add("Cast", [x], what, [intAttribute("to", to)]),
-    reshape: (x: string, dims: readonly number[], what: string) =>
-      add("Reshape", [x, constant(int64Tensor(context, `${base}_${what}_shape`, dims))], what),
+    reshape: (x: string, dims: readonly number[], what: string) => add("Reshape", [x, sharedInts(context, "shape", dims)], what),
     gather: (x: string, indices: string, axis: number, what: string) => add("Gather", [x, indices], what, [intAttribute("axis", axis)]),
     transpose: (x: string, perm: readonly number[], what: string) => add("Transpose", [x], what, [intsAttribute("perm", perm)]),
     /** The first `count` elements of a vector. */
     head(x: string, count: number, what: string): string {
       if (context.opset() < 10) return add("Slice", [x], what, [intsAttribute("starts", [0]), intsAttribute("ends", [count])]);
-      const bounds = [0, count].map((v, i) => constant(int64Tensor(context, `${base}_${what}_${i === 0 ? "start" : "end"}`, [v])));
+      const bounds = [0, count].map((v) => sharedInts(context, "bound", [v]));
       return add("Slice", [x, ...bounds], what);
     },
   };

@@ -12,7 +12,7 @@ import type { Scope } from "../graph/graph.ts";
 import type { Layer } from "../layers.ts";
 import { layerMatrix, layerType } from "../weights.ts";
 import { weightFromBasis } from "./basis.ts";
-import { constantNodes, int64Tensor, lookUpTables, planesReason, storeCodes, type Sink, type StoredCodes, type Tables } from "./planes.ts";
+import { constantNodes, lookUpTables, planesReason, sharedInts, storeCodes, type Sink, type StoredCodes, type Tables } from "./planes.ts";
 import { recordStored, type StoredWeight } from "./record.ts";
 import type { Target, TargetContext } from "./target.ts";
 import { madeBytes, perWeight } from "./target.ts";
@@ -175,19 +175,9 @@ function decodeNodes(
   const spread = (value: string, from: SpanGrid, to: SpanGrid, what: string): string => {
     let out = value;
     if (from.gridRows !== 1 && from.gridRows !== to.gridRows)
-      out = build.gather(
-        out,
-        build.constant(int64Tensor(context, `${base}_${what}_rows`, indices(to.gridRows, to.rows, from.rows))),
-        0,
-        `${what}_by_row`,
-      );
+      out = build.gather(out, sharedInts(context, "rows", indices(to.gridRows, to.rows, from.rows)), 0, `${what}_by_row`);
     if (from.gridK !== 1 && from.gridK !== to.gridK)
-      out = build.gather(
-        out,
-        build.constant(int64Tensor(context, `${base}_${what}_cells`, indices(to.gridK, to.k, from.k))),
-        1,
-        `${what}_by_cell`,
-      );
+      out = build.gather(out, sharedInts(context, "cells", indices(to.gridK, to.k, from.k)), 1, `${what}_by_cell`);
     return out;
   };
   const inner = level("scales", block.scales[0], w.scales!);

@@ -4,6 +4,7 @@
 import { TensorProto_DataType as T } from "../file/gen/onnx_pb.ts";
 import type { NodeProto } from "../file/gen/onnx_pb.ts";
 import type { OnnxModel } from "../file/model.ts";
+import { elementCount } from "../file/values.ts";
 import { attributeGraphs, allTensors } from "../file/model.ts";
 import { attributeInt } from "../graph/graph.ts";
 
@@ -15,6 +16,10 @@ interface Traits {
   /** Nodes by operator, subgraphs and functions included. */
   readonly nodes: ReadonlyMap<string, readonly NodeProto[]>;
   readonly types: ReadonlySet<number>;
+  /** Elements of every initializer, by name. */
+  readonly constants: ReadonlyMap<string, number>;
+  /** Names of initializers of one dimension. */
+  readonly vectors: ReadonlySet<string>;
 }
 
 interface TrapRow {
@@ -50,12 +55,28 @@ export const RUNTIME_TRAPS: readonly TrapRow[] = [
     text: "dynamic 8-bit products gave other numbers than on the CPU in the build ort.all (Cast of the int32 sums): check with --runtimes webgpu, or ship q4, q4f16 or fp16 for WebGPU.",
   },
   {
+    id: "jsep-dequantize-8",
+    runtime: "onnxruntime-web webgpu (JSEP)",
+    versions: "to 1.30",
+    effect: "wrong",
+    when: (t) => some(t, "DequantizeLinear", (node) => !t.constants.has(node.input[0]) && (t.constants.get(node.input[1]) ?? 1) === 1),
+    text: "DequantizeLinear of computed 8-bit values with one scale reads some of them again and again, and wraps below the zero point, in the build ort.all: static activations and embeddings with one scale for the table (perChannel: false). Use the build ort.webgpu, or ship q4, q4f16 or fp16 for it.",
+  },
+  {
     id: "jsep-nbits-8",
     runtime: "onnxruntime-web webgpu (JSEP)",
     versions: "to 1.30",
     effect: "does not load",
     when: (t) => some(t, "MatMulNBits", (node) => attributeInt(node, "bits", 4) === 8),
     text: "8-bit MatMulNBits has no kernel in the build ort.all (the build ort.webgpu runs it): ship q4, q4f16 or fp16 for it.",
+  },
+  {
+    id: "webgpu-dequantize-1d",
+    runtime: "onnxruntime-web webgpu",
+    versions: "1.30 to 1.31-dev",
+    effect: "wrong",
+    when: (t) => some(t, "DequantizeLinear", (node) => attributeInt(node, "block_size", 0) > 0 && t.vectors.has(node.input[1])),
+    text: "DequantizeLinear of a vector with block_size takes a scale per element: give the tensor two dimensions.",
   },
   {
     id: "int8-without-vnni",
@@ -148,6 +169,8 @@ export function runtimeTraps(model: OnnxModel): RuntimeTrap[] {
 function traitsOf({ proto }: OnnxModel): Traits {
   const nodes = new Map<string, NodeProto[]>();
   const types = new Set<number>();
+  const constants = new Map<string, number>();
+  const vectors = new Set<string>();
   const stack: NodeProto[][] = [proto.graph?.node ?? [], ...proto.functions.map((own) => own.node)];
   for (let list = stack.pop(); list !== undefined; list = stack.pop())
     for (const node of list) {
@@ -157,6 +180,11 @@ function traitsOf({ proto }: OnnxModel): Traits {
       if (node.opType === "Cast") types.add(attributeInt(node, "to", 0));
       for (const attribute of node.attribute) for (const graph of attributeGraphs(attribute)) stack.push(graph.node);
     }
-  for (const tensor of allTensors(proto)) types.add(tensor.dataType);
-  return { nodes, types };
+  for (const tensor of allTensors(proto)) {
+    types.add(tensor.dataType);
+    if (tensor.name === "") continue;
+    constants.set(tensor.name, elementCount(tensor));
+    if (tensor.dims.length === 1) vectors.add(tensor.name);
+  }
+  return { nodes, types, constants, vectors };
 }
