@@ -9,7 +9,15 @@ import { resolveAlgorithm, type Algorithm } from "./algorithms.ts";
 import { isLarge } from "./bands.ts";
 import { openStatistics } from "./calibrate/file.ts";
 import { readFeeds, type CalibrationData } from "./calibrate/sources.ts";
-import { collect, collectPasses, heldOutBatches, inputGroups, passesOf, type InputGroup } from "./calibrate/statistics.ts";
+import {
+  collect,
+  collectPasses,
+  heldOutBatches,
+  inputGroups,
+  passesOf,
+  type InputGroup,
+  type InputStatistics,
+} from "./calibrate/statistics.ts";
 import { modelRunner } from "./calibrate/taps.ts";
 import { ModelProtoSchema } from "./file/gen/onnx_pb.ts";
 import type { OnnxModel } from "./file/model.ts";

@@ -1,7 +1,7 @@
 // The documentation says what is: README's snippets and console sessions are run, docs/cli.md holds the help texts,
 // docs/errors.md every error code, docs/architecture.md paths that exist, and every relative link leads somewhere.
 // Needs `npm run build`.
-import { existsSync, readFileSync, readdirSync } from "node:fs";
+import { existsSync, mkdirSync, readFileSync, readdirSync, writeFileSync } from "node:fs";
 import { execFileSync } from "node:child_process";
 import { dirname, join } from "node:path";
 import { describe, expect, test } from "vitest";
@@ -17,7 +17,9 @@ import { searchBenchCommand } from "../../src/cli/commands/search-bench.ts";
 import { vectorsCommand } from "../../src/cli/commands/vectors.ts";
 import { verifyCommand } from "../../src/cli/commands/verify.ts";
 import { commandHelp } from "../../src/cli/spec.ts";
-import { lowbit, root, scratch } from "./run.ts";
+import { npzBytes } from "../../src/interop/index.ts";
+import { encode, graph, model, node, raw, T, value, weights } from "../onnx/build.ts";
+import { lowbit, npy, root, scratch } from "./run.ts";
 
 const read = (path: string): string => readFileSync(join(root, path), "utf8");
 const blocks = (path: string, language: string): string[] =>
@@ -92,6 +94,43 @@ test.each([
   calibrateCommand,
 ])("docs/cli.md has the help of lowbit $name as it is", (command) => {
   expect(blocks("docs/cli.md", "text").map((block) => block.trimEnd())).toContain(commandHelp(command).trimEnd());
+});
+
+/** Words of a command line, quotes taken off. */
+const words = (line: string): string[] => [...line.matchAll(/'([^']*)'|(\S+)/g)].map(([, quoted, plain]) => quoted ?? plain);
+
+test("the command lines of docs/cli.md run", { timeout: 120_000 }, async () => {
+  const K = 64;
+  const wide = (name: string, seed: number) =>
+    raw(
+      name,
+      [K, K],
+      weights(K * K, seed).map((x) => 3 * x),
+    );
+  const io = { input: [value("x", T.FLOAT, ["batch", K])], output: [value("y", T.FLOAT, ["batch", K])] };
+  const nodes = [node("MatMul", ["x", "a"], ["h"], {}, "/layer1/MatMul"), node("MatMul", ["h", "b"], ["y"], {}, "/layer2/MatMul")];
+  const bytes = encode(model(graph({ ...io, initializer: [wide("a", 1), wide("b", 2)], node: nodes })));
+  const place = dir.path("lines");
+  mkdirSync(place);
+  mkdirSync(join(place, "onnx"));
+  for (const name of ["model.onnx", "onnx/model.onnx"]) writeFileSync(join(place, name), bytes);
+  const data = weights(40 * K, 3).map((x) => 5 * x);
+  writeFileSync(join(place, "data.npz"), await npzBytes({ x: { data, shape: [40, K] } }));
+  for (const name of ["x", "line0", "line1"]) writeFileSync(join(place, `${name}.npy`), npy(data, [40, K]));
+  const lines = [...read("docs/cli.md").matchAll(/^ {2,4}lowbit (\w.*)$/gm)].map(([, line]) => line);
+  // files from elsewhere, browsers, and what measures for a while have tests of their own
+  const own = lines.filter((line) => !/^(?:convert|bench|search-bench)\b|webgpu/.test(line));
+  expect(own.length).toBeGreaterThan(14);
+  for (const line of own) {
+    const again = /^(?:quantize|calibrate|merge)\b|--readmemh/.test(line) ? ["--force"] : [];
+    const { code, stderr } = await lowbit([...words(line), ...again], { cwd: place });
+    expect({ line, code, stderr: stderr.slice(0, 300) }).toMatchObject({ line, code: 0 });
+  }
+  expect(readdirSync(join(place, "onnx")).sort()).toEqual(
+    ["config.json", "model.onnx", "model_fp16.onnx", "model_q4.onnx", "model_q4f16.onnx", "model_quantized.onnx"].filter((name) =>
+      existsSync(join(place, "onnx", name)),
+    ),
+  );
 });
 
 const pages = ["README.md", "CHANGELOG.md", ...readdirSync(join(root, "docs")).map((name) => `docs/${name}`)].filter((name) =>
