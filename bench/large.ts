@@ -84,7 +84,7 @@ function makeChain(folder: string, gib: number): void {
   );
 }
 
-/** What is measured, in a process of its own on the built package: argv folder, output, kind, inputs, "resume" or "". */
+/** What is measured, in a process of its own on the built package: argv folder, output, kind, inputs, "resume". */
 const CHILD = `
 const { quantizeModel } = await import(${JSON.stringify(new URL("../dist/esm/onnx.js", import.meta.url).href)});
 const [folder, output, kind, k, resume] = process.argv.slice(-5);

@@ -1,8 +1,8 @@
 // Models with the traits of those that users found wrong on WebGPU (sentence encoders whose q4 and q8 give embeddings
-// near cosine 0 there: transformers.js 1728; several int8 models, dequantized otherwise than in WebAssembly: 1512, which
-// onnxruntime 32578 explains; q8 decoders: 1286, 1317), through `verify --runtimes web,webgpu` in
-// headless Chromium. Where a build of onnxruntime-web disagrees, the node must be named, and the table of known faults
-// must have said so before. npx tsx scripts/verify-webgpu.ts [WORD of a case ...]
+// near cosine 0 there: transformers.js 1728; several int8 models, dequantized otherwise than in WebAssembly: 1512,
+// which onnxruntime 32578 explains; q8 decoders: 1286, 1317), through `verify --runtimes web,webgpu` in headless
+// Chromium. Where a build of onnxruntime-web disagrees, the node must be named, and the table of known faults must have
+// said so before. npx tsx scripts/verify-webgpu.ts [WORD of a case ...]
 import {
   quantizeModelBytes,
   readModelBytes,

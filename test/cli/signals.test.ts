@@ -1,5 +1,5 @@
 // Signals in the middle of a large model: the work stops, the exit code says which signal, and nothing is left behind.
-import { truncateSync, writeFileSync } from "node:fs";
+import { existsSync, truncateSync, writeFileSync } from "node:fs";
 import { describe, expect, test } from "vitest";
 import { T, encode, external, graph, model, node, value } from "../onnx/build.ts";
 import { lowbit, scratch } from "./run.ts";
@@ -47,4 +47,34 @@ describe("a signal in the middle of a large model", () => {
     expect(stderr).toMatch(/^lowbit: E_ABORTED: [^\n]+\n$/);
     expect(dir.list()).toEqual(before);
   });
+});
+
+test("SIGINT while calibration data are read or run: nothing is left behind", async () => {
+  const marker = dir.path("reading");
+  const one = external("w", [SIZE, SIZE], { location: "large.data", offset: "0", length: String(BYTES) });
+  const io = { input: [value("x", T.FLOAT, ["n", SIZE])], output: [value("y", T.FLOAT, ["n", SIZE])] };
+  writeFileSync(
+    dir.path("one.onnx"),
+    encode(model(graph({ ...io, initializer: [one], node: [node("MatMul", ["x", "w"], ["y"], {}, "mm")] }))),
+  );
+  writeFileSync(
+    dir.path("slow.mjs"),
+    `import { writeFileSync } from "node:fs";
+export default async function* () {
+  for (let i = 0; i < 2000; i++) {
+    yield { x: { type: "float32", data: Float32Array.from({ length: ${SIZE} }, (_, j) => Math.sin(i + j)), dims: [1, ${SIZE}] } };
+    if (i === 3) writeFileSync(${JSON.stringify(marker)}, "");
+    await new Promise((resolve) => setTimeout(resolve, 10));
+  }
+}
+`,
+  );
+  const before = dir.list();
+  const args = ["quantize", dir.path("one.onnx"), "-o", dir.path("out.onnx"), "--dtype", "q4", "--algorithm", "gptq"];
+  const { code, stderr } = await lowbit([...args, "--calibrate", dir.path("slow.mjs")], {
+    when: () => existsSync(marker),
+    signal: "SIGINT",
+  });
+  expect({ code, stderr }).toMatchObject({ code: 130, stderr: expect.stringMatching(/^lowbit: E_ABORTED: /) as string });
+  expect(dir.list().filter((name) => name !== "reading")).toEqual(before);
 });

@@ -213,6 +213,22 @@ describe("recipes", () => {
     writeFileSync(join(folder, "lowbit.config.json"), JSON.stringify(recipe));
     await expect(configFile(undefined, join(folder, "chain.onnx"))).resolves.toMatchObject({ dtype: "q4" });
   });
+  it("an unknown field, a wrong value and another version are refused by name", () => {
+    const refused = (recipe: unknown): string => {
+      try {
+        parseRecipe(recipe, "recipe.json");
+      } catch (error) {
+        expect(error).toMatchObject({ code: "E_VALUE" });
+        return (error as Error).message;
+      }
+      return "no error";
+    };
+    expect(refused({ dtype: "q4", algoritm: "gptq" })).toMatch(/recipe\.json: algoritm: expected one of .*algorithm.*an unknown field/);
+    expect(refused({ dtype: "q4", rules: [{ match: "a", formt: "int4_b32" }] })).toMatch(/recipe\.json: rules: /);
+    expect(refused({ version: 2, dtype: "q4" })).toMatch(/version: expected 1, got 2/);
+    expect(refused(["q4"])).toMatch(/got a list/);
+    expect(refused(JSON.parse('{ "constructor": 1 }'))).toMatch(/constructor: expected one of/);
+  });
   it("unknown options throw", async () => {
     await expect(run({ dtype: "q4", quantizer: 1 } as never)).rejects.toThrow(/quantizer: expected an option of quantizeModel/);
     await expect(quantizeModelBytes(encode(matmulModel(raw("w", [8, 8], weights(64)), 8, 8)), { dtype: "q1" as never })).rejects.toThrow(

@@ -6,7 +6,7 @@ import { join } from "node:path";
 import { afterAll, afterEach, beforeEach, expect, test } from "vitest";
 import { replaceCalls, type FileCalls } from "../../src/files/calls.ts";
 import { mergeShards, quantizeModel, type Feeds, type QuantizeModelOptions } from "../../src/onnx/index.ts";
-import { readLog } from "../../src/onnx/journal/log.ts";
+import { openLog, readLog } from "../../src/onnx/journal/log.ts";
 import { LIBRARY_VERSION } from "../../src/onnx/journal/version.ts";
 import { encode, graph, model, node, raw, T, value, weights } from "./build.ts";
 
@@ -314,6 +314,16 @@ test("missing, unfinished, foreign and stale shards are refused by name", async 
   truncateSync(shard(3), size - 5);
   expect((await code(mergeShards(input, output))).message).toContain(`${shard(3)}: expected a whole shard, got one that ends early`);
   // another version: its name is in the first record, whose checksum is then no longer right, so a log is made anew
+  const old = readLog(shard(1));
+  rmSync(shard(3));
+  const other = openLog(shard(3), false);
+  other.add({ ...old.records[0].meta, version: "0.0.1", shard: { index: 3, count: 3 } });
+  other.add({ kind: "end", weights: 0 });
+  old.close();
+  other.close();
+  expect((await code(mergeShards(input, output))).message).toContain(
+    `${shard(3)}: expected a shard of the same run as ${shard(1)}, got version 0.0.1 instead of ${LIBRARY_VERSION}. Make it again (--shard 3/3 --force)`,
+  );
   writeFileSync(shard(3), readFileSync(shard(1)));
   expect((await code(mergeShards(input, output))).message).toContain("expected shard 3 of 3, got shard 1 of 3 under this name");
   writeFileSync(shard(3), whole);

@@ -2,11 +2,12 @@
 // runtime that computes one node wrongly is made of onnxruntime-node: it is given a model in which that node is another
 // one.
 import fc from "fast-check";
-import { describe, expect, it } from "vitest";
+import { describe, expect, it, vi } from "vitest";
 import { create } from "@bufbuild/protobuf";
 import type { ModelProto, NodeProto } from "../../src/onnx/file/gen/onnx_pb.ts";
 import { NodeProtoSchema } from "../../src/onnx/file/gen/onnx_pb.ts";
 import { readModelBytes, verifyModels, writeModelBytes } from "../../src/onnx/index.ts";
+import { findChromium } from "../../src/onnx/verify/browser.ts";
 import { arithmeticOf, explained } from "../../src/onnx/verify/explain.ts";
 import { compareRuntimes } from "../../src/onnx/verify/matrix.ts";
 import { findParting } from "../../src/onnx/verify/parting.ts";
@@ -188,4 +189,14 @@ describe("what arithmetic explains", () => {
     expect(explained("8-bit activations", 13).db).toBeCloseTo(10, 1);
     expect(explained("8-bit activations", -5).db).toBe(0);
   });
+});
+
+it("a browser that is missing is an error before anything runs, with what to do", async () => {
+  vi.stubEnv("LOWBIT_CHROMIUM", "/nowhere/chromium");
+  try {
+    expect(() => findChromium()).toThrow(/a browser at LOWBIT_CHROMIUM, got no file \/nowhere\/chromium\. Correct the variable/);
+    await expect(verifyModels(original, original, { runtimes: ["webgpu"] })).rejects.toMatchObject({ code: "E_RUNTIME" });
+  } finally {
+    vi.unstubAllEnvs();
+  }
 });

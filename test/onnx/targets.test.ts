@@ -284,6 +284,16 @@ describe("operators", () => {
       await session.release();
     }
   });
+  it("a format that a target cannot hold: the reason, and the target that can", async () => {
+    const bytes = encode(matmulModel(raw("w", [64, 8], weights(512)), 64, 8));
+    for (const [format, target] of [
+      ["posit16_es1", "matmulnbits"],
+      ["float8_e4m3fn", "qdq"],
+    ] as const) {
+      const { report } = await quantizeModelBytes(bytes, { format, target, allowUnchanged: true });
+      expect(report.layers[0].reason, `${format} ${target}`).toMatch(/holds? .*\(target stored can\)$/);
+    }
+  });
   it("experts in one operator stay, with the reason", async () => {
     const experts = {
       ...node("MoE", ["x", "p", "w1", "", "w2"], ["y"], { k: 1n }, "experts"),

@@ -360,6 +360,14 @@ describe("agreement by kind", () => {
   });
 });
 
+it("inputs that cannot be guessed: an error that says what to give", async () => {
+  const shape = raw("shape", [2], BigInt64Array.of(37n, 41n), T.INT64);
+  const io = { input: [value("x", T.FLOAT, ["rows", "columns"])], output: [value("y", T.FLOAT, [37, 41])] };
+  const odd = encode(model(graph({ ...io, initializer: [shape], node: [node("Reshape", ["x", "shape"], ["y"])] })));
+  await expect(verifyModels(odd, odd)).rejects.toMatchObject({ code: "E_RUNTIME", message: expect.stringMatching(/dims/) as string });
+  expect((await verifyModels(odd, odd, { dims: { rows: 41, columns: 37 } })).outputs[0].sqnrDb).toBe(Infinity);
+});
+
 describe("what a run on the CPU does not show", () => {
   const means = (half: boolean): Uint8Array => {
     const inner = half

@@ -49,7 +49,7 @@ export const int64Tensor = (context: TargetContext, base: string, values: readon
 
 const shared = new WeakMap<TargetContext, Map<string, string>>();
 
-/** Shapes, bounds and indices, in the main graph, where every graph sees them: one tensor for all that ask for the same. */
+/** Shapes, bounds and indices in the main graph, where every graph sees them: one tensor for all that ask for it. */
 export function sharedInts(context: TargetContext, what: string, values: readonly number[]): string {
   const known = shared.get(context) ?? new Map<string, string>();
   shared.set(context, known);
