@@ -4,7 +4,7 @@
 // npm run bench -- onnx-1gib [folder] [--runs 3] [--gptq N] For comparison (2 cores AMD EPYC, onnxruntime 1.21 to 1.23
 // in Python): 2.3 to 3.3 s in the call, 6.3 to 7.5 s with imports, 2354 MB.
 import { spawnSync } from "node:child_process";
-import { closeSync, existsSync, mkdirSync, openSync, rmSync, statSync, writeFileSync, writeSync } from "node:fs";
+import { closeSync, existsSync, fsyncSync, mkdirSync, openSync, readSync, rmSync, statSync, writeFileSync, writeSync } from "node:fs";
 import { cpus, loadavg, tmpdir } from "node:os";
 import { join } from "node:path";
 import { fileURLToPath } from "node:url";
@@ -150,6 +150,26 @@ function runChild(args: readonly string[]): ChildReport & { readonly wall: numbe
   return { wall: (performance.now() - started) / 1000, ...(JSON.parse(made.stdout) as ChildReport) };
 }
 
+/** Seconds of reading the input and writing as many bytes as the output has, with a sync: no run is faster. */
+function copyRoof(input: string, folder: string, bytes: number): string {
+  const chunk = new Uint8Array(16 << 20);
+  const started = performance.now();
+  const from = openSync(input, "r");
+  while (readSync(from, chunk, 0, chunk.length, null) > 0);
+  closeSync(from);
+  const read = performance.now();
+  const path = join(folder, "roof");
+  const to = openSync(path, "w");
+  for (let at = 0; at < bytes; at += chunk.length) writeSync(to, chunk, 0, Math.min(chunk.length, bytes - at));
+  const written = performance.now();
+  fsyncSync(to);
+  closeSync(to);
+  const synced = performance.now();
+  rmSync(path);
+  const s = (a: number, b: number): string => ((b - a) / 1000).toFixed(2);
+  return `this disk alone: reading the input ${s(started, read)} s, writing ${bytes} bytes ${s(read, written)} s, sync ${s(written, synced)} s`;
+}
+
 const number = (args: readonly string[], name: string, fallback: number): number => {
   const at = args.indexOf(name);
   return at < 0 ? fallback : Number(args[at + 1]);
@@ -192,6 +212,7 @@ export function onnxGib(args: readonly string[]): void {
       `${title}: call best ${seconds[0].toFixed(2)} s, median ${seconds[runs >> 1].toFixed(2)} s; process median ${walls[runs >> 1].toFixed(2)} s, of processor ${cpu[0].toFixed(2)} s; peak ${peak.toFixed(0)} MB; ${results[0].bytes} bytes; ${results[0].sqnrDb.toFixed(2)} dB; load ${loadavg()[0].toFixed(2)}`,
     );
     clean();
+    if (data === "in" && kind === "sym") console.log(copyRoof(inside, folder, results[0].bytes));
   }
 }
 

@@ -251,3 +251,38 @@ describe("the option", () => {
     expect(report.quantized).toBe(1);
   });
 });
+
+describe("DynamicQuantizeLSTM", () => {
+  it.each([
+    ["int8", "forward"],
+    ["uint8", "bidirectional"],
+  ] as const)("%s, %s: becomes an LSTM with the weights that its codes stand for", async (dtype, direction) => {
+    const [directions, k, h] = [direction === "forward" ? 1 : 2, 40, 16];
+    const sizes = { w: directions * 4 * h * k, r: directions * 4 * h * h, b: directions * 8 * h };
+    const lstm = model(
+      graph({
+        input: [value("x", T.FLOAT, ["t", 1, k])],
+        output: [value("y", T.FLOAT, []), value("last", T.FLOAT, [])],
+        initializer: [
+          raw("w", [directions, 4 * h, k], weights(sizes.w, 1)),
+          raw("r", [directions, 4 * h, h], weights(sizes.r, 2)),
+          raw("b", [directions, 8 * h], weights(sizes.b, 3)),
+        ],
+        node: [node("LSTM", ["x", "w", "r", "b"], ["y", "last"], { hidden_size: BigInt(h), direction }, "lstm")],
+      }),
+    );
+    const feeds = { x: f32([5, 1, k], 9) };
+    const { bytes, report } = await quantizeModelBytes(encode(lstm), { dtype, include: ["*"] });
+    expect(report.quantized).toBe(2);
+    const plain = floatForm(bytes);
+    expect(plain.operators).toEqual(["LSTM"]);
+    expect(plain.notes).toEqual(["weights dequantized: 1 com.microsoft.DynamicQuantizeLSTM"]);
+    const [made, float, original] = await Promise.all([bytes, plain.bytes, encode(lstm)].map((of) => run(of, feeds)));
+    for (const name of ["y", "last"]) {
+      expect(largest(original[name], float[name]), name).toBeLessThan(0.02);
+      // inputs and state are quantized at run time, and int8 products may saturate
+      expect(largest(float[name], made[name]), name).toBeLessThan(0.05);
+      expect(largest(original[name], float[name]), name).toBeGreaterThan(0);
+    }
+  });
+});

@@ -10,9 +10,7 @@ import type { Rewriting } from "./rewriting.ts";
 
 /** Operators with quantized weights for which there is no float form here. */
 const STAY: ReadonlySet<string> = new Set(
-  ["QMoE", "QAttention", "DynamicQuantizeLSTM", "QEmbedLayerNormalization", "QOrderedMatMul", "MatMulFpQ4"].map(
-    (name) => `com.microsoft.${name}`,
-  ),
+  ["QMoE", "QAttention", "QEmbedLayerNormalization", "QOrderedMatMul", "MatMulFpQ4"].map((name) => `com.microsoft.${name}`),
 );
 
 /**
