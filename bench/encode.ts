@@ -18,7 +18,7 @@ import { load } from "./peers.ts";
 
 const [LAYERS, HIDDEN, HEADS, FFN, TOKENS, VOCABULARY] = [6, 384, 12, 1536, 128, 30522];
 
-function encoderModel(): Uint8Array {
+export function encoderModel(): Uint8Array {
   const normal = gaussian(seededRandom(1));
   const initializer: TensorProto[] = [];
   const nodes: NodeProto[] = [];

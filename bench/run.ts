@@ -1,4 +1,4 @@
-// npm run bench -- gemv|gemm|fwht|codec|lut|bitplane|cold|load|ops|nodes|search|webgpu|decode|encode [case ...]
+// npm run bench -- gemv|gemm|fwht|codec|lut|bitplane|cold|load|ops|nodes|search|webgpu|decode|encode|conv [case ...]
 // [--json] [--seconds S] [--quick]: best and median of interleaved rounds, ratios to roofs and peers of the same
 // process. npm run bench -- accuracy-gptq|accuracy-ocr|accuracy-static|gguf-llama|cache-perplexity [case ...]:
 // quantized models on data that calibration never saw, beside their bounds; onnx-1gib, large: time, memory; zoo: real
@@ -44,6 +44,7 @@ const families: Record<string, () => Promise<(o: { seconds: number; quick: boole
   cold: async () => (await import("./cold.ts")).cold,
   load: async () => (await import("./load.ts")).load,
   decode: async () => (await import("./decode.ts")).decode,
+  conv: async () => (await import("./conv.ts")).convBench,
   encode: async () => (await import("./encode.ts")).encode,
   nodes: async () => (await import("./nodes.ts")).nodes,
   search: async () => (await import("./search.ts")).searchBench,

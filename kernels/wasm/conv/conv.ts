@@ -1,5 +1,5 @@
 // Convolution of images of bytes with integer weights, in groups: exact int32 sums, finished as finish.ts has it. An
-// unrolled image never exists: 16 outputs at a time, the taps are packed from the padded image, where neighbours lie
+// unrolled image never exists: 32 outputs at a time, the taps are packed from the padded image, where neighbours lie
 // side by side, into a panel of 8 KB, and all filters pass over it in tiles of four. A table says how far each tap is
 // from the place of an output, so strides, dilations and one or two dimensions are the same code.
 //
@@ -26,14 +26,17 @@ export interface IntegerConvSpec {
   readonly shared: boolean;
 }
 
-/** Filters of a tile, outputs of a panel. */
+/** Filters of a tile, outputs that are packed and finished at once, outputs of a panel. */
 export const FILTERS = 4;
-export const PANEL = 16;
-/** Units of a chunk of taps: a panel of 8 KB. */
-const CHUNK = 128;
-const PANEL_BYTES = CHUNK * 4 * PANEL;
-/** Most filters of an item: their sums, 64 bytes each, lie beside the panel in the first-level cache. */
-const MOST = 160;
+const SPAN = 16;
+const PANEL = 2 * SPAN;
+/** Bytes of a unit of a panel, and of the sums of a filter. */
+const ROW = 4 * PANEL;
+/** Units of a chunk of taps: a panel of 8 KB, of which a tile of filters is read four times. */
+const CHUNK = 64;
+const PANEL_BYTES = CHUNK * ROW;
+/** Most filters of an item: their sums lie beside the panel in the first-level cache. */
+const MOST = 128;
 
 /** Taps of a unit. */
 export const unitTaps = (style: IntegerConvSpec["style"]): 2 | 4 => (style === "words" ? 2 : 4);
@@ -104,10 +107,10 @@ export function integerConvJob(
     ...[job.x, job.xBatch, job.xGroup, job.xZero, job.y, finishBytes(spec.to) * m * n, job.yZero, bits(job.low), bits(job.high)],
     ...[job.table, job.width, job.columnStep, job.rowStep],
   );
-  return { items: mBlocks * nBlocks * batch * groups, args, panelBytes: PANEL_BYTES + 64 * mSpan + 4 * PANEL + 64 };
+  return { items: mBlocks * nBlocks * batch * groups, args, panelBytes: PANEL_BYTES + ROW * mSpan + ROW + 64 };
 }
 
-/** places(to, first, last, width, columnStep, rowStep): of 16 outputs from `first` on, the last one repeated. */
+/** places(to, first, last, width, columnStep, rowStep): of a panel's outputs from `first` on, the last one repeated. */
 function writePlaces(f: FunctionBuilder): void {
   const [to, first, last, width, columnStep, rowStep] = [0, 1, 2, 3, 4, 5].map((i) => f.param(i));
   const [row, column, left] = f.locals("i32", 3);
@@ -173,7 +176,7 @@ function writePack(f: FunctionBuilder, { style, unsigned }: IntegerConvSpec): vo
           }
         }
         f.bump(table, 4 * taps);
-        f.bump(panel, 64);
+        f.bump(panel, ROW);
       },
       f.op("i32.lt_u", table, end),
     );
@@ -185,18 +188,34 @@ function writePack(f: FunctionBuilder, { style, unsigned }: IntegerConvSpec): vo
       four.forEach((place, i) => f.set(place, f.op("i32.add", x, f.load("i32.load", places, 16 * quad + 4 * i))));
       f.set(table, at);
       f.set(panel, f.op("i32.add", start, f.i32(16 * quad)));
-      f.doWhile(
-        () => {
-          f.set(v[0], f.constant32(0));
-          for (let t = 0; t < taps; t++) {
-            f.set(tap[0], f.load("i32.load", table, 4 * t));
-            four.forEach((place, i) => f.set(v[0], f.loadLane("v128.load8_lane", f.op("i32.add", place, tap[0]), 0, taps * i + t, v[0])));
-          }
-          f.store("v128.store", panel, 0, words ? extended("low", v[0]) : byte(v[0]));
-          f.bump(table, 4 * taps);
-          f.bump(panel, 64);
-        },
-        f.op("i32.lt_u", table, end),
+      const each = (load: () => void): void =>
+        f.doWhile(
+          () => {
+            load();
+            f.store("v128.store", panel, 0, words ? extended("low", v[0]) : byte(v[0]));
+            f.bump(table, 4 * taps);
+            f.bump(panel, ROW);
+          },
+          f.op("i32.lt_u", table, end),
+        );
+      // four places that differ and span three steps lie side by side
+      f.if(
+        f.op("i32.and", f.op("i32.eq", f.op("i32.sub", four[3], four[0]), f.i32(3)), f.op("i32.gt_u", columns, f.i32(4 * quad + 3))),
+        () =>
+          each(() => {
+            for (let t = 0; t < taps; t++)
+              f.set(v[t], f.load("v128.load32_zero", f.op("i32.add", four[0], f.load("i32.load", table, 4 * t))));
+            for (let t = 0; t < taps; t += 2) f.set(v[t], f.shuffle(zip(1, 0), v[t], v[t + 1]));
+            if (!words) f.set(v[0], f.shuffle(zip(2, 0), v[0], v[2]));
+          }),
+        () =>
+          each(() => {
+            f.set(v[0], f.constant32(0));
+            for (let t = 0; t < taps; t++) {
+              f.set(tap[0], f.load("i32.load", table, 4 * t));
+              four.forEach((place, i) => f.set(v[0], f.loadLane("v128.load8_lane", f.op("i32.add", place, tap[0]), 0, taps * i + t, v[0])));
+            }
+          }),
       );
     }
   };
@@ -205,7 +224,7 @@ function writePack(f: FunctionBuilder, { style, unsigned }: IntegerConvSpec): vo
   f.set(span, f.op("i32.sub", f.load("i32.load", places, 60), base));
   f.set(base, f.op("i32.add", base, x));
   f.if(
-    f.op("i32.and", f.op("i32.eq", span, f.i32(15)), f.op("i32.eq", columns, f.i32(PANEL))),
+    f.op("i32.and", f.op("i32.eq", span, f.i32(15)), f.op("i32.eq", columns, f.i32(SPAN))),
     () => whole((into, from) => f.set(into, f.load("v128.load", from))),
     () =>
       f.if(
@@ -225,21 +244,24 @@ function evenSteps(f: FunctionBuilder, places: Local): Emit {
   return Array.from({ length: 15 }, (_, i) => f.op("i32.eq", step(i), f.i32(2))).reduce((a, b) => f.op("i32.and", a, b));
 }
 
-const TILES = ["w", "wStep", "panel", "sums", "units", "tiles", "fresh"] as const;
+const TILES = ["w", "wStep", "panel", "sums", "units", "tiles", "fresh", "width"] as const;
 const DOT = "i32x4.relaxed_dot_i8x16_i7x16_add_s";
 
-/** tiles(...): sums[filter][16] of `tiles` tiles of filters, wStep bytes apart, over `units` of a panel. */
+/**
+ * tiles(...): sums[filter][32] of `tiles` tiles of filters, wStep bytes apart, over `units` of a panel. `width`: bytes
+ * of a unit that count, eight outputs at a time.
+ */
 function writeTiles(f: FunctionBuilder, { style, unroll }: IntegerConvSpec): void {
-  const [firstW, wStep, firstPanel, sums, units, tiles, fresh] = TILES.map((_, i) => f.param(i));
+  const [firstW, wStep, firstPanel, sums, units, tiles, fresh, width] = TILES.map((_, i) => f.param(i));
   const [w, panel, left, half, out] = f.locals("i32", 5);
   const acc = Array.from({ length: FILTERS }, () => f.locals("v128", 2));
   const [p0, p1, x] = f.locals("v128", 3);
   const each = (use: (sum: Local, offset: number) => void): void =>
-    acc.forEach((row, r) => row.forEach((sum, j) => use(sum, 64 * r + 16 * j)));
+    acc.forEach((row, r) => row.forEach((sum, j) => use(sum, ROW * r + 16 * j)));
   const step = (count: number): void => {
     for (let u = 0; u < count; u++) {
-      f.set(p0, f.load("v128.load", panel, 64 * u));
-      f.set(p1, f.load("v128.load", panel, 64 * u + 16));
+      f.set(p0, f.load("v128.load", panel, ROW * u));
+      f.set(p1, f.load("v128.load", panel, ROW * u + 16));
       acc.forEach((row, r) => {
         f.set(x, f.load("v128.load32_splat", w, 16 * u + 4 * r));
         row.forEach((sum, j) => {
@@ -249,7 +271,7 @@ function writeTiles(f: FunctionBuilder, { style, unroll }: IntegerConvSpec): voi
       });
     }
     f.bump(w, 16 * count);
-    f.bump(panel, 64 * count);
+    f.bump(panel, ROW * count);
     f.bump(left, -count);
   };
   f.doWhile(() => {
@@ -270,10 +292,10 @@ function writeTiles(f: FunctionBuilder, { style, unroll }: IntegerConvSpec): voi
         each((sum, offset) => f.store("v128.store", out, offset, sum));
         f.bump(half, 32);
       },
-      f.op("i32.lt_u", half, f.i32(64)),
+      f.op("i32.lt_u", half, width),
     );
     f.bump(firstW, wStep);
-    f.bump(sums, 64 * FILTERS);
+    f.bump(sums, ROW * FILTERS);
     f.bump(tiles, -1);
   }, f.get(tiles));
 }
@@ -298,20 +320,20 @@ function writeFinish(f: FunctionBuilder, spec: IntegerConvSpec): void {
     f.set(offset, f.load("v128.load32_splat", offsets));
     if (to !== "int32") f.set(factor, f.load("v128.load32_splat", factors));
     if (spec.bias) f.set(bias, f.load("v128.load32_splat", biases));
-    f.set(target, f.op("select", y, spare, f.op("i32.eq", columns, f.i32(PANEL))));
+    f.set(target, f.op("select", y, spare, f.op("i32.eq", columns, f.i32(SPAN))));
     v.forEach((sum, i) => {
       f.set(sum, f.op("i32x4.add", f.load("v128.load", sums, 16 * i), offset));
       finishVector(f, to, sum, factor, spec.bias ? bias : null, { low, high, zero });
       if (size === 4) f.store("v128.store", target, 16 * i, sum);
     });
     if (to === "int8" || to === "uint8") f.store("v128.store", target, 0, narrowCodes(f, to, v));
-    f.if(f.op("i32.ne", columns, f.i32(PANEL)), () => {
+    f.if(f.op("i32.ne", columns, f.i32(SPAN)), () => {
       f.set(from, spare);
       f.set(target, y);
       f.set(bytes, f.op("i32.mul", columns, f.i32(size)));
       moveSome(f, from, target, bytes);
     });
-    f.bump(sums, 64);
+    f.bump(sums, ROW);
     f.bump(y, yStep);
     f.bump(offsets, 4);
     f.bump(factors, 4);
@@ -322,7 +344,7 @@ function writeFinish(f: FunctionBuilder, spec: IntegerConvSpec): void {
 
 type Parts = Readonly<Record<"places" | "pack" | "tiles" | "finish", FunctionRef>>;
 
-/** Panels of 16 outputs from `n` on, to `end`. */
+/** Panels of outputs from `n` on, to `end`. */
 function writePanels(
   f: FunctionBuilder,
   at: Readonly<Record<"w" | "x" | "y" | "row" | "filters" | "n" | "end", Local>>,
@@ -332,32 +354,46 @@ function writePanels(
   parts: Parts,
 ): void {
   const field = (name: Field): Emit => f.load("i32.load", args, 4 * FIELDS.indexOf(name));
-  const [columns, done, count, tiles, sums, places, spare] = f.locals("i32", 7);
+  const [columns, second, done, count, tiles, sums, places, spare, width] = f.locals("i32", 9);
   const size = finishBytes(spec.to);
   f.set(sums, f.op("i32.add", panel, f.i32(PANEL_BYTES)));
-  f.set(places, f.op("i32.add", sums, f.op("i32.shl", field("mSpan"), f.i32(6))));
-  f.set(spare, f.op("i32.add", places, f.i32(4 * PANEL)));
+  f.set(places, f.op("i32.add", sums, f.op("i32.mul", field("mSpan"), f.i32(ROW))));
+  f.set(spare, f.op("i32.add", places, f.i32(ROW)));
   f.set(tiles, f.op("i32.shr_u", f.op("i32.add", at.filters, f.i32(FILTERS - 1)), f.i32(2)));
   const ofRow = (name: Field): Emit => f.op("i32.add", field(name), f.op("i32.shl", at.row, f.i32(2)));
   f.while(f.op("i32.lt_u", at.n, at.end), () => {
     f.set(columns, least(f, f.op("i32.sub", at.end, at.n), f.i32(PANEL)));
+    f.set(width, f.op("i32.shl", f.op("i32.shr_u", f.op("i32.add", columns, f.i32(7)), f.i32(3)), f.i32(5)));
+    f.set(second, f.i32(0));
+    f.if(f.op("i32.gt_u", columns, f.i32(SPAN)), () => f.set(second, f.op("i32.sub", columns, f.i32(SPAN))));
+    f.set(columns, least(f, columns, f.i32(SPAN)));
     f.run(f.call(parts.places, places, at.n, f.op("i32.sub", at.end, f.i32(1)), field("width"), field("columnStep"), field("rowStep")));
     f.set(done, f.i32(0));
     f.doWhile(
       () => {
         f.set(count, least(f, f.op("i32.sub", field("units"), done), f.i32(CHUNK)));
-        const taps = f.op("i32.add", field("table"), f.op("i32.mul", done, f.i32(4 * unitTaps(spec.style))));
-        f.run(f.call(parts.pack, at.x, places, taps, panel, count, field("xZero"), columns));
+        const pack = (offset: number, some: Local): void => {
+          const taps = f.op("i32.add", field("table"), f.op("i32.mul", done, f.i32(4 * unitTaps(spec.style))));
+          const [from, to] = [f.op("i32.add", places, f.i32(offset)), f.op("i32.add", panel, f.i32(offset))];
+          f.run(f.call(parts.pack, at.x, from, taps, to, count, field("xZero"), some));
+        };
+        pack(0, columns);
+        f.if(second, () => pack(4 * SPAN, second));
         const w = f.op("i32.add", at.w, f.op("i32.shl", done, f.i32(4)));
         const wStep = f.op("i32.shl", field("units"), f.i32(4));
-        f.run(f.call(parts.tiles, w, wStep, panel, sums, count, tiles, f.op("i32.eqz", done)));
+        f.run(f.call(parts.tiles, w, wStep, panel, sums, count, tiles, f.op("i32.eqz", done), width));
         f.bump(done, count);
       },
       f.op("i32.lt_u", done, field("units")),
     );
-    const yStep = f.op("i32.mul", field("n"), f.i32(size));
-    const rows = [ofRow("offsets"), ofRow("factors"), ofRow("bias")] as const;
-    f.run(f.call(parts.finish, sums, at.filters, columns, at.y, yStep, ...rows, args, spare));
+    const finish = (offset: number, some: Local): void => {
+      const y = f.op("i32.add", at.y, f.i32((offset / 4) * size));
+      const yStep = f.op("i32.mul", field("n"), f.i32(size));
+      const rows = [ofRow("offsets"), ofRow("factors"), ofRow("bias")] as const;
+      f.run(f.call(parts.finish, f.op("i32.add", sums, f.i32(offset)), at.filters, some, y, yStep, ...rows, args, spare));
+    };
+    finish(0, columns);
+    f.if(second, () => finish(4 * SPAN, second));
     f.bump(at.y, size * PANEL);
     f.bump(at.n, PANEL);
   });

@@ -4,6 +4,7 @@ import type { KernelFamily, KernelVariant } from "../../variants.ts";
 import { INT8_ROWS } from "../dot/int8.ts";
 import { decodeModule, decodeRows, encodeModule, encodeRows, range, rangeModule } from "./codes.ts";
 import { integerConv, integerConvModule } from "./conv.ts";
+import { depthwiseModule, integerDepthwise } from "./depthwise.ts";
 import { codeRows, finishSums, rowsModule, sumsModule } from "./matrix.ts";
 
 const FINISHES = ["int32", "float32", "int8", "uint8"] as const;
@@ -24,6 +25,18 @@ function* convVariants(): Iterable<KernelVariant> {
               build: () => integerConvModule({ style, unsigned, to, bias, unroll, shared: false }),
             };
           }
+}
+
+function* depthwiseVariants(): Iterable<KernelVariant> {
+  for (const unsigned of [false, true])
+    for (const to of FINISHES)
+      for (const bias of biases(to))
+        for (const step of [1, 2] as const)
+          yield {
+            name: `${unsigned ? "u8" : "s8"}_${letter(to)}_depthwise_${step}${bias ? "_bias" : ""}__wasmsimd`,
+            relaxed: false,
+            build: () => depthwiseModule({ unsigned, to, bias, step, shared: false }),
+          };
 }
 
 function* codeVariants(): Iterable<KernelVariant> {
@@ -60,6 +73,13 @@ export const convKernels: readonly KernelFamily[] = [
     file: "kernels/wasm/conv/conv.ts",
     families: [integerConv],
     variants: convVariants,
+  },
+  {
+    name: "integer depthwise",
+    computes: "convolution of int8 or uint8 images one channel at a time -> int32, float32 or codes",
+    file: "kernels/wasm/conv/depthwise.ts",
+    families: [integerDepthwise],
+    variants: depthwiseVariants,
   },
   {
     name: "codes",

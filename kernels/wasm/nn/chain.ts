@@ -66,6 +66,8 @@ const INSTRUCTIONS = new Map(
     div: "f32x4.div",
     min: "f32x4.min",
     max: "f32x4.max",
+    atLeast: "f32x4.pmax",
+    atMost: "f32x4.pmin",
     eq: "f32x4.eq",
     ne: "f32x4.ne",
     lt: "f32x4.lt",

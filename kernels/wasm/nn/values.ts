@@ -1,9 +1,29 @@
 // Element-wise expressions over float32: what chains (chain.ts) are printed from. Values are shared by identity; a
 // graph of any depth is walked without recursion.
 
-/** `number` turns a condition into 1 or 0. `min max` give NaN where an operand is NaN; `round` is half to even. */
+/**
+ * `number` turns a condition into 1 or 0. `min max` give NaN where an operand is NaN; `atLeast atMost` are bounds, one
+ * instruction each: the first operand, NaN too, unless it is beyond the second. `round` is half to even.
+ */
 export const UNARY = ["neg", "abs", "sqrt", "exp", "sigmoid", "tanh", "erf", "floor", "ceil", "round", "trunc", "not", "number"] as const;
-export const BINARY = ["add", "sub", "mul", "div", "min", "max", "eq", "ne", "lt", "le", "gt", "ge", "and", "or"] as const;
+export const BINARY = [
+  "add",
+  "sub",
+  "mul",
+  "div",
+  "min",
+  "max",
+  "atLeast",
+  "atMost",
+  "eq",
+  "ne",
+  "lt",
+  "le",
+  "gt",
+  "ge",
+  "and",
+  "or",
+] as const;
 export type UnaryOp = (typeof UNARY)[number];
 export type BinaryOp = (typeof BINARY)[number];
 

@@ -19,6 +19,7 @@ export function fuseSums(steps: readonly Unfreed[], outputs: readonly string[], 
     for (const name of [...node.input, ...guards.map((guard) => guard.name)]) readers.set(name, [...(readers.get(name) ?? []), i]);
   });
   const kept = new Set(outputs);
+  const makers = new Map(steps.flatMap((step) => step.node.output.map((name) => [name, step] as const)));
   const tied = ({ guards }: Unfreed): string => JSON.stringify(guards);
   /** The only step that reads a step's result, if it is this operator. */
   const next = (step: Unfreed, operator: string): Unfreed | undefined => {
@@ -42,7 +43,13 @@ export function fuseSums(steps: readonly Unfreed[], outputs: readonly string[], 
     const last = isAdded ? added! : scaled;
     const parts = [step, cast, scaled, ...(isAdded ? [added!] : [])];
     const { input, name, attribute } = step.node;
-    const given = [input[0], input[2] ?? "", other(scaled, cast.node.output[0]), ...(isAdded ? [bias] : [])];
+    const factor = other(scaled, cast.node.output[0]);
+    // the product of two scales, one of them constant, is made where it is used
+    const made = makers.get(factor);
+    const apart = made !== undefined && next(made, "Mul") === scaled && made.operator === "Mul" && tied(made) === tied(step);
+    const scales = apart && made.node.input.some((of) => constant(of) !== undefined) ? made.node.input : [factor];
+    if (scales.length > 1) parts.unshift(made!);
+    const given = [input[0], input[2] ?? "", scales[0], isAdded ? bias : "", scales[1] ?? ""];
     const node = create(NodeProtoSchema, {
       opType: "Scaled",
       domain: "lowbit",

@@ -34,7 +34,7 @@ const clip: Build = (args, node) => {
     (node.input[i] ?? "") === ""
       ? constant(attributeFloat(node, name, none))
       : args[node.input.slice(0, i).filter((given) => given !== "").length];
-  return binary("min", binary("max", args[0], bound(1, "min", -Infinity)), bound(2, "max", Infinity));
+  return binary("atMost", binary("atLeast", args[0], bound(1, "min", -Infinity)), bound(2, "max", Infinity));
 };
 
 /** Operators on float32 as expressions of their inputs. */
@@ -57,7 +57,7 @@ export const EXPRESSIONS: ReadonlyMap<string, Build> = new Map<string, Build>([
   ["Floor", one("floor")],
   ["Ceil", one("ceil")],
   ["Reciprocal", ([x]) => binary("div", constant(1), x)],
-  ["Relu", ([x]) => binary("max", x, constant(0))],
+  ["Relu", ([x]) => binary("atLeast", x, constant(0))],
   ["Clip", clip],
   ["Gelu", ([x], node) => (text(node, "approximate", "none") === "tanh" ? geluTanh(x) : gelu(x))],
   [
@@ -66,7 +66,7 @@ export const EXPRESSIONS: ReadonlyMap<string, Build> = new Map<string, Build>([
       binary(
         "mul",
         x,
-        binary("max", constant(0), binary("min", constant(1), binary("add", binary("mul", x, constant(1 / 6)), constant(0.5)))),
+        binary("atLeast", binary("atMost", binary("add", binary("mul", x, constant(1 / 6)), constant(0.5)), constant(1)), constant(0)),
       ),
   ],
   ["com.microsoft.Gelu", ([x]) => gelu(x)],

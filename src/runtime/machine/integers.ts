@@ -264,19 +264,24 @@ const spread = (value: Value, into: Float32Array, f: (v: number) => number = (v)
 
 /**
  * Products of codes as nodes have them: sums of integers, codes (QLinearConv, QLinearMatMul), and sums scaled by what
- * follows (`lowbit.Scaled`: codes, zero point, scales, bias).
+ * follows (`lowbit.Scaled`: codes, zero point, scales, bias, more scales).
  */
 export function emitCodes(m: Machine, operator: string, unit: CodeUnit, inputs: Inputs, node: NodeProto): Slot | undefined {
   const [x] = inputs;
   if (operator === "ConvInteger" || operator === "MatMulInteger")
     return emitSums(m, unit, [x, inputs[2]], node, { finished: { to: "int32", bias: false } });
   if (operator === "lowbit.Scaled") {
-    const [, zero, scales, bias] = inputs;
+    const [, zero, scales, bias, more] = inputs;
     const rank = x?.dims.length ?? 0;
-    if (scales === undefined || !isAlong(scales, unit, rank) || (bias !== undefined && !isAlong(bias, unit, rank))) return undefined;
+    if (scales === undefined || ![scales, bias, more].every((value) => value === undefined || isAlong(value, unit, rank))) return undefined;
+    const [along, one] = more === undefined || scales.data.length > 1 ? [scales, more] : [more, scales];
+    if (one !== undefined && one.data.length !== 1) return undefined;
     return emitSums(m, unit, [x, zero], node, {
       finished: { to: "float32", bias: bias !== undefined },
-      factors: (into) => spread(scales, into),
+      factors(into) {
+        const own = one === undefined ? 1 : numberOf(one);
+        spread(along, into, one === undefined ? undefined : (v) => Math.fround(v * own));
+      },
       ...(bias === undefined ? {} : { bias }),
     });
   }

@@ -1,7 +1,22 @@
 // Integer convolution and integer matrix products on a backend's memory: weights packed once, then jobs for any place.
 // A zero point of activations that is known only when the jobs run is put into their arguments by `setZero`; factors,
 // offsets and bias lie in memory and are the caller's.
-import { CONV_ZERO, FILTERS, integerConv, integerConvJob, unitTaps, type IntegerConvSpec } from "../../../../kernels/wasm/conv/conv.ts";
+import {
+  CONV_ZERO,
+  FILTERS,
+  integerConv,
+  integerConvJob,
+  unitTaps,
+  type IntegerConvJob,
+  type IntegerConvSpec,
+} from "../../../../kernels/wasm/conv/conv.ts";
+import {
+  DEPTHWISE_SLACK,
+  DEPTHWISE_ZERO,
+  depthwiseJob,
+  integerDepthwise,
+  type DepthwiseSpec,
+} from "../../../../kernels/wasm/conv/depthwise.ts";
 import type { Finish } from "../../../../kernels/wasm/conv/finish.ts";
 import { codeRows, finishSums, ROWS_ZERO, rowsJob, sumsJob } from "../../../../kernels/wasm/conv/matrix.ts";
 import { INT8_ARGUMENTS, INT8_CHUNK, INT8_ROWS, INT8_SLAB, int8, int8Quad } from "../../../../kernels/wasm/dot/int8.ts";
@@ -59,7 +74,8 @@ export function packFilters(memory: EngineMemory, given: FilterCodes): Filters {
     throw new RangeError(`filters: expected ${outputs} x ${taps} codes in ${groups} groups, got ${codes.length}.`);
   const zeroOf = (o: number): number => zeros[zeros.length === 1 ? 0 : o] ?? 0;
   const { dot } = memory.features;
-  let isByte = dot === "u8" || dot === "s8";
+  // one channel at a time is multiplied by words
+  let isByte = width > 1 && (dot === "u8" || dot === "s8");
   for (let o = 0; o < outputs && isByte; o++)
     for (let t = 0; t < taps; t++) {
       const v = codes[o * taps + t] - zeroOf(o);
@@ -133,31 +149,35 @@ export function integerConvolution(memory: EngineMemory, filters: Filters, shape
   // a plane of single values is one row
   const whole = kernel[0] * kernel[1] === 1 && strides[0] === 1 && strides[1] === 1;
   const { output } = padded;
+  const step = strides[1];
+  // reads past the image, which may lie at the end of memory where it is no copy
+  const isDepthwise = width === 1 && style === "words" && (step === 1 || step === 2) && (padded.pads || output[1] >= 16);
   return {
     output,
     table,
-    scratchBytes: padded.scratchBytes,
+    scratchBytes: padded.scratchBytes + (padded.scratchBytes > 0 && isDepthwise ? DEPTHWISE_SLACK : 0),
     jobs(at, finished) {
       const { jobs, x } = padded.pad(memory, at, at.fill);
-      const unroll = memory.features.relaxed ? 4 : 1;
-      const spec: IntegerConvSpec = { style, unsigned, to: finished.to, bias: finished.bias, unroll, shared: memory.shared };
-      const job = integerConvJob(
-        {
-          ...{ batch, groups, filters: outputs / groups, outputs: output[0] * output[1], taps: taps.length },
-          ...{ w: filters.address, offsets: at.offsets, factors: at.factors, bias: at.bias },
-          ...{ x, xBatch: channels * plane, xGroup: width * plane, xZero: 0, y: at.y, table: at.table },
-          width: whole ? plane : output[1],
-          columnStep: strides[1],
-          rowStep: strides[0] * padded.padded[1],
-          ...bounds(finished),
-        },
-        spec,
-        memory.threads,
-      );
-      return {
-        jobs: [...jobs, { kernel: memory.kernel(integerConv, spec), ...job }],
-        setZero: (zero) => void (job.args[CONV_ZERO] = zero),
+      const given: IntegerConvJob = {
+        ...{ batch, groups, filters: outputs / groups, outputs: output[0] * output[1], taps: taps.length },
+        ...{ w: filters.address, offsets: at.offsets, factors: at.factors, bias: at.bias },
+        ...{ x, xBatch: channels * plane, xGroup: width * plane, xZero: 0, y: at.y, table: at.table },
+        width: whole ? plane : output[1],
+        columnStep: strides[1],
+        rowStep: strides[0] * padded.padded[1],
+        ...bounds(finished),
       };
+      const common = { unsigned, to: finished.to, bias: finished.bias, shared: memory.shared };
+      if (isDepthwise) {
+        const spec: DepthwiseSpec = { ...common, step };
+        const job = depthwiseJob(given, spec);
+        const kernel = memory.kernel(integerDepthwise, spec);
+        return { jobs: [...jobs, { kernel, ...job }], setZero: (zero) => void (job.args[DEPTHWISE_ZERO] = zero) };
+      }
+      const spec: IntegerConvSpec = { ...common, style, unroll: memory.features.relaxed ? 4 : 1 };
+      const job = integerConvJob(given, spec, memory.threads);
+      const kernel = memory.kernel(integerConv, spec);
+      return { jobs: [...jobs, { kernel, ...job }], setZero: (zero) => void (job.args[CONV_ZERO] = zero) };
     },
   };
 }

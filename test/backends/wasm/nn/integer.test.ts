@@ -140,6 +140,8 @@ const NAMED: readonly [string, ConvCase][] = [
   ["wide rows, strides of 2", { ...base, size: [5, 77], strides: [2, 2], pads: [[1, 1], [1, 1]], channels: 3, outputs: 6, groups: 1 }],
   ["strides of 3 whose tail spans 15", { ...base, size: [1, 16], kernel: [1, 1], strides: [1, 3], channels: 4, outputs: 4, groups: 1 }],
   ["depthwise, a multiplier of 2", { ...base, pads: [[1, 2], [0, 1]], channels: 6, outputs: 12, groups: 6 }],
+  ["depthwise, wide rows and strides of 2", { ...base, size: [7, 45], kernel: [3, 5], strides: [1, 2], pads: [[1, 1], [2, 2]], channels: 3, outputs: 15, groups: 3 }],
+  ["depthwise, rows of 16 in place", { ...base, size: [4, 18], channels: 4, outputs: 4, groups: 4 }],
   ["taps beyond two chunks", { ...base, size: [3, 20], kernel: [3, 3], channels: 61, outputs: 5, groups: 1 }],
   ["1-D, dilated, from the left", { ...base, size: [1, 40], kernel: [1, 3], dilations: [1, 4], pads: [[0, 0], [8, 0]], channels: 8, outputs: 8, groups: 2 }],
   ["one output", { ...base, size: [1, 1], kernel: [1, 1], channels: 24, outputs: 7, groups: 1 }],
@@ -155,6 +157,7 @@ describe.each([0, 1])("integer convolution, memory %i", (i) => {
   it("any shape", () => {
     for (let n = 0; n < 40; n++) {
       const groups = whole(1, 3);
+      const width = rng.next() < 0.4 ? 1 : whole(1, 7);
       const kernel = [whole(1, 4), whole(1, 4)] as const;
       const dilations = [whole(1, 2), whole(1, 2)] as const;
       const pads = [[whole(0, 3), whole(0, 3)], [whole(0, 3), whole(0, 3)]] as const;
@@ -162,7 +165,7 @@ describe.each([0, 1])("integer convolution, memory %i", (i) => {
       checkConv(all[i], {
         batch: whole(1, 2),
         groups,
-        channels: groups * whole(1, 7),
+        channels: groups * width,
         outputs: groups * whole(1, 9),
         size: [size[0], size[1]],
         kernel,
