@@ -10,6 +10,7 @@ export { compressBfloat16, decompressBfloat16 } from "./tensor/lossless.ts";
 export { fitLogScales, type LogScaleOptions } from "./tensor/quantize/log-scales.ts";
 export { dotInt16 } from "./tensor/dfp.ts";
 export { matmul, prepareMatmul, type MatmulOptions } from "./tensor/matmul.ts";
+export { prepareConv2d, type CodeScale, type Conv2dLayer, type Conv2dOptions, type ImageShape } from "./tensor/conv2d.ts";
 export { packCodes, unpackCodes } from "../formats/core/pack.ts";
 export { LowbitError, isLowbitError, type LowbitErrorCode } from "../formats/core/errors.ts";
 export type { Activations, AsyncLayer, Backend, BulkCodec, Explanation, PrepareOptions, SyncLayer } from "./backends/types.ts";

@@ -16,6 +16,7 @@ const guides = [
   { text: "Runtime", link: "/runtime" },
   { text: "Quantizers", link: "/quantizers" },
   { text: "Checkpoints", link: "/checkpoints" },
+  { text: "Quantized convolutions", link: "/convolution" },
   { text: "TensorFlow.js", link: "/tfjs" },
   { text: "GGUF", link: "/gguf" },
   { text: "Vector search", link: "/search" },

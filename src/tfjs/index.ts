@@ -7,3 +7,4 @@ export { quartetMatMul, type QuartetOptions } from "./quartet.ts";
 export { dfp16MatMul } from "./dfp16.ts";
 export { quantizeTfjsModel, type QuantizeTfjsOptions, type QuantizeTfjsReport } from "./model/quantize.ts";
 export { loadTfjsModel } from "./model/load.ts";
+export { packedConv2d, type PackedConv2dOptions } from "./conv2d.ts";

@@ -20,26 +20,34 @@ export function useBackend(other: WasmBackend): void {
   engine = other;
 }
 
-const prepared = new WeakMap<PackedTensor, Map<Activations, SyncLayer>>();
+interface Disposable {
+  dispose(): void;
+}
+
+const prepared = new WeakMap<PackedTensor, Map<string, Disposable>>();
 const decoders = new WeakMap<PackedTensor, RowDecoder>();
-const collected = new FinalizationRegistry<Map<Activations, SyncLayer>>((layers) => {
+const collected = new FinalizationRegistry<Map<string, Disposable>>((layers) => {
   for (const layer of layers.values()) layer.dispose();
 });
 
-/**
- * The layer of a weight, prepared at its first use. Values on no even grid (nf4) keep float32 activations: their table
- * is not rounded unasked.
- */
-export function layerOf(w: PackedTensor, activations: Activations): SyncLayer {
+/** What is made of a weight once, by a key that says what it is, and freed with it. */
+export function keptOf<Kept extends Disposable>(w: PackedTensor, key: string, make: () => Kept): Kept {
   let layers = prepared.get(w);
   if (layers === undefined) {
     prepared.set(w, (layers = new Map()));
     collected.register(w, layers);
   }
-  let layer = layers.get(activations);
-  if (layer === undefined) layers.set(activations, (layer = backend().prepare(w, { activations, codebook: "exact" })));
+  const layer = (layers.get(key) as Kept | undefined) ?? make();
+  layers.set(key, layer);
   return layer;
 }
+
+/**
+ * The layer of a weight, prepared at its first use. Values on no even grid (nf4) keep float32 activations: their table
+ * is not rounded unasked.
+ */
+export const layerOf = (w: PackedTensor, activations: Activations): SyncLayer =>
+  keptOf(w, activations, () => backend().prepare(w, { activations, codebook: "exact" }));
 
 /** Frees what products keep beside a packed weight; the next one prepares it again. */
 export function releasePacked(w: PackedTensor): void {

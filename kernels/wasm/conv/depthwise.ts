@@ -35,10 +35,7 @@ export const DEPTHWISE_ZERO = FIELDS.indexOf("xZero");
 const bits = (value: number): number => new Int32Array(Float32Array.of(value).buffer)[0];
 
 /** Items, arguments and scratch of a job; its groups have one channel. */
-export function depthwiseJob(
-  job: IntegerConvJob,
-  spec: DepthwiseSpec,
-): { readonly items: number; readonly args: Int32Array; readonly panelBytes: number } {
+export function depthwiseJob(job: IntegerConvJob): { readonly items: number; readonly args: Int32Array; readonly panelBytes: number } {
   const { batch, groups, filters, outputs, taps, width } = job;
   const height = outputs / width;
   const units = Math.ceil(taps / 2);

@@ -11,7 +11,7 @@ import { attributeInt } from "../../onnx/graph/nodes.ts";
 import { windowShape } from "../ops/conv.ts";
 import type { CodeUnit, Inputs } from "../ops/operator.ts";
 import { axisOf, fail, product } from "../ops/operator.ts";
-import { dynamicScale } from "../ops/range.ts";
+import { dynamicScale } from "../../backends/range.ts";
 import type { NumberArray, Value } from "../value.ts";
 import { elementType } from "../value.ts";
 import { isPlaceable, isSlot, type Emit, type Machine, type Slot, type SlotType } from "./machine.ts";

@@ -10,7 +10,7 @@ import { broadcastDims, broadcastIndex, elementwise } from "./elementwise.ts";
 import { prepareConv, prepareProduct } from "./integer.ts";
 import type { Inputs, Operators } from "./operator.ts";
 import { axisOf, fail, need, product } from "./operator.ts";
-import { dynamicScale, round } from "./range.ts";
+import { dynamicScale, round } from "../../backends/range.ts";
 
 /** 1.5 * 2^52: adding it rounds a double to an integer. */
 const MAGIC = 6755399441055744;

@@ -170,7 +170,7 @@ export function integerConvolution(memory: EngineMemory, filters: Filters, shape
       const common = { unsigned, to: finished.to, bias: finished.bias, shared: memory.shared };
       if (isDepthwise) {
         const spec: DepthwiseSpec = { ...common, step };
-        const job = depthwiseJob(given, spec);
+        const job = depthwiseJob(given);
         const kernel = memory.kernel(integerDepthwise, spec);
         return { jobs: [...jobs, { kernel, ...job }], setZero: (zero) => void (job.args[DEPTHWISE_ZERO] = zero) };
       }

@@ -1,4 +1,4 @@
-// Scale and zero point of a range as DynamicQuantizeLinear has them: uint8, zero within, float32 arithmetic.
+// Scale and zero point of a range as ONNX's DynamicQuantizeLinear has them: uint8, zero within, float32 arithmetic.
 
 /** Round half to even. */
 export function round(x: number): number {
