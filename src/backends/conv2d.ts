@@ -1,5 +1,5 @@
-// What a quantized convolution is to a backend: integer filters with a factor each, an image of values or codes, results
-// of values or codes. And the reference path: plain loops, the same integers, the same float32 steps.
+// What a quantized convolution is to a backend: integer filters with a factor each, an image of values or codes,
+// results of values or codes. And the reference path: plain loops, the same integers, the same float32 steps.
 import { dynamicScale, round } from "./range.ts";
 
 type Pair = readonly [number, number];

@@ -18,7 +18,10 @@ export interface Conv2dOptions {
   readonly strides?: number | Pair;
   /** Default 1. */
   readonly dilations?: number | Pair;
-  /** Zeros around the image: all sides, or [[top, bottom], [left, right]]; "same" as TensorFlow has it. Default "valid": none. */
+  /**
+   * Zeros around the image: on all sides, or [[top, bottom], [left, right]]; "same" as TensorFlow has it. Default
+   * "valid": none.
+   */
   readonly pads?: "valid" | "same" | number | readonly [Pair, Pair];
   /** Default 1; as many as channels: depthwise. */
   readonly groups?: number;
@@ -69,7 +72,7 @@ export interface Conv2dLayer {
 const pair = (value: number | Pair | undefined): Pair => (typeof value === "number" ? [value, value] : (value ?? [1, 1]));
 const shape = (expected: string, got: string): LowbitError => new LowbitError("E_SHAPE", `prepareConv2d ${expected}, got ${got}.`);
 
-/** The step that all values are multiples of; undefined where there is none that keeps them within 8 bits and a sign. */
+/** The step that all values are multiples of; undefined where there is none. */
 function stepOf(values: Float64Array): number | undefined {
   let step = Infinity;
   for (const v of values) if (v !== 0 && Number.isFinite(v)) step = Math.min(step, Math.abs(v));

@@ -1,6 +1,6 @@
-// packedConv2d: a 2-D convolution of a tfjs tensor by a packed filter, channels last, as a kernel of tfjs with a gradient
-// to x. On the cpu and wasm backends our integer kernels compute, reading x and writing y where the backend keeps them;
-// on others the filter is decoded and the backend convolves.
+// packedConv2d: a 2-D convolution of a tfjs tensor by a packed filter, channels last, as a kernel of tfjs with a
+// gradient to x. On the cpu and wasm backends our integer kernels compute, reading x and writing y where the backend
+// keeps them; on others the filter is decoded and the backend convolves.
 import * as tf from "@tensorflow/tfjs-core";
 import { LowbitError } from "../../formats/core/errors.ts";
 import type { PackedTensor } from "../../formats/core/types.ts";
@@ -73,8 +73,8 @@ const ensure = registered(NAME, {
 const pair = (value: number | [number, number] = 1): [number, number] => (typeof value === "number" ? [value, value] : value);
 
 /**
- * conv2d(x, w) for x [batch, height, width, in] and a packed filter of shape [out, height, width, in] with one scale for
- * each output (`int8_row`, `int4_row`; any format with `activations: "float32"`). It has a gradient to x; w is a
+ * conv2d(x, w) for x [batch, height, width, in] and a packed filter of shape [out, height, width, in] with one scale
+ * for each output (`int8_row`, `int4_row`; any format with `activations: "float32"`). It has a gradient to x; w is a
  * constant.
  * @throws LowbitError E_SHAPE where the filter has another shape, or other channels than x; E_UNSUPPORTED
  * @example const w = quantize(tensor(values, [32, 3, 3, 16]), format("int8_row")); packedConv2d(x, w, { pad: "same" });

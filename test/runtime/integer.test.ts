@@ -1,5 +1,6 @@
 // Integer operators on kernels: the same int32 as the loops for every type and kind of zero point, and onnxruntime's
 // codes and floats for what goes around them.
+import { InferenceSession, Tensor } from "onnxruntime-node";
 import { expect, it, test } from "vitest";
 import { toBinary } from "@bufbuild/protobuf";
 import { ModelProtoSchema } from "../../src/onnx/file/gen/onnx_pb.ts";
@@ -189,6 +190,76 @@ test.each([false, true])("dynamic quantization around a product of floats, bias:
     await session.release();
   }
 }); // prettier-ignore
+
+/** Codes between QuantizeLinear and DequantizeLinear around a convolution and a product, as static quantizers write them. */
+function qdqModel(hasRelu: boolean, biasScale: number): Uint8Array {
+  const [outputs, columns] = [8, 11];
+  const u8 = (name: string, v: number) => raw(name, [], Uint8Array.of(v), T.UINT8);
+  const one = (name: string, v: number) => raw(name, [], Float32Array.of(v));
+  const around = (x: string, y: string, scale: string, zero: string) => [
+    node("QuantizeLinear", [x, scale, zero], [`${y}/codes`]),
+    node("DequantizeLinear", [`${y}/codes`, scale, zero], [y]),
+  ];
+  const ws = numbers(7, outputs, 0.001, 0.01);
+  return encode(
+    model(
+      graph({
+        input: [value("x", T.FLOAT, [1, 6, 9, 10])],
+        output: [value("y", T.FLOAT, [1, outputs, 9, columns])],
+        initializer: [
+          ...[one("xs", 0.02), u8("xz", 120), one("ys", 0.05), u8("yz", hasRelu ? 0 : 90), one("zs", 0.07), u8("zz", 131)],
+          raw("w", [outputs, 6, 3, 3], seven(6, outputs * 54), T.INT8),
+          raw("ws", [outputs], ws),
+          raw("wz", [outputs], new Int8Array(outputs), T.INT8),
+          raw("b", [outputs], Int32Array.from(numbers(8, outputs, -900, 900)), T.INT32),
+          raw(
+            "bs",
+            [outputs],
+            Float32Array.from(ws, (s) => Math.fround(biasScale * Math.fround(Math.fround(0.02) * s))),
+          ),
+          raw("bz", [outputs], new Int32Array(outputs), T.INT32),
+          raw("m", [10, columns], seven(9, 10 * columns), T.INT8),
+          ...[one("ms", 0.01), raw("mz", [], Int8Array.of(0), T.INT8)],
+        ],
+        node: [
+          ...around("x", "x2", "xs", "xz"),
+          node("DequantizeLinear", ["w", "ws", "wz"], ["w2"], { axis: 0n }),
+          node("DequantizeLinear", ["b", "bs", "bz"], ["b2"], { axis: 0n }),
+          node("Conv", ["x2", "w2", "b2"], ["c"], { pads: ints(1, 1, 1, 1) }),
+          ...(hasRelu ? [node("Relu", ["c"], ["r"])] : []),
+          ...around(hasRelu ? "r" : "c", "c2", "ys", "yz"),
+          node("DequantizeLinear", ["m", "ms", "mz"], ["m2"]),
+          node("MatMul", ["c2", "m2"], ["p"]),
+          ...around("p", "y", "zs", "zz"),
+        ],
+      }),
+      { opset: 17, ir: 8 },
+    ),
+  );
+}
+
+test.each([false, true])("convolutions and products between codes are integer ones, Relu: %s", async (hasRelu) => {
+  const bytes = qdqModel(hasRelu, 1);
+  const feeds = { x: f32(9, [1, 6, 9, 10]) };
+  const session = await loadModel(bytes);
+  const judge = await InferenceSession.create(bytes, { intraOpNumThreads: 1, logSeverityLevel: 3 });
+  const wanted = await judge.run({ x: new Tensor("float32", feeds.x.data, feeds.x.dims) });
+  for (let turn = 0; turn < 2; turn++) expect((await session.run(feeds)).y.data).toEqual(wanted.y.data);
+  expect(session.explain().steps.map(({ operator, kernel }) => `${operator}: ${kernel}`)).toEqual([
+    "QuantizeLinear: kernel",
+    "QLinearConv: int8 conv",
+    "QLinearMatMul: int8",
+    "DequantizeLinear: kernel",
+  ]);
+  // floats give the same but for codes beside a tie
+  await judge.release();
+  await session.release();
+  // a bias of another scale stays one of floats
+  const other = await loadModel(qdqModel(hasRelu, 1.5));
+  await compare(qdqModel(hasRelu, 1.5), feeds, 0.08, other);
+  expect(other.explain().steps.map(({ operator }) => operator)).toContain("Conv");
+  await other.release();
+});
 
 test("a product of codes says what it expected", async () => {
   const one: Case = { feeds: { x: image(1, [1, 3, 4, 4]) }, initializer: [raw("w", [2, 4, 3, 3], seven(1, 72), T.INT8)] };

@@ -1,7 +1,7 @@
-// Integer convolution of one channel at a time (depthwise, with a multiplier or not): 16 outputs of a row at once, pairs
-// of taps multiplied as i16 in the order in which they lie, nothing packed. Sums are finished as finish.ts has it. The
-// last outputs of a row are computed with those before them, so that no row has a tail; of rows shorter than 16, what
-// lies beyond is read (16 values past the image) and dropped.
+// Integer convolution of one channel at a time (depthwise, with a multiplier or not): 16 outputs of a row at once,
+// pairs of taps multiplied as i16 in the order in which they lie, nothing packed. Sums are finished as finish.ts has
+// it. The last outputs of a row are computed with those before them, so that no row has a tail; of rows shorter than
+// 16, what lies beyond is read (16 values past the image) and dropped.
 //
 // Weights lie as conv.ts has them, style "words".
 import { ModuleBuilder, type Emit, type FunctionBuilder, type Local } from "../engine/asm.ts";

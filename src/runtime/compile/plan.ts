@@ -2,7 +2,7 @@
 // each value is let go.
 import type { Backend, SyncLayer } from "../../backends/types.ts";
 import { hasEngineMemory } from "../../backends/wasm/memory.ts";
-import type { NodeProto } from "../../onnx/file/gen/onnx_pb.ts";
+import type { NodeProto, TensorProto } from "../../onnx/file/gen/onnx_pb.ts";
 import { TensorProto_DataType as T } from "../../onnx/file/gen/onnx_pb.ts";
 import type { OnnxModel } from "../../onnx/file/model.ts";
 import { constantTensor, opsetVersion } from "../../onnx/graph/nodes.ts";
@@ -18,6 +18,7 @@ import { flatten } from "./flat.ts";
 import { fuseChains, joinable, joinedNode } from "./fuse.ts";
 import { lower } from "./lower.ts";
 import { fusePatterns } from "./patterns/index.ts";
+import { fuseQdq } from "./qdq.ts";
 import { fuseSums } from "./sums.ts";
 import type { Step, Unfreed } from "./step.ts";
 import { runNode } from "./step.ts";
@@ -47,7 +48,18 @@ interface ReadGraph {
 export const readGraph = (model: OnnxModel): ReadGraph => {
   const stored = readStored(model);
   const flat = flatten(model, stored);
-  return { flat: { ...flat, nodes: lower(flat.nodes, opsetVersion(model)) }, stored };
+  const { input, output } = model.proto.graph!;
+  const feeds = new Set(input.map(({ name }) => name));
+  const tensor = (name: string): TensorProto | undefined => (feeds.has(name) ? undefined : flat.tensors.get(name));
+  const read = new Map<string, Value>();
+  const constant = (name: string): Value | undefined => {
+    const found = tensor(name);
+    if (found !== undefined && !read.has(name)) read.set(name, readValue(model, found));
+    return read.get(name);
+  };
+  const outputs = output.map(({ name }) => name);
+  const nodes = fuseQdq(lower(flat.nodes, opsetVersion(model)), outputs, { constant, tensor });
+  return { flat: { ...flat, nodes }, stored };
 };
 
 /** Operators, and forms of them, that the runtime does not have: sorted, each once. */
