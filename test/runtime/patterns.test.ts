@@ -187,6 +187,8 @@ test.each<[string, Case]>([
   ["RMS", { feeds: x, build: of(rms), fused: "lowbit.RMSNorm", steps: 1 }],
   ["RMS by a reciprocal", { feeds: x, build: of(rmsReciprocal), fused: "lowbit.RMSNorm", steps: 1 }],
   ["RMS by one over", { feeds: x, build: of(rmsOver), fused: "lowbit.RMSNorm", steps: 1 }],
+  ["RMS between Casts", { feeds: x, build: of((b, v, w) => { const f = b.put("Cast", [b.put("Neg", [v])], { to: 1n }); return b.put("Mul", [w, b.put("Cast", [b.put("Div", [f, root(b, square(b, f))])], { to: 1n })]); }), fused: "lowbit.RMSNorm", steps: 2 }],
+  ["a Cast that is a result", { feeds: x, build: (b) => [b.put("Cast", ["x"], { to: 1n }), rms(b, "x", b.floats([D]), "")], fused: "lowbit.RMSNorm", steps: 2 }],
   ["a residual before", { feeds: two, build: (b) => of((c, v, w, bias) => layerNorm(c, c.put("Add", [v, "z"]), w, bias))(b), fused: "lowbit.SkipLayerNorm", steps: 1 }],
   ["a residual and a bias, the sum read again", { feeds: two, build: (b) => { const sum = b.put("Add", [b.put("Add", [b.floats([D]), "x"]), "z"]); const y = rms(b, sum, b.floats([D]), ""); return [y, b.put("Neg", [sum])]; }, fused: "lowbit.SkipRMSNorm", steps: 2 }],
   ["the sum is a result", { feeds: two, build: (b) => { const sum = b.put("Add", ["x", "z"]); return [sum, b.put("LayerNormalization", [sum, b.floats([D]), b.floats([D])], { axis: -1n })]; }, fused: "lowbit.SkipLayerNorm", steps: 1 }],

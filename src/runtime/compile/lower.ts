@@ -2,8 +2,9 @@
 import { create } from "@bufbuild/protobuf";
 import type { NodeProto } from "../../onnx/file/gen/onnx_pb.ts";
 import { NodeProtoSchema, TensorProto_DataType as T } from "../../onnx/file/gen/onnx_pb.ts";
-import { attributeInt, intAttribute } from "../../onnx/graph/nodes.ts";
+import { attributeInt, constantTensor, intAttribute } from "../../onnx/graph/nodes.ts";
 import { operatorName } from "../../onnx/graph/scopes.ts";
+import { elementType, type ElementType } from "../value.ts";
 import type { FlatNode } from "./flat.ts";
 
 /** Softmax before opset 13: rows are all axes from `axis` (default 1) on, as one. */
@@ -40,3 +41,72 @@ export function lower(nodes: readonly FlatNode[], opset: number): FlatNode[] {
     return [{ node, guards }];
   });
 }
+
+/** Operators whose results have the type of their first input. */
+const KEEPS: ReadonlySet<string> = new Set(
+  [
+    "Add",
+    "Sub",
+    "Mul",
+    "Div",
+    "Pow",
+    "Sqrt",
+    "Neg",
+    "Abs",
+    "Exp",
+    "Erf",
+    "Tanh",
+    "Sigmoid",
+    "Reciprocal",
+    "Relu",
+    "Clip",
+    "Cos",
+    "Sin",
+  ].concat(
+    [
+      "Softmax",
+      "LayerNormalization",
+      "SimplifiedLayerNormalization",
+      "RMSNormalization",
+      "ReduceMean",
+      "ReduceSum",
+      "MatMul",
+      "Gemm",
+      "Conv",
+    ],
+    ["Reshape", "Transpose", "Slice", "Concat", "Split", "Unsqueeze", "Squeeze", "Expand", "Flatten", "Identity", "Gather", "Gelu"],
+    ["com.microsoft.MatMulNBits", "com.microsoft.GroupQueryAttention", "com.microsoft.RotaryEmbedding", "com.microsoft.FastGelu"],
+    ["com.microsoft.SkipSimplifiedLayerNormalization", "com.microsoft.SkipLayerNormalization", "com.microsoft.QuickGelu"],
+  ),
+);
+
+/**
+ * The nodes without Casts of float32 to itself, as graphs of float16 have them around norms (float16 is float32 here):
+ * nothing is to lie between the nodes of a pattern. `types`: of inputs and initializers.
+ */
+export function dropCasts(nodes: readonly FlatNode[], types: ReadonlyMap<string, ElementType>, outputs: readonly string[]): FlatNode[] {
+  const known = new Map(types);
+  const same = new Map<string, string>();
+  const kept = new Set(outputs);
+  const out: FlatNode[] = [];
+  for (const flat of nodes) {
+    let { node } = flat;
+    if (node.input.some((name) => same.has(name))) {
+      const { opType, domain, name, attribute, output } = node;
+      node = create(NodeProtoSchema, { opType, domain, name, attribute, output, input: node.input.map((of) => same.get(of) ?? of) });
+    }
+    const operator = operatorName(node);
+    const to = operator === "Cast" ? attributeInt(node, "to", 0) : undefined;
+    const [from] = node.input;
+    if (to === Number(T.FLOAT) && known.get(from) === "float32" && !kept.has(node.output[0])) {
+      same.set(node.output[0], from);
+      continue;
+    }
+    const type = to !== undefined ? elementType(to) : operator === "Constant" ? constantType(node) : KEEPS.has(operator) ? known.get(from) : undefined; // prettier-ignore
+    if (type !== undefined) for (const name of node.output) known.set(name, type);
+    out.push({ node, guards: flat.guards.map((guard) => ({ ...guard, name: same.get(guard.name) ?? guard.name })) });
+  }
+  return out;
+}
+
+const constantType = (node: NodeProto): ElementType | undefined => elementType(constantTensor(node)?.dataType ?? 0);

@@ -11,12 +11,12 @@ import { readStored } from "../../onnx/targets/record.ts";
 import { operators } from "../ops/index.ts";
 import { joinNBits } from "../ops/codes.ts";
 import type { ActivationChoice, Operator, PrepareContext, Weight } from "../ops/operator.ts";
-import type { Scratch, TensorParts, Value } from "../value.ts";
+import type { ElementType, Scratch, TensorParts, Value } from "../value.ts";
 import { borrowBytes, boundaryType, elementType, readValue, scratchBytes, tensorParts } from "../value.ts";
 import type { FlatGraph } from "./flat.ts";
 import { flatten } from "./flat.ts";
 import { fuseChains, joinable, joinedNode } from "./fuse.ts";
-import { lower } from "./lower.ts";
+import { dropCasts, lower } from "./lower.ts";
 import { fusePatterns } from "./patterns/index.ts";
 import { fuseQdq } from "./qdq.ts";
 import { fuseSums } from "./sums.ts";
@@ -44,6 +44,19 @@ interface ReadGraph {
   readonly stored: ReturnType<typeof readStored>;
 }
 
+/** Types of inputs, initializers and stored weights. */
+function typesOf(model: OnnxModel, flat: FlatGraph, stored: ReadGraph["stored"]): Map<string, ElementType> {
+  const types = new Map<string, ElementType>();
+  const add = (name: string, type: number): void => {
+    const known = elementType(type);
+    if (known !== undefined) types.set(name, known);
+  };
+  for (const [name, { dataType }] of flat.tensors) add(name, dataType);
+  for (const { name, type } of model.proto.graph!.input) if (type?.value.case === "tensorType") add(name, type.value.value.elemType);
+  for (const name of stored.keys()) types.set(name, "float32");
+  return types;
+}
+
 /** The graph as the runtime reads it. */
 export const readGraph = (model: OnnxModel): ReadGraph => {
   const stored = readStored(model);
@@ -58,7 +71,8 @@ export const readGraph = (model: OnnxModel): ReadGraph => {
     return read.get(name);
   };
   const outputs = output.map(({ name }) => name);
-  const nodes = fuseQdq(lower(flat.nodes, opsetVersion(model)), outputs, { constant, tensor });
+  const lowered = dropCasts(lower(flat.nodes, opsetVersion(model)), typesOf(model, flat, stored), outputs);
+  const nodes = fuseQdq(lowered, outputs, { constant, tensor });
   return { flat: { ...flat, nodes }, stored };
 };
 
