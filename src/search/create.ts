@@ -7,6 +7,7 @@ import { engineRows, type EngineRows, type Found } from "./engine-rows.ts";
 import { makeIds } from "./ids.ts";
 import { operandsOf } from "./operands.ts";
 import { checkCandidates, checkIndexOptions, checkVectors, isPlain, type Checked } from "./options.ts";
+import { panelRows, refuseBad, stagePanel } from "./pack-rows.ts";
 import { packedRows } from "./packed-rows.ts";
 import { fitProjection, projector, type Projector } from "./projection.ts";
 import { indexBytes, type Stages } from "./save.ts";
@@ -75,12 +76,7 @@ export function createIndex(vectors: Float32Array | null, options: IndexOptions)
     checked.fit === null ? null : "from" in checked.fit ? checked.fit : fitProjection(x, checked.dims, checked.fit as Fit, checked.metric);
   const index = emptyIndex(checked, projection, options.backend);
   try {
-    if (rows > 0)
-      index.fill(
-        x,
-        Uint32Array.from(ids ?? { length: rows }, (id: number | undefined, i) => id ?? i),
-        ids !== undefined,
-      );
+    if (rows > 0) index.fill(x, ids ?? naturals(rows), ids !== undefined);
   } catch (error) {
     index.dispose();
     throw error;
@@ -88,8 +84,15 @@ export function createIndex(vectors: Float32Array | null, options: IndexOptions)
   return index;
 }
 
+function naturals(n: number): Uint32Array {
+  const out = new Uint32Array(n);
+  for (let i = 0; i < n; i++) out[i] = i;
+  return out;
+}
+
 interface Filled extends SearchIndex {
-  fill(x: Float32Array, ids: Uint32Array, check: boolean): void;
+  /** @param check ids, which else are known to be new */
+  fill(x: Float32Array, ids: ArrayLike<number>, check: boolean): void;
   /** Rows of packed tensors, of each stage; `live`: the bit of each row that is there, null for all. */
   fillPacked(stages: readonly (readonly PackedTensor[])[], signs: readonly PackedTensor[], ids: Uint32Array, live: Uint8Array | null): void;
 }
@@ -247,20 +250,37 @@ export function emptyIndex(
       index.fill(x, ids.check(list), false);
     },
     fill(x, list, checkIds) {
-      const fresh = checkIds ? ids.check(list) : list;
+      const fresh = checkIds ? ids.check(list) : (list as Uint32Array);
       const rows = fresh.length;
-      refuseBad(x, dims, fresh);
-      beginSketch(x, rows);
-      // the first stage of a projection in parts, so that no second copy of all vectors is made
-      const step = project === null ? rows : Math.max(1, Math.floor((1 << 22) / dims));
-      for (let r = 0; r < rows; r += step) {
-        const many = Math.min(step, rows - r);
-        const part = x.subarray(r * dims, (r + many) * dims);
-        const short = project === null ? part : project.apply(part);
-        first.append(short, many, fresh.subarray(r, r + many));
-        sketch?.rows.append(short, many, fresh.subarray(r, r + many));
+      const before = ids.rows;
+      // in panels: staged once for all stores in the engine, and no second copy of all vectors is projected
+      const step = isEngine(first) ? panelRows(dims) : project === null ? rows : Math.max(1, Math.floor((1 << 22) / dims));
+      const had = sketch !== null;
+      try {
+        if (project !== null || !first.checks) refuseBad(x, dims, fresh);
+        beginSketch(x, rows);
+        const stores = [...stages, ...(sketch === null ? [] : [sketch.rows])];
+        for (const store of stores) store.reserve(rows);
+        for (let r = 0; r < rows; r += step) {
+          const many = Math.min(step, rows - r);
+          const part = x.subarray(r * dims, (r + many) * dims);
+          const short = project === null ? part : project.apply(part);
+          const some = fresh.subarray(r, r + many);
+          const staged = sketch === null ? 0 : stagePanel(memory, short, first.dims);
+          first.append(short, many, some, staged);
+          sketch?.rows.append(short, many, some, staged);
+        }
+        later?.append(x, rows, fresh, 0);
+      } catch (error) {
+        // a refused vector changes nothing
+        for (const store of stages) store.truncate(before);
+        if (had) sketch?.rows.truncate(before);
+        else {
+          sketch?.rows.dispose();
+          sketch = null;
+        }
+        throw error;
       }
-      later?.append(x, rows, fresh);
       ids.add(fresh);
       checkSketch();
     },
@@ -328,15 +348,16 @@ function unitQueries(x: Float32Array, dims: number, metric: Metric): Float64Arra
 
 /** Highest best, in all metrics: euclidean as minus half the square of the distance. */
 function exactScore(q: Float64Array, x: Float64Array, metric: Metric): number {
-  let dot = 0;
+  let [dot, square] = [0, 0];
   if (metric === "euclidean") {
-    for (let i = 0; i < q.length; i++) dot += (q[i] - x[i]) * (q[i] - x[i]);
-    return -dot / 2;
+    for (let i = 0; i < q.length; i++) square += (q[i] - x[i]) * (q[i] - x[i]);
+    return -square / 2;
   }
-  for (let i = 0; i < q.length; i++) dot += q[i] * x[i];
+  for (let i = 0; i < q.length; i++) {
+    dot += q[i] * x[i];
+    square += x[i] * x[i];
+  }
   if (metric === "dot") return dot;
-  let square = 0;
-  for (let i = 0; i < q.length; i++) square += x[i] * x[i];
   return square > 0 ? dot / Math.sqrt(square) : 0;
 }
 
@@ -349,25 +370,3 @@ function isSettled(list: readonly { score: number }[], k: number, found: Candida
   const shift = metric === "euclidean" ? q.reduce((sum, v) => sum + v * v, 0) / 2 : 0;
   return list[k - 1].score + shift > found.ceiling;
 }
-
-/** Before anything is packed, so that a refused vector changes nothing. @throws LowbitError E_VALUE */
-function refuseBad(x: Float32Array, dims: number, ids: Uint32Array): void {
-  const fours = dims - (dims % 4);
-  for (let r = 0, from = 0; from < x.length; r++, from += dims) {
-    let [a, b, c, d] = [0, 0, 0, 0];
-    let i = from;
-    for (const end = from + fours; i < end; i += 4) {
-      a += x[i] * x[i];
-      b += x[i + 1] * x[i + 1];
-      c += x[i + 2] * x[i + 2];
-      d += x[i + 3] * x[i + 3];
-    }
-    for (; i < from + dims; i++) a += x[i] * x[i];
-    if (!(a + b + c + d < MOST_SQUARE))
-      throw new LowbitError(
-        "E_VALUE",
-        `search vectors: expected finite numbers and a norm below 1e17, got others in the vector of id ${ids[r]}. Repair the data, scale it, or leave it out.`,
-      );
-  }
-}
-const MOST_SQUARE = 1e34;

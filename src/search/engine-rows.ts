@@ -7,9 +7,9 @@ import type { Format, PackedTensor } from "../../formats/core/types.ts";
 import { queryBytes, queryRange, type ScanSpec } from "../../kernels/wasm/search/layout.ts";
 import { CHUNK_BYTES } from "../../kernels/wasm/search/rank.ts";
 import type { EngineMemory, Region } from "../backends/wasm/memory.ts";
-import { allFull, lists, readList, readSorted, runRank, runScan, type Later, type Lists } from "./engine.ts";
+import { allFull, lists, readList, readScores, runRank, runScan, type Later, type Lists } from "./engine.ts";
 import type { Operands } from "./operands.ts";
-import { fastPack, packPanel, quantizePanel, type PackPlace } from "./pack-rows.ts";
+import { fastPack, packPanel, panelRows, quantizePanel, refuseBad, type PackPlace } from "./pack-rows.ts";
 import { writeQuery } from "./query.ts";
 import { coarseScales, isCoarse } from "./coarse.ts";
 import type { Candidates, Metric, ScanStore } from "./types.ts";
@@ -23,8 +23,6 @@ interface Chunk {
   readonly words: Region;
 }
 
-/** Floats that are packed at once, in scratch space. */
-const PANEL = 1 << 20;
 const LEAST_CHUNK = 1024;
 /** One row in so many is looked at to begin a scan for many candidates, this many or more. */
 const SAMPLED = 16;
@@ -44,8 +42,8 @@ export interface Found {
 export interface EngineRows extends ScanStore {
   /** Scans into lists that are not joined yet. `signs`: by differing bits, where the format is signs. */
   scanLists(queries: readonly Float64Array[], want: number, mask: Uint8Array | null, signs: boolean): Found;
-  /** The best of one row in `part`, in blocks of 64 neighbours, best first. */
-  scanPart(queries: readonly Float64Array[], want: number, part: number, signs: boolean): Uint32Array[];
+  /** The best of one row in `part`, in blocks of 64 neighbours, in no order. */
+  scanPart(queries: readonly Float64Array[], want: number, part: number, signs: boolean): { rows: Uint32Array; scores: Float32Array }[];
   /**
    * Joins the lists `from` and scores their rows again with these: the best `want` of each. `name`: of the scratch
    * space, another one than that of `from`.
@@ -89,6 +87,7 @@ export function engineRows(
   const coarse = scaled && isCoarse(element);
   const chunks: Chunk[] = [];
   let count = 0;
+  let planned = 0;
   /** The largest norm of a row, in the units of a score. */
   let norm = 0;
 
@@ -97,7 +96,7 @@ export function engineRows(
     return i < 0 ? 0 : chunk.words.address + 4 * i * chunk.capacity;
   };
   const grow = (rows: number): Chunk => {
-    const capacity = roundUp(Math.max(count === 0 ? 0 : LEAST_CHUNK, rows, Math.floor(count / 4)), 8);
+    const capacity = roundUp(Math.max(count === 0 ? 0 : LEAST_CHUNK, rows, planned - count, Math.floor(count / 4)), 8);
     const codes = memory.allocate(capacity * stride + 64);
     let words: Region;
     try {
@@ -106,7 +105,8 @@ export function engineRows(
       codes.free();
       throw error;
     }
-    new Uint8Array(memory.buffer, codes.address, codes.bytes).fill(flip);
+    // where rows are padded, padding is zero; what lies beyond the last row is computed, and left out
+    if (stride !== rowBytes) new Uint8Array(memory.buffer, codes.address, codes.bytes).fill(flip);
     new Uint8Array(memory.buffer, words.address, words.bytes).fill(0);
     const chunk = { first: count, capacity, count: 0, codes, words };
     chunks.push(chunk);
@@ -139,7 +139,7 @@ export function engineRows(
   };
   /** Calls `each` for runs of rows that fit the last chunk and a panel. */
   const inPanels = (rows: number, each: (chunk: Chunk, row: number, from: number, many: number) => void): void => {
-    const most = Math.max(1, Math.floor(PANEL / roundUp(dims, 32)));
+    const most = panelRows(dims);
     for (let from = 0; from < rows;) {
       const last = chunks.at(-1);
       const chunk = last === undefined || last.count === last.capacity ? grow(rows - from) : last;
@@ -158,22 +158,34 @@ export function engineRows(
     get bytes() {
       return chunks.reduce((sum, { codes, words }) => sum + codes.bytes + words.bytes, 0);
     },
-    append(x, rows, ids) {
+    checks: packSpec !== null,
+    reserve(rows) {
+      planned = count + rows;
+    },
+    append(x, rows, ids, staged) {
       inPanels(rows, (chunk, row, from, many) => {
         const values = x.subarray(from * dims, (from + many) * dims);
         const scales = coarse ? coarseScales(values, dims, element) : null;
-        const squares = packSpec === null ? null : packPanel(memory, packSpec, values, dims, many, place(chunk, row), scales, centre);
-        if (squares !== null) finish(chunk, row, many, squares, ids.subarray(from));
-        else
-          appendCodes(
-            chunk,
-            row,
-            quantizePanel(centre === null ? values : lessCentre(values, centre), many, dims, format, operands, scales),
-            0,
-            many,
-            ids.subarray(from),
-          );
+        const panel = { x: values, dims, rows: many, staged: staged === 0 ? 0 : staged + 4 * from * dims };
+        const squares = packSpec === null ? null : packPanel(memory, packSpec, panel, place(chunk, row), { scales, centre });
+        const own = ids.subarray(from, from + many);
+        if (squares !== null) finish(chunk, row, many, squares, own);
+        else {
+          refuseBad(values, dims, own);
+          const packed = quantizePanel(centre === null ? values : lessCentre(values, centre), many, dims, format, operands, scales);
+          appendCodes(chunk, row, packed, 0, many, own);
+        }
       });
+    },
+    truncate(rows) {
+      while (chunks.length > 0 && chunks.at(-1)!.first >= rows) {
+        const { codes, words } = chunks.pop()!;
+        codes.free();
+        words.free();
+      }
+      const last = chunks.at(-1);
+      if (last !== undefined) last.count = Math.min(last.count, rows - last.first);
+      count = rows;
     },
     appendPacked(packed, ids) {
       inPanels(packed.rows, (chunk, row, from, many) => appendCodes(chunk, row, packed, from, many, ids.subarray(from)));
@@ -213,7 +225,7 @@ export function engineRows(
       const into = lists(memory, "search sample", [queries.length, want, memory.threads]);
       run(into, part);
       runRank(memory, null, into, null);
-      return queries.map((_, i) => readSorted(memory, into, i));
+      return queries.map((_, i) => readScores(memory, into, i));
     },
     rankLists,
     join: ({ into }) => runRank(memory, null, into, null),

@@ -136,11 +136,9 @@ export function readList(memory: EngineMemory, from: Lists, query: number): { ro
   return { rows, least };
 }
 
-/** The rows of a query's list (of slot 0), best first. */
-export function readSorted(memory: EngineMemory, from: Lists, query: number): Uint32Array {
+/** The rows of a query's list (of slot 0) with their scores, in no order. */
+export function readScores(memory: EngineMemory, from: Lists, query: number): { rows: Uint32Array; scores: Float32Array } {
   const { rows } = readList(memory, from, query);
-  const keys = new Uint32Array(memory.buffer, from.address + query * from.bytes + STATE.keys, 2 * rows.length);
-  const order = Array.from(rows, (_, i) => i);
-  order.sort((a, b) => keys[2 * b + 1] - keys[2 * a + 1] || keys[2 * b] - keys[2 * a]);
-  return Uint32Array.from(order, (i) => rows[i]);
+  const keys = new Int32Array(memory.buffer, from.address + query * from.bytes + STATE.keys, 2 * rows.length);
+  return { rows, scores: Float32Array.from(rows, (_, i) => scoreOfKey(keys[2 * i + 1])) };
 }

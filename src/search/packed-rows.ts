@@ -11,7 +11,7 @@ import { quantize } from "../tensor/quantize/index.ts";
 import { tensor } from "../tensor/tensor.ts";
 import { lists, readList, runRank, runScan } from "./engine.ts";
 import { writeQuery } from "./query.ts";
-import { joinRows, rowsApart } from "./rows.ts";
+import { joinRows, rowsApart, takeRows } from "./rows.ts";
 import type { Metric, ScanStore } from "./types.ts";
 
 /** Rows that lie together: packed, or floats as they are. */
@@ -33,6 +33,8 @@ export function packedRows(memory: EngineMemory, format: Format, dims: number, m
   const offset = metric === "euclidean";
   const segments: Segment[] = [];
   let count = 0;
+  /** Rows whose factors are known. */
+  let measured = 0;
   let norm = 0;
   let factors = new Float32Array(0);
   let offsets = new Float32Array(0);
@@ -57,29 +59,37 @@ export function packedRows(memory: EngineMemory, format: Format, dims: number, m
         ? (row, many, out) => out.set(floats!.subarray(row * dims, (row + many) * dims))
         : rowDecoder(packed, wasmSync().codec),
   });
-  const add = (packed: PackedTensor | null, floats: Float32Array | null, ids: Uint32Array): void => {
-    const fresh = make(count, packed, floats);
-    const total = count + fresh.rows;
-    reserve(total);
+  /**
+   * Factors and offsets of rows up to `count`, which only scans need: of rows of the caller's own not before the first.
+   * @throws LowbitError E_VALUE
+   */
+  const measureRows = (): void => {
     const step = Math.max(1, Math.floor(PANEL / dims));
     const panel = new Float32Array(step * dims);
-    for (let row = 0; row < fresh.rows; row += step) {
-      const many = Math.min(step, fresh.rows - row);
-      fresh.decode(row, many, panel);
-      for (let r = 0; r < many; r++) {
+    while (measured < count) {
+      const segment = segmentOf(measured);
+      const row = measured - segment.first;
+      const many = Math.min(step, segment.rows - row);
+      segment.decode(row, many, panel);
+      for (let r = 0; r < many; r++, measured++) {
         let square = 0;
         for (let i = r * dims; i < (r + 1) * dims; i++) square += panel[i] * panel[i];
         const size = Math.sqrt(square);
-        const id = ids[row + r];
+        const id = allIds[measured];
         if (!Number.isFinite(square))
           throw new LowbitError("E_VALUE", `search vectors: expected finite numbers, got others for id ${id}. Repair the data.`);
         if (!(size < 1e18))
           throw new LowbitError("E_VALUE", `search vectors: expected norms below 1e18, got ${size} for id ${id}. Scale the vectors.`);
-        factors[count + row + r] = metric === "cosine" ? (size > 0 ? 1 / size : 0) : 1;
-        offsets[count + row + r] = -square / 2;
+        factors[measured] = metric === "cosine" ? (size > 0 ? 1 / size : 0) : 1;
+        offsets[measured] = -square / 2;
         norm = Math.max(norm, metric === "cosine" ? 1 : size);
       }
     }
+  };
+  const add = (packed: PackedTensor | null, floats: Float32Array | null, ids: Uint32Array, checked: boolean): void => {
+    const fresh = make(count, packed, floats);
+    const total = count + fresh.rows;
+    reserve(total);
     allIds.set(ids.subarray(0, fresh.rows), count);
     const last = segments.at(-1);
     if (last !== undefined && last.rows < JOINED && rowsApart(format)) {
@@ -89,6 +99,7 @@ export function packedRows(memory: EngineMemory, format: Format, dims: number, m
       segments.push(both);
     } else segments.push(fresh);
     count = total;
+    if (!checked) measureRows();
   };
   const reserve = (total: number): void => {
     if (total <= factors.length) return;
@@ -112,19 +123,36 @@ export function packedRows(memory: EngineMemory, format: Format, dims: number, m
           : packed.codes.length + (packed.scales?.length ?? 0) + (packed.superScales?.length ?? 0) + (packed.offsets?.length ?? 0);
       return segments.reduce((sum, s) => sum + planes(s), 0) + factors.byteLength + offsets.byteLength + allIds.byteLength;
     },
+    checks: false,
+    reserve: (rows) => reserve(count + rows),
     append(x, rows, ids) {
-      if (plain) {
-        for (let i = 0; i < x.length; i++)
-          if (!(Math.abs(x[i]) < Infinity))
-            throw new LowbitError("E_VALUE", `search vectors: expected finite numbers, got ${x[i]} for id ${ids[Math.floor(i / dims)]}.`);
-        add(null, count === 0 ? x : x.slice(), ids);
-        return;
-      }
-      add(quantize(tensor(x, [rows, dims]), format, { backend: wasmSync() }), null, ids);
+      // the caller has looked at x, whose values are kept
+      if (plain) add(null, count === 0 ? x : x.slice(), ids, true);
+      else add(quantize(tensor(x, [rows, dims]), format, { backend: wasmSync() }), null, ids, false);
     },
     appendPacked(packed, ids) {
-      if (!plain) add(packed, null, ids);
-      else add(null, new Float32Array(packed.codes.slice().buffer), ids);
+      if (!plain) add(packed, null, ids, false);
+      else add(null, new Float32Array(packed.codes.slice().buffer), ids, false);
+    },
+    truncate(rows) {
+      while (segments.length > 0 && segments.at(-1)!.first >= rows) segments.pop();
+      const last = segments.at(-1);
+      if (last !== undefined && last.first + last.rows > rows) {
+        const left = rows - last.first;
+        segments.pop();
+        const { first, packed, floats } = last;
+        segments.push(
+          packed === null
+            ? make(first, null, floats!.subarray(0, left * dims))
+            : make(
+                first,
+                takeRows(packed, (r) => r < left),
+                null,
+              ),
+        );
+      }
+      count = rows;
+      measured = Math.min(measured, rows);
     },
     decode(row, out) {
       const segment = segmentOf(row);
@@ -152,6 +180,7 @@ export function packedRows(memory: EngineMemory, format: Format, dims: number, m
       });
     },
     scan(queries, want, mask, _precise) {
+      measureRows();
       const size = queryBytes(spec);
       const query = memory.scratch("search query", size * queries.length);
       const bytes = new Uint8Array(memory.buffer, query, size * queries.length).fill(0);

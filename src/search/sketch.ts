@@ -79,16 +79,26 @@ export function testSketch(sketch: Sketch, first: EngineRows): boolean {
   );
   let worst = 0;
   for (let i = 0; i < QUERIES; i++) {
-    const places = new Map(Array.from(found[i], (row, at) => [row, at + 1]));
-    for (const row of [...wanted[i]].filter((r) => r !== own[i]).slice(0, nearest)) {
-      const place = places.get(row);
-      if (place === undefined) return false;
+    for (const row of nearestOf(wanted[i], own[i], nearest)) {
+      const { rows, scores } = found[i];
+      const at = rows.indexOf(row);
+      if (at < 0) return false;
+      // of equal ones the last
+      let place = 0;
+      for (const score of scores) if (score >= scores[at]) place++;
       worst = Math.max(worst, place);
     }
   }
   sketch.candidates = Math.max(LEAST_LEFT, MARGIN * part * worst);
   sketch.tested = count;
   return true;
+}
+
+/** The best `count` rows but `own`, of at most one more. */
+function nearestOf({ rows, scores }: { rows: Uint32Array; scores: Float32Array }, own: number, count: number): Uint32Array {
+  if (rows.length <= count || rows.includes(own)) return rows.filter((row) => row !== own);
+  const least = Math.min(...scores);
+  return rows.filter((_, i) => scores[i] > least);
 }
 
 /** May a search for `k` use it? Not where a filter leaves so few rows that some of the k may be far away. */

@@ -95,8 +95,17 @@ export interface RowStore {
   readonly count: number;
   /** Bytes held, scales and norms included. */
   readonly bytes: number;
-  /** Adds rows [rows, dims]. @throws LowbitError E_VALUE for what the format cannot take */
-  append(x: Float32Array, rows: number, ids: Uint32Array): void;
+  /** Refuses numbers that are not finite itself, quickly; others rely on their caller for it. */
+  readonly checks: boolean;
+  /** So many rows are about to come. */
+  reserve(rows: number): void;
+  /**
+   * Adds rows [rows, dims]. `staged`: see `stagePanel`; 0 for none.
+   * @throws LowbitError E_VALUE for what the format cannot take
+   */
+  append(x: Float32Array, rows: number, ids: Uint32Array, staged: number): void;
+  /** Leaves the first rows only: takes back what was appended. */
+  truncate(rows: number): void;
   /** Adds rows of a packed tensor of this format. @throws LowbitError E_VALUE for values that are not finite */
   appendPacked(packed: PackedTensor, ids: Uint32Array): void;
   /** The values of a row. */

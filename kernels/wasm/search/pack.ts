@@ -44,6 +44,8 @@ export const packStep = ({ bits }: Pick<PackSpec, "bits">): number => (bits === 
 
 /** Rows with a smaller extreme than this are refused: their scale may be subnormal. */
 const LEAST = 1e-30;
+/** Rows with a larger extreme are: their norm may be beyond what an index takes. */
+const LARGEST = 1e14;
 /** 1.5 * 2^52: adding it leaves a double's nearest integer in its low bits. */
 const MAGIC = new Uint8Array(Float64Array.of(6755399441055744, 6755399441055744).buffer);
 
@@ -77,7 +79,7 @@ function integerRow(f: FunctionBuilder, spec: PackSpec): void {
   );
   foldLanes(f, "f32x4.max", most);
   const amax = f.lane("f32x4.extract_lane", 0, most);
-  f.if(f.op("i32.eqz", f.op("f32.lt", amax, f.f32(Infinity))), () => f.run(() => (f.run(f.i32(1)), f.run(f.op("return")))));
+  f.if(f.op("i32.eqz", f.op("f32.lt", amax, f.f32(LARGEST))), () => f.run(() => (f.run(f.i32(1)), f.run(f.op("return")))));
   f.if(f.op("i32.and", f.op("f32.lt", amax, f.f32(LEAST)), f.op("f32.gt", amax, f.f32(0))), () =>
     f.run(() => (f.run(f.i32(1)), f.run(f.op("return")))),
   );
@@ -118,7 +120,7 @@ function integerRow(f: FunctionBuilder, spec: PackSpec): void {
 /** row(x, codes, width, centre, 0, 0): the same for signs: 32 values are 4 bytes. */
 function signRow(f: FunctionBuilder, { flip, centred }: PackSpec): void {
   const [x, to, width, centre] = [0, 1, 2, 3].map((i) => f.param(i));
-  const [v, bad, norm] = f.locals("v128", 3);
+  const [v, most, norm] = f.locals("v128", 3);
   const [at, end, word] = f.locals("i32", 3);
   f.set(at, x);
   f.set(end, f.op("i32.add", x, f.op("i32.shl", width, f.i32(2))));
@@ -141,8 +143,7 @@ function signRow(f: FunctionBuilder, { flip, centred }: PackSpec): void {
       f.set(word, f.i32(0));
       for (let i = 0; i < 8; i++) {
         f.set(v, f.load("v128.load", at, 16 * i));
-        // x - x is NaN for what is not finite
-        f.set(bad, f.op("v128.or", bad, f.op("f32x4.ne", f.op("f32x4.sub", v, v), f.constant32(0))));
+        f.set(most, f.op("f32x4.max", most, f.op("f32x4.abs", v)));
         const bits = f.op("i32x4.bitmask", f.op("f32x4.ge", v, zero(i)));
         f.set(word, f.op("i32.or", word, f.op("i32.shl", bits, f.i32(4 * i))));
       }
@@ -153,7 +154,8 @@ function signRow(f: FunctionBuilder, { flip, centred }: PackSpec): void {
     },
     f.op("i32.lt_u", at, end),
   );
-  f.run(f.op("v128.any_true", bad));
+  // NaN is not below
+  f.run(f.op("i32.ne", f.op("i32x4.bitmask", f.op("f32x4.lt", most, f.constantF32(LARGEST))), f.i32(15)));
 }
 
 /** A module whose `work` packs rows. */

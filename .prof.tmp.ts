@@ -1,0 +1,18 @@
+import { wasm } from "./src/index.ts";
+import { createIndex } from "./src/search/index.ts";
+import { Session } from "node:inspector/promises";
+import { clustered } from "./bench/search.ts";
+const n = 5e5, dims = 384; const q0 = clustered(n + 100, dims, 5000, 0.6, 1);
+const x = q0.subarray(0, n * dims), q = q0.subarray(n * dims);
+const b = await wasm(); 
+const s = new Session(); s.connect(); await s.post("Profiler.enable"); 
+const prof = async (name: string, run: () => void) => { await s.post("Profiler.start"); const t = performance.now(); run(); console.log(name, (performance.now() - t).toFixed(1)); const { profile: p } = await s.post("Profiler.stop") as any;
+  const self: Record<string, number> = {}; const id: any = {}; p.nodes.forEach((n: any) => id[n.id] = n); p.samples.forEach((k: number, i: number) => { const c = id[k].callFrame; const key = c.functionName + " " + c.url.split("/").slice(-2).join("/"); self[key] = (self[key] || 0) + p.timeDeltas[i]; });
+  Object.entries(self).sort((a, c) => c[1] - a[1]).slice(0, 14).forEach(([k, v]) => console.log("   ", (v / 1000).toFixed(0), k)); };
+let index: any;
+await prof("build int8,f32", () => { index = createIndex(x, { dims, precision: process.argv[2] as string ?? "int8", rescore: 100, backend: b }); });
+console.log("sketch", index.sketch, index.bytes / n);
+const one = (i: number) => q.slice((i % 100) * dims, (i % 100 + 1) * dims);
+for (let i = 0; i < 100; i++) index.search(one(i));
+const times: number[] = []; for (let i = 0; i < 200; i++) { const t = performance.now(); index.search(one(i)); times.push(performance.now() - t); } times.sort((a, b) => a - b); console.log("query best", times[0].toFixed(2), "median", times[100].toFixed(2));
+await prof("200 queries", () => { for (let i = 0; i < 200; i++) index.search(one(i)); });
