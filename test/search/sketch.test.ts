@@ -112,3 +112,27 @@ describe("no sketch", () => {
     }
   });
 });
+
+describe("a refused vector changes nothing, though vectors before it were packed", () => {
+  for (const options of [{ precision: "int8", rescore: 60 }, { precision: "int4", rescore: "float16" }, { precision: "float16" }])
+    it(JSON.stringify(options), () => {
+      const few = 8;
+      const y = x.subarray(0, 40000 * few);
+      using index = createIndex(y, { dims: few, ...options });
+      const before = index.searchMany(y.subarray(0, 80));
+      const bytes = index.bytes;
+      const bad = x.slice(0, 40000 * few);
+      bad[39999 * few + 3] = NaN;
+      const fresh = Array.from({ length: 40000 }, (_, i) => 50000 + i);
+      expect(() => index.add(fresh, bad)).toThrow(/id 89999/);
+      expect(() => index.add([50000, 50000], bad.subarray(0, 2 * few))).toThrow(/50000 again/);
+      expect(index.size).toBe(40000);
+      expect(index.bytes).toBeLessThan(2.5 * bytes);
+      expect(index.searchMany(y.subarray(0, 80))).toEqual(before);
+      index.add(fresh, x.subarray(0, 40000 * few));
+      expect(index.search(y.subarray(0, few), { k: 2 }).ids.includes(50000)).toBe(true);
+    });
+  it("ids that are none", () => {
+    for (const ids of [[1.5], [-1], [NaN]]) expect(() => createIndex(x.subarray(0, DIMS), { dims: DIMS, ids })).toThrow(RangeError);
+  });
+});
