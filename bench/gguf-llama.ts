@@ -1,6 +1,6 @@
-// npm run bench -- gguf-llama [windows]: kjv-llama as GGUF in several types, written by this library. llama.cpp
+// npm run bench -- gguf-llama [windows] [type ...]: kjv-llama as GGUF in several types, written by this library. llama.cpp
 // (node-llama-cpp of bench/peers) loads each: its perplexity beside that of onnxruntime on the same codes, and beside
-// llama.cpp's own quantizer (where its library exports it).
+// llama.cpp's own quantizer (bench/peers/llama-quantize.c), and what share of the bytes of the two are equal.
 import { mkdtempSync, readFileSync, rmSync } from "node:fs";
 import { tmpdir } from "node:os";
 import { join } from "node:path";
@@ -164,6 +164,23 @@ async function llamaPerplexity(path: string, tokens: Uint16Array, windows: numbe
   await model.dispose();
   return Math.exp(sum / count);
 }
+
+/** The share of equal bytes in the matrices of two files of the same types. */
+async function equalBytes(a: string, b: string): Promise<number> {
+  const [ours, theirs] = [await readGguf(a), await readGguf(b)];
+  let [same, all] = [0, 0];
+  for (const [name, t] of ours.tensors) {
+    const other = theirs.tensors.get(name);
+    if (other === undefined || other.type !== t.type || t.shape.length < 2) continue;
+    const [x, y] = [await t.bytes(), await other.bytes()];
+    for (let i = 0; i < x.length; i++) if (x[i] === y[i]) same++;
+    all += x.length;
+  }
+  await ours.close();
+  await theirs.close();
+  return same / all;
+}
+
 interface LlamaCppModel {
   createContext(o: object): Promise<{ getSequence(): Sequence; dispose(): Promise<void> }>;
   dispose(): Promise<void>;
@@ -175,6 +192,9 @@ export async function ggufLlama(args: readonly string[]): Promise<void> {
   const kjv = loadKjv();
   if (kjv === null) throw new Error("kjv-llama is not beside the project (LOWBIT_MODELS)");
   const windows = Number(args[0] ?? 24);
+  const types = args.length > 1 ? args.slice(1) : TYPES;
+  const strange = types.filter((type) => !TYPES.includes(type));
+  if (strange.length > 0) throw new RangeError(`gguf-llama: expected some of ${TYPES.join(", ")}, got ${strange.join(", ")}.`);
   const folder = mkdtempSync(join(tmpdir(), "lowbit-gguf-"));
   // llama.cpp's own files of the same types, where someone made them: <folder>/<type>.gguf
   const theirs = process.env.LOWBIT_LLAMA_FILES;
@@ -186,7 +206,7 @@ export async function ggufLlama(args: readonly string[]): Promise<void> {
     const { gguf } = (await load("@huggingface/gguf")) as {
       gguf: (path: string, o: object) => Promise<{ tensorInfos: { name: string }[] }>;
     };
-    for (const type of TYPES) {
+    for (const type of types) {
       const path = join(folder, `${type}.gguf`);
       await writeGguf(path, quantizeGguf(model, { type, pure: true }));
       const { tensorInfos } = await gguf(path, { allowLocalFile: true });
@@ -200,7 +220,12 @@ export async function ggufLlama(args: readonly string[]): Promise<void> {
         `${type.padEnd(7)} llama.cpp ${llama.toFixed(4)}`,
         `onnxruntime, same codes ${ours.toFixed(4)}`,
         `apart ${((100 * Math.abs(llama - ours)) / ours).toFixed(3)} %`,
-        ...(own === undefined ? [] : [`llama-quantize's file ${own.toFixed(4)}`]),
+        ...(own === undefined
+          ? []
+          : [
+              `llama-quantize's file ${own.toFixed(4)}`,
+              `bytes equal ${(100 * (await equalBytes(path, join(theirs!, `${type}.gguf`)))).toFixed(2)} %`,
+            ]),
         `@huggingface/gguf reads ${tensorInfos.length} tensors`,
       ];
       console.log(parts.join(", "));
