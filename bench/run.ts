@@ -1,6 +1,6 @@
 // npm run bench -- gemv|gemm|fwht|codec|lut|bitplane|cold|load|ops|nodes|search|webgpu|decode|encode|conv [case ...]
 // [--json] [--seconds S] [--quick]: best and median of interleaved rounds, ratios to roofs and peers of the same
-// process. npm run bench -- accuracy-gptq|accuracy-ocr|accuracy-static|gguf-llama|cache-perplexity [case ...]:
+// process. npm run bench -- accuracy-gptq|accuracy-ocr|accuracy-static|gguf-llama|gguf-wllama|cache-perplexity [case ...]:
 // quantized models on data that calibration never saw, beside their bounds; onnx-1gib, large: time, memory; zoo: real
 // models from npm packages, in several dtypes and runtimes.
 // --quick leaves the slowest peers out. Use Node 24 for the figures of relaxed SIMD: `npx -p node@24 npm run bench --
@@ -14,6 +14,7 @@ const reports: Record<string, (args: string[]) => Promise<void>> = {
   "onnx-1gib": async (args) => (await import("./onnx-1gib.ts")).onnxGib(args),
   "cache-perplexity": async (args) => (await import("./cache-perplexity.ts")).cachePerplexity(args),
   "gguf-llama": async (args) => (await import("./gguf-llama.ts")).ggufLlama(args),
+  "gguf-wllama": async (args) => (await import("./gguf-wllama.ts")).ggufWllama(args),
   zoo: async (args) => (await import("./zoo.ts")).zoo(args),
   large: async (args) => (await import("./large.ts")).large(args),
   "accuracy-gptq": async (args) => (await import("./accuracy-gptq.ts")).accuracyGptq(args),
