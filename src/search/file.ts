@@ -113,7 +113,7 @@ function readHeader(bytes: Uint8Array): Header {
   } catch (cause) {
     throw broken("expected JSON in the header, got something else", cause);
   }
-  if (!isObject(json)) throw broken("expected an object in the header");
+  if (!isObject(json)) throw broken("expected an object in the header, got something else");
   if (!VERSIONS.includes(json.version))
     throw broken(
       `expected version ${VERSIONS.join(" or ")}, got ${JSON.stringify(json.version)?.slice(0, 40)}. Read it with the version of lowbit that wrote it`,
@@ -136,7 +136,7 @@ function readHeader(bytes: Uint8Array): Header {
     Array.isArray(sections) &&
     sections.length <= 10 &&
     sections.every((s) => isObject(s) && typeof s.name === "string" && isCount(s.bytes));
-  if (!ok) throw broken("expected dims, rows, metric, formats, projection and sections in the header");
+  if (!ok) throw broken("expected dims, rows, metric, formats, projection and sections in the header, got others");
   return json as unknown as Header;
 }
 

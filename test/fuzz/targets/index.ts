@@ -5,6 +5,7 @@ import { npzTarget } from "./npz.ts";
 import { onnx } from "./onnx.ts";
 import { registry } from "./registry.ts";
 import { safetensors } from "./safetensors.ts";
+import { searchIndex } from "./search-index.ts";
 
 export const TARGETS: Readonly<Record<string, FuzzTarget>> = {
   onnx,
@@ -12,4 +13,5 @@ export const TARGETS: Readonly<Record<string, FuzzTarget>> = {
   npz: npzTarget,
   registry,
   gguf,
+  "search-index": searchIndex,
 };
