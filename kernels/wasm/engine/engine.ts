@@ -78,8 +78,8 @@ export function createArena(shared: boolean, limitBytes = MAX_PAGES * PAGE): Are
         const tail = last !== undefined && last.at + last.size === end ? last.size : 0;
         if (end - tail + size > top) return 0;
         const needed = Math.ceil((end - tail + size) / PAGE);
-        // growing by halves keeps the number of moves of a memory that is not shared small
-        const wanted = Math.min(Math.max(needed, Math.floor(1.5 * pages)), maximum);
+        // growing by halves, or 64 MiB, keeps the number of moves of a memory that is not shared small
+        const wanted = Math.min(Math.max(needed, pages + Math.min(pages >> 1, MOST_SPARE)), maximum);
         try {
           memory.grow(wanted - pages);
         } catch {
@@ -120,6 +120,9 @@ export function createArena(shared: boolean, limitBytes = MAX_PAGES * PAGE): Are
     },
   };
 }
+
+/** Pages that a memory grows by beyond what is needed, at most. */
+const MOST_SPARE = 1024;
 
 /** A compiled kernel module and its bytes, which workers compile again. */
 export interface Kernel {
