@@ -189,7 +189,6 @@ export function emptyIndex(
     }
     const ranks = isEngine(last);
     if (ranks) found = last.rankLists(found.into, queries, Math.min(k + 8, want), "search ranked");
-    else if (few === null) first.join(found);
     return (ranks ? last : first).read(found, queries).map(({ rows }, i) => result(exact(queries[i], rows).slice(0, k)));
   };
   /** The sketch of a first fill, where it is worth one. */

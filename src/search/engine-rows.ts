@@ -36,6 +36,8 @@ type Word = "factors" | "ids" | "scales" | "offsets" | "sums";
 export interface Found {
   readonly into: Lists;
   readonly lost: readonly number[];
+  /** Not joined and cut to the best yet. */
+  readonly open: boolean;
 }
 
 /** A store in the engine, whose lists need not leave it between two stages. */
@@ -49,9 +51,7 @@ export interface EngineRows extends ScanStore {
    * space, another one than that of `from`.
    */
   rankLists(from: Lists, queries: readonly Float64Array[], want: number, name: string): Found;
-  /** Joins lists of a scan. */
-  join(found: Found): void;
-  /** The rows of lists that are joined. */
+  /** The rows of lists, which it joins. */
   read(found: Found, queries: readonly Float64Array[]): Candidates[];
 }
 
@@ -228,17 +228,16 @@ export function engineRows(
       return queries.map((_, i) => readScores(memory, into, i));
     },
     rankLists,
-    join: ({ into }) => runRank(memory, null, into, null),
-    read: (found, queries) =>
-      queries.map((q, i) => {
-        const { rows, least } = readList(memory, found.into, i);
-        return { rows, ceiling: least + bound(q, found.lost[i]) };
-      }),
+    read({ into, lost, open }, queries) {
+      if (open) runRank(memory, null, into, null);
+      return queries.map((q, i) => {
+        const { rows, least } = readList(memory, into, i);
+        return { rows, ceiling: least + bound(q, lost[i]) };
+      });
+    },
     scan(queries, want, mask, precise) {
       if (!precise) {
-        const found = scanLists(queries, want, mask, operands.signs);
-        store.join(found);
-        return store.read(found, queries);
+        return store.read(scanLists(queries, want, mask, operands.signs), queries);
       }
       // one plane of the query over all rows, both planes over the best of them
       const first = scanLists(queries, Math.min(count, 4 * want + 128), mask, false);
@@ -340,7 +339,7 @@ export function engineRows(
       into = lists(memory, "search lists", shape);
       run(into, 1);
     }
-    return { into, lost };
+    return { into, lost, open: true };
   }
   /**
    * Scores from which to begin: those that more than `want` rows reach, by one in SAMPLED of all. Lists that begin with
@@ -359,10 +358,14 @@ export function engineRows(
     const table = memory.scratch("search chunks", CHUNK_BYTES * chunks.length);
     const words = new Int32Array(memory.buffer, table, 4 * chunks.length);
     chunks.forEach((chunk, i) => words.set([chunk.first, chunk.codes.address, word(chunk, "factors"), word(chunk, "offsets")], 4 * i));
-    const results = lists(memory, name, [queries.length, want, 1]);
+    // one query keeps all threads busy by parts of its list
+    const parts = queries.length < memory.threads ? memory.threads : 1;
+    const joined = parts > 1 ? { ...from, slots: 1 } : from;
+    if (parts > 1) runRank(memory, null, from, null);
+    const results = lists(memory, name, [queries.length, want, parts]);
     const later: Later = { chunks: table, chunkCount: chunks.length, query, queryBytes: queryBytes(rankSpec), results };
-    runRank(memory, rankSpec, from, later);
-    return { into: results, lost };
+    runRank(memory, rankSpec, joined, later);
+    return { into: results, lost, open: parts > 1 };
   }
   return store;
 }

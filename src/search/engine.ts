@@ -89,8 +89,12 @@ export interface Later {
   readonly results: Lists;
 }
 
-/** Joins the lists of all slots, and scores them again where there is a later stage. */
+/**
+ * Joins the lists of all slots, and scores them again where there is a later stage: in as many parts as its results have
+ * slots, each into its own; more than one only of joined lists.
+ */
 export function runRank(memory: EngineMemory, rescore: ScanSpec | null, from: Lists, later: Later | null): void {
+  const parts = later?.results.slots ?? 1;
   const values = {
     queries: from.queries,
     slots: from.slots,
@@ -102,10 +106,11 @@ export function runRank(memory: EngineMemory, rescore: ScanSpec | null, from: Li
     queryBytes: later?.queryBytes ?? 0,
     results: later?.results.address ?? 0,
     resultBytes: later?.results.bytes ?? 0,
+    parts,
   };
   memory.run(
     kernel(rank, { rescore, shared: memory.shared }),
-    from.queries,
+    parts * from.queries,
     Int32Array.from(RANK_ARGUMENTS, (name) => values[name]),
   );
 }

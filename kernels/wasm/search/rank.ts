@@ -1,6 +1,6 @@
 // After a scan: the candidates of all threads become one list per query, cut to the best, and where a later stage holds
 // the vectors as the scan kernel reads them, they are scored again by it and cut to the best of that. One item is one
-// query.
+// query, or a part of the list of one.
 import { ModuleBuilder, type Emit, type FunctionBuilder, type FunctionRef, type Local } from "../engine/asm.ts";
 import { family } from "../engine/family.ts";
 import { writeWork } from "../engine/items.ts";
@@ -17,10 +17,10 @@ export interface RankSpec {
 /**
  * Arguments, words. States lie [slot][query]; the list of a query becomes that of slot 0. chunks: for each run of rows
  * CHUNK_BYTES, its first row and the addresses of codes, factors and offsets, by row. query: as a scan by `rescore`
- * reads it. results: a state for each query.
+ * reads it. results: states as [part][query]; parts more than one only where there is one slot.
  */
 export const RANK_ARGUMENTS = [
-  "queries", "slots", "states", "stateBytes", "chunks", "chunkCount", "query", "queryBytes", "results", "resultBytes",
+  "queries", "slots", "states", "stateBytes", "chunks", "chunkCount", "query", "queryBytes", "results", "resultBytes", "parts",
 ] as const; // prettier-ignore
 type RankArgument = (typeof RANK_ARGUMENTS)[number];
 
@@ -34,10 +34,13 @@ const rowOf = (f: FunctionBuilder, state: Local, i: Local): Emit => {
   return f.load("i32.load", f.op("i32.add", rows, f.op("i32.shl", i, f.i32(2))), STATE.keys);
 };
 
-/** rescore(args, from, query, into): scores the rows of a list again, four at a time, and offers them to another. */
+/**
+ * rescore(args, from, query, into, part): scores the rows of a part of a list again, four at a time, and offers them to
+ * another.
+ */
 function writeRescore(m: ModuleBuilder, spec: ScanSpec, offer: FunctionRef): FunctionRef {
-  return m.func(null, ["i32", "i32", "i32", "i32"], [], (f) => {
-    const [args, from, query, into] = [0, 1, 2, 3].map((i) => f.param(i));
+  return m.func(null, ["i32", "i32", "i32", "i32", "i32"], [], (f) => {
+    const [args, from, query, into, part] = [0, 1, 2, 3, 4].map((i) => f.param(i));
     const field = (name: RankArgument): Emit => f.load("i32.load", args, 4 * RANK_ARGUMENTS.indexOf(name));
     const [i, last, at, row, chunk, local] = f.locals("i32", 6);
     const p = f.locals("i32", SCAN_ROWS);
@@ -61,7 +64,11 @@ function writeRescore(m: ModuleBuilder, spec: ScanSpec, offer: FunctionRef): Fun
         then(lane);
       }
     };
-    f.set(last, f.op("i32.sub", f.load("i32.load", from, STATE.count), f.i32(1)));
+    const count = f.load("i32.load", from, STATE.count);
+    const share = f.op("i32.div_u", f.op("i32.add", count, f.op("i32.sub", field("parts"), f.i32(1))), field("parts"));
+    f.set(i, f.op("i32.mul", part, share));
+    f.set(last, f.op("i32.add", i, share));
+    f.set(last, f.op("i32.sub", f.op("select", last, count, f.op("i32.lt_u", last, count)), f.i32(1)));
     f.while(f.op("i32.le_s", i, last), () => {
       eachLane((lane) => {
         // lanes beyond the list repeat its last row
@@ -89,8 +96,11 @@ export function rankModule(spec: RankSpec): Uint8Array<ArrayBuffer> {
   const rescore = spec.rescore === null ? null : writeRescore(m, spec.rescore, offer);
   writeWork(m, (f, args) => {
     const field = (name: RankArgument): Emit => f.load("i32.load", args, 4 * RANK_ARGUMENTS.indexOf(name));
-    const [own, other, slot, result, query, i] = f.locals("i32", 6);
-    return (item) => {
+    const [own, other, slot, result, query, i, part, number] = f.locals("i32", 8);
+    return (whole) => {
+      f.set(part, f.op("i32.div_u", whole, field("queries")));
+      f.set(number, f.op("i32.rem_u", whole, field("queries")));
+      const item = number;
       f.set(own, f.op("i32.add", field("states"), f.op("i32.mul", item, field("stateBytes"))));
       f.set(other, own);
       f.set(slot, f.i32(1));
@@ -103,11 +113,12 @@ export function rankModule(spec: RankSpec): Uint8Array<ArrayBuffer> {
         });
         f.bump(slot, 1);
       });
-      f.run(f.call(cut, own));
+      // a list that is taken in parts is a joined one
+      f.if(f.op("i32.eq", field("parts"), f.i32(1)), () => f.run(f.call(cut, own)));
       if (rescore === null) return;
-      f.set(result, f.op("i32.add", field("results"), f.op("i32.mul", item, field("resultBytes"))));
+      f.set(result, f.op("i32.add", field("results"), f.op("i32.mul", whole, field("resultBytes"))));
       f.set(query, f.op("i32.add", field("query"), f.op("i32.mul", item, field("queryBytes"))));
-      f.run(f.call(rescore, args, own, query, result));
+      f.run(f.call(rescore, args, own, query, result, part));
       f.run(f.call(cut, result));
     };
   });
