@@ -5,7 +5,6 @@ import { dirname, join } from "node:path";
 import { createRequire } from "node:module";
 import { fileURLToPath } from "node:url";
 import { ggufBytes, quantizeGguf } from "../src/interop/index.ts";
-import { serve, withChromium } from "../test/browser/chromium.mjs";
 import { loadKjv } from "./gguf-kjv.ts";
 import { kjvModel } from "./gguf-llama.ts";
 
@@ -31,6 +30,7 @@ export async function ggufWllama(args: readonly string[]): Promise<void> {
     process.env.CHROMIUM_PATH ?? ["/usr/bin/chromium", "/usr/bin/chromium-browser", "/usr/bin/google-chrome"].find(existsSync);
   if (chromium === undefined) throw new Error("gguf-wllama: expected Chromium, found none. Install it or set CHROMIUM_PATH.");
   const types = args.length > 0 ? args : TYPES;
+  const { serve, withChromium } = (await import(new URL("../test/browser/chromium.mjs", import.meta.url).href)) as Browser;
   const peers = join(dirname(fileURLToPath(import.meta.url)), "peers", "package.json");
   const root = dirname(createRequire(peers).resolve("@wllama/wllama"));
   const model = kjvModel(kjv);
@@ -41,7 +41,7 @@ export async function ggufWllama(args: readonly string[]): Promise<void> {
   for (const type of types) files[`${type}.gguf`] = await ggufBytes(quantizeGguf(model, { type, pure: true }));
   const server = await serve(root, files);
   try {
-    await withChromium(chromium, async (open: (url: string) => Promise<Page>) => {
+    await withChromium(chromium, async (open) => {
       const tab = await open(`${server.url}/plain/index.html`);
       await tab.waitForFunction("window.ready");
       for (const type of types) {
@@ -59,6 +59,10 @@ interface Said {
   readonly nEmbd: number;
   readonly nLayer: number;
   readonly text: string;
+}
+interface Browser {
+  serve(folder: string, files: object): Promise<{ url: string; close(): void }>;
+  withChromium(path: string, run: (open: (url: string) => Promise<Page>) => Promise<void>): Promise<void>;
 }
 interface Page {
   waitForFunction(expression: string): Promise<unknown>;
