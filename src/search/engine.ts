@@ -90,8 +90,8 @@ export interface Later {
 }
 
 /**
- * Joins the lists of all slots, and scores them again where there is a later stage: in as many parts as its results have
- * slots, each into its own; more than one only of joined lists.
+ * Joins the lists of all slots, and scores them again where there is a later stage: in as many parts as its results
+ * have slots, each into its own; more than one only of joined lists.
  */
 export function runRank(memory: EngineMemory, rescore: ScanSpec | null, from: Lists, later: Later | null): void {
   const parts = later?.results.slots ?? 1;
