@@ -7,6 +7,8 @@ export { unpack } from "../formats/core/packed.ts";
 export { dequantize, type DequantizeOptions } from "./tensor/dequantize.ts";
 export { fromBytes, fromSafetensors, toBytes, toSafetensors } from "./tensor/container.ts";
 export { compressBfloat16, decompressBfloat16 } from "./tensor/lossless.ts";
+export { losslessBits, losslessTensor, prepareLossless, unpackLossless, type LosslessBackend } from "./tensor/lossless-tensor.ts";
+export type { LosslessTensor } from "../formats/core/huffman.ts";
 export { fitLogScales, type LogScaleOptions } from "./tensor/quantize/log-scales.ts";
 export { dotInt16 } from "./tensor/dfp.ts";
 export { matmul, prepareMatmul, type MatmulOptions } from "./tensor/matmul.ts";

@@ -12,6 +12,7 @@ export { readImatrix } from "./gguf/imatrix.ts";
 export type { FloatTensor } from "./floats.ts";
 export { readSafetensors, type SafeTensor, type SafetensorsFile } from "./safetensors/read.ts";
 export { safetensorsBytes, writeSafetensors, type SafeContent, type SafetensorsModel } from "./safetensors/write.ts";
+export { loadLossless, type LoadLosslessOptions } from "./safetensors/lossless.ts";
 export { checkpointOf, importCheckpoint, type Checkpoint } from "./checkpoints/import.ts";
 export type { ImportedLayer } from "./checkpoints/methods.ts";
 export { npyBytes, parseNpy, readNpy, writeNpy, type NpyArray, type NpyData, type NpyInput } from "./npy/npy.ts";

@@ -41,6 +41,7 @@ export type {
   QuantizeProgress,
   QuantizeReport,
 } from "./options.ts";
+export { losslessInitializers } from "./lossless.ts";
 export { placeModel } from "./place/file.ts";
 export { placeWeights } from "./place/index.ts";
 export type { ForeignWeights, PlacedLayer, PlaceOptions, PlaceReport } from "./place/index.ts";

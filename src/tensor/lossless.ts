@@ -5,59 +5,12 @@
 //   "LBF1"  count: u32  symbols: u16  (symbol: u8, code length: u8) * symbols  sign and mantissa: u8 * count
 //   codes, most significant bit first
 import { LowbitError } from "../../formats/core/errors.ts";
+import { canonical, huffmanLengths, LONGEST } from "../../formats/core/huffman.ts";
 
 const MAGIC = [0x4c, 0x42, 0x46, 0x31];
 const HEADER = 10;
-/** Longest code: one read of 32 bits at any bit offset holds it. */
-const LONGEST = 24;
 /** Codes up to here are decoded by one table look-up. */
 const FAST = 12;
-
-interface Code {
-  /** Symbols in canonical order: by length, then by value. */
-  readonly symbols: readonly number[];
-  readonly lengths: Uint8Array;
-  readonly codes: Uint32Array;
-}
-
-/** Code lengths of a Huffman code: two queues over the counts in ascending order. A single symbol takes no bits. */
-function huffmanLengths(counts: Float64Array): Uint8Array {
-  const lengths = new Uint8Array(256);
-  let weights = counts.slice();
-  for (;;) {
-    const leaves = [...weights.keys()].filter((s) => weights[s] > 0).sort((a, b) => weights[a] - weights[b] || a - b);
-    if (leaves.length < 2) return lengths;
-    const weight = leaves.map((s) => weights[s]);
-    const parent: number[] = [];
-    let leaf = 0;
-    let inner = leaves.length;
-    const take = () => (leaf < leaves.length && (inner >= weight.length || weight[leaf] <= weight[inner]) ? leaf++ : inner++);
-    while (weight.length < 2 * leaves.length - 1) {
-      const [a, b] = [take(), take()];
-      parent[a] = parent[b] = weight.length;
-      weight.push(weight[a] + weight[b]);
-    }
-    const depth = new Uint8Array(weight.length);
-    for (let i = weight.length - 2; i >= 0; i--) depth[i] = depth[parent[i]] + 1;
-    for (const [i, s] of leaves.entries()) lengths[s] = depth[i];
-    if (Math.max(...lengths) <= LONGEST) return lengths;
-    // Flatter counts give shorter codes; equal counts give at most 8 bits, so this ends.
-    weights = weights.map((w) => Math.ceil(w / 2));
-  }
-}
-
-function canonical(lengths: Uint8Array, symbols: readonly number[]): Code {
-  const order = [...symbols].sort((a, b) => lengths[a] - lengths[b] || a - b);
-  const codes = new Uint32Array(256);
-  let code = 0;
-  let length = 0;
-  for (const s of order) {
-    code *= 2 ** (lengths[s] - length);
-    length = lengths[s];
-    codes[s] = code++;
-  }
-  return { symbols: order, lengths, codes };
-}
 
 /**
  * Compresses bfloat16 bit patterns losslessly; about 66 % of the size for weights of any normal-like distribution.

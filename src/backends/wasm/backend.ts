@@ -5,12 +5,14 @@ import { LowbitError } from "../../../formats/core/errors.ts";
 import type { NumberFormat } from "../../../formats/core/types.ts";
 import { compileRefusal, wasmFeatures, type WasmFeatures } from "../../../kernels/wasm/engine/features.ts";
 import { createRuntime, type Runtime } from "../../../kernels/wasm/engine/runtime.ts";
+import type { LosslessTensor } from "../../../formats/core/huffman.ts";
 import type { Backend, BulkCodec, SyncLayer } from "../types.ts";
 import { prepareBitplanes, type BitplaneLayer } from "./bitplane.ts";
 import { createCodec } from "./codec.ts";
 import { tunedTiles } from "./dot.ts";
 import { float64Algebra, type Float64Algebra } from "./float64.ts";
 import { prepare } from "./layer.ts";
+import { decodeLossless, prepareLossless } from "./lossless.ts";
 import { shareMemory } from "./memory.ts";
 import { fwht, prepareInteger, type IntegerLayer } from "./ops.ts";
 import { startPool } from "./threads.ts";
@@ -23,7 +25,9 @@ export interface WasmOptions {
   readonly threads?: number;
   /** Most bytes of one memory; default and maximum 4 GiB. */
   readonly memoryLimit?: number;
-  /** Script of the workers, for pages whose content policy forbids inline ones: a file that holds `workerScript()`. */
+  /**
+   * Script of the workers, for pages whose content policy forbids inline ones: a file that holds `workerScript()`.
+   */
   readonly workerUrl?: string | URL;
   /** A job without progress for this long is given up, ms; default 10000. */
   readonly timeoutMs?: number;
@@ -40,7 +44,9 @@ export interface WasmBackend extends Backend<SyncLayer> {
   readonly bytes: number;
   /** Kinds of product whose tile was chosen by measuring (option `tune`). */
   readonly tuned: number;
-  /** An int8 weight [n, k] for exact products with int8 or uint8 activations. @throws LowbitError E_SHAPE, E_DEVICE */
+  /**
+   * An int8 weight [n, k] for exact products with int8 or uint8 activations. @throws LowbitError E_SHAPE, E_DEVICE
+   */
   prepareInteger(w: Int8Array, n: number, k: number): IntegerLayer;
   /**
    * A weight [n, k] given by codes of a small integer or bipolar format, as bit planes: exact products with codes of
@@ -49,13 +55,20 @@ export interface WasmBackend extends Backend<SyncLayer> {
    */
   prepareBitplanes(codes: ArrayLike<number>, n: number, k: number, format: NumberFormat): BitplaneLayer;
   /**
+   * A lossless bfloat16 weight [n, k] for products with float32 activations: it stays compressed, and blocks of rows
+   * are decoded as products reach them. @throws LowbitError E_DEVICE
+   */
+  prepareLossless(w: LosslessTensor): SyncLayer;
+  /** The bit patterns of a lossless bfloat16 weight, on all threads. @throws LowbitError E_DEVICE, E_SHAPE */
+  decodeLossless(w: LosslessTensor, out?: Uint16Array): Uint16Array;
+  /**
    * Fast Walsh-Hadamard transform (Sylvester order) of every row of n = 2^p values of x, in place; multiplied by
    * `scale`, default 1 / sqrt(n), with which it is its own inverse. @throws LowbitError E_SHAPE
    */
   fwht(x: Float32Array, n: number, scale?: number): Float32Array;
   /**
-   * Bulk conversion on the calling thread, bit-identical to the library's loops; what `quantize` and `dequantize` take
-   * as `{ backend }`.
+   * Bulk conversion on the calling thread, bit-identical to the library's loops; what `quantize` and `dequantize`
+   * take as `{ backend }`.
    */
   readonly codec: BulkCodec;
   /** Codes of all values, as `encodeArray`: `codec.encode`. @throws LowbitError E_VALUE, E_SHAPE */
@@ -148,6 +161,8 @@ export function createBackend(runtime: Runtime): WasmBackend {
     },
     prepare: (w, options) => prepare(runtime, w, options),
     prepareBitplanes: (codes, n, k, format) => prepareBitplanes(runtime, codes, n, k, format),
+    prepareLossless: (w) => prepareLossless(runtime, w),
+    decodeLossless: (w, out) => decodeLossless(runtime, w, out),
     prepareInteger: (w, n, k) => prepareInteger(runtime, w, n, k),
     codec,
     encode: codec.encode,

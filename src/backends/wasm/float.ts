@@ -11,11 +11,25 @@ import { packFloat } from "../../../kernels/wasm/float/pack.ts";
 import { packRows } from "./rows.ts";
 import { stage, weightMemory, type Product } from "./product.ts";
 
-export function floatProduct(runtime: Runtime, source: WeightSource, label: string, reasons: readonly string[]): Product {
-  const plan: FloatPlan = floatPlan(source);
+/** Where records lie that others write, and that may move; `pack` is theirs. */
+export interface RecordPlace {
+  readonly space: Space;
+  readonly address: () => number;
+}
+
+/** `plan`, `place`: of records that the caller writes before each product. */
+export function floatProduct(
+  runtime: Runtime,
+  source: WeightSource,
+  label: string,
+  reasons: readonly string[],
+  plan: FloatPlan = floatPlan(source),
+  place?: RecordPlace,
+): Product {
   const { relaxed } = runtime.features;
   const tableBytes = plan.table === null ? 0 : 1024;
-  const { space, address } = weightMemory(runtime, plan.bytes + tableBytes);
+  const { space, address } = place === undefined ? weightMemory(runtime, plan.bytes + tableBytes) : { space: place.space, address: 0 };
+  const records = place?.address ?? ((): number => address);
   const { group } = plan.layout;
   const spec = (m: number) => floatSpec(plan, floatRows(m, relaxed), relaxed, runtime.shared);
   /** Compiled code by rows per tile. */
@@ -58,8 +72,8 @@ export function floatProduct(runtime: Runtime, source: WeightSource, label: stri
       if (mr > 1) {
         a = space.scratch("a", 4 * padded * width);
         const packing = { mr, shared: runtime.shared };
-        const records = recordJob({ x: staged, a, tiles, mr, groups: plan.groups, group, bytes: 4 * mr * group });
-        runtime.work(space, kernel(floatPack, packing), records.items, records.args, 0);
+        const packed = recordJob({ x: staged, a, tiles, mr, groups: plan.groups, group, bytes: 4 * mr * group });
+        runtime.work(space, kernel(floatPack, packing), packed.items, packed.args, 0);
       } else if (plan.layout.scale && !plan.scaleFirst) [a, unscale] = normalise(space, staged, width, decodeExponent(plan.decode) !== 0);
       // chunks of rows that the second-level cache holds, of one size, and enough of them that threads end together
       const least = runtime.threads === 1 ? 1 : Math.ceil((32 * runtime.threads) / blocks);
@@ -68,14 +82,14 @@ export function floatProduct(runtime: Runtime, source: WeightSource, label: stri
       const values = {
         blocks,
         a,
-        w: address,
+        w: records(),
         c,
         ldc: 4 * stride,
         groups: plan.groups,
         tiles,
         chunk: tilesPerChunk * 65536 + chunk,
         aStride: 4 * mr * width,
-        table: address + plan.bytes,
+        table: records() + plan.bytes,
       };
       const args = Int32Array.from(FLOAT_ARGUMENTS, (name) => values[name]);
       runtime.work(space, built, blocks * Math.ceil(tiles / tilesPerChunk), args, mr === 1 ? 0 : 64 * group * chunk);
@@ -91,8 +105,8 @@ export function floatProduct(runtime: Runtime, source: WeightSource, label: stri
 const CALM = 2 ** 64;
 
 /**
- * Multiplies a row of `width` floats at `x` by a power of two so that its largest magnitude is near 2^40; returns where
- * it lies then, and the factor that undoes it. That is done where the row is so large or small that sums could
+ * Multiplies a row of `width` floats at `x` by a power of two so that its largest magnitude is near 2^40; returns
+ * where it lies then, and the factor that undoes it. That is done where the row is so large or small that sums could
  * overflow, or products underflow, before a group's scale is applied, and for `fields` always: those are moved into a
  * float32 as 2^-112 or 2^-120 of their value until a group ends, and their products are to stay above the subnormal
  * range.

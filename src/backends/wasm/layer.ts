@@ -44,7 +44,11 @@ export function prepare(runtime: Runtime, w: PackedTensor, options: PrepareOptio
       product = floatProduct(runtime, source, label, [`no integer product (${choice}): activations stay float32`]);
     } else product = integerProduct(runtime, source, options, label, () => dotProduct(runtime, source, choice, activations, label));
   }
-  const { rows: n, k } = w;
+  return productLayer(runtime, product, w.rows, w.k, note);
+}
+
+/** Packs the weight of a product, and makes the layer [n, k] that runs it. */
+export function productLayer(runtime: Runtime, product: Product, n: number, k: number, note: readonly string[] = []): SyncLayer {
   try {
     packWarm(product, n, k);
   } catch (error) {
