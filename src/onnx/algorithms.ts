@@ -58,7 +58,19 @@ interface Row {
 }
 
 const SCALES = ["scaleRule", "rangeRule"];
-const GPTQ = [...SCALES, "damp", "dampRetries", "blockSize", "actOrder", "staticGroups", "search", "groupScales", "minRows", "polish"];
+const GPTQ = [
+  ...SCALES,
+  "damp",
+  "dampRetries",
+  "blockSize",
+  "actOrder",
+  "staticGroups",
+  "search",
+  "groupScales",
+  "minRows",
+  "polish",
+  "prune",
+];
 
 /** Dampings that are tried on held-out data where none is given. */
 const DAMPS: readonly number[] = [0.05, 0.01, 0.1];
@@ -91,16 +103,13 @@ function judgeOf(weight: Tensor, heldOut: LayerStatistics, shared: AlgebraOption
 }
 
 type GptqChoice = Partial<Pick<MrGptqOptions, "damp" | "actOrder" | "polish" | "block" | "search">>;
+type GivenChoice = GptqChoice & Pick<GptqOptions, "staticGroups" | "prune">;
 
 /** What is left open, one after the other, as alternatives to what was found best so far. */
-function openChoices(
-  name: AlgorithmName,
-  format: Format,
-  { k, statistics }: AlgorithmInput,
-  given: GptqChoice & { staticGroups?: boolean },
-): GptqChoice[][] {
+function openChoices(name: AlgorithmName, format: Format, { k, statistics }: AlgorithmInput, given: GivenChoice): GptqChoice[][] {
   const open = (key: keyof GptqChoice): boolean => given[key] === undefined;
-  const opaque = format.kind === "opaque"; // no order, no search, no polish
+  // natural order and no polish
+  const opaque = format.kind === "opaque" || given.prune !== undefined;
   const coarse = format.kind === "block" && format.scales[0].format.bits < COARSE_BITS && format.offset?.role !== "min";
   const damps = statistics!.rows < k ? [...DAMPS, ...STRONG_DAMPS] : DAMPS;
   return [
@@ -273,7 +282,14 @@ const ROWS: ReadonlyMap<string, Row> = new Map<AlgorithmName, Row>([
     },
   ],
   ["gptq", { needs: "statistics", options: GPTQ, make: (i, o, s) => gptqFamily("gptq", i, o, s) }],
-  ["mrgptq", { needs: "statistics", options: [...GPTQ, "block", "seed"], make: (i, o, s) => gptqFamily("mrgptq", i, o, s) }],
+  [
+    "mrgptq",
+    {
+      needs: "statistics",
+      options: [...GPTQ.filter((o) => o !== "prune"), "block", "seed"],
+      make: (i, o, s) => gptqFamily("mrgptq", i, o, s),
+    },
+  ],
   [
     "adaround",
     {

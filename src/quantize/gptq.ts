@@ -14,6 +14,7 @@ import { polish } from "./polish.ts";
 import { scaleRecipe } from "./rtn.ts";
 import { resolveSearch, searchScales, searchSteps, type ScaleSearch } from "./search.ts";
 import type { LayerStatistics } from "./statistics.ts";
+import { chooseMask, maskWidth, resolveSparsity, zeroCode, type Sparsity } from "./sparsity.ts";
 import { runSteps, type RunOptions, type SteppedQuantizer, type Steps } from "./steps.ts";
 
 export interface GptqOptions extends ScaleOptions, RunOptions, AlgebraOptions {
@@ -38,8 +39,8 @@ export interface GptqOptions extends ScaleOptions, RunOptions, AlgebraOptions {
   /** Scales by search instead of by rule, see rtn. Columns count equally. */
   readonly search?: ScaleSearch;
   /**
-   * Dynamic groups: scales from weights with every update so far (`current`, default), or as the authors' code, without
-   * those of the block at work (`blockStart`).
+   * Dynamic groups: scales from weights with every update so far (`current`, default), or as the authors' code,
+   * without those of the block at work (`blockStart`).
    */
   readonly groupScales?: "current" | "blockStart";
   /** Fewest calibration tokens accepted; default k / 8 rounded up. Only known with statistics. */
@@ -49,6 +50,11 @@ export interface GptqOptions extends ScaleOptions, RunOptions, AlgebraOptions {
    * none. Opaque formats have none.
    */
   readonly polish?: boolean | number;
+  /**
+   * SparseGPT: weights become zero in a pattern on the way, and their error is carried on as that of rounding is.
+   * Masks are chosen in blocks of `blockSize` columns, before these are rounded. Natural order, no polish.
+   */
+  readonly prune?: Sparsity;
   /** Layer name for messages. */
   readonly name?: string;
 }
@@ -61,6 +67,7 @@ interface Resolved {
   readonly actOrder: boolean;
   readonly staticGroups: boolean;
   readonly groupScales: "current" | "blockStart";
+  readonly prune: Required<Sparsity> | null;
 }
 
 function resolve(o: GptqOptions): Resolved {
@@ -72,6 +79,7 @@ function resolve(o: GptqOptions): Resolved {
     staticGroups: o.staticGroups ?? o.actOrder ?? false,
     groupScales: o.groupScales ?? "current",
     polish: o.polish === true ? 4 : Number(o.polish ?? 0),
+    prune: o.prune === undefined ? null : resolveSparsity(o.prune),
   } as const;
   const bad = (what: string, expected: string, got: unknown) => new RangeError(`gptq ${what}: expected ${expected}, got ${String(got)}.`);
   if (!(r.damp >= 0 && r.damp < Infinity)) throw bad("damp", "a number >= 0", r.damp);
@@ -80,6 +88,9 @@ function resolve(o: GptqOptions): Resolved {
   if (r.groupScales !== "current" && r.groupScales !== "blockStart") throw bad("groupScales", `"current" or "blockStart"`, r.groupScales);
   if (!(Number.isInteger(r.polish) && r.polish >= 0 && r.polish <= 100)) throw bad("polish", "true, or passes 0..100", o.polish);
   if (o.search) resolveSearch(o.search);
+  if (r.prune !== null && (r.actOrder || r.polish > 0))
+    throw new TypeError("gptq prune: expected natural order and no polish, got actOrder or polish. Leave them out.");
+  if (r.prune !== null && r.blockSize % 16 !== 0) throw bad("blockSize", "a multiple of 16 with prune", r.blockSize);
   return r;
 }
 
@@ -154,6 +165,7 @@ function* gptqSteps(weight: Tensor, format: Format, o: GptqOptions, r: Resolved)
   const at = o.name === undefined ? "" : ` of layer "${o.name}"`;
   let w: WeightMatrix | null = weightMatrix(weight, `gptq${at}`);
   const { rows, k, shape } = w;
+  const zero = r.prune === null ? 0 : zeroCode(format);
   const source = hessianOf(o.hessian, k, at, o.minRows);
   const { diagonal, dead, order } = prepare(source, w, r.actOrder, at);
   const columns = format.kind === "opaque" ? opaqueColumns(format, rows, k, o, r) : yield* blockColumns(format, w, o, r);
@@ -165,10 +177,10 @@ function* gptqSteps(weight: Tensor, format: Format, o: GptqOptions, r: Resolved)
     w = null; // half a gigabyte for a layer of 8192 x 8192: not to be held while the factor is made
     const scratch = algebra.array(room);
     const { factor, damp } = yield* factorize(source, diagonal, order, k, r, at, algebra, scratch, o.name);
-    const { codes, loss } = yield* spread({ rows, k, columns, order, wt, factor, errors: scratch, algebra }, o, r);
+    const { codes, loss } = yield* spread({ rows, k, columns, order, wt, factor, errors: scratch, algebra, zero }, o, r);
     if (!Number.isFinite(loss))
       throw new LowbitError("E_CALIBRATION", `gptq${at}: expected a finite error, got ${loss}. Is the Hessian's range beyond float64?`);
-    const { polish: passes, ...resolved } = r;
+    const { polish: passes, prune: pruned, ...resolved } = r;
     let polished: { before: number; after: number } | null = null;
     if (passes > 0 && columns.grid !== null) {
       // The weight once more: its columns were changed on the way. Dead inputs stay 0.
@@ -193,6 +205,7 @@ function* gptqSteps(weight: Tensor, format: Format, o: GptqOptions, r: Resolved)
       ...scaleRecipe(format, o),
       ...resolved,
       ...(polished === null ? {} : { polish: { passes, errorKept: polished.before > 0 ? polished.after / polished.before : 1 } }),
+      ...(pruned === null ? {} : { prune: { ...pruned, by: "sparsegpt" } }),
       ...(o.search ? { search: resolveSearch(o.search) } : {}),
       dampUsed: damp,
       deadInputs: dead,
@@ -286,11 +299,13 @@ interface Work {
   /** blockSize rows. */
   readonly errors: Float64Array;
   readonly algebra: Algebra;
+  /** Code of a weight that is pruned. */
+  readonly zero: number;
 }
 
 /** Rounds the columns in order and spreads their errors. */
 function* spread(
-  { rows, k, columns, order, wt, factor, errors, algebra }: Work,
+  { rows, k, columns, order, wt, factor, errors, algebra, zero }: Work,
   o: GptqOptions,
   r: Resolved,
 ): Steps<{ codes: Codes; loss: number }> {
@@ -301,6 +316,7 @@ function* spread(
   const codes = codeArray(bits, rows * k);
   const columnCodes = codeArray(bits, rows);
   const q = new Float64Array(rows);
+  const mask = new Uint8Array(r.prune === null ? 0 : r.blockSize * rows);
   let loss = 0;
   let i1 = 0;
   while (i1 < k) {
@@ -325,6 +341,20 @@ function* spread(
       const column = i * rows;
       columns.quantizeColumn(order[i], wt, column, columnCodes, q);
       const j = order[i];
+      if (r.prune !== null) {
+        // every column of the block is up to date at its start, those of a strip while it is at work
+        const width = maskWidth(r.prune.pattern, i2 - i1);
+        const within = (i - i1) % width;
+        if (within === 0) {
+          const weight = (c: number): number => factor[c * k + c] ** -2;
+          chooseMask(r.prune, wt, rows, { from: i, width: Math.min(width, i2 - i), weight }, mask);
+        }
+        for (let row = 0; row < rows; row++)
+          if (mask[within * rows + row] === 1) {
+            q[row] = 0;
+            columnCodes[row] = zero;
+          }
+      }
       const d = factor[i * k + i];
       const e = (i - i1) * rows;
       for (let row = 0; row < rows; row++) {

@@ -1,6 +1,8 @@
 // lowbit/quantize: calibration and weight quantizers. `quantize(t, format, gptq({ hessian }))` takes what is made here.
 export { gptq, type GptqOptions } from "./gptq.ts";
 export { rtn, type RtnOptions } from "./rtn.ts";
+export { prune, type PruneOptions } from "./prune.ts";
+export { SPARSITY_PATTERNS, type Sparsity, type SparsityPattern } from "./sparsity.ts";
 export { hqq, type HqqOptions } from "./hqq.ts";
 export {
   dequantizeOriginal,
