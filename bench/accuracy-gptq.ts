@@ -10,7 +10,8 @@ import { cpus, loadavg, tmpdir } from "node:os";
 import { join } from "node:path";
 import { format } from "../formats/index.ts";
 import { modelLayers, quantizeModel, readModel, type LayerReport, type QuantizeModelOptions } from "../src/onnx/index.ts";
-import { storedBits } from "../src/quantize/index.ts";
+import type { WeightQuantizer } from "../src/index.ts";
+import { prune, storedBits } from "../src/quantize/index.ts";
 import { perplexity } from "../test/onnx/perplexity.ts";
 import { loadKjv, type Kjv } from "./kjv.ts";
 
@@ -35,6 +36,9 @@ const asymmetric: QuantizeModelOptions = { dtype: "q4", symmetric: false };
 const rotated: QuantizeModelOptions["passes"] = ["fold-norm", { name: "rotate", block: 128, online: ["*down_proj*"] }];
 const ordered = { damp: 0.1, actOrder: true, polish: true };
 const natural = { block: 128, damp: 0.05, actOrder: false, polish: true };
+
+/** 2:4 by magnitude, then rounding to nearest. */
+const magnitude: WeightQuantizer = { algorithm: "prune", quantizeWeight: (weight, to) => prune(weight, "2:4", { format: to }) };
 
 const ROWS: readonly Row[] = [
   { id: "fp32", options: null },
@@ -92,6 +96,15 @@ const ROWS: readonly Row[] = [
       stored("mxfp4", { algorithm: "gptq" }),
       stored("mxfp4", { algorithm: "gptq", passes: rotated }),
     ],
+  },
+  { id: "magnitude24", options: { dtype: "q4", algorithm: () => magnitude } },
+  {
+    id: "sparse24",
+    options: {
+      dtype: "q4",
+      algorithm: { name: "gptq", prune: { pattern: "2:4" }, damp: 0.01, actOrder: false },
+      calibrate: { holdOut: 0 },
+    },
   },
   { id: "budget3", options: { budget: { bitsPerWeight: 3 } }, bound: 24.78, bits: 3 },
 ];

@@ -49,6 +49,7 @@ const families: Record<string, () => Promise<(o: { seconds: number; quick: boole
   encode: async () => (await import("./encode.ts")).encode,
   nodes: async () => (await import("./nodes.ts")).nodes,
   search: async () => (await import("./search.ts")).searchBench,
+  sparse: async () => (await import("./sparse.ts")).sparseBench,
   lossless: async () => (await import("./lossless.ts")).lossless,
   tfjs: async () => (await import("./tfjs.ts")).tfjs,
 };

@@ -9,6 +9,7 @@ import { convertKernels } from "./wasm/convert/variants.ts";
 import { nnKernels } from "./wasm/nn/variants.ts";
 import { productKernels } from "./wasm/products/variants.ts";
 import { searchKernels } from "./wasm/search/variants.ts";
+import { sparseKernels } from "./wasm/sparse/variants.ts";
 import { losslessKernels } from "./wasm/lossless/variants.ts";
 import type { KernelFamily } from "./variants.ts";
 
@@ -25,4 +26,5 @@ export const kernelFamilies: readonly KernelFamily[] = [
   ...convKernels,
   ...searchKernels,
   ...losslessKernels,
+  ...sparseKernels,
 ];

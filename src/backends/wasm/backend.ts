@@ -2,7 +2,7 @@
 // or several. Integer activations run on integer kernels, float32 ones on float kernels; explain() says which kernel a
 // layer got and why.
 import { LowbitError } from "../../../formats/core/errors.ts";
-import type { NumberFormat } from "../../../formats/core/types.ts";
+import type { NumberFormat, PackedTensor } from "../../../formats/core/types.ts";
 import { compileRefusal, wasmFeatures, type WasmFeatures } from "../../../kernels/wasm/engine/features.ts";
 import { createRuntime, type Runtime } from "../../../kernels/wasm/engine/runtime.ts";
 import type { LosslessTensor } from "../../../formats/core/huffman.ts";
@@ -15,6 +15,7 @@ import { prepare } from "./layer.ts";
 import { decodeLossless, prepareLossless } from "./lossless.ts";
 import { shareMemory } from "./memory.ts";
 import { fwht, prepareInteger, type IntegerLayer } from "./ops.ts";
+import { prepareSparse, prepareSparseInteger } from "./sparse.ts";
 import { startPool } from "./threads.ts";
 
 export interface WasmOptions {
@@ -61,6 +62,16 @@ export interface WasmBackend extends Backend<SyncLayer> {
   prepareLossless(w: LosslessTensor): SyncLayer;
   /** The bit patterns of a lossless bfloat16 weight, on all threads. @throws LowbitError E_DEVICE, E_SHAPE */
   decodeLossless(w: LosslessTensor, out?: Uint16Array): Uint16Array;
+  /**
+   * A packed weight [n, k] with zeros (`prune`) for products that multiply only what is not zero, with float32
+   * activations: faster than a dense product from some 60 % of zeros on. Rows in blocks of four where they keep the
+   * same columns. @throws LowbitError E_DEVICE
+   */
+  prepareSparse(w: PackedTensor): SyncLayer;
+  /**
+   * An int8 weight [n, k] with zeros for exact products with int8 activations. @throws LowbitError E_SHAPE, E_DEVICE
+   */
+  prepareSparseInteger(w: Int8Array, n: number, k: number): IntegerLayer;
   /**
    * Fast Walsh-Hadamard transform (Sylvester order) of every row of n = 2^p values of x, in place; multiplied by
    * `scale`, default 1 / sqrt(n), with which it is its own inverse. @throws LowbitError E_SHAPE
@@ -161,6 +172,8 @@ export function createBackend(runtime: Runtime): WasmBackend {
     },
     prepare: (w, options) => prepare(runtime, w, options),
     prepareBitplanes: (codes, n, k, format) => prepareBitplanes(runtime, codes, n, k, format),
+    prepareSparse: (w) => prepareSparse(runtime, w),
+    prepareSparseInteger: (w, n, k) => prepareSparseInteger(runtime, w, n, k),
     prepareLossless: (w) => prepareLossless(runtime, w),
     decodeLossless: (w, out) => decodeLossless(runtime, w, out),
     prepareInteger: (w, n, k) => prepareInteger(runtime, w, n, k),

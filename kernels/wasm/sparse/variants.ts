@@ -1,0 +1,29 @@
+// Kernels of sparse weights: the lines of the registry (kernels/registry.ts) and the variants of each spec.
+import type { KernelFamily, KernelVariant } from "../../variants.ts";
+import { sparse, sparseModule, sparsePack, sparsePackModule, sparseTile, type SparseSpec } from "./sparse.ts";
+
+/** The name of a product with sparse weights. */
+export const sparseName = ({ type, rows, relaxed }: SparseSpec): string =>
+  `${type === "int8" ? "s8_s32" : "f32"}_sparse${rows}x1_gemm_${sparseTile({ type, rows })}__wasm${relaxed ? "relaxed" : "simd"}`;
+
+function* variants(): Iterable<KernelVariant> {
+  for (const type of ["float32", "int8"] as const)
+    for (const rows of [1, 4] as const) {
+      for (const relaxed of type === "int8" ? [false] : [false, true]) {
+        const spec: SparseSpec = { type, rows, relaxed, shared: false };
+        yield { name: sparseName(spec), relaxed, build: () => sparseModule(spec) };
+      }
+      const name = `${type === "int8" ? "s8" : "f32"}_sparse${rows}x1_pack__wasmsimd`;
+      yield { name, relaxed: false, build: () => sparsePackModule({ type, rows, shared: false }) };
+    }
+}
+
+export const sparseKernels: readonly KernelFamily[] = [
+  {
+    name: "sparse",
+    computes: "activations x the weights that are not zero: float32, or int8 -> int32; rows alone or in blocks of four",
+    file: "kernels/wasm/sparse/sparse.ts",
+    families: [sparse, sparsePack],
+    variants,
+  },
+];

@@ -1,0 +1,141 @@
+// Sparse weights on the WebAssembly backend: products that multiply only what is not zero (kernels/wasm/sparse).
+import type { PackedTensor } from "../../../formats/core/types.ts";
+import { kernel } from "../../../kernels/wasm/engine/family.ts";
+import type { Space } from "../../../kernels/wasm/engine/engine.ts";
+import type { Runtime } from "../../../kernels/wasm/engine/runtime.ts";
+import { resultStride } from "../../../kernels/wasm/products/tiles.ts";
+import {
+  sparse,
+  SPARSE_ARGUMENTS,
+  SPARSE_PACK_ARGUMENTS,
+  sparseElement,
+  sparsePack,
+  sparseTile,
+  type SparseSpec,
+} from "../../../kernels/wasm/sparse/sparse.ts";
+import { sparseStream, type SparseStream } from "../../../kernels/wasm/sparse/stream.ts";
+import { sparseName } from "../../../kernels/wasm/sparse/variants.ts";
+import { disposed } from "../layer.ts";
+import { checkInteger, checkIntegerRun } from "../operations.ts";
+import { weightSource } from "../source.ts";
+import type { SyncLayer } from "../types.ts";
+import { productLayer } from "./layer.ts";
+import type { IntegerLayer } from "./ops.ts";
+import { weightMemory, type Product } from "./product.ts";
+
+/** A stream in memory, and products on it. */
+interface Placed {
+  readonly space: Space;
+  readonly address: number;
+  readonly spec: SparseSpec;
+  /** Rows of c for m rows: whole tiles. */
+  rows(m: number): number;
+  /** x: address of m rows of k activations; c: rows `stride` numbers apart, at least n padded to 16. */
+  multiply(x: number, m: number, c: number, stride: number): void;
+}
+
+function place(runtime: Runtime, stream: SparseStream, type: SparseSpec["type"], k: number): Placed {
+  const { rows: own, groups, starts, bytes } = stream;
+  const { shared } = runtime;
+  const spec: SparseSpec = { type, rows: own, relaxed: type === "float32" && runtime.features.relaxed, shared };
+  const at = Math.ceil(starts.byteLength / 64) * 64;
+  const { space, address } = weightMemory(runtime, at + Math.max(64, bytes.length));
+  new Uint32Array(space.buffer, address, starts.length).set(starts);
+  new Uint8Array(space.buffer, address + at, bytes.length).set(bytes);
+  const tile = sparseTile(spec);
+  const tileBytes = tile * sparseElement(type) * k;
+  const rows = (m: number): number => Math.ceil(m / tile) * tile;
+  return {
+    space,
+    address,
+    spec,
+    rows,
+    multiply(x, m, c, stride) {
+      const tiles = rows(m) / tile;
+      const a = space.scratch("sparse a", tiles * tileBytes);
+      const pack = { x, a, rows: m, k };
+      const packArgs = Int32Array.from(SPARSE_PACK_ARGUMENTS, (name) => pack[name]);
+      runtime.work(space, kernel(sparsePack, { type, rows: own, shared }), tiles, packArgs, 0);
+      // parts of the groups for each tile, so that threads end together
+      const parts = runtime.threads === 1 ? 1 : Math.min(groups, Math.ceil((8 * runtime.threads) / tiles));
+      const per = Math.ceil(groups / parts);
+      const values = { stream: address + at, starts: address, a, c, ldc: 4 * stride, groups, per, parts, tileBytes };
+      const args = Int32Array.from(SPARSE_ARGUMENTS, (name) => values[name]);
+      runtime.work(space, kernel(sparse, spec), tiles * parts, args, 0);
+    },
+  };
+}
+
+/** A packed weight with zeros as a layer: float32 activations. @throws LowbitError E_DEVICE */
+export function prepareSparse(runtime: Runtime, w: PackedTensor): SyncLayer {
+  if (!runtime.live) throw disposed();
+  const { rows: n, k } = w;
+  const source = weightSource(w);
+  const values = new Float32Array(n * k);
+  const row = new Float64Array(k);
+  for (let r = 0; r < n; r++) {
+    source.decode(r, row);
+    values.set(row, r * k);
+  }
+  const stream = sparseStream(values, n, k);
+  const placed = place(runtime, stream, "float32", k);
+  const { space, spec } = placed;
+  const share = ((100 * stream.kept) / (n * k)).toFixed(1);
+  const reason = `${share} % of the weights are not zero, in ${stream.rows === 4 ? "blocks of 4 rows" : "rows"}; values decoded to float32`;
+  const product: Product = {
+    space,
+    address: placed.address,
+    activations: "float32",
+    name: () => sparseName(spec),
+    reasons: [reason],
+    rows: placed.rows,
+    pack: () => undefined,
+    kernel: () => kernel(sparse, spec),
+    multiply(x, m, c, stride) {
+      let at = x;
+      if (typeof at !== "number") {
+        const staged = space.scratch("x", 4 * m * k);
+        new Float32Array(space.buffer, staged, m * k).set(at);
+        space.record = null;
+        at = staged;
+      }
+      placed.multiply(at, m, c, stride);
+    },
+  };
+  return productLayer(runtime, product, n, k);
+}
+
+/** An int8 weight [n, k] with zeros for exact products. @throws LowbitError E_SHAPE, E_DEVICE */
+export function prepareSparseInteger(runtime: Runtime, w: Int8Array, n: number, k: number): IntegerLayer {
+  if (!runtime.live) throw disposed();
+  checkInteger(w, n, k);
+  const placed = place(runtime, sparseStream(w, n, k), "int8", k);
+  const { space } = placed;
+  let live = true;
+  const dispose = (): void => {
+    if (live && runtime.live) space.arena.free(placed.address);
+    live = false;
+  };
+  return {
+    n,
+    k,
+    run(a, m, out = new Int32Array(m * n)) {
+      if (!live || !runtime.live) throw disposed();
+      checkIntegerRun(a, m, n, k, out);
+      // uint8 as int8 less 128 would need sums of rows: the words of a tile hold either, but packing reads signed bytes
+      if (a instanceof Uint8Array) throw new TypeError("sparse product: expected an Int8Array of activations, got a Uint8Array.");
+      const x = space.scratch("x", m * k);
+      new Int8Array(space.buffer, x, m * k).set(a);
+      const rows = placed.rows(m);
+      const stride = resultStride(n, rows);
+      const c = space.scratch("c", 4 * rows * stride);
+      placed.multiply(x, m, c, stride);
+      const result = new Int32Array(space.buffer, c, rows * stride);
+      if (stride === n) out.set(result.subarray(0, m * n));
+      else for (let r = 0; r < m; r++) out.set(result.subarray(r * stride, r * stride + n), r * n);
+      return out;
+    },
+    dispose,
+    [Symbol.dispose]: dispose,
+  };
+}
