@@ -1,6 +1,6 @@
 // npm run bench -- gguf-llama [windows] [type ...]: kjv-llama as GGUF in several types, written by this library.
-// llama.cpp (node-llama-cpp of bench/peers) loads each: its perplexity beside that of onnxruntime on the same codes, and beside
-// llama.cpp's own quantizer (bench/peers/llama-quantize.c), and what share of the bytes of the two are equal.
+// llama.cpp (node-llama-cpp of bench/peers) loads each: its perplexity beside that of onnxruntime on the same codes, and
+// beside llama.cpp's own quantizer (bench/peers/llama-quantize.c), and what share of the bytes of the two are equal.
 import { mkdtempSync, readFileSync, rmSync } from "node:fs";
 import { tmpdir } from "node:os";
 import { join } from "node:path";

@@ -1,5 +1,6 @@
 // npm run bench -- gguf-wllama [type ...]: kjv-llama as GGUF, written by this library, loaded by llama.cpp as
-// WebAssembly (@wllama/wllama of bench/peers) in Chromium: what it says of the model, and how it goes on from a few words.
+// WebAssembly (@wllama/wllama of bench/peers) in Chromium: what it says of the model, and how it goes on from a few
+// words.
 import { existsSync, readFileSync } from "node:fs";
 import { dirname, join } from "node:path";
 import { createRequire } from "node:module";

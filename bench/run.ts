@@ -1,8 +1,8 @@
 // npm run bench -- gemv|gemm|fwht|codec|lut|bitplane|cold|load|ops|nodes|search|webgpu|decode|encode|conv [case ...]
 // [--json] [--seconds S] [--quick]: best and median of interleaved rounds, ratios to roofs and peers of the same
 // process. npm run bench -- accuracy-gptq|accuracy-ocr|accuracy-static|gguf-llama|gguf-wllama|cache-perplexity [case
-// ...]: quantized models on data that calibration never saw, beside their bounds; onnx-1gib, large: time, memory; zoo: real
-// models from npm packages, in several dtypes and runtimes.
+// ...]: quantized models on data that calibration never saw, beside their bounds; onnx-1gib, large: time, memory; zoo:
+// real models from npm packages, in several dtypes and runtimes.
 // --quick leaves the slowest peers out. Use Node 24 for the figures of relaxed SIMD: `npx -p node@24 npm run bench --
 // gemv`.
 import { parseArgs } from "node:util";
