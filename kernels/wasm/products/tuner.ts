@@ -33,16 +33,22 @@ export function tileCandidates(standard: GemmSpec, m: number): GemmSpec[] {
 /** How much faster than the default a candidate must be to replace it. */
 const MARGIN = 0.97;
 
+/** A choice, and how many times as fast as the default it ran. */
+export interface Fastest<T> {
+  readonly chosen: T;
+  readonly gain: number;
+}
+
 /**
  * The fastest of `candidates` by the best of `rounds` interleaved runs; the first unless another takes less than 97 %
  * of its time.
  */
-export function fastest<T>(
+export function fastestOf<T>(
   candidates: readonly T[],
   run: (candidate: T) => void,
   now: () => number = () => performance.now(),
   rounds = 5,
-): T {
+): Fastest<T> {
   const best = candidates.map(() => Infinity);
   // two runs to compile and to reach the optimising tier, then rounds that a busy moment hits alike
   for (const candidate of candidates) for (let i = 0; i < 2; i++) run(candidate);
@@ -54,5 +60,10 @@ export function fastest<T>(
     });
   let chosen = 0;
   for (let i = 1; i < candidates.length; i++) if (best[i] < best[chosen]) chosen = i;
-  return best[chosen] < MARGIN * best[0] ? candidates[chosen] : candidates[0];
+  return best[chosen] < MARGIN * best[0]
+    ? { chosen: candidates[chosen], gain: best[0] / best[chosen] }
+    : { chosen: candidates[0], gain: 1 };
 }
+
+/** `fastestOf` without the gain. */
+export const fastest = <T>(...given: Parameters<typeof fastestOf<T>>): T => fastestOf(...given).chosen;

@@ -16,6 +16,7 @@ import { decodeLossless, prepareLossless } from "./lossless.ts";
 import { shareMemory } from "./memory.ts";
 import { fwht, prepareInteger, type IntegerLayer } from "./ops.ts";
 import { prepareSparse, prepareSparseInteger } from "./sparse.ts";
+import { tuneLayers, tuningOf, useTuning, type TuneReport, type Tuning } from "./tuning.ts";
 import { startPool } from "./threads.ts";
 
 export interface WasmOptions {
@@ -32,8 +33,11 @@ export interface WasmOptions {
   readonly workerUrl?: string | URL;
   /** A job without progress for this long is given up, ms; default 10000. */
   readonly timeoutMs?: number;
-  /** Measure tiles at the first product of each kind and keep the fastest; default false. Results do not change. */
-  readonly tune?: boolean;
+  /**
+   * Measure tiles at the first product of each kind and keep the fastest; default false. Results do not change. What
+   * `tuning()` of an earlier backend gave is taken without measuring, on the same engine.
+   */
+  readonly tune?: boolean | Tuning;
   /** Leave engine features unused: "simd" runs baseline SIMD128 kernels only. Default "auto". */
   readonly features?: "auto" | "simd";
 }
@@ -45,6 +49,13 @@ export interface WasmBackend extends Backend<SyncLayer> {
   readonly bytes: number;
   /** Kinds of product whose tile was chosen by measuring (option `tune`). */
   readonly tuned: number;
+  /** The choices so far with their gains, as plain JSON for a file or IndexedDB; `wasm({ tune })` takes it. */
+  tuning(): Tuning;
+  /**
+   * Measures every kind of integer product of a model's layers, at most two dozen tiles each, none for `limitMs`
+   * (30000) or longer: the default stays unless another is clearly faster. Needs `tune`.
+   */
+  tuneLayers(layers: Iterable<SyncLayer>, options?: { readonly rows?: readonly number[]; readonly limitMs?: number }): TuneReport;
   /**
    * An int8 weight [n, k] for exact products with int8 or uint8 activations. @throws LowbitError E_SHAPE, E_DEVICE
    */
@@ -117,14 +128,14 @@ export async function wasm(options: WasmOptions = {}): Promise<WasmBackend> {
           ...(options.timeoutMs === undefined ? {} : { timeoutMs: options.timeoutMs }),
           ...(options.workerUrl === undefined ? {} : { workerUrl: options.workerUrl }),
         });
-  return createBackend(
-    createRuntime({
-      features,
-      pool,
-      tune: options.tune === true,
-      ...(options.memoryLimit === undefined ? {} : { memoryLimit: options.memoryLimit }),
-    }),
-  );
+  const runtime = createRuntime({
+    features,
+    pool,
+    tune: options.tune !== undefined && options.tune !== false,
+    ...(options.memoryLimit === undefined ? {} : { memoryLimit: options.memoryLimit }),
+  });
+  if (typeof options.tune === "object") useTuning(runtime, options.tune);
+  return createBackend(runtime);
 }
 
 /**
@@ -172,6 +183,8 @@ export function createBackend(runtime: Runtime): WasmBackend {
     },
     prepare: (w, options) => prepare(runtime, w, options),
     prepareBitplanes: (codes, n, k, format) => prepareBitplanes(runtime, codes, n, k, format),
+    tuning: () => tuningOf(runtime),
+    tuneLayers: (layers, options = {}) => tuneLayers(runtime, layers, options),
     prepareSparse: (w) => prepareSparse(runtime, w),
     prepareSparseInteger: (w, n, k) => prepareSparseInteger(runtime, w, n, k),
     prepareLossless: (w) => prepareLossless(runtime, w),

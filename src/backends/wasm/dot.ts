@@ -21,7 +21,7 @@ import type { Runtime } from "../../../kernels/wasm/engine/runtime.ts";
 import type { DotChoice } from "../../../kernels/wasm/products/choose.ts";
 import { packWeight } from "../../../kernels/wasm/dot/pack.ts";
 import { resultStride } from "../../../kernels/wasm/products/tiles.ts";
-import { fastest, tileCandidates, tuneKey } from "../../../kernels/wasm/products/tuner.ts";
+import { fastestOf, tileCandidates, tuneKey } from "../../../kernels/wasm/products/tuner.ts";
 import { packRows } from "./rows.ts";
 import { rowsFrom, stage, weightMemory, type Product, type Rows } from "./product.ts";
 
@@ -34,6 +34,25 @@ interface DotProduct extends Product {
 
 /** Tiles that tuning chose, by `tuneKey`. */
 const tiles = new WeakMap<Runtime, Map<string, GemmSpec>>();
+/** How many times as fast as the default each was. */
+const gains = new WeakMap<Runtime, Map<string, number>>();
+
+export const tuningGains = (runtime: Runtime): Map<string, number> => {
+  const found = gains.get(runtime) ?? new Map<string, number>();
+  gains.set(runtime, found);
+  return found;
+};
+/** Tiles of an earlier process by `tuneKey`: taken where they are among the candidates. */
+const known = new WeakMap<Runtime, ReadonlyMap<string, TunedTile>>();
+export const restoreTuning = (runtime: Runtime, choices: ReadonlyMap<string, TunedTile>): void => void known.set(runtime, choices);
+
+/** A tile that tuning chose. */
+export interface TunedTile {
+  readonly mr: number;
+  readonly nv: number;
+  readonly style: string;
+  readonly gain: number;
+}
 
 /** Those of a runtime; null where tuning is off. */
 export function tunedTiles(runtime: Runtime): Map<string, GemmSpec> | null {
@@ -87,14 +106,21 @@ export function dotProduct(
       const count = Math.min(m, 64);
       const part = rowsFrom(x, 0, count, source.k);
       const candidates = tileCandidates(standard(m), count);
+      const key = tuneKey(standard(m), m);
+      const before = known.get(runtime)?.get(key);
+      const same = candidates.find((c) => c.mr === before?.mr && c.nv === before.nv && c.style === before.style);
+      if (before !== undefined && same !== undefined) {
+        tuned.set(key, same);
+        tuningGains(runtime).set(key, before.gain);
+        return;
+      }
       // results of the measured runs are thrown away
       const most = Math.max(...candidates.map((spec) => rowsOf(spec, count)));
       const stride = resultStride(source.rows, most);
       const c = space.scratch("tune", 4 * stride * most);
-      tuned.set(
-        tuneKey(standard(m), m),
-        fastest(candidates, (spec) => product.multiplyWith(spec, part, count, c, stride)),
-      );
+      const { chosen, gain } = fastestOf(candidates, (spec) => product.multiplyWith(spec, part, count, c, stride));
+      tuned.set(key, chosen);
+      tuningGains(runtime).set(key, gain);
     },
     pack() {
       const parts = offsetTerms(source, plan);
