@@ -68,41 +68,11 @@ function encoder(): Uint8Array {
   );
 }
 
-/** Convolution, ReLU, pooling, product: an image classifier. */
-function classifier(): Uint8Array {
-  return encode(
-    model(
-      graph({
-        input: [value("pixels", T.FLOAT, [1, 4, 12, 12])],
-        output: [value("logits", T.FLOAT, [1, 10])],
-        initializer: [
-          raw("wc", [16, 4, 3, 3], weights(16 * 36, 11)),
-          raw("bc", [16], weights(16, 12)),
-          raw("wl", [16, 10], weights(160, 13)),
-        ],
-        node: [
-          node("Conv", ["pixels", "wc", "bc"], ["c"], { kernel_shape: axes(3, 3), pads: axes(1, 1, 1, 1) }, "conv"),
-          node("Relu", ["c"], ["r"], {}, "relu"),
-          node("GlobalAveragePool", ["r"], ["g"], {}, "pool"),
-          node("Flatten", ["g"], ["f"], { axis: 1n }),
-          node("MatMul", ["f", "wl"], ["logits"], {}, "head"),
-        ],
-      }),
-    ),
-  );
-}
-
-const images = [1, 2, 3].map((seed) => ({
-  pixels: { type: "float32", data: weights(576, seed).map((v) => 5 * v), dims: [1, 4, 12, 12] },
-}));
 const CASES: readonly { readonly name: string; readonly original: Uint8Array; readonly options: QuantizeOptions }[] = [
   { name: "encoder, q4", original: encoder(), options: { dtype: "q4" } },
   { name: "encoder, q8", original: encoder(), options: { dtype: "q8" } },
   { name: "encoder, q8, blocks", original: encoder(), options: { dtype: "q8-block" } },
   { name: "encoder, int8, one scale for a weight", original: encoder(), options: { dtype: "int8", perChannel: false } },
-  { name: "classifier, int8", original: classifier(), options: { dtype: "int8", include: ["*"] } },
-  { name: "classifier, static uint8", original: classifier(), options: { activations: "uint8", calibration: images } },
-  { name: "classifier, static int8", original: classifier(), options: { activations: "int8", calibration: images } },
 ];
 const only = process.argv.slice(2).filter((arg) => !arg.startsWith("-"));
 
