@@ -89,6 +89,17 @@ describe.each(["cpu", "wasm", "opaque"])("%s", (name) => {
     });
   });
 
+  test.each([[1, 1], ["same", 2], ["valid", 2], [1, 2]] as const)("the gradient is tfjs's own, pad %s, strides of %i", (pad, strides) => {
+    const w = packed([6, 3, 3, 4], "int8_row");
+    const x = tf.tensor4d(normal(2 * 7 * 9 * 4), [2, 7, 9, 4]);
+    const filter = tf.transpose(tf.tensor4d(dequantize(w), [6, 3, 3, 4]), [1, 2, 3, 0]);
+    const of = (conv: (t: tf.Tensor4D) => tf.Tensor): ArrayLike<number> =>
+      tf.grad((t: tf.Tensor) => tf.sum(tf.square(conv(t as tf.Tensor4D))))(x).dataSync();
+    const want = of((t) => tf.conv2d(t, filter as tf.Tensor4D, strides, pad));
+    const got = of((t) => packedConv2d(t, w, { pad, strides, activations: "float32" }));
+    for (let i = 0; i < want.length; i++) expect(Math.abs(got[i] - want[i])).toBeLessThan(1e-2);
+  }); // prettier-ignore
+
   test("says what it expected", () => {
     const x = tf.zeros<tf.Rank.R4>([1, 4, 4, 3]);
     expect(() => packedConv2d(x, packed([2, 12], "int8_row"))).toThrow(refuse("E_SHAPE"));
