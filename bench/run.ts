@@ -3,6 +3,7 @@
 // process. npm run bench -- accuracy-gptq|accuracy-ocr|accuracy-static|gguf-llama|gguf-wllama|cache-perplexity [case
 // ...]: quantized models on data that calibration never saw, beside their bounds; onnx-1gib, large: time, memory; zoo:
 // real models from npm packages, in several dtypes and runtimes.
+// --publish writes the figures into docs/public/bench.json, which the benchmark page of the site shows.
 // --quick leaves the slowest peers out. Use Node 24 for the figures of relaxed SIMD: `npx -p node@24 npm run bench --
 // gemv`.
 import { parseArgs } from "node:util";
@@ -31,6 +32,7 @@ const { values, positionals } = parseArgs({
     json: { type: "boolean", default: false },
     seconds: { type: "string", default: "4" },
     quick: { type: "boolean", default: false },
+    publish: { type: "boolean", default: false },
   },
 });
 const families: Record<string, () => Promise<(o: { seconds: number; quick: boolean; cases: readonly string[] }) => Promise<object>>> = {
@@ -69,6 +71,10 @@ const result = (await (
   device?: string;
 };
 const after = machine();
+if (values.publish) {
+  const { publish } = await import("./publish.ts");
+  console.log(publish(positionals, `${values.seconds}${values.quick ? " --quick" : ""}`, before, result));
+}
 if (values.json) console.log(JSON.stringify({ family: positionals[0], machine: before, loadAfter: after.load, ...result }, null, 2));
 else {
   console.log(`${before.node} V8 ${before.v8} ${before.cpu} x ${before.cores}, load ${before.load.join(" ")} -> ${after.load.join(" ")}`);

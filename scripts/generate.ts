@@ -1,5 +1,5 @@
 // Writes the generated files: formats/all.ts (the barrel of named formats), the exports map and bin of package.json,
-// the table docs/generated/formats.md and the table of operators of docs/runtime.md. `--check` only compares and exits 1 when
+// the table docs/generated/formats.md, the pictures of README and the table of operators of docs/runtime.md. `--check` only compares and exits 1 when
 // something is stale; tests do the same.
 import { mkdirSync, readdirSync, readFileSync, writeFileSync } from "node:fs";
 import { fileURLToPath } from "node:url";
@@ -104,6 +104,7 @@ if (process.argv[1] === fileURLToPath(import.meta.url)) {
   // Loaded only now: the table is read off the formats of the barrel just written.
   const { formatDocs } = await import("./docs.ts");
   const { runtimeDocs } = await import("./runtime-table.ts");
-  stale += bring([...formatDocs(), runtimeDocs()], check);
+  const { readmePictures } = await import("./readme-picture.ts");
+  stale += bring([...formatDocs(), runtimeDocs(), ...readmePictures()], check);
   if (check && stale > 0) process.exitCode = 1;
 }

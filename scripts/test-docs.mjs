@@ -7,7 +7,9 @@ import { join } from "node:path";
 import { parseArgs } from "node:util";
 import { accessibility, browserPath, dist, openBrowser, serveSite, sitePages, watchedPage } from "../test/site/serve.mjs";
 import { checkExplorer } from "../test/site/explorer.mjs";
+import { checkBench } from "../test/site/bench.mjs";
 import { checkPlayground } from "../test/site/playground.mjs";
+import { checkStranger } from "../test/site/stranger.mjs";
 
 const { values } = parseArgs({ options: { pictures: { type: "string" }, only: { type: "string" } } });
 if (!existsSync(dist)) {
@@ -25,7 +27,7 @@ const browser = await openBrowser(executable);
 const faults = [];
 const context = await browser.newContext({ viewport: { width: 1440, height: 900 } });
 const open = () => watchedPage(context, site.origin, faults);
-const checks = { pages: checkPages, explorer: checkExplorer, playground: checkPlayground };
+const checks = { pages: checkPages, explorer: checkExplorer, playground: checkPlayground, bench: checkBench, stranger: checkStranger };
 try {
   if (values.pictures !== undefined) await pictures(values.pictures);
   else

@@ -23,7 +23,9 @@ for (const [system, js, dts] of [
   const out = join(root, "dist", system);
   for (const f of files) {
     const text = readFileSync(join(emitted, f), "utf8").replace(/((?:from|import\()\s*["'])(\.{1,2}\/[^"']+)\.ts(["'])/g, `$1$2${js}$3`);
-    write(join(out, "types", f.replace(/\.d\.ts$/, dts)), text);
+    // `using` is newer than the default libraries of a consumer's target.
+    const needs = text.includes("Symbol.dispose") ? '/// <reference lib="esnext.disposable" />\n' : "";
+    write(join(out, "types", f.replace(/\.d\.ts$/, dts)), needs + text);
   }
   for (const { source, out: name } of entries()) {
     const from = join(out, `${name}${dts}`);

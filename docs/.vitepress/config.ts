@@ -27,6 +27,7 @@ const reference = [
   { text: "Numerics", link: "/numerics" },
   { text: "Errors", link: "/errors" },
   { text: "Performance", link: "/performance" },
+  { text: "Benchmarks", link: "/benchmarks" },
   { text: "Models from npm", link: "/zoo" },
   { text: "API", link: "/api/" },
 ];
@@ -87,6 +88,8 @@ export default defineConfig({
   // no icon, so that no browser asks for one
   head: [["link", { rel: "icon", href: "data:," }]],
   metaChunk: true,
+  // a visit loads what it shows, not what it links to
+  router: { prefetchLinks: false },
   srcExclude: ["public/**"],
   // The pages are also read as plain Markdown: what looks like a tag in them (posit<8,2>) is text.
   markdown: {

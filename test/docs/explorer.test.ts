@@ -1,5 +1,6 @@
 // The number explorer of the site shows what the library computes, and its links bring everything back.
 import fc from "fast-check";
+import { blockView } from "../../docs/.vitepress/explorer/block.ts";
 import { describe, expect, test } from "vitest";
 import {
   flip,
@@ -16,15 +17,18 @@ import {
 import { allFormats, defineFloat, format, type NumberFormat } from "../../formats/index.ts";
 
 const scalars = allFormats.filter((f): f is NumberFormat => f.kind !== "block" && f.kind !== "opaque");
-const seen = (state: Partial<ExplorerState>) => view({ ...START, ...state });
+const seen = (state: Partial<ExplorerState>) => view({ ...START, ...state }, blockView);
 
 describe("links", () => {
   test("any text comes back", () => {
     const text = fc.string({ unit: "grapheme" });
     fc.assert(
-      fc.property(fc.record({ format: text, value: text, rounding: text, overflow: text, other: text, block: text }), (state) => {
-        expect(fromHash(`#${toHash(state)}`)).toEqual(state);
-      }),
+      fc.property(
+        fc.record({ format: text, value: text, rounding: text, overflow: text, other: text, block: text, beside: text }),
+        (state) => {
+          expect(fromHash(`#${toHash(state)}`)).toEqual(state);
+        },
+      ),
     );
   });
   test("the start has an empty link; foreign keys are ignored", () => {
@@ -73,6 +77,10 @@ test("own formats, turned bits, tables, the line", () => {
   const places = [...values].map((x) => place(values, x));
   expect([places[0], places[places.length - 1]]).toEqual([0, 1]);
   expect(places).toEqual([...places].sort((a, b) => a - b));
+});
+
+test("a block waits for what computes it", () => {
+  expect(view({ ...START, format: "mxfp4" }, null)).toMatchObject({ kind: "waiting" });
 });
 
 test("blocks; and errors in the library's words", () => {

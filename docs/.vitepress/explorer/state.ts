@@ -15,9 +15,6 @@ import {
 } from "../../../formats/index.ts";
 import { hexCode } from "../../../formats/core/explain.ts";
 import { exactDecimal, valueTable, type ValueTableKind } from "../../../formats/core/value-table.ts";
-import { dequantize } from "../../../src/tensor/dequantize.ts";
-import { quantize } from "../../../src/tensor/quantize/index.ts";
-import { tensor } from "../../../src/tensor/tensor.ts";
 
 export const ROUNDINGS = ["", "halfEven", "halfExpand", "halfTrunc", "halfCeil", "halfFloor", "trunc", "expand", "ceil", "floor"] as const;
 export const OVERFLOWS = ["", "saturate", "inf", "nan", "error", "wrap"] as const;
@@ -34,6 +31,8 @@ export interface ExplorerState {
   readonly other: string;
   /** Values of a block, apart by spaces or commas. */
   readonly block: string;
+  /** Formats beside this one, apart by spaces or commas. */
+  readonly beside: string;
 }
 
 export const START: ExplorerState = {
@@ -43,6 +42,7 @@ export const START: ExplorerState = {
   overflow: "",
   other: "1.5",
   block: "0.11 -0.52 0.03 0.98 -1.7 0.26 0.4 -0.08",
+  beside: "float8_e4m3fn float8_e5m2 int8 float16",
 };
 const KEYS: readonly (readonly [key: string, field: keyof ExplorerState])[] = [
   ["f", "format"],
@@ -51,6 +51,7 @@ const KEYS: readonly (readonly [key: string, field: keyof ExplorerState])[] = [
   ["o", "overflow"],
   ["y", "other"],
   ["b", "block"],
+  ["c", "beside"],
 ];
 
 /** The part of a link after "#": what differs from the start. */
@@ -100,7 +101,14 @@ export interface BlockView {
   readonly sqnr: number;
 }
 
-export type View = ScalarView | BlockView | { readonly kind: "error"; readonly message: string };
+/** What makes the view of a block: `blockView` of block.ts, which is fetched when it is first needed. */
+export type BlockViewer = (f: Format, state: ExplorerState) => View;
+
+export type View =
+  | ScalarView
+  | BlockView
+  | { readonly kind: "error"; readonly message: string }
+  | { readonly kind: "waiting"; readonly card: readonly string[] };
 
 export function formatOf(text: string): Format {
   return text.trim().startsWith("{") ? defineFormat(JSON.parse(text) as FormatDefinition) : format(text.trim());
@@ -131,25 +139,6 @@ function results(f: NumberFormat, options: object, a: number, b: number): Scalar
   ];
 }
 
-function blockView(f: Format, state: ExplorerState): View {
-  const values = state.block.split(/[\s,]+/).filter((part) => part !== "").map(readNumber); // prettier-ignore
-  const wrong = values.findIndex((v) => v === undefined);
-  if (values.length === 0 || wrong >= 0)
-    return {
-      kind: "error",
-      message: `block: expected numbers, got ${values.length === 0 ? "nothing" : `something else in place ${wrong + 1}`}.`,
-    };
-  const size = f.kind === "opaque" ? f.blockSize : 1;
-  const data = new Float32Array(Math.ceil(values.length / size) * size);
-  data.set(values as number[]);
-  const packed = quantize(tensor(data, [1, data.length]), f);
-  const stored = dequantize(packed);
-  const rows = Array.from(data, (v, i) => [v, stored[i], stored[i] - v] as const);
-  const power = rows.reduce((sum, [v]) => sum + v * v, 0);
-  const noise = rows.reduce((sum, [, , e]) => sum + e * e, 0);
-  return { kind: "block", format: f, card: bitCard(f).lines, packed, rows, sqnr: 10 * Math.log10(power / noise) };
-}
-
 /** The shortest decimal that is this float32. */
 export function shortest(x: number): string {
   if (Object.is(x, -0)) return "-0";
@@ -161,10 +150,10 @@ export function shortest(x: number): string {
 }
 
 /** What the page shows. Whatever is half typed or refused is an error with the library's words. */
-export function view(state: ExplorerState): View {
+export function view(state: ExplorerState, blockView: BlockViewer | null): View {
   try {
     const f = formatOf(state.format);
-    if (f.kind === "block" || f.kind === "opaque") return blockView(f, state);
+    if (f.kind === "block" || f.kind === "opaque") return blockView?.(f, state) ?? { kind: "waiting", card: bitCard(f).lines };
     const x = readNumber(state.value);
     if (x === undefined)
       return { kind: "error", message: `value: expected a number (0.3, 2^-7, 0x1.8p3, NaN, -Infinity), got "${state.value}".` };

@@ -7,6 +7,7 @@ import "./style.css";
 /** These pages compute in the browser only: what a link holds is not known before. */
 const TOOLS = new Map([
   ["explorer", defineClientComponent(() => import("../explorer/Explorer.vue"))],
+  ["bench", defineClientComponent(() => import("../bench/Bench.vue"))],
   ["playground", defineClientComponent(() => import("../playground/Playground.vue"))],
 ]);
 

@@ -1,6 +1,7 @@
 // Where the weights of a layer lie against the code points of its format: values in units of their block's scale, so
 // that all blocks share one axis.
 import { format as formatNamed } from "../../../formats/registry.ts";
+import type { Format } from "../../../formats/core/types.ts";
 import { weightSource } from "../../backends/source.ts";
 import { quantize } from "../../tensor/quantize/index.ts";
 import { matrixView, readRows, tensor } from "../../tensor/tensor.ts";
@@ -34,29 +35,38 @@ export function worstHistograms(model: OnnxModel, layers: readonly LayerReport[]
   const byName = new Map(modelLayers(model).map((layer) => [layer.name, layer]));
   return worst.flatMap(({ name, format }) => {
     const layer = byName.get(name);
-    const found = layer === undefined ? null : histogramOf(model, layer, format!);
+    const found = layer === undefined ? null : layerHistogram(model, layer, format!);
     return found === null ? [] : [found];
   });
 }
 
-/**
- * Rounded to nearest in the format, whatever rounded the file: the scales are what matters here. Null for formats
- * without codes.
- */
-function histogramOf(model: OnnxModel, layer: ModelLayer, name: string): WeightHistogram | null {
+/** Of a sample of a layer's rows; null for formats of the user's own, known by their definition only. */
+function layerHistogram(model: OnnxModel, layer: ModelLayer, name: string): WeightHistogram | null {
   let format;
   try {
     format = formatNamed(name);
   } catch {
-    // A format of the user's own, known by its definition only.
     return null;
   }
-  if (format.kind !== "block") return null;
   const view = matrixView(readWeight(model, layer));
   const { k } = view;
   const rows = Math.max(1, Math.min(view.rows, ROWS, Math.floor(VALUES / k)));
   const values = new Float32Array(rows * k);
   for (let r = 0; r < rows; r++) readRows(view, Math.floor((r * view.rows) / rows), 1, values.subarray(r * k, (r + 1) * k));
+  return histogramOf(layer.name, values, { rows, k }, format);
+}
+
+/**
+ * A histogram of a matrix [rows, k], rounded to nearest in the format, whatever rounded the file: the scales are what
+ * matters here. Null for formats without codes.
+ */
+export function histogramOf(
+  label: string,
+  values: Float32Array,
+  { rows, k }: { readonly rows: number; readonly k: number },
+  format: Format,
+): WeightHistogram | null {
+  if (format.kind !== "block") return null;
   const source = weightSource(quantize(tensor(values, [rows, k]), format));
   if (source.values === null) return null;
   const points = [...new Set(source.values)].filter(Number.isFinite).sort((a, b) => a - b);
@@ -65,7 +75,7 @@ function histogramOf(model: OnnxModel, layer: ModelLayer, name: string): WeightH
   const counts = new Array<number>(BINS).fill(0);
   for (const value of scaled)
     if (value >= from && value <= to) counts[Math.min(BINS - 1, Math.floor(((value - from) / (to - from)) * BINS))]++;
-  return { layer: layer.name, format: format.name, points, from, to, counts, weights: scaled.length };
+  return { layer: label, format: format.name, points, from, to, counts, weights: scaled.length };
 }
 
 /** Beyond the code points, as far as one step on either side is of interest. */

@@ -92,7 +92,8 @@ function layers({ layers: all }: QuantizeReport): string {
   return `${htmlTable(columns, all.map(row))}\n<p class="dim">SQNR of a weight is 10 log10(sum w² / sum (w - w')²): how well it was rounded. Bars end at ${SQNR_FULL} dB.</p>`;
 }
 
-function histogram({ layer, format, points, from, to, counts, weights }: WeightHistogram): string {
+/** Weights as bars, code points as ticks below. */
+export function histogramHtml({ layer, format, points, from, to, counts, weights }: WeightHistogram): string {
   const most = Math.max(1, ...counts);
   const at = (value: number): string => (((value - from) / (to - from)) * 960).toFixed(1);
   const width = 960 / counts.length;
@@ -182,7 +183,7 @@ export function reportParts(content: ReportContent): string {
       : [
           section(
             "Weights against code points",
-            `<p class="dim">The layers that lost most. Ticks below are the values that the format has.</p><div class="grid">${histograms.map(histogram).join("\n")}</div>`,
+            `<p class="dim">The layers that lost most. Ticks below are the values that the format has.</p><div class="grid">${histograms.map(histogramHtml).join("\n")}</div>`,
           ),
         ]),
     section("Recipe", `<pre tabindex="0">${escape(JSON.stringify(recipe, null, 2))}</pre>`),
