@@ -1,5 +1,6 @@
 // Writes the generated files: formats/all.ts (the barrel of named formats), the exports map and bin of package.json,
-// the table docs/generated/formats.md, the pictures of README and the table of operators of docs/runtime.md. `--check` only compares and exits 1 when
+// the table docs/generated/formats.md, the pictures of README and the table of operators of docs/runtime.md.
+// `--check` only compares and exits 1 when
 // something is stale; tests do the same.
 import { mkdirSync, readdirSync, readFileSync, writeFileSync } from "node:fs";
 import { fileURLToPath } from "node:url";

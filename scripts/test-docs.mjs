@@ -1,4 +1,5 @@
-// npm run test:docs [-- --pictures DIR] [-- --only NAME]: the built site (npm run docs) in headless Chromium: every page
+// npm run test:docs [-- --pictures DIR] [-- --only NAME]: the built site (npm run docs) in headless Chromium: every
+// page
 // under a strict policy without an error or a request elsewhere, axe, links, and what the pages that compute do.
 // --pictures writes what pages look like, light and dark, 390 and 1440 pixels wide.
 import assert from "node:assert/strict";
@@ -44,7 +45,7 @@ try {
   site.close();
 }
 
-/** Every page has a title and links that lead to pages and headings that are there; in the browser, no error and axe. */
+/** Every page has a title and links that lead somewhere; in the browser, no error and axe. */
 async function checkPages() {
   const names = sitePages();
   const found = links(names);

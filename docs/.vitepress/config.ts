@@ -1,4 +1,5 @@
-// The site: the Markdown of docs/ as it stands, and the pages that compute (the number explorer), which import the library's own sources.
+// The site: the Markdown of docs/ as it stands, and the pages that compute (the number explorer), which import the
+// library's own sources.
 // DOCS_BASE is the path that the site is served under, "/" where it has a host of its own.
 import { existsSync, mkdirSync, writeFileSync } from "node:fs";
 import { dirname, join } from "node:path";
@@ -42,7 +43,8 @@ const inside = [
 ];
 
 /**
- * Links out of docs/ (README, examples, sources) are for readers of the repository: they lead there where its address is
+ * Links out of docs/ (README, examples, sources) are for readers of the repository: they lead there where its address
+ * is
  * known, and else are text. The table of formats names their files: here it leads to their pages.
  */
 function links(md: MarkdownRenderer): void {

@@ -1,4 +1,5 @@
-// A stranger's path: the packed tarball installed in an empty folder, the command of README's line 3 on a model, and the
+// A stranger's path: the packed tarball installed in an empty folder, the command of README's line 3 on a model, and
+// the
 // report opened. Needs `npm run build`.
 import assert from "node:assert/strict";
 import { execFileSync } from "node:child_process";

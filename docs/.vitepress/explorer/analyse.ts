@@ -1,4 +1,5 @@
-// Figures of a tensor that the explorer shows beside the ranking of formats: moments of all values, and how dot products
+// Figures of a tensor that the explorer shows beside the ranking of formats: moments of all values, and how dot
+// products
 // drift with their length in accumulators of few bits. Pure functions, tested in Node.
 import { bfloat16, float16, type NumberFormat } from "../../../formats/index.ts";
 import { gaussian, seededRandom } from "../../../src/quantize/random.ts";

@@ -1,4 +1,5 @@
-// A block in its format, with codes and scales; fetched when a block format is chosen. Pure functions over the library, tested in Node.
+// A block in its format, with codes and scales; fetched when a block format is chosen. Pure functions over the
+// library, tested in Node.
 import { bitCard, type Format, type PackedTensor } from "../../../formats/index.ts";
 import { hexCode } from "../../../formats/core/explain.ts";
 import { unpackCodes } from "../../../formats/core/pack.ts";

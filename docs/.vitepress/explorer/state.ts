@@ -1,4 +1,5 @@
-// What a permalink of the number explorer holds, and what the page shows for it: pure functions over the library, tested in Node.
+// What a permalink of the number explorer holds, and what the page shows for it: pure functions over the library,
+// tested in Node.
 import {
   allFormats,
   arithmetic,
