@@ -2,7 +2,18 @@ import js from "@eslint/js";
 import tseslint from "typescript-eslint";
 
 export default tseslint.config(
-  { ignores: ["dist/", "**/node_modules/", "docs/.vitepress/dist/", "docs/.vitepress/cache/", "docs/.vitepress/.temp/", "src/onnx/file/gen/", "out/", "coverage/"] },
+  {
+    ignores: [
+      "dist/",
+      "**/node_modules/",
+      "docs/.vitepress/dist/",
+      "docs/.vitepress/cache/",
+      "docs/.vitepress/.temp/",
+      "src/onnx/file/gen/",
+      "out/",
+      "coverage/",
+    ],
+  },
   js.configs.recommended,
   ...tseslint.configs.recommended,
   {
