@@ -128,14 +128,15 @@ describe("browser bundles and size budgets (gzip)", () => {
       "the core with WebAssembly kernels",
       `import { tensor, quantize, dequantize, matmul, prepareMatmul, wasm } from "lowbit"; console.log(tensor, quantize, dequantize, matmul, prepareMatmul, wasm);`,
       // Operators of models (norms, attention, chains) and the packing of weights in parts came beside the products.
-      78_000,
+      // Lossless and sparse weights and the tuner of models came later.
+      83_000,
     ],
     // Products alone are near the 20 kB first planned; codecs by expression, bit planes, exact integer products and the
     // transform are methods too.
     ["the WebGPU backend", `import { webgpu } from "lowbit/webgpu"; console.log(webgpu);`, 30_000],
     // The families of kernels (products, bit planes, look-ups, transforms, bulk conversion) outgrew the 30 kB first
     // planned. With saving and loading every format comes too; convolutions by packed filters are 8 kB of it.
-    ["everything in lowbit", `import * as l from "lowbit"; console.log(l);`, 122_000],
+    ["everything in lowbit", `import * as l from "lowbit"; console.log(l);`, 129_000],
   ];
   test.each(budgets)("%s", async (_, text, budget) => {
     const size = await bundle(text);
