@@ -16,6 +16,7 @@ const guides = [
   { text: "Command line", link: "/cli" },
   { text: "Runtime", link: "/runtime" },
   { text: "Quantizers", link: "/quantizers" },
+  { text: "Integer-only inference", link: "/integer" },
   { text: "Checkpoints", link: "/checkpoints" },
   { text: "Quantized convolutions", link: "/convolution" },
   { text: "TensorFlow.js", link: "/tfjs" },

@@ -99,3 +99,4 @@ export {
   type DriftStatistics,
   type RefitOptions,
 } from "./refit.ts";
+export * from "./integer/index.ts";
