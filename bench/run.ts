@@ -49,6 +49,7 @@ const families: Record<string, () => Promise<(o: { seconds: number; quick: boole
   decode: async () => (await import("./decode.ts")).decode,
   conv: async () => (await import("./conv.ts")).convBench,
   encode: async () => (await import("./encode.ts")).encode,
+  integer: async () => (await import("./integer.ts")).integer,
   nodes: async () => (await import("./nodes.ts")).nodes,
   search: async () => (await import("./search.ts")).searchBench,
   sparse: async () => (await import("./sparse.ts")).sparseBench,

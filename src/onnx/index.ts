@@ -95,3 +95,5 @@ export type {
   RunnerOptions,
   TextSource,
 } from "./calibrate/index.ts";
+export { floatOperators, integerOnly } from "./integer/index.ts";
+export type { IntegerCheck, IntegerOnlyOptions, IntegerOnlyReport } from "./integer/index.ts";

@@ -1,6 +1,7 @@
 // Kernels of operators: the lines of the registry (kernels/registry.ts) and the variants of each spec.
 import { attention, attentionModule } from "./attention.ts";
 import { append, appendModule, type CacheKind } from "./cache.ts";
+import { codes, codesModule, type CodesSpec } from "./codes.ts";
 import { chain, chainModule, chainSpec } from "./chain.ts";
 import { conv, convModule } from "./conv.ts";
 import { copy, copyModule, type CopySpec } from "./copy.ts";
@@ -27,6 +28,25 @@ function* normVariants(): Iterable<KernelVariant> {
 
 function* softmaxVariants(): Iterable<KernelVariant> {
   yield { name: "f32_softmax__wasmsimd", relaxed: false, build: () => softmaxModule({ shared: false }) };
+}
+
+function* codesVariants(): Iterable<KernelVariant> {
+  const base: CodesSpec = { value: "x", sum: false, columns: false, addend: false, result: "int32", shared: false };
+  const specs: CodesSpec[] = [
+    ...(["int32", "uint8", "table8", "table32"] as const).map((result) => ({ ...base, result })),
+    ...(["int32", "uint8"] as const).flatMap((result) => [
+      { ...base, sum: true, result },
+      { ...base, value: "product" as const, result },
+      { ...base, value: "biased" as const, columns: true, result },
+      { ...base, columns: true, result },
+      { ...base, value: "normalized" as const, columns: true, addend: true, result },
+    ]),
+    { ...base, value: "distance", result: "summed8" },
+  ];
+  for (const spec of specs) {
+    const words = [spec.value, ...(["sum", "columns", "addend"] as const).filter((flag) => spec[flag]), spec.result];
+    yield { name: `s32_codes_${words.join("_")}__wasmsimd`, relaxed: false, build: () => codesModule(spec) };
+  }
 }
 
 /** Every operation by itself, and the chains that models have. */
@@ -193,6 +213,13 @@ export const nnKernels: readonly KernelFamily[] = [
     file: "kernels/wasm/nn/rotary.ts",
     families: [rotary],
     variants: rotaryVariants,
+  },
+  {
+    name: "codes",
+    computes: "integer codes at other scales: sums, products, normalisations, tables (integer-only models)",
+    file: "kernels/wasm/nn/codes.ts",
+    families: [codes],
+    variants: codesVariants,
   },
   {
     name: "gather",

@@ -7,8 +7,10 @@ import { TensorProto_DataType as T } from "../../onnx/file/gen/onnx_pb.ts";
 import type { OnnxModel } from "../../onnx/file/model.ts";
 import { constantTensor, opsetVersion } from "../../onnx/graph/nodes.ts";
 import { operatorName } from "../../onnx/graph/scopes.ts";
+import { INTEGER_DOMAIN } from "../../onnx/integer/functions.ts";
 import { readStored } from "../../onnx/targets/record.ts";
 import { operators } from "../ops/index.ts";
+import { isOwnFunction } from "../ops/integer-only.ts";
 import { joinNBits } from "../ops/codes.ts";
 import type { ActivationChoice, Operator, PrepareContext, Weight } from "../ops/operator.ts";
 import type { ElementType, Scratch, TensorParts, Value } from "../value.ts";
@@ -91,6 +93,7 @@ export function missingOperators(model: OnnxModel, { nodes, tensors }: FlatGraph
       continue;
     }
     const operator = operatorOf(node);
+    if (node.domain === INTEGER_DOMAIN && !isOwnFunction(model, node.opType)) found.add(`${operatorName(node)} of another body`);
     if (operator === undefined) found.add(operatorName(node));
     const why = operator?.missing?.(node, opset);
     if (why !== undefined) found.add(`${operatorName(node)} ${why}`);

@@ -6,6 +6,7 @@ import { images } from "./conv.ts";
 import { elementwise } from "./elementwise.ts";
 import { sums } from "./einsum.ts";
 import { imageLayers } from "./images.ts";
+import { integerOnly } from "./integer-only.ts";
 import type { Operator } from "./operator.ts";
 import { products } from "./product.ts";
 import { quantized } from "./quantized.ts";
@@ -31,5 +32,6 @@ export const operators: ReadonlyMap<string, Operator> = new Map(
     resizing,
     recurrence,
     attention,
+    integerOnly,
   ].flatMap((family) => Object.entries(family)),
 );
