@@ -1,4 +1,5 @@
-// npm run bench -- gemv|gemm|fwht|codec|lut|bitplane|cold|load|ops|nodes|search|webgpu|decode|encode|conv [case ...]
+// npm run bench -- gemv|gemm|fwht|codec|lut|bitplane|cold|load|ops|nodes|search|webgpu|decode|encode|conv
+// |integer|low-bit [case ...]
 // [--json] [--seconds S] [--quick]: best and median of interleaved rounds, ratios to roofs and peers of the same
 // process. npm run bench -- accuracy-gptq|accuracy-ocr|accuracy-static|gguf-llama|gguf-wllama|cache-perplexity [case
 // ...]: quantized models on data that calibration never saw, beside their bounds; onnx-1gib, large: time, memory; zoo:
@@ -50,6 +51,7 @@ const families: Record<string, () => Promise<(o: { seconds: number; quick: boole
   conv: async () => (await import("./conv.ts")).convBench,
   encode: async () => (await import("./encode.ts")).encode,
   integer: async () => (await import("./integer.ts")).integer,
+  "low-bit": async () => (await import("./low-bit.ts")).lowBit,
   nodes: async () => (await import("./nodes.ts")).nodes,
   search: async () => (await import("./search.ts")).searchBench,
   sparse: async () => (await import("./sparse.ts")).sparseBench,

@@ -4,8 +4,19 @@
 import type { WeightSource } from "./weight.ts";
 import { latticePlan, tablePlan } from "./plan.ts";
 
-/** Largest magnitude of a code: 127, or 127 * 256 + 127 so that both bytes of a 16-bit code stay signed. */
-export const activationMax = (bits: 8 | 16): number => (bits === 8 ? 127 : 127 * 257);
+/** Bits of integer activations. Codes of fewer than 8 are multiplied as bytes. */
+export type ActivationBits = 4 | 6 | 8 | 16;
+
+/** Bits by the name that users give. */
+export const ACTIVATION_BITS: ReadonlyMap<string, ActivationBits> = new Map([
+  ["int4", 4],
+  ["int6", 6],
+  ["int8", 8],
+  ["int16", 16],
+]);
+
+/** Largest magnitude of a code: 7, 31, 127, or 127 * 256 + 127 so that both bytes of a 16-bit code stay signed. */
+export const activationMax = (bits: ActivationBits): number => (bits === 16 ? 127 * 257 : 2 ** (bits - 1) - 1);
 
 /**
  * Elements of k that one activation scale covers: the weight's own span up to `cap`; a longer span is cut into equal
@@ -35,7 +46,7 @@ export function integerRefusal(source: WeightSource): string | null {
  * Replaces the activations of one row by their quantized values, code * scale: scale = amax / max, code = rne(x /
  * scale), both in float32. A group that holds NaN or an infinity becomes NaN.
  */
-export function quantizeActivations(x: Float32Array, bits: 8 | 16, span: number, out: Float64Array): void {
+export function quantizeActivations(x: Float32Array, bits: ActivationBits, span: number, out: Float64Array): void {
   const max = activationMax(bits);
   for (let from = 0; from < x.length; from += span) {
     const to = Math.min(x.length, from + span);

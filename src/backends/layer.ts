@@ -28,6 +28,16 @@ export function checkRun(x: Float32Array, m: number, n: number, k: number, out: 
   return out ?? new Float32Array(m * n);
 }
 
+/** @throws RangeError, TypeError for a Hadamard transform of activations that a product cannot do */
+export function checkHadamard(n: number, k: number, activations: string): void {
+  if (!Number.isSafeInteger(n) || n < 4 || n > 4096 || (n & (n - 1)) !== 0 || k % n !== 0)
+    throw new RangeError(`prepareMatmul hadamard: expected a power of two from 4 to 4096 that divides k = ${k}, got ${n}.`);
+  if (activations === "float32")
+    throw new TypeError(
+      'prepareMatmul hadamard: expected integer activations, got "float32". Rotate float32 activations with backend.fwht.',
+    );
+}
+
 export function disposed(): LowbitError {
   return new LowbitError("E_DISPOSED", "layer: expected a live layer, got one that was disposed. Prepare the weight again.");
 }

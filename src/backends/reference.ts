@@ -2,15 +2,28 @@
 // backends are compared with.
 import { dequantizeRows } from "../../formats/core/packed.ts";
 import type { PackedTensor } from "../../formats/core/types.ts";
-import { groupSpan, integerRefusal, quantizeActivations } from "../../kernels/activations.ts";
+import { ACTIVATION_BITS, groupSpan, integerRefusal, quantizeActivations } from "../../kernels/activations.ts";
 import { weightWord } from "../../kernels/names.ts";
 import { matmulReference } from "../../kernels/reference/matmul.ts";
-import { checkRun, disposed } from "./layer.ts";
+import { checkHadamard, checkRun, disposed } from "./layer.ts";
 import { weightSource } from "./source.ts";
 import type { Backend, PrepareOptions, SyncLayer } from "./types.ts";
 
 /** Rows of the weight that are decoded at once. */
 const PANEL = 16;
+
+/** Every block of n numbers times the Walsh-Hadamard matrix over the root of n. */
+function rotated(x: Float32Array, n: number): Float32Array {
+  const out = x.slice();
+  for (let h = 1; h < n; h *= 2)
+    for (let i = 0; i < out.length; i += 2 * h)
+      for (let j = i; j < i + h; j++) {
+        const [a, b] = [out[j], out[j + h]];
+        out[j] = a + b;
+        out[j + h] = a - b;
+      }
+  return out.map((v) => v / Math.sqrt(n));
+}
 
 export const reference: Backend<SyncLayer> = {
   name: "reference",
@@ -18,13 +31,17 @@ export const reference: Backend<SyncLayer> = {
     const activations = options.activations ?? "float32";
     const source = weightSource(w);
     const refusal = activations === "float32" ? null : integerRefusal(source);
-    const bits = activations === "float32" || refusal !== null ? null : activations === "int8" ? 8 : 16;
+    const bits = refusal !== null ? null : (ACTIVATION_BITS.get(activations) ?? null);
     const { rows: n, k } = w;
+    const { hadamard } = options;
+    if (hadamard !== undefined) checkHadamard(hadamard, k, activations);
     let live: PackedTensor | null = w;
-    const run = (x: Float32Array, m: number, out?: Float32Array): Float32Array => {
+    const run = (given: Float32Array, m: number, out?: Float32Array): Float32Array => {
       if (live === null) throw disposed();
+      let x = given;
       const y = checkRun(x, m, n, k, out);
       let rows: Float32Array | Float64Array = x;
+      if (hadamard !== undefined) rows = x = rotated(x, hadamard);
       if (bits !== null) {
         rows = new Float64Array(m * k);
         const span = groupSpan(source.span, k);

@@ -5,9 +5,10 @@ import type { EncodeOptions, NumberFormat, Overflow, PackedTensor, Rounding } fr
 
 /**
  * How activations enter the product. `float32`: as they are. `int16`, `int8`: quantized on the fly per block (error
- * near 1e-5, 4e-3).
+ * near 1e-5, 4e-3); `int6`, `int4`: to 31 and 7 codes on each side of zero (WebAssembly and reference), as fast as
+ * int8.
  */
-export type Activations = "float32" | "int16" | "int8";
+export type Activations = "float32" | "int16" | "int8" | "int6" | "int4";
 
 export interface PrepareOptions {
   /** Default "float32". */
@@ -25,6 +26,13 @@ export interface PrepareOptions {
    * All give the same numbers; needs int8 activations.
    */
   readonly kernel?: "dot" | "lookup" | "ternary";
+  /**
+   * Activations are multiplied by a Walsh-Hadamard matrix in blocks of this many channels (a power of two from 4 to
+   * 4096 that divides k, over the square root of its size) before they are quantized, so that weights rotated by it
+   * (MR-GPTQ, `mrgptq`; a signed transform without its signs) need no rotation in the model. Integer activations, on
+   * WebAssembly and the reference. Default none.
+   */
+  readonly hadamard?: number;
 }
 
 /** Which kernel runs and why. */

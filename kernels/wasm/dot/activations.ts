@@ -1,9 +1,9 @@
-// Activations for the integer kernels: every group of a row gets a scale amax / 127 (8 bits) or amax / 32639 (16 bits:
-// 127 * 256 + 127, so that both bytes stay signed), codes rne(x / scale), and the sums that correct for the weights'
-// shift. A group that holds NaN or an infinity gets a scale that makes the row's results NaN. Input is staged: groups
-// padded with zeros to the kernel's group.
+// Activations for the integer kernels: every group of a row gets a scale amax / 127 (8 bits; 31 for 6, 7 for 4) or
+// amax / 32639 (16 bits: 127 * 256 + 127, so that both bytes stay signed), codes rne(x / scale), and the sums that
+// correct for the weights' shift. A group that holds NaN or an infinity gets a scale that makes the row's results NaN.
+// Input is staged: groups padded with zeros to the kernel's group.
 import { family } from "../engine/family.ts";
-import { activationMax } from "../../activations.ts";
+import { activationMax, type ActivationBits } from "../../activations.ts";
 import { ModuleBuilder, type Emit, type FunctionBuilder, type Local } from "../engine/asm.ts";
 import { activationRecord, type DotStyle } from "./gemmspec.ts";
 import { writeRecords } from "../engine/items.ts";
@@ -13,7 +13,10 @@ export interface ActivationSpec {
   readonly style: DotStyle;
   /** i16 operands in the order of k, for zipped planes; otherwise even k, then odd k. */
   readonly inOrder: boolean;
+  /** Width of the operands. */
   readonly activationBits: 8 | 16;
+  /** Bits of the codes in them: 4, 6 or 8 of bytes, 16. */
+  readonly codeBits: ActivationBits;
   readonly mr: number;
   /** Corrections hold the sum over all planes (zero points, i16 operands) or one per plane. */
   readonly totals: boolean;
@@ -66,7 +69,7 @@ export function roundCodes(f: FunctionBuilder, q: Local, at: Local, scale4: Loca
 export function activationModule(spec: ActivationSpec): Uint8Array<ArrayBuffer> {
   const { header: codes, quad } = activationRecord({ ...spec, group: 4 });
   const { mr, activationBits } = spec;
-  const max = activationMax(activationBits);
+  const max = activationMax(spec.codeBits);
   const m = new ModuleBuilder({ shared: spec.shared });
   // one row of a tile; `header` = record + 4 r, `data` = record + r * quad bytes
   const quantize = m.func(null, ["i32", "i32", "i32", "i32", "i32", "i32", "i32"], [], (f) => {

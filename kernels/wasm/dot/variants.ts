@@ -60,14 +60,15 @@ function* gemmVariants(): Iterable<KernelVariant> {
 
 function* activationVariants(): Iterable<KernelVariant> {
   for (const style of ["simd", "madd16", "dot"] as const)
-    for (const activationBits of [8, 16] as const)
+    for (const codeBits of [4, 6, 8, 16] as const)
       for (const totals of [false, true])
         for (const inOrder of style === "simd" ? [false, true] : [false])
           for (const mr of [1, 2, 3, 4, 6])
             yield {
-              name: `f32_a${activationBits}_quantize_${mr}__wasmsimd_${style}${totals ? "_totals" : ""}${inOrder ? "_ordered" : ""}`,
+              name: `f32_a${codeBits}_quantize_${mr}__wasmsimd_${style}${totals ? "_totals" : ""}${inOrder ? "_ordered" : ""}`,
               relaxed: false,
-              build: () => activationModule({ style, inOrder, activationBits, mr, totals, shared: false }),
+              build: () =>
+                activationModule({ style, inOrder, activationBits: codeBits === 16 ? 16 : 8, codeBits, mr, totals, shared: false }),
             };
 }
 

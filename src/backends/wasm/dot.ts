@@ -1,5 +1,6 @@
 // Integer products on the WebAssembly backend: activations quantized in memory, then the kernel that
 // kernels/wasm/products/choose.ts chose.
+import { ACTIVATION_BITS } from "../../../kernels/activations.ts";
 import { offsetTerms } from "../../../kernels/offsets.ts";
 import { gemmName } from "../../../kernels/names.ts";
 import type { WeightSource } from "../../../kernels/weight.ts";
@@ -14,19 +15,25 @@ import {
   type GemmSpec,
 } from "../../../kernels/wasm/dot/gemmspec.ts";
 import { panelBytes } from "../../../kernels/wasm/dot/operands.ts";
-import type { Kernel } from "../../../kernels/wasm/engine/engine.ts";
+import type { Kernel, Space } from "../../../kernels/wasm/engine/engine.ts";
 import { kernel } from "../../../kernels/wasm/engine/family.ts";
+import { hadamard } from "../../../kernels/wasm/convert/hadamard.ts";
+import { LowbitError } from "../../../formats/core/errors.ts";
 import { recordJob } from "../../../kernels/wasm/engine/items.ts";
 import type { Runtime } from "../../../kernels/wasm/engine/runtime.ts";
 import type { DotChoice } from "../../../kernels/wasm/products/choose.ts";
 import { packWeight } from "../../../kernels/wasm/dot/pack.ts";
 import { resultStride } from "../../../kernels/wasm/products/tiles.ts";
 import { fastestOf, tileCandidates, tuneKey } from "../../../kernels/wasm/products/tuner.ts";
+import type { Activations } from "../types.ts";
 import { packRows } from "./rows.ts";
 import { rowsFrom, stage, weightMemory, type Product, type Rows } from "./product.ts";
 
 /** A panel and a tile's activations share the first-level cache. */
 const PANEL_BYTES = 12 * 1024;
+
+/** Elements of an item of the transform. */
+const ROTATE_ITEM = 16384;
 
 interface DotProduct extends Product {
   multiplyWith(spec: GemmSpec, x: Rows, m: number, c: number, stride: number, blocks?: number): void;
@@ -62,14 +69,38 @@ export function tunedTiles(runtime: Runtime): Map<string, GemmSpec> | null {
   return found;
 }
 
+/** Rows of floats transformed in blocks, beside where they lie. @returns where */
+function rotate(runtime: Runtime, space: Space, x: number, count: number, n: number): number {
+  const address = space.scratch("rotated", 4 * count);
+  // a recorded run would not copy
+  space.record = null;
+  new Uint8Array(space.buffer).copyWithin(address, x, x + 4 * count);
+  const blocks = count / n;
+  const per = Math.max(1, Math.floor(ROTATE_ITEM / n));
+  const factor = new Int32Array(Float32Array.of(1 / Math.sqrt(n)).buffer)[0];
+  runtime.work(
+    space,
+    kernel(hadamard, { n, shared: runtime.shared }),
+    Math.ceil(blocks / per),
+    Int32Array.of(address, blocks, per, factor),
+    0,
+  );
+  return address;
+}
+
 export function dotProduct(
   runtime: Runtime,
   source: WeightSource,
   choice: DotChoice,
-  activations: "int8" | "int16",
+  { activations, hadamard: turned }: { readonly activations: Exclude<Activations, "float32">; readonly hadamard: number },
   label: string,
 ): Product {
   const { plan, shape } = choice;
+  if (turned !== 0 && shape.groups * shape.group !== source.k)
+    throw new LowbitError(
+      "E_UNSUPPORTED",
+      `prepareMatmul hadamard: expected groups of the weight that need no padding, got ${shape.groups} of ${shape.group} for k = ${source.k}. Take blocks of a multiple of 16 that divide k.`,
+    );
   const { space, address } = weightMemory(runtime, shape.bytes);
   const standard = choice.spec;
   const tuned = tunedTiles(runtime);
@@ -83,6 +114,7 @@ export function dotProduct(
         style: spec.style,
         inOrder: zipsPlanes(spec),
         activationBits: spec.activationBits,
+        codeBits: ACTIVATION_BITS.get(activations)!,
         mr: spec.mr,
         totals: totalCorrection(spec),
         shared: runtime.shared,
@@ -138,7 +170,8 @@ export function dotProduct(
       const { groups, group, span } = shape;
       const { quantize, gemm } = compile(spec);
       const a = space.scratch("a", tiles * groups * record.bytes);
-      const staged = stage(space, x, m, padded, { k: source.k, span, group, groups });
+      const given = stage(space, x, m, padded, { k: source.k, span, group, groups });
+      const staged = turned === 0 ? given : rotate(runtime, space, given, padded * groups * group, turned);
       const tileBytes = groups * record.bytes;
       const factor = correctionFactor(spec, plan.shift);
       const records = recordJob({ x: staged, a, tiles, mr, groups, group, bytes: record.bytes, factor });

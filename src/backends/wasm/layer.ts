@@ -12,6 +12,8 @@ import { dotProduct } from "./dot.ts";
 import { floatProduct } from "./float.ts";
 import { integerProduct, refusedKernel } from "./lut.ts";
 import { placeLayer } from "./memory.ts";
+import { ACTIVATION_BITS } from "../../../kernels/activations.ts";
+import { checkHadamard } from "../layer.ts";
 import { packWarm, passRows, rowsFrom, type Product, type Rows } from "./product.ts";
 import { inTurns } from "./turns.ts";
 
@@ -21,19 +23,21 @@ const rowBudget = 192 * 1024 * 1024;
 export function prepare(runtime: Runtime, w: PackedTensor, options: PrepareOptions): SyncLayer {
   if (!runtime.live) throw disposed();
   const activations = options.activations ?? "float32";
-  if (activations !== "float32" && activations !== "int8" && activations !== "int16")
-    throw new TypeError(`prepareMatmul activations: expected "float32", "int16" or "int8", got ${String(activations)}.`);
+  if (activations !== "float32" && !ACTIVATION_BITS.has(activations))
+    throw new TypeError(`prepareMatmul activations: expected "float32", "int16", "int8", "int6" or "int4", got ${String(activations)}.`);
   const { codebook = "int16" } = options;
   if (!["exact", "int16", "int8"].includes(codebook))
     throw new TypeError(`prepareMatmul codebook: expected "exact", "int16" or "int8", got ${String(codebook)}.`);
   const source = weightSource(w);
   const note = source.note === undefined ? [] : [source.note];
   let product: Product;
+  const { hadamard } = options;
+  if (hadamard !== undefined) checkHadamard(hadamard, source.k, activations);
   if (options.kernel !== undefined && activations !== "int8") throw refusedKernel(options.kernel, 'activations other than "int8"');
   if (activations === "float32") product = floatProduct(runtime, source, w.format.name, []);
   else {
     const choice = chooseDot(source, {
-      activationBits: activations === "int8" ? 8 : 16,
+      activationBits: activations === "int16" ? 16 : 8,
       features: runtime.features,
       shared: runtime.shared,
       codebook,
@@ -42,7 +46,10 @@ export function prepare(runtime: Runtime, w: PackedTensor, options: PrepareOptio
     if (typeof choice === "string") {
       if (options.kernel !== undefined) throw refusedKernel(options.kernel, choice);
       product = floatProduct(runtime, source, label, [`no integer product (${choice}): activations stay float32`]);
-    } else product = integerProduct(runtime, source, options, label, () => dotProduct(runtime, source, choice, activations, label));
+    } else
+      product = integerProduct(runtime, source, hadamard === undefined ? options : { ...options, kernel: "dot" }, label, () =>
+        dotProduct(runtime, source, choice, { activations, hadamard: hadamard ?? 0 }, label),
+      );
   }
   return productLayer(runtime, product, w.rows, w.k, note);
 }

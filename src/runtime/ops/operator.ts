@@ -13,7 +13,7 @@ export type Inputs = readonly (Value | undefined)[];
 export type Run = (inputs: Inputs, node: NodeProto) => Value | readonly (Value | undefined)[];
 
 /** How activations enter products with integer weights; "auto": as each node allows (its accuracy_level). */
-export type ActivationChoice = "auto" | "float32" | "int16" | "int8";
+export type ActivationChoice = "auto" | "float32" | "int16" | "int8" | "int6" | "int4";
 
 /** A constant matrix as codes. `isRows`: the value is [rows, k] as the packed tensor is; else it is [k, rows]. */
 export interface Weight {

@@ -1,0 +1,51 @@
+// npm run bench -- low-bit: products of few bits on one thread beside int4 with int8 activations (W4A8): W4A4, W6A6,
+// W6A8, powers of two (float4_e3m0), ternary; and what a Hadamard transform of the activations on the way costs.
+import { defineBlock } from "../formats/define/index.ts";
+import { format } from "../formats/index.ts";
+import { float32 } from "../formats/float32.ts";
+import { float4_e3m0 } from "../formats/float4_e3m0.ts";
+import { prepareMatmul, quantize, tensor, wasm, type Activations } from "../src/index.ts";
+import { absmeanTernary, gaussian, seededRandom } from "../src/quantize/index.ts";
+import { measure, type Candidate, type Row } from "./measure.ts";
+
+const POWERS = defineBlock({ element: float4_e3m0, scales: [{ format: float32, span: 32 }] });
+const ROWS = 64;
+
+export async function lowBit(options: { readonly seconds: number; readonly quick: boolean }): Promise<{
+  rows: Row[];
+  ratios: Record<string, number>;
+  missing: string[];
+}> {
+  const random = gaussian(seededRandom(1));
+  const backend = await wasm();
+  const ratios: Record<string, number> = {};
+  const rows: Row[] = [];
+  const size = options.quick ? 1024 : 4096;
+  const w = tensor(Float32Array.from({ length: size * size }, random), [size, size]);
+  const x = Float32Array.from({ length: ROWS * size }, random);
+  const out = new Float32Array(ROWS * size);
+  const int4 = quantize(w, format("int4_b32"), { backend });
+  const int6 = quantize(w, format("int6_b32"), { backend });
+  const cases: readonly (readonly [string, typeof int4, Activations, number?])[] = [
+    ["W4A8", int4, "int8"],
+    ["W4A4", int4, "int4"],
+    ["W6A8", int6, "int8"],
+    ["W6A6", int6, "int6"],
+    ["powers of two, A8", quantize(w, POWERS, { backend }), "int8"],
+    ["ternary, A8", absmeanTernary(w), "int8"],
+    ["W4A4 behind Hadamard 32", int4, "int4", 32],
+    ["W4A4 behind Hadamard 128", int4, "int4", 128],
+  ];
+  const candidates: Candidate[] = cases.map(([name, packed, activations, hadamard]) => {
+    const layer = prepareMatmul(packed, { backend, activations, ...(hadamard === undefined ? {} : { hadamard }) });
+    return { name, ops: 2 * ROWS * size * size, run: () => layer.run(x, ROWS, out) };
+  });
+  const times = await measure(candidates, options.seconds);
+  rows.push(...times);
+  const best = (name: string): number => times[cases.findIndex(([of]) => of === name)].bestMs;
+  for (const [name] of cases.slice(1, 6)) ratios[`${name}: speed of W4A8`] = best("W4A8") / best(name);
+  for (const n of [32, 128])
+    ratios[`Hadamard ${n} on the way: share of the product`] = best(`W4A4 behind Hadamard ${n}`) / best("W4A4") - 1;
+  backend.dispose();
+  return { rows, ratios, missing: [] };
+}
