@@ -29,6 +29,7 @@ const reference = [
   { text: "Numerics", link: "/numerics" },
   { text: "Errors", link: "/errors" },
   { text: "Performance", link: "/performance" },
+  { text: "Published systems", link: "/systems" },
   { text: "Benchmarks", link: "/benchmarks" },
   { text: "Models from npm", link: "/zoo" },
   { text: "API", link: "/api/" },
