@@ -36,7 +36,7 @@ it("loads bfloat16 tensors by name and shape, and no others", async () => {
 
 it("loads modules of DFloat11, with codes over several tables and weights stored together", async () => {
   const module = Object.fromEntries(Object.entries(dfloat11Module(words)).map(([part, bytes]) => [`layers.0.${part}`, u8(bytes)]));
-  const one = await loadLossless(file(module), { shapeOf: (name, part, n) => [n / 10, 10] });
+  const one = await loadLossless(file(module), { shapeOf: (_name, _part, n) => [n / 10, 10] });
   expect([...losslessBits(one.get("layers.0")!)]).toEqual(words);
   expect(one.get("layers.0")!.shape).toEqual([6, 10]);
   const split = { dtype: "I64", shape: [2], bytes: new Uint8Array(BigInt64Array.of(24n, 60n).buffer) };

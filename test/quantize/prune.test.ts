@@ -16,7 +16,7 @@ function inputs(rows: number, k: number): Float32Array {
 }
 function statistics(k: number, rows = 8 * k) {
   const s = layerStatistics(k);
-  s.add(inputs(rows, k), rows);
+  s.add(inputs(rows, k));
   return s.finish();
 }
 

@@ -118,7 +118,7 @@ export function prepareLossless(runtime: Runtime, w: LosslessTensor): SyncLayer 
 }
 
 /** Words [rows, k] of a lossless weight. @throws LowbitError E_DEVICE */
-export function decodeLossless(runtime: Runtime, w: LosslessTensor, out = new Uint16Array(w.rows * w.k)): Uint16Array {
+export function decodeLossless(runtime: Runtime, w: LosslessTensor, out: Uint16Array = new Uint16Array(w.rows * w.k)): Uint16Array {
   if (!runtime.live) throw disposed();
   check(w);
   const { rows, k } = w;
