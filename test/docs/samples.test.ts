@@ -14,7 +14,7 @@ const read = (path: string): string => readFileSync(join(root, path), "utf8");
 const AT_HAND: Readonly<Record<string, string>> = {
   "docs/onnx.md": 'import { quantizeModel } from "lowbit/onnx"; declare const input: Uint8Array;',
   "docs/runtime.md":
-    'import { sampler } from "lowbit/runtime"; declare const session: Awaited<ReturnType<typeof import("lowbit/runtime").loadModel>>;',
+    'import { loadModel } from "lowbit/runtime"; import { sampler } from "lowbit/runtime"; declare const session: Awaited<ReturnType<typeof import("lowbit/runtime").loadModel>>;',
   "docs/quantizers.md": "declare const batches: Float32Array[]; declare const w: Float32Array; declare const rows: number;",
   "docs/webgpu.md": "declare const weights: Float32Array; declare const x: Float32Array; declare const n: number, k: number, m: number;",
   "docs/adding-a-format.md":
