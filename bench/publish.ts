@@ -51,6 +51,6 @@ export function publish(names: readonly string[], seconds: string, machine: Mach
   const at = all.findIndex(({ family }) => family === one.family);
   if (at < 0) all.push(one);
   else all[at] = one;
-  writeFileSync(path, `${JSON.stringify(all, null, 1)}\n`);
+  writeFileSync(path, `${JSON.stringify(all, null, 2)}\n`);
   return `${one.family}: ${Object.keys(one.ratios).length} ratios written to docs/public/bench.json`;
 }

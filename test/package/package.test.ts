@@ -136,7 +136,7 @@ describe("browser bundles and size budgets (gzip)", () => {
     ["the WebGPU backend", `import { webgpu } from "lowbit/webgpu"; console.log(webgpu);`, 30_000],
     // The families of kernels (products, bit planes, look-ups, transforms, bulk conversion) outgrew the 30 kB first
     // planned. With saving and loading every format comes too; convolutions by packed filters are 8 kB of it.
-    ["everything in lowbit", `import * as l from "lowbit"; console.log(l);`, 129_000],
+    ["everything in lowbit", `import * as l from "lowbit"; console.log(l);`, 135_000],
   ];
   test.each(budgets)("%s", async (_, text, budget) => {
     const size = await bundle(text);

@@ -79,11 +79,11 @@ export class FunctionBuilder {
   readonly #params: readonly ValueType[];
   /** Runs of locals of one type. */
   readonly #locals: { readonly type: ValueType; count: number }[] = [];
-  #count: number;
+  #made: number;
 
   constructor(params: readonly ValueType[]) {
     this.#params = params;
-    this.#count = params.length;
+    this.#made = params.length;
   }
 
   param(index: number): Local {
@@ -95,7 +95,7 @@ export class FunctionBuilder {
     const last = this.#locals.at(-1);
     if (last !== undefined && last.type === type) last.count++;
     else this.#locals.push({ type, count: 1 });
-    return { index: this.#count++, type };
+    return { index: this.#made++, type };
   }
 
   locals(type: ValueType, count: number): Local[] {

@@ -26,10 +26,10 @@ const ROOT_STEPS = 5;
 /** Writes the body of a function. */
 class Body {
   readonly nodes: NodeProto[] = [];
-  #count = 0;
+  #made = 0;
 
   op(opType: string, input: readonly string[], attributes: Readonly<Record<string, number | string>> = {}): string {
-    const out = `v${this.#count++}`;
+    const out = `v${this.#made++}`;
     const attribute = Object.entries(attributes).map(([name, value]) =>
       typeof value === "string"
         ? create(AttributeProtoSchema, { name, s: new TextEncoder().encode(value), type: A.STRING })
@@ -49,7 +49,7 @@ class Body {
   }
 
   #constant(dataType: T, dims: readonly number[], rawData: Uint8Array): string {
-    const out = `v${this.#count++}`;
+    const out = `v${this.#made++}`;
     const t = create(TensorProtoSchema, { dataType, dims: dims.map(BigInt), rawData });
     const attribute = [create(AttributeProtoSchema, { name: "value", t, type: A.TENSOR })];
     this.nodes.push(create(NodeProtoSchema, { opType: "Constant", output: [out], name: `${out}/Constant`, attribute }));
