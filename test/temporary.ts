@@ -5,6 +5,9 @@ import { tmpdir } from "node:os";
 import { join } from "node:path";
 
 export default function setup(): () => void {
+  // every project of vitest.config.ts calls this; one folder is enough
+  if (process.env.LOWBIT_TESTS !== undefined) return () => {};
+  process.env.LOWBIT_TESTS = "1";
   const folder = realpathSync(mkdtempSync(join(tmpdir(), "lowbit-tests-")));
   for (const name of ["TMPDIR", "TEMP", "TMP"]) process.env[name] = folder;
   return () => {

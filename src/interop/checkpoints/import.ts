@@ -107,8 +107,9 @@ function pattern(text: string): RegExp {
 export async function importCheckpoint(folder: string): Promise<Checkpoint> {
   const { join } = nodePath();
   const read = (name: string): unknown => {
+    const bytes = readFile(join(folder, name));
     try {
-      return JSON.parse(new TextDecoder().decode(readFile(join(folder, name))));
+      return JSON.parse(new TextDecoder().decode(bytes));
     } catch (cause) {
       throw new LowbitError(
         "E_IO",
