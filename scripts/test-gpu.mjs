@@ -11,8 +11,8 @@
 // Node only.
 // Software drivers compile slowly: LOWBIT_GPU_FULL says what a step takes all of, else a spread: `shaders` (pipelines
 // of the registry), `codecs`, `pipelines` of products, `formats` in products. Each step has a spread of its own
-// (LOWBIT_GPU_PART), so that together they see more. `full` takes all pipelines and formats; it takes minutes and runs
-// when it is named.
+// (LOWBIT_GPU_PART), so that together they see more. `full` takes all pipelines and formats, `full512`
+// products at that width; they take minutes and run when they are named.
 // Usage: node scripts/test-gpu.mjs [steps]    Drivers: scripts/webgpu-drivers.sh (this script calls it only with --check)
 import { execFileSync, spawnSync } from "node:child_process";
 import { existsSync, mkdirSync, mkdtempSync, readdirSync, readFileSync, rmSync, writeFileSync } from "node:fs";
@@ -163,8 +163,9 @@ async function naga() {
 const steps = {
   lavapipe128: lavapipe(128, 0, "", subgroupSuites),
   lavapipe256: lavapipe(256, 1, "codecs,shaders"),
-  // other formats compile for minutes at this width
-  lavapipe512: lavapipe(512, 0, "", subgroupSuites),
+  // products compile for minutes at this width: full512
+  lavapipe512: lavapipe(512, 0, "", ["test/gpu/runtime.test.ts"]),
+  full512: lavapipe(512, 0, "", subgroupSuites),
   full: lavapipe(256, 0, "formats,pipelines", ["test/gpu/products.test.ts"]),
   // the browser step has the other suites on SwiftShader
   swiftshader: () => vitest(driverEnv(need("swiftshader"), "swiftshader", 3), ["test/gpu/exit.node.test.ts", ...subgroupSuites]),
@@ -172,7 +173,7 @@ const steps = {
   naga,
 };
 
-const chosen = process.argv.length > 2 ? process.argv.slice(2) : Object.keys(steps).filter((name) => name !== "full");
+const chosen = process.argv.length > 2 ? process.argv.slice(2) : Object.keys(steps).filter((name) => !name.startsWith("full"));
 const failed = [];
 try {
   for (const name of chosen) {

@@ -101,7 +101,12 @@ export default defineConfig({
     // colours of code that reach WCAG AA
     theme: { light: "github-light-high-contrast", dark: "github-dark-high-contrast" },
     languageAlias: { mjs: "js", console: "shellsession" },
-    config: links,
+    config(md) {
+      links(md);
+      // what scrolls is reached by keys: fenced code is already
+      const plain = md.renderer.rules.code_block;
+      if (plain) md.renderer.rules.code_block = (...of) => plain(...of).replace("<pre", '<pre tabindex="0"');
+    },
   },
   transformHtml: (html) =>
     html.replace(INLINE, (_, id: string, code: string) => {
