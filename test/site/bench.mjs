@@ -6,11 +6,12 @@ export async function checkBench({ site, open, accessibility }) {
   const page = await open();
   await page.goto(`${site.origin}/benchmarks.html`);
   const published = JSON.parse(readFileSync(new URL("../../docs/public/bench.json", import.meta.url), "utf8"));
-  for (const { family, ratios } of published)
+  for (const { family, ratios } of published) {
     const rows = page.getByTestId(`bench-${family}`).locator("table").first().locator("tbody tr");
     // the figures are fetched: a count does not wait
     await rows.first().waitFor();
     assert.equal(await rows.count(), Object.keys(ratios).length);
+  }
   await page.getByTestId("run").click();
   await page.waitForFunction(
     () => document.querySelector(".status").textContent === "" && document.querySelectorAll("section:first-of-type tbody tr").length === 14,
