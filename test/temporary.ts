@@ -10,9 +10,16 @@ export default function setup(): () => void {
   process.env.LOWBIT_TESTS = "1";
   const folder = realpathSync(mkdtempSync(join(tmpdir(), "lowbit-tests-")));
   for (const name of ["TMPDIR", "TEMP", "TMP"]) process.env[name] = folder;
+  const remove = (): void => rmSync(folder, { recursive: true, force: true, maxRetries: 3 });
+  // a run that is ended from outside tears nothing down
+  for (const signal of ["SIGTERM", "SIGHUP"] as const)
+    process.once(signal, () => {
+      remove();
+      process.kill(process.pid, signal);
+    });
   return () => {
     const left = readdirSync(folder).filter((name) => name.startsWith("lowbit"));
-    rmSync(folder, { recursive: true, force: true });
+    remove();
     if (left.length === 0) return;
     console.error(`TEMPORARY FILES: the tests left ${left.length} behind: ${left.slice(0, 10).join(", ")}`);
     process.exitCode = 1;

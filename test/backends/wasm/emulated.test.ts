@@ -3,56 +3,13 @@
 // corrections, tiles and panels of every style are checked bit for bit wherever the tests run.
 import { afterAll, describe, expect, it, vi } from "vitest";
 import { allFormats, format, type Format } from "../../../formats/index.ts";
-import type { Emit, FunctionBuilder, Operand } from "../../../kernels/wasm/engine/asm.ts";
 import type { WasmFeatures } from "../../../kernels/wasm/engine/features.ts";
 import { prepareMatmul, quantize, tensor } from "../../../src/index.ts";
 import { wasmWith } from "../../../src/backends/wasm/backend.ts";
 
 vi.mock(import("../../../kernels/wasm/engine/asm.ts"), async (original) => {
-  const real = await original();
-  /** Replaces an instruction of f by expressions over its operands, each held in a local. */
-  const lower = (f: FunctionBuilder): void => {
-    const op = f.op.bind(f);
-    const held = f.locals("v128", 5);
-    const [x, w, low, high, even] = held;
-    const pairs = (): void => {
-      // signed bytes times unsigned bytes, summed in pairs, as i32
-      const part = (half: "low" | "high"): Emit =>
-        op("i32x4.dot_i16x8_s", op(`i16x8.extend_${half}_i8x16_s`, x), op(`i16x8.extend_${half}_i8x16_u`, w));
-      f.set(low, part("low"));
-      f.set(high, part("high"));
-    };
-    const lanes = (odd: number): number[] => [0, 2, 4, 6].flatMap((i) => [0, 1, 2, 3].map((b) => 4 * (i + odd) + b));
-    const emulations: Record<string, (...operands: Operand[]) => Emit> = {
-      "f32x4.relaxed_madd": (a, b, c) => op("f32x4.add", op("f32x4.mul", a, b), c),
-      "i8x16.relaxed_swizzle": (table, index) => op("i8x16.swizzle", table, index),
-      // pmaddubsw: sums of pairs saturate at 16 bits
-      "i16x8.relaxed_dot_i8x16_i7x16_s": (a, b) => () => {
-        f.set(x, a);
-        f.set(w, b);
-        pairs();
-        f.run(op("i16x8.narrow_i32x4_s", low, high));
-      },
-      // vpdpbusd: nothing saturates
-      "i32x4.relaxed_dot_i8x16_i7x16_add_s": (a, b, c) => () => {
-        f.set(x, a);
-        f.set(w, b);
-        pairs();
-        f.set(even, op("i32x4.add", f.shuffle(lanes(0), low, high), f.shuffle(lanes(1), low, high)));
-        f.run(op("i32x4.add", even, c));
-      },
-    };
-    f.op = (name: string, ...operands: Operand[]): Emit => emulations[name]?.(...operands) ?? op(name, ...operands);
-  };
-  class ModuleBuilder extends real.ModuleBuilder {
-    override func(...[name, params, results, write]: Parameters<InstanceType<typeof real.ModuleBuilder>["func"]>): { index: number } {
-      return super.func(name, params, results, (f) => {
-        lower(f);
-        write(f);
-      });
-    }
-  }
-  return { ...real, ModuleBuilder };
+  const { emulated } = await import("../../helpers/emulated.ts");
+  return emulated(await original());
 });
 
 const base: WasmFeatures = { simd: true, relaxed: false, dot: "none", sharedMemory: false };
