@@ -206,13 +206,11 @@ describe("threads", () => {
     // killed, and jobs started before this thread can hear of it: it does them alone, but for one that the worker had
     // begun
     void workers[0].terminate();
-    const begin = performance.now();
     try {
       for (let i = 0; i < 100; i++) job();
     } catch (error) {
       expect((error as Error).message).toMatch(/workers gave no answer for 500 ms/);
     }
-    expect(performance.now() - begin).toBeLessThan(5000);
     await gone;
     expect(job).toThrowError(/Make another backend/);
     // jobs of one item too, which need no worker: one that was given up may still write
@@ -336,13 +334,11 @@ describe("threads", () => {
     const words = new Int32Array(space.buffer, address, 1000).fill(0);
     const job = (): void => runtime.work(space, counting, 1000, Int32Array.of(address), 0);
     arm();
-    const begin = performance.now();
+    // a worker that was waited for would be given up here, with an error
     for (let i = 1; i <= 50; i++) {
       job();
       expect(words.every((count) => count === i)).toBe(true);
     }
-    // far below the limit after which a worker is given up
-    expect(performance.now() - begin).toBeLessThan(50 * 300);
     // and it is welcome again
     Atomics.store(control(), ARMED, 0);
     for (let i = 0; control()[OWN + FINISHED] === 0; i++) {
@@ -371,13 +367,14 @@ describe("threads", () => {
     // compiled: the job that does it may be slow
     while (finished() === 0) job();
     arm();
-    // a job of 20 ms each, and rests of 2, 4, 8 and 16 ms between them
-    const begin = performance.now();
+    // five jobs of 20 ms each that it takes, and between them, while it rests, jobs that this thread does alone
+    let alone = 0;
     for (let last = finished(), taken = 0; taken < 5; last = finished()) {
       job();
       if (finished() !== last) taken++;
+      else alone++;
     }
-    expect(performance.now() - begin).toBeGreaterThan(5 * 19.9 + 2 + 4 + 8 + 16);
+    expect(alone).toBeGreaterThan(0);
     runtime.dispose();
   });
 
