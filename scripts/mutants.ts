@@ -50,7 +50,8 @@ function isValue(node: ts.Node): boolean {
 }
 
 function inError(node: ts.Node): boolean {
-  for (let at: ts.Node | undefined = node; at !== undefined && !ts.isStatement(at); at = at.parent) {
+  for (let at: ts.Node | undefined = node; at !== undefined; at = at.parent) {
+    if (ts.isStatement(at)) return ts.isThrowStatement(at);
     if (ts.isNewExpression(at) && /Error$/.test(at.expression.getText())) return true;
     if (ts.isCallExpression(at) && /^(fail|refuse|unsupported|.*[eE]rror)$/.test(at.expression.getText())) return true;
   }
@@ -105,18 +106,18 @@ export function mutantsOf(file: string, source: string): Mutant[] {
   return found;
 }
 
-/** The switch, once per process. Reads its number from the environment and remembers what was reached. */
-const SWITCH = `const __mutant = (globalThis.__lowbitMutant ??= (() => {
-  const on = Number(process.env.LOWBIT_MUTANT ?? -1), reached = new Set();
-  return Object.assign((id) => (reached.add(id), id === on), { reached });
-})());`;
+/** The switch, once per process: which mutant is on, and which ones were reached (test/mutants/runner.ts). */
+const SWITCH = `const __mutant = (globalThis.__lowbitMutant ??= {
+  on: Number(process.env.LOWBIT_MUTANT ?? -1), reached: new Uint8Array(Number(process.env.LOWBIT_MUTANT_COUNT ?? 0)),
+});`.replace(/\n */g, " ");
 
 /** The file with all given mutants behind switches of their numbers. */
 export function withSwitches(source: string, mutants: readonly { id: number; mutant: Mutant }[]): string {
   const edits: { at: number; order: number; text: string }[] = [];
   for (const { id, mutant } of mutants) {
     const size = mutant.end - mutant.start;
-    const [open, close] = mutant.block ? [`{ if (!__mutant(${id})) `, " }"] : [`(__mutant(${id}) ? (${mutant.replacement}) : (`, "))"];
+    const on = `((__mutant.reached[${id}] = 1), __mutant.on === ${id})`;
+    const [open, close] = mutant.block ? [`{ if (!${on}) `, " }"] : [`(${on} ? (${mutant.replacement}) : (`, "))"];
     // of two that begin at one place the longer is outside; of two that end at one place the shorter closes first
     edits.push({ at: mutant.start, order: 1e9 - size, text: open }, { at: mutant.end, order: -1e9 + size, text: close });
   }

@@ -1,15 +1,22 @@
-// npm run mutate -- FOLDER [--count 400] [--seed 1] [--tests test/FOLDER] [--workers 2] [--ids 3,17]: how many small
-// faults do the tests find? A seeded sample of mutants (scripts/mutants.ts) of FOLDER, each run against the test files
-// that reach it, quickest first, until one fails. Prints those that survive and the score: found / (all - equivalent).
+// npm run mutate -- FOLDER [--count 400] [--seed 1] [--tests test/FOLDER,...] [--budget 60] [--match TEXT] [--again]:
+// how many small faults do the tests find? A seeded sample of mutants (scripts/mutants.ts) of FOLDER. First, once, which
+// tests reach which mutants, and in what time. Then, quickest files first, each test runs in one process once per mutant
+// that it reaches, until a test fails. What runs while modules load, what is remembered from an earlier call and what a
+// mutant spoiled gets a process of its own. Prints those that survive, and the score: found / (all - equivalent).
+//   --budget: seconds of tests that one mutant may cost in one process, 60 if not said; beyond it counts as survived
+//   --match: only mutants whose place and change contain TEXT
+//   --again: forget the mutants that earlier runs found (kept in .cache/mutate while source and test file are the same)
 // Mutants that mean the same as the original are listed in test/mutants/equivalent.json, with the reason.
 // Tests that run the built package do not see mutants: what only they reach counts as not reached.
-import { existsSync, mkdirSync, mkdtempSync, readdirSync, readFileSync, rmSync } from "node:fs";
+import { existsSync, mkdirSync, mkdtempSync, readdirSync, readFileSync, rmSync, writeFileSync } from "node:fs";
 import { tmpdir } from "node:os";
 import { join, relative } from "node:path";
 import { fileURLToPath } from "node:url";
 import { parseArgs } from "node:util";
-import { createVitest, type TestModule, type TestSpecification, type Vitest } from "vitest/node";
-import { mutantsOf, withSwitches, type Mutant } from "./mutants.ts";
+import { random } from "../test/helpers/random.ts";
+import type { Entry, Plan } from "../test/mutants/runner.ts";
+import { hashOf, openRuns, readKnown, type Reach, type Runs } from "./mutants-run.ts";
+import { mutantsOf, type Mutant } from "./mutants.ts";
 
 const root = fileURLToPath(new URL("..", import.meta.url));
 const { values, positionals } = parseArgs({
@@ -18,155 +25,189 @@ const { values, positionals } = parseArgs({
     count: { type: "string", default: "400" },
     seed: { type: "string", default: "1" },
     tests: { type: "string" },
-    workers: { type: "string", default: "2" },
-    ids: { type: "string" },
+    budget: { type: "string", default: "60" },
+    match: { type: "string" },
+    again: { type: "boolean", default: false },
   },
 });
 const folder = (positionals[0] ?? "").replace(/\/$/, "");
-const tests = values.tests ?? `test/${folder.replace(/^src\//, "")}`;
-if (folder === "" || !existsSync(join(root, folder)) || !existsSync(join(root, tests))) {
-  console.error("mutate: expected a folder of sources and one of tests, e.g. npm run mutate -- src/tensor --tests test/tensor");
+const tests = (values.tests ?? `test/${folder.replace(/^src\//, "")}`).split(",");
+if (folder === "" || !existsSync(join(root, folder)) || !tests.every((t) => existsSync(join(root, t)))) {
+  console.error("mutate: expected a folder of sources and of tests, e.g. npm run mutate -- src/tensor --tests test/tensor");
   process.exit(2);
 }
 
-/** mulberry32. */
-function random(seed: number): () => number {
-  let state = seed >>> 0;
-  return () => {
-    state = (state + 0x6d2b79f5) >>> 0;
-    let t = Math.imul(state ^ (state >>> 15), state | 1);
-    t ^= t + Math.imul(t ^ (t >>> 7), t | 61);
-    return ((t ^ (t >>> 14)) >>> 0) / 2 ** 32;
-  };
-}
-
 const key = (m: Mutant): string => `${m.file}: ${m.original} -> ${m.replacement}`;
-const short = (text: string): string => text.replace(/\s+/g, " ").slice(0, 70);
-const show = (id: number, m: Mutant): string => `  ${id}  ${m.file}:${m.line}  ${short(m.original)}  ->  ${short(m.replacement)}`;
+const short = (text: string): string => text.replace(/\s+/g, " ").slice(0, 110);
+const show = (m: Mutant): string => `${m.file}:${m.line}  ${short(m.original)}  ->  ${short(m.replacement)}`;
+const [sources, hashes] = [new Map<string, string>(), new Map<string, string>()];
 
-/** Where a run writes what its test files reached. */
-const reachedDir = mkdtempSync(join(tmpdir(), "lowbit-mutants-"));
-
+/** Every mutant has a number from the seed and its own text, so that a change elsewhere leaves the sample as it is. */
 function sample(): Mutant[] {
-  const all: Mutant[] = [];
+  const all: { mutant: Mutant; at: number }[] = [];
   for (const path of (readdirSync(join(root, folder), { recursive: true }) as string[]).filter((p) => p.endsWith(".ts")).sort()) {
     const file = join(folder, path);
-    if (!/(^|\/)gen\/|\.d\.ts$/.test(file)) all.push(...mutantsOf(file, readFileSync(join(root, file), "utf8")));
+    if (/(^|\/)gen\/|\.d\.ts$/.test(file)) continue;
+    const source = readFileSync(join(root, file), "utf8");
+    sources.set(file, source);
+    hashes.set(file, hashOf(source));
+    const twins = new Map<string, number>();
+    for (const mutant of mutantsOf(file, source)) {
+      const nth = twins.get(key(mutant)) ?? 0;
+      twins.set(key(mutant), nth + 1);
+      all.push({ mutant, at: random(parseInt(hashOf(`${values.seed} ${nth} ${key(mutant)}`).slice(0, 8), 16)).next() });
+    }
   }
-  const next = random(Number(values.seed));
-  const order = all.map((mutant) => ({ mutant, at: next() })).sort((a, b) => a.at - b.at);
-  return order.slice(0, Number(values.count)).map(({ mutant }) => mutant);
-}
-
-async function open(mutants: readonly Mutant[]): Promise<Vitest> {
-  const byFile = new Map<string, { id: number; mutant: Mutant }[]>();
-  mutants.forEach((mutant, id) => byFile.set(mutant.file, [...(byFile.get(mutant.file) ?? []), { id, mutant }]));
-  return createVitest(
-    "test",
-    {
-      root,
-      config: false,
-      watch: false,
-      include: [`${tests}/**/*.test.ts`],
-      exclude: [],
-      pool: "forks",
-      maxWorkers: Number(values.workers),
-      bail: 1,
-      reporters: [{}],
-      testTimeout: 120_000,
-      hookTimeout: 120_000,
-      setupFiles: [join(root, "test/setup.ts"), join(root, "test/mutants/setup.ts")],
-      onConsoleLog: () => false,
-    },
-    {
-      plugins: [
-        {
-          name: "mutants",
-          enforce: "pre",
-          transform(code: string, id: string) {
-            const chosen = byFile.get(relative(root, id.split("?")[0]));
-            return chosen === undefined ? undefined : { code: withSwitches(code, chosen), map: null };
-          },
-        },
-      ],
-    },
-  );
-}
-
-/** Runs the files; which modules failed? */
-async function run(
-  vitest: Vitest,
-  specs: TestSpecification[],
-  mutant: number,
-  limit: number,
-): Promise<{ failed: boolean; modules: TestModule[] }> {
-  process.env.LOWBIT_MUTANT = String(mutant);
-  process.env.TEST_FILE_LIMIT_MS = String(limit);
-  const { testModules, unhandledErrors } = await vitest.runTestSpecifications(specs);
-  const failed = unhandledErrors.length > 0 || testModules.some((m) => !m.ok() || m.state() === "failed");
-  return { failed, modules: testModules };
+  all.sort((a, b) => a.at - b.at);
+  const chosen = all.slice(0, Number(values.count)).map(({ mutant }) => mutant);
+  console.log(`${folder}: ${chosen.length} of ${all.length} mutants, seed ${values.seed}`);
+  return chosen;
 }
 
 const mutants = sample();
+const begin = Date.now();
+const minutes = (): string => `${((Date.now() - begin) / 60_000).toFixed(1)} min`;
 const listed = JSON.parse(readFileSync(join(root, "test/mutants/equivalent.json"), "utf8")) as Record<string, string>;
-process.env.LOWBIT_MUTANT_REACHED = reachedDir;
-mkdirSync(reachedDir, { recursive: true });
-const vitest = await open(mutants);
+const store = join(root, ".cache/mutate", `${hashOf([folder, ...tests].join())}.json`);
+const known = readKnown(store);
+if (values.again) known.killed = {};
+const save = (): void => writeFileSync(store, JSON.stringify(known));
+const testKey = (file: string): string => hashOf(readFileSync(file, "utf8"));
+const idKey = (id: number): string => hashOf(`${mutants[id].start} ${key(mutants[id])}`);
+const setKey = hashOf(mutants.map((m, id) => idKey(id) + hashes.get(m.file)).join());
+
+/** Which tests reach what; files that are known from an earlier run are not run again. */
+async function reachOf(runs: Runs): Promise<Map<string, Reach>> {
+  const reach = new Map<string, Reach>();
+  const keyOf = (file: string): string => hashOf(testKey(file) + setKey);
+  const unknown = runs.files.filter((file) => known.reach[file]?.key !== keyOf(file));
+  for (const file of unknown) {
+    const { entries, failed } = await runs.run(new Map([[file, { mode: "reach" } as Plan]]));
+    if (failed.length > 0) {
+      console.error(`mutate: ${relative(root, file)} fails without a mutant: left out`);
+      continue;
+    }
+    const found = entries.filter((e): e is Extract<Entry, { kind: "test" }> => e.kind === "test");
+    const loaded = entries.flatMap((e) => (e.kind === "loaded" || e.kind === "hooks" ? e.ids : []));
+    known.reach[file] = { key: keyOf(file), loaded: [...new Set(loaded)], tests: found.map(({ name, ms, ids }) => ({ name, ms, ids })) };
+    save();
+  }
+  for (const file of runs.files) if (known.reach[file]?.key === keyOf(file)) reach.set(file, known.reach[file]);
+  const seconds = [...reach.values()].reduce((sum, r) => sum + r.tests.reduce((s, t) => s + t.ms, 0) / 1000, 0);
+  console.log(`${reach.size} files of tests, ${seconds.toFixed(0)} s of tests; reach known after ${minutes()}`);
+  return reach;
+}
+
+const killed = new Set<number>();
+function kill(id: number, file: string): void {
+  killed.add(id);
+  known.killed[idKey(id)] = { source: hashes.get(mutants[id].file)!, test: file, testKey: testKey(file) };
+  save();
+}
+
+/** All tests again, mutant by mutant. @returns those that need a process of their own, and tests that fail on their own */
+async function rerun(runs: Runs, reach: Map<string, Reach>, living: number[]): Promise<{ fresh: Set<number>; unfit: Set<string> }> {
+  const [fresh, unfit] = [new Set<number>(), new Set<string>()];
+  const costOf = (r: Reach): number => r.tests.reduce((s, t) => s + t.ms * t.ids.filter((id) => living.includes(id)).length, 0);
+  const order = [...reach].sort(([, a], [, b]) => costOf(a) - costOf(b));
+  const missed = new Set<number>();
+  for (const [file, { tests }] of order)
+    for (;;) {
+      const open = (id: number): boolean => living.includes(id) && !killed.has(id) && !fresh.has(id);
+      const wanted = tests
+        .map((t) => ({ ...t, ids: t.ids.filter(open) }))
+        .filter((t) => t.ids.length > 0 && !unfit.has(`${file} ${t.name}`));
+      if (wanted.length === 0) break;
+      const plan: Plan = { mode: "rerun", tests: Object.fromEntries(wanted.map(({ name, ms, ids }) => [name, { ms, ids }])) };
+      const { entries } = await runs.run(new Map([[file, plan]]));
+      for (const e of entries) {
+        if (e.kind === "killed") kill(e.id, file);
+        if (e.kind === "spoiled") fresh.add(e.id);
+        if (e.kind === "survived" && !e.hit) missed.add(e.id);
+        if (e.kind === "unfit") unfit.add(`${file} ${e.name}`);
+      }
+      const last = entries.at(-1);
+      // the process ended in the middle of a mutant: it hangs, or takes all memory
+      if (last?.kind === "begin") kill(last.id, file);
+      else if (last?.kind !== "spoiled") break;
+    }
+  for (const id of missed) if (!killed.has(id)) fresh.add(id);
+  if (unfit.size > 0)
+    console.log(`${unfit.size} tests fail when run alone, and are left out: ${[...unfit].map((u) => relative(root, u)).join("; ")}`);
+  return { fresh, unfit };
+}
+
+/** One mutant, a process a file, quickest file first. */
+async function alone(runs: Runs, reach: Map<string, Reach>, id: number, unfit: Set<string>): Promise<void> {
+  const files: { file: string; ms: number; plan: Plan }[] = [];
+  for (const [file, { loaded, tests }] of reach) {
+    const reached = tests.filter((t) => t.ids.includes(id) && !unfit.has(`${file} ${t.name}`));
+    if (!loaded.includes(id) && reached.length === 0) continue;
+    const chosen = loaded.includes(id) ? undefined : Object.fromEntries(reached.map(({ name, ms, ids }) => [name, { ms, ids }]));
+    const ms = (loaded.includes(id) ? tests : reached).reduce((s, t) => s + t.ms, 0);
+    files.push({ file, ms, plan: { mode: "fresh", tests: chosen } });
+  }
+  files.sort((a, b) => a.ms - b.ms);
+  let left = Number(values.budget) * 1000;
+  for (const { file, ms, plan } of files) {
+    if ((left -= ms) < 0 && file !== files[0].file) return;
+    const { entries, failed } = await runs.run(new Map([[file, plan]]), id);
+    if (failed.length > 0 || entries.at(-1)?.kind !== "end" || entries.some((e) => e.kind === "killed")) return kill(id, file);
+  }
+}
+
+/** 95 % interval of a share (Wilson 1927). */
+function interval(found: number, all: number): string {
+  const [z, p] = [1.96, found / Math.max(1, all)];
+  const [middle, half] = [p + (z * z) / (2 * all), z * Math.sqrt((p * (1 - p)) / all + (z * z) / (4 * all * all))];
+  return [middle - half, middle + half].map((x) => ((100 * x) / (1 + (z * z) / all)).toFixed(1)).join(" to ");
+}
+
+async function main(runs: Runs): Promise<void> {
+  const reach = await reachOf(runs);
+  const reached = new Set([...reach.values()].flatMap((r) => [...r.loaded, ...r.tests.flatMap((t) => t.ids)]));
+  const loaded = new Set([...reach.values()].flatMap((r) => r.loaded));
+  const equivalent: number[] = [];
+  let remembered = 0;
+  const living = [...mutants.keys()].filter((id) => {
+    if (values.match !== undefined && !show(mutants[id]).includes(values.match)) return false;
+    if (Object.hasOwn(listed, key(mutants[id]))) return void equivalent.push(id);
+    const before = known.killed[idKey(id)];
+    if (before?.source === hashes.get(mutants[id].file) && existsSync(before.test) && before.testKey === testKey(before.test))
+      return void (remembered++, killed.add(id));
+    return reached.has(id);
+  });
+  const { fresh, unfit } = await rerun(runs, reach, living);
+  console.log(`${killed.size} found (${remembered} known from before), after ${minutes()}`);
+  for (const id of living) if (!killed.has(id) && (fresh.has(id) || loaded.has(id))) await alone(runs, reach, id, unfit);
+  const all = [...mutants.keys()].filter((id) => values.match === undefined || show(mutants[id]).includes(values.match));
+  const left = all.filter((id) => !killed.has(id) && !equivalent.includes(id));
+  for (const id of left) console.log(`${reached.has(id) ? "survived   " : "not reached"} ${show(mutants[id])}`);
+  const counted = killed.size + left.length;
+  const unreached = left.filter((id) => !reached.has(id)).length;
+  console.log(
+    `${folder}: ${killed.size} of ${counted} found, ${((100 * killed.size) / Math.max(1, counted)).toFixed(1)} % ` +
+      `(95 %: ${interval(killed.size, counted)}), ${left.length - unreached} survived, ${unreached} not reached, ` +
+      `${equivalent.length} equivalent; seed ${values.seed}, ${minutes()}`,
+  );
+}
+
+mkdirSync(join(root, ".cache/mutate"), { recursive: true });
+const work = mkdtempSync(join(tmpdir(), "lowbit-mutants-"));
+process.once("SIGTERM", () => {
+  rmSync(work, { recursive: true, force: true });
+  process.exit(1);
+});
+let runs: Runs | undefined;
 let code = 0;
 try {
-  const specs = await vitest.globTestSpecifications();
-  const begin = Date.now();
-  const whole = await run(vitest, specs, -1, 600_000);
-  if (whole.failed) {
-    for (const m of whole.modules) if (!m.ok()) console.error(`mutate: ${m.moduleId} fails without a mutant`);
-    throw new Error("mutate: expected tests that pass on the code as it is, got failures. Mend them first.");
-  }
-  const seconds = new Map(whole.modules.map((m) => [m.moduleId, m.diagnostic().duration / 1000]));
-  const reach = new Map<number, TestSpecification[]>();
-  for (const name of readdirSync(reachedDir)) {
-    const { file, ids } = JSON.parse(readFileSync(join(reachedDir, name), "utf8")) as { file: string; ids: number[] };
-    const spec = specs.find((s) => s.moduleId === file);
-    if (spec !== undefined) for (const id of ids) reach.set(id, [...(reach.get(id) ?? []), spec]);
-  }
-  delete process.env.LOWBIT_MUTANT_REACHED;
-  console.log(
-    `${folder}: ${mutants.length} mutants, ${specs.length} files of tests pass without one in ${((Date.now() - begin) / 1000).toFixed(0)} s`,
-  );
-
-  const [found, survivors, unreached, equivalent]: number[][] = [[], [], [], []];
-  const chosen = values.ids === undefined ? mutants.keys() : values.ids.split(",").map(Number);
-  for (const id of chosen) {
-    const mutant = mutants[id];
-    const files = (reach.get(id) ?? []).sort((a, b) => (seconds.get(a.moduleId) ?? 0) - (seconds.get(b.moduleId) ?? 0));
-    if (Object.hasOwn(listed, key(mutant))) {
-      equivalent.push(id);
-      continue;
-    }
-    if (files.length === 0) {
-      unreached.push(id);
-      console.log(`not reached ${show(id, mutant)}`);
-      continue;
-    }
-    let killed = false;
-    // one file after the other: most mutants fall at the first
-    for (const spec of files) {
-      killed = (await run(vitest, [spec], id, 20_000 + 8000 * (seconds.get(spec.moduleId) ?? 1))).failed;
-      if (killed) break;
-    }
-    (killed ? found : survivors).push(id);
-    if (!killed) console.log(`survived    ${show(id, mutant)}`);
-  }
-  const counted = found.length + survivors.length + unreached.length;
-  console.log(
-    `${folder}: ${found.length} of ${counted} found (${((100 * found.length) / Math.max(1, counted)).toFixed(1)} %), ` +
-      `${survivors.length} survived, ${unreached.length} not reached, ${equivalent.length} equivalent; seed ${values.seed}, ` +
-      `${((Date.now() - begin) / 60_000).toFixed(1)} min`,
-  );
+  runs = await openRuns({ root, work, tests, mutants, sources, budget: Number(values.budget) * 1000 });
+  await main(runs);
 } catch (error) {
-  console.error(error instanceof Error ? error.message : error);
+  console.error(error);
   code = 1;
 } finally {
-  await vitest.close();
-  rmSync(reachedDir, { recursive: true, force: true });
+  await runs?.close();
+  rmSync(work, { recursive: true, force: true });
 }
 process.exit(code);

@@ -1,12 +1,4 @@
-// Setup of runs of scripts/mutate.ts: after each file of tests, which mutants did it reach?
-import { randomUUID } from "node:crypto";
-import { writeFileSync } from "node:fs";
-import { join } from "node:path";
-import { afterAll, expect } from "vitest";
+// Setup of the runs of scripts/mutate.ts: a property that fails has found its mutant, nobody reads a smaller example.
+import fc from "fast-check";
 
-const folder = process.env.LOWBIT_MUTANT_REACHED;
-const file = expect.getState().testPath ?? "?";
-afterAll(() => {
-  const { reached } = (globalThis as { __lowbitMutant?: { reached: Set<number> } }).__lowbitMutant ?? { reached: new Set<number>() };
-  if (folder !== undefined) writeFileSync(join(folder, `${randomUUID()}.json`), JSON.stringify({ file, ids: [...reached] }));
-});
+fc.configureGlobal({ ...fc.readConfigureGlobal(), endOnFailure: true });
