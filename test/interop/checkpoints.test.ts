@@ -1,6 +1,6 @@
 // Quantized checkpoints, packed here by the rules of each format (comments beside), apart from the reader: codes and
 // values come in exactly.
-import { mkdtempSync, rmSync, writeFileSync } from "node:fs";
+import { mkdtempSync, renameSync, rmSync, writeFileSync } from "node:fs";
 import { tmpdir } from "node:os";
 import { join } from "node:path";
 import { afterAll, describe, expect, test } from "vitest";
@@ -88,6 +88,18 @@ test.each(
   expect(values(plain)).toEqual(
     Array.from({ length: n * k }, (_, i) => want(Math.floor(i / k), i % k, Math.floor((i % k) / span))).map((v) => v + 0),
   );
+  // an order that is none
+  const inOrder = await layer(config, {
+    ...tensors,
+    g_idx: i32(
+      Int32Array.from({ length: k }, (_, j) => Math.floor(j / span)),
+      [k],
+    ),
+  });
+  expect(inOrder.columns).toBeUndefined();
+  expect(values(inOrder)).toEqual(values(plain));
+  for (const wrong of [gIdx.map((g) => g + 1), gIdx.map((g) => g - 1), gIdx.map((g) => g & ~1), gIdx.subarray(1)])
+    await expect(layer(config, { ...tensors, g_idx: i32(Int32Array.from(wrong), [wrong.length]) })).rejects.toThrow(refuse("E_CONTAINER"));
   const ordered = await layer(config, { ...tensors, g_idx: i32(gIdx, [k]) });
   const got = values(ordered);
   for (let r = 0; r < n; r++)
@@ -164,6 +176,17 @@ test("compressed-tensors: FP8 by row, NVFP4, MXFP4", async () => {
     weight_scale: { dtype: "F32", shape: [n, 1], bytes: bytesOf(scales) },
   });
   expect(values(fp8)).toEqual(Array.from({ length: n * k }, (_, i) => f32(scales[Math.floor(i / k)] * 2 ** (i % 4))));
+  // one scale a tensor, a group, a tile of [2, 32]; and what is none of these
+  const scaled = (shape: number[]) =>
+    layer(compressed({ num_bits: 8, type: "float" }), {
+      weight: { dtype: "F8_E4M3", shape: [n, k], bytes: new Uint8Array(n * k).fill(0x38) },
+      weight_scale: { dtype: "F32", shape, bytes: bytesOf(Float32Array.from({ length: shape.reduce((a, b) => a * b) }, (_, i) => i + 1)) },
+    });
+  const at = (f: (r: number, j: number) => number) => Array.from({ length: n * k }, (_, i) => f(Math.floor(i / k), i % k));
+  expect(values(await scaled([1]))).toEqual(at(() => 1));
+  expect(values(await scaled([n, 4]))).toEqual(at((r, j) => r * 4 + Math.floor(j / 16) + 1));
+  expect(values(await scaled([2, 2]))).toEqual(at((r, j) => Math.floor(r / 2) * 2 + Math.floor(j / 32) + 1));
+  for (const shape of [[3, 2], [2, 3]]) await expect(scaled(shape)).rejects.toThrow(refuse("E_CONTAINER")); // prettier-ignore
   const q = integers(n * k, 16);
   const nibbles = Uint8Array.from({ length: (n * k) / 2 }, (_, i) => q[2 * i] | (q[2 * i + 1] << 4));
   const mx = await layer(compressed({ num_bits: 4, type: "float" }), {
@@ -324,6 +347,11 @@ test("a folder: config.json, layers beside plain tensors, and what is refused", 
   expect([...checkpoint.tensors.keys()].sort()).toEqual(["a.bias", "norm.weight"]);
   expect((await checkpoint.layers.get("a")!()).packed.shape).toEqual([8, 8]);
   await checkpoint.close();
+  // a file of another name, if it is the only one
+  renameSync(join(folder, "model.safetensors"), join(folder, "weights.safetensors"));
+  writeFileSync(join(folder, "a.txt"), "");
+  expect([...(await importCheckpoint(folder)).layers.keys()]).toEqual(["a"]);
+  renameSync(join(folder, "weights.safetensors"), join(folder, "model.safetensors"));
   write({ quantization_config: { quant_method: "gptq", bits: 8 } });
   await expect((await importCheckpoint(folder)).layers.get("a")!()).rejects.toThrow(refuse("E_CONTAINER"));
   write({ quantization_config: { quant_method: "gptq", bits: 5 } });

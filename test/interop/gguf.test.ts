@@ -128,6 +128,15 @@ test("metadata is inferred from values, with alignment", async () => {
   expect(file.alignment).toBe(128);
 });
 
+test("arrays of arrays are read as they were written", async () => {
+  const numbers = (...value: number[]) => ({ type: "array", of: "int32", value: Int32Array.from(value) }) as const;
+  const nested = { type: "array", of: "array", value: [numbers(1, 2), { type: "array", of: "array", value: [numbers(3)] }] } as const;
+  const bytes = await ggufBytes({ metadata: { nested, text: "behind it" }, tensors: {} });
+  const file = await readGguf(bytes);
+  expect(file.metadata.get("nested")).toEqual(nested);
+  expect(file.get("text")).toBe("behind it");
+});
+
 describe("what the writer refuses", () => {
   const w = tensor(Float32Array.of(1), [1]);
   test.each([

@@ -8,6 +8,7 @@ import fc from "fast-check";
 import { afterAll, describe, expect, test } from "vitest";
 import { npyBytes, npzBytes, parseNpy, readNpy, readNpz, writeNpy, writeNpz, type NpyInput } from "../../src/interop/index.ts";
 import { crc32 } from "../../src/interop/npy/zip.ts";
+import { contiguous, type NpyData } from "../../src/interop/npy/npy.ts";
 import { parseNpz } from "../../src/interop/npy/npz.ts";
 
 const folder = mkdtempSync(join(tmpdir(), "lowbit-npy-"));
@@ -78,6 +79,22 @@ describe("npy", () => {
     expect((await readNpy(new Blob([npyBytes({ data: Int8Array.of(3), shape: [1] })]))).dtype).toBe("int8");
   });
 
+  test("views in C order: their own data where they lie so, else a copy", () => {
+    const data = Float32Array.of(1, 2, 3, 4, 5, 6);
+    const view = (shape: number[], stride: number[], offset = 0) => contiguous<NpyData>({ dtype: "float32", shape, stride, offset, data });
+    expect(view([2, 3], [3, 1])).toBe(data);
+    // strides of axes of one element say nothing
+    expect(view([1, 6], [99, 1])).toBe(data);
+    expect(view([3, 2], [1, 3])).toEqual(Float32Array.of(1, 4, 2, 5, 3, 6));
+    expect(view([2, 2], [1, 2])).toEqual(Float32Array.of(1, 3, 2, 4));
+    expect(view([2, 2], [-1, -2], 5)).toEqual(Float32Array.of(6, 4, 5, 3));
+    expect(view([2], [1], 1)).toEqual(Float32Array.of(2, 3));
+    expect(view([4], [1])).toEqual(data.slice(0, 4));
+    expect(view([2, 2, 1], [3, 1, 7])).toEqual(Float32Array.of(1, 2, 4, 5));
+    const complex = contiguous<NpyData>({ dtype: "complex64", shape: [2], stride: [-1], offset: 2, data });
+    expect(complex).toEqual(Float32Array.of(5, 6, 3, 4));
+  });
+
   test("what is refused", () => {
     expect(() => npyBytes({ data: new Float32Array(5), shape: [2, 3] })).toThrow(expect.objectContaining({ code: "E_SHAPE" }));
     expect(() => npyBytes({ data: new Float32Array(5), shape: [2, 3], stride: [3, 1] })).toThrow(
@@ -92,9 +109,9 @@ describe("npy", () => {
 
 /**
  * An archive, entry by entry: method 8 is deflate; with `wide` sizes of 64 bits as numpy writes them, and the record of
- * zip64.
+ * zip64. `stamped`: versions, the flag of UTF-8 names, one disk and 1 January 1980, which readers do not look at.
  */
-function zip(files: Record<string, Uint8Array>, method: 0 | 8, wide: boolean): Buffer {
+function zip(files: Record<string, Uint8Array>, method: 0 | 8, wide: boolean, stamped = false): Buffer {
   const [parts, central]: Buffer[][] = [[], []];
   let at = 0;
   for (const [name, bytes] of Object.entries(files)) {
@@ -112,7 +129,9 @@ function zip(files: Record<string, Uint8Array>, method: 0 | 8, wide: boolean): B
     const common = (extra: Buffer): Buffer => {
       const b = Buffer.alloc(26);
       b.writeUInt16LE(wide ? 45 : 20, 0);
+      if (stamped) b.writeUInt16LE(0x800, 2);
       b.writeUInt16LE(method, 4);
+      if (stamped) b.writeUInt16LE(0x21, 8);
       b.writeUInt32LE(typeof nodeCrc === "function" ? nodeCrc(bytes) : crc32(bytes), 10);
       b.writeUInt32LE(wide ? 0xffffffff : data.length, 14);
       b.writeUInt32LE(wide ? 0xffffffff : bytes.length, 18);
@@ -122,8 +141,23 @@ function zip(files: Record<string, Uint8Array>, method: 0 | 8, wide: boolean): B
     };
     const rest = Buffer.alloc(14);
     rest.writeUInt32LE(wide ? 0xffffffff : at, 10);
-    central.push(Buffer.concat([Buffer.from("PK\x01\x02\x14\x00", "latin1"), common(sizes(true)), rest, Buffer.from(name), sizes(true)]));
-    const local = Buffer.concat([Buffer.from("PK\x03\x04", "latin1"), common(sizes(false)), Buffer.from(name), sizes(false), data]);
+    const made = wide && stamped ? 45 : 20;
+    central.push(
+      Buffer.concat([
+        Buffer.from(`PK\x01\x02${String.fromCharCode(made)}\x00`, "latin1"),
+        common(sizes(true)),
+        rest,
+        Buffer.from(name, stamped ? "latin1" : "utf8"),
+        sizes(true),
+      ]),
+    );
+    const local = Buffer.concat([
+      Buffer.from("PK\x03\x04", "latin1"),
+      common(sizes(false)),
+      Buffer.from(name, stamped ? "latin1" : "utf8"),
+      sizes(false),
+      data,
+    ]);
     parts.push(local);
     at += local.length;
   }
@@ -137,6 +171,8 @@ function zip(files: Record<string, Uint8Array>, method: 0 | 8, wide: boolean): B
   if (wide) {
     record.write("PK\x06\x06", 0, "latin1");
     record.writeBigUInt64LE(44n, 4);
+    if (stamped) for (const offset of [12, 14]) record.writeUInt16LE(45, offset);
+    if (stamped) record.writeUInt32LE(1, 72);
     for (const offset of [24, 32]) record.writeBigUInt64LE(BigInt(central.length), offset);
     record.writeBigUInt64LE(BigInt(directory.length), 40);
     record.writeBigUInt64LE(BigInt(at), 48);
@@ -176,6 +212,35 @@ describe("npz", () => {
     const source = { size: large.length, read: (at: number, n: number) => Promise.resolve(large.subarray(at, at + (read += n) * 0 + n)) };
     expect((await (await readNpz(source)).arrays.get("x")!()).data).toEqual(x);
     expect(read).toBeLessThan(70_000);
+  });
+
+  test.each([false, true])("what we write is such an archive, byte for byte: zip64 %s", async (wide) => {
+    const arrays = { x: { data: x, shape: [3, 100] }, é: { data: Int8Array.of(1, 2), shape: [2] } };
+    const entries = { "x.npy": npy("<f4", "(3, 100)", x), "é.npy": npy("|i1", "(2,)", Int8Array.of(1, 2)) };
+    // the builder counts names in UTF-16: give it the bytes of UTF-8
+    const latin = Object.fromEntries(Object.entries(entries).map(([name, data]) => [Buffer.from(name).toString("latin1"), data]));
+    const want = zip(latin, 0, wide, true);
+    expect(Buffer.from(await npzBytes(arrays, { zip64: wide })).toString("hex")).toBe(want.toString("hex"));
+  });
+
+  test("entries that are encrypted, or whose sizes reach past the file, are refused", async () => {
+    const bytes = zip({ "x.npy": npy("<f4", "(300,)", x) }, 0, false);
+    const central = bytes.indexOf("PK\x01\x02", 0, "latin1");
+    const changed = (offset: number, value: number, size = 2): Buffer => {
+      const copy = Buffer.from(bytes);
+      copy.writeUIntLE(value, central + offset, size);
+      return copy;
+    };
+    await expect(readNpz(changed(8, 1))).rejects.toThrow(damaged(/encrypted/));
+    // other flags are none of ours to mind: UTF-8 names, sizes behind the data
+    for (const flags of [2, 0x808]) expect([...(await readNpz(changed(8, flags))).arrays.keys()]).toEqual(["x"]);
+    for (const [offset, value] of [
+      [42, bytes.length - 29],
+      [20, bytes.length - 29],
+      [24, 2 ** 32 - 2],
+    ] as const)
+      // prettier-ignore
+      await expect(readNpz(changed(offset, value, 4))).rejects.toThrow(damaged(/x\.npy|room/));
   });
 
   test("without zlib, as in a browser", async () => {

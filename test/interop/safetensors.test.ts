@@ -98,6 +98,46 @@ test("shards by their index, from a folder and from given sources", async () => 
   await expect(writeSafetensors(join(folder, "a.safetensors"), { tensors: {} })).rejects.toThrow(refuse("E_EXISTS"));
 });
 
+test("rows: those of a matrix, of a vector, of a scalar; outside is refused", async () => {
+  const data = bytesOf(Float32Array.of(1, 2, 3, 4, 5, 6));
+  const opened = await readSafetensors(
+    file({ m: { dtype: "F32", shape: [3, 2], data_offsets: [0, 24] }, s: { dtype: "F32", shape: [], data_offsets: [24, 28] } }, bytesOf(Float32Array.of(1, 2, 3, 4, 5, 6, 7))),
+  ); // prettier-ignore
+  const [m, s] = [opened.tensors.get("m")!, opened.tensors.get("s")!];
+  expect([...(await m.values(1))]).toEqual([3, 4, 5, 6]);
+  expect([...(await m.values(undefined, 1))]).toEqual([1, 2]);
+  expect([...(await m.values(3, 0))]).toEqual([]);
+  expect(await m.bytes(1, 1)).toEqual(data.subarray(8, 16));
+  expect([...(await s.values(0, 1)), ...(await s.values())]).toEqual([7, 7]);
+  for (const [row, count] of [
+    [-1, 1],
+    [0.5, 1],
+    [2, 2],
+    [0, -1],
+    [0, 1.5],
+    [4, 0],
+  ])
+    // prettier-ignore
+    await expect(m.bytes(row, count)).rejects.toThrow(RangeError);
+  const odd = await readSafetensors(file({ w: { dtype: "F4", shape: [2, 3], data_offsets: [0, 3] } }, new Uint8Array(3)));
+  await expect(odd.tensors.get("w")!.bytes(0, 1)).rejects.toThrow(refuse("E_UNSUPPORTED"));
+  expect((await odd.tensors.get("w")!.bytes()).length).toBe(3);
+});
+
+test("a shard that is missing or damaged is named as what it is", async () => {
+  const index = (name: string) => writeFileSync(join(folder, "broken.safetensors.index.json"), JSON.stringify({ weight_map: { w: name } }));
+  const open = () => readSafetensors(join(folder, "broken.safetensors.index.json"));
+  index("gone.safetensors");
+  await expect(open()).rejects.toThrow(expect.objectContaining({ code: "E_CONTAINER", message: expect.stringMatching(/shard gone\.safetensors/) as string })); // prettier-ignore
+  writeFileSync(join(folder, "torn.safetensors"), file("{", new Uint8Array(4)));
+  index("torn.safetensors");
+  await expect(open()).rejects.toThrow(expect.objectContaining({ code: "E_CONTAINER", message: expect.stringMatching(/JSON in UTF-8/) as string })); // prettier-ignore
+  for (const name of ["../torn.safetensors", "..", "a\\b", "c:d", ""]) {
+    index(name);
+    await expect(open()).rejects.toThrow(expect.objectContaining({ code: "E_CONTAINER", message: expect.stringMatching(/beside the index/) as string })); // prettier-ignore
+  }
+});
+
 describe("refused", () => {
   const w = { dtype: "F32", shape: [1], data_offsets: [0, 4] };
   const four = new Uint8Array(4);
