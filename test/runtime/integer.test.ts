@@ -17,8 +17,13 @@ const types = [
 
 for (const [aName, aType, aLess] of types)
   for (const [bName, bType, bLess] of types)
-    for (const zeros of ["none", "one", "columns"] as const)
-      it(`multiplies ${aName} by ${bName}, zero points: ${zeros}`, async () => {
+    for (const [zeros, vector] of [
+      ["none", false],
+      ["one", false],
+      ["columns", false],
+      ["columns", true],
+    ] as const)
+      it(`multiplies ${aName}${vector ? " (a vector)" : ""} by ${bName}, zero points: ${zeros}`, async () => {
         const random = seededRandom(5);
         const [k, n] = [37, 21];
         const codes = (count: number, less: number, of: string): Uint8Array | Int8Array => {
@@ -36,14 +41,14 @@ for (const [aName, aType, aLess] of types)
           ModelProtoSchema,
           model(
             graph({
-              input: [value("a", aType, ["batch", "rows", k])],
-              output: [value("y", T.INT32, ["batch", "rows", n])],
+              input: [value("a", aType, vector ? [k] : ["batch", "rows", k])],
+              output: [value("y", T.INT32, vector ? [n] : ["batch", "rows", n])],
               initializer,
               node: [node("MatMulInteger", input, ["y"])],
             }),
           ),
         );
-        const feeds = { a: { type: aName, dims: [2, 3, k], data: codes(6 * k, aLess, aName) } };
+        const feeds = { a: { type: aName, dims: vector ? [k] : [2, 3, k], data: codes(vector ? k : 6 * k, aLess, aName) } };
         const sessions = await Promise.all([loadModel(bytes), loadModel(bytes, { backend: "reference" })]);
         const [kernel, loops] = await Promise.all(sessions.map((session) => session.run(feeds)));
         expect(kernel).toEqual(loops);

@@ -219,8 +219,7 @@ function emitConv(m: Machine, unit: ConvUnit, x: Value, zero: Value | undefined,
 
 /** The product of rows of codes x less their zero point: [.., k] to [.., n]. @throws LowbitError E_SHAPE */
 function emitProduct(m: Machine, { matrix, plans }: ProductUnit, x: Value, zero: Value | undefined, node: NodeProto, sums: Sums): Slot {
-  if (x.dims.at(-1) !== matrix.k || x.dims.length < 2)
-    throw fail(node, `[.., ${matrix.k}] of int8 or uint8`, `${x.type} [${x.dims.join(", ")}]`);
+  if (x.dims.at(-1) !== matrix.k) throw fail(node, `[.., ${matrix.k}] of int8 or uint8`, `${x.type} [${x.dims.join(", ")}]`);
   const y = m.slot([...x.dims.slice(0, -1), matrix.n], sums.finished.to);
   if (y.data.length === 0) return y;
   const rows = y.data.length / matrix.n;

@@ -9,7 +9,7 @@ import type { Value } from "../value.ts";
 import { floatData, floats } from "../value.ts";
 import { broadcastDims, broadcastIndex } from "./elementwise.ts";
 import type { Inputs, Operator, Operators, PrepareContext } from "./operator.ts";
-import { fail, need, product } from "./operator.ts";
+import { fail, need } from "./operator.ts";
 
 export const bytesOf = (data: ArrayBufferView): Uint8Array => new Uint8Array(data.buffer, data.byteOffset, data.byteLength);
 
@@ -48,24 +48,39 @@ export function runLayer(layer: SyncLayer, x: Value, bias: Value | undefined, no
   return out;
 }
 
-/** [.., m, k] x [.., k, n], with vectors as numpy has them. */
+/** Sizes of [.., m, k] x [.., k, n], with vectors as numpy has them. */
+export interface ProductDims {
+  readonly m: number;
+  readonly k: number;
+  readonly n: number;
+  /** Of the result. */
+  readonly dims: number[];
+  /** The matrix of each operand that the results' matrices are made of, one after the other. */
+  readonly ia: ArrayLike<number>;
+  readonly ib: ArrayLike<number>;
+}
+
+/** @throws LowbitError E_SHAPE */
+export function productDims(a: readonly number[], b: readonly number[], node: NodeProto): ProductDims {
+  const da = a.length === 1 ? [1, ...a] : a;
+  const db = b.length === 1 ? [...b, 1] : b;
+  const [m, k] = da.slice(-2);
+  const [kb, n] = db.slice(-2);
+  const batch = da.length < 2 || db.length < 2 ? null : broadcastDims(da.slice(0, -2), db.slice(0, -2));
+  if (batch === null || k !== kb) throw fail(node, "shapes that multiply", `[${a.join(", ")}] and [${b.join(", ")}]`);
+  const [ia, ib] = [da, db].map((dims) => broadcastIndex(dims.slice(0, -2), batch));
+  return { m, k, n, ia, ib, dims: [...batch, ...(a.length === 1 ? [] : [m]), ...(b.length === 1 ? [] : [n])] };
+}
+
 function matmul(inputs: Inputs, node: NodeProto): Value {
   const a = need(inputs, 0, node);
   const b = need(inputs, 1, node);
   const x = floatData(a, node.opType);
   const y = floatData(b, node.opType);
-  const da = a.dims.length === 1 ? [1, ...a.dims] : a.dims;
-  const db = b.dims.length === 1 ? [...b.dims, 1] : b.dims;
-  const [m, k] = da.slice(-2);
-  const [kb, n] = db.slice(-2);
-  const batch = broadcastDims(da.slice(0, -2), db.slice(0, -2));
-  if (batch === null || k !== kb) throw fail(node, "shapes that multiply", `[${a.dims.join(", ")}] and [${b.dims.join(", ")}]`);
-  const ia = broadcastIndex(da.slice(0, -2), batch);
-  const ib = broadcastIndex(db.slice(0, -2), batch);
-  const dims = [...batch, ...(a.dims.length === 1 ? [] : [m]), ...(b.dims.length === 1 ? [] : [n])];
+  const { m, k, n, ia, ib, dims } = productDims(a.dims, b.dims, node);
   const out = floats(dims);
   const row = new Float64Array(n);
-  for (let c = 0; c < product(batch); c++)
+  for (let c = 0; c < ia.length; c++)
     for (let i = 0; i < m; i++) {
       row.fill(0);
       for (let j = 0; j < k; j++) {

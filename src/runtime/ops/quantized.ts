@@ -6,10 +6,11 @@ import { TensorProto_DataType as T } from "../../onnx/file/gen/onnx_pb.ts";
 import type { ElementType, NumberArray, Value } from "../value.ts";
 import { elementType, empty, floatData, floats } from "../value.ts";
 import { conv, plain } from "./conv.ts";
-import { broadcastDims, broadcastIndex, elementwise } from "./elementwise.ts";
+import { elementwise } from "./elementwise.ts";
 import { prepareConv, prepareProduct } from "./integer.ts";
 import type { Inputs, Operators } from "./operator.ts";
 import { axisOf, fail, need, product } from "./operator.ts";
+import { productDims } from "./product.ts";
 import { dynamicScale, round } from "../../backends/range.ts";
 
 /** 1.5 * 2^52: adding it rounds a double to an integer. */
@@ -126,20 +127,14 @@ const zeroOf = (value: Value | undefined, node: NodeProto): number => {
 function matMulInteger(inputs: Inputs, node: NodeProto): Value {
   const a = need(inputs, 0, node);
   const b = need(inputs, 1, node);
-  if (a.dims.length < 2 || b.dims.length < 2) throw fail(node, "matrices", `[${a.dims.join(", ")}] and [${b.dims.join(", ")}]`);
-  const [m, k] = a.dims.slice(-2);
-  const [kb, n] = b.dims.slice(-2);
-  const batch = broadcastDims(a.dims.slice(0, -2), b.dims.slice(0, -2));
-  if (batch === null || k !== kb) throw fail(node, "shapes that multiply", `[${a.dims.join(", ")}] and [${b.dims.join(", ")}]`);
-  const ia = broadcastIndex(a.dims.slice(0, -2), batch);
-  const ib = broadcastIndex(b.dims.slice(0, -2), batch);
+  const { m, k, n, ia, ib, dims } = productDims(a.dims, b.dims, node);
   const za = zeroOf(inputs[2], node);
   const columns = inputs[3] !== undefined && inputs[3].data.length > 1 ? (inputs[3].data as NumberArray) : null;
   if (columns !== null && columns.length !== n) throw fail(node, `${n} zero points of B`, String(columns.length));
   const zb = columns === null ? zeroOf(inputs[3], node) : 0;
   const x = a.data as NumberArray;
   const y = b.data as NumberArray;
-  const out = empty("int32", [...batch, m, n]);
+  const out = empty("int32", dims);
   const to = out.data as Int32Array;
   for (let c = 0; c < ia.length; c++)
     for (let i = 0; i < m; i++)
