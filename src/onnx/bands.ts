@@ -43,7 +43,8 @@ function tensorPart(model: OnnxModel, tensor: TensorProto): Payload | undefined 
   return payload !== undefined && FIXED.has(payload.field) ? payload : undefined;
 }
 
-const payloadOf = (model: OnnxModel, { source }: ConstantView): Payload | undefined =>
+/** The bytes of a constant that can be read in parts: in fixed widths, one value after the other. */
+export const storedPayload = (model: OnnxModel, { source }: ConstantView): Payload | undefined =>
   source.kind === "stored" ? tensorPart(model, source.tensor) : undefined;
 
 /** Bytes into float32 values. */
@@ -81,7 +82,7 @@ function storedValues(type: number, payload: Payload): Stored {
 export function bandReason(model: OnnxModel, layer: Layer, matrix: LayerMatrix): string | undefined {
   const { weight } = layer;
   if (weight === null || !isLarge(weight)) return undefined;
-  if (payloadOf(model, weight) === undefined)
+  if (storedPayload(model, weight) === undefined)
     return weight.source.kind === "stored"
       ? "the weight passes 2 GiB and is not stored as raw or external data"
       : `the weight passes 2 GiB and is not stored as it is read (${weight.via?.opType ?? "sparse"})`;
@@ -92,7 +93,7 @@ export function bandReason(model: OnnxModel, layer: Layer, matrix: LayerMatrix):
 
 /** Visits all numbers of a constant, in the order in which they are stored: all at once, or of a large one in parts. */
 export function forValues(model: OnnxModel, constant: ConstantView, visit: (values: Float32Array) => void): void {
-  const payload = isLarge(constant) ? payloadOf(model, constant) : undefined;
+  const payload = isLarge(constant) ? storedPayload(model, constant) : undefined;
   if (payload === undefined) visit(constantView(model, constant).data);
   else inParts(constant.tensor.dataType, payload, visit);
 }
@@ -125,7 +126,7 @@ export function findValue(model: OnnxModel, constant: ConstantView, wanted: (val
 export function layerBands(model: OnnxModel, layer: Layer, matrix: LayerMatrix, bytes: number = BANDS.bytes): BandSource {
   const weight = layer.weight!;
   const { rows, k, shape, factor, rowOffsets, columnOffsets } = matrix;
-  const { read } = storedValues(weight.tensor.dataType, payloadOf(model, weight)!);
+  const { read } = storedValues(weight.tensor.dataType, storedPayload(model, weight)!);
   const bandRows = Math.min(rows, Math.max(16, Math.floor(bytes / 4 / k / 16) * 16));
   const data = new Float32Array(bandRows * k);
   const inRows = commonStride(columnOffsets) === 1;

@@ -1,15 +1,15 @@
 // convertModel: a model in memory, quantized in place. Passes first; then every layer is decided (choose.ts), its
 // weight quantized (weights.ts, decide.ts) and written (targets); then floats become float16 where the dtype asks for
 // it.
-import type { Format, PackedTensor } from "../../formats/core/types.ts";
+import type { Format } from "../../formats/core/types.ts";
 import { calibrateModel, readFeeds } from "./calibrate/index.ts";
+import { weightsAhead } from "./ahead.ts";
 import { decider, type Decision } from "./choose.ts";
 import { decideInto } from "./decide.ts";
 import { applyPasses, type LayerCalibration } from "./passes/index.ts";
 import { modelLayers, readBias, writeBias } from "./primitives.ts";
 import { dequantizeWeights } from "./dequantize/index.ts";
 import { dtypeRow } from "./dtypes.ts";
-import { checkAborted, pause } from "./file/files.ts";
 import type { NodeProto } from "./file/gen/onnx_pb.ts";
 import type { OnnxModel } from "./file/model.ts";
 import {
@@ -31,8 +31,9 @@ import { checkOptions } from "./options.ts";
 import { nameFilter } from "./patterns.ts";
 import { convertFp16 } from "./targets/fp16.ts";
 import type { TargetContext } from "./targets/target.ts";
-import { decibels, layerWeights, type LayerQuantizer } from "./weights.ts";
-import { ShardMade, memoryStore, type DecidedWeight, type WeightStore } from "./journal/store.ts";
+import { layerWeights, type LayerQuantizer, type Rounding } from "./weights.ts";
+import { writeLayers } from "./write-layers.ts";
+import { memoryStore, type DecidedWeight, type WeightStore } from "./journal/store.ts";
 
 /** Layers and notes of a conversion; the model has been changed in place. */
 export interface ConvertResult {
@@ -256,102 +257,45 @@ async function convertLayers(
 ): Promise<LayerReport[]> {
   const found = findLayers(scopes, model);
   const early: Early = new Map();
-  const context = newContext(model, scopes, options, notes, (layer) => (decide.of(layer) as Decision).format, early);
+  const decisionOf = (layer: Layer): Decision => decide.of(layer) as Decision;
+  const context = newContext(model, scopes, options, notes, (layer) => decisionOf(layer).format, early);
   const decide = decider(context, found);
   const todo = found.filter((layer) => typeof decide.of(layer) !== "string");
   const late = decide.targets().map((target) => ({
     target,
     reason: target.prepare?.(
-      todo.filter((layer) => (decide.of(layer) as Decision).target === target),
+      todo.filter((layer) => decisionOf(layer).target === target),
       context,
     ),
   }));
-  store.begin(model, todo, (layer) =>
-    isDecided(decide.of(layer) as Decision) ? `${layer.scope.path} ${activationOf(layer)}` : (layer.weight?.source ?? layer),
-  );
-  const decided = await algorithmWeights(model, todo, (layer) => decide.of(layer) as Decision, options, notes, store);
-  const weights = layerWeights(model, todo, store);
-  const progress = startProgress(todo, options);
-  const replaced = new Map<NodeProto, NodeProto[]>();
-  const unused = new Set<string>();
-  const owners = new Map<string, string>();
-  const reports: LayerReport[] = [];
-  for (const layer of found) {
-    const base = {
-      name: layer.name,
-      opType: layer.node.opType,
-      weight: layer.weight?.name ?? "",
-      shape: layer.shape,
-      bytesBefore: layer.bytes,
-    };
+  const reasonOf = (layer: Layer): string | undefined => {
     const decision = decide.of(layer);
-    const reason = typeof decision === "string" ? decision : late.find(({ target }) => target === decision.target)?.reason?.(layer);
-    if (typeof decision === "string" || reason !== undefined) {
-      reports.push({ ...base, format: null, bytesAfter: layer.bytes, sqnrDb: null, reason: reason! });
-      continue;
-    }
-    if (!store.takes(layer)) continue;
-    await progress.next(layer);
-    const { target, format } = decision;
-    const flat = target.isFlat?.(layer, format) ?? false;
-    const own = decided.has(layer) ? store.get(layer) : undefined;
-    const measured: DecidedWeight = own ?? weights.quantize(layer, format, nearestOf(decision, options), flat);
-    if (store.partial) {
-      reports.push({ ...base, ...reportOf(measured, target.name), bytesAfter: packedBytes(measured.packed) });
-      continue;
-    }
-    const before = [...layer.node.input];
-    const written = target.write(layer, measured.packed, context);
-    if (written.nodes !== null) replaced.set(layer.node, written.nodes);
-    for (const name of before) unused.add(name);
-    unused.add(layer.weight!.name);
-    const owner = owners.get(written.codes);
-    if (owner === undefined) owners.set(written.codes, layer.name);
-    reports.push({
-      ...base,
-      ...reportOf(measured, target.name),
-      bytesAfter: written.bytes,
-      ...(owner === undefined ? {} : { sharedWith: owner }),
-    });
-  }
-  if (store.partial) throw new ShardMade(reports);
-  for (const target of decide.targets()) target.finish?.(context);
-  replaceNodes(scopes, replaced, early);
-  tidy(context, unused);
-  progress.end();
-  return reports;
-}
-
-/** What a report says of a weight, wherever it is written. */
-function reportOf({ packed, signal, noise, outputSqnr }: DecidedWeight, target: string) {
-  return {
-    format: packed.format.name,
-    target,
-    algorithm: String(packed.recipe.algorithm),
-    sqnrDb: decibels(signal, noise),
-    ...(outputSqnr === undefined ? {} : { outputSqnrDb: outputSqnr }),
+    return typeof decision === "string" ? decision : late.find(({ target }) => target === decision.target)?.reason?.(layer);
   };
-}
-
-/** Bytes of codes, scales and zero points. */
-const packedBytes = ({ codes, scales, superScales, offsets }: PackedTensor): number =>
-  [codes, scales, superScales, offsets].reduce((sum, plane) => sum + (plane?.length ?? 0), 0);
-
-function startProgress(todo: readonly Layer[], options: QuantizeOptions) {
+  store.begin(model, todo, (layer) =>
+    isDecided(decisionOf(layer)) ? `${layer.scope.path} ${activationOf(layer)}` : (layer.weight?.source ?? layer),
+  );
+  const decided = await algorithmWeights(model, todo, decisionOf, options, notes, store);
+  const roundingOf = (layer: Layer): Rounding => {
+    const { target, format } = decisionOf(layer);
+    return { layer, format, quantizer: nearestOf(decisionOf(layer), options), flat: target.isFlat?.(layer, format) ?? false };
+  };
+  const weights = layerWeights(model, todo, store);
+  const rounded = todo.filter((layer) => !decided.has(layer) && !store.has(layer) && store.takes(layer) && reasonOf(layer) === undefined);
+  const ahead = weightsAhead(model, rounded.map(roundingOf));
+  const weightOf = async (layer: Layer): Promise<DecidedWeight> =>
+    (decided.has(layer) ? store.get(layer) : undefined) ?? weights.quantize(roundingOf(layer), await ahead?.take(layer));
   const total = todo.reduce((sum, layer) => sum + layer.bytes, 0);
-  let done = 0;
-  let seen = 0;
-  let last = 0;
-  return {
-    async next(layer: Layer): Promise<void> {
-      done += last;
-      last = layer.bytes;
-      options.onProgress?.({ done, total, layer: layer.name });
-      if (seen++ === 0 || layer.bytes > 1 << 16) await pause();
-      checkAborted(options.signal);
-    },
-    end: (): void => options.onProgress?.({ done: total, total, layer: "" }),
-  };
+  try {
+    const written = await writeLayers(found, { context, total, store, reasonOf, targetOf: (layer) => decisionOf(layer).target, weightOf });
+    for (const target of decide.targets()) target.finish?.(context);
+    replaceNodes(scopes, written.replaced, early);
+    tidy(context, written.unused);
+    options.onProgress?.({ done: total, total, layer: "" });
+    return written.reports;
+  } finally {
+    await ahead?.close();
+  }
 }
 
 export function replaceNodes(scopes: readonly Scope[], replaced: ReadonlyMap<NodeProto, NodeProto[]>, early: Early): void {

@@ -35,7 +35,7 @@ import { openRunLog, spillStore, type Run } from "./journal/runs.ts";
 import { ShardMade, type WeightStore } from "./journal/store.ts";
 
 /** New tensors stay in memory up to this many bytes, then go to a temporary file beside the output. */
-const MEMORY_BUDGET = 96 << 20;
+const MEMORY_BUDGET = 64 << 20;
 
 /** From here on the packed weights of a model are not held in memory either. */
 const LARGE_MODEL = 2 ** 30;

@@ -110,6 +110,15 @@ export function largeReason(model: OnnxModel, layer: Layer, format: Format): str
 /** What quantizes one layer: options of `quantize` (round to nearest), or a quantizer. */
 export type LayerQuantizer = TensorOptions | WeightQuantizer;
 
+/** What a layer's weight becomes. */
+export interface Rounding {
+  readonly layer: Layer;
+  readonly format: Format;
+  readonly quantizer: LayerQuantizer;
+  /** As one row of all its values, blocks going on from row to row. */
+  readonly flat: boolean;
+}
+
 /** The error for a weight that holds NaN or an infinity. */
 function notFinite(layer: Layer, values: Float32Array, cause: LowbitError): LowbitError {
   const at = values.findIndex((value) => !Number.isFinite(value));
@@ -149,8 +158,11 @@ const contiguous = (shape: readonly number[]) => ({
 
 /** Quantizes layers, each distinct weight once. */
 export interface LayerWeights {
-  /** @throws LowbitError E_VALUE where the weight is not finite, naming the layer */
-  quantize(layer: Layer, format: Format, quantizer: LayerQuantizer, flat?: boolean): Measured;
+  /**
+   * @param given the same weight as threads made it
+   * @throws LowbitError E_VALUE where the weight is not finite, naming the layer
+   */
+  quantize(rounding: Rounding, given?: Measured): Measured;
 }
 
 /**
@@ -164,7 +176,7 @@ export function layerWeights(model: OnnxModel, layers: readonly Layer[], store?:
   const scratch: Scratch = { bytes: new Uint8Array(0) };
   const made = new Map<ConstantView["source"], { key: string; quantizer: LayerQuantizer; measured: Measured }[]>();
   return {
-    quantize(layer, format, quantizer, flat = false) {
+    quantize({ layer, format, quantizer, flat }, given) {
       const matrix = layerMatrix(layer);
       if (typeof matrix === "string") throw new LowbitError("E_UNSUPPORTED", `layer ${layer.name}: ${matrix}.`);
       const { source, dataType } = layer.weight!;
@@ -183,9 +195,11 @@ export function layerWeights(model: OnnxModel, layers: readonly Layer[], store?:
         known.push({ key, quantizer, measured: stored });
         return stored;
       }
-      const measured = isLarge(layer.weight!)
-        ? quantizeLarge(model, layer, matrix, format, quantizer, flat)
-        : quantizeWhole(layer, matrixTensor(model, layer, matrix, scratch, flat), format, quantizer);
+      const make = (): Measured =>
+        isLarge(layer.weight!)
+          ? quantizeLarge(model, layer, matrix, format, quantizer, flat)
+          : quantizeWhole(layer, matrixTensor(model, layer, matrix, scratch, flat), format, quantizer);
+      const measured = given ?? make();
       known.push({ key, quantizer, measured });
       if (store?.keepsAll) store.put(layer, measured);
       return measured;

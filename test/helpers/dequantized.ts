@@ -33,7 +33,7 @@ export async function dequantizedModel(proto: ModelProto, options: QuantizeBytes
     const decision = decide.of(layer);
     if (typeof decision === "string") return [];
     const flat = decision.target.isFlat?.(layer, decision.format) ?? false;
-    const { packed } = weights.quantize(layer, decision.format, nearestOf(decision, options), flat);
+    const { packed } = weights.quantize({ layer, format: decision.format, quantizer: nearestOf(decision, options), flat });
     const { factor } = gemmAlpha(layer.node);
     return [{ name: layer.name, values: dequantize(packed).map((v) => v / factor) }];
   });

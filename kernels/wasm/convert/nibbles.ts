@@ -34,6 +34,11 @@ export interface NibbleTile {
   /** The least and largest value of each column, zero included. */
   ranges(count: number, width: number): void;
   /**
+   * Scales, zero points and reciprocals of the extremes found. "plain": `encode` can follow; "fine": a reciprocal is
+   * more than 2^126; "wide": a code might stand for a value that is not finite.
+   */
+  scales(width: number, symmetric: boolean): "plain" | "fine" | "wide";
+  /**
    * Reciprocals of at most 2^126. Codes of an even count of values, from byte `at` of every column on; all bits of
    * `flip` are flipped.
    */
@@ -52,7 +57,12 @@ function overColumns(f: FunctionBuilder, width: Local, body: (at: Local) => void
   });
 }
 
-function moduleBytes(): Uint8Array<ArrayBuffer> {
+/** What `scales` answers, as bits: a reciprocal that `encode` cannot take, a scale from 2^123 on (or NaN). */
+const FINE = 1;
+const WIDE = 2;
+
+/** The module: it imports a memory "m"."m". */
+export function nibbleModule(): Uint8Array<ArrayBuffer> {
   const m = new ModuleBuilder();
 
   // float bits rotated left by one order by magnitude as unsigned words, the negative one of two equal above
@@ -101,6 +111,41 @@ function moduleBytes(): Uint8Array<ArrayBuffer> {
       f.store("v128.store", f.op("i32.add", lows, at), 0, key(low));
       f.store("v128.store", f.op("i32.add", highs, at), 0, key(high));
     });
+  });
+
+  // symmetric: scale = extreme / -8; else (high - low) / 15 and the zero point round(0 - low / scale), halves up
+  m.func("scales", ["i32", "i32", "i32", "i32", "i32", "i32", "i32"], ["i32"], (f) => {
+    const [lows, highs, width, symmetric, scales, reciprocals, zeros] = [0, 1, 2, 3, 4, 5, 6].map((i) => f.param(i));
+    const [s, low, r, fine, wide] = f.locals("v128", 5);
+    const beside = (base: Local, at: Local): Emit => f.op("i32.add", base, at);
+    const nonZero = (v: Emit): Emit => f.op("v128.and", v, f.op("f32x4.ne", s, f.v128i32(0)));
+    const outside = (v: Local, limit: number): Emit => f.op("v128.not", f.op("f32x4.lt", f.op("f32x4.abs", v), f.v128f32(limit)));
+    overColumns(f, width, (at) => {
+      f.set(low, f.load("v128.load", beside(lows, at)));
+      f.if(
+        symmetric,
+        () => {
+          f.set(s, f.op("f32x4.div", low, f.v128f32(-8)));
+          f.store("v128.store", beside(zeros, at), 0, f.v128f32(8));
+        },
+        () => {
+          f.set(s, f.op("f32x4.div", f.op("f32x4.sub", f.load("v128.load", beside(highs, at)), low), f.v128f32(15)));
+          f.set(r, nonZero(f.op("f32x4.sub", f.v128i32(0), f.op("f32x4.div", low, s))));
+          // 2 z is exact; (trunc(2 z) + 1) >> 1 rounds halves up
+          f.set(r, f.op("i32x4.trunc_sat_f32x4_s", f.op("f32x4.add", r, r)));
+          f.set(r, f.op("i32x4.shr_u", f.op("i32x4.add", r, f.v128i32(1)), f.i32(1)));
+          f.store("v128.store", beside(zeros, at), 0, f.op("f32x4.convert_i32x4_s", f.op("i32x4.min_s", r, f.v128i32(15))));
+        },
+      );
+      f.set(r, nonZero(f.op("f32x4.div", f.v128f32(1), s)));
+      f.store("v128.store", beside(scales, at), 0, s);
+      f.store("v128.store", beside(reciprocals, at), 0, r);
+      // not above 2^126: below the next float32
+      f.set(fine, f.op("v128.or", fine, outside(r, 2 ** 126 * (1 + 2 ** -23))));
+      f.set(wide, f.op("v128.or", wide, outside(s, 2 ** 123)));
+    });
+    const any = (v: Local, bit: number): Emit => f.op("i32.mul", f.op("v128.any_true", v), f.i32(bit));
+    f.run(f.op("i32.or", any(fine, FINE), any(wide, WIDE)));
   });
 
   m.func("encode", ["i32", "i32", "i32", "i32", "i32", "i32", "i32", "i32", "i32", "i32", "i32"], [], (f) => {
@@ -231,7 +276,7 @@ let built: Built | null | undefined;
 
 function build(): Built | null {
   if (engine === undefined) return null;
-  const bytes = moduleBytes();
+  const bytes = nibbleModule();
   if (!engine.validate(bytes)) return null;
   try {
     const memory = new engine.Memory({ initial: 1, maximum: 65536 });
@@ -310,6 +355,10 @@ export function nibbleTile(k: number, blockSize: number, inRows: boolean): Nibbl
     },
     extremes: (count, columns) => void run.extremes(staged, stride, count, columns, lows),
     ranges: (count, columns) => void run.ranges(staged, stride, count, columns, lows, highs),
+    scales(columns, symmetric) {
+      const found = run.scales(lows, highs, columns, symmetric ? 1 : 0, scales, reciprocals, zeros) as number;
+      return found === 0 ? "plain" : found === FINE ? "fine" : "wide";
+    },
     encode: (count, columns, at, flip) =>
       void run.encode(staged, stride, count, columns, scales, reciprocals, zeros, sums, codes + at, rowStride, flip),
   };

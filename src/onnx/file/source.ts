@@ -12,6 +12,8 @@ export interface ByteSource {
   /** What the bytes are, for messages: a path, or "bytes". */
   readonly label: string;
   read(offset: number, length: number, into?: Uint8Array): Uint8Array;
+  /** Of a file that stays open: its descriptor, for threads that read at places of their own. */
+  readonly fd?: number;
 }
 
 /**

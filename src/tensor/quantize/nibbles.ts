@@ -115,14 +115,11 @@ export function quantizeNibbles(
       const from = base + b * blockSize * strideK;
       const count = Math.min(blockSize, k - b * blockSize);
       simd?.stage(values, from, strideK, strideN, count, width, b === 0);
+      let fits: ReturnType<NibbleTile["scales"]> = "plain";
       if (simd !== null) {
-        if (symmetric) {
-          simd.extremes(count, width);
-          for (let j = 0; j < width; j++) scale[j] = low[j] / -8;
-        } else {
-          simd.ranges(count, width);
-          for (let j = 0; j < width; j++) scale[j] = fround(high[j] - low[j]) / 15;
-        }
+        if (symmetric) simd.extremes(count, width);
+        else simd.ranges(count, width);
+        fits = simd.scales(width, symmetric);
       } else if (symmetric) {
         lowKeys.fill(-0x80000000);
         let i = 0;
@@ -144,21 +141,23 @@ export function quantizeNibbles(
           scale[j] = fround(high[j] - low[j]) / 15;
         }
       }
-      if (zeroPoints !== null) zeroPointsOf(low, scale, width, zero);
+      if (simd === null && zeroPoints !== null) zeroPointsOf(low, scale, width, zero);
       if (narrow !== null) {
         // Codes are found with the scale as it is stored, zero points with the scale before.
         encodeArray(level.format, scale, narrow, { overflow: "saturate" });
         for (let j = 0; j < width; j++) scale[j] = level.format.decode(narrow[j]);
       }
-      let plain = true;
+      let plain = fits === "plain";
+      if (fits === "wide" && narrow === null) return null;
       for (let j = 0; j < width; j++) {
         const s = scale[j];
+        scales[(n0 + j) * blocks + b] = s;
+        if (zeroPoints !== null) zeroPoints[(n0 + j) * zeroBytes + (b >> 1)] |= zero[j] << ((b & 1) * 4);
+        if (simd !== null && narrow === null) continue;
         if (!(Math.abs(s) < LARGEST_SCALE)) return null;
         reciprocal[j] = s === 0 ? 0 : 1 / s;
         if (!(Math.abs(reciprocal[j]) <= largest)) plain = false;
-        scales[(n0 + j) * blocks + b] = s;
         if (zeroPoints === null) zero[j] = 8;
-        else zeroPoints[(n0 + j) * zeroBytes + (b >> 1)] |= zero[j] << ((b & 1) * 4);
         if (narrow !== null && !inRange(low[j], symmetric ? -low[j] : high[j], reciprocal[j], zero[j])) plain = false;
       }
       if (simd !== null && plain) {

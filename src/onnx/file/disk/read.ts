@@ -31,6 +31,7 @@ function fileSource(fd: number, size: number, path: string): ByteSource {
   return {
     size,
     label: path,
+    fd,
     read(offset, length, into) {
       // Memory of its own, so that views of it are aligned and freed together.
       const bytes = into !== undefined && into.length >= length ? into : Buffer.allocUnsafeSlow(length);

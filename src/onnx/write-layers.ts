@@ -1,0 +1,105 @@
+// The loop that writes a model's layers: each weight, as it is made, into its target's nodes, and what a report says of
+// it. What layers become, and how their weights are made: convert.ts.
+import type { PackedTensor } from "../../formats/core/types.ts";
+import { checkAborted, pause } from "./file/files.ts";
+import type { NodeProto } from "./file/gen/onnx_pb.ts";
+import { ShardMade, type DecidedWeight, type WeightStore } from "./journal/store.ts";
+import type { Layer } from "./layers.ts";
+import type { LayerReport, QuantizeOptions } from "./options.ts";
+import type { Target, TargetContext } from "./targets/target.ts";
+import { decibels } from "./weights.ts";
+
+export interface Writing {
+  readonly context: TargetContext;
+  /** Bytes of all layers that are written, for progress. */
+  readonly total: number;
+  readonly store: WeightStore;
+  /** Why a layer stays; undefined: it is written. */
+  readonly reasonOf: (layer: Layer) => string | undefined;
+  readonly targetOf: (layer: Layer) => Target;
+  readonly weightOf: (layer: Layer) => Promise<DecidedWeight>;
+}
+
+export interface WrittenLayers {
+  readonly reports: LayerReport[];
+  /** Nodes by those that take their place. */
+  readonly replaced: Map<NodeProto, NodeProto[]>;
+  /** Names of values that may have lost their last reader. */
+  readonly unused: Set<string>;
+}
+
+/** @throws ShardMade, once the weights of a shard are made; LowbitError E_ABORTED */
+export async function writeLayers(found: readonly Layer[], writing: Writing): Promise<WrittenLayers> {
+  const { context, store, reasonOf, targetOf, weightOf } = writing;
+  const progress = startProgress(writing.total, context.options);
+  const replaced = new Map<NodeProto, NodeProto[]>();
+  const unused = new Set<string>();
+  const owners = new Map<string, string>();
+  const reports: LayerReport[] = [];
+  for (const layer of found) {
+    const base = {
+      name: layer.name,
+      opType: layer.node.opType,
+      weight: layer.weight?.name ?? "",
+      shape: layer.shape,
+      bytesBefore: layer.bytes,
+    };
+    const reason = reasonOf(layer);
+    if (reason !== undefined) {
+      reports.push({ ...base, format: null, bytesAfter: layer.bytes, sqnrDb: null, reason });
+      continue;
+    }
+    if (!store.takes(layer)) continue;
+    await progress(layer);
+    const target = targetOf(layer);
+    const measured = await weightOf(layer);
+    if (store.partial) {
+      reports.push({ ...base, ...reportOf(measured, target.name), bytesAfter: packedBytes(measured.packed) });
+      continue;
+    }
+    const before = [...layer.node.input];
+    const written = target.write(layer, measured.packed, context);
+    if (written.nodes !== null) replaced.set(layer.node, written.nodes);
+    for (const name of before) unused.add(name);
+    unused.add(layer.weight!.name);
+    const owner = owners.get(written.codes);
+    if (owner === undefined) owners.set(written.codes, layer.name);
+    reports.push({
+      ...base,
+      ...reportOf(measured, target.name),
+      bytesAfter: written.bytes,
+      ...(owner === undefined ? {} : { sharedWith: owner }),
+    });
+  }
+  if (store.partial) throw new ShardMade(reports);
+  return { reports, replaced, unused };
+}
+
+/** What a report says of a weight, wherever it is written. */
+function reportOf({ packed, signal, noise, outputSqnr }: DecidedWeight, target: string) {
+  return {
+    format: packed.format.name,
+    target,
+    algorithm: String(packed.recipe.algorithm),
+    sqnrDb: decibels(signal, noise),
+    ...(outputSqnr === undefined ? {} : { outputSqnrDb: outputSqnr }),
+  };
+}
+
+/** Bytes of codes, scales and zero points. */
+const packedBytes = ({ codes, scales, superScales, offsets }: PackedTensor): number =>
+  [codes, scales, superScales, offsets].reduce((sum, plane) => sum + (plane?.length ?? 0), 0);
+
+/** To be called before each layer. */
+function startProgress(total: number, options: QuantizeOptions): (layer: Layer) => Promise<void> {
+  let done = 0;
+  let seen = 0;
+  let last = 0;
+  return async (layer) => {
+    done += last;
+    last = layer.bytes;
+    options.onProgress?.({ done, total, layer: layer.name });
+    if (seen++ === 0 || layer.bytes > 1 << 16) await pause();
+    checkAborted(options.signal);
+  };
+}
