@@ -10,6 +10,7 @@
 //                           A killed run leaves the old pair or the new one; the next run finishes the three steps.
 // The journal in S says which of the two was under way. Where the file system has no hard links, step 2 moves the data:
 // between 2 and 3 the model does not load, but never with wrong data.
+import type { BigIntStats } from "node:fs";
 import { LowbitError, isLowbitError } from "../../formats/core/errors.ts";
 import { codeOf, disk, fileConstants, idOf, ioError, kindOfFile, nodePath, statOf } from "./calls.ts";
 import { CALL_MAX, readUpTo } from "./open.ts";
@@ -56,6 +57,12 @@ export function writeAll(fd: number, bytes: Uint8Array, path: string, position?:
 // ---- staging
 // -------------------------------------------------------------------------------------------------------------------
 
+/**
+ * A file and its content: a new file may get the number of one that went away, and who copies over a file writes into
+ * the one that is there.
+ */
+const versionOf = (stat: BigIntStats): string => `${idOf(stat)}:${stat.size}:${stat.mtimeNs}`;
+
 /** A file in the staging folder, whole and synced, and the name that it will have. */
 interface Staged {
   readonly name: string;
@@ -89,7 +96,7 @@ async function stage(staging: Staging, name: string, output: OutputFile, chunks:
     }
     keepMode(fd, output.path);
     sync(fd, output.path);
-    return { name, target: nodePath().basename(output.path), id: idOf(disk.fstat(fd)) };
+    return { name, target: nodePath().basename(output.path), id: versionOf(disk.fstat(fd)) };
   } finally {
     disk.close(fd);
   }
@@ -195,13 +202,11 @@ function placeOver(staging: string, file: Staged, to: string): void {
     }
   }
   disk.rename(twin, to);
-  // Where both are one file already, a rename leaves the old name.
-  if (statOf(twin, false) !== undefined) disk.unlink(twin);
 }
 
 const isFile = (path: string, id: string): boolean => {
   const stat = statOf(path, false);
-  return stat !== undefined && idOf(stat) === id;
+  return stat !== undefined && versionOf(stat) === id;
 };
 
 function remove(path: string): void {
@@ -407,7 +412,7 @@ const BRIDGE_MAX = 64 << 20;
 function isOurs(model: string, staged: string, journal: Journal): boolean {
   const stat = statOf(model, false);
   if (stat?.isFile() !== true) return false;
-  if (idOf(stat) === journal.model.id || idOf(stat) === journal.bridge!.id) return true;
+  if (versionOf(stat) === journal.model.id || versionOf(stat) === journal.bridge!.id) return true;
   // Some file systems number their files anew when they are mounted: then the bytes tell.
   if (stat.size > BRIDGE_MAX) return false;
   const bytes = Buffer.alloc(Number(stat.size));
