@@ -14,7 +14,7 @@ export default defineConfig({
       { isolate: false, name: "shared", include: shared.map((folder) => `test/${folder}/**/*.test.ts`), exclude: [] },
     ].map(({ isolate, ...test }) => ({
       extends: true as const,
-      test: { ...test, isolate, testTimeout: 60_000, hookTimeout: 120_000, setupFiles: ["test/setup.ts"] },
+      test: { ...test, isolate, testTimeout: 240_000, hookTimeout: 240_000, setupFiles: ["test/setup.ts"] },
     })),
   },
 });

@@ -20,7 +20,7 @@ async function whole(): Promise<Buffer> {
   return (expected = readFileSync(place.path("whole.onnx")));
 }
 
-test("killed with SIGKILL, and again, it goes on with --resume to the same bytes", { timeout: 120_000 }, async () => {
+test("killed with SIGKILL, and again, it goes on with --resume to the same bytes", async () => {
   const output = place.path("resumed.onnx");
   const journal = `${output}.journal`;
   const args = ["quantize", recogniser, "-o", output, ...options, "--resume"];
@@ -42,7 +42,7 @@ test("killed with SIGKILL, and again, it goes on with --resume to the same bytes
   expect(existsSync(journal)).toBe(false);
 });
 
-test("examples/cluster/parallel.sh", { timeout: 120_000 }, async () => {
+test("examples/cluster/parallel.sh", async () => {
   const output = place.path("parallel.onnx");
   const script = join(root, "examples/cluster/parallel.sh");
   const run = (): ReturnType<typeof spawnSync> =>
@@ -56,7 +56,7 @@ test("examples/cluster/parallel.sh", { timeout: 120_000 }, async () => {
   expect(String(again.stderr)).toContain("E_EXISTS");
 });
 
-test("examples/cluster/slurm.sh submits an array and a merge behind it", { timeout: 120_000 }, async () => {
+test("examples/cluster/slurm.sh submits an array and a merge behind it", async () => {
   const output = place.path("slurm.onnx");
   const tools = place.path("tools");
   mkdirSync(tools);

@@ -99,7 +99,7 @@ test.each([
 /** Words of a command line, quotes taken off. */
 const words = (line: string): string[] => [...line.matchAll(/'([^']*)'|(\S+)/g)].map(([, quoted, plain]) => quoted ?? plain);
 
-test("the command lines of docs/cli.md run", { timeout: 120_000 }, async () => {
+test("the command lines of docs/cli.md run", async () => {
   const K = 64;
   const wide = (name: string, seed: number) =>
     raw(

@@ -42,12 +42,12 @@ describe.runIf(process.platform === "linux")("stdout that fails", () => {
   });
   test("a FIFO as model or output is refused at once", () => {
     spawnSync("mkfifo", [dir.path("pipe")]);
-    const read = spawnSync(process.execPath, [bin, "inspect", dir.path("pipe")], { encoding: "utf8", timeout: 20_000 });
+    const read = spawnSync(process.execPath, [bin, "inspect", dir.path("pipe")], { encoding: "utf8", timeout: 120_000 });
     expect(read.status).toBe(1);
     expect(read.stderr).toMatch(/^lowbit: E_IO: .*pipe: expected to read a file, got a FIFO/);
     const write = spawnSync(process.execPath, [bin, "quantize", a, "-o", dir.path("pipe"), "-d", "q4", "-f"], {
       encoding: "utf8",
-      timeout: 20_000,
+      timeout: 120_000,
     });
     expect(write.status).toBe(1);
     expect(write.stderr).toMatch(/got a FIFO/);

@@ -96,7 +96,7 @@ const samples = [...page.matchAll(/^```ts\n([^]*?)^```/gm)].map(([, code], i) =>
 
 test("the page has samples", () => expect(samples.length).toBeGreaterThan(4));
 
-test.each(samples)("sample $i runs: $title", { timeout: 60_000 }, async ({ code }) => {
+test.each(samples)("sample $i runs: $title", async ({ code }) => {
   await runnable(code)(ENTRIES, input);
   for (const [, name] of code.matchAll(/"(model_\w+\.onnx)"/g)) {
     using made = onnx.readModel(join(folder, name));

@@ -115,7 +115,7 @@ function link(kind: number, shape: readonly number[], pick: number, id: string):
 }
 
 describe("what is read", () => {
-  it("agrees with onnxruntime through random chains of operators", { timeout: 60_000 }, async () => {
+  it("agrees with onnxruntime through random chains of operators", async () => {
     const chain = fc.record({
       shape: fc.array(fc.constantFrom<number[]>(1, 2, 3, 4, 6), { minLength: 1, maxLength: 4 }),
       links: fc.array(fc.tuple(fc.nat(6), fc.nat(20)), { minLength: 1, maxLength: 8 }),

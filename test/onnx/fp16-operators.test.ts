@@ -81,7 +81,7 @@ describe.each([
   [" with float16 inputs and outputs", { keepIoTypes: false }, [12]],
   [" that may all be converted", { blockedOps: [] }, [21]],
 ])("operators%s", (_, options, opsets) => {
-  it.each(opsets)("opset %i", { timeout: 60_000 }, async (opset) => {
+  it.each(opsets)("opset %i", async (opset) => {
     const faults: string[] = [];
     for (const specimen of ZOO) {
       if (opset < specimen.from || opset >= specimen.until) continue;

@@ -37,7 +37,7 @@ describe("encoders", () => {
     [FORMS[0], "table", 34],
     [FORMS[2], "shift", 29],
     [FORMS[3], "table", 33],
-  ] as const)("%j by %s: integers only, and near the float model", { timeout: 60_000 }, async (form, functions, bound) => {
+  ] as const)("%j by %s: integers only, and near the float model", async (form, functions, bound) => {
     const float = encoderModel(form);
     const { bytes, report } = await integerOnly(float, { calibration: encoderFeeds(4), functions });
     expect(floatOperators(readModelBytes(bytes)).floats).toEqual([]);
@@ -104,7 +104,7 @@ const maskedFeeds = (seed: number): Feeds => ({
 
 test.each(["add", "where"] as const)(
   "masks by %s forbid, float inputs are quantized where they enter",
-  { timeout: 60_000 },
+
   async (form) => {
     const float = masked(form);
     for (const functions of ["table", "shift"] as const) {

@@ -169,7 +169,7 @@ describe("the driver", () => {
 });
 
 describeShared("passes on kjv-llama", modelPath("kjv-llama/kjv_llama.onnx"), (path) => {
-  test("fold-norm", { timeout: 30_000 }, async () => {
+  test("fold-norm", async () => {
     const model = readModelBytes(new Uint8Array(readFileSync(path)));
     const reference = await referenceRun(model);
     const notes = await applyPasses(model, ["fold-norm"], { verify: false });
@@ -177,7 +177,7 @@ describeShared("passes on kjv-llama", modelPath("kjv-llama/kjv_llama.onnx"), (pa
     expect((await differenceFrom(reference, model)).relative).toBeLessThan(1e-5);
   });
 
-  test("smooth and awq", { timeout: 60_000 }, async () => {
+  test("smooth and awq", async () => {
     const model = readModelBytes(new Uint8Array(readFileSync(path)));
     const reference = await referenceRun(model);
     const ids = { type: "int64", data: BigInt64Array.from({ length: 128 }, (_, i) => BigInt((i * 37) % 2048)), dims: [1, 128] };
@@ -187,7 +187,7 @@ describeShared("passes on kjv-llama", modelPath("kjv-llama/kjv_llama.onnx"), (pa
     expect((await differenceFrom(reference, model)).relative).toBeLessThan(1e-4);
   });
 
-  test("rotate, with nodes before the last products of each block", { timeout: 60_000 }, async () => {
+  test("rotate, with nodes before the last products of each block", async () => {
     const model = readModelBytes(new Uint8Array(readFileSync(path)));
     const reference = await referenceRun(model);
     const notes = await applyPasses(model, [{ name: "rotate", block: 128, online: ["*down_proj*"] }], { verify: false });

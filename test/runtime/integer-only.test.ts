@@ -11,7 +11,7 @@ import { encoderFeeds, encoderModel, FORMS } from "../onnx/encoder.ts";
 test.each([
   [FORMS[0], "table"],
   [FORMS[2], "shift"],
-] as const)("%j by %s", { timeout: 60_000 }, async (form, functions) => {
+] as const)("%j by %s", async (form, functions) => {
   const { bytes } = await integerOnly(encoderModel(form), { calibration: encoderFeeds(2), functions });
   const [feeds] = encoderFeeds(1, 2, 9);
   const ids = { type: "int64" as const, data: feeds.ids.data, dims: feeds.ids.dims };
@@ -27,7 +27,7 @@ test.each([
   backend.dispose();
 });
 
-test("no step but the last makes a float", { timeout: 60_000 }, async () => {
+test("no step but the last makes a float", async () => {
   const { bytes } = await integerOnly(encoderModel(FORMS[0]), { calibration: encoderFeeds(2) });
   const model = readModelBytes(bytes);
   const backend = await wasm();

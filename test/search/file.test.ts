@@ -119,5 +119,5 @@ describe("index files", () => {
       }
     }
     expect(refused).toBeGreaterThan(200);
-  }, 60_000);
+  });
 });

@@ -53,4 +53,4 @@ it("two processes and a merge give what one index gives", async () => {
   } finally {
     rmSync(folder, { recursive: true, force: true });
   }
-}, 60_000);
+});

@@ -90,6 +90,13 @@ function alternatives(runtime: Runtime, source: WeightSource, all: boolean): { r
 /** Families that measuring chose, by the kind of weight. */
 const chosen = new WeakMap<Runtime, Map<string, string>>();
 
+/** Those of a runtime: "dot", "lookup" or "ternary"; what is set is not measured. */
+export function tunedFamilies(runtime: Runtime): Map<string, string> {
+  const found = chosen.get(runtime) ?? new Map<string, string>();
+  chosen.set(runtime, found);
+  return found;
+}
+
 /**
  * The integer kernel of a weight: the one `options.kernel` names, else look-ups where they are faster, else dot
  * products.
@@ -119,8 +126,7 @@ export function integerProduct(
   if (standard) candidates.splice(1, 0, { key: "dot", make: dot });
   else candidates.unshift({ key: "dot", make: dot });
   if (!runtime.tune || candidates.length === 1) return candidates[0].make();
-  const families = chosen.get(runtime) ?? new Map<string, string>();
-  chosen.set(runtime, families);
+  const families = tunedFamilies(runtime);
   const { spec } = choices[0];
   const key = JSON.stringify([spec, choices.length, source.rows > 1024, source.k > 1024]);
   const known = candidates.find((candidate) => candidate.key === families.get(key));

@@ -3,6 +3,7 @@
 import type { Runtime } from "../../../kernels/wasm/engine/runtime.ts";
 import type { SyncLayer } from "../types.ts";
 import { restoreTuning, tunedTiles, tuningGains, type TunedTile } from "./dot.ts";
+import { tunedFamilies } from "./lut.ts";
 
 /** Tiles that tuning chose on an engine, as plain JSON. */
 export interface Tuning {
@@ -10,6 +11,8 @@ export interface Tuning {
   /** Features and threads that the choices hold for. */
   readonly engine: string;
   readonly choices: readonly (TunedTile & { readonly key: string })[];
+  /** Kinds of weight that may take look-ups, and the kernels they got. */
+  readonly families: readonly { readonly key: string; readonly kernel: string }[];
 }
 
 export interface TuneReport {
@@ -29,15 +32,18 @@ export function tuningOf(runtime: Runtime): Tuning {
     ...{ key, mr, nv, style },
     gain: tuningGains(runtime).get(key) ?? 1,
   }));
-  return { version: 1, engine: engineOf(runtime), choices };
+  const families = [...tunedFamilies(runtime)].map(([key, kernel]) => ({ key, kernel }));
+  return { version: 1, engine: engineOf(runtime), choices, families };
 }
 
 /** Takes choices of an earlier process; those of another engine are left out, and measured anew. @throws TypeError */
 export function useTuning(runtime: Runtime, tuning: Tuning): void {
-  const { version, engine, choices } = tuning ?? {};
-  if ((version as number) !== 1 || typeof engine !== "string" || !Array.isArray(choices))
+  const { version, engine, choices, families } = tuning ?? {};
+  if ((version as number) !== 1 || typeof engine !== "string" || !Array.isArray(choices) || !Array.isArray(families))
     throw new TypeError("wasm tune: expected true, false, or what backend.tuning() gave, got something else.");
-  if (engine === engineOf(runtime)) restoreTuning(runtime, new Map((choices as Tuning["choices"]).map((c) => [c.key, c])));
+  if (engine !== engineOf(runtime)) return;
+  restoreTuning(runtime, new Map((choices as Tuning["choices"]).map((c) => [c.key, c])));
+  for (const { key, kernel } of families as Tuning["families"]) tunedFamilies(runtime).set(key, kernel);
 }
 
 /**

@@ -270,7 +270,7 @@ describe("elements of a wide range", () => {
 });
 
 describe("shapes drawn at random", () => {
-  it("any format, rows, columns, k and activations", { timeout: 120_000 }, () => {
+  it("any format, rows, columns, k and activations", () => {
     const shape = fc.record({
       makeFormat: fc.oneof(fc.constantFrom(...productFormats().map((f) => () => f)), userFormats),
       n: fc.integer({ min: 1, max: 70 }),

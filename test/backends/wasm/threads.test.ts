@@ -77,7 +77,7 @@ describe("threads", () => {
   });
 
   it("go on when the number of jobs passes 2^31", async () => {
-    const { runtime, control } = await poolWith(workerSource(true), 2 ** 31 - 6);
+    const { runtime, control } = await poolWith(workerSource(true), { offer: 2 ** 31 - 6 });
     const { space, address } = runtime.allocate(4 * 100);
     const words = new Int32Array(space.buffer, address, 100).fill(0);
     for (let job = 1; job <= 12; job++) {
@@ -218,10 +218,10 @@ describe("threads", () => {
     runtime.dispose();
   });
 
-  /** A pool of two whose worker runs `source`, and a runtime on it. `offer`: the number of the last offer. */
+  /** A pool of two whose worker runs `source`, and a runtime on it. `offer`: the number of the last offer; default 0. */
   async function poolWith(
     source: string,
-    offer = 0,
+    { offer = 0, timeoutMs = 60_000 }: { readonly offer?: number; readonly timeoutMs?: number } = {},
   ): Promise<{
     runtime: ReturnType<typeof createRuntime>;
     worker: Worker;
@@ -234,7 +234,7 @@ describe("threads", () => {
     let gone!: Promise<number>;
     let words!: Int32Array;
     const pool = await createPool(
-      { threads: 2, timeoutMs: 300 },
+      { threads: 2, timeoutMs },
       {
         manyMemories: true,
         start(index, control, spinMs, onExit) {
@@ -315,6 +315,7 @@ describe("threads", () => {
   it("a worker that does not answer is ended, so that it writes to memory no more", async () => {
     const { runtime, gone, arm } = await poolWith(
       workerSource(true).replace(call, `while (control[${ARMED}]) Atomics.load(control, 0); ${call}`),
+      { timeoutMs: 300 },
     );
     const { space, address } = runtime.allocate(4 * 1000);
     const job = (): void => runtime.work(space, counting, 1000, Int32Array.of(address), 0);
@@ -329,12 +330,14 @@ describe("threads", () => {
   it("work is taken over from a worker that does not show up, and nobody waits for it", async () => {
     const look = "if (offer % 2 === 0 || Atomics";
     expect(workerSource(true)).toContain(look);
-    const { runtime, arm, control } = await poolWith(workerSource(true).replace(look, `while (control[${ARMED}]); ${look}`));
+    const { runtime, arm, control } = await poolWith(workerSource(true).replace(look, `while (control[${ARMED}]); ${look}`), {
+      timeoutMs: 300,
+    });
     const { space, address } = runtime.allocate(4 * 1000);
     const words = new Int32Array(space.buffer, address, 1000).fill(0);
     const job = (): void => runtime.work(space, counting, 1000, Int32Array.of(address), 0);
     arm();
-    // a worker that was waited for would be given up here, with an error
+    // one that was waited for would be given up, with an error
     for (let i = 1; i <= 50; i++) {
       job();
       expect(words.every((count) => count === i)).toBe(true);
