@@ -1,9 +1,9 @@
 // npm run bench -- gemv|gemm|fwht|codec|lut|bitplane|cold|load|ops|nodes|search|webgpu|decode|encode|conv
 // |integer|low-bit [case ...]
 // [--json] [--seconds S] [--quick]: best and median of interleaved rounds, ratios to roofs and peers of the same
-// process. npm run bench -- accuracy-gptq|accuracy-ocr|accuracy-static|gguf-llama|gguf-wllama|cache-perplexity [case
-// ...]: quantized models on data that calibration never saw, beside their bounds; onnx-1gib, large: time, memory; zoo:
-// real models from npm packages, in several dtypes and runtimes.
+// process. npm run bench -- accuracy-gptq|accuracy-activations|accuracy-ocr|accuracy-static|gguf-llama|gguf-wllama|
+// cache-perplexity [case ...]: quantized models on data that calibration never saw, beside their bounds; onnx-1gib,
+// large: time, memory; zoo: real models from npm packages, in several dtypes and runtimes.
 // --publish writes the figures into docs/public/bench.json, which the benchmark page of the site shows.
 // --quick leaves the slowest peers out. Use Node 24 for the figures of relaxed SIMD: `npx -p node@24 npm run bench --
 // gemv`.
@@ -12,6 +12,7 @@ import { machine } from "./measure.ts";
 
 const reports: Record<string, (args: string[]) => Promise<void>> = {
   "accuracy-ocr": async (args) => (await import("./accuracy-ocr.ts")).accuracyOcr(args),
+  "accuracy-activations": async (args) => (await import("./accuracy-activations.ts")).accuracyActivations(args),
   "accuracy-static": async (args) => (await import("./accuracy-static.ts")).accuracyStatic(args),
   "onnx-1gib": async (args) => (await import("./onnx-1gib.ts")).onnxGib(args),
   "cache-perplexity": async (args) => (await import("./cache-perplexity.ts")).cachePerplexity(args),

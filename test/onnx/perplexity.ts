@@ -4,22 +4,22 @@ import { InferenceSession, Tensor } from "onnxruntime-node";
 const WINDOW = 256;
 const BATCH = 4;
 
+type Run = (ids: BigInt64Array, dims: readonly number[]) => Promise<Float32Array>;
+
 /**
  * exp of the mean negative log likelihood of the token after each position (the last one of a window is the first of
- * the next).
+ * the next), by whatever makes logits [B, T, V] of ids [B, T].
  */
-export async function perplexity(path: string, tokenBytes: Uint8Array, windows: number): Promise<number> {
+export async function perplexityOf(run: Run, tokenBytes: Uint8Array, windows: number): Promise<number> {
   const tokens = new Uint16Array(tokenBytes.buffer.slice(tokenBytes.byteOffset, tokenBytes.byteOffset + tokenBytes.byteLength));
-  const session = await InferenceSession.create(path, { logSeverityLevel: 4 });
   let loss = 0;
   let count = 0;
   const most = Math.min(windows, Math.floor((tokens.length - 1) / WINDOW));
   for (let first = 0; first < most; first += BATCH) {
     const batch = Math.min(BATCH, most - first);
     const ids = BigInt64Array.from({ length: batch * WINDOW }, (_, i) => BigInt(tokens[first * WINDOW + i]));
-    const { logits } = await session.run({ ids: new Tensor("int64", ids, [batch, WINDOW]) });
-    const data = logits.data as Float32Array;
-    const vocabulary = logits.dims[2];
+    const data = await run(ids, [batch, WINDOW]);
+    const vocabulary = data.length / ids.length;
     for (let i = 0; i < batch * WINDOW; i++) {
       const row = data.subarray(i * vocabulary, (i + 1) * vocabulary);
       let top = -Infinity;
@@ -30,6 +30,19 @@ export async function perplexity(path: string, tokenBytes: Uint8Array, windows: 
       count++;
     }
   }
-  await session.release();
   return Math.exp(loss / count);
+}
+
+/** `perplexityOf` a file in onnxruntime-node. */
+export async function perplexity(path: string, tokenBytes: Uint8Array, windows: number): Promise<number> {
+  const session = await InferenceSession.create(path, { logSeverityLevel: 4 });
+  try {
+    return await perplexityOf(
+      async (ids, dims) => (await session.run({ ids: new Tensor("int64", ids, dims) })).logits.data as Float32Array,
+      tokenBytes,
+      windows,
+    );
+  } finally {
+    await session.release();
+  }
 }

@@ -3,6 +3,7 @@
 import type { KernelFamily, KernelVariant } from "../../variants.ts";
 import { INT8_ROWS } from "../dot/int8.ts";
 import { decodeModule, decodeRows, encodeModule, encodeRows, range, rangeModule } from "./codes.ts";
+import { codeColumns, columnsModule } from "./columns.ts";
 import { integerConv, integerConvModule } from "./conv.ts";
 import { depthwiseModule, integerDepthwise } from "./depthwise.ts";
 import { codeRows, finishSums, rowsModule, sumsModule } from "./matrix.ts";
@@ -48,6 +49,7 @@ function* codeVariants(): Iterable<KernelVariant> {
 }
 
 function* matrixVariants(): Iterable<KernelVariant> {
+  yield { name: "u8_code_columns__wasmsimd", relaxed: false, build: () => columnsModule({ shared: false }) };
   for (const style of ["simd", "dot"] as const)
     for (const unsigned of [false, true])
       for (let mr = 1; mr <= INT8_ROWS[style]; mr++)
@@ -90,9 +92,9 @@ export const convKernels: readonly KernelFamily[] = [
   },
   {
     name: "matrix",
-    computes: "rows of codes packed for int8 products, and their sums -> int32, float32 or codes",
+    computes: "rows and columns of codes packed for int8 products, and their sums -> int32, float32 or codes",
     file: "kernels/wasm/conv/matrix.ts",
-    families: [codeRows, finishSums],
+    families: [codeRows, codeColumns, finishSums],
     variants: matrixVariants,
   },
 ];

@@ -21,10 +21,10 @@ export interface CodesSpec {
 }
 
 /**
- * Arguments of `work`, i32 each; its items are rows. Rows are `width` int32, a multiple of 4; those of b are `bStride`
- * bytes apart.
+ * Arguments of `work`, i32 each; its items are rows. Rows are `width` int32, a multiple of 4; those of x and b are
+ * `xStride` and `bStride` bytes apart.
  */
-export const CODES_ARGUMENTS = ["x", "b", "y", "width", "factors", "factorStride", "other", "bias", "addend", "means", "reciprocals", "table", "sums", "constants", "shift", "bStride"] as const; // prettier-ignore
+export const CODES_ARGUMENTS = ["x", "b", "y", "width", "factors", "factorStride", "other", "bias", "addend", "means", "reciprocals", "table", "sums", "constants", "shift", "bStride", "xStride"] as const; // prettier-ignore
 type Argument = (typeof CODES_ARGUMENTS)[number];
 
 /** Words at `constants`: 2^62 + 2^(t - 1), 2^(62 - t), the lowest and the highest code, as int64. */
@@ -47,7 +47,7 @@ function codesRow(f: FunctionBuilder, spec: CodesSpec, row: Local, argument: (na
   const bytes = f.local("i32");
   const at = (base: Argument, scale: Operand): Operand => f.op("i32.add", argument(base), f.op("i32.mul", row, scale));
   f.set(bytes, f.op("i32.shl", argument("width"), f.i32(2)));
-  f.set(x, at("x", bytes));
+  f.set(x, at("x", argument("xStride")));
   f.set(end, f.op("i32.add", x, bytes));
   if (value === "product" || spec.sum) f.set(b, at("b", argument("bStride")));
   f.set(y, at("y", width === 4 ? bytes : argument("width")));

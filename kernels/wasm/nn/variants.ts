@@ -7,6 +7,7 @@ import { conv, convModule } from "./conv.ts";
 import { copy, copyModule, type CopySpec } from "./copy.ts";
 import { gather, gatherModule } from "./gather.ts";
 import { matmul, matmulModule } from "./matmul.ts";
+import { moments, momentsModule } from "./moments.ts";
 import { norm, normModule } from "./norm.ts";
 import { reduce, reduceModule, REDUCTIONS } from "./reduce.ts";
 import { rotary, rotaryModule } from "./rotary.ts";
@@ -31,6 +32,7 @@ function* softmaxVariants(): Iterable<KernelVariant> {
 }
 
 function* codesVariants(): Iterable<KernelVariant> {
+  yield { name: "s32_s64_moments__wasmsimd", relaxed: false, build: () => momentsModule({ shared: false }) };
   const base: CodesSpec = { value: "x", sum: false, columns: false, addend: false, result: "int32", shared: false };
   const specs: CodesSpec[] = [
     ...(["int32", "uint8", "table8", "table32"] as const).map((result) => ({ ...base, result })),
@@ -218,7 +220,7 @@ export const nnKernels: readonly KernelFamily[] = [
     name: "codes",
     computes: "integer codes at other scales: sums, products, normalisations, tables (integer-only models)",
     file: "kernels/wasm/nn/codes.ts",
-    families: [codes],
+    families: [codes, moments],
     variants: codesVariants,
   },
   {

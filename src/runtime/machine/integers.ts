@@ -8,12 +8,14 @@ import { integerConvolution, zeroOffsets, type Finished, type IntegerConvPlan } 
 import { TensorProto_DataType as T } from "../../onnx/file/gen/onnx_pb.ts";
 import type { NodeProto } from "../../onnx/file/gen/onnx_pb.ts";
 import { attributeInt } from "../../onnx/graph/nodes.ts";
+import { INTEGER_DOMAIN } from "../../onnx/integer/functions.ts";
 import { windowShape } from "../ops/conv.ts";
 import type { CodeUnit, Inputs } from "../ops/operator.ts";
 import { axisOf, fail, product } from "../ops/operator.ts";
 import { dynamicScale } from "../../backends/range.ts";
 import type { NumberArray, Value } from "../value.ts";
 import { elementType } from "../value.ts";
+import { emitLinear } from "./integer-functions.ts";
 import { isPlaceable, isSlot, type Emit, type Machine, type Slot, type SlotType } from "./machine.ts";
 
 const CODES: ReadonlySet<string> = new Set<Code>(["int8", "uint8", "int16", "uint16"]);
@@ -261,6 +263,12 @@ const spread = (value: Value, into: Float32Array, f: (v: number) => number = (v)
   for (let i = 0; i < into.length; i++) into[i] = i < data.length || data.length === 1 ? f(data[data.length === 1 ? 0 : i]) : 0;
 };
 
+/** Functions of integer-only models, and whether they give bytes. */
+const LINEAR: ReadonlyMap<string, boolean> = new Map([
+  [`${INTEGER_DOMAIN}.Linear`, false],
+  [`${INTEGER_DOMAIN}.LinearUint8`, true],
+]);
+
 /**
  * Products of codes as nodes have them: sums of integers, codes (QLinearConv, QLinearMatMul), and sums scaled by what
  * follows (`lowbit.Scaled`: codes, zero point, scales, bias, more scales).
@@ -269,6 +277,7 @@ export function emitCodes(m: Machine, operator: string, unit: CodeUnit, inputs: 
   const [x] = inputs;
   if (operator === "ConvInteger" || operator === "MatMulInteger")
     return emitSums(m, unit, [x, inputs[2]], node, { finished: { to: "int32", bias: false } });
+  if (unit.kind === "product" && LINEAR.has(operator)) return emitLinear(m, unit, LINEAR.get(operator)!, inputs, node);
   if (operator === "lowbit.Scaled") {
     const [, zero, scales, bias, more] = inputs;
     const rank = x?.dims.length ?? 0;

@@ -13,6 +13,7 @@ import { axisOf, product } from "../ops/operator.ts";
 import type { Value } from "../value.ts";
 import { EXPRESSIONS, runChain } from "./chains.ts";
 import { binary } from "../../../kernels/wasm/nn/values.ts";
+import { INTEGER_FUNCTIONS } from "./integer-functions.ts";
 import { INTEGERS } from "./integers.ts";
 import { copyWords, MOVES } from "./moves.ts";
 import { isFloatSlot, isPlaceable, isSlot, type Emit, type Machine, type Slot } from "./machine.ts";
@@ -200,6 +201,7 @@ export function emitters(loops: ReadonlyMap<string, { readonly run: Run }>): Rea
     ...SHAPES.map((name): [string, Emit] => [name, sameValues(loops.get(name)!.run)]),
     ...MOVES,
     ...INTEGERS,
+    ...INTEGER_FUNCTIONS,
     ["Softmax", emitSoftmax],
     ["LayerNormalization", plainNorm("layer")],
     ["SimplifiedLayerNormalization", plainNorm("rms")],

@@ -44,9 +44,10 @@ export const isSlot = (value: Value | undefined): value is Slot => value !== und
 export const isFloatSlot = (value: Value | undefined): value is Slot => isSlot(value) && value.type === "float32";
 
 /**
- * An operator on kernels: slots, or undefined where these shapes and types are none of its kernel (then its loops run).
+ * An operator on kernels: slots (and values of other types that calls write), or undefined where these shapes and types
+ * are none of its kernel (then its loops run).
  */
-export type Emit = (m: Machine, inputs: Inputs, node: NodeProto) => readonly (Slot | undefined)[] | undefined;
+export type Emit = (m: Machine, inputs: Inputs, node: NodeProto) => readonly (Value | undefined)[] | undefined;
 
 export interface Job {
   readonly items: number;

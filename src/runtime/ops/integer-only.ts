@@ -1,8 +1,7 @@
-// The integer functions of models that `integerOnly` makes (domain lowbit.integer): their products by the kernel of
-// integers, the rest in loops of exact integer arithmetic in doubles (src/quantize/integer/dyadic.ts). A model's own
+// The integer functions of models that `integerOnly` makes (domain lowbit.integer), in loops of exact integers in
+// doubles (src/quantize/integer/dyadic.ts); on kernels they are src/runtime/machine/integer-functions.ts. A model's own
 // functions of that domain are run as these only where their bodies are those that integerOnly writes.
 import { equals } from "@bufbuild/protobuf";
-import { runCodes } from "../../backends/wasm/nn/codes.ts";
 import { FunctionProtoSchema, type NodeProto } from "../../onnx/file/gen/onnx_pb.ts";
 import type { OnnxModel } from "../../onnx/file/model.ts";
 import { opsetVersion } from "../../onnx/graph/nodes.ts";
@@ -12,7 +11,7 @@ import { empty, int64, type NumberArray, type Value } from "../value.ts";
 import { broadcastDims, broadcastIndex } from "./elementwise.ts";
 import { fail, need, type Inputs, type Operator, type Operators } from "./operator.ts";
 import { linear, products, given, shares } from "./integer-products.ts";
-import { PART, ZERO, factorsOf, isWords, limitsOf, onEngine, results, scalar, scaleInto, type Codes } from "./integer-scaling.ts";
+import { PART, ZERO, factorsOf, limitsOf, results, scalar, scaleInto, type Codes } from "./integer-scaling.ts";
 
 /** Whether a function of this domain has the body that the operators here compute. */
 export function isOwnFunction(model: OnnxModel, name: string): boolean {
@@ -21,14 +20,15 @@ export function isOwnFunction(model: OnnxModel, name: string): boolean {
   return body !== undefined && ours !== undefined && equals(FunctionProtoSchema, body, ours);
 }
 
-const requantize = (isNarrow: boolean): Operator =>
-  onEngine((engine) => (inputs, node) => {
+const requantize = (isNarrow: boolean): Operator => ({
+  run(inputs, node) {
     const x = need(inputs, 0, node);
     const { value, to, zero } = results(isNarrow, x.dims);
     const scaling = { factors: factorsOf(need(inputs, 1, node)), dims: x.dims, limits: limitsOf(inputs, 2, node), node };
-    scaleInto(engine, x.data as NumberArray, scaling, to, zero);
+    scaleInto(x.data as NumberArray, scaling, to, zero);
     return value;
-  });
+  },
+});
 
 /** The second of two operands repeated to as many codes as the first has, where it is a multiple of it. */
 function repeated(y: NumberArray, b: Value, dims: readonly number[]): NumberArray {
@@ -40,43 +40,17 @@ function repeated(y: NumberArray, b: Value, dims: readonly number[]): NumberArra
 }
 
 /** Sums and products of two values, as codes of a third scale. */
-const two = (isNarrow: boolean, isSum: boolean): Operator =>
-  onEngine((engine) => (inputs, node) => {
+const two = (isNarrow: boolean, isSum: boolean): Operator => ({
+  run(inputs, node) {
     const [a, b] = [need(inputs, 0, node), need(inputs, isSum ? 2 : 1, node)];
     const dims = broadcastDims(a.dims, b.dims);
     if (dims === null) throw fail(node, "shapes that broadcast", `[${a.dims.join(", ")}] and [${b.dims.join(", ")}]`);
-    const n = dims.at(-1) ?? 1;
-    // a row for all rows (masks of keys) stays one
-    const isRow = b.data.length === n && b.dims.at(-1) === n && n % 4 === 0 && b.data instanceof Int32Array && engine !== null;
     const x = repeated(a.data as NumberArray, a, dims);
-    const y = isRow && isWords(x) ? (b.data as NumberArray) : repeated(b.data as NumberArray, b, dims);
+    const y = repeated(b.data as NumberArray, b, dims);
     const f = factorsOf(need(inputs, isSum ? 1 : 2, node));
     const g = isSum ? factorsOf(need(inputs, 3, node)) : f;
-    const { half, unit, shift, low, high } = limitsOf(inputs, isSum ? 4 : 3, node);
+    const { half, unit, low, high } = limitsOf(inputs, isSum ? 4 : 3, node);
     const { value, to, zero } = results(isNarrow, dims);
-    if (engine !== null && isWords(x) && y instanceof Int32Array && f.words !== null && g.words !== null) {
-      const spec = {
-        value: isSum ? ("x" as const) : ("product" as const),
-        sum: isSum,
-        columns: false,
-        addend: false,
-        result: isNarrow ? ("uint8" as const) : ("int32" as const),
-      };
-      runCodes(engine, {
-        spec,
-        rows: x.length / (y.length === x.length ? x.length : n),
-        width: y.length === x.length ? x.length : n,
-        x,
-        b: y,
-        factors: f.words,
-        other: isSum ? g.words[0] : undefined,
-        shift,
-        low,
-        high,
-        to,
-      });
-      return value;
-    }
     const [fh, fl, gh, gl] = [f.high[0], f.low[0], g.high[0], g.low[0]];
     for (let i = 0; i < to.length; i++) {
       const [p, q] = isSum ? [x[i], y[i]] : [x[i] * y[i], 0];
@@ -84,15 +58,16 @@ const two = (isNarrow: boolean, isSum: boolean): Operator =>
       to[i] = (v < low ? low : v > high ? high : v) + zero;
     }
     return value;
-  });
+  },
+});
 
-const normalize = (isNarrow: boolean, isLayer: boolean): Operator =>
-  onEngine((engine) => (inputs, node) => {
+const normalize = (isNarrow: boolean, isLayer: boolean): Operator => ({
+  run(inputs, node) {
     const x = need(inputs, 0, node);
     const epsilon = scalar(inputs, 1, node);
     const f = factorsOf(need(inputs, 2, node));
     const bias = need(inputs, 3, node);
-    const { half, unit, shift, low, high } = limitsOf(inputs, 4, node);
+    const { half, unit, low, high } = limitsOf(inputs, 4, node);
     const n = x.dims.at(-1) ?? 0;
     if (f.high.length !== n || bias.data.length !== n)
       throw fail(node, `factors and a bias of ${n}`, `${f.high.length} and ${bias.data.length}`);
@@ -100,96 +75,48 @@ const normalize = (isNarrow: boolean, isLayer: boolean): Operator =>
     const offset = factorsOf(bias).high;
     const codes = x.data as Int32Array;
     const { value, to, zero } = results(isNarrow, x.dims);
-    const { means, reciprocals } = momentsOf(codes, n, epsilon, isLayer);
-    if (engine !== null && isWords(codes) && n % 4 === 0 && f.words !== null) {
-      const spec = {
-        value: "normalized" as const,
-        sum: false,
-        columns: true,
-        addend: true,
-        result: isNarrow ? ("uint8" as const) : ("int32" as const),
-      };
-      const addend = bias.data as BigInt64Array;
-      runCodes(engine, {
-        spec,
-        rows: means.length,
-        width: n,
-        x: codes,
-        factors: f.words,
-        addend,
-        means,
-        reciprocals,
-        shift,
-        low,
-        high,
-        to,
-      });
-      return value;
-    }
-    for (let r = 0, i = 0; r < means.length; r++)
-      for (let j = 0; j < n; j++, i++) {
-        const z = Math.floor(((codes[i] - means[r]) * reciprocals[r]) / 2 ** NORM_SHIFT);
-        const v = Math.floor((z * f.high[j] + Math.floor((z * f.low[j]) / PART) + offset[j] + half) * unit);
-        to[i] = (v < low ? low : v > high ? high : v) + zero;
+    for (let start = 0; start < codes.length; start += n) {
+      let [sum, squares] = [0, 0];
+      for (let i = start; i < start + n; i++) {
+        sum += codes[i];
+        squares += codes[i] * codes[i];
       }
+      const { mean, reciprocal } = momentOf(sum, squares, n, epsilon, isLayer);
+      for (let j = 0; j < n; j++) {
+        const z = Math.floor(((codes[start + j] - mean) * reciprocal) / 2 ** NORM_SHIFT);
+        const v = Math.floor((z * f.high[j] + Math.floor((z * f.low[j]) / PART) + offset[j] + half) * unit);
+        to[start + j] = (v < low ? low : v > high ? high : v) + zero;
+      }
+    }
     return value;
-  });
+  },
+});
 
-/** Mean and reciprocal root of the sum of squares of every row. */
-function momentsOf(codes: Int32Array, n: number, epsilon: number, isLayer: boolean): { means: Int32Array; reciprocals: Int32Array } {
-  const rows = n === 0 ? 0 : codes.length / n;
-  const [means, reciprocals] = [new Int32Array(rows), new Int32Array(rows)];
-  for (let r = 0; r < rows; r++) {
-    const end = (r + 1) * n;
-    let sum = 0;
-    if (isLayer) for (let i = r * n; i < end; i++) sum += codes[i];
-    const mean = Math.floor((2 * sum + n) / (2 * n));
-    let squares = epsilon;
-    for (let i = r * n; i < end; i++) squares += (codes[i] - (isLayer ? mean : 0)) ** 2;
-    means[r] = isLayer ? mean : 0;
-    reciprocals[r] = Math.floor((2 ** 31 - 1) / integerSqrt(Math.max(1, squares)));
-  }
-  return { means, reciprocals };
+/** Mean (0 of RMS norm) and reciprocal root of the sum of squares of a row, from its sums. */
+export function momentOf(sum: number, squares: number, n: number, epsilon: number, isLayer: boolean): { mean: number; reciprocal: number } {
+  const mean = isLayer ? Math.floor((2 * sum + n) / (2 * n)) : 0;
+  // sum (x - mean)^2
+  const centred = squares - 2 * mean * sum + n * mean * mean + epsilon;
+  return { mean, reciprocal: Math.floor((2 ** 31 - 1) / integerSqrt(Math.max(1, centred))) };
 }
 
-const lookup: Operator = onEngine((engine) => (inputs, node) => {
-  const x = need(inputs, 0, node);
-  const limits = limitsOf(inputs, 2, node);
-  const table = need(inputs, 5, node);
-  const factors = factorsOf(need(inputs, 1, node));
-  const entries = table.data as Codes;
-  const { shift, low, high } = limits;
-  if (entries.length !== high - low + 1) throw fail(node, `${high - low + 1} entries`, String(entries.length));
-  const y = empty(table.type, x.dims);
-  const to = y.data as Codes;
-  if (engine !== null && isWords(x.data) && factors.words?.length === 1) {
-    const spec = {
-      value: "x" as const,
-      sum: false,
-      columns: false,
-      addend: false,
-      result: entries instanceof Uint8Array ? ("table8" as const) : ("table32" as const),
-    };
-    runCodes(engine, {
-      spec,
-      rows: 1,
-      width: to.length,
-      x: x.data,
-      factors: factors.words,
-      table: entries,
-      first: low,
-      shift,
-      low,
-      high,
-      to,
-    });
+const lookup: Operator = {
+  run(inputs, node) {
+    const x = need(inputs, 0, node);
+    const limits = limitsOf(inputs, 2, node);
+    const table = need(inputs, 5, node);
+    const factors = factorsOf(need(inputs, 1, node));
+    const entries = table.data as Codes;
+    const { low, high } = limits;
+    if (entries.length !== high - low + 1) throw fail(node, `${high - low + 1} entries`, String(entries.length));
+    const y = empty(table.type, x.dims);
+    const to = y.data as Codes;
+    const at = new Int32Array(x.data.length);
+    scaleInto(x.data as NumberArray, { factors, dims: x.dims, limits, node }, at, -low);
+    for (let i = 0; i < to.length; i++) to[i] = entries[at[i]];
     return y;
-  }
-  const at = new Int32Array(x.data.length);
-  scaleInto(null, x.data as NumberArray, { factors, dims: x.dims, limits, node }, at, -low);
-  for (let i = 0; i < to.length; i++) to[i] = entries[at[i]];
-  return y;
-});
+  },
+};
 
 /** Distances of the codes of a row from its maximum, at another scale: calls `use` row by row. */
 function distances(inputs: Inputs, node: NodeProto, most: number, use: (row: Float64Array, start: number) => void): void {
@@ -212,38 +139,22 @@ function distances(inputs: Inputs, node: NodeProto, most: number, use: (row: Flo
   }
 }
 
-const exp: Operator = onEngine((engine) => (inputs, node) => {
-  const table = need(inputs, 4, node).data as Uint8Array;
-  const x = need(inputs, 0, node);
-  const n = x.dims.at(-1) ?? 0;
-  const y = empty("uint8", x.dims);
-  const to = y.data as Uint8Array;
-  const sums = new Int32Array(n === 0 ? 0 : to.length / n);
-  const most = Math.min(scalar(inputs, 3, node), table.length - 1);
-  const { words } = factorsOf(need(inputs, 1, node));
-  if (engine !== null && isWords(x.data) && n % 4 === 0 && words !== null) {
-    const spec = { value: "distance" as const, sum: false, columns: false, addend: false, result: "summed8" as const };
-    runCodes(engine, {
-      spec,
-      rows: sums.length,
-      width: n,
-      x: x.data,
-      factors: words,
-      table,
-      shift: scalar(inputs, 2, node),
-      low: 0,
-      high: most,
-      to,
-      sums,
-    });
-  } else
-    distances(inputs, node, most, (row, start) => {
+const exp: Operator = {
+  run(inputs, node) {
+    const table = need(inputs, 4, node).data as Uint8Array;
+    const x = need(inputs, 0, node);
+    const n = x.dims.at(-1) ?? 0;
+    const y = empty("uint8", x.dims);
+    const to = y.data as Uint8Array;
+    const sums = new Int32Array(n === 0 ? 0 : to.length / n);
+    distances(inputs, node, Math.min(scalar(inputs, 3, node), table.length - 1), (row, start) => {
       let sum = 0;
       for (let j = 0; j < row.length; j++) sum += to[start + j] = table[row[j]];
       sums[start / n] = sum;
     });
-  return [y, int64(Array.from(sums), [...x.dims.slice(0, -1), 1])];
-});
+    return [y, int64(Array.from(sums), [...x.dims.slice(0, -1), 1])];
+  },
+};
 
 const shiftmax: Operator = {
   run(inputs, node) {

@@ -1,19 +1,12 @@
 // Products of the integer functions of models (integer-only.ts): by a constant weight, and of two activations.
 import { engineMemory, hasEngineMemory } from "../../backends/wasm/memory.ts";
-import type { IntegerLayer } from "../../backends/wasm/ops.ts";
-import type { WasmBackend } from "../../backends/wasm/backend.ts";
+import { packMatrix } from "../../backends/wasm/nn/integer.ts";
 import type { NodeProto } from "../../onnx/file/gen/onnx_pb.ts";
 import type { Value } from "../value.ts";
 import { broadcastDims, broadcastIndex } from "./elementwise.ts";
-import { fail, need, product, type Inputs, type Operator, type PrepareContext, type Prepared } from "./operator.ts";
-import { ZERO, factorsOf, limitsOf, results, scalar, scaleInto, split, type Engine, type Factors } from "./integer-scaling.ts";
-
-/** The sums of columns of a matrix [k, n] of uint8. */
-function columnSums(w: Uint8Array, k: number, n: number): Int32Array {
-  const sums = new Int32Array(n);
-  for (let i = 0; i < k; i++) for (let j = 0; j < n; j++) sums[j] += w[i * n + j];
-  return sums;
-}
+import { preparedCodes } from "./integer.ts";
+import { fail, need, product, type Inputs, type Operator, type Prepared } from "./operator.ts";
+import { ZERO, factorsOf, limitsOf, results, scalar, scaleInto, share, split, type Factors } from "./integer-scaling.ts";
 
 const byRows = (w: Uint8Array, k: number, n: number): Int8Array => {
   const rows = new Int8Array(n * k);
@@ -37,67 +30,37 @@ const matrixOf = (value: Value, node: NodeProto): Uint8Array => {
 };
 
 /** x [.., k] of uint8 around 128, a constant weight [k, n] of the same, an int32 bias. */
-export function linear(isNarrow: boolean): Operator {
-  const finish = (engine: Engine, sums: Int32Array, bias: Int32Array, x: Value, inputs: Inputs, node: NodeProto): Value => {
-    const dims = [...x.dims.slice(0, -1), bias.length];
-    const { value, to, zero } = results(isNarrow, dims);
-    scaleInto(engine, sums, { factors: factorsOf(need(inputs, 3, node)), dims, limits: limitsOf(inputs, 4, node), node, bias }, to, zero);
-    return value;
-  };
-  const inner = (inputs: Inputs, node: NodeProto, k: number): Value => {
+export const linear = (isNarrow: boolean): Operator => ({
+  run(inputs, node) {
+    const w = need(inputs, 1, node);
+    const [k, n] = w.dims;
     const x = need(inputs, 0, node);
     if (x.dims.at(-1) !== k || x.type !== "uint8") throw fail(node, `[.., ${k}] of uint8`, `${x.type} [${x.dims.join(", ")}]`);
-    return x;
-  };
-  return {
-    run(inputs, node) {
-      const w = need(inputs, 1, node);
-      const [k, n] = w.dims;
-      const x = inner(inputs, node, k);
-      const sums = new Int32Array((x.data.length / k) * n);
-      multiplyLoops(x.data as Uint8Array, matrixOf(w, node), ZERO, k, n, sums);
-      return finish(null, sums, need(inputs, 2, node).data as Int32Array, x, inputs, node);
-    },
-    prepare(_node, context): Prepared | undefined {
-      const [w, bias] = [context.constant(1), context.constant(2)];
-      if (!hasEngineMemory(context.backend) || w?.dims.length !== 2 || w.type !== "uint8" || bias?.type !== "int32" || w.data.length === 0)
-        return undefined;
-      const [k, n] = w.dims;
-      const bytes = w.data as Uint8Array;
-      const layer = context.own((context.backend as WasmBackend).prepareInteger(byRows(bytes, k, n), n, k));
-      const added = columnSums(bytes, k, n).map((sum, j) => (bias.data[j] as number) - ZERO * (sum - ZERO * k));
-      const engine = engineMemory(context.backend);
-      let sums = new Int32Array(0);
-      return {
-        kernel: "int8",
-        drops: [1, 2],
-        run(inputs, of) {
-          const x = inner(inputs, of, k);
-          const m = x.data.length / k;
-          if (sums.length !== m * n) sums = new Int32Array(m * n);
-          if (m > 0) layer.run(x.data as Uint8Array, m, sums);
-          return finish(engine, sums, added, x, inputs, of);
-        },
-      };
-    },
-  };
-}
-
-/** Codes around 128 as int8. */
-function centred(x: Uint8Array): Int8Array {
-  const out = new Int8Array(x.length);
-  for (let i = 0; i < x.length; i++) out[i] = x[i] ^ ZERO;
-  return out;
-}
+    const sums = new Int32Array((x.data.length / k) * n);
+    multiplyLoops(x.data as Uint8Array, matrixOf(w, node), ZERO, k, n, sums);
+    const dims = [...x.dims.slice(0, -1), n];
+    const { value, to, zero } = results(isNarrow, dims);
+    const bias = need(inputs, 2, node).data as Int32Array;
+    scaleInto(sums, { factors: factorsOf(need(inputs, 3, node)), dims, limits: limitsOf(inputs, 4, node), node, bias }, to, zero);
+    return value;
+  },
+  prepare(_node, context): Prepared | undefined {
+    const w = context.constant(1);
+    if (!hasEngineMemory(context.backend) || w?.dims.length !== 2 || w.type !== "uint8" || w.data.length === 0) return undefined;
+    const [k, n] = w.dims;
+    const matrix = context.own(packMatrix(engineMemory(context.backend), byRows(w.data as Uint8Array, k, n), n, k, [0]));
+    return preparedCodes({ kind: "product", matrix, plans: new Map() }, 1);
+  },
+});
 
 /** Products of two activations: of codes around 128, or (`zero` 0) of weights of softmax with such codes. */
-export function products(
+export const products = (
   isNarrow: boolean,
   zero: number,
   finish: (inputs: Inputs, node: NodeProto) => { factors: Factors; at: number },
   second: number,
-): Operator {
-  const run = (engine: Engine, inputs: Inputs, node: NodeProto, multiply: typeof multiplyLoops): Value => {
+): Operator => ({
+  run(inputs, node) {
     const [a, b] = [need(inputs, 0, node), need(inputs, second, node)];
     const [x, w] = [matrixOf(a, node), matrixOf(b, node)];
     const [m, k] = a.dims.slice(-2);
@@ -108,7 +71,7 @@ export function products(
     const sums = new Int32Array(product(batch) * m * n);
     for (let c = 0; c < ia.length; c++)
       if (k > 0 && m * n > 0)
-        multiply(
+        multiplyLoops(
           x.subarray(ia[c] * m * k, (ia[c] + 1) * m * k),
           w.subarray(ib[c] * k * n, (ib[c] + 1) * k * n),
           zero,
@@ -119,30 +82,10 @@ export function products(
     const { factors, at } = finish(inputs, node);
     const dims = [...batch, m, n];
     const { value, to, zero: around } = results(isNarrow, dims);
-    scaleInto(engine, sums, { factors, dims, limits: limitsOf(inputs, at, node), node }, to, around);
+    scaleInto(sums, { factors, dims, limits: limitsOf(inputs, at, node), node }, to, around);
     return value;
-  };
-  return {
-    run: (inputs, node) => run(null, inputs, node, multiplyLoops),
-    prepare(_node, { backend }: PrepareContext): Prepared | undefined {
-      if (!hasEngineMemory(backend)) return undefined;
-      const engine = engineMemory(backend);
-      return {
-        kernel: "int8",
-        drops: [],
-        run: (inputs, of) =>
-          run(engine, inputs, of, (x, w, zeroX, k, n, to) => {
-            const layer: IntegerLayer = (backend as WasmBackend).prepareInteger(byRows(w, k, n), n, k);
-            try {
-              layer.run(zeroX === 0 ? x : centred(x), to.length / n, to);
-            } finally {
-              layer.dispose();
-            }
-          }),
-      };
-    },
-  };
-}
+  },
+});
 
 export const given = (i: number) => (inputs: Inputs, node: NodeProto) => ({ factors: factorsOf(need(inputs, i, node)), at: i + 1 });
 
@@ -150,6 +93,6 @@ export const given = (i: number) => (inputs: Inputs, node: NodeProto) => ({ fact
 export function shares(inputs: Inputs, node: NodeProto): { factors: Factors; at: number } {
   const sum = need(inputs, 1, node);
   const multiplier = scalar(inputs, 3, node);
-  const data = Float64Array.from(sum.data as BigInt64Array, (v) => Math.floor(multiplier / Number(v)));
+  const data = Float64Array.from(sum.data as BigInt64Array, (v) => share(multiplier, v));
   return { factors: split(sum.dims, data), at: 4 };
 }

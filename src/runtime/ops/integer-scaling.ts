@@ -1,11 +1,9 @@
 // What the integer functions of models share (integer-only.ts): factors c / 2^t in parts that doubles multiply exactly,
-// limits, and requantization into int32 or uint8 codes, by a kernel where there are enough of them.
-import { engineMemory, hasEngineMemory, type EngineMemory } from "../../backends/wasm/memory.ts";
-import { runCodes } from "../../backends/wasm/nn/codes.ts";
+// limits, and requantization into int32 or uint8 codes.
 import type { NodeProto } from "../../onnx/file/gen/onnx_pb.ts";
 import { empty, type NumberArray, type Value } from "../value.ts";
 import { broadcastDims, broadcastIndex } from "./elementwise.ts";
-import { fail, need, type Inputs, type Operator, type Prepared, type Run } from "./operator.ts";
+import { fail, need, type Inputs } from "./operator.ts";
 
 export const ZERO = 128;
 export const PART = 2 ** 16;
@@ -81,20 +79,8 @@ function indexOf(
   return { period: -1, list: broadcastIndex(factors.dims, dims) };
 }
 
-export type Engine = EngineMemory | null;
-
-/** An operator whose loops have a kernel in a backend's memory. */
-export const onEngine = (make: (engine: Engine) => Run): Operator => ({
-  run: make(null),
-  prepare(_node, { backend }): Prepared | undefined {
-    return hasEngineMemory(backend) ? { run: make(engineMemory(backend)), kernel: "codes", drops: [] } : undefined;
-  },
-});
-
-/** Rows of a job without columns of its own: all codes as one row, where there are enough of them. */
-const KERNEL_CODES = 256;
-export const isWords = (data: unknown): data is Int32Array =>
-  data instanceof Int32Array && data.length >= KERNEL_CODES && data.length % 4 === 0;
+/** The factor of one row of an average: floor(multiplier / sum). */
+export const share = (multiplier: number, sum: number | bigint): number => Math.floor(multiplier / Number(sum));
 
 interface Scaling {
   readonly factors: Factors;
@@ -106,28 +92,10 @@ interface Scaling {
 }
 
 /** to = clip(floor(((x + bias) c + 2^(t - 1)) / 2^t)) + zero. */
-export function scaleInto(engine: Engine, x: NumberArray, { factors, dims, limits, node, bias }: Scaling, to: Codes, zero: number): void {
-  const { half, unit, shift, low, high } = limits;
+export function scaleInto(x: NumberArray, { factors, dims, limits, node, bias }: Scaling, to: Codes, zero: number): void {
+  const { half, unit, low, high } = limits;
   const { period, list } = indexOf(factors, dims, node);
   const n = dims.at(-1) ?? 1;
-  const isRow = list !== null && factors.dims.at(-1) === 1 && factors.high.length === to.length / n;
-  if (
-    engine !== null &&
-    isWords(x) &&
-    factors.words !== null &&
-    (list === null || isRow) &&
-    (n % 4 === 0 || (period === 0 && bias === undefined))
-  ) {
-    const width = period === 0 && bias === undefined ? to.length : n;
-    const spec = {
-      value: bias === undefined ? ("x" as const) : ("biased" as const),
-      sum: false,
-      columns: period > 0,
-      addend: false,
-      result: zero === 0 ? ("int32" as const) : ("uint8" as const),
-    };
-    return runCodes(engine, { spec, rows: to.length / width, width, x, factors: factors.words, bias, shift, low, high, to });
-  }
   const { high: upper, low: lower } = factors;
   for (let i = 0, j = 0, column = 0; i < to.length; i++) {
     if (list !== null) j = list[i];

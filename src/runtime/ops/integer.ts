@@ -25,7 +25,7 @@ const refuse: Run = (inputs, node) => {
   throw fail(node, "codes of int8 or uint8", x === undefined ? "none" : `${x.type} [${x.dims.join(", ")}]`);
 };
 
-const prepared = (codes: CodeUnit, weight: number): Prepared => ({
+export const preparedCodes = (codes: CodeUnit, weight: number): Prepared => ({
   run: refuse,
   kernel: codes.kind === "conv" ? "int8 conv" : "int8",
   drops: [weight],
@@ -62,7 +62,7 @@ export const prepareProduct =
     const less = w.type === "uint8" ? 128 : 0;
     const relative = Array.from(zeros, (z) => z - less);
     const matrix = context.own(packMatrix(engineMemory(backend), byRows(w, less), n, k, relative));
-    return prepared({ kind: "product", matrix, plans: new Map() }, weight);
+    return preparedCodes({ kind: "product", matrix, plans: new Map() }, weight);
   };
 
 /** The same of constant filters [outputs, channels / groups, ...kernel] in one or two dimensions. */
@@ -82,5 +82,5 @@ export const prepareConv =
     const kernel = spatial.length === 1 ? ([1, spatial[0]] as const) : ([spatial[0], spatial[1]] as const);
     const codes = w.data as NumberArray;
     const filters = context.own(packFilters(engineMemory(backend), { codes, zeros, outputs, groups, width, kernel }));
-    return prepared({ kind: "conv", filters, plans: new Map() }, weight);
+    return preparedCodes({ kind: "conv", filters, plans: new Map() }, weight);
   };

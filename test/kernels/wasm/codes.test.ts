@@ -3,7 +3,7 @@ import { describe, expect, test } from "vitest";
 import type { CodesSpec } from "../../../kernels/wasm/nn/codes.ts";
 import { wasm } from "../../../src/backends/wasm/backend.ts";
 import { engineMemory } from "../../../src/backends/wasm/memory.ts";
-import { runCodes } from "../../../src/backends/wasm/nn/codes.ts";
+import { runCodes } from "./run-codes.ts";
 import { seededRandom } from "../../../src/quantize/index.ts";
 
 const base = { value: "x", sum: false, columns: false, addend: false, result: "int32" } as const;

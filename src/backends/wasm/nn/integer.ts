@@ -18,6 +18,7 @@ import {
   type DepthwiseSpec,
 } from "../../../../kernels/wasm/conv/depthwise.ts";
 import type { Finish } from "../../../../kernels/wasm/conv/finish.ts";
+import { codeColumns, columnsBytes, columnsJob } from "../../../../kernels/wasm/conv/columns.ts";
 import { codeRows, finishSums, ROWS_ZERO, rowsJob, sumsJob } from "../../../../kernels/wasm/conv/matrix.ts";
 import { INT8_ARGUMENTS, INT8_CHUNK, INT8_ROWS, INT8_SLAB, int8, int8Quad } from "../../../../kernels/wasm/dot/int8.ts";
 import { resultStride, tileRows } from "../../../../kernels/wasm/products/tiles.ts";
@@ -213,11 +214,103 @@ export interface IntegerProduct {
     unsigned: boolean,
     finished: Finished,
   ): { readonly jobs: KernelJob[]; setZero(zero: number): void };
+  /** The sums as they come, without offsets. */
+  sums(at: { readonly x: number; readonly scratch: number }, unsigned: boolean): IntegerSums;
   /** What a zero point of the rows adds to the sums, by column. */
   zeroOffsets(zero: number, into: Int32Array): void;
 } // prettier-ignore
 
+/** Where the int32 sums of a product lie once its jobs have run. */
+export interface IntegerSums {
+  readonly jobs: KernelJob[];
+  readonly c: number;
+  /** Bytes from row to row. */
+  readonly cStep: number;
+  /** By row: what zero points of columns are multiplied with. */
+  readonly rowTerms: number;
+  setZero(zero: number): void;
+}
+
 const align = (bytes: number): number => Math.ceil(bytes / 64) * 64;
+
+/** Packed weights: blocks of 16 columns, 4 k of each together. */
+interface PackedColumns {
+  readonly style: "dot" | "simd";
+  readonly k: number;
+  readonly n: number;
+  readonly w: number;
+  /** Of style "dot". */
+  readonly columnSums: number;
+}
+
+interface SumsPlan {
+  readonly scratchBytes: number;
+  place(at: { readonly x: number; readonly scratch: number }, unsigned: boolean): IntegerSums;
+}
+
+/** Exact sums of m rows of codes by packed weights. */
+function sumsPlan(memory: EngineMemory, { style, k, n, w, columnSums }: PackedColumns, m: number): SumsPlan {
+  const { shared } = memory;
+  const [blocks, quads] = [Math.ceil(n / 16), Math.ceil(k / 4)];
+  const mr = tileRows(m, INT8_ROWS[style]);
+  const tiles = Math.ceil(m / mr);
+  const padded = tiles * mr;
+  const aStride = quads * mr * int8Quad(style);
+  const stride = resultStride(n, padded);
+  const parts = { a: align(tiles * aStride), rowSums: align(4 * padded), sums: align(4 * padded), c: 4 * padded * stride };
+  return {
+    scratchBytes: parts.a + parts.rowSums + parts.sums + parts.c,
+    place(at, unsigned) {
+      const a = at.scratch;
+      const rowSums = a + parts.a;
+      const rowTerms = rowSums + parts.rowSums;
+      const c = rowTerms + parts.sums;
+      const rowsSpec = { style, unsigned, mr, shared } as const;
+      const packing = rowsJob({ x: at.x, m, k, zero: 0, a, rowSums, sums: rowTerms }, rowsSpec);
+      const unroll = memory.features.relaxed ? 4 : 1;
+      const built = memory.kernel(int8, { ...rowsSpec, unroll });
+      const slab = Math.ceil(INT8_SLAB / mr);
+      const jobs: KernelJob[] = [{ kernel: memory.kernel(codeRows, rowsSpec), ...packing, panelBytes: 0 }];
+      for (let from = 0; from < tiles; from += slab) {
+        const values = {
+          a: a + from * aStride,
+          w,
+          c: c + 4 * from * mr * stride,
+          ldc: 4 * stride,
+          quads,
+          tiles: Math.min(slab, tiles - from),
+          aStride,
+          rowSums: rowSums + 4 * from * mr,
+          columnSums,
+        };
+        const args = Int32Array.from(INT8_ARGUMENTS, (name) => values[name]);
+        jobs.push({ kernel: built, items: blocks, args, panelBytes: style === "simd" ? 128 * INT8_CHUNK : 0 });
+      }
+      return { jobs, c, cStep: 4 * stride, rowTerms, setZero: (za) => void (packing.args[ROWS_ZERO] = za) };
+    },
+  };
+}
+
+/** A product of two computed matrices of uint8, x [m, k] and w [k, n] around 128. */
+export interface CodesProduct {
+  readonly scratchBytes: number;
+  /** Adds the jobs of one pair of matrices. 16 bytes behind w are read where n is no multiple of 16. */
+  place(at: { readonly x: number; readonly w: number; readonly scratch: number }, zero: number): IntegerSums;
+}
+
+export function codesProduct(memory: EngineMemory, m: number, k: number, n: number): CodesProduct {
+  const bytes = align(columnsBytes(k, n));
+  const packed = { style: "simd", k, n, columnSums: 0 } as const;
+  return {
+    scratchBytes: bytes + sumsPlan(memory, { ...packed, w: 0 }, m).scratchBytes,
+    place({ x, w, scratch }, zero) {
+      const made = sumsPlan(memory, { ...packed, w: scratch }, m).place({ x, scratch: scratch + bytes }, true);
+      made.setZero(zero);
+      const packing = { ...columnsJob({ x: w, k, n, w: scratch }), panelBytes: 0 };
+      return { ...made, jobs: [{ kernel: memory.kernel(codeColumns, { shared: memory.shared }), ...packing }, ...made.jobs] };
+    },
+  };
+}
 
 /**
  * Packs a matrix of rows [n, k] (of the product's columns): signed codes, and zero points relative to them, of all or
@@ -255,56 +348,20 @@ export function packMatrix(memory: EngineMemory, rows: Int8Array, n: number, k: 
     sums,
     dispose: () => region.free(),
     product(m) {
-      const mr = tileRows(m, INT8_ROWS[style]);
-      const tiles = Math.ceil(m / mr);
-      const padded = tiles * mr;
-      const aStride = quads * mr * int8Quad(style);
-      const stride = resultStride(n, padded);
-      const parts = { a: align(tiles * aStride), rowSums: align(4 * padded), sums: align(4 * padded), c: 4 * padded * stride };
+      const plan = sumsPlan(memory, { style, k, n, w: region.address, columnSums }, m);
       return {
-        scratchBytes: parts.a + parts.rowSums + parts.sums + parts.c,
+        scratchBytes: plan.scratchBytes,
         columns,
+        sums: (at, unsigned) => plan.place(at, unsigned),
         zeroOffsets(za, into) {
           // bytes are multiplied as they are, words less the zero point
           if (style === "dot") for (let j = 0; j < n; j++) into[j] -= za * sums[j];
         },
         jobs(at, unsigned, finished) {
-          const { shared } = memory;
-          const a = at.scratch;
-          const rowSums = a + parts.a;
-          const own = rowSums + parts.rowSums;
-          const c = own + parts.sums;
-          const rowsSpec = { style, unsigned, mr, shared } as const;
-          const packing = rowsJob({ x: at.x, m, k, zero: 0, a, rowSums, sums: own }, rowsSpec);
-          const unroll = memory.features.relaxed ? 4 : 1;
-          const built = memory.kernel(int8, { ...rowsSpec, unroll });
-          const slab = Math.ceil(INT8_SLAB / mr);
-          const products: KernelJob[] = [];
-          for (let from = 0; from < tiles; from += slab) {
-            const values = {
-              a: a + from * aStride,
-              w: region.address,
-              c: c + 4 * from * mr * stride,
-              ldc: 4 * stride,
-              quads,
-              tiles: Math.min(slab, tiles - from),
-              aStride,
-              rowSums: rowSums + 4 * from * mr,
-              columnSums,
-            };
-            const args = Int32Array.from(INT8_ARGUMENTS, (name) => values[name]);
-            products.push({ kernel: built, items: blocks, args, panelBytes: style === "simd" ? 128 * INT8_CHUNK : 0 });
-          }
-          const sumsSpec = { to: finished.to, bias: finished.bias, zeros: !isCentred, shared };
-          const last = sumsJob({ m, n, c, cStep: 4 * stride, y: at.y, offsets: at.offsets, zeros: zeroAt, factors: at.factors, bias: at.bias, sums: own, ...bounds(finished) }); // prettier-ignore
-          return {
-            jobs: [
-              { kernel: memory.kernel(codeRows, rowsSpec), ...packing, panelBytes: 0 },
-              ...products,
-              { kernel: memory.kernel(finishSums, sumsSpec), ...last, panelBytes: 64 },
-            ],
-            setZero: (za) => void (packing.args[ROWS_ZERO] = za),
-          };
+          const { jobs, c, cStep, rowTerms, setZero } = plan.place(at, unsigned);
+          const sumsSpec = { to: finished.to, bias: finished.bias, zeros: !isCentred, shared: memory.shared };
+          const last = sumsJob({ m, n, c, cStep, y: at.y, offsets: at.offsets, zeros: zeroAt, factors: at.factors, bias: at.bias, sums: rowTerms, ...bounds(finished) }); // prettier-ignore
+          return { jobs: [...jobs, { kernel: memory.kernel(finishSums, sumsSpec), ...last, panelBytes: 64 }], setZero };
         },
       };
     },

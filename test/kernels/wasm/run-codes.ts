@@ -1,6 +1,6 @@
 // Runs the kernel of codes (kernels/wasm/nn/codes.ts) on arrays: they are copied into the backend's memory and out.
-import { codes, codesConstants, CODES_ARGUMENTS, type CodesSpec } from "../../../../kernels/wasm/nn/codes.ts";
-import type { EngineMemory } from "../memory.ts";
+import { codes, codesConstants, CODES_ARGUMENTS, type CodesSpec } from "../../../kernels/wasm/nn/codes.ts";
+import type { EngineMemory } from "../../../src/backends/wasm/memory.ts";
 
 export interface CodesRun {
   readonly spec: Omit<CodesSpec, "shared">;
@@ -64,6 +64,7 @@ export function runCodes(memory: EngineMemory, run: CodesRun): void {
     ["sums", totals],
     ["width", width],
     ["factorStride", isPerRow ? 4 : 0],
+    ["xStride", 4 * width],
     ["bStride", run.b?.length === width && rows > 1 ? 0 : 4 * width],
     ["shift", shift],
   ]);
