@@ -1,13 +1,12 @@
 // Quantizes 1 GiB of weights (64 MatMul of 2048 x 2048 float32) to q4 in a process of its own and prints wall time,
 // time inside quantizeModel and peak memory. The model is generated on disk, streaming; a second one keeps its weights
 // as external data. --gptq N quantizes the first N layers by GPTQ on 1024 vectors, and says what the whole would take.
-// npm run bench -- onnx-1gib [folder] [--runs 3] [--gptq N] For comparison (2 cores AMD EPYC, onnxruntime 1.21 to 1.23
+// npm run bench -- onnx-1gib [folder] [--runs 3] [--gptq N]; needs npm run build. For comparison (2 cores AMD EPYC, onnxruntime 1.21 to 1.23
 // in Python): 2.3 to 3.3 s in the call, 6.3 to 7.5 s with imports, 2354 MB.
 import { spawnSync } from "node:child_process";
 import { closeSync, existsSync, fsyncSync, mkdirSync, openSync, readSync, rmSync, statSync, writeFileSync, writeSync } from "node:fs";
 import { cpus, loadavg, tmpdir } from "node:os";
 import { join } from "node:path";
-import { fileURLToPath } from "node:url";
 import { create, toBinary } from "@bufbuild/protobuf";
 import {
   GraphProtoSchema,
@@ -19,7 +18,6 @@ import {
   TensorProto_DataLocation,
   TensorProto_DataType,
 } from "../src/onnx/file/gen/onnx_pb.ts";
-import { quantizeModel, type Feeds } from "../src/onnx/index.ts";
 import { value } from "../test/onnx/build.ts";
 
 const LAYERS = 64;
@@ -98,15 +96,44 @@ function generateOutside(path: string): void {
   closeSync(fd);
 }
 
-const CHILD = "--child";
+/** Vectors of a calibration batch. */
 const TOKENS = 1024;
 
-/** Vectors for the first layer; their neighbours resemble each other. */
-function calibrationFeeds(): Feeds[] {
-  const data = new Float32Array(TOKENS * SIZE);
-  for (let i = 0; i < data.length; i++) data[i] = next() - 0.5 + (i % SIZE === 0 ? 0 : 0.8 * data[i - 1]);
-  return [{ x: { type: "float32", data, dims: [TOKENS, SIZE] } }];
-}
+/**
+ * What is measured, in a process of its own on the built package: argv input, output, kind, "in" | "out", layers. For
+ * GPTQ, vectors for the first layers; their neighbours resemble each other.
+ */
+const CHILD = `
+const { quantizeModel } = await import(${JSON.stringify(new URL("../dist/esm/onnx.js", import.meta.url).href)});
+const [input, output, kind, external, layers] = process.argv.slice(-5);
+let state = 12345;
+const next = () => (state = (Math.imul(state, 1664525) + 1013904223) >>> 0) / 2 ** 32;
+const feeds = () => {
+  const data = new Float32Array(${TOKENS * SIZE});
+  for (let i = 0; i < data.length; i++) data[i] = next() - 0.5 + (i % ${SIZE} === 0 ? 0 : 0.8 * data[i - 1]);
+  return [{ x: { type: "float32", data, dims: [${TOKENS}, ${SIZE}] } }];
+};
+const gptq = () => ({
+  include: Array.from({ length: Number(layers) }, (_, i) => "mm" + i),
+  algorithm: { name: "gptq", damp: 0.05, actOrder: false, polish: false },
+  calibration: feeds(),
+});
+const report = await quantizeModel(input, output, {
+  dtype: "q4",
+  force: true,
+  symmetric: kind === "sym",
+  ...(external === "out" ? { externalData: true } : {}),
+  ...(Number(layers) > 0 ? gptq() : {}),
+});
+const { maxRSS, userCPUTime, systemCPUTime } = process.resourceUsage();
+console.log(JSON.stringify({
+  seconds: report.seconds,
+  peakMB: maxRSS / 1024,
+  cpu: (userCPUTime + systemCPUTime) / 1e6,
+  bytes: report.fileBytesAfter,
+  sqnrDb: report.layers[0].sqnrDb,
+}));
+`;
 
 interface ChildReport {
   readonly seconds: number;
@@ -117,35 +144,9 @@ interface ChildReport {
   readonly sqnrDb: number;
 }
 
-async function child([input, output, kind, external, layers]: string[]): Promise<void> {
-  const chosen = Number(layers);
-  const report = await quantizeModel(input, output, {
-    dtype: "q4",
-    force: true,
-    symmetric: kind === "sym",
-    ...(external === "out" ? { externalData: true } : {}),
-    ...(chosen > 0
-      ? {
-          include: Array.from({ length: chosen }, (_, i) => `mm${i}`),
-          algorithm: { name: "gptq", damp: 0.05, actOrder: false, polish: false } as const,
-          calibration: calibrationFeeds(),
-        }
-      : {}),
-  });
-  const usage = process.resourceUsage();
-  const made: ChildReport = {
-    seconds: report.seconds,
-    peakMB: usage.maxRSS / 1024,
-    cpu: (usage.userCPUTime + usage.systemCPUTime) / 1e6,
-    bytes: report.fileBytesAfter,
-    sqnrDb: report.layers[0].sqnrDb!,
-  };
-  console.log(JSON.stringify(made));
-}
-
 function runChild(args: readonly string[]): ChildReport & { readonly wall: number } {
   const started = performance.now();
-  const made = spawnSync(process.execPath, [...process.execArgv, fileURLToPath(import.meta.url), CHILD, ...args], { encoding: "utf8" });
+  const made = spawnSync(process.execPath, ["--input-type=module", "-e", CHILD, ...args], { encoding: "utf8" });
   if (made.status !== 0) throw new Error(made.stderr);
   return { wall: (performance.now() - started) / 1000, ...(JSON.parse(made.stdout) as ChildReport) };
 }
@@ -215,5 +216,3 @@ export function onnxGib(args: readonly string[]): void {
     if (data === "in" && kind === "sym") console.log(copyRoof(inside, folder, results[0].bytes));
   }
 }
-
-if (process.argv[2] === CHILD) await child(process.argv.slice(3));

@@ -228,6 +228,7 @@ export function newContext(
   notes: string[],
   formatOf: (layer: Layer) => Format,
   early: Early = new Map(),
+  owns?: TargetContext["owns"],
 ): TargetContext {
   let names: Names | undefined;
   return {
@@ -244,6 +245,7 @@ export function newContext(
     before(scope, nodes) {
       early.set(scope, [...(early.get(scope) ?? []), ...nodes]);
     },
+    ...(owns === undefined ? {} : { owns }),
   };
 }
 
@@ -258,7 +260,15 @@ async function convertLayers(
   const found = findLayers(scopes, model);
   const early: Early = new Map();
   const decisionOf = (layer: Layer): Decision => decide.of(layer) as Decision;
-  const context = newContext(model, scopes, options, notes, (layer) => decisionOf(layer).format, early);
+  const context = newContext(
+    model,
+    scopes,
+    options,
+    notes,
+    (layer) => decisionOf(layer).format,
+    early,
+    (packed) => weights.owns(packed),
+  );
   const decide = decider(context, found);
   const todo = found.filter((layer) => typeof decide.of(layer) !== "string");
   const late = decide.targets().map((target) => ({

@@ -163,6 +163,8 @@ export interface LayerWeights {
    * @throws LowbitError E_VALUE where the weight is not finite, naming the layer
    */
   quantize(rounding: Rounding, given?: Measured): Measured;
+  /** Was it made for one layer only, and is it kept by nobody? */
+  owns(packed: PackedTensor): boolean;
 }
 
 /**
@@ -175,7 +177,9 @@ export function layerWeights(model: OnnxModel, layers: readonly Layer[], store?:
   for (const { weight } of layers) if (weight !== null) readers.set(weight.source, (readers.get(weight.source) ?? 0) + 1);
   const scratch: Scratch = { bytes: new Uint8Array(0) };
   const made = new Map<ConstantView["source"], { key: string; quantizer: LayerQuantizer; measured: Measured }[]>();
+  const own = new WeakSet<PackedTensor>();
   return {
+    owns: (packed) => own.has(packed),
     quantize({ layer, format, quantizer, flat }, given) {
       const matrix = layerMatrix(layer);
       if (typeof matrix === "string") throw new LowbitError("E_UNSUPPORTED", `layer ${layer.name}: ${matrix}.`);
@@ -202,6 +206,7 @@ export function layerWeights(model: OnnxModel, layers: readonly Layer[], store?:
       const measured = given ?? make();
       known.push({ key, quantizer, measured });
       if (store?.keepsAll) store.put(layer, measured);
+      if (left <= 0) own.add(measured.packed);
       return measured;
     },
   };

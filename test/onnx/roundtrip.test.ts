@@ -25,7 +25,7 @@ const realModels = [
 const folder = mkdtempSync(join(tmpdir(), "lowbit-onnx-"));
 afterAll(() => rmSync(folder, { recursive: true, force: true }));
 
-const join8 = (parts: Iterable<Uint8Array>): Uint8Array => new Uint8Array(Buffer.concat([...parts]));
+const join8 = (parts: Iterable<Uint8Array>): Uint8Array => new Uint8Array(Buffer.concat(Array.from(parts, (part) => part.slice())));
 /** A field 200 (length-delimited) that no ONNX version knows. */
 const unknownField = Uint8Array.of(0xc2, 0x0c, 3, 1, 2, 3);
 

@@ -139,9 +139,10 @@ export const segmentsLength = sum;
 /** Small segments are gathered up to this many bytes: a model of many nodes is not written in as many calls. */
 const GATHER = 1 << 16;
 
-/** The bytes of segments, in chunks of at most `chunk` bytes. */
-export function* segmentChunks(segments: readonly Segment[], chunk = 8 << 20): Generator<Uint8Array> {
-  let gathered = new Uint8Array(GATHER);
+/** The bytes of segments, in chunks of at most `chunk` bytes, each valid until the next one is asked for. */
+export function* segmentChunks(segments: readonly Segment[], chunk = 4 << 20): Generator<Uint8Array> {
+  const gathered = new Uint8Array(GATHER);
+  let scratch = new Uint8Array(0);
   let used = 0;
   for (const segment of segments) {
     if (segment.length <= GATHER - used) {
@@ -150,15 +151,17 @@ export function* segmentChunks(segments: readonly Segment[], chunk = 8 << 20): G
       continue;
     }
     if (used > 0) yield gathered.subarray(0, used);
-    gathered = new Uint8Array(GATHER);
     used = 0;
     if (segment.length <= GATHER) {
       gathered.set(segment instanceof Uint8Array ? segment : segment.source.read(segment.offset, segment.length));
       used = segment.length;
     } else if (segment instanceof Uint8Array) yield segment;
-    else
+    else {
+      const most = Math.min(chunk, segment.length);
+      if (scratch.length < most) scratch = new Uint8Array(most);
       for (let at = 0; at < segment.length; at += chunk)
-        yield segment.source.read(segment.offset + at, Math.min(chunk, segment.length - at));
+        yield segment.source.read(segment.offset + at, Math.min(chunk, segment.length - at), scratch);
+    }
   }
   if (used > 0) yield gathered.subarray(0, used);
 }

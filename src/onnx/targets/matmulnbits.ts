@@ -38,7 +38,7 @@ export function matMulNBits(): Target {
     return once(packed, () => {
       const { model, names } = context;
       const { name, scope } = layer.weight!;
-      const operands = nbitsOperands(packed, isHalf(layer));
+      const operands = nbitsOperands(packed, isHalf(layer), context.owns?.(packed));
       const { bits, blockSize, blocks } = operands;
       const tensors = [
         makeTensor(model, names.take(`${name}_Q${bits}`), T.UINT8, [packed.rows, blocks, (blockSize * bits) / 8], operands.codes),

@@ -130,19 +130,20 @@ export function withSpan(format: BlockFormat, span: Span): BlockFormat {
 /**
  * The operands for a packed tensor [rows, k].
  * @param half write float16 scales where the format has none of its own type
+ * @param owned the codes may be changed in place: nobody else reads them
  * @throws LowbitError E_UNSUPPORTED where the format cannot be such codes
  */
-export function nbitsOperands(packed: PackedTensor, half: boolean): NBitsOperands {
+export function nbitsOperands(packed: PackedTensor, half: boolean, owned = false): NBitsOperands {
   const plan = nbitsPlan(packed.format, packed.k);
   if (typeof plan === "string")
     throw new LowbitError(
       "E_UNSUPPORTED",
       `MatMulNBits: expected integers, or values on an even grid, with scales per block of 16 to 256, got ${packed.format.name}: ${plan}. Use the target "stored".`,
     );
-  return plan.asIs ? asTheyAre(packed, plan) : asSteps(packed, plan, half);
+  return plan.asIs ? asTheyAre(packed, plan, owned) : asSteps(packed, plan, half);
 }
 
-function asTheyAre(packed: PackedTensor, { bits, blockSize }: NBitsPlan): NBitsOperands {
+function asTheyAre(packed: PackedTensor, { bits, blockSize }: NBitsPlan, owned: boolean): NBitsOperands {
   const { rows, k } = packed;
   const format = packed.format as BlockFormat;
   const blocks = Math.ceil(k / blockSize);
@@ -151,11 +152,13 @@ function asTheyAre(packed: PackedTensor, { bits, blockSize }: NBitsPlan): NBitsO
   // Signed codes are two's complement: the unsigned code with its top bit flipped.
   const signed = format.element.limits.min < 0;
   const flip = signed ? [0xaa, 0x88, 0x80][NBITS.indexOf(bits)] : 0;
-  const codes = new Uint8Array(rows * rowBytes);
-  if (rowBytes === packed.rowBytes && codes.length % 4 === 0 && packed.codes.byteOffset % 4 === 0) {
-    const from = new Uint32Array(packed.codes.buffer, packed.codes.byteOffset, codes.length / 4);
-    const to = new Uint32Array(codes.buffer);
-    for (let i = 0; i < to.length; i++) to[i] = from[i] ^ (flip * 0x01010101);
+  const whole = rowBytes === packed.rowBytes && (rows * rowBytes) % 4 === 0 && packed.codes.byteOffset % 4 === 0;
+  const codes = whole && owned ? packed.codes : new Uint8Array(rows * rowBytes);
+  if (whole) {
+    const from = new Int32Array(packed.codes.buffer, packed.codes.byteOffset, codes.length / 4);
+    const to = new Int32Array(codes.buffer, codes.byteOffset, from.length);
+    const mask = Math.imul(flip, 0x01010101);
+    if (mask !== 0 || !owned) for (let i = 0; i < to.length; i++) to[i] = from[i] ^ mask;
   } else {
     for (let row = 0; row < rows; row++) {
       const from = row * packed.rowBytes;

@@ -22,6 +22,8 @@ export interface TargetContext {
   readonly formatOf: (layer: Layer) => Format;
   /** Puts nodes whose inputs are constants before all others of a graph. */
   readonly before: (scope: Scope, nodes: readonly NodeProto[]) => void;
+  /** Does nobody else read the packed weight, so that its memory may become the new tensor's? Default: no. */
+  readonly owns?: (packed: PackedTensor) => boolean;
 }
 
 /** What became of a layer. */

@@ -30,8 +30,8 @@ export function spillFile(target: string, budget: number): SpillFile {
           return size;
         },
         label,
-        read(at, length) {
-          const out = new Uint8Array(length);
+        read(at, length, into) {
+          const out = into !== undefined && into.length >= length ? into.subarray(0, length) : new Uint8Array(length);
           readAll(fd, out, length, at, label);
           return out;
         },
