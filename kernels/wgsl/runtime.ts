@@ -14,6 +14,7 @@ import {
   type GpuBuffer,
   type GpuDevice,
   type GpuMessage,
+  type GpuPass,
   type GpuShaderModule,
 } from "./api.ts";
 
@@ -30,6 +31,7 @@ export interface Binding {
 }
 
 export interface Pipeline {
+  readonly id: number;
   readonly name: string;
   readonly bindings: readonly Binding[];
   readonly pipeline: object;
@@ -48,6 +50,8 @@ export interface Job {
     workgroups: number | readonly [number, number],
   ): void;
   copy(from: GpuBuffer, fromOffset: number, to: GpuBuffer, toOffset: number, bytes: number): void;
+  /** A uniform binding of these words, good for this job. */
+  uniform(words: Uint32Array): GpuBinding;
   /** Bytes of a buffer, as they are after the commands before this one; both numbers multiples of 4. */
   read(from: GpuBuffer, offset: number, bytes: number): Promise<ArrayBuffer>;
 }
@@ -88,8 +92,6 @@ export interface GpuRuntime {
    * submission.
    */
   scratch(name: string, bytes: number): GpuBuffer;
-  /** The same for the uniforms of one job. */
-  uniforms(bytes: number): GpuBuffer;
   /**
    * A pipeline by family and spec; compiled once per runtime.
    * @throws (rejects) LowbitError E_DEVICE with kernel name and line
@@ -118,6 +120,11 @@ export interface RuntimeOptions {
   readonly features?: { readonly subgroups?: boolean; readonly f16?: boolean };
 }
 
+/** Uniforms of a job lie in buffers of this size, one after the other. */
+const UNIFORM_CHUNK = 65536;
+/** Bind groups that are kept for the next job. */
+const MOST_GROUPS = 16384;
+
 /** Bindings of group 0 in a shader's text. */
 export function shaderBindings(code: string): readonly Binding[] {
   const found: Binding[] = [];
@@ -143,6 +150,14 @@ export function createGpuRuntime(device: GpuDevice, options: RuntimeOptions): Gp
   const buffers = new Set<GpuBuffer>();
   const scratch = new Map<string, GpuBuffer>();
   const pipelines = new Map<string, Promise<Pipeline>>();
+  /** Bind groups by pipeline and buffers; a buffer that goes takes all of them along. */
+  const groups = new Map<string, object>();
+  const numbers = new WeakMap<GpuBuffer, number>();
+  let numbered = 0;
+  let compiled = 0;
+  const chunks: { readonly buffer: GpuBuffer; readonly words: Uint32Array<ArrayBuffer> }[] = [];
+  /** While commands are recorded: buffers to be destroyed once they are submitted. */
+  let leaving: GpuBuffer[] | null = null;
   let bytes = 0;
   let live = true;
   let lost: string | null = null;
@@ -188,17 +203,57 @@ export function createGpuRuntime(device: GpuDevice, options: RuntimeOptions): Gp
     return result as T;
   }
 
-  function reuse(name: string, size: number, kind: "storage" | "uniform"): GpuBuffer {
-    const found = scratch.get(name);
-    if (found !== undefined) {
-      if (found.size >= size) return found;
-      // earlier jobs have been submitted: the device keeps it until they are done
-      runtime.release(found);
-      scratch.delete(name);
+  const numberOf = (buffer: GpuBuffer): number => {
+    let number = numbers.get(buffer);
+    if (number === undefined) numbers.set(buffer, (number = numbered++));
+    return number;
+  };
+
+  /** The bind group of a pipeline over these buffers, made once. */
+  function groupOf(pipeline: Pipeline, bindings: Readonly<Record<string, GpuBuffer | GpuBinding>>): object {
+    let key = String(pipeline.id);
+    const entries = pipeline.bindings.map(({ index, name }) => {
+      const bound = bindings[name];
+      if (bound === undefined) throw new TypeError(`${pipeline.name}: no buffer for the binding ${name}`);
+      const resource: GpuBinding = "buffer" in bound ? bound : { buffer: bound };
+      key += ` ${numberOf(resource.buffer)}`;
+      if (resource.offset !== undefined || resource.size !== undefined) key += `@${resource.offset ?? 0}+${resource.size ?? ""}`;
+      return { binding: index, resource };
+    });
+    let group = groups.get(key);
+    if (group === undefined) {
+      group = device.createBindGroup({ layout: pipeline.layout, entries } as never);
+      if (groups.size >= MOST_GROUPS) groups.clear();
+      groups.set(key, group);
     }
-    const made = runtime.allocate(size, name, kind);
-    scratch.set(name, made);
-    return made;
+    return group;
+  }
+
+  /** Uniforms of one job; `write` sends them. */
+  function uniformsOfJob(): { bind(words: Uint32Array): GpuBinding; write(): void } {
+    let chunk = 0;
+    let at = 0;
+    return {
+      bind(words) {
+        const size = Math.ceil((4 * words.length) / limits.alignment) * limits.alignment;
+        if (at + size > UNIFORM_CHUNK) {
+          chunk++;
+          at = 0;
+        }
+        if (chunk === chunks.length)
+          chunks.push({ buffer: runtime.allocate(UNIFORM_CHUNK, "uniforms", "uniform"), words: new Uint32Array(UNIFORM_CHUNK / 4) });
+        chunks[chunk].words.set(words, at / 4);
+        const binding = { buffer: chunks[chunk].buffer, offset: at, size };
+        at += size;
+        return binding;
+      },
+      write() {
+        for (let i = 0; i <= chunk && i < chunks.length; i++) {
+          const used = i < chunk ? UNIFORM_CHUNK : at;
+          if (used > 0) runtime.write(chunks[i].buffer, 0, chunks[i].words.subarray(0, used / 4));
+        }
+      },
+    };
   }
 
   const runtime: GpuRuntime = {
@@ -235,7 +290,10 @@ export function createGpuRuntime(device: GpuDevice, options: RuntimeOptions): Gp
     release(buffer) {
       if (!buffers.delete(buffer)) return;
       bytes -= buffer.size;
-      buffer.destroy();
+      // results that are read are bound nowhere
+      if ((buffer.usage & MAP_READ) === 0) groups.clear();
+      if (leaving === null) buffer.destroy();
+      else leaving.push(buffer);
     },
     give(size, label) {
       const buffer = runtime.allocate(size, label);
@@ -246,8 +304,18 @@ export function createGpuRuntime(device: GpuDevice, options: RuntimeOptions): Gp
     write(buffer, offset, data) {
       device.queue.writeBuffer(buffer as never, offset, data.buffer as ArrayBuffer, data.byteOffset, data.byteLength);
     },
-    scratch: (name, size) => reuse(name, size, "storage"),
-    uniforms: (size) => reuse("uniforms", size, "uniform"),
+    scratch(name, size) {
+      const found = scratch.get(name);
+      if (found !== undefined) {
+        if (found.size >= size) return found;
+        // earlier jobs have been submitted: the device keeps it until they are done
+        runtime.release(found);
+        scratch.delete(name);
+      }
+      const made = runtime.allocate(size, name);
+      scratch.set(name, made);
+      return made;
+    },
     pipeline(family, spec, build) {
       const key = `${family} ${JSON.stringify(spec)}`;
       let found = pipelines.get(key);
@@ -266,37 +334,52 @@ export function createGpuRuntime(device: GpuDevice, options: RuntimeOptions): Gp
       const given: Promise<unknown>[] = [];
       const done = guard(what, () => {
         const encoder = device.createCommandEncoder({ label: what });
-        const value = record({
-          dispatch(pipeline, bindings, workgroups) {
-            const entries = pipeline.bindings.map(({ index, name }) => {
-              const bound = bindings[name];
-              if (bound === undefined) throw new TypeError(`${pipeline.name}: no buffer for the binding ${name}`);
-              return { binding: index, resource: "buffer" in bound ? bound : { buffer: bound } };
-            });
-            const group = device.createBindGroup({ layout: pipeline.layout, entries } as never);
-            let [x, y] = typeof workgroups === "number" ? [workgroups, 1] : workgroups;
-            if (x > limits.workgroups) {
-              const rows = Math.ceil(x / limits.workgroups);
-              [x, y] = [Math.ceil(x / rows), y * rows];
-            }
-            const pass = encoder.beginComputePass({ label: pipeline.name });
-            pass.setPipeline(pipeline.pipeline as never);
-            pass.setBindGroup(0, group as never);
-            pass.dispatchWorkgroups(x, y);
-            pass.end();
-          },
-          copy: (from, fromOffset, to, toOffset, size) =>
-            encoder.copyBufferToBuffer(from as never, fromOffset, to as never, toOffset, size),
-          read(from, offset, size) {
-            const buffer = runtime.allocate(size, `${what} (result)`, "read");
-            encoder.copyBufferToBuffer(from as never, offset, buffer as never, 0, size);
-            const promise = new Promise<ArrayBuffer>((resolve, reject) => staged.push({ buffer, bytes: size, resolve, reject }));
-            promise.catch(() => {});
-            given.push(promise);
-            return promise;
-          },
-        });
-        device.queue.submit([encoder.finish()] as never);
+        const uniforms = uniformsOfJob();
+        // dispatches that follow each other share a pass: each sees what those before it wrote
+        let pass: GpuPass | null = null;
+        const endPass = (): void => {
+          pass?.end();
+          pass = null;
+        };
+        const gone: GpuBuffer[] = [];
+        leaving = gone;
+        let value: T;
+        try {
+          value = record({
+            dispatch(pipeline, bindings, workgroups) {
+              const group = groupOf(pipeline, bindings);
+              let [x, y] = typeof workgroups === "number" ? [workgroups, 1] : workgroups;
+              if (x > limits.workgroups) {
+                const rows = Math.ceil(x / limits.workgroups);
+                [x, y] = [Math.ceil(x / rows), y * rows];
+              }
+              pass ??= encoder.beginComputePass({ label: what });
+              pass.setPipeline(pipeline.pipeline as never);
+              pass.setBindGroup(0, group as never);
+              pass.dispatchWorkgroups(x, y);
+            },
+            copy(from, fromOffset, to, toOffset, size) {
+              endPass();
+              encoder.copyBufferToBuffer(from as never, fromOffset, to as never, toOffset, size);
+            },
+            uniform: (words) => uniforms.bind(words),
+            read(from, offset, size) {
+              endPass();
+              const buffer = runtime.allocate(size, `${what} (result)`, "read");
+              encoder.copyBufferToBuffer(from as never, offset, buffer as never, 0, Math.ceil(size / 4) * 4);
+              const promise = new Promise<ArrayBuffer>((resolve, reject) => staged.push({ buffer, bytes: size, resolve, reject }));
+              promise.catch(() => {});
+              given.push(promise);
+              return promise;
+            },
+          });
+          endPass();
+          uniforms.write();
+          device.queue.submit([encoder.finish()] as never);
+        } finally {
+          leaving = null;
+          for (const buffer of gone) buffer.destroy();
+        }
         for (const { buffer, bytes: size, resolve, reject } of staged)
           buffer.mapAsync(READ_MODE, 0, Math.ceil(size / 4) * 4).then(() => {
             try {
@@ -326,6 +409,7 @@ export function createGpuRuntime(device: GpuDevice, options: RuntimeOptions): Gp
       live = false;
       for (const buffer of [...buffers]) runtime.release(buffer);
       scratch.clear();
+      chunks.length = 0;
       pipelines.clear();
       if (options.own) device.destroy();
     },
@@ -354,7 +438,7 @@ export function createGpuRuntime(device: GpuDevice, options: RuntimeOptions): Gp
     let fault: unknown;
     try {
       const { layout, pipeline } = await made;
-      return { name, bindings, layout, pipeline: await pipeline };
+      return { id: compiled++, name, bindings, layout, pipeline: await pipeline };
     } catch (error) {
       fault = error;
     }

@@ -8,6 +8,7 @@ import { gemvRows, gemvShader } from "./gemv.ts";
 import { exprFunction, shaderTables } from "./function.ts";
 import { hadamardShader, hadamardShaderName, type HadamardShader } from "./hadamard.ts";
 import { integerShader, integerShaderName, type IntegerSpec } from "./integer.ts";
+import { operatorShaders } from "./nn/variants.ts";
 import { shaderName, type ProductSpec } from "./product.ts";
 import type { ShaderFamily, ShaderVariant } from "../variants.ts";
 
@@ -179,4 +180,10 @@ export const shaderFamilies: readonly ShaderFamily[] = [
     variants: integerShaders,
   },
   { name: "hadamard", computes: "Walsh-Hadamard transform of float32 rows", file: "kernels/wgsl/hadamard.ts", variants: hadamardShaders },
+  {
+    name: "operators",
+    computes: "attention, norms, softmax, chains of element-wise operators, reductions, copies, float32 products",
+    file: "kernels/wgsl/nn/",
+    variants: operatorShaders,
+  },
 ];

@@ -5,6 +5,8 @@ import { reference } from "../backends/reference.ts";
 import { TURN_MS, turn } from "../backends/turn.ts";
 import type { Backend, SyncLayer } from "../backends/types.ts";
 import { wasmSync } from "../backends/wasm/backend.ts";
+import type { WebGpuBackend } from "../backends/webgpu/backend.ts";
+import { gpuRuntime } from "../backends/webgpu/door.ts";
 import type { ByteSource, RangeReader } from "../interop/source.ts";
 import { readModel } from "../onnx/file/io.ts";
 import type { OnnxModel } from "../onnx/file/model.ts";
@@ -12,7 +14,7 @@ import { checkAborted, type Progress, type RunOptions } from "../quantize/steps.
 import { makePlan, missingOperators, readGraph } from "./compile/plan.ts";
 import { foreignSession, type OnnxRuntime } from "./foreign.ts";
 import type { ActivationChoice } from "./ops/operator.ts";
-import { describe, ownSession, type Session } from "./session.ts";
+import { describe, ownSession, type Place, type Session } from "./session.ts";
 import { fetchSource, isGguf, readWhole, toBlobBytes, withExternal } from "./sources.ts";
 
 /**
@@ -21,9 +23,14 @@ import { fetchSource, isGguf, readWhole, toBlobBytes, withExternal } from "./sou
  */
 export type ModelSource = string | URL | Uint8Array | ArrayBuffer | Blob | RangeReader;
 
+export type ModelBackend = "wasm" | "reference" | Backend<SyncLayer> | WebGpuBackend;
+
 export interface LoadOptions extends RunOptions {
-  /** Where the packed products run. Default "wasm", one thread. */
-  readonly backend?: "wasm" | "reference" | Backend<SyncLayer>;
+  /**
+   * Where the model runs. Default "wasm", one thread. On `await webgpu()` (lowbit/webgpu) weights, activations and
+   * caches stay on the device; operators that have no kernel there run on WebAssembly, with copies.
+   */
+  readonly backend?: ModelBackend;
   /**
    * A model with operators that are missing here goes to onnxruntime as a whole: "onnxruntime" imports onnxruntime-node
    * in Node and onnxruntime-web elsewhere; where a bundler must know of it, give the module itself. Default: an error
@@ -61,9 +68,19 @@ export async function loadModel(source: ModelSource, options: LoadOptions = {}):
 /** `loadModel` for feeds of other libraries: names of open sizes need not agree, as in onnxruntime. */
 export const loadForeign = (source: string | Uint8Array, options: LoadOptions): Promise<Session> => load(source, options, false);
 
+type AnyBackend = Backend<SyncLayer> | WebGpuBackend;
+
+const isWebGpu = (backend: AnyBackend): backend is WebGpuBackend => gpuRuntime(backend) !== undefined;
+
+/** Where a plan runs: kernels for a device come with the first model on one. */
+export async function placeOf(backend: AnyBackend): Promise<Place> {
+  if (!isWebGpu(backend)) return { host: backend, products: backend };
+  return (await import("./webgpu/engine.ts")).deviceOf(backend);
+}
+
 /** Formats of ggml come with the first GGUF file. */
-const loadGguf = async (source: ByteSource, backend: Backend<SyncLayer>, options: LoadOptions): Promise<Session> =>
-  (await import("./gguf/load.ts")).loadGguf(source, backend, options);
+const loadGguf = async (source: ByteSource, backend: AnyBackend, options: LoadOptions): Promise<Session> =>
+  (await import("./gguf/load.ts")).loadGguf(source, await placeOf(backend), options);
 
 const isRanges = (x: unknown): x is RangeReader =>
   typeof x === "object" && x !== null && typeof (x as RangeReader).read === "function" && typeof (x as RangeReader).size === "number";
@@ -105,7 +122,7 @@ async function load(source: ModelSource, options: LoadOptions, agree: boolean): 
 const external = (given: LoadOptions["externalData"], name: string): Promise<Uint8Array> | undefined =>
   given !== undefined && Object.hasOwn(given, name) ? toBlobBytes(given[name]) : undefined;
 
-async function loadPath(path: string, backend: Backend<SyncLayer>, options: LoadOptions, agree: boolean): Promise<Session> {
+async function loadPath(path: string, backend: AnyBackend, options: LoadOptions, agree: boolean): Promise<Session> {
   const file = readModel(path);
   try {
     return await sessionOf(file, path, backend, options, { agree });
@@ -120,7 +137,7 @@ interface BytesOptions {
   readonly external: (name: string) => Promise<Uint8Array> | undefined;
 }
 
-async function loadBytes(bytes: Uint8Array, backend: Backend<SyncLayer>, options: LoadOptions, how: BytesOptions): Promise<Session> {
+async function loadBytes(bytes: Uint8Array, backend: AnyBackend, options: LoadOptions, how: BytesOptions): Promise<Session> {
   const { model, files } = await withExternal(bytes, how.external);
   return sessionOf(model, bytes, backend, options, { agree: how.agree, files });
 }
@@ -147,7 +164,7 @@ interface How {
 async function sessionOf(
   model: OnnxModel,
   source: string | Uint8Array,
-  backend: Backend<SyncLayer>,
+  backend: AnyBackend,
   options: LoadOptions,
   { agree, files }: How,
 ): Promise<Session> {
@@ -155,9 +172,11 @@ async function sessionOf(
   const missing = missingOperators(model, graph.flat);
   const described = { ...describe(model), agree };
   if (missing.length === 0) {
-    const plan = await makePlan(model, graph, { backend, activations: options.activations ?? "auto", pace: pacing(options) });
+    const { host, products, engine } = await placeOf(backend);
+    const activations = options.activations ?? "auto";
+    const plan = await makePlan(model, graph, { backend: host, products, activations, pace: pacing(options) });
     options.onProgress?.({ stage: "prepare", done: graph.flat.nodes.length, total: graph.flat.nodes.length });
-    return ownSession(described, plan, backend, options.profile === true);
+    return ownSession(described, plan, { backend: host, profile: options.profile === true, engine: engine?.(plan) });
   }
   if (options.fallback === undefined)
     throw new LowbitError(
@@ -170,7 +189,7 @@ async function sessionOf(
   return session;
 }
 
-function backendOf(backend: "wasm" | "reference" | Backend<SyncLayer>): Backend<SyncLayer> {
+function backendOf(backend: ModelBackend): AnyBackend {
   if (backend === "wasm") return wasmSync();
   if (backend === "reference") return reference;
   if (typeof backend?.prepare === "function") return backend;

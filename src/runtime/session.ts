@@ -31,7 +31,10 @@ export interface ExplainedStep {
   readonly name: string;
   /** Of the model, or "lowbit.NAME" of several that are fused. */
   readonly operator: string;
-  /** A kernel, "loops", or "one by one" where a fused step met shapes that its kernel does not take. */
+  /**
+   * A kernel, "loops", or "one by one" where a fused step met shapes that its kernel does not take. On a WebGPU backend
+   * "processor": it has no kernel there, its inputs were read back.
+   */
   readonly kernel: string;
   /** Milliseconds of all runs together; only with `profile`. */
   readonly ms?: number;
@@ -159,6 +162,20 @@ export function checkFetches(outputNames: readonly string[], fetches: readonly s
 export const disposed = (): LowbitError =>
   new LowbitError("E_DISPOSED", "session: expected one in use, got a released one. Load the model again.");
 
+/** What runs a plan in place of the backend's memory: a device. */
+export interface Engine {
+  /** @returns the values of `fetches` */
+  run(
+    fed: ReadonlyMap<string, Value>,
+    how: {
+      readonly fetches: readonly string[];
+      readonly note: (step: Step, how: How, ms: number) => void;
+      readonly aborted: () => void;
+    },
+  ): Promise<(name: string) => Value | undefined>;
+  dispose(): void;
+}
+
 /** The backend's memory as a machine; null for backends without one, where all operators run as loops. */
 function machineOf(backend: Backend<SyncLayer>): Machine | null {
   return hasEngineMemory(backend) ? createMachine(engineMemory(backend)) : null;
@@ -167,9 +184,23 @@ function machineOf(backend: Backend<SyncLayer>): Machine | null {
 const kernelOf = ({ kernel }: Step, how: How | undefined): string =>
   how === undefined || how === "loops" || (how === "kernel" && kernel !== "loops") ? kernel : how;
 
-export function ownSession(described: Described, plan: Plan, backend: Backend<SyncLayer>, profile: boolean): Session {
+/** Where a plan runs. */
+export interface Place {
+  readonly host: Backend<SyncLayer>;
+  /** Where its products with constant weights run: the host, or a device. */
+  readonly products: Pick<Backend<SyncLayer>, "prepare">;
+  engine?(plan: Plan): Engine;
+}
+
+export interface OwnSession {
+  readonly backend: Backend<SyncLayer>;
+  readonly profile: boolean;
+  readonly engine?: Engine | undefined;
+}
+
+export function ownSession(described: Described, plan: Plan, { backend, profile, engine }: OwnSession): Session {
   const seen = new Map<Step, { how: How; ms: number }>();
-  const machine = machineOf(backend);
+  const machine = engine === undefined ? machineOf(backend) : null;
   for (const value of plan.constants.values()) machine?.constant(value);
   const decoders = new Set<Decoder>();
   let released = false;
@@ -186,7 +217,10 @@ export function ownSession(described: Described, plan: Plan, backend: Backend<Sy
   const answer = async (given: ReadonlyMap<string, Value>, fetches: readonly string[]): Promise<Record<string, RuntimeTensor>> => {
     try {
       checkLive();
-      const read = await execute({ machine, plan, fed: given, note, aborted: checkLive });
+      const read =
+        engine === undefined
+          ? await execute({ machine, plan, fed: given, note, aborted: checkLive })
+          : await engine.run(given, { fetches, note, aborted: checkLive });
       // Values share memory: what leaves is the caller's own.
       return Object.fromEntries(
         fetches.map((name) => {
@@ -226,7 +260,7 @@ export function ownSession(described: Described, plan: Plan, backend: Backend<Sy
     }),
     decoder(options = {}) {
       checkLive();
-      const own = machineOf(backend);
+      const own = engine === undefined ? machineOf(backend) : null;
       if (own === null)
         throw new LowbitError(
           "E_UNSUPPORTED",
@@ -244,6 +278,7 @@ export function ownSession(described: Described, plan: Plan, backend: Backend<Sy
       await last;
       for (const decoder of decoders) decoder.dispose();
       machine?.dispose();
+      engine?.dispose();
       for (const layer of plan.layers) layer.dispose();
     },
   };

@@ -18,6 +18,7 @@ import { checkActivations, checkOutput, disposed } from "../layer.ts";
 import { weightSource } from "../source.ts";
 import type { Activations, AsyncLayer, Backend, PrepareOptions } from "../types.ts";
 import { connect } from "./device.ts";
+import { placeLayer, shareRuntime } from "./door.ts";
 import { decode, encode, fwht, prepareBitplanes, prepareInteger, type GpuBitplaneLayer, type GpuIntegerLayer } from "./ops.ts";
 
 export type { GpuAdapter, GpuBuffer, GpuDevice, GpuRoot } from "../../../kernels/wgsl/api.ts";
@@ -123,7 +124,7 @@ export async function webgpu(options: WebGpuOptions = {}): Promise<WebGpuBackend
 export function createWebGpu(device: GpuDevice, options: RuntimeOptions): WebGpuBackend {
   const runtime = createGpuRuntime(device, options);
   const dispose = (): void => runtime.dispose();
-  return {
+  const backend: WebGpuBackend = {
     name: "webgpu",
     device: device as Device,
     get buffers() {
@@ -154,6 +155,8 @@ export function createWebGpu(device: GpuDevice, options: RuntimeOptions): WebGpu
     dispose,
     [Symbol.dispose]: dispose,
   };
+  shareRuntime(backend, runtime);
+  return backend;
 }
 
 /** Rows [first, first + rows) of a weight in buffers of their own. */
@@ -318,21 +321,15 @@ function prepare(runtime: GpuRuntime, w: PackedTensor, options: GpuPrepareOption
   /** Records the product of m rows of x in `from` into `to`. */
   const record = (job: Job, compiled: Compiled, from: GpuBuffer, xRow: number, to: GpuBuffer, m: number, rows: number): void => {
     const slabs = Math.ceil(m / rows);
-    const slot = Math.ceil((4 * PARAMS.length) / runtime.limits.alignment) * runtime.limits.alignment;
-    const uniforms = runtime.uniforms(slabs * parts.length * slot);
-    const words = new Uint32Array((slabs * parts.length * slot) / 4);
     const width = plan.chunks * CHUNK;
     for (let s = 0; s < slabs; s++) {
       const top = s * rows;
       const count = Math.min(rows, m - top);
-      const at = (part: number): GpuBinding => ({ buffer: uniforms, offset: (s * parts.length + part) * slot, size: slot });
-      parts.forEach((p, i) => {
+      const uniforms = parts.map((p) => {
         const values = { m: count, rows: p.rows, chunks: plan.chunks, groups: plan.groups, columns: n, column: p.first, k, span: plan.span, group: plan.group === 0 ? width : plan.group, per: plan.group === 0 ? plan.chunks : Math.ceil(plan.group / CHUNK), part, zero: 0 }; // prettier-ignore
-        words.set(
-          PARAMS.map((key) => values[key]),
-          at(i).offset! / 4,
-        );
-        new Float32Array(words.buffer)[at(i).offset! / 4 + PARAMS.indexOf("zero")] = plan.shift;
+        const words = Uint32Array.from(PARAMS, (key) => values[key]);
+        new Float32Array(words.buffer)[PARAMS.indexOf("zero")] = plan.shift;
+        return job.uniform(words);
       });
       let input: GpuBuffer | GpuBinding = { buffer: from, offset: top * xRow, size: Math.ceil((count * xRow) / 4) * 4 };
       let facts: GpuBuffer | null = null;
@@ -341,13 +338,13 @@ function prepare(runtime: GpuRuntime, w: PackedTensor, options: GpuPrepareOption
         const bytes = integer === null ? count * k * 4 : count * width * (bits! / 8);
         const codes = runtime.scratch("codes", bytes);
         facts = runtime.scratch("facts", integer === null ? 16 : count * Math.max(plan.groups, plan.chunks) * 8);
-        job.dispatch(compiled.quantizing, { params: at(0), x: input, codes, values: codes, facts }, activationGroups(count * groups));
+        job.dispatch(compiled.quantizing, { params: uniforms[0], x: input, codes, values: codes, facts }, activationGroups(count * groups));
         input = { buffer: codes, offset: 0, size: Math.ceil(bytes / 16) * 16 };
       }
       if (compiled.arranging !== null) {
         const bytes = count * width * (x === "float16" ? 2 : 4);
         const values = runtime.scratch("x", bytes);
-        job.dispatch(compiled.arranging, { params: at(0), x: input, values }, activationGroups((count * width) / 4));
+        job.dispatch(compiled.arranging, { params: uniforms[0], x: input, values }, activationGroups((count * width) / 4));
         input = { buffer: values, offset: 0, size: bytes };
       }
       const y = { buffer: to, offset: top * n * 4, size: count * n * 4 };
@@ -355,12 +352,11 @@ function prepare(runtime: GpuRuntime, w: PackedTensor, options: GpuPrepareOption
       parts.forEach((p, i) =>
         job.dispatch(
           pipeline,
-          { params: at(i), x: input, ...(facts === null ? {} : { facts }), ...p.buffers, ...fixed, y },
+          { params: uniforms[i], x: input, ...(facts === null ? {} : { facts }), ...p.buffers, ...fixed, y },
           groups(p.rows),
         ),
       );
     }
-    runtime.write(uniforms, 0, words);
   };
 
   const alive = (): void => {
@@ -387,7 +383,7 @@ function prepare(runtime: GpuRuntime, w: PackedTensor, options: GpuPrepareOption
     return { type, row };
   };
 
-  return {
+  const layer: GpuLayer = {
     n,
     k,
     async runAsync(given, m, out) {
@@ -440,6 +436,18 @@ function prepare(runtime: GpuRuntime, w: PackedTensor, options: GpuPrepareOption
     dispose,
     [Symbol.dispose]: dispose,
   };
+  placeLayer(layer, {
+    async ready(m) {
+      alive();
+      const rows = slab(m, 4 * k);
+      const compiled = await compile(m, rows, "float32");
+      return (job, from, to) => {
+        alive();
+        record(job, compiled, from, 4 * k, to, m, rows);
+      };
+    },
+  });
+  return layer;
 }
 
 const isBuffer = (value: unknown): value is GpuBuffer =>

@@ -41,6 +41,7 @@ function chainOf(parts: readonly Unfreed[]): Unfreed {
     kernel: "loops",
     fused: {
       parts,
+      form: { kind: "chain", build },
       emit: (m, inputs) => {
         const slot = runChain(m, build, inputs as readonly Value[]);
         return slot === null ? undefined : [slot];

@@ -181,6 +181,8 @@ class Constants {
 
 export interface PlanOptions {
   readonly backend: Backend<SyncLayer>;
+  /** Where products with constant weights run, if it is not the backend. */
+  readonly products?: Pick<Backend<SyncLayer>, "prepare"> | undefined;
   readonly activations: ActivationChoice;
   /** Weights that the caller has: by the value that they are. */
   readonly held?: ReadonlyMap<string, Weight>;
@@ -213,11 +215,15 @@ export async function makePlan(model: OnnxModel, { flat, stored }: ReadGraph, op
   };
   const contextOf = (node: NodeProto): PrepareContext => ({
     backend,
+    products: options.products ?? backend,
     opset,
     activations,
     bytes: (name) => constants.bytes(name),
     // others keep what they prepare
-    parts: (name, type) => (hasEngineMemory(backend) ? constants.parts(name, type === "uint8" ? T.UINT8 : T.FLOAT) : undefined),
+    parts: (name, type) =>
+      hasEngineMemory(backend) && (options.products ?? backend) === backend
+        ? constants.parts(name, type === "uint8" ? T.UINT8 : T.FLOAT)
+        : undefined,
     // a backend with a memory of its own copies the weight; others keep it
     scratch: (bytes) => (hasEngineMemory(backend) ? scratchBytes(packing, bytes) : new Uint8Array(bytes)),
     constant: (i) => constants.get(node.input[i] ?? ""),

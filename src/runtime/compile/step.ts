@@ -1,10 +1,20 @@
 // A step of a plan: a node, or several as one, and how it runs.
 import type { SyncLayer } from "../../backends/types.ts";
 import type { NodeProto } from "../../onnx/file/gen/onnx_pb.ts";
+import type { Value as Expression } from "../../../kernels/wasm/nn/values.ts";
+import type { Layout, Spelled } from "../machine/fused-attention.ts";
+import type { NormKind } from "../machine/fused.ts";
 import type { Emit } from "../machine/machine.ts";
 import type { CodeUnit, Run, TableRows } from "../ops/operator.ts";
 import type { Value } from "../value.ts";
 import type { Guard } from "./flat.ts";
+
+/** What a fused step computes, for backends that print kernels of their own. */
+export type Form =
+  | { readonly kind: "chain"; readonly build: (args: readonly Expression[]) => Expression }
+  | { readonly kind: "attention"; readonly of: Spelled }
+  | { readonly kind: "norm"; readonly norm: NormKind }
+  | { readonly kind: "rotary"; readonly layout: Layout; readonly half: number; readonly end: number };
 
 export interface Step {
   readonly node: NodeProto;
@@ -20,8 +30,8 @@ export interface Step {
   readonly widths?: readonly number[];
   /** The rows of a constant table that it looks up. */
   readonly rows?: TableRows;
-  /** Steps that it is made of, in order, and their kernel. */
-  readonly fused?: { readonly parts: readonly Unfreed[]; readonly emit: Emit };
+  /** Steps that it is made of, in order, and their kernel; `form` where it is none of a WebAssembly backend alone. */
+  readonly fused?: { readonly parts: readonly Unfreed[]; readonly emit: Emit; readonly form?: Form };
   /** Conditions of the branches that the node is in. */
   readonly guards: readonly Guard[];
   /** Values that nothing reads after this step. */

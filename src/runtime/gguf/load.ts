@@ -2,14 +2,14 @@
 // other, so that beside the packed weights one matrix at a time is in memory (and the table of embeddings as it is).
 import { LowbitError } from "../../../formats/core/errors.ts";
 import type { PackedTensor } from "../../../formats/core/types.ts";
-import type { Backend, SyncLayer } from "../../backends/types.ts";
+import type { SyncLayer } from "../../backends/types.ts";
 import { readGguf, type GgufFile } from "../../interop/gguf/read.ts";
 import type { ByteSource } from "../../interop/source.ts";
 import { readModelBytes } from "../../onnx/file/io.ts";
 import { checkAborted, type RunOptions } from "../../quantize/steps.ts";
 import { makePlan, readGraph } from "../compile/plan.ts";
 import type { ActivationChoice, Weight } from "../ops/operator.ts";
-import { describe, ownSession, type Session } from "../session.ts";
+import { describe, ownSession, type Place, type Session } from "../session.ts";
 import { ggufConfig } from "./config.ts";
 import { ggufGraph } from "./graph.ts";
 
@@ -35,7 +35,7 @@ async function vectorsOf(file: GgufFile, options: RunOptions): Promise<Map<strin
 /**
  * @throws LowbitError E_CONTAINER for damaged files, E_UNSUPPORTED for other architectures, E_SHAPE, E_ABORTED, E_IO
  */
-export async function loadGguf(source: ByteSource, backend: Backend<SyncLayer>, options: Options): Promise<Session> {
+export async function loadGguf(source: ByteSource, { host, products, engine }: Place, options: Options): Promise<Session> {
   const { activations = "auto", signal, onProgress } = options;
   const file = await readGguf(source);
   const made: SyncLayer[] = [];
@@ -55,7 +55,7 @@ export async function loadGguf(source: ByteSource, backend: Backend<SyncLayer>, 
       const packed = await file.tensors.get(name)!.packed();
       let layer: SyncLayer | undefined;
       if (weights.includes(name)) {
-        layer = backend.prepare(packed, { activations: activations === "auto" ? "float32" : activations });
+        layer = products.prepare(packed, { activations: activations === "auto" ? "float32" : activations });
         made.push(layer);
       }
       held.set(name, { isRows: true, packed: name === table ? () => packed : gone(name), ...(layer && { made: layer }) });
@@ -64,8 +64,12 @@ export async function loadGguf(source: ByteSource, backend: Backend<SyncLayer>, 
     checkAborted(signal, "loadModel");
     const model = readModelBytes(bytes);
     const graph = readGraph(model);
-    const plan = await makePlan(model, graph, { backend, activations, held });
-    return ownSession({ ...describe(model), agree: true }, plan, backend, options.profile === true);
+    const plan = await makePlan(model, graph, { backend: host, products, activations, held });
+    return ownSession({ ...describe(model), agree: true }, plan, {
+      backend: host,
+      profile: options.profile === true,
+      engine: engine?.(plan),
+    });
   } catch (error) {
     for (const layer of made) layer.dispose();
     throw error;

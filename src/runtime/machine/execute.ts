@@ -109,8 +109,8 @@ function runFused(
   return { results: step.node.output.map((name) => values.get(name)), kernel, apart: true };
 }
 
-/** How a step ran. */
-export type How = "kernel" | "loops" | "one by one";
+/** How a step ran; "processor": in JavaScript's memory, with values that were read back from a device. */
+export type How = "kernel" | "loops" | "one by one" | "processor";
 
 export interface Execution {
   readonly machine: Machine | null;

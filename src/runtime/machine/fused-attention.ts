@@ -40,14 +40,14 @@ export interface Spelled {
   readonly axis: number;
 }
 
-interface Sizes {
+export interface Sizes {
   readonly batch: number;
   readonly heads: number;
   readonly tokens: number;
   readonly size: number;
 }
 
-function sizesOf({ dims }: Value, layout: Layout, batch: number): Sizes | undefined {
+export function sizesOf({ dims }: Pick<Value, "dims">, layout: Layout, batch: number): Sizes | undefined {
   if (dims.length === 3 && layout === "head") return { batch, heads: dims[0] / batch, tokens: dims[1], size: dims[2] };
   if (dims.length !== 4) return undefined;
   const [heads, tokens] = layout === "head" ? [dims[1], dims[2]] : [dims[2], dims[1]];
@@ -65,7 +65,7 @@ const batchOf = (address: number, layout: Layout, sizes: Sizes, b: number): Head
 });
 
 /** Whether Unsqueeze, Expand and Reshape make each head of [batch, heads, tokens, size] `group` heads, one by one. */
-function repeats(inputs: Inputs, { expand, reshape }: Repeat, sizes: Sizes, group: number): boolean {
+export function repeats(inputs: Inputs, { expand, reshape }: Repeat, sizes: Sizes, group: number): boolean {
   const { batch, heads, tokens, size } = sizes;
   const [wide, flat] = [inputs[expand], inputs[reshape]].map((value) => (value === undefined ? [] : integers(value)));
   const plain = [batch, heads, group, tokens, size];
@@ -125,7 +125,7 @@ function scaleOf(inputs: Inputs, scales: Spelled["scales"]): number | undefined 
 }
 
 /** Batches that queries [batch * heads, ..] hold, by their mask. */
-function foldedBatch(rows: number, mask: Value | undefined): number {
+export function foldedBatch(rows: number, mask: Pick<Value, "dims"> | undefined): number {
   const [b = 1, n = 1] = mask?.dims.length === 4 ? mask.dims : [];
   return b > 1 ? b : n > 1 ? rows / n : 1;
 }

@@ -165,7 +165,7 @@ function prepareNBits(node: NodeProto, context: PrepareContext): Prepared | unde
   const key = `${node.input.slice(1, 4).join(" ")} ${bits} ${block} ${activations}`;
   const weight = packNBits(node, context, (name) => context.constant(node.input.indexOf(name)));
   if (weight === undefined) return undefined;
-  const layer = context.layer(key, () => context.backend.prepare(weight, { activations }));
+  const layer = context.layer(key, () => context.products.prepare(weight, { activations }));
   return {
     run: (inputs: Inputs, of: NodeProto) => runLayer(layer, need(inputs, 0, of), inputs[5], of),
     kernel: layer.explain().kernel,
@@ -238,7 +238,7 @@ export function joinNBits(nodes: readonly NodeProto[], context: PrepareContext, 
   const activations = nbitsActivations(nodes[0], context);
   const key = `${nodes.map((node) => node.input[1]).join(" ")} ${activations}`;
   const widths = parts.map((part) => part.rows);
-  const layer = context.layer(key, () => context.backend.prepare(stackedWeight(parts), { activations }));
+  const layer = context.layer(key, () => context.products.prepare(stackedWeight(parts), { activations }));
   const run: Run = (inputs, node) => {
     const y = runLayer(layer, need(inputs, 0, node), undefined, node);
     let start = 0;
@@ -356,7 +356,7 @@ const bnb4: Operator = {
     const from = codes.data;
     const scales = absmax.data;
     const layer = context.layer(node.input.slice(1, 3).join(" "), () =>
-      context.backend.prepare(bnb4Weight(from, scales, element, size), {
+      context.products.prepare(bnb4Weight(from, scales, element, size), {
         activations: context.activations === "auto" ? "float32" : context.activations,
       }),
     );

@@ -25,6 +25,8 @@ export interface Weight {
 
 export interface PrepareContext {
   readonly backend: Backend<SyncLayer>;
+  /** Where products run that are steps of their own; the same backend, or a device. */
+  readonly products: Pick<Backend<SyncLayer>, "prepare">;
   /** The opset of the default domain. */
   readonly opset: number;
   /** The constant behind input i, or undefined. */

@@ -97,7 +97,7 @@ function matmul(inputs: Inputs, node: NodeProto): Value {
  * The layer of input 1, a constant matrix: [n, k] (`isRows`) or [k, n]. Weights that the model has as codes stay codes.
  */
 function constantLayer(context: PrepareContext, name: string, isRows: boolean): SyncLayer | undefined {
-  const { backend, activations } = context;
+  const { products: backend, activations } = context;
   const key = `${name} ${isRows}`;
   const weight = context.weight(1);
   const made = weight?.isRows === isRows ? weight.made : undefined;
@@ -166,6 +166,7 @@ const gemm: Operator = {
       },
       kernel: layer.explain().kernel,
       drops: [1],
+      layer,
     };
   },
 };

@@ -165,6 +165,7 @@ export function attention(view: View, softmax: Unfreed): Match[] {
   const match = (layout: Layout, parts: readonly Unfreed[]): Match => ({
     ...{ name: "Attention", parts, input: walk.input, output: [parts.at(-1)!.node.output[0]] },
     emit: fusedAttention({ ...spelled, y: layout }),
+    form: { kind: "attention", of: { ...spelled, y: layout } },
   });
   const turned = view.reader(context.node.output[0]);
   const plain = match("head", [...walk.parts.filter((part) => part !== context), context]);
@@ -205,6 +206,7 @@ export function rotary(view: View, sum: Unfreed): Match[] {
     const make = (layout: Layout, x: string, more: readonly Unfreed[]): Match => ({
       ...{ name: "Rotary", parts: [...more, ...parts], input: [x, cos, sin], output: [sum.node.output[0]] },
       emit: fusedRotary(layout, low.end, high.end),
+      form: { kind: "rotary", layout, half: low.end, end: high.end },
     });
     const split = view.maker(low.x);
     const plain = make("head", low.x, []);

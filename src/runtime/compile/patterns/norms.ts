@@ -134,6 +134,7 @@ export function norms(view: View, step: Unfreed): Match[] {
     return {
       ...{ name: prefix + name, parts: all, input: inputs, output: keep ? [output, sum] : [output], attribute },
       emit: fusedNorm(kind),
+      form: { kind: "norm", norm: kind },
     };
   };
   const found: Match[] = [];

@@ -5,7 +5,7 @@ import { create } from "@bufbuild/protobuf";
 import { NodeProtoSchema, type AttributeProto } from "../../../onnx/file/gen/onnx_pb.ts";
 import type { Emit } from "../../machine/machine.ts";
 import { integers, type Value } from "../../value.ts";
-import { runNode, type Unfreed } from "../step.ts";
+import { runNode, type Form, type Unfreed } from "../step.ts";
 
 export interface View {
   readonly steps: readonly Unfreed[];
@@ -32,6 +32,7 @@ export interface Match {
   readonly output: readonly string[];
   readonly attribute?: readonly AttributeProto[];
   readonly emit: Emit;
+  readonly form: Form;
 }
 
 const guardsOf = ({ guards }: Unfreed): string => guards.map(({ name, is }) => `${name} ${is}`).join();
@@ -88,7 +89,7 @@ export function canLeave(
 }
 
 /** One step for several. `inner`: the parts as they run where the kernel does not take their values. */
-export function fusedStep({ name, input, output, attribute = [], emit }: Match, inner: readonly Unfreed[]): Unfreed {
+export function fusedStep({ name, input, output, attribute = [], emit, form }: Match, inner: readonly Unfreed[]): Unfreed {
   const last = inner.at(-1)!;
   // what only the parts read lives as long as they may
   const made = new Set(inner.flatMap(({ node }) => node.output));
@@ -106,7 +107,7 @@ export function fusedStep({ name, input, output, attribute = [], emit }: Match, 
     operator: `lowbit.${name}`,
     guards: last.guards,
     kernel: "loops",
-    fused: { parts: inner, emit },
+    fused: { parts: inner, emit, form },
     run(inputs) {
       const values = new Map<string, Value | undefined>(all.map((of, i) => [of, inputs[i]]));
       for (const part of inner)

@@ -1,0 +1,51 @@
+// Shaders of operators: the variants of each spec that the registry (kernels/registry.ts) lists.
+import type { ShaderVariant } from "../../variants.ts";
+import { binary, constant, gelu, operand, select, silu, unary, UNARY, type Value } from "../../wasm/nn/values.ts";
+import { attentionName, attentionShader } from "./attention.ts";
+import { chainName, chainShader, chainShaderSpec, type OperandKind } from "./chain.ts";
+import { matmulShader } from "./matmul.ts";
+import { copyShader, reduceShader, rotaryName, rotaryShader } from "./moves.ts";
+import { normName, normShader, softmaxShader } from "./rows.ts";
+
+const plain = (name: string, build: () => string): ShaderVariant => ({ name, features: [], build });
+
+const [x, y, z] = [0, 1, 2].map(operand);
+/** Every operation once. */
+const everything = UNARY.filter((op) => op !== "not" && op !== "number").reduce((sum, op) => binary("add", sum, unary(op, x)), y);
+const compared = binary("and", binary("lt", x, y), unary("not", binary("eq", x, constant(Infinity))));
+
+const CHAINS: readonly (readonly [Value, readonly OperandKind[]])[] = [
+  [binary("add", x, y), ["same", "strided"]],
+  [binary("mul", silu(x), y), ["same", "same"]],
+  [gelu(binary("add", x, y)), ["strided", "one"]],
+  [everything, ["same", "same"]],
+  [select(compared, binary("min", x, y), binary("atLeast", z, constant(NaN))), ["same", "one", "same"]],
+];
+
+export function* operatorShaders(): Iterable<ShaderVariant> {
+  for (const [value, operands] of CHAINS) {
+    const spec = chainShaderSpec(value, operands);
+    yield plain(chainName(spec), () => chainShader(spec));
+  }
+  for (const kind of ["rms", "layer"] as const)
+    for (const skip of [false, true]) {
+      const spec = { kind, skip, addend: skip && kind === "layer", shift: kind === "layer", sum: skip };
+      yield plain(normName(spec), () => normShader(spec));
+    }
+  yield plain("f32_softmax__wgsl", softmaxShader);
+  yield plain("f32_copy__wgsl", copyShader);
+  for (const op of ["mean", "max"] as const) yield plain(`f32_reduce_${op}__wgsl`, () => reduceShader(op));
+  for (const positions of [false, true]) {
+    const spec = { interleaved: positions, positions };
+    yield plain(rotaryName(spec), () => rotaryShader(spec));
+  }
+  for (const [head, more] of [
+    [32, false],
+    [128, true],
+    [80, true],
+  ] as const) {
+    const spec = { head, mask: more, sink: head === 128, softcap: head === 80 };
+    yield plain(attentionName(spec), () => attentionShader(spec));
+  }
+  yield plain("f32_matmul__wgsl", matmulShader);
+}

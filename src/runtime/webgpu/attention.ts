@@ -1,0 +1,327 @@
+// Attention on WGSL kernels: what patterns put together, and GroupQueryAttention over past and present or over the
+// cache of a decoder.
+import { ATTENTION_FIELDS, attentionName, attentionShader, MOST_HEAD } from "../../../kernels/wgsl/nn/attention.ts";
+import type { NodeProto } from "../../onnx/file/gen/onnx_pb.ts";
+import { attributeFloat, attributeInt } from "../../onnx/graph/nodes.ts";
+import { foldedBatch, repeats, sizesOf, type Layout, type Sizes, type Spelled } from "../machine/fused-attention.ts";
+import { groupedSizes, type Grouped } from "../ops/attention.ts";
+import type { Inputs } from "../ops/operator.ts";
+import { product } from "../ops/operator.ts";
+import { integers, type Value } from "../value.ts";
+import { copyBetween } from "./copy.ts";
+import { isFloat, isFull, type DeviceEmit, type HeldInputs } from "./emit.ts";
+import { hollowInputs, turn, type Rotation, type Turned } from "./moves.ts";
+import { countOf, isTensor, type Held, type Recorder, type Tensor } from "./recorder.ts";
+
+/** Where the heads of a tensor lie, in elements. */
+interface Strided {
+  readonly tensor: Tensor;
+  readonly start: number;
+  readonly batch: number;
+  readonly head: number;
+  readonly token: number;
+}
+
+interface Attend {
+  readonly batch: number;
+  readonly heads: number;
+  readonly group: number;
+  readonly tokens: number;
+  readonly size: number;
+  /** Keys before the tokens, where a token sees those up to its own; else null: all see `keys`. */
+  readonly past: (() => number) | null;
+  readonly keys: number;
+  readonly window: number;
+  readonly scale: number;
+  readonly cap: number;
+  readonly sink?: Tensor | undefined;
+  readonly mask?: Strided | undefined;
+  /** Rows without a key are 0, else NaN. */
+  readonly guarded: boolean;
+  readonly q: Strided;
+  readonly k: Strided;
+  readonly v: Strided;
+  readonly y: Strided;
+}
+
+const NAN_BITS = 0x7fc00000;
+
+function attend(r: Recorder, of: Attend): void {
+  const { batch, heads, group, tokens, size, past, keys, window, scale, cap, sink, mask, guarded, q, k, v, y } = of;
+  const spec = { head: size, mask: mask !== undefined, sink: sink !== undefined, softcap: cap > 0 };
+  const sides: Record<string, number> = {};
+  for (const [name, side] of Object.entries({ q, k, v, y, m: mask })) {
+    sides[`${name}b`] = side?.batch ?? 0;
+    sides[`${name}h`] = side?.head ?? 0;
+    sides[`${name}t`] = side?.token ?? 0;
+    sides[`o${name}`] = side === undefined ? 0 : side.tensor.offset + side.start;
+  }
+  const rows = batch * heads * tokens;
+  r.dispatch({ family: "attention", spec, name: attentionName(spec), code: () => attentionShader(spec) }, () => {
+    const before = past === null ? 0 : past();
+    return {
+      fields: ATTENTION_FIELDS,
+      params: {
+        ...{ heads, group, tokens, rows, scale, cap, window, empty: guarded ? 0 : NAN_BITS, ...sides, osink: sink?.offset ?? 0 },
+        ...{ past: before, causal: past === null ? 0 : 1, keys: past === null ? keys : before + tokens },
+      },
+      bound: {
+        ...{ q: q.tensor, k: k.tensor, v: v.tensor, y: y.tensor },
+        ...(mask && { mask: mask.tensor }),
+        ...(sink && { sink }),
+      },
+      groups: rows,
+    };
+  });
+}
+
+const stridesOf = (tensor: Tensor, layout: Layout, { heads, tokens, size }: Sizes): Strided => ({
+  tensor,
+  start: 0,
+  batch: heads * tokens * size,
+  ...(layout === "head" ? { token: size, head: tokens * size } : { token: heads * size, head: size }),
+});
+
+/** The mask as float32 with its strides; null where it is none that the kernel reads. */
+function maskOf(r: Recorder, value: Held, none: number | undefined, sizes: Sizes & { keys: number }): Strided | null {
+  const wanted = [sizes.batch, sizes.heads, sizes.tokens, sizes.keys];
+  const dims = [...new Array<number>(Math.max(0, 4 - value.dims.length)).fill(1), ...value.dims];
+  if (dims.length !== 4 || dims[3] !== sizes.keys || dims.some((d, i) => d !== wanted[i] && d !== 1)) return null;
+  let tensor: Tensor;
+  if (none !== undefined) {
+    if (isTensor(value) || value.type !== "bool") return null;
+    tensor = r.upload(Float32Array.from(value.data as Uint8Array, (keep) => (keep === 0 ? none : 0)), value.dims); // prettier-ignore
+  } else if (!isFloat(value)) return null;
+  else tensor = r.place(value);
+  const [b, n, t, keys] = dims;
+  const step = (d: number, elements: number): number => (d === 1 ? 0 : elements);
+  return { tensor, start: 0, batch: step(b, n * t * keys), head: step(n, t * keys), token: step(t, keys) };
+}
+
+/** The factor of the scores; undefined where one of them is no number. */
+function scaleOf(inputs: HeldInputs, scales: Spelled["scales"]): number | undefined {
+  let scale = 1;
+  for (const { at, divides } of scales) {
+    const value = inputs[at];
+    if (value?.type !== "float32" || isTensor(value) || value.data.length !== 1) return undefined;
+    const number = Number(value.data[0]);
+    scale = divides ? scale / number : scale * number;
+  }
+  return scale;
+}
+
+/** Attention that a pattern found, where its sizes agree. */
+export const fusedAttention =
+  (of: Spelled): DeviceEmit =>
+  (r, inputs) => {
+    const values = [of.q, of.k, of.v].map(({ at }) => inputs[at]);
+    const given = of.mask < 0 ? undefined : inputs[of.mask];
+    if (!values.every(isFull)) return undefined;
+    const [q, k, v] = values as Held[];
+    const rank = q.dims.length;
+    if ((of.axis !== -1 && of.axis !== rank - 1) || k.dims.length !== rank || v.dims.length !== rank || (of.folds && rank !== 3))
+      return undefined;
+    const folded = of.folds ? foldedBatch(q.dims[0], given) : 1;
+    const [sq, sk, sv] = [of.q, of.k, of.v].map(({ layout }, i) => sizesOf(values[i]!, layout, folded));
+    if (sq === undefined || sk === undefined || sv === undefined) return undefined;
+    const group = sq.heads / sk.heads;
+    const agree = [sk, sv].every((s) => s.batch === sq.batch && s.size === sq.size && s.tokens === sk.tokens && s.heads === sk.heads);
+    if (!agree || !Number.isInteger(group) || !Number.isInteger(sq.heads) || sq.size > MOST_HEAD) return undefined;
+    const repeated = [of.k.repeat, of.v.repeat].filter((repeat) => repeat !== undefined);
+    // heads that nothing repeats broadcast only from one
+    if (group > 1 && repeated.length !== 2 && !(repeated.length === 0 && sk.heads === 1 && rank === 4)) return undefined;
+    if (repeated.some((repeat) => !repeats(hollowInputs(inputs), repeat, sk, group))) return undefined;
+    const scale = scaleOf(inputs, of.scales);
+    const mask = given === undefined ? undefined : maskOf(r, given, of.none, { ...sq, keys: sk.tokens });
+    if (scale === undefined || mask === null) return undefined;
+    const { batch, heads, tokens, size } = sq;
+    const y = r.tensor(of.y === "token" ? [batch, tokens, heads, size] : rank === 3 ? [batch * heads, tokens, size] : [batch, heads, tokens, size]); // prettier-ignore
+    attend(r, {
+      ...{ batch, heads, group, tokens, size, past: null, keys: sk.tokens, window: 0, scale, cap: 0, mask, guarded: of.guarded },
+      q: stridesOf(r.place(q), of.q.layout, sq),
+      k: stridesOf(r.place(k), of.k.layout, sk),
+      v: stridesOf(r.place(v), of.v.layout, sv),
+      y: stridesOf(y, of.y, sq),
+    });
+    return [y];
+  };
+
+/** Rotary embedding of whole heads, by tables whose rows hold each half twice. */
+export const fusedRotary =
+  (layout: Layout, half: number, end: number): DeviceEmit =>
+  (r, [x, cos, sin]) => {
+    if (!isFull(x) || x.dims.length !== 4 || !isFloat(cos) || !isFloat(sin)) return undefined;
+    const sizes = sizesOf(x, layout, 1)!;
+    const { batch, heads, tokens, size } = sizes;
+    if (size !== 2 * half || end < size || ![cos, sin].every((table) => isTable(table, sizes))) return undefined;
+    const from = stridesOf(r.place(x), layout, sizes);
+    const tables = [r.place(cos), r.place(sin)];
+    const y = r.tensor([batch, heads, tokens, size]);
+    const to = stridesOf(y, "head", sizes);
+    for (let b = 0; b < batch; b++) {
+      const [c, s] = tables.map((table) => r.view(table, [tokens, size], table.size === tokens * size ? 0 : b * tokens * size));
+      const at = ({ tensor, batch: step, token, head }: Strided): Turned => ({ tensor, start: b * step, token, head });
+      turn(r, { cos: c, sin: s, rotated: size, row: size, interleaved: false, at: () => 0 }, { tokens, heads, size }, at(from), at(to));
+      r.free(c);
+      r.free(s);
+    }
+    return [y];
+  };
+
+/** A table in JavaScript with a row for each token, of one batch or of each, each half twice. */
+function isTable(table: Held, { batch, tokens, size }: Sizes): boolean {
+  if (isTensor(table) || table.dims.length < 2 || table.dims.length > 4) return false;
+  const [b, n, rows, width] = [1, 1, 1, 1, ...table.dims].slice(-4);
+  if (n !== 1 || rows !== tokens || width !== size || (b !== 1 && b !== batch) || product(table.dims) === 0) return false;
+  const half = size / 2;
+  for (let from = 0; from < table.data.length; from += size)
+    for (let i = from; i < from + half; i++) if (table.data[i] !== table.data[i + half]) return false;
+  return true;
+}
+
+/** Keys and values [batch][kv head][capacity][size]. */
+export interface DeviceCache {
+  readonly k: Tensor;
+  readonly v: Tensor;
+  readonly capacity: number;
+}
+
+/** Query, key and value as they lie, packed or not; null where one is not float32. */
+function projections(r: Recorder, inputs: HeldInputs, { tokens, heads, kvHeads, size, packed }: Grouped): Strided[] | null {
+  const own = packed ? [inputs[0], inputs[0], inputs[0]] : inputs.slice(0, 3);
+  if (!own.every(isFull)) return null;
+  const starts = packed ? [0, heads * size, (heads + kvHeads) * size] : [0, 0, 0];
+  const widths = packed ? [0, 0, 0].fill((heads + 2 * kvHeads) * size) : [heads * size, kvHeads * size, kvHeads * size];
+  return own.map((value, i) => ({ tensor: r.place(value), start: starts[i], batch: tokens * widths[i], token: widths[i], head: size }));
+}
+
+function rotationOf(r: Recorder, inputs: HeldInputs, node: NodeProto, at: () => number): Rotation | null {
+  const [cos, sin] = [inputs[7], inputs[8]];
+  if (attributeInt(node, "do_rotary", 0) !== 1 || !isFloat(cos) || !isFloat(sin)) return null;
+  const row = cos.dims[1];
+  return {
+    cos: r.place(cos),
+    sin: r.place(sin),
+    rotated: 2 * row,
+    row,
+    interleaved: attributeInt(node, "rotary_interleaved", 0) !== 0,
+    at,
+  };
+}
+
+const sinks = new WeakMap<Recorder, Map<number, Value>>();
+
+/** A logit for each head that has no value. */
+function sinkOf(r: Recorder, sink: Held | undefined, node: NodeProto, heads: number): Tensor | undefined {
+  if (sink !== undefined) return r.place(sink);
+  if (attributeInt(node, "smooth_softmax", 0) !== 1) return undefined;
+  const known = sinks.get(r) ?? new Map<number, Value>();
+  sinks.set(r, known);
+  const value = known.get(heads) ?? { type: "float32", dims: [heads], data: new Float32Array(heads) };
+  known.set(heads, value);
+  r.constant(value);
+  return r.place(value);
+}
+
+/** What the kernel does not take: added biases, positions of one's own, large heads. */
+const outside = (inputs: HeldInputs, { size }: Grouped): boolean =>
+  inputs[10] !== undefined || inputs[9] !== undefined || inputs[12] !== undefined || inputs[14] !== undefined || size > MOST_HEAD;
+
+/** Keys and values of these tokens into the cache after `past` others, then attention over it. */
+function overCache(
+  r: Recorder,
+  inputs: HeldInputs,
+  node: NodeProto,
+  sizes: Grouped,
+  cache: DeviceCache,
+  past: () => number,
+): Tensor | null {
+  const parts = projections(r, inputs, sizes);
+  if (parts === null) return null;
+  const { batch, tokens, heads, kvHeads, size } = sizes;
+  const [q, k, v] = parts;
+  const rotation = rotationOf(r, inputs, node, past);
+  const kept = kvHeads * cache.capacity * size;
+  const stored = (tensor: Tensor): Strided => ({ tensor, start: 0, batch: kept, head: cache.capacity * size, token: size });
+  const turned = rotation === null ? null : r.tensor([batch, tokens, heads * size]);
+  for (let b = 0; b < batch; b++) {
+    const own = (side: Strided): Turned => ({
+      tensor: side.tensor,
+      start: side.start + b * side.batch,
+      token: side.token,
+      head: side.head,
+    });
+    const row = (tensor: Tensor): Turned => ({ tensor, start: () => b * kept + past() * size, token: size, head: cache.capacity * size });
+    const keep = (from: Strided, tensor: Tensor): void =>
+      copyBetween(
+        r,
+        [tokens, kvHeads, size],
+        { tensor: from.tensor, start: from.start + b * from.batch, strides: [from.token, from.head, 1] },
+        { tensor, start: row(tensor).start, strides: [size, cache.capacity * size, 1] },
+      );
+    if (rotation === null) keep(k, cache.k);
+    else {
+      turn(r, rotation, { tokens, heads: kvHeads, size }, own(k), row(cache.k));
+      const to = { tensor: turned!, start: b * tokens * heads * size, token: heads * size, head: size };
+      turn(r, rotation, { tokens, heads, size }, own(q), to);
+    }
+    keep(v, cache.v);
+  }
+  const y = r.tensor([batch, tokens, heads * size]);
+  const whole = { start: 0, batch: tokens * heads * size, token: heads * size, head: size };
+  const scale = attributeFloat(node, "scale", 0);
+  attend(r, {
+    ...{ batch, heads, group: heads / kvHeads, tokens, size, past, keys: 0, guarded: true },
+    window: Math.max(0, attributeInt(node, "local_window_size", -1)),
+    scale: scale === 0 ? 1 / Math.sqrt(size) : scale,
+    cap: attributeFloat(node, "softcap", 0),
+    sink: sinkOf(r, inputs[11], node, heads),
+    q: turned === null ? q : { tensor: turned, ...whole },
+    ...{ k: stored(cache.k), v: stored(cache.v), y: { tensor: y, ...whole } },
+  });
+  if (turned !== null) r.free(turned);
+  return y;
+}
+
+/** One sequence over a decoder's cache. */
+export function decodeAttention(r: Recorder, inputs: HeldInputs, node: NodeProto, cache: DeviceCache, past: () => number): Tensor | null {
+  const sizes = groupedSizes(hollowInputs(inputs) as Inputs, node);
+  return outside(inputs, sizes) || sizes.batch !== 1 ? null : overCache(r, inputs, node, sizes, cache, past);
+}
+
+/** A plain run: past and new tokens into present, then attention over it. */
+export const groupQuery: DeviceEmit = (r, inputs, node) => {
+  const sizes = groupedSizes(hollowInputs(inputs), node);
+  const { batch, tokens, kvHeads, size } = sizes;
+  const [past, lengths, total] = [inputs[3], inputs[5], inputs[6]];
+  if (outside(inputs, sizes) || lengths === undefined || total === undefined || isTensor(lengths) || isTensor(total)) return undefined;
+  const all = integers(total)[0];
+  const valid = integers(lengths).map((n) => n + 1);
+  const room = past?.dims[2] ?? 0;
+  // what is wrong, and right padding, are the loops'
+  if (
+    batch * tokens === 0 ||
+    valid.length !== batch ||
+    valid.some((n) => n !== valid[0] || n > all || (tokens === all ? n !== all : n - tokens < 0 || n - tokens > room))
+  )
+    return undefined;
+  const before = tokens === all ? 0 : valid[0] - tokens;
+  const table = attributeInt(node, "do_rotary", 0) === 1 ? (inputs[7]?.dims[0] ?? 0) : Infinity;
+  if (before + tokens > table) return undefined;
+  const capacity = Math.max(room, all);
+  const present = [0, 1].map(() => r.tensor([batch, kvHeads, capacity, size]));
+  present.forEach((tensor, i) => {
+    const old = inputs[3 + i];
+    if (old === undefined || countOf(old) === 0) return;
+    const [from, to] = [r.place(old), tensor];
+    const strides = (rows: number): number[] => [rows * size, 1];
+    copyBetween(
+      r,
+      [batch * kvHeads, room * size],
+      { tensor: from, start: 0, strides: strides(room) },
+      { tensor: to, start: 0, strides: strides(capacity) },
+    );
+  });
+  const y = overCache(r, inputs, node, sizes, { k: present[0], v: present[1], capacity }, () => before);
+  return y === null ? undefined : [y, ...present];
+};

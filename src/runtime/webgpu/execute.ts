@@ -1,0 +1,170 @@
+// Runs the steps of a plan on a device: what has a kernel there is recorded; shapes, indices and masks are computed in
+// JavaScript at once; an operator without a kernel runs on the processor, with its inputs read back. One command buffer
+// goes to the device for a run, and one more for each time that something is read back.
+import type { NodeProto } from "../../onnx/file/gen/onnx_pb.ts";
+import type { Plan } from "../compile/plan.ts";
+import { runNode, type Form, type Step, type Unfreed } from "../compile/step.ts";
+import { EXPRESSIONS } from "../machine/chains.ts";
+import { runStep, type How } from "../machine/execute.ts";
+import { isSlot, type Machine } from "../machine/machine.ts";
+import { operators } from "../ops/index.ts";
+import type { Value } from "../value.ts";
+import { fusedAttention, fusedRotary, groupQuery } from "./attention.ts";
+import { elementwise, emitChain, emitJoined, emitLayer, gemm, multiply, type DeviceEmit } from "./emit.ts";
+import { deviceLayer } from "./layers.ts";
+import { fusedNorm, MOVES, ofShape, sameValues } from "./moves.ts";
+import { countOf, isTensor, type Held, type Recorder, type Tensor } from "./recorder.ts";
+
+const run = (name: string) => operators.get(name)!.run;
+
+/** Operators that keep the values and change their shape. */
+const SHAPES = ["Reshape", "Squeeze", "Unsqueeze", "Flatten", "Identity", "Dropout"];
+
+/** Operators that have a kernel on the device, by name. */
+export const DEVICE_EMITS: ReadonlyMap<string, DeviceEmit> = new Map<string, DeviceEmit>([
+  ...[...EXPRESSIONS.keys()].map((name): [string, DeviceEmit] => [name, elementwise]),
+  ...SHAPES.map((name): [string, DeviceEmit] => [name, sameValues(run(name))]),
+  ...["Shape", "Size"].map((name): [string, DeviceEmit] => [name, ofShape(run(name))]),
+  ...MOVES,
+  ["MatMul", multiply],
+  ["com.microsoft.GroupQueryAttention", groupQuery],
+]);
+
+function formEmit(form: Form): DeviceEmit {
+  switch (form.kind) {
+    case "chain":
+      return (r, inputs) => {
+        const y = emitChain(r, form.build, inputs);
+        return y && [y];
+      };
+    case "norm":
+      return fusedNorm(form.norm);
+    case "rotary":
+      return fusedRotary(form.layout, form.half, form.end);
+    case "attention":
+      return fusedAttention(form.of);
+  }
+}
+
+/** The kernel form of a step; undefined where it has none. */
+export function deviceEmit({ layer, widths, operator, fused }: Unfreed): DeviceEmit | undefined {
+  if (fused !== undefined) return fused.form && formEmit(fused.form);
+  if (layer === undefined) return DEVICE_EMITS.get(operator);
+  const placed = deviceLayer(layer);
+  if (widths !== undefined) return (r, inputs) => emitJoined(r, placed, widths, inputs[0]);
+  if (operator === "Gemm") return gemm(placed);
+  return (r, inputs) => {
+    const y = emitLayer(r, placed, inputs[0], operator === "com.microsoft.MatMulNBits" ? inputs[5] : undefined);
+    return y && [y];
+  };
+}
+
+/** Values of as many elements go to the device for an operator that has a kernel there. */
+const WORTH = 256;
+
+/** Tables of constants (sines, masks) stay where they can be looked at. */
+const isWorth = (inputs: readonly (Held | undefined)[], { operator, layer, node }: Unfreed, plan: Plan): boolean =>
+  layer !== undefined ||
+  inputs.some(isTensor) ||
+  (operator !== "Gather" &&
+    inputs.some((value, i) => value?.type === "float32" && countOf(value) >= WORTH && !plan.constants.has(node.input[i])));
+
+export interface DeviceRun {
+  readonly recorder: Recorder;
+  /** What operators run on that have no kernel on the device; null: loops. */
+  readonly host: Machine | null;
+  readonly plan: Plan;
+  readonly fed: ReadonlyMap<string, Value>;
+  readonly note?: (step: Step, how: How, ms: number) => void;
+  readonly aborted?: () => void;
+}
+
+/** Results as plain values: views of the machine's memory are copied. */
+function settled(machine: Machine | null, results: readonly (Value | undefined)[]): (Value | undefined)[] {
+  const out = results.map((value) => (isSlot(value) ? { type: value.type, dims: value.dims, data: value.data.slice() } : value));
+  machine?.reset();
+  return out;
+}
+
+/** Runs a plan on fed values. @returns the values of `fetches`, in JavaScript */
+export async function runOnDevice(given: DeviceRun, fetches: readonly string[]): Promise<ReadonlyMap<string, Value>> {
+  const { recorder: r, host, plan, fed, note, aborted } = given;
+  const values = new Map<string, Held>(fed);
+  /** Values of tensors that were read back. */
+  const copies = new Map<Tensor, Value>();
+  const readFrom = (own: ReadonlyMap<string, Held> | null) => (name: string) =>
+    own?.get(name) ?? values.get(name) ?? plan.constants.get(name);
+
+  const bring = async (tensors: readonly Tensor[]): Promise<void> => {
+    const wanted = [...new Set(tensors)].filter((tensor) => !copies.has(tensor));
+    if (wanted.length === 0) return;
+    const data = await r.flush(wanted);
+    aborted?.();
+    wanted.forEach((tensor, i) => copies.set(tensor, { type: "float32", dims: tensor.dims, data: data[i] }));
+  };
+  const asValue = (held: Held | undefined): Value | undefined => (isTensor(held) ? copies.get(held) : held);
+
+  /** One step. @returns its results and how it ran */
+  const runOne = async (
+    step: Unfreed,
+    read: (name: string) => Held | undefined,
+  ): Promise<{ results: readonly (Held | undefined)[]; how: How }> => {
+    const inputs = step.node.input.map((name) => (name === "" ? undefined : read(name)));
+    const emit = deviceEmit(step);
+    r.name(step.operator);
+    if (emit !== undefined && isWorth(inputs, step, plan)) {
+      const made = emit(r, inputs, step.node);
+      if (made !== undefined) return { results: made, how: "kernel" };
+    }
+    if (step.fused !== undefined && inputs.some(isTensor)) return { results: await runParts(step.node, step.fused.parts, read), how: "one by one" }; // prettier-ignore
+    await bring(inputs.filter(isTensor));
+    // what is wrong with the input of a product is its loops' to say
+    if (step.layer !== undefined) return { results: runNode(step.run, step.node, (name) => asValue(read(name))), how: "loops" };
+    const { results } = runStep(host, step, (name) => asValue(read(name)));
+    return { results: settled(host, results), how: inputs.some(isTensor) ? "processor" : "loops" };
+  };
+
+  const runParts = async (
+    node: NodeProto,
+    parts: readonly Unfreed[],
+    read: (name: string) => Held | undefined,
+  ): Promise<readonly (Held | undefined)[]> => {
+    const own = new Map<string, Held>();
+    for (const part of parts) {
+      const { results } = await runOne(part, (name) => own.get(name) ?? read(name));
+      part.node.output.forEach((name, i) => {
+        const value = results[i];
+        if (value === undefined) return;
+        if (name === "") r.free(value);
+        else own.set(name, value);
+      });
+    }
+    const kept = new Set(node.output);
+    for (const [name, value] of own) if (!kept.has(name)) r.free(value);
+    return node.output.map((name) => own.get(name));
+  };
+
+  const read = readFrom(null);
+  for (const step of plan.steps) {
+    const guards = step.guards.map(({ name }) => read(name)).filter(isTensor);
+    await bring(guards);
+    if (!step.guards.every(({ name, is }) => (asValue(read(name))?.data[0] === 1) === is)) continue;
+    const start = performance.now();
+    const { results, how } = await runOne(step, read);
+    note?.(step, how, performance.now() - start);
+    step.node.output.forEach((name, i) => {
+      const value = results[i];
+      if (value === undefined) return;
+      if (name === "") r.free(value);
+      else values.set(name, value);
+    });
+    for (const name of step.frees) {
+      const value = values.get(name);
+      if (value !== undefined) r.free(value);
+      if (isTensor(value)) copies.delete(value);
+      values.delete(name);
+    }
+  }
+  await bring(fetches.map(read).filter(isTensor));
+  return new Map(fetches.map((name) => [name, asValue(read(name))!]));
+}

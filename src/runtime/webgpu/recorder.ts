@@ -1,0 +1,265 @@
+// What operators of a model run on, on a device: tensors in pooled buffers, and a list of dispatches that is submitted
+// as one command buffer when something is read. Nothing waits before that. Buffers come back in the order in which a
+// run lets them go, so that the same run again finds the same ones, and with them its bind groups.
+import type { GpuBuffer } from "../../../kernels/wgsl/api.ts";
+import type { GpuRuntime, Job, Pipeline } from "../../../kernels/wgsl/runtime.ts";
+import { paramWords, type Fields } from "../../../kernels/wgsl/nn/shader.ts";
+import { placedOnDevice } from "../../backends/webgpu/door.ts";
+import type { AsyncLayer } from "../../backends/types.ts";
+import type { NumberArray, Value } from "../value.ts";
+import { sizeOf } from "../value.ts";
+
+/** A float32 tensor on the device, `offset` elements into a buffer. */
+export interface Tensor {
+  readonly type: "float32";
+  readonly dims: readonly number[];
+  readonly size: number;
+  readonly buffer: GpuBuffer;
+  readonly offset: number;
+}
+
+/** A value of a run: in JavaScript, or on the device. */
+export type Held = Value | Tensor;
+
+export const isTensor = (value: Held | undefined): value is Tensor => value !== undefined && "buffer" in value;
+
+/** Elements of a value. */
+export const countOf = (value: Held): number => (isTensor(value) ? value.size : value.data.length);
+
+/** A kernel: printed once for its spec. */
+export interface Shader {
+  readonly family: string;
+  readonly spec: object;
+  readonly name: string;
+  readonly code: () => string;
+}
+
+export interface Dispatch {
+  readonly fields: Fields;
+  readonly params: Readonly<Record<string, number>>;
+  /** By name of the binding. */
+  readonly bound: Readonly<Record<string, Tensor>>;
+  readonly groups: number;
+}
+
+interface Command {
+  readonly operator: string;
+  readonly ready: unknown;
+  readonly record: (job: Job, ready: unknown) => void;
+}
+
+/** Commands of a run that can be submitted again. */
+export type Recording = readonly Command[];
+
+export interface Recorder {
+  readonly runtime: GpuRuntime;
+  tensor(dims: readonly number[]): Tensor;
+  /** The same memory under another shape, from element `offset` on. */
+  view(of: Tensor, dims: readonly number[], offset?: number): Tensor;
+  /** Gives a value's memory back once no view of it is left. Other values: nothing. */
+  free(value: Held): void;
+  /** A value on the device: constants are copied once, others once a run. */
+  place(value: Held): Tensor;
+  /** Numbers on the device for this run, in a buffer that no command writes. */
+  upload(data: NumberArray, dims: readonly number[]): Tensor;
+  /** Other numbers in its place, for commands that are submitted from now on. */
+  rewrite(uploaded: Tensor, data: NumberArray): void;
+  /** Marks a value whose data never changes. */
+  constant(value: Value): void;
+  /** Words that the shader reads, computed when the commands are recorded: `make` may give others each time. */
+  dispatch(shader: Shader, make: Dispatch | (() => Pick<Dispatch, "params" | "groups"> & Omit<Dispatch, "params" | "groups">)): void;
+  /** y [m, n] = x [m, k] * w^T. */
+  product(layer: AsyncLayer, x: Tensor, m: number): Tensor;
+  copy(from: Tensor, fromOffset: number, to: Tensor, toOffset: number, count: number): void;
+  /** The operator that is recorded from now on. */
+  name(operator: string): void;
+  /** Submits what was recorded. @returns the values of tensors, as they are then */
+  flush(reads: readonly Tensor[]): Promise<Float32Array[]>;
+  /** Takes what was recorded out, to be submitted by `repeat`; its buffers stay until the recorder is disposed of. */
+  keep(): Recording;
+  /** Submits a recording. @returns values of tensors after it */
+  repeat(recording: Recording, reads: readonly Tensor[]): Promise<Float32Array[]>;
+  /** Frees all tensors of a run. */
+  reset(): void;
+  dispose(): void;
+}
+
+/** Sizes of pooled buffers: four to each power of two, multiples of 256. */
+function roomFor(bytes: number): number {
+  const step = Math.max(256, 2 ** (Math.floor(Math.log2(Math.max(bytes, 1))) - 2));
+  return Math.ceil(Math.max(bytes, 1) / step) * step;
+}
+
+/** Free buffers beyond this many bytes go at the end of a run. */
+const POOL_BYTES = 256 * 1024 * 1024;
+
+interface Pool {
+  take(bytes: number, label: string): GpuBuffer;
+  give(buffer: GpuBuffer): void;
+  trim(): void;
+  dispose(): void;
+}
+
+function createPool(runtime: GpuRuntime): Pool {
+  const free = new Map<number, GpuBuffer[]>();
+  let bytes = 0;
+  const clear = (): void => {
+    for (const list of free.values()) for (const buffer of list) runtime.release(buffer);
+    free.clear();
+    bytes = 0;
+  };
+  return {
+    take(wanted, label) {
+      const size = roomFor(wanted);
+      const found = free.get(size)?.pop();
+      if (found === undefined) return runtime.allocate(size, label);
+      bytes -= size;
+      return found;
+    },
+    give(buffer) {
+      free.set(buffer.size, [...(free.get(buffer.size) ?? []), buffer]);
+      bytes += buffer.size;
+    },
+    trim() {
+      if (bytes > POOL_BYTES) clear();
+    },
+    dispose: clear,
+  };
+}
+
+export function createRecorder(runtime: GpuRuntime): Recorder {
+  const pool = createPool(runtime);
+  // a write comes before all commands that wait: it must not touch what they use
+  const uploads = createPool(runtime);
+  const uses = new Map<GpuBuffer, number>();
+  const uploaded: GpuBuffer[] = [];
+  const placed = new Map<object, Tensor>();
+  const constants = new Map<object, Tensor | null>();
+  let commands: Command[] = [];
+  let operator = "";
+  /** Buffers of recordings that nothing else may use; others they write before they read. */
+  const kept: GpuBuffer[] = [];
+
+  const upload = (data: NumberArray, dims: readonly number[]): Tensor => {
+    const buffer = uploads.take(data.byteLength, "feed");
+    uploaded.push(buffer);
+    runtime.write(buffer, 0, data);
+    return { type: "float32", dims, size: data.length, buffer, offset: 0 };
+  };
+  const add = (ready: unknown, record: Command["record"]): void => void commands.push({ operator, ready, record });
+  const submit = async (list: Recording, reads: readonly Tensor[]): Promise<Float32Array[]> => {
+    const ready = await Promise.all(list.map((command) => command.ready));
+    const results = await runtime.submit("session", (job) => {
+      list.forEach((command, i) => command.record(job, ready[i]));
+      return Promise.all(reads.map(({ buffer, offset, size }) => job.read(buffer, 4 * offset, 4 * size)));
+    });
+    return results.map((bytes) => new Float32Array(bytes));
+  };
+  const recorder: Recorder = {
+    runtime,
+    tensor(dims) {
+      const size = sizeOf(dims);
+      const buffer = pool.take(4 * size, "activations");
+      uses.set(buffer, 1);
+      return { type: "float32", dims, size, buffer, offset: 0 };
+    },
+    view(of, dims, offset = 0) {
+      const count = uses.get(of.buffer);
+      if (count !== undefined) uses.set(of.buffer, count + 1);
+      return { type: "float32", dims, size: sizeOf(dims), buffer: of.buffer, offset: of.offset + offset };
+    },
+    free(value) {
+      if (!isTensor(value)) return;
+      const left = uses.get(value.buffer);
+      if (left === undefined) return;
+      if (left > 1) uses.set(value.buffer, left - 1);
+      else {
+        uses.delete(value.buffer);
+        pool.give(value.buffer);
+      }
+    },
+    place(value) {
+      if (isTensor(value)) return value;
+      const data = value.data as Float32Array;
+      const found = constants.get(data) ?? placed.get(data);
+      if (found !== undefined) return { ...found, dims: value.dims };
+      if (constants.has(data)) {
+        const buffer = runtime.allocate(data.byteLength, "constant");
+        runtime.write(buffer, 0, data);
+        const tensor: Tensor = { type: "float32", dims: value.dims, size: data.length, buffer, offset: 0 };
+        constants.set(data, tensor);
+        return tensor;
+      }
+      const tensor = upload(data, value.dims);
+      placed.set(data, tensor);
+      return tensor;
+    },
+    upload,
+    rewrite: ({ buffer }, data) => runtime.write(buffer, 0, data),
+    constant(value) {
+      if (value.type === "float32" && !constants.has(value.data)) constants.set(value.data, null);
+    },
+    dispatch({ family, spec, name, code }, make) {
+      const pipeline = runtime.pipeline(`nn ${family}`, spec, () => ({ name, code: code() }));
+      pipeline.catch(() => {});
+      add(pipeline, (job, ready) => {
+        const { fields, params, bound, groups } = typeof make === "function" ? make() : make;
+        if (groups === 0) return;
+        const buffers = Object.fromEntries(Object.entries(bound).map(([key, { buffer }]) => [key, buffer]));
+        job.dispatch(ready as Pipeline, { params: job.uniform(paramWords(fields, params)), ...buffers }, groups);
+      });
+    },
+    product(layer, x, m) {
+      const y = recorder.tensor([m, layer.n]);
+      let from = x;
+      if (x.offset !== 0) {
+        from = recorder.tensor([m, layer.k]);
+        recorder.copy(x, 0, from, 0, m * layer.k);
+      }
+      const ready = placedOnDevice(layer).ready(m);
+      ready.catch(() => {});
+      const [source, target] = [from.buffer, y.buffer];
+      add(ready, (job, record) => (record as Awaited<typeof ready>)(job, source, target));
+      if (from !== x) recorder.free(from);
+      return y;
+    },
+    copy(from, fromOffset, to, toOffset, count) {
+      add(undefined, (job) => job.copy(from.buffer, 4 * (from.offset + fromOffset), to.buffer, 4 * (to.offset + toOffset), 4 * count));
+    },
+    name(of) {
+      operator = of;
+    },
+    async flush(reads) {
+      const list = commands;
+      commands = [];
+      return submit(list, reads);
+    },
+    keep() {
+      const list = commands;
+      commands = [];
+      for (const buffer of [...uses.keys(), ...uploaded.splice(0)]) kept.push(buffer);
+      uses.clear();
+      placed.clear();
+      return list;
+    },
+    repeat: submit,
+    reset() {
+      commands = [];
+      for (const buffer of uses.keys()) pool.give(buffer);
+      uses.clear();
+      placed.clear();
+      for (const buffer of uploaded.splice(0)) uploads.give(buffer);
+      // recordings name buffers that are free
+      if (kept.length === 0) pool.trim();
+    },
+    dispose() {
+      recorder.reset();
+      pool.dispose();
+      uploads.dispose();
+      for (const buffer of kept.splice(0)) runtime.release(buffer);
+      for (const tensor of constants.values()) if (tensor !== null) runtime.release(tensor.buffer);
+      constants.clear();
+    },
+  };
+  return recorder;
+}
