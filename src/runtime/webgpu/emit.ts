@@ -1,5 +1,5 @@
-// Operators on WGSL kernels: each takes values and records dispatches, or gives undefined where these values are none of
-// its kernel (then the processor runs it, with copies). Here: what they share, element-wise chains, products.
+// Operators on WGSL kernels: each takes values and records dispatches, or gives undefined where these values are none
+// of its kernel (then the processor runs it, with copies). Here: what they share, element-wise chains, products.
 import {
   chainKey,
   chainName,
