@@ -1,7 +1,7 @@
 // npm run bench -- gguf-llama [windows] [type ...]: kjv-llama as GGUF in several types, written by this library.
 // llama.cpp (node-llama-cpp of bench/peers) loads each: its perplexity beside that of onnxruntime on the same codes, and
 // beside llama.cpp's own quantizer (bench/peers/llama-quantize.c), and what share of the bytes of the two are equal.
-import { mkdtempSync, readFileSync, rmSync } from "node:fs";
+import { existsSync, mkdtempSync, readFileSync, rmSync } from "node:fs";
 import { tmpdir } from "node:os";
 import { join } from "node:path";
 import type { FloatTensor } from "../src/interop/floats.ts";
@@ -16,7 +16,7 @@ import {
 } from "../src/interop/index.ts";
 import { readFloats } from "../src/onnx/file/values.ts";
 import { modelPath } from "../test/helpers/shared.ts";
-import { loadKjv, perplexity, weightOf, withWeights, type Kjv } from "./gguf-kjv.ts";
+import { divergence, loadKjv, perplexity, weightOf, withWeights, type Kjv } from "./gguf-kjv.ts";
 import { load } from "./peers.ts";
 import { readRows, matrixView } from "../src/tensor/tensor.ts";
 
@@ -206,11 +206,17 @@ export async function ggufLlama(args: readonly string[]): Promise<void> {
     const { gguf } = (await load("@huggingface/gguf")) as {
       gguf: (path: string, o: object) => Promise<{ tensorInfos: { name: string }[] }>;
     };
+    const theirDivergence = async (type: string): Promise<string> => {
+      const path = join(theirs ?? "", `${type}.gguf`);
+      if (theirs === undefined || !existsSync(path)) return "";
+      return ` (llama-quantize's ${(await divergence(kjv, await onnxOf(kjv, path), windows)).toExponential(3)})`;
+    };
     for (const type of types) {
       const path = join(folder, `${type}.gguf`);
       await writeGguf(path, quantizeGguf(model, { type, pure: true }));
       const { tensorInfos } = await gguf(path, { allowLocalFile: true });
-      const ours = await perplexity(kjv, await onnxOf(kjv, path), windows);
+      const codes = await onnxOf(kjv, path);
+      const ours = await perplexity(kjv, codes, windows);
       const llama = await llamaPerplexity(path, kjv.validation, windows);
       const own =
         theirs === undefined
@@ -226,6 +232,7 @@ export async function ggufLlama(args: readonly string[]): Promise<void> {
               `llama-quantize's file ${own.toFixed(4)}`,
               `bytes equal ${(100 * (await equalBytes(path, join(theirs!, `${type}.gguf`)))).toFixed(2)} %`,
             ]),
+        `divergence from float32 ${(await divergence(kjv, codes, windows)).toExponential(3)}${await theirDivergence(type)}`,
         `@huggingface/gguf reads ${tensorInfos.length} tensors`,
       ];
       console.log(parts.join(", "));

@@ -1,5 +1,5 @@
 // npm run bench -- gemv|gemm|fwht|codec|lut|bitplane|cold|load|ops|nodes|search|webgpu|decode|encode|conv
-// |integer|low-bit [case ...]
+// |integer|low-bit|gguf-encode [case ...]
 // [--json] [--seconds S] [--quick]: best and median of interleaved rounds, ratios to roofs and peers of the same
 // process. npm run bench -- accuracy-gptq|accuracy-activations|accuracy-ocr|accuracy-static|gguf-llama|gguf-wllama|
 // cache-perplexity [case ...]: quantized models on data that calibration never saw, beside their bounds; onnx-1gib,
@@ -58,6 +58,7 @@ const families: Record<string, () => Promise<(o: { seconds: number; quick: boole
   sparse: async () => (await import("./sparse.ts")).sparseBench,
   lossless: async () => (await import("./lossless.ts")).lossless,
   tfjs: async () => (await import("./tfjs.ts")).tfjs,
+  "gguf-encode": async () => (await import("./gguf-encode.ts")).ggufEncode,
 };
 const family = families[positionals[0] ?? ""];
 if (family === undefined) {

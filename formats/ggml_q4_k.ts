@@ -20,7 +20,7 @@ export const ggml_q4_k = /* @__PURE__ */ defineGgmlK({
   rule: { first: -1, steps: 20, weights: "rms", norm: "squared" },
   write(block, codes, out, to) {
     writeScales6(block, out, to);
-    for (let i = 0; i < 256; i++) out[to + 16 + (i >> 6) * 32 + (i & 31)] |= codes[i] << ((i >> 3) & 4);
+    for (let c = 0; c < 256; c += 64) for (let l = c; l < c + 32; l++) out[to + 16 + c / 2 + l - c] = codes[l] | (codes[l + 32] << 4);
   },
   readBlock(bytes, at, out, to, scales, mins, run) {
     readScales6(bytes, at, scales, mins, run);

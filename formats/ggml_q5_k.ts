@@ -17,9 +17,11 @@ export const ggml_q5_k = /* @__PURE__ */ defineGgmlK({
   rule: { first: -0.5, steps: 15, weights: "rms", norm: "squared" },
   write(block, codes, out, to) {
     writeScales6(block, out, to);
-    for (let i = 0; i < 256; i++) {
-      out[to + 48 + (i >> 6) * 32 + (i & 31)] |= (codes[i] & 15) << ((i >> 3) & 4);
-      out[to + 16 + (i & 31)] |= (codes[i] >> 4) << (i >> 5);
+    for (let l = 0; l < 32; l++) {
+      let high = 0;
+      for (let r = 0; r < 8; r++) high |= (codes[32 * r + l] >> 4) << r;
+      out[to + 16 + l] = high;
+      for (let r = 0; r < 8; r += 2) out[to + 48 + 16 * r + l] = (codes[32 * r + l] & 15) | ((codes[32 * r + 32 + l] & 15) << 4);
     }
   },
   readBlock(bytes, at, out, to, scales, mins, run) {

@@ -21,10 +21,14 @@ export const ggml_q6_k = /* @__PURE__ */ defineGgmlKSigned({
   delta: 0.1,
   levels: 32,
   write(block, codes, out, to) {
-    for (let i = 0; i < 256; i++) {
-      out[to + (i >> 7) * 64 + (i & 63)] |= (codes[i] & 15) << ((i >> 4) & 4);
-      out[to + 128 + (i >> 7) * 32 + (i & 31)] |= (codes[i] >> 4) << ((i >> 4) & 6);
-    }
+    for (let h = 0; h < 2; h++)
+      for (let l = 0; l < 32; l++) {
+        const i = 128 * h + l;
+        const [a, b, c, d] = [codes[i], codes[i + 32], codes[i + 64], codes[i + 96]];
+        out[to + 64 * h + l] = (a & 15) | ((c & 15) << 4);
+        out[to + 64 * h + 32 + l] = (b & 15) | ((d & 15) << 4);
+        out[to + 128 + 32 * h + l] = (a >> 4) | ((b >> 4) << 2) | ((c >> 4) << 4) | ((d >> 4) << 6);
+      }
     for (let r = 0; r < 16; r++) out[to + 192 + r] = block.scales[r];
     putHalf(out, to + 208, block.d);
   },

@@ -2,6 +2,8 @@
 // descriptor from which codec, packed storage, kernels, tests, documentation and CLI rows are derived. Nothing here
 // computes.
 
+import type { BlockSearch } from "./search.ts";
+
 /**
  * How a value between two representable neighbours is rounded. The names are those of `Intl.NumberFormat` (ECMA-402):
  * `halfEven` ties to the even code, `halfExpand` ties away from zero, `halfTrunc` ties toward zero, `halfCeil` /
@@ -230,6 +232,8 @@ export interface OpaqueFormat {
   encodeBytes(x: Float32Array, importance?: Float32Array): Uint8Array;
   /** bytes: a whole number of blocks -> values. @throws LowbitError E_SHAPE */
   decodeBytes(bytes: Uint8Array): Float32Array;
+  /** Where the encoder searches scales: what its loops are, and encoding on other loops with the same results. */
+  readonly search?: BlockSearch;
   readonly planes?: BlockFormat;
   /**
    * Where there are planes: `bytes` (a whole number of blocks) as codes of `planes.element`, and for every run of

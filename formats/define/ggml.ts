@@ -30,7 +30,16 @@ export function putHalf(out: Uint8Array, at: number, value: number): void {
   out[at + 1] = code >> 8;
 }
 
-export const getHalf = (bytes: Uint8Array, at: number): number => float16.decode(bytes[at] | (bytes[at + 1] << 8));
+/** 2^(exponent field - 25), the unit of a float16; subnormals have that of field 1. */
+const HALF_UNITS = Float64Array.from({ length: 31 }, (_, i) => 2 ** (Math.max(1, i) - 25));
+
+export function getHalf(bytes: Uint8Array, at: number): number {
+  const code = bytes[at] | (bytes[at + 1] << 8);
+  const field = (code >> 10) & 31;
+  if (field === 31) return float16.decode(code);
+  const v = ((code & 1023) + (field > 0 ? 1024 : 0)) * HALF_UNITS[field];
+  return code & 0x8000 ? -v : v;
+}
 
 /** ggml's nearest_int: half to even. */
 export const nearestInt = (v: number): number => {

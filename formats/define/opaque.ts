@@ -4,6 +4,7 @@ import { isA, plainBytes } from "../core/check.ts";
 import { NAME } from "../core/codec.ts";
 import { LowbitError } from "../core/errors.ts";
 import { CALL, NUMBER, RECORD, checkFields } from "../core/fields.ts";
+import type { SearchLoops, SearchSpec } from "../core/search.ts";
 import type { NumberFormat, OpaqueFormat } from "../core/types.ts";
 import { float32 } from "../float32.ts";
 import { defineBlock } from "./block.ts";
@@ -45,9 +46,12 @@ export interface OpaqueOptions {
   readonly blockBytes: number;
   /**
    * Writes x[at .. at + blockSize) (finite) as out[to .. to + blockBytes), which is zero before. Where `importance` is
-   * given, importance[at + j] weighs the squared error of x[at + j]; an encoder may leave it aside.
+   * given, importance[at + j] weighs the squared error of x[at + j]; an encoder may leave it aside. `loops` are there
+   * where `search` is, and do its work.
    */
-  readonly encodeBlock: (x: Float32Array, at: number, out: Uint8Array, to: number, importance?: Float32Array) => void;
+  readonly encodeBlock: (x: Float32Array, at: number, out: Uint8Array, to: number, importance?: Float32Array, loops?: SearchLoops) => void;
+  /** For an encoder that searches scales: its loops as data, and as they run without a kernel. */
+  readonly search?: { readonly spec: SearchSpec; readonly loops: SearchLoops };
   /**
    * Reads bytes[at .. at + blockBytes) into out[to .. to + blockSize). Any bytes must decode. Left out where `planes`
    * say it.
@@ -108,8 +112,9 @@ export function defineOpaque(options: OpaqueOptions): OpaqueFormat {
     encodeBlock: CALL,
     decodeBlock: CALL,
     planes: RECORD,
+    search: RECORD,
   });
-  const { name, blockSize, blockBytes, encodeBlock, planes } = options;
+  const { name, blockSize, blockBytes, encodeBlock, planes, search } = options;
   if (name !== undefined && !NAME.test(name))
     throw new LowbitError(
       "E_FORMAT",
@@ -140,6 +145,21 @@ export function defineOpaque(options: OpaqueOptions): OpaqueFormat {
       );
     return length / size;
   };
+  const encodeBytes = (x: Float32Array, importance: Float32Array | undefined, loops: SearchLoops | undefined): Uint8Array => {
+    if (!(x instanceof Float32Array)) throw new TypeError(`${name}.encodeBytes: expected a Float32Array, got ${isA(x)}.`);
+    if (importance !== undefined) checkImportance(name, x, importance);
+    const n = blocks(x.length, blockSize, "values");
+    let bad = 0;
+    while (bad < x.length && Number.isFinite(x[bad])) bad++;
+    if (bad < x.length)
+      throw new LowbitError(
+        "E_VALUE",
+        `${name}: expected finite values, got ${x[bad]} at index ${bad}. The format has no NaN or infinity; clean the data.`,
+      );
+    const out = new Uint8Array(n * blockBytes);
+    for (let i = 0; i < n; i++) encodeBlock(x, i * blockSize, out, i * blockBytes, importance, loops);
+    return out;
+  };
   const format: OpaqueFormat = Object.freeze({
     kind: "opaque" as const,
     name,
@@ -149,20 +169,8 @@ export function defineOpaque(options: OpaqueOptions): OpaqueFormat {
     blockSize,
     blockBytes,
     definition: Object.freeze({ kind: "opaque", name, blockSize, blockBytes }),
-    encodeBytes(x: Float32Array, importance?: Float32Array) {
-      if (!(x instanceof Float32Array)) throw new TypeError(`${name}.encodeBytes: expected a Float32Array, got ${isA(x)}.`);
-      if (importance !== undefined) checkImportance(name, x, importance);
-      const n = blocks(x.length, blockSize, "values");
-      const bad = x.findIndex((v) => !Number.isFinite(v));
-      if (bad >= 0)
-        throw new LowbitError(
-          "E_VALUE",
-          `${name}: expected finite values, got ${x[bad]} at index ${bad}. The format has no NaN or infinity; clean the data.`,
-        );
-      const out = new Uint8Array(n * blockBytes);
-      for (let i = 0; i < n; i++) encodeBlock(x, i * blockSize, out, i * blockBytes, importance);
-      return out;
-    },
+    encodeBytes: (x: Float32Array, importance?: Float32Array) => encodeBytes(x, importance, search?.loops),
+    ...(search === undefined ? {} : { search: Object.freeze({ spec: search.spec, encodeBytes }) }),
     decodeBytes(given: Uint8Array) {
       const bytes = plainBytes(`${name}.decodeBytes`, given);
       const n = blocks(bytes.length, blockBytes, "bytes");

@@ -1,7 +1,7 @@
 // The contract between the tensor API and a backend: prepare a packed weight once, then run products on it.
 import type { Codes } from "../../formats/core/pack.ts";
 import type { NibbleTile } from "../../kernels/wasm/convert/nibbles.ts";
-import type { EncodeOptions, NumberFormat, Overflow, PackedTensor, Rounding } from "../../formats/core/types.ts";
+import type { EncodeOptions, NumberFormat, OpaqueFormat, Overflow, PackedTensor, Rounding } from "../../formats/core/types.ts";
 
 /**
  * How activations enter the product. `float32`: as they are. `int16`, `int8`: quantized on the fly per block (error
@@ -123,6 +123,8 @@ export interface BulkCodec {
   absmax(x: Float32Array, blockSize: number, out?: Float32Array): Float32Array;
   /** The least and the largest value of every `blockSize` values; both NaN where a block holds one. */
   range(x: Float32Array, blockSize: number, least: Float32Array, largest: Float32Array): void;
+  /** `format.encodeBytes`: blocks of an opaque format. @throws LowbitError E_SHAPE, E_VALUE */
+  encodeBlocks(format: OpaqueFormat, x: Float32Array, importance?: Float32Array): Uint8Array;
   /** The encoder of panels of blocks, or null where there is none that is exact. */
   blockEncoder(policy: ElementPolicy): BlockEncoder | null;
   /**

@@ -1,8 +1,9 @@
 // The k-quant encoders against the reference's rule: no block is worse, and every block that it stores is stored.
 import { readFileSync } from "node:fs";
 import { describe, expect, it, test } from "vitest";
-import { format, type OpaqueFormat } from "../../formats/index.ts";
-import { seededRandom } from "../../src/quantize/index.ts";
+import { half } from "../../formats/define/ggml-k.ts";
+import { format, type NumberFormat, type OpaqueFormat } from "../../formats/index.ts";
+import { gaussian, seededRandom } from "../../src/quantize/index.ts";
 import { referenceQ4K, referenceQ6K } from "../oracle/ggml-k.ts";
 
 const q4k = format("ggml_q4_k") as OpaqueFormat;
@@ -39,10 +40,36 @@ describe.each([
         continue;
       }
       const power = x.reduce((s, v) => s + v * v, 0);
-      // the reference in float32 and its oracle in float64 may part by the rounding of one value
+      // the oracle's values are not rounded to float32
       expect(squaredError(x, f.decodeBytes(f.encodeBytes(x)))).toBeLessThanOrEqual(squaredError(x, want) * (1 + 1e-6) + power * 1e-13);
     }
   });
+});
+
+test.each([
+  ["ggml_q4_k", q4k, referenceQ4K],
+  ["ggml_q6_k", q6k, referenceQ6K],
+] as const)("%s: no block of weights is worse, whatever their size", (_, f, reference) => {
+  const random = seededRandom(5);
+  const normal = gaussian(seededRandom(6));
+  for (let n = 0; n < 100; n++) {
+    const size = 10 ** (random() * 6 - 4);
+    const x = Float32Array.from({ length: 256 }, () => size * normal());
+    const [own, want] = [f.decodeBytes(f.encodeBytes(x)), Float32Array.from(reference(x)!)];
+    expect(squaredError(x, own)).toBeLessThanOrEqual(squaredError(x, want) * (1 + 1e-7));
+  }
+});
+
+test("half is the float16 format's, and never zero", () => {
+  const float16 = format("float16") as NumberFormat;
+  const random = seededRandom(7);
+  const values = Array.from({ length: 4000 }, () => (random() - 0.5) * 2 ** (60 * random() - 40));
+  for (let code = 1; code < 0x7bff; code += 7) values.push((float16.decode(code) + float16.decode(code + 1)) / 2, float16.decode(code));
+  for (const v of values) {
+    const want = float16.decode(float16.encode(v, { overflow: "saturate" }));
+    expect(half(v)).toBe(want === 0 ? Math.sign(v) * 2 ** -24 : want);
+  }
+  expect(half(0)).toBe(0);
 });
 
 test("stores what the reference stores: zeros with one -4e6", () => {

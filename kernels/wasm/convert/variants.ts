@@ -1,11 +1,12 @@
 // Kernels of conversions: the lines of the registry (kernels/registry.ts) and the variants of each spec.
 import { decodeExpr, encodeExpr } from "../../../formats/core/expr.ts";
 import { allFormats } from "../../../formats/registry.ts";
-import { codecName } from "../../names.ts";
+import { codecName, weightWord } from "../../names.ts";
 import { bits, bitsModule, packsBits } from "./bits.ts";
 import { blocks, blocksModule } from "./blocks.ts";
 import { codec, codecModule } from "./codec.ts";
 import { planExpr } from "./expr.ts";
+import { search, searchModule } from "./search.ts";
 import { hadamard, hadamardModule } from "./hadamard.ts";
 import type { KernelFamily, KernelVariant } from "../../variants.ts";
 
@@ -41,6 +42,20 @@ function* blocksVariants(): Iterable<KernelVariant> {
   yield { name: "f32_blocks__wasmsimd", relaxed: false, build: () => blocksModule({ shared: false }) };
 }
 
+/** Every opaque format whose encoder searches scales that are not of a table. */
+function* searchVariants(): Iterable<KernelVariant> {
+  for (const format of allFormats) {
+    const spec = format.kind === "opaque" ? format.search?.spec : undefined;
+    if (spec === undefined || (spec.kind === "signed" && spec.levels !== undefined)) continue;
+    for (const weighted of [false, true])
+      yield {
+        name: `f32_${weightWord(format.name)}_search${weighted ? "_weighted" : ""}__wasmsimd`,
+        relaxed: false,
+        build: () => searchModule({ search: spec, weighted, shared: false }),
+      };
+  }
+}
+
 export const convertKernels: readonly KernelFamily[] = [
   {
     name: "hadamard",
@@ -69,5 +84,12 @@ export const convertKernels: readonly KernelFamily[] = [
     file: "kernels/wasm/convert/blocks.ts",
     families: [blocks],
     variants: blocksVariants,
+  },
+  {
+    name: "search of scales",
+    computes: "scales of blocks whose encoder searches them, runs in the lanes",
+    file: "kernels/wasm/convert/search.ts",
+    families: [search],
+    variants: searchVariants,
   },
 ];

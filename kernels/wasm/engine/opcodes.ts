@@ -26,7 +26,7 @@ const scalar: Record<string, number> = {
   "f32.abs": 0x8b, "f32.neg": 0x8c, "f32.sqrt": 0x91, "f32.add": 0x92, "f32.sub": 0x93, "f32.mul": 0x94, "f32.div": 0x95, "f32.min": 0x96, "f32.max": 0x97,
   "i32.wrap_i64": 0xa7, "i32.trunc_f32_s": 0xa8, "f32.convert_i32_s": 0xb2, "f32.convert_i32_u": 0xb3, "f32.demote_f64": 0xb6, "f64.promote_f32": 0xbb,
   "i32.reinterpret_f32": 0xbc, "f32.reinterpret_i32": 0xbe,
-  "f64.add": 0xa0, "f64.mul": 0xa2, "f64.div": 0xa3, "select": 0x1b, "drop": 0x1a, "return": 0x0f, "unreachable": 0x00,
+  "f64.convert_i32_s": 0xb7, "f64.add": 0xa0, "f64.mul": 0xa2, "f64.div": 0xa3, "select": 0x1b, "drop": 0x1a, "return": 0x0f, "unreachable": 0x00,
 }; // prettier-ignore
 
 /** name: [opcode, log2 alignment] */
@@ -60,7 +60,7 @@ const simd: Record<string, number> = {
   "i16x8.eq": 0x2d, "i16x8.gt_s": 0x31, "i32x4.eq": 0x37, "i32x4.ne": 0x38, "i32x4.lt_s": 0x39, "i32x4.lt_u": 0x3a, "i32x4.gt_s": 0x3b,
   "i32x4.gt_u": 0x3c, "i32x4.ge_s": 0x3f,
   "f32x4.eq": 0x41, "f32x4.ne": 0x42, "f32x4.lt": 0x43, "f32x4.gt": 0x44, "f32x4.le": 0x45, "f32x4.ge": 0x46, "f64x2.eq": 0x47,
-  "f64x2.ne": 0x48, "f64x2.lt": 0x49, "f64x2.gt": 0x4a, "f64x2.ge": 0x4c,
+  "f64x2.ne": 0x48, "f64x2.lt": 0x49, "f64x2.gt": 0x4a, "f64x2.le": 0x4b, "f64x2.ge": 0x4c,
   "v128.not": 0x4d, "v128.and": 0x4e, "v128.andnot": 0x4f, "v128.or": 0x50, "v128.xor": 0x51, "v128.bitselect": 0x52, "v128.any_true": 0x53,
   "f32x4.demote_f64x2_zero": 0x5e, "f64x2.promote_low_f32x4": 0x5f,
   "i8x16.abs": 0x60, "i8x16.neg": 0x61, "i8x16.popcnt": 0x62, "i8x16.bitmask": 0x64, "i8x16.narrow_i16x8_s": 0x65, "i8x16.narrow_i16x8_u": 0x66,
@@ -77,7 +77,7 @@ const simd: Record<string, number> = {
   "i64x2.extmul_low_i32x4_s": 0xdc, "i64x2.extmul_high_i32x4_s": 0xdd,
   "f32x4.abs": 0xe0, "f32x4.neg": 0xe1, "f32x4.sqrt": 0xe3, "f32x4.add": 0xe4, "f32x4.sub": 0xe5, "f32x4.mul": 0xe6, "f32x4.div": 0xe7,
   "f32x4.min": 0xe8, "f32x4.max": 0xe9, "f32x4.pmin": 0xea, "f32x4.pmax": 0xeb,
-  "f64x2.abs": 0xec, "f64x2.add": 0xf0, "f64x2.sub": 0xf1, "f64x2.mul": 0xf2, "f64x2.div": 0xf3, "f64x2.convert_low_i32x4_s": 0xfe,
+  "f64x2.abs": 0xec, "f64x2.neg": 0xed, "f64x2.pmin": 0xf6, "f64x2.pmax": 0xf7, "f64x2.add": 0xf0, "f64x2.sub": 0xf1, "f64x2.mul": 0xf2, "f64x2.div": 0xf3, "f64x2.convert_low_i32x4_s": 0xfe,
   "i32x4.trunc_sat_f32x4_s": 0xf8, "i32x4.trunc_sat_f32x4_u": 0xf9, "f32x4.convert_i32x4_s": 0xfa, "f32x4.convert_i32x4_u": 0xfb,
   // relaxed SIMD
   "i8x16.relaxed_swizzle": 0x100, "i32x4.relaxed_trunc_f32x4_s": 0x101, "f32x4.relaxed_madd": 0x105, "f32x4.relaxed_nmadd": 0x106,

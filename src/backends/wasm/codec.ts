@@ -12,6 +12,7 @@ import { CODEC_STEP } from "../../../kernels/wasm/convert/codec.ts";
 import type { Space } from "../../../kernels/wasm/engine/engine.ts";
 import type { Runtime } from "../../../kernels/wasm/engine/runtime.ts";
 import { blockDecoder, blockEncoder } from "./blocks.ts";
+import { encodeBlocks } from "./search.ts";
 import { createTools, PIECE, roundUp, words } from "./converters.ts";
 import type { BulkCodec } from "../types.ts";
 
@@ -160,6 +161,7 @@ export function createCodec(runtime: Runtime): BulkCodec {
     unpack,
     absmax,
     range: (x, blockSize, least, largest) => statistics("range", x, blockSize, [least, largest]),
+    encodeBlocks: (format, x, importance) => encodeBlocks(tools.space, runtime.shared, format, x, importance),
     blockEncoder: (policy) => blockEncoder(tools, policy),
     blockDecoder: (element, role) => blockDecoder(tools, element, role),
     nibbles: nibbleTile,

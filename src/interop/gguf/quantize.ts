@@ -6,6 +6,7 @@ import { LowbitError } from "../../../formats/core/errors.ts";
 import { nearest } from "../../../formats/registry.ts";
 import type { Format, OpaqueFormat, PackedTensor } from "../../../formats/core/types.ts";
 import { quantize, type WeightQuantizer } from "../../tensor/quantize/index.ts";
+import { codecHere } from "../../tensor/quantize/measure.ts";
 import { tensor } from "../../tensor/tensor.ts";
 import { rowsOf, type FloatTensor } from "../floats.ts";
 import type { GgufModel } from "./write.ts";
@@ -187,10 +188,13 @@ async function encode(name: string, t: FloatTensor, type: GgufType, options: Ggu
 }
 
 function encodeRows(format: OpaqueFormat, x: Float32Array, k: number, importance: Float32Array | undefined): Uint8Array {
-  if (importance === undefined) return format.encodeBytes(x);
+  const codec = codecHere();
+  const encode = (weights?: Float32Array): Uint8Array =>
+    codec === null ? format.encodeBytes(x, weights) : codec.encodeBlocks(format, x, weights);
+  if (importance === undefined) return encode();
   const weights = new Float32Array(x.length);
   for (let at = 0; at < x.length; at += k) weights.set(importance, at);
-  return format.encodeBytes(x, weights);
+  return encode(weights);
 }
 
 /**

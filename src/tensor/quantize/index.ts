@@ -7,6 +7,7 @@ import { encodeArray } from "../../../formats/core/bulk.ts";
 import { codeArray, packInto } from "../../../formats/core/pack.ts";
 import { packedSizes } from "../../../formats/core/packed.ts";
 import type { Format, NumberFormat, OpaqueFormat, PackedTensor } from "../../../formats/core/types.ts";
+import type { BulkCodec } from "../../backends/types.ts";
 import { matrixView, type MatrixView, type Tensor } from "../tensor.ts";
 import { quantizeBlocks, type Quantized } from "./blocks.ts";
 import { forPanels, PANEL_ROWS, refuseNonFinite } from "./panels.ts";
@@ -43,7 +44,7 @@ export function checkFormat(format: Format): void {
 
 /** Round to nearest, of a view. */
 export function quantizeView(view: MatrixView, shape: number[], format: Format, options: QuantizeOptions): Quantized {
-  if (format.kind === "opaque") return { packed: quantizeOpaque(view, shape, format) };
+  if (format.kind === "opaque") return { packed: quantizeOpaque(view, shape, format, options.backend?.codec) };
   if (format.kind !== "block") return { packed: quantizeScalar(view, shape, format, options) };
   return quantizeBlocks(view, shape, format, options);
 }
@@ -63,13 +64,14 @@ function quantizeScalar(m: MatrixView, shape: number[], format: NumberFormat, op
   return { format, shape, rows, k, rowBytes, codes, scales: null, superScales: null, offsets: null, recipe };
 }
 
-function quantizeOpaque(m: MatrixView, shape: number[], format: OpaqueFormat): PackedTensor {
+function quantizeOpaque(m: MatrixView, shape: number[], format: OpaqueFormat, codec: BulkCodec | undefined): PackedTensor {
   const { rows, k, rowBytes, codes: bytes } = packedSizes(format, shape);
   const codes = new Uint8Array(bytes);
   forPanels(m, (values, row, count) => {
     const x = values instanceof Float32Array ? values : Float32Array.from(values);
     if (x.some((v) => !Number.isFinite(v))) refuseNonFinite(values, row, count, k);
-    for (let r = 0; r < count; r++) codes.set(format.encodeBytes(x.subarray(r * k, (r + 1) * k)), (row + r) * rowBytes);
+    const encoded = x.subarray(0, count * k);
+    codes.set(codec === undefined ? format.encodeBytes(encoded) : codec.encodeBlocks(format, encoded), row * rowBytes);
   });
   const recipe = { version: 1, algorithm: "rtn" } as const;
   return { format, shape, rows, k, rowBytes, codes, scales: null, superScales: null, offsets: null, recipe };

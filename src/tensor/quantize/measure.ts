@@ -76,4 +76,5 @@ function backendHere(): { readonly codec: BulkCodec } | null {
     }
   return here;
 }
-const codecHere = (): BulkCodec | null => backendHere()?.codec ?? null;
+/** The codec of that backend: for callers who were given none. */
+export const codecHere = (): BulkCodec | null => backendHere()?.codec ?? null;
