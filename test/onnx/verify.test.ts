@@ -394,6 +394,24 @@ describe("what a run on the CPU does not show", () => {
     expect(ids({ bits: 8n, accuracy_level: 4n })).toEqual(["jsep-nbits-8", "nbits-wasm-slow"]);
     expect(ids({ bits: 3n })).toContain("nbits-bits");
     expect(ids({ bits: 4n }, ["x", "w", "s", "z", "g"])).toContain("nbits-g-idx");
+    const softmax = (after: string): string[] =>
+      runtimeTraps(
+        readModelBytes(
+          encode(
+            model(
+              graph({
+                node: [
+                  node("DequantizeLinear", ["q", "s"], ["x"]),
+                  node("Softmax", ["x"], ["p"]),
+                  node(after, after === "Relu" ? ["p"] : ["p", "s"], ["y"]),
+                ],
+              }),
+            ),
+          ),
+        ),
+      ).map((trap) => trap.id);
+    expect(softmax("QuantizeLinear")).toContain("softmax-between-pairs");
+    expect(softmax("Relu")).not.toContain("softmax-between-pairs");
     expect(runtimeTraps(readModelBytes(original))).toEqual([]);
     const dynamic = graph({
       node: [node("DynamicQuantizeLinear", ["x"], ["q", "s", "z"]), node("MatMulInteger", ["q", "w"], ["y"])],

@@ -20,6 +20,9 @@ interface Traits {
   readonly constants: ReadonlyMap<string, number>;
   /** Names of initializers of one dimension. */
   readonly vectors: ReadonlySet<string>;
+  /** Values that DequantizeLinear makes, and those that QuantizeLinear reads. */
+  readonly dequantized: ReadonlySet<string>;
+  readonly quantized: ReadonlySet<string>;
 }
 
 interface TrapRow {
@@ -87,6 +90,15 @@ export const RUNTIME_TRAPS: readonly TrapRow[] = [
       t.types.has(T.INT8) &&
       has(t, "MatMulInteger", "ConvInteger", "QLinearMatMul", "QLinearConv", "DequantizeLinear", "DynamicQuantizeMatMul"),
     text: "int8 weights near +-127 saturate in the 16-bit sums of x86 processors without VNNI (before 2019, and much of the cloud): use uint8 weights, or a reduced range, for those.",
+  },
+  {
+    id: "softmax-between-pairs",
+    runtime: "onnxruntime-node",
+    versions: "to 1.30",
+    effect: "wrong",
+    when: (t) =>
+      has(t, "QLinearSoftmax") || some(t, "Softmax", (node) => t.dequantized.has(node.input[0]) && t.quantized.has(node.output[0])),
+    text: "Softmax between pairs becomes QLinearSoftmax, whose sums overflow where a probability passes some 148 codes for each element of its axis: 0 for rows of one element, as the first token of a decoder has. Let it read floats: keep it out of opTypes.",
   },
   {
     id: "nbits-wasm-slow",
@@ -186,5 +198,7 @@ function traitsOf({ proto }: OnnxModel): Traits {
     constants.set(tensor.name, elementCount(tensor));
     if (tensor.dims.length === 1) vectors.add(tensor.name);
   }
-  return { nodes, types, constants, vectors };
+  const dequantized = new Set((nodes.get("DequantizeLinear") ?? []).map((node) => node.output[0]));
+  const quantized = new Set((nodes.get("QuantizeLinear") ?? []).map((node) => node.input[0]));
+  return { nodes, types, constants, vectors, dequantized, quantized };
 }

@@ -21,7 +21,7 @@ import {
   sortNodes,
 } from "../../graph/graph.ts";
 import { importMicrosoft, MICROSOFT } from "../domain.ts";
-import { FUSED_BEHIND, STATIC_OPERATORS, type StaticOperator } from "./operators.ts";
+import { FUSED_BEHIND, reads, STATIC_OPERATORS, type StaticOperator } from "./operators.ts";
 import type { ActivationParameters, ActivationType, CodeRange, ValueRange } from "./parameters.ts";
 import { ACTIVATION_TYPES, activationParameters, biasCodes } from "./parameters.ts";
 
@@ -142,9 +142,10 @@ function quantizeBias(writer: Writer, node: NodeProto, operator: StaticOperator)
   node.input[operator.bias!] = floats;
 }
 
-/** Every reader of a value reads another one instead, but the QuantizeLinear itself. */
-function redirect(readers: Readers, value: string, to: string): void {
-  for (const { node, input } of readers.get(value) ?? []) if (node !== null && input >= 0) node.input[input] = to;
+/** Readers of a value, the QuantizeLinear not among them, read another one instead. */
+function redirect(readers: Readers, value: string, to: string, who: "floats" | "codes"): void {
+  for (const { node, input } of readers.get(value) ?? [])
+    if (node !== null && input >= 0 && reads(node.opType) === who) node.input[input] = to;
 }
 
 /** Outputs of the model keep their names: the maker gets another, and the dequantized value takes it. */
@@ -152,7 +153,7 @@ function outputPair(writer: Writer, readers: Readers, value: string): void {
   const before = writer.pairs.get(value);
   const floats = pairOf(writer, value);
   if (floats === undefined) return;
-  redirect(readers, value, floats);
+  redirect(readers, value, floats, "codes");
   if (before !== undefined || !writer.scope.graph.output.some(({ name }) => name === value)) return;
   const { scope, names } = writer;
   const maker = scope.producers.get(value)!;
@@ -162,6 +163,7 @@ function outputPair(writer: Writer, readers: Readers, value: string): void {
   quantize.input[0] = inner;
   dequantize.output[0] = value;
   for (const node of scope.graph.node) node.input = node.input.map((name) => (name === floats ? value : name));
+  redirect(readers, value, inner, "floats");
   writer.pairs.set(value, value);
   writer.parameters.set(value, writer.parameters.get(floats)!);
 }

@@ -32,7 +32,9 @@ export const STATIC_OPERATORS: ReadonlyMap<string, StaticOperator> = new Map<str
   ["HardSwish", unary],
   ["AveragePool", unary],
   ["GlobalAveragePool", unary],
-  ["Softmax", unary],
+  // reads floats: between pairs onnxruntime 1.30 makes QLinearSoftmax of it, whose sums of 32 bits overflow where a
+  // probability passes some 148 n codes, n the length of its axis: 0 for every row of one element
+  ["Softmax", { inputs: [], output: "kernel" }],
   ["LayerNormalization", unary],
   ["MaxPool", moves],
   ["Resize", moves],
@@ -48,3 +50,6 @@ export const STATIC_DEFAULT: readonly string[] = ["Conv", "MatMul", "Gemm"];
  * product.
  */
 export const FUSED_BEHIND: ReadonlySet<string> = new Set(["Relu", "Clip"]);
+
+/** Operators that read floats even where the value is quantized for others. */
+export const reads = (opType: string): "floats" | "codes" => (STATIC_OPERATORS.get(opType)?.inputs.length === 0 ? "floats" : "codes");

@@ -1,7 +1,7 @@
 // Operators on integers (QOperator) in place of an operator between DequantizeLinear and QuantizeLinear: QLinearConv
 // and QLinearMatMul of the ONNX standard, the others of onnxruntime's domain. What has no such operator stays between
 // its pairs. Source: ONNX QLinearConv-10, QLinearMatMul-10; onnxruntime docs/ContribOperators.md (QGemm, QLinearAdd,
-// QLinearMul, QLinearConcat, QLinearSigmoid, QLinearSoftmax, QLinear pools).
+// QLinearMul, QLinearConcat, QLinearSigmoid, QLinear pools).
 import { TensorProto_DataType as T, type AttributeProto, type NodeProto } from "../../file/gen/onnx_pb.ts";
 import { makeTensor, tensorDims, type OnnxModel } from "../../file/model.ts";
 import { readFloats, readRaw } from "../../file/values.ts";
@@ -14,7 +14,6 @@ import {
   buildScopes,
   collectNames,
   CONV_ATTRIBUTES,
-  intAttribute,
   isDefaultDomain,
   makeNode,
   nodeName,
@@ -140,7 +139,6 @@ const UNARY: ReadonlyMap<string, { op: string; attributes: readonly string[] }> 
   ["Sigmoid", { op: "QLinearSigmoid", attributes: [] }],
   ["AveragePool", { op: "QLinearAveragePool", attributes: POOL }],
   ["GlobalAveragePool", { op: "QLinearGlobalAveragePool", attributes: [] }],
-  ["Softmax", { op: "QLinearSoftmax", attributes: ["axis"] }],
 ]);
 
 /** The operator on integers for a node, from its inputs to the codes `y`; null where there is none. */
@@ -178,7 +176,6 @@ function partsOf(work: Work, node: NodeProto, y: Codes): Parts | null {
       const unary = UNARY.get(node.opType);
       if (unary === undefined) return null;
       const attributes = attributesOf(node, unary.attributes);
-      if (node.opType === "Softmax") attributes.push(intAttribute("opset", opsetVersion(work.model)));
       return { op: unary.op, domain: MICROSOFT, inputs: [...flat(x!), ...out], attributes };
     }
   }
