@@ -94,7 +94,7 @@ async function browser() {
       for (const [kind, names] of Object.entries(pages))
         for (const name of names) {
           const page = await open(`${server.url}/${kind}/page.html`);
-          await page.waitForFunction(() => globalThis.suite !== undefined, null, { timeout: 30_000 });
+          await page.waitForFunction(() => globalThis.suite !== undefined, null, { timeout: 240_000 });
           judge(`${kind} page, ${name}`, await page.evaluate((n) => globalThis.suite.run([n]), name));
           await page.close();
         }
@@ -125,7 +125,7 @@ async function example(open) {
   const server = await serve(root);
   try {
     const page = await open(`${server.url}/isolated/examples/webgpu.html`);
-    await page.waitForFunction(() => document.getElementById("state").textContent !== "running", null, { timeout: 60_000 });
+    await page.waitForFunction(() => document.getElementById("state").textContent !== "running", null, { timeout: 240_000 });
     const state = await page.textContent("#state");
     const text = await page.textContent("#out");
     await page.close();

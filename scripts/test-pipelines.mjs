@@ -33,7 +33,7 @@ try {
   try {
     await withChromium(chromium, async (open) => {
       const page = await open(`${server.url}/plain/page.html`);
-      await page.waitForFunction(() => globalThis.compare !== undefined, null, { timeout: 60_000 });
+      await page.waitForFunction(() => globalThis.compare !== undefined, null, { timeout: 240_000 });
       const { said, pipelines } = await page.evaluate(() => globalThis.compare());
       const faults = said.map((message) => `said: ${message}`);
       for (const [task, { made, other, leaves, differ, ms }] of Object.entries(pipelines)) {
