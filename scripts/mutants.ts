@@ -6,6 +6,7 @@ import ts from "typescript";
 export interface Mutant {
   readonly file: string;
   readonly line: number;
+  readonly column: number;
   readonly start: number;
   readonly end: number;
   /** What stands there, and what a fault makes of it. */
@@ -92,8 +93,8 @@ export function mutantsOf(file: string, source: string): Mutant[] {
   const found: Mutant[] = [];
   const add = (node: ts.Node, replacement: string, block: boolean): void => {
     const start = node.getStart(tree);
-    const line = tree.getLineAndCharacterOfPosition(start).line + 1;
-    found.push({ file, line, start, end: node.end, original: text(node), replacement, block });
+    const at = tree.getLineAndCharacterOfPosition(start);
+    found.push({ file, line: at.line + 1, column: at.character + 1, start, end: node.end, original: text(node), replacement, block });
   };
   const walk = (node: ts.Node): void => {
     if (ts.isTypeNode(node) || ts.isInterfaceDeclaration(node) || ts.isTypeAliasDeclaration(node)) return;

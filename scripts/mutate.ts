@@ -1,4 +1,4 @@
-// npm run mutate -- FOLDER [--count 400] [--seed 1] [--tests test/FOLDER,...] [--budget 60] [--match TEXT] [--again]:
+// npm run mutate -- FOLDER|FILE [--count 400] [--seed 1] [--tests test/FOLDER,...] [--budget 60] [--match TEXT] [--again]:
 // how many small faults do the tests find? A seeded sample of mutants (scripts/mutants.ts) of FOLDER. First, once, which
 // tests reach which mutants, and in what time. Then, quickest files first, each test runs in one process once per mutant
 // that it reaches, until a test fails. What runs while modules load, what is remembered from an earlier call and what a
@@ -37,16 +37,24 @@ if (folder === "" || !existsSync(join(root, folder)) || !tests.every((t) => exis
   process.exit(2);
 }
 
+const [sources, hashes] = [new Map<string, string>(), new Map<string, string>()];
 const key = (m: Mutant): string => `${m.file}: ${m.original} -> ${m.replacement}`;
 const short = (text: string): string => text.replace(/\s+/g, " ").slice(0, 110);
-const show = (m: Mutant): string => `${m.file}:${m.line}  ${short(m.original)}  ->  ${short(m.replacement)}`;
-const [sources, hashes] = [new Map<string, string>(), new Map<string, string>()];
+/** As test/mutants/equivalent.json has it: with the text of the line, of two alike on one line with the column in it. */
+function placeOf(m: Mutant): string {
+  const line = sources.get(m.file)!.split("\n")[m.line - 1];
+  const column = m.column - (line.length - line.trimStart().length);
+  const alone = line.split(m.original).length === 2;
+  return `${m.file}: ${line.trim()}: ${alone ? "" : `${column}: `}${m.original} -> ${m.replacement}`;
+}
+const show = (m: Mutant): string => `${m.file}:${m.line}:${m.column}  ${short(m.original)}  ->  ${short(m.replacement)}`;
 
 /** Every mutant has a number from the seed and its own text, so that a change elsewhere leaves the sample as it is. */
 function sample(): Mutant[] {
   const all: { mutant: Mutant; at: number }[] = [];
-  for (const path of (readdirSync(join(root, folder), { recursive: true }) as string[]).filter((p) => p.endsWith(".ts")).sort()) {
-    const file = join(folder, path);
+  const files = folder.endsWith(".ts") ? [""] : (readdirSync(join(root, folder), { recursive: true }) as string[]);
+  for (const path of files.filter((p) => p === "" || p.endsWith(".ts")).sort()) {
+    const file = join(folder, path).replace(/\/$/, "");
     if (/(^|\/)gen\/|\.d\.ts$/.test(file)) continue;
     const source = readFileSync(join(root, file), "utf8");
     sources.set(file, source);
@@ -171,7 +179,7 @@ async function main(runs: Runs): Promise<void> {
   let remembered = 0;
   const living = [...mutants.keys()].filter((id) => {
     if (values.match !== undefined && !show(mutants[id]).includes(values.match)) return false;
-    if (Object.hasOwn(listed, key(mutants[id]))) return void equivalent.push(id);
+    if (Object.hasOwn(listed, placeOf(mutants[id]))) return void equivalent.push(id);
     const before = known.killed[idKey(id)];
     if (before?.source === hashes.get(mutants[id].file) && existsSync(before.test) && before.testKey === testKey(before.test))
       return void (remembered++, killed.add(id));

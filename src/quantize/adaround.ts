@@ -36,7 +36,7 @@ export interface AdaRoundOptions extends ScaleOptions, RunOptions, AlgebraOption
  * @throws LowbitError E_CALIBRATION as gptq; E_UNSUPPORTED for elements that are no integers
  */
 export function adaround(options: AdaRoundOptions): SteppedQuantizer {
-  if (options?.hessian === undefined)
+  if (options?.hessian === undefined || options.hessian === null)
     throw new TypeError("adaround: expected options.hessian, got none. Collect it with layerStatistics(k).");
   const o = { iterations: 1000, learningRate: 0.05, lambda: 0.1, ...options };
   if (!(Number.isInteger(o.iterations) && o.iterations >= 0))

@@ -249,6 +249,44 @@ test("builders refuse what is no format", () => {
   expect(float({ mantissaBits: -1 })).toThrow(/mantissaBits/);
   expect(float({ bias: 0.5 })).toThrow(/bias/);
   expect(float({ padding: 3 })).toThrow(/padding/);
+  // every option at its last value that is taken, and at the first that is not
+  const wide = { specials: "ieee", exponentBits: 8 };
+  const [taken, refused]: [object[], [object, RegExp][]] = [
+    [
+      { exponentBits: 1, mantissaBits: 0, specials: "finite" },
+      { ...wide, mantissaBits: 23 },
+      { bias: 512 },
+      { bias: -512 },
+      { specials: "ieee", exponentBits: 2, mantissaBits: 1 },
+      { specials: "finite", exponentBits: 8, mantissaBits: 8, signed: false },
+      { specials: "finite", exponentBits: 8, mantissaBits: 8, signed: false, subnormals: false },
+      { ...wide, mantissaBits: 8 },
+      { ...wide, mantissaBits: 10, padding: 13 },
+      { ...wide, mantissaBits: 7, padding: 1 },
+      { ...wide, mantissaBits: 22, padding: 1 },
+    ],
+    [
+      [{ exponentBits: 0 }, /exponentBits/],
+      [{ exponentBits: 4.5 }, /exponentBits/],
+      [{ mantissaBits: 24 }, /mantissaBits/],
+      [{ mantissaBits: 1.5 }, /mantissaBits/],
+      [{ bias: 513 }, /bias/],
+      [{ bias: -513 }, /bias/],
+      [{ specials: "none" }, /specials/],
+      [{ specials: "fnuz", signed: false }, /specials/],
+      [{ specials: "ieee", exponentBits: 1 }, /specials/],
+      [{ specials: "ieee", mantissaBits: 0 }, /specials/],
+      [{ subnormals: false }, /subnormals/],
+      [{ specials: "finite", exponentBits: 8, mantissaBits: 9, signed: false }, /width/],
+      [{ specials: "finite", exponentBits: 8, mantissaBits: 9, signed: false, subnormals: false }, /width/],
+      [{ ...wide, mantissaBits: 10, padding: 14 }, /padding/],
+      [{ ...wide, mantissaBits: 10, padding: 0.5 }, /padding/],
+      [{ ...wide, mantissaBits: 23, padding: -1 }, /padding/],
+      [{ ...wide, mantissaBits: 6, padding: 1 }, /padding/],
+    ],
+  ];
+  for (const o of taken) expect(float(o), JSON.stringify(o)).not.toThrow();
+  for (const [o, what] of refused) expect(float(o), JSON.stringify(o)).toThrow(what);
   expect(float({ name: "Bad Name" })).toThrow(/format name/);
   expect(() => defineBipolarInt({ bits: 0 })).toThrow(/bits/);
   for (const f of scalars) {
