@@ -1,7 +1,7 @@
 // The algebra of the quantizers against its definitions.
 import { expect, test } from "vitest";
 import { choleskyInPlace, gptqFactorInPlace, solveSpdInPlace, tnProductPlain, transposed } from "../../src/quantize/linalg.ts";
-import { fastProduct } from "../../src/quantize/simd.ts";
+import { fastProduct, openAlgebra } from "../../src/quantize/simd.ts";
 import { inverse } from "../oracle/gptq.ts";
 import { random } from "../helpers/random.ts";
 
@@ -35,6 +35,35 @@ test("products, all remainders of the tiles", () => {
       product(c, 4, ldc, m, n, a, 3, lda, b, 2, ldb, depth, -0.5);
       for (let i = 0; i < c.length; i++) expect(Math.abs(c[i] - want[i])).toBeLessThan(1e-12 * depth);
     }
+});
+
+test("in a memory of its own too, at any place, and only the lower triangle where that is asked for", () => {
+  const rng = random(2);
+  const [m, n, depth] = [37, 41, 13];
+  const [lda, ldb, ldc] = [n + 2, n + 1, n + 3];
+  const sizes = [depth * lda + 5, depth * ldb + 5, n * ldc + 5];
+  // large enough for a kernel's memory, and in arrays of the caller's
+  const kernel = openAlgebra(2 ** 22, 3, {}, "test");
+  const made = [(size: number) => kernel.array(size), (size: number) => new Float64Array(size)];
+  for (const array of made) {
+    const [a, b, c] = sizes.map(array);
+    for (const x of [a, b, c]) for (let i = 0; i < x.length; i++) x[i] = rng.normal();
+    const wanted = (rows: number, lower: boolean): Float64Array => {
+      const want = c.slice();
+      for (let i = 0; i < rows; i++)
+        for (let j = 0; j < (lower ? i + 1 : n); j++)
+          for (let p = 0; p < depth; p++) want[4 + i * ldc + j] += 2 * a[3 + p * lda + i] * b[2 + p * ldb + j];
+      return want;
+    };
+    const want = wanted(m, false);
+    kernel.product(c, 4, ldc, m, n, a, 3, lda, b, 2, ldb, depth, 2);
+    for (let i = 0; i < c.length; i++) expect(Math.abs(c[i] - want[i])).toBeLessThan(1e-10);
+    const lower = wanted(n, true);
+    kernel.lower(c, 4, ldc, n, a, 3, lda, b, 2, ldb, depth, 2);
+    for (let i = 0; i < n; i++)
+      for (let j = 0; j <= i; j++) expect(Math.abs(c[4 + i * ldc + j] - lower[4 + i * ldc + j])).toBeLessThan(1e-10);
+  }
+  kernel.close();
 });
 
 test("Cholesky: L L^T is the matrix; the first bad pivot is named", () => {

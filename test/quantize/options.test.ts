@@ -3,7 +3,7 @@ import { expect, test } from "vitest";
 import { format } from "../../formats/index.ts";
 import { float32, uint4 } from "../../formats/all.ts";
 import { defineBlock } from "../../formats/define/index.ts";
-import { quantize, tensor } from "../../src/index.ts";
+import { quantize, tensor, type WeightQuantizer } from "../../src/index.ts";
 import * as q from "../../src/quantize/index.ts";
 import { random } from "../helpers/random.ts";
 
@@ -80,9 +80,9 @@ test("prune and GPTQ's other options", () => {
 test("a Hessian that is missing, of another layer, of too few rows, or no symmetric matrix", () => {
   for (const make of [q.gptq, q.adaround, q.mrgptq]) {
     for (const none of [undefined, {}, { hessian: undefined }, { hessian: null }])
-      expect(() => (make as Make)(none as Record<string, unknown>)).toThrow(TypeError);
+      expect(() => (make as unknown as Make)(none as Record<string, unknown>)).toThrow(TypeError);
   }
-  for (const make of [q.gptq, q.adaround] as ((o: { hessian: never; minRows?: number }) => q.WeightQuantizer)[]) {
+  for (const make of [q.gptq, q.adaround] as ((o: { hessian: never; minRows?: number }) => WeightQuantizer)[]) {
     const run = (given: unknown, minRows?: number) => () =>
       quantize(weight, format("int4_b16"), make({ hessian: given as never, ...(minRows === undefined ? {} : { minRows }) }));
     expect(run(hessian)).not.toThrow();
@@ -96,6 +96,7 @@ test("a Hessian that is missing, of another layer, of too few rows, or no symmet
     skew[1] += Math.abs(skew[1]) + 1;
     expect(run(skew)).toThrow(refuse("E_CALIBRATION"));
     expect(run(hessian.slice().fill(NaN))).toThrow(refuse("E_CALIBRATION"));
+    if (make === (q.adaround as unknown)) expect(run(new Float64Array(k * k))).toThrow(refuse("E_CALIBRATION"));
     // by default an eighth of the inputs
     expect(run(statistics({}, 1))).toThrow(refuse("E_CALIBRATION"));
     expect(run(statistics({}, 2))).not.toThrow();
@@ -107,12 +108,12 @@ test("a Hessian that is missing, of another layer, of too few rows, or no symmet
 test("narrow ranges: the most negative code is never used, but by the others", () => {
   // one value far below all others takes the lowest code where it may; the weights before it push the rest down
   const data = Float32Array.from({ length: 8 * k }, (_, i) => (i % k === 3 ? -8 : rng.normal() * 0.5));
-  const low = (rangeRule: "narrow" | "gptq" | "full", make: (o: object) => q.WeightQuantizer): number => {
+  const low = (rangeRule: "narrow" | "gptq" | "full", make: (o: object) => WeightQuantizer): number => {
     const packed = quantize(tensor(data, [8, k]), format("int4_b16"), make({ rangeRule }));
     const codes = [...packed.codes].flatMap((byte) => [byte & 15, byte >> 4]).map((c) => (c > 7 ? c - 16 : c));
     return Math.min(...codes);
   };
-  const makes: ((o: object) => q.WeightQuantizer)[] = [(o) => q.gptq({ hessian, ...o }), (o) => q.adaround({ hessian, iterations: 20, ...o }), (o) => q.rtn(o)]; // prettier-ignore
+  const makes: ((o: object) => WeightQuantizer)[] = [(o) => q.gptq({ hessian, ...o }), (o) => q.adaround({ hessian, iterations: 20, ...o }), (o) => q.rtn(o)]; // prettier-ignore
   for (const make of makes) {
     expect(low("narrow", make)).toBe(-7);
     expect(low("full", make)).toBe(-8);
@@ -170,4 +171,21 @@ test("HQQ: zero points after any number of iterations, as by the paper's steps",
     seen.add(String(want));
   }
   expect(seen.size).toBe(6);
+});
+
+test("channels that there are not are refused, the last one is taken", () => {
+  const some = statistics();
+  expect(q.selectChannels(some, [0, k - 1]).k).toBe(2);
+  for (const channel of [-1, k, 0.5]) expect(() => q.selectChannels(some, [0, channel])).toThrow(RangeError);
+});
+
+test("smoothing: the power of the outputs counts where it is small, and must not be zero", () => {
+  const search = (scale: number) =>
+    q.searchSmoothing([{ weight: Float64Array.from(weight.data, (v) => v * scale), rows: 8, k }], {
+      statistics: statistics() as never,
+      format: format("int8_row"),
+      alphas: [0.5],
+    });
+  expect(search(1e-6).errors[0]).toBeGreaterThan(0);
+  expect(() => search(0)).toThrow(refuse("E_CALIBRATION"));
 });
