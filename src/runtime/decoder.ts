@@ -71,6 +71,43 @@ const CACHES: ReadonlyMap<string, CacheKinds> = new Map([
 
 const CAPACITY = 4096;
 
+/** Where a model holds `limit` tokens. */
+export const defaultCapacity = (limit: number): number => Math.min(CAPACITY, limit);
+
+export const disposedDecoder = (): LowbitError =>
+  new LowbitError("E_DISPOSED", "decoder: expected one in use, got a disposed one. Make another.");
+
+export const noPrompt = (): RangeError =>
+  new RangeError("decoder generate: expected a prompt, or tokens before that were not truncated, got none.");
+
+/** @throws LowbitError E_SHAPE */
+export function checkRoom(length: number, count: number, capacity: number): void {
+  if (length + count > capacity)
+    throw new LowbitError(
+      "E_SHAPE",
+      `decoder: expected at most ${capacity} tokens, got ${length} and ${count} more. Truncate it, or make one with more capacity.`,
+    );
+}
+
+/** @throws RangeError */
+export function checkToken(id: number): void {
+  if (!Number.isSafeInteger(id) || id < 0) throw new RangeError(`decoder step: expected a token from 0, got ${id}.`);
+}
+
+/** Tokens of a prompt. @throws RangeError */
+export function checkTokens(ids: ArrayLike<number | bigint>): bigint[] {
+  if (ids.length === 0) throw new RangeError("decoder prefill: expected at least one token, got none.");
+  for (let i = 0; i < ids.length; i++)
+    if ((typeof ids[i] !== "bigint" && !Number.isSafeInteger(ids[i])) || ids[i] < 0)
+      throw new RangeError(`decoder prefill ids[${i}]: expected an integer from 0, got ${String(ids[i])}.`);
+  return Array.from(ids, BigInt);
+}
+
+/** @throws RangeError */
+export function checkCut(n: number, length: number): void {
+  if (!Number.isSafeInteger(n) || n < 0 || n > length) throw new RangeError(`decoder truncate: expected 0 to ${length} tokens, got ${n}.`);
+}
+
 export interface DecoderInit {
   readonly machine: Machine;
   readonly plan: Plan;
@@ -89,7 +126,7 @@ export function createDecoder(init: DecoderInit): Decoder {
   return front(core, Math.min(capacity ?? CAPACITY, limit), init);
 }
 
-function checkCapacity(capacity: number | undefined, limit: number): void {
+export function checkCapacity(capacity: number | undefined, limit: number): void {
   if (capacity === undefined || (Number.isSafeInteger(capacity) && capacity >= 1 && capacity <= limit)) return;
   throw new RangeError(`decoder capacity: expected 1 to ${limit} tokens, got ${capacity}.`);
 }
@@ -101,7 +138,7 @@ function chooseCore(init: DecoderInit): { core: Core; limit: number } {
   try {
     const { found, limit } = kernelModel(plan, inputs, outputNames);
     checkCapacity(options.capacity, limit);
-    const capacity = options.capacity ?? Math.min(CAPACITY, limit);
+    const capacity = options.capacity ?? defaultCapacity(limit);
     const core = kernelCore({ machine, plan, inputs, outputNames, profile }, found, capacity, CACHES.get(options.cache ?? "float32")!);
     try {
       // what the kernels do not take shows in a first step
@@ -126,39 +163,28 @@ function front(core: Core, capacity: number, { machine, check }: DecoderInit): D
   let logits: Float32Array | null = null;
   const checked = (): void => {
     check();
-    if (!live) throw new LowbitError("E_DISPOSED", "decoder: expected one in use, got a disposed one. Make another.");
-  };
-  const room = (count: number): void => {
-    if (length + count > capacity)
-      throw new LowbitError(
-        "E_SHAPE",
-        `decoder: expected at most ${capacity} tokens, got ${length} and ${count} more. Truncate it, or make one with more capacity.`,
-      );
+    if (!live) throw disposedDecoder();
   };
   const step = (id: number): Float32Array => {
     checked();
-    if (!Number.isSafeInteger(id) || id < 0) throw new RangeError(`decoder step: expected a token from 0, got ${id}.`);
-    room(1);
+    checkToken(id);
+    checkRoom(length, 1, capacity);
     logits = core.step(id, length);
     length++;
     return logits;
   };
   const prefill = (ids: ArrayLike<number | bigint>): Float32Array => {
     checked();
-    if (ids.length === 0) throw new RangeError("decoder prefill: expected at least one token, got none.");
-    for (let i = 0; i < ids.length; i++)
-      if ((typeof ids[i] !== "bigint" && !Number.isSafeInteger(ids[i])) || ids[i] < 0)
-        throw new RangeError(`decoder prefill ids[${i}]: expected an integer from 0, got ${String(ids[i])}.`);
-    room(ids.length);
-    if (ids.length === 1) return step(Number(ids[0]));
-    logits = core.run(Array.from(ids, BigInt), length);
-    length += ids.length;
+    const list = checkTokens(ids);
+    checkRoom(length, list.length, capacity);
+    if (list.length === 1) return step(Number(list[0]));
+    logits = core.run(list, length);
+    length += list.length;
     return logits;
   };
   const truncate = (n: number): void => {
     checked();
-    if (!Number.isSafeInteger(n) || n < 0 || n > length)
-      throw new RangeError(`decoder truncate: expected 0 to ${length} tokens, got ${n}.`);
+    checkCut(n, length);
     core.truncate(n);
     if (n < length) logits = null;
     length = n;
@@ -178,8 +204,7 @@ function front(core: Core, capacity: number, { machine, check }: DecoderInit): D
     explain: () => core.explain(),
     async *generate({ prompt, maxTokens = Infinity, sampler = greedy, stop = [], signal } = {}) {
       signal?.throwIfAborted();
-      if (prompt === undefined && logits === null)
-        throw new RangeError("decoder generate: expected a prompt, or tokens before that were not truncated, got none.");
+      if (prompt === undefined && logits === null) throw noPrompt();
       let next = prompt === undefined ? logits! : prefill(prompt);
       for (let n = 0; n < maxTokens; n++) {
         const id = sampler(next);

@@ -1,8 +1,9 @@
 // lowbit/runtime: ONNX models on packed weights.
-export { loadModel, type LoadOptions, type ModelSource } from "./load.ts";
+export { loadModel, type DeviceLoadOptions, type LoadOptions, type ModelSource } from "./load.ts";
 export type { OnnxRuntime } from "./foreign.ts";
 export type { Progress } from "../quantize/steps.ts";
-export type { ExplainedStep, RuntimeTensor, Session, SessionExplanation, ValueMetadata } from "./session.ts";
+export type { DeviceDecoder } from "./webgpu/decoder.ts";
+export type { DeviceSession, ExplainedStep, RuntimeTensor, Session, SessionExplanation, ValueMetadata } from "./session.ts";
 export type { ElementType } from "./value.ts";
 export type { Decoder, DecoderOptions, GenerateOptions } from "./decoder.ts";
 export type { DecoderPart } from "./decoder-model.ts";

@@ -14,7 +14,7 @@ import { checkAborted, type Progress, type RunOptions } from "../quantize/steps.
 import { makePlan, missingOperators, readGraph } from "./compile/plan.ts";
 import { foreignSession, type OnnxRuntime } from "./foreign.ts";
 import type { ActivationChoice } from "./ops/operator.ts";
-import { describe, ownSession, type Place, type Session } from "./session.ts";
+import { describe, ownSession, type DeviceSession, type Place, type Session } from "./session.ts";
 import { fetchSource, isGguf, readWhole, toBlobBytes, withExternal } from "./sources.ts";
 
 /**
@@ -23,14 +23,9 @@ import { fetchSource, isGguf, readWhole, toBlobBytes, withExternal } from "./sou
  */
 export type ModelSource = string | URL | Uint8Array | ArrayBuffer | Blob | RangeReader;
 
-export type ModelBackend = "wasm" | "reference" | Backend<SyncLayer> | WebGpuBackend;
-
 export interface LoadOptions extends RunOptions {
-  /**
-   * Where the model runs. Default "wasm", one thread. On `await webgpu()` (lowbit/webgpu) weights, activations and
-   * caches stay on the device; operators that have no kernel there run on WebAssembly, with copies.
-   */
-  readonly backend?: ModelBackend;
+  /** Where the model runs. Default "wasm", one thread. */
+  readonly backend?: "wasm" | "reference" | Backend<SyncLayer>;
   /**
    * A model with operators that are missing here goes to onnxruntime as a whole: "onnxruntime" imports onnxruntime-node
    * in Node and onnxruntime-web elsewhere; where a bundler must know of it, give the module itself. Default: an error
@@ -55,18 +50,31 @@ export interface LoadOptions extends RunOptions {
   readonly signal?: AbortSignal;
 }
 
+export interface DeviceLoadOptions extends Omit<LoadOptions, "backend"> {
+  /**
+   * `await webgpu()` of lowbit/webgpu: weights, activations and caches stay on the device; operators that have no
+   * kernel there run on WebAssembly, with copies.
+   */
+  readonly backend: WebGpuBackend;
+}
+
+type AnyOptions = LoadOptions | DeviceLoadOptions;
+
 /**
  * Loads a model to be run on packed weights.
  * @throws LowbitError E_UNSUPPORTED with the list of operators that are missing, E_ONNX, E_CONTAINER, E_IO, E_RUNTIME,
  * E_ABORTED; TypeError for another source or option
  * @example const session = await loadModel("model.onnx"); const { logits } = await session.run({ ids });
  */
-export async function loadModel(source: ModelSource, options: LoadOptions = {}): Promise<Session> {
+export async function loadModel(source: ModelSource, options: DeviceLoadOptions): Promise<DeviceSession>;
+export async function loadModel(source: ModelSource, options?: LoadOptions): Promise<Session>;
+export async function loadModel(source: ModelSource, options: AnyOptions = {}): Promise<Session | DeviceSession> {
   return load(source, options, true);
 }
 
 /** `loadModel` for feeds of other libraries: names of open sizes need not agree, as in onnxruntime. */
-export const loadForeign = (source: string | Uint8Array, options: LoadOptions): Promise<Session> => load(source, options, false);
+export const loadForeign = (source: string | Uint8Array, options: LoadOptions): Promise<Session> =>
+  load(source, options, false) as Promise<Session>;
 
 type AnyBackend = Backend<SyncLayer> | WebGpuBackend;
 
@@ -79,7 +87,7 @@ export async function placeOf(backend: AnyBackend): Promise<Place> {
 }
 
 /** Formats of ggml come with the first GGUF file. */
-const loadGguf = async (source: ByteSource, backend: AnyBackend, options: LoadOptions): Promise<Session> =>
+const loadGguf = async (source: ByteSource, backend: AnyBackend, options: AnyOptions): Promise<Session | DeviceSession> =>
   (await import("./gguf/load.ts")).loadGguf(source, await placeOf(backend), options);
 
 const isRanges = (x: unknown): x is RangeReader =>
@@ -88,13 +96,13 @@ const isRanges = (x: unknown): x is RangeReader =>
 const isUrl = (source: unknown): source is string | URL =>
   source instanceof URL ? source.protocol !== "file:" : typeof source === "string" && /^(https?|blob|data):/i.test(source);
 
-function checkOptions({ fallback }: LoadOptions): void {
+function checkOptions({ fallback }: AnyOptions): void {
   const isModule = typeof fallback === "object" && fallback !== null && "InferenceSession" in fallback;
   if (fallback !== undefined && fallback !== "onnxruntime" && !isModule)
     throw new TypeError(`loadModel fallback: expected "onnxruntime", its module or none, got ${String(fallback)}.`);
 }
 
-async function load(source: ModelSource, options: LoadOptions, agree: boolean): Promise<Session> {
+async function load(source: ModelSource, options: AnyOptions, agree: boolean): Promise<Session | DeviceSession> {
   const backend = backendOf(options.backend ?? "wasm");
   checkOptions(options);
   checkAborted(options.signal, "loadModel");
@@ -122,7 +130,7 @@ async function load(source: ModelSource, options: LoadOptions, agree: boolean): 
 const external = (given: LoadOptions["externalData"], name: string): Promise<Uint8Array> | undefined =>
   given !== undefined && Object.hasOwn(given, name) ? toBlobBytes(given[name]) : undefined;
 
-async function loadPath(path: string, backend: AnyBackend, options: LoadOptions, agree: boolean): Promise<Session> {
+async function loadPath(path: string, backend: AnyBackend, options: AnyOptions, agree: boolean): Promise<Session | DeviceSession> {
   const file = readModel(path);
   try {
     return await sessionOf(file, path, backend, options, { agree });
@@ -137,7 +145,7 @@ interface BytesOptions {
   readonly external: (name: string) => Promise<Uint8Array> | undefined;
 }
 
-async function loadBytes(bytes: Uint8Array, backend: AnyBackend, options: LoadOptions, how: BytesOptions): Promise<Session> {
+async function loadBytes(bytes: Uint8Array, backend: AnyBackend, options: AnyOptions, how: BytesOptions): Promise<Session | DeviceSession> {
   const { model, files } = await withExternal(bytes, how.external);
   return sessionOf(model, bytes, backend, options, { agree: how.agree, files });
 }
@@ -165,9 +173,9 @@ async function sessionOf(
   model: OnnxModel,
   source: string | Uint8Array,
   backend: AnyBackend,
-  options: LoadOptions,
+  options: AnyOptions,
   { agree, files }: How,
-): Promise<Session> {
+): Promise<Session | DeviceSession> {
   const graph = readGraph(model);
   const missing = missingOperators(model, graph.flat);
   const described = { ...describe(model), agree };
@@ -189,7 +197,7 @@ async function sessionOf(
   return session;
 }
 
-function backendOf(backend: ModelBackend): AnyBackend {
+function backendOf(backend: NonNullable<AnyOptions["backend"]>): AnyBackend {
   if (backend === "wasm") return wasmSync();
   if (backend === "reference") return reference;
   if (typeof backend?.prepare === "function") return backend;

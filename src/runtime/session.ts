@@ -6,10 +6,11 @@ import type { ValueInfoProto } from "../onnx/file/gen/onnx_pb.ts";
 import type { OnnxModel } from "../onnx/file/model.ts";
 import type { Plan } from "./compile/plan.ts";
 import type { Step } from "./compile/step.ts";
-import { createDecoder, type Decoder, type DecoderOptions } from "./decoder.ts";
+import { createDecoder, type Decoder, type DecoderInit, type DecoderOptions } from "./decoder.ts";
 import { execute, type How } from "./machine/execute.ts";
 import { createMachine, type Machine } from "./machine/machine.ts";
 import type { BoundaryType, Value } from "./value.ts";
+import type { DeviceDecoder } from "./webgpu/decoder.ts";
 import { boundaryType, isArrayOf, isHalfArray, narrow, sizeOf, widen } from "./value.ts";
 
 /** A tensor as `run` takes it: onnxruntime-common's Tensor fits, and so does a plain object. */
@@ -70,6 +71,16 @@ export interface Session {
   decoder(options?: DecoderOptions): Decoder;
   /** Frees the weights. Safe to call twice. */
   release(): Promise<void>;
+}
+
+/** A session on a WebGPU backend. */
+export interface DeviceSession extends Omit<Session, "decoder"> {
+  /**
+   * The model as a decoder, its keys and values on the device.
+   * @throws LowbitError E_UNSUPPORTED where it has no caches of GroupQueryAttention, or an operator without a kernel;
+   * E_DEVICE, E_DISPOSED; RangeError
+   */
+  decoder(options?: DecoderOptions): DeviceDecoder;
 }
 
 export type Described = Pick<Session, "inputNames" | "outputNames" | "inputMetadata" | "outputMetadata"> & {
@@ -173,6 +184,12 @@ export interface Engine {
       readonly aborted: () => void;
     },
   ): Promise<(name: string) => Value | undefined>;
+  decoder(init: {
+    readonly inputs: readonly ValueMetadata[];
+    readonly outputNames: readonly string[];
+    readonly options: DecoderOptions;
+    readonly check: () => void;
+  }): DeviceDecoder;
   dispose(): void;
 }
 
@@ -192,17 +209,28 @@ export interface Place {
   engine?(plan: Plan): Engine;
 }
 
+function hostDecoder(backend: Backend<SyncLayer>, plan: Plan, init: Omit<DecoderInit, "machine" | "plan">): Decoder {
+  const machine = machineOf(backend);
+  if (machine === null)
+    throw new LowbitError(
+      "E_UNSUPPORTED",
+      "decoder: expected a WebAssembly backend, got another. Load the model with backend: await wasm().",
+    );
+  for (const value of plan.constants.values()) machine.constant(value);
+  return createDecoder({ machine, plan, ...init });
+}
+
 export interface OwnSession {
   readonly backend: Backend<SyncLayer>;
   readonly profile: boolean;
   readonly engine?: Engine | undefined;
 }
 
-export function ownSession(described: Described, plan: Plan, { backend, profile, engine }: OwnSession): Session {
+export function ownSession(described: Described, plan: Plan, { backend, profile, engine }: OwnSession): Session | DeviceSession {
   const seen = new Map<Step, { how: How; ms: number }>();
   const machine = engine === undefined ? machineOf(backend) : null;
   for (const value of plan.constants.values()) machine?.constant(value);
-  const decoders = new Set<Decoder>();
+  const decoders = new Set<Decoder | DeviceDecoder>();
   let released = false;
   let last: Promise<unknown> = Promise.resolve();
   const { optional: _, shapeless: __, agree: ___, ...names } = described;
@@ -258,19 +286,14 @@ export function ownSession(described: Described, plan: Plan, { backend, profile,
       folded: plan.folded,
       dead: plan.dead,
     }),
-    decoder(options = {}) {
+    decoder(options: DecoderOptions = {}): never {
       checkLive();
-      const own = engine === undefined ? machineOf(backend) : null;
-      if (own === null)
-        throw new LowbitError(
-          "E_UNSUPPORTED",
-          "decoder: expected a WebAssembly backend, got another. Load the model with backend: await wasm().",
-        );
-      for (const value of plan.constants.values()) own.constant(value);
       const { inputMetadata: inputs, outputNames } = names;
-      const decoder = createDecoder({ machine: own, plan, inputs, outputNames, options, check: checkLive, profile });
+      const init = { inputs, outputNames, options, check: checkLive };
+      const decoder = engine === undefined ? hostDecoder(backend, plan, { ...init, profile }) : engine.decoder(init);
       decoders.add(decoder);
-      return decoder;
+      // which of the two it is, the backend's type says
+      return decoder as never;
     },
     async release() {
       if (released) return;

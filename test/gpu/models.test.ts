@@ -7,6 +7,7 @@ import { gpuRuntime } from "../../src/backends/webgpu/door.ts";
 import { webgpu, type WebGpuBackend } from "../../src/backends/webgpu/backend.ts";
 import { quantizeModelBytes } from "../../src/onnx/index.ts";
 import { loadModel, type RuntimeTensor } from "../../src/runtime/index.ts";
+import { encode, graph, model, node, T, value } from "../onnx/build.ts";
 import { encoderFeeds, encoderModel, FORMS } from "../onnx/encoder.ts";
 import { SPELLED, spelledModel } from "../runtime/spelled.ts";
 import { adapterName, describeGpu, entryPoint } from "./adapter.ts";
@@ -101,4 +102,50 @@ describeGpu(`models on ${adapterName}`, () => {
     expect(how.get("lowbit.Attention")).toBe("kernel");
     expect(how.get("lowbit.Rotary")).toBe("kernel");
   }, 120_000);
+
+  it("a decoder keeps its cache on the device, and repeats a recorded step", async () => {
+    const bytes = decoderModel(SIZES);
+    const [judge, session] = await Promise.all([loadModel(bytes), loadModel(bytes, { backend })]);
+    const [wanted, decoder] = [judge.decoder({ capacity: 32 }), session.decoder({ capacity: 32 })];
+    const same = (a: Float32Array, b: Float32Array): void => {
+      const value = (data: Float32Array): RuntimeTensor => ({ type: "float32", dims: [data.length], data });
+      expect(distance(value(a), value(b))).toBeLessThan(2e-6);
+    };
+    const prompt = [1, 5, 9, 100, 3, 7, 22];
+    same(wanted.prefill(prompt), await decoder.prefill(prompt));
+    for (const id of [4, 150, 8]) same(wanted.step(id), await decoder.step(id));
+    for (const one of [wanted, decoder]) one.truncate(5);
+    // calls wait for each other
+    const [first, second] = [decoder.step(17), decoder.step(18)];
+    same(wanted.step(17), await first);
+    same(wanted.step(18), await second);
+    expect([decoder.length, decoder.capacity, decoder.cacheBytes]).toEqual([7, 32, wanted.cacheBytes]);
+    expect(decoder.explain().find(({ operator }) => operator === "com.microsoft.GroupQueryAttention")?.kernels).toBeGreaterThan(0);
+    const tokens = async (of: typeof wanted | typeof decoder): Promise<number[]> => {
+      const out: number[] = [];
+      for await (const id of of.generate({ maxTokens: 4 })) out.push(id);
+      return out;
+    };
+    expect(await tokens(decoder)).toEqual(await tokens(wanted));
+    await expect(decoder.prefill(new Array<number>(40).fill(1))).rejects.toMatchObject({ code: "E_SHAPE" });
+    await expect(decoder.step(-1)).rejects.toThrow(RangeError);
+    expect(() => session.decoder({ cache: "int8" })).toThrow(/expected float32 on a WebGPU backend/);
+    await Promise.all([judge.release(), session.release()]);
+    await expect(decoder.step(1)).rejects.toMatchObject({ code: "E_DISPOSED" });
+  }, 120_000);
+
+  it("an operator without a kernel runs on the processor", async () => {
+    const nodes = [node("Relu", ["x"], ["a"]), node("Cos", ["a"], ["b"]), node("Mul", ["b", "x"], ["y"])];
+    const bytes = encode(
+      model(graph({ input: [value("x", T.FLOAT, ["n", 100])], output: [value("y", T.FLOAT, ["n", 100])], node: nodes }), { opset: 17 }),
+    );
+    const x = { type: "float32", dims: [4, 100], data: Float32Array.from({ length: 400 }, (_, i) => i / 100 - 2) };
+    const how = await check(bytes, [{ x }], 1e-6);
+    expect([how.get("Relu"), how.get("Cos"), how.get("Mul")]).toEqual(["kernel", "processor", "kernel"]);
+    const none = { type: "float32", dims: [0, 100], data: new Float32Array(0) };
+    const session = await loadModel(bytes, { backend });
+    expect((await session.run({ x: none })).y.dims).toEqual([0, 100]);
+    await session.release();
+    await expect(session.run({ x })).rejects.toMatchObject({ code: "E_DISPOSED" });
+  }, 60_000);
 });

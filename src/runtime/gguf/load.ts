@@ -9,7 +9,7 @@ import { readModelBytes } from "../../onnx/file/io.ts";
 import { checkAborted, type RunOptions } from "../../quantize/steps.ts";
 import { makePlan, readGraph } from "../compile/plan.ts";
 import type { ActivationChoice, Weight } from "../ops/operator.ts";
-import { describe, ownSession, type Place, type Session } from "../session.ts";
+import { describe, ownSession, type DeviceSession, type Place, type Session } from "../session.ts";
 import { ggufConfig } from "./config.ts";
 import { ggufGraph } from "./graph.ts";
 
@@ -35,7 +35,7 @@ async function vectorsOf(file: GgufFile, options: RunOptions): Promise<Map<strin
 /**
  * @throws LowbitError E_CONTAINER for damaged files, E_UNSUPPORTED for other architectures, E_SHAPE, E_ABORTED, E_IO
  */
-export async function loadGguf(source: ByteSource, { host, products, engine }: Place, options: Options): Promise<Session> {
+export async function loadGguf(source: ByteSource, { host, products, engine }: Place, options: Options): Promise<Session | DeviceSession> {
   const { activations = "auto", signal, onProgress } = options;
   const file = await readGguf(source);
   const made: SyncLayer[] = [];

@@ -6,6 +6,7 @@ import { engineMemory } from "../../backends/wasm/memory.ts";
 import { wasmSync } from "../../backends/wasm/backend.ts";
 import { createMachine } from "../machine/machine.ts";
 import type { Place } from "../session.ts";
+import { createDeviceDecoder } from "./decoder.ts";
 import { runOnDevice } from "./execute.ts";
 import { deviceProducts } from "./layers.ts";
 import { createRecorder } from "./recorder.ts";
@@ -34,6 +35,7 @@ export function deviceOf(backend: WebGpuBackend): Place {
             machine.reset();
           }
         },
+        decoder: (init) => createDeviceDecoder({ runtime, plan, ...init }),
         dispose() {
           recorder.dispose();
           machine.dispose();
