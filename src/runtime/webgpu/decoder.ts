@@ -35,7 +35,8 @@ import { createRecorder, isTensor, type Held, type Recorder, type Recording, typ
 export interface DeviceDecoder extends Omit<Decoder, "prefill" | "step"> {
   /**
    * Runs tokens and appends them; calls wait for each other. @returns the logits after the last one
-   * @throws (rejects) RangeError for no or strange tokens; LowbitError E_SHAPE where they do not fit, E_DISPOSED, E_DEVICE
+   * @throws (rejects) RangeError for no or strange tokens; LowbitError E_SHAPE where they do not fit, E_DISPOSED,
+   * E_DEVICE
    */
   prefill(ids: ArrayLike<number | bigint>): Promise<Float32Array>;
   /** `prefill` of one token. */
