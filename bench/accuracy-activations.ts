@@ -1,10 +1,10 @@
-// npm run bench -- accuracy-activations [case ...] [--choose]: kjv-llama with weights and activations of few bits:
+// npm run bench -- accuracy-activations [case ...] [--choose] [--keep=FOLDER]: kjv-llama with weights and activations of few bits:
 // files written by quantizeModel whose activations are quantized as the integer products of this library do it
 // (low-bit-model.ts), run by onnxruntime-node; perplexity of text that neither calibration nor any choice saw.
 // Orders of channels and weights come from 128 windows of 256 calibration tokens. --choose compares the forms of a case
-// (`other`) on further training text instead. `runtime`: the same weights in lowbit/runtime with integer products,
+// (`other`) on further training text instead. --keep: files of cases stay in the folder and are not made again. `runtime`: the same weights in lowbit/runtime with integer products,
 // beside the file, over some windows.
-import { mkdtempSync, readFileSync, rmSync, writeFileSync } from "node:fs";
+import { existsSync, mkdtempSync, readFileSync, rmSync, writeFileSync } from "node:fs";
 import { cpus, loadavg, tmpdir } from "node:os";
 import { join } from "node:path";
 import { wasm } from "../src/index.ts";
@@ -12,7 +12,7 @@ import { quantizeModel, type QuantizeModelOptions } from "../src/onnx/index.ts";
 import { loadModel } from "../src/runtime/index.ts";
 import { perplexity, perplexityOf } from "../test/onnx/perplexity.ts";
 import { loadKjv, type Kjv } from "./kjv.ts";
-import { cachedModel, channelMagnitudes, lowBitModel, withoutRounding, type LowBitActivations } from "./low-bit-model.ts";
+import { cachedModel, channelMagnitudes, lowBitModel, withoutRounding, type LowBitActivations, type LowBitModel } from "./low-bit-model.ts";
 
 interface Form {
   readonly weights: QuantizeModelOptions | null;
@@ -29,8 +29,8 @@ interface Row extends Form {
   readonly other?: readonly Form[];
 }
 
-const int4: QuantizeModelOptions = { dtype: "q4", algorithm: "refit" };
-const asymmetric: QuantizeModelOptions = { dtype: "q4", symmetric: false, algorithm: "refit" };
+const int4: QuantizeModelOptions = { dtype: "q4", algorithm: "gptq" };
+const asymmetric: QuantizeModelOptions = { dtype: "q4", symmetric: false, algorithm: "gptq" };
 const int6 = (block: number, algorithm: string): QuantizeModelOptions => ({
   format: `int6_b${block}`,
   target: "stored",
@@ -71,39 +71,53 @@ export async function accuracyActivations(args: readonly string[]): Promise<void
       `accuracy-activations: expected cases of ${ROWS.map(({ id }) => id).join(", ")}, or --choose, got ${unknown.join(", ")}`,
     );
   const kjv = loadKjv();
-  const folder = mkdtempSync(join(tmpdir(), "lowbit-activations-"));
+  const keep = args.find((arg) => arg.startsWith("--keep="))?.slice("--keep=".length);
+  const folder = keep ?? mkdtempSync(join(tmpdir(), "lowbit-activations-"));
   console.log(`${cpus()[0].model}, ${cpus().length} threads, node ${process.version}, load ${loadavg()[0].toFixed(1)}`);
   try {
-    const magnitudes = await channelMagnitudes(readFileSync(kjv.path), kjv.feeds(WINDOWS, BATCH));
+    const magnitudes = await magnitudesOf(kjv, folder);
     for (const row of ROWS.filter(({ id }) => only.length === 0 || only.includes(id))) {
       if (!args.includes("--choose")) await evaluate(row, kjv, folder, magnitudes);
       else
         for (const form of [row, ...(row.other ?? [])]) {
-          const { path } = await write(form, kjv, folder, magnitudes);
+          const path = join(folder, "form.onnx");
+          rmSync(path, { force: true });
+          await write(form, path, kjv, magnitudes);
           const { weights, activations } = form;
           console.log(`${row.id.padEnd(9)} on held-out training text ${(await perplexity(path, kjv.heldOut, Infinity)).toFixed(4)}   ${JSON.stringify({ weights, activations })}`); // prettier-ignore
         }
     }
   } finally {
-    rmSync(folder, { recursive: true, force: true });
+    if (keep === undefined) rmSync(folder, { recursive: true, force: true });
   }
+}
+
+/** Of calibration data; kept in the folder. */
+async function magnitudesOf(kjv: Kjv, folder: string): Promise<Magnitudes> {
+  const path = join(folder, "magnitudes.json");
+  if (existsSync(path))
+    return new Map((JSON.parse(readFileSync(path, "utf8")) as [string, number[]][]).map(([name, of]) => [name, Float64Array.from(of)]));
+  const found = await channelMagnitudes(readFileSync(kjv.path), kjv.feeds(WINDOWS, BATCH));
+  writeFileSync(path, JSON.stringify([...found].map(([name, of]) => [name, [...of]])));
+  return found;
 }
 
 type Magnitudes = ReadonlyMap<string, Float64Array>;
 
-/** The file of a form: activations first, so that weights are made for them. */
-async function write({ weights, activations }: Form, kjv: Kjv, folder: string, magnitudes: Magnitudes) {
+/** The file of a form, unless it is there: activations first, so that weights are made for them. */
+async function write({ weights, activations }: Form, path: string, kjv: Kjv, magnitudes: Magnitudes): Promise<LowBitModel> {
   const low = lowBitModel(readFileSync(kjv.path), magnitudes, activations);
-  const [rounded, path] = [join(folder, "rounded.onnx"), join(folder, "model.onnx")];
-  writeFileSync(weights === null ? path : rounded, low.bytes);
-  if (weights !== null)
-    await quantizeModel(rounded, path, {
-      opTypes: ["MatMul"],
-      ...(activations.hadamard ? { exclude: ["*/rotated"] } : {}),
-      ...weights,
-      calibration: kjv.feeds(WINDOWS, BATCH),
-    });
-  return { path, ...low };
+  if (existsSync(path)) return low;
+  if (weights === null) {
+    writeFileSync(path, low.bytes);
+    return low;
+  }
+  const rounded = `${path}.rounded.onnx`;
+  writeFileSync(rounded, low.bytes);
+  const rest: QuantizeModelOptions = activations.hadamard ? { exclude: ["*/rotated"] } : {};
+  await quantizeModel(rounded, path, { opTypes: ["MatMul"], ...rest, ...weights, calibration: kjv.feeds(WINDOWS, BATCH) });
+  rmSync(rounded);
+  return low;
 }
 
 /** Keys behind the rotary embedding, and values. */
@@ -111,7 +125,8 @@ const KEYS_AND_VALUES = /\.k\/rope$|\.v\/t$/;
 
 async function evaluate(row: Row, kjv: Kjv, folder: string, magnitudes: Magnitudes): Promise<void> {
   const { id, weights, activations, bound, cache } = row;
-  const { path, blocks, wide } = await write(row, kjv, folder, magnitudes);
+  const path = join(folder, `${id}.onnx`);
+  const { blocks, wide } = await write(row, path, kjv, magnitudes);
   const result = await perplexity(path, kjv.evaluation, Infinity);
   const verdict = bound === undefined ? "" : ` (at most ${bound}: ${result <= bound ? "met" : "MISSED"})`;
   console.log(

@@ -19,6 +19,7 @@ export type { Activations, AsyncLayer, Backend, BulkCodec, Explanation, PrepareO
 export type { Arithmetic } from "./tensor/quantize/scales.ts";
 export type { BlockFormat, Format, NumberFormat, OpaqueFormat, PackedTensor, QuantConfig } from "../formats/core/types.ts";
 export { wasm, type WasmBackend, type WasmOptions } from "./backends/wasm/backend.ts";
+export type { SparseOptions } from "./backends/wasm/sparse.ts";
 export type { TuneReport, Tuning } from "./backends/wasm/tuning.ts";
 export { workerScript } from "./backends/wasm/threads.ts";
 export type { IntegerLayer } from "./backends/wasm/ops.ts";

@@ -1,10 +1,24 @@
 // Kernels of sparse weights: the lines of the registry (kernels/registry.ts) and the variants of each spec.
+import { TWO_FOUR_MOST, twoFour, twoFourModule, type TwoFourSpec } from "./two-four.ts";
 import type { KernelFamily, KernelVariant } from "../../variants.ts";
 import { sparse, sparseModule, sparsePack, sparsePackModule, sparseTile, type SparseSpec } from "./sparse.ts";
 
 /** The name of a product with sparse weights. */
 export const sparseName = ({ type, rows, relaxed }: SparseSpec): string =>
   `${type === "int8" ? "s8_s32" : "f32"}_sparse${rows}x1_gemm_${sparseTile({ type, rows })}__wasm${relaxed ? "relaxed" : "simd"}`;
+
+/** The name of a product with 2:4 weights. */
+export const twoFourName = ({ style, mr, short }: TwoFourSpec, label = short ? "int4_b32" : "int4"): string =>
+  `a8_${label}_2of4_${mr === 1 ? "gemv" : "gemm"}_${mr}x4__wasm${style === "simd" ? "simd" : "relaxedsimd"}`;
+
+function* twoFourVariants(): Iterable<KernelVariant> {
+  for (const style of ["simd", "madd16"] as const)
+    for (let mr = 1; mr <= TWO_FOUR_MOST; mr++)
+      for (const short of [true, false]) {
+        const spec: TwoFourSpec = { style, mr, short, shared: false };
+        yield { name: twoFourName(spec), relaxed: style !== "simd", build: () => twoFourModule(spec) };
+      }
+}
 
 function* variants(): Iterable<KernelVariant> {
   for (const type of ["float32", "int8"] as const)
@@ -25,5 +39,12 @@ export const sparseKernels: readonly KernelFamily[] = [
     file: "kernels/wasm/sparse/sparse.ts",
     families: [sparse, sparsePack],
     variants,
+  },
+  {
+    name: "2:4",
+    computes: "int8 activations x 4-bit weights of which two of four are stored: exact sums of blocks, float32 scales",
+    file: "kernels/wasm/sparse/two-four.ts",
+    families: [twoFour],
+    variants: twoFourVariants,
   },
 ];

@@ -15,7 +15,7 @@ import { prepare } from "./layer.ts";
 import { decodeLossless, prepareLossless } from "./lossless.ts";
 import { shareMemory } from "./memory.ts";
 import { fwht, prepareInteger, type IntegerLayer } from "./ops.ts";
-import { prepareSparse, prepareSparseInteger } from "./sparse.ts";
+import { prepareSparse, prepareSparseInteger, type SparseOptions } from "./sparse.ts";
 import { tuneLayers, tuningOf, useTuning, type TuneReport, type Tuning } from "./tuning.ts";
 import { startPool } from "./threads.ts";
 
@@ -76,9 +76,11 @@ export interface WasmBackend extends Backend<SyncLayer> {
   /**
    * A packed weight [n, k] with zeros (`prune`) for products that multiply only what is not zero, with float32
    * activations: faster than a dense product from some 60 % of zeros on. Rows in blocks of four where they keep the
-   * same columns. @throws LowbitError E_DEVICE
+   * same columns. `activations: "int8"`: a 2:4 weight of 4 bits (`prune(w, "2:4", { format: format("int4_b32") })`),
+   * of which places and codes of two in four are read; sums of blocks are exact integers, as with dense weights.
+   * @throws LowbitError E_UNSUPPORTED for int8 activations and other weights, E_DEVICE
    */
-  prepareSparse(w: PackedTensor): SyncLayer;
+  prepareSparse(w: PackedTensor, options?: SparseOptions): SyncLayer;
   /**
    * An int8 weight [n, k] with zeros for exact products with int8 activations. @throws LowbitError E_SHAPE, E_DEVICE
    */
@@ -185,7 +187,7 @@ export function createBackend(runtime: Runtime): WasmBackend {
     prepareBitplanes: (codes, n, k, format) => prepareBitplanes(runtime, codes, n, k, format),
     tuning: () => tuningOf(runtime),
     tuneLayers: (layers, options = {}) => tuneLayers(runtime, layers, options),
-    prepareSparse: (w) => prepareSparse(runtime, w),
+    prepareSparse: (w, options) => prepareSparse(runtime, w, options),
     prepareSparseInteger: (w, n, k) => prepareSparseInteger(runtime, w, n, k),
     prepareLossless: (w) => prepareLossless(runtime, w),
     decodeLossless: (w, out) => decodeLossless(runtime, w, out),

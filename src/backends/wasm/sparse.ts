@@ -22,6 +22,7 @@ import type { SyncLayer } from "../types.ts";
 import { productLayer } from "./layer.ts";
 import type { IntegerLayer } from "./ops.ts";
 import { weightMemory, type Product } from "./product.ts";
+import { prepareTwoFour } from "./two-four.ts";
 
 /** A stream in memory, and products on it. */
 interface Placed {
@@ -66,8 +67,16 @@ function place(runtime: Runtime, stream: SparseStream, type: SparseSpec["type"],
   };
 }
 
-/** A packed weight with zeros as a layer: float32 activations. @throws LowbitError E_DEVICE */
-export function prepareSparse(runtime: Runtime, w: PackedTensor): SyncLayer {
+export interface SparseOptions {
+  /** Default float32. */
+  readonly activations?: "float32" | "int8";
+}
+
+/** A packed weight with zeros as a layer. @throws LowbitError E_DEVICE, E_UNSUPPORTED; TypeError */
+export function prepareSparse(runtime: Runtime, w: PackedTensor, { activations = "float32" }: SparseOptions = {}): SyncLayer {
+  if (activations === "int8") return prepareTwoFour(runtime, w);
+  if (activations !== "float32")
+    throw new TypeError(`prepareSparse activations: expected "float32" or "int8", got ${String(activations)}.`);
   if (!runtime.live) throw disposed();
   const { rows: n, k } = w;
   const source = weightSource(w);
