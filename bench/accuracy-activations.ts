@@ -54,7 +54,15 @@ const ROWS: readonly Row[] = [
     ],
   },
   { id: "kv4", weights: null, activations: { bits: 16, block: 32 }, cache: 0.05 },
-  { id: "w6a6", weights: int6(128, "gptq"), activations: { bits: 6, block: 128 }, bound: 24.48, runtime: "int6" },
+  {
+    id: "w6a6",
+    weights: int6(32, "gptq"),
+    activations: { bits: 6, block: 32 },
+    bound: 24.48,
+    runtime: "int6",
+    other: [{ weights: int6(128, "gptq"), activations: { bits: 6, block: 128 } }],
+  },
+  { id: "w6a6-128", weights: int6(128, "gptq"), activations: { bits: 6, block: 128 }, bound: 24.48, runtime: "int6" },
   { id: "w6a8", weights: int6(128, "gptq"), activations: { bits: 8, block: 128 }, bound: 24.48, runtime: "int8" },
 ];
 
