@@ -129,14 +129,14 @@ describe("browser bundles and size budgets (gzip)", () => {
       `import { tensor, quantize, dequantize, matmul, prepareMatmul, wasm } from "lowbit"; console.log(tensor, quantize, dequantize, matmul, prepareMatmul, wasm);`,
       // Operators of models (norms, attention, chains) and the packing of weights in parts came beside the products.
       // Lossless and sparse weights and the tuner of models came later.
-      83_000,
+      86_500,
     ],
     // Products alone are near the 20 kB first planned; codecs by expression, bit planes, exact integer products and the
     // transform are methods too.
     ["the WebGPU backend", `import { webgpu } from "lowbit/webgpu"; console.log(webgpu);`, 30_000],
     // The families of kernels (products, bit planes, look-ups, transforms, bulk conversion) outgrew the 30 kB first
     // planned. With saving and loading every format comes too; convolutions by packed filters are 8 kB of it.
-    ["everything in lowbit", `import * as l from "lowbit"; console.log(l);`, 135_000],
+    ["everything in lowbit", `import * as l from "lowbit"; console.log(l);`, 137_000],
   ];
   test.each(budgets)("%s", async (_, text, budget) => {
     const size = await bundle(text);
