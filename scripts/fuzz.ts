@@ -1,4 +1,4 @@
-// npm run fuzz -- onnx|safetensors|gguf|npz|registry|search-index [--runs 10000] [--seed 1] [--from 0] [--run]: runs
+// npm run fuzz -- onnx|safetensors|gguf|npz|registry|search-index|checkpoint|tfjs-model [--runs 10000] [--seed 1] [--from 0] [--run]: runs
 // damaged inputs with budgets (test/fuzz/fuzz.ts).
 //   --run: models that run in onnxruntime-node before must run after. Findings are written to out/fuzz; those that are
 //   mended move to test/fixtures/fuzz. The runs are in a process of their own: what hangs is ended, what crashes is

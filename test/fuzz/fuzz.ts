@@ -9,6 +9,8 @@ import { random } from "../helpers/random.ts";
 /** What is attacked: a reader of files, or of names. */
 export interface FuzzTarget {
   readonly name: string;
+  /** Runs in the tests, where they take longer than those of others; `npm run fuzz` has more. */
+  readonly runs?: number;
   /** An input, mostly a damaged one. */
   make(rng: Random): Uint8Array;
   /** Throws LowbitErrors for bad inputs. For models: the bytes before and after, which a runtime may judge. */

@@ -329,6 +329,25 @@ describe("torchao", () => {
   });
 });
 
+test("patterns of targets: those of real files match, those that never end are refused", async () => {
+  const i8 = { dtype: "I8", shape: [2, 4], bytes: new Uint8Array(8) };
+  const scale = { dtype: "F16", shape: [2, 1], bytes: bytesOf(halves(2)) };
+  const read = async (target: string, name: string) => {
+    const file = await readSafetensors(await safetensorsBytes({ tensors: { [`${name}.weight`]: i8, [`${name}.weight_scale`]: scale } }));
+    const config = {
+      quant_method: "compressed-tensors",
+      config_groups: { a: { targets: [target], weights: { num_bits: 8, type: "int" } } },
+    };
+    return checkpointOf({}, config, file).layers.get(name)!();
+  };
+  const name = "model.layers.10.mlp.up_proj";
+  for (const target of ["re:.*proj", "re:model\\.layers\\.[0-9]+\\.(mlp|self_attn)\\.(up|down)_proj$", "re:(.*up)_proj", "re:.*(?:up|q).*"])
+    expect((await read(target, name)).packed.rows).toBe(2);
+  for (const target of ["re:(a+)+$", "re:((a*))*b", "re:(a|a)*b", "re:(?:[ab]+x?){3,}", "re:.*.*.*.*.*c", "re:("])
+    await expect(read(target, "a".repeat(60))).rejects.toThrow(refuse("E_CONTAINER"));
+  await expect(read("re:.*c", "a".repeat(201))).rejects.toThrow(refuse("E_CONTAINER"));
+});
+
 test("a folder: config.json, layers beside plain tensors, and what is refused", async () => {
   const f = { dtype: "F32", shape: [2, 2], bytes: bytesOf(Float32Array.of(1, 2, 3, 4)) };
   const scales = { dtype: "F16", shape: [1, 8], bytes: bytesOf(halves(8)) };

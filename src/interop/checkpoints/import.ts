@@ -70,10 +70,7 @@ function groupOf(name: string, config: Record<string, unknown>): CompressedWeigh
   const groups = isObject(config.config_groups) ? Object.values(config.config_groups).filter(isObject) : [];
   const fits = (target: unknown): boolean =>
     typeof target === "string" &&
-    (target === "Linear" ||
-      name === target ||
-      name.endsWith(`.${target}`) ||
-      (target.startsWith("re:") && pattern(target.slice(3)).test(name)));
+    (target === "Linear" || name === target || name.endsWith(`.${target}`) || (target.startsWith("re:") && matches(target.slice(3), name)));
   const group = groups.find((g) => !Array.isArray(g.targets) || g.targets.some(fits)) ?? groups[0];
   const weights = isObject(group) ? group.weights : undefined;
   if (!isObject(weights) || !Number.isInteger(weights.num_bits) || typeof weights.type !== "string")
@@ -84,15 +81,43 @@ function groupOf(name: string, config: Record<string, unknown>): CompressedWeigh
   return weights as unknown as CompressedWeights;
 }
 
-function pattern(text: string): RegExp {
+/** Most repetitions without end of a pattern, and most letters of a name, that take no time to speak of. */
+const [REPETITIONS, LETTERS] = [4, 200];
+
+/**
+ * Could matching take time beyond all measure? Repeated groups that repeat or choose inside do, and many repetitions: a
+ * pattern comes from a file.
+ */
+function isCostly(text: string): boolean {
+  const open: boolean[] = [];
+  let repetitions = 0;
+  const plain = text.replace(/\\./gs, "x").replace(/\[[^\]]*\]/g, "x");
+  for (let i = 0; i < plain.length; i++) {
+    const inner = plain[i] === ")" && open.pop() === true;
+    if (plain[i] === "(") open.push(false);
+    else if (plain[i] === ")") {
+      if (inner && "*+{".includes(plain[i + 1] ?? " ")) return true;
+      if (inner && open.length > 0) open[open.length - 1] = true;
+    } else if ("*+{|".includes(plain[i])) {
+      if (plain[i] !== "|") repetitions++;
+      if (open.length > 0) open[open.length - 1] = true;
+    }
+  }
+  return repetitions > REPETITIONS;
+}
+
+/** Does a name begin with a pattern of the configuration? */
+function matches(text: string, name: string): boolean {
+  const wrong = (expected: string, got: string, cause?: unknown): LowbitError =>
+    new LowbitError("E_CONTAINER", `quantization_config targets: expected ${expected}, got ${JSON.stringify(got.slice(0, 80))}.`, {
+      cause,
+    });
+  if (isCostly(text)) throw wrong(`a pattern of at most ${REPETITIONS} repetitions, none inside another`, text);
+  if (name.length > LETTERS) throw wrong(`names of at most ${LETTERS} letters for a pattern`, name);
   try {
-    return new RegExp(`^(?:${text})`);
+    return new RegExp(`^(?:${text})`).test(name);
   } catch (cause) {
-    throw new LowbitError(
-      "E_CONTAINER",
-      `quantization_config targets: expected a regular expression, got ${JSON.stringify(text.slice(0, 80))}.`,
-      { cause },
-    );
+    throw wrong("a regular expression", text, cause);
   }
 }
 

@@ -1,11 +1,13 @@
 // The targets of the fuzzer by name.
 import type { FuzzTarget } from "../fuzz.ts";
+import { checkpoint } from "./checkpoint.ts";
 import { gguf } from "./gguf.ts";
 import { npzTarget } from "./npz.ts";
 import { onnx } from "./onnx.ts";
 import { registry } from "./registry.ts";
 import { safetensors } from "./safetensors.ts";
 import { searchIndex } from "./search-index.ts";
+import { tfjsModel } from "./tfjs-model.ts";
 
 export const TARGETS: Readonly<Record<string, FuzzTarget>> = {
   onnx,
@@ -14,4 +16,6 @@ export const TARGETS: Readonly<Record<string, FuzzTarget>> = {
   registry,
   gguf,
   "search-index": searchIndex,
+  checkpoint,
+  "tfjs-model": tfjsModel,
 };
