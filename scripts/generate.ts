@@ -21,7 +21,7 @@ export function formatFiles(): string[] {
 }
 
 /** The public subpaths and the source each is built from. */
-export function entries(): { subpath: string; source: string; out: string }[] {
+export function entries(): { subpath: string; source: string; out: string; /** A named format. */ format: boolean }[] {
   const fixed = [
     [".", "src/index", "index"],
     ["./formats", "formats/index", "formats/index"],
@@ -37,8 +37,8 @@ export function entries(): { subpath: string; source: string; out: string }[] {
     ["./tfjs", "src/tfjs/index", "tfjs"],
   ].filter(([, source]) => exists(`${source}.ts`));
   return [
-    ...fixed.map(([subpath, source, out]) => ({ subpath, source: `${source}.ts`, out })),
-    ...formatFiles().map((f) => ({ subpath: `./formats/${f}`, source: `formats/${f}.ts`, out: `formats/${f}` })),
+    ...fixed.map(([subpath, source, out]) => ({ subpath, source: `${source}.ts`, out, format: false })),
+    ...formatFiles().map((f) => ({ subpath: `./formats/${f}`, source: `formats/${f}.ts`, out: `formats/${f}`, format: true })),
   ];
 }
 
@@ -59,14 +59,13 @@ function barrel(): string {
 function packageJson(): string {
   const pkg = JSON.parse(readFileSync(join(root, "package.json"), "utf8"));
   pkg.exports = {};
-  const conditions = (out: string) => ({
+  const conditions = (out: string, required = out) => ({
     import: { types: `./dist/esm/${out}.d.ts`, default: `./dist/esm/${out}.js` },
-    require: { types: `./dist/cjs/${out}.d.cts`, default: `./dist/cjs/${out}.cjs` },
+    require: { types: `./dist/types/${required}.d.cts`, default: `./dist/cjs/${required}.cjs` },
   });
-  const formats = new Set(formatFiles().map((f) => `./formats/${f}`));
-  for (const { subpath, out } of entries()) if (!formats.has(subpath)) pkg.exports[subpath] = conditions(out);
-  // One pattern for all named formats: a new format needs no line here.
-  pkg.exports["./formats/*"] = conditions("formats/*");
+  for (const { subpath, out, format } of entries()) if (!format) pkg.exports[subpath] = conditions(out);
+  // One pattern for all named formats: a new format needs no line here. Required, each is the entry of all of them.
+  pkg.exports["./formats/*"] = conditions("formats/*", "formats/index");
   pkg.exports["./package.json"] = "./package.json";
   if (exists("src/cli/main.ts")) pkg.bin = { lowbit: "./dist/esm/cli.js" };
   else delete pkg.bin;

@@ -1,63 +1,78 @@
-// The declarations of the package: tsc emits one .d.ts per source file, which are laid out for both module systems as
-// dist/esm/types/**.d.ts and dist/cjs/types/**.d.cts with their import specifiers rewritten; each public entry is a
-// one-line re-export.
+// The declarations of the package: tsc emits one .d.ts per source file (only what changed, into a cache), from which
+// each entry's are rolled up, what entries share in chunks. They lie once, as .d.cts under dist/types: a module may
+// take its types from a CommonJS declaration, and not the other way round.
 import { execFileSync } from "node:child_process";
-import { mkdirSync, readdirSync, readFileSync, rmSync, writeFileSync } from "node:fs";
-import { dirname, join, relative } from "node:path";
+import { join } from "node:path";
 import { fileURLToPath } from "node:url";
+import { rollup } from "rollup";
+import { dts } from "rollup-plugin-dts";
 import { entries } from "./generate.ts";
 
 const root = fileURLToPath(new URL("..", import.meta.url));
-const emitted = join(root, "dist/types");
+const emitted = join(root, ".cache/types");
 
-execFileSync(process.execPath, [join(root, "node_modules/typescript/bin/tsc"), "-p", join(root, "tsconfig.types.json")], {
-  stdio: "inherit",
-  cwd: root,
-});
-
-const files = readdirSync(emitted, { recursive: true, encoding: "utf8" }).filter((f) => f.endsWith(".d.ts"));
-for (const [system, js, dts] of [
-  ["esm", ".js", ".d.ts"],
-  ["cjs", ".cjs", ".d.cts"],
-] as const) {
-  const out = join(root, "dist", system);
-  for (const f of files) {
-    const text = readFileSync(join(emitted, f), "utf8").replace(/((?:from|import\()\s*["'])(\.{1,2}\/[^"']+)\.ts(["'])/g, `$1$2${js}$3`);
-    // `using` is newer than the default libraries of a consumer's target.
-    const needs = text.includes("Symbol.dispose") ? '/// <reference lib="esnext.disposable" />\n' : "";
-    write(join(out, "types", f.replace(/\.d\.ts$/, dts)), needs + text);
+/** Paths under dist/ with their text. */
+export async function declarations(): Promise<Map<string, string>> {
+  const tsc = join(root, "node_modules/typescript/bin/tsc");
+  execFileSync(process.execPath, [tsc, "-p", join(root, "tsconfig.types.json")], { stdio: "inherit", cwd: root });
+  const rolled = await rollUp();
+  const files = new Map<string, string>();
+  for (const [path, text] of rolled) {
+    const format = entries().find((entry) => entry.format && path === `${entry.out}.d.cts`);
+    if (format === undefined) files.set(`types/${path}`, needs(text));
+    // Of a named format there is a declaration for modules only: required, it is `lowbit/formats` whole.
+    else
+      files.set(
+        `esm/${format.out}.d.ts`,
+        text.replaceAll(/from '\.\.?\//g, "from '../../types/").replaceAll("types/index.cjs", "types/formats/index.cjs"),
+      );
   }
-  for (const { source, out: name } of entries()) {
-    const from = join(out, `${name}${dts}`);
-    const target = join(out, "types", source.replace(/\.ts$/, js));
-    let specifier = relative(dirname(from), target).replaceAll("\\", "/");
-    if (!specifier.startsWith(".")) specifier = `./${specifier}`;
-    write(from, `export * from "${specifier}";\n`);
-  }
-}
-rmSync(emitted, { recursive: true });
-checkPlatformFree();
-
-/**
- * Declarations that a public entry reaches should name no module of Node: users need no @types/node. Those that do are
- * said.
- */
-function checkPlatformFree(): void {
-  const queue = entries().map(({ out }) => join(root, "dist/esm", `${out}.d.ts`));
-  const seen = new Set(queue);
-  for (let file = queue.pop(); file !== undefined; file = queue.pop()) {
-    const text = readFileSync(file, "utf8").replace(/\/\*[^]*?\*\//g, "");
-    const platform = /["']node:[^"']+["']|\bNodeJS\.|\bBuffer\b|<reference types/.exec(text);
-    if (platform !== null) console.warn(`${relative(root, file)}: needs Node's types (${platform[0]}); mark what names them @internal.`);
-    for (const [, specifier] of text.matchAll(/(?:from|import\()\s*["'](\.{1,2}\/[^"']+)\.js["']/g)) {
-      const next = join(dirname(file), `${specifier}.d.ts`);
-      if (!seen.has(next)) queue.push(next);
-      seen.add(next);
-    }
-  }
+  for (const { out, format } of entries())
+    if (!format) files.set(`esm/${out}.d.ts`, `export * from "${"../".repeat(out.split("/").length)}types/${out}.cjs";\n`);
+  checkPlatformFree(files);
+  return files;
 }
 
-function write(path: string, text: string): void {
-  mkdirSync(dirname(path), { recursive: true });
-  writeFileSync(path, text);
+/** What entries share, by folder: in one file each. */
+const LAYERS = [
+  ["formats/", "shared-formats"],
+  ["src/quantize/", "shared-quantize"],
+  ["src/onnx/", "shared-models"],
+  ["src/runtime/", "shared-models"],
+  ["", "shared-tensor"],
+] as const;
+
+async function rollUp(): Promise<Map<string, string>> {
+  const input = Object.fromEntries(entries().map(({ source, out }) => [out, join(emitted, source.replace(/\.ts$/, ".d.ts"))]));
+  const sources = new Set(Object.values(input));
+  const build = await rollup({
+    input,
+    external: (id) => !/^[./]/.test(id),
+    plugins: [dts()],
+    onwarn: ({ message }) => {
+      // Types that public ones are made of and that have no public name: no consumer has to write them.
+      if (message.includes("private shared type exports")) return;
+      throw new Error(`types: expected no warning, got ${message}`);
+    },
+  });
+  const { output } = await build.generate({
+    format: "es",
+    entryFileNames: "[name].d.cts",
+    chunkFileNames: "[name]-[hash].d.cts",
+    manualChunks: (id) => (sources.has(id) ? undefined : LAYERS.find(([folder]) => id.startsWith(join(emitted, folder)))?.[1]),
+  });
+  await build.close();
+  return new Map(output.map((file) => [file.fileName, file.type === "chunk" ? file.code : ""]));
+}
+
+/** `using` is newer than the default libraries of a consumer's target. */
+const needs = (text: string): string => (text.includes("Symbol.dispose") ? '/// <reference lib="esnext.disposable" />\n' : "") + text;
+
+/** Declarations name no module or global of Node: users need no @types/node. */
+function checkPlatformFree(files: ReadonlyMap<string, string>): void {
+  for (const [path, text] of files) {
+    const code = text.replace(/\/\*[^]*?\*\//g, "");
+    const platform = /["']node:[^"']+["']|\bNodeJS\.|\bBuffer\b|<reference types/.exec(code);
+    if (platform !== null) throw new Error(`${path}: needs Node's types (${platform[0]}). Mark what names them @internal.`);
+  }
 }

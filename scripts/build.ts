@@ -1,0 +1,62 @@
+// npm run build: dist/, what the package holds. One copy of the library, ES modules, minified; CommonJS loads the same
+// modules (Node can since 20.19 and 22.12), so formats and errors are the same objects either way.
+//   dist/esm/NAME.js     the modules; each named format is a line that takes it from the chunk of all of them
+//   dist/cjs/NAME.cjs    a line that loads the module; a named format by require is `lowbit/formats` whole
+//   dist/types/          the declarations (scripts/types.ts); dist/esm/NAME.d.ts are lines that lead there
+// Source maps lie beside the modules and stay out of the tarball: they weigh more than the code.
+import { mkdirSync, rmSync, writeFileSync } from "node:fs";
+import { dirname, join } from "node:path";
+import { fileURLToPath } from "node:url";
+import { rolldown } from "rolldown";
+import { entries, formatFiles } from "./generate.ts";
+import { declarations } from "./types.ts";
+
+const root = fileURLToPath(new URL("..", import.meta.url));
+const named = new Set(formatFiles().map((name) => join(root, `formats/${name}.ts`)));
+
+const within = (id: string, folder: string): boolean => id.startsWith(`${join(root, folder)}/`);
+
+rmSync(join(root, "dist"), { recursive: true, force: true });
+await modules();
+for (const { out, format } of entries())
+  if (!format) write(`cjs/${out}.cjs`, `module.exports=require("${"../".repeat(out.split("/").length)}esm/${out}.js");\n`);
+for (const [path, text] of await declarations()) write(path, text);
+
+/** Annotations of purity are kept: bundlers drop what is not used of a chunk by them. */
+async function modules(): Promise<void> {
+  const library = entries().map(({ source, out }) => [out, join(root, source)]);
+  const build = await rolldown({
+    cwd: root,
+    input: Object.fromEntries([...library, ["cli", join(root, "src/cli/main.ts")]]),
+    platform: "neutral",
+    external: (id) => !/^[./]/.test(id),
+    onLog(level, log) {
+      if (level === "warn") throw new Error(`build: expected no warning, got ${log.message}`);
+    },
+  });
+  await build.write({
+    dir: join(root, "dist/esm"),
+    format: "esm",
+    minify: true,
+    comments: { annotation: true, legal: false, jsdoc: false },
+    sourcemap: "hidden",
+    sourcemapExcludeSources: true,
+    entryFileNames: "[name].js",
+    chunkFileNames: "[name]-[hash].js",
+    // With what they import; what is left is split by who shares it.
+    codeSplitting: {
+      groups: [
+        { name: "formats/core", test: (id) => within(id, "formats/core") || within(id, "formats/define"), priority: 2 },
+        { name: "formats/named", test: (id) => named.has(id), priority: 1 },
+        { name: "quantizers", test: (id) => within(id, "src/quantize") },
+      ],
+    },
+  });
+  await build.close();
+}
+
+function write(path: string, text: string): void {
+  const file = join(root, "dist", path);
+  mkdirSync(dirname(file), { recursive: true });
+  writeFileSync(file, text);
+}
