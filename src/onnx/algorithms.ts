@@ -97,7 +97,7 @@ function judgeOf(weight: Tensor, heldOut: LayerStatistics, shared: AlgebraOption
   const w = new Float64Array(view.rows * view.k);
   readRows(view, 0, view.rows, w);
   return {
-    signal: outputError(w, new Float64Array(w.length), view.rows, heldOut.hessian!, shared),
+    signal: outputError(w, null, view.rows, heldOut.hessian!, shared),
     error: (packed: PackedTensor): number => outputError(w, dequantizeOriginal(packed), view.rows, heldOut.hessian!, shared),
   };
 }

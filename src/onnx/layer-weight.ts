@@ -167,7 +167,7 @@ function layerSums(rows: number, k: number) {
       const hessian = (statistics?.heldOut ?? statistics?.statistics)?.[g].hessian ?? null;
       if (hessian === null) return;
       const count = w.length / k;
-      out += outputError(w, new Float64Array(w.length), count, hessian);
+      out += outputError(w, null, count, hessian);
       error += outputError(w, values, count, hessian);
       const drift = statistics!.drift?.[g];
       if (drift !== undefined) shift.set(correctDriftBias({ weight: w, rows: count, k }, values, drift), row);

@@ -240,21 +240,22 @@ function addPlain(
 
 /**
  * Output error of replacing W by Q on the calibration inputs: sum over rows of (w - q) H (w - q)^T = ||X (W - Q)^T||^2.
+ * @param q null: nothing, so that it is the energy of the outputs
  * @throws LowbitError E_SHAPE
  */
 export function outputError(
   w: ArrayLike<number>,
-  q: ArrayLike<number>,
+  q: ArrayLike<number> | null,
   rows: number,
   hessian: Float64Array,
   options: AlgebraOptions = {},
 ): number {
   const { product: multiply } = algebraFor(options, "outputError");
   const k = Math.sqrt(hessian.length);
-  if (!Number.isInteger(k) || w.length !== rows * k || q.length !== rows * k)
+  if (!Number.isInteger(k) || w.length !== rows * k || (q !== null && q.length !== rows * k))
     throw new LowbitError(
       "E_SHAPE",
-      `outputError: expected weights of ${rows} x k and a Hessian k x k, got ${w.length}, ${q.length} and ${hessian.length} numbers.`,
+      `outputError: expected weights of ${rows} x k and a Hessian k x k, got ${w.length}, ${q?.length ?? 0} and ${hessian.length} numbers.`,
     );
   // (D H) by panels of rows: D^T is packed so that the product form applies.
   const panel = 32;
@@ -266,7 +267,7 @@ export function outputError(
     const m = Math.min(panel, rows - r0);
     for (let i = 0; i < m; i++)
       for (let j = 0; j < k; j++) {
-        const v = w[(r0 + i) * k + j] - q[(r0 + i) * k + j];
+        const v = w[(r0 + i) * k + j] - (q === null ? 0 : q[(r0 + i) * k + j]);
         d[i * k + j] = v;
         dt[j * m + i] = v;
       }

@@ -5,6 +5,7 @@ import { tmpdir } from "node:os";
 import { join } from "node:path";
 import { afterAll, expect, test } from "vitest";
 import { keeper } from "../../src/onnx/calibrate/keep.ts";
+import { inputGroups, passesOf, STRETCH } from "../../src/onnx/calibrate/statistics.ts";
 import { modelRunner } from "../../src/onnx/calibrate/taps.ts";
 import { decideInto } from "../../src/onnx/decide.ts";
 import { decideWeights, modelLayers, readModelBytes, type Feeds } from "../../src/onnx/index.ts";
@@ -103,4 +104,30 @@ test.each([false, true])("weights decided into a file are those decided into mem
   close();
   expect(readdirSync(folder)).toEqual(["out.onnx"]);
   expect(existsSync(output)).toBe(true);
+});
+
+test("a model run in stretches gives the weights of one run, and passes end where a stretch is full", async () => {
+  const read = chain();
+  const layers = modelLayers(read);
+  const { groups } = inputGroups(read, layers);
+  const names = (stretch?: number): string[] =>
+    passesOf(groups, Infinity, 1, stretch).map((pass) => pass.map((group) => group.layers[0].name).join(" "));
+  const bytes = 4 * K * K;
+  expect(names()).toEqual(["mm0 mm1 mm2 mm3"]);
+  expect(names(2 * bytes)).toEqual(["mm0 mm1", "mm2 mm3"]);
+  expect(names(3 * bytes - 1)).toEqual(["mm0 mm1", "mm2 mm3"]);
+  // one that has more than a stretch alone is a pass of its own
+  expect(names(1)).toEqual(["mm0", "mm1", "mm2", "mm3"]);
+  const feeds: Feeds[] = [1, 2, 3].map((seed) => ({ x: { type: "float32", data: weights(16 * K, seed), dims: [16, K] } }));
+  const decide = () => ({ format: format("int4_b32"), algorithm: "gptq" as const });
+  const whole = await decideWeights(read, layers, decide, feeds);
+  const { bytes: before } = STRETCH;
+  STRETCH.bytes = 2 * bytes;
+  try {
+    const cut = await decideWeights(read, layers, decide, feeds);
+    for (const layer of layers) expect(cut.get(layer)).toEqual(whole.get(layer));
+  } finally {
+    STRETCH.bytes = before;
+  }
+  expect(valueFiles()).toEqual([]);
 });

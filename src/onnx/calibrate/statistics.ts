@@ -23,8 +23,8 @@ export interface CollectOptions extends AlgebraOptions {
   /** Share of the batches that is held out; default 1 / 8, none of a single batch. */
   readonly holdOut?: number;
   /**
-   * Bytes for Hessians at a time; more layers go in further passes. Default 2 GiB; for models from 1 GiB on 128 MiB, or
-   * what the largest layer needs.
+   * Bytes for Hessians at a time; more layers go in further passes. Default 2 GiB; for models above 32 MiB 128 MiB,
+   * or what the largest layer needs.
    */
   readonly memory?: number;
   /** Collect sum x x^T (8 k^2 bytes a layer); default true. */
@@ -102,28 +102,36 @@ export function inputGroups(model: OnnxModel, layers: readonly Layer[]): { group
 /** Bytes of the sums of a group. */
 const groupBytes = ({ view }: InputGroup, copies: number): number => 8 * view.k * view.k * view.groups * copies;
 
-/** A model of this size is not held in memory: its Hessians are not either. */
-const LARGE_MODEL = 2 ** 30;
+/**
+ * A model above this size is not held in memory: it is run in stretches of as many bytes of weights (the runtime holds
+ * up to three times that while it opens one), and its Hessians have a bound. Tests lower it.
+ */
+export const STRETCH = { bytes: 2 ** 25 };
 const LARGE_MEMORY = 2 ** 27;
 
 /**
  * Bytes for Hessians where nobody says: less for large models, but always room for the largest one alone (up to 2 GiB).
  */
 function hessianMemory(model: OnnxModel, groups: readonly InputGroup[], copies: number): number {
-  if (payloadBytes(model) < LARGE_MODEL) return MEMORY;
+  if (payloadBytes(model) <= STRETCH.bytes) return MEMORY;
   return Math.min(
     MEMORY,
     groups.reduce((most, group) => Math.max(most, groupBytes(group, copies)), LARGE_MEMORY),
   );
 }
 
+/** Bytes of the weights of a group. */
+const weightBytes = ({ layers }: InputGroup): number => layers.reduce((sum, { bytes }) => sum + bytes, 0);
+
 /**
  * Cuts a list of groups into passes whose sums fit the bound.
+ * @param stretch bytes of weights in a pass, unless one group alone has more
  * @throws LowbitError E_CALIBRATION for a layer that does not fit alone, by name
  */
-export function passesOf(groups: readonly InputGroup[], memory: number, copies: number): InputGroup[][] {
+export function passesOf(groups: readonly InputGroup[], memory: number, copies: number, stretch = Infinity): InputGroup[][] {
   const passes: InputGroup[][] = [];
   let used = 0;
+  let run = 0;
   for (const group of groups) {
     const bytes = groupBytes(group, copies);
     if (bytes > memory) {
@@ -133,12 +141,14 @@ export function passesOf(groups: readonly InputGroup[], memory: number, copies: 
         `layer ${group.layers[0].name}: expected room for its Hessian of ${group.view.k} inputs (${mib(bytes)}), got a bound of ${mib(memory)}. Raise memory, or give this layer an algorithm without data (rtn, mse, hqq) by a rule.`,
       );
     }
-    if (passes.length === 0 || used + bytes > memory) {
+    if (passes.length === 0 || used + bytes > memory || run + weightBytes(group) > stretch) {
       passes.push([]);
       used = 0;
+      run = 0;
     }
     passes.at(-1)!.push(group);
     used += bytes;
+    run += weightBytes(group);
   }
   return passes;
 }
@@ -331,7 +341,8 @@ export async function* collectPasses(
   const { threads, signal } = options;
   const runner = modelRunner(model, feeds, { threads, signal });
   const copies = options.hessian === false ? 0 : heldOutBatches(options.share?.total ?? feeds.length, options.holdOut).size > 0 ? 2 : 1;
-  const passes = passesOf(groups, options.memory ?? hessianMemory(model, groups, copies), copies);
+  const stretch = payloadBytes(model) <= STRETCH.bytes ? Infinity : STRETCH.bytes;
+  const passes = passesOf(groups, options.memory ?? hessianMemory(model, groups, copies), copies, stretch);
   try {
     for (const [i, pass] of passes.entries()) {
       if (!passes.slice(i).some((next) => next.some(wanted))) return;

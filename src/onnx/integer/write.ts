@@ -200,13 +200,8 @@ export class Writer {
         return this.#linear(out, made);
       case "conv":
         return this.#conv(out, made);
-      case "product": {
-        const [a, b] = [this.#want(made.a, "narrow"), this.#want(made.b, "narrow")];
-        return this.#make(out, (suffix, scale, limits) => {
-          const factor = dyadic((a.scale * b.scale) / scale);
-          return e.call(`Product${suffix}`, [a.name, b.name, e.factor(factor), ...this.#limits(factor.shift, limits)], out)[0];
-        });
-      }
+      case "product":
+        return this.#binary(out, "Product", [this.#want(made.a, "narrow"), this.#want(made.b, "narrow")]);
       case "attend":
         return this.#attend(out, made);
       case "softmax":
@@ -215,13 +210,8 @@ export class Writer {
         return this.#norm(out, made);
       case "add":
         return this.#add(out, made);
-      case "multiply": {
-        const [a, b] = [this.#want(made.a, "wide"), this.#want(made.b, "wide")];
-        return this.#make(out, (suffix, scale, limits) => {
-          const factor = dyadic((a.scale * b.scale) / scale);
-          return e.call(`Multiply${suffix}`, [a.name, b.name, e.factor(factor), ...this.#limits(factor.shift, limits)], out)[0];
-        });
-      }
+      case "multiply":
+        return this.#binary(out, "Multiply", [this.#want(made.a, "wide"), this.#want(made.b, "wide")]);
       case "where":
         return this.#where(out, made);
       case "derived":
@@ -234,6 +224,15 @@ export class Writer {
       }
       default:
     }
+  }
+
+  /** A function of two values whose scales multiply. */
+  #binary(out: string, name: "Product" | "Multiply", [a, b]: readonly [Codes, Codes]): void {
+    const e = this.#e;
+    this.#make(out, (suffix, scale, limits) => {
+      const factor = dyadic((a.scale * b.scale) / scale);
+      return e.call(`${name}${suffix}`, [a.name, b.name, e.factor(factor), ...this.#limits(factor.shift, limits)], out)[0];
+    });
   }
 
   /** The weight as int8 codes by rows, a scale each. */
