@@ -247,3 +247,25 @@ function writePackWords(f: FunctionBuilder, { mr, unsigned }: Omit<Int8Spec, "un
 
 export const int8 = family("int8", int8Module);
 export const int8Pack = family("int8 pack", int8PackModule);
+
+/**
+ * Packs weights [n, k] of int8 at `bytes`: blocks of 16 rows, 4 k of each together; where bytes are multiplied (style
+ * "dot") offset by 128. @returns sums of rows
+ */
+export function packInt8(w: Int8Array, n: number, k: number, style: Int8Spec["style"], bytes: Uint8Array): Int32Array {
+  const quads = Math.ceil(k / 4);
+  const offset = style === "dot" ? 128 : 0;
+  const sums = new Int32Array(n);
+  bytes.fill(offset);
+  for (let r = 0; r < n; r++) {
+    const base = (r >> 4) * quads * 64 + 4 * (r & 15);
+    let sum = 0;
+    for (let i = 0; i < k; i++) {
+      const v = w[r * k + i];
+      sum += v;
+      bytes[base + (i >> 2) * 64 + (i & 3)] = v + offset;
+    }
+    sums[r] = sum;
+  }
+  return sums;
+}

@@ -9,6 +9,7 @@ import {
   int8,
   int8Pack,
   int8Quad,
+  packInt8,
   type Int8Spec,
 } from "../../../kernels/wasm/dot/int8.ts";
 import { resultStride, tileRows } from "../../../kernels/wasm/products/tiles.ts";
@@ -27,6 +28,13 @@ export interface IntegerLayer {
   [Symbol.dispose](): void;
 }
 
+/** Rows of n numbers, `stride` apart, one after the other. */
+export function rowsOut(result: Int32Array, stride: number, n: number, out: Int32Array): Int32Array {
+  if (stride === n) out.set(result.subarray(0, out.length));
+  else for (let at = 0, r = 0; at < out.length; at += n, r++) out.set(result.subarray(r * stride, r * stride + n), at);
+  return out;
+}
+
 /** @throws LowbitError E_SHAPE, E_DEVICE */
 export function prepareInteger(runtime: Runtime, w: Int8Array, n: number, k: number): IntegerLayer {
   if (!runtime.live) throw disposed();
@@ -36,18 +44,9 @@ export function prepareInteger(runtime: Runtime, w: Int8Array, n: number, k: num
   const quads = Math.ceil(k / 4);
   const weightBytes = blocks * quads * 64;
   const { space, address } = runtime.allocate(weightBytes + blocks * 64);
-  const bytes = new Uint8Array(space.buffer, address, weightBytes).fill(style === "dot" ? 128 : 0);
-  const sums = new Int32Array(space.buffer, address + weightBytes, blocks * 16).fill(0);
-  for (let r = 0; r < n; r++) {
-    const base = (r >> 4) * quads * 64 + 4 * (r & 15);
-    let sum = 0;
-    for (let i = 0; i < k; i++) {
-      const v = w[r * k + i];
-      sum += v;
-      bytes[base + (i >> 2) * 64 + (i & 3)] = style === "dot" ? v + 128 : v;
-    }
-    sums[r] = 128 * sum;
-  }
+  const sums = packInt8(w, n, k, style, new Uint8Array(space.buffer, address, weightBytes));
+  const scaled = new Int32Array(space.buffer, address + weightBytes, blocks * 16).fill(0);
+  scaled.set(sums.map((sum) => 128 * sum));
   let live = true;
   const dispose = (): void => {
     if (live && runtime.live) space.arena.free(address);
@@ -108,10 +107,7 @@ export function prepareInteger(runtime: Runtime, w: Int8Array, n: number, k: num
           style === "simd" ? 128 * INT8_CHUNK : 0,
         );
       }
-      const result = new Int32Array(space.buffer, c, rows * stride);
-      if (stride === n) out.set(result.subarray(0, m * n));
-      else for (let r = 0; r < m; r++) out.set(result.subarray(r * stride, r * stride + n), r * n);
-      return out;
+      return rowsOut(new Int32Array(space.buffer, c, rows * stride), stride, n, out);
     },
     dispose,
     [Symbol.dispose]: dispose,

@@ -20,7 +20,7 @@ import { checkInteger, checkIntegerRun } from "../operations.ts";
 import { weightSource } from "../source.ts";
 import type { SyncLayer } from "../types.ts";
 import { productLayer } from "./layer.ts";
-import type { IntegerLayer } from "./ops.ts";
+import { rowsOut, type IntegerLayer } from "./ops.ts";
 import { weightMemory, type Product } from "./product.ts";
 import { prepareTwoFour } from "./two-four.ts";
 
@@ -139,10 +139,7 @@ export function prepareSparseInteger(runtime: Runtime, w: Int8Array, n: number, 
       const stride = resultStride(n, rows);
       const c = space.scratch("c", 4 * rows * stride);
       placed.multiply(x, m, c, stride);
-      const result = new Int32Array(space.buffer, c, rows * stride);
-      if (stride === n) out.set(result.subarray(0, m * n));
-      else for (let r = 0; r < m; r++) out.set(result.subarray(r * stride, r * stride + n), r * n);
-      return out;
+      return rowsOut(new Int32Array(space.buffer, c, rows * stride), stride, n, out);
     },
     dispose,
     [Symbol.dispose]: dispose,

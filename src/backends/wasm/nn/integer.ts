@@ -20,7 +20,7 @@ import {
 import type { Finish } from "../../../../kernels/wasm/conv/finish.ts";
 import { codeColumns, columnsBytes, columnsJob } from "../../../../kernels/wasm/conv/columns.ts";
 import { codeRows, finishSums, ROWS_ZERO, rowsJob, sumsJob } from "../../../../kernels/wasm/conv/matrix.ts";
-import { INT8_ARGUMENTS, INT8_CHUNK, INT8_ROWS, INT8_SLAB, int8, int8Quad } from "../../../../kernels/wasm/dot/int8.ts";
+import { INT8_ARGUMENTS, INT8_CHUNK, INT8_ROWS, INT8_SLAB, int8, int8Quad, packInt8 } from "../../../../kernels/wasm/dot/int8.ts";
 import { resultStride, tileRows } from "../../../../kernels/wasm/products/tiles.ts";
 import type { EngineMemory, Region } from "../memory.ts";
 import { padWindow, type KernelJob, type Pair, type WindowShape } from "./convolution.ts";
@@ -324,21 +324,11 @@ export function packMatrix(memory: EngineMemory, rows: Int8Array, n: number, k: 
   const zeroOf = (j: number): number => zeros[zeros.length === 1 ? 0 : j] ?? 0;
   const isCentred = Array.from({ length: n }, (_, j) => zeroOf(j)).every((z) => z === 0);
   const region: Region = memory.allocate(weightBytes + 8 * columns);
-  const bytes = new Uint8Array(memory.buffer, region.address, weightBytes).fill(style === "dot" ? 128 : 0);
+  const sums = packInt8(rows, n, k, style, new Uint8Array(memory.buffer, region.address, weightBytes));
   const [columnSums, zeroAt] = [region.address + weightBytes, region.address + weightBytes + 4 * columns];
-  const scaled = new Int32Array(memory.buffer, columnSums, columns).fill(0);
-  const zero = new Int32Array(memory.buffer, zeroAt, columns).fill(0);
-  const sums = new Int32Array(n);
+  const [scaled, zero] = [columnSums, zeroAt].map((at) => new Int32Array(memory.buffer, at, columns).fill(0));
   for (let r = 0; r < n; r++) {
-    const base = (r >> 4) * quads * 64 + 4 * (r & 15);
-    let sum = 0;
-    for (let i = 0; i < k; i++) {
-      const v = rows[r * k + i];
-      sum += v;
-      bytes[base + (i >> 2) * 64 + (i & 3)] = style === "dot" ? v + 128 : v;
-    }
-    sums[r] = sum;
-    scaled[r] = 128 * sum;
+    scaled[r] = 128 * sums[r];
     zero[r] = zeroOf(r);
   }
   return {
