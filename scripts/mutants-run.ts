@@ -20,7 +20,7 @@ class AsAsked extends BaseSequencer {
 export interface Runs {
   readonly files: readonly string[];
   /** Runs test files by their plans, in order. @returns what the journal says, and whether vitest saw a failure */
-  run(plans: ReadonlyMap<string, Plan>, mutant?: number): Promise<{ entries: Entry[]; failed: string[] }>;
+  run(plans: ReadonlyMap<string, Plan>, mutant?: number): Promise<{ entries: Entry[]; failed: string[]; error: string }>;
   close(): Promise<void>;
 }
 
@@ -90,8 +90,9 @@ export async function openRuns({ root, work, tests, mutants, sources, budget }: 
       process.env.LOWBIT_MUTANT = String(mutant);
       const chosen = [...plans.keys()].map((file) => specs.find((s) => s.moduleId === file)!);
       const { testModules } = await vitest.runTestSpecifications(chosen);
-      const failed = testModules.filter((m) => !m.ok()).map((m) => m.moduleId);
-      return { entries: entriesOf(journal), failed };
+      const bad = testModules.filter((m) => !m.ok());
+      const errors = bad.flatMap((m) => [...m.errors(), ...[...m.children.allTests("failed")].flatMap((t) => t.result().errors ?? [])]);
+      return { entries: entriesOf(journal), failed: bad.map((m) => m.moduleId), error: errors[0]?.message ?? "" };
     },
     close: () => vitest.close(),
   };

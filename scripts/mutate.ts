@@ -90,9 +90,9 @@ async function reachOf(runs: Runs): Promise<Map<string, Reach>> {
   const keyOf = (file: string): string => hashOf(testKey(file) + setKey);
   const unknown = runs.files.filter((file) => known.reach[file]?.key !== keyOf(file));
   for (const file of unknown) {
-    const { entries, failed } = await runs.run(new Map([[file, { mode: "reach" } as Plan]]));
+    const { entries, failed, error } = await runs.run(new Map([[file, { mode: "reach" } as Plan]]));
     if (failed.length > 0) {
-      console.error(`mutate: ${relative(root, file)} fails without a mutant: left out`);
+      console.error(`mutate: ${relative(root, file)} fails without a mutant: left out. ${short(error)}`);
       continue;
     }
     const found = entries.filter((e): e is Extract<Entry, { kind: "test" }> => e.kind === "test");
