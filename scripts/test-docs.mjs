@@ -6,7 +6,7 @@ import assert from "node:assert/strict";
 import { existsSync, mkdirSync, readFileSync } from "node:fs";
 import { join } from "node:path";
 import { parseArgs } from "node:util";
-import { accessibility, browserPath, dist, openBrowser, serveSite, sitePages, watchedPage } from "../test/site/serve.mjs";
+import { accessibility, browserPath, builtBase, dist, openBrowser, serveSite, sitePages, watchedPage } from "../test/site/serve.mjs";
 import { checkExplorer } from "../test/site/explorer.mjs";
 import { checkBench } from "../test/site/bench.mjs";
 import { checkPlayground } from "../test/site/playground.mjs";
@@ -64,6 +64,7 @@ async function checkPages() {
 }
 
 function links(names) {
+  const base = builtBase();
   const html = new Map(names.map((name) => [`/${name}`, readFileSync(join(dist, name), "utf8")]));
   const ids = new Map([...html].map(([path, text]) => [path, new Set([...text.matchAll(/ id="([^"]+)"/g)].map((m) => unescape(m[1])))]));
   const wrong = [];
@@ -72,10 +73,11 @@ function links(names) {
     if (!/<h1[ >]/.test(text)) wrong.push(`${path}: expected a title, got no h1`);
     if (/<script(?![^>]* src=)[^>]*>\s*\S/.test(text)) wrong.push(`${path}: has an inline script`);
     for (const [, href] of text.matchAll(/<a [^>]*?href="([^"]+)"/g)) {
-      const url = new URL(unescape(href), `http://site${path}`);
+      const url = new URL(unescape(href), `http://site${base}${path.slice(1)}`);
       if (url.host !== "site") continue;
       count++;
-      const to = url.pathname.replace(/\/$/, "/index.html");
+      if (!url.pathname.startsWith(base)) wrong.push(`${path}: leads to ${url.pathname}, which is not under ${base}`);
+      const to = url.pathname.slice(base.length - 1).replace(/\/$/, "/index.html");
       const anchor = decodeURIComponent(url.hash.slice(1));
       if (!html.has(to) && !existsSync(join(dist, decodeURIComponent(to)))) wrong.push(`${path}: leads to ${to}, which is not there`);
       else if (anchor !== "" && html.has(to) && !/\/(explorer|playground)\.html$/.test(to) && !ids.get(to).has(anchor))

@@ -1,7 +1,7 @@
 // The site: the Markdown of docs/ as it stands, and the pages that compute (the number explorer), which import the
 // library's own sources.
 // DOCS_BASE is the path that the site is served under, "/" where it has a host of its own.
-import { existsSync, mkdirSync, writeFileSync } from "node:fs";
+import { existsSync, mkdirSync, readdirSync, readFileSync, writeFileSync } from "node:fs";
 import { dirname, join } from "node:path";
 import { fileURLToPath } from "node:url";
 import { defineConfig, type MarkdownRenderer } from "vitepress";
@@ -108,11 +108,13 @@ export default defineConfig({
       if (plain) md.renderer.rules.code_block = (...of) => plain(...of).replace("<pre", '<pre tabindex="0"');
     },
   },
-  transformHtml: (html) =>
-    html.replace(INLINE, (_, id: string, code: string) => {
-      scripts.set(id, code);
-      return `<script id="${id}" src="${base}assets/${id}.js"></script>`;
-    }),
+  transformHtml: (html, _, { pageData, siteConfig }) =>
+    html
+      .replace(INLINE, (_, id: string, code: string) => {
+        scripts.set(id, code);
+        return `<script id="${id}" src="${base}assets/${id}.js"></script>`;
+      })
+      .replace("</head>", `${preloads(siteConfig.outDir, String(pageData.frontmatter.tool ?? ""))}</head>`),
   buildEnd({ outDir }) {
     mkdirSync(join(outDir, "assets"), { recursive: true });
     for (const [id, code] of scripts) writeFileSync(join(outDir, "assets", `${id}.js`), code);
@@ -139,6 +141,18 @@ export default defineConfig({
     build: { target: "es2022", assetsInlineLimit: 0, chunkSizeWarningLimit: 2000 },
   },
 });
+
+/** The code of a page that computes, named in its head: it comes with the page, not after the scripts that ask for it. */
+function preloads(outDir: string, tool: string): string {
+  if (tool === "") return "";
+  const folder = join(outDir, "assets/chunks");
+  const start = readdirSync(folder).find((name) => name.toLowerCase().startsWith(`${tool}.`) && name.endsWith(".js"));
+  if (start === undefined) throw new Error(`${tool}: expected a chunk of that name in ${folder}, got none.`);
+  const found = new Set([start]);
+  for (const name of found)
+    for (const [, next] of readFileSync(join(folder, name), "utf8").matchAll(/(?:from|import)\s*"\.\/([^"]+\.js)"/g)) found.add(next);
+  return [...found].map((name) => `<link rel="modulepreload" href="${base}assets/chunks/${name}">`).join("");
+}
 
 /** Pages of single formats and the reference are found by their titles; their tables of codes are no text. */
 function searchable(source: string, env: { relativePath?: string; frontmatter?: { search?: boolean } }, md: MarkdownRenderer): string {

@@ -24,7 +24,7 @@ describe("links", () => {
     const text = fc.string({ unit: "grapheme" });
     fc.assert(
       fc.property(
-        fc.record({ format: text, value: text, rounding: text, overflow: text, other: text, block: text, beside: text }),
+        fc.record(Object.fromEntries(Object.keys(START).map((field) => [field, text])) as { [K in keyof ExplorerState]: typeof text }),
         (state) => {
           expect(fromHash(`#${toHash(state)}`)).toEqual(state);
         },

@@ -24,13 +24,23 @@ const TYPES = {
 const POLICY =
   "default-src 'self'; script-src 'self' 'wasm-unsafe-eval'; style-src 'self' 'unsafe-inline'; img-src 'self' data:; object-src 'none'; base-uri 'none'";
 
+/** The path that the site was built for (DOCS_BASE): what it asks for elsewhere is not there. */
+export const builtBase = () => /(?:src|href)="([^"]*)assets\//.exec(readFileSync(join(dist, "index.html"), "utf8"))[1];
+
 /** Serves the site; `loaded` are the paths asked for, with their bytes under gzip. */
 export async function serveSite() {
   const loaded = [];
+  const base = builtBase();
   const server = createServer((request, response) => {
     const { pathname } = new URL(request.url, "http://localhost");
-    const path = join(dist, decodeURIComponent(pathname).replace(/\/$/, "/index.html"));
-    if (!path.startsWith(dist) || !existsSync(path) || statSync(path).isDirectory()) return response.writeHead(404).end();
+    const path = join(
+      dist,
+      decodeURIComponent(pathname)
+        .slice(base.length - 1)
+        .replace(/\/$/, "/index.html"),
+    );
+    if (!pathname.startsWith(base) || !path.startsWith(dist) || !existsSync(path) || statSync(path).isDirectory())
+      return response.writeHead(404).end();
     const body = readFileSync(path);
     loaded.push({ path: pathname, bytes: body });
     response
@@ -39,7 +49,8 @@ export async function serveSite() {
   });
   await new Promise((resolve) => server.listen(0, "127.0.0.1", resolve));
   return {
-    origin: `http://127.0.0.1:${server.address().port}`,
+    /** Where the pages are: `${origin}/explorer.html`. */
+    origin: `http://127.0.0.1:${server.address().port}${base.slice(0, -1)}`,
     /** Forgets what was asked for before. */
     forget: () => loaded.splice(0),
     /** Kilobytes that a server which compresses would have sent. */
@@ -69,7 +80,8 @@ export async function watchedPage(context, origin, faults) {
   page.on("pageerror", (error) => faults.push(`${page.url()}: ${error.message}`));
   page.on("request", (request) => {
     const url = new URL(request.url());
-    if (url.origin !== origin && !["data:", "blob:"].includes(url.protocol)) faults.push(`${page.url()}: asks for ${url.href}`);
+    if (!url.href.startsWith(`${origin}/`) && !["data:", "blob:"].includes(url.protocol))
+      faults.push(`${page.url()}: asks for ${url.href}`);
   });
   return page;
 }

@@ -34,6 +34,12 @@ export interface ExplorerState {
   readonly block: string;
   /** Formats beside this one, apart by spaces or commas. */
   readonly beside: string;
+  /** The panel of a tensor of one's own: "" is closed, "open", or "sample" with the sample in it. A file is in no link. */
+  readonly panel: string;
+  /** Its tensor by name, bits a value and formats; "" is its own choice. */
+  readonly tensor: string;
+  readonly tensorBits: string;
+  readonly tensorFormats: string;
 }
 
 export const START: ExplorerState = {
@@ -44,6 +50,10 @@ export const START: ExplorerState = {
   other: "1.5",
   block: "0.11 -0.52 0.03 0.98 -1.7 0.26 0.4 -0.08",
   beside: "float8_e4m3fn float8_e5m2 int8 float16",
+  panel: "",
+  tensor: "",
+  tensorBits: "4.5",
+  tensorFormats: "",
 };
 const KEYS: readonly (readonly [key: string, field: keyof ExplorerState])[] = [
   ["f", "format"],
@@ -53,6 +63,10 @@ const KEYS: readonly (readonly [key: string, field: keyof ExplorerState])[] = [
   ["y", "other"],
   ["b", "block"],
   ["c", "beside"],
+  ["p", "panel"],
+  ["t", "tensor"],
+  ["tb", "tensorBits"],
+  ["tf", "tensorFormats"],
 ];
 
 /** The part of a link after "#": what differs from the start. */
@@ -113,6 +127,14 @@ export type View =
 
 export function formatOf(text: string): Format {
   return text.trim().startsWith("{") ? defineFormat(JSON.parse(text) as FormatDefinition) : format(text.trim());
+}
+
+/** The text of a block with one value changed; places before it that are empty are zero. */
+export function withValue(block: string, i: number, value: number): string {
+  const values = block.split(/[\s,]+/).filter((part) => part !== "");
+  while (values.length < i) values.push("0");
+  values[i] = String(value);
+  return values.join(" ");
 }
 
 /** All digits of a number, to be read back (`showNumber` of the library is for reading alone); -0 keeps its sign. */

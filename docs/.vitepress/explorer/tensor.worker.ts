@@ -8,6 +8,7 @@ import { histogramOf } from "../../../src/onnx/report/histogram.ts";
 import { histogramHtml } from "../../../src/onnx/report/html.ts";
 import { advise, storedBits } from "../../../src/quantize/index.ts";
 import { matrixView, readRows, tensor, type Tensor } from "../../../src/tensor/tensor.ts";
+import { serve } from "../shared/calls";
 import { drift, profileOf, sampleRows, type DriftRow, type Profile } from "./analyse";
 
 export interface TensorName {
@@ -33,11 +34,13 @@ export interface Analysis {
   readonly seconds: number;
 }
 
-export type TensorRequest = { readonly id: number } & (
-  | { readonly kind: "open"; readonly file: Blob; readonly name: string }
-  | { readonly kind: "analyse"; readonly tensor: string; readonly bits: number; readonly formats: readonly string[] }
-  | { readonly kind: "histogram"; readonly format: string }
-);
+export interface TensorCalls {
+  open: { args: { file: Blob; name: string }; result: readonly TensorName[] };
+  /** Formats by name, or none: those of at most `bits` a value. */
+  analyse: { args: { tensor: string; bits: number; formats: readonly string[] }; result: Analysis };
+  /** HTML of the last tensor's values against a format's code points; "" where it has none. */
+  histogram: { args: { format: string }; result: string };
+}
 
 interface Opened {
   readonly names: readonly TensorName[];
@@ -138,16 +141,8 @@ function histogram(name: string): string {
   return found === null ? "" : `<div class="grid" style="grid-template-columns:1fr">${histogramHtml(found)}</div>`;
 }
 
-self.onmessage = async ({ data }: MessageEvent<TensorRequest>) => {
-  try {
-    const value =
-      data.kind === "open"
-        ? (opened = await open(data.file, data.name)).names
-        : data.kind === "analyse"
-          ? await analyse(data.tensor, data.bits, data.formats)
-          : histogram(data.format);
-    self.postMessage({ id: data.id, value });
-  } catch (error) {
-    self.postMessage({ id: data.id, error: error instanceof Error ? error.message : String(error) });
-  }
-};
+serve<TensorCalls>({
+  open: async ({ file, name }) => (opened = await open(file, name)).names,
+  analyse: (args) => analyse(args.tensor, args.bits, args.formats),
+  histogram: (args) => histogram(args.format),
+});

@@ -35,10 +35,3 @@ export interface Calls {
 }
 
 export type RuntimeName = "onnxruntime-web" | "onnxruntime-web on WebGPU" | "lowbit/runtime";
-
-export type Request = { [K in keyof Calls]: { readonly id: number; readonly kind: K; readonly args: Calls[K]["args"] } }[keyof Calls];
-
-export type Answer =
-  | { readonly id: number; readonly kind: "progress"; readonly share: number; readonly text: string }
-  | { readonly id: number; readonly kind: "result"; readonly value: unknown }
-  | { readonly id: number; readonly kind: "error"; readonly message: string };

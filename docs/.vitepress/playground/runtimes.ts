@@ -25,41 +25,33 @@ interface OrtSession {
   release(): Promise<void>;
 }
 
-let cpu: Promise<Ort> | undefined;
-let gpu: Promise<Ort> | undefined;
+/** The builds of onnxruntime-web, asked for when they are first needed; the one with WebGPU kernels is 26 MB. */
+const BUILDS = {
+  wasm: () => Promise.all([import("onnxruntime-web/wasm"), import("onnxruntime-web/ort-wasm-simd-threaded.wasm?url")]),
+  webgpu: () => Promise.all([import("onnxruntime-web/webgpu"), import("onnxruntime-web/ort-wasm-simd-threaded.asyncify.wasm?url")]),
+};
+const loaded = new Map<keyof typeof BUILDS, Promise<Ort>>();
+
+function ort(build: keyof typeof BUILDS): Promise<Ort> {
+  const found = loaded.get(build) ?? load(build);
+  loaded.set(build, found);
+  return found;
+}
+async function load(build: keyof typeof BUILDS): Promise<Ort> {
+  const [module, { default: wasm }] = await BUILDS[build]();
+  module.env.wasm.wasmPaths = { wasm: new URL(wasm, import.meta.url).href };
+  module.env.wasm.numThreads = 1;
+  return module as unknown as Ort;
+}
 
 /** onnxruntime-web with its WebAssembly kernels alone. */
-export function ortCpu(): Promise<Ort> {
-  cpu ??= (async () => {
-    const [ort, { default: wasm }] = await Promise.all([
-      import("onnxruntime-web/wasm"),
-      import("onnxruntime-web/ort-wasm-simd-threaded.wasm?url"),
-    ]);
-    ort.env.wasm.wasmPaths = { wasm: new URL(wasm, import.meta.url).href };
-    ort.env.wasm.numThreads = 1;
-    return ort as unknown as Ort;
-  })();
-  return cpu;
-}
+export const ortCpu = (): Promise<Ort> => ort("wasm");
 
-/** The build with WebGPU kernels: 26 MB, asked for where there is a GPU and the user wants it. */
-function ortGpu(): Promise<Ort> {
-  gpu ??= (async () => {
-    const [ort, { default: wasm }] = await Promise.all([
-      import("onnxruntime-web/webgpu"),
-      import("onnxruntime-web/ort-wasm-simd-threaded.asyncify.wasm?url"),
-    ]);
-    ort.env.wasm.wasmPaths = { wasm: new URL(wasm, import.meta.url).href };
-    ort.env.wasm.numThreads = 1;
-    return ort as unknown as Ort;
-  })();
-  return gpu;
-}
-
-async function openOrt(ort: Ort, model: Uint8Array, provider: "wasm" | "webgpu"): Promise<Running> {
-  const create = ort.InferenceSession.create as unknown as (bytes: Uint8Array, options: object) => Promise<OrtSession>;
+async function openOrt(provider: keyof typeof BUILDS, model: Uint8Array): Promise<Running> {
+  const { InferenceSession, Tensor: OrtTensor } = await ort(provider);
+  const create = InferenceSession.create as unknown as (bytes: Uint8Array, options: object) => Promise<OrtSession>;
   const session = await create(model, { executionProviders: [provider], logSeverityLevel: 4 });
-  const Tensor = ort.Tensor as unknown as new (type: string, data: unknown, dims: readonly number[]) => unknown;
+  const Tensor = OrtTensor as unknown as new (type: string, data: unknown, dims: readonly number[]) => unknown;
   return {
     async run(feeds) {
       const given = Object.entries(feeds).map(([name, { type, data, dims }]) => [name, new Tensor(type, data, dims)] as const);
@@ -83,5 +75,5 @@ async function openLowbit(model: Uint8Array): Promise<Running> {
 
 export async function open(runtime: RuntimeName, model: Uint8Array): Promise<Running> {
   if (runtime === "lowbit/runtime") return openLowbit(model);
-  return runtime === "onnxruntime-web" ? openOrt(await ortCpu(), model, "wasm") : openOrt(await ortGpu(), model, "webgpu");
+  return runtime === "onnxruntime-web" ? openOrt("wasm", model) : openOrt("webgpu", model);
 }

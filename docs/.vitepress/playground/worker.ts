@@ -23,7 +23,8 @@ import type { InputMetadata } from "../../../src/onnx/verify/feeds.ts";
 import { contiguous, parseNpy, type NpyArray } from "../../../src/interop/npy/npy.ts";
 import { readNpz } from "../../../src/interop/npy/npz.ts";
 import { compare } from "./compare";
-import type { Answer, Calls, Request } from "./protocol";
+import { serve, type Handlers } from "../shared/calls";
+import type { Calls } from "./protocol";
 import { ortCpu } from "./runtimes";
 
 /** Batches that calibration looks at, and comparisons run. */
@@ -83,9 +84,7 @@ async function readInputs(name: string, bytes: Uint8Array, inputs: readonly Inpu
   return [...sampleFeeds(arrays, inputs, name)].map((feeds, i) => checkFeeds(feeds, inputs, `${name}, batch ${i}`));
 }
 
-const handlers: {
-  [K in keyof Calls]: (args: Calls[K]["args"], progress: (share: number, text: string) => void) => Promise<Calls[K]["result"]>;
-} = {
+const handlers: Handlers<Calls> = {
   open({ name, bytes, external }) {
     const model = readModelBytes(bytes, external);
     const summary = summarizeModel(model);
@@ -154,16 +153,4 @@ const handlers: {
   },
 };
 
-self.onmessage = async ({ data }: MessageEvent<Request>) => {
-  const post = (answer: Answer): void => self.postMessage(answer);
-  try {
-    const run = handlers[data.kind] as (args: unknown, progress: (share: number, text: string) => void) => Promise<unknown>;
-    post({
-      id: data.id,
-      kind: "result",
-      value: await run(data.args, (share, text) => post({ id: data.id, kind: "progress", share, text })),
-    });
-  } catch (error) {
-    post({ id: data.id, kind: "error", message: error instanceof Error ? error.message : String(error) });
-  }
-};
+serve<Calls>(handlers);
