@@ -184,7 +184,7 @@ describe("browser bundles and size budgets (gzip)", () => {
     ],
     // Products alone are near the 20 kB first planned; codecs by expression, bit planes, exact integer products and the
     // transform are methods too.
-    ["the WebGPU backend", `import { webgpu } from "lowbit/webgpu"; console.log(webgpu);`, 30_500],
+    ["the WebGPU backend", `import { webgpu } from "lowbit/webgpu"; console.log(webgpu);`, 31_000],
     // The families of kernels (products, bit planes, look-ups, transforms, bulk conversion) outgrew the 30 kB first
     // planned. With saving and loading every format comes too; convolutions by packed filters are 8 kB of it.
     ["everything in lowbit", `import * as l from "lowbit"; console.log(l);`, 143_000],
