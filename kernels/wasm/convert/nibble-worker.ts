@@ -43,8 +43,8 @@ const NEAR = 128;
 /** For node:worker_threads with `eval`; workerData: the bytes of the module. */
 export const nibbleWorkerSource = (): string => `
 "use strict";
-const { parentPort, workerData } = require("node:worker_threads");
-const fs = require("node:fs");
+const { parentPort, workerData } = process.getBuiltinModule("node:worker_threads");
+const fs = process.getBuiltinModule("node:fs");
 const memory = new WebAssembly.Memory({ initial: 1, maximum: 65536 });
 const run = new WebAssembly.Instance(new WebAssembly.Module(workerData), { m: { m: memory } }).exports;
 const multiple = (n, of) => Math.ceil(n / of) * of;
