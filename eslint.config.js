@@ -11,6 +11,7 @@ export default tseslint.config(
       "docs/.vitepress/.temp/",
       "src/onnx/file/gen/",
       "out/",
+      ".cache/",
       "coverage/",
     ],
   },
