@@ -269,7 +269,9 @@ describe("threads", () => {
   it("a worker that dies in mid-run ends the product with an error, and so does every later one", async () => {
     expect(workerSource(true)).toContain(call);
     // the worker goes down after it has taken the job and before it has answered
-    const { runtime, gone, arm } = await poolWith(workerSource(true).replace(call, `if (control[${ARMED}]) process.exit(7); ${call}`));
+    const { runtime, gone, arm } = await poolWith(workerSource(true).replace(call, `if (control[${ARMED}]) process.exit(7); ${call}`), {
+      timeoutMs: 2000,
+    });
     const backend = createBackend(runtime);
     const w = quantize(tensor(new Float32Array(64 * 96).fill(0.5), [64, 96]), format("int4_b32"));
     const layer = prepareMatmul(w, { backend, activations: "int8" });
