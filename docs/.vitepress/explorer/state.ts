@@ -141,12 +141,14 @@ export function withValue(block: string, i: number, value: number): string {
 export { exactDecimal as decimal, valueTable as table, type ValueTableKind as TableKind };
 
 function results(f: NumberFormat, options: object, a: number, b: number): ScalarView["results"] {
-  const attempt = (name: string, exact: number, run: () => number): readonly [string, string, string, string] => {
+  /** `exact`: null where doubles have no such operation. */
+  const attempt = (name: string, exact: number | null, run: () => number): readonly [string, string, string, string] => {
+    const doubles = exact === null ? "-" : String(exact);
     try {
       const code = run();
-      return [name, String(exact), hexCode(code, f.bits), String(f.decode(code))];
+      return [name, doubles, hexCode(code, f.bits), String(f.decode(code))];
     } catch (error) {
-      return [name, String(exact), "-", error instanceof Error ? error.message : String(error)];
+      return [name, doubles, "-", error instanceof Error ? error.message : String(error)];
     }
   };
   const [x, y] = [f.decode(a), f.decode(b)];
@@ -157,8 +159,8 @@ function results(f: NumberFormat, options: object, a: number, b: number): Scalar
     attempt("a * b", x * y, () => math.mul(a, b)),
     attempt("a / b", x / y, () => math.div(a, b)),
     attempt("sqrt a", Math.sqrt(x), () => math.sqrt(a)),
-    attempt("next a", NaN, () => math.next(a)),
-    attempt("previous a", NaN, () => math.previous(a)),
+    attempt("next a", null, () => math.next(a)),
+    attempt("previous a", null, () => math.previous(a)),
   ];
 }
 
