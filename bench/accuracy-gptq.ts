@@ -106,7 +106,17 @@ const ROWS: readonly Row[] = [
       calibrate: { holdOut: 0 },
     },
   },
-  { id: "budget3", options: { budget: { bitsPerWeight: 3 } }, bound: 24.78, bits: 3 },
+  {
+    id: "budget3",
+    options: { budget: { bitsPerWeight: 3 } },
+    bound: 24.78,
+    bits: 3,
+    other: [
+      { budget: { bitsPerWeight: 3 }, algorithm: "refit" },
+      { budget: { bitsPerWeight: 3 }, algorithm: { name: "refit", ...ordered } },
+      { budget: { bitsPerWeight: 3 }, algorithm: { name: "refit", ...ordered }, calibrate: { holdOut: 0 } },
+    ],
+  },
 ];
 
 const WINDOWS = 128;

@@ -83,6 +83,7 @@ const QUANTIZED_INPUT: Readonly<Record<string, readonly number[]>> = {
   "com.microsoft.GatherBlockQuantized": [0],
   "com.microsoft.DynamicQuantizeMatMul": [1],
   "com.microsoft.DynamicQuantizeLSTM": [1, 2],
+  "com.microsoft.QMoE": [2, 5, 8],
   "com.microsoft.MatMulIntegerToFloat": [1],
   "com.microsoft.QGemm": [3],
   MatMulInteger: [1, 0],

@@ -3,7 +3,7 @@ import type { NodeProto } from "./file/gen/onnx_pb.ts";
 import type { OnnxModel } from "./file/model.ts";
 import { isFloatType, tensorBytes } from "./file/values.ts";
 import type { ConstantView, Scope } from "./graph/graph.ts";
-import { constantResolver, isDefaultDomain, leadsFromConstants, nodeName } from "./graph/graph.ts";
+import { constantResolver, isDefaultDomain, leadsFromConstants, nodeName, operatorName } from "./graph/graph.ts";
 
 /** A node with a weight, or one that could have one (a MatMul of two computed values). */
 export interface Layer {
@@ -19,6 +19,13 @@ export interface Layer {
   readonly bytes: number;
 }
 
+/** Inputs of com.microsoft.MoE that are weights of experts, each [experts, outputs, inputs]. */
+export const EXPERT_WEIGHTS: readonly (readonly [input: number, name: string])[] = [
+  [2, "fc1"],
+  [4, "fc2"],
+  [6, "fc3"],
+];
+
 /**
  * Inputs that are weights, by operator; the first constant one counts. Every other operator: any large constant of two
  * or more dimensions.
@@ -31,9 +38,10 @@ const WEIGHT_INPUT: ReadonlyMap<string, readonly number[]> = new Map([
   ["Gather", [0]],
 ]);
 /** Operators with several weights, each a layer: names of the inputs as ONNX has them. */
-const WEIGHT_INPUTS: ReadonlyMap<string, readonly (readonly [input: number, name: string])[]> = new Map(
-  ["LSTM", "GRU", "RNN"].map((type) => [type, [[1, "W"] as const, [2, "R"] as const]]),
-);
+const WEIGHT_INPUTS: ReadonlyMap<string, readonly (readonly [input: number, name: string])[]> = new Map([
+  ...["LSTM", "GRU", "RNN"].map((type) => [type, [[1, "W"] as const, [2, "R"] as const]] as const),
+  ["com.microsoft.MoE", EXPERT_WEIGHTS],
+]);
 /** Operators whose layer is reported even without a constant weight. */
 const ALWAYS: ReadonlySet<string> = new Set(["MatMul", "Gemm", "Conv", "ConvTranspose", "LSTM", "GRU", "RNN"]);
 const LARGE = 1024;
@@ -52,7 +60,7 @@ export function findLayers(scopes: readonly Scope[], model: OnnxModel): Layer[] 
     for (const node of scope.graph.node) {
       if (node.opType === "Constant" || (leadsFromConstants(node) && resolve(scope, node.output[0] ?? "") !== null)) continue;
       const standard = isDefaultDomain(node);
-      const several = standard ? WEIGHT_INPUTS.get(node.opType) : undefined;
+      const several = WEIGHT_INPUTS.get(standard ? node.opType : operatorName(node));
       const known = standard ? WEIGHT_INPUT.get(node.opType) : undefined;
       const add = (input: number, weight: ConstantView | null, name: string): void => {
         const bytes = weight === null ? 0 : tensorBytes(weight.tensor);
@@ -82,13 +90,11 @@ export function findLayers(scopes: readonly Scope[], model: OnnxModel): Layer[] 
  */
 const MOVES: ReadonlySet<string> = new Set("Slice Concat Split Transpose Reshape Expand Squeeze Unsqueeze Pad Tile Flatten".split(" "));
 
-/** Operators of mixtures of experts: their quantized form exists in the runtime, but nothing here writes it. */
-const EXPERTS: ReadonlySet<string> = new Set(["MoE", "QMoE"]);
-
 /** Why a layer of an operator that the mode does not know stays. */
 export const unknownReason = (layer: Layer, dtype: string): string => {
   const { opType } = layer.node;
   if (MOVES.has(opType)) return `${opType} moves the constant, it does not multiply by it`;
-  if (EXPERTS.has(opType)) return `the weights of experts stay: no target writes QMoE; export the experts as MatMul to have them quantized`;
+  if (opType === "MoE") return `${dtype} has no form of MoE: q4 and q8-block make QMoE of it, the target stored keeps the operator`;
+  if (opType === "QMoE") return "the experts of QMoE are quantized already";
   return `${dtype} has no form of ${opType}`;
 };

@@ -57,6 +57,22 @@ export function nbitsValues(
   return out;
 }
 
+/** QMoE: the weights of all experts as [rows, k]; scales and zero points lie in order, without gaps between rows. */
+export function blockValues(
+  { rows, k, bits, blockSize }: BlocksOf,
+  codes: Numbers,
+  scales: Numbers,
+  zeroPoints: Numbers | null,
+): Float32Array<ArrayBuffer> {
+  const out = new Float32Array(rows * k);
+  for (let i = 0; i < out.length; i++) {
+    const block = Math.floor(i / blockSize);
+    const zero = zeroPoints === null ? 2 ** (bits - 1) : codeAt(zeroPoints.data, 0, block, bits);
+    out[i] = fround(codeAt(codes.data, 0, i, bits) - zero) * scales.data[block];
+  }
+  return out;
+}
+
 /**
  * MatMulBnb4: the weight as [K, N]. The first of two codes lies in the high nibble; blocks run over the flattened [N,
  * K].

@@ -5,6 +5,7 @@ import type { NodeProto } from "../file/gen/onnx_pb.ts";
 import { TensorProto_DataType as T } from "../file/gen/onnx_pb.ts";
 import { attributeFloat, attributeInt, attributesOf, CONV_ATTRIBUTES, intAttribute, nodeName } from "../graph/graph.ts";
 import { bnb4Values, integerValues, nbitsValues, tableValues, type Numbers } from "./codes.ts";
+import { qMoE } from "./experts.ts";
 import { dynamicLstm } from "./lstm.ts";
 import { addFloats, newNode, plainName, type FloatForm, type Rewriting } from "./rewriting.ts";
 
@@ -261,6 +262,7 @@ export const FORMS: ReadonlyMap<string, Form> = new Map<string, Form>([
   ["com.microsoft.DynamicQuantizeMatMul", dynamicQuantizeMatMul],
   ["com.microsoft.MatMulIntegerToFloat", matMulIntegerToFloat],
   ["com.microsoft.DynamicQuantizeLSTM", dynamicLstm],
+  ["com.microsoft.QMoE", qMoE],
   ["QLinearMatMul", qLinearMatMul],
   ["QLinearConv", qLinearConv],
   ["com.microsoft.QGemm", qGemm],

@@ -1,7 +1,7 @@
 // dequantizeWeights: operators that hold quantized weights become the float operators that they stand for, with the
 // dequantized weights, so that a model can be quantized again. Activations that are quantized statically stay so
 // (QuantizeLinear, DequantizeLinear); those that are quantized at run time are float again. What has no float form here
-// (attention, experts) stays, and is said. Weights behind DequantizeLinear need nothing: they are read as they are.
+// (attention) stays, and is said. Weights behind DequantizeLinear need nothing: they are read as they are.
 import type { NodeProto } from "../file/gen/onnx_pb.ts";
 import type { OnnxModel } from "../file/model.ts";
 import { buildScopes, collectNames, constantResolver, operatorName, readConstant, removeUnused, type Scope } from "../graph/graph.ts";
@@ -10,7 +10,7 @@ import type { Rewriting } from "./rewriting.ts";
 
 /** Operators with quantized weights for which there is no float form here. */
 const STAY: ReadonlySet<string> = new Set(
-  ["QMoE", "QAttention", "QEmbedLayerNormalization", "QOrderedMatMul", "MatMulFpQ4"].map((name) => `com.microsoft.${name}`),
+  ["QAttention", "QEmbedLayerNormalization", "QOrderedMatMul", "MatMulFpQ4"].map((name) => `com.microsoft.${name}`),
 );
 
 /**

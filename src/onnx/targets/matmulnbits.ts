@@ -1,5 +1,5 @@
 // MatMul and Gemm with constant weights as com.microsoft.MatMulNBits (2, 4 or 8 bits in blocks along K), embeddings as
-// GatherBlockQuantized (4 or 8 bits). Layout: B uint8 [N, blocks, block * bits / 8]; scales [N * blocks]; zero points
+// GatherBlockQuantized (4 or 8 bits), mixtures of experts as QMoE (experts.ts). Layout: B uint8 [N, blocks, block * bits / 8]; scales [N * blocks]; zero points
 // uint8, rows padded to a byte. Names and flat shapes are those of onnxruntime's own tool (MatMulNBitsQuantizer).
 // Convolutions stay: neither operator is one.
 // Source: onnxruntime docs/ContribOperators.md. g_idx is never written: runtimes ignore zero points beside it.
@@ -15,6 +15,7 @@ import type { Layer } from "../layers.ts";
 import { layerMatrix, layerType } from "../weights.ts";
 import { importMicrosoft, MICROSOFT } from "./domain.ts";
 import { castNode, productNodes, productReason } from "./product.ts";
+import { expertsReason, expertsWriter } from "./experts.ts";
 import { nbitsOperands, nbitsPlan, withScaleFormat } from "./nbits.ts";
 import type { Target, TargetContext, Written } from "./target.ts";
 import { madeBytes, perWeight } from "./target.ts";
@@ -33,6 +34,7 @@ const isHalf = (layer: Layer): boolean => layerType(layer) === T.FLOAT16;
 
 export function matMulNBits(): Target {
   const once = perWeight<Made>();
+  const experts = expertsWriter();
 
   function make(layer: Layer, packed: PackedTensor, context: TargetContext): Made {
     return once(packed, () => {
@@ -120,8 +122,8 @@ export function matMulNBits(): Target {
 
   return {
     name: "matmulnbits",
-    opTypes: ["MatMul", "Gemm", "Gather"],
-    defaultOpTypes: ["MatMul", "Gemm"],
+    opTypes: ["MatMul", "Gemm", "Gather", "MoE"],
+    defaultOpTypes: ["MatMul", "Gemm", "MoE"],
     adapt(layer, format): Format {
       const matrix = layerMatrix(layer);
       if (format.kind !== "block" || typeof matrix === "string") return format;
@@ -143,6 +145,7 @@ export function matMulNBits(): Target {
       if (typeof matrix === "string") return matrix;
       const plan = nbitsPlan(format, matrix.k);
       if (typeof plan === "string") return `MatMulNBits cannot hold ${format.name}: ${plan} (target stored can)`;
+      if (node.opType === "MoE") return expertsReason(layer, plan, format.kind === "block" && format.offset !== undefined && plan.asIs);
       if (node.opType === "Gather") {
         if (attributeInt(node, "axis", 0) !== 0) return "GatherBlockQuantized gathers rows (axis 0) only";
         if (layer.shape.length !== 2) return `the table has ${layer.shape.length} dimensions, not 2`;
@@ -153,7 +156,10 @@ export function matMulNBits(): Target {
       }
       return productReason(layer, context);
     },
-    write: (layer, weight, context) =>
-      layer.node.opType === "Gather" ? writeGather(layer, weight, context) : writeProduct(layer, weight, context),
+    prepare: (layers, context) => experts.prepare(layers, context),
+    write(layer, weight, context) {
+      if (layer.node.opType === "MoE") return experts.write(layer, weight, context);
+      return layer.node.opType === "Gather" ? writeGather(layer, weight, context) : writeProduct(layer, weight, context);
+    },
   };
 }

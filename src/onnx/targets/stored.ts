@@ -95,8 +95,8 @@ export function storedTarget(): Target {
 
   return {
     name: "stored",
-    opTypes: ["MatMul", "Gemm", "Conv", "ConvTranspose", "Gather", "LSTM", "GRU", "RNN"],
-    defaultOpTypes: ["MatMul", "Gemm", "Conv", "ConvTranspose", "LSTM", "GRU", "RNN"],
+    opTypes: ["MatMul", "Gemm", "Conv", "ConvTranspose", "Gather", "LSTM", "GRU", "RNN", "MoE"],
+    defaultOpTypes: ["MatMul", "Gemm", "Conv", "ConvTranspose", "LSTM", "GRU", "RNN", "MoE"],
     reason(layer, format, context) {
       const matrix = layerMatrix(layer);
       if (typeof matrix === "string") return matrix;
