@@ -4,11 +4,11 @@ import { LowbitError } from "../../formats/core/errors.ts";
 import type { Format, PackedTensor } from "../../formats/core/types.ts";
 import { dequantizeOriginal } from "../quantize/mrgptq.ts";
 import { correctDriftBias } from "../quantize/refit.ts";
-import { outputError } from "../quantize/statistics.ts";
+import { outputError, unvarying } from "../quantize/statistics.ts";
 import { isApart } from "../tensor/quantize/bands.ts";
 import { quantize } from "../tensor/quantize/index.ts";
 import { matrixView, readRows, type Tensor } from "../tensor/tensor.ts";
-import { SAMPLED, type AlgorithmInput, type ResolvedAlgorithm } from "./algorithms.ts";
+import { resolveAlgorithm, SAMPLED, type AlgorithmInput, type ResolvedAlgorithm } from "./algorithms.ts";
 import { isLarge, layerBands } from "./bands.ts";
 import type { CollectOptions, InputStatistics } from "./calibrate/statistics.ts";
 import { checkAborted, pause } from "./file/files.ts";
@@ -98,7 +98,14 @@ function bandRowsOf(layer: Layer, format: Format, each: number, k: number): numb
   );
 }
 
-/** @throws LowbitError E_VALUE, E_UNSUPPORTED, E_CALIBRATION, E_ABORTED */
+/** What takes the place of an algorithm that would learn from inputs that never vary: there is nothing to learn. */
+const WITHOUT_DATA = resolveAlgorithm("mse");
+
+/**
+ * The weight of a layer. Where its inputs (those of a group) are the same in all calibration vectors, scales are
+ * searched without data instead; the recipe says of how many groups (`unvarying`).
+ * @throws LowbitError E_VALUE, E_UNSUPPORTED, E_CALIBRATION, E_ABORTED
+ */
 export async function quantizeLayer(
   model: OnnxModel,
   job: Job,
@@ -117,6 +124,7 @@ export async function quantizeLayer(
   const bandRows = bandRowsOf(layer, format, each, k);
   const made: PackedTensor[] = [];
   const sums = layerSums(rows, k);
+  const blind = algorithm.needs === "nothing" ? [] : (statistics?.statistics ?? []).map(unvarying);
   for (let g = 0; g < parts; g++) {
     const input: AlgorithmInput = {
       layer,
@@ -129,7 +137,7 @@ export async function quantizeLayer(
       heldOutDrift: statistics?.heldOutDrift?.[g] ?? null,
       ...(bandRows < each && each >= 2 * SAMPLED && algorithm.takes ? { sample: sampled(read, g * each, each, k) } : {}),
     };
-    const quantizer = algorithm.make(input, shared);
+    const quantizer = (blind[g] ? WITHOUT_DATA : algorithm).make(input, shared);
     for (let row = g * each; row < (g + 1) * each; row += bandRows) {
       const count = Math.min(bandRows, (g + 1) * each - row);
       const w = read(row, count);
@@ -140,7 +148,10 @@ export async function quantizeLayer(
       if (bandRows < each) await pause();
     }
   }
-  return sums.weight(joinRows(made, layer.name), layout, statistics, options);
+  const count = blind.filter(Boolean).length;
+  const packed = joinRows(made, layer.name);
+  const noted = count === 0 ? packed : { ...packed, recipe: { ...packed.recipe, unvarying: { groups: count, of: parts } } };
+  return sums.weight(noted, layout, statistics, options);
 }
 
 /** Refuses a weight in a basis that the target cannot undo. */
@@ -208,8 +219,9 @@ function joinRows(parts: readonly PackedTensor[], name: string): PackedTensor {
   const rows = parts.reduce((n, part) => n + part.rows, 0);
   const heldOut = parts.map(({ recipe }) => recipe.heldOut as HeldOut | undefined).filter((part) => part !== undefined);
   const sum = (what: keyof HeldOut): number => heldOut.reduce((n, part) => n + part[what], 0);
-  const recipe =
-    heldOut.length < parts.length ? first.recipe : { ...first.recipe, heldOut: { signal: sum("signal"), error: sum("error") } };
+  const chosen = heldOut.length > 0 ? { heldOut: { signal: sum("signal"), error: sum("error") } } : {};
+  // of groups whose inputs never vary nothing was chosen
+  const recipe = { ...(parts.find((part) => part.recipe.heldOut !== undefined) ?? first).recipe, ...chosen };
   return {
     ...first,
     recipe,

@@ -5,6 +5,7 @@ import type { Format } from "../../formats/core/types.ts";
 import { gptq } from "../quantize/gptq.ts";
 import type { PlanLayer } from "../quantize/plan.ts";
 import { rtn } from "../quantize/rtn.ts";
+import { unvarying } from "../quantize/statistics.ts";
 import type { WeightQuantizer } from "../tensor/quantize/index.ts";
 import type { Algorithm } from "./algorithms.ts";
 import { planBudget } from "./budget.ts";
@@ -136,7 +137,7 @@ async function withBudget(
  * rounding is asked for.
  */
 function planQuantizer(algorithm: Algorithm, { name, statistics }: PlanLayer, format: Format): WeightQuantizer {
-  if (algorithm === "rtn" || statistics?.hessian === undefined || statistics.hessian === null) return rtn();
+  if (algorithm === "rtn" || statistics?.hessian === undefined || statistics.hessian === null || unvarying(statistics)) return rtn();
   return gptq({ hessian: statistics, name, damp: 0.05, ...(format.kind === "opaque" ? {} : { actOrder: true }) });
 }
 

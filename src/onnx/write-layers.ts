@@ -53,6 +53,7 @@ export async function writeLayers(found: readonly Layer[], writing: Writing): Pr
     await progress(layer);
     const target = targetOf(layer);
     const measured = await weightOf(layer);
+    noteUnvarying(measured.packed, layer, context);
     if (store.partial) {
       reports.push({ ...base, ...reportOf(measured, target.name), bytesAfter: packedBytes(measured.packed) });
       continue;
@@ -73,6 +74,14 @@ export async function writeLayers(found: readonly Layer[], writing: Writing): Pr
   }
   if (store.partial) throw new ShardMade(reports);
   return { reports, replaced, unused };
+}
+
+/** Where calibration had nothing to say of a weight, or of some of its groups (layer-weight.ts). */
+function noteUnvarying({ recipe }: PackedTensor, { name }: Layer, { notes }: TargetContext): void {
+  const some = recipe.unvarying as { readonly groups: number; readonly of: number } | undefined;
+  if (some === undefined) return;
+  const which = some.of > 1 ? ` of ${some.groups} of ${some.of} groups` : "";
+  notes.push(`${name}: scales${which} searched without data: the inputs are the same in all calibration vectors`);
 }
 
 /** What a report says of a weight, wherever it is written. */

@@ -192,6 +192,10 @@ function allFinite(x: Float32Array | Float64Array): boolean {
   return zero === 0;
 }
 
+/** Are all inputs the same vector, or all zero? Then they say nothing of a weight. */
+export const unvarying = ({ rows, min, max }: LayerStatistics): boolean =>
+  rows > 0 && min.every((low, j) => low === max[j] && (rows > 1 || low === 0));
+
 /** @throws LowbitError E_CALIBRATION for a weight or number that does not count */
 function checkTokens(x: Float32Array | Float64Array, k: number, at: string, mask?: ArrayLike<number>, weights?: ArrayLike<number>): void {
   for (let t = 0; t < x.length / k; t++) {

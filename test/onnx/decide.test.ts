@@ -8,6 +8,7 @@ import {
   decideWeights,
   modelLayers,
   modelValues,
+  quantizeModelBytes,
   readBias,
   readModelBytes,
   readWeight,
@@ -269,6 +270,68 @@ describe("errors", () => {
     bad.proto.graph!.initializer[0] = raw("wa", [K, K], weights(K * K).fill(NaN));
     await expect(decideWeights(bad, modelLayers(bad), () => ({ format: format(name), algorithm: "rtn" }))).rejects.toThrow(
       /layer a: expected finite weights/,
+    );
+  });
+});
+
+describe("inputs that never vary", () => {
+  /** x -> a -> y, and a vector of ones -> b -> z: nothing can be learned for b. */
+  const still = (): Uint8Array =>
+    encode(
+      model(
+        graph({
+          input: [value("x", T.FLOAT, ["batch", K]), value("mode", T.FLOAT, [1, K])],
+          output: [value("y", T.FLOAT, ["batch", K]), value("z", T.FLOAT, [1, K])],
+          initializer: [raw("wa", [K, K], weights(K * K, 1)), raw("wb", [K, K], weights(K * K, 2))],
+          node: [node("MatMul", ["x", "wa"], ["y"], {}, "a"), node("MatMul", ["mode", "wb"], ["z"], {}, "b")],
+        }),
+      ),
+    );
+  const feeds = batches.map((batch): Feeds => ({ ...batch, mode: { type: "float32", data: new Float32Array(K).fill(0.5), dims: [1, K] } }));
+
+  test.each(["gptq", "mrgptq", "adaround", "awq", "refit"] as const)("%s goes on, and says so", async (algorithm) => {
+    const { report } = await quantizeModelBytes(still(), { format: "int4_b32", target: "stored", algorithm, calibration: feeds });
+    expect(report.layers.map(({ name: of, format: made }) => [of, made])).toEqual([
+      ["a", "int4_b32"],
+      ["b", "int4_b32"],
+    ]);
+    expect(report.notes.filter((note) => note.includes("searched"))).toEqual([
+      "b: scales searched without data: the inputs are the same in all calibration vectors",
+    ]);
+    const codes = async (by: Algorithm) => {
+      const m = readModelBytes(still());
+      const decided = await decideWeights(m, modelLayers(m), () => ({ format: format("int4_b32"), algorithm: by }), feeds, {
+        undoes: ["rotation", "channelScales"],
+      });
+      return Object.fromEntries([...decided].map(([layer, { packed }]) => [layer.name, packed.codes]));
+    };
+    const [learned, searched] = [await codes(algorithm), await codes("mse")];
+    expect(learned.b).toEqual(searched.b);
+    expect(learned.a).not.toEqual(searched.a);
+  });
+
+  test("a dead channel of a depthwise convolution is searched, the others learn", async () => {
+    const channels = 4;
+    const conv = encode(
+      model(
+        graph({
+          input: [value("x", T.FLOAT, ["batch", channels, 8, 8])],
+          output: [value("y", T.FLOAT, ["batch", channels, 6, 6])],
+          initializer: [raw("w", [channels, 1, 3, 3], weights(channels * 9, 1))],
+          node: [node("Conv", ["x", "w"], ["y"], { group: BigInt(channels), kernel_shape: { ints: [3, 3] } }, "depthwise")],
+        }),
+      ),
+    );
+    const maps = [21, 22, 23, 24].map((seed): Feeds => {
+      const data = weights(2 * channels * 64, seed);
+      for (const image of [0, 1]) data.fill(0, (image * channels + 1) * 64, (image * channels + 2) * 64);
+      return { x: { type: "float32", data, dims: [2, channels, 8, 8] } };
+    });
+    const { report } = await quantizeModelBytes(conv, { format: "int3_row", target: "stored", algorithm: "gptq", calibration: maps });
+    expect(report.layers[0]).toMatchObject({ name: "depthwise", algorithm: "gptq", format: "int3_row" });
+    expect(report.layers[0].outputSqnrDb).toBeGreaterThan(5);
+    expect(report.notes).toContainEqual(
+      "depthwise: scales of 1 of 4 groups searched without data: the inputs are the same in all calibration vectors",
     );
   });
 });

@@ -32,7 +32,9 @@ function mixture({ activation, fusion = 1, biases = true, turned = false, hidden
   const tensors = [
     raw("up", dims(EXPERTS, up, hidden), weights(EXPERTS * up * hidden, 1)),
     raw("down", dims(EXPERTS, down, INNER), weights(EXPERTS * down * INNER, 2)),
-    ...(biases ? [raw("up_bias", [EXPERTS, up], weights(EXPERTS * up, 3)), raw("down_bias", [EXPERTS, down], weights(EXPERTS * down, 4))] : []),
+    ...(biases
+      ? [raw("up_bias", [EXPERTS, up], weights(EXPERTS * up, 3)), raw("down_bias", [EXPERTS, down], weights(EXPERTS * down, 4))]
+      : []),
   ];
   const attributes: Record<string, AttributeValue> = { k: 2n, activation_type: activation, normalize_routing_weights: 1n };
   if (fusion === 2) attributes.swiglu_fusion = 1n;
@@ -161,8 +163,12 @@ describe("mixtures of experts as QMoE", () => {
       expect.stringContaining("64 is no multiple of 128"),
       expect.stringContaining("another one stays"),
     ]);
-    expect(await reasons({ activation: "relu" }, { dtype: "q8" })).toEqual(Array(2).fill(expect.stringContaining("q4 and q8-block make QMoE")));
+    expect(await reasons({ activation: "relu" }, { dtype: "q8" })).toEqual(
+      Array(2).fill(expect.stringContaining("q4 and q8-block make QMoE")),
+    );
     const rules = [{ match: "experts.fc1", format: "int8_b32" }];
-    expect(await reasons({ activation: "relu" }, { dtype: "q4", rules })).toEqual(Array(2).fill(expect.stringContaining("one number of bits")));
+    expect(await reasons({ activation: "relu" }, { dtype: "q4", rules })).toEqual(
+      Array(2).fill(expect.stringContaining("one number of bits")),
+    );
   });
 });

@@ -44,7 +44,11 @@ function isTurned({ node, scope, input, shape }: Layer): boolean {
 }
 
 /** Why a weight of MoE cannot be held in codes of blocks; undefined where it can. */
-export function expertsReason(layer: Layer, { bits, blockSize }: { bits: number; blockSize: number }, zeroPoints: boolean): string | undefined {
+export function expertsReason(
+  layer: Layer,
+  { bits, blockSize }: { bits: number; blockSize: number },
+  zeroPoints: boolean,
+): string | undefined {
   const { shape } = layer;
   if (shape.length !== 3) return `the weight has ${shape.length} dimensions, not 3`;
   const type = layerType(layer);
@@ -98,7 +102,9 @@ export function expertsWriter(): ExpertsWriter {
         const own = byNode.get(node);
         if (own === undefined) return undefined;
         if (own.length < weightsOf(node).length) return "QMoE has all weights of its experts in codes, and another one stays";
-        return own.every((layer) => formOf(layer) === formOf(own[0])) ? undefined : "QMoE has one number of bits and one block size for all weights";
+        return own.every((layer) => formOf(layer) === formOf(own[0]))
+          ? undefined
+          : "QMoE has one number of bits and one block size for all weights";
       };
     },
     write(layer, packed, context) {
