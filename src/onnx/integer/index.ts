@@ -15,7 +15,8 @@ import { analyze, needsOf, type Analysis, type Need } from "./analyze.ts";
 import { floatOperators } from "./check.ts";
 import { Emitter } from "./emit.ts";
 import { INTEGER_DOMAIN, integerFunctions } from "./functions.ts";
-import { Writer, type Magnitude } from "./write.ts";
+import type { Magnitude } from "./codes.ts";
+import { Writer } from "./write.ts";
 
 export interface IntegerOnlyOptions extends RunOptions {
   /** Inputs of the model, as `quantizeModel` takes them: ranges of activations are those that they give. */

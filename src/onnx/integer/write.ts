@@ -1,5 +1,5 @@
-// The integer graph of an analysed float graph: wide codes (int32, kept to 16 bits) for sums, normalisations and
-// softmax, narrow ones (uint8 around 128) for what is multiplied.
+// The integer graph of an analysed float graph, node by node: wide codes for sums, normalisations and softmax, narrow
+// ones for what is multiplied (codes.ts).
 import { LowbitError } from "../../../formats/core/errors.ts";
 import { format as formatNamed } from "../../../formats/registry.ts";
 import { dyadic, dyadicVector, integerNorm, shiftGelu } from "../../quantize/integer/index.ts";
@@ -11,15 +11,10 @@ import type { ConstantView } from "../graph/graph.ts";
 import { attributesOf, CONV_ATTRIBUTES, intAttribute, operatorName, readConstant, resolveConstant } from "../graph/graph.ts";
 import { readFloats } from "../file/values.ts";
 import type { Analysis, Made, Need, Step } from "./analyze.ts";
+import { clipTo, finite, ValueCodes, type Limits, type Magnitude } from "./codes.ts";
 import type { Codes, Emitter } from "./emit.ts";
-import { NARROW, WIDE, ZERO } from "./emit.ts";
+import { WIDE, ZERO } from "./emit.ts";
 import { isGelu, rectifierOf, slopeOf, type Unary } from "./expressions.ts";
-
-/** The largest magnitudes of a value: of all that was seen, and those that 8-bit codes should hold. */
-export interface Magnitude {
-  readonly full: number;
-  readonly narrow: number;
-}
 
 export interface WriteSettings {
   /** "table": tables of exact values; "shift": Shiftmax and ShiftGELU of I-ViT. */
@@ -40,17 +35,13 @@ const MASK_FACTOR = 2 ** 13;
 const SHIFT_UNIT = 16;
 const SHIFTMAX_CODES = 256;
 
-const finite = (v: number): number => (Number.isNaN(v) ? 0 : Math.max(-3e38, Math.min(3e38, v)));
-const clipTo = (v: number, limit: number): number => Math.max(-limit, Math.min(limit, Math.round(finite(v))));
-
 export class Writer {
   readonly #analysis: Analysis;
   readonly #needs: ReadonlyMap<string, ReadonlySet<Need>>;
-  readonly #magnitudes: ReadonlyMap<string, Magnitude>;
   readonly #model: OnnxModel;
   readonly #settings: WriteSettings;
   readonly #e: Emitter;
-  readonly #codes = new Map<string, Partial<Record<Need, Codes>>>();
+  readonly #values: ValueCodes;
   readonly #moved = new Map<string, readonly string[]>();
 
   constructor(
@@ -64,9 +55,9 @@ export class Writer {
     this.#model = model;
     this.#analysis = analysis;
     this.#needs = needs;
-    this.#magnitudes = magnitudes;
     this.#settings = settings;
     this.#e = emitter;
+    this.#values = new ValueCodes(analysis, needs, magnitudes, settings.headroom, emitter);
   }
 
   run(): void {
@@ -74,7 +65,7 @@ export class Writer {
     for (const step of this.#analysis.steps) this.#step(step);
     for (const { name } of this.#analysis.scope.graph.output) {
       if (!this.#analysis.made.has(name)) continue;
-      const { name: codes, scale } = this.#want(name, "wide");
+      const { name: codes, scale } = this.#values.want(name, "wide");
       this.#e.op("DequantizeLinear", [codes, this.#e.float(`${name}.scale`, scale)], name);
       // graph outputs keep their names
       const node = this.#e.nodes.at(-1)!;
@@ -82,113 +73,21 @@ export class Writer {
     }
   }
 
-  // Scales
-
-  #magnitude(name: string): Magnitude {
-    // moves have the numbers of their source, scaled values those of theirs
-    let [at, factor] = [name, 1];
-    for (let made = this.#analysis.made.get(at); !this.#magnitudes.has(at); made = this.#analysis.made.get(at)) {
-      if (made?.kind === "move" && made.from.length === 1) [at] = made.from;
-      else if (made?.kind === "derived" && slopeOf(made.f) !== undefined) {
-        at = made.root;
-        factor *= Math.abs(slopeOf(made.f)!);
-      } else break;
-    }
-    const found = this.#magnitudes.get(at);
-    if (found === undefined || !(found.full > 0)) return { full: factor, narrow: factor };
-    return { full: found.full * factor, narrow: found.narrow * factor };
-  }
-
-  #wideScale(name: string): number {
-    return (this.#magnitude(name).full * this.#settings.headroom) / WIDE;
-  }
-
-  #narrowScale(name: string): number {
-    return this.#magnitude(name).narrow / NARROW;
-  }
-
-  // Codes of a value
-
-  #set(name: string, need: Need, codes: Codes): Codes {
-    this.#codes.set(name, { ...this.#codes.get(name), [need]: codes });
-    return codes;
-  }
-
-  /** The codes of a value in a form, made of the other one where it has only that. */
-  #want(name: string, need: Need): Codes {
-    const known = this.#codes.get(name);
-    if (known?.[need] !== undefined) return known[need];
-    const made = this.#analysis.made.get(name);
-    if (made?.kind === "constant") return this.#set(name, need, this.#constant(name, made, need));
-    if (need === "wide" && known?.narrow !== undefined) {
-      const cast = this.#e.op("Cast", [known.narrow.name], `${name}.cast`, [intAttribute("to", T.INT32)]);
-      const zero = this.#e.tensor(`${name}.zero`, T.INT32, [], Int32Array.of(ZERO));
-      return this.#set(name, need, { name: this.#e.op("Sub", [cast, zero], `${name}.wide`), scale: known.narrow.scale });
-    }
-    if (need === "narrow" && known?.wide !== undefined) {
-      const scale = this.#narrowScale(name);
-      return this.#set(name, need, { name: this.#requantize(known.wide, scale, `${name}.narrow`, "Uint8"), scale });
-    }
-    throw new LowbitError("E_ONNX", `value ${name}: expected codes of it, got none. Report this model: its graph was read wrongly.`);
-  }
-
-  #requantize(from: Codes, scale: number, base: string, suffix: "" | "Uint8", low?: number): string {
-    const factor = dyadic(from.scale / scale);
-    const limit = suffix === "" ? WIDE : NARROW;
-    const e = this.#e;
-    return e.call(`Requantize${suffix}`, [from.name, e.factor(factor), e.int(factor.shift), e.int(low ?? -limit), e.int(limit)], base)[0];
-  }
-
-  #constant(name: string, { values, dims }: Extract<Made, { kind: "constant" }>, need: Need): Codes {
-    let most = 0;
-    for (const v of values) most = Math.max(most, Math.abs(finite(v)));
-    const limit = need === "wide" ? WIDE : NARROW;
-    const scale = most === 0 ? 1 : most / limit;
-    const e = this.#e;
-    const codes =
-      need === "wide"
-        ? e.tensor(
-            `${name}.wide`,
-            T.INT32,
-            dims,
-            Int32Array.from(values, (v) => clipTo(v / scale, limit)),
-          )
-        : e.tensor(
-            `${name}.narrow`,
-            T.UINT8,
-            dims,
-            Uint8Array.from(values, (v) => clipTo(v / scale, limit) + ZERO),
-          );
-    return { name: codes, scale };
-  }
-
-  /** Makes what readers want of a value: wide codes, or only narrow ones. */
-  #make(out: string, emit: (suffix: "" | "Uint8", scale: number, limits: readonly [number, number]) => string): void {
-    const narrow = !this.#needs.get(out)!.has("wide");
-    const scale = narrow ? this.#narrowScale(out) : this.#wideScale(out);
-    const limit = narrow ? NARROW : WIDE;
-    this.#set(out, narrow ? "narrow" : "wide", { name: emit(narrow ? "Uint8" : "", scale, [-limit, limit]), scale });
-  }
-
-  #limits(shift: number, [low, high]: readonly [number, number]): string[] {
-    return [this.#e.int(shift), this.#e.int(low), this.#e.int(high)];
-  }
-
   // Nodes
 
   #input(name: string): void {
     if ((this.#needs.get(name)?.size ?? 0) === 0) return;
-    const scale = this.#narrowScale(name);
+    const scale = this.#values.narrowScale(name);
     const e = this.#e;
     const codes = e.op("QuantizeLinear", [name, e.float(`${name}.scale`, scale), e.byte(ZERO)], `${name}.narrow`);
-    this.#set(name, "narrow", { name: codes, scale });
+    this.#values.set(name, "narrow", { name: codes, scale });
   }
 
   #step({ node, out, made }: Step): void {
     if (made === null) {
       const forms = node.input.map((name) => {
-        const codes = this.#codes.get(name);
-        return this.#analysis.made.has(name) ? (codes?.wide ?? codes?.narrow ?? this.#want(name, "wide")).name : name;
+        const codes = this.#values.known(name);
+        return this.#analysis.made.has(name) ? (codes?.wide ?? codes?.narrow ?? this.#values.want(name, "wide")).name : name;
       });
       this.#e.copy(node, forms, node.output);
       return;
@@ -201,7 +100,7 @@ export class Writer {
       case "conv":
         return this.#conv(out, made);
       case "product":
-        return this.#binary(out, "Product", [this.#want(made.a, "narrow"), this.#want(made.b, "narrow")]);
+        return this.#binary(out, "Product", [this.#values.want(made.a, "narrow"), this.#values.want(made.b, "narrow")]);
       case "attend":
         return this.#attend(out, made);
       case "softmax":
@@ -211,7 +110,7 @@ export class Writer {
       case "add":
         return this.#add(out, made);
       case "multiply":
-        return this.#binary(out, "Multiply", [this.#want(made.a, "wide"), this.#want(made.b, "wide")]);
+        return this.#binary(out, "Multiply", [this.#values.want(made.a, "wide"), this.#values.want(made.b, "wide")]);
       case "where":
         return this.#where(out, made);
       case "derived":
@@ -220,7 +119,7 @@ export class Writer {
         return this.#move(out, made);
       case "integers": {
         const codes = e.op("Cast", [made.from], `${out}.wide`, [intAttribute("to", T.INT32)]);
-        return void this.#set(out, "wide", { name: codes, scale: 1 });
+        return void this.#values.set(out, "wide", { name: codes, scale: 1 });
       }
       default:
     }
@@ -229,9 +128,9 @@ export class Writer {
   /** A function of two values whose scales multiply. */
   #binary(out: string, name: "Product" | "Multiply", [a, b]: readonly [Codes, Codes]): void {
     const e = this.#e;
-    this.#make(out, (suffix, scale, limits) => {
+    this.#values.make(out, (suffix, scale, limits) => {
       const factor = dyadic((a.scale * b.scale) / scale);
-      return e.call(`${name}${suffix}`, [a.name, b.name, e.factor(factor), ...this.#limits(factor.shift, limits)], out)[0];
+      return e.call(`${name}${suffix}`, [a.name, b.name, e.factor(factor), ...this.#values.limits(factor.shift, limits)], out)[0];
     });
   }
 
@@ -252,7 +151,7 @@ export class Writer {
   }
 
   #linear(out: string, { x, weight, byRows, bias }: Extract<Made, { kind: "linear" }>): void {
-    const input = this.#want(x, "narrow");
+    const input = this.#values.want(x, "narrow");
     const values = readConstant(this.#model, weight);
     const [n, k] = byRows ? weight.shape : [weight.shape[1], weight.shape[0]];
     const rows = byRows ? values : Float32Array.from({ length: n * k }, (_, i) => values[(i % k) * n + Math.floor(i / k)]);
@@ -261,14 +160,14 @@ export class Writer {
     const e = this.#e;
     const w = e.tensor(`${out}.weight`, T.UINT8, [k, n], columns);
     const b = e.tensor(`${out}.bias`, T.INT32, [n], this.#bias(bias, input.scale, scales));
-    this.#make(out, (suffix, scale, limits) => {
+    this.#values.make(out, (suffix, scale, limits) => {
       const factors = dyadicVector(scales.map((s) => (s * input.scale) / scale));
-      return e.call(`Linear${suffix}`, [input.name, w, b, e.factors(out, factors), ...this.#limits(factors.shift, limits)], out)[0];
+      return e.call(`Linear${suffix}`, [input.name, w, b, e.factors(out, factors), ...this.#values.limits(factors.shift, limits)], out)[0];
     });
   }
 
   #conv(out: string, { x, weight, bias, node }: Extract<Made, { kind: "conv" }>): void {
-    const input = this.#want(x, "narrow");
+    const input = this.#values.want(x, "narrow");
     const [n, ...rest] = weight.shape;
     const { codes, scales } = this.#weight(readConstant(this.#model, weight).slice(), n);
     const e = this.#e;
@@ -282,15 +181,19 @@ export class Writer {
     let sums = e.op("ConvInteger", [input.name, w, e.byte(ZERO), e.byte(ZERO)], `${out}.sums`, attributesOf(node, CONV_ATTRIBUTES));
     if (bias !== null)
       sums = e.op("Add", [sums, e.tensor(`${out}.bias`, T.INT32, channels, this.#bias(bias, input.scale, scales))], `${out}.biased`);
-    this.#make(out, (suffix, scale, limits) => {
+    this.#values.make(out, (suffix, scale, limits) => {
       const factors = dyadicVector(scales.map((s) => (s * input.scale) / scale));
-      return e.call(`Requantize${suffix}`, [sums, e.factors(out, factors, channels), ...this.#limits(factors.shift, limits)], out)[0];
+      return e.call(
+        `Requantize${suffix}`,
+        [sums, e.factors(out, factors, channels), ...this.#values.limits(factors.shift, limits)],
+        out,
+      )[0];
     });
   }
 
   /** Codes of e^(x - max) of rows, and their sums. */
   #exp(x: string, base: string): string[] {
-    const input = this.#want(x, "wide");
+    const input = this.#values.want(x, "wide");
     const step = EXP_RANGE / (DISTANCES - 1);
     const factor = dyadic(input.scale / step);
     const e = this.#e;
@@ -304,7 +207,7 @@ export class Writer {
   }
 
   #shiftmax(x: string, base: string): string {
-    const input = this.#want(x, "wide");
+    const input = this.#values.want(x, "wide");
     const factor = dyadic(input.scale * SHIFT_UNIT);
     const e = this.#e;
     return e.call("Shiftmax", [input.name, e.factor(factor), e.int(factor.shift), e.int(SHIFT_UNIT)], `${base}.p`)[0];
@@ -312,21 +215,25 @@ export class Writer {
 
   #attend(out: string, { x, b }: Extract<Made, { kind: "attend" }>): void {
     const e = this.#e;
-    const values = this.#want(b, "narrow");
+    const values = this.#values.want(b, "narrow");
     if (this.#settings.functions === "shift") {
       const p = this.#shiftmax(x, out);
-      this.#make(out, (suffix, scale, limits) => {
+      this.#values.make(out, (suffix, scale, limits) => {
         const factor = dyadic(values.scale / SHIFTMAX_CODES / scale);
-        return e.call(`Weigh${suffix}`, [p, values.name, e.factor(factor), ...this.#limits(factor.shift, limits)], out)[0];
+        return e.call(`Weigh${suffix}`, [p, values.name, e.factor(factor), ...this.#values.limits(factor.shift, limits)], out)[0];
       });
       return;
     }
     const [codes, sum] = this.#exp(x, out);
-    this.#make(out, (suffix, scale, limits) => {
+    this.#values.make(out, (suffix, scale, limits) => {
       // divided by a sum of at least 255, the multiplier has 31 bits
       const factor = dyadic(values.scale / scale);
       const multiplier = BigInt(factor.multiplier) << 7n;
-      return e.call(`Attend${suffix}`, [codes, sum, values.name, e.int(multiplier), ...this.#limits(factor.shift + 7, limits)], out)[0];
+      return e.call(
+        `Attend${suffix}`,
+        [codes, sum, values.name, e.int(multiplier), ...this.#values.limits(factor.shift + 7, limits)],
+        out,
+      )[0];
     });
   }
 
@@ -334,16 +241,16 @@ export class Writer {
     const e = this.#e;
     if (this.#settings.functions === "shift") {
       const codes = e.op("Cast", [this.#shiftmax(x, out)], `${out}.wide`, [intAttribute("to", T.INT32)]);
-      return void this.#set(out, "wide", { name: codes, scale: 1 / SHIFTMAX_CODES });
+      return void this.#values.set(out, "wide", { name: codes, scale: 1 / SHIFTMAX_CODES });
     }
     const [codes, sum] = this.#exp(x, out);
     const share = e.op("Div", [e.int(2 ** 38), sum], `${out}.share`);
-    const name = e.call("Requantize", [codes, share, ...this.#limits(23, [0, WIDE + 1])], out)[0];
-    this.#set(out, "wide", { name, scale: 1 / (WIDE + 1) });
+    const name = e.call("Requantize", [codes, share, ...this.#values.limits(23, [0, WIDE + 1])], out)[0];
+    this.#values.set(out, "wide", { name, scale: 1 / (WIDE + 1) });
   }
 
   #norm(out: string, { x, norm }: Extract<Made, { kind: "norm" }>): void {
-    const input = this.#want(x, "wide");
+    const input = this.#values.want(x, "wide");
     const vector = (of: typeof norm.gain): Float32Array | null => {
       if (of === null) return null;
       return readFloats(this.#model, resolveConstant(norm.scope, of.node.input[of.input])!.tensor).slice();
@@ -355,7 +262,7 @@ export class Writer {
         `value ${out}: expected a normalisation with a gain, got none. Multiply it by a constant vector.`,
       );
     const e = this.#e;
-    this.#make(out, (suffix, scale, limits) => {
+    this.#values.make(out, (suffix, scale, limits) => {
       const made = integerNorm({
         kind: norm.kind,
         gain,
@@ -374,45 +281,49 @@ export class Writer {
         Array.from(made.bias, (v) => BigInt(v) << 16n),
       );
       const name = norm.kind === "layer" ? "LayerNorm" : "RmsNorm";
-      return e.call(`${name}${suffix}`, [input.name, e.int(made.epsilon), multiplier, offset, ...this.#limits(shift, limits)], out)[0];
+      return e.call(
+        `${name}${suffix}`,
+        [input.name, e.int(made.epsilon), multiplier, offset, ...this.#values.limits(shift, limits)],
+        out,
+      )[0];
     });
   }
 
   #add(out: string, { a, b, sign }: Extract<Made, { kind: "add" }>): void {
-    const [x, y] = [this.#want(a, "wide"), this.#want(b, "wide")];
+    const [x, y] = [this.#values.want(a, "wide"), this.#values.want(b, "wide")];
     const e = this.#e;
     const masks = this.#analysis.masks;
-    const call = (suffix: string, factors: readonly number[], limits: readonly [number, number]): string => {
+    const call = (suffix: string, factors: readonly number[], limits: Limits): string => {
       const { multipliers, shift } = dyadicVector(factors);
       return e.call(
         `Add${suffix}`,
-        [x.name, e.int(multipliers[0]), y.name, e.int(sign * multipliers[1]), ...this.#limits(shift, limits)],
+        [x.name, e.int(multipliers[0]), y.name, e.int(sign * multipliers[1]), ...this.#values.limits(shift, limits)],
         out,
       )[0];
     };
     if (sign > 0 && masks.has(a) !== masks.has(b)) {
       const scale = masks.has(b) ? x.scale : y.scale;
       const factors = [x, y].map((codes) => Math.min(MASK_FACTOR, codes.scale / scale));
-      return void this.#set(out, "wide", { name: call("", factors, [-MASK_LIMIT, MASK_LIMIT]), scale });
+      return void this.#values.set(out, "wide", { name: call("", factors, [-MASK_LIMIT, MASK_LIMIT]), scale });
     }
-    this.#make(out, (suffix, scale, limits) => call(suffix, [x.scale / scale, y.scale / scale], limits));
+    this.#values.make(out, (suffix, scale, limits) => call(suffix, [x.scale / scale, y.scale / scale], limits));
   }
 
   #where(out: string, { node, a, b }: Extract<Made, { kind: "where" }>): void {
     const masks = this.#analysis.masks;
-    const [x, y] = [this.#want(a, "wide"), this.#want(b, "wide")];
-    const scale = masks.has(b) ? x.scale : masks.has(a) ? y.scale : this.#wideScale(out);
+    const [x, y] = [this.#values.want(a, "wide"), this.#values.want(b, "wide")];
+    const scale = masks.has(b) ? x.scale : masks.has(a) ? y.scale : this.#values.wideScale(out);
     const e = this.#e;
     const [p, q] = [x, y].map((codes, i) => {
       if (codes.scale === scale) return codes.name;
       const factor = dyadic(Math.min(MASK_FACTOR, codes.scale / scale));
       return e.call(
         "Requantize",
-        [codes.name, e.factor(factor), ...this.#limits(factor.shift, [-MASK_LIMIT, MASK_LIMIT])],
+        [codes.name, e.factor(factor), ...this.#values.limits(factor.shift, [-MASK_LIMIT, MASK_LIMIT])],
         `${out}.${i}`,
       )[0];
     });
-    this.#set(out, "wide", { name: e.op("Where", [node.input[0], p, q], `${out}.wide`), scale });
+    this.#values.set(out, "wide", { name: e.op("Where", [node.input[0], p, q], `${out}.wide`), scale });
   }
 
   #derived(out: string, { root, f }: Extract<Made, { kind: "derived" }>): void {
@@ -420,16 +331,16 @@ export class Writer {
     const slope = slopeOf(f);
     if (slope !== undefined) {
       for (const need of slope > 0 ? this.#needs.get(out)! : (["wide"] as const)) {
-        const { name, scale } = this.#want(root, need);
-        this.#set(out, need, { name: slope > 0 ? name : e.op("Neg", [name], `${out}.wide`), scale: scale * Math.abs(slope) });
+        const { name, scale } = this.#values.want(root, need);
+        this.#values.set(out, need, { name: slope > 0 ? name : e.op("Neg", [name], `${out}.wide`), scale: scale * Math.abs(slope) });
       }
       return;
     }
-    const x = this.#want(root, "wide");
+    const x = this.#values.want(root, "wide");
     const rectifier = rectifierOf(f);
     if (rectifier !== undefined) {
       const from = { name: x.name, scale: x.scale * rectifier };
-      return this.#make(out, (suffix, scale) => this.#requantize(from, scale, out, suffix, 0));
+      return this.#values.make(out, (suffix, scale) => this.#values.requantize(from, scale, out, suffix, 0));
     }
     this.#lookup(out, root, x, f);
   }
@@ -439,45 +350,20 @@ export class Writer {
     const e = this.#e;
     const isShift = this.#settings.functions === "shift" && isGelu(f);
     const half = isShift ? ZERO : HALF_TABLE;
-    const step = this.#magnitude(root)[isShift ? "narrow" : "full"] / (half - 1);
+    const step = this.#values.magnitude(root)[isShift ? "narrow" : "full"] / (half - 1);
     const codes = Int32Array.from({ length: 2 * half }, (_, i) => i - half);
     const values = isShift
       ? Float64Array.from(shiftGelu(codes, { scale: step }), (v) => (v * step) / 128)
       : Float64Array.from(codes, (v) => f(v * step));
     const factor = dyadic(x.scale / step);
     const call = (table: string): string =>
-      e.call("Lookup", [x.name, e.factor(factor), ...this.#limits(factor.shift, [-half, half - 1]), table], out)[0];
+      e.call("Lookup", [x.name, e.factor(factor), ...this.#values.limits(factor.shift, [-half, half - 1]), table], out)[0];
+    const table = (need: Need, scale: number): string => this.#values.table(`${out}.table`, need, [2 * half], values, scale);
     if (this.#analysis.masks.has(out)) {
       const scale = Math.max(...Float64Array.from([f(0), f(1)], (v) => Math.abs(finite(v)))) / WIDE;
-      return void this.#set(out, "wide", {
-        name: call(
-          e.tensor(
-            `${out}.table`,
-            T.INT32,
-            [2 * half],
-            Int32Array.from(values, (v) => clipTo(v / scale, WIDE)),
-          ),
-        ),
-        scale,
-      });
+      return void this.#values.set(out, "wide", { name: call(table("wide", scale)), scale });
     }
-    this.#make(out, (suffix, scale) =>
-      call(
-        suffix === ""
-          ? e.tensor(
-              `${out}.table`,
-              T.INT32,
-              [2 * half],
-              Int32Array.from(values, (v) => clipTo(v / scale, WIDE)),
-            )
-          : e.tensor(
-              `${out}.table`,
-              T.UINT8,
-              [2 * half],
-              Uint8Array.from(values, (v) => clipTo(v / scale, NARROW) + ZERO),
-            ),
-      ),
-    );
+    this.#values.make(out, (suffix, scale) => call(table(suffix === "" ? "wide" : "narrow", scale)));
   }
 
   #move(out: string, { node, from }: Extract<Made, { kind: "move" }>): void {
@@ -486,7 +372,7 @@ export class Writer {
     const made = this.#analysis.made.get(name)!;
     if (made.kind === "constant" && operatorName(node) === "Gather") return this.#gather(out, name, made, node.input);
     for (const need of this.#needs.get(out)!) {
-      const codes = this.#want(name, need);
+      const codes = this.#values.want(name, need);
       const key = `${need} ${node.output.join(" ")}`;
       let outputs = this.#moved.get(key);
       if (outputs === undefined) {
@@ -494,7 +380,7 @@ export class Writer {
         this.#e.copy(node, [codes.name, ...node.input.slice(1)], outputs);
         this.#moved.set(key, outputs);
       }
-      this.#set(out, need, { name: outputs[node.output.indexOf(out)], scale: codes.scale });
+      this.#values.set(out, need, { name: outputs[node.output.indexOf(out)], scale: codes.scale });
     }
   }
 
@@ -513,17 +399,17 @@ export class Writer {
     const node = this.#analysis.scope.producers.get(out)!;
     const rows = e.name(`${out}.rows`);
     e.copy(node, [table, ...input.slice(1)], [rows]);
-    this.#set(out, "wide", { name: e.op("Cast", [rows], `${out}.wide`, [intAttribute("to", T.INT32)]), scale });
+    this.#values.set(out, "wide", { name: e.op("Cast", [rows], `${out}.wide`, [intAttribute("to", T.INT32)]), scale });
   }
 
   #concat(out: string, { node, from }: Pick<Extract<Made, { kind: "move" }>, "node" | "from">): void {
-    const scale = Math.max(...from.map((name) => this.#want(name, "wide").scale));
+    const scale = Math.max(...from.map((name) => this.#values.want(name, "wide").scale));
     const parts = from.map((name, i) => {
-      const codes = this.#want(name, "wide");
-      return codes.scale === scale ? codes.name : this.#requantize(codes, scale, `${out}.${i}`, "");
+      const codes = this.#values.want(name, "wide");
+      return codes.scale === scale ? codes.name : this.#values.requantize(codes, scale, `${out}.${i}`, "");
     });
     const name = this.#e.name(`${out}.wide`);
     this.#e.copy(node, parts, [name]);
-    this.#set(out, "wide", { name, scale });
+    this.#values.set(out, "wide", { name, scale });
   }
 }

@@ -76,7 +76,7 @@ export function expertsWriter(): ExpertsWriter {
     const { name, scope } = layer.weight!;
     const [experts, rows, k] = layer.shape;
     const operands = nbitsOperands(packed, layerType(layer) === T.FLOAT16, context.owns?.(packed));
-    const { bits, blockSize, blocks, codes, scales, zeroPoints, half } = operands;
+    const { bits, blocks, codes, scales, zeroPoints, half } = operands;
     const tensors = [
       makeTensor(model, names.take(`${name}_Q${bits}`), T.UINT8, [experts, rows, (k * bits) / 8], codes),
       makeTensor(model, names.take(`${name}_scales`), half ? T.FLOAT16 : T.FLOAT, [experts, rows, blocks], scales),
