@@ -70,12 +70,14 @@ export function findLayers(scopes: readonly Scope[], model: OnnxModel): Layer[] 
       const inputs = several?.map(([input]) => input) ?? known ?? [...node.input.keys()];
       for (const input of inputs) {
         const weight = resolve(scope, node.input[input] ?? "");
+        const part = several?.find(([index]) => index === input);
+        const name = part === undefined ? nodeName(node) : `${nodeName(node)}.${part[1]}`;
+        if (weight === null && part !== undefined && (node.input[input] ?? "") !== "") add(input, null, name);
         if (weight === null || !isFloatType(weight.dataType) || weight.name.startsWith(ROTATION_NAME)) continue;
         const { shape } = weight;
-        if (known === undefined && (shape.length < 2 || shape.reduce((a, b) => a * b, 1) < LARGE)) continue;
+        if (known === undefined && several === undefined && (shape.length < 2 || shape.reduce((a, b) => a * b, 1) < LARGE)) continue;
         if (node.opType === "Gather" && shape.length < 2) continue;
-        const part = several?.find(([index]) => index === input);
-        add(input, weight, part === undefined ? nodeName(node) : `${nodeName(node)}.${part[1]}`);
+        add(input, weight, name);
         if (several === undefined) break;
       }
       if (layers.length === before && standard && ALWAYS.has(node.opType)) add(-1, null, nodeName(node));
@@ -90,11 +92,30 @@ export function findLayers(scopes: readonly Scope[], model: OnnxModel): Layer[] 
  */
 const MOVES: ReadonlySet<string> = new Set("Slice Concat Split Transpose Reshape Expand Squeeze Unsqueeze Pad Tile Flatten".split(" "));
 
+const RECURRENT: ReadonlySet<string> = new Set(["LSTM", "GRU", "RNN"]);
+
+/**
+ * Why a layer has no constant weight: by the node that makes it, where constants alone go in; tools that fold constants
+ * leave no such nodes.
+ */
+export function computedReason({ scope, node, name }: Layer): string {
+  const [at] = WEIGHT_INPUTS.get(node.opType)?.find(([, part]) => name.endsWith(`.${part}`)) ?? [1];
+  const maker = scope.producers.get(node.input[at] ?? "");
+  if (maker === undefined) return "the weight is not constant";
+  const resolvable = maker.input.every(
+    (name) => name === "" || scope.initializers.has(name) || scope.producers.get(name)?.opType === "Constant",
+  );
+  return resolvable && maker.input.length > 0
+    ? `the weight is put together by ${maker.opType} (${nodeName(maker)}) when the model runs; fold constants first, e.g. by onnxslim or an optimized model of onnxruntime`
+    : `the weight is not constant: ${maker.opType} (${nodeName(maker)}) computes it`;
+}
+
 /** Why a layer of an operator that the mode does not know stays. */
 export const unknownReason = (layer: Layer, dtype: string): string => {
   const { opType } = layer.node;
   if (MOVES.has(opType)) return `${opType} moves the constant, it does not multiply by it`;
   if (opType === "MoE") return `${dtype} has no form of MoE: q4 and q8-block make QMoE of it, the target stored keeps the operator`;
+  if (RECURRENT.has(opType)) return `${dtype} has no form of ${opType}: the target stored holds its weights, e.g. in int8_row`;
   if (opType === "QMoE") return "the experts of QMoE are quantized already";
   return `${dtype} has no form of ${opType}`;
 };

@@ -15,7 +15,7 @@ import type { OnnxModel } from "./file/model.ts";
 import { ARRAY_MAX, type Scratch } from "./file/values.ts";
 import type { ConstantView } from "./graph/graph.ts";
 import { attributeFloat, constantView } from "./graph/graph.ts";
-import type { Layer } from "./layers.ts";
+import { computedReason, type Layer } from "./layers.ts";
 import { type WeightStore } from "./journal/store.ts";
 import { commonStride, toMatrix, weightLayout, type LayerMatrix } from "./matrix.ts";
 
@@ -33,7 +33,7 @@ export function gemmAlpha(node: NodeProto): { readonly factor: number; readonly 
 export function layerMatrix(layer: Layer): LayerMatrix | string {
   const { node, weight, shape } = layer;
   const product = node.opType === "MatMul" || node.opType === "Gemm";
-  if (weight === null) return product ? "no operand is constant" : "the weight is not constant";
+  if (weight === null) return product ? "no operand is constant" : computedReason(layer);
   if (shape.includes(0)) return "the weight is empty";
   if (shape.length < 2) return "the weight has one dimension";
   const layout = weightLayout(layer, weight);

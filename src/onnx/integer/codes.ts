@@ -1,5 +1,5 @@
-// Codes of a float graph's values: the scales that their magnitudes give, wide codes (int32, kept to 16 bits) and narrow
-// ones (uint8 around 128) of each value, and one form made of the other.
+// Codes of a float graph's values: the scales that their magnitudes give, wide codes (int32, kept to 16 bits) and
+// narrow ones (uint8 around 128) of each value, and one form made of the other.
 import { LowbitError } from "../../../formats/core/errors.ts";
 import { dyadic } from "../../quantize/integer/index.ts";
 import { TensorProto_DataType as T } from "../file/gen/onnx_pb.ts";

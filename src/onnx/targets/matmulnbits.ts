@@ -1,7 +1,7 @@
 // MatMul and Gemm with constant weights as com.microsoft.MatMulNBits (2, 4 or 8 bits in blocks along K), embeddings as
-// GatherBlockQuantized (4 or 8 bits), mixtures of experts as QMoE (experts.ts). Layout: B uint8 [N, blocks, block * bits / 8]; scales [N * blocks]; zero points
-// uint8, rows padded to a byte. Names and flat shapes are those of onnxruntime's own tool (MatMulNBitsQuantizer).
-// Convolutions stay: neither operator is one.
+// GatherBlockQuantized (4 or 8 bits), mixtures of experts as QMoE (experts.ts). Layout: B uint8 [N, blocks, block *
+// bits / 8]; scales [N * blocks]; zero points uint8, rows padded to a byte. Names and flat shapes are those of
+// onnxruntime's own tool (MatMulNBitsQuantizer). Convolutions stay: no operator here is one.
 // Source: onnxruntime docs/ContribOperators.md. g_idx is never written: runtimes ignore zero points beside it.
 import type { BlockFormat, Format, PackedTensor } from "../../../formats/core/types.ts";
 import { float16 } from "../../../formats/float16.ts";
