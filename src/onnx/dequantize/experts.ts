@@ -21,6 +21,7 @@ export function qMoE(node: NodeProto, work: Rewriting): FloatForm | null {
   const type = new TextDecoder().decode(attributeOf(node, "quant_type")?.s ?? new Uint8Array());
   const prepacked = attributeInt(node, "weights_prepacked", -1) === 1;
   if ((type !== "" && type !== "int") || prepacked || input(ROUTER_WEIGHTS) !== "") return null;
+  if (input(CODES) === "" || input(CODES + 3) === "") return null;
   const bits = attributeInt(node, "expert_weight_bits", 4);
   const inputs = [input(0), input(1)];
   for (const [i] of EXPERT_WEIGHTS.entries()) {
