@@ -1,11 +1,12 @@
 // Runs of test files for scripts/mutate.ts: vitest, with the mutants written in behind switches and the runner of
 // test/mutants/runner.ts. What a run finds is in its journal, also where a mutant ended the process.
 import { createHash } from "node:crypto";
-import { existsSync, readFileSync, writeFileSync } from "node:fs";
+import { existsSync, mkdtempSync, readFileSync, readdirSync, rmSync, writeFileSync } from "node:fs";
 import { join, relative } from "node:path";
 import { createVitest, type TestSpecification, type Vitest } from "vitest/node";
 import { BaseSequencer } from "vitest/node";
 import type { Entry, Plan } from "../test/mutants/runner.ts";
+import { bundles } from "./mutants-bundle.ts";
 import { withSwitches, type Mutant } from "./mutants.ts";
 
 export const hashOf = (text: string): string => createHash("sha256").update(text).digest("hex").slice(0, 16);
@@ -49,23 +50,25 @@ export async function openRuns({ root, work, tests, mutants, sources, budget }: 
     LOWBIT_MUTANT_BUDGET_MS: String(budget),
     TEST_FILE_LIMIT_MS: "900000",
   });
-  const plugin = {
-    name: "mutants",
-    enforce: "pre" as const,
-    transform(_: string, id: string) {
-      const file = relative(root, id.split("?")[0]);
-      const chosen = byFile.get(file);
-      // the text that the sample was drawn from: someone may edit the file meanwhile
-      return chosen === undefined ? undefined : { code: withSwitches(sources.get(file)!, chosen), map: null };
-    },
-  };
+  // the text that the sample was drawn from: someone may edit the file meanwhile
+  const changed = (file: string): string | undefined =>
+    byFile.has(file) ? withSwitches(sources.get(file)!, byFile.get(file)!) : undefined;
+  // inside the root, where packages are found
+  const folder = mkdtempSync(join(root, ".cache/mutate/bundles-"));
+  const bundleOf = await bundles(root, folder, testFiles(root, tests), changed);
+  const setups = await bundles(
+    root,
+    folder,
+    ["test/setup.ts", "test/mutants/setup.ts"].map((f) => join(root, f)),
+    changed,
+  );
   const vitest: Vitest = await createVitest(
     "test",
     {
       root,
       config: false,
       watch: false,
-      include: tests.map((t) => (t.endsWith(".ts") ? t : `${t}/**/*.test.ts`)),
+      include: [...bundleOf.values()].map((file) => relative(root, file)),
       exclude: [],
       pool: "forks",
       maxWorkers: 1,
@@ -76,26 +79,40 @@ export async function openRuns({ root, work, tests, mutants, sources, budget }: 
       reporters: [{}],
       testTimeout: 600_000,
       hookTimeout: 120_000,
-      setupFiles: [join(root, "test/setup.ts"), join(root, "test/mutants/setup.ts")],
+      setupFiles: [...setups.values()],
+      server: { deps: { external: [/\.cache\/mutate\/bundles-/] } },
       onConsoleLog: () => false,
     },
-    { plugins: [plugin], logLevel: "silent" },
+    { logLevel: "silent" },
   );
   const specs = await vitest.globTestSpecifications();
+  const testOf = new Map([...bundleOf].map(([test, bundle]) => [bundle, test]));
   return {
-    files: specs.map((s) => s.moduleId),
+    files: [...bundleOf.keys()],
     async run(plans, mutant = -1) {
-      writeFileSync(plan, JSON.stringify(Object.fromEntries(plans)));
+      writeFileSync(plan, JSON.stringify(Object.fromEntries([...plans].map(([file, p]) => [bundleOf.get(file), p]))));
       writeFileSync(journal, "");
       process.env.LOWBIT_MUTANT = String(mutant);
-      const chosen = [...plans.keys()].map((file) => specs.find((s) => s.moduleId === file)!);
+      const chosen = [...plans.keys()].map((file) => specs.find((s) => s.moduleId === bundleOf.get(file))!);
       const { testModules } = await vitest.runTestSpecifications(chosen);
       const bad = testModules.filter((m) => !m.ok());
       const errors = bad.flatMap((m) => [...m.errors(), ...[...m.children.allTests("failed")].flatMap((t) => t.result().errors ?? [])]);
-      return { entries: entriesOf(journal), failed: bad.map((m) => m.moduleId), error: errors[0]?.message ?? "" };
+      return { entries: entriesOf(journal), failed: bad.map((m) => testOf.get(m.moduleId)!), error: errors[0]?.message ?? "" };
     },
-    close: () => vitest.close(),
+    async close() {
+      await vitest.close();
+      rmSync(folder, { recursive: true, force: true });
+    },
   };
+}
+
+function testFiles(root: string, tests: readonly string[]): string[] {
+  const found = tests.flatMap((t) => {
+    if (t.endsWith(".ts")) return [join(root, t)];
+    const below = readdirSync(join(root, t), { recursive: true }) as string[];
+    return below.filter((f) => f.endsWith(".test.ts")).map((f) => join(root, t, f));
+  });
+  return found.sort();
 }
 
 function entriesOf(journal: string): Entry[] {
@@ -112,13 +129,14 @@ export interface Reach {
   readonly tests: { name: string; ms: number; ids: number[] }[];
 }
 
-/** What is known from earlier runs: reach by test file, and by mutant the test that found it. */
+/** What is known from earlier runs: reach by test file; by mutant the test file that found it, and those that did not. */
 export interface Known {
   reach: Record<string, Reach>;
+  missed: Record<string, { source: string; tests: Record<string, string> }>;
   killed: Record<string, { source: string; test: string; testKey: string }>;
 }
 
 export function readKnown(path: string): Known {
-  if (!existsSync(path)) return { reach: {}, killed: {} };
+  if (!existsSync(path)) return { reach: {}, missed: {}, killed: {} };
   return JSON.parse(readFileSync(path, "utf8")) as Known;
 }

@@ -3,7 +3,7 @@
 // tests reach which mutants, and in what time. Then, quickest files first, each test runs in one process once per mutant
 // that it reaches, until a test fails. What runs while modules load, what is remembered from an earlier call and what a
 // mutant spoiled gets a process of its own. Prints those that survive, and the score: found / (all - equivalent).
-//   --budget: seconds of tests that one mutant may cost in one process, 60 if not said; beyond it counts as survived
+//   --budget: seconds of tests that one mutant may cost in one process, 20 if not said; beyond it counts as survived
 //   --match: only mutants whose place and change contain TEXT
 //   --again: forget the mutants that earlier runs found (kept in .cache/mutate while source and test file are the same)
 // Mutants that mean the same as the original are listed in test/mutants/equivalent.json, with the reason.
@@ -25,7 +25,7 @@ const { values, positionals } = parseArgs({
     count: { type: "string", default: "400" },
     seed: { type: "string", default: "1" },
     tests: { type: "string" },
-    budget: { type: "string", default: "60" },
+    budget: { type: "string", default: "20" },
     match: { type: "string" },
     again: { type: "boolean", default: false },
   },
@@ -78,7 +78,7 @@ const minutes = (): string => `${((Date.now() - begin) / 60_000).toFixed(1)} min
 const listed = JSON.parse(readFileSync(join(root, "test/mutants/equivalent.json"), "utf8")) as Record<string, string>;
 const store = join(root, ".cache/mutate", `${hashOf([folder, ...tests].join())}.json`);
 const known = readKnown(store);
-if (values.again) known.killed = {};
+if (values.again) Object.assign(known, { killed: {}, missed: {} });
 const save = (): void => writeFileSync(store, JSON.stringify(known));
 const testKey = (file: string): string => hashOf(readFileSync(file, "utf8"));
 const idKey = (id: number): string => hashOf(`${mutants[id].start} ${key(mutants[id])}`);
@@ -113,15 +113,28 @@ function kill(id: number, file: string): void {
   save();
 }
 
+/** A test file did not find a mutant, in a run of the file or in one of the mutant alone. */
+function miss(id: number, file: string, way: "file" | "alone"): void {
+  const source = hashes.get(mutants[id].file)!;
+  const before = known.missed[idKey(id)];
+  const entry = before?.source === source ? before : { source, tests: {} };
+  known.missed[idKey(id)] = entry;
+  entry.tests[`${way} ${file}`] = testKey(file);
+}
+function missedBefore(id: number, file: string, way: "file" | "alone"): boolean {
+  const entry = known.missed[idKey(id)];
+  return entry?.source === hashes.get(mutants[id].file) && entry.tests[`${way} ${file}`] === testKey(file);
+}
+
 /** All tests again, mutant by mutant. @returns those that need a process of their own, and tests that fail on their own */
 async function rerun(runs: Runs, reach: Map<string, Reach>, living: number[]): Promise<{ fresh: Set<number>; unfit: Set<string> }> {
   const [fresh, unfit] = [new Set<number>(), new Set<string>()];
+  const missed = new Set<number>();
   const costOf = (r: Reach): number => r.tests.reduce((s, t) => s + t.ms * t.ids.filter((id) => living.includes(id)).length, 0);
   const order = [...reach].sort(([, a], [, b]) => costOf(a) - costOf(b));
-  const missed = new Set<number>();
-  for (const [file, { tests }] of order)
+  for (const [file, { tests }] of order) {
     for (;;) {
-      const open = (id: number): boolean => living.includes(id) && !killed.has(id) && !fresh.has(id);
+      const open = (id: number): boolean => living.includes(id) && !killed.has(id) && !fresh.has(id) && !missedBefore(id, file, "file");
       const wanted = tests
         .map((t) => ({ ...t, ids: t.ids.filter(open) }))
         .filter((t) => t.ids.length > 0 && !unfit.has(`${file} ${t.name}`));
@@ -139,6 +152,10 @@ async function rerun(runs: Runs, reach: Map<string, Reach>, living: number[]): P
       if (last?.kind === "begin") kill(last.id, file);
       else if (last?.kind !== "spoiled") break;
     }
+    for (const id of new Set(tests.flatMap((t) => t.ids)))
+      if (living.includes(id) && !killed.has(id) && !fresh.has(id) && !missed.has(id)) miss(id, file, "file");
+    save();
+  }
   for (const id of missed) if (!killed.has(id)) fresh.add(id);
   if (unfit.size > 0)
     console.log(`${unfit.size} tests fail when run alone, and are left out: ${[...unfit].map((u) => relative(root, u)).join("; ")}`);
@@ -159,8 +176,11 @@ async function alone(runs: Runs, reach: Map<string, Reach>, id: number, unfit: S
   let left = Number(values.budget) * 1000;
   for (const { file, ms, plan } of files) {
     if ((left -= ms) < 0 && file !== files[0].file) return;
+    if (missedBefore(id, file, "alone")) continue;
     const { entries, failed } = await runs.run(new Map([[file, plan]]), id);
     if (failed.length > 0 || entries.at(-1)?.kind !== "end" || entries.some((e) => e.kind === "killed")) return kill(id, file);
+    miss(id, file, "alone");
+    save();
   }
 }
 

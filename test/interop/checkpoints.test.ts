@@ -22,6 +22,7 @@ afterAll(() => rmSync(folder, { recursive: true, force: true }));
 const refuse = (code: string) => expect.objectContaining({ code });
 const bytesOf = (a: ArrayBufferView) => new Uint8Array(a.buffer, a.byteOffset, a.byteLength);
 const i32 = (data: Int32Array, shape: number[]): SafeContent => ({ dtype: "I32", shape, bytes: bytesOf(data) });
+const zeros32 = (shape: number[]): SafeContent => i32(new Int32Array(shape.reduce((a, b) => a * b)), shape);
 const rng = random(8);
 const integers = (n: number, below: number) => Array.from({ length: n }, () => rng.integer(below));
 /** float16 codes of positive numbers near one. */
@@ -114,19 +115,29 @@ test("AWQ: nibble i of a word is column [0, 2, 4, 6, 1, 3, 5, 7][i]", async () =
   const pack = (at: (column: number) => number) => [0, 2, 4, 6, 1, 3, 5, 7].reduce((word, column, i) => word | (at(column) << (4 * i)), 0);
   const qweight = Int32Array.from({ length: (k * n) / 8 }, (_, i) => pack((c) => q[(8 * (i % 2) + c) * k + Math.floor(i / 2)]));
   const qzeros = Int32Array.from({ length: (groups * n) / 8 }, (_, i) => pack((c) => zeros[Math.floor(i / 2) * n + 8 * (i % 2) + c]));
-  const imported = await layer(
-    { quant_method: "awq", bits: 4, group_size: 16 },
-    {
-      qweight: i32(qweight, [k, n / 8]),
-      qzeros: i32(qzeros, [groups, n / 8]),
-      scales: { dtype: "F16", shape: [groups, n], bytes: bytesOf(scales) },
-    },
-  );
+  const awq = { quant_method: "awq", bits: 4, group_size: 16 };
+  const tensors = {
+    qweight: i32(qweight, [k, n / 8]),
+    qzeros: i32(qzeros, [groups, n / 8]),
+    scales: { dtype: "F16", shape: [groups, n], bytes: bytesOf(scales) },
+  };
+  const imported = await layer(awq, tensors);
   const want = q.map((v, i) => {
     const [r, g] = [Math.floor(i / k), Math.floor((i % k) / 16)];
     return f32(half(scales[g * n + r]) * (v - zeros[g * n + r])) + 0;
   });
   expect(values(imported)).toEqual(want);
+  // one tensor of another shape at a time
+  const otherShapes: Record<string, SafeContent>[] = [
+    { qzeros: zeros32([groups + 1, n / 8]) },
+    { qzeros: zeros32([groups, n / 8 + 1]) },
+    { qweight: zeros32([k, n / 8 + 1]) },
+    { qweight: zeros32([k + 1, n / 8]) },
+    { qweight: zeros32([k * (n / 8)]) },
+    { scales: { dtype: "F16", shape: [groups, n + 8], bytes: new Uint8Array(2 * groups * (n + 8)) } },
+  ];
+  for (const other of otherShapes) await expect(layer(awq, { ...tensors, ...other })).rejects.toThrow(refuse("E_CONTAINER"));
+  await expect(layer({ ...awq, bits: 8 }, tensors)).rejects.toThrow(refuse("E_UNSUPPORTED"));
 });
 
 const compressed = (weights: Record<string, unknown>) => ({
@@ -221,10 +232,9 @@ test("bitsandbytes: NF4 with double quantization, LLM.int8", async () => {
     nested_dtype: "float32",
     nested_offset: offset,
   };
-  const text = new TextEncoder().encode(JSON.stringify(state));
-  const imported = await layer(
-    { quant_method: "bitsandbytes", load_in_4bit: true },
-    {
+  const read = (changes: Record<string, unknown>, parts: Record<string, SafeContent> = {}) => {
+    const text = new TextEncoder().encode(JSON.stringify({ ...state, ...changes }));
+    const tensors: Record<string, SafeContent> = {
       // the high nibble first
       weight: {
         dtype: "U8",
@@ -236,8 +246,17 @@ test("bitsandbytes: NF4 with double quantization, LLM.int8", async () => {
       "weight.nested_absmax": { dtype: "F32", shape: [1], bytes: bytesOf(Float32Array.of(nested)) },
       "weight.nested_quant_map": { dtype: "F32", shape: [256], bytes: bytesOf(map) },
       "weight.quant_state.bitsandbytes__nf4": { dtype: "U8", shape: [text.length], bytes: text },
-    },
-  );
+    };
+    return layer({ quant_method: "bitsandbytes", load_in_4bit: true }, { ...tensors, ...parts });
+  };
+  const imported = await read({});
+  // one thing that is wrong at a time
+  for (const wrong of [{ quant_type: "nf5" }, { quant_type: "anf4" }, { shape: n * k }, { shape: [n * k] }, { shape: [n, k, 1] }, { shape: [n, 0.5] }, { shape: [0, k] }, { shape: [2 * n, k] }, { quant_type: "fp4" }])
+    await expect(read(wrong), JSON.stringify(wrong)).rejects.toThrow(refuse("E_CONTAINER")); // prettier-ignore
+  for (const blocksize of [48, 0, -64, 64.5, "64"]) await expect(read({ blocksize })).rejects.toThrow(refuse("E_UNSUPPORTED"));
+  const levels = (list: number[]) => ({ dtype: "F32", shape: [list.length], bytes: bytesOf(Float32Array.from(list)) });
+  for (const list of [[...NF4, 1], NF4.slice(1), NF4.with(3, -0.4)])
+    await expect(read({}, { "weight.quant_map": levels(list) })).rejects.toThrow(refuse("E_CONTAINER"));
   expect(values(imported)).toEqual(q.map((v, i) => f32(f32(NF4[v]) * f32(f32(map[codes[Math.floor(i / 64)]] * nested) + f32(offset))) + 0));
   const rows = Int8Array.from({ length: n * k }, () => rng.integer(255) - 127);
   const scb = Float32Array.from({ length: n }, () => 1 + rng.next());
@@ -341,11 +360,38 @@ test("patterns of targets: those of real files match, those that never end are r
     return checkpointOf({}, config, file).layers.get(name)!();
   };
   const name = "model.layers.10.mlp.up_proj";
-  for (const target of ["re:.*proj", "re:model\\.layers\\.[0-9]+\\.(mlp|self_attn)\\.(up|down)_proj$", "re:(.*up)_proj", "re:.*(?:up|q).*"])
+  for (const target of [
+    "re:.*proj",
+    "re:model\\.layers\\.[0-9]+\\.(mlp|self_attn)\\.(up|down)_proj$",
+    "re:(.*up)_proj",
+    "re:.*(?:up|q).*",
+    "re:(?:m)*odel.*",
+    "re:.*.*.*.*",
+  ])
     expect((await read(target, name)).packed.rows).toBe(2);
   for (const target of ["re:(a+)+$", "re:((a*))*b", "re:(a|a)*b", "re:(?:[ab]+x?){3,}", "re:.*.*.*.*.*c", "re:("])
     await expect(read(target, "a".repeat(60))).rejects.toThrow(refuse("E_CONTAINER"));
   await expect(read("re:.*c", "a".repeat(201))).rejects.toThrow(refuse("E_CONTAINER"));
+});
+
+test("the first group whose targets fit decides: a class, a whole name, its end, a pattern; else the first group", async () => {
+  const i8 = { dtype: "I8", shape: [1, 1], bytes: Uint8Array.of(1) };
+  const scale = { dtype: "F32", shape: [1, 1], bytes: bytesOf(Float32Array.of(1)) };
+  const file = await readSafetensors(await safetensorsBytes({ tensors: { "m.0.up_proj.weight": i8, "m.0.up_proj.weight_scale": scale } }));
+  const chosen = (targets: unknown) => {
+    const weights = { num_bits: 8, type: "int" };
+    // the first one's weights are none: an error names it where it was chosen
+    const config_groups = { a: { targets: ["other"], weights: "first" }, b: { targets, weights } };
+    const open = checkpointOf({}, { quant_method: "compressed-tensors", config_groups }, file).layers.get("m.0.up_proj")!;
+    return open().then(
+      () => "second",
+      (error: Error) => (error.message.includes("first") ? "first" : error.message),
+    );
+  };
+  for (const targets of [["Linear"], ["m.0.up_proj"], ["up_proj"], ["0.up_proj"], ["re:m.*proj"], ["x", "up_proj"], undefined])
+    expect(await chosen(targets), String(targets)).toBe("second");
+  for (const targets of [["proj"], ["m.0"], ["Embedding"], ["re:up_proj"], [5], []])
+    expect(await chosen(targets), String(targets)).toBe("first");
 });
 
 test("a folder: config.json, layers beside plain tensors, and what is refused", async () => {

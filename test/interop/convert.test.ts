@@ -117,3 +117,22 @@ test("an importance matrix lowers the error of its columns", async () => {
   };
   expect(await error(imatrix)).toBeLessThan(0.9 * (await error()));
 });
+
+test("a matrix is asked for by pieces of a megabyte of values, and every row lands in its place", async () => {
+  const [rows, k] = [4104, 256];
+  const asked: number[] = [];
+  const values = (row = 0, count = rows) => {
+    asked.push(count);
+    const x = new Float32Array(count * k);
+    for (let r = 0; r < count; r++) x.fill(1 + ((row + r) % 113), r * k, (r + 1) * k);
+    return Promise.resolve(x);
+  };
+  const model = { metadata: new Map(), tensors: new Map([["blk.0.ffn_up.weight", { dtype: "F32", shape: [rows, k], values }]]) };
+  const file = await readGguf(await ggufBytes(quantizeGguf(model, { type: "q8_0" })));
+  expect(asked).toEqual([4096, 8]);
+  const got = await file.tensors.get("blk.0.ffn_up.weight")!.values();
+  expect(got.length).toBe(rows * k);
+  // 127 steps to the row's one value, whose scale is a float16
+  for (let i = 0; i < got.length; i += 255)
+    if (Math.abs(got[i] / (1 + (Math.floor(i / k) % 113)) - 1) > 1e-3) expect.fail(`value ${i}: ${got[i]}`);
+});

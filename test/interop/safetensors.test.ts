@@ -124,6 +124,11 @@ test("rows: those of a matrix, of a vector, of a scalar; outside is refused", as
   expect((await odd.tensors.get("w")!.bytes()).length).toBe(3);
 });
 
+test("no tensors at all, in the fewest bytes", async () => {
+  const opened = await readSafetensors(file("{}"));
+  expect([opened.tensors.size, opened.metadata.size]).toEqual([0, 0]);
+});
+
 test("a shard that is missing or damaged is named as what it is", async () => {
   const index = (name: string) => writeFileSync(join(folder, "broken.safetensors.index.json"), JSON.stringify({ weight_map: { w: name } }));
   const open = () => readSafetensors(join(folder, "broken.safetensors.index.json"));

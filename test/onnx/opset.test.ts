@@ -350,6 +350,8 @@ describe("what cannot be said in opset 11 is left alone, with the reason", () =>
     ["an operator named like a member of every object", one("constructor"), 9, /constructor \(y\) is no operator/],
     ["spatial", one("BatchNormalization", { spatial: 0n }, ["x", "c", "c", "c", "c"]), 8, /spatial=0/],
     ["Upsample with an unknown mode", one("Upsample", { mode: "cubic", scales: { floats: [1, 1, 2, 2] } }), 8, /mode cubic/],
+    ["Upsample without scales", one("Upsample"), 8, /Upsample \(y\) has no scales/],
+    ["Resize with an empty name for scales", one("Resize", {}, ["x", ""]), 10, /Resize \(y\) has no scales/],
     [
       "Clip of an unknown type",
       [{ ...node("Wobble", ["x"], ["u"]), domain: "some.where" } as NodeProto, ...one("Clip", { min: 0 }, ["u"])],

@@ -71,7 +71,8 @@ function obstacle(raise: Raise, scope: Scope, node: NodeProto): string | undefin
       return from < 9 && attributeInt(node, "spatial", 1) !== 1 ? `BatchNormalization with spatial=0 (${name}) is gone` : undefined;
     case "Upsample":
     case "Resize":
-      return ["nearest", "linear"].includes(modeOf(node)) ? undefined : `${node.opType} with mode ${modeOf(node)} (${name}) is unknown`;
+      if (!["nearest", "linear"].includes(modeOf(node))) return `${node.opType} with mode ${modeOf(node)} (${name}) is unknown`;
+      return attributeOf(node, "scales") === undefined && !node.input[1] ? `${node.opType} (${name}) has no scales` : undefined;
     case "Clip":
     case "Pad":
       return BYTES.has(typeOf(raise, scope, node.input[0] ?? ""))
