@@ -5,17 +5,18 @@
 import { family } from "../engine/family.ts";
 import { ModuleBuilder, type Emit, type FunctionRef, type Operand } from "../engine/asm.ts";
 import { activationRecord, weightRecord, type GemmSpec } from "./gemmspec.ts";
-import { TILE_PARAMETERS, writeTile, type TileParameter } from "./gemmtile.ts";
+import { SINGLE_PARAMETERS, TILE_PARAMETERS, writeTile, type SingleParameter, type TileParameter } from "./gemmtile.ts";
 import { writeWork } from "../engine/items.ts";
 import { writeUnpack } from "./operands.ts";
 import { aimAhead } from "../products/tiles.ts";
 
-/** Arguments of `work`, i32 each. Its items are blocks of 16 rows of W. */
-export const WORK_ARGUMENTS = ["a", "w", "c", "ldc", "groups", "tiles", "chunk", "aStride", "blocks"] as const;
+/** Arguments of `work`, i32 each. Its items are blocks of 16 rows of W, or, for one row of activations, some strands. */
+export const WORK_ARGUMENTS = ["a", "w", "c", "ldc", "groups", "tiles", "chunk", "aStride", "blocks", "items"] as const;
 
 /**
  * A module with `tile` and `work`: a block runs over chunks of groups (kept in the first-level cache) and, within, over
- * tiles of activation rows. Micro-kernels are calls: V8 replaces no running loop by better code.
+ * tiles of activation rows; one row runs along several blocks at once. Micro-kernels are calls: V8 replaces no running
+ * loop by better code.
  */
 export function gemmModule(spec: GemmSpec): Uint8Array<ArrayBuffer> {
   const m = new ModuleBuilder({ shared: spec.shared });
@@ -30,6 +31,25 @@ export function gemmModule(spec: GemmSpec): Uint8Array<ArrayBuffer> {
     const blockBytes = f.op("i32.mul", field("groups"), f.i32(record));
     if (unpack !== null) f.set(end, f.op("i32.add", field("w"), f.op("i32.mul", field("blocks"), blockBytes)));
     return (block) => {
+      if (spec.mr === 1) {
+        // item i: blocks i, i + items, i + 2 * items, ..., so that the items of a thread go on along all strands
+        const behind = f.op("i32.sub", f.op("i32.sub", field("blocks"), f.i32(1)), block);
+        const given: Record<SingleParameter, Operand> = {
+          a: field("a"),
+          w: f.op("i32.add", field("w"), f.op("i32.mul", block, blockBytes)),
+          c: f.op("i32.add", field("c"), f.op("i32.shl", block, f.i32(6))),
+          ldc: field("ldc"),
+          groups: field("groups"),
+          tiles: field("tiles"),
+          aStride: field("aStride"),
+          chunk: field("chunk"),
+          strands: f.op("i32.add", f.op("i32.div_u", behind, field("items")), f.i32(1)),
+          wStride: f.op("i32.mul", field("items"), blockBytes),
+          cStride: f.op("i32.shl", field("items"), f.i32(6)),
+        };
+        f.run(f.call(tile, ...SINGLE_PARAMETERS.map((name) => given[name])));
+        return;
+      }
       f.set(w, f.op("i32.add", field("w"), f.op("i32.mul", block, blockBytes)));
       f.set(c, f.op("i32.add", field("c"), f.op("i32.mul", block, f.i32(64))));
       f.set(left, field("groups"));

@@ -84,19 +84,34 @@ function scores(pass: Pass): void {
   );
 }
 
-/** Values are read a line of each token at a time: touched in order first, they come as a stream. */
-function touch({ f, spec, at, locals: { end, i, keys, v } }: Pass): void {
-  const [touched, line] = [v[3], keys[0]];
-  const bytes = { float32: 4, float16: 2, int8: 1, int4: 0.5 }[spec.v ?? "float32"] * spec.head;
-  f.set(line, f.get(at.v));
-  f.set(touched, f.constant32(0));
-  f.set(i, f.get(end));
-  f.doWhile(() => {
-    for (let place = 0; place < bytes; place += 64) f.set(touched, f.op("v128.or", touched, f.load("v128.load32_zero", line, place)));
-    f.bump(line, at.vToken);
-    f.bump(i, -1);
-  }, i);
-  f.store("v128.store", at.scores, 2 * 4 * BLOCK, touched);
+/**
+ * touch(scores, k, v, kToken, vToken, count): reads a word of each line of a block before any row does. Rows read keys
+ * and values some bytes of each token at a time; from memory they come faster as streams, of which a processor
+ * prefetches several side by side: a quarter of the keys and of the values each.
+ */
+export function writeTouch(f: FunctionBuilder, spec: PassSpec): void {
+  const [scores, k, v, kToken, vToken, count] = [0, 1, 2, 3, 4, 5].map((i) => f.param(i));
+  const [quarter, token, row, line, sum] = f.locals("i32", 5);
+  const bytes = (side: "k" | "v"): number => Math.ceil({ float32: 4, float16: 2, int8: 1, int4: 0.5 }[spec[side] ?? "float32"] * spec.head);
+  const sides = [{ base: k, stride: kToken, bytes: bytes("k") }, { base: v, stride: vToken, bytes: bytes("v") }]; // prettier-ignore
+  f.set(quarter, f.op("i32.shr_u", f.op("i32.add", count, f.i32(3)), f.i32(2)));
+  f.set(token, f.i32(0));
+  f.doWhile(
+    () => {
+      f.set(row, f.get(token));
+      for (let stream = 0; stream < 4; stream++) {
+        if (stream > 0) f.set(row, least(f, f.op("i32.add", row, quarter), f.op("i32.sub", count, f.i32(1))));
+        for (const side of sides) {
+          f.set(line, f.op("i32.add", side.base, f.op("i32.mul", row, side.stride)));
+          for (let place = 0; place < side.bytes; place += 64) f.set(sum, f.op("i32.or", sum, f.load("i32.load8_u", line, place)));
+        }
+      }
+      f.bump(token, 1);
+    },
+    f.op("i32.lt_s", token, quarter),
+  );
+  // nobody reads it
+  f.store("i32.store", scores, 2 * 4 * BLOCK, sum);
 }
 
 /**
@@ -209,7 +224,6 @@ export function writePass(f: FunctionBuilder, spec: PassSpec, rows: 1 | 2): void
       f.set(factor[r], f.get(most[r]));
     }
     scores(pass);
-    touch(pass);
     probabilities(pass);
     if (hasScales(spec.v ?? "float32")) integerValues(pass);
     else floatValues(pass);

@@ -23,7 +23,7 @@ import {
   type CacheSpec,
   type PassSpec,
 } from "./attention-layout.ts";
-import { writePass } from "./attention-pass.ts";
+import { writePass, writeTouch } from "./attention-pass.ts";
 import { hasScales, headUnit } from "./cache.ts";
 import { foldLanes } from "./rows.ts";
 
@@ -173,7 +173,7 @@ function writeItem(
   spec: AttentionSpec,
   args: Local,
   panel: Local,
-  parts: Record<"start" | "end" | "one" | "two", FunctionRef>,
+  parts: Record<"start" | "end" | "touch" | "one" | "two", FunctionRef>,
 ) {
   const field = (name: Field): Emit => f.load("i32.load", args, 4 * FIELDS.indexOf(name));
   const real = (name: Field): Emit => f.load("f32.load", args, 4 * FIELDS.indexOf(name));
@@ -209,6 +209,7 @@ function writeItem(
         );
       f.set(k, place("k"));
       f.set(v, place("v"));
+      f.run(f.call(parts.touch, panel, k, v, field("kToken"), field("vToken"), count));
       f.set(record, f.get(records));
       const beside = passScales(spec).map((side) => {
         const head = f.op("i32.add", field(`${side}Scales`), f.op("i32.mul", kv, field(`${side}ScalesHead`)));
@@ -242,9 +243,10 @@ export function attentionModule(spec: AttentionSpec): Uint8Array<ArrayBuffer> {
   const m = new ModuleBuilder({ shared: spec.shared });
   const start = m.func(null, ["i32", "i32", "i32", "i32"], [], (f) => writeStart(f, spec));
   const end = m.func(null, ["i32"], [], (f) => writeEnd(f, spec));
+  const touch = m.func(null, ["i32", "i32", "i32", "i32", "i32", "i32"], [], (f) => writeTouch(f, spec));
   const passParameters = [...[...PASS, ...passScales(spec)].map(() => "i32" as const), "f32" as const, "f32" as const];
   const [one, two] = ([1, 2] as const).map((rows) => m.func(null, passParameters, [], (f) => writePass(f, spec, rows)));
-  writeWork(m, (f, args, panel) => writeItem(f, spec, args, panel, { start, end, one, two }));
+  writeWork(m, (f, args, panel) => writeItem(f, spec, args, panel, { start, end, touch, one, two }));
   return m.bytes();
 }
 

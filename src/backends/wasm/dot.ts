@@ -15,6 +15,7 @@ import {
   type GemmSpec,
 } from "../../../kernels/wasm/dot/gemmspec.ts";
 import { panelBytes } from "../../../kernels/wasm/dot/operands.ts";
+import { STRANDS, strandGroups } from "../../../kernels/wasm/dot/gemmtile.ts";
 import type { Kernel, Space } from "../../../kernels/wasm/engine/engine.ts";
 import { kernel } from "../../../kernels/wasm/engine/family.ts";
 import { hadamard } from "../../../kernels/wasm/convert/hadamard.ts";
@@ -179,8 +180,9 @@ export function dotProduct(
       const chunk = spec.panel
         ? Math.max(1, Math.floor(PANEL_BYTES / panelBytes(spec)))
         : mr === 1
-          ? groups
+          ? strandGroups(weightRecord(spec).bytes)
           : Math.max(1, Math.floor(1024 / group));
+      const items = mr === 1 ? Math.ceil(blocks / Math.max(1, Math.min(STRANDS, Math.floor(blocks / (2 * runtime.threads))))) : blocks;
       const values = {
         a,
         w: address,
@@ -190,12 +192,13 @@ export function dotProduct(
         tiles,
         chunk,
         aStride: tileBytes,
-        blocks: shape.blocks,
+        blocks: mr === 1 ? blocks : shape.blocks,
+        items,
       };
       runtime.work(
         space,
         gemm,
-        blocks,
+        items,
         Int32Array.from(WORK_ARGUMENTS, (name) => values[name]),
         spec.panel ? chunk * panelBytes(spec) : 0,
       );
