@@ -182,7 +182,7 @@ export function dotProduct(
         : mr === 1
           ? strandGroups(weightRecord(spec).bytes)
           : Math.max(1, Math.floor(1024 / group));
-      const items = mr === 1 ? Math.ceil(blocks / Math.max(1, Math.min(STRANDS, Math.floor(blocks / (2 * runtime.threads))))) : blocks;
+      const items = mr === 1 ? Math.ceil(blocks / Math.max(1, Math.min(STRANDS, Math.floor(blocks / runtime.threads)))) : blocks;
       const values = {
         a,
         w: address,

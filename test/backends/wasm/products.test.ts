@@ -91,6 +91,15 @@ describe("wasm backend", () => {
     }
   }); // prettier-ignore
 
+  it("one row of activations: strands of blocks and turns of groups that do not come out even", () => {
+    // 5 to 11 blocks in up to four strands; turns of 1, 2 and 3 groups
+    for (const name of ["int4_b32", "int4_b128", "uint4_b32_zp", "int8_row", "int5_b32"])
+      for (const [n, k] of [[65, 32], [80, 7 * 32], [97, 5 * 32 + 4], [128, 96], [145, 384], [161, 13 * 32]] as const) {
+        const w = quantize(tensor(data(n * k), [n, k]), format(name));
+        for (const { backend } of engines) for (const activations of ["int16", "int8"] as const) check(backend, w, 1, activations);
+      }
+  }); // prettier-ignore
+
   it("values on no grid: fixed point unless asked for exactly, and explain() says by how much they are off", () => {
     for (const name of ["nf3", "nf4", "af4", "bnb_fp4"]) {
       const f = format(`${name}_b32`);
