@@ -10,7 +10,7 @@ import { writeWork } from "../engine/items.ts";
 import { writeUnpack } from "./operands.ts";
 import { aimAhead } from "../products/tiles.ts";
 
-/** Arguments of `work`, i32 each. Its items are blocks of 16 rows of W, or, for one row of activations, some strands. */
+/** Arguments of `work`, i32 each. Its items are blocks of 16 rows of W, for one row of activations some of them. */
 export const WORK_ARGUMENTS = ["a", "w", "c", "ldc", "groups", "tiles", "chunk", "aStride", "blocks", "items"] as const;
 
 /**
