@@ -11,7 +11,19 @@ import { panelRows, refuseBad, stagePanel } from "./pack-rows.ts";
 import { packedRows } from "./packed-rows.ts";
 import { fitProjection, projector, type Projector } from "./projection.ts";
 import { indexBytes, type Stages } from "./save.ts";
-import { LEAST_ROWS, leaves, makeSketch, meanDirection, sketchQuery, testSketch, within, type Sketch } from "./sketch.ts";
+import { lengthOf } from "./query.ts";
+import {
+  LEAST_ROWS,
+  firstDims,
+  leaves,
+  makeSketch,
+  meanDirection,
+  sketchDims,
+  sketchQuery,
+  testSketch,
+  within,
+  type Sketch,
+} from "./sketch.ts";
 import type { Candidates, Fit, IndexOptions, Metric, Projection, ScanStore, SearchOptions, SearchResult } from "./types.ts";
 
 export interface SearchIndex {
@@ -185,7 +197,7 @@ export function emptyIndex(
       const { rows, centre } = few;
       const signs = shortQueries.map((q) => sketchQuery(q, centre));
       const left = rows.scanLists(signs, leaves(few, ids.rows, want), mask, true);
-      found = first.rankLists(left.into, shortQueries, want, "search left");
+      found = first.rankLists(left.into, shortQueries, want, "search left", true);
     }
     const ranks = isEngine(last);
     if (ranks) found = last.rankLists(found.into, queries, Math.min(k + 8, want), "search ranked");
@@ -195,8 +207,9 @@ export function emptyIndex(
   const beginSketch = (x: Float32Array, rows: number): void => {
     const wanted = checked.sketch;
     if (later === null || ids.rows > 0 || wanted === false || !isEngine(first)) return;
-    if (wanted === "auto" && (rows < LEAST_ROWS || bitsOf(first.format) < 4)) return;
-    const centre = meanDirection(first.dims, rows, (r) => {
+    const width = sketchDims(first.dims, bitsOf(first.format));
+    if (wanted === "auto" && (rows < LEAST_ROWS || width === null)) return;
+    const centre = meanDirection(width ?? first.dims, rows, (r) => {
       const v = x.subarray(r * dims, (r + 1) * dims);
       return project === null ? v : project.apply(v);
     });
@@ -265,9 +278,10 @@ export function emptyIndex(
           const part = x.subarray(r * dims, (r + many) * dims);
           const short = project === null ? part : project.apply(part);
           const some = fresh.subarray(r, r + many);
-          const staged = sketch === null ? 0 : stagePanel(memory, short, first.dims);
+          const whole = sketch?.rows.dims === first.dims;
+          const staged = whole ? stagePanel(memory, short, first.dims) : 0;
           first.append(short, many, some, staged);
-          sketch?.rows.append(short, many, some, staged);
+          sketch?.rows.append(whole ? short : firstDims(short, first.dims, sketch.rows.dims), many, some, staged);
         }
         later?.append(x, rows, fresh, 0);
       } catch (error) {
@@ -336,8 +350,8 @@ function oneQuery(query: Float32Array | readonly number[], dims: number): Float3
 /** Queries as float64, of length one for cosine. @throws LowbitError E_VALUE */
 function unitQueries(x: Float32Array, dims: number, metric: Metric): Float64Array[] {
   return Array.from({ length: x.length / dims }, (_, m) => {
-    const q = Float64Array.from(x.subarray(m * dims, (m + 1) * dims));
-    const size = Math.sqrt(q.reduce((sum, v) => sum + v * v, 0));
+    const q = new Float64Array(x.subarray(m * dims, (m + 1) * dims));
+    const size = lengthOf(q);
     if (!(size < 1e18))
       throw new LowbitError("E_VALUE", `search query ${m}: expected finite numbers of a norm below 1e18, got others. Repair the query.`);
     if (metric === "cosine" && size > 0) for (let i = 0; i < dims; i++) q[i] /= size;
@@ -347,7 +361,8 @@ function unitQueries(x: Float32Array, dims: number, metric: Metric): Float64Arra
 
 /** Highest best, in all metrics: euclidean as minus half the square of the distance. */
 function exactScore(q: Float64Array, x: Float64Array, metric: Metric): number {
-  let [dot, square] = [0, 0];
+  let dot = 0;
+  let square = 0;
   if (metric === "euclidean") {
     for (let i = 0; i < q.length; i++) square += (q[i] - x[i]) * (q[i] - x[i]);
     return -square / 2;
@@ -366,6 +381,6 @@ function exactScore(q: Float64Array, x: Float64Array, metric: Metric): number {
  */
 function isSettled(list: readonly { score: number }[], k: number, found: Candidates, metric: Metric, q: Float64Array): boolean {
   if (list.length < k || found.ceiling === -Infinity) return true;
-  const shift = metric === "euclidean" ? q.reduce((sum, v) => sum + v * v, 0) / 2 : 0;
+  const shift = metric === "euclidean" ? lengthOf(q) ** 2 / 2 : 0;
   return list[k - 1].score + shift > found.ceiling;
 }

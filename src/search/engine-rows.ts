@@ -10,7 +10,7 @@ import type { EngineMemory, Region } from "../backends/wasm/memory.ts";
 import { allFull, lists, readList, readScores, runRank, runScan, type Later, type Lists } from "./engine.ts";
 import type { Operands } from "./operands.ts";
 import { fastPack, packPanel, panelRows, quantizePanel, refuseBad, type PackPlace } from "./pack-rows.ts";
-import { writeQuery } from "./query.ts";
+import { lengthOf, writeQuery } from "./query.ts";
 import { coarseScales, isCoarse } from "./coarse.ts";
 import type { Candidates, Metric, ScanStore } from "./types.ts";
 
@@ -48,9 +48,9 @@ export interface EngineRows extends ScanStore {
   scanPart(queries: readonly Float64Array[], want: number, part: number, signs: boolean): { rows: Uint32Array; scores: Float32Array }[];
   /**
    * Joins the lists `from` and scores their rows again with these: the best `want` of each. `name`: of the scratch
-   * space, another one than that of `from`.
+   * space, another one than that of `from`. `signs`: by differing bits, where the format is signs.
    */
-  rankLists(from: Lists, queries: readonly Float64Array[], want: number, name: string): Found;
+  rankLists(from: Lists, queries: readonly Float64Array[], want: number, name: string, signs?: boolean): Found;
   /** The rows of lists, which it joins. */
   read(found: Found, queries: readonly Float64Array[]): Candidates[];
 }
@@ -75,6 +75,15 @@ export function engineRows(
   } as const; // prettier-ignore
   /** Rows that are few are scored with queries of 14 bits. */
   const rankSpec: ScanSpec = { ...base, kind: "dot", style: "simd", planes: 2 };
+  const scanSpec: ScanSpec = { ...base, kind: "dot" };
+  const signSpec: ScanSpec = {
+    ...base,
+    kind: "hamming",
+    style: "simd",
+    table: null,
+    doubled: true,
+    flat: !operands.scaled && !offset,
+  };
   const withSums = queryRange({ style, bits }).offset !== 0;
   const kinds: readonly Word[] = [
     "factors",
@@ -193,12 +202,9 @@ export function engineRows(
     decode(row, out) {
       const chunk = chunkOf(chunks, row);
       const local = row - chunk.first;
-      const bytes = new Uint8Array(memory.buffer, chunk.codes.address + local * stride, rowBytes).slice();
-      if (flip !== 0) for (let i = 0; i < rowBytes; i++) bytes[i] ^= flip;
-      const codes = codeArray(bits, dims);
-      unpackInto(bytes, 0, bits, codes, 0, dims);
+      const bytes = new Uint8Array(memory.buffer, chunk.codes.address + local * stride, rowBytes);
       const scale = unit * (scaled ? memory.floats(word(chunk, "scales") + 4 * local, 1)[0] : 1);
-      for (let i = 0; i < dims; i++) out[i] = integers[codes[i]] * scale;
+      decodeCodes(bytes, out, dims, operands, scale);
     },
     packed() {
       if (count === 0) return [];
@@ -257,7 +263,7 @@ export function engineRows(
 
   /** What a score may be off by: what the query lost, and float32 arithmetic. */
   function bound(q: Float64Array, lost: number): number {
-    const size = Math.sqrt(q.reduce((sum, v) => sum + v * v, 0));
+    const size = lengthOf(q);
     return lost * norm + 4e-6 * (size * norm + (offset ? (norm * norm) / 2 : 0));
   }
   function place(chunk: Chunk, row: number): PackPlace {
@@ -302,9 +308,7 @@ export function engineRows(
   }
   /** A scan as a function of the lists that it fills and the part of the rows that it reads. */
   function prepareScan(queries: readonly Float64Array[], mask: Uint8Array | null, hamming: boolean) {
-    const spec: ScanSpec = hamming
-      ? { ...base, kind: "hamming", style: "simd", table: null, doubled: true, flat: !scaled && !offset }
-      : { ...base, kind: "dot" };
+    const spec = hamming ? signSpec : scanSpec;
     const { query, lost } = placeQueries(spec, queries);
     let masks = 0;
     if (mask !== null) {
@@ -353,8 +357,9 @@ export function engineRows(
     runRank(memory, null, sample, null);
     return Float32Array.from({ length: queries }, (_, i) => readList(memory, sample, i).least);
   }
-  function rankLists(from: Lists, queries: readonly Float64Array[], want: number, name: string): Found {
-    const { query, lost } = placeQueries(rankSpec, queries);
+  function rankLists(from: Lists, queries: readonly Float64Array[], want: number, name: string, signs = false): Found {
+    const spec = operands.signs && signs ? signSpec : rankSpec;
+    const { query, lost } = placeQueries(spec, queries);
     const table = memory.scratch("search chunks", CHUNK_BYTES * chunks.length);
     const words = new Int32Array(memory.buffer, table, 4 * chunks.length);
     chunks.forEach((chunk, i) => words.set([chunk.first, chunk.codes.address, word(chunk, "factors"), word(chunk, "offsets")], 4 * i));
@@ -363,11 +368,21 @@ export function engineRows(
     const joined = parts > 1 ? { ...from, slots: 1 } : from;
     if (parts > 1) runRank(memory, null, from, null);
     const results = lists(memory, name, [queries.length, want, parts]);
-    const later: Later = { chunks: table, chunkCount: chunks.length, query, queryBytes: queryBytes(rankSpec), results };
-    runRank(memory, rankSpec, joined, later);
+    const later: Later = { chunks: table, chunkCount: chunks.length, query, queryBytes: queryBytes(spec), results };
+    runRank(memory, spec, joined, later);
     return { into: results, lost, open: parts > 1 };
   }
   return store;
+}
+
+/** The values of a row: as a function of its own, the engine keeps all of it in registers. */
+function decodeCodes(bytes: Uint8Array, out: Float64Array, dims: number, { bits, flip, integers }: Operands, scale: number): void {
+  if (bits === 8) {
+    for (let i = 0; i < dims; i++) out[i] = integers[bytes[i] ^ flip] * scale;
+    return;
+  }
+  const mask = 2 ** bits - 1;
+  for (let i = 0, at = 0; i < dims; i++, at += bits) out[i] = integers[((bytes[at >> 3] ^ flip) >> (at & 7)) & mask] * scale;
 }
 
 /** x - |x| centre, row by row. */

@@ -1,7 +1,7 @@
 // What stores do in the memory of a backend: states of top-k lists, runs of the scan kernel, and the lists read back.
 import { kernel } from "../../kernels/wasm/engine/family.ts";
 import { SCAN_ARGUMENTS, queryBytes, type ScanArgument, type ScanSpec } from "../../kernels/wasm/search/layout.ts";
-import { RANK_ARGUMENTS, rank } from "../../kernels/wasm/search/rank.ts";
+import { RANK_ARGUMENTS, rank, type RankSpec } from "../../kernels/wasm/search/rank.ts";
 import { scan } from "../../kernels/wasm/search/scan.ts";
 import { scoreOfKey, STATE, stateBytes, stateLimit, writeState } from "../../kernels/wasm/search/topk.ts";
 import type { EngineMemory } from "../backends/wasm/memory.ts";
@@ -80,6 +80,18 @@ export function runScan(memory: EngineMemory, spec: ScanSpec, rows: ScanRows, qu
   );
 }
 
+const joins = [false, true].map((shared): RankSpec => ({ rescore: null, shared }));
+const rescores = new WeakMap<ScanSpec, RankSpec>();
+/** One object for each, by which its kernel is found. */
+function rankSpec(rescore: ScanSpec | null, shared: boolean): RankSpec {
+  if (rescore === null) return joins[Number(shared)];
+  const known = rescores.get(rescore);
+  if (known !== undefined) return known;
+  const spec: RankSpec = { rescore, shared };
+  rescores.set(rescore, spec);
+  return spec;
+}
+
 /** The later stage of `runRank`, in engine memory. */
 export interface Later {
   readonly chunks: number;
@@ -109,7 +121,7 @@ export function runRank(memory: EngineMemory, rescore: ScanSpec | null, from: Li
     parts,
   };
   memory.run(
-    kernel(rank, { rescore, shared: memory.shared }),
+    kernel(rank, rankSpec(rescore, memory.shared)),
     parts * from.queries,
     Int32Array.from(RANK_ARGUMENTS, (name) => values[name]),
   );

@@ -42,7 +42,8 @@ export function indexFromBytes(bytes: Uint8Array, options: { readonly backend?: 
     ...stages.map((_, i) => `stage${i}`),
     ...(header.sketch === undefined ? [] : ["centre", "sketch"]),
   ];
-  const signs = header.sketch === undefined ? [] : readStage(sections.get("sketch"), binary, rows, short);
+  const centre = header.sketch === undefined ? null : readCentre(sections, short);
+  const signs = header.sketch === undefined ? [] : readStage(sections.get("sketch"), binary, rows, centre!.length);
   for (const name of sections.keys())
     if (!known.includes(name)) throw broken(`expected no section ${JSON.stringify(name).slice(0, 60)}, got one`);
   try {
@@ -58,7 +59,7 @@ export function indexFromBytes(bytes: Uint8Array, options: { readonly backend?: 
       },
       readProjection(header, sections),
       options.backend,
-      header.sketch === undefined ? null : { ...header.sketch, centre: readCentre(sections, short) },
+      centre === null ? null : { ...header.sketch!, centre },
     );
     try {
       if (rows > 0) index.fillPacked(stages, signs, distinct(ids, live), live);
@@ -151,8 +152,10 @@ function words<T extends Uint32Array | Float32Array>(
   return new As(new Uint8Array(bytes).buffer);
 }
 
+/** Of the dimensions of the first stage, or of the first of them. */
 function readCentre(sections: ReadonlyMap<string, Uint8Array>, dims: number): Float32Array {
-  const centre = words(sections, "centre", dims, Float32Array);
+  const given = (sections.get("centre")?.length ?? 0) / 4;
+  const centre = words(sections, "centre", given >= 1 && given < dims ? Math.floor(given) : dims, Float32Array);
   if (!centre.every((v) => Math.abs(v) <= 1.001)) throw broken("expected a centre of unit vectors, got larger numbers");
   return centre;
 }

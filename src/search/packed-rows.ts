@@ -10,7 +10,7 @@ import { rowDecoder, type RowDecoder } from "../tensor/dequantize.ts";
 import { quantize } from "../tensor/quantize/index.ts";
 import { tensor } from "../tensor/tensor.ts";
 import { lists, readList, runRank, runScan } from "./engine.ts";
-import { writeQuery } from "./query.ts";
+import { lengthOf, writeQuery } from "./query.ts";
 import { joinRows, rowsApart, takeRows } from "./rows.ts";
 import type { Metric, ScanStore } from "./types.ts";
 
@@ -207,7 +207,7 @@ export function packedRows(memory: EngineMemory, format: Format, dims: number, m
         }
       runRank(memory, null, into, null);
       return queries.map((q, i) => {
-        const length = Math.sqrt(q.reduce((sum, v) => sum + v * v, 0));
+        const length = lengthOf(q);
         // float32 sums of `dims` products, and what float32 rounds of values, factors and offsets
         const rounding = (dims / 4 + 16) * 2 ** -23 * (length * norm + (offset ? norm * norm : 0));
         const { rows, least } = readList(memory, into, i);

@@ -1,6 +1,7 @@
 // A sketch: one bit a dimension beside an index of two stages, the sign of a vector less the mean direction of all. A
 // look at the sketches leaves the first stage a few thousand vectors to score instead of all, and reads an eighth of
-// the bytes of int8. Whether it may, and how many vectors it must leave, is tested when the index is built:
+// the bytes of int8. Signs as a first stage have one too, of their first dimensions only: 128 of 768. Whether it may,
+// and how many vectors it must leave, is tested when the index is built:
 //
 //   64 of the vectors, as queries, search one row in 2 to 8. The nearest by the first stage, as many as stand for the
 //   24 nearest of all rows, must be among the best of the sketches; twice the worst place of any of them, as a share
@@ -11,6 +12,7 @@ import { binary } from "../../formats/binary.ts";
 import type { EngineMemory } from "../backends/wasm/memory.ts";
 import { engineRows, type EngineRows } from "./engine-rows.ts";
 import { operandsOf } from "./operands.ts";
+import { lengthOf } from "./query.ts";
 
 export interface Sketch {
   readonly rows: EngineRows;
@@ -28,10 +30,28 @@ const QUERIES = 64;
 const DEPTH = 24;
 const MARGIN = 2;
 /** At least so many are left. */
-const LEAST_LEFT = 512;
+const LEAST_LEFT = 256;
 const MOST_SHARE = 16;
+/** Signs get a sketch of one dimension in so many, in whole vectors of 128. */
+const FEWER = 6;
+const STEP = 128;
 /** Rows that the mean is of. */
 const MEAN_ROWS = 8192;
+
+/** Dimensions that a sketch beside a first stage of `bits` looks at; null where it would read as much. */
+export function sketchDims(dims: number, bits: number): number | null {
+  if (bits >= 4) return dims;
+  const few = STEP * Math.max(1, Math.floor(dims / STEP / FEWER));
+  return bits === 1 && dims >= 3 * few ? few : null;
+}
+
+/** The first `few` of rows of `dims`. */
+export function firstDims(x: Float32Array, dims: number, few: number): Float32Array {
+  const rows = x.length / dims;
+  const out = new Float32Array(rows * few);
+  for (let r = 0; r < rows; r++) out.set(x.subarray(r * dims, r * dims + few), r * few);
+  return out;
+}
 
 /** An empty one. `kept`: of a file. */
 export function makeSketch(memory: EngineMemory, kept: Pick<Sketch, "centre" | "candidates" | "tested">): Sketch {
@@ -39,7 +59,7 @@ export function makeSketch(memory: EngineMemory, kept: Pick<Sketch, "centre" | "
   return { ...kept, rows: engineRows(memory, binary, operandsOf(binary)!, centre.length, "cosine", centre) };
 }
 
-/** The mean of vectors of length one, of rows evenly spaced. */
+/** The mean of the first `dims` of vectors, each at length one, of rows evenly spaced. */
 export function meanDirection(dims: number, rows: number, row: (first: number) => Float32Array): Float32Array {
   const many = Math.min(rows, MEAN_ROWS);
   const sum = new Float64Array(dims);
@@ -52,10 +72,12 @@ export function meanDirection(dims: number, rows: number, row: (first: number) =
   return Float32Array.from(sum);
 }
 
-/** A query as sketches are: q - |q| centre. */
+/** The first dimensions of a query as sketches are: q - |q| centre. */
 export function sketchQuery(q: Float64Array, centre: Float32Array): Float64Array {
-  const size = Math.sqrt(q.reduce((sum, v) => sum + v * v, 0));
-  return q.map((v, i) => v - size * centre[i]);
+  const out = q.slice(0, centre.length);
+  const size = lengthOf(out);
+  for (let i = 0; i < out.length; i++) out[i] -= size * centre[i];
+  return out;
 }
 
 /** Tests a sketch against the first stage; false where it leaves out too much. */

@@ -9,13 +9,13 @@ const N = 34000;
 const DIMS = 72;
 
 /** Members of clusters of 68 about random directions, which all lean to one side. */
-function clusters(n: number, seed: number, lean = 0.5): Float32Array {
+function clusters(n: number, seed: number, lean = 0.5, dims = DIMS): Float32Array {
   const random = seededRandom(9);
-  const centres = Float32Array.from({ length: (N / 68) * DIMS }, () => random() - 0.5 + lean);
+  const centres = Float32Array.from({ length: (N / 68) * dims }, () => random() - 0.5 + lean);
   const noise = seededRandom(seed);
-  return Float32Array.from({ length: n * DIMS }, (_, i) => {
-    const centre = (Math.floor(i / DIMS) * 7919) % (N / 68);
-    return centres[centre * DIMS + (i % DIMS)] + 0.4 * (noise() - 0.5);
+  return Float32Array.from({ length: n * dims }, (_, i) => {
+    const centre = (Math.floor(i / dims) * 7919) % (N / 68);
+    return centres[centre * dims + (i % dims)] + 0.4 * (noise() - 0.5);
   });
 }
 const x = clusters(N, 1);
@@ -39,7 +39,7 @@ describe("with a sketch", () => {
       using index = make(options);
       using plain = make({ ...options, sketch: false });
       expect(plain.sketch).toBe(null);
-      expect(index.sketch).toBeGreaterThanOrEqual(512);
+      expect(index.sketch).toBeGreaterThanOrEqual(256);
       expect(index.sketch).toBeLessThanOrEqual(Math.ceil(N / 16) + 16);
       // one bit a dimension, a factor and an id
       const row = 16 * Math.ceil(DIMS / 128) + 8;
@@ -63,6 +63,27 @@ describe("with a sketch", () => {
       expect(index.search(more.slice(0, DIMS), { k: 1 }).ids[0]).toBe(N);
     });
 
+  it("signs have one of their first dimensions, and find what they find without it", () => {
+    const dims = 400;
+    const y = clusters(N, 1, 0.1, dims);
+    const options: IndexOptions = { dims, precision: "binary", rescore: { precision: "int8", candidates: 60 } };
+    using index = createIndex(y, options);
+    using plain = createIndex(y, { ...options, sketch: false });
+    expect(index.sketch).toBeGreaterThanOrEqual(120);
+    expect(index.sketch).toBeLessThan(N / 16);
+    // 128 of 400 bits, a factor and an id
+    expect(index.bytes - plain.bytes).toBeLessThan(1.1 * (16 + 8) * N);
+    using read = indexFromBytes(index.toBytes());
+    expect(read.sketch).toBe(index.sketch);
+    const asked = clusters(10, 2, 0.1, dims);
+    const found = plain.searchMany(asked, { k: 10 });
+    expect(index.searchMany(asked, { k: 10 })).toEqual(found);
+    expect(read.searchMany(asked, { k: 10 })).toEqual(found);
+    // nothing that the signs alone would not have told: the nearest are members of the query's own cluster
+    const own = found[3].ids.filter((id) => (id * 7919) % (N / 68) === (3 * 7919) % (N / 68));
+    expect(own.length).toBe(10);
+  });
+
   it("two threads give what one gives", async () => {
     const backend = await wasm({ threads: 2 });
     using two = make({ precision: "int8", rescore: 60, backend });
@@ -81,7 +102,7 @@ describe("no sketch", () => {
     using index = createIndex(y, { dims: DIMS, precision: "int8", rescore: 60 });
     expect(index.sketch).toBe(null);
   });
-  it("of few vectors, of one stage, of signs", () => {
+  it("of few vectors, of one stage, of signs that are few themselves", () => {
     using few = createIndex(x.subarray(0, 1000 * DIMS), { dims: DIMS, rescore: 60 });
     using single = make({});
     using signs = make({ precision: "binary", rescore: "int8" });

@@ -28,10 +28,14 @@ export function family<Spec extends object>(
 export const families = (): ReadonlyMap<string, Family<never>> => made;
 
 const kernels = new Map<string, Kernel>();
+/** The same by the object that a spec is, for callers that keep theirs: no text is made for a call of microseconds. */
+const bySpec = new WeakMap<object, { readonly name: string; readonly kernel: Kernel }>();
 
 /** A kernel module by its spec; compiled once per process. @throws TypeError for a family that `family` did not make */
 export function kernel<Spec extends object>(of: Family<Spec>, spec: Spec): Kernel {
   if (made.get(of.name) !== (of as Family<never>)) throw new TypeError(`kernel: expected a family made by family(), got ${of.name}.`);
+  const known = bySpec.get(spec);
+  if (known?.name === of.name) return known.kernel;
   const key = `${of.name} ${of.key(spec)}`;
   let found = kernels.get(key);
   if (found === undefined) {
@@ -39,5 +43,6 @@ export function kernel<Spec extends object>(of: Family<Spec>, spec: Spec): Kerne
     found = { id: kernels.size + 1, bytes, module: new engine.Module(bytes) };
     kernels.set(key, found);
   }
+  bySpec.set(spec, { name: of.name, kernel: found });
   return found;
 }

@@ -9,7 +9,7 @@ import { writeSums } from "./sums.ts";
 import { STATE, writeTopK } from "./topk.ts";
 
 export interface RankSpec {
-  /** null: only merge. Else products of kind dot, of a style whose query has no offset. */
+  /** null: only merge. Else products of kind dot, of a style whose query has no offset, or of kind hamming. */
   readonly rescore: ScanSpec | null;
   readonly shared: boolean;
 }

@@ -91,10 +91,10 @@ function productBlock(b: Block): { begin: () => void; block: () => void } {
 }
 
 /** Differing bits of four rows, one after the other. */
-function hammingBlock(b: Block): { begin: () => void; block: () => void } {
+function hammingBlock(b: Block): { begin: () => void; block: () => void; skip?: (left: Local) => void } {
   const { f, spec, args, query, state, p, row, gap, bits } = b;
   const differing = writeDiffering(f, spec, query);
-  const [count, limit] = f.locals("i32", 2);
+  const [count, limit, within] = f.locals("i32", 3);
   const [score, factor] = f.locals("f32", 2);
   const field = fields(f, args);
   const product = (): Emit =>
@@ -137,7 +137,26 @@ function hammingBlock(b: Block): { begin: () => void; block: () => void } {
     if (spec.offset) f.set(score, f.op("f32.add", score, word("offsets")));
     f.if(f.op("f32.ge", score, f.load("f32.load", state, STATE.threshold)), () => allowed(() => enterLane(b, l, f.get(score))));
   };
-  return { begin, block: () => p.forEach((_, l) => lane(l)) };
+  /** To the next block with a row within the limit, or the last one: nearly all of a scan, in registers. */
+  const skip = (left: Local): void => {
+    f.set(row, f.op("i32.add", row, left));
+    f.doWhile(
+      () => {
+        // negative where all four lie beyond the limit
+        p.forEach((at, l) => {
+          const spare = f.op("i32.sub", limit, differing.count(at));
+          f.set(within, l === 0 ? spare : f.op("i32.and", within, spare));
+        });
+        for (const at of p) f.bump(at, spec.stride);
+        f.bump(left, -1);
+      },
+      f.op("i32.and", f.op("i32.shr_s", within, f.i32(31)), left),
+    );
+    for (const at of p) f.bump(at, -spec.stride);
+    f.bump(left, 1);
+    f.set(row, f.op("i32.sub", row, left));
+  };
+  return { begin, block: () => p.forEach((_, l) => lane(l)), ...(spec.flat ? { skip } : {}) };
 }
 
 /** scan(args, query, state, row, end): rows from a multiple of eight on, against one query. */
@@ -148,7 +167,7 @@ function writeScan(m: ModuleBuilder, spec: ScanSpec, enter: FunctionRef): Functi
     const [mask, bits, left, gap, step] = f.locals("i32", 5);
     const field = fields(f, args);
     const common: Block = { f, spec, args, query, state, p, row, gap, bits, enter };
-    const { begin, block } = spec.kind === "hamming" ? hammingBlock(common) : productBlock(common);
+    const { begin, block, skip = null } = spec.kind === "hamming" ? hammingBlock(common) : { ...productBlock(common) };
     f.set(mask, field("mask"));
     f.set(left, f.op("i32.shr_u", f.op("i32.add", f.op("i32.sub", end, row), f.i32(SCAN_ROWS - 1)), f.i32(2)));
     f.set(gap, f.op("select", f.i32(1), left, mask));
@@ -160,6 +179,7 @@ function writeScan(m: ModuleBuilder, spec: ScanSpec, enter: FunctionRef): Functi
     });
     begin();
     f.while(left, () => {
+      if (skip !== null) f.if(f.op("i32.eqz", mask), () => skip(left));
       f.set(bits, f.i32(15));
       f.if(mask, () => {
         const byte = f.load("i32.load8_u", f.op("i32.add", mask, f.op("i32.shr_u", row, f.i32(3))));

@@ -154,10 +154,11 @@ function sumLanes(f: FunctionBuilder, add: string, [a, b, c, d]: readonly Local[
 }
 
 /**
- * The sums of products of the rows at four addresses `p`, times the factors of the query, into `score`; kinds dot and
- * float. `rowSums`: the sums of the codes of these rows, where `queryRange` has an offset.
+ * The sums of products of the rows at four addresses `p`, times the factors of the query, into `score`. `rowSums`: the
+ * sums of the codes of these rows, where `queryRange` has an offset.
  */
 export function writeSums(f: FunctionBuilder, spec: ScanSpec, p: readonly Local[], query: Local, score: Local, rowSums: Emit): () => void {
+  if (spec.kind === "hamming") return hammingSums(f, spec, p, query, score);
   const acc = Array.from({ length: spec.kind === "dot" ? spec.planes : 1 }, () => f.locals("v128", SCAN_ROWS));
   const step = spec.kind === "dot" ? dotStep(f, spec, p, query, acc) : floatStep(f, p, query, acc[0]);
   return () => {
@@ -199,6 +200,17 @@ export function writeDiffering(f: FunctionBuilder, spec: ScanSpec, query: Local)
     return f.op("i32.wrap_i64", sum);
   };
   return { begin: () => held.forEach((v, w) => f.set(v, wordOf(w))), count };
+}
+
+/** Differing bits of four rows as sums of products. */
+function hammingSums(f: FunctionBuilder, spec: ScanSpec, p: readonly Local[], query: Local, score: Local): () => void {
+  const { begin, count } = writeDiffering(f, spec, query);
+  const counts = f.local("v128");
+  return () => {
+    begin();
+    p.forEach((at, lane) => f.set(counts, f.lane("i32x4.replace_lane", lane, counts, count(at))));
+    f.set(score, planeScore(f, spec, query, 0, f.get(counts)));
+  };
 }
 
 /** Integer sums of a plane as float32: (sum, twice where values are doubled, less the shift) * the plane's factor. */
