@@ -25,6 +25,7 @@ const CASES: readonly [string, Case][] = [
   ["int2, dilated, pairs of pads", { filter: [4, 3, 2, 3], shape: [1, 3, 9, 17], format: "int2_row", options: { dilations: [2, 3], pads: [[1, 0], [2, 1]] } }],
   ["zero points, two groups", { filter: [6, 4, 3, 1], shape: [1, 8, 7, 18], format: "uint4_row_zp", options: { groups: 2 } }],
   ["depthwise, ReLU6", { filter: [10, 1, 3, 3], shape: [1, 5, 8, 19], format: "int8_row", options: { groups: 5, pads: 1, activation: "relu6" } }],
+  ["floats on an even grid of halves", { filter: [6, 4, 3, 3], shape: [1, 4, 7, 9], format: "float4_e2m1fn_row", options: {} }],
   ["1 x 1", { filter: [20, 33, 1, 1], shape: [1, 33, 5, 9], format: "int8_row", options: {} }],
 ]; // prettier-ignore
 
@@ -106,6 +107,8 @@ describe("prepareConv2d", () => {
     const w = packed([4, 3, 3, 3], "int8_row");
     const code = (name: string) => expect.objectContaining({ code: name });
     expect(() => prepareConv2d(packed([4, 32, 1, 1], "int4_b16"))).toThrow(code("E_UNSUPPORTED"));
+    // codes of a codebook, a minimum beside the scale
+    expect(() => prepareConv2d(packed([4, 32, 1, 1], "nf4_row"))).toThrow(code("E_UNSUPPORTED"));
     expect(() => prepareConv2d(packed([4, 32], "int8_row"))).toThrow(code("E_SHAPE"));
     expect(() => prepareConv2d(w, { groups: 3 })).toThrow(code("E_SHAPE"));
     expect(() => prepareConv2d(w, { bias: new Float32Array(3) })).toThrow(code("E_SHAPE"));

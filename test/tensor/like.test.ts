@@ -37,6 +37,16 @@ test("ndarrays of any strides are what their get() says, and quantize takes them
     const got = dequantize(quantize(view, format("float32")));
     for (let r = 0; r < rows; r++) for (let j = 0; j < k; j++) expect(got[r * k + j]).toBe(nd.get(r, j));
   }
+  // vectors: every third number, and backwards
+  for (const [stride, offset, want] of [
+    [3, 1, [1, 4, 7]],
+    [-2, 5, [5, 3, 1]],
+    [-1, 2, [2, 1, 0]],
+  ] as const) {
+    const view = tensor({ data: values, shape: [3], stride: [stride], offset });
+    expect([...dequantize(quantize(view, format("float32")))]).toEqual(want.map((i) => values[i]));
+  }
+  expect(() => tensor({ data: values, shape: [], stride: [], offset: 0 })).toThrow(expect.objectContaining({ code: "E_SHAPE" }));
   expect(() => tensor({ data: values, shape: [4, 6], stride: [6, 2], offset: 0 })).toThrow(expect.objectContaining({ code: "E_SHAPE" }));
   expect(() => tensor({ data: values, shape: [4], stride: [-1], offset: 2 })).toThrow(expect.objectContaining({ code: "E_SHAPE" }));
 });

@@ -120,3 +120,147 @@ test("a filter whose integers do not fit, or are none, is refused: not computed 
   expect(() => prepareConv2d(whole)).not.toThrow();
   expect(dequantize(whole).every(Number.isFinite)).toBe(true);
 });
+
+describe("powers of two of a block's largest magnitude, by the rules' definitions", () => {
+  const log = Math.log2;
+  // float4_e2m1fn: largest 6, whose exponent is 2; two bits behind the one mantissa bit decide `even`
+  const rules: [ScaleRule, (amax: number) => number][] = [
+    ["floor", (a) => Math.floor(log(a)) - 2],
+    ["ceil", (a) => Math.ceil(log(a)) - 2],
+    ["rceil", (a) => Math.ceil(log(a / 6))],
+    ["nearest", (a) => Math.round(log(a / 6))],
+    ["even", (a) => Math.floor(log(a)) - 2 + (a / 2 ** Math.floor(log(a)) >= 1.75 ? 1 : 0)],
+  ];
+  const amaxes = [1, 1.2, 1.4, 1.45, 1.5, 1.6, 1.74, 1.75, 1.9, 1.999].flatMap((m) => [-20, -3, 0, 1, 2, 3, 30].map((e) => m * 2 ** e));
+  test.each(rules)("%s", (scaleRule, exponent) => {
+    const packed = quantize(tensor(Float32Array.from(amaxes.flatMap((a) => [-a, a / 3])), [amaxes.length, 2]), mx, { scaleRule });
+    expect([...packed.scales!].map((code) => code - 127)).toEqual(amaxes.map((a) => exponent(Math.fround(a)) + 0));
+  });
+  test("quest: from the standard deviation of the block", () => {
+    const blocks = Array.from({ length: 24 }, (_, b) => Array.from({ length: K }, () => Math.fround((rng.normal() + (b % 3)) * 3 ** ((b % 7) - 3)))); // prettier-ignore
+    const packed = quantize(tensor(Float32Array.from(blocks.flat()), [24, K]), wide, { scaleRule: "quest" });
+    const want = blocks.map((x) => {
+      const mean = x.reduce((s, v) => s + v, 0) / K;
+      return Math.floor(log((2.92247856 / 6) * Math.sqrt(x.reduce((s, v) => s + (v - mean) ** 2, 0) / K) + 1e-8));
+    });
+    expect([...packed.scales!].map((code) => code - 127)).toEqual(want);
+  });
+  test("a scale of one, and a block of zeros, where the scale format has no zero", () => {
+    for (const scaleRule of ["floor", "max"] as const) {
+      const x = Float32Array.of(6, -4, 1.5, 0.5, ...new Float32Array(4));
+      const packed = quantize(tensor(x, [2, 4]), defineBlock({ element: float4_e2m1fn, scales: [{ format: e8m0, span: 4 }] }), { scaleRule }); // prettier-ignore
+      expect(dequantize(packed)).toEqual(x);
+    }
+  });
+});
+
+const e8m0 = format("float8_e8m0fnu") as NumberFormat;
+const mx = defineBlock({ name: "t_mx", element: float4_e2m1fn, scales: [{ format: e8m0, span: 2 }] });
+const wide = defineBlock({ name: "t_mx16", element: float4_e2m1fn, scales: [{ format: e8m0, span: K }] });
+
+test("mse under scales of a quarter's steps: the next one above counts though it is out of reach", () => {
+  const coarse = format("float8_e5m2") as NumberFormat;
+  const f = defineBlock({ name: "t_e5m2", element: int6, scales: [{ format: coarse, span: K }], scaleRule: "mse" });
+  const [grid, known] = [valuesOf(int6).filter((v) => v > -32), valuesOf(coarse).filter((v) => v > 0)];
+  const blocks = Array.from({ length: 60 }, () => Array.from({ length: K }, () => Math.fround(rng.next() < 0.5 ? 1.3 : -1.3) * (0.7 + rng.next()))); // prettier-ignore
+  const packed = quantize(tensor(Float32Array.from(blocks.flat()), [60, K]), f);
+  let above = 0;
+  blocks.forEach((x, b) => {
+    const row = x.map(Math.fround);
+    const wanted = Math.max(...row.map(Math.abs)) / 31;
+    const first = known.findIndex((v) => v >= wanted);
+    const near = known.filter((v, i) => v >= wanted / 2 && (i <= first || v <= wanted * 1.2));
+    const errors = near.map((s) => errorOf(row, grid, s));
+    const got = coarse.decode(packed.scales![b]);
+    expect(errors[near.indexOf(got)]).toBeLessThanOrEqual(Math.min(...errors) * (1 + 1e-12));
+    if (got > wanted * 1.2) above++;
+  });
+  expect(above).toBeGreaterThan(0);
+});
+
+test("four over six: the lesser error of the scale for 6 and the scale for 4", () => {
+  const e4m3 = float8_e4m3fn;
+  const f = defineBlock({ name: "t_46", element: float4_e2m1fn, scales: [{ format: e4m3, span: K }, { format: float32, span: "tensor" }], scaleRule: "fourOverSix" }); // prettier-ignore
+  const blocks = Array.from({ length: 60 }, () => Array.from({ length: K }, () => Math.fround(rng.normal())));
+  const packed = quantize(tensor(Float32Array.from(blocks.flat()), [60, K]), f);
+  const amax = Math.max(...blocks.flat().map(Math.abs));
+  const outer = Math.fround(amax / 6 / 256); // 448 / 1.5 falls below 256 + 32: the largest power of two leaves room for 6 / 4
+  expect(new Float32Array(packed.superScales!.slice().buffer)[0]).toBe(outer);
+  const [grid, seen] = [valuesOf(float4_e2m1fn), new Set<number>()];
+  blocks.forEach((x, b) => {
+    const wanted = Math.max(...x.map(Math.abs)) / 6 / outer;
+    const two = [wanted, 1.5 * wanted].map((v) => e4m3.decode(e4m3.encode(v)));
+    const [six, four] = two.map((s) => errorOf(x, grid, s * outer));
+    const chosen = four < six ? 1 : 0;
+    seen.add(chosen);
+    if (Math.abs(four - six) > 1e-9 * six) expect(e4m3.decode(packed.scales![b])).toBe(two[chosen]);
+  });
+  expect(seen.size).toBe(2);
+});
+
+test("two levels: in every reach of the outer scale the largest inner one is the largest of its format; zeros stay", () => {
+  const f = (span: number | "row" | readonly [number, number]) =>
+    defineBlock({ element: float4_e2m1fn, scales: [{ format: float8_e4m3fn, span: 4 }, { format: float32, span }] }); // prettier-ignore
+  const [rows, k] = [4, 32];
+  const x = Float32Array.from({ length: rows * k }, (_, i) => (i % 16 < 4 ? 0 : rng.normal() * 4 ** (Math.floor(i / 16) % 5)));
+  for (const [span, r, c] of [
+    [16, 1, 16],
+    ["row", 1, 32],
+    [[2, 8], 2, 8],
+  ] as const) {
+    // prettier-ignore
+    const packed = quantize(tensor(x, [rows, k]), f(span));
+    const inner = [...packed.scales!].map((code) => float8_e4m3fn.decode(code));
+    const tops = new Map<string, number>();
+    inner.forEach((v, i) => {
+      const [row, column] = [Math.floor(i / (k / 4)), (i % (k / 4)) * 4];
+      const reach = `${Math.floor(row / r)} ${Math.floor(column / c)}`;
+      tops.set(reach, Math.max(tops.get(reach) ?? 0, v));
+    });
+    expect(new Set(tops.values()), String(span)).toEqual(new Set([448]));
+    // blocks of zeros have no part in it
+    expect(inner.filter((_, i) => i % 4 === 0)).toEqual(new Array(inner.length / 4).fill(0));
+  }
+});
+
+test("unsigned codes with zero points under symmetric ranges: the middle code is zero", () => {
+  const f = defineBlock({ name: "t_u4", element: format("uint4") as NumberFormat, scales: [{ format: float32, span: 4 }], offset: { role: "zeroPoint", levels: [{ format: format("uint4") as NumberFormat, span: 4 }] } }); // prettier-ignore
+  const x = tensor(Float32Array.of(-4, 2, 1, 3, 4, 2, -1, 0), [2, 4]);
+  const cases = [
+    ["full", {}, [0.5, 0.5], 8],
+    ["ort", {}, [0.5, -0.5], 8],
+    ["full", { arithmetic: "ort" }, [0.5, 0.5], 8],
+    ["ort", { arithmetic: "ort" }, [0.5, -0.5], 8],
+  ] as const;
+  for (const [rangeRule, options, scales, zero] of cases) {
+    const packed = quantize(x, f, { rangeRule, ...options });
+    expect([...new Float32Array(packed.scales!.slice().buffer)], `${rangeRule} ${JSON.stringify(options)}`).toEqual(scales);
+    // a row's one zero point in a byte of its own
+    expect([...packed.offsets!]).toEqual([zero, zero]);
+  }
+});
+
+test("every rounding by its name, and stochastic rounding by the caller's numbers", () => {
+  const int8 = format("int8") as NumberFormat;
+  const x = Float32Array.of(2.5, -2.5, 3.5, -3.5, 2.25, -2.25, 2.75, -2.75);
+  const away = (v: number) => Math.sign(v) * Math.ceil(Math.abs(v));
+  const near = (tie: (v: number) => number) => (v: number) => (Math.abs(v % 1) === 0.5 ? tie(v) : Math.round(v));
+  const want: Record<string, (v: number) => number> = {
+    halfEven: near((v) => 2 * Math.round(v / 2)),
+    halfExpand: near(away),
+    halfTrunc: near(Math.trunc),
+    halfCeil: near(Math.ceil),
+    halfFloor: near(Math.floor),
+    trunc: Math.trunc,
+    expand: away,
+    ceil: Math.ceil,
+    floor: Math.floor,
+  };
+  const run = (options: object) => [...dequantize(quantize(tensor(x, [8]), int8, options))].map((v) => v + 0);
+  for (const [rounding, f] of Object.entries(want)) expect(run({ rounding }), rounding).toEqual([...x].map((v) => f(v) + 0));
+  expect(run({ arithmetic: "exact" })).toEqual(run({}));
+  // toward zero with one end of [0, 1), away from it with the other
+  const ends = [0, 1 - 2 ** -32].map((r) => run({ rounding: "stochastic", random: () => r }));
+  expect(ends.map((values) => values.join()).sort()).toEqual([[...x].map(Math.trunc).join(), [...x].map(away).join()].sort());
+  expect(() => run({ rounding: "stochastic", random: 0.5 })).toThrow(TypeError);
+});

@@ -1,0 +1,86 @@
+// Matrices read by bands of rows: the planes of the whole, whatever the scales reach over. Rows by index.
+import { expect, test } from "vitest";
+import { defineBlock, float32, format, int4, type BlockFormat, type Format } from "../../formats/index.ts";
+import { dequantize, gatherRows, quantize, tensor } from "../../src/index.ts";
+import { quantizeBands, isApart } from "../../src/tensor/quantize/bands.ts";
+import { quantizeMeasured } from "../../src/tensor/quantize/measure.ts";
+import { normalArray } from "../helpers/random.ts";
+
+const [rows, k] = [11, 24];
+const x = normalArray(rows * k, 4);
+/** Bands of `bandRows`; what was read before is overwritten, as the source may do. */
+function source(bandRows: number, values = x) {
+  const counts: number[] = [];
+  const held = new Float32Array(rows * k);
+  const band = (row: number, count: number) => {
+    counts.push(count);
+    held.set(values.subarray(row * k, (row + count) * k));
+    return { data: held, shape: [count, k], stride: [k, 1], offset: 0 };
+  };
+  return { shape: [rows, k], rows, k, bandRows, band, counts };
+}
+const spans = (span: BlockFormat["scales"][0]["span"]) => defineBlock({ element: int4, scales: [{ format: float32, span }] });
+const formats: [string, Format, number][] = [
+  ["a scale a row", format("int8_row"), 1],
+  ["a scale a block", format("uint4_b8_zp"), 1],
+  ["tiles of [3, 8]", spans([3, 8]), 3],
+  ["one scale", format("int8_tensor"), 1],
+  ["two levels, the outer one of all", format("nvfp4"), 1],
+  ["no scale", format("float8_e4m3fn"), 1],
+];
+
+test.each(formats)("%s: the same planes and sums by bands of any height", (_, f, step) => {
+  const whole = quantizeMeasured(tensor(x, [rows, k]), f);
+  for (const bandRows of [1, 2, 4, 5, 100]) {
+    const s = source(bandRows);
+    const made = quantizeBands(s, f);
+    expect(made.packed, `bands of ${bandRows}`).toEqual(whole.packed);
+    expect(made.noise / whole.noise).toBeCloseTo(1, 9);
+    expect(made.signal / whole.signal).toBeCloseTo(1, 9);
+    // no band is higher than asked for, but for a whole tile
+    expect(Math.max(...s.counts)).toBeLessThanOrEqual(Math.max(bandRows, step));
+  }
+});
+
+test("scales that reach over bands, and those that do not", () => {
+  expect([1, 2, 3, 6, 7].map((n) => isApart(spans([3, 8]), n))).toEqual([false, false, true, true, false]);
+  expect(["row", 8, "tensor"].map((span) => isApart(spans(span as "row"), 5))).toEqual([true, true, false]);
+  expect([isApart(format("nvfp4"), 4), isApart(format("int4"), 4)]).toEqual([false, true]);
+});
+
+test("all values as one row: blocks go on from row to row", () => {
+  const f = spans(36);
+  const flat = quantizeMeasured(tensor(x, [rows * k]), f).packed;
+  for (const bandRows of [1, 3, 4, 7]) expect(quantizeBands(source(bandRows), f, {}, true).packed).toEqual(flat);
+});
+
+test("a weight that is not finite is named by its row and column", () => {
+  for (const [row, column] of [
+    [0, 0],
+    [4, 23],
+    [10, 7],
+  ] as const)
+    // prettier-ignore
+    for (const flat of [false, true]) {
+      const bad = x.slice();
+      bad[row * k + column] = NaN;
+      expect(() => quantizeBands(source(4, bad), spans(8), {}, flat)).toThrow(
+        expect.objectContaining({ code: "E_VALUE", message: expect.stringContaining(`got NaN at [${row}, ${column}]`) as string }),
+      );
+    }
+});
+
+test("gatherRows: rows as they decode, neighbours, repeats and the last; what is none is refused", () => {
+  const w = quantize(tensor(x, [rows, k]), format("uint4_b8_zp"));
+  const all = dequantize(w);
+  const ids = [5, 0, 5, 6, 7, 10, 3, 2];
+  const out = new Float32Array(ids.length * k);
+  const got = gatherRows(w, ids, out);
+  expect(got.data).toBe(out);
+  expect(got.shape).toEqual([ids.length, k]);
+  expect(got.data).toEqual(Float32Array.from(ids.flatMap((id) => [...all.subarray(id * k, (id + 1) * k)])));
+  expect(gatherRows(w, [10]).data).toEqual(all.subarray(10 * k));
+  const refused = expect.objectContaining({ code: "E_SHAPE" });
+  for (const wrong of [[], [-1], [rows], [0, 0.5], [0, NaN]]) expect(() => gatherRows(w, wrong)).toThrow(refused);
+  expect(() => gatherRows(w, [1, 2], new Float32Array(k))).toThrow(refused);
+});
