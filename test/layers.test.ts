@@ -140,6 +140,15 @@ test("formats, kernels, backends and tensor name no node module and no package",
   expect(found).toEqual([]);
 });
 
+test("files are written through one layer, whose calls tests fail one by one", () => {
+  const call =
+    /\b(?:write|append|copy|rename|unlink|link|symlink|truncate|ftruncate|mkdir|mkdtemp|rm|rmdir|cp|chmod|utimes)(?:File|v)?Sync\(|createWriteStream\(|fs\/promises|\.promises\b/;
+  // a folder of its own in the system's temporary one, which goes with the process
+  const apart = ["src/files/calls.ts", "src/onnx/calibrate/node.ts"];
+  const found = sources.filter((p) => call.test(read(p)));
+  expect(found).toEqual(apart);
+});
+
 test.each(generated().map((g) => [g.path, g]))("%s is fresh (npm run generate)", (_, { path, text }) => {
   expect(read(path)).toBe(text);
 });

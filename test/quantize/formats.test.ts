@@ -74,6 +74,9 @@ test("gptq on opaque formats: far below round-to-nearest on correlated inputs, n
     let worst = 0;
     for (let i = 0; i < a.length; i++) worst = Math.max(worst, Math.abs(a[i] - w[i]) - Math.abs(b[i] - w[i]));
     expect(worst, f.name).toBeLessThanOrEqual(1e-7);
+    // every code of an element may come, the lowest bit too: as many values to a scale as the encoder has
+    const kinds = (x: Float32Array) => new Set(Array.from(x.subarray(0, f.blockSize))).size;
+    expect(kinds(a), f.name).toBeGreaterThan(kinds(b) / 2);
     // Two levels, or four, gain nothing from an even spread of the weights.
     if (!/^ggml_q[12]_/.test(f.name)) expect(error(quantize(t, f, mrgptq({ hessian: stats }))), f.name).toBeLessThan(error(plain));
   }

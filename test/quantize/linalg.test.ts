@@ -45,8 +45,9 @@ test("in a memory of its own too, at any place, and only the lower triangle wher
   // large enough for a kernel's memory, and in arrays of the caller's
   const kernel = openAlgebra(2 ** 22, 3, {}, "test");
   const made = [(size: number) => kernel.array(size), (size: number) => new Float64Array(size)];
-  for (const array of made) {
-    const [a, b, c] = sizes.map(array);
+  // each of the three in either
+  for (let where = 0; where < 8; where++) {
+    const [a, b, c] = sizes.map((size, i) => made[(where >> i) & 1](size));
     for (const x of [a, b, c]) for (let i = 0; i < x.length; i++) x[i] = rng.normal();
     const wanted = (rows: number, lower: boolean): Float64Array => {
       const want = c.slice();

@@ -172,5 +172,11 @@ test("calibrate: a token budget, every n-th token, and convolutions on maps of a
   want.finish().forEach((s, g) => expect(conv.groups[g].hessian).toEqual(s.hessian));
   expect(conv.statistics).toBe(conv.groups[0]);
   expect(conv.observer!.ranges().max[0]).toBe(Math.max(...maps.flatMap(({ x: map }) => Array.from(map.data))));
+  // layers that read one input, each by its own windows
+  const small = { ...geometry, kernel: [1, 1] as [number, number], pads: [0, 0, 0, 0] as [number, number, number, number] };
+  const both = await calibrate(maps, {
+    layers: { conv: { input: "x", convolution: geometry }, small: { input: "x", convolution: small } },
+  });
+  expect([both.conv.statistics.k, both.small.statistics.k]).toEqual([18, 2]);
   await expect(rows({ every: 0 })).rejects.toThrow(/calibrate every: expected a positive integer, got 0/);
 });
