@@ -385,6 +385,20 @@ describe("dot products", () => {
       expect(a.dot(as, bs)).toBe(roundPosit(exactDot(f, as, bs), n, es));
     }
     expect(a.dot([size / 2, 0], [0, 0])).toBe(size / 2);
+    // sums one after the other, rounded at every step: another result, by the same steps of the oracle
+    let differs = 0;
+    for (let trial = 0; trial < 20; trial++) {
+      const terms = Array.from({ length: 30 }, () => f.encode((random() - 0.5) * 2 ** Math.floor(random() * 12 - 6)));
+      const exact = terms.map((c) => decodePosit(c, n, es)!);
+      let [got, want] = [0, 0];
+      terms.forEach((c, i) => {
+        got = a.add(got, c);
+        want = roundPosit(addR(decodePosit(want, n, es)!, exact[i]), n, es);
+        expect(got).toBe(want);
+      });
+      if (got !== roundPosit(exact.reduce(addR), n, es)) differs++;
+    }
+    expect(differs).toBeGreaterThan(0);
   });
 
   test.each([
