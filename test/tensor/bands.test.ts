@@ -1,9 +1,13 @@
 // Matrices read by bands of rows: the planes of the whole, whatever the scales reach over. Rows by index.
+import { closeSync, mkdtempSync, openSync, rmSync, writeFileSync } from "node:fs";
+import { tmpdir } from "node:os";
+import { join } from "node:path";
 import { expect, test } from "vitest";
 import { defineBlock, float32, format, int4, type BlockFormat, type Format } from "../../formats/index.ts";
-import { dequantize, gatherRows, quantize, tensor } from "../../src/index.ts";
+import { dequantize, gatherRows, quantize, tensor, transpose } from "../../src/index.ts";
 import { quantizeBands, isApart } from "../../src/tensor/quantize/bands.ts";
 import { quantizeMeasured } from "../../src/tensor/quantize/measure.ts";
+import { nibbleThreads, threadsTake } from "../../src/tensor/quantize/nibble-threads.ts";
 import { normalArray } from "../helpers/random.ts";
 
 const [rows, k] = [11, 24];
@@ -23,6 +27,7 @@ const spans = (span: BlockFormat["scales"][0]["span"]) => defineBlock({ element:
 const formats: [string, Format, number][] = [
   ["a scale a row", format("int8_row"), 1],
   ["a scale a block", format("uint4_b8_zp"), 1],
+  ["blocks that end with the row", spans(16), 1],
   ["tiles of [3, 8]", spans([3, 8]), 3],
   ["one scale", format("int8_tensor"), 1],
   ["two levels, the outer one of all", format("nvfp4"), 1],
@@ -68,6 +73,33 @@ test("a weight that is not finite is named by its row and column", () => {
         expect.objectContaining({ code: "E_VALUE", message: expect.stringContaining(`got NaN at [${row}, ${column}]`) as string }),
       );
     }
+});
+
+test("threads take what their loop makes, and give what one thread gives; a file that they cannot read is null", async () => {
+  const q4 = format("int4_b32") as BlockFormat;
+  const take = (f: Format, options: object = { arithmetic: "ort" }, wide = 64, high = 8) =>
+    threadsTake({ fd: 0, offset: 0, rows: high, k: wide, inRows: true }, f, options);
+  expect([take(q4), take(format("uint4_b32_zp"), { arithmetic: "ort", rangeRule: "minmax" })]).toEqual([true, true]);
+  for (const f of ["int4", "int4_b32_float16", "int8_b32", "int4_row", "ggml_q4_0"]) expect(take(format(f)), f).toBe(false);
+  expect([take(q4, {}), take(q4, undefined, 63), take(q4, undefined, 64, 3), take(q4, undefined, 64, 4)]).toEqual([false, false, false, true]); // prettier-ignore
+  const folder = mkdtempSync(join(tmpdir(), "lowbit-threads-"));
+  const path = join(folder, "w");
+  const w = normalArray(8 * 64, 5);
+  writeFileSync(path, Buffer.concat([Buffer.alloc(12), Buffer.from(w.buffer)]));
+  const fd = openSync(path, "r");
+  const threads = nibbleThreads(2)!;
+  try {
+    const options = { arithmetic: "ort" } as const;
+    const jobs = [true, false].map((inRows) => threads.quantize({ fd, offset: 12, rows: 8, k: 64, inRows }, [8, 64], q4, options));
+    const [inRows, inColumns] = await Promise.all(jobs);
+    expect(inRows).toEqual(quantizeMeasured(tensor(w, [8, 64]), q4, options));
+    expect(inColumns!.packed).toEqual(quantize(transpose(tensor(w, [64, 8])), q4, options));
+    expect(await threads.quantize({ fd, offset: 1e6, rows: 8, k: 64, inRows: true }, [8, 64], q4, options)).toBeNull();
+  } finally {
+    await threads.close();
+    closeSync(fd);
+    rmSync(folder, { recursive: true });
+  }
 });
 
 test("gatherRows: rows as they decode, neighbours, repeats and the last; what is none is refused", () => {

@@ -1,10 +1,11 @@
 // Scale rules that search, against all candidates tried one by one; products at the ends of their ranges.
 import { describe, expect, test } from "vitest";
 import { float8_e4m3fn, float32, int4, int6, float4_e2m1fn } from "../../formats/all.ts";
-import { defineBlock } from "../../formats/define/index.ts";
+import { defineBlock, defineCodebook } from "../../formats/define/index.ts";
 import type { NumberFormat, ScaleRule } from "../../formats/core/types.ts";
 import { format } from "../../formats/index.ts";
 import { dequantize, dotInt16, prepareConv2d, quantize, tensor } from "../../src/index.ts";
+import { fitLogScales } from "../../src/tensor/quantize/log-scales.ts";
 import { keepFinite } from "../../src/tensor/quantize/finite.ts";
 import { matrixView } from "../../src/tensor/tensor.ts";
 import { random } from "../helpers/random.ts";
@@ -51,13 +52,21 @@ describe.each(["mse", "mseSweep"] as const)("%s", (scaleRule: ScaleRule) => {
     const grid = valuesOf(int6).filter((v) => v > -32 || f.rangeRule !== "narrow");
     const most = Math.max(grid[grid.length - 1], -grid[0]);
     const [count, top] = scaleRule === "mse" ? [100, 1] : [163, 1.5];
-    const x = Array.from({ length: K }, (_, i) => Math.fround(i === 3 ? 9 : rng.normal()));
-    const got = new Float32Array(quantize(tensor(Float32Array.from(x), [1, K]), f).scales!.slice().buffer)[0];
-    const amax = Math.max(...x.map(Math.abs));
-    const factors = Array.from({ length: count }, (_, i) => Math.fround((amax / most) * (top - (i * 0.8) / 100)));
-    const errors = factors.map((s) => errorOf(x, grid, s));
-    expect(factors).toContain(got);
-    expect(errors[factors.indexOf(got)]).toBeLessThanOrEqual(Math.min(...errors) * (1 + 1e-12));
+    let clipped = 0;
+    for (const outlier of [3, 5, 7, 9, 12]) {
+      const x = Array.from({ length: K }, (_, i) => Math.fround(i === 3 ? outlier : rng.normal()));
+      const got = new Float32Array(quantize(tensor(Float32Array.from(x), [1, K]), f).scales!.slice().buffer)[0];
+      const amax = Math.max(...x.map(Math.abs));
+      const factors = Array.from({ length: count }, (_, i) => Math.fround((amax / most) * (top - (i * 0.8) / 100)));
+      const errors = factors.map((s) => errorOf(x, grid, s));
+      expect(factors).toContain(got);
+      expect(errors[factors.indexOf(got)]).toBeLessThanOrEqual(Math.min(...errors) * (1 + 1e-12));
+      if (got < Math.fround(amax / most)) clipped++;
+    }
+    expect(clipped).toBeGreaterThan(0);
+    // a block that is on the grid already; the sweep's factors pass by one
+    const exact = Float32Array.from({ length: K }, (_, i) => (i === 0 ? 31 : i - 8));
+    if (scaleRule === "mse") expect(dequantize(quantize(tensor(exact, [1, K]), f))).toEqual(exact);
   });
 });
 
@@ -263,4 +272,57 @@ test("every rounding by its name, and stochastic rounding by the caller's number
   const ends = [0, 1 - 2 ** -32].map((r) => run({ rounding: "stochastic", random: () => r }));
   expect(ends.map((values) => values.join()).sort()).toEqual([[...x].map(Math.trunc).join(), [...x].map(away).join()].sort());
   expect(() => run({ rounding: "stochastic", random: 0.5 })).toThrow(TypeError);
+});
+
+test("steps of Transformer Engine's and MR-GPTQ's rules, by their formulas", () => {
+  const f = (scaleRule: ScaleRule) =>
+    defineBlock({ name: "t_nv", element: float4_e2m1fn, scales: [{ format: float8_e4m3fn, span: K }, { format: float32, span: "tensor" }], scaleRule }); // prettier-ignore
+  const blocks = Array.from({ length: 12 }, (_, b) => Array.from({ length: K }, () => Math.fround(rng.normal() * 2 ** (b % 5)))); // prettier-ignore
+  const x = tensor(Float32Array.from(blocks.flat()), [12, K]);
+  const [amaxes, r] = [blocks.map((v) => Math.max(...v.map(Math.abs))), Math.fround];
+  const outer = (packed: { superScales: Uint8Array | null }) => new Float32Array(packed.superScales!.slice().buffer)[0];
+  const inner = (packed: { scales: Uint8Array | null }) => [...packed.scales!].map((code) => float8_e4m3fn.decode(code));
+  const store = (v: number) => float8_e4m3fn.decode(float8_e4m3fn.encode(v, { overflow: "saturate" }));
+  const te = quantize(x, f("te"));
+  const encode = r((448 * 6) / Math.max(...amaxes));
+  expect(outer(te)).toBe(r(1 / encode));
+  expect(inner(te)).toEqual(amaxes.map((a) => store(Math.min(r(r(a / 6) * encode), 448))));
+  const thirds = quantize(x, f("fourThirds"));
+  expect(outer(thirds)).toBe(r(2 / 6));
+  expect(inner(thirds)).toEqual(amaxes.map((a) => 2 ** Math.floor(Math.log2(a))));
+});
+
+test("onnxruntime's steps at a scale of one, and over a range that float32 cannot hold", () => {
+  const exact = Float32Array.from({ length: 32 }, (_, i) => (i === 0 ? -128 : 4 * i - 60));
+  const one = quantize(tensor(exact, [1, 32]), format("int8_b32"), { arithmetic: "ort" });
+  expect(new Float32Array(one.scales!.slice().buffer)[0]).toBe(1);
+  expect(dequantize(one)).toEqual(exact);
+  const wideRange = quantize(tensor(Float32Array.of(-3e38, 3e38, 0, 1e38), [1, 4]), format("uint8_b4_zp"), { arithmetic: "ort", rangeRule: "minmax" }); // prettier-ignore
+  expect(new Float32Array(wideRange.scales!.slice().buffer)[0] / (6e38 / 255)).toBeCloseTo(1, 6);
+});
+
+test("an element that reaches further below zero than above is scaled by that end", () => {
+  const element = defineCodebook({ name: "t_low", bits: 2, values: [-2, -1, 0, 1] });
+  const f = defineBlock({ element, scales: [{ format: float32, span: 4 }] });
+  expect([...dequantize(quantize(tensor(Float32Array.of(-6, -3, 0, 3), [1, 4]), f))]).toEqual([-6, -3, 0, 3]);
+});
+
+test("fitted scales end at the smallest and the largest block, whatever their size", () => {
+  for (const size of [1e-3, 1, 1e3]) {
+    const x = tensor(Float32Array.from({ length: 64 }, (_, i) => size * (i < 32 ? 6 : 0.06)), [2, 32]); // prettier-ignore
+    const f = fitLogScales(x, { element: float4_e2m1fn });
+    const values = valuesOf(f.scales[0].format);
+    expect(values[0] / (size * 0.01)).toBeCloseTo(1, 5);
+    expect(values.at(-1)! / size).toBeCloseTo(1, 5);
+  }
+});
+
+test("recipes say what made the codes", () => {
+  const x = tensor(Float32Array.from({ length: 256 }, () => rng.normal()), [1, 256]); // prettier-ignore
+  expect(quantize(x, format("ggml_q4_0")).recipe).toEqual({ version: 1, algorithm: "rtn" });
+  expect(quantize(x, format("int8")).recipe).toEqual({ version: 1, algorithm: "rtn", rounding: "halfEven", overflow: "saturate" });
+  expect(quantize(x, format("int8"), { rounding: "floor", overflow: "wrap" }).recipe).toMatchObject({
+    rounding: "floor",
+    overflow: "wrap",
+  });
 });
