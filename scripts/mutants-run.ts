@@ -138,5 +138,7 @@ export interface Known {
 
 export function readKnown(path: string): Known {
   if (!existsSync(path)) return { reach: {}, missed: {}, killed: {} };
-  return JSON.parse(readFileSync(path, "utf8")) as Known;
+  // a store of an earlier version has no list of those that were missed
+  const known = JSON.parse(readFileSync(path, "utf8")) as Omit<Known, "missed"> & Partial<Known>;
+  return { ...known, missed: known.missed ?? {} };
 }
