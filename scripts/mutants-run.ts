@@ -55,6 +55,7 @@ export async function openRuns({ root, work, tests, mutants, sources, budget }: 
     byFile.has(file) ? withSwitches(sources.get(file)!, byFile.get(file)!) : undefined;
   // inside the root, where packages are found
   const folder = mkdtempSync(join(root, ".cache/mutate/bundles-"));
+  process.once("exit", () => rmSync(folder, { recursive: true, force: true }));
   const bundleOf = await bundles(root, folder, testFiles(root, tests), changed);
   const setups = await bundles(
     root,
@@ -99,10 +100,7 @@ export async function openRuns({ root, work, tests, mutants, sources, budget }: 
       const errors = bad.flatMap((m) => [...m.errors(), ...[...m.children.allTests("failed")].flatMap((t) => t.result().errors ?? [])]);
       return { entries: entriesOf(journal), failed: bad.map((m) => testOf.get(m.moduleId)!), error: errors[0]?.message ?? "" };
     },
-    async close() {
-      await vitest.close();
-      rmSync(folder, { recursive: true, force: true });
-    },
+    close: () => vitest.close(),
   };
 }
 
