@@ -3,7 +3,7 @@
 // [--json] [--seconds S] [--quick]: best and median of interleaved rounds, ratios to roofs and peers of the same
 // process. npm run bench -- accuracy-gptq|accuracy-activations|accuracy-ocr|accuracy-static|gguf-llama|gguf-wllama|
 // cache-perplexity [case ...]: quantized models on data that calibration never saw, beside their bounds; onnx-1gib,
-// large: time, memory; zoo: real models from npm packages, in several dtypes and runtimes.
+// large: time, memory; retrieval: vectors of real models, packed, in a task; zoo: real models from npm packages, in several dtypes and runtimes.
 // --publish writes the figures into docs/public/bench.json, which the benchmark page of the site shows.
 // --quick leaves the slowest peers out. Use Node 24 for the figures of relaxed SIMD: `npx -p node@24 npm run bench --
 // gemv`.
@@ -19,6 +19,7 @@ const reports: Record<string, (args: string[]) => Promise<void>> = {
   "gguf-llama": async (args) => (await import("./gguf-llama.ts")).ggufLlama(args),
   "gguf-wllama": async (args) => (await import("./gguf-wllama.ts")).ggufWllama(args),
   zoo: async (args) => (await import("./zoo.ts")).zoo(args),
+  retrieval: async (args) => (await import("./retrieval.ts")).retrieval(args),
   large: async (args) => (await import("./large.ts")).large(args),
   "accuracy-gptq": async (args) => (await import("./accuracy-gptq.ts")).accuracyGptq(args),
 };
