@@ -1,16 +1,19 @@
 // The PP-OCRv4 recogniser as published (opset 9, weights in Constant nodes) with 4-bit weights, Conv and MatMul,
 // round-to-nearest beside refit with GPTQ in sequence, in the same formats: files written by quantizeModel and run by
 // onnxruntime-node. Stored bits, SQNR at the input of the softmax, and the text of rendered lines: the 20 of the demo,
-// and the same texts in styles far outside those of calibration. Run: npm run bench -- accuracy-ocr [RTN] [refit]
-// [by-hand] [--choose]. Some minutes.
+// the same texts in styles far outside those of calibration, and in the fonts of the machine. Run: npm run bench --
+// accuracy-ocr [RTN] [refit] [by-hand] [--choose]. Some minutes.
 import { mkdtempSync, rmSync } from "node:fs";
 import { cpus, loadavg, tmpdir } from "node:os";
 import { join } from "node:path";
 import { modelLayers, quantizeModel, readModel, type QuantizeModelOptions } from "../src/onnx/index.ts";
+import { TEXTS } from "../examples/text-lines.mjs";
+import { fontLines } from "./font-lines.ts";
 import {
   calibrationLines,
   characterAccuracy,
   choiceLines,
+  EVALUATED,
   evaluationLines,
   lineFeeds,
   otherLines,
@@ -62,7 +65,7 @@ export async function accuracyOcr(args: readonly string[] = []): Promise<void> {
   const chosen = args.filter((arg) => arg !== "--choose");
   const sets: Record<string, Line[]> = args.includes("--choose")
     ? { choose: choiceLines() }
-    : { demo: evaluationLines(), other: otherLines() };
+    : { demo: evaluationLines(), other: otherLines(), fonts: await fontLines(TEXTS.slice(0, EVALUATED), 3, 9) };
   const folder = mkdtempSync(join(tmpdir(), "lowbit-ocr-"));
   try {
     const float = new Map<string, Reading[]>();

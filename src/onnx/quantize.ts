@@ -102,9 +102,19 @@ function someFeeds(feeds: readonly Feeds[]): Feeds[] {
 }
 
 /**
- * Formats within a budget of bits as rules; layers without one stay. Without an algorithm it is GPTQ: calibration data
- * are at hand, and at few bits it is worth more than any choice of formats. Layers that calibration cannot look at then
- * have their scales searched.
+ * Calibration data are at hand, and at few bits they are worth more than any choice of formats: without an algorithm it
+ * is refit in sequence. Where layers are made apart (shards), or the model is too large to be run twice for each of
+ * them, it is GPTQ.
+ */
+function budgetAlgorithm(model: OnnxModel, { algorithm, sequential, ...rest }: QuantizeOptions): Algorithm {
+  if (algorithm !== undefined) return algorithm;
+  const apart = "shard" in rest && rest.shard !== undefined;
+  return apart || sequential === false || payloadBytes(model) >= LARGE_MODEL ? "gptq" : "refit";
+}
+
+/**
+ * Formats within a budget of bits as rules; layers without one stay. Layers that calibration cannot look at have their
+ * scales searched.
  */
 async function withBudget(
   model: OnnxModel,
@@ -114,7 +124,7 @@ async function withBudget(
   notes: string[],
 ): Promise<QuantizeOptions> {
   const { signal, calibrate } = options;
-  const algorithm = options.algorithm ?? "gptq";
+  const algorithm = budgetAlgorithm(model, options);
   const maxTokens = Math.min(calibrate?.maxTokens ?? Infinity, PLAN_TOKENS);
   const { layers } = await calibrateModel(model, feeds, { ...pick({ ...calibrate, signal }), maxTokens, holdOut: 0 });
   const statistics = new Map([...layers].flatMap(([name, { statistics: of }]) => (of.length === 1 ? [[name, of[0]] as const] : [])));
@@ -125,6 +135,7 @@ async function withBudget(
     ...pick({ signal }),
   });
   notes.push(...found.notes);
+  if (options.algorithm === undefined) notes.push(`weights by ${String(algorithm)}, for no algorithm was asked for`);
   const own = found.rules.map((rule, i) =>
     options.algorithm === undefined && !layers.has(found.plan.layers[i].name) ? { ...rule, algorithm: "mse" as const } : rule,
   );
@@ -133,11 +144,11 @@ async function withBudget(
 }
 
 /**
- * What a layer is rounded with while formats are compared: GPTQ where its inputs are known and something better than
- * rounding is asked for.
+ * What a layer is rounded with while formats are compared: GPTQ where something better than rounding is asked for and
+ * its inputs are known by more vectors than it has inputs (fewer would make every format seem free of loss).
  */
 function planQuantizer(algorithm: Algorithm, { name, statistics }: PlanLayer, format: Format): WeightQuantizer {
-  if (algorithm === "rtn" || statistics?.hessian === undefined || statistics.hessian === null || unvarying(statistics)) return rtn();
+  if (algorithm === "rtn" || !statistics?.hessian || statistics.rows < statistics.k || unvarying(statistics)) return rtn();
   return gptq({ hessian: statistics, name, damp: 0.05, ...(format.kind === "opaque" ? {} : { actOrder: true }) });
 }
 

@@ -9,6 +9,7 @@ import {
   measureImportance,
   modelLayers,
   planBudget,
+  quantizeModelBytes,
   readModelBytes,
   readWeight,
   writeModelBytes,
@@ -122,5 +123,23 @@ describe("budget", () => {
   test("a budget below the smallest format is refused with what it needs", async () => {
     const m = readModelBytes(bytes);
     await expect(planBudget(m, feeds, { bitsPerWeight: 1, importance: new Map() })).rejects.toThrow(/1/);
+  });
+});
+
+describe("quantizeModel with a budget", () => {
+  test("few calibration vectors are enough: layers are then compared by rounding", async () => {
+    const few = encoderFeeds(2, 1, 3);
+    const { report } = await quantizeModelBytes(bytes, { budget: { bitsPerWeight: 3.5 }, calibration: few });
+    expect(report.quantized).toBeGreaterThan(0);
+  });
+
+  test("without an algorithm it is refit in sequence; GPTQ where layers are to see the float model's inputs", async () => {
+    const noteOf = async (options: { sequential?: boolean }) => {
+      const { report } = await quantizeModelBytes(bytes, { budget: { bitsPerWeight: 3.5 }, calibration: feeds, ...options });
+      expect(report.quantized).toBeGreaterThan(0);
+      return report.notes.find((note) => note.startsWith("weights by"));
+    };
+    expect(await noteOf({})).toBe("weights by refit, for no algorithm was asked for");
+    expect(await noteOf({ sequential: false })).toBe("weights by gptq, for no algorithm was asked for");
   });
 });
