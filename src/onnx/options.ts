@@ -479,8 +479,7 @@ export function checkOptions(options: QuantizeModelOptions): void {
       );
     if (option.accepts(value)) continue;
     const refused = name === "dtype" ? REFUSED_DTYPES.get(String(value)) : undefined;
-    if (refused !== undefined)
-      throw new RangeError(`dtype: expected one of ${ONNX_DTYPES.join(", ")}, got ${shown(value)}: ${refused}`);
+    if (refused !== undefined) throw new RangeError(`dtype: expected one of ${ONNX_DTYPES.join(", ")}, got ${shown(value)}: ${refused}`);
     const message = `${name}: expected ${option.expected}, got ${shown(value)}`;
     throw typeof value === "string" || typeof value === "number" ? new RangeError(message) : new TypeError(message);
   }
