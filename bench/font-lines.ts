@@ -17,13 +17,27 @@ interface Drawing {
   readonly baseline: number;
 }
 
+interface Context {
+  font: string;
+  fillStyle: string;
+  measureText(text: string): { readonly width: number };
+  fillRect(x: number, y: number, width: number, height: number): void;
+  fillText(text: string, x: number, y: number): void;
+  getImageData(x: number, y: number, width: number, height: number): { readonly data: Uint8ClampedArray };
+}
+
+/** What of a page's globals is used there: the project is compiled without the DOM. */
+interface Page {
+  OffscreenCanvas: new (width: number, height: number) => { width: number; height: number; getContext(kind: "2d"): Context };
+}
+
 /** In the page: one canvas a line, its grey values as base64. */
 function draw({ text, font, ink, paper, baseline }: Drawing): { width: number; grey: string } {
-  const canvas = new OffscreenCanvas(8, 48);
-  let context = canvas.getContext("2d")!;
+  const canvas = new (globalThis as unknown as Page).OffscreenCanvas(8, 48);
+  let context = canvas.getContext("2d");
   context.font = font;
   canvas.width = Math.ceil(context.measureText(text).width) + 12;
-  context = canvas.getContext("2d")!;
+  context = canvas.getContext("2d");
   context.fillStyle = `rgb(${paper},${paper},${paper})`;
   context.fillRect(0, 0, canvas.width, canvas.height);
   context.font = font;

@@ -102,19 +102,9 @@ function someFeeds(feeds: readonly Feeds[]): Feeds[] {
 }
 
 /**
- * Calibration data are at hand, and at few bits they are worth more than any choice of formats: without an algorithm it
- * is refit in sequence. Where layers are made apart (shards), or the model is too large to be run twice for each of
- * them, it is GPTQ.
- */
-function budgetAlgorithm(model: OnnxModel, { algorithm, sequential, ...rest }: QuantizeOptions): Algorithm {
-  if (algorithm !== undefined) return algorithm;
-  const apart = "shard" in rest && rest.shard !== undefined;
-  return apart || sequential === false || payloadBytes(model) >= LARGE_MODEL ? "gptq" : "refit";
-}
-
-/**
- * Formats within a budget of bits as rules; layers without one stay. Layers that calibration cannot look at have their
- * scales searched.
+ * Formats within a budget of bits as rules; layers without one stay. Without an algorithm it is GPTQ: calibration data
+ * are at hand, and at few bits it is worth more than any choice of formats. Layers that calibration cannot look at then
+ * have their scales searched.
  */
 async function withBudget(
   model: OnnxModel,
@@ -124,7 +114,7 @@ async function withBudget(
   notes: string[],
 ): Promise<QuantizeOptions> {
   const { signal, calibrate } = options;
-  const algorithm = budgetAlgorithm(model, options);
+  const algorithm = options.algorithm ?? "gptq";
   const maxTokens = Math.min(calibrate?.maxTokens ?? Infinity, PLAN_TOKENS);
   const { layers } = await calibrateModel(model, feeds, { ...pick({ ...calibrate, signal }), maxTokens, holdOut: 0 });
   const statistics = new Map([...layers].flatMap(([name, { statistics: of }]) => (of.length === 1 ? [[name, of[0]] as const] : [])));
@@ -135,7 +125,6 @@ async function withBudget(
     ...pick({ signal }),
   });
   notes.push(...found.notes);
-  if (options.algorithm === undefined) notes.push(`weights by ${String(algorithm)}, for no algorithm was asked for`);
   const own = found.rules.map((rule, i) =>
     options.algorithm === undefined && !layers.has(found.plan.layers[i].name) ? { ...rule, algorithm: "mse" as const } : rule,
   );

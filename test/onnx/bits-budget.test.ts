@@ -132,14 +132,4 @@ describe("quantizeModel with a budget", () => {
     const { report } = await quantizeModelBytes(bytes, { budget: { bitsPerWeight: 3.5 }, calibration: few });
     expect(report.quantized).toBeGreaterThan(0);
   });
-
-  test("without an algorithm it is refit in sequence; GPTQ where layers are to see the float model's inputs", async () => {
-    const noteOf = async (options: { sequential?: boolean }) => {
-      const { report } = await quantizeModelBytes(bytes, { budget: { bitsPerWeight: 3.5 }, calibration: feeds, ...options });
-      expect(report.quantized).toBeGreaterThan(0);
-      return report.notes.find((note) => note.startsWith("weights by"));
-    };
-    expect(await noteOf({})).toBe("weights by refit, for no algorithm was asked for");
-    expect(await noteOf({ sequential: false })).toBe("weights by gptq, for no algorithm was asked for");
-  });
 });
