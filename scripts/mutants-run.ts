@@ -92,13 +92,18 @@ export async function openRuns({ root, work, tests, mutants, sources, budget }: 
     files: [...bundleOf.keys()],
     async run(plans, mutant = -1) {
       writeFileSync(plan, JSON.stringify(Object.fromEntries([...plans].map(([file, p]) => [bundleOf.get(file), p]))));
-      writeFileSync(journal, "");
       process.env.LOWBIT_MUTANT = String(mutant);
       const chosen = [...plans.keys()].map((file) => specs.find((s) => s.moduleId === bundleOf.get(file))!);
-      const { testModules } = await vitest.runTestSpecifications(chosen);
-      const bad = testModules.filter((m) => !m.ok());
-      const errors = bad.flatMap((m) => [...m.errors(), ...[...m.children.allTests("failed")].flatMap((t) => t.result().errors ?? [])]);
-      return { entries: entriesOf(journal), failed: bad.map((m) => testOf.get(m.moduleId)!), error: errors[0]?.message ?? "" };
+      for (let attempt = 1; ; attempt++) {
+        writeFileSync(journal, "");
+        const { testModules } = await vitest.runTestSpecifications(chosen);
+        const entries = entriesOf(journal);
+        // on a machine under load a process may not come up in time, which says nothing of a mutant
+        if (entries.length === 0 && attempt < 3) continue;
+        const bad = testModules.filter((m) => !m.ok());
+        const errors = bad.flatMap((m) => [...m.errors(), ...[...m.children.allTests("failed")].flatMap((t) => t.result().errors ?? [])]);
+        return { entries, failed: bad.map((m) => testOf.get(m.moduleId)!), error: errors[0]?.message ?? "" };
+      }
     },
     close: () => vitest.close(),
   };

@@ -91,7 +91,7 @@ async function reachOf(runs: Runs): Promise<Map<string, Reach>> {
   const unknown = runs.files.filter((file) => known.reach[file]?.key !== keyOf(file));
   for (const file of unknown) {
     const { entries, failed, error } = await runs.run(new Map([[file, { mode: "reach" } as Plan]]));
-    if (failed.length > 0) {
+    if (failed.length > 0 || entries.at(-1)?.kind !== "end") {
       console.error(`mutate: ${relative(root, file)} fails without a mutant: left out. ${short(error)}`);
       continue;
     }
@@ -133,6 +133,7 @@ async function rerun(runs: Runs, reach: Map<string, Reach>, living: number[]): P
   const costOf = (r: Reach): number => r.tests.reduce((s, t) => s + t.ms * t.ids.filter((id) => living.includes(id)).length, 0);
   const order = [...reach].sort(([, a], [, b]) => costOf(a) - costOf(b));
   for (const [file, { tests }] of order) {
+    let whole = true;
     for (;;) {
       const open = (id: number): boolean => living.includes(id) && !killed.has(id) && !fresh.has(id) && !missedBefore(id, file, "file");
       const wanted = tests
@@ -150,10 +151,15 @@ async function rerun(runs: Runs, reach: Map<string, Reach>, living: number[]): P
       const last = entries.at(-1);
       // the process ended in the middle of a mutant: it hangs, or takes all memory
       if (last?.kind === "begin") kill(last.id, file);
-      else if (last?.kind !== "spoiled") break;
+      else if (last?.kind !== "spoiled") {
+        whole = last?.kind === "end";
+        break;
+      }
     }
-    for (const id of new Set(tests.flatMap((t) => t.ids)))
-      if (living.includes(id) && !killed.has(id) && !fresh.has(id) && !missed.has(id)) miss(id, file, "file");
+    if (!whole) console.error(`mutate: ${relative(root, file)} did not run to its end: its mutants are left to others`);
+    else
+      for (const id of new Set(tests.flatMap((t) => t.ids)))
+        if (living.includes(id) && !killed.has(id) && !fresh.has(id) && !missed.has(id)) miss(id, file, "file");
     save();
   }
   for (const id of missed) if (!killed.has(id)) fresh.add(id);
