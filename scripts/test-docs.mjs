@@ -35,7 +35,7 @@ try {
     for (const [name, check] of Object.entries(checks)) {
       if (values.only !== undefined && values.only !== name) continue;
       const from = performance.now();
-      const said = await check({ site, open, context, accessibility });
+      const said = await check({ site, open, browser, context, faults, accessibility });
       console.log(`test:docs: ${name}: ${said} (${((performance.now() - from) / 1000).toFixed(1)} s)`);
       for (const fault of faults.slice(0, 40)) console.error(fault.slice(0, 400));
       assert.equal(faults.length, 0, `${faults.length} faults`);

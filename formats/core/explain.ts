@@ -179,7 +179,7 @@ export function explainValue(format: Format, input: number, options: EncodeOptio
     nearest: `the nearest value (${rounding})`,
     tie: `on the boundary between two values: ${rounding}`,
     rounding: `rounded by "${rounding}"`,
-    overflow: `beyond the range ${showNumber(limits.min)}..${showNumber(limits.max)}: overflow "${options.overflow ?? format.defaults.overflow}"`,
+    overflow: beyondRange(format, input, value, options, rounding),
     underflow: "rounds to zero",
     "not a number": `NaN: policy "${options.nan ?? format.defaults.nan}"`,
   }[reason];
@@ -210,6 +210,17 @@ export function explainValue(format: Format, input: number, options: EncodeOptio
     interval,
     lines,
   };
+}
+
+function beyondRange(format: NumberFormat, input: number, value: number, options: EncodeOptions, rounding: string): string {
+  const { limits, defaults } = format;
+  if (!Number.isFinite(input) && (options.infinity ?? defaults.infinity) === "keep" && !Number.isFinite(value))
+    return `an infinite input: policy "keep"`;
+  const overflow = options.overflow ?? defaults.overflow;
+  const range = `beyond the range ${showNumber(limits.min)}..${showNumber(limits.max)}`;
+  // Directed rounding reaches the last value before any overflow, and posits have none.
+  const last = overflow !== "saturate" && (value === limits.min || value === limits.max);
+  return last ? `${range}: the last value (rounding "${rounding}", overflow "${overflow}")` : `${range}: overflow "${overflow}"`;
 }
 
 /** What one code stands for. */

@@ -2,7 +2,8 @@
 import { describe, expect, it } from "vitest";
 import { drift, profileOf, sampleRows } from "../../docs/.vitepress/explorer/analyse.ts";
 import { blockCodes, blockView, drawBlock } from "../../docs/.vitepress/explorer/block.ts";
-import { errorCurve, FORM, formText, policies, sideBySide, type FormKind } from "../../docs/.vitepress/explorer/more.ts";
+import { FORM, formText, type FormKind } from "../../docs/.vitepress/explorer/form.ts";
+import { errorCurve, policies, sideBySide } from "../../docs/.vitepress/explorer/more.ts";
 import { formatOf, START, view } from "../../docs/.vitepress/explorer/state.ts";
 import { bfloat16, float4_e2m1fn, float8_e4m3fn, format, int8, type NumberFormat } from "../../formats/index.ts";
 import { dequantize, quantize, tensor } from "../../src/index.ts";
@@ -12,15 +13,33 @@ import { seededRandom } from "../../src/quantize/index.ts";
 
 describe("policies", () => {
   it("are the format's own codes for every mode, and say why", () => {
-    const { roundings, overflows, beyond } = policies(float4_e2m1fn, 2.5);
+    const [roundings, overflows, infinities, nans] = policies(float4_e2m1fn, 2.5).map(({ rows }) => rows);
     const of = (mode: string) => roundings.find((row) => row.policy === mode)!;
     expect([of("halfEven").value, of("halfExpand").value, of("ceil").value, of("floor").value, of("trunc").value]).toEqual(["2", "3", "3", "2", "2"]); // prettier-ignore
     expect(of("halfEven").why).toMatch(/boundary between two values/);
     expect(of("ceil").why).toMatch(/rounded by "ceil"/);
-    expect(beyond).toBe(12);
-    for (const row of [...roundings, ...overflows]) expect(row.why).toMatch(/\S/);
+    expect(of("stochastic").why).toMatch(/^3 \(0x5\) in 50 % of draws, 2 \(0x4\) in 50 %/);
+    expect(policies(float4_e2m1fn, 2.5)[1].title).toBe("overflow, of 12");
+    for (const row of [...roundings, ...overflows, ...infinities, ...nans]) expect(row.why).toMatch(/\S/);
     expect(overflows.find((row) => row.policy === "saturate")!.value).toBe("6");
     expect(overflows.find((row) => row.policy === "error")!.code).toBe("-");
+    expect(nans.map((row) => row.value)).toEqual(["-", "-", "0", "-0", "6"]);
+  });
+  it("of stochastic rounding are the share of draws that go up", () => {
+    const f = format("posit8_es2") as NumberFormat;
+    const [{ rows }] = policies(f, 0.3);
+    const share = Number(/in ([\d.]+) % of draws/.exec(rows.find((row) => row.policy === "stochastic")!.why)![1]);
+    const random = seededRandom(9);
+    const up = Array.from({ length: 20000 }, () => f.decode(f.encode(0.3, { rounding: "stochastic", random }))).filter((v) => v > 0.3);
+    expect(Math.abs((100 * up.length) / 20000 - share)).toBeLessThan(1.5);
+    expect(policies(f, 0.25)[0].rows.at(-1)).toMatchObject({ value: "0.25" });
+  });
+  it("say what became of infinity, and what no policy changes", () => {
+    const why = (name: string, group: number, policy: string) => policies(format(name) as NumberFormat, 500)[group].rows.find((row) => row.policy === policy)!.why; // prettier-ignore
+    expect(why("posit8_es2", 2, "keep")).toBe('an infinite input: policy "keep"');
+    expect(why("posit8_es2", 1, "nan")).toMatch(/the last value \(rounding "halfEven", overflow "nan"\)/);
+    expect(why("float8_e4m3fn", 0, "trunc")).toMatch(/the last value \(rounding "trunc"/);
+    expect(why("float8_e4m3fn", 0, "halfEven")).toMatch(/overflow "nan"$/);
   });
 });
 

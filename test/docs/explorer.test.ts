@@ -5,8 +5,8 @@ import { describe, expect, test } from "vitest";
 import {
   flip,
   fromHash,
-  place,
   readNumber,
+  scaleOf,
   shortest,
   START,
   table,
@@ -74,7 +74,7 @@ test("own formats, turned bits, tables, the line", () => {
   expect(table(format("float8_e4m3fn"), "c")).toContain("  NAN,");
   expect(table(format("float8_e5m2"), "readmemh").split("\n")[1 + 0x3c]).toBe("3ff0000000000000");
   const { values } = mine.order!;
-  const places = [...values].map((x) => place(values, x));
+  const places = [...values].map(scaleOf(values));
   expect([places[0], places[places.length - 1]]).toEqual([0, 1]);
   expect(places).toEqual([...places].sort((a, b) => a - b));
 });

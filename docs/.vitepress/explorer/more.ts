@@ -1,5 +1,5 @@
-// What the explorer shows beside one value: the same value in several formats, under every rounding and overflow
-// policy, errors over magnitudes. Pure functions over the library, tested in Node.
+// What the explorer shows beside one value: the same value in several formats, under every policy, errors over
+// magnitudes. Pure functions over the library, tested in Node.
 import { type EncodeOptions, type NumberFormat } from "../../../formats/index.ts";
 import { explainValue, hexCode } from "../../../formats/core/explain.ts";
 import { exactDecimal } from "../../../formats/core/value-table.ts";
@@ -25,16 +25,41 @@ function policyRow(f: NumberFormat, x: number, policy: string, options: EncodeOp
   }
 }
 
-/** A value under every rounding mode, then a value beyond the range under every overflow policy. */
-export function policies(f: NumberFormat, x: number): { roundings: PolicyRow[]; overflows: PolicyRow[]; beyond: number } {
+export interface Policies {
+  readonly title: string;
+  readonly rows: readonly PolicyRow[];
+}
+
+/** The two values that stochastic rounding chooses between, and how often it takes the upper one. */
+function stochastic(f: NumberFormat, x: number): PolicyRow {
+  const row = { policy: "stochastic", code: "-", value: "-" };
+  try {
+    const { below, above } = explainValue(f, x, { rounding: "floor", overflow: "saturate" });
+    if (!Number.isFinite(x) || f.decode(f.encode(x, { overflow: "saturate" })) === x || below === null || above === null)
+      return { ...policyRow(f, x, "stochastic", {}), why: "lies between no two values: as in every other mode" };
+    const share = (x - below.value) / (above.value - below.value);
+    const [up, down] = [above, below].map((n) => `${exactDecimal(n.value)} (${hexCode(n.code, f.bits)})`);
+    const percent = (p: number): string => `${Number((100 * p).toPrecision(4))} %`;
+    return { ...row, why: `${up} in ${percent(share)} of draws, ${down} in ${percent(1 - share)}: the mean is the value itself` };
+  } catch (error) {
+    return { ...row, why: message(error) };
+  }
+}
+
+const INFINITIES = ["overflow", "keep"] as const;
+const NANS = ["nan", "error", "zero", "negativeZero", "max"] as const;
+
+/** A value under every rounding mode, then what is beyond the range, infinity and NaN under every policy. */
+export function policies(f: NumberFormat, x: number): Policies[] {
   const beyond = Number.isFinite(f.limits.max) && f.limits.max > 0 ? 2 * f.limits.max : Infinity;
   const rounding = ROUNDINGS.filter((r) => r !== "");
   const overflow = OVERFLOWS.filter((o) => o !== "");
-  return {
-    roundings: rounding.map((r) => policyRow(f, x, r, { rounding: r })),
-    overflows: overflow.map((o) => policyRow(f, beyond, o, { overflow: o })),
-    beyond,
-  };
+  return [
+    { title: `rounding of ${x}`, rows: [...rounding.map((r) => policyRow(f, x, r, { rounding: r })), stochastic(f, x)] },
+    { title: `overflow, of ${beyond}`, rows: overflow.map((o) => policyRow(f, beyond, o, { overflow: o })) },
+    { title: "an infinite input", rows: INFINITIES.map((o) => policyRow(f, Infinity, o, { infinity: o })) },
+    { title: "NaN", rows: NANS.map((n) => policyRow(f, NaN, n, { nan: n })) },
+  ];
 }
 
 export interface SideRow {
@@ -101,47 +126,4 @@ export function errorCurve(formats: readonly NumberFormat[]): ErrorCurve {
     }),
   );
   return { magnitudes, errors, names: formats.map((f) => f.name) };
-}
-
-/** What the form of one's own format asks for, by kind: field, label, value to begin with. */
-export const FORM = {
-  float: [
-    ["exponentBits", "exponent bits", "3"],
-    ["mantissaBits", "mantissa bits", "2"],
-    ["bias", "bias", "3"],
-    ["specials", "specials: ieee, finite, fn, fnuz", "finite"],
-  ],
-  posit: [
-    ["bits", "bits", "8"],
-    ["es", "exponent bits (es)", "2"],
-  ],
-  int: [
-    ["bits", "bits", "5"],
-    ["signed", "signed: true or false", "true"],
-  ],
-  codebook: [["values", "values, ascending", "-1 -0.4 0.1 0.9"]],
-  block: [
-    ["element", "element format", "float4_e2m1fn"],
-    ["scale", "scale format", "float8_e4m3fn"],
-    ["span", "values that share a scale: a number, row, tensor", "16"],
-  ],
-} as const satisfies Record<string, readonly (readonly [string, string, string])[]>;
-
-export type FormKind = keyof typeof FORM;
-
-/** The definition as JSON, or for blocks the name, that a filled form stands for. */
-export function formText(kind: FormKind, fields: Readonly<Record<string, string>>): string {
-  const of = (name: string): string => fields[name]?.trim() ?? "";
-  if (kind === "block") {
-    const span = /^\d+$/.test(of("span")) ? `b${of("span")}` : of("span");
-    return `${of("element")}_${span}_${of("scale")}`;
-  }
-  const value = (text: string): unknown =>
-    text === "true" || text === "false" ? text === "true" : text !== "" && Number.isFinite(Number(text)) ? Number(text) : text;
-  const values = (text: string): number[] => text.split(/[\s,]+/).filter((t) => t !== "").map(Number); // prettier-ignore
-  return JSON.stringify({
-    kind,
-    name: "mine",
-    ...Object.fromEntries(FORM[kind].map(([name]) => [name, name === "values" ? values(of(name)) : value(of(name))])),
-  });
 }

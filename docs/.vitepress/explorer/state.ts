@@ -5,6 +5,7 @@ import {
   arithmetic,
   bitCard,
   defineFormat,
+  explainCode,
   explainValue,
   format,
   isLowbitError,
@@ -16,6 +17,7 @@ import {
 } from "../../../formats/index.ts";
 import { hexCode } from "../../../formats/core/explain.ts";
 import { exactDecimal, valueTable, type ValueTableKind } from "../../../formats/core/value-table.ts";
+import { exactDigits, exactResult, hexFloat } from "./exact";
 
 export const ROUNDINGS = ["", "halfEven", "halfExpand", "halfTrunc", "halfCeil", "halfFloor", "trunc", "expand", "ceil", "floor"] as const;
 export const OVERFLOWS = ["", "saturate", "inf", "nan", "error", "wrap"] as const;
@@ -100,6 +102,8 @@ export interface ScalarView {
   readonly code: number;
   readonly fields: readonly { readonly name: string; readonly bits: string; readonly meaning: string }[];
   readonly lines: readonly string[];
+  /** All digits of the value, its hexadecimal form, how far its neighbours are. */
+  readonly facts: readonly (readonly [name: string, text: string])[];
   readonly card: readonly string[];
   /** Results of the typed value (as a code) with the second operand (as a code); "-" where the format refuses. */
   readonly results: readonly (readonly [operation: string, exact: string, code: string, value: string])[];
@@ -141,26 +145,38 @@ export function withValue(block: string, i: number, value: number): string {
 export { exactDecimal as decimal, valueTable as table, type ValueTableKind as TableKind };
 
 function results(f: NumberFormat, options: object, a: number, b: number): ScalarView["results"] {
-  /** `exact`: null where doubles have no such operation. */
-  const attempt = (name: string, exact: number | null, run: () => number): readonly [string, string, string, string] => {
-    const doubles = exact === null ? "-" : String(exact);
+  const attempt = (name: string, exact: string, run: () => number): readonly [string, string, string, string] => {
     try {
       const code = run();
-      return [name, doubles, hexCode(code, f.bits), String(f.decode(code))];
+      return [name, exact, hexCode(code, f.bits), String(f.decode(code))];
     } catch (error) {
-      return [name, doubles, "-", error instanceof Error ? error.message : String(error)];
+      return [name, exact, "-", error instanceof Error ? error.message : String(error)];
     }
   };
   const [x, y] = [f.decode(a), f.decode(b)];
   const math = arithmetic(f, options);
   return [
-    attempt("a + b", x + y, () => math.add(a, b)),
-    attempt("a - b", x - y, () => math.sub(a, b)),
-    attempt("a * b", x * y, () => math.mul(a, b)),
-    attempt("a / b", x / y, () => math.div(a, b)),
-    attempt("sqrt a", Math.sqrt(x), () => math.sqrt(a)),
-    attempt("next a", null, () => math.next(a)),
-    attempt("previous a", null, () => math.previous(a)),
+    attempt("a + b", exactResult("+", x, y), () => math.add(a, b)),
+    attempt("a - b", exactResult("-", x, y), () => math.sub(a, b)),
+    attempt("a * b", exactResult("*", x, y), () => math.mul(a, b)),
+    attempt("a / b", exactResult("/", x, y), () => math.div(a, b)),
+    attempt("sqrt a", exactResult("sqrt", x, 0), () => math.sqrt(a)),
+    attempt("next a", "-", () => math.next(a)),
+    attempt("previous a", "-", () => math.previous(a)),
+  ];
+}
+
+/** What the lines of `explainValue` leave out: all digits, and the gaps to the values beside this one. */
+function facts(f: NumberFormat, code: number): ScalarView["facts"] {
+  const { value, below, above } = explainCode(f, code);
+  const gaps = [
+    ...(below === null ? [] : [`${exactResult("-", value, below.value)} below`]),
+    ...(above === null ? [] : [`${exactResult("-", above.value, value)} above`]),
+  ];
+  return [
+    ["exactly", exactDigits(value)],
+    ["hexadecimal", hexFloat(value)],
+    ...(gaps.length > 0 ? [["spacing", gaps.join(", ")] as const] : []),
   ];
 }
 
@@ -195,6 +211,7 @@ export function view(state: ExplorerState, blockView: BlockViewer | null): View 
       code: explained.code,
       fields: explained.fields,
       lines: explained.lines,
+      facts: facts(f, explained.code),
       card: bitCard(f).lines,
       results: y === undefined ? [] : results(f, options, explained.code, f.encode(y, options)),
       values: f.order !== null && f.bits <= 12 ? f.order.values : undefined,
@@ -212,12 +229,12 @@ export function flip(f: NumberFormat, code: number, bit: number): string {
   return exactDecimal(f.decode(turned));
 }
 
-/** A place between 0 and 1 on a line that is logarithmic on both sides of zero. */
-export function place(values: Float64Array, x: number): number {
+/** Places between 0 and 1 on a line that is logarithmic on both sides of zero, from the least of the values to the largest. */
+export function scaleOf(values: Float64Array): (x: number) => number {
   const smallest = values.reduce((least, v) => (v !== 0 ? Math.min(least, Math.abs(v)) : least), Infinity);
   const at = (v: number): number => Math.sign(v) * Math.log2(1 + Math.abs(v) / smallest);
   const [low, high] = [at(values[0]), at(values[values.length - 1])];
-  return Math.min(1, Math.max(0, (at(x) - low) / (high - low)));
+  return (x) => Math.min(1, Math.max(0, (at(x) - low) / (high - low)));
 }
 
 export const formatNames = (): string[] => allFormats.map((f) => f.name);
