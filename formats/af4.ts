@@ -2,6 +2,11 @@
 //   iiii   values are the float32 nearest to the published decimals
 import { defineCodebook } from "./define/codebook.ts";
 
+/**
+ * AF4 (arXiv 2306.06965); bitsandbytes functional.py: `iiii`, 4 bits; -1 .. 1, smallest positive 0.0427316389977932;
+ * 16 finite.
+ * @example af4.decode(0x4) // 0.3167566657066345
+ */
 export const af4 = /* @__PURE__ */ defineCodebook({
   name: "af4",
   aliases: ["abnormalfloat4"],

@@ -2,4 +2,8 @@
 //   bb   value 2 u - 3
 import { defineBipolarInt } from "./define/bipolar.ts";
 
+/**
+ * Bipolar-INT, arXiv 2409.17870: `ii`, 2 bits; -3 .. 3, smallest positive 1; 4 finite; no zero.
+ * @example bipolar2.decode(0x2) // 1
+ */
 export const bipolar2 = /* @__PURE__ */ defineBipolarInt({ bits: 2 });

@@ -3,6 +3,10 @@
 //   siii   thresholds on |x| are the float32 constants of its kernels (strict >: ties toward zero)
 import { defineCodebook } from "./define/codebook.ts";
 
+/**
+ * bitsandbytes FP4 (csrc/kernels.cu): `iiii`, 4 bits; -1 .. 1, smallest positive 0.0052083334885537624; 15 finite; -0.
+ * @example bnb_fp4.decode(0x4) // 0.3333333432674408
+ */
 export const bnb_fp4 = /* @__PURE__ */ defineCodebook({
   name: "bnb_fp4",
   aliases: ["fp4_bnb"],

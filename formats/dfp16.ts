@@ -6,6 +6,11 @@ import { defineBlock } from "./define/block.ts";
 import { defineInt } from "./define/int.ts";
 import { float8_e8m0fnu } from "./float8_e8m0fnu.ts";
 
+/**
+ * Mixed Precision Training of CNNs using Integer Operations (arXiv 1802.00930): int16 under float8_e8m0fnu per tensor;
+ * 16 bits per value.
+ * @example quantize(tensor(values, [rows, k]), dfp16)
+ */
 export const dfp16 = /* @__PURE__ */ defineBlock({
   name: "dfp16",
   element: /* @__PURE__ */ defineInt({ bits: 16, signed: true }),

@@ -15,6 +15,11 @@ function values(): number[] {
   return out.sort((a, b) => a - b);
 }
 
+/**
+ * bitsandbytes create_dynamic_map (signed, 7 exponent bits): `iiiiiiii`, 8 bits; -0.992968738079071 .. 1, smallest
+ * positive 5.499999815583578e-7; 256 finite.
+ * @example dynamic8.decode(0xcd) // 0.30390626192092896
+ */
 export const dynamic8 = /* @__PURE__ */ defineCodebook({
   name: "dynamic8",
   values: /* @__PURE__ */ values(),

@@ -3,6 +3,10 @@
 //   s ee   bias 1, max 4, no infinity, no NaN
 import { defineFloat } from "./define/float.ts";
 
+/**
+ * power-of-two format: sign and exponent: `s ee`, 3 bits; -4 .. 4, smallest positive 1; 7 finite; -0.
+ * @example float3_e2m0.decode(0x2) // 2
+ */
 export const float3_e2m0 = /* @__PURE__ */ defineFloat({
   name: "float3_e2m0",
   aliases: ["e2m0", "pow2_3"],

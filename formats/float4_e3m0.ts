@@ -3,6 +3,11 @@
 //   s eee   bias 3, max 16, no infinity, no NaN
 import { defineFloat } from "./define/float.ts";
 
+/**
+ * power-of-two format: sign and exponent (LLM-FP4 E3M0): `s eee`, 4 bits; -16 .. 16, smallest positive 0.25; 15
+ * finite; -0.
+ * @example float4_e3m0.decode(0x1) // 0.25
+ */
 export const float4_e3m0 = /* @__PURE__ */ defineFloat({
   name: "float4_e3m0",
   aliases: ["e3m0", "pow2_4"],

@@ -3,6 +3,10 @@
 //   s eeeeeee   bias 63, max 2^64, no infinity, no NaN
 import { defineFloat } from "./define/float.ts";
 
+/**
+ * power-of-two format: sign and exponent: `s eeeeeee`, 8 bits; -2^64 .. 2^64, smallest positive 2^-62; 255 finite; -0.
+ * @example float8_e7m0.decode(0x3d) // 0.25
+ */
 export const float8_e7m0 = /* @__PURE__ */ defineFloat({
   name: "float8_e7m0",
   aliases: ["e7m0", "pow2_8"],

@@ -5,6 +5,11 @@
 // when saturating.
 import { defineFloat } from "./define/float.ts";
 
+/**
+ * OCP MX v1.0 E8M0; ml_dtypes float8_e8m0fnu; ONNX FLOAT8E8M0: `eeeeeeee`, 8 bits; 2^-127 .. 2^127, smallest positive
+ * 2^-127; 255 finite; NaN, no zero.
+ * @example float8_e8m0fnu.decode(0x7d) // 0.25
+ */
 export const float8_e8m0fnu = /* @__PURE__ */ defineFloat({
   name: "float8_e8m0fnu",
   aliases: ["e8m0", "ue8m0", "e8m0fnu", "float8e8m0", "f8_e8m0"],

@@ -8,6 +8,10 @@ import { IQ1_GRID } from "./define/ggml-grids.ts";
 import { defineGgmlGrid } from "./define/ggml-grid.ts";
 import { float16 } from "./float16.ts";
 
+/**
+ * ggml IQ1_M (type 29); ggml-quants.c: 256 values in 56 bytes, 1.75 bits per value.
+ * @example quantize(tensor(values, [rows, k]), ggml_iq1_m)
+ */
 export const ggml_iq1_m = /* @__PURE__ */ defineGgmlGrid({
   name: "ggml_iq1_m",
   aliases: ["iq1_m", "gguf_iq1_m"],

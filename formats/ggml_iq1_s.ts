@@ -7,6 +7,10 @@ import { IQ1_GRID } from "./define/ggml-grids.ts";
 import { defineGgmlGrid } from "./define/ggml-grid.ts";
 import { getHalf, putHalf } from "./define/ggml.ts";
 
+/**
+ * ggml IQ1_S (type 19); ggml-quants.c: 256 values in 50 bytes, 1.5625 bits per value.
+ * @example quantize(tensor(values, [rows, k]), ggml_iq1_s)
+ */
 export const ggml_iq1_s = /* @__PURE__ */ defineGgmlGrid({
   name: "ggml_iq1_s",
   aliases: ["iq1_s", "gguf_iq1_s"],

@@ -7,6 +7,10 @@ import { IQ2_S_GRID } from "./define/ggml-grids.ts";
 import { defineGgmlGrid } from "./define/ggml-grid.ts";
 import { getHalf, putHalf } from "./define/ggml.ts";
 
+/**
+ * ggml IQ2_S (type 22); ggml-quants.c: 256 values in 82 bytes, 2.5625 bits per value.
+ * @example quantize(tensor(values, [rows, k]), ggml_iq2_s)
+ */
 export const ggml_iq2_s = /* @__PURE__ */ defineGgmlGrid({
   name: "ggml_iq2_s",
   aliases: ["iq2_s", "gguf_iq2_s"],

@@ -7,6 +7,10 @@ import { IQ2_XS_GRID } from "./define/ggml-grids.ts";
 import { defineGgmlGrid, evenSigns } from "./define/ggml-grid.ts";
 import { getHalf, putHalf } from "./define/ggml.ts";
 
+/**
+ * ggml IQ2_XS (type 17); ggml-quants.c: 256 values in 74 bytes, 2.3125 bits per value.
+ * @example quantize(tensor(values, [rows, k]), ggml_iq2_xs)
+ */
 export const ggml_iq2_xs = /* @__PURE__ */ defineGgmlGrid({
   name: "ggml_iq2_xs",
   aliases: ["iq2_xs", "gguf_iq2_xs"],

@@ -7,6 +7,10 @@ import { IQ2_XXS_GRID } from "./define/ggml-grids.ts";
 import { defineGgmlGrid, evenSigns, getWord, putWord } from "./define/ggml-grid.ts";
 import { getHalf, putHalf } from "./define/ggml.ts";
 
+/**
+ * ggml IQ2_XXS (type 16); ggml-quants.c: 256 values in 66 bytes, 2.0625 bits per value.
+ * @example quantize(tensor(values, [rows, k]), ggml_iq2_xxs)
+ */
 export const ggml_iq2_xxs = /* @__PURE__ */ defineGgmlGrid({
   name: "ggml_iq2_xxs",
   aliases: ["iq2_xxs", "gguf_iq2_xxs"],

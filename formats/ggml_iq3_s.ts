@@ -6,6 +6,10 @@ import { IQ3_S_GRID } from "./define/ggml-grids.ts";
 import { defineGgmlGrid } from "./define/ggml-grid.ts";
 import { getHalf, putHalf } from "./define/ggml.ts";
 
+/**
+ * ggml IQ3_S (type 21); ggml-quants.c: 256 values in 110 bytes, 3.4375 bits per value.
+ * @example quantize(tensor(values, [rows, k]), ggml_iq3_s)
+ */
 export const ggml_iq3_s = /* @__PURE__ */ defineGgmlGrid({
   name: "ggml_iq3_s",
   aliases: ["iq3_s", "gguf_iq3_s"],

@@ -7,6 +7,10 @@ import { IQ3_XXS_GRID } from "./define/ggml-grids.ts";
 import { defineGgmlGrid, evenSigns, getWord, putWord } from "./define/ggml-grid.ts";
 import { getHalf, putHalf } from "./define/ggml.ts";
 
+/**
+ * ggml IQ3_XXS (type 18); ggml-quants.c: 256 values in 98 bytes, 3.0625 bits per value.
+ * @example quantize(tensor(values, [rows, k]), ggml_iq3_xxs)
+ */
 export const ggml_iq3_xxs = /* @__PURE__ */ defineGgmlGrid({
   name: "ggml_iq3_xxs",
   aliases: ["iq3_xxs", "gguf_iq3_xxs"],

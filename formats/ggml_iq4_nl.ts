@@ -18,6 +18,10 @@ function nearest(v: number): number {
   return f32(v - LEVELS[i]) < f32(LEVELS[i + 1] - v) ? i : i + 1;
 }
 
+/**
+ * ggml IQ4_NL (type 20); ggml-quants.c: 32 values in 18 bytes, 4.5 bits per value.
+ * @example quantize(tensor(values, [rows, k]), ggml_iq4_nl)
+ */
 export const ggml_iq4_nl = /* @__PURE__ */ defineOpaque({
   name: "ggml_iq4_nl",
   aliases: ["gguf_iq4_nl"],

@@ -9,6 +9,10 @@ import { getHalf, putHalf } from "./define/ggml.ts";
 import { LEVELS } from "./ggml_iq4_nl.ts";
 import { iq4_nl } from "./iq4_nl.ts";
 
+/**
+ * ggml IQ4_XS (type 23); ggml-quants.c: 256 values in 136 bytes, 4.25 bits per value.
+ * @example quantize(tensor(values, [rows, k]), ggml_iq4_xs)
+ */
 export const ggml_iq4_xs = /* @__PURE__ */ defineGgmlKSigned({
   name: "ggml_iq4_xs",
   aliases: ["iq4_xs", "gguf_iq4_xs"],

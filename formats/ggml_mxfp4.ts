@@ -5,6 +5,10 @@
 // for blocks below 2^-125 (they read back as zeros), as in the reference; use `mxfp4` where that matters.
 import { defineGgmlE2M1 } from "./define/ggml.ts";
 
+/**
+ * ggml MXFP4 (type 39); ggml-quants.c: 32 values in 17 bytes, 4.25 bits per value.
+ * @example quantize(tensor(values, [rows, k]), ggml_mxfp4)
+ */
 export const ggml_mxfp4 = /* @__PURE__ */ defineGgmlE2M1({
   name: "ggml_mxfp4",
   aliases: ["gguf_mxfp4"],

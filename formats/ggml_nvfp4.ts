@@ -21,6 +21,10 @@ const decodeScale = (byte: number): number => {
   return byte === 0x7f ? 0 : e === 0 ? m * 2 ** -10 : (1 + m / 8) * 2 ** (e - 8);
 };
 
+/**
+ * ggml NVFP4 (type 40); ggml-quants.c: 64 values in 36 bytes, 4.5 bits per value.
+ * @example quantize(tensor(values, [rows, k]), ggml_nvfp4)
+ */
 export const ggml_nvfp4 = /* @__PURE__ */ defineGgmlE2M1({
   name: "ggml_nvfp4",
   aliases: ["gguf_nvfp4"],

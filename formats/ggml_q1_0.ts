@@ -7,6 +7,10 @@ import { defineOpaque } from "./define/opaque.ts";
 
 const sign = /* @__PURE__ */ defineCodebook({ name: "ggml_sign", values: [-1, 1], spec: "ggml Q1_0" });
 
+/**
+ * ggml Q1_0 (type 41); ggml-quants.c: 128 values in 18 bytes, 1.125 bits per value.
+ * @example quantize(tensor(values, [rows, k]), ggml_q1_0)
+ */
 export const ggml_q1_0 = /* @__PURE__ */ defineOpaque({
   name: "ggml_q1_0",
   aliases: ["q1_0", "gguf_q1_0"],

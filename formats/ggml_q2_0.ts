@@ -5,6 +5,10 @@
 import { f32, getHalf, putHalf, roundAway, signedExtreme, trit } from "./define/ggml.ts";
 import { defineOpaque } from "./define/opaque.ts";
 
+/**
+ * ggml Q2_0 (type 42); ggml-quants.c: 64 values in 18 bytes, 2.25 bits per value.
+ * @example quantize(tensor(values, [rows, k]), ggml_q2_0)
+ */
 export const ggml_q2_0 = /* @__PURE__ */ defineOpaque({
   name: "ggml_q2_0",
   aliases: ["q2_0", "gguf_q2_0"],

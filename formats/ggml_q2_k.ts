@@ -7,6 +7,10 @@ import { defineGgmlK } from "./define/ggml-k.ts";
 import { getHalf, putHalf } from "./define/ggml.ts";
 import { uint2 } from "./uint2.ts";
 
+/**
+ * ggml Q2_K (type 10); ggml-quants.c: 256 values in 84 bytes, 2.625 bits per value.
+ * @example quantize(tensor(values, [rows, k]), ggml_q2_k)
+ */
 export const ggml_q2_k = /* @__PURE__ */ defineGgmlK({
   name: "ggml_q2_k",
   aliases: ["q2_k", "gguf_q2_k"],

@@ -9,6 +9,10 @@ import { defineGgmlKSigned } from "./define/ggml-k-signed.ts";
 import { getHalf, putHalf } from "./define/ggml.ts";
 import { int3 } from "./int3.ts";
 
+/**
+ * ggml Q3_K (type 11); ggml-quants.c: 256 values in 110 bytes, 3.4375 bits per value.
+ * @example quantize(tensor(values, [rows, k]), ggml_q3_k)
+ */
 export const ggml_q3_k = /* @__PURE__ */ defineGgmlKSigned({
   name: "ggml_q3_k",
   aliases: ["q3_k", "gguf_q3_k"],

@@ -4,6 +4,10 @@
 import { defineGgmlSplit } from "./define/ggml.ts";
 import { int4 } from "./int4.ts";
 
+/**
+ * ggml Q4_0 (type 2); ggml-quants.c: 32 values in 18 bytes, 4.5 bits per value.
+ * @example quantize(tensor(values, [rows, k]), ggml_q4_0)
+ */
 export const ggml_q4_0 = /* @__PURE__ */ defineGgmlSplit({
   name: "ggml_q4_0",
   aliases: ["q4_0", "gguf_q4_0"],

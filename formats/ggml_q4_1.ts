@@ -4,6 +4,10 @@
 import { defineGgmlSplit } from "./define/ggml.ts";
 import { uint4 } from "./uint4.ts";
 
+/**
+ * ggml Q4_1 (type 3); ggml-quants.c: 32 values in 20 bytes, 5 bits per value.
+ * @example quantize(tensor(values, [rows, k]), ggml_q4_1)
+ */
 export const ggml_q4_1 = /* @__PURE__ */ defineGgmlSplit({
   name: "ggml_q4_1",
   aliases: ["q4_1", "gguf_q4_1"],

@@ -8,6 +8,10 @@
 import { defineGgmlK, readScales6, writeScales6 } from "./define/ggml-k.ts";
 import { uint4 } from "./uint4.ts";
 
+/**
+ * ggml Q4_K (type 12); ggml-quants.c: 256 values in 144 bytes, 4.5 bits per value.
+ * @example quantize(tensor(values, [rows, k]), ggml_q4_k)
+ */
 export const ggml_q4_k = /* @__PURE__ */ defineGgmlK({
   name: "ggml_q4_k",
   aliases: ["q4_k", "gguf_q4_k"],

@@ -4,6 +4,10 @@
 import { defineGgmlSplit } from "./define/ggml.ts";
 import { int5 } from "./int5.ts";
 
+/**
+ * ggml Q5_0 (type 6); ggml-quants.c: 32 values in 22 bytes, 5.5 bits per value.
+ * @example quantize(tensor(values, [rows, k]), ggml_q5_0)
+ */
 export const ggml_q5_0 = /* @__PURE__ */ defineGgmlSplit({
   name: "ggml_q5_0",
   aliases: ["q5_0", "gguf_q5_0"],

@@ -5,6 +5,10 @@
 import { defineGgmlK, readScales6, writeScales6 } from "./define/ggml-k.ts";
 import { uint5 } from "./uint5.ts";
 
+/**
+ * ggml Q5_K (type 13); ggml-quants.c: 256 values in 176 bytes, 5.5 bits per value.
+ * @example quantize(tensor(values, [rows, k]), ggml_q5_k)
+ */
 export const ggml_q5_k = /* @__PURE__ */ defineGgmlK({
   name: "ggml_q5_k",
   aliases: ["q5_k", "gguf_q5_k"],

@@ -8,6 +8,10 @@ import { defineGgmlKSigned } from "./define/ggml-k-signed.ts";
 import { getHalf, putHalf } from "./define/ggml.ts";
 import { int6 } from "./int6.ts";
 
+/**
+ * ggml Q6_K (type 14); ggml-quants.c: 256 values in 210 bytes, 6.5625 bits per value.
+ * @example quantize(tensor(values, [rows, k]), ggml_q6_k)
+ */
 export const ggml_q6_k = /* @__PURE__ */ defineGgmlKSigned({
   name: "ggml_q6_k",
   aliases: ["q6_k", "gguf_q6_k"],

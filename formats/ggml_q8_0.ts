@@ -5,6 +5,10 @@ import { f32, getHalf, putHalf, roundAway, signedExtreme } from "./define/ggml.t
 import { defineOpaque } from "./define/opaque.ts";
 import { int8 } from "./int8.ts";
 
+/**
+ * ggml Q8_0 (type 8); ggml-quants.c: 32 values in 34 bytes, 8.5 bits per value.
+ * @example quantize(tensor(values, [rows, k]), ggml_q8_0)
+ */
 export const ggml_q8_0 = /* @__PURE__ */ defineOpaque({
   name: "ggml_q8_0",
   aliases: ["q8_0", "gguf_q8_0"],

@@ -5,6 +5,10 @@ import { f32, getHalf, putHalf, roundAway, signedExtreme } from "./define/ggml.t
 import { defineOpaque } from "./define/opaque.ts";
 import { int8 } from "./int8.ts";
 
+/**
+ * ggml Q8_1 (type 9); ggml-quants.c: 32 values in 36 bytes, 9 bits per value.
+ * @example quantize(tensor(values, [rows, k]), ggml_q8_1)
+ */
 export const ggml_q8_1 = /* @__PURE__ */ defineOpaque({
   name: "ggml_q8_1",
   aliases: ["q8_1", "gguf_q8_1"],

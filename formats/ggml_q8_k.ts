@@ -6,6 +6,10 @@ import { f32, nearestInt, signedExtreme } from "./define/ggml.ts";
 import { defineOpaque } from "./define/opaque.ts";
 import { int8 } from "./int8.ts";
 
+/**
+ * ggml Q8_K (type 15); ggml-quants.c: 256 values in 292 bytes, 9.125 bits per value.
+ * @example quantize(tensor(values, [rows, k]), ggml_q8_k)
+ */
 export const ggml_q8_k = /* @__PURE__ */ defineOpaque({
   name: "ggml_q8_k",
   aliases: ["q8_k", "gguf_q8_k"],

@@ -12,6 +12,10 @@ const RUNS = [
   [240, 4, 4],
 ];
 
+/**
+ * ggml TQ1_0 (type 34); ggml-quants.c: 256 values in 54 bytes, 1.6875 bits per value.
+ * @example quantize(tensor(values, [rows, k]), ggml_tq1_0)
+ */
 export const ggml_tq1_0 = /* @__PURE__ */ defineGgmlTernary({
   name: "ggml_tq1_0",
   aliases: ["tq1_0", "gguf_tq1_0"],

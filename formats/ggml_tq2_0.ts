@@ -6,6 +6,10 @@ import { defineGgmlTernary } from "./define/ggml.ts";
 /** The element of byte i, pair n. */
 const element = (i: number, n: number) => (i >> 5) * 128 + (i & 31) + 32 * n;
 
+/**
+ * ggml TQ2_0 (type 35); ggml-quants.c: 256 values in 66 bytes, 2.0625 bits per value.
+ * @example quantize(tensor(values, [rows, k]), ggml_tq2_0)
+ */
 export const ggml_tq2_0 = /* @__PURE__ */ defineGgmlTernary({
   name: "ggml_tq2_0",
   aliases: ["tq2_0", "gguf_tq2_0"],

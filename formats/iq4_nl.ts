@@ -2,6 +2,10 @@
 //   iiii   a value halfway between two goes to the upper one, as in ggml
 import { defineCodebook } from "./define/codebook.ts";
 
+/**
+ * ggml IQ4_NL (ggml-common.h): `iiii`, 4 bits; -127 .. 113, smallest positive 1; 16 finite; no zero.
+ * @example iq4_nl.decode(0x8) // 1
+ */
 export const iq4_nl = /* @__PURE__ */ defineCodebook({
   name: "iq4_nl",
   aliases: ["kvalues_iq4nl"],

@@ -6,6 +6,11 @@ import { defineBlock } from "./define/block.ts";
 import { float4_e1m2 } from "./float4_e1m2.ts";
 import { float8_e8m0fnu } from "./float8_e8m0fnu.ts";
 
+/**
+ * Microsoft Floating Point (Darvish Rouhani et al., NeurIPS 2020): float4_e1m2 under float8_e8m0fnu per 16 elements;
+ * 4.5 bits per value.
+ * @example quantize(tensor(values, [rows, k]), msfp12)
+ */
 export const msfp12 = /* @__PURE__ */ defineBlock({
   name: "msfp12",
   aliases: ["bfp12"],

@@ -5,6 +5,11 @@ import { defineBlock } from "./define/block.ts";
 import { defineFloat } from "./define/float.ts";
 import { float8_e8m0fnu } from "./float8_e8m0fnu.ts";
 
+/**
+ * Microsoft Floating Point (Darvish Rouhani et al., NeurIPS 2020): float8_e1m6 under float8_e8m0fnu per 16 elements;
+ * 8.5 bits per value.
+ * @example quantize(tensor(values, [rows, k]), msfp16)
+ */
 export const msfp16 = /* @__PURE__ */ defineBlock({
   name: "msfp16",
   aliases: ["bfp16"],

@@ -6,6 +6,10 @@ import { defineBlock } from "./define/block.ts";
 import { float4_e2m1fn } from "./float4_e2m1fn.ts";
 import { float8_e8m0fnu } from "./float8_e8m0fnu.ts";
 
+/**
+ * OCP Microscaling Formats (MX) v1.0: float4_e2m1fn under float8_e8m0fnu per 32 elements; 4.25 bits per value.
+ * @example quantize(tensor(values, [rows, k]), mxfp4)
+ */
 export const mxfp4 = /* @__PURE__ */ defineBlock({
   name: "mxfp4",
   aliases: ["mxfp4_e2m1"],

@@ -9,6 +9,11 @@ import { float32 } from "./float32.ts";
 import { float4_e2m1fn } from "./float4_e2m1fn.ts";
 import { float8_e8m0fnu } from "./float8_e8m0fnu.ts";
 
+/**
+ * MR-GPTQ (arXiv 2509.23202), FP-Quant abs_max: float4_e2m1fn under float8_e8m0fnu per 32 elements, then float32 per
+ * tensor; 4.25 bits per value.
+ * @example quantize(tensor(values, [rows, k]), mxfp4_fourthirds)
+ */
 export const mxfp4_fourthirds = /* @__PURE__ */ defineBlock({
   name: "mxfp4_fourthirds",
   element: float4_e2m1fn,

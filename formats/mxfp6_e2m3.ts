@@ -6,6 +6,10 @@ import { defineBlock } from "./define/block.ts";
 import { float6_e2m3fn } from "./float6_e2m3fn.ts";
 import { float8_e8m0fnu } from "./float8_e8m0fnu.ts";
 
+/**
+ * OCP Microscaling Formats (MX) v1.0: float6_e2m3fn under float8_e8m0fnu per 32 elements; 6.25 bits per value.
+ * @example quantize(tensor(values, [rows, k]), mxfp6_e2m3)
+ */
 export const mxfp6_e2m3 = /* @__PURE__ */ defineBlock({
   name: "mxfp6_e2m3",
   aliases: ["mxfp6"],

@@ -6,6 +6,10 @@ import { defineBlock } from "./define/block.ts";
 import { float6_e3m2fn } from "./float6_e3m2fn.ts";
 import { float8_e8m0fnu } from "./float8_e8m0fnu.ts";
 
+/**
+ * OCP Microscaling Formats (MX) v1.0: float6_e3m2fn under float8_e8m0fnu per 32 elements; 6.25 bits per value.
+ * @example quantize(tensor(values, [rows, k]), mxfp6_e3m2)
+ */
 export const mxfp6_e3m2 = /* @__PURE__ */ defineBlock({
   name: "mxfp6_e3m2",
   aliases: [],

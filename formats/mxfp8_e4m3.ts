@@ -6,6 +6,10 @@ import { defineBlock } from "./define/block.ts";
 import { float8_e4m3fn } from "./float8_e4m3fn.ts";
 import { float8_e8m0fnu } from "./float8_e8m0fnu.ts";
 
+/**
+ * OCP Microscaling Formats (MX) v1.0: float8_e4m3fn under float8_e8m0fnu per 32 elements; 8.25 bits per value.
+ * @example quantize(tensor(values, [rows, k]), mxfp8_e4m3)
+ */
 export const mxfp8_e4m3 = /* @__PURE__ */ defineBlock({
   name: "mxfp8_e4m3",
   aliases: ["mxfp8"],

@@ -6,6 +6,10 @@ import { defineBlock } from "./define/block.ts";
 import { float8_e5m2 } from "./float8_e5m2.ts";
 import { float8_e8m0fnu } from "./float8_e8m0fnu.ts";
 
+/**
+ * OCP Microscaling Formats (MX) v1.0: float8_e5m2 under float8_e8m0fnu per 32 elements; 8.25 bits per value.
+ * @example quantize(tensor(values, [rows, k]), mxfp8_e5m2)
+ */
 export const mxfp8_e5m2 = /* @__PURE__ */ defineBlock({
   name: "mxfp8_e5m2",
   aliases: [],

@@ -7,6 +7,10 @@ import { defineBlock } from "./define/block.ts";
 import { defineFixed } from "./define/fixed.ts";
 import { float8_e8m0fnu } from "./float8_e8m0fnu.ts";
 
+/**
+ * INT v.s. FP (arXiv 2510.25602), Table 1: fixed4_f2 under float8_e8m0fnu per 32 elements; 4.25 bits per value.
+ * @example quantize(tensor(values, [rows, k]), mxint4)
+ */
 export const mxint4 = /* @__PURE__ */ defineBlock({
   name: "mxint4",
   element: /* @__PURE__ */ defineFixed({ bits: 4, fraction: 2 }),

@@ -7,6 +7,10 @@ import { defineBlock } from "./define/block.ts";
 import { defineFixed } from "./define/fixed.ts";
 import { float8_e8m0fnu } from "./float8_e8m0fnu.ts";
 
+/**
+ * INT v.s. FP (arXiv 2510.25602), Table 1: fixed6_f4 under float8_e8m0fnu per 32 elements; 6.25 bits per value.
+ * @example quantize(tensor(values, [rows, k]), mxint6)
+ */
 export const mxint6 = /* @__PURE__ */ defineBlock({
   name: "mxint6",
   element: /* @__PURE__ */ defineFixed({ bits: 6, fraction: 4 }),

@@ -7,6 +7,10 @@ import { defineBlock } from "./define/block.ts";
 import { defineFixed } from "./define/fixed.ts";
 import { float8_e8m0fnu } from "./float8_e8m0fnu.ts";
 
+/**
+ * OCP Microscaling Formats (MX) v1.0: fixed8_f6 under float8_e8m0fnu per 32 elements; 8.25 bits per value.
+ * @example quantize(tensor(values, [rows, k]), mxint8)
+ */
 export const mxint8 = /* @__PURE__ */ defineBlock({
   name: "mxint8",
   element: /* @__PURE__ */ defineFixed({ bits: 8, fraction: 6 }),

@@ -4,6 +4,10 @@
 //   bitsandbytes has no 3-bit table.
 import { defineCodebook } from "./define/codebook.ts";
 
+/**
+ * the rule of QLoRA's NF4 for k = 3: `iii`, 3 bits; -1 .. 1, smallest positive 0.1833374798297882; 8 finite.
+ * @example nf3.decode(0x5) // 0.38199394941329956
+ */
 export const nf3 = /* @__PURE__ */ defineCodebook({
   name: "nf3",
   aliases: ["normalfloat3"],

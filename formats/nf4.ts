@@ -4,6 +4,11 @@
 //   bitsandbytes.
 import { defineCodebook } from "./define/codebook.ts";
 
+/**
+ * QLoRA (arXiv 2305.14314); bitsandbytes NF4: `iiii`, 4 bits; -1 .. 1, smallest positive 0.07958029955625534; 16
+ * finite.
+ * @example nf4.decode(0xb) // 0.33791524171829224
+ */
 export const nf4 = /* @__PURE__ */ defineCodebook({
   name: "nf4",
   aliases: ["normalfloat4"],

@@ -9,6 +9,11 @@ import { dynamic8 } from "./dynamic8.ts";
 import { float32 } from "./float32.ts";
 import { nf4 } from "./nf4.ts";
 
+/**
+ * QLoRA (arXiv 2305.14314) 3; bitsandbytes compress_statistics: nf4 under dynamic8 per 64 elements, then float32 per
+ * 16384 elements; 4.1328 bits per value.
+ * @example quantize(tensor(values, [rows, k]), nf4_b64_dq)
+ */
 export const nf4_b64_dq = /* @__PURE__ */ defineBlock({
   name: "nf4_b64_dq",
   aliases: ["nf4_dq"],

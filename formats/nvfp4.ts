@@ -8,6 +8,11 @@ import { float32 } from "./float32.ts";
 import { float4_e2m1fn } from "./float4_e2m1fn.ts";
 import { float8_e4m3fn } from "./float8_e4m3fn.ts";
 
+/**
+ * NVIDIA NVFP4; torchao nvfp4_quantize: float4_e2m1fn under float8_e4m3fn per 16 elements, then float32 per tensor;
+ * 4.5 bits per value.
+ * @example quantize(tensor(values, [rows, k]), nvfp4)
+ */
 export const nvfp4 = /* @__PURE__ */ defineBlock({
   name: "nvfp4",
   element: float4_e2m1fn,

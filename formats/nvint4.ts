@@ -6,6 +6,11 @@ import { float32 } from "./float32.ts";
 import { float8_e4m3fn } from "./float8_e4m3fn.ts";
 import { int4 } from "./int4.ts";
 
+/**
+ * INT v.s. FP (arXiv 2510.25602), Table 1: int4 under float8_e4m3fn per 16 elements, then float32 per tensor; 4.5 bits
+ * per value.
+ * @example quantize(tensor(values, [rows, k]), nvint4)
+ */
 export const nvint4 = /* @__PURE__ */ defineBlock({
   name: "nvint4",
   element: int4,

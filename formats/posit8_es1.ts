@@ -2,4 +2,9 @@
 //   s r..r e f..f   maxpos 2^12, minpos 2^-12, NaR = 1 followed by zeros
 import { definePosit } from "./define/posit.ts";
 
+/**
+ * posit with es exponent bits, 2018 draft of the posit standard: `s rrrrrrr`, 8 bits; -4096 .. 4096, smallest positive
+ * 2^-12; 255 finite; NaN.
+ * @example posit8_es1.decode(0x23) // 0.296875
+ */
 export const posit8_es1 = /* @__PURE__ */ definePosit({ bits: 8, es: 1 });

@@ -28,6 +28,7 @@ export function scaffold(name: string, kind: Kind): { readonly source: string; r
 //   the bit card; where it is specified; what is odd about it
 import { ${builder} } from "./define/${file}.ts";
 ${imports}
+/** Where it is specified: what it is, for editors. */
 export const ${name} = /* @__PURE__ */ ${builder}({ name: "${name}", ${fields}, spec: "where it is specified" });
 `,
     note: `add("${name}", "Why it exists and where it is used.", "What to watch out for.");\n`,

@@ -1,6 +1,5 @@
 // npm run test:docs [-- --pictures DIR] [-- --only NAME]: the built site (npm run docs) in headless Chromium: every
-// page
-// under a strict policy without an error or a request elsewhere, axe, links, and what the pages that compute do.
+// page under a strict policy without an error or a request elsewhere, axe, links, and what the pages that compute do.
 // --pictures writes what pages look like, light and dark, 390 and 1440 pixels wide.
 import assert from "node:assert/strict";
 import { existsSync, mkdirSync, readFileSync } from "node:fs";
@@ -10,6 +9,7 @@ import { accessibility, browserPath, builtBase, dist, openBrowser, serveSite, si
 import { checkExplorer } from "../test/site/explorer.mjs";
 import { checkBench } from "../test/site/bench.mjs";
 import { checkPlayground } from "../test/site/playground.mjs";
+import { STATES } from "../test/site/states.mjs";
 import { checkStranger } from "../test/site/stranger.mjs";
 
 const { values } = parseArgs({ options: { pictures: { type: "string" }, only: { type: "string" } } });
@@ -60,7 +60,7 @@ async function checkPages() {
     if (!name.startsWith("api/")) faults.push(...(await accessibility(page)));
   }
   await page.close();
-  return `${names.length} pages, ${found.links} links; ${shown.length} pages in the browser, with axe`;
+  return `${names.length} pages under ${builtBase()}, ${found.links} links; ${shown.length} pages in the browser, with axe`;
 }
 
 function links(names) {
@@ -93,19 +93,22 @@ function unescape(text) {
 
 async function pictures(folder) {
   mkdirSync(folder, { recursive: true });
-  const names = values.only === undefined ? sitePages().filter((name) => !name.includes("/")) : values.only.split(",");
+  const first = sitePages().filter((name) => !name.includes("/"));
+  const names = values.only === undefined ? [...first, "404.html", ...Object.keys(STATES)] : values.only.split(",");
   for (const colorScheme of ["light", "dark"])
     for (const width of [390, 1440]) {
       const shown = await browser.newContext({ viewport: { width, height: 900 }, colorScheme });
-      const page = await shown.newPage();
       for (const name of names) {
-        await page.goto(`${site.origin}/${name}`, { waitUntil: "networkidle" });
+        const page = await shown.newPage();
+        await (STATES[name]?.(page, site.origin) ?? page.goto(`${site.origin}/${name}`, { waitUntil: "networkidle" }));
         const wide = await page.evaluate(() => document.documentElement.scrollWidth - document.documentElement.clientWidth);
+        await page.evaluate(() => globalThis.scrollTo(0, 0));
         if (wide > 0) console.log(`${name} at ${width}: ${wide} pixels too wide`);
         await page.screenshot({
           path: join(folder, `${name.replaceAll("/", "_").replace(/\.html.*/, "")}-${width}-${colorScheme}.png`),
           fullPage: true,
         });
+        await page.close();
       }
       await shown.close();
     }

@@ -3,6 +3,7 @@
 // `dotBitPlanes` is the definition that bit-serial kernels are checked against.
 import { codeArray, type Codes } from "./pack.ts";
 
+/** Codes as one plane of bits for each of their digits, 32 codes a word. */
 export interface BitPlanes {
   readonly bits: number;
   readonly count: number;
@@ -36,6 +37,7 @@ export function toBitPlanes(codes: ArrayLike<number>, bits: number, order: "lsb"
   return { bits, count, order, planes };
 }
 
+/** Codes from their bit planes: undoes `toBitPlanes`. */
 export function fromBitPlanes({ bits, count, order, planes }: BitPlanes): Codes {
   checkBits(bits);
   const out = codeArray(bits, count);

@@ -18,6 +18,7 @@ export interface Neighbour {
   readonly value: number;
 }
 
+/** How a value lands in a format, as data and as lines of text: see `explainValue`. */
 export interface ValueExplanation {
   readonly format: string;
   readonly input: number;

@@ -7,6 +7,7 @@ import type { NumberFormat } from "./types.ts";
 /** Operations with test vectors; `dot` has two vectors of `length` codes, one after the other. */
 export type VectorOperation = "add" | "sub" | "mul" | "div" | "fma" | "sqrt" | "dot";
 
+/** How many test vectors, from which seed, in which mode: see `testVectors`. */
 export interface VectorOptions {
   /** How many, at most; default 1000. Where all operands are fewer, each comes once. */
   readonly count?: number;

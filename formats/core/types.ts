@@ -25,6 +25,7 @@ export type InfinityPolicy = "overflow" | "keep";
 /** What becomes of NaN: the format's NaN code, an error, or a named substitute (for formats that have no NaN). */
 export type NanPolicy = "nan" | "error" | "zero" | "negativeZero" | "max";
 
+/** The policies of one encoding; what is left out is the format's own (`defaults`). */
 export interface EncodeOptions {
   readonly rounding?: Rounding;
   readonly overflow?: Overflow;
@@ -152,6 +153,7 @@ export interface FormatDefinition {
 /** How far one scale reaches: n elements along k, a row, the tensor, or a tile of rows x k. */
 export type Span = number | "row" | "tensor" | readonly [rows: number, k: number];
 
+/** One level of scales of a block format: what a scale is stored in, and how far it reaches. */
 export interface ScaleLevel {
   readonly format: NumberFormat;
   readonly span: Span;
@@ -243,6 +245,10 @@ export interface OpaqueFormat {
   readPlanes?(bytes: Uint8Array, codes: Uint8Array, scales: Float64Array, mins: Float64Array): void;
 }
 
+/**
+ * Any format: of single values, of blocks with scales, or of blocks known by their bytes only; `kind` tells them
+ * apart.
+ */
 export type Format = NumberFormat | BlockFormat | OpaqueFormat;
 
 /**

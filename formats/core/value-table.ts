@@ -3,6 +3,7 @@ import { LowbitError } from "./errors.ts";
 import { hexCode } from "./explain.ts";
 import type { NumberFormat } from "./types.ts";
 
+/** How `valueTable` writes the values of a format: for spreadsheets, programs, C or Verilog. */
 export type ValueTableKind = "csv" | "json" | "c" | "readmemh";
 
 /** Shortest digits that read back as the same double; -0 keeps its sign. */

@@ -9,6 +9,7 @@ import { NUMBER, checkFields } from "../core/fields.ts";
 import { tableEncoder } from "../core/table.ts";
 import type { EncodeDefaults, NumberFormat } from "../core/types.ts";
 
+/** Integers whose bits are -1 and +1: the odd numbers between -(2^bits - 1) and 2^bits - 1. */
 export interface BipolarOptions {
   /** Default bipolar<bits>. */
   readonly name?: string;

@@ -7,6 +7,7 @@ import { ANY, LIST, RECORD, SCALAR, checkFields, oneOf } from "../core/fields.ts
 import { spanCount } from "../core/span.ts";
 import type { BlockFormat, NumberFormat, RangeRule, ScaleLevel, ScaleRule, Span } from "../core/types.ts";
 
+/** Elements under one or more levels of scales, with or without zero points. */
 export interface BlockOptions {
   /** Default: derived from element, first scale level and offset. */
   readonly name?: string;

@@ -9,6 +9,7 @@ import { nextDown } from "../core/round.ts";
 import { tableEncoder } from "../core/table.ts";
 import type { EncodeDefaults, NumberFormat } from "../core/types.ts";
 
+/** A format given by its values, and by its decision thresholds where those are not the midpoints. */
 export interface CodebookOptions {
   readonly name: string;
   readonly aliases?: readonly string[];

@@ -10,6 +10,7 @@ import { roundToInteger } from "../core/round.ts";
 import { nanCode, overflowCode, tableEncoder, type Ends } from "../core/table.ts";
 import type { EncodeDefaults, EncodeOptions, NumberFormat } from "../core/types.ts";
 
+/** Fixed point: integers with an implied power of two. */
 export interface FixedOptions {
   readonly name?: string;
   readonly aliases?: readonly string[];

@@ -17,6 +17,7 @@ import type { EncodeDefaults, EncodeOptions, Field, NumberFormat } from "../core
  */
 export type FloatSpecials = "ieee" | "fn" | "fnuz" | "p3109" | "finite";
 
+/** A binary float: the widths of its fields, its bias, and what its largest exponent means. */
 export interface FloatOptions {
   readonly name: string;
   readonly aliases?: readonly string[];

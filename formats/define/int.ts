@@ -8,6 +8,7 @@ import { roundToInteger } from "../core/round.ts";
 import { nanCode, overflowCode, type Ends } from "../core/table.ts";
 import type { EncodeDefaults, EncodeOptions, NumberFormat } from "../core/types.ts";
 
+/** Integers, signed (two's complement) or not. */
 export interface IntOptions {
   readonly name?: string;
   readonly aliases?: readonly string[];

@@ -11,6 +11,7 @@ import { exactExp2 } from "../core/exp.ts";
 import { tableEncoder } from "../core/table.ts";
 import type { NumberFormat } from "../core/types.ts";
 
+/** A logarithmic number: a sign, and a logarithm to base 2 in fixed point. */
 export interface LnsOptions {
   /** Default lns<bits>_f<fraction>. */
   readonly name?: string;

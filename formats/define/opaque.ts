@@ -35,6 +35,7 @@ export interface OpaquePlanes {
   ) => void;
 }
 
+/** Blocks known by their bytes: how many, and the functions that read and write them. */
 export interface OpaqueOptions {
   readonly name: string;
   readonly aliases?: readonly string[];

@@ -10,6 +10,7 @@ import type { NumberFormat } from "../core/types.ts";
 /** Signed or unsigned, extended or finite. */
 export type P3109Domain = "se" | "sf" | "ue" | "uf";
 
+/** A float of IEEE P3109: width, precision, and whether it has a sign and infinities. */
 export interface P3109Options {
   /** Width K, 3..15. */
   readonly bits: number;

@@ -7,6 +7,7 @@ import { exponentOf } from "../core/round.ts";
 import type { Field, NumberFormat } from "../core/types.ts";
 import { defineTapered } from "./tapered.ts";
 
+/** A posit of any width and exponent size. */
 export interface PositOptions {
   /** Default posit<n>_es<es>. */
   readonly name?: string;

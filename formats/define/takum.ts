@@ -11,6 +11,7 @@ import { exponentOf } from "../core/round.ts";
 import type { Field, NumberFormat } from "../core/types.ts";
 import { defineTapered } from "./tapered.ts";
 
+/** A takum, logarithmic or linear, of any width. */
 export interface TakumOptions {
   /** Default takum<n> or takum_linear<n>. */
   readonly name?: string;

@@ -2,6 +2,7 @@
 // GPUDevice, dawn's and a wrapper fit alike. Constants are those of the specification (https://www.w3.org/TR/webgpu/);
 // Node has no globals for them.
 
+/** What is used of a GPUBuffer. */
 export interface GpuBuffer {
   readonly size: number;
   readonly usage: number;
@@ -41,6 +42,7 @@ export interface GpuShaderModule {
   getCompilationInfo(): Promise<{ readonly messages: readonly GpuMessage[] }>;
 }
 
+/** What is used of a GPUDevice: a browser's, or one of the package `webgpu`. */
 export interface GpuDevice {
   readonly features: { has(name: string): boolean };
   readonly limits: {
@@ -67,12 +69,14 @@ export interface GpuDevice {
   destroy(): undefined | void;
 }
 
+/** What is used of a GPUAdapter: a browser's, or one of the package `webgpu`. */
 export interface GpuAdapter {
   readonly features: { has(name: string): boolean };
   readonly limits: GpuDevice["limits"];
   requestDevice(descriptor?: never): Promise<GpuDevice>;
 }
 
+/** What is used of `navigator.gpu`. */
 export interface GpuRoot {
   requestAdapter(options?: never): Promise<GpuAdapter | null>;
 }

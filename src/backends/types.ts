@@ -10,6 +10,7 @@ import type { EncodeOptions, NumberFormat, OpaqueFormat, Overflow, PackedTensor,
  */
 export type Activations = "float32" | "int16" | "int8" | "int6" | "int4";
 
+/** How a packed weight is prepared for products: the activations, and what is added to results. */
 export interface PrepareOptions {
   /** Default "float32". */
   readonly activations?: Activations;

@@ -15,6 +15,7 @@ import type { WeightQuantizer } from "../tensor/quantize/index.ts";
 import { matrixView, readRows, type Tensor } from "../tensor/tensor.ts";
 import type { Layer } from "./layers.ts";
 
+/** Algorithms by which `quantizeModel` chooses codes; `rtn` and `mse` need no data. */
 export type AlgorithmName = "rtn" | "mse" | "hqq" | "awq" | "gptq" | "mrgptq" | "adaround" | "refit";
 
 /** What a quantizer can know of a layer (of one group of a grouped convolution). */
@@ -308,6 +309,7 @@ const ROWS: ReadonlyMap<string, Row> = new Map<AlgorithmName, Row>([
   ],
 ]);
 
+/** The names that `algorithm` takes. */
 export const ALGORITHMS: readonly string[] = [...ROWS.keys()];
 
 /** An algorithm ready for layers. */

@@ -20,6 +20,7 @@ import type { Feeds } from "./verify/feeds.ts";
 /** A quantizer for a layer in a format, e.g. GPTQ with its statistics; default round-to-nearest. */
 export type LayerQuantizer = (layer: PlanLayer, format: Format) => WeightQuantizer;
 
+/** Layers whose weight in the loss is measured, and on what. */
 export interface ImportanceOptions extends RunOptions {
   /** Names of layers; default: the products (MatMul, Gemm, Conv, ConvTranspose) with at least 1024 weights. */
   readonly layers?: readonly string[];
@@ -163,6 +164,7 @@ function divergence(a: ArrayLike<number>, b: ArrayLike<number>, row: number, wid
   return Math.max(0, kl);
 }
 
+/** Bits for the weights of all layers together, and the formats to choose among. */
 export interface BudgetOptions extends Omit<ImportanceOptions, "candidates"> {
   /** Stored bits per weight of the layers together: codes, scales and zero points. */
   readonly bitsPerWeight: number;
@@ -172,6 +174,7 @@ export interface BudgetOptions extends Omit<ImportanceOptions, "candidates"> {
   readonly importance?: ReadonlyMap<string, number>;
 }
 
+/** Rules that keep to a budget, with what they cost and why. */
 export interface BudgetReport {
   /** A rule for each layer: the formats, for a recipe. */
   readonly rules: readonly SingleRule[];

@@ -17,8 +17,10 @@ import { nbitsFormat } from "./targets/nbits.ts";
 
 /** What holds weights in a file: see src/onnx/targets. */
 export const TARGET_NAMES = ["matmulnbits", "bnb4", "dynamic", "qdq", "stored"] as const;
+/** How a quantized weight is written into a graph. */
 export type TargetName = (typeof TARGET_NAMES)[number];
 
+/** The dtypes of transformers.js, and `q8-block`. */
 export type OnnxDtype = "fp16" | "q8" | "int8" | "uint8" | "q4" | "q4f16" | "q2" | "q2f16" | "q8-block" | "bnb4";
 
 /** What the format of one layer depends on. */
@@ -35,6 +37,7 @@ export interface FormatFacts {
   readonly oneScale: () => number;
 }
 
+/** What a dtype stands for: target, format, file suffix. */
 export interface Dtype {
   readonly name: OnnxDtype;
   /** What a file name gets before ".onnx". */
@@ -94,6 +97,7 @@ const row = (
 const NBITS = ["blockSize", "symmetric", "accuracyLevel"] as const;
 const BYTES = ["symmetric", "perChannel", "reduceRange"] as const;
 
+/** Every dtype of `quantizeModel`, a row of data each. */
 export const DTYPES: readonly Dtype[] = [
   row("fp16", "_fp16", "float16 throughout", null, null, [], true),
   // LSTM is unsigned throughout: onnxruntime's sums of uint8 by int8 saturate on processors without VNNI
@@ -122,6 +126,7 @@ export const DTYPES: readonly Dtype[] = [
   ),
 ];
 
+/** The names of `DTYPES`. */
 export const ONNX_DTYPES: readonly OnnxDtype[] = DTYPES.map(({ name }) => name);
 
 /** The row of a dtype. */

@@ -15,6 +15,7 @@ import { buildScopes } from "./graph/graph.ts";
 import { findLayers } from "./layers.ts";
 import { TARGETS } from "./targets/index.ts";
 
+/** Dtypes to make of every model of a folder, and where they go. */
 export interface QuantizeFolderOptions extends Omit<QuantizeModelOptions, "dtype" | "format" | "target" | "report"> {
   readonly dtypes: readonly OnnxDtype[];
   /** Where the files go; default the folder itself. */
@@ -23,6 +24,7 @@ export interface QuantizeFolderOptions extends Omit<QuantizeModelOptions, "dtype
   readonly onFile?: (file: { readonly input: string; readonly output: string; readonly index: number; readonly count: number }) => void;
 }
 
+/** One file of a folder, by dtype. */
 export interface FolderEntry {
   readonly input: string;
   readonly dtype: OnnxDtype;
@@ -32,6 +34,7 @@ export interface FolderEntry {
   readonly reason?: string;
 }
 
+/** What `quantizeFolder` wrote. */
 export interface FolderReport {
   readonly files: readonly FolderEntry[];
   /** config.json, where it was written. */

@@ -36,6 +36,7 @@ export interface ValueSummary {
   readonly dims: readonly (number | string)[];
 }
 
+/** One layer as `inspectModel` shows it. */
 export interface LayerSummary {
   readonly name: string;
   readonly opType: string;
@@ -52,6 +53,7 @@ export interface LayerSummary {
   readonly graph: string;
 }
 
+/** A model as `inspectModel` shows it: files, opsets, inputs, outputs, layers. */
 export interface ModelSummary {
   readonly fileBytes: number;
   /** The model file and its external data. */

@@ -22,6 +22,7 @@ import { decibels, layerMatrix, matrixTensor } from "./weights.ts";
 /** A basis other than the model's, in which a packed weight may be: the recipe says which. */
 export type WeightBasis = "rotation" | "channelScales";
 
+/** How layers are calibrated while their weights are chosen. */
 export interface DecideOptions extends CollectOptions {
   /** Each layer sees the inputs of the model quantized so far; default false. */
   readonly sequential?: boolean;

@@ -10,6 +10,7 @@ import { identityOf } from "./journal/identity.ts";
 import { openShards } from "./journal/runs.ts";
 import { logStore } from "./journal/store.ts";
 
+/** What merging shards needs beside their journals. */
 export interface MergeOptions extends Pick<QuantizeModelOptions, "force" | "followLinks" | "signal" | "onProgress"> {
   /** Calibration data, where passes or ranges of activations need them and they are not where the shards found them. */
   readonly calibration?: QuantizeModelOptions["calibration"];

@@ -46,6 +46,7 @@ export interface CalibrateOptions extends Pick<CollectOptions, "maxTokens" | "ev
   readonly maxBatches?: number;
 }
 
+/** What becomes of a model's weights and activations; all but functions and iterables is JSON, and makes a recipe. */
 export interface QuantizeOptions {
   /**
    * What to make, by transformers.js' names: fp16, q8, int8, uint8, q4, q4f16, q2, q2f16, bnb4, and q8-block. One of
@@ -166,6 +167,7 @@ export interface QuantizeOptions {
   onProgress?: (progress: QuantizeProgress) => void;
 }
 
+/** The options of `quantizeModel`: those of a quantization, and how files are written. */
 export interface QuantizeModelOptions extends QuantizeOptions {
   /** Weights in `<output name>_data` beside the output. Default: where the model would pass 1.5 GB. */
   externalData?: boolean;
@@ -186,6 +188,7 @@ export interface QuantizeModelOptions extends QuantizeOptions {
   report?: string;
 }
 
+/** How far a quantization is, in bytes of weights. */
 export interface QuantizeProgress {
   /** Weight bytes done and in all. */
   readonly done: number;
@@ -223,6 +226,7 @@ export interface LayerReport {
   readonly sharedWith?: string;
 }
 
+/** What a quantization did, layer by layer, with bytes and the recipe that repeats it. */
 export interface QuantizeReport {
   /** The dtype, or the format's name. */
   readonly dtype: string;

@@ -352,6 +352,7 @@ export async function writeQuantized(
 /** A file with one more that goes away when it appears. */
 const withObsolete = (file: SegmentFile, path: string): SegmentFile => ({ ...file, obsolete: [...(file.obsolete ?? []), path] });
 
+/** The options of `quantizeModelBytes`: those of a quantization, and external data as bytes. */
 export interface QuantizeBytesOptions extends QuantizeOptions {
   /** Bytes of external data files, by the location that tensors name. */
   external?: Readonly<Record<string, Uint8Array>>;

@@ -14,6 +14,7 @@ export type SingleRule = LayerRule & { readonly match: string };
 /** Quantizes the model with these rules before its own settings; gives its bytes or a path. */
 export type QuantizeWith = (rules: readonly SingleRule[]) => Promise<Uint8Array | string>;
 
+/** Layers and inputs that sensitivity is measured on. */
 export interface SensitivityOptions extends RunOptions {
   /** Names of the layers that quantization takes. */
   readonly layers: readonly string[];
@@ -28,6 +29,7 @@ export interface SensitivityOptions extends RunOptions {
   readonly maxRuns?: number;
 }
 
+/** What quantizing one layer does to the outputs of the model. */
 export interface LayerSensitivity {
   readonly name: string;
   /**
@@ -39,6 +41,7 @@ export interface LayerSensitivity {
   readonly together: number;
 }
 
+/** Layers by how much the outputs of the model lose to each. */
 export interface SensitivityReport {
   /** Worst first. */
   readonly layers: readonly LayerSensitivity[];
@@ -168,6 +171,7 @@ export async function measureSensitivity(
   return { layers: asReport(bySensitivity(groups)), sqnrDb: decibels(all), runs: bench.runs() };
 }
 
+/** The quality that outputs must reach, and what may be done for it. */
 export interface TargetOptions extends SensitivityOptions {
   /** SQNR in dB that the worst output must reach. */
   readonly targetSqnr: number;
@@ -175,6 +179,7 @@ export interface TargetOptions extends SensitivityOptions {
   readonly raise?: readonly Omit<LayerRule, "match" | "keep">[];
 }
 
+/** The layers that were left out, or quantized better, to reach a target. */
 export interface TargetReport {
   /** Rules that reach the target, for a recipe; empty where nothing had to change. */
   readonly rules: readonly SingleRule[];

@@ -15,6 +15,7 @@ import { algebraFor, type AlgebraOptions } from "./simd.ts";
 import { outputError, type LayerStatistics } from "./statistics.ts";
 import { runSteps, type RunOptions, type SteppedQuantizer, type Steps } from "./steps.ts";
 
+/** Learned rounding: the layer's Hessian and the steps of its descent. */
 export interface AdaRoundOptions extends ScaleOptions, RunOptions, AlgebraOptions {
   readonly hessian: LayerStatistics | Float64Array;
   /** Default 1000 full-gradient steps. */

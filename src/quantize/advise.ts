@@ -12,6 +12,7 @@ import { weightMatrix } from "./grid.ts";
 import { normalCdf, normalDensity } from "./normal.ts";
 import { checkAborted, type RunOptions } from "./steps.ts";
 
+/** What one format costs and loses on one tensor: see `advise`. */
 export interface Advice {
   readonly format: Format;
   /** Stored bits per value. */
@@ -26,6 +27,7 @@ export interface Advice {
   readonly predictedQsnr: number | null;
 }
 
+/** What a tensor looks like: size, outliers, tails. */
 export interface TensorProfile {
   readonly rms: number;
   readonly amax: number;

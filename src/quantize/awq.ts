@@ -14,6 +14,7 @@ import type { AlgebraOptions } from "./simd.ts";
 import { outputError, type LayerStatistics } from "./statistics.ts";
 import { runSteps, type RunOptions, type SteppedQuantizer, type Steps } from "./steps.ts";
 
+/** Activation-aware scales of channels: statistics, and the powers that are tried. */
 export interface AwqOptions extends RunOptions, AlgebraOptions {
   /** Statistics with a Hessian. Token weights given to calibration count, which is what MBQ does with modalities. */
   readonly statistics: LayerStatistics;

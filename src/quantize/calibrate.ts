@@ -18,7 +18,9 @@ export interface CalibrationArray {
   readonly weights?: ArrayLike<number>;
 }
 
+/** One batch: arrays by the name of the layer whose input they are. */
 export type CalibrationBatch = Readonly<Record<string, CalibrationArray>>;
+/** Batches one after the other; they are read once. */
 export type CalibrationSource = AsyncIterable<CalibrationBatch> | Iterable<CalibrationBatch>;
 
 /** What one layer wants to know of an array. */
@@ -39,6 +41,7 @@ export interface LayerRequest {
   readonly convolution?: ConvGeometry;
 }
 
+/** Layers to watch, and how much of the data counts. */
 export interface CalibrateOptions extends RunOptions, AlgebraOptions {
   readonly layers: Readonly<Record<string, LayerRequest>>;
   /** Stop after this many batches. */
@@ -49,6 +52,7 @@ export interface CalibrateOptions extends RunOptions, AlgebraOptions {
   readonly every?: number;
 }
 
+/** What calibration knows of one layer: sums, ranges, or both. */
 export interface LayerCalibration {
   readonly statistics: LayerStatistics;
   /** Of every group of a convolution; `statistics` is the first. */

@@ -17,6 +17,7 @@ import type { LayerStatistics } from "./statistics.ts";
 import { chooseMask, maskWidth, resolveSparsity, zeroCode, type Sparsity } from "./sparsity.ts";
 import { runSteps, type RunOptions, type SteppedQuantizer, type Steps } from "./steps.ts";
 
+/** The layer's Hessian, and the order, damping and scales of GPTQ. */
 export interface GptqOptions extends ScaleOptions, RunOptions, AlgebraOptions {
   /**
    * sum x x^T of the layer's inputs, up to a factor: the statistics of calibration, or the [k * k] matrix row-major.

@@ -20,6 +20,7 @@ import { quantize } from "../tensor/quantize/index.ts";
 import { scaleRule } from "../tensor/quantize/scale-rules.ts";
 import { matrixView, readRows, type Tensor, type TensorData } from "../tensor/tensor.ts";
 
+/** Rules by which a quantizer chooses scales; what is left out is the format's own. */
 export interface ScaleOptions {
   /** Default: the format's. */
   readonly scaleRule?: ScaleRule;

@@ -8,6 +8,7 @@ import type { Tensor } from "../tensor/tensor.ts";
 import { BlockGrid, columnFormat, weightMatrix } from "./grid.ts";
 import { checkAborted, runSteps, type RunOptions, type SteppedQuantizer, type Steps } from "./steps.ts";
 
+/** Half-quadratic quantization: the norm and the steps of its solver. */
 export interface HqqOptions extends RunOptions {
   /** Exponent p of the norm; default 0.7. */
   readonly norm?: number;

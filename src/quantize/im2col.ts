@@ -21,6 +21,7 @@ export interface ConvGeometry {
   readonly group?: number;
 }
 
+/** Which patches of an image count as tokens. */
 export interface PatchOptions {
   /** Takes every n-th patch only, counted through the batch: neighbours in a large map say much the same. Default 1. */
   readonly every?: number;

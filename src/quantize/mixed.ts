@@ -28,6 +28,7 @@ export interface ChannelSplit {
   readonly blocksBefore: number;
 }
 
+/** Which channels are outliers, and in what blocks they are gathered. */
 export interface SplitOptions {
   /** Channels per block; default 128. */
   readonly block?: number;
@@ -134,6 +135,7 @@ export interface MixedTensor {
   readonly parts: readonly PackedTensor[];
 }
 
+/** How the parts of a weight of two formats are quantized. */
 export interface MixedOptions extends AlgebraOptions {
   /** Quantizer of a part, given its weight and the statistics of its channels; default round-to-nearest. */
   readonly quantizer?: (part: { readonly weight: Tensor; readonly statistics?: LayerStatistics }, format: Format) => WeightQuantizer;

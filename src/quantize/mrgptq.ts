@@ -14,6 +14,7 @@ import { checkAborted, runSteps, type RunOptions, type SteppedQuantizer, type St
 import type { WeightQuantizer } from "../tensor/quantize/index.ts";
 import type { Tensor } from "../tensor/tensor.ts";
 
+/** GPTQ behind a block Hadamard transform, for formats of small blocks. */
 export interface MrGptqOptions extends Omit<GptqOptions, "search"> {
   /**
    * Size of the Hadamard blocks; default: the block of the format (128 is the library default of FP-Quant). Must divide
@@ -88,6 +89,7 @@ export function rotatedRtn(options: Omit<RtnOptions, "seed"> & Pick<MrGptqOption
   };
 }
 
+/** Which random signs are tried in front of a Hadamard transform. */
 export interface RotationSearch extends RunOptions {
   /** Hadamard blocks; default: the block of the format. */
   readonly block?: number;
@@ -99,6 +101,7 @@ export interface RotationSearch extends RunOptions {
   readonly hessian?: LayerStatistics | Float64Array;
 }
 
+/** The signs that `searchRotation` found, and the errors of all that it tried. */
 export interface FoundRotation {
   /** To pass as `seed` to mrgptq and rotatedRtn; null: no signs. */
   readonly seed: number | null;

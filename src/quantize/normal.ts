@@ -35,6 +35,7 @@ function gaussianError(values: ArrayLike<number>, boundaries: ArrayLike<number>,
   return error;
 }
 
+/** The scale at which a format loses least on normal values. */
 export interface GaussianClip {
   /** Scale per unit of standard deviation: value = element * scale * rms. */
   readonly scale: number;

@@ -7,6 +7,7 @@ import type { NumberFormat } from "../../formats/core/types.ts";
 import { affineRule, type AffineParams } from "../tensor/quantize/scales.ts";
 import { entropyThreshold, gridNoise, histogram, mseRange, percentileRange, percentileThreshold, type Histogram } from "./histogram.ts";
 
+/** How ranges are found, and what shares one. */
 export interface ObserverOptions {
   readonly method: "minMax" | "movingAverage" | "percentile" | "entropy" | "mse";
   /** One range for the tensor (default), per channel (last axis), per token position, or per block of channels. */
@@ -37,6 +38,7 @@ export interface ObservedRanges {
   readonly max: Float64Array<ArrayBuffer>;
 }
 
+/** Collects the range of activations batch by batch; `ranges` and `params` are what a static quantizer takes. */
 export interface Observer {
   /** @param x tokens, row-major [tokens * k] @throws LowbitError E_CALIBRATION for NaN or infinities, E_SHAPE */
   observe(x: Float32Array | Float64Array, options?: { readonly mask?: ArrayLike<number> }): void;

@@ -14,6 +14,7 @@ import { checkAborted, type RunOptions } from "./steps.ts";
 import { leastMaximum, minimise, withinBound, type ChoiceRow } from "./choose.ts";
 import { dequantizeMixed, mixedBytes, outlierSplit, quantizeMixed, storedBytes, type ChannelSplit, type MixedTensor } from "./mixed.ts";
 
+/** A layer that a plan chooses a format for. */
 export interface PlanLayer {
   readonly name: string;
   readonly weight: Tensor;
@@ -23,8 +24,10 @@ export interface PlanLayer {
   readonly importance?: number;
 }
 
+/** How bits are shared out: `balanced` by loss for each byte, or as a published system does. */
 export type PlanPolicy = "balanced" | "xr-npe" | "flexq" | "comet";
 
+/** Formats to choose among, and the budget. */
 export interface PlanOptions extends RunOptions {
   readonly candidates: readonly Format[];
   /** Exactly one of the four. Bytes count codes, scales and offsets (and the order of channels of a split layer). */
@@ -50,6 +53,7 @@ export interface PlanOptions extends RunOptions {
   readonly loss?: (layer: PlanLayer, format: Format, packed: PackedTensor | MixedTensor) => number | Promise<number>;
 }
 
+/** What a plan chose for one layer. */
 export interface PlannedLayer {
   readonly name: string;
   /** The format of all channels, or of those at the back of `split`. */
@@ -60,6 +64,7 @@ export interface PlannedLayer {
   readonly loss: number;
 }
 
+/** A format for each layer within the budget, with bytes and losses. */
 export interface Plan {
   readonly layers: readonly PlannedLayer[];
   readonly bytes: number;

@@ -8,6 +8,7 @@ import { gptq, type GptqOptions } from "./gptq.ts";
 import { weightMatrix } from "./grid.ts";
 import { chooseMask, resolveSparsity, zeroCode, type SparsityPattern } from "./sparsity.ts";
 
+/** How many weights `prune` sets to zero, by which statistics, and what the rest is stored as. */
 export interface PruneOptions extends Partial<Omit<GptqOptions, "prune" | "polish" | "actOrder">> {
   /** Share of weights that become zero; default 0.5. */
   readonly sparsity?: number;

@@ -24,11 +24,13 @@ export interface DriftStatistics {
   readonly shift: Float64Array<ArrayBuffer>;
 }
 
+/** Which tokens count, and sums that the caller has already. */
 export interface DriftAddOptions extends AddOptions {
   /** sum (x - y) y^T of these tokens, [k * k], where the caller has it; goes with `products`. */
   readonly crossProducts?: ArrayLike<number>;
 }
 
+/** Sums over tokens of a layer's inputs in the float model and in the quantized one. */
 export interface DriftAccumulator {
   readonly k: number;
   /**
@@ -155,6 +157,7 @@ export function timesInverse(
   return times(times(r, transposed(factor, k, k)), factor);
 }
 
+/** Weights fitted to the inputs that the quantized model really gives. */
 export interface RefitOptions extends RunOptions, AlgebraOptions {
   readonly drift: DriftStatistics;
   /** Pull towards the weight as it was, as a share of the mean diagonal of E[y y^T]; default 0.05. */

@@ -18,6 +18,7 @@ export interface RotationConfig {
   readonly seed: number | null;
 }
 
+/** An orthogonal matrix Q as functions: applied to vectors, to weights, and undone. */
 export interface Rotation extends RotationConfig {
   /** x Q, in place, for each of the vectors of length n in x. */
   apply(x: Float32Array | Float64Array): void;
@@ -32,6 +33,7 @@ export interface TransformBackend {
   fwht(x: Float32Array, n: number, scale?: number): Float32Array;
 }
 
+/** Where a Hadamard transform runs, and the size of its blocks. */
 export interface HadamardOptions {
   /**
    * Transforms Float32Array data there; the results are the same bits. float64 data, and blocks whose power of two is

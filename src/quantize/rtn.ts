@@ -9,6 +9,7 @@ import { resolveSearch, searchSteps, type ScaleSearch } from "./search.ts";
 import { checkAborted, runSteps, type RunOptions, type SteppedQuantizer, type Steps } from "./steps.ts";
 import { seededRandom } from "./random.ts";
 
+/** Round to nearest: by the format's rule, or with a search for the scales. */
 export interface RtnOptions extends ScaleOptions, RunOptions {
   /** Default: scales by the format's rule. */
   readonly search?: ScaleSearch;

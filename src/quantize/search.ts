@@ -7,6 +7,7 @@ import { affineRule } from "../tensor/quantize/scales.ts";
 import type { BlockGrid } from "./grid.ts";
 import { runSteps, type Steps } from "./steps.ts";
 
+/** Scales below amax are tried, and the one of least error is kept. */
 export interface ScaleSearch {
   readonly method: "mse";
   /** Exponent of the error; default 2 (mean squared error). GPTQ's code uses 2.4. */

@@ -12,6 +12,7 @@ import type { AlgebraOptions } from "./simd.ts";
 import { outputError, type LayerStatistics } from "./statistics.ts";
 import { checkAborted, type RunOptions } from "./steps.ts";
 
+/** What SmoothQuant's exponent is searched on: layers, formats, candidates. */
 export interface SmoothSearch extends RunOptions, AlgebraOptions {
   /** Of the inputs that all layers read, with a Hessian. */
   readonly statistics: LayerStatistics;
@@ -23,6 +24,7 @@ export interface SmoothSearch extends RunOptions, AlgebraOptions {
   readonly alphas?: readonly number[];
 }
 
+/** Factors that move ranges from activations to weights, and the errors that chose them. */
 export interface Smoothing {
   /** null: not smoothing at all is best. */
   readonly alpha: number | null;

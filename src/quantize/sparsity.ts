@@ -10,6 +10,7 @@ import type { Format } from "../../formats/core/types.ts";
  */
 export type SparsityPattern = "unstructured" | "1x4" | "4x1" | "8x1" | "16x1" | "2:4";
 
+/** Which weights become zero: a pattern and a share. */
 export interface Sparsity {
   readonly pattern: SparsityPattern;
   /** Share of weights that become zero, 0 to 1; default 0.5, and nothing else for "2:4". */

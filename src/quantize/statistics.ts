@@ -23,6 +23,7 @@ export interface LayerStatistics {
   readonly max: Float64Array<ArrayBuffer>;
 }
 
+/** Which tokens of a batch count, and how much. */
 export interface AddOptions {
   /** One entry per token; 0 leaves the token out (padding). */
   readonly mask?: ArrayLike<number>;
@@ -34,6 +35,7 @@ export interface AddOptions {
   readonly products?: ArrayLike<number>;
 }
 
+/** What is kept of a layer's inputs. */
 export interface StatisticsOptions extends AlgebraOptions {
   /** Default true. Without it only the per-channel sums are kept (k numbers instead of k * k). */
   readonly hessian?: boolean;

@@ -5,6 +5,7 @@ import type { Format, PackedTensor } from "../../formats/core/types.ts";
 import type { WeightQuantizer } from "../tensor/quantize/index.ts";
 import type { Tensor } from "../tensor/tensor.ts";
 
+/** How far a long computation is. */
 export interface Progress {
   /** What is being done, e.g. "gptq". */
   readonly stage: string;
@@ -15,6 +16,7 @@ export interface Progress {
   readonly layer?: string;
 }
 
+/** To stop a long computation, and to watch it. */
 export interface RunOptions {
   /** Checked between blocks of work; the call then rejects (or throws) with E_ABORTED. */
   readonly signal?: AbortSignal;

@@ -12,6 +12,7 @@ export interface Input {
   readonly shape: readonly (number | string)[];
 }
 
+/** Operators of one kind in a decoder's step, and their time. */
 export interface DecoderPart {
   readonly operator: string;
   readonly kernels: number;

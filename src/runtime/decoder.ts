@@ -10,6 +10,7 @@ import type { Core, DecoderPart, Input } from "./decoder-model.ts";
 import type { Machine } from "./machine/machine.ts";
 import { greedy, type Sampler } from "./sample.ts";
 
+/** Length and precision of a decoder's cache. */
 export interface DecoderOptions {
   /**
    * What keys and values are kept as, a scale for each head of a token. Default "float32". "int8" has a quarter of the
@@ -21,6 +22,7 @@ export interface DecoderOptions {
   readonly capacity?: number;
 }
 
+/** What to continue, how far, and how tokens are chosen. */
 export interface GenerateOptions {
   /** Tokens to continue; default: the sequence so far. */
   readonly prompt?: ArrayLike<number | bigint>;
@@ -33,6 +35,7 @@ export interface GenerateOptions {
   readonly signal?: AbortSignal;
 }
 
+/** A language model with its cache of keys and values: `prefill`, then `step` token by token. */
 export interface Decoder {
   /** Tokens in the cache. */
   readonly length: number;

@@ -23,6 +23,7 @@ import { fetchSource, isGguf, readWhole, toBlobBytes, withExternal } from "./sou
  */
 export type ModelSource = string | URL | Uint8Array | ArrayBuffer | Blob | RangeReader;
 
+/** Where a model runs, and what it may fall back to. */
 export interface LoadOptions extends RunOptions {
   /** Where the model runs. Default "wasm", one thread. */
   readonly backend?: "wasm" | "reference" | Backend<SyncLayer>;
@@ -50,6 +51,7 @@ export interface LoadOptions extends RunOptions {
   readonly signal?: AbortSignal;
 }
 
+/** Options of a model that runs on a GPU. */
 export interface DeviceLoadOptions extends Omit<LoadOptions, "backend"> {
   /**
    * `await webgpu()` of lowbit/webgpu: weights, activations and caches stay on the device; operators that have no

@@ -1,8 +1,10 @@
 // Samplers: from logits to the next token.
 import { seededRandom } from "../quantize/random.ts";
 
+/** Chooses a token from logits [vocabulary]. */
 export type Sampler = (logits: Float32Array) => number;
 
+/** Temperature and cuts of a sampler. */
 export interface SampleOptions {
   /** 1 as the model says; lower is more certain. Default 1. */
   readonly temperature?: number;

@@ -20,6 +20,7 @@ export interface RuntimeTensor {
   readonly data: unknown;
 }
 
+/** Type and shape of an input or output, as onnxruntime has them. */
 export interface ValueMetadata {
   readonly name: string;
   readonly isTensor: true;
@@ -28,6 +29,7 @@ export interface ValueMetadata {
   readonly shape: readonly (number | string)[];
 }
 
+/** One step of a model's plan: an operator or several fused ones, and the kernel that runs them. */
 export interface ExplainedStep {
   readonly name: string;
   /** Of the model, or "lowbit.NAME" of several that are fused. */
@@ -41,6 +43,7 @@ export interface ExplainedStep {
   readonly ms?: number;
 }
 
+/** Which kernel runs which step of a model, and what could not run here. */
 export interface SessionExplanation {
   readonly runtime: "lowbit" | "onnxruntime";
   /** Why onnxruntime: what is missing here. */
@@ -52,6 +55,7 @@ export interface SessionExplanation {
   readonly dead: number;
 }
 
+/** A loaded model: `run` as often as needed, then `release`. What onnxruntime's InferenceSession has, it has. */
 export interface Session {
   readonly inputNames: readonly string[];
   readonly outputNames: readonly string[];

@@ -9,6 +9,7 @@ export interface Trial {
   readonly options: Omit<IndexOptions, "dims" | "metric" | "ids">;
 }
 
+/** What one precision costs, and what it finds. */
 export interface Comparison {
   readonly name: string;
   /** Of all stages, with scales, norms and ids; vectors in "float32" count whole. */
@@ -22,6 +23,7 @@ export interface Comparison {
   readonly best: boolean;
 }
 
+/** What precisions are compared on: dimensions, metric, trials. */
 export interface CompareOptions {
   readonly dims: number;
   readonly metric?: Metric;

@@ -26,6 +26,7 @@ import {
 } from "./sketch.ts";
 import type { Candidates, Fit, IndexOptions, Metric, Projection, ScanStore, SearchOptions, SearchResult } from "./types.ts";
 
+/** Vectors packed for search: see `createIndex`. */
 export interface SearchIndex {
   readonly dims: number;
   readonly metric: Metric;

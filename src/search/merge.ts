@@ -1,6 +1,7 @@
 // One list of the best from those of several indexes: shards in other files, processes or machines.
 import type { Metric, SearchResult } from "./types.ts";
 
+/** How results of several indexes become one list. */
 export interface MergeOptions {
   /** How many to keep; default 10. */
   readonly k?: number;

@@ -9,6 +9,7 @@ export type Metric = "cosine" | "dot" | "euclidean";
 /** A format, or the name of one. A scalar format of at most 8 bits gets one float32 scale a vector. */
 export type Precision = Format | (string & {});
 
+/** How vectors lose dimensions before they are packed. */
 export interface Fit {
   /**
    * `pca`: the directions of most variance. `rotation`: a random orthogonal matrix, which spreads outliers over all
@@ -33,6 +34,7 @@ export interface Projection {
   readonly mean: Float32Array | null;
 }
 
+/** How vectors are kept, compared and rescored. */
 export interface IndexOptions {
   /** Numbers of a vector. */
   readonly dims: number;
@@ -60,6 +62,7 @@ export interface IndexOptions {
   readonly backend?: object;
 }
 
+/** How many to find, and among which. */
 export interface SearchOptions {
   /** How many to find; default 10. Fewer come back where the index, or what a filter leaves of it, has fewer. */
   readonly k?: number;

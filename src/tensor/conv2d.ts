@@ -13,6 +13,7 @@ import { engineMemory, hasEngineMemory } from "../backends/wasm/memory.ts";
 
 type Pair = readonly [number, number];
 
+/** Steps, padding and what is folded into a convolution by packed filters. */
 export interface Conv2dOptions {
   /** Default 1. */
   readonly strides?: number | Pair;
@@ -47,6 +48,7 @@ export interface CodeScale {
 /** Sizes of an image in the order of the layout: [batch, channels, height, width], or channels last. */
 export type ImageShape = readonly [number, number, number, number];
 
+/** A packed filter that was prepared once and runs on any image: see `prepareConv2d`. */
 export interface Conv2dLayer {
   readonly outputs: number;
   readonly channels: number;

@@ -5,6 +5,7 @@ import { dequantize as plain, dequantizeRows, elementOf, rowScales } from "../..
 import type { PackedTensor } from "../../formats/core/types.ts";
 import type { BulkCodec } from "../backends/types.ts";
 
+/** What `dequantize` gives, and where it is computed. */
 export interface DequantizeOptions {
   /** "float64" where float32 cannot hold the values (wide posits); default "float32". */
   readonly dtype?: "float32" | "float64";

@@ -7,6 +7,7 @@ import { wasmSync } from "../backends/wasm/backend.ts";
 import type { AsyncLayer, Backend, PrepareOptions, SyncLayer } from "../backends/types.ts";
 import { matrixView, readRows, tensor, type Tensor } from "./tensor.ts";
 
+/** How `matmul` multiplies: those of `prepareMatmul`, and where. */
 export interface MatmulOptions extends PrepareOptions {
   /** Default "reference". "wasm" is one thread; `await wasm({ threads })` makes a backend with more. */
   readonly backend?: "reference" | "wasm" | Backend;

@@ -2,6 +2,7 @@
 // here.
 import { LowbitError } from "../../formats/core/errors.ts";
 
+/** Values of a tensor, row-major. */
 export type TensorData = Float32Array | Float64Array;
 
 /**

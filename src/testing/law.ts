@@ -22,6 +22,7 @@ export interface Violation {
   readonly found: string;
 }
 
+/** How many inputs a law of a format tries, and from which seed. */
 export interface LawOptions {
   /** Random inputs a law tries; default 200. Formats of at most 10 bits try every code besides. */
   readonly runs?: number;

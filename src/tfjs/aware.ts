@@ -4,6 +4,7 @@ import type { Format } from "../../formats/core/types.ts";
 import { isA } from "../../formats/core/check.ts";
 import { fakeQuantize, movingRange } from "./fake.ts";
 
+/** Formats of weights and activations in training. */
 export interface QuantizeAwareOptions {
   /** What kernels are quantized to: rows of a format are output channels. `format("int8_row")`. */
   readonly weights: Format;
@@ -31,6 +32,7 @@ interface LayerLike {
   call(inputs: tf.Tensor | tf.Tensor[], options: { readonly training?: boolean }): tf.Tensor | tf.Tensor[];
 }
 
+/** Layers that train in low precision, until `remove`. */
 export interface QuantizeAware {
   /** Names of the layers whose kernels are quantized. */
   readonly layers: readonly string[];

@@ -8,6 +8,7 @@ import { prepareConv2d, type Conv2dLayer } from "../tensor/conv2d.ts";
 import { inPlace, registered } from "./kernels.ts";
 import { backend as ownBackend, checkWeight, keptOf, panels } from "./weights.ts";
 
+/** Steps and padding of a convolution by packed filters in TensorFlow.js. */
 export interface PackedConv2dOptions {
   /** Default 1. */
   strides?: number | [number, number];

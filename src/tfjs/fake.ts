@@ -11,6 +11,7 @@ import { affineRule } from "../tensor/quantize/scales.ts";
 import { tensor } from "../tensor/tensor.ts";
 import { backend } from "./weights.ts";
 
+/** How a tensor of TensorFlow.js is rounded to a format while it stays float32. */
 export interface FakeQuantizeOptions extends Omit<QuantizeOptions, "backend"> {
   /**
    * The axis of output channels: its entries are the rows that a format sees, all other axes together are k. Default:

@@ -8,6 +8,7 @@ import type { Activations } from "../backends/types.ts";
 import { inPlace, registered } from "./kernels.ts";
 import { checkWeight, layerOf, panels } from "./weights.ts";
 
+/** How activations enter a packed product in TensorFlow.js. */
 export interface PackedOptions {
   /**
    * How x enters the product on tfjs's cpu and wasm backends. Default "int16": 16-bit integers per block of a row, an

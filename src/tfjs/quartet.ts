@@ -12,6 +12,7 @@ import { withinRange } from "./fake.ts";
 import { trainedProduct, transposed, type Matrix } from "./operands.ts";
 import { backend } from "./weights.ts";
 
+/** How products of 4-bit training are rounded (Quartet). */
 export interface QuartetOptions {
   /** Uniform numbers in [0, 1) for the backward pass; default Math.random. `seededRandom` makes runs repeatable. */
   readonly random?: () => number;

@@ -34,6 +34,18 @@ test("the sample of every page imports what it uses, and runs", async () => {
   }
 });
 
+test("every named format has a doc comment for editors, whose example is true", () => {
+  for (const f of allFormats) {
+    const source = readFileSync(new URL(`../../formats/${f.name}.ts`, import.meta.url), "utf8");
+    const doc = new RegExp(`/\\*\\*((?:(?!\\*/)[^])*)\\*/\nexport const ${f.name} = `).exec(source);
+    expect(doc, f.name).not.toBeNull();
+    expect(doc![1].replace(/\n \* /g, " "), f.name).toContain(f.spec);
+    const example = /@example (\w+)\.decode\((0x[0-9a-f]+)\) \/\/ (\S+)/.exec(doc![1]);
+    if (f.kind === "block" || f.kind === "opaque") expect(doc![1]).toContain(`, ${f.name})`);
+    else expect([example?.[1], f.decode(Number(example?.[2]))], f.name).toEqual([f.name, Number(example?.[3])]);
+  }
+});
+
 test("no note without a format", () => {
   const names = new Set(allFormats.map((f) => f.name));
   expect(noted().filter((n) => !names.has(n))).toEqual([]);
@@ -45,7 +57,9 @@ test("links of the written pages lead somewhere", () => {
   const made = (path: string): boolean => pages.has(path) || path.startsWith("docs/api/");
   const wrong = files.flatMap((file) =>
     [...readFileSync(join(root, file), "utf8").matchAll(/\]\(([^)#:\s]+)(?:#[^)]*)?\)/g)]
-      .map(([, target]) => (target.startsWith("/") ? join("docs", target) : join(file, "..", target)))
+      .map(([, target]) =>
+        target.startsWith("/") ? join(target.endsWith(".svg") ? "docs/public" : "docs", target) : join(file, "..", target),
+      )
       .filter((path) => !existsSync(join(root, path)) && !existsSync(join(root, `${path}.md`)) && !made(path))
       .map((path) => `${file} -> ${path}`),
   );

@@ -1,4 +1,4 @@
-/* global TextEncoder, DataTransfer, File, Event, location */
+/* global addEventListener, DataTransfer, Event, File, location, MutationObserver, requestAnimationFrame, setTimeout, TextEncoder, URLSearchParams */
 // The number explorer: how soon it answers, the library's numbers, every state in its link, blocks drawn, own tensors.
 import assert from "node:assert/strict";
 import { tsImport } from "tsx/esm/api";
@@ -120,7 +120,19 @@ async function block(page, accessibility) {
   await page.keyboard.press("ArrowRight");
   assert.notEqual((await page.getByTestId("block").inputValue()).split(" ")[1], String(drawn[1]), "arrows move a value");
   await page.getByRole("button", { name: "32 with an outlier" }).click();
-  assert.equal((await page.getByTestId("block").inputValue()).split(" ").length, 32);
+  await picture.scrollIntoViewIfNeeded();
+  const wide = await picture.boundingBox();
+  // a fast hand: what it passes over lies on the way
+  await page.mouse.move(wide.x + wide.width * (0.5 / 32), wide.y + wide.height / 2);
+  await page.mouse.down();
+  await page.mouse.move(wide.x + wide.width * (30.5 / 32), wide.y + 5);
+  await page.mouse.up();
+  const ramp = (await page.getByTestId("block").inputValue()).split(" ").map(Number);
+  assert.equal(ramp.length, 32);
+  assert.ok(
+    ramp.slice(1, 31).every((v, i) => v > ramp[i]),
+    `a ramp, got ${ramp}`,
+  );
   assert.deepEqual(await accessibility(page), []);
 }
 

@@ -1,3 +1,4 @@
+/* global URLSearchParams */
 // Pictures of what the pages that compute look like in use, and of the report: `test:docs -- --pictures DIR`.
 import { execFileSync } from "node:child_process";
 import { mkdtempSync, rmSync } from "node:fs";

@@ -1,4 +1,4 @@
-/* global DataTransfer, File, Event */
+/* global atob, DataTransfer, Event, File */
 // Files of one matrix in each kind that the explorer opens, written here byte by byte from the formats' descriptions.
 
 const floats = (values) => Buffer.from(Float32Array.from(values).buffer);

@@ -37,10 +37,12 @@ export function blockCodes(packed: PackedTensor): BlockCodes | null {
   };
 }
 
-/** Values to begin with: normal ones, and ones with an outlier. */
+/** Values to begin with: normal ones, and ones with an outlier of more than eight standard deviations. */
 export function drawBlock(count: number, kind: "normal" | "outlier", seed: number): string {
   const random = gaussian(seededRandom(seed));
-  return Array.from({ length: count }, (_, i) => Number((random() * (kind === "outlier" && i === 3 ? 12 : 1)).toPrecision(3))).join(" ");
+  const values = Array.from({ length: count }, random);
+  if (kind === "outlier" && count > 3) values[3] += values[3] < 0 ? -8 : 8;
+  return values.map((v) => Number(v.toPrecision(3))).join(" ");
 }
 
 /** The block of a state; what is no list of numbers is an error. */

@@ -86,7 +86,7 @@ export function sideBySide(names: string, x: number, options: EncodeOptions): Si
         bits: String(f.bits),
         code: hexCode(code, f.bits),
         value: exactDecimal(value),
-        error: x === 0 || !Number.isFinite(value) ? "" : `${((100 * Math.abs(value - x)) / Math.abs(x)).toPrecision(2)} %`,
+        error: x === 0 || !Number.isFinite(value) ? "" : `${Number(((100 * Math.abs(value - x)) / Math.abs(x)).toPrecision(2))} %`,
         spacing: Number.isNaN(step) ? "" : step.toPrecision(3),
         range: `${f.limits.min} .. ${f.limits.max}`,
       };

@@ -19,6 +19,7 @@ import { prepareSparse, prepareSparseInteger, type SparseOptions } from "./spars
 import { tuneLayers, tuningOf, useTuning, type TuneReport, type Tuning } from "./tuning.ts";
 import { startPool } from "./threads.ts";
 
+/** Threads, memory and features of the WebAssembly backend. */
 export interface WasmOptions {
   /**
    * Threads, the calling one included; default 1. More than one needs shared memory (in a page: cross-origin
@@ -42,6 +43,7 @@ export interface WasmOptions {
   readonly features?: "auto" | "simd";
 }
 
+/** The WebAssembly backend: kernels made for each weight, on one thread or several; see `wasm`. */
 export interface WasmBackend extends Backend<SyncLayer> {
   readonly threads: number;
   readonly features: WasmFeatures;

@@ -67,6 +67,7 @@ function place(runtime: Runtime, stream: SparseStream, type: SparseSpec["type"],
   };
 }
 
+/** How a sparse weight is prepared for products. */
 export interface SparseOptions {
   /** Default float32. */
   readonly activations?: "float32" | "int8";

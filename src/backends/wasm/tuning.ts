@@ -15,6 +15,7 @@ export interface Tuning {
   readonly families: readonly { readonly key: string; readonly kernel: string }[];
 }
 
+/** What `tune` measured, and by how much it made products faster. */
 export interface TuneReport {
   /** Milliseconds that it took. */
   readonly ms: number;

@@ -30,8 +30,10 @@ export type { GpuBitplaneLayer, GpuIntegerLayer } from "./ops.ts";
  * of them.
  */
 export type DeviceBuffer = typeof globalThis extends { GPUBuffer: { prototype: infer B extends GpuBuffer } } ? B : GpuBuffer;
+/** GPUDevice where the types of WebGPU are there, else what is used of it. */
 export type Device = typeof globalThis extends { GPUDevice: { prototype: infer D extends GpuDevice } } ? D : GpuDevice;
 
+/** A device or adapter of one's own, and limits of memory. */
 export interface WebGpuOptions {
   /** A device of your own; it is not destroyed with the backend. */
   readonly device?: GpuDevice;
@@ -41,6 +43,7 @@ export interface WebGpuOptions {
   readonly gpu?: GpuRoot;
 }
 
+/** How a packed weight is prepared on the device. */
 export interface GpuPrepareOptions extends Omit<PrepareOptions, "activations"> {
   /**
    * "float16": activations are stored as float16, a GPUBuffer of them holds float16; sums stay float32. Default
@@ -70,6 +73,7 @@ export interface GpuLayer extends AsyncLayer {
   runBuffer(x: Float32Array | GpuBuffer, m: number, out?: GpuBuffer): Promise<DeviceBuffer>;
 }
 
+/** The WebGPU backend: see `webgpu`. Calls are asynchronous, data may stay on the device. */
 export interface WebGpuBackend extends Backend<GpuLayer, GpuPrepareOptions> {
   readonly device: Device;
   /** Buffers on the device that the backend made and holds, and their bytes. */

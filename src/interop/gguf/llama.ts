@@ -35,6 +35,7 @@ export interface TokenizerJson {
   readonly added_tokens?: readonly { readonly id: number; readonly content: string; readonly special: boolean }[];
 }
 
+/** A Llama or Mistral model as transformers saves it, to be written as GGUF. */
 export interface LlamaModel {
   readonly name?: string;
   readonly config: LlamaConfig;

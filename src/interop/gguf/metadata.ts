@@ -6,6 +6,7 @@ import { LowbitError } from "../../../formats/core/errors.ts";
 export const VALUE_TYPES = [
   "uint8", "int8", "uint16", "int16", "uint32", "int32", "float32", "bool", "string", "array", "uint64", "int64", "float64",
 ] as const; // prettier-ignore
+/** Types of a GGUF file's metadata. */
 export type GgufValueType = (typeof VALUE_TYPES)[number];
 
 /** Text that is not UTF-8 stays bytes. */

@@ -20,6 +20,7 @@ export interface FloatModel {
   readonly tensors: ReadonlyMap<string, FloatTensor & { bytes?(): Promise<Uint8Array> }>;
 }
 
+/** Types of a GGUF file's tensors: one for all, and rules by name. */
 export interface GgufQuantizeOptions {
   /** A type of ggml (q4_k, q8_0, f16) or one of the mixes q3_k_m, q4_k_m, q5_k_m. */
   readonly type: string;

@@ -19,6 +19,7 @@ export interface GgufData {
 /** What a tensor of the file is made of: a packed tensor as it is, a tensor of floats (F32), or bytes. */
 export type GgufContent = PackedTensor | Tensor | GgufData;
 
+/** What a GGUF file is made of: metadata and tensors by name. */
 export interface GgufModel {
   /** Keys in their order. `general.architecture` is what llama.cpp asks for first. */
   readonly metadata: ReadonlyMap<string, GgufValue> | Readonly<Record<string, GgufValue>>;

@@ -74,6 +74,7 @@ export function parseNpz(bytes: Uint8Array, label = "npz file"): Map<string, Npy
   return out;
 }
 
+/** How an .npz file is written. */
 export interface NpzOptions {
   /** Deflate the arrays. Default false, as `numpy.savez`. */
   readonly compress?: boolean;

@@ -12,6 +12,7 @@ const PARTS = ["luts", "encoded_exponent", "sign_mantissa", "output_positions"] 
 /** Entries of a table from here on name another table: 256 - entry. */
 const POINTERS = 240;
 
+/** Which tensors of a checkpoint are loaded compressed. */
 export interface LoadLosslessOptions {
   /** Shards by name, for an index that is no path. */
   readonly shards?: Readonly<Record<string, ByteSource>>;

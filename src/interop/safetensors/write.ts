@@ -11,6 +11,7 @@ export interface SafeContent {
   readonly bytes: Uint8Array | (() => Uint8Array | Promise<Uint8Array>);
 }
 
+/** What a safetensors file is made of. */
 export interface SafetensorsModel {
   readonly metadata?: Readonly<Record<string, string>>;
   readonly tensors: ReadonlyMap<string, SafeContent> | Readonly<Record<string, SafeContent>>;

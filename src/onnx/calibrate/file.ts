@@ -19,6 +19,7 @@ import { LIBRARY_VERSION } from "../journal/version.ts";
 import { readFeeds, type CalibrationData } from "./sources.ts";
 import { collectPasses, inputGroups, type CollectOptions, type InputGroup, type InputStatistics } from "./statistics.ts";
 
+/** What `calibrateFile` looks at, and how much memory it takes. */
 export interface CalibrateFileOptions extends Pick<
   CollectOptions,
   "maxTokens" | "every" | "holdOut" | "memory" | "threads" | "signal" | "onProgress"
@@ -32,6 +33,7 @@ export interface CalibrateFileOptions extends Pick<
   readonly force?: boolean;
 }
 
+/** What a file of statistics holds. */
 export interface CalibrateFileReport {
   readonly output: string;
   /** Batches looked at, of how many. */

@@ -13,6 +13,7 @@ export { readFeeds, type CalibrationData, type FeedsSource, type ReadFeedsOption
 export { cutModel, modelValues, type BatchValues, type RunnerOptions } from "./taps.ts";
 export type { CollectOptions, InputStatistics } from "./statistics.ts";
 
+/** Layers and batches that `calibrateModel` looks at. */
 export interface CalibrateModelOptions extends CollectOptions {
   /** Layers by name (globs or /regex/); default: all that multiply vectors. */
   readonly layers?: readonly NamePattern[];
@@ -25,6 +26,7 @@ export interface ModelLayerStatistics extends InputStatistics {
   readonly layer: ModelLayer;
 }
 
+/** Statistics of layers' inputs, by layer, and why the others have none. */
 export interface ModelCalibration {
   /** By name of the layer. */
   readonly layers: ReadonlyMap<string, ModelLayerStatistics>;

@@ -21,6 +21,7 @@ export type FeedsSource = Iterable<Feeds> | AsyncIterable<Feeds> | (() => FeedsS
  */
 export type CalibrationData = string | TextSource | FeedsSource;
 
+/** How much of a source is read. */
 export interface ReadFeedsOptions {
   /** Batches at most. */
   readonly maxBatches?: number;

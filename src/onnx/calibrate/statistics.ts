@@ -15,6 +15,7 @@ import { openProducts, type Products } from "./products.ts";
 import { isMainValue, modelRunner, type BatchValues, type Runner } from "./taps.ts";
 import { activationOf, vectorView, type VectorView } from "./vectors.ts";
 
+/** How much of the data counts, and what running the model may cost. */
 export interface CollectOptions extends AlgebraOptions {
   /** Vectors of a layer that count, at most, spread evenly over the batches; default 65536. */
   readonly maxTokens?: number;

@@ -114,6 +114,7 @@ export function cutModel(
   return { ...model, proto };
 }
 
+/** What a model that runs in stages keeps between them. */
 export interface RunnerOptions {
   /**
    * Bytes of values kept between stages, on disk beyond some 128 MiB; above it every stage starts from the inputs.

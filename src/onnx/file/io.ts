@@ -38,6 +38,7 @@ export interface ReadOptions {
   folders?: readonly string[];
 }
 
+/** Where weights go, and what may be overwritten. */
 export interface WriteOptions {
   /**
    * Put tensors of 1 KiB or more into `<file name>_data` beside the model. Default: where the model would pass 1.5 GB.

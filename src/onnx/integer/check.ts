@@ -4,6 +4,7 @@ import { TensorProto_DataType as T } from "../file/gen/onnx_pb.ts";
 import type { OnnxModel } from "../file/model.ts";
 import { attributeInt, constantTensor, nodeName, operatorName } from "../graph/graph.ts";
 
+/** Whether a model computes in integers only: see `floatOperators`. */
 export interface IntegerCheck {
   /** Operators on floats, by name: none in an integer-only model. */
   readonly floats: readonly string[];

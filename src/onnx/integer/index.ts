@@ -18,6 +18,7 @@ import { INTEGER_DOMAIN, integerFunctions } from "./functions.ts";
 import type { Magnitude } from "./codes.ts";
 import { Writer } from "./write.ts";
 
+/** Data and choices of a model in integers only. */
 export interface IntegerOnlyOptions extends RunOptions {
   /** Inputs of the model, as `quantizeModel` takes them: ranges of activations are those that they give. */
   readonly calibration: CalibrationData;
@@ -32,6 +33,7 @@ export interface IntegerOnlyOptions extends RunOptions {
   readonly headroom?: number;
 }
 
+/** What a model in integers only is made of. */
 export interface IntegerOnlyReport {
   /** Nodes of the graph by operator; functions with their domain. */
   readonly operators: ReadonlyMap<string, number>;

@@ -27,6 +27,7 @@ export const PASSES: ReadonlyMap<string, Pass> = new Map(
   ]),
 );
 
+/** Data for passes that need some, and the inputs that they are checked on. */
 export interface ApplyPassesOptions extends RunOptions {
   /** Statistics of layers' inputs, for the passes that look at data. */
   readonly calibration?: LayerCalibration;

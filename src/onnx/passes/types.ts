@@ -34,6 +34,7 @@ export interface PassContext {
 /** A pass and its options, as users name them: "rotate" or { name: "rotate", block: 64 }. */
 export type PassRequest = string | PassSettings;
 
+/** A pass by name, with its own options beside. */
 export interface PassSettings {
   readonly name: string;
   readonly [option: string]: unknown;

@@ -26,6 +26,7 @@ export interface ForeignWeights {
   readonly tensors?: ReadonlyMap<string, { readonly dtype: string; readonly shape: readonly number[]; values(): Promise<Float32Array> }>;
 }
 
+/** How packed layers of a checkpoint find their nodes, and what they are written as. */
 export interface PlaceOptions {
   /** Which module is which node, where names do not say. */
   rules?: readonly PlaceRule[];
@@ -56,6 +57,7 @@ export interface PlacedLayer {
   readonly cosine: number;
 }
 
+/** Which layers of a checkpoint stand in the graph now, and which do not. */
 export interface PlaceReport {
   readonly placed: readonly PlacedLayer[];
   /** Floats of the checkpoint that stand in the graph, and whether its values were others before. */

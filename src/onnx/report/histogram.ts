@@ -9,6 +9,7 @@ import type { OnnxModel } from "../file/model.ts";
 import type { LayerReport } from "../options.ts";
 import { modelLayers, readWeight, type ModelLayer } from "../primitives.ts";
 
+/** A layer's weights in units of their scales, against the values that the format has. */
 export interface WeightHistogram {
   readonly layer: string;
   readonly format: string;

@@ -15,6 +15,7 @@ import { describedInputs, randomFeeds } from "./random.ts";
 import type { Runtime, RuntimeEntry, RuntimeSession } from "./runtimes.ts";
 import { runtimeEntries } from "./table.ts";
 
+/** Where models are timed, on what, and how often. */
 export interface BenchOptions {
   /** Where to run: default node. */
   readonly runtimes?: readonly string[];
@@ -55,6 +56,7 @@ export interface BenchCell {
   readonly peakBytes: number | null;
 }
 
+/** Times of models by runtime. */
 export interface BenchReport {
   readonly runs: number;
   readonly random: boolean;

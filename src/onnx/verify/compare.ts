@@ -7,6 +7,7 @@ import { judge } from "./judge.ts";
 import { numbers } from "./numbers.ts";
 import type { OutputTensor } from "./runtimes.ts";
 
+/** One output of two models, compared and judged. */
 export interface OutputComparison extends Figures {
   readonly judgement: Judgement;
   readonly ok: boolean;

@@ -15,6 +15,7 @@ export interface FeedTensor {
   readonly dims: readonly number[];
 }
 
+/** Inputs of one run, by name. */
 export type Feeds = Readonly<Record<string, FeedTensor>>;
 
 export interface InputMetadata {

@@ -8,6 +8,7 @@ import type { FeedTensor, Feeds, InputHint, InputMetadata } from "./feeds.ts";
 import { inputDims, randomSource, randomTensor } from "./feeds.ts";
 import type { OutputTensor, RunResult } from "./runtimes.ts";
 
+/** How two decoders compare token by token. */
 export interface Generation {
   /** Tokens that the reference wrote after each prompt. */
   readonly tokens: number;

@@ -41,6 +41,7 @@ export interface RuntimeCell {
   readonly parting?: Parting;
 }
 
+/** Models in every runtime: what runs, and what disagrees. */
 export interface RuntimeMatrix {
   readonly runtimes: readonly string[];
   readonly cells: readonly RuntimeCell[];

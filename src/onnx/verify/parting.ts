@@ -14,6 +14,7 @@ import { addSample, finish, newSums } from "./compare.ts";
 import type { Feeds } from "./feeds.ts";
 import type { OutputTensor, Runtime } from "./runtimes.ts";
 
+/** The first node where two runtimes part. */
 export interface Parting {
   /** The output of the model that differs. */
   readonly output: string;

@@ -26,6 +26,7 @@ import { runtimeEntries, runtimeEntry } from "./table.ts";
 import type { RuntimeTrap } from "./traps.ts";
 import { runtimeTraps } from "./traps.ts";
 
+/** Inputs, runtimes and bars of a comparison of two models. */
 export interface VerifyOptions {
   /** Random inputs to run. Default 4. */
   samples?: number;
@@ -66,6 +67,7 @@ export interface VerifyOptions {
   onCell?: (cell: { readonly model: string; readonly runtime: string }) => void;
 }
 
+/** How two models compare on the same inputs: every output, and the verdict. */
 export interface VerifyReport {
   readonly samples: number;
   readonly seed: number;

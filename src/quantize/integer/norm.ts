@@ -36,6 +36,7 @@ export interface IntegerNorm {
   readonly bias: Float64Array;
 }
 
+/** Gain, bias and scales of a normalization in integers. */
 export interface IntegerNormInit {
   readonly kind?: "layer" | "rms";
   readonly gain: ArrayLike<number>;

@@ -28,6 +28,7 @@ export function shiftExp(x: number, unit: number, bits: number): number {
   return Math.floor((2 * unit + r) * 2 ** (bits - q - 1));
 }
 
+/** Scales and bits of an integer softmax by shifts (I-ViT). */
 export interface ShiftmaxOptions {
   /** Codes a row. */
   readonly columns: number;
@@ -64,6 +65,7 @@ export function shiftmax(x: ArrayLike<number>, { columns, scale, bits = 8 }: Shi
   return out;
 }
 
+/** Scales and bits of an integer GELU by shifts (I-ViT). */
 export interface ShiftGeluOptions {
   /** Codes a row: the exponentials of a row share a maximum. Default: all codes are one row. */
   readonly columns?: number;

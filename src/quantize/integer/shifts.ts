@@ -139,6 +139,7 @@ export interface Primitive {
   readonly loss: number;
 }
 
+/** What the losses of chosen primitives may come to. */
 export interface MixtureOptions {
   /** Bound on the sum of losses; default none. */
   readonly maxLoss?: number;
@@ -146,6 +147,7 @@ export interface MixtureOptions {
   readonly layerLoss?: number;
 }
 
+/** The primitive chosen for each layer, with the time and loss of all. */
 export interface Mixture {
   /** The primitive of each layer. */
   readonly chosen: ReadonlyMap<string, Primitive>;

@@ -10,6 +10,7 @@ import { defineCodebook } from "../../../formats/define/codebook.ts";
 import { forRuns } from "./panels.ts";
 import { matrixView, type Tensor } from "../tensor.ts";
 
+/** A block format whose scales are steps of a logarithm, fitted to data: `fitLogScales`. */
 export interface LogScaleOptions {
   readonly name?: string;
   readonly element: NumberFormat;

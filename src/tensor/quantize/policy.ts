@@ -5,6 +5,7 @@ import type { BlockFormat, NumberFormat, Overflow, QuantConfig, RangeRule, Round
 import type { BulkCodec } from "../../backends/types.ts";
 import { ortRangeRule, type Arithmetic } from "./scales.ts";
 
+/** How `quantize` chooses scales and rounds; what is left out is the format's own. */
 export interface QuantizeOptions {
   /** Default: the format's. */
   readonly scaleRule?: ScaleRule;

@@ -15,6 +15,7 @@ import { readTfjsModel } from "./read.ts";
 import { floatValues, packedWeight } from "./values.ts";
 import { dequantize } from "../../tensor/dequantize.ts";
 
+/** What the weights of a model.json become. */
 export interface QuantizeTfjsOptions {
   /**
    * How tfjs itself stores weights, all float32 ones of the model: any tfjs loads the result with `loadGraphModel` or
@@ -38,6 +39,7 @@ export interface QuantizeTfjsOptions {
   readonly force?: boolean;
 }
 
+/** What became of each weight of a model.json. */
 export interface QuantizeTfjsReport {
   /** Each weight: how it is stored, and its bytes before and now. */
   readonly weights: readonly { readonly name: string; readonly stored: string; readonly bytesBefore: number; readonly bytes: number }[];
