@@ -71,6 +71,7 @@ function links(names) {
   let count = 0;
   for (const [path, text] of html) {
     if (!/<h1[ >]/.test(text)) wrong.push(`${path}: expected a title, got no h1`);
+    if (text.includes("<p>&lt;!--")) wrong.push(`${path}: shows a comment`);
     if (/<script(?![^>]* src=)[^>]*>\s*\S/.test(text)) wrong.push(`${path}: has an inline script`);
     for (const [, href] of text.matchAll(/<a [^>]*?href="([^"]+)"/g)) {
       const url = new URL(unescape(href), `http://site${base}${path.slice(1)}`);

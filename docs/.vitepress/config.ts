@@ -103,6 +103,10 @@ export default defineConfig({
     languageAlias: { mjs: "js", console: "shellsession" },
     config(md) {
       links(md);
+      // tags are text here (html: false), the note at the head of a generated page too: it is for readers of the file
+      md.core.ruler.before("normalize", "generated", (state) => {
+        state.src = state.src.replace(/^(---\n[^]*?\n---\n)?\s*<!--[^]*?-->\n/, "$1");
+      });
       // what scrolls is reached by keys: fenced code is already
       const plain = md.renderer.rules.code_block;
       if (plain) md.renderer.rules.code_block = (...of) => plain(...of).replace("<pre", '<pre tabindex="0"');
