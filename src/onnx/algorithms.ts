@@ -3,10 +3,11 @@
 import { LowbitError } from "../../formats/core/errors.ts";
 import type { Format, PackedTensor } from "../../formats/core/types.ts";
 import { adaround, type AdaRoundOptions } from "../quantize/adaround.ts";
-import { awq, type AwqOptions } from "../quantize/awq.ts";
-import { gptq, type GptqOptions } from "../quantize/gptq.ts";
+import { awq, awqAt, type AwqOptions } from "../quantize/awq.ts";
+import { gptqIn, type GptqOptions } from "../quantize/gptq.ts";
+import { gptqWorkspace, type GptqWorkspace } from "../quantize/gptq-workspace.ts";
 import { hqq, type HqqOptions } from "../quantize/hqq.ts";
-import { dequantizeOriginal, mrgptq, type MrGptqOptions } from "../quantize/mrgptq.ts";
+import { dequantizeOriginal, mrgptqIn, type MrGptqOptions } from "../quantize/mrgptq.ts";
 import { driftError, mergeDrift, refit, refitWeight, type DriftStatistics } from "../quantize/refit.ts";
 import { rtn, type RtnOptions } from "../quantize/rtn.ts";
 import type { AlgebraOptions } from "../quantize/simd.ts";
@@ -51,11 +52,22 @@ export type AlgorithmOptions = Partial<
     }
 >;
 
+/** The quantizer of one layer, for all bands of it. */
+export interface LayerAlgorithm extends WeightQuantizer {
+  /** Gives back what it keeps between bands. */
+  close?(): void;
+}
+
 interface Row {
   /** What must have been collected. */
   readonly needs: "nothing" | "statistics" | "drift";
   readonly options: readonly string[];
-  make(input: AlgorithmInput, options: AlgorithmOptions, shared: AlgebraOptions): WeightQuantizer;
+  /**
+   * Rows are quantized without a look at each other, but for what is chosen on the sample: then bands may be small, and
+   * are the whole, code by code.
+   */
+  readonly byRows: boolean;
+  make(input: AlgorithmInput, options: AlgorithmOptions, shared: AlgebraOptions): LayerAlgorithm;
 }
 
 const SCALES = ["scaleRule", "rangeRule"];
@@ -133,14 +145,14 @@ const isSettled = (choices: readonly (readonly GptqChoice[])[]): boolean =>
 const withoutUndefined = <T extends object>(fields: T): T =>
   Object.fromEntries(Object.entries(fields).filter(([, value]) => value !== undefined)) as T;
 
-/** One of the family with some choices made, and what it looks at. */
-type Variant = (choice: GptqChoice, hessian: LayerStatistics) => WeightQuantizer;
+/** One of the family with some choices made, and what it looks at; in a workspace where it does several bands. */
+type Variant = (choice: GptqChoice, hessian: LayerStatistics, workspace?: GptqWorkspace) => WeightQuantizer;
 
 function variantOf(name: "gptq" | "mrgptq", input: AlgorithmInput, options: AlgorithmOptions, shared: AlgebraOptions): Variant {
   const base = { ...options, ...shared, ...fewRows(input, options), name: input.name };
-  return (choice, hessian) => {
+  return (choice, hessian, workspace) => {
     const all = withoutUndefined({ ...base, ...choice, hessian });
-    return name === "gptq" ? gptq(all as GptqOptions) : mrgptq(all as MrGptqOptions);
+    return name === "gptq" ? gptqIn(workspace, all as GptqOptions) : mrgptqIn(workspace, all as MrGptqOptions);
   };
 }
 
@@ -180,22 +192,28 @@ function gptqFamily(
   input: AlgorithmInput,
   options: AlgorithmOptions & GptqChoice,
   shared: AlgebraOptions,
-): WeightQuantizer {
+): LayerAlgorithm {
   const variant = variantOf(name, input, options, shared);
   const { heldOut } = input;
   const statistics = input.statistics!;
-  if (heldOut === null || heldOut.hessian === null) return variant({}, statistics);
+  // bands of one weight: the factor is made once
+  const workspace = input.sample === undefined ? undefined : gptqWorkspace();
+  const close = (): void => workspace?.close();
+  const settled = variant({}, statistics, workspace);
+  if (heldOut === null || heldOut.hessian === null) return { ...settled, close };
   const choose = (choices: readonly (readonly GptqChoice[])[], sample: Tensor, format: Format) => {
     const { signal, error: judge } = judgeOf(sample, heldOut, shared);
     const { choice, error, tried } = search(choices, (one) => variant(one, statistics).quantizeWeight(sample, format), judge);
-    return { quantizer: variant(choice, mergeStatistics(statistics, heldOut)), chosenOf: tried, heldOut: { signal, error } };
+    const all = mergeStatistics(statistics, heldOut);
+    return { quantizer: variant(choice, all, workspace), chosenOf: tried, heldOut: { signal, error } };
   };
   let chosen: ReturnType<typeof choose> | undefined;
   return {
     algorithm: name,
+    close,
     quantizeWeight(weight: Tensor, format: Format): PackedTensor {
       const choices = openChoices(name, format, input, options);
-      if (isSettled(choices)) return variant({}, statistics).quantizeWeight(weight, format);
+      if (isSettled(choices)) return settled.quantizeWeight(weight, format);
       // once for all bands of a weight
       const { quantizer, ...found } = (chosen ??= choose(choices, input.sample ?? sampleRows(weight), format));
       const packed = quantizer.quantizeWeight(weight, format);
@@ -256,13 +274,37 @@ function refitFamily(input: AlgorithmInput, { ridge, ...options }: AlgorithmOpti
   };
 }
 
+/** AWQ: of a weight in bands the power is chosen once, on the sample, or bands would have channel scales of their own. */
+function awqFamily(input: AlgorithmInput, options: AlgorithmOptions, shared: AlgebraOptions): LayerAlgorithm {
+  const all = { ...options, ...shared, statistics: input.statistics!, name: input.name } as AwqOptions;
+  const { sample } = input;
+  if (sample === undefined) return awq(all);
+  let power: number | undefined;
+  return {
+    algorithm: "awq",
+    quantizeWeight(weight, format) {
+      power ??= awq(all).quantizeWeight(sample, format).recipe.power as number;
+      return awqAt(power, all).quantizeWeight(weight, format);
+    },
+  };
+}
+
 const ROWS: ReadonlyMap<string, Row> = new Map<AlgorithmName, Row>([
-  ["rtn", { needs: "nothing", options: [...SCALES, "search", "rounding", "overflow", "seed"], make: (_, o) => rtn(o as RtnOptions) }],
+  [
+    "rtn",
+    {
+      needs: "nothing",
+      options: [...SCALES, "search", "rounding", "overflow", "seed"],
+      byRows: false, // random numbers go on from row to row
+      make: (_, o) => rtn(o as RtnOptions),
+    },
+  ],
   [
     "mse",
     {
       needs: "nothing",
       options: [...SCALES, "search"],
+      byRows: true,
       make: (_, o) => {
         const searched = rtn({ search: { method: "mse" }, ...o } as RtnOptions);
         // Formats without scales of their own to search (scalars, ggml blocks) are rounded to nearest.
@@ -273,21 +315,23 @@ const ROWS: ReadonlyMap<string, Row> = new Map<AlgorithmName, Row>([
       },
     },
   ],
-  ["hqq", { needs: "nothing", options: ["norm", "beta", "kappa", "iterations"], make: (_, o) => hqq(o) }],
+  ["hqq", { needs: "nothing", options: ["norm", "beta", "kappa", "iterations"], byRows: true, make: (_, o) => hqq(o) }],
   [
     "awq",
     {
       needs: "statistics",
       options: ["grid", "search"],
-      make: (i, o, s) => awq({ ...o, ...s, statistics: i.statistics!, name: i.name } as AwqOptions),
+      byRows: false,
+      make: awqFamily,
     },
   ],
-  ["gptq", { needs: "statistics", options: GPTQ, make: (i, o, s) => gptqFamily("gptq", i, o, s) }],
+  ["gptq", { needs: "statistics", options: GPTQ, byRows: true, make: (i, o, s) => gptqFamily("gptq", i, o, s) }],
   [
     "mrgptq",
     {
       needs: "statistics",
       options: [...GPTQ.filter((o) => o !== "prune"), "block", "seed"],
+      byRows: true,
       make: (i, o, s) => gptqFamily("mrgptq", i, o, s),
     },
   ],
@@ -296,6 +340,7 @@ const ROWS: ReadonlyMap<string, Row> = new Map<AlgorithmName, Row>([
     {
       needs: "statistics",
       options: [...SCALES, "iterations", "learningRate", "lambda", "search", "minRows"],
+      byRows: false,
       make: (i, o, s) => adaround({ ...o, ...s, hessian: i.statistics!, name: i.name } as AdaRoundOptions),
     },
   ],
@@ -304,6 +349,7 @@ const ROWS: ReadonlyMap<string, Row> = new Map<AlgorithmName, Row>([
     {
       needs: "drift",
       options: [...GPTQ, "ridge"],
+      byRows: false, // every band would solve for its rows with a factor of its own
       make: refitFamily,
     },
   ],
@@ -318,12 +364,15 @@ export interface ResolvedAlgorithm {
   readonly needs: "nothing" | "statistics" | "drift";
   /** Takes statistics where they are there (a function does not say what it needs). */
   readonly takes: boolean;
-  make(input: AlgorithmInput, shared: AlgebraOptions): WeightQuantizer;
+  /** Bands of few rows are the same as the whole. */
+  readonly byRows: boolean;
+  make(input: AlgorithmInput, shared: AlgebraOptions): LayerAlgorithm;
 }
 
 /** @throws RangeError for an unknown name, TypeError for an option that the algorithm does not have */
 export function resolveAlgorithm(algorithm: Algorithm): ResolvedAlgorithm {
-  if (typeof algorithm === "function") return { name: "function", needs: "nothing", takes: true, make: (input) => algorithm(input) };
+  if (typeof algorithm === "function")
+    return { name: "function", needs: "nothing", takes: true, byRows: false, make: (input) => algorithm(input) };
   const { name, ...options } = typeof algorithm === "string" ? { name: algorithm } : algorithm;
   const row = ROWS.get(name);
   if (row === undefined)
@@ -335,6 +384,8 @@ export function resolveAlgorithm(algorithm: Algorithm): ResolvedAlgorithm {
     name,
     needs: row.needs,
     takes: row.needs !== "nothing",
+    // a mask is chosen over all rows
+    byRows: row.byRows && (options as AlgorithmOptions).prune === undefined,
     make(input, shared) {
       if (row.needs !== "nothing" && input.statistics === null)
         throw new LowbitError(

@@ -22,6 +22,7 @@ import { modelRunner } from "./calibrate/taps.ts";
 import { ModelProtoSchema } from "./file/gen/onnx_pb.ts";
 import type { OnnxModel } from "./file/model.ts";
 import { payloadStore, type PayloadStore } from "./file/source.ts";
+import type { Scratch } from "./file/values.ts";
 import type { Layer } from "./layers.ts";
 import { quantizeLayer, type DecideOptions, type Job, type WeightBasis } from "./layer-weight.ts";
 import { modelLayers, readBias, takesBias, writeBias, writeWeight } from "./primitives.ts";
@@ -88,11 +89,12 @@ export async function decideInto(
       "E_UNSUPPORTED",
       "shard: expected layers that can be made apart, got sequential calibration, where each waits for the one before. Leave sequential (and refit) out, or make the model in one run with resume.",
     );
+  const scratch: Scratch = { bytes: new Uint8Array(0) };
   const wanted = (group: InputGroup): boolean => group.layers.some(isOpen);
   const make = (layer: Layer, statistics: InputStatistics | null): Promise<DecidedWeight> => {
     const done = layers.filter((one) => store.has(one)).length;
     options.onProgress?.({ stage: "quantize", done, total: layers.length, layer: layer.name });
-    return quantizeLayer(model, byLayer.get(layer)!, statistics, options);
+    return quantizeLayer(model, byLayer.get(layer)!, statistics, options, scratch);
   };
   if (options.statistics !== undefined && groups.some(wanted)) {
     if (sequential)

@@ -13,7 +13,7 @@ import { isLarge, layerBands } from "./bands.ts";
 import type { CollectOptions, InputStatistics } from "./calibrate/statistics.ts";
 import { checkAborted, pause } from "./file/files.ts";
 import type { OnnxModel } from "./file/model.ts";
-import { ARRAY_MAX } from "./file/values.ts";
+import { ARRAY_MAX, type Scratch } from "./file/values.ts";
 import type { DecidedWeight } from "./journal/store.ts";
 import type { Layer } from "./layers.ts";
 import { weightLayout, type WeightLayout } from "./matrix.ts";
@@ -51,17 +51,20 @@ interface HeldOut {
   readonly error: number;
 }
 
-/** Weights of one band as float64: 256 MiB; algorithms take some five times that. Tests lower it. */
-export const DECIDE_BANDS = { elements: 2 ** 25 };
+/**
+ * Weights of one band: 256 MiB as float64, of which algorithms take some five times. Those that work row by row have
+ * small bands, of `rows` at least. Tests lower them.
+ */
+export const DECIDE_BANDS = { elements: 2 ** 25, byRows: 2 ** 20, rows: 2 * SAMPLED };
 
 /** Rows of the weight as it multiplies (Gemm's alpha in it), row-major, by where they begin and how many. */
-function rowReader(model: OnnxModel, layer: Layer): (row: number, count: number) => Float64Array<ArrayBuffer> {
+function rowReader(model: OnnxModel, layer: Layer, scratch?: Scratch): (row: number, count: number) => Float64Array<ArrayBuffer> {
   const matrix = layerMatrix(layer);
   if (typeof matrix === "string")
     throw new LowbitError("E_UNSUPPORTED", `layer ${layer.name}: expected a weight to quantize, got none: ${matrix}.`);
   const { rows, k } = matrix;
   const bands = isLarge(layer.weight!) ? layerBands(model, layer, matrix) : null;
-  const whole = bands === null ? matrixView(matrixTensor(model, layer, matrix)) : null;
+  const whole = bands === null ? matrixView(matrixTensor(model, layer, matrix, scratch)) : null;
   return (row, count) => {
     const values = new Float64Array(count * k);
     if (whole !== null) readRows(whole, row, count, values);
@@ -88,7 +91,9 @@ function sampled(read: ReturnType<typeof rowReader>, from: number, rows: number,
 }
 
 /** Rows of one band: all of a part, unless it has too many weights and no scale reaches over all rows. */
-function bandRowsOf(layer: Layer, format: Format, each: number, k: number): number {
+function bandRowsOf({ layer, format, algorithm }: Job, each: number, k: number): number {
+  const few = Math.max(DECIDE_BANDS.rows, Math.floor(DECIDE_BANDS.byRows / k / 16) * 16);
+  if (algorithm.byRows && few < each && few * k <= DECIDE_BANDS.elements && isApart(format, few)) return few;
   const most = Math.floor(DECIDE_BANDS.elements / k / 16) * 16;
   if (each * k <= DECIDE_BANDS.elements || most === 0) return each;
   if (isApart(format, most)) return most;
@@ -105,6 +110,7 @@ const WITHOUT_DATA = resolveAlgorithm("mse");
 /**
  * The weight of a layer. Where its inputs (those of a group) are the same in all calibration vectors, scales are
  * searched without data instead; the recipe says of how many groups (`unvarying`).
+ * @param scratch the weights of one run are read into, one after the other
  * @throws LowbitError E_VALUE, E_UNSUPPORTED, E_CALIBRATION, E_ABORTED
  */
 export async function quantizeLayer(
@@ -112,17 +118,18 @@ export async function quantizeLayer(
   job: Job,
   statistics: InputStatistics | null,
   options: DecideOptions,
+  scratch?: Scratch,
 ): Promise<DecidedWeight> {
   await pause();
   checkAborted(options.signal);
-  const { layer, format, algorithm } = job;
+  const { layer, algorithm } = job;
   const layout = weightLayout(layer);
   const { rows, k } = layout;
-  const read = rowReader(model, layer);
+  const read = rowReader(model, layer, scratch);
   const shared = options.backend === undefined ? {} : { backend: options.backend };
   const parts = statistics?.statistics.length ?? 1;
   const each = rows / parts;
-  const bandRows = bandRowsOf(layer, format, each, k);
+  const bandRows = bandRowsOf(job, each, k);
   const made: PackedTensor[] = [];
   const sums = layerSums(rows, k);
   const blind = algorithm.needs === "nothing" ? [] : (statistics?.statistics ?? []).map(unvarying);
@@ -139,14 +146,18 @@ export async function quantizeLayer(
       ...(bandRows < each && each >= 2 * SAMPLED && algorithm.takes ? { sample: sampled(read, g * each, each, k) } : {}),
     };
     const quantizer = (blind[g] ? WITHOUT_DATA : algorithm).make(input, shared);
-    for (let row = g * each; row < (g + 1) * each; row += bandRows) {
-      const count = Math.min(bandRows, (g + 1) * each - row);
-      const w = read(row, count);
-      const packed = quantize({ data: w, shape: [count, k], stride: [k, 1], offset: 0 }, format, quantizer);
-      checkBasis(packed, job, options);
-      sums.add(w, packed, row, statistics, g);
-      made.push(packed);
-      if (bandRows < each) await pause();
+    try {
+      for (let row = g * each; row < (g + 1) * each; row += bandRows) {
+        const count = Math.min(bandRows, (g + 1) * each - row);
+        const w = read(row, count);
+        const packed = quantize({ data: w, shape: [count, k], stride: [k, 1], offset: 0 }, job.format, quantizer);
+        checkBasis(packed, job, options);
+        sums.add(w, packed, row, statistics, g);
+        made.push(packed);
+        if (bandRows < each) await pause();
+      }
+    } finally {
+      quantizer.close?.();
     }
   }
   const count = blind.filter(Boolean).length;
@@ -207,6 +218,12 @@ function joinRows(parts: readonly PackedTensor[], name: string): PackedTensor {
       "E_UNSUPPORTED",
       `layer ${name}: expected a format whose scales stay within one of its ${parts.length} groups, got ${format.name}. Take a format with blocks or rows only, or an algorithm without data.`,
     );
+  const basis = ({ recipe }: PackedTensor): string => JSON.stringify([recipe.rotation, recipe.channelScales]);
+  if (parts.some((part) => basis(part) !== basis(first)))
+    throw new LowbitError(
+      "E_UNSUPPORTED",
+      `layer ${name}: expected one basis for all of its ${parts.length} groups or bands, got channel scales or rotations of their own. Take an algorithm that keeps the model's basis (gptq), or leave the layer out.`,
+    );
   const join = (plane: "codes" | "scales" | "superScales" | "offsets"): Uint8Array | null => {
     if (first[plane] === null) return null;
     const out = new Uint8Array(parts.reduce((n, part) => n + part[plane]!.length, 0));
@@ -221,8 +238,16 @@ function joinRows(parts: readonly PackedTensor[], name: string): PackedTensor {
   const heldOut = parts.map(({ recipe }) => recipe.heldOut as HeldOut | undefined).filter((part) => part !== undefined);
   const sum = (what: keyof HeldOut): number => heldOut.reduce((n, part) => n + part[what], 0);
   const chosen = heldOut.length > 0 ? { heldOut: { signal: sum("signal"), error: sum("error") } } : {};
+  const losses = parts.map(({ recipe }) => recipe.loss).filter((loss) => typeof loss === "number");
   // of groups whose inputs never vary nothing was chosen
-  const recipe = { ...(parts.find((part) => part.recipe.heldOut !== undefined) ?? first).recipe, ...chosen };
+  const { polish, ...recipeOfAll } = (parts.find((part) => part.recipe.heldOut !== undefined) ?? first).recipe;
+  const recipe = {
+    ...recipeOfAll,
+    // what it kept of the error is known by band only
+    ...(polish === undefined ? {} : { polish: { passes: (polish as { passes?: number }).passes } }),
+    ...(losses.length < parts.length ? {} : { loss: losses.reduce((a, b) => a + b) }),
+    ...chosen,
+  };
   return {
     ...first,
     recipe,

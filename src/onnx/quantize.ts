@@ -39,7 +39,7 @@ import { ShardMade, type WeightStore } from "./journal/store.ts";
 const MEMORY_BUDGET = 64 << 20;
 
 /** From here on the packed weights of a model are not held in memory either. */
-const LARGE_MODEL = 2 ** 30;
+const LARGE_MODEL = 2 ** 27;
 
 /** Share of the calibration data on which a target is judged: no quantizer sees it. */
 const JUDGES = 1 / 8;

@@ -65,6 +65,9 @@ export function useRuntime(runtime: RuntimeModule | undefined): void {
   provided = runtime as unknown as Runtime | undefined;
 }
 
+/** Does the runtime read files? One that was given may be in a browser. */
+export const takesPaths = (): boolean => provided === undefined;
+
 const firstLine = (error: unknown): string => (error as Error).message.split("\n")[0];
 
 async function loadRuntime(label: string): Promise<Runtime> {

@@ -30,9 +30,14 @@ export interface AwqOptions extends RunOptions, AlgebraOptions {
  * @throws LowbitError E_CALIBRATION as gptq
  */
 export function awq(options: AwqOptions): SteppedQuantizer {
+  return awqAt(undefined, options);
+}
+
+/** AWQ with a power that was chosen before, on a part of the weight: bands of one weight need the same channel scales. */
+export function awqAt(power: number | undefined, options: AwqOptions): SteppedQuantizer {
   check(options);
   const steps = function* (weight: Tensor, format: Format): Steps<PackedTensor> {
-    return (yield* together([weight], format, options))[0];
+    return (yield* together([weight], format, options, power))[0];
   };
   return { algorithm: "awq", steps, quantizeWeight: (weight, format) => runSteps(steps(weight, format), options) };
 }
@@ -65,8 +70,8 @@ interface Scaled {
   readonly searched: boolean;
 }
 
-function* together(weights: readonly Tensor[], format: Format, options: AwqOptions): Steps<PackedTensor[]> {
-  const count = options.grid ?? 20;
+function* together(weights: readonly Tensor[], format: Format, options: AwqOptions, given?: number): Steps<PackedTensor[]> {
+  const count = given === undefined ? (options.grid ?? 20) : 1;
   const search = searchOf(options);
   const at = options.name === undefined ? "" : ` of layer "${options.name}"`;
   const matrices = weights.map((weight) => weightMatrix(weight, `awq${at}`));
@@ -79,7 +84,7 @@ function* together(weights: readonly Tensor[], format: Format, options: AwqOptio
   const plain: number[] = [];
   let best: { error: number; power: number; scales: Float64Array; layers: Scaled[] } | undefined;
   for (let i = 0; i < count; i++) {
-    const power = i / count;
+    const power = given ?? i / count;
     const scales = channelScales(mean, power);
     const columnWeights = scales.map((s, j) => hessian[j * k + j] / (s * s));
     const layers = matrices.map((w): Scaled => {

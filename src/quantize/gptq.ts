@@ -7,8 +7,9 @@ import { codeArray, type Codes } from "../../formats/core/pack.ts";
 import type { Format, OpaqueFormat, PackedTensor, QuantConfig } from "../../formats/core/types.ts";
 import type { Tensor } from "../tensor/tensor.ts";
 import { BlockGrid, columnFormat, weightMatrix, type ScaleOptions, type WeightMatrix } from "./grid.ts";
-import { factorScratch, gptqFactorSteps, type Algebra } from "./linalg.ts";
-import { algebraFor, openAlgebra, threadsOf, type AlgebraOptions, type OpenAlgebra } from "./simd.ts";
+import { gptqWorkspace, type GptqWorkspace, type HeldRoom } from "./gptq-workspace.ts";
+import { gptqFactorSteps, type Algebra } from "./linalg.ts";
+import { algebraFor, threadsOf, type AlgebraOptions } from "./simd.ts";
 import { OpaqueColumns } from "./opaque.ts";
 import { polish } from "./polish.ts";
 import { scaleRecipe } from "./rtn.ts";
@@ -103,14 +104,22 @@ function resolve(o: GptqOptions): Resolved {
  * @example quantize(w, format("int4_b32"), gptq({ hessian: stats, actOrder: true }))
  */
 export function gptq(options: GptqOptions): SteppedQuantizer {
+  return gptqIn(undefined, options);
+}
+
+/**
+ * GPTQ in a workspace that the caller closes: for several weights of at most as many rows as the first, with the same
+ * options and statistics, which do not change meanwhile. The factor is made once. Same codes as without.
+ */
+export function gptqIn(workspace: GptqWorkspace | undefined, options: GptqOptions): SteppedQuantizer {
   if (options?.hessian === undefined || options.hessian === null)
     throw new TypeError(`gptq: expected options.hessian, got none. Collect it with layerStatistics(k) or calibrate(...).`);
   const resolved = resolve(options);
   threadsOf(options, "gptq");
   return {
     algorithm: "gptq",
-    quantizeWeight: (weight, format) => runSteps(gptqSteps(weight, format, options, resolved), options),
-    steps: (weight, format) => gptqSteps(weight, format, options, resolved),
+    quantizeWeight: (weight, format) => runSteps(gptqSteps(weight, format, options, resolved, workspace), options),
+    steps: (weight, format) => gptqSteps(weight, format, options, resolved, workspace),
   };
 }
 
@@ -162,7 +171,7 @@ function asymmetry(h: Float64Array, k: number): string | null {
 /** Columns whose errors are spread one by one; between strips and between blocks it is a matrix product. */
 const STRIP = 16;
 
-function* gptqSteps(weight: Tensor, format: Format, o: GptqOptions, r: Resolved): Steps<PackedTensor> {
+function* gptqSteps(weight: Tensor, format: Format, o: GptqOptions, r: Resolved, given?: GptqWorkspace): Steps<PackedTensor> {
   const at = o.name === undefined ? "" : ` of layer "${o.name}"`;
   let w: WeightMatrix | null = weightMatrix(weight, `gptq${at}`);
   const { rows, k, shape } = w;
@@ -170,14 +179,14 @@ function* gptqSteps(weight: Tensor, format: Format, o: GptqOptions, r: Resolved)
   const source = hessianOf(o.hessian, k, at, o.minRows);
   const { diagonal, dead, order } = prepare(source, w, r.actOrder, at);
   const columns = format.kind === "opaque" ? opaqueColumns(format, rows, k, o, r) : yield* blockColumns(format, w, o, r);
-  const room = Math.max(factorScratch(k), r.blockSize * rows);
-  const algebra = openAlgebra(k * k + rows * k + room, 3, o, `gptq${at}`);
+  const workspace = given ?? gptqWorkspace();
   try {
-    const wt = algebra.array(rows * k);
+    const held = workspace.open(rows, k, r.blockSize, o, `gptq${at}`);
+    const { algebra, scratch } = held;
+    const wt = held.wt.subarray(0, rows * k);
     turn(w, order, wt);
     w = null; // half a gigabyte for a layer of 8192 x 8192: not to be held while the factor is made
-    const scratch = algebra.array(room);
-    const { factor, damp } = yield* factorize(source, diagonal, order, k, r, at, algebra, scratch, o.name);
+    const { factor, damp } = (held.factored ??= yield* factorize(source, diagonal, order, k, r, at, held, o.name));
     const { codes, loss } = yield* spread({ rows, k, columns, order, wt, factor, errors: scratch, algebra, zero }, o, r);
     if (!Number.isFinite(loss))
       throw new LowbitError("E_CALIBRATION", `gptq${at}: expected a finite error, got ${loss}. Is the Hessian's range beyond float64?`);
@@ -215,7 +224,7 @@ function* gptqSteps(weight: Tensor, format: Format, o: GptqOptions, r: Resolved)
       loss: loss / 2,
     });
   } finally {
-    algebra.close();
+    if (given === undefined) workspace.close();
   }
 }
 
@@ -430,13 +439,11 @@ function* factorize(
   k: number,
   r: Resolved,
   at: string,
-  algebra: OpenAlgebra,
-  scratch: Float64Array,
+  { algebra, factor, scratch }: HeldRoom,
   layer: string | undefined,
 ): Steps<{ factor: Float64Array; damp: number }> {
   let mean = 0;
   for (let j = 0; j < k; j++) mean += diagonal[j] / k;
-  const factor = algebra.array(k * k);
   let damp = r.damp;
   let bad = -1;
   for (let attempt = 0; attempt <= r.dampRetries; attempt++) {

@@ -6,7 +6,8 @@ import { LowbitError } from "../../formats/core/errors.ts";
 import { dequantize } from "../../formats/core/packed.ts";
 import type { Format, PackedTensor } from "../../formats/core/types.ts";
 import { rtn, type RtnOptions } from "./rtn.ts";
-import { gptq, hessianOf, type GptqOptions } from "./gptq.ts";
+import { gptq, gptqIn, hessianOf, type GptqOptions } from "./gptq.ts";
+import type { GptqWorkspace } from "./gptq-workspace.ts";
 import { weightMatrix } from "./grid.ts";
 import { hadamardRotation, rotateHessian, rotationOf, type Rotation, type RotationConfig } from "./rotation.ts";
 import { outputError, type LayerStatistics } from "./statistics.ts";
@@ -52,6 +53,12 @@ const configOf = ({ kind, n, block, seed }: RotationConfig): RotationConfig => (
  * @example quantize(w, mxfp4, mrgptq({ hessian: stats }))
  */
 export function mrgptq(options: MrGptqOptions): SteppedQuantizer {
+  return mrgptqIn(undefined, options);
+}
+
+/** MR-GPTQ in a workspace, see gptqIn: the rotated Hessian is made once too. */
+export function mrgptqIn(workspace: GptqWorkspace | undefined, options: MrGptqOptions): SteppedQuantizer {
+  let turned: Float64Array | undefined;
   const { block, seed, search, ...rest } = options;
   const base = (opaque: boolean): GptqOptions => ({
     ...rest,
@@ -63,8 +70,12 @@ export function mrgptq(options: MrGptqOptions): SteppedQuantizer {
     const k = weight.shape.slice(1).reduce((n, d) => n * d, 1);
     const at = options.name === undefined ? "" : ` of layer "${options.name}"`;
     const rotation = hadamardRotation(k, { block: blockOf(format, k, block, "mrgptq"), seed: seed ?? null });
-    const hessian = rotateHessian(hessianOf(options.hessian, k, at, options.minRows), rotation);
-    const packed = yield* gptq({ ...base(format.kind === "opaque"), hessian }).steps(rotated(weight, rotation, "mrgptq"), format);
+    const hessian = turned ?? rotateHessian(hessianOf(options.hessian, k, at, options.minRows), rotation);
+    if (workspace !== undefined) turned = hessian;
+    const packed = yield* gptqIn(workspace, { ...base(format.kind === "opaque"), hessian }).steps(
+      rotated(weight, rotation, "mrgptq"),
+      format,
+    );
     return { ...packed, shape: weight.shape.slice(), recipe: { ...packed.recipe, algorithm: "mrgptq", rotation: configOf(rotation) } };
   };
   return { algorithm: "mrgptq", steps, quantizeWeight: (weight, format) => runSteps(steps(weight, format), options) };

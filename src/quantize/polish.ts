@@ -86,7 +86,8 @@ export function* polish(work: PolishWork): Steps<{ before: number; after: number
       product(g, 0, rows, k, rows, a, from * k, k, block.change, 0, rows, to - from, 1);
       yield { stage: "polish", done: pass * k + to, total: passes * k, ...(name === undefined ? {} : { layer: name }) };
     }
-    if (changed < 1e-4 * rows * k) break;
+    // nothing less: a band of rows must not stop before the whole would
+    if (changed === 0) break;
   }
   return { before, after: error() };
 }

@@ -54,6 +54,28 @@ const PAGE = 65536;
 
 let bytes: Uint8Array<ArrayBuffer> | null | undefined;
 
+/** A memory of up to so many bytes is kept for the next one who needs one: until it is collected it takes its room. */
+const SPARE = 64 << 20;
+let spare: Kernel | undefined;
+
+/** The spare memory, grown where it is too small, or a new one. */
+function takeKernel(size: number): Kernel | null {
+  const kept = spare;
+  spare = undefined;
+  if (kept === undefined) return openKernel(size);
+  const pages = Math.ceil((START + size) / PAGE) - kept.memory.buffer.byteLength / PAGE;
+  try {
+    if (pages > 0) kept.memory.grow(pages);
+    return kept;
+  } catch {
+    return openKernel(size); // no room to grow in
+  }
+}
+
+function giveBack(kernel: Kernel): void {
+  if (kernel.memory.buffer.byteLength <= SPARE) spare ??= kernel;
+}
+
 /** A kernel with room for `size` bytes; null where the engine has no WebAssembly with SIMD, or no memory left. */
 function openKernel(size: number): Kernel | null {
   if (bytes === undefined) {
@@ -65,11 +87,12 @@ function openKernel(size: number): Kernel | null {
   try {
     const memory = new engine.Memory({ initial: pages, maximum: 65536 });
     const work: WasmFunction = new engine.Instance(new engine.Module(bytes), { m: { m: memory } }).exports.work;
-    const args = new Int32Array(memory.buffer, 0, PANEL / 4);
+    let args = new Int32Array(memory.buffer, 0, PANEL / 4);
     return {
       memory,
       free: START,
       run(place) {
+        if (args.length === 0) args = new Int32Array(memory.buffer, 0, PANEL / 4); // the memory has grown
         const job = productJob(place, 1);
         writeJob(args, job.args, job.items, 1);
         work(0, PANEL, 0);
@@ -170,9 +193,10 @@ export function openAlgebra(total: number, count: number, options: AlgebraOption
     };
   }
   // A memory takes address space until it is collected: not for small work.
-  const kernel = total < SMALL ? null : openKernel(8 * total + count * (PRODUCT_SLACK + 64));
+  const kernel = total < SMALL ? null : takeKernel(8 * total + count * (PRODUCT_SLACK + 64));
   if (kernel === null) return { ...algebraOf(fastProduct), array: (n) => new Float64Array(n), close: () => undefined };
   let at = kernel.free;
+  let open = true;
   const { buffer } = kernel.memory;
   const inside = (x: Float64Array) => x.buffer === buffer;
   const run = (place: ProductPlace): void => {
@@ -202,11 +226,14 @@ export function openAlgebra(total: number, count: number, options: AlgebraOption
         });
     },
     array(n) {
-      const data = new Float64Array(buffer, at, n);
+      const data = new Float64Array(buffer, at, n).fill(0);
       at += Math.ceil((8 * n + PRODUCT_SLACK) / 64) * 64;
       return data;
     },
-    close: () => undefined,
+    close() {
+      if (open) giveBack(kernel);
+      open = false;
+    },
   };
 }
 

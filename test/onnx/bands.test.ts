@@ -5,7 +5,21 @@ import { tmpdir } from "node:os";
 import { join } from "node:path";
 import { afterAll, afterEach, expect, test } from "vitest";
 import { BANDS } from "../../src/onnx/bands.ts";
-import { quantizeModel, quantizeModelBytes, readModel, writeModelBytes, type Feeds, type QuantizeOptions } from "../../src/onnx/index.ts";
+import {
+  decideWeights,
+  modelLayers,
+  quantizeModel,
+  quantizeModelBytes,
+  readModel,
+  readModelBytes,
+  writeModelBytes,
+  type Feeds,
+  type QuantizeOptions,
+} from "../../src/onnx/index.ts";
+import type { AlgorithmInput } from "../../src/onnx/algorithms.ts";
+import { format } from "../../formats/index.ts";
+import { awq } from "../../src/quantize/index.ts";
+import type { WeightQuantizer } from "../../src/tensor/quantize/index.ts";
 import { DECIDE_BANDS } from "../../src/onnx/layer-weight.ts";
 import { encodeHalf } from "../../src/onnx/file/half.ts";
 import { T, encode, external, graph, model, node, raw, value, weights } from "./build.ts";
@@ -22,7 +36,7 @@ afterEach(() => {
 /** Runs work with weights above 1 KB in bands of 16 to 32 rows. */
 async function inBands<R>(work: () => Promise<R>): Promise<R> {
   Object.assign(BANDS, { above: 1000, bytes: 4096 });
-  Object.assign(DECIDE_BANDS, { elements: 1024 });
+  Object.assign(DECIDE_BANDS, { elements: 1024, byRows: 512, rows: 16 });
   try {
     return await work();
   } finally {
@@ -192,4 +206,66 @@ test("what cannot be read in bands says so; what is not finite is named by row a
   );
   const whole = { format: "nvfp4", target: "stored", algorithm: "mse" } as const;
   await expect(inBands(() => quantizeModelBytes(make(raw("w", [K, N], weights(K * N))), whole))).resolves.toBeDefined();
+});
+
+const [TALL_K, TALL] = [64, 1280];
+/** One product of many rows, so that what is open is chosen on a sample of them. */
+const tall = (seed: number): Uint8Array => {
+  const io = { input: [value("x", T.FLOAT, ["b", TALL_K])], output: [value("y", T.FLOAT, ["b", TALL])] };
+  const w = weights(TALL_K * TALL, seed);
+  for (let i = 0; i < w.length; i++) w[i] *= 1 + Math.floor(i / TALL); // channels of their own sizes
+  return encode(model(graph({ ...io, initializer: [raw("w", [TALL_K, TALL], w)], node: [node("MatMul", ["x", "w"], ["y"], {}, "mm")] })));
+};
+const inputs: Feeds[] = [7, 8].map((seed) => ({ x: { type: "float32", data: weights(96 * TALL_K, seed), dims: [96, TALL_K] } }));
+
+test("algorithms that work row by row take small bands of weights of any size: the same weights", async () => {
+  const read = readModelBytes(tall(1));
+  for (const [algorithm, name] of [
+    ["gptq", "int4_b16"],
+    [{ name: "gptq", damp: 0.05, actOrder: true, polish: true }, "int4_b16"],
+    ["mrgptq", "int4_b16"],
+    ["mse", "int4_b16"],
+    ["hqq", "uint4_b32_zp"],
+  ] as const) {
+    const made = () =>
+      decideWeights(read, modelLayers(read), () => ({ format: format(name), algorithm }), inputs, { holdOut: 0.5, undoes: ["rotation"] });
+    const [[, whole]] = await made();
+    DECIDE_BANDS.byRows = 2 ** 15; // 512 rows: of fewer some products are summed in another order
+    const [[, banded]] = await made();
+    Object.assign(DECIDE_BANDS, decided);
+    for (const plane of ["codes", "scales", "offsets"] as const)
+      expect(
+        Buffer.compare(banded.packed[plane] ?? Buffer.of(), whole.packed[plane] ?? Buffer.of()),
+        `${JSON.stringify(algorithm)} ${plane}`,
+      ).toBe(0);
+    expect(banded.noise / whole.noise).toBeCloseTo(1, 9);
+    expect(banded.outputSqnr ?? 0).toBeCloseTo(whole.outputSqnr ?? 0, 6);
+    expect(Number(banded.packed.recipe.loss ?? 0)).toBeCloseTo(Number(whole.packed.recipe.loss ?? 0), 5);
+  }
+});
+
+test("AWQ of a weight in bands has one set of channel scales; quantizers with a basis for each band are refused", async () => {
+  const options: QuantizeOptions = { format: "int4_b16", target: "stored", algorithm: "awq", calibration: inputs };
+  const whole = await quantizeModelBytes(tall(2), options);
+  DECIDE_BANDS.elements = 2 ** 15;
+  const banded = await quantizeModelBytes(tall(2), options);
+  const of = ({ report }: typeof whole): number => report.layers[0].outputSqnrDb!;
+  expect(of(banded)).toBeGreaterThan(of(whole) - 0.3);
+  // read back with the scales that it says: what is lost is what was measured
+  expect(banded.report.layers[0].sqnrDb!).toBeGreaterThan(whole.report.layers[0].sqnrDb! - 1);
+  const own = ({ statistics }: AlgorithmInput): WeightQuantizer => {
+    const scaled = awq({ statistics: statistics! });
+    let band = 0;
+    return {
+      algorithm: "own",
+      quantizeWeight(weight, to) {
+        const packed = scaled.quantizeWeight(weight, to);
+        const channelScales = new Array<number>(TALL_K).fill(++band);
+        return { ...packed, recipe: { ...packed.recipe, channelScales } };
+      },
+    };
+  };
+  await expect(quantizeModelBytes(tall(2), { ...options, algorithm: own })).rejects.toThrow(
+    /mm: expected one basis for all of its \d+ groups or bands/,
+  );
 });

@@ -104,17 +104,17 @@ export function inputGroups(model: OnnxModel, layers: readonly Layer[]): { group
 const groupBytes = ({ view }: InputGroup, copies: number): number => 8 * view.k * view.k * view.groups * copies;
 
 /**
- * A model above this size is not held in memory: it is run in stretches of as many bytes of weights (the runtime holds
- * up to three times that while it opens one), and its Hessians have a bound. Tests lower it.
+ * A model above `from` is not held in memory: it is run in stretches of `bytes` of weights (the runtime holds up to twice
+ * that while it opens one), and its Hessians have a bound. Tests lower them.
  */
-export const STRETCH = { bytes: 2 ** 25 };
+export const STRETCH = { from: 2 ** 25, bytes: 2 ** 24 };
 const LARGE_MEMORY = 2 ** 27;
 
 /**
  * Bytes for Hessians where nobody says: less for large models, but always room for the largest one alone (up to 2 GiB).
  */
 function hessianMemory(model: OnnxModel, groups: readonly InputGroup[], copies: number): number {
-  if (payloadBytes(model) <= STRETCH.bytes) return MEMORY;
+  if (payloadBytes(model) <= STRETCH.from) return MEMORY;
   return Math.min(
     MEMORY,
     groups.reduce((most, group) => Math.max(most, groupBytes(group, copies)), LARGE_MEMORY),
@@ -342,7 +342,7 @@ export async function* collectPasses(
   const { threads, signal } = options;
   const runner = modelRunner(model, feeds, { threads, signal });
   const copies = options.hessian === false ? 0 : heldOutBatches(options.share?.total ?? feeds.length, options.holdOut).size > 0 ? 2 : 1;
-  const stretch = payloadBytes(model) <= STRETCH.bytes ? Infinity : STRETCH.bytes;
+  const stretch = payloadBytes(model) <= STRETCH.from ? Infinity : STRETCH.bytes;
   const passes = passesOf(groups, options.memory ?? hessianMemory(model, groups, copies), copies, stretch);
   try {
     for (const [i, pass] of passes.entries()) {

@@ -15,7 +15,7 @@ import { checkAborted } from "../file/files.ts";
 import type { FeedTensor, Feeds } from "../verify/feeds.ts";
 import { keeper, type Keeper } from "./keep.ts";
 import { temporaryFolder } from "./node.ts";
-import { openSession, type RuntimeTensor } from "../session.ts";
+import { openSession, takesPaths, type RuntimeTensor } from "../session.ts";
 
 /** Element types by the runtime's names. */
 const ELEMENT_TYPES: ReadonlyMap<string, number> = new Map(
@@ -149,10 +149,13 @@ export function isMainValue(model: OnnxModel, name: string): boolean {
   return graph.input.some((input) => input.name === name) || graph.node.some((node) => node.output.includes(name));
 }
 
-/** Opens the cut, by path where it is too large for one message. */
+/** Bytes of weights above which a cut goes to the runtime as a file: it maps weights that lie beside it, and copies a message. */
+const FILE_ABOVE = 2 ** 22;
+
+/** Opens the cut, by path where it is large. */
 async function openCut(cut: OnnxModel, label: string, threads: number | undefined) {
   const settings = { label, threads, remedy: "Give calibration data of sizes that the model takes." };
-  if (payloadBytes(cut) <= EXTERNAL_ABOVE) {
+  if (payloadBytes(cut) <= (takesPaths() ? FILE_ABOVE : EXTERNAL_ABOVE)) {
     const session = await openSession(writeModelBytes(cut), settings);
     return { session, close: () => session.release() };
   }
