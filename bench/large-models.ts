@@ -6,14 +6,23 @@ import { encode, external, graph, model, node, raw, value, T } from "../test/onn
 
 export const GIB = 2 ** 30;
 export const LAYERS = 400;
-const K = 4096;
+export const K = 4096;
 /** Columns of a tensor of 3 GiB. */
-const LARGEST = (3 * GIB) / 4 / K;
+export const LARGEST = (3 * GIB) / 4 / K;
 
 const tensorOf = (name: string, dims: number[], offset: number): TensorProto =>
   external(name, dims, { location: "model.onnx_data", offset: String(offset), length: String(4 * dims[0] * dims[1]) });
 
-/** Products of one input, all zeros on disk that holds no blocks. */
+/** Columns at either end of the largest tensor that are not zeros. */
+export const KNOWN = 32;
+
+/** Column j of those, [K]: what is written at either end, and what a product must give. */
+export const knownColumn = (j: number): Float32Array => {
+  let state = j + 1;
+  return Float32Array.from({ length: K }, () => (state = (Math.imul(state, 1664525) + 1013904223) >>> 0) / 2 ** 32 - 0.5);
+};
+
+/** Products of one input, all zeros on disk that holds no blocks, but for columns at either end of the largest one. */
 export function makeSparse(folder: string, gib: number): void {
   const large = gib >= 8 ? LARGEST : 0;
   const columns = Math.floor((gib * GIB - 4 * K * large) / (4 * K * (large > 0 ? LAYERS - 1 : LAYERS)) / 32) * 32;
@@ -33,6 +42,18 @@ export function makeSparse(folder: string, gib: number): void {
   );
   const fd = openSync(join(folder, "model.onnx_data"), "w");
   ftruncateSync(fd, at);
+  const before = 4 * K * columns * (LAYERS >> 1);
+  for (const side of large > 0 ? [0, 1] : []) {
+    const known = Array.from({ length: KNOWN }, (_, j) => knownColumn(side * KNOWN + j));
+    for (let i = 0; i < K; i++)
+      writeSync(
+        fd,
+        Float32Array.from(known, (column) => column[i]),
+        0,
+        4 * KNOWN,
+        before + 4 * (i * large + side * (large - KNOWN)),
+      );
+  }
   closeSync(fd);
 }
 

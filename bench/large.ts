@@ -9,7 +9,8 @@ import { createReadStream, existsSync, mkdirSync, rmSync, statSync } from "node:
 import { cpus, loadavg, tmpdir } from "node:os";
 import { join } from "node:path";
 import { parseArgs } from "node:util";
-import { CHAIN_K, CHAIN_N, GIB, LAYERS, makeChain, makeSparse } from "./large-models.ts";
+import { openSession } from "../src/onnx/session.ts";
+import { CHAIN_K, CHAIN_N, GIB, K, KNOWN, knownColumn, LARGEST, LAYERS, makeChain, makeSparse } from "./large-models.ts";
 
 /** What is measured, in a process of its own on the built package: argv folder, output, kind, inputs, "resume". */
 const CHILD = `
@@ -25,7 +26,7 @@ const report = await quantizeModel(folder + "/model.onnx", folder + "/" + output
   onProgress: ({ layer }) => layer.endsWith("(quantize)") && resume === "resume" && console.log("made " + layer),
   ...(kind === "rtn" ? {} : { algorithm: { name: "gptq", damp: 0.05, actOrder: false, polish: false }, calibration }),
 });
-console.log(JSON.stringify({ seconds: report.seconds, peak: process.resourceUsage().maxRSS * 1024, bytes: report.fileBytesAfter, before: report.fileBytesBefore }));
+console.log(JSON.stringify({ seconds: report.seconds, peak: process.resourceUsage().maxRSS * 1024, bytes: report.fileBytesAfter, before: report.fileBytesBefore, quantized: report.quantized, layers: report.layers.length }));
 `;
 
 const childArgs = (folder: string, output: string, kind: string, resume: string): string[] => [
@@ -67,6 +68,26 @@ async function killed(folder: string, output: string, kills: number, seconds: nu
   }
 }
 
+/** The product of the tensor of 3 GiB in onnxruntime: the columns that are not zeros, beside sums in float64. */
+async function checkLargest(path: string): Promise<string> {
+  const session = await openSession(path, { label: path, remedy: "" });
+  const output = `y${LAYERS >> 1}`;
+  const x = knownColumn(1000);
+  const y = (await session.run({ x: { type: "float32", data: x, dims: [1, K] } }, [output]))[output].data as Float32Array;
+  await session.release();
+  let [signal, noise] = [0, 0];
+  for (let j = 0; j < 2 * KNOWN; j++) {
+    const expected = knownColumn(j).reduce((sum, w, i) => sum + w * x[i], 0);
+    signal += expected ** 2;
+    noise += (expected - y[j < KNOWN ? j : LARGEST - 2 * KNOWN + j]) ** 2;
+  }
+  const rest = y.subarray(KNOWN, LARGEST - KNOWN).every((value) => value === 0);
+  return (
+    `the file loads in onnxruntime; of the product of 3 GiB the first and last ${KNOWN} columns have ${(10 * Math.log10(signal / noise)).toFixed(1)} dB ` +
+    `(q4 of uniform weights: 20 to 22), the others are ${rest ? "zero, as their weights" : "NOT ZERO"}`
+  );
+}
+
 /** npm run bench -- large */
 export async function large(args: readonly string[]): Promise<void> {
   const { values } = parseArgs({
@@ -87,13 +108,18 @@ export async function large(args: readonly string[]): Promise<void> {
     const largest = values.gptq ? 4 * CHAIN_K * CHAIN_N : gib >= 8 ? 3 * GIB : (gib * GIB) / LAYERS;
     const made = spawnSync(process.execPath, childArgs(folder, "one/out.onnx", values.gptq ? "gptq" : "rtn", ""), { encoding: "utf8" });
     if (made.status !== 0) throw new Error(made.stderr);
-    const { seconds, peak, bytes, before } = JSON.parse(made.stdout) as { seconds: number; peak: number; bytes: number; before: number };
+    const { seconds, peak, bytes, before, ...layers } = JSON.parse(made.stdout) as Record<
+      "seconds" | "peak" | "bytes" | "before" | "quantized" | "layers",
+      number
+    >;
     const mb = (n: number): string => `${(n / 1e6).toFixed(0)} MB`;
     console.log(`node ${process.version}, ${cpus()[0]?.model ?? "?"} x ${cpus().length}, load ${loadavg()[0].toFixed(2)}`);
     console.log(
       `${(statSync(join(folder, "model.onnx_data")).size / GIB).toFixed(1)} GiB ${values.gptq ? "GPTQ" : "round to nearest"} -> ${mb(bytes)} in ${seconds.toFixed(1)} s (${(before / 1e9 / seconds).toFixed(2)} GB/s), ` +
         `peak ${mb(peak)}; 2 x the largest layer + 250 MB is ${mb(2 * largest + 250e6)}`,
     );
+    console.log(`${layers.quantized} of ${layers.layers} layers quantized`);
+    if (!values.gptq && gib >= 8) console.log(await checkLargest(join(folder, "one/out.onnx")));
     if (Number(values.kills) === 0) return;
     const again = await killed(folder, "two/out.onnx", Number(values.kills), seconds);
     const same = (await hashOf(folder, "one/out.onnx")) === (await hashOf(folder, "two/out.onnx"));
