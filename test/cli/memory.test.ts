@@ -39,7 +39,6 @@ test("GPTQ with calibration stays within twice the largest layer and 250 MB", ()
   const { status, stdout, stderr } = spawnSync(process.execPath, args, { encoding: "utf8" });
   expect(status, stderr).toBe(0);
   const { quantized, peak } = JSON.parse(stdout) as { quantized: number; peak: number };
-  console.log(`peak ${(peak / 1e6).toFixed(0)} MB`);
   expect(quantized).toBe(LAYERS);
   expect(peak).toBeLessThan(2 * BYTES + 250e6);
 });
