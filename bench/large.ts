@@ -108,7 +108,7 @@ export async function large(args: readonly string[]): Promise<void> {
     const largest = values.gptq ? 4 * CHAIN_K * CHAIN_N : gib >= 8 ? 3 * GIB : (gib * GIB) / LAYERS;
     const made = spawnSync(process.execPath, childArgs(folder, "one/out.onnx", values.gptq ? "gptq" : "rtn", ""), { encoding: "utf8" });
     if (made.status !== 0) throw new Error(made.stderr);
-    const { seconds, peak, bytes, before, ...layers } = JSON.parse(made.stdout) as Record<
+    const { seconds, peak, bytes, before, ...counts } = JSON.parse(made.stdout) as Record<
       "seconds" | "peak" | "bytes" | "before" | "quantized" | "layers",
       number
     >;
@@ -118,7 +118,7 @@ export async function large(args: readonly string[]): Promise<void> {
       `${(statSync(join(folder, "model.onnx_data")).size / GIB).toFixed(1)} GiB ${values.gptq ? "GPTQ" : "round to nearest"} -> ${mb(bytes)} in ${seconds.toFixed(1)} s (${(before / 1e9 / seconds).toFixed(2)} GB/s), ` +
         `peak ${mb(peak)}; 2 x the largest layer + 250 MB is ${mb(2 * largest + 250e6)}`,
     );
-    console.log(`${layers.quantized} of ${layers.layers} layers quantized`);
+    console.log(`${counts.quantized} of ${counts.layers} layers quantized`);
     if (!values.gptq && gib >= 8) console.log(await checkLargest(join(folder, "one/out.onnx")));
     if (Number(values.kills) === 0) return;
     const again = await killed(folder, "two/out.onnx", Number(values.kills), seconds);
