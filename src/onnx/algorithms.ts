@@ -274,7 +274,7 @@ function refitFamily(input: AlgorithmInput, { ridge, ...options }: AlgorithmOpti
   };
 }
 
-/** AWQ: of a weight in bands the power is chosen once, on the sample, or bands would have channel scales of their own. */
+/** AWQ: of a weight in bands the power is chosen once, on the sample: all bands have the same channel scales. */
 function awqFamily(input: AlgorithmInput, options: AlgorithmOptions, shared: AlgebraOptions): LayerAlgorithm {
   const all = { ...options, ...shared, statistics: input.statistics!, name: input.name } as AwqOptions;
   const { sample } = input;

@@ -33,7 +33,7 @@ export function awq(options: AwqOptions): SteppedQuantizer {
   return awqAt(undefined, options);
 }
 
-/** AWQ with a power that was chosen before, on a part of the weight: bands of one weight need the same channel scales. */
+/** AWQ with a power that was chosen before, on a part of the weight: its bands need the same channel scales. */
 export function awqAt(power: number | undefined, options: AwqOptions): SteppedQuantizer {
   check(options);
   const steps = function* (weight: Tensor, format: Format): Steps<PackedTensor> {

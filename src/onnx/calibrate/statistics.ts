@@ -104,8 +104,8 @@ export function inputGroups(model: OnnxModel, layers: readonly Layer[]): { group
 const groupBytes = ({ view }: InputGroup, copies: number): number => 8 * view.k * view.k * view.groups * copies;
 
 /**
- * A model above `from` is not held in memory: it is run in stretches of `bytes` of weights (the runtime holds up to twice
- * that while it opens one), and its Hessians have a bound. Tests lower them.
+ * A model above `from` is not held in memory: it is run in stretches of `bytes` of weights (the runtime holds up to
+ * twice that while it opens one), and its Hessians have a bound. Tests lower them.
  */
 export const STRETCH = { from: 2 ** 25, bytes: 2 ** 24 };
 const LARGE_MEMORY = 2 ** 27;

@@ -149,7 +149,7 @@ export function isMainValue(model: OnnxModel, name: string): boolean {
   return graph.input.some((input) => input.name === name) || graph.node.some((node) => node.output.includes(name));
 }
 
-/** Bytes of weights above which a cut goes to the runtime as a file: it maps weights that lie beside it, and copies a message. */
+/** Bytes of weights above which a cut is given as a file: the runtime maps weights of files, and copies messages. */
 const FILE_ABOVE = 2 ** 22;
 
 /** Opens the cut, by path where it is large. */
