@@ -4,7 +4,6 @@
 // Source: onnxruntime docs/ContribOperators.md.
 import { unpack } from "../../../formats/core/packed.ts";
 import type { BlockFormat, PackedTensor } from "../../../formats/core/types.ts";
-import type { NodeProto } from "../file/gen/onnx_pb.ts";
 import { TensorProto_DataType as T } from "../file/gen/onnx_pb.ts";
 import { makeTensor } from "../file/model.ts";
 import { attributeInt, makeNode } from "../graph/graph.ts";
@@ -12,7 +11,7 @@ import type { Layer } from "../layers.ts";
 import { layerType } from "../weights.ts";
 import { importMicrosoft, MICROSOFT } from "./domain.ts";
 import { levelsOf, oneZeroPoint, transposed } from "./dynamic-codes.ts";
-import { madeBytes, perWeight, type TargetContext, type Written } from "./target.ts";
+import { layersByNode, madeBytes, perNode, perWeight, type TargetContext, type Written } from "./target.ts";
 
 /** Inputs of LSTM that go over: X, W, R, B, sequence_lens, initial_h, initial_c, P. */
 const INPUTS = 8;
@@ -41,7 +40,7 @@ export interface LstmWriter {
 
 export function lstmWriter(): LstmWriter {
   const once = perWeight<Part>();
-  const parts = new Map<NodeProto, Map<number, Part>>();
+  const gather = perNode<Part>();
 
   function store(layer: Layer, packed: PackedTensor, context: TargetContext): Part {
     const levels = levelsOf(packed);
@@ -66,10 +65,8 @@ export function lstmWriter(): LstmWriter {
 
   return {
     prepare(layers, context) {
-      const recurrent = layers.filter(({ node }) => node.opType === "LSTM");
-      if (recurrent.length === 0) return undefined;
-      const byNode = new Map<NodeProto, Layer[]>();
-      for (const layer of recurrent) byNode.set(layer.node, [...(byNode.get(layer.node) ?? []), layer]);
+      const byNode = layersByNode(layers, "LSTM");
+      if (byNode.size === 0) return undefined;
       return ({ node }) => {
         const own = byNode.get(node);
         if (own === undefined) return undefined;
@@ -80,10 +77,9 @@ export function lstmWriter(): LstmWriter {
       };
     },
     write(layer, packed, context) {
-      const { node, input } = layer;
+      const { node } = layer;
       const part = once(packed, () => store(layer, packed, context));
-      const own = parts.get(node) ?? new Map<number, Part>();
-      parts.set(node, own.set(input, part));
+      const own = gather(layer, part);
       const written = { codes: part.codes, bytes: part.bytes };
       const [w, r] = [own.get(1), own.get(2)];
       if (w === undefined || r === undefined) return { nodes: null, ...written };

@@ -13,7 +13,7 @@ import { EXPERT_WEIGHTS, type Layer } from "../layers.ts";
 import { layerType } from "../weights.ts";
 import { importMicrosoft, MICROSOFT } from "./domain.ts";
 import { nbitsOperands, nbitsPlan, type NBitsOperands } from "./nbits.ts";
-import { madeBytes, perWeight, type TargetContext, type Written } from "./target.ts";
+import { layersByNode, madeBytes, perNode, perWeight, type TargetContext, type Written } from "./target.ts";
 
 interface Part {
   readonly codes: string;
@@ -69,7 +69,7 @@ const weightsOf = (node: NodeProto): number[] => EXPERT_WEIGHTS.map(([input]) =>
 
 export function expertsWriter(): ExpertsWriter {
   const once = perWeight<Part>();
-  const parts = new Map<NodeProto, Map<number, Part>>();
+  const gather = perNode<Part>();
 
   function store(layer: Layer, packed: PackedTensor, context: TargetContext): Part {
     const { model, names } = context;
@@ -90,8 +90,7 @@ export function expertsWriter(): ExpertsWriter {
 
   return {
     prepare(layers, { formatOf }) {
-      const byNode = new Map<NodeProto, Layer[]>();
-      for (const layer of layers) if (layer.node.opType === "MoE") byNode.set(layer.node, [...(byNode.get(layer.node) ?? []), layer]);
+      const byNode = layersByNode(layers, "MoE");
       if (byNode.size === 0) return undefined;
       const formOf = (layer: Layer): string => {
         const format = formatOf(layer);
@@ -108,10 +107,9 @@ export function expertsWriter(): ExpertsWriter {
       };
     },
     write(layer, packed, context) {
-      const { node, input } = layer;
+      const { node } = layer;
       const part = once(packed, () => store(layer, packed, context));
-      const own = parts.get(node) ?? new Map<number, Part>();
-      parts.set(node, own.set(input, part));
+      const own = gather(layer, part);
       const written = { codes: part.codes, bytes: part.bytes };
       if (weightsOf(node).some((one) => !own.has(one))) return { nodes: null, ...written };
       importMicrosoft(context.model);

@@ -79,3 +79,20 @@ export function perWeight<T>(): (weight: PackedTensor, make: () => T) => T {
     return value;
   };
 }
+
+/** The layers of operators of one type by their node, where the weights of a node go together. */
+export function layersByNode(layers: readonly Layer[], opType: string): ReadonlyMap<NodeProto, readonly Layer[]> {
+  const byNode = new Map<NodeProto, Layer[]>();
+  for (const layer of layers) if (layer.node.opType === opType) byNode.set(layer.node, [...(byNode.get(layer.node) ?? []), layer]);
+  return byNode;
+}
+
+/** Gathers what was made for the weights of a node, which is written with the last of them: all so far, by input. */
+export function perNode<T>(): (layer: Layer, part: T) => ReadonlyMap<number, T> {
+  const parts = new Map<NodeProto, Map<number, T>>();
+  return ({ node, input }, part) => {
+    const own = parts.get(node) ?? new Map<number, T>();
+    parts.set(node, own.set(input, part));
+    return own;
+  };
+}
