@@ -1,31 +1,20 @@
 // Every call on the file system of a write, failed once each: afterwards there is the old pair, or the new pair, or
 // (where there was none) nothing, and the next run leaves no trace of it. A kill is a call after which no call does
 // anything any more.
-import { spawnSync } from "node:child_process";
 import { existsSync, mkdtempSync, readFileSync, readdirSync, rmSync, writeFileSync } from "node:fs";
 import { tmpdir } from "node:os";
 import { join } from "node:path";
-import { afterAll, afterEach, beforeAll, beforeEach, describe, expect, it } from "vitest";
+import { afterAll, describe, expect, it } from "vitest";
 import { isLowbitError } from "../../formats/core/errors.ts";
-import type { FileCalls } from "../../src/files/calls.ts";
-import { replaceCalls } from "../../src/files/calls.ts";
 import { readFloats } from "../../src/onnx/file/values.ts";
 import type { OnnxModel, WriteOptions } from "../../src/onnx/index.ts";
 import { quantizeModel, readModel, readModelBytes, writeModel } from "../../src/onnx/index.ts";
+import { useFaults, withFault } from "../helpers/faults.ts";
 import { encode, graph, model, node, raw, T, value } from "./build.ts";
 
 const root = mkdtempSync(join(tmpdir(), "lowbit-faults-"));
 afterAll(() => rmSync(root, { recursive: true, force: true }));
-/** The tests kill runs, not machines: without syncs they take a tenth of the time. */
-const unsynced = (calls: FileCalls): FileCalls => ({ ...calls, fsync: () => undefined });
-beforeEach(() => replaceCalls(unsynced));
-afterEach(() => replaceCalls());
-
-/** The number of a process that has ended. */
-let dead = 0;
-beforeAll(() => {
-  dead = spawnSync(process.execPath, ["-e", ""]).pid;
-});
+useFaults();
 
 /** A model of two weights whose values all are `version`. */
 const versions = new Map<number, OnnxModel>();
@@ -55,38 +44,6 @@ function state(folder: string): number | "nothing" | "broken" | "torn" {
   } catch {
     return "broken";
   }
-}
-
-class Kill extends Error {}
-
-/** Runs `work` with call number `fail` failing. Returns the number of calls and what was thrown. */
-async function withFault(work: () => Promise<void>, fail: number, code: string, links = true): Promise<{ calls: number; error: unknown }> {
-  let calls = 0;
-  const failing = (nodeCalls: FileCalls): FileCalls =>
-    new Proxy(unsynced(nodeCalls), {
-      get: (target, name: keyof FileCalls) =>
-        function (...args: unknown[]): unknown {
-          const now = calls++;
-          if (code === "kill" && now >= fail) throw new Kill();
-          if (code !== "kill" && now === fail) throw Object.assign(new Error(code), { code });
-          if (name === "link" && !links) throw Object.assign(new Error("EPERM"), { code: "EPERM" });
-          return (target[name] as (...args: unknown[]) => unknown)(...args);
-        },
-    });
-  const { pid } = process;
-  // A run that is killed is another process, for the next run.
-  if (code === "kill") Object.defineProperty(process, "pid", { value: dead, configurable: true, writable: true });
-  replaceCalls(failing);
-  let error: unknown;
-  try {
-    await work();
-  } catch (caught) {
-    error = caught;
-  } finally {
-    replaceCalls(unsynced);
-    Object.defineProperty(process, "pid", { value: pid, configurable: true, writable: true });
-  }
-  return { calls, error };
 }
 
 interface Scenario {
@@ -141,7 +98,7 @@ describe.each(Object.entries(scenarios))("%s", (_name, scenario) => {
 
   /** Calls of a run without a fault. */
   const count = async (links = true): Promise<number> =>
-    (await withFault(write.bind(null, await prepare(scenario)), Infinity, "EIO", links)).calls;
+    (await withFault(write.bind(null, await prepare(scenario)), Infinity, "EIO", { links })).calls;
 
   it("without a fault", async () => {
     const folder = await prepare(scenario);
@@ -186,7 +143,7 @@ describe.each(Object.entries(scenarios))("%s", (_name, scenario) => {
     const calls = await count(links);
     for (let fail = first(); fail < calls; fail += STRIDE) {
       const folder = await prepare(scenario);
-      await withFault(() => write(folder), fail, "kill", links);
+      await withFault(() => write(folder), fail, "kill", { links });
       const where = `call ${fail} of ${calls}`;
       // Without hard links there is a moment in which the new model waits for its data.
       expect(links ? [old, 2] : [old, 2, "broken"], where).toContain(state(folder));
