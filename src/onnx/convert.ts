@@ -25,6 +25,7 @@ import {
 } from "./graph/graph.ts";
 import { findLayers, type Layer } from "./layers.ts";
 import { resolveAlgorithm } from "./algorithms.ts";
+import { isExperts, sequentialReason } from "./calibrate/experts.ts";
 import { activationOf, vectorView } from "./calibrate/vectors.ts";
 import type { AlgorithmChoice, LayerRule, LayerReport, QuantizeOptions } from "./options.ts";
 import { checkOptions } from "./options.ts";
@@ -127,7 +128,20 @@ const isDecided = ({ algorithm }: Decision): boolean => algorithm !== undefined 
  */
 function algorithmOf(layer: Layer, { algorithm }: Decision, options: QuantizeOptions): AlgorithmChoice {
   const whole = algorithm === options.algorithm && resolveAlgorithm(algorithm!).needs !== "nothing";
-  return whole && typeof vectorView(layer) === "string" ? "mse" : algorithm!;
+  return whole && blindReason(layer, options) !== undefined ? "mse" : algorithm!;
+}
+
+/** Algorithms whose weights need other inputs than the model's: experts share theirs. */
+const OWN_BASIS: ReadonlySet<string> = new Set(["awq", "mrgptq"]);
+
+/** Why an algorithm for the whole model cannot have a layer; undefined where it can. */
+function blindReason(layer: Layer, { algorithm, sequential }: QuantizeOptions): string | undefined {
+  const view = vectorView(layer);
+  if (typeof view === "string") return view;
+  if (!isExperts(layer) || algorithm === undefined) return undefined;
+  const { name, needs } = resolveAlgorithm(algorithm);
+  if (OWN_BASIS.has(name)) return `${name} would give every expert a basis of its own`;
+  return (sequential ?? needs === "drift") ? sequentialReason(layer) : undefined;
 }
 
 /** The weights of layers with an algorithm, and the biases that go with them. */
@@ -144,7 +158,7 @@ async function algorithmWeights(
   const { sequential, calibration, statistics, calibrate, signal, onProgress } = options;
   const total = chosen.reduce((sum, layer) => sum + layer.bytes, 0);
   const searched = chosen.filter((layer) => algorithmOf(layer, decisionOf(layer), options) !== decisionOf(layer).algorithm);
-  for (const layer of searched) notes.push(`${layer.name}: scales searched without data: ${vectorView(layer) as string}`);
+  for (const layer of searched) notes.push(`${layer.name}: scales searched without data: ${blindReason(layer, options)}`);
   await decideInto(
     store,
     model,

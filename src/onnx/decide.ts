@@ -8,6 +8,7 @@ import { dequantizeOriginal } from "../quantize/mrgptq.ts";
 import { resolveAlgorithm, type Algorithm } from "./algorithms.ts";
 import { isLarge } from "./bands.ts";
 import { openStatistics } from "./calibrate/file.ts";
+import { sequentialReason } from "./calibrate/experts.ts";
 import { readFeeds, type CalibrationData } from "./calibrate/sources.ts";
 import {
   collect,
@@ -80,10 +81,14 @@ export async function decideInto(
     model,
     looking.map((job) => job.layer),
   );
+  const sequential = options.sequential ?? looking.some((job) => job.algorithm.needs === "drift");
+  for (const job of sequential ? looking : []) {
+    const reason = sequentialReason(job.layer);
+    if (reason !== undefined) refused.set(job.layer, reason);
+  }
   for (const job of looking)
     if (isOpen(job.layer)) checkCalibrated(job, refused.get(job.layer), calibration !== undefined || options.statistics !== undefined);
   const byLayer = new Map(jobs.map((job) => [job.layer, job]));
-  const sequential = options.sequential ?? looking.some((job) => job.algorithm.needs === "drift");
   if (sequential && layers.some((layer) => !store.takes(layer)))
     throw new LowbitError(
       "E_UNSUPPORTED",

@@ -1,4 +1,4 @@
-// quantizeFolder: every model of a folder in every dtype asked for, named and described as transformers.js looks for
+// quantizeFolder: every model of a folder, or one model, in every dtype asked for, named and described as transformers.js looks for
 // them. Node only.
 // Source: transformers.js src/utils/model-loader.js (file names, `use_external_data_format`), specs of its
 // `transformers.js_config`.
@@ -62,14 +62,16 @@ export function folderModels(folder: string): string[] {
 }
 
 /**
- * Quantizes every float model of a folder to every dtype; each model is read once. transformers.js loads the files of
+ * Quantizes every float model of a folder, or one model by its path, to every dtype; each model is read once. transformers.js loads the files of
  * one dtype together, so each model gets one: a model in which a dtype finds nothing has its embeddings quantized where
  * the dtype can, else it is written as it is, and the report says why. Only a dtype that finds nothing in the whole
  * folder gets no files.
  * @throws LowbitError as quantizeModel; RangeError for dtypes
  * @example await quantizeFolder("onnx/", { dtypes: ["q4", "q8", "fp16"] });
  */
-export async function quantizeFolder(folder: string, options: QuantizeFolderOptions): Promise<FolderReport> {
+export async function quantizeFolder(path: string, options: QuantizeFolderOptions): Promise<FolderReport> {
+  const alone = nodeFs().statSync(path, { throwIfNoEntry: false })?.isFile() === true;
+  const folder = alone ? nodePath().dirname(path) : path;
   const { dtypes, output = folder, onFile, ...rest } = options;
   if (!Array.isArray(dtypes) || dtypes.length === 0)
     throw new TypeError(`dtypes: expected a list of ${DTYPES.map(({ name }) => name).join(", ")}, got ${JSON.stringify(dtypes) ?? "none"}`);
@@ -78,9 +80,10 @@ export async function quantizeFolder(folder: string, options: QuantizeFolderOpti
     if (row === undefined) throw new RangeError(`dtypes: expected ${DTYPES.map(({ name }) => name).join(", ")}, got ${String(name)}`);
     return row;
   });
-  const models = folderModels(folder);
+  const models = alone ? [nodePath().basename(path)] : folderModels(folder);
   // before the work: what could not be completed afterwards
   configOf(folder, output);
+  nodeFs().mkdirSync(output, { recursive: true });
   const files: FolderEntry[] = [];
   const count = models.length * rows.length;
   for (const name of models) {
@@ -97,7 +100,7 @@ export async function quantizeFolder(folder: string, options: QuantizeFolderOpti
     }
   }
   if (files.every(({ report }) => report === null))
-    throw new LowbitError("E_UNSUPPORTED", `${folder}: expected a layer to quantize, got none in ${models.join(", ")}. ${files[0].reason}`);
+    throw new LowbitError("E_UNSUPPORTED", `${path}: expected a layer to quantize, got none in ${models.join(", ")}. ${files[0].reason}`);
   const whole = await withUnchanged(files, output, rest);
   return { files: whole, config: await writeConfig(folder, output, whole) };
 }

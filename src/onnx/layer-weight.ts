@@ -4,12 +4,13 @@ import { LowbitError } from "../../formats/core/errors.ts";
 import type { Format, PackedTensor } from "../../formats/core/types.ts";
 import { dequantizeOriginal } from "../quantize/mrgptq.ts";
 import { correctDriftBias } from "../quantize/refit.ts";
-import { outputError, unvarying } from "../quantize/statistics.ts";
+import { outputError, unvarying, type LayerStatistics } from "../quantize/statistics.ts";
 import { isApart } from "../tensor/quantize/bands.ts";
 import { quantize } from "../tensor/quantize/index.ts";
 import { matrixView, readRows, type Tensor } from "../tensor/tensor.ts";
 import { resolveAlgorithm, SAMPLED, type AlgorithmInput, type ResolvedAlgorithm } from "./algorithms.ts";
 import { isLarge, layerBands } from "./bands.ts";
+import { isExperts } from "./calibrate/experts.ts";
 import type { CollectOptions, InputStatistics } from "./calibrate/statistics.ts";
 import { checkAborted, pause } from "./file/files.ts";
 import type { OnnxModel } from "./file/model.ts";
@@ -104,11 +105,22 @@ function bandRowsOf({ layer, format, algorithm }: Job, each: number, k: number):
   );
 }
 
-/** What takes the place of an algorithm that would learn from inputs that never vary: there is nothing to learn. */
+/** What takes the place of an algorithm that has nothing to learn from. */
 const WITHOUT_DATA = resolveAlgorithm("mse");
 
+/** Vectors of an input below which an expert that none are held out for is left to a search without data. */
+const FEW = 1 / 8;
+
+/** Whether a part has nothing to learn from: inputs that never vary, or an expert that hardly any token is sent to. */
+function isBlind(layer: Layer, fit: LayerStatistics, held: LayerStatistics | null): boolean {
+  return unvarying(fit) || fit.rows === 0 || (isExperts(layer) && held === null && fit.rows < fit.k * FEW);
+}
+
+/** Statistics over some vector, or none. */
+const someOf = (held: LayerStatistics | undefined): LayerStatistics | null => (held === undefined || held.rows === 0 ? null : held);
+
 /**
- * The weight of a layer. Where its inputs (those of a group) are the same in all calibration vectors, scales are
+ * The weight of a layer. Where calibration says nothing of a group (inputs that never vary, no token), scales are
  * searched without data instead; the recipe says of how many groups (`unvarying`).
  * @param scratch the weights of one run are read into, one after the other
  * @throws LowbitError E_VALUE, E_UNSUPPORTED, E_CALIBRATION, E_ABORTED
@@ -132,7 +144,10 @@ export async function quantizeLayer(
   const bandRows = bandRowsOf(job, each, k);
   const made: PackedTensor[] = [];
   const sums = layerSums(rows, k);
-  const blind = algorithm.needs === "nothing" ? [] : (statistics?.statistics ?? []).map(unvarying);
+  const blind =
+    algorithm.needs === "nothing"
+      ? []
+      : (statistics?.statistics ?? []).map((fit, g) => isBlind(layer, fit, someOf(statistics?.heldOut?.[g])));
   for (let g = 0; g < parts; g++) {
     const input: AlgorithmInput = {
       layer,
@@ -140,7 +155,7 @@ export async function quantizeLayer(
       rows: each,
       k,
       statistics: statistics?.statistics[g] ?? null,
-      heldOut: statistics?.heldOut?.[g] ?? null,
+      heldOut: someOf(statistics?.heldOut?.[g]),
       drift: statistics?.drift?.[g] ?? null,
       heldOutDrift: statistics?.heldOutDrift?.[g] ?? null,
       ...(bandRows < each && each >= 2 * SAMPLED && algorithm.takes ? { sample: sampled(read, g * each, each, k) } : {}),

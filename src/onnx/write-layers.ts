@@ -3,6 +3,7 @@
 import type { PackedTensor } from "../../formats/core/types.ts";
 import { checkAborted, pause } from "./file/files.ts";
 import type { NodeProto } from "./file/gen/onnx_pb.ts";
+import { isExperts } from "./calibrate/experts.ts";
 import { ShardMade, type DecidedWeight, type WeightStore } from "./journal/store.ts";
 import type { Layer } from "./layers.ts";
 import type { LayerReport, QuantizeOptions } from "./options.ts";
@@ -77,11 +78,12 @@ export async function writeLayers(found: readonly Layer[], writing: Writing): Pr
 }
 
 /** Where calibration had nothing to say of a weight, or of some of its groups (layer-weight.ts). */
-function noteUnvarying({ recipe }: PackedTensor, { name }: Layer, { notes }: TargetContext): void {
+function noteUnvarying({ recipe }: PackedTensor, layer: Layer, { notes }: TargetContext): void {
   const some = recipe.unvarying as { readonly groups: number; readonly of: number } | undefined;
   if (some === undefined) return;
   const which = some.of > 1 ? ` of ${some.groups} of ${some.of} groups` : "";
-  notes.push(`${name}: scales${which} searched without data: the inputs are the same in all calibration vectors`);
+  const why = isExperts(layer) ? "the router sends hardly any token there" : "the inputs are the same in all calibration vectors";
+  notes.push(`${layer.name}: scales${which} searched without data: ${why}`);
 }
 
 /** What a report says of a weight, wherever it is written. */

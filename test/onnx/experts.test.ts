@@ -4,11 +4,15 @@ import { create } from "@bufbuild/protobuf";
 import * as ort from "onnxruntime-node";
 import { describe, expect, it } from "vitest";
 import { OperatorSetIdProtoSchema, type ModelProto, type NodeProto, type TensorProto } from "../../src/onnx/file/gen/onnx_pb.ts";
+import { expertsInput, withExperts } from "../../src/onnx/calibrate/experts.ts";
 import {
   dequantizeWeights,
+  modelLayers,
+  modelValues,
   quantizeModelBytes,
   readModelBytes,
   writeModelBytes,
+  type Feeds,
   type OnnxModel,
   type QuantizeOptions,
 } from "../../src/onnx/index.ts";
@@ -23,10 +27,12 @@ interface Kind {
   /** Inputs before outputs, as onnxruntime had them before 1.23. */
   readonly turned?: boolean;
   readonly hidden?: number;
+  /** swiglu with alpha, beta and a limit, as gpt-oss has it. */
+  readonly limits?: boolean;
 }
 
 /** x and router -> MoE -> y, two of four experts a token. */
-function mixture({ activation, fusion = 1, biases = true, turned = false, hidden = HIDDEN }: Kind): ModelProto {
+function mixture({ activation, fusion = 1, biases = true, turned = false, hidden = HIDDEN, limits = false }: Kind): ModelProto {
   const dims = (experts: number, rows: number, k: number): number[] => (turned ? [experts, k, rows] : [experts, rows, k]);
   const [up, down] = [fusion * INNER, hidden];
   const tensors = [
@@ -38,6 +44,7 @@ function mixture({ activation, fusion = 1, biases = true, turned = false, hidden
   ];
   const attributes: Record<string, AttributeValue> = { k: 2n, activation_type: activation, normalize_routing_weights: 1n };
   if (fusion === 2) attributes.swiglu_fusion = 1n;
+  if (limits) Object.assign(attributes, { activation_alpha: 1.702, activation_beta: 1, swiglu_limit: 0.5 });
   const inputs = biases ? ["x", "router", "up", "up_bias", "down", "down_bias"] : ["x", "router", "up", "", "down"];
   const moe = node("MoE", inputs, ["y"], attributes, "experts");
   moe.domain = "com.microsoft";
@@ -94,6 +101,37 @@ const nearness = (a: Float32Array, b: Float32Array): number => {
   const range = Math.max(...a) - Math.min(...a);
   return Math.max(...a.map((v, i) => Math.abs(v - b[i]))) / range;
 };
+
+/** Tokens of a mixture, more than it has inputs. */
+const MANY = 400;
+/** Inputs that hang together, so that GPTQ has something to make up for, and a router that prefers some experts. */
+function tokens(seed: number, count = MANY, bias: readonly number[] = [0, 0, 0, 0]): Feeds {
+  const [noise, common] = [weights(count * HIDDEN, seed), weights(count, seed + 1)];
+  const data = noise.map((v, i) => 3 * v + 20 * common[Math.floor(i / HIDDEN)] * Math.cos(i % HIDDEN));
+  const logits = weights(count * EXPERTS, seed + 2).map((v, i) => 20 * v + bias[i % EXPERTS]);
+  return {
+    x: { type: "float32", data, dims: [count, HIDDEN] },
+    router: { type: "float32", data: logits, dims: [count, EXPERTS] },
+  };
+}
+
+async function runOn(bytes: Uint8Array, feeds: Feeds): Promise<Float32Array> {
+  const session = await ort.InferenceSession.create(bytes);
+  try {
+    const tensors = Object.entries(feeds).map(([name, { data, dims }]) => [name, new ort.Tensor("float32", data as Float32Array, dims)]);
+    return (await session.run(Object.fromEntries(tensors))).y.data as Float32Array;
+  } finally {
+    await session.release();
+  }
+}
+
+/** Noise over signal of a quantized mixture on tokens of its own. */
+async function loss(kind: Kind, options: QuantizeOptions): Promise<number> {
+  const feeds = tokens(91);
+  const float = await runOn(encode(mixture(kind)), feeds);
+  const got = await runOn((await quantized(kind, options)).bytes, feeds);
+  return float.reduce((a, v, i) => a + (v - got[i]) ** 2, 0) / float.reduce((a, v) => a + v * v, 0);
+}
 
 async function quantized(kind: Kind, options: QuantizeOptions) {
   const { bytes, report } = await quantizeModelBytes(encode(mixture(kind)), options);
@@ -169,6 +207,89 @@ describe("mixtures of experts as QMoE", () => {
     const rules = [{ match: "experts.fc1", format: "int8_b32" }];
     expect(await reasons({ activation: "relu" }, { dtype: "q4", rules })).toEqual(
       Array(2).fill(expect.stringContaining("one number of bits")),
+    );
+  });
+});
+
+describe("experts are calibrated on the tokens that the router sends them", () => {
+  const kinds: Kind[] = [
+    { activation: "relu" },
+    { activation: "silu", biases: false },
+    { activation: "gelu" },
+    { activation: "identity" },
+    { activation: "swiglu", fusion: 2 },
+    { activation: "swiglu", fusion: 2, limits: true },
+  ];
+  for (const kind of kinds)
+    it(`${JSON.stringify(kind)}: the vectors that fc2 sees times its weights are what the mixture gives`, async () => {
+      const proto = mixture(kind);
+      const opened = readModelBytes(encode(proto));
+      const layers = modelLayers(opened);
+      const [up, down] = layers;
+      const [seen, inner] = [up, down].map(expertsInput);
+      const feeds = tokens(31, TOKENS);
+      for await (const values of modelValues(withExperts(opened, layers), [feeds], [seen, inner])) {
+        const [x, h] = [values.get(seen)!, values.get(inner)!];
+        expect(x.dims).toEqual([EXPERTS, TOKENS, HIDDEN]);
+        expect(h.dims).toEqual([EXPERTS, TOKENS, INNER]);
+        const [inputs, data] = [feeds.x.data as Float32Array, h.data as Float32Array];
+        const weight = weights(EXPERTS * HIDDEN * INNER, 2);
+        const bias = kind.biases === false ? null : weights(EXPERTS * HIDDEN, 4);
+        const y = new Float32Array(TOKENS * HIDDEN);
+        for (let t = 0; t < TOKENS; t++) {
+          const shares = Array.from({ length: EXPERTS }, (_, e) => {
+            const at = (e * TOKENS + t) * HIDDEN;
+            const own = (x.data as Float32Array).subarray(at, at + HIDDEN);
+            return own[1] / inputs[t * HIDDEN + 1];
+          });
+          expect(shares.filter((share) => share > 0)).toHaveLength(2);
+          expect(shares.reduce((a, b) => a + b)).toBeCloseTo(1, 4);
+          for (let e = 0; e < EXPERTS; e++)
+            for (let r = 0; r < HIDDEN; r++) {
+              let sum = shares[e] * (bias?.[e * HIDDEN + r] ?? 0);
+              for (let j = 0; j < INNER; j++) sum += weight[(e * HIDDEN + r) * INNER + j] * data[(e * TOKENS + t) * INNER + j];
+              y[t * HIDDEN + r] += sum;
+            }
+        }
+        expect(nearness(await runOn(encode(proto), feeds), y)).toBeLessThan(1e-4);
+      }
+    });
+
+  it("GPTQ loses less than rounding to nearest, and its figures are of outputs", async () => {
+    const kind: Kind = { activation: "silu" };
+    const calibration = [tokens(11), tokens(14)];
+    const nearest = await loss(kind, { dtype: "q4" });
+    expect(await loss(kind, { dtype: "q4", algorithm: "gptq", calibration })).toBeLessThan(0.6 * nearest);
+    const { report } = await quantized(kind, { dtype: "q4", algorithm: "gptq", calibration });
+    for (const layer of report.layers) {
+      expect(layer.algorithm).toBe("gptq");
+      expect(layer.outputSqnrDb).toBeGreaterThan(15);
+    }
+  });
+
+  it("an expert that no token is sent to is searched without data, and so are all in sequence", async () => {
+    const kind: Kind = { activation: "relu" };
+    const calibration = [tokens(11, 200, [0, 0, -99, 0])];
+    const { report } = await quantized(kind, { dtype: "q4", algorithm: { name: "gptq", minRows: 1 }, calibration });
+    expect(report.notes).toEqual(
+      ["fc1", "fc2"].map(
+        (part) => `experts.${part}: scales of 1 of 4 groups searched without data: the router sends hardly any token there`,
+      ),
+    );
+    const sequence = await quantized(kind, { dtype: "q4", algorithm: "refit", calibration: [tokens(11), tokens(14)] });
+    expect(sequence.report.layers.map(({ algorithm }) => algorithm)).toEqual(["rtn", "rtn"]);
+    expect(sequence.report.notes[0]).toContain("searched without data: experts are calibrated on the float model only");
+  });
+
+  it("a basis of its own has no place in QMoE", async () => {
+    const calibration = [tokens(11, 150)];
+    const { report } = await quantized({ activation: "relu" }, { dtype: "q4", algorithm: "mrgptq", calibration });
+    expect(report.notes).toEqual(
+      ["fc1", "fc2"].map((part) => `experts.${part}: scales searched without data: mrgptq would give every expert a basis of its own`),
+    );
+    const rules = [{ match: "experts.*", algorithm: { name: "mrgptq", block: 32, damp: 0.1, actOrder: true, polish: false } as const }];
+    await expect(quantized({ activation: "relu" }, { dtype: "q4", rules, calibration })).rejects.toThrow(
+      /keeps the basis of the experts' inputs, got mrgptq. Take gptq/,
     );
   });
 });

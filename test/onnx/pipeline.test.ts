@@ -160,6 +160,19 @@ describe("folders", () => {
     // what is quantized already is no model to quantize
     await expect(quantizeFolder(models, { dtypes: ["q2"] })).resolves.toMatchObject({ files: { length: 2 } });
   });
+  it("one model in several dtypes, beside itself or in a folder", async () => {
+    const models = join(folder, "one");
+    mkdirSync(models);
+    for (const name of ["encoder", "decoder"]) writeFileSync(join(models, `${name}.onnx`), chain());
+    const { files } = await quantizeFolder(join(models, "encoder.onnx"), { dtypes: ["q4", "q8"] });
+    expect(files.map(({ dtype, report }) => [dtype, report!.outputs])).toEqual([
+      ["q4", [join(models, "encoder_q4.onnx")]],
+      ["q8", [join(models, "encoder_quantized.onnx")]],
+    ]);
+    const away = await quantizeFolder(join(models, "decoder.onnx"), { dtypes: ["q4"], output: join(models, "out") });
+    expect(away.files.map(({ report }) => report!.outputs)).toEqual([[join(models, "out", "decoder_q4.onnx")]]);
+    await expect(quantizeFolder(join(models, "none.onnx"), { dtypes: ["q4"] })).rejects.toThrow(/none\.onnx: expected a folder/);
+  });
   it("a dtype has a file of every model: tables in blocks where nothing else is, else the model as it was", async () => {
     const models = join(folder, "tables");
     mkdirSync(models);

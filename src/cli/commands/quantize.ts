@@ -48,7 +48,7 @@ export const quantizeCommand: CommandSpec = {
   positionals: ["MODEL"],
   options: {
     output: { short: "o", value: "OUT", help: "file to write; for a folder the folder to write to (default: itself)" },
-    dtypes: { value: "LIST", help: "several dtypes at once, e.g. q4,q8,fp16; OUT is a folder" },
+    dtypes: { value: "LIST", help: "several dtypes at once, of a model or a folder, e.g. q4,q8,fp16; OUT is a folder" },
     ...flagSpecs,
     symmetric: { help: "no zero points (default for block dtypes and signed weights)" },
     asymmetric: { help: "zero points (default for unsigned 8-bit weights)" },

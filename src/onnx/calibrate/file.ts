@@ -300,12 +300,13 @@ export function openStatistics(path: string, model: OnnxModel | null): Statistic
             `${path}: expected statistics for layer ${group.layers[0].name}, got none. Calibrate that layer too (--layers).`,
           );
         const found = read(log, record);
-        if (found.statistics.some(({ rows }) => rows === 0))
+        const { sparse } = group.view;
+        if (!sparse && found.statistics.some(({ rows }) => rows === 0))
           throw new LowbitError(
             "E_CALIBRATION",
             `${path}: expected sums over data for layer ${group.layers[0].name}, got an unmerged shard. Run lowbit merge.`,
           );
-        return { ...found, input: group.input, heldOut: found.heldOut?.every(({ rows }) => rows > 0) ? found.heldOut : null };
+        return { ...found, input: group.input, heldOut: sparse || found.heldOut?.every(({ rows }) => rows > 0) ? found.heldOut : null };
       },
       close: () => log.close(),
     };

@@ -13,7 +13,8 @@ import type { Feeds } from "../verify/feeds.ts";
 import { floatValues } from "../session.ts";
 import { openProducts, type Products } from "./products.ts";
 import { isMainValue, modelRunner, type BatchValues, type Runner } from "./taps.ts";
-import { activationOf, vectorView, type VectorView } from "./vectors.ts";
+import { withExperts } from "./experts.ts";
+import { activationOf, sourcesOf, vectorView, type VectorView } from "./vectors.ts";
 
 /** How much of the data counts, and what running the model may cost. */
 export interface CollectOptions extends AlgebraOptions {
@@ -88,7 +89,8 @@ export function inputGroups(model: OnnxModel, layers: readonly Layer[]): { group
     if (typeof view === "string") refused.set(layer, view);
     else if (layer.scope.parent !== null)
       refused.set(layer, `it lies in ${layer.scope.path}: values inside If, Loop and Scan cannot be looked at`);
-    else if (!isMainValue(model, input)) refused.set(layer, `its input ${JSON.stringify(input)} is a constant`);
+    else if (!sourcesOf(layer).every((name) => isMainValue(model, name)))
+      refused.set(layer, `its input ${JSON.stringify(input)} is a constant`);
     else {
       const key = JSON.stringify([input, view.key, view.k]);
       const group = groups.get(key) ?? { input, view, layers: [] };
@@ -307,11 +309,12 @@ function emptyStatistics(k: number): LayerStatistics {
 
 /** @param share a part of the data may have no batch of one kind */
 function finish(group: InputGroup, { fit, held, drift, observer: ranges, range }: Sums, hasHeld: boolean, share: boolean): InputStatistics {
+  const mayBeEmpty = share || group.view.sparse === true;
   const whole = (sum: StatisticsAccumulator): LayerStatistics => {
     try {
       return sum.finish();
     } catch (error) {
-      if (!share || !isLowbitError(error) || error.code !== "E_CALIBRATION") throw error;
+      if (!mayBeEmpty || !isLowbitError(error) || error.code !== "E_CALIBRATION") throw error;
       return emptyStatistics(group.view.k);
     }
   };
@@ -340,7 +343,11 @@ export async function* collectPasses(
   wanted: (group: InputGroup) => boolean = () => true,
 ): AsyncGenerator<ReadonlyMap<InputGroup, InputStatistics>, void> {
   const { threads, signal } = options;
-  const runner = modelRunner(model, feeds, { threads, signal });
+  const looked = withExperts(
+    model,
+    groups.flatMap((group) => group.layers),
+  );
+  const runner = modelRunner(looked, feeds, { threads, signal });
   const copies = options.hessian === false ? 0 : heldOutBatches(options.share?.total ?? feeds.length, options.holdOut).size > 0 ? 2 : 1;
   const stretch = payloadBytes(model) <= STRETCH.from ? Infinity : STRETCH.bytes;
   const passes = passesOf(groups, options.memory ?? hessianMemory(model, groups, copies), copies, stretch);

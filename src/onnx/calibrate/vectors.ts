@@ -6,6 +6,7 @@ import type { NodeProto } from "../file/gen/onnx_pb.ts";
 import { attributeInt, attributeOf, isDefaultDomain } from "../graph/graph.ts";
 import type { Layer } from "../layers.ts";
 import { weightLayout } from "../matrix.ts";
+import { expertsInput, expertsObstacle, isExperts } from "./experts.ts";
 
 /** How a layer reads vectors out of a value. Layers with the same input and key see the same vectors. */
 export interface VectorView {
@@ -13,6 +14,8 @@ export interface VectorView {
   readonly k: number;
   /** Parts of the weight's rows that see vectors of their own. */
   readonly groups: number;
+  /** A part may see no vector at all: an expert that no token is sent to. */
+  readonly sparse?: boolean;
   /** Vectors in a value of these dims. */
   tokens(dims: readonly number[]): number;
   /** Vectors of one group, row-major, every n-th of them. */
@@ -134,6 +137,30 @@ function convView(layer: Layer): VectorView | string {
   };
 }
 
+/** The tokens that each expert sees of [experts, tokens, k]: zero vectors are those of other experts. */
+function expertsView(layer: Layer): VectorView | string {
+  const obstacle = expertsObstacle(layer);
+  if (obstacle !== undefined) return obstacle;
+  const [experts, , k] = layer.shape;
+  return {
+    key: "experts",
+    k,
+    groups: experts,
+    sparse: true,
+    tokens: (dims) => dims[1],
+    read(data, dims, group, every) {
+      const tokens = dims[1];
+      const all = data.subarray(group * tokens * k, (group + 1) * tokens * k);
+      const seen = Array.from({ length: Math.ceil(tokens / every) }, (_, i) => all.subarray(i * every * k, (i * every + 1) * k)).filter(
+        (vector) => vector.some((value) => value !== 0),
+      );
+      const out = new Float32Array(seen.length * k);
+      for (const [i, vector] of seen.entries()) out.set(vector, i * k);
+      return out;
+    },
+  };
+}
+
 /** Whether the vectors of a Gemm lie along rows of its other operand. */
 function gemmRows(node: NodeProto, weightInput: number): boolean {
   return weightInput === 1 ? attributeInt(node, "transA", 0) === 0 : attributeInt(node, "transB", 0) !== 0;
@@ -143,6 +170,7 @@ function gemmRows(node: NodeProto, weightInput: number): boolean {
 export function vectorView(layer: Layer): VectorView | string {
   const { node, input } = layer;
   if (layer.weight === null) return "no operand is constant";
+  if (isExperts(layer)) return expertsView(layer);
   const { k, groups } = weightLayout(layer);
   const op = isDefaultDomain(node) ? node.opType : `${node.domain}.${node.opType}`;
   if (op === "MatMul") return input === 1 ? rowView(layer, k) : axisView(layer, k, 1, (rank) => Math.max(0, rank - 2), "columns");
@@ -154,4 +182,8 @@ export function vectorView(layer: Layer): VectorView | string {
 }
 
 /** The value whose vectors a layer multiplies. */
-export const activationOf = (layer: Layer): string => layer.node.input[layer.input === 0 ? 1 : 0] ?? "";
+export const activationOf = (layer: Layer): string =>
+  isExperts(layer) ? expertsInput(layer) : (layer.node.input[layer.input === 0 ? 1 : 0] ?? "");
+
+/** The values of the model that this one is made of. */
+export const sourcesOf = (layer: Layer): string[] => (isExperts(layer) ? layer.node.input.slice(0, 2) : [activationOf(layer)]);

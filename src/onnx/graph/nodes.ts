@@ -44,6 +44,9 @@ export function collectNames(scopes: readonly Scope[]): Names {
 export const intAttribute = (name: string, value: number): AttributeProto =>
   create(AttributeProtoSchema, { name, i: BigInt(value), type: A.INT });
 
+export const intsAttribute = (name: string, values: readonly number[]): AttributeProto =>
+  create(AttributeProtoSchema, { name, ints: values.map(BigInt), type: A.INTS });
+
 export const floatAttribute = (name: string, value: number): AttributeProto =>
   create(AttributeProtoSchema, { name, f: value, type: A.FLOAT });
 

@@ -3,9 +3,7 @@
 import { addInitializer, floatTensor, freshName, insertBefore, removeNode } from "../edit.ts";
 import { TensorProto_DataType as T, type NodeProto } from "../file/gen/onnx_pb.ts";
 import { makeTensor } from "../file/model.ts";
-import { create } from "@bufbuild/protobuf";
-import { AttributeProtoSchema, AttributeProto_AttributeType as A } from "../file/gen/onnx_pb.ts";
-import { intAttribute, makeNode, nodeName, opsetVersion, resolveConstant } from "../graph/graph.ts";
+import { intAttribute, intsAttribute, makeNode, nodeName, opsetVersion, resolveConstant } from "../graph/graph.ts";
 import type { Norm } from "./norms.ts";
 import type { PassContext } from "./types.ts";
 
@@ -62,10 +60,7 @@ function spellOut(context: PassContext, norm: Norm, node: NodeProto): void {
   const axesName = asInput
     ? [addInitializer(scope, makeTensor(model, `${base}_axes`, T.INT64, [1], new Uint8Array(axes.buffer)), model)]
     : [];
-  const attributes = [
-    intAttribute("keepdims", 1),
-    ...(asInput ? [] : [create(AttributeProtoSchema, { name: "axes", ints: [-1n], type: A.INTS })]),
-  ];
+  const attributes = [intAttribute("keepdims", 1), ...(asInput ? [] : [intsAttribute("axes", [-1])])];
   const [square, mean, sum, root, ratio] = ["square", "mean", "sum", "root", "ratio"].map(name);
   const gain = norm.gain!.node.input[norm.gain!.input];
   removeNode(scope, node);

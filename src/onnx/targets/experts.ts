@@ -3,6 +3,7 @@
 // inputs * bits / 8], scales [experts, outputs, inputs / block], zero points packed likewise; without them codes count
 // from the middle. `weights_prepacked` is not written: runtimes before 1.30 refuse it.
 // Source: onnxruntime docs/ContribOperators.md.
+import { LowbitError } from "../../../formats/core/errors.ts";
 import type { PackedTensor } from "../../../formats/core/types.ts";
 import type { NodeProto } from "../file/gen/onnx_pb.ts";
 import { TensorProto_DataType as T } from "../file/gen/onnx_pb.ts";
@@ -11,6 +12,7 @@ import { dataTypeName } from "../file/types.ts";
 import { intAttribute, makeNode, type Scope } from "../graph/graph.ts";
 import { EXPERT_WEIGHTS, type Layer } from "../layers.ts";
 import { layerType } from "../weights.ts";
+import { basisOf } from "./basis.ts";
 import { importMicrosoft, MICROSOFT } from "./domain.ts";
 import { nbitsOperands, nbitsPlan, type NBitsOperands } from "./nbits.ts";
 import { layersByNode, madeBytes, perNode, perWeight, type TargetContext, type Written } from "./target.ts";
@@ -75,6 +77,11 @@ export function expertsWriter(): ExpertsWriter {
     const { model, names } = context;
     const { name, scope } = layer.weight!;
     const [experts, rows, k] = layer.shape;
+    if (basisOf(packed) !== null)
+      throw new LowbitError(
+        "E_UNSUPPORTED",
+        `layer ${layer.name}: expected an algorithm that keeps the basis of the experts' inputs, got ${packed.recipe.algorithm}. Take gptq, or the target stored.`,
+      );
     const operands = nbitsOperands(packed, layerType(layer) === T.FLOAT16, context.owns?.(packed));
     const { bits, blocks, codes, scales, zeroPoints, half } = operands;
     const tensors = [

@@ -6,10 +6,9 @@ import { decodeArray } from "../../../formats/core/bulk.ts";
 import { codeArray, packedBytes, packInto, unpackInto, type Codes } from "../../../formats/core/pack.ts";
 import type { NumberFormat } from "../../../formats/core/types.ts";
 import type { AttributeProto, NodeProto, TensorProto } from "../file/gen/onnx_pb.ts";
-import { AttributeProto_AttributeType as A, AttributeProtoSchema, TensorProto_DataType as T } from "../file/gen/onnx_pb.ts";
-import { create } from "@bufbuild/protobuf";
+import { TensorProto_DataType as T } from "../file/gen/onnx_pb.ts";
 import { makeTensor } from "../file/model.ts";
-import { intAttribute, makeNode } from "../graph/graph.ts";
+import { intAttribute, intsAttribute, makeNode } from "../graph/graph.ts";
 import type { TargetContext } from "./target.ts";
 
 /** Where nodes and tensors of one graph are gathered. */
@@ -62,9 +61,6 @@ export function sharedInts(context: TargetContext, what: string, values: readonl
   }
   return name;
 }
-
-const intsAttribute = (name: string, values: readonly number[]): AttributeProto =>
-  create(AttributeProtoSchema, { name, ints: values.map(BigInt), type: A.INTS });
 
 /** Nodes on constants, each one line: their outputs get names after `base`. */
 export function constantNodes(context: TargetContext, sink: Sink, base: string) {

@@ -6,14 +6,9 @@ import { create } from "@bufbuild/protobuf";
 import { bfloat16 } from "../../../formats/bfloat16.ts";
 import type { PackedTensor } from "../../../formats/core/types.ts";
 import type { NodeProto, TensorProto } from "../file/gen/onnx_pb.ts";
-import {
-  AttributeProtoSchema,
-  AttributeProto_AttributeType as A,
-  TensorProtoSchema,
-  TensorProto_DataType as T,
-} from "../file/gen/onnx_pb.ts";
+import { TensorProtoSchema, TensorProto_DataType as T } from "../file/gen/onnx_pb.ts";
 import { encodeHalf } from "../file/half.ts";
-import { attributeFloat, attributeInt, intAttribute, makeNode } from "../graph/graph.ts";
+import { attributeFloat, attributeInt, intAttribute, intsAttribute, makeNode } from "../graph/graph.ts";
 import type { Layer } from "../layers.ts";
 import { gemmAlpha, layerMatrix, layerType, singleMatrixReason } from "../weights.ts";
 import { inputInBasis } from "./basis.ts";
@@ -52,7 +47,7 @@ function scalar(layer: Layer, context: TargetContext, base: string, value: numbe
 const transposeNode = (context: TargetContext, input: string, output: string, name: string): NodeProto =>
   makeNode("Transpose", [input], [output], {
     name: context.names.take(name),
-    attributes: [create(AttributeProtoSchema, { name: "perm", ints: [1n, 0n], type: A.INTS })],
+    attributes: [intsAttribute("perm", [1, 0])],
   });
 
 export const castNode = (context: TargetContext, input: string, output: string, to: number, name: string): NodeProto =>

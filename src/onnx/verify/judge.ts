@@ -88,6 +88,9 @@ const REASONS: Readonly<Record<NoEvidence, string>> = {
   "near-zero": "next to zero on these inputs",
 };
 
+/** Rounded down: a figure that falls short of a limit is not shown as the limit. */
+const down = (value: number, digits: number): string => (Math.floor(value * 10 ** digits + 1e-9) / 10 ** digits).toFixed(digits);
+
 /** @param figures of one output */
 export function judge(figures: Figures): Judgement {
   const { kind, agreement, noEvidence, sqnrDb, cosine, maxAbsError } = figures;
@@ -96,7 +99,7 @@ export function judge(figures: Figures): Judgement {
     return { grade: "none", text: `no evidence: ${REASONS[noEvidence]}${error}` };
   }
   if (sqnrDb === Infinity) return { grade: "exact", text: "exact" };
-  const percent = (share: number): string => `${(100 * share).toFixed(1)}%`;
+  const percent = (share: number): string => `${down(100 * share, 1)}%`;
   if (kind === "scores") {
     const grade = maxAbsError <= SCORES.good ? "good" : maxAbsError <= SCORES.usual ? "usual" : "weak";
     return { grade, text: `${grade}: ${SCORES.what} ${maxAbsError.toPrecision(2)} (good to ${SCORES.good}, usual to ${SCORES.usual})` };
@@ -104,8 +107,8 @@ export function judge(figures: Figures): Judgement {
   const judged = kind === "values" ? "values" : agreement !== null ? "agreement" : kind === "embedding" ? "cosine" : "values";
   const [limits, figure, text] = {
     agreement: (): [Limits, number, (v: number) => string] => [AGREEMENT[kind as Judged], agreement!.value, percent],
-    cosine: (): [Limits, number, (v: number) => string] => [COSINE, cosine, (v) => v.toFixed(3)],
-    values: (): [Limits, number, (v: number) => string] => [VALUES, sqnrDb, (v) => `${v.toFixed(0)} dB`],
+    cosine: (): [Limits, number, (v: number) => string] => [COSINE, cosine, (v) => down(v, 3)],
+    values: (): [Limits, number, (v: number) => string] => [VALUES, sqnrDb, (v) => `${down(v, Number.isInteger(v) ? 0 : 1)} dB`],
   }[judged]();
   const grade = figure >= limits.good ? "good" : figure >= limits.usual ? "usual" : "weak";
   return { grade, text: `${grade}: ${limits.what} ${text(figure)} (good from ${text(limits.good)}, usual from ${text(limits.usual)})` };
