@@ -60,3 +60,15 @@ export function checkOutput(output: string, inputs: readonly string[], rules: Ou
   if (!force)
     throw new LowbitError("E_EXISTS", `${output}: expected a new file, got one that exists. Pass force (--force) to overwrite it.`);
 }
+
+/** Makes a folder, and those above it, where there is none. @throws LowbitError E_IO */
+export function makeFolder(folder: string): void {
+  if (statOf(folder)?.isDirectory() === true) return;
+  const above = nodePath().dirname(folder);
+  if (above !== folder) makeFolder(above);
+  try {
+    disk.mkdir(folder, 0o777);
+  } catch (cause) {
+    throw ioError("make a folder", folder, cause);
+  }
+}

@@ -1,9 +1,10 @@
-// quantizeFolder: every model of a folder, or one model, in every dtype asked for, named and described as transformers.js looks for
-// them. Node only.
+// quantizeFolder: every model of a folder, or one model, in every dtype asked for, named and described as
+// transformers.js looks for them. Node only.
 // Source: transformers.js src/utils/model-loader.js (file names, `use_external_data_format`), specs of its
 // `transformers.js_config`.
 import { LowbitError } from "../../formats/core/errors.ts";
 import { readFile } from "../files/open.ts";
+import { makeFolder } from "../files/outputs.ts";
 import { nodeFs, nodePath } from "./calibrate/node.ts";
 import { DTYPES, dtypeFileName, dtypeRow, type Dtype } from "./dtypes.ts";
 import { writeFiles } from "./file/files.ts";
@@ -62,10 +63,10 @@ export function folderModels(folder: string): string[] {
 }
 
 /**
- * Quantizes every float model of a folder, or one model by its path, to every dtype; each model is read once. transformers.js loads the files of
- * one dtype together, so each model gets one: a model in which a dtype finds nothing has its embeddings quantized where
- * the dtype can, else it is written as it is, and the report says why. Only a dtype that finds nothing in the whole
- * folder gets no files.
+ * Quantizes every float model of a folder, or one model by its path, to every dtype; each model is read once.
+ * transformers.js loads the files of one dtype together, so each model gets one: a model in which a dtype finds
+ * nothing has its embeddings quantized where the dtype can, else it is written as it is, and the report says why. Only
+ * a dtype that finds nothing in the whole folder gets no files.
  * @throws LowbitError as quantizeModel; RangeError for dtypes
  * @example await quantizeFolder("onnx/", { dtypes: ["q4", "q8", "fp16"] });
  */
@@ -83,7 +84,7 @@ export async function quantizeFolder(path: string, options: QuantizeFolderOption
   const models = alone ? [nodePath().basename(path)] : folderModels(folder);
   // before the work: what could not be completed afterwards
   configOf(folder, output);
-  nodeFs().mkdirSync(output, { recursive: true });
+  makeFolder(output);
   const files: FolderEntry[] = [];
   const count = models.length * rows.length;
   for (const name of models) {

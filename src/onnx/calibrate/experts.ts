@@ -1,7 +1,8 @@
 // What the experts of com.microsoft.MoE multiply: no value of the graph, so nodes that compute it are put beside those
-// of the model while it is calibrated. Each expert sees the tokens that the router sends to it, times their share in the
-// output: for fc1 x, for fc2 what the activation makes of fc1; all others are zero vectors. Values are [experts, tokens,
-// inputs]. Not here: fc3, swiglu in halves and the sparse mixer, which onnxruntime's CPU does not run.
+// of the model while it is calibrated. Each expert sees the tokens that the router sends to it, times its share in
+// their outputs: for fc1 x, for fc2 what the activation makes of fc1; all others are zero vectors. Values are
+// [experts, tokens, inputs]. Not here: fc3, swiglu in halves and the sparse mixer, which onnxruntime's CPU does not
+// run.
 // Source: onnxruntime docs/ContribOperators.md.
 import { create } from "@bufbuild/protobuf";
 import { ModelProtoSchema, TensorProto_DataType as T, type NodeProto, type TensorProto } from "../file/gen/onnx_pb.ts";
@@ -140,7 +141,7 @@ function tapNode(model: OnnxModel, { node, input, shape, weight }: Layer): Write
   return to;
 }
 
-/** The model with the values that weights of experts among these layers multiply; the model itself where there are none. */
+/** The model with the values that weights of experts among these layers multiply; the model itself without such. */
 export function withExperts(model: OnnxModel, layers: readonly Layer[]): OnnxModel {
   const byNode = new Map(layers.filter(isExperts).map((layer) => [layer.node, layer]));
   if (byNode.size === 0) return model;

@@ -1,9 +1,9 @@
 // quantizeTfjsModel: model.json and its weights, quantized as tfjs's converter does it or to any format of the library.
 import { isA } from "../../../formats/core/check.ts";
 import type { Format } from "../../../formats/core/types.ts";
-import { disk, ioError, nodePath, statOf } from "../../files/calls.ts";
+import { nodePath } from "../../files/calls.ts";
 import { writeFiles, type OutputFile } from "../../files/commit.ts";
-import { checkOutput } from "../../files/outputs.ts";
+import { checkOutput, makeFolder } from "../../files/outputs.ts";
 import { toBytes } from "../../tensor/container.ts";
 import { quantize, type QuantizeOptions, type WeightQuantizer } from "../../tensor/quantize/index.ts";
 import { tensor, transpose } from "../../tensor/tensor.ts";
@@ -106,16 +106,6 @@ function shardsOf(parts: readonly Uint8Array[], size: number): Uint8Array[] {
     at += part.length;
   }
   return Array.from({ length: Math.ceil(all.length / size) }, (_, i) => all.subarray(i * size, (i + 1) * size));
-}
-
-/** @throws LowbitError E_IO where there is no folder and none can be made */
-function makeFolder(folder: string): void {
-  if (statOf(folder)?.isDirectory() === true) return;
-  try {
-    disk.mkdir(folder, 0o777);
-  } catch (cause) {
-    throw ioError("make a folder", folder, cause);
-  }
 }
 
 /**
