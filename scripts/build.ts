@@ -22,6 +22,9 @@ for (const { out, format } of entries())
   if (!format) write(`cjs/${out}.cjs`, `module.exports=require("${"../".repeat(out.split("/").length)}esm/${out}.js");\n`);
 for (const [path, text] of await declarations()) write(path, text);
 
+/** Files of the quantizers that running a model or a search takes too: they are apart from the rest. */
+const shared = ["steps", "random", "normal", "integer/norm", "rotation", "hadamard"].map((name) => `src/quantize/${name}.ts`);
+
 /** Annotations of purity are kept: bundlers drop what is not used of a chunk by them. */
 async function modules(): Promise<void> {
   const library = entries().map(({ source, out }) => [out, join(root, source)]);
@@ -48,6 +51,8 @@ async function modules(): Promise<void> {
       groups: [
         { name: "formats/core", test: (id) => within(id, "formats/core") || within(id, "formats/define"), priority: 2 },
         { name: "formats/named", test: (id) => named.has(id), priority: 1 },
+        // what runs models needs tensors, and of the quantizers only what is named here
+        { name: "tensor", test: (id) => within(id, "src/tensor") || shared.some((file) => id === join(root, file)), priority: 1 },
         { name: "quantizers", test: (id) => within(id, "src/quantize") },
       ],
     },
