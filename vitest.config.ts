@@ -1,7 +1,7 @@
 import { defineConfig } from "vitest/config";
 
-// Folders whose tests share their modules in a worker: nothing of theirs holds state, starts processes or loads native addons.
-const shared = ["formats", "interop", "kernels", "quantize", "search", "tensor", "testing"];
+// Folders whose tests share their modules in a worker: nothing of theirs holds state between files.
+const shared = ["formats", "interop", "kernels", "runtime", "quantize", "search", "tensor", "testing"];
 
 export default defineConfig({
   test: {

@@ -24,6 +24,8 @@ interface Kind {
   readonly activation: string;
   readonly fusion?: number;
   readonly biases?: boolean;
+  /** Experts weigh by their shares of all, not of those chosen: the default of the operator. */
+  readonly shares?: boolean;
   /** Inputs before outputs, as onnxruntime had them before 1.23. */
   readonly turned?: boolean;
   readonly hidden?: number;
@@ -32,7 +34,15 @@ interface Kind {
 }
 
 /** x and router -> MoE -> y, two of four experts a token. */
-function mixture({ activation, fusion = 1, biases = true, turned = false, hidden = HIDDEN, limits = false }: Kind): ModelProto {
+function mixture({
+  activation,
+  fusion = 1,
+  biases = true,
+  turned = false,
+  shares = false,
+  hidden = HIDDEN,
+  limits = false,
+}: Kind): ModelProto {
   const dims = (experts: number, rows: number, k: number): number[] => (turned ? [experts, k, rows] : [experts, rows, k]);
   const [up, down] = [fusion * INNER, hidden];
   const tensors = [
@@ -42,7 +52,8 @@ function mixture({ activation, fusion = 1, biases = true, turned = false, hidden
       ? [raw("up_bias", [EXPERTS, up], weights(EXPERTS * up, 3)), raw("down_bias", [EXPERTS, down], weights(EXPERTS * down, 4))]
       : []),
   ];
-  const attributes: Record<string, AttributeValue> = { k: 2n, activation_type: activation, normalize_routing_weights: 1n };
+  const attributes: Record<string, AttributeValue> = { k: 2n, activation_type: activation };
+  if (!shares) attributes.normalize_routing_weights = 1n;
   if (fusion === 2) attributes.swiglu_fusion = 1n;
   if (limits) Object.assign(attributes, { activation_alpha: 1.702, activation_beta: 1, swiglu_limit: 0.5 });
   const inputs = biases ? ["x", "router", "up", "up_bias", "down", "down_bias"] : ["x", "router", "up", "", "down"];
@@ -139,7 +150,12 @@ async function quantized(kind: Kind, options: QuantizeOptions) {
 }
 
 describe("mixtures of experts as QMoE", () => {
-  const kinds: Kind[] = [{ activation: "relu" }, { activation: "silu", biases: false }, { activation: "swiglu", fusion: 2 }];
+  const kinds: Kind[] = [
+    { activation: "relu" },
+    { activation: "silu", biases: false },
+    { activation: "swiglu", fusion: 2 },
+    { activation: "gelu", shares: true },
+  ];
   const options: [string, QuantizeOptions, number][] = [
     ["q4", { dtype: "q4" }, 15],
     ["q4 with zero points", { dtype: "q4", symmetric: false }, 15],
@@ -150,16 +166,16 @@ describe("mixtures of experts as QMoE", () => {
   ];
   for (const kind of kinds)
     for (const [name, asked, least] of options)
-      it(`${kind.activation}, ${name}: onnxruntime's QMoE is MoE of the decoded weights`, async () => {
+      it(`${kind.activation}${kind.shares === true ? ", shares of all" : ""}, ${name}: onnxruntime's QMoE is MoE of the decoded weights`, async () => {
         const { bytes, report, opened } = await quantized(kind, asked);
         const { node: nodes } = opened.proto.graph!;
         expect(report.layers.map((layer) => [layer.name, layer.format !== null])).toEqual([
           ["experts.fc1", true],
           ["experts.fc2", true],
         ]);
-        expect(nodes.map(({ opType }) => opType)).toEqual(["QMoE"]);
+        expect(nodes.map(({ opType }) => opType)).toEqual(kind.shares === true ? ["Softmax", "QMoE"] : ["QMoE"]);
         const plain = mixture(kind);
-        const decodes = new Map([0, 1].map((which) => decoded(opened, nodes[0], which)).map((tensor) => [tensor.name, tensor]));
+        const decodes = new Map([0, 1].map((which) => decoded(opened, nodes.at(-1)!, which)).map((tensor) => [tensor.name, tensor]));
         plain.graph!.initializer = plain.graph!.initializer.map((tensor) => decodes.get(tensor.name) ?? tensor);
         const got = await run(bytes);
         expect(nearness(await run(encode(plain)), got)).toBeLessThan(1e-5);
@@ -168,8 +184,8 @@ describe("mixtures of experts as QMoE", () => {
         expect(10 * Math.log10(signal / noise)).toBeGreaterThan(least);
       });
 
-  it("requantize gives MoE the weights of its codes again", async () => {
-    const { bytes } = await quantized({ activation: "silu" }, { dtype: "q4", symmetric: false });
+  it.each([false, true])("requantize gives MoE the weights of its codes again; shares of all experts: %s", async (shares) => {
+    const { bytes } = await quantized({ activation: "silu", shares }, { dtype: "q4", symmetric: false });
     const back = readModelBytes(bytes);
     expect(dequantizeWeights(back)).toEqual(["weights dequantized: 1 com.microsoft.QMoE"]);
     expect(back.proto.graph!.node.map(({ opType }) => opType)).toEqual(["MoE"]);

@@ -10,6 +10,7 @@ import type { AttributeValue } from "../onnx/build.ts";
 import { raw, T } from "../onnx/build.ts";
 import { attentionCases } from "./attention-cases.ts";
 import { codeCases } from "./code-cases.ts";
+import { expertCases } from "./expert-cases.ts";
 import { compare } from "./judge.ts";
 import { layerCases } from "./layer-cases.ts";
 import { bools, bytesOf, f32, i64, ids, ints, numbers, type Make } from "./make.ts";
@@ -183,6 +184,7 @@ const cases: Record<string, Make[]> = {
   GlobalAveragePool: [(s, a, b, c) => ({ feeds: { x: f32(s, [a, b, c, 3]) } })],
   ...attentionCases,
   ...codeCases,
+  ...expertCases,
   ...layerCases,
   ConstantOfShape: [
     (s, a, b) => ({ feeds: { d: i64([2], [a, b]) }, attributes: { value: raw("v", [1], BigInt64Array.of(BigInt(s)), T.INT64) } }),

@@ -9,7 +9,7 @@ import type { NodeProto } from "../file/gen/onnx_pb.ts";
 import { TensorProto_DataType as T } from "../file/gen/onnx_pb.ts";
 import { makeTensor } from "../file/model.ts";
 import { dataTypeName } from "../file/types.ts";
-import { intAttribute, makeNode, type Scope } from "../graph/graph.ts";
+import { attributeInt, intAttribute, makeNode, type Scope } from "../graph/graph.ts";
 import { EXPERT_WEIGHTS, type Layer } from "../layers.ts";
 import { layerType } from "../weights.ts";
 import { basisOf } from "./basis.ts";
@@ -66,6 +66,16 @@ export interface ExpertsWriter {
   write(layer: Layer, packed: PackedTensor, context: TargetContext): Written;
 }
 
+/**
+ * Without `normalize_routing_weights` MoE weighs the experts of a token by their shares of all, QMoE by those of the
+ * chosen ones, unless it is given weights: Softmax of the router's values. null where both mean the same.
+ */
+function sharesOfAll(node: NodeProto, { names }: TargetContext): NodeProto | null {
+  if (attributeInt(node, "normalize_routing_weights", 0) === 1) return null;
+  const name = names.take(`${node.name || node.output[0]}_router_weights`);
+  return makeNode("Softmax", [node.input[1]], [name], { name });
+}
+
 /** Weights that a node has, by input. */
 const weightsOf = (node: NodeProto): number[] => EXPERT_WEIGHTS.map(([input]) => input).filter((input) => (node.input[input] ?? "") !== "");
 
@@ -120,12 +130,14 @@ export function expertsWriter(): ExpertsWriter {
       const written = { codes: part.codes, bytes: part.bytes };
       if (weightsOf(node).some((one) => !own.has(one))) return { nodes: null, ...written };
       importMicrosoft(context.model);
+      const shares = sharesOfAll(node, context);
       const weights = EXPERT_WEIGHTS.map(([at]) => [own.get(at), node.input[at + 1] ?? ""] as const);
       const inputs = [
         ...node.input.slice(0, 2),
         ...weights.flatMap(([of, bias]) => [of?.codes ?? "", of?.scales ?? "", bias]),
         // behind all of them
         ...weights.map(([of]) => of?.zeroPoints ?? ""),
+        shares?.output[0] ?? "",
       ];
       while (inputs.at(-1) === "") inputs.pop();
       const { bits, blockSize } = part.operands;
@@ -134,7 +146,7 @@ export function expertsWriter(): ExpertsWriter {
         domain: MICROSOFT,
         attributes: [...node.attribute, intAttribute("expert_weight_bits", bits), intAttribute("block_size", blockSize)],
       });
-      return { nodes: [quantized], ...written };
+      return { nodes: shares === null ? [quantized] : [shares, quantized], ...written };
     },
   };
 }

@@ -9,6 +9,7 @@ import { nf4 } from "../../../formats/nf4.ts";
 import { uint2 } from "../../../formats/uint2.ts";
 import { uint4 } from "../../../formats/uint4.ts";
 import { uint8 } from "../../../formats/uint8.ts";
+import { unpackCodes } from "../../../formats/core/pack.ts";
 import { readByRows, rowsOfWeight } from "../../backends/source.ts";
 import { gatherRows } from "../../tensor/gather.ts";
 import type { NodeProto } from "../../onnx/file/gen/onnx_pb.ts";
@@ -31,6 +32,8 @@ const UNSIGNED: ReadonlyMap<number, NumberFormat> = new Map([
   [4, uint4],
   [8, uint8],
 ]);
+
+export const CODE_BITS: ReadonlySet<number> = new Set(CENTRED.keys());
 
 interface Sizes {
   readonly n: number;
@@ -84,6 +87,35 @@ function nbitsWeight(codes: Uint8Array, scales: Uint8Array, zeros: Value | undef
     offsets: zeros === undefined ? null : bytesOf(zeros.data),
     recipe: { version: 1, algorithm: "onnx" },
   };
+}
+
+/**
+ * One expert of QMoE: codes [experts, n, bytes], scales [experts, n, blocks], zero points [experts, n, bytes], or
+ * [experts, bytes] with a block a row. @throws LowbitError E_SHAPE
+ */
+export function expertCodes(
+  node: NodeProto,
+  { codes, scales, zeros }: { readonly codes: Value; readonly scales: Value; readonly zeros: Value | undefined },
+  expert: number,
+  experts: number,
+  size: Sizes,
+): PackedTensor {
+  const { n, k, bits, block } = size;
+  const one = <T extends Uint8Array | Float32Array>(data: T): T => {
+    const length = data.length / experts;
+    return data.subarray(expert * length, (expert + 1) * length) as T;
+  };
+  const blocks = Math.ceil(k / block);
+  if (!hasWholeRows(size)) throw fail(node, `rows of whole blocks of ${block}`, `rows of ${k}`);
+  const scale = scales.data as Float32Array;
+  if (scale.length !== experts * n * blocks) throw fail(node, `${experts * n * blocks} scales`, `${scale.length}`);
+  const zeroBytes = blocks === 1 ? Math.ceil((n * bits) / 8) : n * Math.ceil((blocks * bits) / 8);
+  if (zeros !== undefined && zeros.data.length !== experts * zeroBytes)
+    throw fail(node, `${experts * zeroBytes} bytes of zero points`, `${zeros.data.length}`);
+  const zero = zeros && { ...zeros, data: one(zeros.data as Uint8Array) };
+  // a zero point a row: those of several rows share a byte
+  const rows = zero && blocks === 1 ? { ...zero, data: unpackCodes(zero.data, bits, n) } : zero;
+  return nbitsWeight(one(codes.data as Uint8Array), bytesOf(one(scale)), rows, size);
 }
 
 const NBITS_SIZES = (node: NodeProto): Sizes => ({

@@ -5,6 +5,7 @@ import { codes } from "./codes.ts";
 import { images } from "./conv.ts";
 import { elementwise } from "./elementwise.ts";
 import { sums } from "./einsum.ts";
+import { experts } from "./experts.ts";
 import { imageLayers } from "./images.ts";
 import { integerOnly } from "./integer-only.ts";
 import type { Operator } from "./operator.ts";
@@ -27,6 +28,7 @@ export const operators: ReadonlyMap<string, Operator> = new Map(
     sums,
     codes,
     quantized,
+    experts,
     images,
     imageLayers,
     resizing,
