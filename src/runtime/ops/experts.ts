@@ -1,6 +1,7 @@
-// Mixtures of experts: com.microsoft.MoE and QMoE. A router gives each token to k experts, each of which is two products
-// with an activation between them; the results are added by the experts' weights. Constant weights are packed layers of
-// the backend, two for each expert. Source: onnxruntime docs/ContribOperators.md and what its CPU kernels compute.
+// Mixtures of experts: com.microsoft.MoE and QMoE. A router gives each token to k experts, each of which is two
+// products with an activation between them; the results are added by the experts' weights. Constant weights are packed
+// layers of the backend, two for each expert. Source: onnxruntime docs/ContribOperators.md and what its CPU kernels
+// compute.
 import type { SyncLayer } from "../../backends/types.ts";
 import type { NodeProto } from "../../onnx/file/gen/onnx_pb.ts";
 import { attributeFloat, attributeInt } from "../../onnx/graph/nodes.ts";
