@@ -1,7 +1,7 @@
 import { defineConfig } from "vitest/config";
 
 // Folders whose tests share their modules in a worker: nothing of theirs holds state between files.
-const shared = ["formats", "interop", "kernels", "runtime", "quantize", "search", "tensor", "testing"];
+const shared = ["files", "formats", "interop", "kernels", "onnx", "quantize", "runtime", "search", "tensor", "testing", "tfjs"];
 
 export default defineConfig({
   test: {
