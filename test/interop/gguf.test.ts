@@ -5,7 +5,7 @@ import { join } from "node:path";
 import { afterAll, describe, expect, test } from "vitest";
 import { format } from "../../formats/index.ts";
 import { dequantize, quantize, tensor } from "../../src/index.ts";
-import { ggufBytes, ggufTypes, readGguf, writeGguf, type GgufContent } from "../../src/interop/index.ts";
+import { ggufBytes, ggufTypes, readGguf, writeGguf, type GgufContent, type GgufEntry } from "../../src/interop/index.ts";
 import { survive } from "../helpers/mutate.ts";
 import { random } from "../helpers/random.ts";
 
@@ -135,6 +135,21 @@ test("arrays of arrays are read as they were written", async () => {
   const file = await readGguf(bytes);
   expect(file.metadata.get("nested")).toEqual(nested);
   expect(file.get("text")).toBe("behind it");
+
+  const deep = (levels: number): GgufEntry => (levels === 1 ? numbers(7) : { type: "array", of: "array", value: [deep(levels - 1)] });
+  const of = (levels: number) => ggufBytes({ metadata: { deep: deep(levels) }, tensors: {} });
+  expect((await readGguf(await of(4))).metadata.get("deep")).toEqual(deep(4));
+  // neither read nor written: a file of a few bytes could ask for any depth
+  await expect(of(5)).rejects.toThrow(expect.objectContaining({ code: "E_VALUE", message: expect.stringMatching(/at most 4 deep/) }));
+  const endless = { type: "array", of: "array", value: [] as unknown[] };
+  endless.value.push(endless);
+  for (const wrong of [
+    endless,
+    { type: "int3", value: 1 },
+    { type: "array", of: "int3", value: [1] },
+    { type: "array", of: "array", value: 5 },
+  ])
+    await expect(ggufBytes({ metadata: { wrong: wrong as GgufEntry }, tensors: {} })).rejects.toThrow(refuse("E_VALUE"));
 });
 
 describe("what the writer refuses", () => {

@@ -223,6 +223,33 @@ describe("npz", () => {
     expect(Buffer.from(await npzBytes(arrays, { zip64: wide })).toString("hex")).toBe(want.toString("hex"));
   });
 
+  test("any one field of the end record that does not hold sends to the record of zip64", async () => {
+    const [plain, wide] = [false, true].map((is) => zip({ "x.npy": npy("<f4", "(300,)", x) }, 0, is));
+    // the fields of both: entries on this disk and in all, bytes of the directory, its place
+    const fields = [[8, 2], [10, 2], [12, 4], [16, 4]] as const; // prettier-ignore
+    const at = wide.indexOf("PK\x01\x02", 0, "latin1");
+    const truth = [1, 1, wide.indexOf("PK\x06\x06", 0, "latin1") - at, at];
+    for (const only of [1, 2, 3]) {
+      const bytes = Buffer.from(wide);
+      fields.forEach(([offset, size], i) => i !== only && bytes.writeUIntLE(truth[i], bytes.length - 22 + offset, size));
+      expect((await (await readNpz(bytes)).arrays.get("x")!()).data).toEqual(x);
+      // without a locator before it there is nothing else to go by
+      bytes.write("PK\x06\x00", bytes.length - 42, "latin1");
+      await expect(readNpz(bytes)).rejects.toThrow(damaged(/./));
+    }
+    // a locator that leads past the end, and one that leads to something else
+    for (const [to, said] of [
+      [wide.length, /record before the end/],
+      [0, /a zip64 record/],
+    ] as const) {
+      // prettier-ignore
+      const bytes = Buffer.from(wide);
+      bytes.writeBigUInt64LE(BigInt(to), bytes.length - 42 + 8);
+      await expect(readNpz(bytes)).rejects.toThrow(damaged(said));
+    }
+    expect((await (await readNpz(plain)).arrays.get("x")!()).data).toEqual(x);
+  });
+
   test("entries that are encrypted, or whose sizes reach past the file, are refused", async () => {
     const bytes = zip({ "x.npy": npy("<f4", "(300,)", x) }, 0, false);
     const central = bytes.indexOf("PK\x01\x02", 0, "latin1");

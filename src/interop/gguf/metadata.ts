@@ -47,6 +47,14 @@ const ARRAYS: ReadonlyMap<GgufValueType, readonly [number, ArrayType]> = new Map
 
 /** Thrown where the bytes at hand end: the reader fetches more and begins again. */
 export const SHORT = Symbol("short");
+
+/** The number of a type in the file. @throws LowbitError E_VALUE */
+function typeIndex(type: GgufValueType, key: string): number {
+  const index = VALUE_TYPES.indexOf(type);
+  if (index >= 0) return index;
+  throw new LowbitError("E_VALUE", `metadata ${key}: expected a type of ${VALUE_TYPES.join(", ")}, got ${String(type)}.`);
+}
+
 /** Arrays of arrays may lie this deep. */
 const DEPTH = 4;
 
@@ -207,13 +215,18 @@ export class HeaderWriter {
   }
 
   entry(entry: GgufEntry, key: string): void {
-    this.u32(VALUE_TYPES.indexOf(entry.type));
-    if (entry.type === "array") this.#array(entry, key);
+    this.u32(typeIndex(entry.type, key));
+    if (entry.type === "array") this.#array(entry, key, 0);
     else this.#scalar(entry.type, entry.value, key);
   }
 
-  #array(entry: GgufEntry & { type: "array" }, key: string): void {
-    this.u32(VALUE_TYPES.indexOf(entry.of));
+  #array(entry: GgufEntry & { type: "array" }, key: string, depth: number): void {
+    // what the reader refuses is not written
+    if (depth >= DEPTH) throw new LowbitError("E_VALUE", `metadata ${key}: expected arrays at most ${DEPTH} deep, got deeper ones.`);
+    this.u32(typeIndex(entry.of, key));
+    const list = entry.value as unknown;
+    if (!Array.isArray(list) && !ArrayBuffer.isView(list))
+      throw new LowbitError("E_VALUE", `metadata ${key}: expected an array of ${entry.of}, got ${String(list).slice(0, 60)}.`);
     this.u64(entry.value.length);
     const numbers = ARRAYS.get(entry.of);
     if (numbers !== undefined && entry.value instanceof numbers[1]) {
@@ -221,7 +234,7 @@ export class HeaderWriter {
       return;
     }
     for (const value of entry.value as readonly unknown[])
-      if (entry.of === "array") this.#array(value as GgufEntry & { type: "array" }, key);
+      if (entry.of === "array") this.#array(value as GgufEntry & { type: "array" }, key, depth + 1);
       else this.#scalar(entry.of, value, key);
   }
 }
