@@ -2,8 +2,9 @@
 # A real Slurm on this one machine, two nodes of one processor each, and the job array of examples/cluster/slurm.sh on it: 8 shards, one of them
 # killed with SIGKILL while it works and the array started again; the merged file is compared with that of one run, byte by byte; then the array once
 # more from the beginning with one node and with two, for the time. Debian: apt-get install slurmctld slurmd slurm-client munge; needs `npm run build`.
-# Ratios need a quiet machine and work that outlasts Slurm's own pace, such as --format int4_b32 --algorithm mse.
-#   [GIB=4] [SHARDS=8] [PARTS=kill,time] [FOLDER=/tmp/lowbit-slurm] scripts/slurm-check.sh [OPTIONS of lowbit quantize...]; default --dtype q4
+# Ratios need a quiet machine and work that outlasts Slurm's own pace and the merge: bnb4 and stored formats take some 20 s a GiB, q4 takes 2.
+# TIMED is a command that long runs are started through, such as one that pauses what else the machine does.
+#   [GIB=4] [SHARDS=8] [PARTS=kill,time] [TIMED=] [FOLDER=/tmp/lowbit-slurm] scripts/slurm-check.sh [OPTIONS of lowbit quantize...]; default --dtype q4
 # All daemons run as the user who starts this, from files in FOLDER, and are stopped at the end; what the system has of Slurm is not touched.
 set -euo pipefail
 root=$(cd "$(dirname "$0")/.." && pwd)
@@ -54,7 +55,7 @@ SelectType=select/cons_tres
 SelectTypeParameters=CR_CPU
 ReturnToService=2
 SlurmdParameters=config_overrides
-SchedulerParameters=sched_interval=2,bf_interval=2
+SchedulerParameters=sched_interval=1,bf_interval=1,batch_sched_delay=0,sched_min_interval=0
 NodeName=lb[1-2] NodeHostname=$host NodeAddr=127.0.0.1 Port=[16821-16822] CPUs=4 RealMemory=8192
 PartitionName=all Nodes=ALL Default=YES MaxTime=INFINITE State=UP
 CONF
@@ -87,8 +88,7 @@ echo "$(sinfo --version), nodes $(sinfo -h -o %N), $(${NODE:-node} --version), l
 cd "$folder/work"
 (cd "$root" && npx tsx -e 'import("./bench/large-models.ts").then((m) => m.makeChain(process.argv[1], Number(process.argv[2])))' "$folder/work" "$gib") 2>/dev/null
 echo "model: $(du -h --apparent-size model.onnx_data | cut -f1)"
-lowbit() { ${NODE:-node} "$root/dist/esm/cli.js" "$@"; }
-lowbit quantize model.onnx -o whole.onnx "$@" >/dev/null
+${TIMED:-} ${NODE:-node} "$root/dist/esm/cli.js" quantize model.onnx -o whole.onnx "$@" >/dev/null
 submit() { SHARDS=$shards "$root/examples/cluster/slurm.sh" model.onnx "$1" "${@:2}"; }
 waited() { while [ -n "$(squeue -h 2>/dev/null)" ]; do sleep 0.1; done; }
 same() { cmp "whole.onnx" "$1" && if [ -e whole.onnx_data ]; then cmp whole.onnx_data "$1_data"; fi && echo "$1: the same bytes as of one run"; }
@@ -118,18 +118,24 @@ if [[ ,$parts, == *,kill,* ]]; then
 fi
 if [[ ,$parts, == *,time,* ]]; then
   declare -A seconds array
+  cat >"$folder/timed" <<RUN
+#!/usr/bin/env bash
+start=\$(date +%s.%N)
+SHARDS=$shards "$root/examples/cluster/slurm.sh" model.onnx out.onnx "\$@" >/dev/null || exit
+while squeue -h -o %i | grep -q _; do sleep 0.1; done
+array=\$(date +%s.%N)
+while [ -n "\$(squeue -h)" ]; do sleep 0.1; done
+echo "\$array - \$start" | bc
+echo "\$(date +%s.%N) - \$start" | bc
+RUN
+  chmod +x "$folder/timed"
   for nodes in 2 1; do
     rm -f out.onnx*
     [ $nodes = 2 ] || scontrol update nodename=lb2 state=drain reason=timing
-    start=$(date +%s.%N)
-    submit out.onnx "$@" >/dev/null
-    while squeue -h -o %i | grep -q _; do sleep 0.1; done
-    array[$nodes]=$(echo "$(date +%s.%N) - $start" | bc)
-    waited
-    seconds[$nodes]=$(echo "$(date +%s.%N) - $start" | bc)
+    { read -r "array[$nodes]" && read -r "seconds[$nodes]"; } < <(${TIMED:-} "$folder/timed" "$@")
     same out.onnx
   done
-  # the merge is one job, and Slurm looks every few seconds for jobs that may start
+  # the merge is one job: it gains nothing from a second node
   for what in array seconds; do
     declare -n times=$what
     name="$shards shards and the merge"

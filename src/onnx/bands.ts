@@ -86,16 +86,24 @@ export function bandReason(model: OnnxModel, layer: Layer, matrix: LayerMatrix):
     return weight.source.kind === "stored"
       ? "the weight passes 2 GiB and is not stored as raw or external data"
       : `the weight passes 2 GiB and is not stored as it is read (${weight.via?.opType ?? "sparse"})`;
-  return commonStride(matrix.columnOffsets) === 1 || commonStride(matrix.rowOffsets.subarray(0, 2)) === 1
-    ? undefined
-    : "the weight passes 2 GiB and neither its rows nor its columns lie together";
+  return readsBands(model, layer, matrix) ? undefined : "the weight passes 2 GiB and neither its rows nor its columns lie together";
 }
 
-/** Visits all numbers of a constant, in the order in which they are stored: all at once, or of a large one in parts. */
+/** Bytes as float32 of what is read of a file at a time where values are only looked at. */
+const PART = 1 << 20;
+
+/** Is it read in parts? What is in memory is there already, unless no array holds it. */
+const inPieces = (payload: Payload | undefined, shape: readonly number[]): payload is Payload =>
+  payload !== undefined && (isLarge({ shape }) || payload.source.fd !== undefined);
+
+/**
+ * Visits all numbers of a constant, in the order in which they are stored: all at once, or of a file in parts.
+ * What was visited before may be overwritten.
+ */
 export function forValues(model: OnnxModel, constant: ConstantView, visit: (values: Float32Array) => void): void {
-  const payload = isLarge(constant) ? storedPayload(model, constant) : undefined;
-  if (payload === undefined) visit(constantView(model, constant).data);
-  else inParts(constant.tensor.dataType, payload, visit);
+  const payload = storedPayload(model, constant);
+  if (inPieces(payload, constant.shape)) inParts(constant.tensor.dataType, payload, visit);
+  else visit(constantView(model, constant).data);
 }
 
 /** The same of a float tensor. */
@@ -107,7 +115,7 @@ export function forFloats(model: OnnxModel, tensor: TensorProto, visit: (values:
 
 function inParts(type: number, payload: Payload, visit: (values: Float32Array) => void): void {
   const stored = storedValues(type, payload);
-  const part = new Float32Array(Math.min(stored.length, BANDS.bytes / 4));
+  const part = new Float32Array(Math.min(stored.length, PART / 4));
   for (let at = 0; at < stored.length; at += part.length) {
     const n = Math.min(part.length, stored.length - at);
     stored.read(at, n, part, 0);
@@ -120,6 +128,13 @@ export function findValue(model: OnnxModel, constant: ConstantView, wanted: (val
   let found: number | undefined;
   forValues(model, constant, (values) => (found ??= values.find(wanted)));
   return found;
+}
+
+/** Can the rows of a layer's matrix be read a few at a time? */
+export function readsBands(model: OnnxModel, { weight }: Layer, { rowOffsets, columnOffsets }: LayerMatrix): boolean {
+  return (
+    storedPayload(model, weight!) !== undefined && (commonStride(columnOffsets) === 1 || commonStride(rowOffsets.subarray(0, 2)) === 1)
+  );
 }
 
 /** The rows of a layer's matrix in bands. @param bytes of a band as float32 */

@@ -9,7 +9,7 @@ import { isApart } from "../tensor/quantize/bands.ts";
 import { quantize } from "../tensor/quantize/index.ts";
 import { matrixView, readRows, type Tensor } from "../tensor/tensor.ts";
 import { resolveAlgorithm, SAMPLED, type AlgorithmInput, type ResolvedAlgorithm } from "./algorithms.ts";
-import { isLarge, layerBands } from "./bands.ts";
+import { BANDS, isLarge, layerBands, readsBands } from "./bands.ts";
 import { isExperts } from "./calibrate/experts.ts";
 import type { CollectOptions, InputStatistics } from "./calibrate/statistics.ts";
 import { checkAborted, pause } from "./file/files.ts";
@@ -59,12 +59,16 @@ interface HeldOut {
 export const DECIDE_BANDS = { elements: 2 ** 25, byRows: 2 ** 20, rows: 2 * SAMPLED };
 
 /** Rows of the weight as it multiplies (Gemm's alpha in it), row-major, by where they begin and how many. */
-function rowReader(model: OnnxModel, layer: Layer, scratch?: Scratch): (row: number, count: number) => Float64Array<ArrayBuffer> {
+type RowReader = (row: number, count: number) => Float64Array<ArrayBuffer>;
+
+/** @param bandRows rows that are asked for at a time; of a weight that has more only those are read */
+function rowReader(model: OnnxModel, layer: Layer, bandRows: number, scratch?: Scratch): RowReader {
   const matrix = layerMatrix(layer);
   if (typeof matrix === "string")
     throw new LowbitError("E_UNSUPPORTED", `layer ${layer.name}: expected a weight to quantize, got none: ${matrix}.`);
   const { rows, k } = matrix;
-  const bands = isLarge(layer.weight!) ? layerBands(model, layer, matrix) : null;
+  const few = isLarge(layer.weight!) || (bandRows < rows && readsBands(model, layer, matrix));
+  const bands = few ? layerBands(model, layer, matrix, Math.min(BANDS.bytes, 4 * k * bandRows)) : null;
   const whole = bands === null ? matrixView(matrixTensor(model, layer, matrix, scratch)) : null;
   return (row, count) => {
     const values = new Float64Array(count * k);
@@ -83,11 +87,17 @@ function rowReader(model: OnnxModel, layer: Layer, scratch?: Scratch): (row: num
   };
 }
 
-/** Rows spread over a part of the weight. */
-function sampled(read: ReturnType<typeof rowReader>, from: number, rows: number, k: number): Tensor {
+/** Rows spread over a part of the weight, which is read a band at a time: single rows may lie in columns. */
+function sampled(read: RowReader, from: number, rows: number, k: number, bandRows: number): Tensor {
   const data = new Float64Array(SAMPLED * k);
   const step = Math.floor(rows / SAMPLED);
-  for (let i = 0; i < SAMPLED; i++) data.set(read(from + i * step, 1), i * k);
+  for (let row = 0, i = 0; i < SAMPLED; row += bandRows) {
+    const band = read(from + row, Math.min(bandRows, rows - row));
+    for (; i < SAMPLED && i * step < row + bandRows; i++) {
+      const at = (i * step - row) * k;
+      data.set(band.subarray(at, at + k), i * k);
+    }
+  }
   return { data, shape: [SAMPLED, k], stride: [k, 1], offset: 0 };
 }
 
@@ -137,11 +147,11 @@ export async function quantizeLayer(
   const { layer, algorithm } = job;
   const layout = weightLayout(layer);
   const { rows, k } = layout;
-  const read = rowReader(model, layer, scratch);
   const shared = options.backend === undefined ? {} : { backend: options.backend };
   const parts = statistics?.statistics.length ?? 1;
   const each = rows / parts;
   const bandRows = bandRowsOf(job, each, k);
+  const read = rowReader(model, layer, bandRows, scratch);
   const made: PackedTensor[] = [];
   const sums = layerSums(rows, k);
   const blind =
@@ -158,7 +168,7 @@ export async function quantizeLayer(
       heldOut: someOf(statistics?.heldOut?.[g]),
       drift: statistics?.drift?.[g] ?? null,
       heldOutDrift: statistics?.heldOutDrift?.[g] ?? null,
-      ...(bandRows < each && each >= 2 * SAMPLED && algorithm.takes ? { sample: sampled(read, g * each, each, k) } : {}),
+      ...(bandRows < each && each >= 2 * SAMPLED && algorithm.takes ? { sample: sampled(read, g * each, each, k, bandRows) } : {}),
     };
     const quantizer = (blind[g] ? WITHOUT_DATA : algorithm).make(input, shared);
     try {

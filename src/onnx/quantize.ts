@@ -37,6 +37,8 @@ import { ShardMade, type WeightStore } from "./journal/store.ts";
 
 /** New tensors stay in memory up to this many bytes, then go to a temporary file beside the output. */
 const MEMORY_BUDGET = 64 << 20;
+/** As many of a large model behind an algorithm, which takes memory itself. */
+const LEAST_BUDGET = 8 << 20;
 
 /** From here on the packed weights of a model are not held in memory either. */
 const LARGE_MODEL = 2 ** 27;
@@ -310,6 +312,10 @@ async function makeShard(source: OnnxModel, options: QuantizeModelOptions, run: 
 const resumed = ({ store }: Run): string[] =>
   store.taken() === 0 ? [] : [`resumed: ${store.taken()} weights were taken from the journal of an earlier run`];
 
+/** Does any layer get an algorithm, which makes all weights before the first is written? */
+const looksAtWeights = ({ algorithm, rules = [] }: QuantizeOptions): boolean =>
+  [algorithm, ...rules.map((rule) => rule.algorithm)].some((one) => one !== undefined && one !== "rtn");
+
 /** Converts a copy of the model and writes it. @param run its journal, which goes away when the output appears */
 export async function writeQuantized(
   source: OnnxModel,
@@ -320,7 +326,8 @@ export async function writeQuantized(
   const started = performance.now();
   const { force = false, followLinks = true } = options;
   const model = { ...source, proto: decodeOriginal(source) };
-  const spill = spillFile(output, MEMORY_BUDGET);
+  const large = looksAtWeights(options) && payloadBytes(model) >= LARGE_MODEL;
+  const spill = spillFile(output, large ? LEAST_BUDGET : MEMORY_BUDGET);
   const { keep } = model.payloads;
   let made: ReturnType<typeof spillStore> | undefined;
   try {
@@ -328,8 +335,7 @@ export async function writeQuantized(
     checkOutput(output, inputs, { force, followLinks });
     model.payloads.keep = spill.keep;
     // what an algorithm makes waits until all of it is made: of a large model on disk
-    if (run === undefined && (options.calibration ?? options.statistics) !== undefined && payloadBytes(model) >= LARGE_MODEL)
-      made = spillStore(output);
+    if (run === undefined && large) made = spillStore(output);
     const result = await runOptions(model, options, run?.store ?? made?.store);
     checkChanged(result, options);
     const outputs = outputFiles(model, output, options);

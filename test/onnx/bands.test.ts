@@ -14,12 +14,14 @@ import {
   readModelBytes,
   writeModelBytes,
   type Feeds,
+  type QuantizeModelOptions,
   type QuantizeOptions,
 } from "../../src/onnx/index.ts";
 import type { AlgorithmInput } from "../../src/onnx/algorithms.ts";
 import { format } from "../../formats/index.ts";
 import { awq } from "../../src/quantize/index.ts";
 import type { WeightQuantizer } from "../../src/tensor/quantize/index.ts";
+import { replaceCalls } from "../../src/files/calls.ts";
 import { DECIDE_BANDS } from "../../src/onnx/layer-weight.ts";
 import { encodeHalf } from "../../src/onnx/file/half.ts";
 import { T, encode, external, graph, model, node, raw, value, weights } from "./build.ts";
@@ -241,6 +243,44 @@ test("algorithms that work row by row take small bands of weights of any size: t
     expect(banded.noise / whole.noise).toBeCloseTo(1, 9);
     expect(banded.outputSqnr ?? 0).toBeCloseTo(whole.outputSqnr ?? 0, 6);
     expect(Number(banded.packed.recipe.loss ?? 0)).toBeCloseTo(Number(whole.packed.recipe.loss ?? 0), 5);
+  }
+});
+
+test("of a file only the bands at work are read, and contents are hashed in parts", async () => {
+  const [k, n] = [64, 8192];
+  const w = weights(k * n, 3);
+  writeFileSync(join(folder, "tall.bin"), new Uint8Array(w.buffer));
+  const path = join(folder, "tall.onnx");
+  const io = { input: [value("x", T.FLOAT, ["b", k])], output: [value("y", T.FLOAT, ["b", n])] };
+  const tensor = external("w", [k, n], { location: "tall.bin" });
+  writeFileSync(path, encode(model(graph({ ...io, initializer: [tensor], node: [node("MatMul", ["x", "w"], ["y"], {}, "mm")] }))));
+  const options: QuantizeModelOptions = { dtype: "q4", algorithm: "mse", force: true };
+  const made = async (resume: boolean): Promise<{ bytes: Uint8Array; most: number }> => {
+    let most = 0;
+    replaceCalls((calls) => ({
+      ...calls,
+      read: (fd, into, at, length, position) => {
+        most = Math.max(most, length);
+        return calls.read(fd, into, at, length, position);
+      },
+    }));
+    try {
+      await quantizeModel(path, join(folder, "tall_q4.onnx"), { ...options, resume });
+    } finally {
+      replaceCalls();
+    }
+    using opened = readModel(join(folder, "tall_q4.onnx"));
+    return { bytes: writeModelBytes(opened), most };
+  };
+  DECIDE_BANDS.elements = DECIDE_BANDS.byRows = k * n;
+  const whole = await made(false);
+  expect(whole.most).toBe(4 * k * n);
+  Object.assign(DECIDE_BANDS, { elements: k * 2048, byRows: k * 1024 });
+  for (const resume of [false, true]) {
+    const banded = await made(resume);
+    expect(Buffer.compare(banded.bytes, whole.bytes)).toBe(0);
+    // with a journal the content is hashed, a MiB at a time
+    expect(banded.most).toBeLessThanOrEqual(resume ? 2 ** 20 : 4 * k * 1024);
   }
 });
 

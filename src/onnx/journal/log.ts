@@ -16,6 +16,8 @@ const SUM = 32;
 const JSON_MAX = 64 << 20;
 /** Bytes that may be lost to a power cut: a sync takes milliseconds, so small records share one. */
 const SYNC_EVERY = 16 << 20;
+/** Bytes of a record that are read at a time for its checksum. */
+const CHUNK = 1 << 20;
 
 /** What a record says of itself. */
 export type RecordMeta = Readonly<Record<string, unknown>> & { readonly kind: string };
@@ -79,7 +81,7 @@ function scan(fd: number, path: string, size: number): { records: LogRecord[]; e
 function wholeSum(fd: number, path: string, { at, jsonBytes, dataBytes }: Omit<LogRecord, "meta" | "sum">): string | undefined {
   const hash = sha();
   const length = HEAD + jsonBytes + dataBytes;
-  const chunk = new Uint8Array(Math.min(length, 8 << 20));
+  const chunk = new Uint8Array(Math.min(length, CHUNK));
   for (let done = 0; done < length;) {
     const got = readUpTo(fd, chunk, Math.min(chunk.length, length - done), at + done, path);
     if (got === 0) return undefined;
