@@ -1,13 +1,15 @@
 // Models with the traits of those that users found wrong on WebGPU (sentence encoders whose q4 and q8 give embeddings
 // near cosine 0 there: transformers.js 1728; several int8 models, dequantized otherwise than in WebAssembly: 1512,
-// which onnxruntime 32578 explains; q8 decoders: 1286, 1317), through `verify --runtimes web,webgpu` in headless
-// Chromium. Where a build of onnxruntime-web disagrees, the node must be named, and the table of known faults must have
-// said so before. npx tsx scripts/verify-webgpu.ts [WORD of a case ...]
+// which onnxruntime 32578 explains: DequantizeLinear of computed codes with one scale (of a table, of activations);
+// dynamic 8-bit products in the build ort.all; q8 decoders: 1286, 1317), through `verify --runtimes web,webgpu` in
+// headless Chromium. Where a build of onnxruntime-web disagrees, the node must be named, and the table of known faults
+// must have said so before. npx tsx scripts/verify-webgpu.ts [WORD of a case ...]
 import {
   quantizeModelBytes,
   readModelBytes,
   runtimeTraps,
   verifyModels,
+  type Feeds,
   type QuantizeOptions,
   type RuntimeCell,
 } from "../src/onnx/index.ts";
@@ -68,11 +70,17 @@ function encoder(): Uint8Array {
   );
 }
 
+/** Calibration data of static codes. */
+const TEXTS: Feeds[] = [3, 5].map((step) => ({
+  input_ids: { type: "int64", data: BigInt64Array.from({ length: TOKENS }, (_, i) => BigInt((i * step + 1) % V)), dims: [1, TOKENS] },
+}));
+
 const CASES: readonly { readonly name: string; readonly original: Uint8Array; readonly options: QuantizeOptions }[] = [
   { name: "encoder, q4", original: encoder(), options: { dtype: "q4" } },
   { name: "encoder, q8", original: encoder(), options: { dtype: "q8" } },
   { name: "encoder, q8, blocks", original: encoder(), options: { dtype: "q8-block" } },
   { name: "encoder, int8, one scale for a weight", original: encoder(), options: { dtype: "int8", perChannel: false } },
+  { name: "encoder, static uint8", original: encoder(), options: { dtype: "uint8", activations: "uint8", calibration: TEXTS } },
 ];
 const only = process.argv.slice(2).filter((arg) => !arg.startsWith("-"));
 

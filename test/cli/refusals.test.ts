@@ -149,6 +149,19 @@ test("inputs that cannot be guessed: what to give", () => {
   expect(run(["verify", odd, odd, "--dims", "rows=41,columns=37"]).status).toBe(0);
 });
 
+test("options of verify that do not go together are usage, not a defect", () => {
+  for (const [args, found] of [
+    [["--images", dirname(chain)], /--images, preprocess: expected both or none, got one\. Presets: imagenet/],
+    [["--images", dirname(chain), "--preprocess", "nope"], /--preprocess: expected one of imagenet, .*, got "nope"/],
+    [["--images", dirname(chain), "--preprocess", "raw", "--inputs", chain], /--images, inputs: expected one of them, got both/],
+  ] as const) {
+    const { status, stderr } = run(["verify", chain, chain, ...args]);
+    expect(status, stderr).toBe(2);
+    expect(stderr).toMatch(found);
+    expect(stderr).toContain("E_CLI");
+  }
+});
+
 test("data that do not fit the model say which input and shape it has", () => {
   const small = place.path("small.onnx");
   writeFileSync(small, encode(matmulModel(raw("w", [64, 8], weights(512)), 64, 8)));

@@ -6,7 +6,7 @@ import type { Feeds } from "../../onnx/verify/feeds.ts";
 import type { LayerComparison } from "../../onnx/verify/layers.ts";
 import { compareLayers } from "../../onnx/verify/layers.ts";
 import type { VerifyOptions, VerifyReport } from "../../onnx/verify/verify.ts";
-import { checkRuntimes, verifyModels } from "../../onnx/verify/verify.ts";
+import { checkRuntimes, checkVerifyOptions, verifyModels } from "../../onnx/verify/verify.ts";
 import { PRESETS } from "../../onnx/verify/images.ts";
 import { RUNTIME_NAMES } from "../../onnx/verify/table.ts";
 import { readFeeds } from "../inputs.ts";
@@ -37,6 +37,16 @@ export function runtimesOf(args: ParsedArgs): string[] | undefined {
     throw error;
   }
   return names;
+}
+
+/** Options that do not go together. @throws LowbitError E_CLI */
+function checkUsage(options: VerifyOptions): void {
+  try {
+    checkVerifyOptions(options);
+  } catch (error) {
+    if (error instanceof TypeError || error instanceof RangeError) throw usageError(`--${error.message} See lowbit verify --help.`);
+    throw error;
+  }
 }
 
 export const verifyCommand: CommandSpec = {
@@ -144,6 +154,7 @@ async function runVerify(args: ParsedArgs, context: Parameters<CommandSpec["run"
     runtimes: runtimesOf(args),
     onCell: ({ model: which, runtime }) => progress.note(`${which} in ${runtime}`),
   };
+  checkUsage(options);
   let report: VerifyReport;
   let layers: LayerComparison[] | null | undefined;
   try {

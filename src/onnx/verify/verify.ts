@@ -199,6 +199,22 @@ function checkNames(a: RuntimeSession, b: RuntimeSession): void {
   }
 }
 
+/** What can be said of options before a model is opened. @throws TypeError, RangeError */
+export function checkVerifyOptions(options: VerifyOptions): void {
+  if (typeof options !== "object" || options === null)
+    throw new TypeError(`verifyModels options: expected an object, got ${options === null ? "null" : `a ${typeof options}`}.`);
+  const { samples = 4, generate, images, inputs, preprocess } = options;
+  if (!Number.isInteger(samples) || samples < 1) throw new RangeError(`samples: expected a positive integer, got ${samples}`);
+  if (Array.isArray(inputs) && inputs.length === 0) throw new RangeError("inputs: expected at least one set of feeds, got none");
+  if (generate !== undefined && !(Number.isInteger(generate) && generate >= 1))
+    throw new RangeError(`generate: expected a positive number of tokens, got ${generate}`);
+  if (images !== undefined && inputs !== undefined) throw new TypeError("images, inputs: expected one of them, got both. Leave one out.");
+  if ((images === undefined) !== (preprocess === undefined))
+    throw new TypeError(`images, preprocess: expected both or none, got one. Presets: ${[...PRESETS.keys()].join(", ")}.`);
+  if (preprocess !== undefined && !PRESETS.has(preprocess))
+    throw new RangeError(`preprocess: expected one of ${[...PRESETS.keys()].join(", ")}, got ${JSON.stringify(preprocess)}.`);
+}
+
 /**
  * Compares two models, usually an original and its quantized form, on the same inputs. The runtime works in a process
  * of its own, so that a crash there is an error like others.
@@ -209,19 +225,8 @@ function checkNames(a: RuntimeSession, b: RuntimeSession): void {
  * shape, or the second model crashes the runtime
  */
 export async function verifyModels(a: string | Uint8Array, b: string | Uint8Array, options: VerifyOptions = {}): Promise<VerifyReport> {
-  if (typeof options !== "object" || options === null)
-    throw new TypeError(`verifyModels options: expected an object, got ${options === null ? "null" : `a ${typeof options}`}.`);
+  checkVerifyOptions(options);
   const samples = options.samples ?? 4;
-  if (!Number.isInteger(samples) || samples < 1) throw new RangeError(`samples: expected a positive integer, got ${samples}`);
-  if (Array.isArray(options.inputs) && options.inputs.length === 0)
-    throw new RangeError("inputs: expected at least one set of feeds, got none");
-  const { generate } = options;
-  if (generate !== undefined && !(Number.isInteger(generate) && generate >= 1))
-    throw new RangeError(`generate: expected a positive number of tokens, got ${generate}`);
-  if (options.images !== undefined && options.inputs !== undefined)
-    throw new TypeError("images, inputs: expected one of them, got both. Leave one out.");
-  if ((options.images === undefined) !== (options.preprocess === undefined))
-    throw new TypeError(`images, preprocess: expected both or none, got one. Presets: ${[...PRESETS.keys()].join(", ")}.`);
   const metric = typeof options.metric === "string" ? await loadMetric(options.metric) : options.metric;
   checkRuntimes(options.runtimes);
   const runtime = await runtimeEntry("node").start({});
