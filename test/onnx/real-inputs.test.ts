@@ -270,6 +270,10 @@ describe("images", () => {
     );
     const report = await verifyModels(bytes, bytes, { images, preprocess: "imagenet" });
     expect(report).toMatchObject({ samples: 2, random: false, ok: true, inputs: { x: shape } });
+    proto.graph!.input = [value("x", T.FLOAT, [1, 3, "height", "width"])];
+    const open = encode(proto);
+    const dims = { height: 8, "x:3": 12 };
+    expect((await verifyModels(open, open, { images, preprocess: "unit", dims })).inputs).toEqual({ x: [1, 3, 8, 12] });
     const of = (options: object) => verifyModels(bytes, bytes, options).catch((error: Error) => error.message);
     expect(await of({ images, preprocess: "nope" })).toContain("preprocess: expected one of imagenet, clip, half, unit, raw");
     expect(await of({ images })).toContain("expected both or none");

@@ -212,21 +212,38 @@ export function imageTensor(image: Pixels, input: InputMetadata, preset: Preset)
   return { type: input.type, data, dims };
 }
 
+/** An input with the sizes that were asked for, by the name of a dimension or as INPUT:AXIS. */
+const sized = (input: InputMetadata, dims: Readonly<Record<string, number>>): InputMetadata => ({
+  ...input,
+  shape: input.shape.map((dim, axis) => {
+    const name = [String(dim), `${input.name}:${axis}`].find((one) => Object.hasOwn(dims, one));
+    return name === undefined ? dim : dims[name];
+  }),
+});
+
 /**
  * Images of a folder (or one file) as inputs of a model with one input.
+ * @param dims sizes of dimensions that the model leaves open; others are the preset's
  * @throws RangeError for a preset that is not known; LowbitError E_UNSUPPORTED for a model that takes no image, E_IO,
  * E_CONTAINER
  */
-export async function imageFeeds(path: string, preprocess: string, inputs: readonly InputMetadata[], samples: number): Promise<Feeds[]> {
+export async function imageFeeds(
+  path: string,
+  preprocess: string,
+  inputs: readonly InputMetadata[],
+  samples: number,
+  dims: Readonly<Record<string, number>> = {},
+): Promise<Feeds[]> {
   const preset = PRESETS.get(preprocess);
   if (preset === undefined)
     throw new RangeError(`preprocess: expected one of ${[...PRESETS.keys()].join(", ")}, got ${JSON.stringify(preprocess)}`);
-  const input = inputs.find(({ shape }) => shape.length === 4);
-  if (input === undefined || inputs.length > 1)
+  const found = inputs.find(({ shape }) => shape.length === 4);
+  if (found === undefined || inputs.length > 1)
     throw new LowbitError(
       "E_UNSUPPORTED",
       `images: expected a model whose one input is an image, got ${inputs.map(({ name, shape }) => `${name} [${shape.join(", ")}]`).join("; ")}. Give --inputs instead.`,
     );
+  const input = sized(found, dims);
   if (!["float32", "float16", "uint8"].includes(input.type) || (input.type === "uint8" && preset.raw !== true))
     throw new LowbitError(
       "E_UNSUPPORTED",

@@ -238,7 +238,7 @@ export async function verifyModels(a: string | Uint8Array, b: string | Uint8Arra
     const described = describedInputs(reference.session.inputs, facts.inputs, reference.session.inputNames);
     const given =
       options.images !== undefined
-        ? await imageFeeds(options.images, options.preprocess!, described, samples)
+        ? await imageFeeds(options.images, options.preprocess!, described, samples, options.dims)
         : options.inputs === undefined
           ? null
           : await givenInputs(a, options.inputs, options.samples);
