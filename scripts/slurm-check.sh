@@ -2,7 +2,7 @@
 # A real Slurm on this one machine, two nodes of one processor each, and the job array of examples/cluster/slurm.sh on it: 8 shards, one of them
 # killed with SIGKILL while it works and the array started again; the merged file is compared with that of one run, byte by byte; then the array once
 # more from the beginning with one node and with two, for the time. Debian: apt-get install slurmctld slurmd slurm-client munge; needs `npm run build`.
-# Ratios need a quiet machine and work that outlasts Slurm's own pace and the merge: bnb4 and stored formats take some 20 s a GiB, q4 takes 2.
+# Ratios need a quiet machine and work that outlasts Slurm's own pace and the merge: bnb4 and stored formats take some 35 s a GiB of one processor, q4 3.
 # TIMED is a command that long runs are started through, such as one that pauses what else the machine does.
 #   [GIB=4] [SHARDS=8] [PARTS=kill,time] [TIMED=] [FOLDER=/tmp/lowbit-slurm] scripts/slurm-check.sh [OPTIONS of lowbit quantize...]; default --dtype q4
 # All daemons run as the user who starts this, from files in FOLDER, and are stopped at the end; what the system has of Slurm is not touched.

@@ -32,7 +32,7 @@ import { checkOptions } from "./options.ts";
 import { nameFilter } from "./patterns.ts";
 import { convertFp16 } from "./targets/fp16.ts";
 import type { TargetContext } from "./targets/target.ts";
-import { layerWeights, type LayerQuantizer, type Rounding } from "./weights.ts";
+import { inFormat, layerWeights, type LayerQuantizer, type Rounding } from "./weights.ts";
 import { writeLayers } from "./write-layers.ts";
 import { memoryStore, type DecidedWeight, type WeightStore } from "./journal/store.ts";
 
@@ -307,8 +307,10 @@ async function convertLayers(
   const weights = layerWeights(model, todo, store);
   const rounded = todo.filter((layer) => !decided.has(layer) && !store.has(layer) && store.takes(layer) && reasonOf(layer) === undefined);
   const ahead = weightsAhead(model, rounded.map(roundingOf));
-  const weightOf = async (layer: Layer): Promise<DecidedWeight> =>
-    (decided.has(layer) ? store.get(layer) : undefined) ?? weights.quantize(roundingOf(layer), await ahead?.take(layer));
+  const weightOf = async (layer: Layer): Promise<DecidedWeight> => {
+    const made = decided.has(layer) ? store.get(layer) : undefined;
+    return made === undefined ? weights.quantize(roundingOf(layer), await ahead?.take(layer)) : inFormat(made, decisionOf(layer).format);
+  };
   const total = todo.reduce((sum, layer) => sum + layer.bytes, 0);
   try {
     const written = await writeLayers(found, { context, total, store, reasonOf, targetOf: (layer) => decisionOf(layer).target, weightOf });

@@ -156,6 +156,16 @@ const contiguous = (shape: readonly number[]) => ({
   stride: shape.map((_, i) => shape.slice(i + 1).reduce((a, b) => a * b, 1)),
 });
 
+/**
+ * A weight that came back from a journal, in this run's object of its format: targets know by it which codes are
+ * already what an operator wants, and copy those.
+ */
+export function inFormat<W extends { readonly packed: PackedTensor }>(weight: W, format: Format): W {
+  const { packed } = weight;
+  const same = packed.format !== format && JSON.stringify(packed.format.definition) === JSON.stringify(format.definition);
+  return same ? { ...weight, packed: { ...packed, format } } : weight;
+}
+
 /** Quantizes layers, each distinct weight once. */
 export interface LayerWeights {
   /**
@@ -196,8 +206,9 @@ export function layerWeights(model: OnnxModel, layers: readonly Layer[], store?:
       if (same !== undefined) return same.measured;
       const stored = store?.get(layer);
       if (stored !== undefined) {
-        known.push({ key, quantizer, measured: stored });
-        return stored;
+        const measured = inFormat(stored, format);
+        known.push({ key, quantizer, measured });
+        return measured;
       }
       const make = (): Measured =>
         isLarge(layer.weight!)

@@ -6,6 +6,12 @@ import { join } from "node:path";
 import { afterAll, afterEach, beforeEach, expect, test } from "vitest";
 import { replaceCalls, type FileCalls } from "../../src/files/calls.ts";
 import { mergeShards, quantizeModel, type Feeds, type QuantizeModelOptions } from "../../src/onnx/index.ts";
+import { encodeHalf } from "../../src/onnx/file/half.ts";
+import { nbitsFormat, nbitsPlan } from "../../src/onnx/targets/nbits.ts";
+import { inFormat } from "../../src/onnx/weights.ts";
+import { fromBytes, toBytes } from "../../src/tensor/container.ts";
+import { quantize } from "../../src/tensor/quantize/index.ts";
+import { int4 } from "../../formats/int4.ts";
 import { openLog, readLog } from "../../src/onnx/journal/log.ts";
 import { LIBRARY_VERSION } from "../../src/onnx/journal/version.ts";
 import { encode, graph, model, node, raw, T, value, weights } from "./build.ts";
@@ -206,6 +212,39 @@ test.each(Object.entries(RECIPES))("%s in three shards: the same bytes", async (
   expect(new Set(made).size).toBe(made.length);
   await mergeShards(input, output, options.calibration === undefined ? {} : { calibration: options.calibration });
   expect(bytes(output).equals(expected)).toBe(true);
+});
+
+test("a weight that comes back is in this run's object of its format, so that its codes are copied", () => {
+  for (const half of [false, true]) {
+    const own = nbitsFormat(int4, 32, half);
+    const packed = quantize({ data: weights(128), shape: [2, 64], stride: [64, 1], offset: 0 }, own);
+    const back = { packed: fromBytes(toBytes(packed)) };
+    expect(inFormat(back, own).packed.format).toBe(own);
+    expect(nbitsPlan(inFormat(back, own).packed.format, 64)).toMatchObject({ asIs: true });
+    expect(inFormat(back, nbitsFormat(int4, 32, !half)).packed).toBe(back.packed);
+  }
+});
+
+test("weights of 16 bits come back from shards with scales of 16 bits", async () => {
+  const half = (seed: number) => raw(`w${seed}`, [64, 64], Uint16Array.from(weights(64 * 64, seed), encodeHalf), T.FLOAT16);
+  const made = [1, 2].map((i) => node("MatMul", [i === 1 ? "x" : "h1", `w${i}`], [`h${i}`], {}, `mm${i}`));
+  const io = { input: [value("x", T.FLOAT16, ["b", 64])], output: [value("h2", T.FLOAT16, ["b", 64])] };
+  const path = join(place(), "../half.onnx");
+  writeFileSync(path, encode(model(graph({ ...io, initializer: [half(1), half(2)], node: made }))));
+  const recipes: QuantizeModelOptions[] = [
+    { dtype: "q4" },
+    { dtype: "q4", symmetric: false },
+    { dtype: "bnb4" },
+    { format: "int4_b32", target: "qdq" },
+    { format: "int4_b32", algorithm: "mse" },
+  ];
+  for (const options of recipes) {
+    const [whole, output] = [place(), place()];
+    await quantizeModel(path, whole, options);
+    for (const shard of ["1/2", "2/2"]) await quantizeModel(path, output, { ...options, shard });
+    await mergeShards(path, output);
+    expect(bytes(output).equals(bytes(whole)), JSON.stringify(options)).toBe(true);
+  }
 });
 
 test("a shard that was killed goes on, and one that failed without resume leaves nothing", async () => {
