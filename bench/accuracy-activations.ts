@@ -1,9 +1,10 @@
-// npm run bench -- accuracy-activations [case ...] [--choose] [--keep=FOLDER]: kjv-llama with weights and activations of few bits:
-// files written by quantizeModel whose activations are quantized as the integer products of this library do it
-// (low-bit-model.ts), run by onnxruntime-node; perplexity of text that neither calibration nor any choice saw.
+// npm run bench -- accuracy-activations [case ...] [--choose] [--keep=FOLDER]: kjv-llama with weights and activations
+// of few bits: files written by quantizeModel whose activations are quantized as the integer products of this library
+// do it (low-bit-model.ts), run by onnxruntime-node; perplexity of text that neither calibration nor any choice saw.
 // Orders of channels and weights come from 128 windows of 256 calibration tokens. --choose compares the forms of a case
-// (`other`) on further training text instead. --keep: files of cases stay in the folder and are not made again. `runtime`: the same weights in lowbit/runtime with integer products,
-// beside the file, over some windows.
+// (`other`) on further training text instead. --keep: files of cases stay in the folder and are not made again.
+// `runtime`: the same weights in lowbit/runtime with integer products, beside the file, over some windows; fmpq-model:
+// a model by the pass gather-outliers, in lowbit/runtime, over all of them.
 import { existsSync, mkdtempSync, readFileSync, rmSync, writeFileSync } from "node:fs";
 import { cpus, loadavg, tmpdir } from "node:os";
 import { join } from "node:path";
@@ -73,11 +74,10 @@ const RUN = 8;
 
 export async function accuracyActivations(args: readonly string[]): Promise<void> {
   const only = args.filter((arg) => !arg.startsWith("--"));
-  const unknown = only.filter((id) => !ROWS.some((row) => row.id === id));
+  const ids = [...ROWS.map(({ id }) => id), MODEL];
+  const unknown = only.filter((id) => !ids.includes(id));
   if (unknown.length > 0)
-    throw new Error(
-      `accuracy-activations: expected cases of ${ROWS.map(({ id }) => id).join(", ")}, or --choose, got ${unknown.join(", ")}`,
-    );
+    throw new Error(`accuracy-activations: expected cases of ${ids.join(", ")}, or --choose, got ${unknown.join(", ")}`);
   const kjv = loadKjv();
   const keep = args.find((arg) => arg.startsWith("--keep="))?.slice("--keep=".length);
   const folder = keep ?? mkdtempSync(join(tmpdir(), "lowbit-activations-"));
@@ -95,9 +95,39 @@ export async function accuracyActivations(args: readonly string[]): Promise<void
           console.log(`${row.id.padEnd(9)} on held-out training text ${(await perplexity(path, kjv.heldOut, Infinity)).toFixed(4)}   ${JSON.stringify({ weights, activations })}`); // prettier-ignore
         }
     }
+    if (!args.includes("--choose") && (only.length === 0 || only.includes(MODEL))) await mixedModel(kjv, folder);
   } finally {
     if (keep === undefined) rmSync(folder, { recursive: true, force: true });
   }
+}
+
+const MODEL = "fmpq-model";
+
+/** What a user does: quantizeModel with the pass, loadModel with int4 activations. */
+async function mixedModel(kjv: Kjv, folder: string): Promise<void> {
+  const path = join(folder, `${MODEL}.onnx`);
+  const options: QuantizeModelOptions = {
+    ...asymmetric,
+    passes: [{ name: "gather-outliers", block: mixed.block, share: mixed.wideShare }],
+    opTypes: ["MatMul"],
+  };
+  if (!existsSync(path)) {
+    const { notes } = await quantizeModel(kjv.path, path, { ...options, calibration: kjv.feeds(WINDOWS, BATCH) });
+    for (const note of notes.filter((text) => text.startsWith("gather-outliers"))) console.log(`          ${note}`);
+  }
+  const backend = await wasm();
+  for (const activations of ["int4", "int8"] as const) {
+    const session = await loadModel(path, { backend, activations });
+    const result = await perplexityOf(
+      async (ids, dims) => (await session.run({ ids: { type: "int64", data: ids, dims } })).logits.data as Float32Array,
+      kjv.evaluation,
+      Infinity,
+    );
+    const verdict = activations === "int4" ? ` (at most 24.9: ${result <= 24.9 ? "met" : "MISSED"})` : "";
+    console.log(`${MODEL} in lowbit/runtime, ${activations} activations: perplexity ${result.toFixed(4)}${verdict}`);
+    await session.release();
+  }
+  backend.dispose();
 }
 
 /** Of calibration data; kept in the folder. */

@@ -21,6 +21,8 @@ export interface Kjv {
   readonly bytes: Uint8Array;
   readonly layers: readonly KjvLayer[];
   readonly validation: Uint16Array;
+  /** Text for calibration: these quantizers see none of it. */
+  readonly calibration: Uint16Array;
 }
 
 const WINDOW = 256;
@@ -39,7 +41,7 @@ export function loadKjv(): Kjv | null {
   const layers = modelLayers(model)
     .filter((layer) => layer.opType === "MatMul")
     .map(({ name, activation, weight, k, rows }): KjvLayer => ({ name, input: activation, weight: weight.name, k, n: rows }));
-  return { model, bytes, layers, validation: tokens("val.u16") };
+  return { model, bytes, layers, validation: tokens("val.u16"), calibration: tokens("calibration.u16") };
 }
 
 /** Weight of a layer as [n, k], k contracted. */
@@ -65,15 +67,29 @@ export function withWeights(kjv: Kjv, values: ReadonlyMap<string, Float32Array>)
 
 /** Perplexity over all whole windows of a text, the validation text by default (or the first `limit` windows). */
 export async function perplexity(kjv: Kjv, bytes: Uint8Array, limit = Infinity, text = kjv.validation): Promise<number> {
+  const each = await windowLosses(bytes, limit, text);
+  return Math.exp(each.reduce((sum, loss) => sum + loss, 0) / each.length);
+}
+
+/** What one model loses more than another on the same windows, in nats a token, with its standard error. */
+export function pairedDifference(a: readonly number[], b: readonly number[]): { readonly mean: number; readonly error: number } {
+  const apart = a.map((loss, i) => loss - b[i]);
+  const mean = apart.reduce((sum, d) => sum + d, 0) / apart.length;
+  const variance = apart.reduce((sum, d) => sum + (d - mean) ** 2, 0) / (apart.length - 1);
+  return { mean, error: Math.sqrt(variance / apart.length) };
+}
+
+/** The mean loss of each whole window of a text, in nats a token. */
+export async function windowLosses(bytes: Uint8Array, limit: number, text: Uint16Array): Promise<number[]> {
   const s = await session(bytes);
   const total = Math.min(limit, Math.floor(text.length / WINDOW));
-  let sum = 0;
-  let counted = 0;
+  const losses: number[] = [];
   for (let i = 0; i < total; i += BATCH) {
     const n = Math.min(BATCH, total - i);
     const { logits } = await s.run({ ids: windows(text, i, n) });
     const data = logits.data as Float32Array;
-    for (let b = 0; b < n; b++)
+    for (let b = 0; b < n; b++) {
+      let [sum, counted] = [0, 0];
       for (let t = 0; t < WINDOW; t++) {
         const next = (i + b) * WINDOW + t + 1;
         if (next >= text.length) continue;
@@ -85,9 +101,11 @@ export async function perplexity(kjv: Kjv, bytes: Uint8Array, limit = Infinity, 
         sum += max + Math.log(exp) - row[text[next]];
         counted++;
       }
+      losses.push(sum / counted);
+    }
   }
   await s.release();
-  return Math.exp(sum / counted);
+  return losses;
 }
 
 /** log softmax of a row of logits, in place. */
@@ -101,8 +119,8 @@ function logSoftmax(row: Float32Array): void {
 }
 
 /**
- * Mean Kullback-Leibler divergence of a model's predictions from those of the float32 model, in nats per token, over the
- * first windows of the validation text: it tells quantizers apart where perplexities differ by chance.
+ * Mean Kullback-Leibler divergence of a model's predictions from those of the float32 model, in nats per token, over
+ * the first windows of the validation text: it tells quantizers apart where perplexities differ by chance.
  */
 export async function divergence(kjv: Kjv, bytes: Uint8Array, limit: number): Promise<number> {
   const sessions = [await session(kjv.bytes), await session(bytes)];

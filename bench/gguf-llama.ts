@@ -1,7 +1,7 @@
 // npm run bench -- gguf-llama [windows] [type ...]: kjv-llama as GGUF in several types, written by this library.
-// llama.cpp (node-llama-cpp of bench/peers) loads each: its perplexity beside that of onnxruntime on the same codes, and
-// beside llama.cpp's own quantizer (bench/peers/llama-quantize.c), and what share of the bytes of the two are equal.
-import { existsSync, mkdtempSync, readFileSync, rmSync } from "node:fs";
+// llama.cpp (node-llama-cpp of bench/peers) loads each: its perplexity beside that of onnxruntime on the same codes,
+// and beside llama.cpp's own quantizer (llama-files.ts), and what share of the bytes of the two are equal.
+import { mkdtempSync, readFileSync, rmSync } from "node:fs";
 import { tmpdir } from "node:os";
 import { join } from "node:path";
 import type { FloatTensor } from "../src/interop/floats.ts";
@@ -16,7 +16,8 @@ import {
 } from "../src/interop/index.ts";
 import { readFloats } from "../src/onnx/file/values.ts";
 import { modelPath } from "../test/helpers/shared.ts";
-import { divergence, loadKjv, perplexity, weightOf, withWeights, type Kjv } from "./gguf-kjv.ts";
+import { divergence, loadKjv, pairedDifference, perplexity, weightOf, windowLosses, withWeights, type Kjv } from "./gguf-kjv.ts";
+import { llamaFiles } from "./llama-files.ts";
 import { load } from "./peers.ts";
 import { readRows, matrixView } from "../src/tensor/tensor.ts";
 
@@ -145,7 +146,7 @@ async function llamaPerplexity(path: string, tokens: Uint16Array, windows: numbe
   };
   const llama = await getLlama({ gpu: false, build: "never", skipDownload: true, logLevel: "error" });
   const model = await llama.loadModel({ modelPath: path });
-  const context = await model.createContext({ contextSize: 256, batchSize: 256, threads: 2 });
+  const context = await model.createContext({ contextSize: 256, batchSize: 256, threads: 1 });
   const sequence = context.getSequence();
   let [sum, count] = [0, 0];
   for (let w = 0; w < windows; w++) {
@@ -186,6 +187,29 @@ interface LlamaCppModel {
   dispose(): Promise<void>;
 }
 
+/** Windows of text that quantizers of GGUF never see, for a difference of two files of one type. */
+const PAIRED = 256;
+
+/** Our file beside llama-quantize's of the same type. */
+async function besideOwn(kjv: Kjv, ours: { path: string; codes: Uint8Array }, own: string, windows: number): Promise<string[]> {
+  const equal = await equalBytes(ours.path, own);
+  const theirs = await onnxOf(kjv, own);
+  const said = [`llama-quantize's file ${(await llamaPerplexity(own, kjv.validation, windows)).toFixed(4)}`];
+  if (equal === 1) return [...said, "all bytes of matrices equal"];
+  const losses = async (bytes: Uint8Array): Promise<number[]> => [
+    ...(await windowLosses(bytes, Infinity, kjv.validation)),
+    ...(await windowLosses(bytes, PAIRED, kjv.calibration)),
+  ];
+  const [a, b] = [await losses(theirs), await losses(ours.codes)];
+  const { mean, error } = pairedDifference(a, b);
+  return [
+    ...said,
+    `bytes equal ${(100 * equal).toFixed(2)} %`,
+    `over ${a.length} windows it loses ${mean.toExponential(2)} nats a token more than ours, standard error ${error.toExponential(2)}`,
+    `its divergence from float32 ${(await divergence(kjv, theirs, windows)).toExponential(3)}`,
+  ];
+}
+
 const TYPES = ["f16", "q8_0", "q4_0", "q4_k", "q6_k", "mxfp4", "q2_k", "q3_k", "q5_k", "iq4_xs"];
 
 export async function ggufLlama(args: readonly string[]): Promise<void> {
@@ -196,8 +220,6 @@ export async function ggufLlama(args: readonly string[]): Promise<void> {
   const strange = types.filter((type) => !TYPES.includes(type));
   if (strange.length > 0) throw new RangeError(`gguf-llama: expected some of ${TYPES.join(", ")}, got ${strange.join(", ")}.`);
   const folder = mkdtempSync(join(tmpdir(), "lowbit-gguf-"));
-  // llama.cpp's own files of the same types, where someone made them: <folder>/<type>.gguf
-  const theirs = process.env.LOWBIT_LLAMA_FILES;
   try {
     const model = kjvModel(kjv);
     console.log(
@@ -206,11 +228,7 @@ export async function ggufLlama(args: readonly string[]): Promise<void> {
     const { gguf } = (await load("@huggingface/gguf")) as {
       gguf: (path: string, o: object) => Promise<{ tensorInfos: { name: string }[] }>;
     };
-    const theirDivergence = async (type: string): Promise<string> => {
-      const path = join(theirs ?? "", `${type}.gguf`);
-      if (theirs === undefined || !existsSync(path)) return "";
-      return ` (llama-quantize's ${(await divergence(kjv, await onnxOf(kjv, path), windows)).toExponential(3)})`;
-    };
+    const theirs = await llamaFiles(model, types, folder, (why) => console.log(`missing: ${why}`));
     for (const type of types) {
       const path = join(folder, `${type}.gguf`);
       await writeGguf(path, quantizeGguf(model, { type, pure: true }));
@@ -218,21 +236,13 @@ export async function ggufLlama(args: readonly string[]): Promise<void> {
       const codes = await onnxOf(kjv, path);
       const ours = await perplexity(kjv, codes, windows);
       const llama = await llamaPerplexity(path, kjv.validation, windows);
-      const own =
-        theirs === undefined
-          ? undefined
-          : await llamaPerplexity(join(theirs, `${type}.gguf`), kjv.validation, windows).catch(() => undefined);
+      const own = theirs.get(type);
       const parts = [
         `${type.padEnd(7)} llama.cpp ${llama.toFixed(4)}`,
         `onnxruntime, same codes ${ours.toFixed(4)}`,
         `apart ${((100 * Math.abs(llama - ours)) / ours).toFixed(3)} %`,
-        ...(own === undefined
-          ? []
-          : [
-              `llama-quantize's file ${own.toFixed(4)}`,
-              `bytes equal ${(100 * (await equalBytes(path, join(theirs!, `${type}.gguf`)))).toFixed(2)} %`,
-            ]),
-        `divergence from float32 ${(await divergence(kjv, codes, windows)).toExponential(3)}${await theirDivergence(type)}`,
+        ...(own === undefined ? [] : await besideOwn(kjv, { path, codes }, own, windows)),
+        `divergence from float32 ${(await divergence(kjv, codes, windows)).toExponential(3)}`,
         `@huggingface/gguf reads ${tensorInfos.length} tensors`,
       ];
       console.log(parts.join(", "));

@@ -1,12 +1,12 @@
 // npm run bench -- gemv|gemm|fwht|codec|lut|bitplane|cold|load|ops|nodes|search|webgpu|decode|encode|conv
-// |integer|low-bit|gguf-encode [case ...]
+// |integer|low-bit|sparse|tuner|gguf-encode [case ...]
 // [--json] [--seconds S] [--quick]: best and median of interleaved rounds, ratios to roofs and peers of the same
 // process. npm run bench -- accuracy-gptq|accuracy-activations|accuracy-ocr|accuracy-static|gguf-llama|gguf-wllama|
 // cache-perplexity [case ...]: quantized models on data that calibration never saw, beside their bounds; onnx-1gib,
-// large: time, memory; retrieval: vectors of real models, packed, in a task; zoo: real models from npm packages, in several dtypes and runtimes.
-// --publish writes the figures into docs/public/bench.json, which the benchmark page of the site shows.
-// --quick leaves the slowest peers out. Use Node 24 for the figures of relaxed SIMD: `npx -p node@24 npm run bench --
-// gemv`.
+// large: time, memory; conv-litert: convolutions beside LiteRT.js in Chromium; retrieval: vectors of real models,
+// packed, in a task; zoo: real models from npm packages, in several dtypes and runtimes. --publish writes the figures
+// into docs/public/bench.json, which the benchmark page of the site shows. --quick leaves the slowest peers out. Use
+// Node 24 for the figures of relaxed SIMD: `npx -p node@24 npm run bench -- gemv`.
 import { parseArgs } from "node:util";
 import { machine } from "./measure.ts";
 
@@ -18,6 +18,7 @@ const reports: Record<string, (args: string[]) => Promise<void>> = {
   "cache-perplexity": async (args) => (await import("./cache-perplexity.ts")).cachePerplexity(args),
   "gguf-llama": async (args) => (await import("./gguf-llama.ts")).ggufLlama(args),
   "gguf-wllama": async (args) => (await import("./gguf-wllama.ts")).ggufWllama(args),
+  "conv-litert": async (args) => (await import("./conv-litert.ts")).convLitert(args),
   zoo: async (args) => (await import("./zoo.ts")).zoo(args),
   retrieval: async (args) => (await import("./retrieval.ts")).retrieval(args),
   large: async (args) => (await import("./large.ts")).large(args),
@@ -56,6 +57,7 @@ const families: Record<string, () => Promise<(o: { seconds: number; quick: boole
   "low-bit": async () => (await import("./low-bit.ts")).lowBit,
   nodes: async () => (await import("./nodes.ts")).nodes,
   search: async () => (await import("./search.ts")).searchBench,
+  tuner: async () => (await import("./tuner.ts")).tunerBench,
   sparse: async () => (await import("./sparse.ts")).sparseBench,
   lossless: async () => (await import("./lossless.ts")).lossless,
   tfjs: async () => (await import("./tfjs.ts")).tfjs,

@@ -15,7 +15,16 @@ export { matmul, prepareMatmul, type MatmulOptions } from "./tensor/matmul.ts";
 export { prepareConv2d, type CodeScale, type Conv2dLayer, type Conv2dOptions, type ImageShape } from "./tensor/conv2d.ts";
 export { packCodes, unpackCodes } from "../formats/core/pack.ts";
 export { LowbitError, isLowbitError, type LowbitErrorCode } from "../formats/core/errors.ts";
-export type { Activations, AsyncLayer, Backend, BulkCodec, Explanation, PrepareOptions, SyncLayer } from "./backends/types.ts";
+export type {
+  Activations,
+  AsyncLayer,
+  Backend,
+  BulkCodec,
+  Explanation,
+  MixedChannels,
+  PrepareOptions,
+  SyncLayer,
+} from "./backends/types.ts";
 export type { Arithmetic } from "./tensor/quantize/scales.ts";
 export type { BlockFormat, Format, NumberFormat, OpaqueFormat, PackedTensor, QuantConfig } from "../formats/core/types.ts";
 export { wasm, type WasmBackend, type WasmOptions } from "./backends/wasm/backend.ts";

@@ -1,8 +1,5 @@
 // llama-quantize as a command, from the library that node-llama-cpp ships, which exports it but not to JavaScript.
-//   lib=node_modules/@node-llama-cpp/linux-x64/bins/linux-x64
-//   cc llama-quantize.c -o llama-quantize $lib/libllama.so* -L$lib -Wl,-rpath,$PWD/$lib -Wl,--allow-shlib-undefined
-//   ./llama-quantize in.gguf out.gguf FTYPE      FTYPE: 1 f16, 7 q8_0, 2 q4_0, 15 q4_k, 18 q6_k, 10 q2_k, 12 q3_k, 17 q5_k, 30 iq4_xs
-// Files <type>.gguf in a folder that LOWBIT_LLAMA_FILES names are beside ours in `npm run bench -- gguf-llama`.
+// Compiled and used by bench/llama-files.ts: llama-quantize in.gguf out.gguf FTYPE (llama_ftype of llama.h).
 #include <stdint.h>
 #include <stdio.h>
 #include <stdlib.h>

@@ -1,11 +1,13 @@
 // Activations made ready for the product shaders: quantized by the rule of kernels/activations.ts (scale = amax / max,
 // code = rne(x / scale), float32 steps), or laid out with padding. `codes`: four int8 to a word, for int16 the high
 // bytes of a row's codes before the low ones, and per group scale and sum; `values`: code * scale, in place of x.
+import { activationMax, type ActivationBits } from "../activations.ts";
 import { bindings, entry, params } from "./product.ts";
 import { CHUNK } from "./weight.ts";
 
 export interface QuantizeSpec {
-  readonly bits: 8 | 16;
+  /** Of the codes; those of fewer than 8 are stored as bytes. */
+  readonly bits: ActivationBits;
   readonly output: "codes" | "values";
   /** Elements that an entry of `facts` covers, where the output is codes: 8, 16 or 32. */
   readonly unit: number;
@@ -23,10 +25,10 @@ const NOT_FINITE = "0x7f800000u";
 
 /** One invocation per group of one row. `part` elements share a scale. */
 export function quantizeShader(spec: QuantizeSpec): string {
-  const max = spec.bits === 8 ? 127 : 32639;
+  const max = activationMax(spec.bits);
   const codes = spec.output === "codes";
   const { unit } = spec;
-  const planes = spec.bits / 8;
+  const planes = spec.bits === 16 ? 2 : 1;
   const scale = `
   var top = 0u;
   for (var i = begin; i < to; i++) { top = max(top, bitcast<u32>(x[r * params.k + i]) & 0x7fffffffu); }

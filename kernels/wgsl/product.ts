@@ -224,7 +224,7 @@ export function pathWord(spec: ProductSpec): string {
         : "panel";
 }
 
-const ACTIVATIONS = { float32: "f32", float16: "f16", int8: "a8", int16: "a16" };
+const ACTIVATIONS = { float32: "f32", float16: "f16", int4: "a4", int6: "a6", int8: "a8", int16: "a16" };
 
 /**
  * A product's name: `op` and its tile, rows of x by rows of w. `x`: the activations asked for, where they are quantized
@@ -235,7 +235,7 @@ export function shaderName(
   weight: string,
   op: "gemv" | "gemm",
   tile: readonly [number, number],
-  x: Operands = spec.x,
+  x: keyof typeof ACTIVATIONS = spec.x,
 ): string {
   const more = `${spec.bias ? "_bias" : ""}${spec.epilogue === null ? "" : `_${spec.epilogue}`}`;
   return `${ACTIVATIONS[x]}_${weightWord(weight)}_${op}_${tile[0]}x${tile[1]}__wgsl${spec.subgroups ? "subgroups" : ""}_${pathWord(spec)}${more}`;

@@ -140,7 +140,7 @@ function* productShaders(): Iterable<ShaderVariant> {
 }
 
 function* activationShaders(): Iterable<ShaderVariant> {
-  for (const bits of [8, 16] as const)
+  for (const bits of [4, 6, 8, 16] as const)
     for (const unit of [0, 8, 16, 32]) {
       const spec = { bits, output: unit === 0 ? "values" : "codes", unit } as const;
       yield { name: `a${bits}_quantize_${spec.output}${unit === 0 ? "" : unit}__wgsl`, features: [], build: () => quantizeShader(spec) };
@@ -163,7 +163,7 @@ export const shaderFamilies: readonly ShaderFamily[] = [
   },
   {
     name: "activations",
-    computes: "activations to int8 or int16 codes, or into the layout of products",
+    computes: "activations to codes of 4, 6, 8 or 16 bits, or into the layout of products",
     file: "kernels/wgsl/activations.ts",
     variants: activationShaders,
   },

@@ -2,10 +2,10 @@
 // backends are compared with.
 import { dequantizeRows } from "../../formats/core/packed.ts";
 import type { PackedTensor } from "../../formats/core/types.ts";
-import { ACTIVATION_BITS, groupSpan, integerRefusal, quantizeActivations } from "../../kernels/activations.ts";
+import { ACTIVATION_BITS, groupSpan, integerRefusal, quantizeActivations, type ActivationBits } from "../../kernels/activations.ts";
 import { weightWord } from "../../kernels/names.ts";
 import { matmulReference } from "../../kernels/reference/matmul.ts";
-import { checkHadamard, checkRun, disposed } from "./layer.ts";
+import { arranged, checkHadamard, checkMixed, checkRun, disposed } from "./layer.ts";
 import { weightSource } from "./source.ts";
 import type { Backend, PrepareOptions, SyncLayer } from "./types.ts";
 
@@ -33,8 +33,10 @@ export const reference: Backend<SyncLayer> = {
     const refusal = activations === "float32" ? null : integerRefusal(source);
     const bits = refusal !== null ? null : (ACTIVATION_BITS.get(activations) ?? null);
     const { rows: n, k } = w;
-    const { hadamard } = options;
+    const { hadamard, mixed } = options;
     if (hadamard !== undefined) checkHadamard(hadamard, k, activations);
+    const span = groupSpan(source.span, k);
+    const { wide, order } = checkMixed(mixed, { k, span, activations, hadamard });
     let live: PackedTensor | null = w;
     const run = (given: Float32Array, m: number, out?: Float32Array): Float32Array => {
       if (live === null) throw disposed();
@@ -42,11 +44,16 @@ export const reference: Backend<SyncLayer> = {
       const y = checkRun(x, m, n, k, out);
       let rows: Float32Array | Float64Array = x;
       if (hadamard !== undefined) rows = x = rotated(x, hadamard);
+      if (order !== null) rows = x = arranged(x, order);
       if (bits !== null) {
         rows = new Float64Array(m * k);
-        const span = groupSpan(source.span, k);
-        for (let r = 0; r < m; r++)
-          quantizeActivations(x.subarray(r * k, (r + 1) * k), bits, span, rows.subarray(r * k, (r + 1) * k) as Float64Array);
+        const codes = rows as Float64Array;
+        const round = (from: number, to: number, width: ActivationBits): void =>
+          quantizeActivations(x.subarray(from, to), width, span, codes.subarray(from, to));
+        for (let r = 0; r < m; r++) {
+          if (wide > 0) round(r * k, r * k + wide, 8);
+          round(r * k + wide, (r + 1) * k, bits);
+        }
       }
       const panel = new Float64Array(Math.min(PANEL, n) * k);
       for (let row = 0; row < n; row += PANEL) {
@@ -71,6 +78,7 @@ export const reference: Backend<SyncLayer> = {
         reasons: [
           ...(source.note === undefined ? [] : [source.note]),
           ...(refusal === null ? [] : [`no integer product (${refusal}): activations stay float32`]),
+          ...(wide === 0 || bits === null ? [] : [`the first ${wide} of ${k} channels keep 8 bits`]),
           "plain loops in binary64 over decoded rows",
         ],
       }),

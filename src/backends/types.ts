@@ -5,10 +5,20 @@ import type { EncodeOptions, NumberFormat, OpaqueFormat, Overflow, PackedTensor,
 
 /**
  * How activations enter the product. `float32`: as they are. `int16`, `int8`: quantized on the fly per block (error
- * near 1e-5, 4e-3); `int6`, `int4`: to 31 and 7 codes on each side of zero (WebAssembly and reference), as fast as
- * int8.
+ * near 1e-5, 4e-3); `int6`, `int4`: to 31 and 7 codes on each side of zero, as fast as int8.
  */
 export type Activations = "float32" | "int16" | "int8" | "int6" | "int4";
+
+/** Channels that keep 8 bits, see `PrepareOptions.mixed`; what `outlierSplit` returns is one. */
+export interface MixedChannels {
+  /**
+   * How many: the first ones of the weight, rounded up to whole groups of it (blocks of its format; 128 where a row has
+   * one scale).
+   */
+  readonly wide: number;
+  /** order[p]: the channel of x at place p of the weight (`permuteColumns`). Default: x has the weight's order. */
+  readonly order?: ArrayLike<number>;
+}
 
 /** How a packed weight is prepared for products: the activations, and what is added to results. */
 export interface PrepareOptions {
@@ -34,6 +44,12 @@ export interface PrepareOptions {
    * WebAssembly and the reference. Default none.
    */
   readonly hadamard?: number;
+  /**
+   * Activations "int4" or "int6" in which some channels keep 8 bits, in one product (COMET's FMPQ): those with
+   * outliers, gathered at the front of the weight. On WebAssembly and the reference. Default none.
+   * @example prepareMatmul(w, { backend, activations: "int4", mixed: outlierSplit(magnitudes, { block: 128 }) })
+   */
+  readonly mixed?: MixedChannels;
 }
 
 /** Which kernel runs and why. */

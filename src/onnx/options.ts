@@ -82,7 +82,7 @@ export interface QuantizeOptions {
   requantize?: boolean;
   /**
    * Rewrites of the model before its weights are quantized, which keep its function: fold-norm, rotate, smooth, awq,
-   * equalize, fold-batchnorm, bias-correction.
+   * gather-outliers, equalize, fold-batchnorm, bias-correction.
    */
   passes?: readonly PassRequest[];
   /**
@@ -374,7 +374,7 @@ export const OPTIONS: readonly OptionRow[] = [
       flag: {
         name: "passes",
         value: "LIST",
-        help: "rewrites that keep the function, before: fold-norm, rotate, smooth, awq, equalize, fold-batchnorm",
+        help: "rewrites that keep the function, before: fold-norm, rotate, smooth, awq, gather-outliers, equalize, fold-batchnorm",
       },
     },
   ),

@@ -116,6 +116,12 @@ function storeOf(memory: EngineMemory, format: Format, dims: number, metric: Met
 }
 
 const bitsOf = (format: Format): number => (format.kind === "block" ? format.element.bits : format.kind === "opaque" ? 0 : format.bits);
+interface Scored {
+  readonly row: number;
+  readonly id: number;
+  readonly score: number;
+}
+
 const isEngine = (store: ScanStore): store is EngineRows => "rankLists" in store;
 
 /** An index without vectors. `kept`: the sketch of a file. */
@@ -142,19 +148,29 @@ export function emptyIndex(
   const last = later ?? first;
   const row = new Float64Array(last.dims);
 
-  /** Exact scores of candidates by the last stage, best first. */
-  const exact = (q: Float64Array, rows: Uint32Array): { row: number; id: number; score: number }[] => {
+  /** Exact scores of candidates by the last stage, best first. Loops: a query has no time for callbacks. */
+  const exact = (q: Float64Array, rows: Uint32Array): Scored[] => {
     const all = ids.all;
-    const found = Array.from(rows, (r) => {
-      last.decode(r, row);
-      return { row: r, id: all[r], score: exactScore(q, row, metric) };
-    });
+    const found = new Array<Scored>(rows.length);
+    for (let i = 0; i < rows.length; i++) {
+      const r = rows[i];
+      const fast = last.exact?.(q, r) ?? null;
+      if (fast === null) last.decode(r, row);
+      found[i] = { row: r, id: all[r], score: fast ?? exactScore(q, row, metric) };
+    }
     return found.sort((a, b) => b.score - a.score || a.id - b.id);
   };
-  const result = (best: readonly { id: number; score: number }[]): SearchResult => ({
-    ids: Uint32Array.from(best, ({ id }) => id),
-    scores: Float64Array.from(best, ({ score }) => (metric === "euclidean" ? Math.sqrt(Math.max(0, -2 * score)) : score)),
-  });
+  /** The first `k` of a list. */
+  const result = (best: readonly Scored[], k: number): SearchResult => {
+    const count = Math.min(k, best.length);
+    const found = { ids: new Uint32Array(count), scores: new Float64Array(count) };
+    for (let i = 0; i < count; i++) {
+      const { id, score } = best[i];
+      found.ids[i] = id;
+      found.scores[i] = metric === "euclidean" ? Math.sqrt(Math.max(0, -2 * score)) : score;
+    }
+    return found;
+  };
 
   /**
    * One stage: a scan whose error is known, scored again without it, and wider until no other row can be among the
@@ -174,7 +190,7 @@ export function emptyIndex(
       open = open.filter((i, at) => {
         const list = exact(queries[i], found[at].rows);
         const done = few === ids.rows || isSettled(list, k, found[at], metric, queries[i]);
-        if (done) best[i] = result(list.slice(0, k));
+        if (done) best[i] = result(list, k);
         return !done;
       });
     }
@@ -189,8 +205,7 @@ export function emptyIndex(
     mask: Uint8Array | null,
   ): SearchResult[] => {
     const want = Math.min(Math.max(k, candidates), ids.rows);
-    if (!isEngine(first))
-      return first.scan(shortQueries, want, mask, false).map(({ rows }, i) => result(exact(queries[i], rows).slice(0, k)));
+    if (!isEngine(first)) return first.scan(shortQueries, want, mask, false).map(({ rows }, i) => result(exact(queries[i], rows), k));
     let found: Found;
     const few = sketch !== null && (checked.sketch !== "auto" || within(k, ids.rows, mask)) ? sketch : null;
     if (few === null) found = first.scanLists(shortQueries, want, mask, true);
@@ -202,7 +217,7 @@ export function emptyIndex(
     }
     const ranks = isEngine(last);
     if (ranks) found = last.rankLists(found.into, queries, Math.min(k + 8, want), "search ranked");
-    return (ranks ? last : first).read(found, queries).map(({ rows }, i) => result(exact(queries[i], rows).slice(0, k)));
+    return (ranks ? last.read(found, queries, k) : first.read(found, queries)).map(({ rows }, i) => result(exact(queries[i], rows), k));
   };
   /** The sketch of a first fill, where it is worth one. */
   const beginSketch = (x: Float32Array, rows: number): void => {
@@ -248,7 +263,7 @@ export function emptyIndex(
         throw new TypeError("search filter: expected a Uint8Array, a bit for each id. Make it with idBitmap(ids).");
       const x = checkVectors("search query", queries, dims);
       const full = unitQueries(x, dims, metric);
-      if (k === 0 || ids.size === 0 || full.length === 0) return full.map(() => result([]));
+      if (k === 0 || ids.size === 0 || full.length === 0) return full.map(() => result([], 0));
       const mask = ids.mask(filter);
       const some = Math.min(k, ids.size);
       const short = project === null ? full : unitQueries(project.apply(x), first.dims, metric);
@@ -351,7 +366,8 @@ function oneQuery(query: Float32Array | readonly number[], dims: number): Float3
 /** Queries as float64, of length one for cosine. @throws LowbitError E_VALUE */
 function unitQueries(x: Float32Array, dims: number, metric: Metric): Float64Array[] {
   return Array.from({ length: x.length / dims }, (_, m) => {
-    const q = new Float64Array(x.subarray(m * dims, (m + 1) * dims));
+    const q = new Float64Array(dims);
+    for (let i = 0, at = m * dims; i < dims; i++, at++) q[i] = x[at];
     const size = lengthOf(q);
     if (!(size < 1e18))
       throw new LowbitError("E_VALUE", `search query ${m}: expected finite numbers of a norm below 1e18, got others. Repair the query.`);

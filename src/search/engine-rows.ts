@@ -18,6 +18,8 @@ interface Chunk {
   readonly first: number;
   readonly capacity: number;
   count: number;
+  /** The id of every row is its number: ids need not be read. */
+  numbered: boolean;
   readonly codes: Region;
   /** WORDS words a row, each kind in a run of its own. */
   readonly words: Region;
@@ -51,8 +53,8 @@ export interface EngineRows extends ScanStore {
    * space, another one than that of `from`. `signs`: by differing bits, where the format is signs.
    */
   rankLists(from: Lists, queries: readonly Float64Array[], want: number, name: string, signs?: boolean): Found;
-  /** The rows of lists, which it joins. */
-  read(found: Found, queries: readonly Float64Array[]): Candidates[];
+  /** The rows of lists, which it joins: with `k`, those that can be among the best `k`. */
+  read(found: Found, queries: readonly Float64Array[], k?: number): Candidates[];
 }
 
 /** @param centre of formats of signs: rows are packed as x - |x| centre */
@@ -117,7 +119,7 @@ export function engineRows(
     // where rows are padded, padding is zero; what lies beyond the last row is computed, and left out
     if (stride !== rowBytes) new Uint8Array(memory.buffer, codes.address, codes.bytes).fill(flip);
     new Uint8Array(memory.buffer, words.address, words.bytes).fill(0);
-    const chunk = { first: count, capacity, count: 0, codes, words };
+    const chunk = { first: count, capacity, count: 0, numbered: true, codes, words };
     chunks.push(chunk);
     return chunk;
   };
@@ -142,6 +144,7 @@ export function engineRows(
       if (offsets !== null) offsets[r] = -(size * size) / 2;
       norm = Math.max(norm, metric === "cosine" ? 1 : size);
     }
+    for (let r = 0; r < rows; r++) if (ids[r] !== chunk.first + row + r) chunk.numbered = false;
     new Uint32Array(memory.buffer, word(chunk, "ids") + 4 * row, rows).set(ids.subarray(0, rows));
     chunk.count = row + rows;
     count = chunk.first + chunk.count;
@@ -199,6 +202,14 @@ export function engineRows(
     appendPacked(packed, ids) {
       inPanels(packed.rows, (chunk, row, from, many) => appendCodes(chunk, row, packed, from, many, ids.subarray(from)));
     },
+    exact(q, row) {
+      if (offset || bits !== 8) return null;
+      const chunk = chunkOf(chunks, row);
+      const local = row - chunk.first;
+      const bytes = new Uint8Array(memory.buffer, chunk.codes.address + local * stride, rowBytes);
+      const scale = unit * (scaled ? memory.floats(word(chunk, "scales") + 4 * local, 1)[0] : 1);
+      return scoreBytes(q, bytes, operands, scale, metric === "cosine");
+    },
     decode(row, out) {
       const chunk = chunkOf(chunks, row);
       const local = row - chunk.first;
@@ -234,11 +245,12 @@ export function engineRows(
       return queries.map((_, i) => readScores(memory, into, i));
     },
     rankLists,
-    read({ into, lost, open }, queries) {
+    read({ into, lost, open }, queries, k) {
       if (open) runRank(memory, null, into, null);
       return queries.map((q, i) => {
-        const { rows, least } = readList(memory, into, i);
-        return { rows, ceiling: least + bound(q, lost[i]) };
+        const off = bound(q, lost[i]);
+        const { rows, least } = readList(memory, into, i, k === undefined ? null : { k, off });
+        return { rows, ceiling: least + off };
       });
     },
     scan(queries, want, mask, precise) {
@@ -322,7 +334,7 @@ export function engineRows(
           factors: word(chunk, "factors"),
           offsets: word(chunk, "offsets"),
           sums: word(chunk, "sums"),
-          ids: word(chunk, "ids"),
+          ids: chunk.numbered ? 0 : word(chunk, "ids"),
           mask: mask === null ? 0 : masks + chunk.first / 8,
           rows: chunk.count,
           firstRow: chunk.first,
@@ -351,7 +363,7 @@ export function engineRows(
    */
   function sampled(run: (into: Lists, part: number) => void, [queries, want, slots]: readonly [number, number, number]): Float32Array {
     const share = want / SAMPLED;
-    const few = Math.ceil(1.25 * share + 4 * Math.sqrt(share) + 8);
+    const few = Math.ceil(1.25 * share + 3 * Math.sqrt(share) + 4);
     const sample = lists(memory, "search sample", [queries, few, slots]);
     run(sample, SAMPLED);
     runRank(memory, null, sample, null);
@@ -383,6 +395,17 @@ function decodeCodes(bytes: Uint8Array, out: Float64Array, dims: number, { bits,
   }
   const mask = 2 ** bits - 1;
   for (let i = 0, at = 0; i < dims; i++, at += bits) out[i] = integers[((bytes[at >> 3] ^ flip) >> (at & 7)) & mask] * scale;
+}
+
+/** `decode` and `exactScore` of a row of codes of 8 bits in one loop, by dot or cosine: the same numbers. */
+function scoreBytes(q: Float64Array, bytes: Uint8Array, { flip, integers }: Operands, scale: number, cosine: boolean): number {
+  let [dot, square] = [0, 0];
+  for (let i = 0; i < q.length; i++) {
+    const value = integers[bytes[i] ^ flip] * scale;
+    dot += q[i] * value;
+    square += value * value;
+  }
+  return !cosine ? dot : square > 0 ? dot / Math.sqrt(square) : 0;
 }
 
 /** x - |x| centre, row by row. */

@@ -73,11 +73,14 @@ export function runScan(memory: EngineMemory, spec: ScanSpec, rows: ScanRows, qu
     states: into.address,
     stateBytes: into.bytes,
   };
-  memory.run(
-    kernel(scan, spec),
-    Math.ceil(rows.rows / (part * rowsPerItem)),
-    Int32Array.from(SCAN_ARGUMENTS, (name) => values[name]),
-  );
+  memory.run(kernel(scan, spec), Math.ceil(rows.rows / (part * rowsPerItem)), wordsOf(SCAN_ARGUMENTS, values));
+}
+
+/** A loop: `Int32Array.from` with a callback takes microseconds, of which a query has few hundred. */
+function wordsOf<Name extends string>(names: readonly Name[], values: Readonly<Record<Name, number>>): Int32Array {
+  const words = new Int32Array(names.length);
+  for (let i = 0; i < names.length; i++) words[i] = values[names[i]];
+  return words;
 }
 
 const joins = [false, true].map((shared): RankSpec => ({ rescore: null, shared }));
@@ -120,11 +123,7 @@ export function runRank(memory: EngineMemory, rescore: ScanSpec | null, from: Li
     resultBytes: later?.results.bytes ?? 0,
     parts,
   };
-  memory.run(
-    kernel(rank, rankSpec(rescore, memory.shared)),
-    parts * from.queries,
-    Int32Array.from(RANK_ARGUMENTS, (name) => values[name]),
-  );
+  memory.run(kernel(rank, rankSpec(rescore, memory.shared)), parts * from.queries, wordsOf(RANK_ARGUMENTS, values));
 }
 
 /** Has every query found as many rows as were wanted, in all slots together? Before they are joined. */
@@ -139,18 +138,29 @@ export function allFull(memory: EngineMemory, { address, bytes, queries, want, s
 
 /**
  * The rows of a query's list (of slot 0), in no order, and the least score among them; -Infinity where the list is not
- * full.
+ * full. `best`: only rows that can be among the best k, where scores are off by at most so much.
  */
-export function readList(memory: EngineMemory, from: Lists, query: number): { rows: Uint32Array; least: number } {
+export function readList(
+  memory: EngineMemory,
+  from: Lists,
+  query: number,
+  best: { readonly k: number; readonly off: number } | null = null,
+): { rows: Uint32Array; least: number } {
   const at = from.address + query * from.bytes;
   const count = new Int32Array(memory.buffer, at, 1)[0];
   const limit = stateLimit(from.want);
   const rows = new Uint32Array(memory.buffer, at + STATE.keys + 8 * limit, count).slice();
-  if (count < from.want) return { rows, least: -Infinity };
+  if (best === null && count < from.want) return { rows, least: -Infinity };
   const keys = new Int32Array(memory.buffer, at + STATE.keys, 2 * count);
+  const scores = new Float64Array(count);
+  for (let i = 0; i < count; i++) scores[i] = scoreOfKey(keys[2 * i + 1]);
   let least = Infinity;
-  for (let i = 0; i < count; i++) least = Math.min(least, scoreOfKey(keys[2 * i + 1]));
-  return { rows, least };
+  for (let i = 0; i < count; i++) if (scores[i] < least) least = scores[i];
+  if (best === null || best.k >= count) return { rows, least: count < from.want ? -Infinity : least };
+  const floor = scores.slice().sort()[count - best.k] - 2 * best.off;
+  let kept = 0;
+  for (let i = 0; i < count; i++) if (scores[i] >= floor) rows[kept++] = rows[i];
+  return { rows: rows.subarray(0, kept), least: count < from.want ? -Infinity : least };
 }
 
 /** The rows of a query's list (of slot 0) with their scores, in no order. */

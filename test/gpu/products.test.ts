@@ -33,7 +33,7 @@ describeGpu(`products on ${adapterName}`, () => {
     using layer = prepareMatmul(w, { ...options, backend: on });
     const y = await layer.runAsync(x, m);
     const { activations, kernel } = layer.explain();
-    const bits = activations === "int8" ? 8 : activations === "int16" ? 16 : null;
+    const bits = /^int/.test(activations) ? Number(activations.slice(3)) : null;
     // storing as float16 may round to either neighbour
     const expected = expectedProduct(w, x, m, bits, activations === "float16" ? 2 ** -10 : 0);
     for (let i = 0; i < y.length; i++)
@@ -60,7 +60,7 @@ describeGpu(`products on ${adapterName}`, () => {
     const names = ["int4_b32", "int3_b16", "uint4_b32_zp", "ggml_q4_1", "nf4_b64", "float4_e2m1fn_b32", "bipolar8_row", "bfloat16"];
     for (const name of spread("pipelines", names, 8)) {
       const w = weight(name, 21, 128);
-      for (const activations of ["int16", "float16", "int8", "float32"] as const)
+      for (const activations of ["int16", "float16", "int8", "int6", "int4", "float32"] as const)
         for (const m of [2, 3, 20]) await check(w, m, { activations });
     }
   }, 300_000);
@@ -92,6 +92,20 @@ describeGpu(`products on ${adapterName}`, () => {
           expect(y).toEqual(wasm.run(x.subarray(0, rows * k), rows));
         }
       }
+      for (const [activations, most] of [["int6", 31], ["int4", 7]] as const) {
+        // a code of `most` in every group: its scale is 1
+        const x = Float32Array.from({ length: m * k }, (_, i) => (i % 16 === 0 ? most : Math.round((random() * 2 - 1) * most)));
+        using layer = prepareMatmul(w, { backend, activations });
+        using wasm = prepareMatmul(w, { backend: "wasm", activations });
+        const y = await layer.runAsync(x, m);
+        expect(layer.explain()).toMatchObject({ activations, kernel: expect.stringMatching(`^a${most === 7 ? 4 : 6}_`) as string });
+        expect(y).toEqual(wasm.run(x, m));
+        for (let at = 0; at < y.length; at++) {
+          let sum = 0;
+          for (let i = 0; i < k; i++) sum += x[Math.floor(at / n) * k + i] * values[(at % n) * k + i];
+          expect(y[at]).toBe(Math.fround(sum));
+        }
+      } // prettier-ignore
     }
   }, 300_000);
 

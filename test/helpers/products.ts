@@ -3,7 +3,7 @@
 import { dequantizeRows, elementOf, rowScales } from "../../formats/core/packed.ts";
 import { allFormats, defineBlock, defineInt, format, type Format, type PackedTensor } from "../../formats/index.ts";
 import { dequantize } from "../../src/index.ts";
-import { activationSpan, product, quantizedActivations, type Expected } from "../oracle/product.ts";
+import { activationSpan, largestCode, product, quantizedActivations, type Expected } from "../oracle/product.ts";
 
 const named = [
   "int2_b32", "int2_b256", "int3_b32", "int3_b256", "int4_b8", "int4_b16", "int4_b32", "int4_b64", "int4_b128", "int4_b256", "int5_b32", "int6_b32", "int7_b32", "int8_b32", "int4_row", "int8_row",
@@ -72,7 +72,7 @@ export function productFacts(w: PackedTensor): { readonly span: number; readonly
  * The oracle's x * w^T with activations quantized to `bits` (null: as they are). `eps`: relative error of storing an
  * activation, beside float32 sums.
  */
-export function expectedProduct(w: PackedTensor, x: Float32Array, m: number, bits: 8 | 16 | null, eps = 0): Expected {
+export function expectedProduct(w: PackedTensor, x: Float32Array, m: number, bits: number | null, eps = 0): Expected {
   const { rows: n, k } = w;
   const { span, size } = productFacts(w);
   const values = dequantize(w, { dtype: "float64" });
@@ -81,7 +81,7 @@ export function expectedProduct(w: PackedTensor, x: Float32Array, m: number, bit
   const expected = product(acts, values, m, n, k, { steps: k + 16, size, slack: size.map((v) => v * eps) });
   if (bits === null) return expected;
   // WGSL divides within 2.5 units in the last place: a quotient that close to a half may round to either side
-  const max = bits === 8 ? 127 : 32639;
+  const max = largestCode(bits);
   for (let r = 0; r < m; r++)
     for (let begin = 0; begin < k; begin += group) {
       const end = Math.min(k, begin + group);

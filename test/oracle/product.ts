@@ -18,15 +18,18 @@ export function activationSpan(span: number, k: number): number {
   throw new Error(`no span for ${span}`);
 }
 
-/** Quantizes x [m, k] by groups of `span`: code * scale. */
-export function quantizedActivations(x: Float32Array, m: number, k: number, bits: number, span: number): Float64Array {
-  const max = bits === 8 ? 127 : 32639;
+/** The code of a group's largest magnitude. */
+export const largestCode = (bits: number): number => ({ 4: 7, 6: 31, 8: 127, 16: 32639 })[bits]!;
+
+/** Quantizes x [m, k] by groups of `span`: code * scale. Groups of the first `wide` channels have 8 bits. */
+export function quantizedActivations(x: Float32Array, m: number, k: number, bits: number, span: number, wide = 0): Float64Array {
   const out = new Float64Array(m * k);
   for (let r = 0; r < m; r++)
     for (let from = 0; from < k; from += span) {
       const to = Math.min(k, from + span);
       const group = Array.from(x.subarray(r * k + from, r * k + to));
       const amax = group.some((v) => !Number.isFinite(v)) ? NaN : Math.max(...group.map(Math.abs));
+      const max = largestCode(from < wide ? 8 : bits);
       const scale = Math.fround(amax / max);
       group.forEach((v, i) => {
         const code = scale === 0 ? 0 : Math.max(-max, Math.min(max, rne(Math.fround(v / scale))));

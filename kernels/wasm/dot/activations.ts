@@ -1,7 +1,8 @@
 // Activations for the integer kernels: every group of a row gets a scale amax / 127 (8 bits; 31 for 6, 7 for 4) or
 // amax / 32639 (16 bits: 127 * 256 + 127, so that both bytes stay signed), codes rne(x / scale), and the sums that
 // correct for the weights' shift. A group that holds NaN or an infinity gets a scale that makes the row's results NaN.
-// Input is staged: groups padded with zeros to the kernel's group.
+// Input is staged: groups padded with zeros to the kernel's group. `mixed`: the first groups of a row, as many as the
+// job's `wide` says, have codes of 8 bits and the others `codeBits`, in one pass and in the same records.
 import { family } from "../engine/family.ts";
 import { activationMax, type ActivationBits } from "../../activations.ts";
 import { ModuleBuilder, type Emit, type FunctionBuilder, type Local } from "../engine/asm.ts";
@@ -20,6 +21,7 @@ export interface ActivationSpec {
   readonly mr: number;
   /** Corrections hold the sum over all planes (zero points, i16 operands) or one per plane. */
   readonly totals: boolean;
+  readonly mixed: boolean;
   readonly shared: boolean;
 }
 
@@ -30,7 +32,7 @@ const ROUND = 12582912;
  * The scale of the group of floats from `x` to `end`: amax / max; NaN or infinite where the group is. `at` and `amax`
  * are overwritten.
  */
-export function groupScale(f: FunctionBuilder, x: Local, at: Local, end: Local, amax: Local, max: number): Emit {
+export function groupScale(f: FunctionBuilder, x: Local, at: Local, end: Local, amax: Local, max: number | Local): Emit {
   f.set(amax, f.v128f32(0));
   f.set(at, x);
   f.doWhile(
@@ -48,17 +50,17 @@ export function groupScale(f: FunctionBuilder, x: Local, at: Local, end: Local, 
     const bytes = lanes.flatMap((lane) => [0, 1, 2, 3].map((b) => 4 * lane + b));
     f.set(amax, f.op("i32x4.max_u", amax, f.shuffle(bytes, amax, amax)));
   }
-  return f.op("f32.div", f.lane("f32x4.extract_lane", 0, amax), f.f32(max));
+  return f.op("f32.div", f.lane("f32x4.extract_lane", 0, amax), typeof max === "number" ? f.f32(max) : max);
 }
 
-/** Sets q to the codes (i32) of the four floats at `at`. */
-export function roundCodes(f: FunctionBuilder, q: Local, at: Local, scale4: Local, max: number): void {
+/** Sets q to the codes (i32) of the four floats at `at`, of magnitudes to `max`: a number, or four lanes of it. */
+export function roundCodes(f: FunctionBuilder, q: Local, at: Local, scale4: Local, max: number | Local): void {
   // 0 / 0 is NaN and becomes code 0; a subnormal scale may be short of bits, so codes are clamped. Adding 1.5 * 2^23
   // rounds to even like `nearest` and leaves the integer in the low bits.
   f.set(q, f.op("f32x4.div", f.load("v128.load", at), scale4));
   f.set(q, f.op("v128.and", q, f.op("f32x4.eq", q, q)));
-  f.set(q, f.op("f32x4.pmin", f.constantF32(max), q));
-  f.set(q, f.op("f32x4.pmax", f.constantF32(-max), q));
+  f.set(q, f.op("f32x4.pmin", typeof max === "number" ? f.constantF32(max) : max, q));
+  f.set(q, f.op("f32x4.pmax", typeof max === "number" ? f.constantF32(-max) : f.op("f32x4.neg", max), q));
   f.set(q, f.op("i32x4.sub", f.op("f32x4.add", q, f.constantF32(ROUND)), f.constantF32(ROUND)));
 }
 
@@ -69,11 +71,12 @@ export function roundCodes(f: FunctionBuilder, q: Local, at: Local, scale4: Loca
 export function activationModule(spec: ActivationSpec): Uint8Array<ArrayBuffer> {
   const { header: codes, quad } = activationRecord({ ...spec, group: 4 });
   const { mr, activationBits } = spec;
-  const max = activationMax(spec.codeBits);
+  const narrow = activationMax(spec.codeBits);
   const m = new ModuleBuilder({ shared: spec.shared });
   // one row of a tile; `header` = record + 4 r, `data` = record + r * quad bytes
-  const quantize = m.func(null, ["i32", "i32", "i32", "i32", "i32", "i32", "i32"], [], (f) => {
+  const quantize = m.func(null, Array<"i32">(spec.mixed ? 8 : 7).fill("i32"), [], (f) => {
     const [x, header, data, groups, width, record, factor] = [0, 1, 2, 3, 4, 5, 6].map((i) => f.param(i));
+    const wide = spec.mixed ? { left: f.param(7), max: f.local("f32"), max4: f.local("v128") } : null;
     const [end, at, out, lowSum, highSum] = f.locals("i32", 5);
     const [amax, q, low, high, sums, highSums, scale4] = f.locals("v128", 7);
     const scale = f.local("f32");
@@ -81,7 +84,13 @@ export function activationModule(spec: ActivationSpec): Uint8Array<ArrayBuffer> 
       [0, 1, 2, 3].map((i): Emit => f.lane("i32x4.extract_lane", i, v)).reduce((a, b) => f.op("i32.add", a, b));
     f.while(f.op("i32.gt_s", groups, f.i32(0)), () => {
       f.set(end, f.op("i32.add", x, width));
-      f.set(scale, groupScale(f, x, at, end, amax, max));
+      if (wide !== null) {
+        const { left, max, max4 } = wide;
+        f.set(max, f.op("select", f.f32(activationMax(8)), f.f32(narrow), f.op("i32.gt_s", left, f.i32(0))));
+        f.set(max4, f.op("f32x4.splat", max));
+        f.bump(left, -1);
+      }
+      f.set(scale, groupScale(f, x, at, end, amax, wide?.max ?? narrow));
       f.set(scale4, f.op("f32x4.splat", scale));
       f.set(sums, f.v128i32(0));
       f.set(highSums, f.v128i32(0));
@@ -89,7 +98,7 @@ export function activationModule(spec: ActivationSpec): Uint8Array<ArrayBuffer> 
       f.set(out, data);
       f.doWhile(
         () => {
-          roundCodes(f, q, at, scale4, max);
+          roundCodes(f, q, at, scale4, wide?.max4 ?? narrow);
           const bytesOf = (v: typeof q): Emit => {
             const words = f.op("i16x8.narrow_i32x4_s", v, v);
             return f.lane("i32x4.extract_lane", 0, f.op("i8x16.narrow_i16x8_s", words, words));
@@ -131,10 +140,12 @@ export function activationModule(spec: ActivationSpec): Uint8Array<ArrayBuffer> 
       f.set(groups, f.op("i32.sub", groups, f.i32(1)));
     });
   });
-  writeRecords(m, mr, (f, x, a, count, stride, field) => {
+  writeRecords(m, mr, (f, x, a, count, stride, field, first) => {
     for (let r = 0; r < mr; r++) {
       const data = f.op("i32.add", a, f.i32(r * quad));
-      f.run(f.call(quantize, x, f.op("i32.add", a, f.i32(4 * r)), data, count, field("width"), field("bytes"), field("factor")));
+      const left = spec.mixed ? [f.op("i32.sub", field("wide"), first)] : [];
+      const header = f.op("i32.add", a, f.i32(4 * r));
+      f.run(f.call(quantize, x, header, data, count, field("width"), field("bytes"), field("factor"), ...left));
       f.bump(x, stride);
     }
   });

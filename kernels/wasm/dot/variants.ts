@@ -64,12 +64,24 @@ function* activationVariants(): Iterable<KernelVariant> {
       for (const totals of [false, true])
         for (const inOrder of style === "simd" ? [false, true] : [false])
           for (const mr of [1, 2, 3, 4, 6])
-            yield {
-              name: `f32_a${codeBits}_quantize_${mr}__wasmsimd_${style}${totals ? "_totals" : ""}${inOrder ? "_ordered" : ""}`,
-              relaxed: false,
-              build: () =>
-                activationModule({ style, inOrder, activationBits: codeBits === 16 ? 16 : 8, codeBits, mr, totals, shared: false }),
-            };
+            for (const mixed of codeBits < 8 ? [false, true] : [false]) {
+              const spec = {
+                style,
+                inOrder,
+                activationBits: codeBits === 16 ? 16 : 8,
+                codeBits,
+                mr,
+                totals,
+                mixed,
+                shared: false,
+              } as const;
+              const words = [totals && "totals", inOrder && "ordered", mixed && "mixed"].filter(Boolean);
+              yield {
+                name: [`f32_a${codeBits}_quantize_${mr}__wasmsimd_${style}`, ...words].join("_"),
+                relaxed: false,
+                build: () => activationModule(spec),
+              };
+            }
 }
 
 function* int8Variants(): Iterable<KernelVariant> {

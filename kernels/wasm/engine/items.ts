@@ -59,10 +59,10 @@ export function writeWork(m: ModuleBuilder, start: (f: FunctionBuilder, args: Lo
 
 /**
  * Arguments of jobs that write activations as records, in the order of tiles and, within, of groups: `per` of `total`
- * records are an item. `width`: bytes of a staged group of a row; `bytes`: of a record; `factor`: the writer's own. No
- * part of the code: weights with groups of any size share a module.
+ * records are an item. `width`: bytes of a staged group of a row; `bytes`: of a record; `factor` and `wide`: the
+ * writer's own. No part of the code: weights with groups of any size share a module.
  */
-export const RECORD_ARGUMENTS = ["x", "a", "groups", "total", "per", "width", "bytes", "factor"] as const;
+export const RECORD_ARGUMENTS = ["x", "a", "groups", "total", "per", "width", "bytes", "factor", "wide"] as const;
 export type RecordArgument = (typeof RECORD_ARGUMENTS)[number];
 
 /**
@@ -78,22 +78,23 @@ export function recordJob(job: {
   readonly group: number;
   readonly bytes: number;
   readonly factor?: number;
+  readonly wide?: number;
   readonly elements?: number;
 }): { items: number; args: Int32Array } {
-  const { x, a, groups, group, bytes, factor = 0, elements = 16384 } = job;
+  const { x, a, groups, group, bytes, factor = 0, wide = 0, elements = 16384 } = job;
   const per = Math.max(1, Math.round(elements / (job.mr * group)));
   const total = job.tiles * groups;
-  return { items: Math.ceil(total / per), args: Int32Array.of(x, a, groups, total, per, 4 * group, bytes, factor) };
+  return { items: Math.ceil(total / per), args: Int32Array.of(x, a, groups, total, per, 4 * group, bytes, factor, wide) };
 }
 
 /**
- * Defines `work` of such a job: `each(f, x, a, count, stride, field)` writes `count` records of a tile at `a` from the
- * rows at `x`, `stride` bytes apart.
+ * Defines `work` of such a job: `each(f, x, a, count, stride, field, first)` writes `count` records of a tile at `a`,
+ * from group `first` on, from the rows at `x`, `stride` bytes apart.
  */
 export function writeRecords(
   m: ModuleBuilder,
   mr: number,
-  each: (f: FunctionBuilder, x: Local, a: Local, count: Local, stride: Local, field: (name: RecordArgument) => Emit) => void,
+  each: (f: FunctionBuilder, x: Local, a: Local, count: Local, stride: Local, field: (name: RecordArgument) => Emit, first: Local) => void,
 ): void {
   writeWork(m, (f, args) => {
     const field = (name: RecordArgument): Emit => f.load("i32.load", args, 4 * RECORD_ARGUMENTS.indexOf(name));
@@ -115,7 +116,7 @@ export function writeRecords(
         f.set(a, f.op("i32.add", field("a"), f.op("i32.mul", first, field("bytes"))));
         // before the writer moves its operands
         f.set(first, f.op("i32.add", first, count));
-        each(f, x, a, count, stride, field);
+        each(f, x, a, count, stride, field, inTile);
       });
     };
   });

@@ -28,9 +28,9 @@ export interface ScanSpec {
 }
 
 /**
- * Arguments of `work`, words: addresses, unless they say otherwise. `mask` 0: no filter. `firstRow`: number of row 0 of
- * these codes. An item is `rowsPerItem` rows, `itemRows` after those of the one before: more, where a part of all rows
- * is scanned.
+ * Arguments of `work`, words: addresses, unless they say otherwise. `mask` 0: no filter. `ids` 0: the id of a row is
+ * its number. `firstRow`: number of row 0 of these codes. An item is `rowsPerItem` rows, `itemRows` after those of the
+ * one before: more, where a part of all rows is scanned.
  */
 export const SCAN_ARGUMENTS = [
   "codes", "factors", "offsets", "sums", "ids", "mask", "rows", "rowsPerItem", "itemRows", "queries", "query", "queryBytes", "slots", "states", "stateBytes", "firstRow",

@@ -26,6 +26,9 @@ type RankArgument = (typeof RANK_ARGUMENTS)[number];
 
 export const CHUNK_BYTES = 16;
 
+/** Bytes that caches fetch at once. */
+const LINE = 64;
+
 const keyOf = (f: FunctionBuilder, state: Local, i: Local): Emit => f.op("i32.add", state, f.op("i32.shl", i, f.i32(3)));
 
 /** Row number `i` of a list. */
@@ -42,7 +45,7 @@ function writeRescore(m: ModuleBuilder, spec: ScanSpec, offer: FunctionRef): Fun
   return m.func(null, ["i32", "i32", "i32", "i32", "i32"], [], (f) => {
     const [args, from, query, into, part] = [0, 1, 2, 3, 4].map((i) => f.param(i));
     const field = (name: RankArgument): Emit => f.load("i32.load", args, 4 * RANK_ARGUMENTS.indexOf(name));
-    const [i, last, at, row, chunk, local] = f.locals("i32", 6);
+    const [i, last, at, row, chunk, local, touched] = f.locals("i32", 7);
     const p = f.locals("i32", SCAN_ROWS);
     const [score, factors, offsets] = f.locals("v128", 3);
     const sums = writeSums(f, spec, p, query, score, f.get(f.constant32(0)));
@@ -69,6 +72,15 @@ function writeRescore(m: ModuleBuilder, spec: ScanSpec, offer: FunctionRef): Fun
     f.set(i, f.op("i32.mul", part, share));
     f.set(last, f.op("i32.add", i, share));
     f.set(last, f.op("i32.sub", f.op("select", last, count, f.op("i32.lt_u", last, count)), f.i32(1)));
+    // rows lie anywhere: all are asked for before the first is needed, so that misses are waited for together
+    f.set(at, i);
+    f.set(touched, f.i32(0));
+    f.while(f.op("i32.le_s", at, last), () => {
+      place(0);
+      for (let line = 0; line < spec.stride; line += LINE) f.set(touched, f.op("i32.add", touched, f.load("i32.load8_u", p[0], line)));
+      f.bump(at, 1);
+    });
+    f.store("i32.store", into, STATE.scores, touched);
     f.while(f.op("i32.le_s", i, last), () => {
       eachLane((lane) => {
         // lanes beyond the list repeat its last row

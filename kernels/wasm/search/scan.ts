@@ -23,10 +23,17 @@ import { STATE, writeTopK } from "./topk.ts";
 function writeEnter(m: ModuleBuilder, offer: FunctionRef): FunctionRef {
   return m.func(null, ["i32", "i32", "f32", "i32"], [], (f) => {
     const [args, state, score, row] = [0, 1, 2, 3].map((i) => f.param(i));
+    const [ids, id] = f.locals("i32", 2);
     const field = fields(f, args);
     f.if(f.op("i32.lt_u", row, field("rows")), () => {
-      const id = f.load("i32.load", f.op("i32.add", field("ids"), f.op("i32.shl", row, f.i32(2))));
-      f.run(f.call(offer, state, score, id, f.op("i32.add", field("firstRow"), row)));
+      const number = f.op("i32.add", field("firstRow"), row);
+      f.set(ids, field("ids"));
+      f.if(
+        ids,
+        () => f.set(id, f.load("i32.load", f.op("i32.add", ids, f.op("i32.shl", row, f.i32(2))))),
+        () => f.set(id, number),
+      );
+      f.run(f.call(offer, state, score, id, number));
     });
   });
 }
@@ -90,6 +97,9 @@ function productBlock(b: Block): { begin: () => void; block: () => void } {
   return { begin: () => f.set(distance, f.op("i32.shl", gap, f.i32(2))), block };
 }
 
+/** Blocks that a scan of bits leaves out at once. */
+const SKIPPED = 2;
+
 /** Differing bits of four rows, one after the other. */
 function hammingBlock(b: Block): { begin: () => void; block: () => void; skip?: (left: Local) => void } {
   const { f, spec, args, query, state, p, row, gap, bits } = b;
@@ -137,24 +147,32 @@ function hammingBlock(b: Block): { begin: () => void; block: () => void; skip?: 
     if (spec.offset) f.set(score, f.op("f32.add", score, word("offsets")));
     f.if(f.op("f32.ge", score, f.load("f32.load", state, STATE.threshold)), () => allowed(() => enterLane(b, l, f.get(score))));
   };
-  /** To the next block with a row within the limit, or the last one: nearly all of a scan, in registers. */
+  /**
+   * To a block before or with the next row within the limit, or to the last one: nearly all of a scan, in registers.
+   */
   const skip = (left: Local): void => {
-    f.set(row, f.op("i32.add", row, left));
-    f.doWhile(
-      () => {
-        // negative where all four lie beyond the limit
-        p.forEach((at, l) => {
-          const spare = f.op("i32.sub", limit, differing.count(at));
-          f.set(within, l === 0 ? spare : f.op("i32.and", within, spare));
-        });
-        for (const at of p) f.bump(at, spec.stride);
-        f.bump(left, -1);
-      },
-      f.op("i32.and", f.op("i32.shr_s", within, f.i32(31)), left),
-    );
-    for (const at of p) f.bump(at, -spec.stride);
-    f.bump(left, 1);
-    f.set(row, f.op("i32.sub", row, left));
+    const more = f.op("i32.gt_s", left, f.i32(SKIPPED));
+    f.if(more, () => {
+      f.set(row, f.op("i32.add", row, left));
+      f.doWhile(
+        () => {
+          // negative where all rows of these blocks lie beyond the limit
+          for (let block = 0; block < SKIPPED; block++)
+            p.forEach((at, l) => {
+              const spare = f.op("i32.sub", limit, differing.count(at, block * spec.stride));
+              f.set(within, block + l === 0 ? spare : f.op("i32.and", within, spare));
+            });
+          for (const at of p) f.bump(at, SKIPPED * spec.stride);
+          f.bump(left, -SKIPPED);
+        },
+        f.op("i32.and", f.op("i32.shr_s", within, f.i32(31)), more),
+      );
+      f.if(f.op("i32.ge_s", within, f.i32(0)), () => {
+        for (const at of p) f.bump(at, -SKIPPED * spec.stride);
+        f.bump(left, SKIPPED);
+      });
+      f.set(row, f.op("i32.sub", row, left));
+    });
   };
   return { begin, block: () => p.forEach((_, l) => lane(l)), ...(spec.flat ? { skip } : {}) };
 }

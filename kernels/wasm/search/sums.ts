@@ -184,8 +184,8 @@ const WORDS_HELD = 6;
 export interface Differing {
   /** Before any row. */
   readonly begin: () => void;
-  /** The bits in which the row at an address differs from the query. */
-  readonly count: (p: Local) => Emit;
+  /** The bits in which the row at an address, or so many bytes behind it, differs from the query. */
+  readonly count: (p: Local, offset?: number) => Emit;
 }
 
 /** Kind hamming: a population count of each word of 64 bits, which processors have as one instruction. */
@@ -193,8 +193,8 @@ export function writeDiffering(f: FunctionBuilder, spec: ScanSpec, query: Local)
   const words = 2 * spec.vectors;
   const held = words <= WORDS_HELD ? f.locals("i64", words) : [];
   const wordOf = (w: number): Emit => f.load("i64.load", query, QUERY_HEAD + 8 * w);
-  const count = (p: Local): Emit => {
-    const word = (w: number): Emit => f.op("i64.popcnt", f.op("i64.xor", held[w] ?? wordOf(w), f.load("i64.load", p, 8 * w)));
+  const count = (p: Local, offset = 0): Emit => {
+    const word = (w: number): Emit => f.op("i64.popcnt", f.op("i64.xor", held[w] ?? wordOf(w), f.load("i64.load", p, offset + 8 * w)));
     let sum = word(0);
     for (let w = 1; w < words; w++) sum = f.op("i64.add", sum, word(w));
     return f.op("i32.wrap_i64", sum);

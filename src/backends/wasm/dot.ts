@@ -25,7 +25,8 @@ import type { Runtime } from "../../../kernels/wasm/engine/runtime.ts";
 import type { DotChoice } from "../../../kernels/wasm/products/choose.ts";
 import { packWeight } from "../../../kernels/wasm/dot/pack.ts";
 import { resultStride } from "../../../kernels/wasm/products/tiles.ts";
-import { fastestOf, tileCandidates, tuneKey } from "../../../kernels/wasm/products/tuner.ts";
+import { fastestOf, rowClass, tileCandidates, tuneKey } from "../../../kernels/wasm/products/tuner.ts";
+import { arranged, type Mixture } from "../layer.ts";
 import type { Activations } from "../types.ts";
 import { packRows } from "./rows.ts";
 import { rowsFrom, stage, weightMemory, type Product, type Rows } from "./product.ts";
@@ -89,11 +90,28 @@ function rotate(runtime: Runtime, space: Space, x: number, count: number, n: num
   return address;
 }
 
+/** Rows of floats in another order of channels, beside where they lie. */
+function arrange(space: Space, x: Rows, m: number, order: Int32Array): number {
+  const count = m * order.length;
+  const address = space.scratch("arranged", 4 * count);
+  // a recorded run would not do it again
+  space.record = null;
+  arranged(typeof x === "number" ? new Float32Array(space.buffer, x, count) : x, order, new Float32Array(space.buffer, address, count));
+  return address;
+}
+
+/** How activations become codes. */
+export interface DotActivations extends Mixture {
+  readonly activations: Exclude<Activations, "float32">;
+  /** Length of the transform of channels, or 0. */
+  readonly hadamard: number;
+}
+
 export function dotProduct(
   runtime: Runtime,
   source: WeightSource,
   choice: DotChoice,
-  { activations, hadamard: turned }: { readonly activations: Exclude<Activations, "float32">; readonly hadamard: number },
+  { activations, hadamard: turned, wide, order }: DotActivations,
   label: string,
 ): Product {
   const { plan, shape } = choice;
@@ -105,7 +123,14 @@ export function dotProduct(
   const { space, address } = weightMemory(runtime, shape.bytes);
   const standard = choice.spec;
   const tuned = tunedTiles(runtime);
-  const tileOf = (m: number): GemmSpec => tuned?.get(tuneKey(standard(m), m)) ?? standard(m);
+  /** Choices by class of rows: null where the default is the fastest, which may be another tile for each m. */
+  const choices = new Map<number, GemmSpec | null>();
+  const choose = (m: number): void => {
+    const key = tuneKey(standard(m), m);
+    const found = tuned?.get(key);
+    if (found !== undefined) choices.set(rowClass(m), tuningGains(runtime).get(key) === 1 ? null : found);
+  };
+  const tileOf = (m: number): GemmSpec => (tuned === null ? null : choices.get(rowClass(m))) ?? standard(m);
   /** Compiled code by spec, which is one object per kernel. */
   const compiled = new Map<GemmSpec, { quantize: Kernel; gemm: Kernel }>();
   const compile = (spec: GemmSpec): { quantize: Kernel; gemm: Kernel } => {
@@ -118,6 +143,7 @@ export function dotProduct(
         codeBits: ACTIVATION_BITS.get(activations)!,
         mr: spec.mr,
         totals: totalCorrection(spec),
+        mixed: wide > 0,
         shared: runtime.shared,
       };
       const quantize = kernel(activationFamily, quantizer);
@@ -132,10 +158,12 @@ export function dotProduct(
     address,
     activations,
     name: (m) => gemmName(tileOf(m), label),
-    reasons: choice.reasons,
+    reasons: [...choice.reasons, ...(wide === 0 ? [] : [`the first ${wide} of ${source.k} channels keep 8 bits`])],
     rows: (m) => rowsOf(tileOf(m), m),
     tune(x, m) {
-      if (tuned === null || tuned.has(tuneKey(standard(m), m))) return;
+      if (tuned === null || choices.has(rowClass(m))) return;
+      choose(m);
+      if (choices.has(rowClass(m))) return;
       const count = Math.min(m, 64);
       const part = rowsFrom(x, 0, count, source.k);
       const candidates = tileCandidates(standard(m), count);
@@ -145,6 +173,7 @@ export function dotProduct(
       if (before !== undefined && same !== undefined) {
         tuned.set(key, same);
         tuningGains(runtime).set(key, before.gain);
+        choose(m);
         return;
       }
       // results of the measured runs are thrown away
@@ -154,6 +183,7 @@ export function dotProduct(
       const { chosen, gain } = fastestOf(candidates, (spec) => product.multiplyWith(spec, part, count, c, stride));
       tuned.set(key, chosen);
       tuningGains(runtime).set(key, gain);
+      choose(m);
     },
     pack() {
       const parts = offsetTerms(source, plan);
@@ -171,11 +201,12 @@ export function dotProduct(
       const { groups, group, span } = shape;
       const { quantize, gemm } = compile(spec);
       const a = space.scratch("a", tiles * groups * record.bytes);
-      const given = stage(space, x, m, padded, { k: source.k, span, group, groups });
+      const own = order === null ? x : arrange(space, x, m, order);
+      const given = stage(space, own, m, padded, { k: source.k, span, group, groups });
       const staged = turned === 0 ? given : rotate(runtime, space, given, padded * groups * group, turned);
       const tileBytes = groups * record.bytes;
       const factor = correctionFactor(spec, plan.shift);
-      const records = recordJob({ x: staged, a, tiles, mr, groups, group, bytes: record.bytes, factor });
+      const records = recordJob({ x: staged, a, tiles, mr, groups, group, bytes: record.bytes, factor, wide: Math.ceil(wide / span) });
       runtime.work(space, quantize, records.items, records.args, 0);
       const chunk = spec.panel
         ? Math.max(1, Math.floor(PANEL_BYTES / panelBytes(spec)))

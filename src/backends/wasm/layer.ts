@@ -1,19 +1,19 @@
 // A prepared weight on the WebAssembly backend: which product it gets, and running it on arrays (`run`, `runAsync`) or
 // in place (memory.ts).
+import { LowbitError } from "../../../formats/core/errors.ts";
 import type { PackedTensor } from "../../../formats/core/types.ts";
 import { chooseDot } from "../../../kernels/wasm/products/choose.ts";
 import { resultStride } from "../../../kernels/wasm/products/tiles.ts";
 import type { Job } from "../../../kernels/wasm/engine/engine.ts";
 import type { Runtime } from "../../../kernels/wasm/engine/runtime.ts";
-import { checkRun, disposed } from "../layer.ts";
+import { checkHadamard, checkMixed, checkRun, disposed } from "../layer.ts";
 import { weightSource } from "../source.ts";
 import type { PrepareOptions, SyncLayer } from "../types.ts";
 import { dotProduct } from "./dot.ts";
 import { floatProduct } from "./float.ts";
 import { integerProduct, refusedKernel } from "./lut.ts";
 import { placeLayer } from "./memory.ts";
-import { ACTIVATION_BITS } from "../../../kernels/activations.ts";
-import { checkHadamard } from "../layer.ts";
+import { ACTIVATION_BITS, groupSpan } from "../../../kernels/activations.ts";
 import { packWarm, passRows, rowsFrom, type Product, type Rows } from "./product.ts";
 import { inTurns } from "./turns.ts";
 
@@ -31,8 +31,10 @@ export function prepare(runtime: Runtime, w: PackedTensor, options: PrepareOptio
   const source = weightSource(w);
   const note = source.note === undefined ? [] : [source.note];
   let product: Product;
-  const { hadamard } = options;
-  if (hadamard !== undefined) checkHadamard(hadamard, source.k, activations);
+  const { hadamard, mixed } = options;
+  const { k } = source;
+  if (hadamard !== undefined) checkHadamard(hadamard, k, activations);
+  const mixture = checkMixed(mixed, { k, span: groupSpan(source.span, k), activations, hadamard });
   if (options.kernel !== undefined && activations !== "int8") throw refusedKernel(options.kernel, 'activations other than "int8"');
   if (activations === "float32") product = floatProduct(runtime, source, w.format.name, []);
   else {
@@ -45,10 +47,16 @@ export function prepare(runtime: Runtime, w: PackedTensor, options: PrepareOptio
     const label = w.format.name;
     if (typeof choice === "string") {
       if (options.kernel !== undefined) throw refusedKernel(options.kernel, choice);
+      // float32 activations would have to be moved, or turned, too
+      if (hadamard !== undefined || mixture.order !== null)
+        throw new LowbitError(
+          "E_UNSUPPORTED",
+          `prepareMatmul ${hadamard === undefined ? "mixed" : "hadamard"}: expected a weight with an integer product, got ${choice}. Take a format of integers, as int4_b32.`,
+        );
       product = floatProduct(runtime, source, label, [`no integer product (${choice}): activations stay float32`]);
     } else
       product = integerProduct(runtime, source, hadamard === undefined ? options : { ...options, kernel: "dot" }, label, () =>
-        dotProduct(runtime, source, choice, { activations, hadamard: hadamard ?? 0 }, label),
+        dotProduct(runtime, source, choice, { activations, hadamard: hadamard ?? 0, ...mixture }, label),
       );
   }
   return productLayer(runtime, product, w.rows, w.k, note);

@@ -92,7 +92,7 @@ function twoFourProduct(runtime: Runtime, { k, span, groups, blocks: all, packed
   const { shared } = runtime;
   const style = runtime.features.dot === "none" ? "simd" : "madd16";
   const record = activationRecord({ style: "dot", activationBits: 8, group: span, mr: 1 });
-  const quantizer = { style: "dot", inOrder: false, activationBits: 8, codeBits: 8, mr: 1, totals: true, shared } as const;
+  const quantizer = { style: "dot", inOrder: false, activationBits: 8, codeBits: 8, mr: 1, totals: true, mixed: false, shared } as const;
   const specs = Array.from({ length: TWO_FOUR_MOST }, (_, i): TwoFourSpec => ({ style, mr: i + 1, short: span === TWO_FOUR_SPAN, shared }));
   const specOf = (m: number): TwoFourSpec => specs[tileRows(m, TWO_FOUR_MOST) - 1];
   const padded = (m: number): number => Math.ceil(m / specOf(m).mr) * specOf(m).mr;

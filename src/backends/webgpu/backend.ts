@@ -6,7 +6,7 @@ import { LowbitError } from "../../../formats/core/errors.ts";
 import { elementOf } from "../../../formats/core/packed.ts";
 import type { Codes } from "../../../formats/core/pack.ts";
 import type { EncodeOptions, NumberFormat, PackedTensor } from "../../../formats/core/types.ts";
-import { groupSpan, integerRefusal } from "../../../kernels/activations.ts";
+import { ACTIVATION_BITS, groupSpan, integerRefusal } from "../../../kernels/activations.ts";
 import { activationGroups, layoutShader, quantizeShader, type LayoutSpec, type QuantizeSpec } from "../../../kernels/wgsl/activations.ts";
 import { STORAGE, type GpuAdapter, type GpuBinding, type GpuBuffer, type GpuDevice, type GpuRoot } from "../../../kernels/wgsl/api.ts";
 import { GEMM_COLUMNS, gemmGroups, gemmShader, type GemmSpec } from "../../../kernels/wgsl/gemm.ts";
@@ -177,8 +177,13 @@ const EPILOGUES: readonly string[] = ["relu", "gelu", "geluTanh", "silu"];
 
 function check(w: PackedTensor, options: GpuPrepareOptions): void {
   const { activations = "float32", bias, epilogue } = options;
-  if (!["float32", "float16", "int16", "int8"].includes(activations))
-    throw new TypeError(`prepareMatmul activations: expected "float32", "float16", "int16" or "int8", got ${String(activations)}.`);
+  if (activations !== "float32" && activations !== "float16" && !ACTIVATION_BITS.has(activations))
+    throw new TypeError(
+      `prepareMatmul activations: expected "float32", "float16", "int16", "int8", "int6" or "int4", got ${String(activations)}.`,
+    );
+  for (const name of ["hadamard", "mixed"] as const)
+    if (options[name] !== undefined)
+      throw new LowbitError("E_UNSUPPORTED", `prepareMatmul ${name}: expected none on WebGPU, got one. Use backend: await wasm().`);
   if (epilogue !== undefined && !EPILOGUES.includes(epilogue))
     throw new TypeError(`prepareMatmul epilogue: expected one of ${EPILOGUES.join(", ")}, got ${String(epilogue)}.`);
   if (bias !== undefined && (!(bias instanceof Float32Array) || bias.length !== w.rows))
@@ -221,18 +226,19 @@ function prepare(runtime: GpuRuntime, w: PackedTensor, options: GpuPrepareOption
   const { rows: n, k } = w;
   const source = weightSource(w);
   const reasons: string[] = [];
-  const quantized = asked === "int8" || asked === "int16";
+  const quantized = ACTIVATION_BITS.has(asked);
   const refusal = quantized ? integerRefusal(source) : null;
   if (refusal !== null) reasons.push(`no integer product (${refusal}): activations stay float32`);
   const used = refusal === null ? asked : "float32";
-  const integer = used === "int8" || used === "int16" ? integerWeight(source) : null;
-  const bits = used === "int8" ? 8 : used === "int16" ? 16 : null;
+  const bits = ACTIVATION_BITS.get(used) ?? null;
+  const integer = bits === null ? null : integerWeight(source);
   const element = elementOf(w);
   const plan = integer ?? floatWeight(source, element === null ? null : decodeExpr(element));
   if (integer === null && bits !== null) reasons.push(`values of a table: activations rounded to ${used}, products in float32`);
   reasons.push(...(source.note === undefined || plan.bits === 32 ? [] : [source.note]), plan.reason);
   const shared = { bias: options.bias !== undefined, epilogue: options.epilogue ?? null };
-  const x = integer !== null ? (used as "int8" | "int16") : used === "float16" ? "float16" : "float32";
+  // codes of fewer bits are bytes too
+  const x = integer !== null ? (bits === 16 ? "int16" : "int8") : used === "float16" ? "float16" : "float32";
   const base = productSpec(plan, x, { ...shared, subgroups: false });
   const part = bits === null ? k : groupSpan(source.span, k);
 
@@ -245,7 +251,7 @@ function prepare(runtime: GpuRuntime, w: PackedTensor, options: GpuPrepareOption
   });
   const gemm = (m: number): GemmSpec => ({ ...base, m: m <= 16 ? 16 : 64 });
   const name = (m: number): string => {
-    const asks = bits !== null && integer === null ? (used as "int8" | "int16") : base.x;
+    const asks = bits !== null ? used : base.x;
     if (m <= 4) return shaderName(gemv(m), w.format.name, "gemv", [gemv(m).m, gemv(m).n], asks);
     return shaderName(base, w.format.name, "gemm", [gemm(m).m, GEMM_COLUMNS], asks);
   };
@@ -339,7 +345,7 @@ function prepare(runtime: GpuRuntime, w: PackedTensor, options: GpuPrepareOption
       let facts: GpuBuffer | null = null;
       if (compiled.quantizing !== null) {
         const groups = integer === null ? Math.ceil(k / part) : plan.groups;
-        const bytes = integer === null ? count * k * 4 : count * width * (bits! / 8);
+        const bytes = integer === null ? count * k * 4 : count * width * (bits === 16 ? 2 : 1);
         const codes = runtime.scratch("codes", bytes);
         facts = runtime.scratch("facts", integer === null ? 16 : count * Math.max(plan.groups, plan.chunks) * 8);
         job.dispatch(compiled.quantizing, { params: uniforms[0], x: input, codes, values: codes, facts }, activationGroups(count * groups));

@@ -15,16 +15,16 @@ import { biasCorrectionPass } from "./bias-correction.ts";
 import { equalizePass } from "./equalize.ts";
 import { foldBatchNormPass } from "./fold-batchnorm.ts";
 import { foldNormPass } from "./fold-norm.ts";
+import { gatherOutliersPass } from "./gather-outliers.ts";
 import { rotatePass } from "./rotate.ts";
 import { smoothPass } from "./smooth.ts";
 import type { LayerCalibration, Pass, PassContext, PassRequest, PassSettings } from "./types.ts";
 
 /** Passes in the order in which they are useful together. */
 export const PASSES: ReadonlyMap<string, Pass> = new Map(
-  [foldBatchNormPass, equalizePass, foldNormPass, rotatePass, smoothPass, awqPass, biasCorrectionPass].map((pass): [string, Pass] => [
-    pass.name,
-    pass,
-  ]),
+  [foldBatchNormPass, equalizePass, foldNormPass, rotatePass, smoothPass, awqPass, gatherOutliersPass, biasCorrectionPass].map(
+    (pass): [string, Pass] => [pass.name, pass],
+  ),
 );
 
 /** Data for passes that need some, and the inputs that they are checked on. */

@@ -1,6 +1,6 @@
 // Activations of few bits: token-wise codes, a logarithmic format for the outputs of softmax (Agile-Quant,
-// arXiv 2312.05693, after FQ-ViT), and splits whose integer products add up to the whole one exactly: outliers of codes
-// beside a 4-bit rest, channels in blocks of 4 and of 8 bits (COMET's FMPQ, arXiv 2410.12168).
+// arXiv 2312.05693, after FQ-ViT), and a split whose integer products add up to the whole one exactly: outliers of
+// codes beside a 4-bit rest. Channels in blocks of 4 and of 8 bits (COMET) are those of `outlierSplit`, mixed.ts.
 import { LowbitError } from "../../../formats/core/errors.ts";
 import type { NumberFormat } from "../../../formats/core/types.ts";
 import { defineCodebook } from "../../../formats/define/index.ts";
@@ -96,35 +96,4 @@ export function splitOutliers(codes: Int8Array, k: number, limit = 7): OutlierCo
       outliers[r * channels.length + j] = codes[at] - inliers[at];
     });
   return { inliers, channels, outliers };
-}
-
-/** Channels in blocks of a width of their own. */
-export interface ChannelBlocks {
-  /** The channel at each place: those with the largest magnitudes first. */
-  readonly order: Int32Array;
-  readonly block: number;
-  /** Blocks at the front that keep 8 bits; the others have 4. */
-  readonly wide: number;
-  /** Share of the blocks that have 4 bits. */
-  readonly narrowShare: number;
-}
-
-/**
- * Gathers outlier channels in as few blocks as hold them: a channel is one where its magnitude is beyond `ratio` times
- * the median of all (COMET's FMPQ; the order is folded into the weight, `permuteColumns`).
- * @param magnitudes the largest magnitude of each channel, from calibration
- * @throws RangeError
- */
-export function blockChannels(magnitudes: ArrayLike<number>, { block = 128, ratio = 4 } = {}): ChannelBlocks {
-  const k = magnitudes.length;
-  if (!Number.isSafeInteger(block) || block < 1) throw new RangeError(`blockChannels: expected blocks from 1 channel on, got ${block}.`);
-  if (!(ratio >= 1)) throw new RangeError(`blockChannels: expected a ratio from 1 on, got ${ratio}.`);
-  const order = Int32Array.from({ length: k }, (_, i) => i);
-  order.sort((a, b) => magnitudes[b] - magnitudes[a] || a - b);
-  const median = k === 0 ? 0 : magnitudes[order[k >> 1]];
-  let outliers = 0;
-  while (outliers < k && magnitudes[order[outliers]] > ratio * median) outliers++;
-  const blocks = Math.ceil(k / block);
-  const wide = Math.ceil(outliers / block);
-  return { order, block, wide, narrowShare: blocks === 0 ? 1 : (blocks - wide) / blocks };
 }

@@ -8,6 +8,7 @@ import type { OnnxModel } from "../../onnx/file/model.ts";
 import { constantTensor, opsetVersion } from "../../onnx/graph/nodes.ts";
 import { operatorName } from "../../onnx/graph/scopes.ts";
 import { INTEGER_DOMAIN } from "../../onnx/integer/functions.ts";
+import { readOutliers } from "../../onnx/outliers.ts";
 import { readStored } from "../../onnx/targets/record.ts";
 import { operators } from "../ops/index.ts";
 import { isOwnFunction } from "../ops/integer-only.ts";
@@ -199,6 +200,7 @@ export async function makePlan(model: OnnxModel, { flat, stored }: ReadGraph, op
   const constants = new Constants(model, flat, feeds);
   for (const [name, packed] of stored) constants.weights.set(name, { isRows: true, packed });
   for (const [name, weight] of held) constants.weights.set(name, weight);
+  const outliers = readOutliers(model);
   const layers = new Map<string, SyncLayer>();
   const steps: Unfreed[] = [];
   const dropped = new Map<NodeProto, ReadonlySet<number>>();
@@ -218,6 +220,11 @@ export async function makePlan(model: OnnxModel, { flat, stored }: ReadGraph, op
     products: options.products ?? backend,
     opset,
     activations,
+    productOptions(auto) {
+      const chosen = activations === "auto" ? auto : activations;
+      const wide = chosen === "int4" || chosen === "int6" ? outliers.get(node.input[0]) : undefined;
+      return { activations: chosen, ...(wide !== undefined && { mixed: { wide } }) };
+    },
     bytes: (name) => constants.bytes(name),
     // others keep what they prepare
     parts: (name, type) =>

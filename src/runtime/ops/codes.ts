@@ -11,12 +11,13 @@ import { uint4 } from "../../../formats/uint4.ts";
 import { uint8 } from "../../../formats/uint8.ts";
 import { unpackCodes } from "../../../formats/core/pack.ts";
 import { readByRows, rowsOfWeight } from "../../backends/source.ts";
+import type { PrepareOptions } from "../../backends/types.ts";
 import { gatherRows } from "../../tensor/gather.ts";
 import type { NodeProto } from "../../onnx/file/gen/onnx_pb.ts";
 import { attributeInt } from "../../onnx/graph/nodes.ts";
 import type { TensorParts, Value } from "../value.ts";
 import { floats, integers } from "../value.ts";
-import type { ActivationChoice, Inputs, Operator, Operators, PrepareContext, Prepared, Run, TableRows } from "./operator.ts";
+import type { Inputs, Operator, Operators, PrepareContext, Prepared, Run, TableRows } from "./operator.ts";
 import { fail, need } from "./operator.ts";
 import { bytesOf, floatWeight, runLayer } from "./product.ts";
 
@@ -188,16 +189,16 @@ function partedWeight(codes: TensorParts, scales: TensorParts, zeros: Value | un
 }
 
 /** accuracy_level 4 allows int8 activations. */
-const nbitsActivations = (node: NodeProto, { activations }: PrepareContext): Exclude<ActivationChoice, "auto"> =>
-  activations !== "auto" ? activations : attributeInt(node, "accuracy_level", 0) === 4 ? "int8" : "float32";
+const nbitsOptions = (node: NodeProto, context: PrepareContext): PrepareOptions =>
+  context.productOptions(attributeInt(node, "accuracy_level", 0) === 4 ? "int8" : "float32");
 
 function prepareNBits(node: NodeProto, context: PrepareContext): Prepared | undefined {
-  const activations = nbitsActivations(node, context);
+  const options = nbitsOptions(node, context);
   const { bits, block } = NBITS_SIZES(node);
-  const key = `${node.input.slice(1, 4).join(" ")} ${bits} ${block} ${activations}`;
+  const key = `${node.input.slice(1, 4).join(" ")} ${bits} ${block} ${JSON.stringify(options)}`;
   const weight = packNBits(node, context, (name) => context.constant(node.input.indexOf(name)));
   if (weight === undefined) return undefined;
-  const layer = context.layer(key, () => context.products.prepare(weight, { activations }));
+  const layer = context.layer(key, () => context.products.prepare(weight, options));
   return {
     run: (inputs: Inputs, of: NodeProto) => runLayer(layer, need(inputs, 0, of), inputs[5], of),
     kernel: layer.explain().kernel,
@@ -267,10 +268,10 @@ export function joinNBits(nodes: readonly NodeProto[], context: PrepareContext, 
     return rowsOfWeight(part) === undefined ? { ...part, codes: part.codes.slice() } : part;
   });
   const rows = parts.reduce((sum, part) => sum + part.rows, 0);
-  const activations = nbitsActivations(nodes[0], context);
-  const key = `${nodes.map((node) => node.input[1]).join(" ")} ${activations}`;
+  const options = nbitsOptions(nodes[0], context);
+  const key = `${nodes.map((node) => node.input[1]).join(" ")} ${JSON.stringify(options)}`;
   const widths = parts.map((part) => part.rows);
-  const layer = context.layer(key, () => context.products.prepare(stackedWeight(parts), { activations }));
+  const layer = context.layer(key, () => context.products.prepare(stackedWeight(parts), options));
   const run: Run = (inputs, node) => {
     const y = runLayer(layer, need(inputs, 0, node), undefined, node);
     let start = 0;
@@ -388,9 +389,7 @@ const bnb4: Operator = {
     const from = codes.data;
     const scales = absmax.data;
     const layer = context.layer(node.input.slice(1, 3).join(" "), () =>
-      context.products.prepare(bnb4Weight(from, scales, element, size), {
-        activations: context.activations === "auto" ? "float32" : context.activations,
-      }),
+      context.products.prepare(bnb4Weight(from, scales, element, size), context.productOptions("float32")),
     );
     return {
       run: (inputs, of) => runLayer(layer, need(inputs, 0, of), undefined, of),

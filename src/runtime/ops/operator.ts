@@ -2,7 +2,7 @@
 // prepare them once.
 import { LowbitError } from "../../../formats/core/errors.ts";
 import type { PackedTensor } from "../../../formats/core/types.ts";
-import type { Backend, SyncLayer } from "../../backends/types.ts";
+import type { Backend, PrepareOptions, SyncLayer } from "../../backends/types.ts";
 import type { Filters, IntegerConvPlan, IntegerMatrix, IntegerProduct } from "../../backends/wasm/nn/integer.ts";
 import type { NodeProto } from "../../onnx/file/gen/onnx_pb.ts";
 import { attributeOf } from "../../onnx/graph/nodes.ts";
@@ -32,6 +32,11 @@ export interface PrepareContext {
   /** The constant behind input i, or undefined. */
   constant(i: number): Value | undefined;
   readonly activations: ActivationChoice;
+  /**
+   * How a product of the node's first input takes it; `auto`: what "auto" stands for. Channels that the model's record
+   * keeps at 8 bits beside fewer (`gather-outliers`) are in it.
+   */
+  productOptions(auto: Exclude<ActivationChoice, "auto">): PrepareOptions;
   /**
    * The bytes of the constant uint8 tensor behind a name, good until the next such call; undefined where there is none.
    */

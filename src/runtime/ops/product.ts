@@ -97,15 +97,14 @@ function matmul(inputs: Inputs, node: NodeProto): Value {
  * The layer of input 1, a constant matrix: [n, k] (`isRows`) or [k, n]. Weights that the model has as codes stay codes.
  */
 function constantLayer(context: PrepareContext, name: string, isRows: boolean): SyncLayer | undefined {
-  const { products: backend, activations } = context;
+  const { products: backend } = context;
   const key = `${name} ${isRows}`;
   const weight = context.weight(1);
   const made = weight?.isRows === isRows ? weight.made : undefined;
   if (made !== undefined) return context.layer(key, () => made);
   if (weight?.isRows === isRows) {
     const packed = weight.packed();
-    if (packed.shape.length === 2)
-      return context.layer(key, () => backend.prepare(packed, { activations: activations === "auto" ? "float32" : activations }));
+    if (packed.shape.length === 2) return context.layer(key, () => backend.prepare(packed, context.productOptions("float32")));
   }
   const w = context.constant(1);
   if (w?.dims.length !== 2 || !(w.data instanceof Float32Array) || w.data.length === 0) return undefined;

@@ -15,10 +15,8 @@ const notHere = (): never => {
 
 /** What prepares the products of a plan on a device. They have no `run`: the plan's steps know their layer. */
 export const deviceProducts = (backend: WebGpuBackend): Pick<Backend<SyncLayer>, "prepare"> => ({
-  prepare(w, { activations = "float32", codebook }) {
-    // activations of fewer bits are the WebAssembly kernels'; the next wider ones here
-    const wider = activations === "int6" || activations === "int4" ? "int8" : activations;
-    const layer = backend.prepare(w, { activations: wider, ...(codebook && { codebook }) });
+  prepare(w, options) {
+    const layer = backend.prepare(w, options);
     const { n, k, runAsync, explain, dispose } = layer;
     const planned: SyncLayer = { n, k, run: notHere, runAsync, explain, dispose, [Symbol.dispose]: dispose };
     onDevice.set(planned, layer);

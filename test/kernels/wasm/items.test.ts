@@ -90,7 +90,7 @@ describe("records of activations", () => {
     }
     expect(recordJob({ x: 0, a: 0, tiles: 2, mr: 4, groups: 128, group: 32, bytes: 96, factor: 3 })).toEqual({
       items: 2,
-      args: Int32Array.of(0, 0, 128, 256, 128, 128, 96, 3),
+      args: Int32Array.of(0, 0, 128, 256, 128, 128, 96, 3, 0),
     });
     // activations of one row of a usual matrix are one item: not worth waking a thread
     expect(recordJob({ x: 0, a: 0, tiles: 1, mr: 1, groups: 128, group: 32, bytes: 64 }).items).toBe(1);

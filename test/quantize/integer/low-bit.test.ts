@@ -6,10 +6,10 @@ import { decodeArray, encodeArray, format } from "../../../formats/index.ts";
 import { prepareMatmul, quantize, tensor, wasm } from "../../../src/index.ts";
 import {
   absmeanTernary,
-  blockChannels,
   gaussian,
   hammingScores,
   log2Format,
+  outlierSplit,
   packSigns,
   planMixture,
   quantizeTokens,
@@ -50,11 +50,10 @@ describe("outliers and blocks", () => {
   test("8 outlier channels of 4096 lie in one of 32 blocks: 97 % of them have 4 bits", () => {
     const random = seededRandom(8);
     const magnitudes = Float64Array.from({ length: 4096 }, (_, i) => (i % 512 === 77 ? 60 : 1) * (1 + random()));
-    const blocks = blockChannels(magnitudes);
-    expect(blocks).toMatchObject({ block: 128, wide: 1, narrowShare: 31 / 32 });
+    const blocks = outlierSplit(magnitudes);
+    expect(blocks).toMatchObject({ block: 128, wideBlocks: 1, wide: 128 });
     expect([...blocks.order].sort((a, b) => a - b)).toEqual(Array.from({ length: 4096 }, (_, i) => i));
     expect([...blocks.order.subarray(0, 8)].every((channel) => channel % 512 === 77)).toBe(true);
-    expect(() => blockChannels(magnitudes, { ratio: 0 })).toThrow(/ratio/);
   });
 });
 
