@@ -16,14 +16,14 @@ const named = new Set(formatFiles().map((name) => join(root, `formats/${name}.ts
 
 const within = (id: string, folder: string): boolean => id.startsWith(`${join(root, folder)}/`);
 
+/** Files of the quantizers that running a model or a search takes too: they are apart from the rest. */
+const shared = ["steps", "random", "normal", "integer/norm", "rotation", "hadamard"].map((name) => `src/quantize/${name}.ts`);
+
 rmSync(join(root, "dist"), { recursive: true, force: true });
 await modules();
 for (const { out, format } of entries())
   if (!format) write(`cjs/${out}.cjs`, `module.exports=require("${"../".repeat(out.split("/").length)}esm/${out}.js");\n`);
 for (const [path, text] of await declarations()) write(path, text);
-
-/** Files of the quantizers that running a model or a search takes too: they are apart from the rest. */
-const shared = ["steps", "random", "normal", "integer/norm", "rotation", "hadamard"].map((name) => `src/quantize/${name}.ts`);
 
 /** Annotations of purity are kept: bundlers drop what is not used of a chunk by them. */
 async function modules(): Promise<void> {
