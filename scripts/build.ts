@@ -16,9 +16,6 @@ const named = new Set(formatFiles().map((name) => join(root, `formats/${name}.ts
 
 const within = (id: string, folder: string): boolean => id.startsWith(`${join(root, folder)}/`);
 
-/** Files of the quantizers that running a model or a search takes too: they are apart from the rest. */
-const shared = ["steps", "random", "normal", "integer/norm", "rotation", "hadamard"].map((name) => `src/quantize/${name}.ts`);
-
 rmSync(join(root, "dist"), { recursive: true, force: true });
 await modules();
 for (const { out, format } of entries())
@@ -51,8 +48,6 @@ async function modules(): Promise<void> {
       groups: [
         { name: "formats/core", test: (id) => within(id, "formats/core") || within(id, "formats/define"), priority: 2 },
         { name: "formats/named", test: (id) => named.has(id), priority: 1 },
-        // what runs models needs tensors, and of the quantizers only what is named here
-        { name: "tensor", test: (id) => within(id, "src/tensor") || shared.some((file) => id === join(root, file)), priority: 1 },
         { name: "quantizers", test: (id) => within(id, "src/quantize") },
       ],
     },
