@@ -28,7 +28,7 @@ import { resolveAlgorithm } from "./algorithms.ts";
 import { isExperts, sequentialReason } from "./calibrate/experts.ts";
 import { activationOf, vectorView } from "./calibrate/vectors.ts";
 import type { AlgorithmChoice, LayerRule, LayerReport, QuantizeOptions } from "./options.ts";
-import { checkOptions } from "./options.ts";
+import { checkOptions } from "./option-table.ts";
 import { nameFilter } from "./patterns.ts";
 import { convertFp16 } from "./targets/fp16.ts";
 import type { TargetContext } from "./targets/target.ts";

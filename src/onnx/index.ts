@@ -76,7 +76,7 @@ export { runtimeTraps } from "./verify/traps.ts";
 export type { RuntimeTrap, TrapRuntime } from "./verify/traps.ts";
 export type { FeedTensor, Feeds } from "./verify/feeds.ts";
 export { ALGORITHMS } from "./algorithms.ts";
-export type { Algorithm, AlgorithmInput, AlgorithmName, AlgorithmOptions } from "./algorithms.ts";
+export type { Algorithm, AlgorithmInput, AlgorithmName, AlgorithmOptions } from "./algorithm-types.ts";
 export { decideWeights } from "./decide.ts";
 export type { DecidedWeight, DecideOptions, WeightBasis, WeightDecision } from "./decide.ts";
 export { calibrateToFile, mergeStatistics } from "./calibrate/file.ts";

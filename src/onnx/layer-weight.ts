@@ -8,7 +8,9 @@ import { outputError, unvarying, type LayerStatistics } from "../quantize/statis
 import { isApart } from "../tensor/quantize/bands.ts";
 import { quantize } from "../tensor/quantize/index.ts";
 import { matrixView, readRows, type Tensor } from "../tensor/tensor.ts";
-import { resolveAlgorithm, SAMPLED, type AlgorithmInput, type ResolvedAlgorithm } from "./algorithms.ts";
+import { SAMPLED } from "./algorithm-choices.ts";
+import type { AlgorithmInput } from "./algorithm-types.ts";
+import { resolveAlgorithm, type ResolvedAlgorithm } from "./algorithms.ts";
 import { BANDS, isLarge, layerBands, readsBands } from "./bands.ts";
 import { isExperts } from "./calibrate/experts.ts";
 import type { CollectOptions, InputStatistics } from "./calibrate/statistics.ts";

@@ -1,9 +1,11 @@
 // The recipe: the options of the quantizer as a file, lowbit.config.json or .mjs. Plain JSON with a version; checked
 // with errors that name the field. A module may hold functions as well. Found beside the model, or named.
 import { LowbitError } from "../../formats/core/errors.ts";
+import { nearest } from "../../formats/registry.ts";
 import { readFile } from "../files/open.ts";
 import { nodeFs, nodePath, nodeUrl } from "./calibrate/node.ts";
-import { OPTIONS, type QuantizeModelOptions } from "./options.ts";
+import { OPTIONS } from "./option-table.ts";
+import type { QuantizeModelOptions } from "./options.ts";
 
 /** Version of the recipe's fields. */
 export const RECIPE_VERSION = 1;
@@ -46,15 +48,10 @@ export function parseRecipe(recipe: unknown, label: string): QuantizeModelOption
     throw bad("version", String(RECIPE_VERSION), JSON.stringify(version), "Write it again with --print-config.");
   for (const [name, value] of Object.entries(options)) {
     const row = OPTIONS.find((option) => option.name === name);
-    if (row === undefined)
-      throw bad(
-        name,
-        `one of ${OPTIONS.filter(({ json }) => json)
-          .map((option) => option.name)
-          .join(", ")}`,
-        "an unknown field",
-        "Correct its name.",
-      );
+    if (row === undefined) {
+      const names = OPTIONS.filter(({ json }) => json).map((option) => option.name);
+      throw bad(name, `one of ${names.join(", ")}`, "an unknown field", `Did you mean ${nearest(name, names)[0]}?`);
+    }
     if (!row.accepts(value)) throw bad(name, row.expected, (JSON.stringify(value) ?? typeof value).slice(0, 80), "Correct its value.");
   }
   return options as QuantizeModelOptions;

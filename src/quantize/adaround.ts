@@ -6,7 +6,7 @@ import { LowbitError } from "../../formats/core/errors.ts";
 import { codeArray } from "../../formats/core/pack.ts";
 import type { Format, PackedTensor } from "../../formats/core/types.ts";
 import type { Tensor } from "../tensor/tensor.ts";
-import { hessianOf } from "./gptq.ts";
+import { hessianOf } from "./hessian.ts";
 import { BlockGrid, columnFormat, weightMatrix, type ScaleOptions } from "./grid.ts";
 import { transposed } from "./linalg.ts";
 import { scaleRecipe } from "./rtn.ts";

@@ -6,7 +6,7 @@ import { LowbitError } from "../../formats/core/errors.ts";
 import { dequantize } from "../../formats/core/packed.ts";
 import type { Format, PackedTensor } from "../../formats/core/types.ts";
 import type { Tensor } from "../tensor/tensor.ts";
-import { hessianOf } from "./gptq.ts";
+import { hessianOf } from "./hessian.ts";
 import { weightMatrix } from "./grid.ts";
 import { rtn } from "./rtn.ts";
 import { resolveSearch, type ScaleSearch } from "./search.ts";

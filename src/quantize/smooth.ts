@@ -7,7 +7,7 @@ import { dequantize } from "../../formats/core/packed.ts";
 import type { Format } from "../../formats/core/types.ts";
 import { quantize } from "../tensor/quantize/index.ts";
 import { channelAmax, scaleColumns, smoothFactors, type Linear } from "./equalize.ts";
-import { hessianOf } from "./gptq.ts";
+import { hessianOf } from "./hessian.ts";
 import type { AlgebraOptions } from "./simd.ts";
 import { outputError, type LayerStatistics } from "./statistics.ts";
 import { checkAborted, type RunOptions } from "./steps.ts";

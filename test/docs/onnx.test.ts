@@ -12,7 +12,7 @@ import { npzBytes } from "../../src/interop/index.ts";
 import * as onnx from "../../src/onnx/index.ts";
 import { ALGORITHMS } from "../../src/onnx/algorithms.ts";
 import { DTYPES } from "../../src/onnx/dtypes.ts";
-import { OPTIONS } from "../../src/onnx/options.ts";
+import { OPTIONS } from "../../src/onnx/option-table.ts";
 import { TARGETS } from "../../src/onnx/targets/index.ts";
 import { encode, graph, model, node, raw, T, value, weights } from "../onnx/build.ts";
 

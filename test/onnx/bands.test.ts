@@ -17,7 +17,7 @@ import {
   type QuantizeModelOptions,
   type QuantizeOptions,
 } from "../../src/onnx/index.ts";
-import type { AlgorithmInput } from "../../src/onnx/algorithms.ts";
+import type { AlgorithmInput } from "../../src/onnx/algorithm-types.ts";
 import { format } from "../../formats/index.ts";
 import { awq } from "../../src/quantize/index.ts";
 import type { WeightQuantizer } from "../../src/tensor/quantize/index.ts";

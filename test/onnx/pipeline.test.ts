@@ -236,7 +236,9 @@ describe("recipes", () => {
       }
       return "no error";
     };
-    expect(refused({ dtype: "q4", algoritm: "gptq" })).toMatch(/recipe\.json: algoritm: expected one of .*algorithm.*an unknown field/);
+    expect(refused({ dtype: "q4", algoritm: "gptq" })).toMatch(
+      /recipe\.json: algoritm: expected one of .*algorithm.*an unknown field. Did you mean algorithm\?/,
+    );
     expect(refused({ dtype: "q4", rules: [{ match: "a", formt: "int4_b32" }] })).toMatch(/recipe\.json: rules: /);
     expect(refused({ version: 2, dtype: "q4" })).toMatch(/version: expected 1, got 2/);
     expect(refused(["q4"])).toMatch(/got a list/);

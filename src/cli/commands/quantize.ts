@@ -1,12 +1,12 @@
 // lowbit quantize: one model file to another, or a folder in several dtypes, with a report of every layer; --verify
-// runs both and compares their outputs. Its options are those of src/onnx/options.ts: a new one there has its flag
+// runs both and compares their outputs. Its options are those of src/onnx/option-table.ts: a new one there has its flag
 // here.
 import { statSync } from "node:fs";
 import { isLowbitError } from "../../../formats/core/errors.ts";
 import { nearest } from "../../../formats/registry.ts";
 import { ONNX_DTYPES, dtypeFileName, dtypeRow } from "../../onnx/dtypes.ts";
 import { quantizeFolder, type FolderReport } from "../../onnx/folder.ts";
-import { OPTIONS, checkOptions } from "../../onnx/options.ts";
+import { OPTIONS, checkOptions } from "../../onnx/option-table.ts";
 import type { LayerReport, OnnxDtype, QuantizeModelOptions, QuantizeReport } from "../../onnx/options.ts";
 import { readModel } from "../../onnx/file/io.ts";
 import { quantizeModel } from "../../onnx/quantize.ts";

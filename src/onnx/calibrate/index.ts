@@ -1,5 +1,5 @@
 // Calibration of models: data in, statistics and ranges by layer out. `calibrateModel` is for those who write
-// quantizers of their own; `decideWeights` (src/onnx/algorithms.ts) does the same group by group, for less memory.
+// quantizers of their own; `decideWeights` (src/onnx/decide.ts) does the same group by group, for less memory.
 import { LowbitError } from "../../../formats/core/errors.ts";
 import type { OnnxModel } from "../file/model.ts";
 import { readModel } from "../file/io.ts";

@@ -2,8 +2,6 @@
 // output. Node only; onnxruntime-node is an optional peer.
 import { LowbitError, isLowbitError } from "../../../formats/core/errors.ts";
 import type { CalibrationData } from "../calibrate/sources.ts";
-import { readFeeds } from "../calibrate/sources.ts";
-import { readModel, readModelBytes } from "../file/io.ts";
 import type { OnnxModel } from "../file/model.ts";
 import { summarizeModel } from "../inspect.ts";
 import { describeFeeds } from "../session.ts";
@@ -13,6 +11,7 @@ import type { FeedTensor, Feeds, InputHint, InputMetadata } from "./feeds.ts";
 import { inputHints } from "./feeds.ts";
 import type { OutputKind } from "./kinds.ts";
 import { kindsByGraph } from "./kinds.ts";
+import { givenInputs, withModel } from "./given.ts";
 import { compareGeneration, type DecoderModel, type Generation } from "./generate.ts";
 import { PRESETS, imageFeeds } from "./images.ts";
 import { loadMetric, measureMetric, type Metric, type MetricFigures } from "./metric.ts";
@@ -148,7 +147,7 @@ async function run({ session, label, judged }: Opened, feeds: Feeds): Promise<Re
     if (cause instanceof CrashError) throw crashed(label, judged, `run the model with inputs ${describeFeeds(feeds)}`, cause);
     throw new LowbitError(
       "E_RUNTIME",
-      `${label}: expected a run with inputs ${describeFeeds(feeds)}, got ${(cause as Error).message}. Give sizes with dims, or inputs.`,
+      `${label}: expected a run with inputs ${describeFeeds(feeds)}, got ${(cause as Error).message}. Give sizes with dims (--dims), or inputs of the shapes that the model takes (--inputs).`,
       { cause },
     );
   }
@@ -294,25 +293,6 @@ const metricsOf = (metric: Metric, reference: Opened, judged: Opened): Promise<M
   });
   return measureMetric(metric, { reference: model(reference, "reference"), model: model(judged, "model") });
 };
-
-async function givenInputs(
-  model: string | Uint8Array,
-  inputs: NonNullable<VerifyOptions["inputs"]>,
-  samples?: number,
-): Promise<readonly Feeds[]> {
-  if (Array.isArray(inputs)) return inputs as readonly Feeds[];
-  return withModel(model, (opened) => readFeeds(opened, inputs as CalibrationData, samples === undefined ? {} : { maxBatches: samples }));
-}
-
-async function withModel<R>(model: string | Uint8Array, use: (opened: OnnxModel) => R | Promise<R>): Promise<R> {
-  if (typeof model !== "string") return use(readModelBytes(model));
-  const file = readModel(model);
-  try {
-    return await use(file);
-  } finally {
-    file.close();
-  }
-}
 
 /** What these runs on a CPU cannot show: traps of other runtimes, and values that a GPU's float16 does not hold. */
 async function beyondTheRun(

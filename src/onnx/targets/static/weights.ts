@@ -11,7 +11,7 @@ import { dequantizeOriginal } from "../../../quantize/mrgptq.ts";
 import { outputError } from "../../../quantize/statistics.ts";
 import { quantize, type WeightQuantizer } from "../../../tensor/quantize/index.ts";
 import { matrixView, readRows, type Tensor } from "../../../tensor/tensor.ts";
-import type { AlgorithmInput } from "../../algorithms.ts";
+import type { AlgorithmInput } from "../../algorithm-types.ts";
 import type { ActivationType } from "./parameters.ts";
 
 /**
