@@ -107,6 +107,12 @@ export default defineConfig({
       md.core.ruler.before("normalize", "generated", (state) => {
         state.src = state.src.replace(/^(---\n[^]*?\n---\n)?\s*<!--[^]*?-->\n/, "$1");
       });
+      // cells of text, which a phone shows wide enough to read
+      md.core.ruler.push("long", ({ tokens }) => {
+        tokens.forEach((token, i) => {
+          if (token.type === "td_open" && tokens[i + 1].content.length > 48) token.attrJoin("class", "long");
+        });
+      });
       // what scrolls is reached by keys: fenced code is already
       const plain = md.renderer.rules.code_block;
       if (plain) md.renderer.rules.code_block = (...of) => plain(...of).replace("<pre", '<pre tabindex="0"');

@@ -5,9 +5,11 @@ import { readmePictures } from "../../scripts/readme-picture.ts";
 
 const read = (path: string): string => readFileSync(new URL(`../../${path}`, import.meta.url), "utf8");
 
-it("is fresh (npm run generate), in both colours", () => {
+it("is fresh (npm run generate), in both colours, for wide and narrow screens", () => {
   const files = readmePictures();
-  expect(files.map(({ path }) => path)).toEqual(["docs/public/dtypes-light.svg", "docs/public/dtypes-dark.svg"]);
+  expect(files.map(({ path }) => path)).toEqual(
+    ["light", "dark", "narrow-light", "narrow-dark"].map((name) => `docs/public/dtypes-${name}.svg`),
+  );
   for (const { path, text } of files) expect(read(path) === text, `${path} is stale`).toBe(true);
   const zoo = JSON.parse(read("docs/public/zoo.json")) as { rows: { model: string; dtype: string; bytes: number }[] };
   const q8 = zoo.rows.find(({ model, dtype }) => model === "kjv-llama" && dtype === "q8")!;

@@ -9,6 +9,7 @@ import { promisify } from "node:util";
 import { gzipSync } from "node:zlib";
 import { build } from "esbuild";
 import { entries } from "../../scripts/generate.ts";
+import { resolveStack } from "../../scripts/where.ts";
 import { afterAll, beforeAll, describe, expect, test } from "vitest";
 
 const root = fileURLToPath(new URL("../..", import.meta.url));
@@ -87,6 +88,14 @@ test("require gives the same objects as import, and says nothing on stderr", () 
   );
   const { stdout, stderr } = spawnSync(process.execPath, [script], { cwd: dir, encoding: "utf8" });
   expect([stdout, stderr.trim()]).toEqual(["", "true true true"]);
+});
+
+test("a stack of the package is read by the maps of its build (npm run where)", () => {
+  const stack = node("stack.mjs", `import { packCodes } from "lowbit/formats"; try { packCodes([16], 4); } catch (e) { console.log(e.stack); }`);
+  expect(stack).toMatch(/node_modules\/lowbit\/dist\/esm\/.*\.js:\d+:\d+/);
+  const [, line] = /formats\/core\/pack\.ts:(\d+):\d+/.exec(resolveStack(stack))!;
+  const source = readFileSync(join(root, "formats/core/pack.ts"), "utf8").split("\n");
+  expect(source[Number(line) - 1]).toContain("throw new");
 });
 
 test("publint finds nothing", () => {
