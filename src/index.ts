@@ -25,7 +25,7 @@ export type {
   PrepareOptions,
   SyncLayer,
 } from "./backends/types.ts";
-export type { Arithmetic } from "./tensor/quantize/scales.ts";
+export type { Arithmetic as QuantizeArithmetic } from "./tensor/quantize/scales.ts";
 export type { BlockFormat, Format, NumberFormat, OpaqueFormat, PackedTensor, QuantConfig } from "../formats/core/types.ts";
 export { wasm, type WasmBackend, type WasmOptions } from "./backends/wasm/backend.ts";
 export type { SparseOptions } from "./backends/wasm/sparse.ts";

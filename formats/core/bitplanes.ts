@@ -20,6 +20,7 @@ function checkBits(bits: number): void {
 }
 
 /**
+ * Codes as planes of their bits: bit i of all codes in one plane, 32 codes to a word, the first the least significant.
  * @throws RangeError for a code that does not fit into bits
  * @example toBitPlanes([1, 2, 3], 2).planes // [Uint32Array [0b101], Uint32Array [0b110]]
  */
@@ -37,7 +38,10 @@ export function toBitPlanes(codes: ArrayLike<number>, bits: number, order: "lsb"
   return { bits, count, order, planes };
 }
 
-/** Codes from their bit planes: undoes `toBitPlanes`. */
+/**
+ * Codes from their bit planes: undoes `toBitPlanes`.
+ * @example fromBitPlanes(toBitPlanes([1, 2, 3], 2)) // [1, 2, 3]
+ */
 export function fromBitPlanes({ bits, count, order, planes }: BitPlanes): Codes {
   checkBits(bits);
   const out = codeArray(bits, count);
@@ -61,6 +65,10 @@ function popcount(x: number): number {
  * it is popcount(a AND b) for bits 0 and 1, count - 2 popcount(a XOR b) for bits -1 and +1, and 2 popcount(a AND b) -
  * popcount(a) for 0/1 with -1/+1.
  * @throws RangeError when counts or orders differ
+ * @example
+ * const a = toBitPlanes([1, 2, 3], 2);
+ * const b = toBitPlanes([0, 1, 1], 1); // -1, 1, 1 as bipolar bits
+ * dotBitPlanes(a, b, "unsigned", "bipolar") // 4: -1 + 2 + 3
  */
 export function dotBitPlanes(a: BitPlanes, b: BitPlanes, alphabetA: BitAlphabet, alphabetB: BitAlphabet): number {
   if (a.count !== b.count || a.order !== b.order)

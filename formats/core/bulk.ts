@@ -168,6 +168,9 @@ export function encodeSlots(format: NumberFormat, options: EncodeOptions): Slots
  * @param out codes are written here where given (as long as values, of the width of the format)
  * @throws TypeError (values or out of another type, a policy that does not exist), LowbitError E_VALUE (a value that
  * the policies refuse, with its index), E_UNSUPPORTED, E_SHAPE
+ * @example
+ * encodeArray(float4_e2m1fn, Float32Array.of(0.4, 1.3, -5, 9)) // [1, 3, 14, 7]: .5, 1.5, -4, 6
+ * encodeArray(int4, Float32Array.of(2.5), undefined, { rounding: "halfExpand" }) // [3]; the format's own: [2]
  */
 export function encodeArray(format: NumberFormat, values: Float32Array | Float64Array, out?: Codes, options: EncodeOptions = {}): Codes {
   if (!(values instanceof Float32Array || values instanceof Float64Array))
@@ -264,6 +267,7 @@ function encode64(slots: Slots, values: Float64Array, out: Codes): number {
  * Values of all codes. @param out Float32Array or Float64Array of at least codes.length; default Float32Array (float32
  * holds every format of at most 16 bits but wide posits). @throws TypeError for other types, RangeError for a code that
  * does not fit, LowbitError E_SHAPE
+ * @example decodeArray(float4_e2m1fn, [1, 3, 14, 7]) // [0.5, 1.5, -4, 6]
  */
 export function decodeArray<T extends Float32Array | Float64Array = Float32Array>(
   format: NumberFormat,

@@ -23,7 +23,15 @@ export type LowbitErrorCode =
 
 const BRAND = Symbol.for("lowbit.error");
 
-/** An error that says what was expected, what was found and what to do: `<what>: expected <X>, got <Y>. <remedy>`. */
+/**
+ * An error that says what was expected, what was found and what to do: `<what>: expected <X>, got <Y>. <remedy>`.
+ * @example
+ * try {
+ *   format("float9");
+ * } catch (error) {
+ *   if (error instanceof LowbitError) console.error(error.code, error.message); // E_FORMAT_UNKNOWN and what to do
+ * }
+ */
 export class LowbitError extends Error {
   readonly code: LowbitErrorCode;
   constructor(code: LowbitErrorCode, message: string, options?: { cause?: unknown }) {
@@ -34,7 +42,14 @@ export class LowbitError extends Error {
   }
 }
 
-/** True for a LowbitError of any copy of the package (ESM, CJS, another version). */
+/**
+ * True for a LowbitError of any copy of the package (ESM, CJS, another version).
+ * @example
+ * await quantizeModel("missing.onnx", "out.onnx", { dtype: "q4" }).catch((error: unknown) => {
+ *   if (!isLowbitError(error)) throw error;
+ *   return error.code; // "E_IO"
+ * })
+ */
 export function isLowbitError(error: unknown): error is LowbitError {
   return typeof error === "object" && error !== null && (error as Record<symbol, unknown>)[BRAND] === true;
 }

@@ -13,7 +13,10 @@ function checkBits(bits: number): void {
     throw new RangeError(`bits: expected an integer in 1..32, got ${bits}. Pass the width of one code.`);
 }
 
-/** Bytes that `count` codes of `bits` bits take: ceil(count * bits / 8). */
+/**
+ * Bytes that `count` codes of `bits` bits take: ceil(count * bits / 8).
+ * @example packedBytes(5, 3) // 2: 15 bits
+ */
 export function packedBytes(count: number, bits: number): number {
   return Math.ceil((count * bits) / 8);
 }
@@ -86,6 +89,7 @@ export function packInto(codes: ArrayLike<number>, start: number, count: number,
  * Reads `count` codes of `bits` bits (1..32) back. Returns Uint8Array to 8 bits, Uint16Array to 16, Uint32Array to 32.
  * @throws RangeError if bits is not in 1..32 or count is not a natural number; LowbitError E_SHAPE if bytes are too
  * few.
+ * @example unpackCodes(Uint8Array.of(0x81, 0x30, 0x10), 6, 4) // [1, 2, 3, 4]
  */
 export function unpackCodes(bytes: Uint8Array, bits: number, count: number): Codes {
   checkBits(bits);

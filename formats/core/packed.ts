@@ -74,6 +74,8 @@ export function levelValues(level: ScaleLevel, bytes: Uint8Array, rows: number, 
 /**
  * All codes of the elements, row-major [rows * k], without row padding.
  * @throws LowbitError E_UNSUPPORTED for opaque formats, whose bytes are no codes
+ * @example
+ * unpack(quantize(tensor(Float32Array.of(1, -7, 3, 7), [1, 4]), format("int4_row"))) // [1, 9, 3, 7]: -7 is 0x9
  */
 export function unpack(w: PackedTensor): Codes {
   const element = elementOf(w);

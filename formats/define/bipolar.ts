@@ -86,8 +86,9 @@ function checkWidth(bits: number): void {
  * scale; `scale * zeroPoint` is the offset to subtract.
  * @param q integer values (not words): -2^(n-1)..2^(n-1)-1 or 0..2^n-1
  * @throws RangeError for a value outside the range
- * @example bipolarFromAffine([-8, 0, 7], { bits: 4, signed: true, scale: 0.5 }) // values -15, 1, 15; scale 0.25,
- * zeroPoint 1
+ * @example
+ * const { scale, zeroPoint } = bipolarFromAffine([-8, 0, 7], { bits: 4, signed: true, scale: 0.5 });
+ * [scale, zeroPoint] // [0.25, 1]: of the bipolar values -15, 1, 15
  */
 export function bipolarFromAffine(q: ArrayLike<number>, affine: Affine): BipolarTensor {
   const { bits, signed, scale, zeroPoint = 0, offset = 0 } = affine;
@@ -107,6 +108,9 @@ export function bipolarFromAffine(q: ArrayLike<number>, affine: Affine): Bipolar
  * The way back: the integers q and their affine map, the exact inverse of bipolarFromAffine. A zero point of the wrong
  * parity would be half an integer there; it moves into the offset (one rounding of scale / 2).
  * @throws RangeError for a code that does not fit into bits
+ * @example
+ * const bipolar = bipolarFromAffine([-8, 0, 7], { bits: 4, signed: true, scale: 0.5 });
+ * affineFromBipolar(bipolar, true).q // [-8, 0, 7]
  */
 export function affineFromBipolar(tensor: BipolarTensor, signed: boolean): { q: Int32Array; affine: Required<Affine> } {
   const { bits, codes, scale, zeroPoint, offset } = tensor;

@@ -68,6 +68,9 @@ const builders: Record<string, (definition: never) => Format> = {
 /**
  * The format of a definition.
  * @throws LowbitError E_FORMAT when the definition is not sound
+ * @example
+ * const stored = JSON.stringify(defineInt({ bits: 5, signed: true }).definition);
+ * defineFormat(JSON.parse(stored) as FormatDefinition).name // "int5"
  */
 export function defineFormat(definition: FormatDefinition): Format {
   const build = typeof definition === "object" && definition !== null ? builders[definition.kind] : undefined;

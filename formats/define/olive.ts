@@ -21,7 +21,13 @@ export interface OliveOptions {
   readonly blockSize?: number;
 }
 
-/** @throws LowbitError E_FORMAT for an odd block size */
+/**
+ * Outlier-victim pairs (OliVe): beside an outlier, held in a wider code, its neighbour of the pair is dropped. A block
+ * has a float32 scale.
+ * @throws LowbitError E_FORMAT for an odd block size
+ * @example
+ * quantize(tensor(new Float32Array(64).fill(0.5), [1, 64]), defineOlive({ bits: 4, blockSize: 32 })).shape // [1, 64]
+ */
 export function defineOlive(options: OliveOptions): OpaqueFormat {
   const { bits, blockSize = 128 } = options;
   if (blockSize % 2 !== 0)

@@ -104,6 +104,23 @@ export const opaqueByName = (name: unknown): OpaqueFormat | undefined => defined
 /**
  * An opaque format. A later definition of the same name replaces the earlier one where packed tensors are read back.
  * @throws LowbitError E_FORMAT for sizes that are no positive integers
+ * @example
+ * const sign32 = defineOpaque({
+ *   name: "sign32",
+ *   spec: "one float32 scale and 32 signs a block",
+ *   blockSize: 32,
+ *   blockBytes: 8,
+ *   encodeBlock(x, at, out, to) {
+ *     const view = new DataView(out.buffer, out.byteOffset + to, 8);
+ *     view.setFloat32(0, x.subarray(at, at + 32).reduce((sum, v) => sum + Math.abs(v), 0) / 32, true);
+ *     for (let i = 0; i < 32; i++) if (x[at + i] < 0) out[to + 4 + (i >> 3)] |= 1 << (i & 7);
+ *   },
+ *   decodeBlock(bytes, at, out, to) {
+ *     const scale = new DataView(bytes.buffer, bytes.byteOffset + at, 4).getFloat32(0, true);
+ *     for (let i = 0; i < 32; i++) out[to + i] = (bytes[at + 4 + (i >> 3)] >> (i & 7)) & 1 ? -scale : scale;
+ *   },
+ * });
+ * dequantize(quantize(tensor(new Float32Array(32).fill(-3), [1, 32]), sign32))[5] // -3
  */
 export function defineOpaque(options: OpaqueOptions): OpaqueFormat {
   checkFields("defineOpaque", options, {

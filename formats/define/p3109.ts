@@ -27,7 +27,7 @@ const DOMAINS: ReadonlySet<P3109Domain> = /* @__PURE__ */ new Set(["se", "sf", "
 /**
  * binary<K>p<P><domain>.
  * @throws LowbitError E_FORMAT
- * @example defineP3109({ bits: 6, precision: 3, domain: "sf" }).limits.max // 28
+ * @example defineP3109({ bits: 6, precision: 3, domain: "sf" }).limits.max // 14
  */
 export function defineP3109(options: P3109Options): NumberFormat {
   checkFields("defineP3109", options, { bits: NUMBER, precision: NUMBER, domain: TEXT });
@@ -64,6 +64,7 @@ export function defineP3109(options: P3109Options): NumberFormat {
  * binary8p<precision><domain>: the 8-bit ones.
  * @param precision significand bits with the hidden one, 1..7 (unsigned: 1..8)
  * @throws LowbitError E_FORMAT
+ * @example defineBinary8(3, "sf").limits.max // 57344: binary8p3sf
  */
 export function defineBinary8(precision: number, domain: P3109Domain): NumberFormat {
   return defineP3109({ bits: 8, precision, domain });

@@ -104,6 +104,7 @@ export function positByName(name: string): NumberFormat | undefined {
 /**
  * Bits of the quire that holds any sum of up to 2^31 - 1 products of two posits exactly: 1 sign, 31 carry guard, and 2
  * * 2^es * (n - 2) bits on either side of the point. 16 n for es = 2, the quire of the 2022 standard.
+ * @example quireBits(posit8_es2) // 128
  */
 export function quireBits(format: NumberFormat): number {
   const { max } = format.limits;

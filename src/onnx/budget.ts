@@ -75,7 +75,8 @@ const bitsOf = (format: Format, { weight }: PlanLayer): number => {
  * `plan` as `importance`; only their ratios count.
  * @throws LowbitError E_RUNTIME, E_ONNX, E_ABORTED; TypeError without feeds or candidates
  * @example
- * const importance = await measureImportance(readModel("model.onnx"), feeds, { candidates: ["int2_b32", "int4_b32"] });
+ * const measured = { candidates: ["int2_b32", "int4_b32"], layers: ["/14/Gemm"] };
+ * const importance = await measureImportance(model, feeds, measured); // by layer
  */
 export async function measureImportance(
   model: OnnxModel,
@@ -222,7 +223,8 @@ function ruleOf(layer: ModelLayer | undefined, name: string, format: Format): Si
  * @param feeds calibration inputs, on which importances are measured
  * @throws LowbitError E_CALIBRATION for a budget below the smallest candidate (with what that needs); as
  * `measureImportance`
- * @example const { rules } = await planBudget(readModel("model.onnx"), feeds, { bitsPerWeight: 3.5 });
+ * @example
+ * const { rules } = await planBudget(model, feeds, { bitsPerWeight: 4.5, candidates: ["int4_b32", "int8_row"] });
  */
 export async function planBudget(model: OnnxModel, feeds: readonly Feeds[], options: BudgetOptions): Promise<BudgetReport> {
   const candidates = options.candidates ?? candidatesAround(options.bitsPerWeight);

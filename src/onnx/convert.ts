@@ -66,6 +66,10 @@ export function nearestOf({ dtype, format }: Pick<Decision, "dtype" | "format">,
 /**
  * Quantizes a model in place. @throws LowbitError E_ONNX on a damaged graph, E_VALUE on weights that are not finite,
  * E_ABORTED
+ * @example
+ * const model = readModelBytes(bytes);
+ * const { layers } = await convertModel(model, { format: "int8_row", exclude: ["/14/Gemm"] });
+ * layers.filter(({ format }) => format !== null).length // 4
  */
 export const convertModel = (model: OnnxModel, options: QuantizeOptions): Promise<ConvertResult> => convertWith(model, options);
 

@@ -48,8 +48,9 @@ export type { DecideOptions, DecidedWeight, WeightBasis };
  * @throws LowbitError E_CALIBRATION where data are missing, do not fit or a layer cannot have statistics, naming the
  * layer; E_UNSUPPORTED, E_VALUE, E_RUNTIME, E_ABORTED; TypeError and RangeError for options
  * @example
- * const packed = await decideWeights(model, modelLayers(model), () => ({ format: format("int4_b32"), algorithm: "gptq"
- * }), "data.npz");
+ * const [last] = modelLayers(model).slice(-1);
+ * const choice = { format: format("int4_b32"), algorithm: "gptq" } as const;
+ * const packed = await decideWeights(model, [last], () => choice, "data.npz");
  */
 export async function decideWeights(
   model: OnnxModel,

@@ -138,5 +138,8 @@ export const REFUSED_DTYPES: ReadonlyMap<string, string> = new Map([
   ["q1f16", "no runtime takes one-bit weights (MatMulNBits has 2, 4 and 8 bits)"],
 ]);
 
-/** `model.onnx` -> `model_q4.onnx`, as transformers.js looks for it. */
+/**
+ * `model.onnx` -> `model_q4.onnx`, as transformers.js looks for it.
+ * @example dtypeFileName("onnx/decoder.onnx", DTYPES.find(({ name }) => name === "q4")!) // "onnx/decoder_q4.onnx"
+ */
 export const dtypeFileName = (name: string, dtype: Dtype): string => name.replace(/(\.onnx)?$/i, `${dtype.suffix}.onnx`);

@@ -7,7 +7,7 @@ export { addOutputs, modelLayers, readBias, readWeight, writeBias, writeWeight }
 export type { ModelLayer } from "./primitives.ts";
 export { calibrationFrom } from "./passes/calibration.ts";
 export { applyPasses, checkPasses } from "./passes/index.ts";
-export type { ApplyPassesOptions, LayerCalibration, PassRequest, PassSettings } from "./passes/index.ts";
+export type { ApplyPassesOptions, LayerCalibration as PassCalibration, PassRequest, PassSettings } from "./passes/index.ts";
 export { BUDGET_CANDIDATES, measureImportance, planBudget } from "./budget.ts";
 export type { BudgetOptions, BudgetReport, ImportanceOptions } from "./budget.ts";
 export { measureSensitivity, reachSqnr } from "./sensitivity.ts";
@@ -37,7 +37,7 @@ export type {
   LayerRule,
   NamePattern,
   QuantizeModelOptions,
-  QuantizeOptions,
+  QuantizeOptions as ConvertOptions,
   QuantizeProgress,
   QuantizeReport,
 } from "./options.ts";
@@ -59,13 +59,13 @@ export type { ConvertResult } from "./convert.ts";
 export { quantizeModel, quantizeModelBytes } from "./quantize.ts";
 export type { QuantizeBytesOptions } from "./quantize.ts";
 export { mergeShards } from "./merge.ts";
-export type { MergeOptions } from "./merge.ts";
+export type { MergeOptions as MergeShardsOptions } from "./merge.ts";
 export { verifyModels } from "./verify/verify.ts";
 export type { VerifyOptions, VerifyReport } from "./verify/verify.ts";
 export { benchModels } from "./verify/bench.ts";
 export type { BenchCell, BenchOptions, BenchReport } from "./verify/bench.ts";
 export type { Generation } from "./verify/generate.ts";
-export type { Metric, MetricFigures, MetricModel } from "./verify/metric.ts";
+export type { Metric as VerifyMetric, MetricFigures, MetricModel } from "./verify/metric.ts";
 export { RUNTIME_NAMES } from "./verify/table.ts";
 export type { RuntimeCell, RuntimeMatrix } from "./verify/matrix.ts";
 export type { Parting } from "./verify/parting.ts";
@@ -79,7 +79,7 @@ export { ALGORITHMS } from "./algorithms.ts";
 export type { Algorithm, AlgorithmInput, AlgorithmName, AlgorithmOptions } from "./algorithm-types.ts";
 export { decideWeights } from "./decide.ts";
 export type { DecidedWeight, DecideOptions, WeightBasis, WeightDecision } from "./decide.ts";
-export { calibrateToFile, mergeStatistics } from "./calibrate/file.ts";
+export { calibrateToFile, mergeStatisticsFiles } from "./calibrate/file.ts";
 export type { CalibrateFileOptions, CalibrateFileReport } from "./calibrate/file.ts";
 export { calibrateModel, cutModel, modelValues, readFeeds } from "./calibrate/index.ts";
 export type {

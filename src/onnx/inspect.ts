@@ -149,7 +149,10 @@ function quantizedLayer(scope: Scope, node: NodeProto): LayerSummary | undefined
   return undefined;
 }
 
-/** What a model holds. @throws LowbitError E_ONNX on a damaged model */
+/**
+ * What a model holds. @throws LowbitError E_ONNX on a damaged model
+ * @example summarizeModel(readModelBytes(bytes)).operators.Conv // 3
+ */
 export function summarizeModel(model: OnnxModel): Omit<ModelSummary, "fileBytes" | "files"> {
   const scopes = buildScopes(model);
   const { proto } = model;
@@ -180,6 +183,7 @@ export function summarizeModel(model: OnnxModel): Omit<ModelSummary, "fileBytes"
 /**
  * Reads a model file and says what is in it. Node only.
  * @throws LowbitError E_IO where a file cannot be read, E_ONNX where the model is damaged
+ * @example for (const { name, shape } of inspectModel("model.onnx").layers) console.log(name, shape);
  */
 export function inspectModel(input: string): ModelSummary {
   const model = readModel(input);

@@ -22,7 +22,9 @@ export interface MergeOptions extends Pick<QuantizeModelOptions, "force" | "foll
  * @param input the model that the shards were made of
  * @throws LowbitError E_IO for a missing shard, E_CONTAINER for one that is damaged, unfinished or of another run, by
  * name; else as quantizeModel
- * @example await quantizeModel("model.onnx", "model_q4.onnx", { dtype: "q4", shard: "1/2" }); // ... "2/2"
+ * @example
+ * await quantizeModel("model.onnx", "model_q4.onnx", { dtype: "q4", shard: "1/2" }); // each on a machine of its own
+ * await quantizeModel("model.onnx", "model_q4.onnx", { dtype: "q4", shard: "2/2" });
  * await mergeShards("model.onnx", "model_q4.onnx");
  */
 export async function mergeShards(input: string, output: string, options: MergeOptions = {}): Promise<QuantizeReport> {

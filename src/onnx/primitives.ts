@@ -88,6 +88,9 @@ function weightOf(model: OnnxModel, layer: ModelLayer): ConstantView {
  * The weight of a layer, [rows, k] float32. A view of the model's bytes where the storage allows it: do not write to
  * it.
  * @throws LowbitError E_ONNX where the layer's node has changed
+ * @example
+ * const [conv] = modelLayers(model);
+ * readWeight(model, conv).shape // [32, 9]: a row for each output channel
  */
 export function readWeight(model: OnnxModel, layer: ModelLayer): Tensor<Float32Array> {
   const weight = weightOf(model, layer);
@@ -124,6 +127,9 @@ function rowMajor(layer: ModelLayer, values: ArrayLike<number> | Tensor | Packed
  * @param values row-major [rows * k], a tensor [rows, k], or a packed one, whose values are written (rotations and
  * channel scales undone)
  * @throws LowbitError E_SHAPE for another number of values, E_VALUE for values that are not finite
+ * @example
+ * for (const layer of modelLayers(model))
+ *   writeWeight(model, layer, quantize(readWeight(model, layer), format("int4_b32"))); // simulated, in float32
  */
 export function writeWeight(model: OnnxModel, layer: ModelLayer, values: ArrayLike<number> | Tensor | PackedTensor): void {
   const matrix = rowMajor(layer, values);
@@ -176,6 +182,9 @@ export const takesBias = (layer: ModelLayer): boolean =>
  * The bias of a layer, one value per output: of Conv, ConvTranspose and Gemm their own, of a MatMul that of the Add
  * behind it. null without one.
  * @throws LowbitError E_UNSUPPORTED where it is computed, or differs from row to row of the input
+ * @example
+ * const [conv] = modelLayers(model);
+ * readBias(model, conv)!.length // 32
  */
 export function readBias(model: OnnxModel, layer: ModelLayer): Float64Array<ArrayBuffer> | null {
   const place = biasPlace(layer);
@@ -195,6 +204,9 @@ export function readBias(model: OnnxModel, layer: ModelLayer): Float64Array<Arra
 /**
  * Writes the bias of a layer; one without gets it: as an input of its own node, or of an Add behind a MatMul.
  * @param values one per output @throws LowbitError E_SHAPE, E_UNSUPPORTED for operators without a bias
+ * @example
+ * const [conv] = modelLayers(model);
+ * writeBias(model, conv, readBias(model, conv)!.map((b) => b / 2));
  */
 export function writeBias(model: OnnxModel, layer: ModelLayer, values: ArrayLike<number>): void {
   const { node, scope } = layer;

@@ -369,6 +369,9 @@ export interface QuantizeBytesOptions extends QuantizeOptions {
 /**
  * Quantizes a model in memory: browsers, workers, tests. At most 2 GiB.
  * @throws LowbitError E_ONNX, E_VALUE, E_ABORTED; TypeError and RangeError for options
+ * @example
+ * const { bytes: q8, report } = await quantizeModelBytes(bytes, { dtype: "q8" });
+ * [report.quantized, q8.length < bytes.length / 3] // [5, true]
  */
 export async function quantizeModelBytes(
   bytes: Uint8Array,

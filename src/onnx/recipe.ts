@@ -13,7 +13,10 @@ export const RECIPE_VERSION = 1;
 /** Names that are looked for beside the model, the first found counts. */
 const FILE_NAMES = ["lowbit.config.json", "lowbit.config.mjs"];
 
-/** The options that a recipe file can hold: all but functions and signals. */
+/**
+ * The options that a recipe file can hold: all but functions and signals.
+ * @example JSON.stringify(recipeOf({ dtype: "q4", onProgress: console.log })) // '{"version":1,"dtype":"q4"}'
+ */
 export function recipeOf(options: QuantizeModelOptions): Record<string, unknown> {
   const recipe: Record<string, unknown> = { version: RECIPE_VERSION };
   for (const { name, json } of OPTIONS) {
@@ -37,6 +40,7 @@ function plain(value: unknown): unknown {
  * The options of a recipe.
  * @param label its name in messages: a path
  * @throws LowbitError E_VALUE for another version, an unknown field or a field of the wrong kind
+ * @example parseRecipe({ version: 1, dtype: "q4", exclude: ["lm_head"] }, "recipe.json").dtype // "q4"
  */
 export function parseRecipe(recipe: unknown, label: string): QuantizeModelOptions {
   const bad = (what: string, expected: string, got: string, remedy: string) =>
@@ -60,6 +64,9 @@ export function parseRecipe(recipe: unknown, label: string): QuantizeModelOption
 /**
  * Reads the recipe at `path`, or the one beside `model`; {} where none is named and none is there.
  * @throws LowbitError E_IO, E_VALUE
+ * @example
+ * const options = await configFile("lowbit.json", "model.onnx");
+ * await quantizeModel("model.onnx", "model_q8.onnx", options);
  */
 export async function configFile(path: string | undefined, model: string): Promise<QuantizeModelOptions> {
   const { existsSync } = nodeFs();

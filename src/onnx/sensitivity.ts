@@ -158,7 +158,9 @@ const asReport = (list: ReturnType<typeof bySensitivity>): LayerSensitivity[] =>
  * SQNR of the model's outputs with each layer quantized alone.
  * @param model the float model @param quantizeWith gives the model quantized by rules
  * @throws LowbitError E_RUNTIME, E_ONNX, E_ABORTED; TypeError, RangeError for options
- * @example const { layers } = await measureSensitivity("model.onnx", quantizeWith, { layers: names, feeds });
+ * @example
+ * const quantizeWith: QuantizeWith = async (rules) => (await quantizeModelBytes(bytes, { dtype: "q8", rules })).bytes;
+ * const { layers } = await measureSensitivity(bytes, quantizeWith, { layers: ["/12/Gemm", "/14/Gemm"], feeds });
  */
 export async function measureSensitivity(
   model: string | Uint8Array | OnnxModel,
@@ -222,7 +224,10 @@ async function smallest(most: number, guess: number, left: () => number, ok: (co
  * Chooses layers, worst first, to leave out of quantization or to raise to a better form, until the outputs reach a
  * SQNR. As few as that takes: the number is found by running the models, not by the estimate that orders them.
  * @throws LowbitError E_CALIBRATION where even without any layer the target is not reached; as `measureSensitivity`
- * @example const { rules } = await reachSqnr("model.onnx", quantizeWith, { targetSqnr: 20, layers: names, feeds });
+ * @example
+ * const quantizeWith: QuantizeWith = async (rules) => (await quantizeModelBytes(bytes, { dtype: "q4", rules })).bytes;
+ * const goal = { targetSqnr: 20, layers: ["/12/Gemm", "/14/Gemm"], feeds };
+ * const { rules } = await reachSqnr(bytes, quantizeWith, goal); // which layers stay floats
  */
 export async function reachSqnr(
   model: string | Uint8Array | OnnxModel,

@@ -35,6 +35,7 @@ export interface AdaRoundOptions extends ScaleOptions, RunOptions, AlgebraOption
  * AdaRound as a quantizer, for integer elements. Never worse than rounding to nearest with the same scales, on the
  * calibration inputs.
  * @throws LowbitError E_CALIBRATION as gptq; E_UNSUPPORTED for elements that are no integers
+ * @example quantize(w, format("int4_row"), adaround({ hessian: stats, iterations: 50 }))
  */
 export function adaround(options: AdaRoundOptions): SteppedQuantizer {
   if (options?.hessian === undefined || options.hessian === null)

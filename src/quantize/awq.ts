@@ -28,6 +28,9 @@ export interface AwqOptions extends RunOptions, AlgebraOptions {
 /**
  * AWQ as a quantizer. Never worse than round-to-nearest on the calibration inputs: that is one of its candidates.
  * @throws LowbitError E_CALIBRATION as gptq
+ * @example
+ * const packed = quantize(w, format("int4_b128"), awq({ statistics: stats, grid: 4 })); // a quick search
+ * dequantizeOriginal(packed) // with the channel scales of the recipe undone
  */
 export function awq(options: AwqOptions): SteppedQuantizer {
   return awqAt(undefined, options);
@@ -46,7 +49,7 @@ export function awqAt(power: number | undefined, options: AwqOptions): SteppedQu
  * AWQ of layers that read the same input (q, k and v; gate and up): one power for all of them, by the sum of their
  * output errors, so that one set of factors is folded into what comes before.
  * @throws as awq; E_SHAPE for weights of different k
- * @example const [q, k, v] = awqLayers([wq, wk, wv], format("int4_b128"), { statistics });
+ * @example const [query, key] = awqLayers([w, w], format("int4_b128"), { statistics: stats, grid: 4 }); // of one input
  */
 export function awqLayers(weights: readonly Tensor[], format: Format, options: AwqOptions): PackedTensor[] {
   check(options);

@@ -112,7 +112,10 @@ function vectorLength({ convolution }: Reading, last: number): number {
  * Calibrates layers by name.
  * @throws LowbitError E_CALIBRATION: a layer whose array no batch has (with the names that there are), NaN, no data;
  * all failing layers are named. E_ABORTED on the signal
- * @example const stats = await calibrate(batches, { layers: { fc1: { input: "x" } } });
+ * @example
+ * const batches = [{ x: { data: x, shape: [1, 256] } }]; // or an async generator
+ * const { fc1 } = await calibrate(batches, { layers: { fc1: { input: "x" } } });
+ * fc1.statistics.rows // 1
  */
 export async function calibrate(source: CalibrationSource, options: CalibrateOptions): Promise<Record<string, LayerCalibration>> {
   const requests = Object.entries(options.layers);

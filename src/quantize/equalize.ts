@@ -32,7 +32,13 @@ function copy(layer: Linear, what: string): Linear64 {
   return { weight: Float64Array.from(layer.weight), rows, k, bias: bias ? Float64Array.from(bias) : null };
 }
 
-/** Largest magnitude of each channel of the inputs, from their statistics. */
+/**
+ * Largest magnitude of each channel of the inputs, from their statistics.
+ * @example
+ * const acc = layerStatistics(2);
+ * acc.add(Float32Array.of(1, -8, 3, 2)); // two tokens
+ * channelAmax(acc.finish()) // [3, 8]
+ */
 export function channelAmax(statistics: LayerStatistics): Float64Array<ArrayBuffer> {
   return Float64Array.from(statistics.max, (m, j) => Math.max(Math.abs(m), Math.abs(statistics.min[j])));
 }
@@ -42,6 +48,9 @@ export function channelAmax(statistics: LayerStatistics): Float64Array<ArrayBuff
  * of the weights multiplied.
  * @param layers all linear layers that read the same input
  * @throws RangeError for alpha outside 0..1; LowbitError E_SHAPE
+ * @example
+ * const layer = { weight: Float32Array.of(1, 1), rows: 1, k: 2 };
+ * smoothFactors(Float64Array.of(100, 1), [layer]) // [10, 1]: the loud channel is divided by 10
  */
 export function smoothFactors(amax: Float64Array, layers: readonly Linear[], alpha = 0.5): Float64Array<ArrayBuffer> {
   if (!(alpha >= 0 && alpha <= 1)) throw new RangeError(`smoothFactors alpha: expected a number in 0..1, got ${alpha}.`);
@@ -56,7 +65,12 @@ export function smoothFactors(amax: Float64Array, layers: readonly Linear[], alp
   return amax.map((a, j) => (a === 0 || wmax[j] === 0 ? 1 : Math.max(a ** alpha / wmax[j] ** (1 - alpha), 1e-5)));
 }
 
-/** W diag(s), to go with inputs divided by s. */
+/**
+ * W diag(s), to go with inputs divided by s.
+ * @throws LowbitError E_SHAPE for another number of factors than k
+ * @example
+ * scaleColumns({ weight: Float32Array.of(1, 1, 2, 2), rows: 2, k: 2 }, Float64Array.of(10, 1)).weight // [10, 1, 20, 2]
+ */
 export function scaleColumns(layer: Linear, s: Float64Array): Linear64 {
   const out = copy(layer, "scaleColumns");
   if (s.length !== layer.k) throw new LowbitError("E_SHAPE", `scaleColumns: expected ${layer.k} factors, got ${s.length}.`);
@@ -64,7 +78,12 @@ export function scaleColumns(layer: Linear, s: Float64Array): Linear64 {
   return out;
 }
 
-/** diag(s)^-1 W and b / s: the layer before gives its outputs divided by s. */
+/**
+ * diag(s)^-1 W and b / s: the layer before gives its outputs divided by s.
+ * @throws LowbitError E_SHAPE for another number of factors than rows
+ * @example
+ * divideRows({ weight: Float32Array.of(2, 4, 6, 9), rows: 2, k: 2 }, Float64Array.of(2, 3)).weight // [1, 2, 2, 3]
+ */
 export function divideRows(layer: Linear, s: Float64Array): Linear64 {
   const out = copy(layer, "divideRows");
   if (s.length !== layer.rows) throw new LowbitError("E_SHAPE", `divideRows: expected ${layer.rows} factors, got ${s.length}.`);
@@ -78,6 +97,12 @@ export function divideRows(layer: Linear, s: Float64Array): Linear64 {
  * the ranges of the output rows of a layer and of the input columns of the next become equal. The function of the chain
  * is unchanged.
  * @throws LowbitError E_SHAPE where outputs and inputs of neighbours differ
+ * @example
+ * const [first, second] = crossLayerEqualize([
+ *   { weight: Float32Array.of(8, 2), rows: 2, k: 1 },
+ *   { weight: Float32Array.of(2, 8), rows: 1, k: 2 },
+ * ]);
+ * [first.weight, second.weight] // [[4, 4], [4, 4]]
  */
 export function crossLayerEqualize(
   chain: readonly Linear[],
@@ -116,6 +141,11 @@ export function crossLayerEqualize(
  * @param outputs mean and deviation of each output of the first layer before its ReLU, or statistics of them; beta and
  * gamma of a batch norm are such
  * @throws LowbitError E_SHAPE where the sizes differ; RangeError for `deviations`
+ * @example
+ * const one = { weight: Float32Array.of(1), rows: 1, k: 1 };
+ * const before = { ...one, bias: Float32Array.of(5) };
+ * const { first, second, absorbed } = absorbHighBias(before, one, { mean: [5], deviation: [1] });
+ * [first.bias, second.bias, absorbed] // [[3], [2], [2]]: what always passes the ReLU, 5 - 3 * 1, moves on
  */
 export function absorbHighBias(
   first: Linear,
@@ -146,6 +176,9 @@ export function absorbHighBias(
 /**
  * E[min(limit, max(0, x))] of a normal x: the mean input behind a batch norm (mean beta, deviation gamma) and a ReLU or
  * ReLU6, for `correctBias` without data.
+ * @example
+ * clippedNormalMean(0, 1) // 0.3989422804014327: 1 / sqrt(2 pi)
+ * clippedNormalMean(10, 1, 6) // near 6: behind a ReLU6
  */
 export function clippedNormalMean(mean: number, deviation: number, limit = Infinity): number {
   const s = Math.abs(deviation);
@@ -159,6 +192,9 @@ export function clippedNormalMean(mean: number, deviation: number, limit = Infin
  * @param quantized values of the quantized weight, [rows * k]
  * @param inputs statistics of the inputs, or their means
  * @throws LowbitError E_SHAPE
+ * @example
+ * const layer = { weight: Float32Array.of(1, 1), rows: 1, k: 2, bias: Float32Array.of(0) };
+ * correctBias(layer, [1.5, 1], [2, 4]) // [-1]: what .5 too much does to a mean input of 2
  */
 export function correctBias(
   layer: Linear,
@@ -191,6 +227,10 @@ export interface BatchNorm {
  * The layer takes over a batch norm behind it: W gamma / sqrt(variance + epsilon), beta + (b - mean) gamma /
  * sqrt(variance + epsilon).
  * @throws LowbitError E_SHAPE
+ * @example
+ * const norm = { gamma: [2], beta: [1], mean: [3], variance: [4], epsilon: 0 };
+ * const folded = foldBatchNorm({ weight: Float32Array.of(5), rows: 1, k: 1 }, norm);
+ * [folded.weight, folded.bias] // [[5], [-2]]
  */
 export function foldBatchNorm(layer: Linear, norm: BatchNorm): Linear64 {
   const { weight, rows, k, bias } = copy(layer, "foldBatchNorm");
@@ -208,6 +248,8 @@ export function foldBatchNorm(layer: Linear, norm: BatchNorm): Linear64 {
 /**
  * A reader of a norm takes over its gain and bias: W diag(gamma), b + W beta. Right for RMSNorm (without beta) and
  * LayerNorm.
+ * @throws LowbitError E_SHAPE for gains of another number than k
+ * @example foldNorm({ weight: Float32Array.of(1, 1), rows: 1, k: 2 }, [2, 3]).weight // [2, 3]
  */
 export function foldNorm(layer: Linear, gamma: ArrayLike<number>, beta: ArrayLike<number> | null = null): Linear64 {
   const { weight, rows, k, bias } = copy(layer, "foldNorm");
@@ -225,6 +267,7 @@ export function foldNorm(layer: Linear, gamma: ArrayLike<number>, beta: ArrayLik
 /**
  * A writer of the residual stream takes over the mean subtraction of a LayerNorm, which then is an RMSNorm: the mean
  * over outputs is subtracted from weight and bias. Not for models with RMSNorm: they subtract no mean.
+ * @example centerOutputs({ weight: Float32Array.of(1, 3), rows: 2, k: 1 }).weight // [-1, 1]
  */
 export function centerOutputs(layer: Linear): Linear64 {
   const { weight, rows, k, bias } = copy(layer, "centerOutputs");

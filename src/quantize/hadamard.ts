@@ -194,6 +194,11 @@ export function hadamard(n: number): Int8Array<ArrayBuffer> {
 /**
  * x H_n for each of the consecutive vectors of length n in x, in place, not normalised; n a power of two: n log2 n
  * additions per vector.
+ * @throws RangeError where n is no power of two or x holds no whole vectors
+ * @example
+ * const x = Float32Array.of(1, 0, 0, 0, 1, 1, 1, 1);
+ * fwht(x, 4);
+ * x // [1, 1, 1, 1, 4, 0, 0, 0]: two vectors of 4
  */
 export function fwht(x: Float32Array | Float64Array, n: number): void {
   if (!(n >= 1) || (n & (n - 1)) !== 0) throw new RangeError(`fwht n: expected a power of two, got ${n}.`);

@@ -62,6 +62,8 @@ function outputSize(g: Required<ConvGeometry>, dims: Dims): [number, number] {
  * The patches of one group as rows: [n * outputHeight * outputWidth, channels / group * kh * kw], padding as zeros.
  * @param x row-major [n, channels, height, width]
  * @throws RangeError for a bad geometry, LowbitError E_SHAPE
+ * @example
+ * im2col(Float32Array.of(1, 2, 3, 4), [1, 1, 2, 2], { channels: 1, kernel: [1, 2] }) // [1, 2, 3, 4]: windows of 1 x 2
  */
 export function im2col(
   x: Float32Array,
@@ -122,8 +124,9 @@ export interface ConvStatisticsAccumulator {
  * k^2 bytes a group.
  * @throws RangeError for a bad geometry
  * @example
- * const acc = convStatistics({ channels: 64, kernel: [3, 3], pads: [1, 1, 1, 1] });
- * acc.add(x, [1, 64, 24, 80]);
+ * const acc = convStatistics({ channels: 2, kernel: [3, 3], pads: [1, 1, 1, 1] });
+ * acc.add(new Float32Array(2 * 8 * 8), [1, 2, 8, 8]);
+ * acc.finish()[0].k // 18: 2 * 3 * 3
  */
 export function convStatistics(geometry: ConvGeometry, options: StatisticsOptions = {}): ConvStatisticsAccumulator {
   const g = resolve(geometry);

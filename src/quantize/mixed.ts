@@ -45,7 +45,7 @@ export interface SplitOptions {
  * Gathers outlier channels at the front.
  * @param source largest magnitude of each channel, or the statistics of the inputs
  * @throws RangeError for options or magnitudes that are not finite
- * @example outlierSplit(statistics, { block: 128 }).wideBlocks // 1 of 32 for 8 outliers among 4096 channels
+ * @example outlierSplit([1, 40, 1, 1, 1, 30, 1, 1], { block: 2 }).wideBlocks // 1: both loud channels lie in it
  */
 export function outlierSplit(source: ArrayLike<number> | LayerStatistics, options: SplitOptions = {}): ChannelSplit {
   const amax = "max" in source ? channelAmax(source) : Float64Array.from(source);
@@ -72,7 +72,10 @@ export function outlierSplit(source: ArrayLike<number> | LayerStatistics, option
   return { k, block, order, wide, wideBlocks, blocksBefore: new Set(outliers.map((j) => Math.floor(j / block))).size };
 }
 
-/** Columns of `weight` in the order given: position p holds column order[p]. */
+/**
+ * Columns of `weight` in the order given: position p holds column order[p].
+ * @example permuteColumns(tensor(Float32Array.of(1, 2, 3), [1, 3]), [2, 0, 1]).data // [3, 1, 2]
+ */
 export function permuteColumns(weight: Tensor, order: ArrayLike<number>): Tensor {
   const view = matrixView(weight);
   const { rows, k } = view;
@@ -84,7 +87,10 @@ export function permuteColumns(weight: Tensor, order: ArrayLike<number>): Tensor
   return { data, shape: [rows, k], stride: [k, 1], offset: 0 };
 }
 
-/** The layer before, with its outputs in the order given: what folds a permutation of channels away. */
+/**
+ * The layer before, with its outputs in the order given: what folds a permutation of channels away.
+ * @example permuteRows({ weight: Float32Array.of(1, 2, 3, 4), rows: 2, k: 2 }, [1, 0]).weight // [3, 4, 1, 2]
+ */
 export function permuteRows(layer: Linear, order: ArrayLike<number>): Linear64 {
   const { rows, k, bias } = layer;
   checkOrder(order, rows, "permuteRows");
@@ -104,7 +110,10 @@ function checkOrder(order: ArrayLike<number>, k: number, what: string): void {
     );
 }
 
-/** Statistics of some channels, in the order of the list. @throws RangeError for a channel that there is not */
+/**
+ * Statistics of some channels, in the order of the list. @throws RangeError for a channel that there is not
+ * @example selectChannels(stats, [7, 3]).k // 2
+ */
 export function selectChannels(statistics: LayerStatistics, channels: ArrayLike<number>): LayerStatistics {
   const { k, hessian } = statistics;
   const n = channels.length;
@@ -152,6 +161,10 @@ export interface MixedOptions extends AlgebraOptions {
  * Quantizes [rows, k] with the first `split.wide` channels of the order in formats[0] and the rest in formats[1]. Works
  * for weights and for activations [tokens, k].
  * @throws LowbitError as `quantize` and the quantizers; E_SHAPE where the split is of another k
+ * @example
+ * const split = outlierSplit(stats, { block: 32, wideBlocks: 1 }); // the 32 loudest channels keep 8 bits
+ * const { parts } = quantizeMixed(w, split, [format("int8_row"), format("int4_b32")]);
+ * parts.map(({ shape }) => shape) // [[64, 32], [64, 224]]
  */
 export function quantizeMixed(
   weight: Tensor,
@@ -204,7 +217,12 @@ export function quantizeMixed(
 const partValues = (p: PackedTensor) =>
   p.recipe.rotation || p.recipe.channelScales ? Float64Array.from(dequantizeOriginal(p)) : dequantize(p, { dtype: "float64" });
 
-/** Values [rows * k] with the channels in their own order. */
+/**
+ * Values [rows * k] with the channels in their own order.
+ * @example
+ * const mixed = quantizeMixed(w, outlierSplit(stats, { block: 32 }), [format("int8_row"), format("int4_b32")]);
+ * dequantizeMixed(mixed).length // 16384
+ */
 export function dequantizeMixed(mixed: MixedTensor): Float64Array<ArrayBuffer> {
   const { rows, k, split } = mixed;
   const out = new Float64Array(rows * k);
@@ -217,11 +235,19 @@ export function dequantizeMixed(mixed: MixedTensor): Float64Array<ArrayBuffer> {
   return out;
 }
 
-/** Bytes of codes, scales and offsets. */
+/**
+ * Bytes of codes, scales and offsets.
+ * @example storedBytes(quantize(w, format("int4_b32"))) // 10240: 64 * 256 codes of 4 bits, 512 scales of 4 bytes
+ */
 export const storedBytes = (p: PackedTensor): number =>
   p.codes.length + (p.scales?.length ?? 0) + (p.superScales?.length ?? 0) + (p.offsets?.length ?? 0);
 
-/** Bytes of the parts, and two or four per channel for an order that is not the channels' own. */
+/**
+ * Bytes of the parts, and two or four per channel for an order that is not the channels' own.
+ * @example
+ * const mixed = quantizeMixed(w, outlierSplit(stats, { block: 32 }), [format("int8_row"), format("int4_b32")]);
+ * (8 * mixedBytes(mixed)) / w.data.length // bits per weight
+ */
 export const mixedBytes = ({ parts, k }: MixedTensor): number =>
   parts.reduce((n, p) => n + storedBytes(p), parts.length > 1 ? k * (k <= 65536 ? 2 : 4) : 0);
 
@@ -229,7 +255,10 @@ export const mixedBytes = ({ parts, k }: MixedTensor): number =>
  * The inputs [m, k] of each part: x W^T is the sum of the products of the parts, whose layers are prepared like any
  * other.
  * @throws LowbitError E_SHAPE
- * @example const y = await Promise.all(splitColumns(x, w).map((part, i) => matmul(part, w.parts[i], { backend })));
+ * @example
+ * const mixed = quantizeMixed(w, outlierSplit(stats, { block: 32 }), [format("int8_row"), format("int4_b32")]);
+ * const parts = splitColumns(tensor(x, [1, 256]), mixed);
+ * await Promise.all(parts.map((part, i) => matmul(part, mixed.parts[i]))) // their sum is the product
  */
 export function splitColumns(x: Tensor, w: Pick<MixedTensor, "split" | "parts">): Tensor<Float32Array<ArrayBuffer>>[] {
   const all = permuteColumns(x, w.split.order);

@@ -82,7 +82,10 @@ export function mrgptqIn(workspace: GptqWorkspace | undefined, options: MrGptqOp
   return { algorithm: "mrgptq", steps, quantizeWeight: (weight, format) => runSteps(steps(weight, format), options) };
 }
 
-/** Round to nearest in a rotated basis, without data. The same recipe and reading back as mrgptq. */
+/**
+ * Round to nearest in a rotated basis, without data. The same recipe and reading back as mrgptq.
+ * @example const packed = quantize(w, mxfp4, rotatedRtn({ seed: 7, block: 32 })); // no calibration data
+ */
 export function rotatedRtn(options: Omit<RtnOptions, "seed"> & Pick<MrGptqOptions, "block" | "seed"> = {}): WeightQuantizer {
   const { block, seed, ...rest } = options;
   const inner = rtn({ ...rest });
@@ -126,7 +129,9 @@ export interface FoundRotation {
  * The random signs with the least error of rounding to nearest in the rotated basis: what SpinQuant (arXiv 2405.16406)
  * learns, tried out instead. Never worse than none.
  * @throws LowbitError as mrgptq; RangeError for count; E_ABORTED
- * @example const { seed } = searchRotation(w, mxfp4, { hessian }); quantize(w, mxfp4, mrgptq({ hessian, seed }));
+ * @example
+ * const { seed } = searchRotation(w, mxfp4, { hessian: stats, count: 4 });
+ * quantize(w, mxfp4, mrgptq({ hessian: stats, seed }))
  */
 export function searchRotation(weight: Tensor, format: Format, options: RotationSearch = {}): FoundRotation {
   const { count = 8, seed: first = 1, block } = options;
@@ -147,6 +152,9 @@ export function searchRotation(weight: Tensor, format: Format, options: Rotation
 
 /**
  * Values of a packed weight in the basis it was given in: the rotation and the channel scales of its recipe are undone.
+ * @example
+ * const rotated = quantize(w, mxfp4, rotatedRtn({ seed: 7 }));
+ * dequantizeOriginal(rotated).length // 16384: near w; `dequantize` gives the rotated values
  */
 export function dequantizeOriginal(w: PackedTensor): Float32Array<ArrayBuffer> {
   const rotation = w.recipe.rotation as RotationConfig | undefined;

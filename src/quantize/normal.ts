@@ -51,7 +51,7 @@ const clips = new WeakMap<NumberFormat, Map<boolean, GaussianClip>>();
  * The scale of least squared error for Gaussian data.
  * @param narrow leave the most negative code of a signed integer unused, default true
  * @throws LowbitError E_UNSUPPORTED for formats wider than 16 bits
- * @example gaussianClip(bipolar4).clip // 2.5139
+ * @example gaussianClip(bipolar4).clip.toFixed(3) // "2.514"
  */
 export function gaussianClip(element: NumberFormat, narrow = true): GaussianClip {
   const known = clips.get(element)?.get(narrow);

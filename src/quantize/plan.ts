@@ -86,6 +86,8 @@ function valuesOf(packed: PackedTensor | MixedTensor): Float64Array | Float32Arr
 /**
  * Loss relative to the output without quantization: ||X (W - Q)^T||^2 / ||X W^T||^2, or of the weights where there are
  * no statistics.
+ * @throws LowbitError E_CALIBRATION where the statistics are of another number of inputs
+ * @example relativeLoss({ name: "fc1", weight: w, statistics: stats }, quantize(w, format("int4_b32"))) // .01 is 20 dB
  */
 export function relativeLoss(layer: PlanLayer, packed: PackedTensor | MixedTensor): number {
   const w = weightMatrix(layer.weight, `plan of layer "${layer.name}"`);
@@ -116,7 +118,13 @@ interface Choice {
  * Assigns formats.
  * @throws LowbitError E_CALIBRATION for a budget that no plan meets (with what the smallest needs); TypeError,
  * RangeError for options; E_ABORTED
- * @example const p = await plan(layers, { candidates: [format("int3_b64"), format("int4_b32")], bitsPerWeight: 3.8 });
+ * @example
+ * const layers = [
+ *   { name: "fc1", weight: w, statistics: stats },
+ *   { name: "fc2", weight: w },
+ * ];
+ * const chosen = await plan(layers, { candidates: [format("int3_b64"), format("int4_b32")], bitsPerWeight: 4.5 });
+ * chosen.bitsPerWeight <= 4.5 // true
  */
 export async function plan(layers: readonly PlanLayer[], options: PlanOptions): Promise<Plan> {
   checkOptions(layers, options);

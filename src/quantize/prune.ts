@@ -22,7 +22,7 @@ export interface PruneOptions extends Partial<Omit<GptqOptions, "prune" | "polis
  * Pruned weights are the format's zero; `recipe.prune` has the pattern.
  * @throws TypeError, RangeError for options, LowbitError E_UNSUPPORTED for formats without a zero or with zero points,
  * and what `gptq` throws
- * @example prune(w, "2:4", { hessian: statistics, format: format("int4_b32") })
+ * @example prune(w, "2:4", { hessian: stats, format: format("int4_b32") })
  */
 export function prune(weight: Tensor, pattern: SparsityPattern, options: PruneOptions = {}): PackedTensor {
   const { sparsity, format = float32, hessian, ...rest } = options;

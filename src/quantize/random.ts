@@ -1,7 +1,10 @@
 // Seeded random numbers, the same on every machine: xoshiro128** (Blackman and Vigna, 2018) seeded by splitmix32,
 // Box-Muller for Gaussians.
 
-/** Uniform numbers in [0, 1) with 32 bits. @example const random = seededRandom(7); random() */
+/**
+ * Uniform numbers in [0, 1) with 32 bits. @example const random = seededRandom(7); random()
+ * @throws TypeError for a seed that is not finite
+ */
 export function seededRandom(seed: number): () => number {
   if (!Number.isFinite(seed)) throw new TypeError(`seed: expected a finite number, got ${seed}.`);
   let s = seed >>> 0;
@@ -27,7 +30,12 @@ export function seededRandom(seed: number): () => number {
   };
 }
 
-/** Standard normal numbers from a uniform generator. */
+/**
+ * Standard normal numbers from a uniform generator.
+ * @example
+ * const normal = gaussian(seededRandom(7));
+ * const x = Float32Array.from({ length: 4096 }, normal);
+ */
 export function gaussian(random: () => number): () => number {
   let spare = NaN;
   return () => {

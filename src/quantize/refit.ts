@@ -46,10 +46,11 @@ export interface DriftAccumulator {
 
 /**
  * Collects both inputs of a layer. Memory: 16 k^2 bytes.
+ * @throws RangeError for k; its `add` LowbitError E_SHAPE, E_CALIBRATION for values that are not finite
  * @example
- * const acc = driftStatistics(256);
- * acc.add(xFloat, xQuantized);
- * quantize(w, fmt, refit({ drift: acc.finish() }));
+ * const acc = driftStatistics(2);
+ * acc.add(Float32Array.of(1, 2, 3, 4), Float32Array.of(1, 2, 3, 5)); // float model, quantized model
+ * acc.finish().inputs.rows // 2
  */
 export function driftStatistics(k: number, options: { readonly name?: string } & AlgebraOptions = {}): DriftAccumulator {
   const { product } = algebraFor(options, "driftStatistics");
@@ -114,7 +115,10 @@ export function driftStatistics(k: number, options: { readonly name?: string } &
   };
 }
 
-/** Drift over the tokens of both collections, see mergeStatistics. @throws LowbitError E_SHAPE */
+/**
+ * Drift over the tokens of both collections, see mergeStatistics. @throws LowbitError E_SHAPE
+ * @example mergeDrift(drift, drift).inputs.rows // 1024: twice the tokens
+ */
 export function mergeDrift(a: DriftStatistics, b: DriftStatistics): DriftStatistics {
   const inputs = mergeStatistics(a.inputs, b.inputs);
   const [first, second] = [a.inputs.weight / inputs.weight, b.inputs.weight / inputs.weight];
@@ -178,6 +182,7 @@ function checkRidge(ridge: number): void {
  * The weight V with the smallest ||W x - V y||^2 + ridge ||V - W||^2 over the calibration tokens, row-major [rows * k].
  * @throws LowbitError E_CALIBRATION (too few tokens, constant inputs, not positive definite), E_SHAPE; RangeError for
  * ridge
+ * @example const v = refitWeight(w, { drift }); // [64 * 256], to be quantized in place of w
  */
 export function refitWeight(weight: Tensor, options: Omit<RefitOptions, "quantizer">): Float64Array<ArrayBuffer> {
   const { drift, ridge = 0.05, name } = options;
@@ -196,6 +201,10 @@ export function refitWeight(weight: Tensor, options: Omit<RefitOptions, "quantiz
  * What ||W x - Q y||^2 over the tokens exceeds that of Q = W by: negative where Q makes up for the drift. For choices
  * on tokens that Q was not fitted to.
  * @param quantized values of Q, [rows * k] @throws LowbitError E_SHAPE
+ * @example
+ * const plain = driftError(w, dequantize(quantize(w, format("int4_b32"))), drift);
+ * const fitted = driftError(w, dequantize(quantize(w, format("int4_b32"), refit({ drift }))), drift);
+ * fitted < plain // true
  */
 export function driftError(weight: Tensor, quantized: ArrayLike<number>, drift: DriftStatistics, options: AlgebraOptions = {}): number {
   const { data: w, rows, k } = weightMatrix(weight, "driftError");
@@ -232,6 +241,9 @@ export function refit(options: RefitOptions): SteppedQuantizer {
  * Bias with which the quantized layer on the inputs of the quantized model has the mean output of the float layer on
  * its own: b + W E[x] - Q E[y].
  * @param quantized values of the quantized weight, [rows * k] @throws LowbitError E_SHAPE
+ * @example
+ * const layer = { weight: w.data, rows: 64, k: 256 };
+ * const bias = correctDriftBias(layer, dequantize(quantize(w, format("int4_b32"))), drift); // 64 values
  */
 export function correctDriftBias(layer: Linear, quantized: ArrayLike<number>, drift: DriftStatistics): Float64Array<ArrayBuffer> {
   const { rows, k, weight } = layer;

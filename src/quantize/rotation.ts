@@ -75,7 +75,7 @@ function build(config: RotationConfig, apply: (x: Float64Array | Float32Array, i
 /**
  * Q = diag(signs) (I x H_block / sqrt(block)).
  * @throws LowbitError E_UNSUPPORTED for an order without a construction; E_SHAPE where block does not divide n
- * @example hadamardRotation(768, { block: 256, seed: 1 }).apply(x)
+ * @example hadamardRotation(256, { block: 64, seed: 1 }).apply(x) // vectors of 256, in place
  */
 export function hadamardRotation(n: number, options: HadamardOptions = {}): Rotation {
   const block = options.block ?? n;
@@ -121,6 +121,12 @@ export function hadamardRotation(n: number, options: HadamardOptions = {}): Rota
 /**
  * A random orthogonal matrix, uniform over the group: QR of a Gaussian matrix with the signs of R's diagonal taken out.
  * n^2 per vector.
+ * @throws RangeError for n; TypeError for a seed that is no number
+ * @example
+ * const rotation = orthogonalRotation(3, 1);
+ * const x = Float64Array.of(3, 0, 4);
+ * rotation.apply(x);
+ * Math.hypot(...x).toFixed(6) // "5.000000"
  */
 export function orthogonalRotation(n: number, seed: number): Rotation {
   if (!Number.isSafeInteger(n) || n < 1) throw new RangeError(`rotation n: expected a positive integer, got ${n}.`);
@@ -154,7 +160,12 @@ export function orthogonalRotation(n: number, seed: number): Rotation {
   });
 }
 
-/** The rotation that a recipe records. @throws LowbitError E_FORMAT for a config that is not sound */
+/**
+ * The rotation that a recipe records. @throws LowbitError E_FORMAT for a config that is not sound
+ * @example
+ * const rotation = rotationOf({ kind: "hadamard", n: 256, block: 256, seed: 1 });
+ * rotation.applyInverse(x); // what hadamardRotation(256, { seed: 1 }) did
+ */
 export function rotationOf(config: RotationConfig, options: Pick<HadamardOptions, "backend"> = {}): Rotation {
   if (config?.kind === "hadamard") return hadamardRotation(config.n, { ...options, block: config.block, seed: config.seed });
   if (config?.kind === "orthogonal" && typeof config.seed === "number") return orthogonalRotation(config.n, config.seed);
@@ -164,7 +175,13 @@ export function rotationOf(config: RotationConfig, options: Pick<HadamardOptions
   );
 }
 
-/** Q^T H Q: the Hessian of rotated inputs. */
+/**
+ * Q^T H Q: the Hessian of rotated inputs.
+ * @throws LowbitError E_SHAPE where the Hessian is not [n, n]
+ * @example
+ * const rotation = hadamardRotation(256, { seed: 1 });
+ * const hessian = rotateHessian(stats.hessian, rotation); // of the inputs that the rotated weight sees, [256, 256]
+ */
 export function rotateHessian(hessian: Float64Array, rotation: Rotation): Float64Array<ArrayBuffer> {
   const { n } = rotation;
   if (hessian.length !== n * n) throw new LowbitError("E_SHAPE", `rotateHessian: expected ${n} x ${n} numbers, got ${hessian.length}.`);

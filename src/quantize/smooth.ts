@@ -41,7 +41,10 @@ const ALPHAS = Array.from({ length: 13 }, (_, i) => (30 + 5 * i) / 100);
 /**
  * Chooses alpha; never worse than no smoothing on what it estimates.
  * @throws LowbitError E_CALIBRATION as gptq, E_SHAPE, E_ABORTED; RangeError for bits or alphas
- * @example const { factors } = searchSmoothing([q, k, v], { statistics, format: format("int8_row") });
+ * @example
+ * const layers = [{ weight: w.data, rows: 64, k: 256 }]; // all that read the same input
+ * const { factors } = searchSmoothing(layers, { statistics: stats, format: format("int8_row") });
+ * scaleColumns(layers[0], factors) // and the inputs are divided by the factors
  */
 export function searchSmoothing(layers: readonly Linear[], options: SmoothSearch): Smoothing {
   const { statistics, format, activationBits = 8, alphas = ALPHAS } = options;

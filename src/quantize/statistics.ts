@@ -66,7 +66,11 @@ const TOKENS = 128;
 /**
  * Collects the statistics of one layer's inputs.
  * @param k length of an input vector
- * @example const acc = layerStatistics(256); acc.add(activations); const stats = acc.finish();
+ * @throws RangeError for k; its `add` LowbitError E_SHAPE, E_CALIBRATION for values that are not finite
+ * @example
+ * const acc = layerStatistics(2);
+ * acc.add(Float32Array.of(1, 2, 3, 4)); // two tokens [2, 2], and more calls
+ * acc.finish().hessian // [10, 14, 14, 20]: sums of products
  */
 export function layerStatistics(k: number, options?: StatisticsOptions & { readonly hessian?: true }): HessianAccumulator;
 export function layerStatistics(k: number, options?: StatisticsOptions): StatisticsAccumulator;
@@ -167,7 +171,7 @@ const added = (a: Float64Array, b: Float64Array): Float64Array<ArrayBuffer> => F
  * Statistics of the tokens of both collections, as if they had been collected at once but for the order of sums.
  * Neither is changed.
  * @throws LowbitError E_SHAPE for inputs of another length, or where one only has a Hessian
- * @example const all = mergeStatistics(firstShard, secondShard);
+ * @example mergeStatistics(stats, stats).rows // 1024
  */
 export function mergeStatistics(a: LayerStatistics, b: LayerStatistics): LayerStatistics {
   if (a.k !== b.k || (a.hessian === null) !== (b.hessian === null)) {
@@ -248,6 +252,10 @@ function addPlain(
  * Output error of replacing W by Q on the calibration inputs: sum over rows of (w - q) H (w - q)^T = ||X (W - Q)^T||^2.
  * @param q null: nothing, so that it is the energy of the outputs
  * @throws LowbitError E_SHAPE
+ * @example
+ * const q = dequantize(quantize(w, format("int4_b32")));
+ * const share = outputError(w.data, q, 64, stats.hessian) / outputError(w.data, null, 64, stats.hessian);
+ * -10 * Math.log10(share) // SQNR of the outputs in dB
  */
 export function outputError(
   w: ArrayLike<number>,

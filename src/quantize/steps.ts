@@ -52,7 +52,13 @@ export function runSteps<T>(steps: Steps<T>, options: RunOptions = {}): T {
   }
 }
 
-/** Pauses at least every `sliceMs` so that timers, input and abort signals get their turn. */
+/**
+ * Pauses at least every `sliceMs` so that timers, input and abort signals get their turn.
+ * @example
+ * const packed = await runStepsAsync(gptq({ hessian: stats }).steps(w, format("int4_b32")), {
+ *   onProgress: ({ stage, done, total }) => console.log(stage, done, total), // a page stays alive meanwhile
+ * });
+ */
 export async function runStepsAsync<T>(steps: Steps<T>, options: RunOptions & { readonly sliceMs?: number } = {}): Promise<T> {
   checkAborted(options.signal, "start");
   let since = Date.now();

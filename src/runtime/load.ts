@@ -66,7 +66,11 @@ type AnyOptions = LoadOptions | DeviceLoadOptions;
  * Loads a model to be run on packed weights.
  * @throws LowbitError E_UNSUPPORTED with the list of operators that are missing, E_ONNX, E_CONTAINER, E_IO, E_RUNTIME,
  * E_ABORTED; TypeError for another source or option
- * @example const session = await loadModel("model.onnx"); const { logits } = await session.run({ ids });
+ * @example
+ * const session = await loadModel("model.onnx");
+ * const image = { type: "float32", data: new Float32Array(784), dims: [1, 1, 28, 28] };
+ * const { logits } = await session.run({ image });
+ * logits.dims // [1, 10]
  */
 export async function loadModel(source: ModelSource, options: DeviceLoadOptions): Promise<DeviceSession>;
 export async function loadModel(source: ModelSource, options?: LoadOptions): Promise<Session>;

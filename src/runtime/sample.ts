@@ -16,7 +16,11 @@ export interface SampleOptions {
   readonly seed?: number;
 }
 
-/** The likeliest token, the first of equals. NaN never wins. */
+/**
+ * The likeliest token, the first of equals. NaN never wins.
+ * @param logits one for each token of the vocabulary
+ * @example greedy(Float32Array.of(0.1, 2, NaN, 2)) // 1
+ */
 export const greedy: Sampler = (logits) => {
   let best = 0;
   let top = -Infinity;
@@ -33,6 +37,9 @@ export const greedy: Sampler = (logits) => {
  * (Holtzman et al., The Curious Case of Neural Text Degeneration).
  * @throws RangeError for a temperature that is not positive, k below 1, p outside (0, 1]; TypeError for a seed that is
  * no number
+ * @example
+ * const next = sampler({ temperature: 0.7, topK: 40, topP: 0.9, seed: 1 });
+ * next(Float32Array.of(-1e9, 5, -1e9)) // 1
  */
 export function sampler(options: SampleOptions = {}): Sampler {
   const { temperature = 1, topK = Infinity, topP = 1 } = options;

@@ -20,6 +20,7 @@ export interface TransformersSettings {
   say: (message: string) => void;
 }
 
+/** What pipelines that run on lowbit do; change its fields before they are made. */
 export const settings: TransformersSettings = {
   backend: "wasm",
   // the one thing that this library says by itself: where a user's pipelines run
@@ -174,7 +175,12 @@ export const ready: Promise<void> = start();
 // who does not wait for it hears of it
 ready.catch((error: unknown) => sayOnce((error as Error).message));
 
-/** Gives transformers.js its own runtime back; sessions that are open stay. */
+/**
+ * Gives transformers.js its own runtime back; sessions that are open stay.
+ * @example
+ * import "lowbit/transformers"; // pipelines run on lowbit from here
+ * uninstall(); // and on onnxruntime again
+ */
 export function uninstall(): void {
   for (const [owner, create] of originals) owner.create = create;
   originals.clear();

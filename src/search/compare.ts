@@ -38,6 +38,13 @@ export interface CompareOptions {
 /**
  * Tries indexes of `vectors` on `queries`, beside exact search in float32.
  * @throws LowbitError E_SHAPE without vectors or queries, E_ABORTED, and what `createIndex` throws
+ * @example
+ * const trials = [
+ *   { name: "int8", options: { precision: "int8" } },
+ *   { name: "binary", options: { precision: "binary" } },
+ * ] as const;
+ * const rows = await comparePrecisions(vectors, queries, { dims: 64, k: 5, trials });
+ * rows.map(({ name, recall }) => [name, recall])
  */
 export function comparePrecisions(vectors: Float32Array, queries: Float32Array, options: CompareOptions): Comparison[] {
   const { dims, metric = "cosine", k = 10, trials, backend } = options;
@@ -92,6 +99,9 @@ const escape = (text: string): string => text.replace(/[&<>"]/g, (c) => `&#${c.c
 /**
  * The trade-off as an SVG picture: bytes of a vector (logarithmic) against recall; those that no other beats are joined
  * by a line.
+ * @example
+ * const trials = [{ name: "int4", options: { precision: "int4" } }] as const;
+ * await writeFile("recall.svg", paretoSvg(await comparePrecisions(vectors, queries, { dims: 64, k: 5, trials })));
  */
 export function paretoSvg(rows: readonly Comparison[], title = "Recall and size"): string {
   const [width, height, left, right, top, bottom] = [760, 460, 64, 24, 44, 52];

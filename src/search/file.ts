@@ -23,6 +23,9 @@ const isCount = (x: unknown): x is number => Number.isSafeInteger(x) && (x as nu
  * @param options backend: as for createIndex
  * @throws LowbitError E_CONTAINER for anything else: truncated, damaged, of another version; E_DEVICE where memory runs
  * out
+ * @example
+ * const bytes = createIndex(vectors, { dims: 64, precision: "int8" }).toBytes(); // to a file or IndexedDB
+ * indexFromBytes(bytes).search(query, { k: 10 }).ids.length // 10
  */
 export function indexFromBytes(bytes: Uint8Array, options: { readonly backend?: object } = {}): SearchIndex {
   const file = plainBytes("indexFromBytes", bytes);

@@ -144,6 +144,9 @@ export function makeIds(): Ids {
 /**
  * A bitmap of ids for the option `filter`: bit (id mod 8) of byte floor(id / 8).
  * @throws RangeError for what is no id
+ * @example
+ * idBitmap([0, 9]) // [0b1, 0b10]
+ * index.search(query, { k: 5, filter: idBitmap([3, 14, 15]) }).ids.length // 3
  */
 export function idBitmap(ids: Iterable<number>): Uint8Array {
   const list = [...ids];

@@ -5,6 +5,6 @@ export { comparePrecisions, paretoSvg, type CompareOptions, type Comparison, typ
 export { createIndex, type SearchIndex } from "./create.ts";
 export { indexFromBytes } from "./file.ts";
 export { idBitmap } from "./ids.ts";
-export { mergeResults, type MergeOptions } from "./merge.ts";
+export { mergeResults, type MergeOptions as MergeResultsOptions } from "./merge.ts";
 export { fitProjection } from "./projection.ts";
 export type { Fit, IndexOptions, Metric, Precision, Projection, SearchOptions, SearchResult } from "./types.ts";

@@ -12,6 +12,11 @@ export interface MergeOptions {
 /**
  * Merges results of the same query on several indexes, whose ids must differ. Best first, of equal scores the smaller
  * id: what one index of all their vectors gives.
+ * @throws RangeError for k
+ * @example
+ * const near = { ids: Uint32Array.of(7, 2), scores: Float64Array.of(0.9, 0.5) };
+ * const far = { ids: Uint32Array.of(40), scores: Float64Array.of(0.7) };
+ * mergeResults([near, far], { k: 2 }).ids // [7, 40]
  */
 export function mergeResults(results: readonly SearchResult[], options: MergeOptions = {}): SearchResult {
   const { k = 10, metric = "cosine" } = options;

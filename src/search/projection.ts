@@ -19,6 +19,9 @@ const SAMPLE = 20000;
  * Fits a projection to vectors [n, from]. PCA takes the second moments about zero for cosine and dot, whose products it
  * then keeps best, and about the mean for euclidean.
  * @throws TypeError, RangeError for options that are none; LowbitError E_SHAPE, E_VALUE
+ * @example
+ * const projection = fitProjection(vectors, 64, { method: "pca", dims: 32 }); // once, for several indexes
+ * createIndex(vectors, { dims: 64, precision: "int8", fit: projection }).search(query, { k: 10 }).ids.length // 10
  */
 export function fitProjection(vectors: Float32Array, from: number, fit: Fit, metric: Metric = "cosine"): Projection {
   const { method, seed = 1, sample = SAMPLE } = fit;

@@ -24,6 +24,8 @@ interface TensorMeta {
 /**
  * Named packed tensors as one safetensors file.
  * @throws TypeError for an empty or reserved name
+ * @example
+ * const file = toSafetensors({ "layers.0.query": packed, "layers.0.key": packed }); // write it to layers.safetensors
  */
 export function toSafetensors(tensors: Readonly<Record<string, PackedTensor>>): Uint8Array<ArrayBuffer> {
   const header: Record<string, unknown> = {};
@@ -56,7 +58,12 @@ export function toSafetensors(tensors: Readonly<Record<string, PackedTensor>>): 
   return out;
 }
 
-/** One packed tensor as a safetensors file; `fromBytes` reads it back. */
+/**
+ * One packed tensor as a safetensors file; `fromBytes` reads it back.
+ * @example
+ * const bytes = toBytes(packed);
+ * new TextDecoder().decode(bytes.subarray(8, 10)) // '{"': a safetensors header behind its length
+ */
 export function toBytes(w: PackedTensor): Uint8Array<ArrayBuffer> {
   return toSafetensors({ weight: w });
 }
@@ -64,6 +71,7 @@ export function toBytes(w: PackedTensor): Uint8Array<ArrayBuffer> {
 /**
  * The packed tensor of `toBytes`. Its planes are views of `bytes`, not copies.
  * @throws LowbitError E_CONTAINER for anything that `toBytes` did not write, E_FORMAT for an unsound definition
+ * @example dequantize(fromBytes(toBytes(packed))).length // 16384
  */
 export function fromBytes(bytes: Uint8Array): PackedTensor {
   const tensors = Object.values(fromSafetensors(bytes));
@@ -75,7 +83,12 @@ const broken = (what: string, cause?: unknown) => new LowbitError("E_CONTAINER",
 const shown = (x: unknown): string => JSON.stringify(x)?.slice(0, 80) ?? "nothing";
 const isObject = (x: unknown): x is Record<string, unknown> => typeof x === "object" && x !== null && !Array.isArray(x);
 
-/** All packed tensors of a file by name. @throws as fromBytes */
+/**
+ * All packed tensors of a file by name. @throws as fromBytes
+ * @example
+ * const { query, key } = fromSafetensors(toSafetensors({ query: packed, key: packed }));
+ * [query.format.name, key.shape] // ["int4_b32", [64, 256]]
+ */
 export function fromSafetensors(file: Uint8Array): Record<string, PackedTensor> {
   const bytes = plainBytes("fromSafetensors", file);
   if (bytes.length < 10) throw broken(`expected at least 10 bytes, got ${bytes.length}. Is the file whole?`);

@@ -177,8 +177,9 @@ function checkOptions({ pads = "valid", layout = "nchw", activation = "none", ..
  * convolutions whose sums are exact: groups, depthwise, strides, dilations, pads, both layouts.
  * @throws LowbitError E_UNSUPPORTED for filters of other forms, E_SHAPE, E_DEVICE; TypeError, RangeError for options
  * @example
- * const w = quantize(tensor(values, [32, 16, 3, 3]), format("int8_row"));
- * const y = prepareConv2d(w, { pads: 1, activation: "relu", backend: "wasm" }).run(x, [1, 16, 56, 56]);
+ * const w = quantize(tensor(new Float32Array(4 * 27).fill(1), [4, 3, 3, 3]), format("int8_row"));
+ * const layer = prepareConv2d(w, { pads: 1, activation: "relu" });
+ * layer.run(new Float32Array(3 * 8 * 8), [1, 3, 8, 8]).length // 256: [1, 4, 8, 8]
  */
 export function prepareConv2d(w: PackedTensor, options: Conv2dOptions = {}): Conv2dLayer {
   checkOptions(options);

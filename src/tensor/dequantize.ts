@@ -19,7 +19,9 @@ const PANEL = 1 << 18;
 /**
  * The values of a packed tensor, row-major [rows * k] (in the order of its shape). Computed in binary64 and rounded
  * once.
- * @example dequantize(w, { backend: await wasm() })
+ * @example
+ * dequantize(quantize(tensor(Float32Array.of(1, -7, 3, 7), [1, 4]), format("int4_row"))) // [1, -7, 3, 7]
+ * dequantize(packed, { backend: await wasm() }).length // 16384: by SIMD, the same bits
  */
 export function dequantize(w: PackedTensor, options?: DequantizeOptions & { readonly dtype?: "float32" }): Float32Array<ArrayBuffer>;
 export function dequantize(w: PackedTensor, options: DequantizeOptions & { readonly dtype: "float64" }): Float64Array<ArrayBuffer>;

@@ -8,7 +8,7 @@ import { tensor, type Tensor } from "./tensor.ts";
  * Rows w[ids[i]] as float32, [ids.length, k]. Only the rows asked for are decoded.
  * @param out receives the rows, ids.length * k
  * @throws LowbitError E_SHAPE for no index, an index outside 0..rows-1 or an `out` of another size
- * @example gatherRows(embedding, [5, 0, 5]).data
+ * @example gatherRows(packed, [5, 0, 5]).shape // [3, 256]: rows of an embedding
  */
 export function gatherRows(w: PackedTensor, ids: ArrayLike<number>, out?: Float32Array): Tensor<Float32Array> {
   const { rows, k } = w;

@@ -83,7 +83,9 @@ export function fromLike(like: TensorLike): Tensor {
  * (float16 codes by `type: "float16"`).
  * @param shape one to eight positive sizes whose product is data.length
  * @throws TypeError if data is no Float32Array or Float64Array; LowbitError E_SHAPE if the sizes disagree
- * @example tensor(new Float32Array(6), [2, 3]); tensor(new ort.Tensor("float32", values, [2, 3]));
+ * @example
+ * tensor(new Float32Array(6), [2, 3]).shape // [2, 3]
+ * tensor({ data: Float32Array.of(1, 2), dims: [1, 2] }).shape // [1, 2]: a tensor of onnxruntime
  */
 export function tensor<T extends TensorData>(data: T, shape: readonly number[]): Tensor<T>;
 export function tensor(like: TensorLike): Tensor;

@@ -22,7 +22,9 @@ export interface LosslessBackend {
  * Compresses a bfloat16 matrix [rows, k] (more dimensions: [shape[0], rest]; one: a row).
  * @param bits bfloat16 bit patterns, row-major; any of the 65536
  * @throws TypeError, LowbitError E_SHAPE where shape and length differ, E_UNSUPPORTED above 2^32 bytes of codes
- * @example const w = losslessTensor(bits, [4096, 4096]); w.byteLength / (2 * bits.length) // near 0.66
+ * @example
+ * const w = losslessTensor(new Uint16Array(64 * 256).fill(0x3f80), [64, 256]);
+ * w.byteLength < 2 * 64 * 256 // true: about 0.66 for the weights of models
  */
 export function losslessTensor(bits: Uint16Array, shape: readonly number[]): LosslessTensor {
   if (!(bits instanceof Uint16Array)) throw new TypeError("losslessTensor: expected a Uint16Array of bfloat16 bit patterns.");
@@ -72,6 +74,7 @@ export function losslessTensor(bits: Uint16Array, shape: readonly number[]): Los
  * The bit patterns of a lossless tensor, row-major. `backend`: of `wasm()`, decodes on all its threads; default:
  * here, without one.
  * @throws TypeError, LowbitError E_DEVICE
+ * @example losslessBits(losslessTensor(Uint16Array.of(0x3f80, 0x4000), [1, 2])) // [0x3f80, 0x4000]: 1 and 2
  */
 export function losslessBits(w: LosslessTensor, options: { readonly backend?: LosslessBackend } = {}): Uint16Array {
   if (options.backend !== undefined) return options.backend.decodeLossless(w);
@@ -100,7 +103,12 @@ export function losslessBits(w: LosslessTensor, options: { readonly backend?: Lo
   return out;
 }
 
-/** A lossless tensor decoded: packed bfloat16, for whatever takes packed tensors. */
+/**
+ * A lossless tensor decoded: packed bfloat16, for whatever takes packed tensors.
+ * @example
+ * const w = unpackLossless(losslessTensor(Uint16Array.of(0x3f80, 0x4000), [1, 2]));
+ * dequantize(w) // [1, 2]
+ */
 export function unpackLossless(w: LosslessTensor, options: { readonly backend?: LosslessBackend } = {}): PackedTensor {
   const bits = losslessBits(w, options);
   const codes = new Uint8Array(2 * bits.length);
@@ -115,7 +123,10 @@ export function unpackLossless(w: LosslessTensor, options: { readonly backend?: 
  * Prepares a lossless weight [n, k] for products x[m, k] * w^T with float32 activations. On WebAssembly it stays
  * compressed; `reference` (the default) and other backends decode it once.
  * @throws TypeError, LowbitError E_DEVICE
- * @example const layer = prepareLossless(w, { backend: await wasm({ threads: 2 }) }); layer.run(x, m)
+ * @example
+ * const w = losslessTensor(new Uint16Array(64 * 256).fill(0x3f80), [64, 256]); // ones
+ * const layer = prepareLossless(w, { backend: await wasm() });
+ * layer.run(new Float32Array(256).fill(1), 1)[0] // 256
  */
 export function prepareLossless(
   w: LosslessTensor,

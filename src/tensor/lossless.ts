@@ -16,7 +16,9 @@ const FAST = 12;
  * Compresses bfloat16 bit patterns losslessly; about 66 % of the size for weights of any normal-like distribution.
  * @param values bit patterns, at most 2^32 - 1
  * @throws TypeError if values is no Uint16Array
- * @example decompressBfloat16(compressBfloat16(bits)) // equal to bits, whatever they are
+ * @example
+ * const bits = new Uint16Array(4096).fill(0x3f80);
+ * compressBfloat16(bits).length // 4108: of 8192
  */
 export function compressBfloat16(values: Uint16Array): Uint8Array<ArrayBuffer> {
   if (!(values instanceof Uint16Array)) throw new TypeError("compressBfloat16: expected a Uint16Array of bfloat16 bit patterns.");
@@ -55,6 +57,9 @@ export function compressBfloat16(values: Uint16Array): Uint8Array<ArrayBuffer> {
  * The bit patterns of `compressBfloat16`.
  * @throws LowbitError E_CONTAINER for anything that it did not write: truncated, with bytes to spare, or with a damaged
  * code
+ * @example
+ * const bits = Uint16Array.of(0x3f80, 0xbf80); // 1 and -1
+ * decompressBfloat16(compressBfloat16(bits)) // [0x3f80, 0xbf80]
  */
 export function decompressBfloat16(bytes: Uint8Array): Uint16Array<ArrayBuffer> {
   if (!(bytes instanceof Uint8Array)) throw new TypeError("decompressBfloat16: expected a Uint8Array.");

@@ -16,7 +16,10 @@ export interface MatmulOptions extends PrepareOptions {
 /**
  * Prepares a packed weight [n, k] for products x[m, k] * w^T.
  * @throws LowbitError E_UNSUPPORTED, E_DEVICE
- * @example const layer = prepareMatmul(w); layer.run(x, m)
+ * @example
+ * const layer = prepareMatmul(packed, { backend: await wasm(), activations: "int8" }); // once
+ * const y = layer.run(x, 1); // often: [1, 64]
+ * layer.dispose();
  */
 export function prepareMatmul(
   w: PackedTensor,
@@ -36,6 +39,9 @@ export function prepareMatmul(w: PackedTensor, options: MatmulOptions = {}): Asy
  * y[m, n] = x[m, k] * w[n, k]^T for a packed weight. Prepares and disposes around one product: use prepareMatmul to run
  * many.
  * @throws LowbitError E_SHAPE if the contracted sides differ
+ * @example
+ * const y = await matmul(tensor(new Float32Array(2 * 256), [2, 256]), packed); // packed: [64, 256]
+ * y.shape // [2, 64]
  */
 export async function matmul(x: Tensor, w: PackedTensor, options: MatmulOptions = {}): Promise<Tensor<Float32Array>> {
   const view = matrixView(x);

@@ -45,6 +45,7 @@ export function tensor<T extends TensorData>(data: T, shape: readonly number[]):
  * The view with its dimensions permuted; default: reversed. A weight stored [k, n] becomes the matrix [n, k] that
  * `quantize` takes.
  * @throws LowbitError E_SHAPE if axes is no permutation
+ * @example transpose(tensor(new Float32Array(6), [2, 3])).shape // [3, 2], of the same memory
  */
 export function transpose<T extends TensorData>(t: Tensor<T>, axes?: readonly number[]): Tensor<T> {
   const order = axes ?? t.shape.map((_, i) => t.shape.length - 1 - i);

@@ -5,7 +5,10 @@ import { nextDown, nextUp } from "../../formats/core/round.ts";
 import type { NumberFormat } from "../../formats/core/types.ts";
 import { checkScalar } from "./law.ts";
 
-/** Any code of a format. */
+/**
+ * Any code of a format.
+ * @example fc.assert(fc.property(arbitraryCode(int4), (code) => int4.encode(int4.decode(code)) === code))
+ */
 export function arbitraryCode(format: NumberFormat): fc.Arbitrary<number> {
   checkScalar("arbitraryCode", format);
   return fc.integer({ min: 0, max: 2 ** format.bits - 1 });
@@ -36,6 +39,7 @@ function arbitraryTie(format: NumberFormat): fc.Arbitrary<number> {
  * Numbers to encode: representable values, ties and doubles within two steps of them, the ends of the range and beyond,
  * plain numbers.
  * @param options specials: also NaN, infinities and -0 (default false)
+ * @example fc.assert(fc.property(arbitraryValue(int4), (x) => Math.abs(int4.decode(int4.encode(x))) <= 8))
  */
 export function arbitraryValue(format: NumberFormat, options: { specials?: boolean } = {}): fc.Arbitrary<number> {
   checkScalar("arbitraryValue", format);
@@ -80,6 +84,8 @@ export function arbitraryValue(format: NumberFormat, options: { specials?: boole
  * Float32 data of `length` values: bell-shaped, with outliers, all zero, constant, tiny, with one value only; never NaN
  * unless asked for.
  * @param options nonFinite: one value is NaN or infinite (default false)
+ * @throws RangeError for the length
+ * @example fc.assert(fc.property(arbitraryBlock(32), (x) => x.every(Number.isFinite)))
  */
 export function arbitraryBlock(length: number, options: { nonFinite?: boolean } = {}): fc.Arbitrary<Float32Array> {
   if (!Number.isSafeInteger(length) || length < 1)
@@ -111,7 +117,10 @@ export function arbitraryBlock(length: number, options: { nonFinite?: boolean } 
   });
 }
 
-/** A matrix [rows, k] of such data, rows 1..3; k runs over whole and broken blocks of the size given. */
+/**
+ * A matrix [rows, k] of such data, rows 1..3; k runs over whole and broken blocks of the size given.
+ * @example fc.assert(fc.property(arbitraryMatrix(32), ({ data, rows, k }) => data.length === rows * k))
+ */
 export function arbitraryMatrix(
   blockSize: number,
   options: { whole?: boolean } = {},

@@ -24,7 +24,8 @@ const blockSize = (format: BlockFormat | OpaqueFormat): number => {
 
 /**
  * The laws that every block or opaque format keeps under `quantize` (to nearest, the format's own rules).
- * @example for (const { name, check } of blockLaws(myBlockFormat)) test(name, check)
+ * @throws TypeError for a scalar format
+ * @example for (const { name, check } of blockLaws(mxfp4)) test(name, check)
  */
 export function blockLaws(format: BlockFormat | OpaqueFormat, options: LawOptions = {}): readonly Law[] {
   if (typeof format !== "object" || format === null || (format.kind !== "block" && format.kind !== "opaque"))

@@ -14,7 +14,7 @@ const SATURATE: EncodeOptions = { overflow: "saturate" };
 
 /**
  * The laws that every scalar format keeps.
- * @example for (const { name, check } of formatLaws(myFormat)) test(name, check)
+ * @example for (const { name, check } of formatLaws(defineInt({ bits: 5, signed: true }))) test(name, check)
  */
 export function formatLaws(format: NumberFormat, options: LawOptions = {}): readonly Law[] {
   checkScalar("formatLaws", format);

@@ -9,7 +9,10 @@ export { arbitraryBlock, arbitraryCode, arbitraryMatrix, arbitraryValue } from "
 export { blockLaws, formatLaws };
 export type { Law, LawOptions, Violation } from "./law.ts";
 
-/** The laws of any format, by its kind. */
+/**
+ * The laws of any format, by its kind.
+ * @example for (const { name, check } of lawsOf(mxfp4)) test(name, check) // scalar, block or opaque
+ */
 export function lawsOf(format: Format, options: LawOptions = {}): readonly Law[] {
   return format.kind === "block" || format.kind === "opaque" ? blockLaws(format, options) : formatLaws(format, options);
 }

@@ -78,7 +78,9 @@ const pair = (value: number | [number, number] = 1): [number, number] => (typeof
  * for each output (`int8_row`, `int4_row`; any format with `activations: "float32"`). It has a gradient to x; w is a
  * constant.
  * @throws LowbitError E_SHAPE where the filter has another shape, or other channels than x; E_UNSUPPORTED
- * @example const w = quantize(tensor(values, [32, 3, 3, 16]), format("int8_row")); packedConv2d(x, w, { pad: "same" });
+ * @example
+ * const w = quantize(tensor(new Float32Array(4 * 27).fill(1), [4, 3, 3, 3]), format("int8_row"));
+ * packedConv2d(tf.ones<tf.Rank.R4>([1, 8, 8, 3]), w, { pad: "same" }).shape // [1, 8, 8, 4]
  */
 export function packedConv2d(x: tf.Tensor4D, w: PackedTensor, options: PackedConv2dOptions = {}): tf.Tensor4D {
   checkWeight("packedConv2d", w);

@@ -141,7 +141,9 @@ function rangeQuantize(x: tf.Tensor, format: Format, range: readonly [number, nu
  * `quantize`; with `rounding: "stochastic"` and `random` the expected value is x. Values are read back from the
  * backend, except with `range`, which tfjs's own operations compute.
  * @throws LowbitError E_VALUE where x has NaN or infinities and the format none, E_SHAPE, E_UNSUPPORTED as quantize
- * @example const w = fakeQuantize(kernel, format("int8_row"), { outputs: 1 });
+ * @example
+ * const kernel = tf.randomNormal([256, 64]); // [inputs, outputs]
+ * fakeQuantize(kernel, format("int8_row"), { outputs: 1 }).shape // [256, 64], the gradient straight through
  */
 export function fakeQuantize(x: tf.Tensor, format: Format, options: FakeQuantizeOptions = {}): tf.Tensor {
   if (!(x instanceof tf.Tensor)) throw new TypeError(`fakeQuantize x: expected a tensor of tfjs, got ${isA(x)}.`);
@@ -176,7 +178,11 @@ export interface MovingRange {
  * The exponential moving average of the extremes of batches: the range for `fakeQuantize` of activations (Jacob et al.,
  * 3.1). The first batch counts whole.
  * @param decay how much of the range so far stays with each batch, default 0.99
- * @example fakeQuantize(x, format("uint8_tensor_zp"), { range: seen.observe(x) })
+ * @throws RangeError for the decay
+ * @example
+ * const seen = movingRange();
+ * const activations = tf.randomNormal([8, 16]);
+ * fakeQuantize(activations, format("uint8_tensor_zp"), { range: seen.observe(activations) })
  */
 export function movingRange({ decay = 0.99 }: { readonly decay?: number } = {}): MovingRange {
   if (!(decay >= 0 && decay < 1)) throw new RangeError(`movingRange decay: expected a number in [0, 1), got ${decay}.`);

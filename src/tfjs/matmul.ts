@@ -70,7 +70,7 @@ function timesWeight(dy: tf.Tensor2D, w: PackedTensor): tf.Tensor2D {
 /**
  * x[..., k] W^T for a packed weight W [n, k]: a tensor [..., n]. It has a gradient to x; W is a constant.
  * @throws LowbitError E_SHAPE where the last axis of x is not k
- * @example const y = packedMatMul(tf.ones([1, 256]), quantize(tensor(w, [64, 256]), format("int4_b32")));
+ * @example packedMatMul(tf.ones([2, 256]), packed).shape // [2, 64]
  */
 export function packedMatMul(x: tf.Tensor, w: PackedTensor, options: PackedOptions = {}): tf.Tensor {
   checkWeight("packedMatMul", w);

@@ -64,7 +64,9 @@ const masked = (t: Matrix, mask: Float32Array): Matrix => ({ ...t, data: t.data.
  * x[..., k] W[n, k]^T with every operand of the forward and of both backward products in MXFP4: a tensor [..., n] with
  * gradients to x and W, float tensors both (W is the master weight that an optimizer steps).
  * @throws LowbitError E_SHAPE where shapes disagree
- * @example const y = quartetMatMul(x, kernel, { random: seededRandom(1) });
+ * @example
+ * const [input, kernel] = [tf.randomNormal([8, 64]), tf.randomNormal([64, 32])];
+ * quartetMatMul(input as tf.Tensor2D, kernel as tf.Tensor2D, { random: seededRandom(1) }).shape // [8, 32]
  */
 export function quartetMatMul(x: tf.Tensor, w: tf.Tensor, { random = Math.random }: QuartetOptions = {}): tf.Tensor {
   if (typeof random !== "function")

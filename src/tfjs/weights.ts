@@ -49,7 +49,12 @@ export function keptOf<Kept extends Disposable>(w: PackedTensor, key: string, ma
 export const layerOf = (w: PackedTensor, activations: Activations): SyncLayer =>
   keptOf(w, activations, () => backend().prepare(w, { activations, codebook: "exact" }));
 
-/** Frees what products keep beside a packed weight; the next one prepares it again. */
+/**
+ * Frees what products keep beside a packed weight; the next one prepares it again.
+ * @example
+ * packedMatMul(tf.ones([1, 256]), packed).dispose();
+ * releasePacked(packed);
+ */
 export function releasePacked(w: PackedTensor): void {
   for (const layer of prepared.get(w)?.values() ?? []) layer.dispose();
   prepared.get(w)?.clear();

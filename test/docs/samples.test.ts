@@ -2,12 +2,9 @@
 // that the package's entries are made of.
 import { existsSync, readFileSync, readdirSync } from "node:fs";
 import { join } from "node:path";
-import { fileURLToPath } from "node:url";
-import ts from "typescript";
 import { expect, test } from "vitest";
-import { entries } from "../../scripts/generate.ts";
+import { faults, root } from "./compiler.ts";
 
-const root = fileURLToPath(new URL("../..", import.meta.url));
 const read = (path: string): string => readFileSync(join(root, path), "utf8");
 
 /** What a reader has at hand where a sample begins: the data of a page, and what an earlier sample of it made. */
@@ -43,37 +40,7 @@ function samples(): Map<string, string> {
 test("samples type-check under strict", { timeout: 300_000 }, () => {
   const files = samples();
   expect(files.size).toBeGreaterThan(12);
-  const options: ts.CompilerOptions = {
-    strict: true,
-    noEmit: true,
-    target: ts.ScriptTarget.ES2022,
-    lib: ["lib.es2023.d.ts", "lib.esnext.disposable.d.ts"],
-    module: ts.ModuleKind.ESNext,
-    moduleResolution: ts.ModuleResolutionKind.Bundler,
-    allowImportingTsExtensions: true,
-    // The sources themselves are checked elsewhere, with Node's types.
-    types: ["node", "@webgpu/types"],
-    skipLibCheck: true,
-    baseUrl: root,
-    paths: Object.fromEntries(
-      entries().map(({ source, out }) => [out === "index" ? "lowbit" : `lowbit/${out.replace(/\/index$/, "")}`, [source]]),
-    ),
-  };
-  const host = ts.createCompilerHost(options);
-  const { readFile, fileExists, getSourceFile } = host;
-  host.readFile = (path) => files.get(path) ?? readFile(path);
-  host.fileExists = (path) => files.has(path) || fileExists(path);
-  host.getSourceFile = (path, language, ...more) =>
-    files.has(path) ? ts.createSourceFile(path, files.get(path)!, language) : getSourceFile(path, language, ...more);
-  const program = ts.createProgram([...files.keys()], options, host);
-  const wrong = [...files.keys()].flatMap((path) => {
-    const file = program.getSourceFile(path)!;
-    return [...program.getSyntacticDiagnostics(file), ...program.getSemanticDiagnostics(file)].map(
-      (d) =>
-        `${path.slice(root.length)}: ${ts.flattenDiagnosticMessageText(d.messageText, " ")} in ${file.text.slice(d.start!, d.start! + (d.length ?? 0)).slice(0, 80)}`,
-    );
-  });
-  expect(wrong).toEqual([]);
+  expect(faults(files)).toEqual([]);
 });
 
 test("pages with something at hand exist", () => {

@@ -10,7 +10,7 @@ import { inputGroups } from "../../src/onnx/calibrate/statistics.ts";
 import {
   calibrateToFile,
   mergeShards,
-  mergeStatistics,
+  mergeStatisticsFiles,
   modelLayers,
   quantizeModel,
   readModel,
@@ -78,7 +78,7 @@ test.each([2, 4, 9])("%i shards of the data add up to the whole", async (count) 
   const output = at(`${count}.stats`);
   await calibrateToFile(input, feeds, at(`whole${count}.stats`), { holdOut: 0.25 });
   for (let i = count; i >= 1; i--) await calibrateToFile(input, feeds, output, { holdOut: 0.25, shard: `${i}/${count}` });
-  expect(await mergeStatistics(output)).toEqual({ output, shards: count, inputs: 2 });
+  expect(await mergeStatisticsFiles(output)).toEqual({ output, shards: count, inputs: 2 });
   using opened = readModel(input);
   const { groups } = inputGroups(opened, modelLayers(opened));
   const [whole, sum] = [openStatistics(at(`whole${count}.stats`), opened), openStatistics(output, opened)];
@@ -105,22 +105,22 @@ test("what does not belong together is refused by name", async () => {
   const output = at("bad.stats");
   const shard = (i: number) => `${output}.${i}-of-2.shard`;
   await calibrateToFile(input, feeds, output, { shard: "1/2" });
-  expect((await error(mergeStatistics(output))).message).toContain("got none of bad.stats.2-of-2.shard");
+  expect((await error(mergeStatisticsFiles(output))).message).toContain("got none of bad.stats.2-of-2.shard");
   await calibrateToFile(input, feeds.slice(0, 8), output, { shard: "2/2" });
-  expect((await error(mergeStatistics(output))).message).toContain(`${shard(2)}: expected the same calibration as ${shard(1)}`);
+  expect((await error(mergeStatisticsFiles(output))).message).toContain(`${shard(2)}: expected the same calibration as ${shard(1)}`);
   expect((await error(calibrateToFile(input, feeds, output, { shard: "2/2" }))).code).toBe("E_EXISTS");
   await calibrateToFile(input, feeds, output, { shard: "2/2", maxTokens: 100, force: true });
-  expect((await error(mergeStatistics(output))).message).toContain("expected the same options");
+  expect((await error(mergeStatisticsFiles(output))).message).toContain("expected the same options");
   const other = at("other.onnx");
   writeFileSync(other, encode(proto(50)));
   await calibrateToFile(other, feeds, output, { shard: "2/2", force: true });
-  expect((await error(mergeStatistics(output))).message).toContain("expected the same model");
+  expect((await error(mergeStatisticsFiles(output))).message).toContain("expected the same model");
   await calibrateToFile(input, feeds, output, { shard: "2/2", force: true });
   const size = readFileSync(shard(2)).length;
   truncateSync(shard(2), size - 10);
-  expect((await error(mergeStatistics(output))).message).toContain("expected whole statistics of lowbit calibrate, got an end too early");
+  expect((await error(mergeStatisticsFiles(output))).message).toContain("expected whole statistics of lowbit calibrate, got an end too early");
   await calibrateToFile(input, feeds, output, { shard: "2/2", force: true });
-  await mergeStatistics(output);
+  await mergeStatisticsFiles(output);
   const gptq = (from: string, options: QuantizeModelOptions) =>
     error(quantizeModel(from, at("never.onnx"), { dtype: "q4", algorithm: "gptq", ...options }));
   expect(await gptq(other, { statistics: output })).toMatchObject({ code: "E_CALIBRATION" });

@@ -13,7 +13,12 @@ export interface StartOptions {
   readonly workerUrl?: string | URL;
 }
 
-/** The script of a Web Worker, for pages that must serve it as a file (`workerUrl`). */
+/**
+ * The script of a Web Worker, for pages that must serve it as a file (`workerUrl`).
+ * @example
+ * const url = URL.createObjectURL(new Blob([workerScript()], { type: "text/javascript" })); // or a file of your server
+ * const backend = await wasm({ threads: 2, workerUrl: url });
+ */
 export const workerScript = (): string => workerSource(false);
 
 interface WebWorker extends WorkerLike {

@@ -124,7 +124,11 @@ export async function webgpu(options: WebGpuOptions = {}): Promise<WebGpuBackend
   return createWebGpu(device, { own });
 }
 
-/** A backend on a device, with limits and features that tests lower. */
+/**
+ * A backend on a device, with limits and features that tests lower.
+ * @example
+ * const backend = createWebGpu(device, { own: false, features: { subgroups: false } }); // a GPUDevice that you keep
+ */
 export function createWebGpu(device: GpuDevice, options: RuntimeOptions): WebGpuBackend {
   const runtime = createGpuRuntime(device, options);
   const dispose = (): void => runtime.dispose();

@@ -1,5 +1,5 @@
 // lowbit merge: shards that were made apart (quantize --shard, calibrate --shard) become one file.
-import { mergeStatistics } from "../../onnx/calibrate/file.ts";
+import { mergeStatisticsFiles } from "../../onnx/calibrate/file.ts";
 import { mergeShards } from "../../onnx/merge.ts";
 import { progressLine } from "../progress.ts";
 import { count, json, size } from "../report.ts";
@@ -27,7 +27,7 @@ async function runMerge(args: ParsedArgs, context: Parameters<CommandSpec["run"]
   const [input, output] = args.positionals;
   const calibration = args.text("calibrate");
   if (output === undefined) {
-    const merged = await mergeStatistics(input, { force: args.flag("force") });
+    const merged = await mergeStatisticsFiles(input, { force: args.flag("force") });
     context.print(
       args.json
         ? json({ command: "merge", ...merged })

@@ -161,6 +161,9 @@ export async function importCheckpoint(folder: string): Promise<Checkpoint> {
 /**
  * The same of opened tensors: for browsers, and files of other names.
  * @throws LowbitError E_UNSUPPORTED
+ * @example
+ * const config = { quantization_config: { quant_method: "gptq", bits: 4, group_size: 128 } };
+ * const { layers } = checkpointOf(config, undefined, await readSafetensors("model.safetensors"));
  */
 export function checkpointOf(
   config: Readonly<Record<string, unknown>>,

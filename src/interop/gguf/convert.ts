@@ -2,7 +2,12 @@
 import type { GgufFile } from "./read.ts";
 import type { FloatModel } from "./quantize.ts";
 
-/** The tensors of an opened file as floats, with its metadata. Close the file when the new one is written. */
+/**
+ * The tensors of an opened file as floats, with its metadata. Close the file when the new one is written.
+ * @example
+ * const model = floatModel(await readGguf("model.gguf"));
+ * [...model.tensors.keys()] // ["output.weight"]
+ */
 export function floatModel(file: GgufFile): FloatModel {
   return {
     metadata: file.metadata,

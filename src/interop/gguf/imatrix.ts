@@ -10,6 +10,9 @@ const SUMS = ".in_sum2";
 /**
  * Importance by tensor name, for `quantizeGguf`. Experts of one tensor are averaged.
  * @throws LowbitError E_CONTAINER for files that are none
+ * @example
+ * const importance = await readImatrix("imatrix.gguf"); // of llama-imatrix
+ * quantizeGguf(floatModel(await readGguf("model.gguf")), { type: "q4_k_m", importance })
  */
 export async function readImatrix(source: ByteSource): Promise<Map<string, Float32Array>> {
   const file = await readGguf(source);

@@ -76,6 +76,10 @@ function ggufName(name: string): string | undefined {
  * The model for `quantizeGguf` and `writeGguf`; weights are read when written.
  * @throws LowbitError E_UNSUPPORTED for other architectures, weights without a name in ggml, and rotary scalings that
  * are not known
+ * @example
+ * const config = JSON.parse(await readFile("config.json", "utf8"));
+ * const model = llamaGguf({ config, tensors: (await readSafetensors("model.safetensors")).tensors });
+ * await writeGguf("model_q4.gguf", quantizeGguf(model, { type: "q4_k_m" }));
  */
 export function llamaGguf(model: LlamaModel): FloatModel {
   const { config } = model;

@@ -60,7 +60,10 @@ const FILE_TYPES: ReadonlyMap<string, number> = new Map([
 
 const PLAIN: readonly string[] = ["F32", "F16", "BF16", "F64"];
 
-/** Types that tensors can be quantized to, mixes included. */
+/**
+ * Types that tensors can be quantized to, mixes included.
+ * @example ggufTargets().includes("q4_k_m") // true
+ */
 export const ggufTargets = (): string[] => [
   ...[...ggufTypes().values()].filter((t) => t.format !== undefined && t.name !== "I8").map((t) => t.name.toLowerCase()),
   ...[...MIXES.keys()].map((m) => m.toLowerCase()),
@@ -72,7 +75,9 @@ const glob = (pattern: string): RegExp => new RegExp(`^${pattern.replace(/[.+?^$
  * The model with its matrices in the types that the options ask for; bytes are made one tensor at a time, when
  * `writeGguf` asks for them.
  * @throws LowbitError E_UNSUPPORTED for unknown types, and for tensors that are quantized already
- * @example await writeGguf("q4.gguf", quantizeGguf(model, { type: "q4_k_m" }))
+ * @example
+ * const model = floatModel(await readGguf("model.gguf"));
+ * await writeGguf("q8.gguf", quantizeGguf(model, { type: "q8_0" }));
  */
 export function quantizeGguf(model: FloatModel, options: GgufQuantizeOptions): GgufModel {
   const wanted = options.type.toUpperCase();
@@ -201,6 +206,10 @@ function encodeRows(format: OpaqueFormat, x: Float32Array, k: number, importance
 /**
  * A quantizer that weighs the error of each column: the mean square of what it is multiplied with. For formats whose
  * encoder takes an importance.
+ * @throws LowbitError, when it quantizes: E_SHAPE for another number of columns, E_UNSUPPORTED for formats not of ggml
+ * @example
+ * const importance = new Float32Array(256).fill(1); // of a column each; larger: kept better
+ * quantize(w, ggml_q4_k, byImportance(importance))
  */
 export function byImportance(importance: Float32Array): WeightQuantizer {
   return {

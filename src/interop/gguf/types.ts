@@ -30,7 +30,10 @@ const PLAIN: readonly (readonly [number, string, number, string | undefined])[] 
 let table: Map<number, GgufType> | undefined;
 let names: Map<string, GgufType> | undefined;
 
-/** All types by id. */
+/**
+ * All types by id.
+ * @example ggufTypes().get(12)?.name // "q4_k"
+ */
 export function ggufTypes(): ReadonlyMap<number, GgufType> {
   if (table !== undefined) return table;
   table = new Map(
@@ -48,7 +51,10 @@ export function ggufTypes(): ReadonlyMap<number, GgufType> {
 /** The family's prefix taken away, as ggml spells it. */
 const typeName = (f: OpaqueFormat): string => f.name.slice(f.name.indexOf("_") + 1).toUpperCase();
 
-/** The type of a name, in any case: "q4_k", "F16". */
+/**
+ * The type of a name, in any case: "q4_k", "F16".
+ * @example ggufTypeByName("q4_k")?.id // 12
+ */
 export function ggufTypeByName(name: string): GgufType | undefined {
   names ??= new Map([...ggufTypes().values()].map((t) => [t.name, t]));
   return names.get(name.toUpperCase());

@@ -52,7 +52,12 @@ export async function writeGguf(path: string, model: GgufModel, options: { reado
   await writeFileWhole(path, pieces(model), options.force);
 }
 
-/** The bytes of a GGUF file. @throws as writeGguf */
+/**
+ * The bytes of a GGUF file. @throws as writeGguf
+ * @example
+ * const bytes = await ggufBytes({ metadata: { "general.architecture": "none" }, tensors: { w: packed } });
+ * new TextDecoder().decode(bytes.subarray(0, 4)) // "GGUF"
+ */
 export async function ggufBytes(model: GgufModel): Promise<Uint8Array> {
   const parts: Uint8Array[] = [];
   for await (const piece of pieces(model)) parts.push(piece);

@@ -83,6 +83,7 @@ function swap(bytes: Uint8Array, size: number): void {
 
 /**
  * An array from the bytes of a .npy file, in memory of its own. @throws LowbitError E_CONTAINER
+ * @example const { data, shape } = parseNpy(await readFile("vectors.npy"));
  */
 export function parseNpy(bytes: Uint8Array, label = "npy file"): NpyArray {
   const bad = (expected: string, got: string): LowbitError =>
@@ -151,6 +152,7 @@ function rowOf({ data, dtype }: NpyInput): Row {
  * The bytes of a .npy file: version 1, or 2 where the header asks for it, C order or, for a view that is so, Fortran
  * order.
  * @throws TypeError, LowbitError E_SHAPE
+ * @example parseNpy(npyBytes({ data: Float32Array.of(1, 2, 3, 4), shape: [2, 2] })).shape // [2, 2]
  */
 export function npyBytes(input: NpyInput): Uint8Array<ArrayBuffer> {
   const found = rowOf(input);
@@ -207,7 +209,10 @@ export async function readNpy(source: ByteSource): Promise<NpyArray> {
   }
 }
 
-/** Writes a .npy file (Node). @throws LowbitError E_IO, E_EXISTS, E_SHAPE; TypeError */
+/**
+ * Writes a .npy file (Node). @throws LowbitError E_IO, E_EXISTS, E_SHAPE; TypeError
+ * @example await writeNpy("scales.npy", { data: Float32Array.of(0.5, 0.25), shape: [2, 1] });
+ */
 export async function writeNpy(path: string, input: NpyInput, options: { readonly force?: boolean } = {}): Promise<void> {
   await writeFileWhole(path, [npyBytes(input)], options.force ?? false);
 }

@@ -90,7 +90,11 @@ async function* entriesOf(arrays: Readonly<Record<string, NpyInput>>, compress: 
   }
 }
 
-/** The bytes of a .npz file. @throws TypeError, LowbitError E_SHAPE */
+/**
+ * The bytes of a .npz file. @throws TypeError, LowbitError E_SHAPE
+ * @example
+ * const bytes = await npzBytes({ input: { data: new Float32Array(784), shape: [1, 1, 28, 28] } }, { compress: true });
+ */
 export async function npzBytes(arrays: Readonly<Record<string, NpyInput>>, options: NpzOptions = {}): Promise<Uint8Array<ArrayBuffer>> {
   const pieces: Uint8Array[] = [];
   for await (const piece of zipPieces(entriesOf(arrays, options.compress ?? false), options.zip64)) pieces.push(piece);

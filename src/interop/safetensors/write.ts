@@ -20,12 +20,20 @@ export interface SafetensorsModel {
 /**
  * Writes a file, under a temporary name until it is whole; one tensor is in memory at a time.
  * @throws LowbitError E_SHAPE, E_UNSUPPORTED, E_EXISTS, E_IO
+ * @example
+ * const scale = { dtype: "F32", shape: [1], bytes: new Uint8Array(Float32Array.of(0.5).buffer) };
+ * await writeSafetensors("scales.safetensors", { metadata: { format: "pt" }, tensors: { scale } });
  */
 export async function writeSafetensors(path: string, model: SafetensorsModel, options: { readonly force?: boolean } = {}): Promise<void> {
   await writeFileWhole(path, pieces(model), options.force);
 }
 
-/** The bytes of a file. @throws as writeSafetensors */
+/**
+ * The bytes of a file. @throws as writeSafetensors
+ * @example
+ * const scale = { dtype: "F32", shape: [1], bytes: new Uint8Array(Float32Array.of(0.5).buffer) };
+ * const bytes = await safetensorsBytes({ tensors: { scale } });
+ */
 export async function safetensorsBytes(model: SafetensorsModel): Promise<Uint8Array> {
   const parts: Uint8Array[] = [];
   for await (const piece of pieces(model)) parts.push(piece);

@@ -27,7 +27,7 @@ export interface CalibrateFileOptions extends Pick<
   /** Layers by name (globs or /regex/); default: all that multiply vectors. */
   readonly layers?: readonly NamePattern[];
   readonly maxBatches?: number;
-  /** "3/8": look at this share of the batches only, and write `<output>.3-of-8.shard` for `mergeStatistics`. */
+  /** "3/8": look at this share of the batches only, and write `<output>.3-of-8.shard` for `mergeStatisticsFiles`. */
   readonly shard?: string;
   /** Overwrite a file that exists. */
   readonly force?: boolean;
@@ -116,9 +116,7 @@ function addGroup(log: Log, group: { key: string; name: string; k: number; group
  * Runs a model on calibration data and writes the statistics of its layers' inputs to a file, for `quantizeModel({
  * statistics })`.
  * @throws LowbitError E_CALIBRATION, E_EXISTS, E_IO, E_RUNTIME, E_ABORTED; RangeError for a shard
- * @example
- * await calibrateToFile("model.onnx", "data.npz", "model.stats", { shard: "1/4" });
- * // ... the other shards, then mergeStatistics("model.stats")
+ * @example await calibrateToFile("model.onnx", "data.npz", "model.stats"); // for --calibration-stats
  */
 export async function calibrateToFile(
   input: string,
@@ -216,8 +214,12 @@ function read(log: Log, record: LogRecord): InputStatistics {
 /**
  * Adds up the shards beside `output` that `calibrateToFile` wrote with `shard`.
  * @throws LowbitError E_IO for a missing shard, E_CONTAINER for one of other data, model or version, by name; E_EXISTS
+ * @example
+ * await calibrateToFile("model.onnx", "data.npz", "model.stats", { shard: "1/2" }); // each on a machine of its own
+ * await calibrateToFile("model.onnx", "data.npz", "model.stats", { shard: "2/2" });
+ * (await mergeStatisticsFiles("model.stats")).shards // 2
  */
-export async function mergeStatistics(
+export async function mergeStatisticsFiles(
   output: string,
   options: { readonly force?: boolean } = {},
 ): Promise<{ output: string; shards: number; inputs: number }> {

@@ -83,6 +83,9 @@ function ancestors(
  * The part of a model that computes some values of its main graph, which become its only outputs; the rest is left out.
  * @param available values that are fed instead of computed
  * @throws LowbitError E_ONNX for a name that the main graph does not have
+ * @example
+ * const [first] = modelLayers(model);
+ * const head = cutModel(model, [first.activation]); // computes what the first layer reads, nothing else
  */
 export function cutModel(
   model: OnnxModel,
@@ -269,7 +272,9 @@ const isConstantNode = (node: NodeProto): boolean =>
 /**
  * Values inside a model, one map for each batch of feeds; nothing is kept.
  * @throws LowbitError E_ONNX for names that the main graph does not have, E_RUNTIME, E_ABORTED
- * @example for await (const values of modelValues(model, feeds, ["conv1_output"])) observe(values.get("conv1_output"));
+ * @example
+ * const [{ activation }] = modelLayers(model);
+ * for await (const values of modelValues(model, feeds, [activation])) console.log(values.get(activation)!.dims);
  */
 export const modelValues = (
   model: OnnxModel,

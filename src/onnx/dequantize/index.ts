@@ -17,8 +17,8 @@ const STAY: ReadonlySet<string> = new Set(
  * Gives a quantized model float weights again, in place: the values that its codes stand for.
  * @returns what was changed and what could not be, as notes
  * @example
- * using model = readModel("model_q4.onnx");
- * console.log(dequantizeWeights(model));
+ * using model = readModel("quantized.onnx");
+ * dequantizeWeights(model);
  * await writeModel(model, "model_float.onnx");
  */
 export function dequantizeWeights(model: OnnxModel): string[] {

@@ -64,6 +64,9 @@ export const EXTERNAL_ABOVE = 1.5e9;
  * Reads a model file; weights stay in the file until they are needed. External data lies in the model's folder, or,
  * where `path` is a link, in that of the file it leads to.
  * @throws LowbitError E_IO where a file cannot be read, E_ONNX where the model is damaged
+ * @example
+ * using model = readModel("model.onnx"); // closes its files at the end of the block
+ * model.proto.graph!.node.length
  */
 export function readModel(path: string, options: ReadOptions = {}): OnnxFile {
   const files = fileSet();
@@ -83,6 +86,7 @@ export function readModel(path: string, options: ReadOptions = {}): OnnxFile {
  * @param external bytes of external data files by the location that tensors name
  * @throws LowbitError E_ONNX where the model is damaged, E_IO where external data is missing; TypeError where these are
  * no bytes
+ * @example const model = readModelBytes(await readFile("model.onnx")); // in a browser: await file.arrayBuffer()
  */
 export function readModelBytes(bytes: Uint8Array, external?: Readonly<Record<string, Uint8Array>>): OnnxModel {
   if (external === undefined) return readModelSource(bytesSource(bytes, "model"));
@@ -102,7 +106,12 @@ export function readModelBytes(bytes: Uint8Array, external?: Readonly<Record<str
   });
 }
 
-/** The bytes of a model, all data inside. An unchanged model without external data gives the bytes it was read from. */
+/**
+ * The bytes of a model, all data inside. An unchanged model without external data gives the bytes it was read from.
+ * @example
+ * const model = readModelBytes(bytes);
+ * writeModelBytes(model).length === bytes.length // true: nothing changed
+ */
 export function writeModelBytes(model: OnnxModel): Uint8Array {
   return joinSegments(encodeModel(model, undefined, true).model);
 }
@@ -262,6 +271,10 @@ export function checkOutputs(outputs: readonly SegmentFile[], model: OnnxModel, 
  * written byte for byte as it was read.
  * @throws LowbitError E_EXISTS where the output exists (without `force`) or is the input; E_IO where it cannot be
  * written
+ * @example
+ * using model = readModel("model.onnx");
+ * await convertModel(model, { dtype: "fp16" });
+ * await writeModel(model, "model_fp16.onnx", { externalData: true }); // and model_fp16.onnx_data
  */
 export async function writeModel(model: OnnxModel, path: string, options: WriteOptions = {}): Promise<void> {
   checkAborted(options.signal);

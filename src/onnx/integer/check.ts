@@ -36,7 +36,10 @@ const CLOSED: ReadonlySet<string> = new Set(
   ).split(" "),
 );
 
-/** Walks the nodes of the graph and of the functions that it calls. */
+/**
+ * Walks the nodes of the graph and of the functions that it calls.
+ * @example floatOperators(model).floats.length > 0 // true: not integer-only
+ */
 export function floatOperators({ proto }: OnnxModel): IntegerCheck {
   const graph = proto.graph!;
   const functions = new Map(proto.functions.map((own) => [`${own.domain}.${own.name}`, own]));

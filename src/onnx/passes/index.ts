@@ -40,7 +40,10 @@ export interface ApplyPassesOptions extends RunOptions {
   readonly verify?: boolean;
 }
 
-/** Name and options of each pass. @throws TypeError for unknown passes and options */
+/**
+ * Name and options of each pass. @throws TypeError for unknown passes and options
+ * @example const [{ settings }] = checkPasses([{ name: "rotate", block: 128 }]); // what `applyPasses` would run with
+ */
 export function checkPasses(requests: readonly PassRequest[]): { pass: Pass; settings: PassSettings }[] {
   return requests.map((request) => {
     const settings: PassSettings = typeof request === "string" ? { name: request } : request;
@@ -89,6 +92,9 @@ function contextFor(model: OnnxModel, pass: Pass, options: ApplyPassesOptions, n
  * @returns what was done, a line each, beginning with the name of the pass
  * @throws TypeError, RangeError for unknown passes and options; LowbitError E_CALIBRATION where a pass needs data that
  * was not given, E_RUNTIME where the model does not run, E_ABORTED
+ * @example
+ * using model = readModel("model.onnx");
+ * for (const line of await applyPasses(model, ["equalize"])) console.log(line); // what was done
  */
 export async function applyPasses(
   model: OnnxModel,

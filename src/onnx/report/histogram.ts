@@ -27,7 +27,12 @@ const BINS = 96;
 const ROWS = 64;
 const VALUES = 1 << 17;
 
-/** Histograms of the layers that lost most, at most `count`. */
+/**
+ * Histograms of the layers that lost most, at most `count`.
+ * @example
+ * const { report } = await quantizeModelBytes(bytes, { dtype: "q8" });
+ * worstHistograms(readModelBytes(bytes), report.layers, 2).map(({ layer }) => layer) // the two worst
+ */
 export function worstHistograms(model: OnnxModel, layers: readonly LayerReport[], count = 6): WeightHistogram[] {
   const worst = layers
     .filter((layer) => layer.format !== null && layer.sqnrDb !== null && Number.isFinite(layer.sqnrDb) && layer.sharedWith === undefined)

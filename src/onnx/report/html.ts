@@ -190,7 +190,12 @@ export function reportParts(content: ReportContent): string {
   ].join("\n");
 }
 
-/** The page. */
+/**
+ * The page.
+ * @example
+ * const { bytes: quantized, report } = await quantizeModelBytes(bytes, { dtype: "q8" });
+ * const page = reportHtml({ input: "model.onnx", report, recipe: { dtype: "q8" } }); // one file, nothing loaded
+ */
 export function reportHtml(content: ReportContent): string {
   const { input, report } = content;
   const body = [

@@ -27,6 +27,9 @@ export function checkReport(path: string, model: OnnxModel, output: string, forc
 /**
  * Writes the page to `path`; histograms are made of the weights of `content.input`, a path.
  * @throws LowbitError E_EXISTS without `force`, E_IO
+ * @example
+ * const report = await quantizeModel("model.onnx", "model_q8.onnx", { dtype: "q8" });
+ * await writeReport("report.html", { input: "model.onnx", report, recipe: { dtype: "q8" } });
  */
 export async function writeReport(path: string, content: ReportContent, force = false): Promise<void> {
   const model = readModel(content.input);

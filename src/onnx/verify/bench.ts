@@ -159,7 +159,7 @@ async function inputsOf(model: string, seats: readonly Seat[], facts: Facts, opt
  * @param models paths; the first is what the others are compared with, usually the float32 model
  * @throws LowbitError E_RUNTIME where a package or browser is missing, or nothing runs; RangeError, TypeError for
  * options
- * @example const { cells } = await benchModels(["model.onnx", "model_q4.onnx"], { runtimes: ["node", "web"] });
+ * @example const { cells } = await benchModels(["model.onnx", "quantized.onnx"], { runtimes: ["node", "web"] });
  */
 export async function benchModels(models: readonly string[], options: BenchOptions = {}): Promise<BenchReport> {
   const runs = options.runs ?? 20;

@@ -36,6 +36,9 @@ const open = (model: string | Uint8Array): OnnxModel & { close?: () => void } =>
  * @param b path or bytes of the model to judge
  * @param options as verifyModels; `samples` is 1 unless inputs are given
  * @throws LowbitError as verifyModels; E_UNSUPPORTED for models of more than 1 GB
+ * @example
+ * const layers = await compareLayers("model.onnx", "quantized.onnx");
+ * layers.find(({ sqnrDb }) => sqnrDb < 20)?.name // the first layer that loses much
  */
 export async function compareLayers(
   a: string | Uint8Array,

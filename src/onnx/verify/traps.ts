@@ -166,7 +166,10 @@ export const RUNTIME_TRAPS: readonly TrapRow[] = [
 
 const FP8: ReadonlySet<number> = new Set([T.FLOAT8E4M3FN, T.FLOAT8E5M2, T.FLOAT8E4M3FNUZ, T.FLOAT8E5M2FNUZ]);
 
-/** The known traps that a model is in, in the order of the table. Reads the graph only, no weights. */
+/**
+ * The known traps that a model is in, in the order of the table. Reads the graph only, no weights.
+ * @example runtimeTraps(model).map(({ text }) => text) // []: no known trap in it
+ */
 export function runtimeTraps(model: OnnxModel): RuntimeTrap[] {
   const traits = traitsOf(model);
   return RUNTIME_TRAPS.filter((row) => row.when(traits)).map(({ id, runtime, versions, effect, text }) => ({

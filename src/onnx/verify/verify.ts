@@ -222,6 +222,9 @@ export function checkVerifyOptions(options: VerifyOptions): void {
  * @throws LowbitError E_RUNTIME where onnxruntime-node (or what another runtime needs) is missing, a model does not
  * load or does not run, or the reference crashes it; E_VERIFY where the models' inputs or outputs differ in name or
  * shape, or the second model crashes the runtime
+ * @example
+ * const { ok, outputs } = await verifyModels("model.onnx", "quantized.onnx", { samples: 2, minSqnrDb: 20 });
+ * ok // true; outputs[0].sqnrDb says by how much
  */
 export async function verifyModels(a: string | Uint8Array, b: string | Uint8Array, options: VerifyOptions = {}): Promise<VerifyReport> {
   checkVerifyOptions(options);

@@ -40,6 +40,9 @@ function shiftFor(largest: number, what: string): number {
  * The nearest c / 2^t to a factor, c of 31 bits: off by at most 2^-31 of it for factors from 2^-32 on.
  * @param factor from 0 to 2^14
  * @throws RangeError
+ * @example
+ * const { multiplier, shift } = dyadic(0.3);
+ * multiplier / 2 ** shift // 0.30000000004656613
  */
 export function dyadic(factor: number): Dyadic {
   const shift = shiftFor(factor, "dyadic");
@@ -49,6 +52,7 @@ export function dyadic(factor: number): Dyadic {
 /**
  * Factors of one shift, which the largest of them sets: each is off by at most 2^-31 of the largest.
  * @throws RangeError
+ * @example dyadicVector([0.5, 0.25]).multipliers // [1073741824, 536870912], over one power of two
  */
 export function dyadicVector(factors: ArrayLike<number>): DyadicVector {
   let largest = 0;
@@ -80,6 +84,9 @@ const clip = (v: number, low: number, high: number): number => (v < low ? low : 
  * Codes at another scale: out = clip(round(x * factor)), halves up, by integers only.
  * @param factors one for all, or one per column of rows as long as their number
  * @throws RangeError for a number of codes that is no multiple of the factors'
+ * @example
+ * requantize([1000, -1000, 3], dyadic(0.1)) // [100, -100, 0]
+ * requantize([1000, -1000, 3], dyadic(0.3), { low: -128, high: 127 }) // [127, -128, 1]
  */
 export function requantize(x: ArrayLike<number>, factors: Dyadic | DyadicVector, range: CodeRange = {}): Int32Array {
   const { low = -(2 ** 31), high = MOST } = range;
@@ -97,6 +104,7 @@ export function requantize(x: ArrayLike<number>, factors: Dyadic | DyadicVector,
 /**
  * The sum of codes of two scales at a third: clip(round(a * f + b * g)) with one rounding, f and g of one shift.
  * @throws RangeError for another number of codes
+ * @example addCodes([100, -20], [50, 50], dyadicVector([0.5, 0.25])) // [63, 3]: round(50 + 12.5), round(-10 + 12.5)
  */
 export function addCodes(
   a: ArrayLike<number>,

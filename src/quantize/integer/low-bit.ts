@@ -20,6 +20,9 @@ const checkRows = (what: string, length: number, k: number): number => {
 /**
  * Every row (token) on a scale of its own: scale = amax / (2^(bits - 1) - 1), code = rne(x / scale), in float32.
  * @throws RangeError for bits other than 2 to 8; LowbitError E_SHAPE, E_VALUE for rows that hold NaN or infinities
+ * @example
+ * const { codes, scales } = quantizeTokens(Float32Array.of(1, -2, 10, 20), 2);
+ * [codes, scales] // two tokens: [64, -127], [64, 127] times 2 / 127, 20 / 127
  */
 export function quantizeTokens(x: Float32Array, k: number, bits = 8): TokenCodes {
   if (!Number.isInteger(bits) || bits < 2 || bits > 8) throw new RangeError(`quantizeTokens: expected 2 to 8 bits, got ${bits}.`);
@@ -52,7 +55,7 @@ function halfEven(v: number): number {
  * products with it are shifts. The geometric midpoints decide.
  * @param bits 2 to 4
  * @throws RangeError
- * @example encodeArray(log2Format(4), probabilities)
+ * @example encodeArray(log2Format(4), Float32Array.of(1, 0.5, 0.25)) // [0, 1, 2]: what follows a softmax
  */
 export function log2Format(bits: 2 | 3 | 4): NumberFormat {
   if (![2, 3, 4].includes(bits)) throw new RangeError(`log2Format: expected 2 to 4 bits, got ${String(bits)}.`);
@@ -78,6 +81,9 @@ export interface OutlierCodes {
  * product has operands of 4 bits, the second few channels.
  * @param limit the largest magnitude of the inliers: 7 for 4 bits
  * @throws LowbitError E_SHAPE; RangeError for a limit that is not from 1 to 127, or codes further than 127 beyond it
+ * @example
+ * const { inliers, channels, outliers } = splitOutliers(Int8Array.of(3, 100, -5, 2), 4);
+ * [inliers, channels, outliers] // [[3, 7, -5, 2], [1], [93]]
  */
 export function splitOutliers(codes: Int8Array, k: number, limit = 7): OutlierCodes {
   if (!Number.isInteger(limit) || limit < 1 || limit > 127)

@@ -10,6 +10,8 @@ const RECIPROCAL = 2 ** 31 - 1;
 /**
  * floor(sqrt(v)) of an integer below 2^53, by Newton's steps from a power of two above the root: at most 5 of them. (10
  * steps from 2^16, as published, are not enough for sums of squares below some 10^5.)
+ * @throws RangeError for what is no such integer
+ * @example integerSqrt(99) // 9
  */
 export function integerSqrt(v: number): number {
   if (!Number.isSafeInteger(v) || v < 0) throw new RangeError(`integerSqrt: expected an integer from 0 to 2^53 - 1, got ${v}.`);
@@ -51,6 +53,9 @@ export interface IntegerNormInit {
 /**
  * The constants of an integer normalisation of rows as long as the gain.
  * @throws RangeError for an empty gain, another length of the bias, scales that are not positive or do not fit
+ * @example
+ * const norm = integerNorm({ kind: "rms", gain: [1, 2], epsilon: 1e-6, scale: 0.05, outputScale: 2 ** -5 });
+ * norm.gain.multipliers.length // 2
  */
 export function integerNorm({ kind = "layer", gain, bias, epsilon, scale, outputScale }: IntegerNormInit): IntegerNorm {
   const n = gain.length;
@@ -73,6 +78,9 @@ export function integerNorm({ kind = "layer", gain, bias, epsilon, scale, output
 /**
  * Rows of codes normalised, as codes of the output scale. Codes are at most 2^17 in magnitude, rows at most 2^16 long.
  * @throws RangeError for codes that are no whole rows
+ * @example
+ * const norm = integerNorm({ gain: [1, 1, 1, 1], epsilon: 1e-5, scale: 0.1, outputScale: 2 ** -5 });
+ * integerLayerNorm([10, -10, 10, -10], norm) // [32, -32, 32, -32]: 1 and -1
  */
 export function integerLayerNorm(x: ArrayLike<number>, norm: IntegerNorm, range: CodeRange = {}): Int32Array {
   const { low = -(2 ** 31), high = 2 ** 31 - 1 } = range;

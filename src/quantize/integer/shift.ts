@@ -42,6 +42,7 @@ export interface ShiftmaxOptions {
  * Softmax of rows of codes, as codes of scale 2^(1 - bits). Truncated, as published: a row sums to at most 1, and with
  * 8 bits to much less where it is long.
  * @throws RangeError for options out of range, and where sums would pass 2^53 (codes too fine)
+ * @example shiftmax([0, 0, 0, 0], { columns: 4, scale: 2 ** -4 }) // [32, 32, 32, 32]: of scale 2^-7
  */
 export function shiftmax(x: ArrayLike<number>, { columns, scale, bits = 8 }: ShiftmaxOptions): Int32Array {
   const unit = unitCodes(scale);
@@ -78,6 +79,7 @@ export interface ShiftGeluOptions {
 /**
  * GELU of rows of codes, as x sigmoid(1.702 x): codes of scale `scale` * 2^(1 - bits).
  * @throws RangeError for options out of range
+ * @example shiftGelu([-64, 0, 64], { columns: 3, scale: 2 ** -5 }) // codes of scale 2^-5 * 2^-7
  */
 export function shiftGelu(x: ArrayLike<number>, { columns = x.length, scale, bits = 8 }: ShiftGeluOptions): Int32Array {
   const unit = unitCodes(scale * 1.702);

@@ -27,6 +27,9 @@ const checkProduct = (what: string, x: ArrayLike<number>, m: number, n: number, 
 /**
  * y[m, n] = x[m, k] * w^T by shifts and additions; sums wrap at 32 bits.
  * @throws LowbitError E_SHAPE; RangeError for exponents above 15
+ * @example
+ * const w = { n: 1, k: 2, signs: Int8Array.of(1, -1), exponents: Uint8Array.of(3, 0) }; // 8 and -1
+ * shiftProduct(Int8Array.of(5, 2), 1, w) // [38]
  */
 export function shiftProduct(x: Int8Array, m: number, { n, k, signs, exponents }: ShiftWeights): Int32Array {
   checkProduct("shiftProduct", x, m, n, k, signs);
@@ -47,7 +50,10 @@ export function shiftProduct(x: Int8Array, m: number, { n, k, signs, exponents }
   return y;
 }
 
-/** y[m, n] = x[m, k] * w^T of weights -1, 0 and 1, by additions. @throws LowbitError E_SHAPE */
+/**
+ * y[m, n] = x[m, k] * w^T of weights -1, 0 and 1, by additions. @throws LowbitError E_SHAPE
+ * @example ternaryProduct(Int8Array.of(5, 2, 7), 1, Int8Array.of(1, 0, -1), 1, 3) // [-2]
+ */
 export function ternaryProduct(x: Int8Array, m: number, w: Int8Array, n: number, k: number): Int32Array {
   checkProduct("ternaryProduct", x, m, n, k, w);
   const y = new Int32Array(m * n);
@@ -70,6 +76,7 @@ const TERNARY: BlockFormat = /* @__PURE__ */ defineBlock({ element: ternary, sca
  * Ternary weights of BitNet b1.58 and MatMul-free LM: gamma = max(mean |w|, 1e-5), codes clip(rne(w / gamma), -1, 1),
  * one scale for all. Products by it are those of `ternary` on every backend.
  * @throws LowbitError as `quantize`
+ * @example unpack(absmeanTernary(tensor(Float32Array.of(0.9, -0.1, -1.4, 0.6), [1, 4]))) // [1, 0, 3, 1]: 3 is -1
  */
 export function absmeanTernary(weight: Tensor): PackedTensor {
   const view = matrixView(weight);
@@ -87,6 +94,7 @@ export function absmeanTernary(weight: Tensor): PackedTensor {
 /**
  * Rows of numbers as their signs, 32 to a word, a bit set where a number is negative.
  * @throws LowbitError E_SHAPE
+ * @example packSigns(Float32Array.of(1, -1, -1, 2), 4) // [0b0110]
  */
 export function packSigns(x: Float32Array, d: number): Uint32Array {
   if (!Number.isSafeInteger(d) || d < 1 || x.length % d !== 0)
@@ -111,6 +119,10 @@ const bits = (v: number): number => {
  * keys], each from -d to d.
  * @param q @param k signs by `packSigns`
  * @throws LowbitError E_SHAPE
+ * @example
+ * const q = packSigns(Float32Array.of(1, -1, 1), 3);
+ * const keys = packSigns(Float32Array.of(1, -1, 1, -1, 1, 1), 3);
+ * hammingScores(q, keys, 3) // [3, -1]
  */
 export function hammingScores(q: Uint32Array, k: Uint32Array, d: number): Int32Array {
   const words = Math.ceil(d / 32);
@@ -160,6 +172,12 @@ export interface Mixture {
  * from the most exact ones on, the exchange that saves the most time for the loss it brings, until none fits.
  * @throws RangeError for layers without primitives, losses and latencies that are no numbers; LowbitError E_UNSUPPORTED
  * where no choice is within the bounds
+ * @example
+ * const rows = [
+ *   { name: "multiply", ms: 4, loss: 0 },
+ *   { name: "shift", ms: 1, loss: 0.02 },
+ * ];
+ * planMixture(new Map([["query", rows], ["mlp", rows]]), { maxLoss: 0.03 }).ms // 5: one layer may shift
  */
 export function planMixture(
   layers: ReadonlyMap<string, readonly Primitive[]>,

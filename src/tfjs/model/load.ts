@@ -70,7 +70,9 @@ function putIn(model: object, packed: readonly Packed[], options: PackedOptions)
  * @param load `tf.loadGraphModel` or `tf.loadLayersModel`, or a function of a handler
  * @param source folder or path of model.json; in browsers its address
  * @throws LowbitError E_IO, E_CONTAINER; what the loader throws
- * @example const model = await loadTfjsModel(loadGraphModel, "model_int4");
+ * @example
+ * import { loadGraphModel } from "@tensorflow/tfjs-converter";
+ * const model = await loadTfjsModel(loadGraphModel, "model_int4");
  */
 export async function loadTfjsModel<Model extends object>(
   load: (handler: tf.io.IOHandler) => Promise<Model>,
