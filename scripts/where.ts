@@ -35,7 +35,9 @@ if (process.argv[1] === fileURLToPath(import.meta.url)) {
   const mapped = resolveStack(text);
   process.stdout.write(mapped);
   if (mapped === text) {
-    console.error("where: expected positions in dist/esm of the version that is built here, found none. Check out its tag and npm run build.");
+    console.error(
+      "where: expected positions in dist/esm of the version that is built here, found none. Check out its tag and npm run build.",
+    );
     process.exitCode = 1;
   }
 }

@@ -224,7 +224,7 @@ function ruleOf(layer: ModelLayer | undefined, name: string, format: Format): Si
  * @throws LowbitError E_CALIBRATION for a budget below the smallest candidate (with what that needs); as
  * `measureImportance`
  * @example
- * const { rules } = await planBudget(model, feeds, { bitsPerWeight: 4.5, candidates: ["int4_b32", "int8_row"] });
+ * const { rules } = await planBudget(model, feeds, { bitsPerWeight: 6, candidates: ["int4_b32", "int8_row"] });
  */
 export async function planBudget(model: OnnxModel, feeds: readonly Feeds[], options: BudgetOptions): Promise<BudgetReport> {
   const candidates = options.candidates ?? candidatesAround(options.bitsPerWeight);

@@ -114,7 +114,7 @@ export function profile(tensor: Tensor): TensorProfile {
  * cannot hold the shape throws E_SHAPE.
  * @example
  * const [best] = advise(w, [mxfp4, nvfp4, format("int4_b32")]);
- * [best.format.name, best.bits] // ["int4_b32", 5]; best.qsnr in dB
+ * best.format.name // "nvfp4": best.bits a value, best.qsnr in dB
  */
 export function advise(tensor: Tensor, candidates: readonly Format[], options: RunOptions = {}): Advice[] {
   if (!Array.isArray(candidates) || candidates.length === 0) throw new TypeError("advise: expected candidate formats, got none.");

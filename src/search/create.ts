@@ -76,7 +76,9 @@ export function stagesOf(index: object): Stages {
  * Makes an index of vectors [n, dims]; `null` or an empty array for an empty one.
  * @throws LowbitError E_SHAPE, E_VALUE for numbers that are not finite, E_FORMAT_UNKNOWN, E_DEVICE; TypeError and
  * RangeError for options that are none
- * @example const index = createIndex(vectors, { dims: 384, precision: "int8" }); index.search(query, { k: 10 })
+ * @example
+ * const index = createIndex(vectors, { dims: 64, precision: "int8" });
+ * index.search(query, { k: 10 }).ids.length // 10
  */
 export function createIndex(vectors: Float32Array | null, options: IndexOptions): SearchIndex {
   const checked = checkIndexOptions(options);

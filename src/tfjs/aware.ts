@@ -61,7 +61,10 @@ function quantizedKernel(kernel: tf.Tensor, format: Format, depthwise: boolean):
  * `fit` and in `predict`. Gradients pass straight through to the float32 weights, which the optimizer steps and `save`
  * writes. Recurrent cells and embeddings stay as they are.
  * @throws TypeError for what is no such model
- * @example const aware = quantizeAware(model, { weights: format("int8_row"), activations: format("uint8_tensor_zp") });
+ * @example
+ * import { layers, sequential } from "@tensorflow/tfjs-layers";
+ * const net = sequential({ layers: [layers.dense({ units: 4, inputShape: [8] })] });
+ * const aware = quantizeAware(net, { weights: format("int8_row"), activations: format("uint8_tensor_zp") });
  */
 export function quantizeAware(model: object, options: QuantizeAwareOptions): QuantizeAware {
   const { weights, activations, decay, skip = [] } = options;

@@ -56,7 +56,7 @@ function turned({ integers, rows, k, unit }: Fixed): Fixed {
  * x[..., k] W[n, k]^T in 16-bit dynamic fixed point: a tensor [..., n] with gradients to x and W, whose products are
  * integer ones too. W is the float32 master weight that an optimizer steps.
  * @throws LowbitError E_SHAPE where shapes disagree, E_VALUE for NaN and infinities
- * @example dfp16MatMul(tf.ones<tf.Rank.R2>([8, 64]), tf.ones<tf.Rank.R2>([64, 32])).shape // [8, 32]
+ * @example dfp16MatMul(tf.ones<tf.Rank.R2>([8, 64]), tf.ones<tf.Rank.R2>([32, 64])).shape // [8, 32]
  */
 export function dfp16MatMul(x: tf.Tensor, w: tf.Tensor): tf.Tensor {
   return trainedProduct("dfp16MatMul", x, w, (inputs, weight) => {

@@ -65,8 +65,8 @@ const masked = (t: Matrix, mask: Float32Array): Matrix => ({ ...t, data: t.data.
  * gradients to x and W, float tensors both (W is the master weight that an optimizer steps).
  * @throws LowbitError E_SHAPE where shapes disagree
  * @example
- * const [input, kernel] = [tf.randomNormal([8, 64]), tf.randomNormal([64, 32])];
- * quartetMatMul(input as tf.Tensor2D, kernel as tf.Tensor2D, { random: seededRandom(1) }).shape // [8, 32]
+ * const weight = tf.ones<tf.Rank.R2>([32, 64]); // [outputs, inputs]
+ * quartetMatMul(tf.ones<tf.Rank.R2>([8, 64]), weight, { random: seededRandom(1) }).shape // [8, 32]
  */
 export function quartetMatMul(x: tf.Tensor, w: tf.Tensor, { random = Math.random }: QuartetOptions = {}): tf.Tensor {
   if (typeof random !== "function")

@@ -1,10 +1,10 @@
 // The doc comments of what the package exports: each has one that says what an editor's reader needs, every function
 // an example, and every example type-checks and runs; where a comment behind a line of it says a value, that is it.
-import { cpSync, mkdtempSync, rmSync } from "node:fs";
+import { cpSync, mkdirSync, mkdtempSync, readdirSync, rmSync } from "node:fs";
 import { tmpdir } from "node:os";
 import { join } from "node:path";
 import ts from "typescript";
-import { afterAll, afterEach, beforeAll, beforeEach, expect, test } from "vitest";
+import { afterAll, beforeAll, beforeEach, expect, test } from "vitest";
 import * as atHand from "./at-hand.ts";
 import { exported, faults, publicEntries, root, type Exported } from "./compiler.ts";
 
@@ -22,6 +22,7 @@ const NOT_RUN: Readonly<Record<string, string>> = {
   llamaGguf: "needs a model (test/interop)",
   readImatrix: "needs a file of llama-imatrix (test/interop/convert.test.ts)",
   loadLossless: "needs a model in bfloat16",
+  mergeStatisticsFiles: "needs data of several batches (test/onnx/calibrate-file.test.ts)",
   integerOnly: "takes an encoder (test/runtime)",
   quantizeTfjsModel: "needs a model (test/tfjs)",
   loadTfjsModel: "needs a model (test/tfjs)",
@@ -123,15 +124,18 @@ beforeAll(async () => {
   await atHand.files(join(folder, "files"));
   for (const { name, source } of publicEntries) modules.set(name, (await import(join(root, source))) as Record<string, unknown>);
 });
+/** Each example finds the files as they were, in one folder: a runtime that works beside this process stays in it. */
 beforeEach(() => {
-  cpSync(join(folder, "files"), join(folder, "own"), { recursive: true });
-  process.chdir(join(folder, "own"));
+  const own = join(folder, "own");
+  mkdirSync(own, { recursive: true });
+  for (const name of readdirSync(own)) rmSync(join(own, name), { recursive: true });
+  cpSync(join(folder, "files"), own, { recursive: true });
+  process.chdir(own);
 });
-afterEach(() => {
+afterAll(() => {
   process.chdir(home);
-  rmSync(join(folder, "own"), { recursive: true });
+  rmSync(folder, { recursive: true, force: true });
 });
-afterAll(() => rmSync(folder, { recursive: true, force: true }));
 
 /** The value that a comment begins with, "0x48" of "// 0x48: 1 + 1 = 2"; undefined where it is prose. */
 function said(comment: string): { value: unknown } | undefined {

@@ -91,7 +91,10 @@ test("require gives the same objects as import, and says nothing on stderr", () 
 });
 
 test("a stack of the package is read by the maps of its build (npm run where)", () => {
-  const stack = node("stack.mjs", `import { packCodes } from "lowbit/formats"; try { packCodes([16], 4); } catch (e) { console.log(e.stack); }`);
+  const stack = node(
+    "stack.mjs",
+    `import { packCodes } from "lowbit/formats"; try { packCodes([16], 4); } catch (e) { console.log(e.stack); }`,
+  );
   expect(stack).toMatch(/node_modules\/lowbit\/dist\/esm\/.*\.js:\d+:\d+/);
   const [, line] = /formats\/core\/pack\.ts:(\d+):\d+/.exec(resolveStack(stack))!;
   const source = readFileSync(join(root, "formats/core/pack.ts"), "utf8").split("\n");

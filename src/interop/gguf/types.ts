@@ -32,7 +32,7 @@ let names: Map<string, GgufType> | undefined;
 
 /**
  * All types by id.
- * @example ggufTypes().get(12)?.name // "q4_k"
+ * @example ggufTypes().get(12)?.name // "Q4_K"
  */
 export function ggufTypes(): ReadonlyMap<number, GgufType> {
   if (table !== undefined) return table;

@@ -45,8 +45,8 @@ const entriesOf = <T>(given: ReadonlyMap<string, T> | Readonly<Record<string, T>
  * Writes a GGUF file, under a temporary name until it is whole.
  * @throws LowbitError E_UNSUPPORTED for formats that ggml has no type of, E_SHAPE, E_VALUE, E_EXISTS, E_IO
  * @example
- * const metadata = { "general.architecture": "llama" };
- * await writeGguf("out.gguf", { metadata, tensors: { "output.weight": packed } });
+ * const tensors = { "output.weight": quantize(w, ggml_q4_k) };
+ * await writeGguf("out.gguf", { metadata: { "general.architecture": "llama" }, tensors });
  */
 export async function writeGguf(path: string, model: GgufModel, options: { readonly force?: boolean } = {}): Promise<void> {
   await writeFileWhole(path, pieces(model), options.force);
@@ -55,7 +55,8 @@ export async function writeGguf(path: string, model: GgufModel, options: { reado
 /**
  * The bytes of a GGUF file. @throws as writeGguf
  * @example
- * const bytes = await ggufBytes({ metadata: { "general.architecture": "none" }, tensors: { w: packed } });
+ * const tensors = { "output.weight": quantize(w, ggml_q8_0) };
+ * const bytes = await ggufBytes({ metadata: { "general.architecture": "none" }, tensors });
  * new TextDecoder().decode(bytes.subarray(0, 4)) // "GGUF"
  */
 export async function ggufBytes(model: GgufModel): Promise<Uint8Array> {

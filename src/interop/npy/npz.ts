@@ -28,7 +28,9 @@ const SUFFIX = ".npy";
 /**
  * Opens a .npz file: its directory is read, and each array when asked for.
  * @throws LowbitError E_CONTAINER for damaged files, E_IO
- * @example const { arrays } = await readNpz("data.npz"); const x = await arrays.get("x")!();
+ * @example
+ * const { arrays } = await readNpz("data.npz");
+ * (await arrays.get("image")!()).shape // [32, 1, 28, 28]
  */
 export async function readNpz(source: ByteSource): Promise<NpzFile> {
   const input = await openSource(source, "npz file");
@@ -110,7 +112,7 @@ export async function npzBytes(arrays: Readonly<Record<string, NpyInput>>, optio
 /**
  * Writes a .npz file (Node), which appears whole or not at all; one array is in memory at a time.
  * @throws TypeError, LowbitError E_SHAPE, E_IO, E_EXISTS
- * @example await writeNpz("data.npz", { x: { data: new Float32Array(6), shape: [2, 3] } }, { compress: true });
+ * @example await writeNpz("x.npz", { x: { data: new Float32Array(6), shape: [2, 3] } }, { compress: true });
  */
 export async function writeNpz(
   path: string,

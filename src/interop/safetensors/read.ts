@@ -41,8 +41,8 @@ const short = (x: unknown): string => (JSON.stringify(x) ?? "nothing").slice(0, 
  * from the index's own folder or, where the index is not a path, from `shards`.
  * @throws LowbitError E_CONTAINER for damaged or hostile files and missing shards, E_IO
  * @example
- * const file = await readSafetensors("model.safetensors.index.json");
- * const w = await file.tensors.get("lm_head.weight")!.values();
+ * const file = await readSafetensors("model.safetensors"); // or model.safetensors.index.json, all shards
+ * (await file.tensors.get("lm_head.weight")!.values()).length // 16384
  */
 export async function readSafetensors(
   source: ByteSource,

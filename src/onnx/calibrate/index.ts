@@ -43,7 +43,7 @@ export interface ModelCalibration {
  * `memory`; E_ONNX for a pattern that matches no layer; E_RUNTIME; E_ABORTED
  * @example
  * const { layers } = await calibrateModel("model.onnx", "data.npz");
- * layers.get("/fc/MatMul")!.statistics[0].hessian;
+ * layers.get("/14/Gemm")!.statistics[0].hessian!.length // 16384: of its 128 inputs
  */
 export async function calibrateModel(
   model: string | OnnxModel,

@@ -35,7 +35,7 @@ const FEEDS_MAX = 2 ** 31;
  * All feeds of a source, checked against the inputs of a model.
  * @throws LowbitError E_CALIBRATION for data that does not fit the model, E_CONTAINER for damaged files, E_IO;
  * TypeError for another kind of source
- * @example const feeds = await readFeeds(model, "calibration.npz");
+ * @example const feeds = await readFeeds(model, "data.npz");
  */
 export async function readFeeds(model: OnnxModel, source: CalibrationData, options: ReadFeedsOptions = {}): Promise<Feeds[]> {
   const inputs = modelInputs(model);

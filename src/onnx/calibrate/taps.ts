@@ -84,8 +84,8 @@ function ancestors(
  * @param available values that are fed instead of computed
  * @throws LowbitError E_ONNX for a name that the main graph does not have
  * @example
- * const [first] = modelLayers(model);
- * const head = cutModel(model, [first.activation]); // computes what the first layer reads, nothing else
+ * const [last] = modelLayers(model).slice(-1);
+ * const body = cutModel(model, [last.activation]); // computes what the last layer reads, nothing else
  */
 export function cutModel(
   model: OnnxModel,
