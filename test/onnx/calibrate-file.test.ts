@@ -118,7 +118,9 @@ test("what does not belong together is refused by name", async () => {
   await calibrateToFile(input, feeds, output, { shard: "2/2", force: true });
   const size = readFileSync(shard(2)).length;
   truncateSync(shard(2), size - 10);
-  expect((await error(mergeStatisticsFiles(output))).message).toContain("expected whole statistics of lowbit calibrate, got an end too early");
+  expect((await error(mergeStatisticsFiles(output))).message).toContain(
+    "expected whole statistics of lowbit calibrate, got an end too early",
+  );
   await calibrateToFile(input, feeds, output, { shard: "2/2", force: true });
   await mergeStatisticsFiles(output);
   const gptq = (from: string, options: QuantizeModelOptions) =>
