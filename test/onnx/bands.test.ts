@@ -15,7 +15,7 @@ import {
   writeModelBytes,
   type Feeds,
   type QuantizeModelOptions,
-  type QuantizeOptions,
+  type ConvertOptions as QuantizeOptions,
 } from "../../src/onnx/index.ts";
 import type { AlgorithmInput } from "../../src/onnx/algorithm-types.ts";
 import { format } from "../../formats/index.ts";

@@ -14,7 +14,7 @@ import {
   writeModelBytes,
   type Feeds,
   type OnnxModel,
-  type QuantizeOptions,
+  type ConvertOptions as QuantizeOptions,
 } from "../../src/onnx/index.ts";
 import { encode, graph, model, node, raw, T, value, weights, type AttributeValue } from "./build.ts";
 

@@ -1,12 +1,12 @@
 // Statistics of layers' inputs from plain runs with every activation as an output: for tests of what calibration is
 // given to.
 import { layerStatistics, type LayerStatistics } from "../../src/quantize/index.ts";
-import { addOutputs, modelLayers, readModelBytes, writeModelBytes, type LayerCalibration } from "../../src/onnx/index.ts";
+import { addOutputs, modelLayers, readModelBytes, writeModelBytes, type PassCalibration } from "../../src/onnx/index.ts";
 import { openRun } from "../../src/onnx/run.ts";
 import type { Feeds } from "../../src/onnx/verify/feeds.ts";
 
 export const calibrationOn =
-  (feeds: readonly Feeds[]): LayerCalibration =>
+  (feeds: readonly Feeds[]): PassCalibration =>
   async (model, names, { hessian }) => {
     const copy = readModelBytes(writeModelBytes(model));
     const layers = modelLayers(copy).filter(({ name }) => names.includes(name));

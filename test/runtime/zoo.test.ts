@@ -3,7 +3,7 @@
 import { readFileSync } from "node:fs";
 import { describe, expect, test } from "vitest";
 import { InferenceSession, Tensor } from "onnxruntime-node";
-import { quantizeModelBytes, type QuantizeOptions } from "../../src/onnx/index.ts";
+import { quantizeModelBytes, type ConvertOptions as QuantizeOptions } from "../../src/onnx/index.ts";
 import { loadModel, type RuntimeTensor } from "../../src/runtime/index.ts";
 import { encoderFeeds, encoderModel } from "../onnx/encoder.ts";
 import { modelPath } from "../helpers/shared.ts";
