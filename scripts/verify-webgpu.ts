@@ -10,7 +10,7 @@ import {
   runtimeTraps,
   verifyModels,
   type Feeds,
-  type ConvertOptions as ConvertOptions as QuantizeOptions,
+  type ConvertOptions as QuantizeOptions,
   type RuntimeCell,
 } from "../src/onnx/index.ts";
 import { encode, graph, model, node, raw, T, value, weights } from "../test/onnx/build.ts";
