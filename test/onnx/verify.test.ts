@@ -1,4 +1,7 @@
 // verifyModels: what it measures, which inputs it makes, how it says that models cannot be compared.
+import { mkdtempSync, rmSync, writeFileSync } from "node:fs";
+import { tmpdir } from "node:os";
+import { join } from "node:path";
 import { describe, expect, it } from "vitest";
 import { neighbourAgreement } from "../../src/onnx/verify/compare.ts";
 import { CrashError, requirePackage, startChild } from "../../src/onnx/verify/process.ts";
@@ -312,6 +315,24 @@ describe("a runtime that crashes", () => {
     await expect(child.request("crash")).rejects.toThrow(/not a function/);
     await child.stop();
     await expect(child.request("hello")).rejects.toBeInstanceOf(CrashError);
+  });
+});
+
+describe("paths", () => {
+  it("are those of the folder this process is in, also where a runtime waits since another one", async () => {
+    const home = process.cwd();
+    const folders = [1, 2].map(() => mkdtempSync(join(tmpdir(), "lowbit-verify-")));
+    try {
+      for (const folder of folders) {
+        process.chdir(folder);
+        writeFileSync("model.onnx", original);
+        expect((await verifyModels("model.onnx", "model.onnx")).ok).toBe(true);
+        rmSync("model.onnx");
+      }
+    } finally {
+      process.chdir(home);
+      for (const folder of folders) rmSync(folder, { recursive: true });
+    }
   });
 });
 

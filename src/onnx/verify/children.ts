@@ -11,6 +11,10 @@ import type { Runtime, RuntimeSession, StartOptions } from "./runtimes.ts";
 /** A child that waits for the next comparison, so that many small ones do not start a process each. */
 let waiting: Child | undefined;
 
+/** What a process is told of a model: its place in full, for a process that waits stays in the folder it began in. */
+const placed = (model: string | Uint8Array): string | Uint8Array =>
+  typeof model === "string" ? builtin("node:path")!.resolve(model) : model;
+
 const again = (name: string): string => `Install it again: npm install ${name}`;
 
 /** onnxruntime-node. `fresh`: a process of its own, whose memory is its own too. */
@@ -28,7 +32,7 @@ export async function startNode(name: string, optimization: "all" | "disabled", 
         graphOptimizationLevel: optimization,
         ...(threads === undefined ? {} : { intraOpNumThreads: threads }),
       };
-      const session = hostedSession(child, (await child.request("open", model, options)) as OpenReply);
+      const session = hostedSession(child, (await child.request("open", placed(model), options)) as OpenReply);
       sessions.push(session);
       return session;
     },
@@ -74,7 +78,10 @@ export async function startWeb({ threads }: StartOptions): Promise<Runtime> {
     version: version ?? "unknown",
     async open(model) {
       const external = externalData(model).map(({ path, file: data }) => ({ path, data }));
-      return hostedSession(child, (await child.request("open", model, {}, external.length === 0 ? undefined : external)) as OpenReply);
+      return hostedSession(
+        child,
+        (await child.request("open", placed(model), {}, external.length === 0 ? undefined : external)) as OpenReply,
+      );
     },
     peakBytes: async () => (await child.request("memory")) as number,
     close: () => child.stop(),
@@ -124,7 +131,7 @@ export async function startOwn(): Promise<Runtime> {
   return {
     name: "lowbit",
     version,
-    open: async (model) => hostedSession(child, (await child.request("open", model, {})) as OpenReply),
+    open: async (model) => hostedSession(child, (await child.request("open", placed(model), {})) as OpenReply),
     peakBytes: async () => (await child.request("memory")) as number,
     close: () => child.stop(),
   };
