@@ -185,7 +185,7 @@ describeGpu(`products on ${adapterName}`, () => {
     }
     expect(() => prepareMatmul(w, { backend, bias: data(9) })).toThrowError(/expected a Float32Array of n = 10/);
     expect(() => prepareMatmul(w, { backend, epilogue: "softmax" as never })).toThrowError(TypeError);
-    expect(() => prepareMatmul(w, { backend, activations: "int4" as never })).toThrowError(TypeError);
+    expect(() => prepareMatmul(w, { backend, activations: "int5" as never })).toThrowError(TypeError);
   }, 300_000);
 
   it("inputs and results stay on the device, and chain", async () => {
