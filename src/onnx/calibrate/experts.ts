@@ -88,7 +88,7 @@ function shares({ op, ints, floats, nodes }: Writer, node: NodeProto, experts: n
   const ones = (n: number): string => floats(Array<number>(n).fill(1), [n, 1]);
   const mask = op("Reshape", [op("MatMul", [each, ones(chosen)]), ints([-1, experts])]);
   let share = op("Mul", [probabilities, mask]);
-  if (attributeInt(node, "normalize_routing_weights", 0) !== 0) share = op("Div", [share, op("MatMul", [share, ones(experts)])]);
+  if (attributeInt(node, "normalize_routing_weights", 0) === 1) share = op("Div", [share, op("MatMul", [share, ones(experts)])]);
   const turned = op("Reshape", [op("Transpose", [share]), ints([experts, -1, 1])]);
   return half ? op("Cast", [turned], [intAttribute("to", T.FLOAT16)]) : turned;
 }

@@ -10,13 +10,13 @@ import { floatData, floats } from "../value.ts";
 import { CODE_BITS, expertCodes } from "./codes.ts";
 import type { Inputs, Operator, Operators, PrepareContext, Prepared } from "./operator.ts";
 import { fail, need, text } from "./operator.ts";
-import { floatWeight } from "./product.ts";
+import { floatWeight, layerProduct, loopProduct, type RowProduct } from "./product.ts";
 
-/** y [m, n] = x [m, k] times the transpose of a weight [n, k]. */
+/** A product with its sizes. */
 interface Product {
   readonly n: number;
   readonly k: number;
-  readonly run: (x: Float32Array, m: number) => Float32Array;
+  readonly run: RowProduct;
 }
 
 /** The products of each expert, and the biases [experts, n] of both. */
@@ -155,22 +155,9 @@ function floatProducts(
   return Array.from({ length: experts }, (_, e) => product(data.subarray(e * n * k, (e + 1) * n * k), n, k, e));
 }
 
-const loops = (w: Float32Array, n: number, k: number): Product => ({
-  n,
-  k,
-  run(x, m) {
-    const y = new Float32Array(m * n);
-    for (let i = 0; i < m; i++)
-      for (let j = 0; j < n; j++) {
-        let sum = 0;
-        for (let l = 0; l < k; l++) sum += x[i * k + l] * w[j * k + l];
-        y[i * n + j] = sum;
-      }
-    return y;
-  },
-});
+const loops = (w: Float32Array, n: number, k: number): Product => ({ n, k, run: loopProduct(w, n, k) });
 
-const packed = (layer: SyncLayer): Product => ({ n: layer.n, k: layer.k, run: (x, m) => layer.run(x, m, new Float32Array(m * layer.n)) });
+const packed = (layer: SyncLayer): Product => ({ n: layer.n, k: layer.k, run: layerProduct(layer) });
 
 /** A node whose products are layers. */
 const prepared = (experts: Experts, layer: SyncLayer, drops: readonly number[], places: Places): Prepared => ({

@@ -48,6 +48,29 @@ export function runLayer(layer: SyncLayer, x: Value, bias: Value | undefined, no
   return out;
 }
 
+/** y [m, n] = x [m, k] times the transpose of a weight [n, k]. */
+export type RowProduct = (x: Float32Array, m: number) => Float32Array;
+
+/** By loops, of a weight that is computed. */
+export const loopProduct =
+  (w: Float32Array, n: number, k: number): RowProduct =>
+  (x, m) => {
+    const y = new Float32Array(m * n);
+    for (let i = 0; i < m; i++)
+      for (let j = 0; j < n; j++) {
+        let sum = 0;
+        for (let l = 0; l < k; l++) sum += x[i * k + l] * w[j * k + l];
+        y[i * n + j] = sum;
+      }
+    return y;
+  };
+
+/** By a layer; no rows give none. */
+export const layerProduct =
+  (layer: SyncLayer): RowProduct =>
+  (x, m) =>
+    m === 0 ? new Float32Array(0) : layer.run(x, m, new Float32Array(m * layer.n));
+
 /** Sizes of [.., m, k] x [.., k, n], with vectors as numpy has them. */
 export interface ProductDims {
   readonly m: number;

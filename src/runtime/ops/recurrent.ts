@@ -2,21 +2,17 @@
 // weights are packed layers of the backend.
 import { attributeFloat, attributeInt, attributeOf } from "../../onnx/graph/nodes.ts";
 import type { NodeProto } from "../../onnx/file/gen/onnx_pb.ts";
-import type { SyncLayer } from "../../backends/types.ts";
 import type { Value } from "../value.ts";
 import { floatData, floats, integers } from "../value.ts";
 import type { Inputs, Operator, Operators, PrepareContext } from "./operator.ts";
 import { fail, need, text } from "./operator.ts";
-import { floatWeight } from "./product.ts";
+import { floatWeight, layerProduct, loopProduct, type RowProduct } from "./product.ts";
 import { dynamicCodes } from "./quantized.ts";
-
-/** y [m, n] = x [m, k] times the transpose of a weight [n, k]. */
-type Product = (x: Float32Array, m: number) => Float32Array;
 
 /** The weights of one direction. */
 interface Direction {
-  readonly input: Product;
-  readonly state: Product;
+  readonly input: RowProduct;
+  readonly state: RowProduct;
 }
 
 type Kind = "LSTM" | "GRU" | "RNN";
@@ -32,24 +28,6 @@ const ACTIVATIONS: ReadonlyMap<string, Activation> = new Map<string, Activation>
   ["softplus", (x) => Math.max(x, 0) + Math.log1p(Math.exp(-Math.abs(x)))],
 ]);
 
-const loops =
-  (w: Float32Array, n: number, k: number): Product =>
-  (x, m) => {
-    const y = new Float32Array(m * n);
-    for (let i = 0; i < m; i++)
-      for (let j = 0; j < n; j++) {
-        let sum = 0;
-        for (let l = 0; l < k; l++) sum += x[i * k + l] * w[j * k + l];
-        y[i * n + j] = sum;
-      }
-    return y;
-  };
-
-const packed =
-  (layer: SyncLayer): Product =>
-  (x, m) =>
-    m === 0 ? new Float32Array(0) : layer.run(x, m, new Float32Array(m * layer.n));
-
 const names = (node: NodeProto): string[] => (attributeOf(node, "activations")?.strings ?? []).map((s) => new TextDecoder().decode(s));
 
 /** What a run of one direction needs. */
@@ -62,7 +40,7 @@ interface Pass {
   readonly backward: boolean;
   /** [steps * batch, gates * hidden]: x W^T and both biases, but for what a gate keeps apart. */
   readonly gates: Float32Array;
-  readonly state: Product;
+  readonly state: RowProduct;
   /** Biases of the recurrent products. */
   readonly bias: Float32Array;
   readonly h: Float32Array;
@@ -250,19 +228,19 @@ const recurrent = (kind: Kind): Operator => ({
     const n = r.dims[2];
     const [wide, deep] = [floatData(w, kind), floatData(r, kind)];
     const of = Array.from({ length: dirs }, (_, d) => ({
-      input: loops(wide.subarray(d * rows * k, (d + 1) * rows * k), rows, k),
-      state: loops(deep.subarray(d * rows * n, (d + 1) * rows * n), rows, n),
+      input: loopProduct(wide.subarray(d * rows * k, (d + 1) * rows * k), rows, k),
+      state: loopProduct(deep.subarray(d * rows * n, (d + 1) * rows * n), rows, n),
     }));
     return run(kind, inputs, node, w.dims, r.dims, of);
   },
   prepare(node, context: PrepareContext) {
     const [w, r] = [context.constant(1), context.constant(2)];
     if (!isMatrices(w) || !isMatrices(r)) return undefined;
-    const layers = (value: Value, name: string): Product[] => {
+    const layers = (value: Value, name: string): RowProduct[] => {
       const [dirs, rows, k] = value.dims;
       const data = value.data as Float32Array;
       return Array.from({ length: dirs }, (_, d) =>
-        packed(
+        layerProduct(
           context.layer(`${name} ${d}`, () =>
             context.backend.prepare(floatWeight(data.slice(d * rows * k, (d + 1) * rows * k), rows, k, true), {}),
           ),
@@ -315,7 +293,7 @@ const dynamicLstm: Operator = {
   run(inputs, node) {
     const w = decoded(need(inputs, 1, node), need(inputs, 8, node), inputs[9], node);
     const r = decoded(need(inputs, 2, node), need(inputs, 10, node), inputs[11], node);
-    const of = directions(w, r, (data, rows, k) => loops(data, rows, k));
+    const of = directions(w, r, (data, rows, k) => loopProduct(data, rows, k));
     return run("LSTM", inputs, node, w.dims, r.dims, of.map((one) => rounded(one, node))); // prettier-ignore
   },
   prepare(node, context: PrepareContext) {
@@ -325,7 +303,7 @@ const dynamicLstm: Operator = {
     const [wide, deep] = [decoded(w, ws, wz, node), decoded(r, rs, rz, node)];
     let made = 0;
     const of = directions(wide, deep, (data, rows, k) =>
-      packed(context.layer(`${node.input[1]} ${made++}`, () => context.backend.prepare(floatWeight(data, rows, k, true), {}))),
+      layerProduct(context.layer(`${node.input[1]} ${made++}`, () => context.backend.prepare(floatWeight(data, rows, k, true), {}))),
     ).map((one) => rounded(one, node));
     return {
       run: (inputs, here) => run("LSTM", inputs, here, wide.dims, deep.dims, of),
@@ -335,8 +313,8 @@ const dynamicLstm: Operator = {
   },
 };
 
-const directions = (w: Value, r: Value, product: (data: Float32Array, rows: number, k: number) => Product): Direction[] => {
-  const part = ({ dims: [, rows, k], data }: Value, d: number): Product =>
+const directions = (w: Value, r: Value, product: (data: Float32Array, rows: number, k: number) => RowProduct): Direction[] => {
+  const part = ({ dims: [, rows, k], data }: Value, d: number): RowProduct =>
     product((data as Float32Array).slice(d * rows * k, (d + 1) * rows * k), rows, k);
   return Array.from({ length: w.dims[0] }, (_, d) => ({ input: part(w, d), state: part(r, d) }));
 };
