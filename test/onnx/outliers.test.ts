@@ -3,8 +3,9 @@
 import { describe, expect, test } from "vitest";
 import { wasm } from "../../src/index.ts";
 import { applyPasses, modelLayers, quantizeModelBytes, readModelBytes, writeModelBytes } from "../../src/onnx/index.ts";
-import { readOutliers } from "../../src/onnx/outliers.ts";
+import { readOutliers, recordOutliers } from "../../src/onnx/outliers.ts";
 import { loadModel } from "../../src/runtime/index.ts";
+import { encode, graph, model, node, raw, T, value, weights } from "./build.ts";
 import { changed, encoderFeeds, encoderModel } from "./encoder.ts";
 import { calibrationOn } from "./statistics.ts";
 
@@ -53,6 +54,28 @@ describe("gather-outliers", () => {
     const [mixed, int4, int8] = [await run(q4, "int4"), await run(writeModelBytes(plain), "int4"), await run(q4, "int8")];
     expect(noise(mixed, exact)).toBeLessThan(0.7 * noise(int4, exact));
     expect(noise(mixed, exact)).toBeGreaterThan(noise(int8, exact));
+  });
+
+  test("nodes that share a weight each keep the channels of the value that they read", async () => {
+    const made = model(
+      graph({
+        input: [value("a", T.FLOAT, [1, 64]), value("b", T.FLOAT, [1, 64])],
+        output: [value("y", T.FLOAT, [1, 32]), value("z", T.FLOAT, [1, 32])],
+        initializer: [raw("w", [64, 32], weights(64 * 32))],
+        node: [node("MatMul", ["a", "w"], ["y"], {}, "first"), node("MatMul", ["b", "w"], ["z"], {}, "second")],
+      }),
+    );
+    const { bytes: stored } = await quantizeModelBytes(encode(made), { format: "int8_b16", target: "stored" });
+    const marked = readModelBytes(stored);
+    recordOutliers(marked, new Map([["a", 32]]));
+    const session = await loadModel(writeModelBytes(marked), { backend: "reference", activations: "int4" });
+    const x = { type: "float32", dims: [1, 64], data: weights(64, 5).map((v, i) => (i < 32 ? 20 * v : v)) };
+    const { y, z } = await session.run({ a: x, b: x } as never);
+    const exact = await loadModel(writeModelBytes(marked), { backend: "reference" });
+    const want = (await exact.run({ a: x, b: x } as never)).y.data as Float32Array;
+    expect(noise(y.data as Float32Array, want)).toBeLessThan(0.7 * noise(z.data as Float32Array, want));
+    await session.release();
+    await exact.release();
   });
 
   test("says when there is nothing, and refuses options and damaged records", async () => {

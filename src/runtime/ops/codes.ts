@@ -388,8 +388,9 @@ const bnb4: Operator = {
     const element = attributeInt(node, "quant_type", 1) === 1 ? nf4 : bnb_fp4;
     const from = codes.data;
     const scales = absmax.data;
-    const layer = context.layer(node.input.slice(1, 3).join(" "), () =>
-      context.products.prepare(bnb4Weight(from, scales, element, size), context.productOptions("float32")),
+    const options = context.productOptions("float32");
+    const layer = context.layer(`${node.input.slice(1, 3).join(" ")} ${JSON.stringify(options)}`, () =>
+      context.products.prepare(bnb4Weight(from, scales, element, size), options),
     );
     return {
       run: (inputs, of) => runLayer(layer, need(inputs, 0, of), undefined, of),

@@ -127,7 +127,9 @@ function constantLayer(context: PrepareContext, name: string, isRows: boolean): 
   if (made !== undefined) return context.layer(key, () => made);
   if (weight?.isRows === isRows) {
     const packed = weight.packed();
-    if (packed.shape.length === 2) return context.layer(key, () => backend.prepare(packed, context.productOptions("float32")));
+    const options = context.productOptions("float32");
+    // nodes that share a weight may read values of which other channels are wide
+    if (packed.shape.length === 2) return context.layer(`${key} ${JSON.stringify(options)}`, () => backend.prepare(packed, options));
   }
   const w = context.constant(1);
   if (w?.dims.length !== 2 || !(w.data instanceof Float32Array) || w.data.length === 0) return undefined;
