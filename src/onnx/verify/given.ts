@@ -21,12 +21,13 @@ async function wholeBatches(model: string | Uint8Array, feeds: Feeds): Promise<r
   try {
     return await withModel(model, (opened) => {
       const inputs = modelInputs(opened);
-      const known = inputs.every(({ name }) => feeds[name] !== undefined) && inputs.length === Object.keys(feeds).length;
+      const given = new Map(Object.entries(feeds));
+      const known = inputs.every(({ name }) => given.has(name)) && inputs.length === given.size;
       const several = inputs.some(({ name, shape: [batch] }) => {
-        const [samples] = feeds[name]?.dims ?? [];
+        const [samples] = given.get(name)?.dims ?? [];
         return typeof batch === "number" && batch > 0 && samples > batch && samples % batch === 0;
       });
-      return known && several ? [...sampleFeeds(new Map(Object.entries(feeds)), inputs, "inputs")] : [feeds];
+      return known && several ? [...sampleFeeds(given, inputs, "inputs")] : [feeds];
     });
   } catch (error) {
     // what the package cannot read, or does not understand of the arrays, the runtime may: it has the last word
