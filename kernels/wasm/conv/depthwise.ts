@@ -1,15 +1,19 @@
-// Integer convolution of one channel at a time (depthwise, with a multiplier or not): 16 outputs of a row at once,
-// pairs of taps multiplied as i16 in the order in which they lie, nothing packed. Sums are finished as finish.ts has
-// it. The last outputs of a row are computed with those before them, so that no row has a tail; of rows shorter than
-// 16, what lies beyond is read (16 values past the image) and dropped.
+// Integer convolution of one channel at a time (depthwise, with a multiplier or not), a tile of outputs an item. The
+// part of the image under a tile is copied into a panel as i16, less its zero point, with the padding about it. A vector
+// of eight neighbours there is four pairs, as i32x4.dot_i16x8_s takes them: of a pair (x[c], x[c + 1]) the output at c
+// takes taps (t, t + 1), the one at c + 1 taps (t - 1, t). So outputs at even and at odd columns have sums and words of
+// their own, nothing is shuffled, and every two columns of a kernel are one load (a "shift"). With a stride of 2 only the
+// even ones are there; with dilation each tap is a shift, of words (t, none) and (none, t).
 //
-// Weights lie as conv.ts has them, style "words".
-import { ModuleBuilder, type Emit, type FunctionBuilder, type Local } from "../engine/asm.ts";
+// Weights come as conv.ts has them, style "words"; a table says which taps make up the words of the shifts.
+import { ModuleBuilder, type Emit, type FunctionBuilder, type FunctionRef, type Local } from "../engine/asm.ts";
 import { family } from "../engine/family.ts";
 import { writeWork } from "../engine/items.ts";
 import { i32s, least } from "../nn/tiles.ts";
-import { FILTERS, type IntegerConvJob } from "./conv.ts";
+import { FILTERS } from "./conv.ts";
 import { finishBytes, finishVector, moveSome, narrowCodes, type Finish } from "./finish.ts";
+
+type Pair = readonly [number, number];
 
 export interface DepthwiseSpec {
   readonly unsigned: boolean;
@@ -17,15 +21,89 @@ export interface DepthwiseSpec {
   readonly bias: boolean;
   /** Values from an output to the next of its row. */
   readonly step: 1 | 2;
+  /** Shifts per turn of the inner loop. */
+  readonly unroll: 2 | 3;
   readonly shared: boolean;
 }
 
-/** Bytes past the image that may be read. */
-export const DEPTHWISE_SLACK = 32;
+export interface DepthwiseShape {
+  /** Of the image, [height, width]; what is before it. */
+  readonly size: Pair;
+  readonly before: Pair;
+  readonly kernel: Pair;
+  readonly strides: Pair;
+  readonly dilations: Pair;
+  readonly output: Pair;
+}
+
+/** The shifts of a row of the kernel. */
+interface Shifts {
+  readonly unroll: DepthwiseSpec["unroll"];
+  /** A multiple of `unroll`. */
+  readonly count: number;
+  /** Columns from one to the next. */
+  readonly columns: number;
+  /** Taps of a word of shift s, for outputs at even and at odd columns: the column of the kernel of each half. */
+  readonly word: (s: number, odd: boolean) => Pair;
+}
+
+function shiftsOf({ kernel, strides, dilations }: DepthwiseShape): Shifts {
+  const isDilated = dilations[1] > 1;
+  const needed = isDilated ? kernel[1] : strides[1] === 1 ? (kernel[1] >> 1) + 1 : (kernel[1] + 1) >> 1;
+  const [twos, threes] = [2, 3].map((unroll) => Math.ceil(needed / unroll) * unroll);
+  return {
+    unroll: threes <= twos ? 3 : 2,
+    count: Math.min(twos, threes),
+    columns: isDilated ? dilations[1] : 2,
+    word: (s, odd) => (isDilated ? (odd ? [-1, s] : [s, -1]) : odd ? [2 * s - 1, 2 * s] : [2 * s, 2 * s + 1]),
+  };
+}
+
+/** Words of a shift. */
+const parities = (step: 1 | 2): readonly boolean[] => (step === 1 ? [false, true] : [false]);
+
+export const depthwiseUnroll = (shape: DepthwiseShape): DepthwiseSpec["unroll"] => shiftsOf(shape).unroll;
+
+/** int32 [kernel rows][shifts][even, odd][2]: where in a filter's packed words the tap of a half word is, -1 for none. */
+export function depthwiseTable(shape: DepthwiseShape): Int32Array {
+  const { kernel, strides } = shape;
+  const { count, word } = shiftsOf(shape);
+  const table: number[] = [];
+  for (let row = 0; row < kernel[0]; row++)
+    for (let s = 0; s < count; s++)
+      for (const odd of parities(strides[1] as 1 | 2))
+        for (const column of word(s, odd)) {
+          const tap = row * kernel[1] + column;
+          table.push(column < 0 || column >= kernel[1] ? -1 : (tap >> 1) * 4 * FILTERS + (tap & 1) * 2);
+        }
+  return Int32Array.from(table);
+}
+
+export interface DepthwiseJob extends DepthwiseShape {
+  readonly batch: number;
+  /** Channels, filters of each. */
+  readonly channels: number;
+  readonly multiplier: number;
+  /** Addresses: packed weights; int32 offsets, float32 factors and bias of each filter; `depthwiseTable`. */
+  readonly w: number;
+  readonly offsets: number;
+  readonly factors: number;
+  readonly bias: number;
+  readonly table: number;
+  /** The image [batch, channels, height, width] and its zero point. */
+  readonly x: number;
+  readonly xZero: number;
+  /** Result [batch, channels, multiplier, height, width], zero point of codes, bounds as conv.ts has them. */
+  readonly y: number;
+  readonly yZero: number;
+  readonly low: number;
+  readonly high: number;
+}
 
 const FIELDS = [
-  "channels", "multiplier", "rows", "blocks", "height", "width", "units", "w", "wGroup", "offsets", "factors", "bias", "x", "xBatch", "xGroup", "xZero",
-  "y", "yZero", "low", "high", "table", "rowStep",
+  "filters", "multiplier", "rowBlocks", "columnBlocks", "rows", "columns", "outHeight", "outWidth", "height", "width", "top", "left", "rowStep", "step",
+  "kernelSpan", "need", "rowBytes", "tapBytes", "shiftBytes", "turns", "halves", "units", "w", "offsets", "factors", "bias", "table", "x", "xZero", "y",
+  "yZero", "low", "high",
 ] as const; // prettier-ignore
 type Field = (typeof FIELDS)[number];
 
@@ -34,137 +112,271 @@ export const DEPTHWISE_ZERO = FIELDS.indexOf("xZero");
 
 const bits = (value: number): number => new Int32Array(Float32Array.of(value).buffer)[0];
 
-/** Items, arguments and scratch of a job; its groups have one channel. */
-export function depthwiseJob(job: IntegerConvJob): { readonly items: number; readonly args: Int32Array; readonly panelBytes: number } {
-  const { batch, groups, filters, outputs, taps, width } = job;
-  const height = outputs / width;
-  const units = Math.ceil(taps / 2);
-  const rows = Math.min(height, Math.max(1, Math.floor(65536 / (width * taps))));
-  const blocks = Math.ceil(height / rows);
-  const wGroup = Math.ceil(filters / FILTERS) * units * 4 * FILTERS;
+/** Outputs of a row that are computed at once. */
+const SPAN = 16;
+/** Most outputs of a row of a tile, and bytes of a panel where rows of the kernel do not need more. */
+const COLUMNS = 512;
+const PANEL_BYTES = 12288;
+
+/** Items, arguments and scratch of a job. */
+export function depthwiseJob(job: DepthwiseJob): { readonly items: number; readonly args: Int32Array; readonly panelBytes: number } {
+  const { batch, channels, multiplier, size, before, kernel, strides, dilations, output } = job;
+  const { count, columns: shift, unroll } = shiftsOf(job);
+  const [step, filters] = [strides[1], channels * multiplier];
+  const columnBlocks = Math.ceil(output[1] / COLUMNS);
+  const columns = Math.ceil(output[1] / columnBlocks);
+  const need = step * (columns - 1) + (kernel[1] - 1) * dilations[1] + 1;
+  const rowBytes = 16 * Math.ceil(Math.max(need, step * Math.max(columns, SPAN) + (count - 1) * shift) / 8);
+  // rows of the image under the kernel are copied for each tile: tiles are as high as that
+  const kernelSpan = (kernel[0] - 1) * dilations[0] + 1;
+  const fits = Math.floor((PANEL_BYTES / rowBytes - kernelSpan) / strides[0]) + 1;
+  const rows = Math.min(output[0], Math.max(fits, Math.ceil(kernelSpan / strides[0])));
+  const rowBlocks = Math.ceil(output[0] / rows);
+  const halves = kernel[0] * count * parities(step as 1 | 2).length * 2;
+  const units = Math.ceil((kernel[0] * kernel[1]) / 2);
   const args = Int32Array.of(
-    ...[groups * filters, filters, rows, blocks, height, width, units, job.w, wGroup, job.offsets, job.factors, job.bias],
-    ...[job.x, job.xBatch, job.xGroup, job.xZero, job.y, job.yZero, bits(job.low), bits(job.high), job.table, job.rowStep],
+    ...[filters, multiplier, rowBlocks, columnBlocks, rows, columns, ...output, ...size, ...before, strides[0], step, kernelSpan],
+    ...[need, rowBytes, dilations[0] * rowBytes, 2 * shift, count / unroll, halves, units, job.w, job.offsets, job.factors],
+    ...[job.bias, job.table, job.x, job.xZero, job.y, job.yZero, bits(job.low), bits(job.high)],
   );
-  return { items: batch * groups * filters * blocks, args, panelBytes: 64 };
+  const wordBytes = 16 * Math.ceil(halves / 8);
+  return {
+    items: batch * filters * rowBlocks * columnBlocks,
+    args,
+    panelBytes: 64 + wordBytes + ((rows - 1) * strides[0] + kernelSpan) * rowBytes + 16,
+  };
 }
 
-const ROW = ["x", "w", "y", "channel", "args", "spare"] as const;
+type Fields = (name: Field) => Emit;
+const fieldsOf =
+  (f: FunctionBuilder, args: Local): Fields =>
+  (name) =>
+    f.load("i32.load", args, 4 * FIELDS.indexOf(name));
 
-/** row(...): a row of outputs of a channel. */
-function writeRow(f: FunctionBuilder, { unsigned, to, bias, step }: DepthwiseSpec): void {
-  const [x, w, y, channel, args, spare] = ROW.map((_, i) => f.param(i));
-  const [at, start, base, tap, end, weights, width, units, target, columns, from] = f.locals("i32", 11);
+/** fill(to, x, lead, count, need, zero): a row of a panel: `lead` zeros, values less their zero point, zeros to `need`. */
+function writeFill(f: FunctionBuilder, unsigned: boolean): void {
+  const [to, x, lead, count, need, zero] = [0, 1, 2, 3, 4, 5].map((i) => f.param(i));
+  const [at, end, here] = f.locals("i32", 3);
+  const [less, none] = f.locals("v128", 2);
+  const sign = unsigned ? "u" : "s";
+  const place = (i: Local): Emit => f.op("i32.add", to, f.op("i32.shl", i, f.i32(1)));
+  const zeros = (until: Local): void =>
+    f.while(f.op("i32.lt_s", at, until), () => {
+      f.store("v128.store", place(at), 0, none);
+      f.bump(at, 8);
+    });
+  f.set(less, f.op("i16x8.splat", zero));
+  zeros(lead);
+  f.set(end, f.op("i32.add", lead, count));
+  f.set(to, place(lead));
+  f.set(at, f.i32(0));
+  f.if(
+    f.op("i32.ge_s", count, f.i32(8)),
+    () => {
+      f.set(need, f.op("i32.sub", need, lead));
+      f.set(lead, f.op("i32.sub", count, f.i32(8)));
+      f.doWhile(
+        () => {
+          f.set(here, least(f, at, lead));
+          f.store("v128.store", place(here), 0, f.op("i16x8.sub", f.load(`v128.load8x8_${sign}`, f.op("i32.add", x, here)), less));
+          f.bump(at, 8);
+        },
+        f.op("i32.lt_s", at, count),
+      );
+    },
+    () => {
+      f.set(need, f.op("i32.sub", need, lead));
+      f.while(f.op("i32.lt_s", at, count), () => {
+        f.store("i32.store16", place(at), 0, f.op("i32.sub", f.load(`i32.load8_${sign}`, f.op("i32.add", x, at)), zero));
+        f.bump(at, 1);
+      });
+    },
+  );
+  f.set(at, f.get(count));
+  zeros(need);
+}
+
+const ROWS = ["x", "words", "y", "filter", "args", "spare", "width", "rows"] as const;
+const INTERLEAVED = Array.from({ length: 16 }, (_, i) => (i % 2) * 8 + (i >> 1));
+
+/** rows(...): the rows of outputs of a tile, `width` each; x: the panel. */
+function writeRows(f: FunctionBuilder, { to, bias, step, unroll }: DepthwiseSpec): void {
+  const [x, words, y, filter, args, spare, width, rows] = ROWS.map((_, i) => f.param(i));
+  const [at, start, tapRow, from, word, end, turns, target, columns, out, shiftBytes, tapBytes, xStep, yStep] = f.locals("i32", 14);
   const sums = f.locals("v128", 4);
-  const [v0, v1, low, high, pair, zeros, first, factor, added, least4, most4, zero] = f.locals("v128", 12);
+  const values = f.locals("v128", step === 1 ? 2 : 4);
+  const [even, odd, first, factor, added, low, high, zero] = f.locals("v128", 8);
   const size = finishBytes(to);
-  const field = (name: Field): Emit => f.load("i32.load", args, 4 * FIELDS.indexOf(name));
-  const word = (name: Field): Emit => f.load("v128.load32_splat", args, 4 * FIELDS.indexOf(name));
-  const own = (name: Field): Emit => f.load("v128.load32_splat", f.op("i32.add", field(name), f.op("i32.shl", channel, f.i32(2))));
-  const extend = (half: "low" | "high", of: Local): Emit => f.op(`i16x8.extend_${half}_i8x16_${unsigned ? "u" : "s"}`, of);
-  const dot = (sum: Local, of: Emit | Local): void => f.set(sum, f.op("i32x4.add", sum, f.op("i32x4.dot_i16x8_s", of, pair)));
-  const evens = Array.from({ length: 16 }, (_, i) => (i < 8 ? 2 * i : 2 * i + 1));
-  const load = (offset: number): Emit => {
-    const place = (more: number): Emit => f.load("v128.load", f.op("i32.add", base, f.load("i32.load", tap, offset)), more);
-    return step === 1 ? place(0) : f.shuffle(evens, place(0), place(15));
+  const field = fieldsOf(f, args);
+  const vector = (name: Field): Emit => f.load("v128.load32_splat", args, 4 * FIELDS.indexOf(name));
+  const own = (name: Field): Emit => f.load("v128.load32_splat", f.op("i32.add", field(name), f.op("i32.shl", filter, f.i32(2))));
+  const dot = (sum: Local, v: Local, w: Local): void => f.set(sum, f.op("i32x4.add", sum, f.op("i32x4.dot_i16x8_s", v, w)));
+  const shift = (s: number): void => {
+    f.set(even, f.load("v128.load32_splat", word, step === 1 ? 8 * s : 4 * s));
+    if (step === 1) f.set(odd, f.load("v128.load32_splat", word, 8 * s + 4));
+    values.forEach((v, i) => f.set(v, f.load("v128.load", from, 16 * i)));
+    f.bump(from, shiftBytes);
+    values.forEach((v, i) => dot(sums[i], v, even));
+    if (step === 1) values.forEach((v, i) => dot(sums[2 + i], v, odd));
   };
-  const zip = (half: number): number[] => Array.from({ length: 16 }, (_, i) => (i % 2) * 16 + 8 * half + (i >> 1));
-  /** All taps, in pairs. */
-  const eachPair = (each: () => void): void => {
-    f.set(tap, field("table"));
-    f.set(end, f.op("i32.add", tap, f.op("i32.shl", units, f.i32(3))));
-    f.set(weights, w);
-    f.doWhile(
-      () => {
-        f.set(pair, f.load("v128.load32_splat", weights));
-        each();
-        f.bump(tap, 8);
-        f.bump(weights, 4 * FILTERS);
-      },
-      f.op("i32.lt_u", tap, end),
-    );
-  };
-  f.set(width, field("width"));
-  f.set(units, field("units"));
   if (to !== "int32") {
     f.set(factor, own("factors"));
-    f.set(least4, word("low"));
-    f.set(most4, word("high"));
-    f.set(zero, word("yZero"));
+    f.set(low, vector("low"));
+    f.set(high, vector("high"));
+    f.set(zero, vector("yZero"));
   }
   if (bias) f.set(added, own("bias"));
-  // what the zero point adds to every sum
-  f.set(zeros, f.op("i16x8.splat", f.op("i32.sub", f.i32(0), field("xZero"))));
   f.set(first, own("offsets"));
-  eachPair(() => dot(first, zeros));
-  f.set(columns, least(f, width, f.i32(16)));
+  f.set(shiftBytes, field("shiftBytes"));
+  f.set(tapBytes, field("tapBytes"));
+  f.set(end, f.op("i32.add", words, f.op("i32.shl", field("halves"), f.i32(1))));
+  f.set(xStep, f.op("i32.mul", field("rowStep"), field("rowBytes")));
+  f.set(yStep, f.op("i32.mul", field("outWidth"), f.i32(size)));
+  f.set(columns, least(f, width, f.i32(SPAN)));
   f.set(target, f.op("i32.sub", width, columns));
-  f.doWhile(
-    () => {
-      f.set(start, least(f, at, target));
-      f.set(base, f.op("i32.add", x, step === 1 ? f.get(start) : f.op("i32.shl", start, f.i32(1))));
-      for (const sum of sums) f.set(sum, first);
-      eachPair(() => {
-        f.set(v0, load(0));
-        f.set(v1, load(4));
-        f.set(low, f.shuffle(zip(0), v0, v1));
-        f.set(high, f.shuffle(zip(1), v0, v1));
-        dot(sums[0], extend("low", low));
-        dot(sums[1], extend("high", low));
-        dot(sums[2], extend("low", high));
-        dot(sums[3], extend("high", high));
-      });
-      const put = f.op("i32.add", y, size === 1 ? f.get(start) : f.op("i32.shl", start, f.i32(2)));
-      f.set(from, f.op("select", put, spare, f.op("i32.eq", columns, f.i32(16))));
-      sums.forEach((sum, i) => {
-        finishVector(f, to, sum, factor, bias ? added : null, { low: least4, high: most4, zero });
-        if (size === 4) f.store("v128.store", from, 16 * i, sum);
-      });
-      if (to === "int8" || to === "uint8") f.store("v128.store", from, 0, narrowCodes(f, to, sums));
-      f.bump(at, 16);
-    },
-    f.op("i32.lt_u", at, width),
-  );
-  f.if(f.op("i32.lt_u", columns, f.i32(16)), () => {
-    f.set(from, spare);
-    f.set(target, y);
-    f.set(columns, f.op("i32.mul", columns, f.i32(size)));
-    moveSome(f, from, target, columns);
+  const block = (): void => {
+    f.set(start, least(f, at, target));
+    f.set(tapRow, f.op("i32.add", x, f.op("i32.shl", start, f.i32(step))));
+    f.set(word, f.get(words));
+    for (const sum of sums) f.set(sum, first);
+    f.doWhile(
+      () => {
+        f.set(from, f.get(tapRow));
+        f.set(turns, field("turns"));
+        f.doWhile(() => {
+          for (let s = 0; s < unroll; s++) shift(s);
+          f.bump(word, (step === 1 ? 8 : 4) * unroll);
+          f.bump(turns, -1);
+        }, turns);
+        f.bump(tapRow, tapBytes);
+      },
+      f.op("i32.lt_u", word, end),
+    );
+    for (const sum of sums) finishVector(f, to, sum, factor, bias ? added : null, { low, high, zero });
+    f.set(out, f.op("i32.add", y, size === 1 ? f.get(start) : f.op("i32.shl", start, f.i32(2))));
+    f.set(out, f.op("select", out, spare, f.op("i32.eq", columns, f.i32(SPAN))));
+    if (to === "int8" || to === "uint8") {
+      f.set(even, narrowCodes(f, to, sums));
+      f.store("v128.store", out, 0, step === 1 ? f.shuffle(INTERLEAVED, even, even) : f.get(even));
+    } else if (step === 1) {
+      const zip = (half: number): number[] => Array.from({ length: 16 }, (_, i) => ((i >> 2) % 2) * 16 + 8 * half + 4 * (i >> 3) + (i % 4));
+      for (let i = 0; i < 4; i++) f.store("v128.store", out, 16 * i, f.shuffle(zip(i % 2), sums[i >> 1], sums[2 + (i >> 1)]));
+    } else sums.forEach((sum, i) => f.store("v128.store", out, 16 * i, sum));
+    f.bump(at, SPAN);
+  };
+  f.doWhile(() => {
+    f.set(at, f.i32(0));
+    f.doWhile(block, f.op("i32.lt_u", at, width));
+    f.if(f.op("i32.lt_u", columns, f.i32(SPAN)), () => {
+      f.set(from, f.get(spare));
+      f.set(out, f.get(y));
+      f.set(turns, f.op("i32.mul", columns, f.i32(size)));
+      moveSome(f, from, out, turns);
+    });
+    f.bump(x, xStep);
+    f.bump(y, yStep);
+    f.bump(rows, -1);
+  }, rows);
+}
+
+/** words(to, w, table, count): the halves of a filter's words. */
+function writeWords(f: FunctionBuilder): void {
+  const [to, w, table, count] = [0, 1, 2, 3].map((i) => f.param(i));
+  const at = f.local("i32");
+  f.while(count, () => {
+    f.set(at, f.load("i32.load", table));
+    f.if(
+      f.op("i32.lt_s", at, f.i32(0)),
+      () => f.store("i32.store16", to, 0, f.i32(0)),
+      () => f.store("i32.store16", to, 0, f.load("i32.load16_u", f.op("i32.add", w, at))),
+    );
+    f.bump(to, 2);
+    f.bump(table, 4);
+    f.bump(count, -1);
   });
+}
+
+interface Parts {
+  readonly fill: FunctionRef;
+  readonly words: FunctionRef;
+  readonly rows: FunctionRef;
+}
+
+/** An item: words and panel of a tile, then its rows. */
+function writeTile(
+  f: FunctionBuilder,
+  args: Local,
+  scratch: Local,
+  { fill, words, rows: outputs }: Parts,
+  size: 1 | 4,
+): (item: Local) => void {
+  const field = fieldsOf(f, args);
+  const [plane, filter, channel, inChannel, oy, ox, rows, columns, from, count, lead, iy, to, panel, x, w, y] = f.locals("i32", 17);
+  const zero = (): Emit => f.i32(0);
+  const most = (a: Local): Emit => f.op("select", a, zero(), f.op("i32.gt_s", a, zero()));
+  const lesser = (a: Local, b: Emit): Emit => f.op("select", a, b, f.op("i32.lt_s", a, b));
+  return (item) => {
+    f.set(plane, f.op("i32.div_u", item, field("columnBlocks")));
+    f.set(ox, f.op("i32.mul", f.op("i32.rem_u", item, field("columnBlocks")), field("columns")));
+    f.set(oy, f.op("i32.mul", f.op("i32.rem_u", plane, field("rowBlocks")), field("rows")));
+    f.set(plane, f.op("i32.div_u", plane, field("rowBlocks")));
+    f.set(rows, f.op("i32.sub", field("outHeight"), oy));
+    f.set(rows, lesser(rows, field("rows")));
+    f.set(columns, f.op("i32.sub", field("outWidth"), ox));
+    f.set(columns, lesser(columns, field("columns")));
+    f.set(filter, f.op("i32.rem_u", plane, field("filters")));
+    f.set(channel, f.op("i32.div_u", filter, field("multiplier")));
+    f.set(inChannel, f.op("i32.rem_u", filter, field("multiplier")));
+    // a tile of filters of a channel, then the filter's word in each unit
+    f.set(w, f.op("i32.div_u", f.op("i32.add", field("multiplier"), f.i32(FILTERS - 1)), f.i32(FILTERS)));
+    f.set(w, f.op("i32.mul", f.op("i32.add", f.op("i32.mul", channel, w), f.op("i32.shr_u", inChannel, f.i32(2))), field("units")));
+    f.set(w, f.op("i32.add", f.op("i32.shl", w, f.i32(4)), f.op("i32.shl", f.op("i32.and", inChannel, f.i32(FILTERS - 1)), f.i32(2))));
+    f.set(to, f.op("i32.add", scratch, f.i32(64)));
+    f.run(f.call(words, to, f.op("i32.add", field("w"), w), field("table"), field("halves")));
+    f.set(panel, f.op("i32.and", f.op("i32.add", f.op("i32.shl", field("halves"), f.i32(1)), f.i32(15)), f.i32(-16)));
+    f.set(panel, f.op("i32.add", to, panel));
+    // columns of the image under the tile: `from` on, `count` of them, behind `lead` of padding
+    f.set(from, f.op("i32.sub", f.op("i32.mul", ox, field("step")), field("left")));
+    f.set(lead, f.op("i32.sub", zero(), from));
+    f.set(lead, most(lead));
+    f.set(lead, lesser(lead, field("need")));
+    f.set(count, f.op("i32.sub", field("width"), f.op("i32.add", from, lead)));
+    f.set(x, f.op("i32.sub", field("need"), lead));
+    f.set(count, lesser(count, f.get(x)));
+    f.set(count, most(count));
+    f.set(x, f.op("i32.div_u", plane, field("filters")));
+    f.set(x, f.op("i32.mul", x, f.op("i32.div_u", field("filters"), field("multiplier"))));
+    f.set(x, f.op("i32.mul", f.op("i32.add", x, channel), f.op("i32.mul", field("height"), field("width"))));
+    f.set(x, f.op("i32.add", f.op("i32.add", field("x"), x), f.op("i32.add", from, lead)));
+    f.set(iy, f.op("i32.sub", f.op("i32.mul", oy, field("rowStep")), field("top")));
+    f.set(y, f.op("i32.add", iy, f.op("i32.mul", f.op("i32.sub", rows, f.i32(1)), field("rowStep"))));
+    f.set(y, f.op("i32.add", y, field("kernelSpan")));
+    f.set(to, f.get(panel));
+    f.while(f.op("i32.lt_s", iy, y), () => {
+      f.if(
+        f.op("i32.lt_u", iy, field("height")),
+        () => f.run(f.call(fill, to, f.op("i32.add", x, f.op("i32.mul", iy, field("width"))), lead, count, field("need"), field("xZero"))),
+        () => f.run(f.call(fill, to, x, field("need"), zero(), field("need"), zero())),
+      );
+      f.bump(to, field("rowBytes"));
+      f.bump(iy, 1);
+    });
+    f.set(y, f.op("i32.add", f.op("i32.mul", plane, field("outHeight")), oy));
+    f.set(y, f.op("i32.add", f.op("i32.mul", y, field("outWidth")), ox));
+    f.set(y, f.op("i32.add", field("y"), f.op("i32.mul", y, f.i32(size))));
+    f.run(f.call(outputs, panel, f.op("i32.add", scratch, f.i32(64)), y, filter, args, scratch, columns, rows));
+  };
 }
 
 /** A module whose `work` convolves; its arguments are `depthwiseJob`'s. */
 export function depthwiseModule(spec: DepthwiseSpec): Uint8Array<ArrayBuffer> {
   const m = new ModuleBuilder({ shared: spec.shared });
-  const part = m.func(null, i32s(ROW.length), [], (f) => writeRow(f, spec));
-  const size = finishBytes(spec.to);
-  writeWork(m, (f, args, panel) => {
-    const field = (name: Field): Emit => f.load("i32.load", args, 4 * FIELDS.indexOf(name));
-    const [plane, channel, group, inGroup, row, last, x, w, y] = f.locals("i32", 9);
-    return (item) => {
-      f.set(plane, f.op("i32.div_u", item, field("blocks")));
-      f.set(row, f.op("i32.mul", f.op("i32.rem_u", item, field("blocks")), field("rows")));
-      f.set(last, least(f, f.op("i32.add", row, field("rows")), field("height")));
-      f.set(channel, f.op("i32.rem_u", plane, field("channels")));
-      f.set(group, f.op("i32.div_u", channel, field("multiplier")));
-      f.set(inGroup, f.op("i32.rem_u", channel, field("multiplier")));
-      f.set(x, f.op("i32.add", field("x"), f.op("i32.mul", f.op("i32.div_u", plane, field("channels")), field("xBatch"))));
-      f.bump(x, f.op("i32.mul", group, field("xGroup")));
-      f.bump(x, f.op("i32.mul", row, field("rowStep")));
-      // a tile of filters, then the filter's word in each unit
-      f.set(w, f.op("i32.add", field("w"), f.op("i32.mul", group, field("wGroup"))));
-      f.bump(w, f.op("i32.mul", f.op("i32.shr_u", inGroup, f.i32(2)), f.op("i32.shl", field("units"), f.i32(4))));
-      f.bump(w, f.op("i32.shl", f.op("i32.and", inGroup, f.i32(FILTERS - 1)), f.i32(2)));
-      f.set(y, f.op("i32.add", f.op("i32.mul", plane, field("height")), row));
-      f.set(y, f.op("i32.add", field("y"), f.op("i32.mul", f.op("i32.mul", y, field("width")), f.i32(size))));
-      f.while(f.op("i32.lt_u", row, last), () => {
-        f.run(f.call(part, x, w, y, channel, args, panel));
-        f.bump(x, field("rowStep"));
-        f.bump(y, f.op("i32.mul", field("width"), f.i32(size)));
-        f.bump(row, 1);
-      });
-    };
-  });
+  const parts = {
+    fill: m.func(null, i32s(6), [], (f) => writeFill(f, spec.unsigned)),
+    words: m.func(null, i32s(4), [], writeWords),
+    rows: m.func(null, i32s(ROWS.length), [], (f) => writeRows(f, spec)),
+  };
+  writeWork(m, (f, args, panel) => writeTile(f, args, panel, parts, finishBytes(spec.to)));
   return m.bytes();
 }
 

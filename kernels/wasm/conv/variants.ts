@@ -33,11 +33,12 @@ function* depthwiseVariants(): Iterable<KernelVariant> {
     for (const to of FINISHES)
       for (const bias of biases(to))
         for (const step of [1, 2] as const)
-          yield {
-            name: `${unsigned ? "u8" : "s8"}_${letter(to)}_depthwise_${step}${bias ? "_bias" : ""}__wasmsimd`,
-            relaxed: false,
-            build: () => depthwiseModule({ unsigned, to, bias, step, shared: false }),
-          };
+          for (const unroll of [2, 3] as const)
+            yield {
+              name: `${unsigned ? "u8" : "s8"}_${letter(to)}_depthwise_${step}_${unroll}${bias ? "_bias" : ""}__wasmsimd`,
+              relaxed: false,
+              build: () => depthwiseModule({ unsigned, to, bias, step, unroll, shared: false }),
+            };
 }
 
 function* codeVariants(): Iterable<KernelVariant> {

@@ -11,10 +11,12 @@ import {
   type IntegerConvSpec,
 } from "../../../../kernels/wasm/conv/conv.ts";
 import {
-  DEPTHWISE_SLACK,
   DEPTHWISE_ZERO,
   depthwiseJob,
+  depthwiseTable,
+  depthwiseUnroll,
   integerDepthwise,
+  type DepthwiseShape,
   type DepthwiseSpec,
 } from "../../../../kernels/wasm/conv/depthwise.ts";
 import type { Finish } from "../../../../kernels/wasm/conv/finish.ts";
@@ -143,20 +145,20 @@ export function integerConvolution(memory: EngineMemory, filters: Filters, shape
   if (channels !== groups * width || kernel.join() !== filters.kernel.join())
     throw new RangeError(`convolution: expected ${groups * width} channels and a kernel of ${filters.kernel.join(" x ")}, got ${channels} and ${kernel.join(" x ")}.`); // prettier-ignore
   const padded = padWindow(shape, 1);
+  const { output } = padded;
+  const step = strides[1];
+  if (width === 1 && style === "words" && (step === 1 || step === 2))
+    return depthwise(memory, filters, { ...shape, before: [shape.pads[0][0], shape.pads[1][0]], output }, step, unsigned);
   const plane = padded.padded[0] * padded.padded[1];
   const taps = padded.taps(width);
   const table = new Int32Array(Math.ceil(taps.length / 4) * 4);
   table.set(taps);
   // a plane of single values is one row
   const whole = kernel[0] * kernel[1] === 1 && strides[0] === 1 && strides[1] === 1;
-  const { output } = padded;
-  const step = strides[1];
-  // reads past the image, which may lie at the end of memory where it is no copy
-  const isDepthwise = width === 1 && style === "words" && (step === 1 || step === 2) && (padded.pads || output[1] >= 16);
   return {
     output,
     table,
-    scratchBytes: padded.scratchBytes + (padded.scratchBytes > 0 && isDepthwise ? DEPTHWISE_SLACK : 0),
+    scratchBytes: padded.scratchBytes,
     jobs(at, finished) {
       const { jobs, x } = padded.pad(memory, at, at.fill);
       const given: IntegerConvJob = {
@@ -169,16 +171,33 @@ export function integerConvolution(memory: EngineMemory, filters: Filters, shape
         ...bounds(finished),
       };
       const common = { unsigned, to: finished.to, bias: finished.bias, shared: memory.shared };
-      if (isDepthwise) {
-        const spec: DepthwiseSpec = { ...common, step };
-        const job = depthwiseJob(given);
-        const kernel = memory.kernel(integerDepthwise, spec);
-        return { jobs: [...jobs, { kernel, ...job }], setZero: (zero) => void (job.args[DEPTHWISE_ZERO] = zero) };
-      }
       const spec: IntegerConvSpec = { ...common, style, unroll: memory.features.relaxed ? 4 : 1 };
       const job = integerConvJob(given, spec, memory.threads);
       const kernel = memory.kernel(integerConv, spec);
       return { jobs: [...jobs, { kernel, ...job }], setZero: (zero) => void (job.args[CONV_ZERO] = zero) };
+    },
+  };
+}
+
+/** One channel at a time: the kernel pads by itself. */
+function depthwise(
+  memory: EngineMemory,
+  { groups, outputs, address }: Filters,
+  shape: WindowShape & DepthwiseShape,
+  step: DepthwiseSpec["step"],
+  unsigned: boolean,
+): IntegerConvPlan {
+  return {
+    output: shape.output,
+    table: depthwiseTable(shape),
+    scratchBytes: 0,
+    jobs({ x, y, table, offsets, factors, bias }, finished) {
+      const { to } = finished;
+      const spec: DepthwiseSpec = { unsigned, to, bias: finished.bias, step, unroll: depthwiseUnroll(shape), shared: memory.shared };
+      const places = { x, y, table, offsets, factors, bias, w: address };
+      const job = depthwiseJob({ ...shape, ...places, channels: groups, multiplier: outputs / groups, xZero: 0, ...bounds(finished) });
+      const kernel = memory.kernel(integerDepthwise, spec);
+      return { jobs: [{ kernel, ...job }], setZero: (zero) => void (job.args[DEPTHWISE_ZERO] = zero) };
     },
   };
 }
