@@ -21,8 +21,8 @@ export interface DepthwiseSpec {
   readonly bias: boolean;
   /** Values from an output to the next of its row. */
   readonly step: 1 | 2;
-  /** Shifts per turn of the inner loop. */
-  readonly unroll: 2 | 3;
+  /** Shifts per turn of the inner loop; "3x3" has no loop. */
+  readonly unroll: 2 | 3 | "3x3";
   readonly shared: boolean;
 }
 
@@ -38,7 +38,7 @@ export interface DepthwiseShape {
 
 /** The shifts of a row of the kernel. */
 interface Shifts {
-  readonly unroll: DepthwiseSpec["unroll"];
+  readonly unroll: 2 | 3;
   /** A multiple of `unroll`. */
   readonly count: number;
   /** Columns from one to the next. */
@@ -62,7 +62,8 @@ function shiftsOf({ kernel, strides, dilations }: DepthwiseShape): Shifts {
 /** Words of a shift. */
 const parities = (step: 1 | 2): readonly boolean[] => (step === 1 ? [false, true] : [false]);
 
-export const depthwiseUnroll = (shape: DepthwiseShape): DepthwiseSpec["unroll"] => shiftsOf(shape).unroll;
+export const depthwiseUnroll = (shape: DepthwiseShape): DepthwiseSpec["unroll"] =>
+  shape.kernel[0] === 3 && shape.kernel[1] === 3 && shape.dilations[1] === 1 ? "3x3" : shiftsOf(shape).unroll;
 
 /** int32 [kernel rows][shifts][even, odd][2]: where in a filter's packed words the tap of a half word is, -1 for none. */
 export function depthwiseTable(shape: DepthwiseShape): Int32Array {
@@ -211,13 +212,40 @@ function writeRows(f: FunctionBuilder, { to, bias, step, unroll }: DepthwiseSpec
   const vector = (name: Field): Emit => f.load("v128.load32_splat", args, 4 * FIELDS.indexOf(name));
   const own = (name: Field): Emit => f.load("v128.load32_splat", f.op("i32.add", field(name), f.op("i32.shl", filter, f.i32(2))));
   const dot = (sum: Local, v: Local, w: Local): void => f.set(sum, f.op("i32x4.add", sum, f.op("i32x4.dot_i16x8_s", v, w)));
-  const shift = (s: number): void => {
-    f.set(even, f.load("v128.load32_splat", word, step === 1 ? 8 * s : 4 * s));
-    if (step === 1) f.set(odd, f.load("v128.load32_splat", word, 8 * s + 4));
-    values.forEach((v, i) => f.set(v, f.load("v128.load", from, 16 * i)));
-    f.bump(from, shiftBytes);
-    values.forEach((v, i) => dot(sums[i], v, even));
-    if (step === 1) values.forEach((v, i) => dot(sums[2 + i], v, odd));
+  const perShift = step === 1 ? 2 : 1;
+  /** The word `i` words on, and its fellow. */
+  const products = (from: Local, offset: number, at: Local, i: number): void => {
+    const words = [even, odd].slice(0, perShift);
+    words.forEach((w, p) => f.set(w, f.load("v128.load32_splat", at, 4 * (i * perShift + p))));
+    values.forEach((v, j) => f.set(v, f.load("v128.load", from, offset + 16 * j)));
+    words.forEach((w, p) => values.forEach((v, j) => dot(sums[2 * p + j], v, w)));
+  };
+  /** All taps from `tapRow` on. */
+  const taps = (): void => {
+    if (unroll === "3x3") {
+      for (let r = 0; r < 3; r++) {
+        for (let s = 0; s < 2; s++) products(tapRow, 4 * s, words, 2 * r + s);
+        if (r < 2) f.bump(tapRow, tapBytes);
+      }
+      return;
+    }
+    f.set(word, f.get(words));
+    f.doWhile(
+      () => {
+        f.set(from, f.get(tapRow));
+        f.set(turns, field("turns"));
+        f.doWhile(() => {
+          for (let s = 0; s < unroll; s++) {
+            products(from, 0, word, s);
+            f.bump(from, shiftBytes);
+          }
+          f.bump(word, 4 * perShift * unroll);
+          f.bump(turns, -1);
+        }, turns);
+        f.bump(tapRow, tapBytes);
+      },
+      f.op("i32.lt_u", word, end),
+    );
   };
   if (to !== "int32") {
     f.set(factor, own("factors"));
@@ -237,21 +265,8 @@ function writeRows(f: FunctionBuilder, { to, bias, step, unroll }: DepthwiseSpec
   const block = (): void => {
     f.set(start, least(f, at, target));
     f.set(tapRow, f.op("i32.add", x, f.op("i32.shl", start, f.i32(step))));
-    f.set(word, f.get(words));
     for (const sum of sums) f.set(sum, first);
-    f.doWhile(
-      () => {
-        f.set(from, f.get(tapRow));
-        f.set(turns, field("turns"));
-        f.doWhile(() => {
-          for (let s = 0; s < unroll; s++) shift(s);
-          f.bump(word, (step === 1 ? 8 : 4) * unroll);
-          f.bump(turns, -1);
-        }, turns);
-        f.bump(tapRow, tapBytes);
-      },
-      f.op("i32.lt_u", word, end),
-    );
+    taps();
     for (const sum of sums) finishVector(f, to, sum, factor, bias ? added : null, { low, high, zero });
     f.set(out, f.op("i32.add", y, size === 1 ? f.get(start) : f.op("i32.shl", start, f.i32(2))));
     f.set(out, f.op("select", out, spare, f.op("i32.eq", columns, f.i32(SPAN))));

@@ -33,7 +33,7 @@ function* depthwiseVariants(): Iterable<KernelVariant> {
     for (const to of FINISHES)
       for (const bias of biases(to))
         for (const step of [1, 2] as const)
-          for (const unroll of [2, 3] as const)
+          for (const unroll of [2, 3, "3x3"] as const)
             yield {
               name: `${unsigned ? "u8" : "s8"}_${letter(to)}_depthwise_${step}_${unroll}${bias ? "_bias" : ""}__wasmsimd`,
               relaxed: false,

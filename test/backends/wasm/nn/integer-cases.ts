@@ -148,6 +148,11 @@ export const NAMED: readonly [string, ConvCase][] = [
   ["depthwise, a multiplier of 2", { ...base, pads: [[1, 2], [0, 1]], channels: 6, outputs: 12, groups: 6 }],
   ["depthwise, wide rows and strides of 2", { ...base, size: [7, 45], kernel: [3, 5], strides: [1, 2], pads: [[1, 1], [2, 2]], channels: 3, outputs: 15, groups: 3 }],
   ["depthwise, rows of 16 in place", { ...base, size: [4, 18], channels: 4, outputs: 4, groups: 4 }],
+  ["depthwise, rows of two tiles, 31 taps", { ...base, size: [1, 1101], kernel: [1, 31], pads: [[0, 0], [15, 15]], channels: 2, outputs: 2, groups: 2 }],
+  ["depthwise, two tiles of rows and two of columns, strides of 2", { ...base, size: [61, 1050], strides: [2, 2], pads: [[1, 1], [1, 1]], channels: 1, outputs: 1, groups: 1, weights: [-128, 127], zeros: "one" }],
+  ["depthwise 5 x 5, strides of 2 down", { ...base, size: [12, 40], kernel: [5, 5], strides: [2, 1], pads: [[2, 2], [2, 2]], channels: 3, outputs: 3, groups: 3 }],
+  ["depthwise, dilated, strides of 2", { ...base, size: [9, 70], kernel: [2, 4], strides: [1, 2], dilations: [2, 5], pads: [[1, 0], [9, 9]], channels: 2, outputs: 2, groups: 2 }],
+  ["depthwise, padding wider than the image", { ...base, size: [2, 3], kernel: [3, 4], strides: [3, 1], pads: [[5, 4], [19, 30]], channels: 2, outputs: 4, groups: 2 }],
   ["taps beyond two chunks", { ...base, size: [3, 20], kernel: [3, 3], channels: 61, outputs: 5, groups: 1 }],
   ["1-D, dilated, from the left", { ...base, size: [1, 40], kernel: [1, 3], dilations: [1, 4], pads: [[0, 0], [8, 0]], channels: 8, outputs: 8, groups: 2 }],
   ["one output", { ...base, size: [1, 1], kernel: [1, 1], channels: 24, outputs: 7, groups: 1 }],
@@ -159,7 +164,7 @@ export const NAMED: readonly [string, ConvCase][] = [
 export function checkAny(memory: EngineMemory): void {
   const groups = whole(1, 3);
   const width = rng.next() < 0.4 ? 1 : whole(1, 7);
-  const kernel = [whole(1, 4), whole(1, 4)] as const;
+  const kernel = [whole(1, 4), whole(1, width === 1 ? 9 : 4)] as const;
   const dilations = [whole(1, 2), whole(1, 2)] as const;
   const pads = [
     [whole(0, 3), whole(0, 3)],
