@@ -9,11 +9,10 @@
 import { ModuleBuilder, type Emit, type FunctionBuilder, type FunctionRef, type Local } from "../engine/asm.ts";
 import { family } from "../engine/family.ts";
 import { writeWork } from "../engine/items.ts";
+import { PANEL_FIELDS, panelOf, panelTile, writeFill, type PanelPlanes, type PanelShape, type Pair } from "../nn/panel.ts";
 import { i32s, least } from "../nn/tiles.ts";
 import { FILTERS } from "./conv.ts";
 import { finishBytes, finishVector, moveSome, narrowCodes, type Finish } from "./finish.ts";
-
-type Pair = readonly [number, number];
 
 export interface DepthwiseSpec {
   readonly unsigned: boolean;
@@ -24,16 +23,6 @@ export interface DepthwiseSpec {
   /** Shifts per turn of the inner loop; "3x3" has no loop. */
   readonly unroll: 2 | 3 | "3x3";
   readonly shared: boolean;
-}
-
-export interface DepthwiseShape {
-  /** Of the image, [height, width]; what is before it. */
-  readonly size: Pair;
-  readonly before: Pair;
-  readonly kernel: Pair;
-  readonly strides: Pair;
-  readonly dilations: Pair;
-  readonly output: Pair;
 }
 
 /** The shifts of a row of the kernel. */
@@ -47,7 +36,7 @@ interface Shifts {
   readonly word: (s: number, odd: boolean) => Pair;
 }
 
-function shiftsOf({ kernel, strides, dilations }: DepthwiseShape): Shifts {
+function shiftsOf({ kernel, strides, dilations }: PanelShape): Shifts {
   const isDilated = dilations[1] > 1;
   const needed = isDilated ? kernel[1] : strides[1] === 1 ? (kernel[1] >> 1) + 1 : (kernel[1] + 1) >> 1;
   const [twos, threes] = [2, 3].map((unroll) => Math.ceil(needed / unroll) * unroll);
@@ -62,11 +51,11 @@ function shiftsOf({ kernel, strides, dilations }: DepthwiseShape): Shifts {
 /** Words of a shift. */
 const parities = (step: 1 | 2): readonly boolean[] => (step === 1 ? [false, true] : [false]);
 
-export const depthwiseUnroll = (shape: DepthwiseShape): DepthwiseSpec["unroll"] =>
+export const depthwiseUnroll = (shape: PanelShape): DepthwiseSpec["unroll"] =>
   shape.kernel[0] === 3 && shape.kernel[1] === 3 && shape.dilations[1] === 1 ? "3x3" : shiftsOf(shape).unroll;
 
 /** int32 [kernel rows][shifts][even, odd][2]: where in a filter's packed words the tap of a half word is, -1 for none. */
-export function depthwiseTable(shape: DepthwiseShape): Int32Array {
+export function depthwiseTable(shape: PanelShape): Int32Array {
   const { kernel, strides } = shape;
   const { count, word } = shiftsOf(shape);
   const table: number[] = [];
@@ -80,32 +69,40 @@ export function depthwiseTable(shape: DepthwiseShape): Int32Array {
   return Int32Array.from(table);
 }
 
-export interface DepthwiseJob extends DepthwiseShape {
-  readonly batch: number;
-  /** Channels, filters of each. */
-  readonly channels: number;
-  readonly multiplier: number;
+export interface DepthwiseJob extends PanelShape, PanelPlanes {
   /** Addresses: packed weights; int32 offsets, float32 factors and bias of each filter; `depthwiseTable`. */
   readonly w: number;
   readonly offsets: number;
   readonly factors: number;
   readonly bias: number;
   readonly table: number;
-  /** The image [batch, channels, height, width] and its zero point. */
-  readonly x: number;
+  /** Zero point of the image. */
   readonly xZero: number;
-  /** Result [batch, channels, multiplier, height, width], zero point of codes, bounds as conv.ts has them. */
-  readonly y: number;
+  /** Zero point of codes, and bounds as conv.ts has them. */
   readonly yZero: number;
   readonly low: number;
   readonly high: number;
 }
 
 const FIELDS = [
-  "filters", "multiplier", "rowBlocks", "columnBlocks", "rows", "columns", "outHeight", "outWidth", "height", "width", "top", "left", "rowStep", "step",
-  "kernelSpan", "need", "rowBytes", "tapBytes", "shiftBytes", "turns", "halves", "units", "w", "offsets", "factors", "bias", "table", "x", "xZero", "y",
-  "yZero", "low", "high",
-] as const; // prettier-ignore
+  ...PANEL_FIELDS,
+  ...([
+    "tapBytes",
+    "shiftBytes",
+    "turns",
+    "halves",
+    "units",
+    "w",
+    "offsets",
+    "factors",
+    "bias",
+    "table",
+    "xZero",
+    "yZero",
+    "low",
+    "high",
+  ] as const),
+] as const;
 type Field = (typeof FIELDS)[number];
 
 /** The argument that is the image's zero point: it may be known only when the job runs. */
@@ -115,36 +112,26 @@ const bits = (value: number): number => new Int32Array(Float32Array.of(value).bu
 
 /** Outputs of a row that are computed at once. */
 const SPAN = 16;
-/** Most outputs of a row of a tile, and bytes of a panel where rows of the kernel do not need more. */
-const COLUMNS = 512;
-const PANEL_BYTES = 12288;
+/** Bytes of scratch for the outputs of a short row, before words and panel. */
+const SPARE = 4 * SPAN;
 
 /** Items, arguments and scratch of a job. */
 export function depthwiseJob(job: DepthwiseJob): { readonly items: number; readonly args: Int32Array; readonly panelBytes: number } {
-  const { batch, channels, multiplier, size, before, kernel, strides, dilations, output } = job;
+  const { kernel, strides, dilations } = job;
   const { count, columns: shift, unroll } = shiftsOf(job);
-  const [step, filters] = [strides[1], channels * multiplier];
-  const columnBlocks = Math.ceil(output[1] / COLUMNS);
-  const columns = Math.ceil(output[1] / columnBlocks);
-  const need = step * (columns - 1) + (kernel[1] - 1) * dilations[1] + 1;
-  const rowBytes = 16 * Math.ceil(Math.max(need, step * Math.max(columns, SPAN) + (count - 1) * shift) / 8);
-  // rows of the image under the kernel are copied for each tile: tiles are as high as that
-  const kernelSpan = (kernel[0] - 1) * dilations[0] + 1;
-  const fits = Math.floor((PANEL_BYTES / rowBytes - kernelSpan) / strides[0]) + 1;
-  const rows = Math.min(output[0], Math.max(fits, Math.ceil(kernelSpan / strides[0])));
-  const rowBlocks = Math.ceil(output[0] / rows);
-  const halves = kernel[0] * count * parities(step as 1 | 2).length * 2;
+  const step = strides[1] as 1 | 2;
+  const panel = panelOf(job, "int8", (columns) => step * Math.max(columns, SPAN) + (count - 1) * shift);
+  const { items, args } = panel.args(job);
+  const halves = kernel[0] * count * parities(step).length * 2;
   const units = Math.ceil((kernel[0] * kernel[1]) / 2);
-  const args = Int32Array.of(
-    ...[filters, multiplier, rowBlocks, columnBlocks, rows, columns, ...output, ...size, ...before, strides[0], step, kernelSpan],
-    ...[need, rowBytes, dilations[0] * rowBytes, 2 * shift, count / unroll, halves, units, job.w, job.offsets, job.factors],
-    ...[job.bias, job.table, job.x, job.xZero, job.y, job.yZero, bits(job.low), bits(job.high)],
-  );
-  const wordBytes = 16 * Math.ceil(halves / 8);
   return {
-    items: batch * filters * rowBlocks * columnBlocks,
-    args,
-    panelBytes: 64 + wordBytes + ((rows - 1) * strides[0] + kernelSpan) * rowBytes + 16,
+    items,
+    args: Int32Array.of(
+      ...args,
+      ...[dilations[0] * panel.rowBytes, 2 * shift, count / unroll, halves, units, job.w, job.offsets, job.factors],
+      ...[job.bias, job.table, job.xZero, job.yZero, bits(job.low), bits(job.high)],
+    ),
+    panelBytes: SPARE + 16 * Math.ceil(halves / 8) + panel.bytes,
   };
 }
 
@@ -153,49 +140,6 @@ const fieldsOf =
   (f: FunctionBuilder, args: Local): Fields =>
   (name) =>
     f.load("i32.load", args, 4 * FIELDS.indexOf(name));
-
-/** fill(to, x, lead, count, need, zero): a row of a panel: `lead` zeros, values less their zero point, zeros to `need`. */
-function writeFill(f: FunctionBuilder, unsigned: boolean): void {
-  const [to, x, lead, count, need, zero] = [0, 1, 2, 3, 4, 5].map((i) => f.param(i));
-  const [at, end, here] = f.locals("i32", 3);
-  const [less, none] = f.locals("v128", 2);
-  const sign = unsigned ? "u" : "s";
-  const place = (i: Local): Emit => f.op("i32.add", to, f.op("i32.shl", i, f.i32(1)));
-  const zeros = (until: Local): void =>
-    f.while(f.op("i32.lt_s", at, until), () => {
-      f.store("v128.store", place(at), 0, none);
-      f.bump(at, 8);
-    });
-  f.set(less, f.op("i16x8.splat", zero));
-  zeros(lead);
-  f.set(end, f.op("i32.add", lead, count));
-  f.set(to, place(lead));
-  f.set(at, f.i32(0));
-  f.if(
-    f.op("i32.ge_s", count, f.i32(8)),
-    () => {
-      f.set(need, f.op("i32.sub", need, lead));
-      f.set(lead, f.op("i32.sub", count, f.i32(8)));
-      f.doWhile(
-        () => {
-          f.set(here, least(f, at, lead));
-          f.store("v128.store", place(here), 0, f.op("i16x8.sub", f.load(`v128.load8x8_${sign}`, f.op("i32.add", x, here)), less));
-          f.bump(at, 8);
-        },
-        f.op("i32.lt_s", at, count),
-      );
-    },
-    () => {
-      f.set(need, f.op("i32.sub", need, lead));
-      f.while(f.op("i32.lt_s", at, count), () => {
-        f.store("i32.store16", place(at), 0, f.op("i32.sub", f.load(`i32.load8_${sign}`, f.op("i32.add", x, at)), zero));
-        f.bump(at, 1);
-      });
-    },
-  );
-  f.set(at, f.get(count));
-  zeros(need);
-}
 
 const ROWS = ["x", "words", "y", "filter", "args", "spare", "width", "rows"] as const;
 const INTERLEAVED = Array.from({ length: 16 }, (_, i) => (i % 2) * 8 + (i >> 1));
@@ -318,68 +262,23 @@ interface Parts {
 }
 
 /** An item: words and panel of a tile, then its rows. */
-function writeTile(
-  f: FunctionBuilder,
-  args: Local,
-  scratch: Local,
-  { fill, words, rows: outputs }: Parts,
-  size: 1 | 4,
-): (item: Local) => void {
+function writeTile(f: FunctionBuilder, args: Local, scratch: Local, spec: DepthwiseSpec, parts: Parts): (item: Local) => void {
   const field = fieldsOf(f, args);
-  const [plane, filter, channel, inChannel, oy, ox, rows, columns, from, count, lead, iy, to, panel, x, w, y] = f.locals("i32", 17);
-  const zero = (): Emit => f.i32(0);
-  const most = (a: Local): Emit => f.op("select", a, zero(), f.op("i32.gt_s", a, zero()));
-  const lesser = (a: Local, b: Emit): Emit => f.op("select", a, b, f.op("i32.lt_s", a, b));
+  const { tile, place, copy, outputAt } = panelTile(f, field, spec.unsigned ? "uint8" : "int8", parts.fill);
+  const [inChannel, words, panel, w] = f.locals("i32", 4);
   return (item) => {
-    f.set(plane, f.op("i32.div_u", item, field("columnBlocks")));
-    f.set(ox, f.op("i32.mul", f.op("i32.rem_u", item, field("columnBlocks")), field("columns")));
-    f.set(oy, f.op("i32.mul", f.op("i32.rem_u", plane, field("rowBlocks")), field("rows")));
-    f.set(plane, f.op("i32.div_u", plane, field("rowBlocks")));
-    f.set(rows, f.op("i32.sub", field("outHeight"), oy));
-    f.set(rows, lesser(rows, field("rows")));
-    f.set(columns, f.op("i32.sub", field("outWidth"), ox));
-    f.set(columns, lesser(columns, field("columns")));
-    f.set(filter, f.op("i32.rem_u", plane, field("filters")));
-    f.set(channel, f.op("i32.div_u", filter, field("multiplier")));
-    f.set(inChannel, f.op("i32.rem_u", filter, field("multiplier")));
+    place(item);
+    f.set(inChannel, f.op("i32.rem_u", tile.filter, field("multiplier")));
     // a tile of filters of a channel, then the filter's word in each unit
     f.set(w, f.op("i32.div_u", f.op("i32.add", field("multiplier"), f.i32(FILTERS - 1)), f.i32(FILTERS)));
-    f.set(w, f.op("i32.mul", f.op("i32.add", f.op("i32.mul", channel, w), f.op("i32.shr_u", inChannel, f.i32(2))), field("units")));
+    f.set(w, f.op("i32.mul", f.op("i32.add", f.op("i32.mul", tile.channel, w), f.op("i32.shr_u", inChannel, f.i32(2))), field("units")));
     f.set(w, f.op("i32.add", f.op("i32.shl", w, f.i32(4)), f.op("i32.shl", f.op("i32.and", inChannel, f.i32(FILTERS - 1)), f.i32(2))));
-    f.set(to, f.op("i32.add", scratch, f.i32(64)));
-    f.run(f.call(words, to, f.op("i32.add", field("w"), w), field("table"), field("halves")));
+    f.set(words, f.op("i32.add", scratch, f.i32(SPARE)));
+    f.run(f.call(parts.words, words, f.op("i32.add", field("w"), w), field("table"), field("halves")));
     f.set(panel, f.op("i32.and", f.op("i32.add", f.op("i32.shl", field("halves"), f.i32(1)), f.i32(15)), f.i32(-16)));
-    f.set(panel, f.op("i32.add", to, panel));
-    // columns of the image under the tile: `from` on, `count` of them, behind `lead` of padding
-    f.set(from, f.op("i32.sub", f.op("i32.mul", ox, field("step")), field("left")));
-    f.set(lead, f.op("i32.sub", zero(), from));
-    f.set(lead, most(lead));
-    f.set(lead, lesser(lead, field("need")));
-    f.set(count, f.op("i32.sub", field("width"), f.op("i32.add", from, lead)));
-    f.set(x, f.op("i32.sub", field("need"), lead));
-    f.set(count, lesser(count, f.get(x)));
-    f.set(count, most(count));
-    f.set(x, f.op("i32.div_u", plane, field("filters")));
-    f.set(x, f.op("i32.mul", x, f.op("i32.div_u", field("filters"), field("multiplier"))));
-    f.set(x, f.op("i32.mul", f.op("i32.add", x, channel), f.op("i32.mul", field("height"), field("width"))));
-    f.set(x, f.op("i32.add", f.op("i32.add", field("x"), x), f.op("i32.add", from, lead)));
-    f.set(iy, f.op("i32.sub", f.op("i32.mul", oy, field("rowStep")), field("top")));
-    f.set(y, f.op("i32.add", iy, f.op("i32.mul", f.op("i32.sub", rows, f.i32(1)), field("rowStep"))));
-    f.set(y, f.op("i32.add", y, field("kernelSpan")));
-    f.set(to, f.get(panel));
-    f.while(f.op("i32.lt_s", iy, y), () => {
-      f.if(
-        f.op("i32.lt_u", iy, field("height")),
-        () => f.run(f.call(fill, to, f.op("i32.add", x, f.op("i32.mul", iy, field("width"))), lead, count, field("need"), field("xZero"))),
-        () => f.run(f.call(fill, to, x, field("need"), zero(), field("need"), zero())),
-      );
-      f.bump(to, field("rowBytes"));
-      f.bump(iy, 1);
-    });
-    f.set(y, f.op("i32.add", f.op("i32.mul", plane, field("outHeight")), oy));
-    f.set(y, f.op("i32.add", f.op("i32.mul", y, field("outWidth")), ox));
-    f.set(y, f.op("i32.add", field("y"), f.op("i32.mul", y, f.i32(size))));
-    f.run(f.call(outputs, panel, f.op("i32.add", scratch, f.i32(64)), y, filter, args, scratch, columns, rows));
+    f.set(panel, f.op("i32.add", words, panel));
+    copy(panel, field("xZero"));
+    f.run(f.call(parts.rows, panel, words, outputAt(finishBytes(spec.to)), tile.filter, args, scratch, tile.columns, tile.rows));
   };
 }
 
@@ -387,11 +286,11 @@ function writeTile(
 export function depthwiseModule(spec: DepthwiseSpec): Uint8Array<ArrayBuffer> {
   const m = new ModuleBuilder({ shared: spec.shared });
   const parts = {
-    fill: m.func(null, i32s(6), [], (f) => writeFill(f, spec.unsigned)),
+    fill: m.func(null, i32s(6), [], (f) => writeFill(f, spec.unsigned ? "uint8" : "int8")),
     words: m.func(null, i32s(4), [], writeWords),
     rows: m.func(null, i32s(ROWS.length), [], (f) => writeRows(f, spec)),
   };
-  writeWork(m, (f, args, panel) => writeTile(f, args, panel, parts, finishBytes(spec.to)));
+  writeWork(m, (f, args, scratch) => writeTile(f, args, scratch, spec, parts));
   return m.bytes();
 }
 

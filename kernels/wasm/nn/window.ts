@@ -1,9 +1,10 @@
-// Sliding windows over planes of float32: depthwise convolution, max and average pooling. The image is padded
-// beforehand (copy.ts: zeros, or -infinity for max), so that every tap of every output lies inside; a table says how
-// far each tap is from the place of an output. Sixteen outputs of a row at a time, tap by tap.
+// Sliding windows over planes of float32: depthwise convolution, max and average pooling, a tile of outputs at a time
+// from a panel of the image padded with zeros, or with -infinity for max (panel.ts). A table says how far each tap is
+// from the place of an output. Up to 32 outputs of a row at a time, tap by tap.
 import { ModuleBuilder, type Emit, type FunctionBuilder, type Local } from "../engine/asm.ts";
 import { family } from "../engine/family.ts";
 import { writeWork } from "../engine/items.ts";
+import { PANEL_FIELDS, panelOf, panelTile, writeFill, type Panel, type PanelPlanes, type PanelShape } from "./panel.ts";
 import { loadSome, storeSome, words } from "./rows.ts";
 import { i32s, least, madd } from "./tiles.ts";
 
@@ -16,52 +17,49 @@ export interface WindowSpec {
   readonly shared: boolean;
 }
 
-export interface WindowJob {
-  readonly batch: number;
-  /** Channels out, and how many of them read one channel in. */
-  readonly channels: number;
-  readonly multiplier?: number;
-  readonly height: number;
-  readonly width: number;
-  readonly taps: number;
-  /** The padded image; bytes from a batch and from a channel to the next. */
-  readonly x: number;
-  readonly xBatch: number;
-  readonly xChannel: number;
-  /** Result [batch, channels, height, width]. */
-  readonly y: number;
-  /** Address of an int32 for each tap: bytes from an output's place to it. */
+export interface WindowJob extends PanelShape, PanelPlanes {
+  /** Address of `windowTable`. */
   readonly table: number;
-  /** Bytes from an output's place to the next one's, in a row and from row to row. */
-  readonly columnStep: number;
-  readonly rowStep: number;
-  /** conv: weights [channels, taps]; average: counts [height, width]. */
+  /** conv: weights [channels, multiplier, taps]; average: counts [height, width]. */
   readonly w?: number;
-  /** [channels], or 0. */
+  /** [channels, multiplier], or 0. */
   readonly bias?: number;
 }
 
-const FIELDS = [
-  "channels", "multiplier", "rows", "blocks", "height", "width", "taps", "x", "xBatch", "xChannel", "y", "table", "columnStep", "rowStep", "w", "bias",
-] as const; // prettier-ignore
+const FIELDS = [...PANEL_FIELDS, ...(["nextRow", "taps", "table", "columnStep", "padding", "w", "bias"] as const)] as const;
 type Field = (typeof FIELDS)[number];
 
-/** Items and arguments. */
-export function windowJob(job: WindowJob): { readonly items: number; readonly args: Int32Array } {
-  const { batch, channels, multiplier = 1, height, width, taps } = job;
-  const rows = Math.min(height, Math.max(1, Math.floor(65536 / Math.max(1, width * taps))));
-  const blocks = Math.ceil(height / Math.max(1, rows));
-  const args = Int32Array.of(
-    ...[channels, multiplier, rows, blocks, height, width, taps, job.x, job.xBatch, job.xChannel, job.y, job.table],
-    ...[job.columnStep, job.rowStep, job.w ?? 0, job.bias ?? 0],
-  );
-  return { items: batch * channels * blocks, args };
+const panelOfWindow = (shape: PanelShape): Panel => panelOf(shape, "float32");
+
+/** An int32 for each tap: bytes from an output's place in a panel to it. */
+export function windowTable(shape: PanelShape): number[] {
+  const { kernel, dilations } = shape;
+  const { rowBytes } = panelOfWindow(shape);
+  return Array.from({ length: kernel[0] * kernel[1] }, (_, t) => {
+    const row = Math.floor(t / kernel[1]);
+    return row * dilations[0] * rowBytes + 4 * (t % kernel[1]) * dilations[1];
+  });
+}
+
+const LOWEST = new Int32Array(Float32Array.of(-Infinity).buffer)[0];
+
+/** Items, arguments and scratch. */
+export function windowJob(
+  job: WindowJob,
+  { op }: Pick<WindowSpec, "op">,
+): { readonly items: number; readonly args: Int32Array; readonly panelBytes: number } {
+  const { kernel, strides, table, w = 0, bias = 0 } = job;
+  const panel = panelOfWindow(job);
+  const { items, args } = panel.args(job);
+  const padding = op === "max" ? LOWEST : 0;
+  const more = [strides[0] * panel.rowBytes, kernel[0] * kernel[1], table, 4 * strides[1], padding, w, bias];
+  return { items, args: Int32Array.of(...args, ...more), panelBytes: panel.bytes };
 }
 
 /** row(x, table, taps, w, bias, y, width, columnStep): a row of outputs. average: w counts of the row. */
 function writeRow(f: FunctionBuilder, { op, step, relaxed }: WindowSpec): void {
   const [x, table, taps, w, bias, y, width, columnStep] = [0, 1, 2, 3, 4, 5, 6, 7].map((i) => f.param(i));
-  const sums = f.locals("v128", 4);
+  const sums = f.locals("v128", 8);
   const [v, weight, start] = f.locals("v128", 3);
   const [tap, end, factor, at] = f.locals("i32", 4);
   const places = f.locals("i32", 3);
@@ -99,7 +97,8 @@ function writeRow(f: FunctionBuilder, { op, step, relaxed }: WindowSpec): void {
     f.bump(width, -count);
   };
   if (step !== "any")
-    for (const count of [4, 1])
+    // eight sums, so that a tap does not wait for the one before it
+    for (const count of step === 1 ? [8, 4, 1] : [4, 1])
       f.while(f.op("i32.ge_u", width, f.i32(4 * count)), () => {
         overTaps(count, load);
         for (let i = 0; i < count; i++) {
@@ -138,30 +137,30 @@ function writeRow(f: FunctionBuilder, { op, step, relaxed }: WindowSpec): void {
 /** A module whose `work` slides windows; its arguments are `windowJob`'s. */
 export function windowModule(spec: WindowSpec): Uint8Array<ArrayBuffer> {
   const m = new ModuleBuilder({ shared: spec.shared });
+  const fill = m.func(null, i32s(6), [], (f) => writeFill(f, "float32"));
   const part = m.func(null, i32s(8), [], (f) => writeRow(f, spec));
-  writeWork(m, (f, args) => {
+  writeWork(m, (f, args, panel) => {
     const field = (name: Field): Emit => f.load("i32.load", args, 4 * FIELDS.indexOf(name));
-    const [plane, row, last, x, y, w, bias, channel] = f.locals("i32", 8);
+    const { tile, place, copy, outputAt } = panelTile(f, field, "float32", fill);
+    const [x, y, w, bias] = f.locals("i32", 4);
     const words = (value: Emit): Emit => f.op("i32.shl", value, f.i32(2));
     return (item) => {
-      f.set(plane, f.op("i32.div_u", item, field("blocks")));
-      f.set(row, f.op("i32.mul", f.op("i32.rem_u", item, field("blocks")), field("rows")));
-      f.set(last, least(f, f.op("i32.add", row, field("rows")), field("height")));
-      f.set(channel, f.op("i32.rem_u", plane, field("channels")));
-      f.set(x, f.op("i32.add", field("x"), f.op("i32.mul", f.op("i32.div_u", plane, field("channels")), field("xBatch"))));
-      f.bump(x, f.op("i32.mul", f.op("i32.div_u", channel, field("multiplier")), field("xChannel")));
-      f.bump(x, f.op("i32.mul", row, field("rowStep")));
-      f.set(y, f.op("i32.add", f.op("i32.mul", plane, field("height")), row));
-      f.set(y, f.op("i32.add", field("y"), words(f.op("i32.mul", y, field("width")))));
-      if (spec.op === "average") f.set(w, f.op("i32.add", field("w"), words(f.op("i32.mul", row, field("width")))));
-      else f.set(w, f.op("i32.add", field("w"), words(f.op("i32.mul", channel, field("taps")))));
-      f.set(bias, f.op("select", f.op("i32.add", field("bias"), words(f.get(channel))), f.i32(0), field("bias")));
-      f.while(f.op("i32.lt_u", row, last), () => {
-        f.run(f.call(part, x, field("table"), field("taps"), w, bias, y, field("width"), field("columnStep")));
-        f.bump(x, field("rowStep"));
-        f.bump(y, words(field("width")));
-        if (spec.op === "average") f.bump(w, words(field("width")));
-        f.bump(row, 1);
+      place(item);
+      copy(panel, field("padding"));
+      f.set(y, outputAt(4));
+      const first =
+        spec.op === "average"
+          ? f.op("i32.add", f.op("i32.mul", tile.oy, field("outWidth")), tile.ox)
+          : f.op("i32.mul", tile.filter, field("taps"));
+      f.set(w, f.op("i32.add", field("w"), words(first)));
+      f.set(bias, f.op("select", f.op("i32.add", field("bias"), words(f.get(tile.filter))), f.i32(0), field("bias")));
+      f.set(x, f.get(panel));
+      f.while(tile.rows, () => {
+        f.run(f.call(part, x, field("table"), field("taps"), w, bias, y, tile.columns, field("columnStep")));
+        f.bump(x, field("nextRow"));
+        f.bump(y, words(field("outWidth")));
+        if (spec.op === "average") f.bump(w, words(field("outWidth")));
+        f.bump(tile.rows, -1);
       });
     };
   });

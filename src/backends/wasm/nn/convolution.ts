@@ -1,9 +1,10 @@
-// Convolution and pooling on a backend's memory, as jobs: pad the image where it needs it, then one kernel. Shapes
-// only; addresses come when the jobs are made, so that one plan serves any place. What a plan needs beside its
+// Convolution and pooling on a backend's memory, as jobs: pad the image where it needs it, then one kernel; kernels of
+// one channel at a time pad by themselves. Shapes only; addresses come when the jobs are made, so that one plan serves any place. What a plan needs beside its
 // operands: a table (constant: write it once) and scratch space for the padded image.
 import { conv, convJob } from "../../../../kernels/wasm/nn/conv.ts";
 import { copy, copyJob } from "../../../../kernels/wasm/nn/copy.ts";
-import { slidingWindow, windowJob, type WindowSpec } from "../../../../kernels/wasm/nn/window.ts";
+import type { PanelShape } from "../../../../kernels/wasm/nn/panel.ts";
+import { slidingWindow, windowJob, windowTable, type WindowSpec } from "../../../../kernels/wasm/nn/window.ts";
 import type { Kernel } from "../../../../kernels/wasm/engine/engine.ts";
 import type { EngineMemory } from "../memory.ts";
 
@@ -143,6 +144,12 @@ export function padWindow(shape: WindowShape, bytes: 1 | 4): PaddedWindow {
   };
 }
 
+const windowOf = (shape: WindowShape): PanelShape => ({
+  ...shape,
+  before: [shape.pads[0][0], shape.pads[1][0]],
+  output: geometry(shape).output,
+});
+
 const windowStep = (step: number): WindowSpec["step"] => (step === 1 || step === 2 ? step : "any");
 
 /**
@@ -153,13 +160,25 @@ export function convolution(memory: EngineMemory, shape: ConvShape): WindowPlan 
   const { batch, channels, outputs, groups, kernel, strides } = shape;
   if (channels % groups !== 0 || outputs % groups !== 0)
     throw new RangeError(`convolution: expected channels and outputs of a multiple of ${groups} groups, got ${channels} and ${outputs}.`);
-  const prepared = padWindow(shape, 4);
-  const { output, padded } = prepared;
+  const width = channels / groups;
   const { relaxed } = memory.features;
   const { shared } = memory;
-  const width = channels / groups;
+  if (width === 1) {
+    const window = windowOf(shape);
+    const spec: WindowSpec = { op: "conv", step: windowStep(strides[1]), relaxed, shared };
+    return {
+      output: window.output,
+      table: Int32Array.from(windowTable(window)),
+      scratchBytes: 0,
+      jobs({ x, y, w, table, bias }) {
+        const job = windowJob({ ...window, batch, channels, multiplier: outputs / groups, x, y, table, w, bias }, spec);
+        return [{ kernel: memory.kernel(slidingWindow, spec), ...job }];
+      },
+    };
+  }
+  const prepared = padWindow(shape, 4);
+  const { output, padded } = prepared;
   const plane = 4 * padded[0] * padded[1];
-  const steps = { columnStep: 4 * strides[1], rowStep: 4 * strides[0] * padded[1] };
   // word 0: what is padded with
   const table = Int32Array.of(0, ...prepared.taps(width));
   return {
@@ -168,18 +187,12 @@ export function convolution(memory: EngineMemory, shape: ConvShape): WindowPlan 
     scratchBytes: prepared.scratchBytes,
     jobs(at) {
       const { jobs, x } = prepared.pad(memory, at, at.table);
-      const common = { batch, x, y: at.y, table: at.table + 4, xBatch: channels * plane, ...steps };
       const taps = width * kernel[0] * kernel[1];
-      if (width === 1) {
-        const spec: WindowSpec = { op: "conv", step: windowStep(strides[1]), relaxed, shared };
-        const multiplier = outputs / groups;
-        const operands = { channels: outputs, multiplier, xChannel: plane, w: at.w, bias: at.bias };
-        const job = windowJob({ ...common, ...operands, height: output[0], width: output[1], taps });
-        return [...jobs, { kernel: memory.kernel(slidingWindow, spec), ...job, panelBytes: 0 }];
-      }
+      const steps = { columnStep: 4 * strides[1], rowStep: 4 * strides[0] * padded[1] };
       const spec = { relaxed, shared };
-      const sizes = { groups, channels: outputs / groups, outputs: output[0] * output[1], taps, width: output[1] };
-      const job = convJob({ ...common, ...sizes, xGroup: width * plane, w: at.w ?? 0, bias: at.bias ?? 0 }, spec, memory.threads);
+      const sizes = { batch, groups, channels: outputs / groups, outputs: output[0] * output[1], taps, width: output[1] };
+      const places = { x, y: at.y, table: at.table + 4, w: at.w ?? 0, bias: at.bias ?? 0 };
+      const job = convJob({ ...sizes, ...places, ...steps, xBatch: channels * plane, xGroup: width * plane }, spec, memory.threads);
       return [...jobs, { kernel: memory.kernel(conv, spec), ...job }];
     },
   };
@@ -207,26 +220,22 @@ export function pooling(
   memory: EngineMemory,
   shape: WindowShape & { readonly kind: "max" | "average"; readonly countPadding?: boolean },
 ): WindowPlan {
-  const { batch, channels, kernel, strides, kind } = shape;
-  const prepared = padWindow(shape, 4);
-  const { output, padded } = prepared;
-  const plane = 4 * padded[0] * padded[1];
-  const offsets = prepared.taps(1);
+  const { batch, channels, strides, kind } = shape;
+  const window = windowOf(shape);
+  const { output } = window;
   const divisors = kind === "average" ? counts(shape, output, shape.countPadding ?? false) : new Float32Array(0);
-  const table = new Int32Array(1 + offsets.length + divisors.length);
-  new Float32Array(table.buffer)[0] = kind === "max" ? -Infinity : 0;
-  table.set(offsets, 1);
-  new Float32Array(table.buffer).set(divisors, 1 + offsets.length);
+  const taps = windowTable(window);
+  const table = new Int32Array(taps.length + divisors.length);
+  table.set(taps);
+  new Float32Array(table.buffer).set(divisors, taps.length);
+  const spec: WindowSpec = { op: kind, step: windowStep(strides[1]), relaxed: false, shared: memory.shared };
   return {
     output,
     table,
-    scratchBytes: prepared.scratchBytes,
-    jobs(at) {
-      const { jobs, x } = prepared.pad(memory, at, at.table);
-      const spec: WindowSpec = { op: kind, step: windowStep(strides[1]), relaxed: false, shared: memory.shared };
-      const job = windowJob({ batch, channels, height: output[0], width: output[1], taps: kernel[0] * kernel[1], x, xBatch: channels * plane, xChannel: plane,
-        y: at.y, table: at.table + 4, columnStep: 4 * strides[1], rowStep: 4 * strides[0] * padded[1], w: at.table + 4 * (1 + offsets.length) }); // prettier-ignore
-      return [...jobs, { kernel: memory.kernel(slidingWindow, spec), ...job, panelBytes: 0 }];
+    scratchBytes: 0,
+    jobs({ x, y, table: at }) {
+      const job = windowJob({ ...window, batch, channels, multiplier: 1, x, y, table: at, w: at + 4 * taps.length }, spec);
+      return [{ kernel: memory.kernel(slidingWindow, spec), ...job }];
     },
   };
 }

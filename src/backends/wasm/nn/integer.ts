@@ -16,12 +16,12 @@ import {
   depthwiseTable,
   depthwiseUnroll,
   integerDepthwise,
-  type DepthwiseShape,
   type DepthwiseSpec,
 } from "../../../../kernels/wasm/conv/depthwise.ts";
 import type { Finish } from "../../../../kernels/wasm/conv/finish.ts";
 import { codeColumns, columnsBytes, columnsJob } from "../../../../kernels/wasm/conv/columns.ts";
 import { codeRows, finishSums, ROWS_ZERO, rowsJob, sumsJob } from "../../../../kernels/wasm/conv/matrix.ts";
+import type { PanelShape } from "../../../../kernels/wasm/nn/panel.ts";
 import { INT8_ARGUMENTS, INT8_CHUNK, INT8_ROWS, INT8_SLAB, int8, int8Quad, packInt8 } from "../../../../kernels/wasm/dot/int8.ts";
 import { resultStride, tileRows } from "../../../../kernels/wasm/products/tiles.ts";
 import type { EngineMemory, Region } from "../memory.ts";
@@ -183,7 +183,7 @@ export function integerConvolution(memory: EngineMemory, filters: Filters, shape
 function depthwise(
   memory: EngineMemory,
   { groups, outputs, address }: Filters,
-  shape: WindowShape & DepthwiseShape,
+  shape: WindowShape & PanelShape,
   step: DepthwiseSpec["step"],
   unsigned: boolean,
 ): IntegerConvPlan {
