@@ -1,9 +1,9 @@
-// Integer convolution of one channel at a time (depthwise, with a multiplier or not), a tile of outputs an item. The
-// part of the image under a tile is copied into a panel as i16, less its zero point, with the padding about it. A vector
+// Integer convolution of one channel at a time (depthwise, with a multiplier or not), a tile of outputs an item. What
+// lies under a tile is copied into a panel as i16, less its zero point, with the padding about it (panel.ts). A vector
 // of eight neighbours there is four pairs, as i32x4.dot_i16x8_s takes them: of a pair (x[c], x[c + 1]) the output at c
 // takes taps (t, t + 1), the one at c + 1 taps (t - 1, t). So outputs at even and at odd columns have sums and words of
-// their own, nothing is shuffled, and every two columns of a kernel are one load (a "shift"). With a stride of 2 only the
-// even ones are there; with dilation each tap is a shift, of words (t, none) and (none, t).
+// their own, nothing is shuffled, and every two columns of a kernel are one load (a "shift"). With a stride of 2 only
+// the even ones are there; with dilation each tap is a shift, of words (t, none) and (none, t).
 //
 // Weights come as conv.ts has them, style "words"; a table says which taps make up the words of the shifts.
 import { ModuleBuilder, type Emit, type FunctionBuilder, type FunctionRef, type Local } from "../engine/asm.ts";
@@ -54,7 +54,7 @@ const parities = (step: 1 | 2): readonly boolean[] => (step === 1 ? [false, true
 export const depthwiseUnroll = (shape: PanelShape): DepthwiseSpec["unroll"] =>
   shape.kernel[0] === 3 && shape.kernel[1] === 3 && shape.dilations[1] === 1 ? "3x3" : shiftsOf(shape).unroll;
 
-/** int32 [kernel rows][shifts][even, odd][2]: where in a filter's packed words the tap of a half word is, -1 for none. */
+/** int32 [kernel rows][shifts][even, odd][2]: where in a filter's packed words the tap of a half is, -1 for none. */
 export function depthwiseTable(shape: PanelShape): Int32Array {
   const { kernel, strides } = shape;
   const { count, word } = shiftsOf(shape);

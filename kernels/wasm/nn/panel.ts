@@ -46,7 +46,7 @@ export interface Panel {
   args(planes: PanelPlanes): { readonly items: number; readonly args: readonly number[] };
 }
 
-/** `reach`: columns that are read for `columns` outputs of a row, where they are more than the image and its padding. */
+/** `reach`: columns that are read for so many outputs of a row, where they are more than the image and its padding. */
 export function panelOf(shape: PanelShape, element: PanelElement, reach: (columns: number) => number = () => 0): Panel {
   const { size, before, kernel, strides, dilations, output } = shape;
   const columnBlocks = Math.ceil(output[1] / COLUMNS);

@@ -1,6 +1,7 @@
 // Convolution and pooling on a backend's memory, as jobs: pad the image where it needs it, then one kernel; kernels of
-// one channel at a time pad by themselves. Shapes only; addresses come when the jobs are made, so that one plan serves any place. What a plan needs beside its
-// operands: a table (constant: write it once) and scratch space for the padded image.
+// one channel at a time pad by themselves. Shapes only; addresses come when the jobs are made, so that one plan serves
+// any place. What a plan needs beside its operands: a table (constant: write it once) and scratch space for the padded
+// image.
 import { conv, convJob } from "../../../../kernels/wasm/nn/conv.ts";
 import { copy, copyJob } from "../../../../kernels/wasm/nn/copy.ts";
 import type { PanelShape } from "../../../../kernels/wasm/nn/panel.ts";
