@@ -31,6 +31,25 @@ export function rowScaled(format: BlockFormat): boolean {
   return second === undefined && level.span === "row" && level.format.bits === 32 && level.format.kind === "float" && !format.offset;
 }
 
+/** Floats whose fields the scan kernel reads: `lacking` powers of two of the float32 that it makes of them. */
+export interface FloatOperands {
+  readonly bits: 8 | 16;
+  readonly mantissaBits: number;
+  readonly lacking: number;
+}
+
+/** Null for a format whose elements are no floats of 8 or 16 bits, with at most one float32 scale a row. */
+export function floatOperandsOf(format: Format): FloatOperands | null {
+  if (format.kind === "opaque" || (format.kind === "block" && !rowScaled(format))) return null;
+  const { bits, access } = format.kind === "block" ? format.element : format;
+  if (access?.kind !== "shift" || !access.signed || !access.subnormals) return null;
+  const { exponentBits, mantissaBits, bias } = access;
+  if (bits === 8 && exponentBits + mantissaBits === 7) return { bits, mantissaBits, lacking: 127 - bias };
+  if (bits === 16 && ((exponentBits === 8 && mantissaBits === 7) || (exponentBits === 5 && mantissaBits === 10)))
+    return { bits, mantissaBits, lacking: 127 - bias };
+  return null;
+}
+
 /** The bits to turn over so that fields are operands in the order of the integers, or null. */
 function flipOf(bits: number, integers: Int32Array, multiple: number): { flip: number; shift: number } | null {
   const signed = bits === 8;

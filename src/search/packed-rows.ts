@@ -1,6 +1,7 @@
-// Packed rows of any format, as packed tensors: what the scan kernel does not read is decoded panel by panel into
-// float32 and scanned there. Also float32 itself, whose rows may be the caller's own array.
-import { dequantizeRows } from "../../formats/core/packed.ts";
+// Packed rows of any format, as packed tensors: floats of 8 and 16 bits are copied panel by panel to where the scan
+// kernel reads them, and what it does not read is decoded into float32 there. Also float32 itself, whose rows may be
+// the caller's own array.
+import { dequantizeRows, rowScales } from "../../formats/core/packed.ts";
 import { LowbitError } from "../../formats/core/errors.ts";
 import type { Format, PackedTensor } from "../../formats/core/types.ts";
 import { queryBytes, type ScanSpec } from "../../kernels/wasm/search/layout.ts";
@@ -10,6 +11,7 @@ import { rowDecoder, type RowDecoder } from "../tensor/dequantize.ts";
 import { quantize } from "../tensor/quantize/index.ts";
 import { tensor } from "../tensor/tensor.ts";
 import { lists, readList, runRank, runScan } from "./engine.ts";
+import { floatOperandsOf } from "./operands.ts";
 import { lengthOf, writeQuery } from "./query.ts";
 import { joinRows, rowsApart, takeRows } from "./rows.ts";
 import type { Metric, ScanStore } from "./types.ts";
@@ -23,8 +25,10 @@ interface Segment {
   readonly decode: RowDecoder;
 }
 
-/** Floats of a panel: it stays in the second cache. */
-const PANEL = 1 << 16;
+/** Bytes of a panel: it stays in the second cache. */
+const PANEL = 1 << 18;
+/** So many queries cost more to decode codes for, each anew, than all of them at once. */
+const DECODED = 4;
 /** A last segment of fewer rows is joined with what is added. */
 const JOINED = 1024;
 
@@ -39,10 +43,14 @@ export function packedRows(memory: EngineMemory, format: Format, dims: number, m
   let factors = new Float32Array(0);
   let offsets = new Float32Array(0);
   let allIds = new Uint32Array(0);
-  const vectors = Math.ceil(dims / 4);
-  const spec: ScanSpec = {
-    kind: "float", style: "simd", bits: 32, vectors, stride: 4 * dims, planes: 1, table: null, doubled: false, most: 0, offset, flat: false, shared: memory.shared,
-  }; // prettier-ignore
+  const fields = plain ? null : floatOperandsOf(format);
+  const common = { kind: "float", style: "simd", planes: 1, table: null, doubled: false, most: 0, offset, flat: false, shared: memory.shared } as const; // prettier-ignore
+  const decoded: ScanSpec = { ...common, bits: 32, vectors: Math.ceil(dims / 4), stride: 4 * dims };
+  const coded = ((): ScanSpec => {
+    if (fields === null) return decoded;
+    const vectors = Math.ceil((dims * fields.bits) / 128);
+    return { ...common, bits: fields.bits, mantissaBits: fields.mantissaBits, vectors, stride: 16 * vectors };
+  })();
 
   const segmentOf = (row: number): Segment => {
     let i = segments.length - 1;
@@ -59,12 +67,33 @@ export function packedRows(memory: EngineMemory, format: Format, dims: number, m
         ? (row, many, out) => out.set(floats!.subarray(row * dims, (row + many) * dims))
         : rowDecoder(packed, wasmSync().codec),
   });
+  /** Codes of rows where the scan kernel reads them. */
+  const copyCodes = ({ codes, rowBytes }: PackedTensor, row: number, many: number, to: number): void => {
+    const { stride } = coded;
+    const bytes = new Uint8Array(memory.buffer, to, many * stride);
+    if (rowBytes === stride) bytes.set(codes.subarray(row * rowBytes, (row + many) * rowBytes));
+    else
+      for (let r = 0; r < many; r++) {
+        bytes.set(codes.subarray((row + r) * rowBytes, (row + r + 1) * rowBytes), r * stride);
+        bytes.fill(0, r * stride + rowBytes, (r + 1) * stride);
+      }
+  };
+  /** Multiplies factors by the scales of rows whose codes are scanned. */
+  const scaleRows = (packed: PackedTensor, row: number, own: Float32Array): void => {
+    if (packed.format.kind !== "block") return;
+    const levels = rowScales(packed, packed.format);
+    const [scale, none] = [new Float64Array(1), new Float64Array(1)];
+    for (let r = 0; r < own.length; r++) {
+      levels.fill(row + r, scale, none);
+      own[r] *= scale[0];
+    }
+  };
   /**
    * Factors and offsets of rows up to `count`, which only scans need: of rows of the caller's own not before the first.
    * @throws LowbitError E_VALUE
    */
   const measureRows = (): void => {
-    const step = Math.max(1, Math.floor(PANEL / dims));
+    const step = Math.max(1, Math.floor(PANEL / 4 / dims));
     const panel = new Float32Array(step * dims);
     while (measured < count) {
       const segment = segmentOf(measured);
@@ -181,24 +210,34 @@ export function packedRows(memory: EngineMemory, format: Format, dims: number, m
     },
     scan(queries, want, mask, _precise) {
       measureRows();
+      // for several queries rows are decoded once
+      const isCoded = fields !== null && queries.length < DECODED;
+      const spec = isCoded ? coded : decoded;
       const size = queryBytes(spec);
       const query = memory.scratch("search query", size * queries.length);
       const bytes = new Uint8Array(memory.buffer, query, size * queries.length).fill(0);
-      const lost = queries.map((q, i) => writeQuery(bytes.subarray(i * size, (i + 1) * size), q, spec, null));
+      const lacking = isCoded ? fields.lacking : 0;
+      const lost = queries.map((q, i) => writeQuery(bytes.subarray(i * size, (i + 1) * size), q, spec, null, lacking));
       const into = lists(memory, "search lists", [queries.length, want, memory.threads]);
-      const step = Math.max(8, 8 * Math.floor(PANEL / dims / 8));
-      const panel = new Float32Array(step * dims);
-      const staged = memory.scratch("search panel", 4 * (step * dims + 3 * step) + 64);
-      const [own, add, id] = [0, 1, 2].map((i) => staged + 4 * (step * dims + i * step));
+      const step = Math.max(8, 8 * Math.floor(PANEL / spec.stride / 8));
+      const panel = new Float32Array(isCoded ? 0 : step * dims);
+      const staged = memory.scratch("search panel", step * (spec.stride + 12) + 64);
+      const [own, add, id] = [0, 1, 2].map((i) => staged + step * (spec.stride + 4 * i) + 16);
       for (const segment of segments)
         for (let row = 0; row < segment.rows; row += step) {
           const many = Math.min(step, segment.rows - row);
           const first = segment.first + row;
-          segment.decode(row, many, panel);
-          memory.floats(staged, many * dims).set(panel.subarray(0, many * dims));
-          // the last vector of a row of odd length reads on, and multiplies by zero: what it reads must be finite
-          memory.floats(staged + 4 * many * dims, 4).fill(0);
-          memory.floats(own, many).set(factors.subarray(first, first + many));
+          const weights = memory.floats(own, many);
+          weights.set(factors.subarray(first, first + many));
+          if (isCoded) {
+            copyCodes(segment.packed!, row, many, staged);
+            scaleRows(segment.packed!, row, weights);
+          } else {
+            segment.decode(row, many, panel);
+            memory.floats(staged, many * dims).set(panel.subarray(0, many * dims));
+            // the last vector of a row of odd length reads on, and multiplies by zero: what it reads must be finite
+            memory.floats(staged + 4 * many * dims, 4).fill(0);
+          }
           memory.floats(add, many).set(offsets.subarray(first, first + many));
           new Uint32Array(memory.buffer, id, many).set(allIds.subarray(first, first + many));
           const masks = mask === null ? 0 : stageMask(memory, mask, first, many);

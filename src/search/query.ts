@@ -1,23 +1,40 @@
 // Queries in the layout of the scan kernel: integer planes whose element i meets field i of the codes, a bit for each
 // sign, or float32.
-import { QUERY_HEAD, queryRange, queryVectors, type ScanSpec } from "../../kernels/wasm/search/layout.ts";
+import { decodeOrder, QUERY_HEAD, queryRange, queryVectors, type ScanSpec } from "../../kernels/wasm/search/layout.ts";
 import type { Operands } from "./operands.ts";
 
 /**
- * Writes a query at the start of `bytes` (zeros before). Returns what is lost: the norm of the difference between the
- * query and what was written.
+ * Writes a query at the start of `bytes` (zeros before). `lacking`: powers of two that decoded floats lack. Returns
+ * what is lost: the norm of the difference between the query and what was written.
  */
-export function writeQuery(bytes: Uint8Array, q: Float64Array, spec: ScanSpec, operands: Operands | null): number {
-  if (spec.kind === "float") return writeFloats(bytes, q);
+export function writeQuery(bytes: Uint8Array, q: Float64Array, spec: ScanSpec, operands: Operands | null, lacking = 0): number {
+  if (spec.kind === "float") return writeFloats(bytes, q, spec, lacking);
   if (spec.kind === "hamming") return writeSigns(bytes, q);
   return writePlanes(bytes, q, spec, operands!);
 }
 
-function writeFloats(bytes: Uint8Array, q: Float64Array): number {
-  const floats = new Float32Array(bytes.buffer, bytes.byteOffset + QUERY_HEAD, q.length);
-  floats.set(q);
+/** Exponents of float32 about which products and sums of decoded fields stay, however small the fields are. */
+const MIDDLE = 100;
+
+/** Of floats of fewer bits: times a power of two, whose inverse is in the factor with what the fields lack. */
+function writeFloats(bytes: Uint8Array, q: Float64Array, { bits }: ScanSpec, lacking: number): number {
+  const floats = new Float32Array(bytes.buffer, bytes.byteOffset, bytes.length >> 2);
+  const order = decodeOrder(bits);
+  let most = 0;
+  for (let i = 0; i < q.length; i++) most = Math.max(most, Math.abs(q[i]));
+  const power =
+    lacking === 0 || most === 0 ? 0 : Math.max(lacking - MIDDLE, Math.min(lacking + MIDDLE, MIDDLE - Math.floor(Math.log2(most))));
+  const [scale, back] = [2 ** power, 2 ** -power];
+  floats[0] = 2 ** (lacking - power);
+  const head = QUERY_HEAD >> 2;
   let lost = 0;
-  for (let i = 0; i < q.length; i++) lost += (q[i] - floats[i]) ** 2;
+  for (let from = 0; from < q.length; from += order.length)
+    for (let i = 0; i < order.length; i++) {
+      const value = q[from + order[i]] ?? 0;
+      const at = head + from + i;
+      floats[at] = value * scale;
+      lost += (value - floats[at] * back) ** 2;
+    }
   return Math.sqrt(lost);
 }
 

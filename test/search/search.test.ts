@@ -1,7 +1,7 @@
 // lowbit/search against exact search in float64 over the decoded vectors: every metric, formats of every kind, odd
 // sizes, ids, filters, removal, threads, batches, files.
 import { afterAll, beforeAll, describe, expect, it } from "vitest";
-import { dequantize, isLowbitError, quantize, tensor, wasm, type WasmBackend } from "../../src/index.ts";
+import { dequantize, isLowbitError, quantize, tensor, wasm, type NumberFormat, type WasmBackend } from "../../src/index.ts";
 import { format } from "../../formats/index.ts";
 import { wasmFeatures } from "../../kernels/wasm/engine/features.ts";
 import { wasmWith } from "../../src/backends/wasm/backend.ts";
@@ -73,6 +73,35 @@ describe("createIndex finds what exact search over the decoded vectors finds", (
         for (const metric of METRICS) {
           using index = createIndex(x, { dims, metric, precision });
           agrees(index.search(q, { k: 5 }), oracleSearch(q, decoded(index), metric, 5, ids), `${precision} ${metric}`);
+        }
+    });
+});
+
+describe("floats whose codes are scanned", () => {
+  const dims = 37;
+  const n = 61;
+  for (const name of ["float8_e4m3fn", "float8_e5m2", "float8_e3m4", "float8_e4m3fnuz", "float8_e5m2_row", "float16", "bfloat16"])
+    it(`${name}: least and greatest values, queries of any size, one at a time and several`, () => {
+      const of = format(name);
+      const { max, minPositive } = of.kind === "block" ? of.element.limits : (of as NumberFormat).limits;
+      // rows of subnormal values, of 1, and near the greatest of which an index takes the norm
+      const sizes = [Math.max(4 * minPositive, 1e-37), 1, Math.min(max / 8, 1e15)];
+      const x = data(n, dims, 41).map((v, i) => v * sizes[Math.floor(i / dims) % 3]);
+      const ids = Array.from({ length: n }, (_, i) => i);
+      for (const metric of METRICS)
+        for (const size of [1e-25, 1, 1e15]) {
+          using index = createIndex(x, { dims, metric, precision: name });
+          const values = decoded(index);
+          const q = data(5, dims, 43).map((v) => v * size);
+          const one = q.subarray(0, dims);
+          agrees(index.search(one, { k: 9 }), oracleSearch(one, values, metric, 9, ids), `${name} ${metric} ${size}`);
+          const many = index.searchMany(q, { k: 9 });
+          for (let i = 0; i < 5; i++)
+            agrees(
+              many[i],
+              oracleSearch(q.subarray(i * dims, (i + 1) * dims), values, metric, 9, ids),
+              `${name} ${metric} ${size} query ${i}`,
+            );
         }
     });
 });

@@ -7,7 +7,10 @@ export interface ScanSpec {
    * several instructions), `simd` for baseline SIMD128.
    */
   readonly style: "dot" | "madd16" | "simd";
-  readonly bits: 1 | 2 | 4 | 8 | 32;
+  /** float: 32, or 8 and 16 for floats of that size that are decoded as they are read. */
+  readonly bits: 1 | 2 | 4 | 8 | 16 | 32;
+  /** float of 8 and 16 bits: bits of the significand that are stored; sign and exponent take the others. */
+  readonly mantissaBits?: number;
   /** Vectors of 16 bytes in a row. */
   readonly vectors: number;
   /** Bytes from one row to the next. */
@@ -40,12 +43,13 @@ export type ScanArgument = (typeof SCAN_ARGUMENTS)[number];
 /** Rows that are computed together; codes, factors and offsets are padded to a multiple of it. */
 export const SCAN_ROWS = 4;
 
-/** The head of a query: for each plane its factor (f32) and what is taken from its sum (i32). */
+/** The head of a query: for each plane its factor (f32) and what is taken from its sum (i32); float: a factor. */
 export const QUERY_HEAD = 64;
 
 /** Vectors of a query that meet one vector of codes. */
 export function queryVectors(spec: Pick<ScanSpec, "kind" | "style" | "bits" | "planes">): number {
-  if (spec.kind !== "dot") return 1;
+  if (spec.kind === "hamming") return 1;
+  if (spec.kind === "float") return 32 / spec.bits;
   return (8 / spec.bits) * spec.planes * (spec.style === "simd" ? 2 : 1);
 }
 
@@ -56,6 +60,15 @@ export function queryVectors(spec: Pick<ScanSpec, "kind" | "style" | "bits" | "p
  */
 export function queryRange({ style, bits }: Pick<ScanSpec, "style" | "bits">): { readonly max: number; readonly offset: number } {
   return style !== "simd" && bits === 8 ? { max: 63, offset: 64 } : { max: 127, offset: 0 };
+}
+
+/**
+ * Floats of a query in the order in which a vector of codes of 8 or 16 bits is decoded, four by four: the halves of
+ * words of 32 bits, of bytes first the even ones.
+ */
+export function decodeOrder(bits: ScanSpec["bits"]): readonly number[] {
+  if (bits === 16) return [0, 2, 4, 6, 1, 3, 5, 7];
+  return bits === 8 ? [0, 4, 8, 12, 2, 6, 10, 14, 1, 5, 9, 13, 3, 7, 11, 15] : [0, 1, 2, 3];
 }
 
 /** Bytes of a query with its head. */

@@ -6,7 +6,8 @@
 //   dot      integer codes of 1, 2, 4 or 8 bits times a query of one or two integer planes (the second holds what the
 //            first leaves)
 //   hamming  1-bit codes against a 1-bit query
-//   float    float32 rows times a float32 query; for formats that are decoded panel by panel
+//   float    rows of float32, or of floats of 8 and 16 bits, times a float32 query; float32 also for formats that are
+//            decoded panel by panel
 //
 // Work is shared out in items of rows; within one, every query passes over its rows while they are in the cache. The
 // four rows that are computed together lie a quarter of an item apart: four streams come from memory 1.3 to 1.7 times

@@ -105,11 +105,43 @@ function dotStep(f: FunctionBuilder, spec: ScanSpec, p: readonly Local[], query:
   return Object.assign(step, { end: () => narrow?.widen() });
 }
 
-function floatStep(f: FunctionBuilder, p: readonly Local[], query: Local, acc: readonly Local[]): Step {
-  const q = f.local("v128");
+/**
+ * Fields of floats become those of float32 by shifts, too small by a power of two that the factor of the query makes
+ * up for. Infinities and NaN do not: rows have none.
+ */
+function decoded(f: FunctionBuilder, { bits, mantissaBits = 0 }: ScanSpec): (x: Local) => readonly Emit[] {
+  const upper = f.constant32(-65536);
+  if (bits === 16) {
+    // of float16, whose exponent has three bits less than float32's
+    const fit = (words: Emit): Emit => {
+      return mantissaBits === 7 ? words : f.op("v128.and", f.op("i32x4.shr_s", words, f.i32(3)), f.constant32(0x8fffe000));
+    };
+    return (x) => [fit(f.op("i32x4.shl", x, f.i32(16))), fit(f.op("v128.and", x, upper))];
+  }
+  // as bfloat16: the sign at bit 15, the exponent's lowest bit at 7
+  const mask = f.constant16(-32768 | (127 << (7 - mantissaBits)));
+  const words = f.local("v128");
+  const place = (v: Emit | Local): Emit => f.op("v128.and", f.op("i16x8.shr_s", v, f.i32(1 + mantissaBits)), mask);
+  const halves = (v: Emit): readonly Emit[] => [
+    () => {
+      f.set(words, v);
+      f.run(f.op("i32x4.shl", words, f.i32(16)));
+    },
+    f.op("v128.and", words, upper),
+  ];
+  return (x) => [...halves(place(f.op("i16x8.shl", x, f.i32(8)))), ...halves(place(x))];
+}
+
+function floatStep(f: FunctionBuilder, spec: ScanSpec, p: readonly Local[], query: Local, acc: readonly Local[]): Step {
+  const q = f.locals("v128", queryVectors(spec));
+  const x = f.local("v128");
+  const values = spec.bits === 32 ? (v: Local): readonly Emit[] => [f.get(v)] : decoded(f, spec);
   return endless((at, from) => {
-    f.set(q, f.load("v128.load", query, from));
-    for (let r = 0; r < SCAN_ROWS; r++) f.set(acc[r], f.op("f32x4.add", acc[r], f.op("f32x4.mul", q, f.load("v128.load", p[r], at))));
+    q.forEach((v, i) => f.set(v, f.load("v128.load", query, from + 16 * i)));
+    for (let r = 0; r < SCAN_ROWS; r++) {
+      f.set(x, f.load("v128.load", p[r], at));
+      values(x).forEach((value, i) => f.set(acc[r], f.op("f32x4.add", acc[r], f.op("f32x4.mul", value, q[i]))));
+    }
   });
 }
 
@@ -160,12 +192,12 @@ function sumLanes(f: FunctionBuilder, add: string, [a, b, c, d]: readonly Local[
 export function writeSums(f: FunctionBuilder, spec: ScanSpec, p: readonly Local[], query: Local, score: Local, rowSums: Emit): () => void {
   if (spec.kind === "hamming") return hammingSums(f, spec, p, query, score);
   const acc = Array.from({ length: spec.kind === "dot" ? spec.planes : 1 }, () => f.locals("v128", SCAN_ROWS));
-  const step = spec.kind === "dot" ? dotStep(f, spec, p, query, acc) : floatStep(f, p, query, acc[0]);
+  const step = spec.kind === "dot" ? dotStep(f, spec, p, query, acc) : floatStep(f, spec, p, query, acc[0]);
   return () => {
     for (const plane of acc) for (const a of plane) f.set(a, f.constant32(0));
     eachVector(f, spec, p, query, step);
     if (spec.kind === "float") {
-      f.set(score, sumLanes(f, "f32x4.add", acc[0]));
+      f.set(score, f.op("f32x4.mul", sumLanes(f, "f32x4.add", acc[0]), f.load("v128.load32_splat", query)));
       return;
     }
     const { offset } = queryRange(spec);

@@ -7,7 +7,13 @@ import { scan, scanModule } from "./scan.ts";
 
 function* scanVariants(): Iterable<KernelVariant> {
   const variant = (spec: Omit<ScanSpec, "shared">): KernelVariant => {
-    const what = spec.kind === "dot" ? `w${spec.bits}${spec.table === null ? "" : "t"}${spec.doubled ? "doubled" : ""}x${spec.planes}` : "";
+    const floats = spec.bits === 32 ? "" : `w${spec.bits}m${spec.mantissaBits}`;
+    const what =
+      spec.kind === "float"
+        ? floats
+        : spec.kind === "dot"
+          ? `w${spec.bits}${spec.table === null ? "" : "t"}${spec.doubled ? "doubled" : ""}x${spec.planes}`
+          : "";
     const relaxed = spec.kind === "dot" && spec.style !== "simd";
     return {
       name: `${spec.kind}_scan_${what}_${spec.vectors}${spec.offset ? "_offset" : ""}${spec.flat ? "_flat" : ""}__${relaxed ? "wasmrelaxedsimd" : "wasmsimd"}_${spec.style}`,
@@ -20,6 +26,13 @@ function* scanVariants(): Iterable<KernelVariant> {
     for (const vectors of [1, 3, 24, 200]) {
       const base = { planes: 1, table: null, doubled: false, most: 0, offset, flat: false, vectors, stride: 16 * vectors } as const;
       yield variant({ ...base, kind: "float", style: "simd", bits: 32 });
+      for (const [bits, mantissaBits] of [
+        [8, 2],
+        [8, 3],
+        [16, 7],
+        [16, 10],
+      ] as const)
+        yield variant({ ...base, kind: "float", style: "simd", bits, mantissaBits });
       yield variant({ ...base, kind: "hamming", style: "simd", bits: 1, doubled: true });
       if (!offset) yield variant({ ...base, kind: "hamming", style: "simd", bits: 1, doubled: true, flat: true });
       for (const style of ["dot", "madd16", "simd"] as const)
