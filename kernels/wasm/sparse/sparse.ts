@@ -1,25 +1,35 @@
 // Products with sparse weights: y[m][n] = sum over the columns that a row (or a block of four rows) of W keeps. Weights
 // are a stream: for each step the places of its columns, then its weights; activations lie column by column in tiles of
-// some rows, so that a step is contiguous loads, and zeros cost nothing. float32, or exact int8 in pairs of columns.
+// some rows, so that a step is contiguous loads, and zeros cost nothing. float32, or exact int8 in pairs of columns:
+// any two, which are joined as they are loaded, or (1x4) neighbours, which lie joined in the tile.
 // Sources: Fast Sparse ConvNets (arXiv 1911.09723), constant-block SpMM (4x1 blocks and their multiples).
 import { family } from "../engine/family.ts";
 import { ModuleBuilder, type Emit, type FunctionBuilder, type Local } from "../engine/asm.ts";
 import { writeWork } from "../engine/items.ts";
 
+export type SparseBlock = "1x1" | "4x1" | "1x4";
+
 export interface SparseSpec {
   readonly type: "float32" | "int8";
-  /** Rows of W that share their columns. */
-  readonly rows: 1 | 4;
+  /** Rows x columns of W that are kept together; 1x4, columns from a multiple of 4 on, only of int8. */
+  readonly block: SparseBlock;
   readonly relaxed: boolean;
   readonly shared: boolean;
 }
 
-/** Rows of activations of a tile: 12 accumulators, or 8 for blocks of int8, whose pairs of columns take registers. */
-export const sparseTile = ({ type, rows }: Pick<SparseSpec, "type" | "rows">): number => (rows === 1 ? 48 : type === "int8" ? 8 : 12);
+export const blockRows = (block: SparseBlock): 1 | 4 => (block === "4x1" ? 4 : 1);
+
+/**
+ * Rows of activations of a tile: 12 accumulators, or 8 for blocks of int8: pairs of columns take registers, and 128
+ * rows are whole tiles.
+ */
+export const sparseTile = ({ type, block }: Pick<SparseSpec, "type" | "block">): number =>
+  block === "1x4" ? 32 : block === "1x1" ? 48 : type === "int8" ? 8 : 12;
 /** Bytes of an activation in a tile. */
 export const sparseElement = (type: SparseSpec["type"]): number => (type === "int8" ? 2 : 4);
-/** Bytes of a step: one column and its weights, or two columns and pairs of weights in 16 bits. */
-export const sparseStep = ({ type, rows }: Pick<SparseSpec, "type" | "rows">): number => (type === "int8" ? 8 : 4) + 4 * rows;
+/** Bytes of a step: one column and its weights, or two columns and pairs of weights in 16 bits, or two such pairs. */
+export const sparseStep = ({ type, block }: Pick<SparseSpec, "type" | "block">): number =>
+  block === "1x4" ? 12 : (type === "int8" ? 8 : 4) + 4 * blockRows(block);
 
 /**
  * Arguments of `work`. An item is a part of the groups (of `rows` rows of W) for one tile. `starts`: u32 by group and
@@ -29,7 +39,8 @@ export const SPARSE_ARGUMENTS = ["stream", "starts", "a", "c", "ldc", "groups", 
 
 /** group(stream, end, a, c, ldc): a group of rows for a tile. */
 function writeGroup(f: FunctionBuilder, spec: SparseSpec): void {
-  const { type, rows, relaxed } = spec;
+  const { type, block, relaxed } = spec;
+  const rows = blockRows(block);
   const vectors = sparseTile(spec) / 4;
   const step = sparseStep(spec);
   const [at, end, a, c, ldc] = [0, 1, 2, 3, 4].map((i) => f.param(i));
@@ -51,6 +62,14 @@ function writeGroup(f: FunctionBuilder, spec: SparseSpec): void {
             relaxed ? f.op("f32x4.relaxed_madd", w, value, acc[r][i]) : f.op("f32x4.add", acc[r][i], f.op("f32x4.mul", w, value)),
           );
         }
+      }
+    } else if (block === "1x4") {
+      for (let pair = 0; pair < 2; pair++) {
+        f.set(w, f.load("v128.load32_splat", at, 4 + 4 * pair));
+        acc[0].forEach((sum, i) => {
+          const value = f.load("v128.load", p, 16 * (pair * vectors + i));
+          f.set(sum, f.op("i32x4.add", sum, f.op("i32x4.dot_i16x8_s", w, value)));
+        });
       }
     } else {
       f.set(q, f.op("i32.add", a, f.load("i32.load", at, 4)));
@@ -109,12 +128,12 @@ export function sparseModule(spec: SparseSpec): Uint8Array<ArrayBuffer> {
       f.set(last, f.op("select", last, field("groups"), f.op("i32.lt_u", last, field("groups"))));
       f.set(a, f.op("i32.add", field("a"), f.op("i32.mul", tile, field("tileBytes"))));
       f.set(c, f.op("i32.add", field("c"), f.op("i32.mul", f.op("i32.mul", tile, f.i32(sparseTile(spec))), field("ldc"))));
-      f.bump(c, f.op("i32.mul", g, f.i32(4 * spec.rows)));
+      f.bump(c, f.op("i32.mul", g, f.i32(4 * blockRows(spec.block))));
       f.while(f.op("i32.lt_u", g, last), () => {
         f.set(start, f.op("i32.add", field("starts"), f.op("i32.shl", g, f.i32(2))));
         const stream = (offset: number): Emit => f.op("i32.add", field("stream"), f.load("i32.load", start, offset));
         f.run(f.call(group, stream(0), stream(4), a, c, field("ldc")));
-        f.bump(c, 4 * spec.rows);
+        f.bump(c, 4 * blockRows(spec.block));
         f.bump(g, 1);
       });
     };
@@ -123,7 +142,7 @@ export function sparseModule(spec: SparseSpec): Uint8Array<ArrayBuffer> {
 }
 
 /** Arguments of packing: `rows` rows of `k` activations at x into tiles at a. An item is a tile. */
-export const SPARSE_PACK_ARGUMENTS = ["x", "a", "rows", "k"] as const;
+export const SPARSE_PACK_ARGUMENTS = ["x", "a", "rows", "k", "tileBytes"] as const;
 
 /**
  * A module whose `work` turns rows of activations (float32 or int8) into tiles; rows that are not there repeat the
@@ -131,30 +150,33 @@ export const SPARSE_PACK_ARGUMENTS = ["x", "a", "rows", "k"] as const;
  */
 export function sparsePackModule(spec: Omit<SparseSpec, "relaxed">): Uint8Array<ArrayBuffer> {
   const m = new ModuleBuilder({ shared: spec.shared });
-  const { type } = spec;
+  const { type, block } = spec;
   const tile = sparseTile(spec);
-  const [from, to] = type === "int8" ? [1, 2] : [4, 4];
+  // of 1x4 two columns at a time, joined: the second of an odd last one is whatever follows, and multiplied by zero
+  const joined = block === "1x4";
+  const [from, to] = joined ? [2, 4] : type === "int8" ? [1, 2] : [4, 4];
   writeWork(m, (f, args) => {
     const field = (name: (typeof SPARSE_PACK_ARGUMENTS)[number]): Emit => f.load("i32.load", args, 4 * SPARSE_PACK_ARGUMENTS.indexOf(name));
-    const [row, left, a, count] = f.locals("i32", 4);
+    const [row, left, a, count, steps] = f.locals("i32", 5);
     const x = f.locals("i32", 4);
     const v = f.local("v128");
     return (item) => {
-      f.set(a, f.op("i32.add", field("a"), f.op("i32.mul", item, f.op("i32.mul", field("k"), f.i32(tile * to)))));
+      f.set(steps, joined ? f.op("i32.shr_u", f.op("i32.add", field("k"), f.i32(1)), f.i32(1)) : field("k"));
+      f.set(a, f.op("i32.add", field("a"), f.op("i32.mul", item, field("tileBytes"))));
       f.set(row, f.op("i32.mul", item, f.i32(tile)));
       f.set(count, f.i32(tile / 4));
       f.doWhile(() => {
         for (const own of x) {
           const last = f.op("i32.sub", field("rows"), f.i32(1));
           const index = f.op("select", row, last, f.op("i32.lt_u", row, last));
-          f.set(own, f.op("i32.add", field("x"), f.op("i32.mul", index, f.op("i32.mul", field("k"), f.i32(from)))));
+          f.set(own, f.op("i32.add", field("x"), f.op("i32.mul", index, f.op("i32.mul", field("k"), f.i32(type === "int8" ? 1 : 4)))));
           f.bump(row, 1);
         }
-        f.set(left, field("k"));
+        f.set(left, f.get(steps));
         f.doWhile(() => {
           if (type === "int8")
             x.forEach((own, i) => {
-              f.store("i32.store16", a, 2 * i, f.load("i32.load8_s", own));
+              for (let c = 0; c < from; c++) f.store("i32.store16", a, to * i + 2 * c, f.load("i32.load8_s", own, c));
             });
           else {
             f.set(v, f.load("v128.load32_zero", x[0]));
@@ -166,7 +188,7 @@ export function sparsePackModule(spec: Omit<SparseSpec, "relaxed">): Uint8Array<
           f.bump(left, -1);
         }, left);
         // the next four rows of the tile, from its first column
-        f.bump(a, f.op("i32.sub", f.i32(4 * to), f.op("i32.mul", field("k"), f.i32(tile * to))));
+        f.bump(a, f.op("i32.sub", f.i32(4 * to), f.op("i32.mul", steps, f.i32(tile * to))));
         f.bump(count, -1);
       }, count);
     };

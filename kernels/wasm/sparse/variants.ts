@@ -4,8 +4,8 @@ import type { KernelFamily, KernelVariant } from "../../variants.ts";
 import { sparse, sparseModule, sparsePack, sparsePackModule, sparseTile, type SparseSpec } from "./sparse.ts";
 
 /** The name of a product with sparse weights. */
-export const sparseName = ({ type, rows, relaxed }: SparseSpec): string =>
-  `${type === "int8" ? "s8_s32" : "f32"}_sparse${rows}x1_gemm_${sparseTile({ type, rows })}__wasm${relaxed ? "relaxed" : "simd"}`;
+export const sparseName = ({ type, block, relaxed }: SparseSpec): string =>
+  `${type === "int8" ? "s8_s32" : "f32"}_sparse${block}_gemm_${sparseTile({ type, block })}__wasm${relaxed ? "relaxed" : "simd"}`;
 
 /** The name of a product with 2:4 weights. */
 export const twoFourName = ({ style, mr, short }: TwoFourSpec, label = short ? "int4_b32" : "int4"): string =>
@@ -22,20 +22,21 @@ function* twoFourVariants(): Iterable<KernelVariant> {
 
 function* variants(): Iterable<KernelVariant> {
   for (const type of ["float32", "int8"] as const)
-    for (const rows of [1, 4] as const) {
+    for (const block of type === "int8" ? (["1x1", "4x1", "1x4"] as const) : (["1x1", "4x1"] as const)) {
       for (const relaxed of type === "int8" ? [false] : [false, true]) {
-        const spec: SparseSpec = { type, rows, relaxed, shared: false };
+        const spec: SparseSpec = { type, block, relaxed, shared: false };
         yield { name: sparseName(spec), relaxed, build: () => sparseModule(spec) };
       }
-      const name = `${type === "int8" ? "s8" : "f32"}_sparse${rows}x1_pack__wasmsimd`;
-      yield { name, relaxed: false, build: () => sparsePackModule({ type, rows, shared: false }) };
+      const name = `${type === "int8" ? "s8" : "f32"}_sparse${block}_pack__wasmsimd`;
+      yield { name, relaxed: false, build: () => sparsePackModule({ type, block, shared: false }) };
     }
 }
 
 export const sparseKernels: readonly KernelFamily[] = [
   {
     name: "sparse",
-    computes: "activations x the weights that are not zero: float32, or int8 -> int32; rows alone or in blocks of four",
+    computes:
+      "activations x the weights that are not zero: float32, or int8 -> int32; rows alone, in blocks of four or in runs of four columns",
     file: "kernels/wasm/sparse/sparse.ts",
     families: [sparse, sparsePack],
     variants,

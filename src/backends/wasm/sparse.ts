@@ -36,15 +36,16 @@ interface Placed {
 }
 
 function place(runtime: Runtime, stream: SparseStream, type: SparseSpec["type"], k: number): Placed {
-  const { rows: own, groups, starts, bytes } = stream;
+  const { block, groups, starts, bytes } = stream;
   const { shared } = runtime;
-  const spec: SparseSpec = { type, rows: own, relaxed: type === "float32" && runtime.features.relaxed, shared };
+  const spec: SparseSpec = { type, block, relaxed: type === "float32" && runtime.features.relaxed, shared };
   const at = Math.ceil(starts.byteLength / 64) * 64;
   const { space, address } = weightMemory(runtime, at + Math.max(64, bytes.length));
   new Uint32Array(space.buffer, address, starts.length).set(starts);
   new Uint8Array(space.buffer, address + at, bytes.length).set(bytes);
   const tile = sparseTile(spec);
-  const tileBytes = tile * sparseElement(type) * k;
+  // columns that complete a block are never written, and multiplied by zero
+  const tileBytes = tile * sparseElement(type) * Math.ceil(k / 4) * 4;
   const rows = (m: number): number => Math.ceil(m / tile) * tile;
   return {
     space,
@@ -54,9 +55,9 @@ function place(runtime: Runtime, stream: SparseStream, type: SparseSpec["type"],
     multiply(x, m, c, stride) {
       const tiles = rows(m) / tile;
       const a = space.scratch("sparse a", tiles * tileBytes);
-      const pack = { x, a, rows: m, k };
+      const pack = { x, a, rows: m, k, tileBytes };
       const packArgs = Int32Array.from(SPARSE_PACK_ARGUMENTS, (name) => pack[name]);
-      runtime.work(space, kernel(sparsePack, { type, rows: own, shared }), tiles, packArgs, 0);
+      runtime.work(space, kernel(sparsePack, { type, block, shared }), tiles, packArgs, 0);
       // parts of the groups for each tile, so that threads end together
       const parts = runtime.threads === 1 ? 1 : Math.min(groups, Math.ceil((8 * runtime.threads) / tiles));
       const per = Math.ceil(groups / parts);
@@ -91,7 +92,7 @@ export function prepareSparse(runtime: Runtime, w: PackedTensor, { activations =
   const placed = place(runtime, stream, "float32", k);
   const { space, spec } = placed;
   const share = ((100 * stream.kept) / (n * k)).toFixed(1);
-  const reason = `${share} % of the weights are not zero, in ${stream.rows === 4 ? "blocks of 4 rows" : "rows"}; values decoded to float32`;
+  const reason = `${share} % of the weights are not zero, in ${stream.block === "4x1" ? "blocks of 4 rows" : "rows"}; values decoded to float32`;
   const product: Product = {
     space,
     address: placed.address,

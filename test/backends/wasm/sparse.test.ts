@@ -74,6 +74,22 @@ describe("sparse products", () => {
     expect(block.reasons[0]).toMatch(/^25\.0 % of the weights are not zero, in blocks of 4 rows/);
     expect(backend.prepareSparse(prune(w, "unstructured", { sparsity: 0.9 })).explain().kernel).toMatch(/sparse1x1/);
     expect(sparseStream(new Float32Array(16), 4, 4)).toMatchObject({ kept: 0, multiplied: 0 });
+    // of int8 runs of four columns, the last one of what is left
+    const runs = Int8Array.from({ length: 6 * 23 }, (_, i) => (((i % 23) >> 2) % 2 === 1 ? 1 + (i % 7) : 0));
+    expect(
+      sparseStream(
+        runs.map((v, i) => (Math.floor(i / 23) % 2 === 0 ? 0 : v)),
+        6,
+        23,
+      ),
+    ).toMatchObject({ block: "1x4", kept: 33, multiplied: 36 });
+    expect(
+      sparseStream(
+        Float32Array.from(runs, (v, i) => (Math.floor(i / 23) % 2 === 0 ? 0 : v)),
+        6,
+        23,
+      ).block,
+    ).toBe("1x1");
     backend.dispose();
   });
 
