@@ -49,8 +49,11 @@ export const uncheckedEncode = (format: NumberFormat): EncodeFunction => uncheck
 /** @throws LowbitError E_FORMAT for a bad name or width, or a default policy that does not exist */
 export function makeCodec(parts: CodecParts): NumberFormat {
   const { name, bits } = parts;
-  if (!NAME.test(name))
-    throw new LowbitError("E_FORMAT", `format name: expected lower case letters, digits and _, got "${name}". Rename the format.`);
+  if (typeof name !== "string" || !NAME.test(name))
+    throw new LowbitError(
+      "E_FORMAT",
+      `format name: expected lower case letters, digits and _, got ${typeof name === "string" ? `"${name}"` : "none"}. Name the format.`,
+    );
   try {
     checkEncodeOptions(`${name} defaults`, parts.defaults);
   } catch (cause) {

@@ -66,7 +66,7 @@ export function defineFloat(options: FloatOptions): NumberFormat {
   checkFields("defineFloat", options, FIELDS);
   const { name, exponentBits: E, mantissaBits: M, specials, signed = true, subnormals = true, padding = 0 } = options;
   const bad = (what: string, expected: string, got: unknown) =>
-    new LowbitError("E_FORMAT", `${name} ${what}: expected ${expected}, got ${got}. See docs/adding-a-format.md.`);
+    new LowbitError("E_FORMAT", `${name ?? "defineFloat"} ${what}: expected ${expected}, got ${got}. See docs/adding-a-format.md.`);
   if (!Number.isInteger(E) || E < 1 || E > 8) throw bad("exponentBits", "an integer in 1..8", E);
   if (!Number.isInteger(M) || M < 0 || M > 23) throw bad("mantissaBits", "an integer in 0..23", M);
   if (!SPECIALS.has(specials)) throw bad("specials", `one of ${[...SPECIALS].join(", ")}`, String(specials));

@@ -24,7 +24,16 @@ export function formatOf(args: ParsedArgs): Format | undefined {
   } catch (error) {
     throw usageError(`--define: expected a definition in JSON, got ${(error as Error).message}.`);
   }
-  return defineFormat(definition);
+  return defineFormat(resolved(definition) as FormatDefinition);
+}
+
+/** Elements and scales that are given by name become their definitions. @throws LowbitError E_FORMAT_UNKNOWN */
+function resolved(part: unknown): unknown {
+  if (Array.isArray(part)) return part.map(resolved);
+  if (typeof part !== "object" || part === null) return part;
+  const named = (key: string, value: unknown): unknown =>
+    (key === "element" || key === "format") && typeof value === "string" ? format(value).definition : resolved(value);
+  return Object.fromEntries(Object.entries(part).map(([key, value]) => [key, named(key, value)]));
 }
 
 /** The same, where only scalar formats will do. */

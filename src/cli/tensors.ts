@@ -5,6 +5,7 @@ import { readGguf, readSafetensors } from "../interop/index.ts";
 import { readNpyTensor } from "../onnx/calibrate/npy.ts";
 import { modelLayers, readModel, readWeight } from "../onnx/index.ts";
 import { tensor, type Tensor } from "../tensor/tensor.ts";
+import { usageError } from "./spec.ts";
 
 /** A tensor as a matrix: dimensions but the last are rows. */
 export interface FileTensor {
@@ -16,12 +17,13 @@ export interface FileTensor {
 
 /**
  * The tensor called `name`, or the one with most values.
- * @throws LowbitError E_IO, E_CONTAINER, E_ONNX; E_UNSUPPORTED for names of files that are none of these
+ * @throws LowbitError E_IO, E_CONTAINER, E_ONNX; E_CLI for a name where there is one tensor; E_UNSUPPORTED for names of files that are none of these
  */
 export async function readTensor(path: string, name?: string): Promise<FileTensor> {
   const extension = /\.([a-z]+)$/i.exec(path)?.[1].toLowerCase();
   switch (extension) {
     case "npy":
+      if (name !== undefined) throw usageError(`--tensor: expected a file of named tensors, got ${path}, which holds one. Leave it out.`);
       return fromNpy(path);
     case "safetensors":
       return fromContainer(path, await readSafetensors(path), name);
@@ -66,7 +68,10 @@ function choose<T>(path: string, all: ReadonlyMap<string, T>, name: string | und
   const found = all.get(name);
   if (found !== undefined) return [name, found];
   const near = nearest(name, [...all.keys()]).join(", ");
-  throw new LowbitError("E_CONTAINER", `${path}: expected a tensor called ${name}, got none of ${known.length}. Nearest: ${near}.`);
+  throw new LowbitError(
+    "E_CONTAINER",
+    `${path}: expected the name of one of its ${known.length} tensors, got ${JSON.stringify(name)}. Nearest: ${near}.`,
+  );
 }
 
 async function fromContainer(path: string, file: Container, name: string | undefined): Promise<FileTensor> {

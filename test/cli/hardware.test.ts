@@ -43,17 +43,23 @@ describe("formats", () => {
     expect(await run(formatsCommand, "posit8_es2", "--code", "0x48")).toContain("code 0x48 -> 2 ");
     expect(await run(formatsCommand, "posit8_es2", "--code", "0b01001000")).toContain("code 0x48 -> 2 ");
     expect(await run(formatsCommand, "--define", mine, "--csv")).toContain("\n63,0x3f,");
+    const blocks = '{"kind":"block","name":"mine_b16","element":"float4_e2m1fn","scales":[{"format":"float16","span":16}]}';
+    expect(await run(formatsCommand, "--define", blocks)).toMatch(/^mine_b16\n/);
     expect(JSON.parse(await run(formatsCommand, "int4", "--code", "15", "--json"))).toMatchObject({ value: -1, binary: "1111" });
   });
   it.each([
     [["int4", "--csv", "--code", "1"], /^E_CLI: --code, --csv: expected one/],
     [["int4", "--code", "x"], /^E_CLI: --code: expected an integer/],
-    [["int4", "--code", "16"], /0\.\.15/],
+    [["int4", "--code", "16"], /^E_CLI: --code: expected a code of int4, 0\.\.15 \(4 bits\), got 16/],
     [["mxfp4", "--csv"], /^E_CLI: --csv: expected a scalar format.*float4_e2m1fn/],
     [["float32", "--csv"], /^E_UNSUPPORTED: .*at most 16 bits/],
     [["--csv"], /^E_CLI: --csv: expected together with the NAME/],
     [["--define", "{"], /^E_CLI: --define: expected a definition in JSON/],
     [["--define", '{"kind":"x"}'], /^E_FORMAT: /],
+    [["--define", '{"kind":"float"}'], /^E_FORMAT: defineFloat exponentBits: expected/],
+    [["--define", '{"kind":"float","exponentBits":3,"mantissaBits":2,"specials":"finite"}'], /^E_FORMAT: format name: .* got none/],
+    [["--define", '{"kind":"codebook","values":[1,2]}'], /^E_FORMAT: format name: .* got none/],
+    [["--define", '{"kind":"block","element":"int40x","scales":[]}'], /^E_FORMAT_UNKNOWN/],
     [["int4", "--define", mine], /^E_CLI: --define: expected no NAME/],
     [["int4", "--csv", "--json"], /^E_CLI: --json/],
     [["int4", "--code", "1", "--rounding", "ceil"], /^E_CLI: --rounding/],
@@ -96,6 +102,8 @@ describe("vectors", () => {
     [["mxfp4"], /^E_CLI: .*scalar/],
     [["int4", "--op", "pow"], /^E_CLI: --op/],
     [["int4", "--count", "0"], /^E_CLI: --count/],
+    [["int8", "--op", "fma", "--count", "1e15"], /^E_CLI: --count: expected at most 2500000 vectors of fma, 4 codes each, got 1000000/],
+    [["int8", "--op", "dot", "--length", "1e9", "--count", "1"], /^E_CLI: --count: expected at most 0 vectors of dot/],
     [["int4", "--rounding", "up"], /^E_CLI: --rounding/],
   ] as const)("refuses %j", async (argv, message) => expect(await refusal(vectorsCommand, ...argv)).toMatch(message));
 });
@@ -122,7 +130,16 @@ describe("compare", () => {
     const text = await run(compareCommand, path, "--tensor", "small", "--formats", "int8_row,int4_b32", "--top", "1");
     expect(text).toMatch(/small: 2x32, 1 others.*\n.*\n.*\nint8_row/);
   });
+  it("says which rows no format holds, and a tensor that is not there", async () => {
+    const path = join(folder, "short.safetensors");
+    writeFileSync(path, await safetensorsBytes({ tensors: { short: floats(1, 4), other: floats(1, 2) } }));
+    expect(await refusal(compareCommand, path)).toMatch(
+      /^E_UNSUPPORTED: short: expected a format for rows of 4 values, got none of \d+ \(ggml/,
+    );
+    expect(await refusal(compareCommand, path, "--tensor", "shrt")).toMatch(/one of its 2 tensors, got "shrt"\. Nearest: short/);
+  });
   it.each([
+    [["x.npy", "--tensor", "w"], /^E_CLI: --tensor: expected a file of named tensors/],
     [[], /^E_CLI: compare: expected a FILE/],
     [["x.txt"], /^E_UNSUPPORTED/],
     [["missing.npy"], /^E_IO/],

@@ -1,5 +1,5 @@
 // lowbit compare: which format suits a tensor, at most so many stored bits a value.
-import { isLowbitError } from "../../../formats/core/errors.ts";
+import { LowbitError, isLowbitError } from "../../../formats/core/errors.ts";
 import type { Format } from "../../../formats/core/types.ts";
 import { allFormats, format } from "../../../formats/registry.ts";
 import { advise, profile, storedBits, type Advice } from "../../quantize/index.ts";
@@ -39,6 +39,11 @@ export const compareCommand: CommandSpec = {
     const names = list?.split(",").map((name) => name.trim());
     const candidates = names === undefined ? within(bits, rows, k) : names.map((name) => format(name) as Format);
     const { ranked, left } = rank(sample, candidates, context.signal);
+    if (ranked.length === 0)
+      throw new LowbitError(
+        "E_UNSUPPORTED",
+        `${found.name}: expected a format for rows of ${k} values, got none of ${left.length} (${left[0].format}: ${left[0].reason}) Scales of short rows cost many bits: raise --bits, or name others with --formats.`,
+      );
     const shape = found.tensor.shape;
     const facts = { input, tensor: found.name, shape, rowsMeasured: rows, ...profile(sample) };
     if (args.json)
@@ -99,7 +104,7 @@ function rank(sample: Tensor, candidates: readonly Format[], signal: AbortSignal
       ranked.push(...advise(sample, [candidate], { signal }));
     } catch (error) {
       if (!isLowbitError(error) || (error.code !== "E_SHAPE" && error.code !== "E_UNSUPPORTED")) throw error;
-      left.push({ format: candidate.name, reason: error.message });
+      left.push({ format: candidate.name, reason: error.message.replace(`${candidate.name}: `, "") });
     }
   return { ranked: ranked.sort((a, b) => b.qsnr - a.qsnr || a.bits - b.bits), left };
 }

@@ -56,15 +56,17 @@ async function runFormats(args: ParsedArgs, context: Parameters<CommandSpec["run
   }
   const text = args.text(question)!;
   const { lines, ...explained } =
-    question === "code" ? explainCode(scalar, codeOf(text)) : explainValue(scalar, numberOf(text), policies(args));
+    question === "code" ? explainCode(scalar, codeOf(text, scalar)) : explainValue(scalar, numberOf(text), policies(args));
   context.print(args.json ? json({ command: "formats", ...explained }) : `${lines.join("\n")}\n`);
   return EXIT.ok;
 }
 
 /** A code as it is typed: decimal, 0x or 0b. */
-function codeOf(text: string): number {
+function codeOf(text: string, { name, bits }: NumberFormat): number {
   const code = /^(0x[0-9a-f]+|0b[01]+|\d+)$/i.test(text.trim()) ? Number(text) : NaN;
   if (!Number.isSafeInteger(code)) throw usageError(`--code: expected an integer, decimal, 0x or 0b, got ${JSON.stringify(text)}.`);
+  const last = 2 ** bits - 1;
+  if (code > last) throw usageError(`--code: expected a code of ${name}, 0..${last} (${bits} bits), got ${text.trim()}.`);
   return code;
 }
 

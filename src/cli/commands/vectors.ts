@@ -9,6 +9,9 @@ import { POLICIES, policies } from "../policies.ts";
 import { json } from "../report.ts";
 import { EXIT, numberOption, usageError, type CommandSpec } from "../spec.ts";
 
+/** Codes of all vectors of an operation, at most: they are held until they are written. */
+const CODES_MAX = 1e7;
+
 const OPERATIONS: readonly VectorOperation[] = ["add", "sub", "mul", "div", "fma", "sqrt", "dot"];
 
 export const vectorsCommand: CommandSpec = {
@@ -39,6 +42,14 @@ vectors.hex is vectors.add.hex, vectors.mul.hex. Without --readmemh the vectors 
     const count = numberOption(args, "count", "a positive integer", positive);
     const seed = numberOption(args, "seed", "an integer of at least 0", (n) => Number.isSafeInteger(n) && n >= 0);
     const length = numberOption(args, "length", "a positive integer", positive) ?? 4;
+    for (const operation of operations) {
+      const codes = vectorArity(operation, length) + 1;
+      const most = Math.floor(CODES_MAX / codes);
+      if (Math.min(count ?? 1000, 2 ** (f.bits * (codes - 1))) > most)
+        throw usageError(
+          `--count: expected at most ${most} vectors of ${operation}, ${codes} codes each, got ${count ?? 1000}. Other --seeds give more.`,
+        );
+    }
     const options = policies(args);
     const made = operations.map((operation) => ({
       operation,
