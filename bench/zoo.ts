@@ -258,6 +258,8 @@ async function rowsOf(animal: Animal, path: string, dtypes: readonly string[], e
 
 const db = (value: number | null): string => (value === null ? "  -  " : value.toFixed(1).padStart(5));
 
+const today = (): string => new Date().toISOString().slice(0, 10);
+
 /** The page of the site: one line a model, SQNR in onnxruntime-node and size by dtype. */
 function page(rows: readonly Row[], dtypes: readonly string[], machine: string): string {
   const models = [...new Set(rows.map(({ model }) => model))];
@@ -269,7 +271,7 @@ function page(rows: readonly Row[], dtypes: readonly string[], machine: string):
     const whole = rows.find((one) => one.model === model && one.dtype === "float32")!;
     const refused = row.cells.filter(({ state }) => state === "refused").map(({ runtime }) => `not in ${runtime}`);
     return [
-      `${node.sqnrDb === null ? "-" : `${node.sqnrDb.toFixed(0)} dB`}, ${Math.round((100 * row.bytes!) / whole.bytes!)} %`,
+      `${node.sqnrDb === null ? "-" : `${node.sqnrDb.toFixed(0)}\u00a0dB`}, ${Math.round((100 * row.bytes!) / whole.bytes!)}\u00a0%`,
       ...refused,
     ].join(", ");
   };
@@ -288,7 +290,7 @@ function page(rows: readonly Row[], dtypes: readonly string[], machine: string):
         `| ${model} | ${rows.find((row) => row.model === model)!.kind} | ${dtypes.map((dtype) => cell(model, dtype)).join(" | ")} |`,
     ),
     "",
-    `\`npm run bench -- zoo\` fetches the packages and makes this page (${machine}, Node ${process.version}).`,
+    `\`npm run bench -- zoo\` fetches the packages and makes this page (${today()}, ${machine}, Node ${process.version}).`,
     "",
   ].join("\n");
 }
@@ -339,7 +341,7 @@ export async function zoo(args: readonly string[]): Promise<void> {
   rows.sort((a, b) => order.get(a.model)! - order.get(b.model)!);
   writeFileSync(
     values.out,
-    `${JSON.stringify({ machine: cpus()[0]?.model ?? "", node: process.version, runs: RUNS, inputs: "random, seeded", rows, left }, null, 2)}\n`,
+    `${JSON.stringify({ date: today(), machine: cpus()[0]?.model ?? "", node: process.version, runs: RUNS, inputs: "random, seeded", rows, left }, null, 2)}\n`,
   );
   if (values.out === SITE) writeFileSync(join(root, "docs/zoo.md"), page(rows, dtypes, cpus()[0]?.model ?? ""));
   console.log(

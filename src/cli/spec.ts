@@ -127,6 +127,30 @@ export function numberOption(args: ParsedArgs, name: string, what: string, accep
   return value;
 }
 
+/** Columns of a help text; examples stay on their lines. */
+const COLUMNS = 100;
+
+/** Words in lines of at most so many columns; `indent` spaces open all but the first. */
+function wrapped(text: string, columns: number, indent = 0): string {
+  const lines = [""];
+  for (const word of text.split(" ")) {
+    const last = lines[lines.length - 1];
+    if (last === "") lines[lines.length - 1] = word;
+    else if (last.length + 1 + word.length <= columns) lines[lines.length - 1] = `${last} ${word}`;
+    else lines.push(word);
+  }
+  return lines.join(`\n${" ".repeat(indent)}`);
+}
+
+/** Notes: lines of prose flow together, examples (which begin with spaces) and what is behind them do not. */
+function paragraphs(notes: string): string {
+  const parts: string[] = [];
+  for (const line of notes.split("\n"))
+    if (line.startsWith(" ") || parts.length === 0 || parts[parts.length - 1].startsWith(" ")) parts.push(line);
+    else parts[parts.length - 1] += ` ${line}`;
+  return parts.map((part) => (part.startsWith(" ") ? part : wrapped(part, COLUMNS))).join("\n");
+}
+
 /** The text of `lowbit COMMAND --help`. */
 export function commandHelp(command: CommandSpec): string {
   const rows = Object.entries({ ...command.options, ...COMMON_OPTIONS }).map(([name, spec]) => [shown(name, spec), spec.help]);
@@ -134,10 +158,10 @@ export function commandHelp(command: CommandSpec): string {
   return [
     `lowbit ${[command.name, ...command.positionals].join(" ")} [options]`,
     "",
-    command.summary,
+    wrapped(command.summary, COLUMNS),
     "",
-    ...rows.map(([left, right]) => `  ${left.padEnd(width)}  ${right}`),
-    ...(command.notes === "" ? [] : ["", command.notes]),
+    ...rows.map(([left, right]) => `  ${left.padEnd(width)}  ${wrapped(right, COLUMNS - width - 4, width + 4)}`),
+    ...(command.notes === "" ? [] : ["", paragraphs(command.notes)]),
     "",
   ].join("\n");
 }

@@ -2,7 +2,7 @@
 import { describe, expect, it } from "vitest";
 import { drift, profileOf, sampleRows } from "../../docs/.vitepress/explorer/analyse.ts";
 import { blockCodes, blockView, drawBlock } from "../../docs/.vitepress/explorer/block.ts";
-import { FORM, formText, type FormKind } from "../../docs/.vitepress/explorer/form.ts";
+import { FORM, formFields, formText, type FormKind } from "../../docs/.vitepress/explorer/form.ts";
 import { errorCurve, policies, sideBySide } from "../../docs/.vitepress/explorer/more.ts";
 import { formatOf, START, view } from "../../docs/.vitepress/explorer/state.ts";
 import { bfloat16, float4_e2m1fn, float8_e4m3fn, format, int8, type NumberFormat } from "../../formats/index.ts";
@@ -49,6 +49,11 @@ it("side by side: names in any form, and errors in the library's words", () => {
   expect(rows[0]).toMatchObject({ value: "0.3125", code: "0x2a", error: "4.2 %", spacing: "0.0313" });
   expect(rows[2].value).toMatch(/depends on its block/);
   expect(rows[3].value).toMatch(/expected/);
+  const own = formatOf('{"kind":"float","name":"mine","exponentBits":3,"mantissaBits":2,"bias":5,"specials":"finite"}') as NumberFormat;
+  expect(sideBySide("mine float32", 0.3, {}, own).map(({ code, range }) => `${code} ${range}`)).toEqual([
+    "0x0d -7 .. 7",
+    "0x3e99999a -3.40282e+38 .. 3.40282e+38",
+  ]);
 });
 
 it("the error curve is the largest relative error, and ends where the range does", () => {
@@ -83,6 +88,12 @@ it("every form begins with a format that the page takes", () => {
     const text = formText(kind, Object.fromEntries(FORM[kind].map(([name, , start]) => [name, start])));
     expect(["scalar", "block"], text).toContain(view({ ...START, format: text }, blockView).kind);
   }
+  for (const name of ["float8_e4m3fn", "posit8_es2", "int5", "nf4", "uint3"]) {
+    const { kind, fields } = formFields((formatOf(name) as NumberFormat).definition)!;
+    const same = formatOf(formText(kind, fields)) as NumberFormat;
+    expect([...same.table!], name).toEqual([...(formatOf(name) as NumberFormat).table!]);
+  }
+  expect(formFields(formatOf("mxfp4").definition)).toBeUndefined();
   expect(formatOf(formText("float", { exponentBits: "3", mantissaBits: "2", bias: "5", specials: "finite" })).name).toBe("mine");
 });
 

@@ -25,11 +25,16 @@ export async function checkExplorer({ site, open, browser, faults, accessibility
   assert.deepEqual(await accessibility(page), []);
   // a form of one's own, every policy, other formats, the curve
   await page.getByTestId("own-format").locator("summary").click();
+  assert.equal(await page.getByTestId("form-bias").inputValue(), "5", "the form has the format in force");
+  await page.getByTestId("form-specials").selectOption("ieee");
+  await page.getByTestId("form-make").click();
+  assert.match(await page.getByTestId("format").inputValue(), /"bias":5,"specials":"ieee"/);
+  await page.getByTestId("form-specials").selectOption("finite");
   await page.getByTestId("form-make").click();
   assert.match(await page.getByTestId("format").inputValue(), /"exponentBits":3/);
   assert.equal(await page.getByTestId("policies").locator("td:first-child").count(), 10 + 5 + 2 + 5);
   await page.getByTestId("other").fill("2.5");
-  assert.match(await page.getByTestId("arithmetic").innerText(), /a \/ b\s[\d.]+\.\.\.\s+0x/);
+  assert.match(await page.getByTestId("arithmetic").innerText(), /a \/ b\s+0x\w+\s+[\d.]+\s+[\d.]+\.\.\./);
   await page.getByText("Largest relative error by magnitude").click();
   await page.locator(".uplot canvas").waitFor();
   for (const [name, file] of [

@@ -72,12 +72,14 @@ export interface SideRow {
   readonly range: string;
 }
 
-/** One value in several formats, named with commas or spaces between. */
-export function sideBySide(names: string, x: number, options: EncodeOptions): SideRow[] {
+const six = (x: number): string => String(Number(x.toPrecision(6)));
+
+/** One value in several formats, named with commas or spaces between; `own` is one that has no name elsewhere. */
+export function sideBySide(names: string, x: number, options: EncodeOptions, own?: NumberFormat): SideRow[] {
   const list = names.split(/[\s,]+/).filter((name) => name !== "");
   return list.slice(0, 12).map((name) => {
     try {
-      const f = formatOf(name);
+      const f = name === own?.name ? own : formatOf(name);
       if (f.kind === "block" || f.kind === "opaque") throw new TypeError("a value there depends on its block");
       const { code, value, below, above } = explainValue(f, x, options);
       const step = below !== null && above !== null ? above.value - below.value : NaN;
@@ -88,7 +90,7 @@ export function sideBySide(names: string, x: number, options: EncodeOptions): Si
         value: exactDecimal(value),
         error: x === 0 || !Number.isFinite(value) ? "" : `${Number(((100 * Math.abs(value - x)) / Math.abs(x)).toPrecision(2))} %`,
         spacing: Number.isNaN(step) ? "" : step.toPrecision(3),
-        range: `${f.limits.min} .. ${f.limits.max}`,
+        range: `${six(f.limits.min)} .. ${six(f.limits.max)}`,
       };
     } catch (error) {
       return { format: name, bits: "", code: "", value: message(error).split(". ")[0], error: "", spacing: "", range: "" };
