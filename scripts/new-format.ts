@@ -9,27 +9,37 @@ import { parseArgs } from "node:util";
 import { isLowbitError } from "../formats/core/errors.ts";
 import { format } from "../formats/registry.ts";
 
+/** Builder, its file, the fields to begin with, and the value of code 1 with those. */
 const KINDS = {
-  float: ["defineFloat", "float", 'exponentBits: 4, mantissaBits: 3, specials: "finite"'],
-  int: ["defineInt", "int", "bits: 8, signed: true"],
-  posit: ["definePosit", "posit", "bits: 8, es: 2"],
-  codebook: ["defineCodebook", "codebook", "values: [-1, -0.25, 0.25, 1]"],
-  block: ["defineBlock", "block", "element: int4, scales: [{ format: float16, span: 32 }]"],
+  float: ["defineFloat", "float", ["exponentBits: 4", "mantissaBits: 3", 'specials: "finite"'], "0.001953125"],
+  int: ["defineInt", "int", ["bits: 8", "signed: true"], "1"],
+  posit: ["definePosit", "posit", ["bits: 8", "es: 2"], "5.960464477539063e-8"],
+  codebook: ["defineCodebook", "codebook", ["values: [-1, -0.25, 0.25, 1]"], "-0.25"],
+  block: ["defineBlock", "block", ["element: int4", "scales: [{ format: float16, span: 32 }]"], ""],
 } as const;
 
 export type Kind = keyof typeof KINDS;
 
 /** The three texts that a new format starts from. */
 export function scaffold(name: string, kind: Kind): { readonly source: string; readonly note: string; readonly test: string } {
-  const [builder, file, fields] = KINDS[kind];
+  const [builder, file, fields, one] = KINDS[kind];
+  // the example is run, and the comment has the text of `spec`: test/docs/formats.test.ts
+  const example = kind === "block" ? `quantize(tensor(values, [rows, k]), ${name})` : `${name}.decode(0x1) // ${one}`;
   const imports = kind === "block" ? 'import { float16 } from "./float16.ts";\nimport { int4 } from "./int4.ts";\n' : "";
   return {
     source: `// ${name}: what it is, in a line.
 //   the bit card; where it is specified; what is odd about it
 import { ${builder} } from "./define/${file}.ts";
 ${imports}
-/** Where it is specified: what it is, for editors. */
-export const ${name} = /* @__PURE__ */ ${builder}({ name: "${name}", ${fields}, spec: "where it is specified" });
+/**
+ * where it is specified: what it is, for editors.
+ * @example ${example}
+ */
+export const ${name} = /* @__PURE__ */ ${builder}({
+  name: "${name}",
+  ${fields.join(",\n  ")},
+  spec: "where it is specified",
+});
 `,
     note: `add("${name}", "Why it exists and where it is used.", "What to watch out for.");\n`,
     test:
@@ -40,7 +50,8 @@ import { ${name} } from "../../formats/index.ts";
 import { dequantize, quantize, tensor } from "../../src/index.ts";
 
 test("a block by hand", () => {
-  const back = dequantize(quantize(tensor(Float32Array.from({ length: 32 }, (_, i) => i - 16), [1, 32]), ${name}));
+  const x = Float32Array.from({ length: 32 }, (_, i) => i - 16);
+  const back = dequantize(quantize(tensor(x, [1, 32]), ${name}));
   // the values of this block, computed by hand or by the authors' code
   const want: number[] = [];
   expect([...back]).toEqual(want);
@@ -105,7 +116,8 @@ function main(): void {
     stdio: "inherit",
   });
   console.log(
-    `written: formats/${name}.ts, test/formats/${name}.test.ts, a note in scripts/format-notes.ts. Next: the oracle in the test.`,
+    `written: formats/${name}.ts, test/formats/${name}.test.ts, a note in scripts/format-notes.ts. Next: the definition, its spec and\n` +
+      "example, then the oracle in the test (docs/adding-a-format.md).",
   );
 }
 

@@ -5,7 +5,17 @@ import assert from "node:assert/strict";
 import { existsSync, mkdirSync, readFileSync } from "node:fs";
 import { join } from "node:path";
 import { parseArgs } from "node:util";
-import { accessibility, browserPath, builtBase, dist, openBrowser, serveSite, sitePages, watchedPage } from "../test/site/serve.mjs";
+import {
+  PATIENCE,
+  accessibility,
+  browserPath,
+  builtBase,
+  dist,
+  openBrowser,
+  serveSite,
+  sitePages,
+  watchedPage,
+} from "../test/site/serve.mjs";
 import { checkExplorer } from "../test/site/explorer.mjs";
 import { checkBench } from "../test/site/bench.mjs";
 import { checkPlayground } from "../test/site/playground.mjs";
@@ -101,6 +111,7 @@ async function pictures(folder) {
       const shown = await browser.newContext({ viewport: { width, height: 900 }, colorScheme });
       for (const name of names) {
         const page = await shown.newPage();
+        page.setDefaultTimeout(PATIENCE);
         await (STATES[name]?.(page, site.origin) ?? page.goto(`${site.origin}/${name}`, { waitUntil: "networkidle" }));
         const wide = await page.evaluate(() => document.documentElement.scrollWidth - document.documentElement.clientWidth);
         await page.evaluate(() => globalThis.scrollTo(0, 0));

@@ -1,19 +1,28 @@
 // What `npm run new:format` writes: every kind compiles as it stands, and names that exist are refused.
 import { mkdtempSync, rmSync, writeFileSync } from "node:fs";
 import { join } from "node:path";
+import { format as prettier } from "prettier";
 import { describe, expect, test } from "vitest";
 import type { Format } from "../../formats/index.ts";
 import { refusal, scaffold, type Kind } from "../../scripts/new-format.ts";
 
 describe.each(["float", "int", "posit", "codebook", "block"] as const satisfies readonly Kind[])("%s", (kind) => {
   test("its source defines a format of that name", async () => {
-    const { source, note } = scaffold(`mine_${kind}`, kind);
+    const { source, note, test: check } = scaffold(`mine_${kind}`, kind);
+    for (const text of [source, check])
+      expect(await prettier(text, { parser: "typescript", printWidth: 140, trailingComma: "all" })).toBe(text);
     // beside the formats, for its imports
     const dir = mkdtempSync(join(import.meta.dirname, "../../formats/.scaffold-"));
     try {
       writeFileSync(join(dir, "new.ts"), source.replaceAll('from "./', 'from "../'));
       const module = (await import(join(dir, "new.ts"))) as Record<string, Format>;
-      expect(module[`mine_${kind}`]).toMatchObject({ name: `mine_${kind}`, spec: "where it is specified" });
+      const f = module[`mine_${kind}`];
+      expect(f).toMatchObject({ name: `mine_${kind}`, spec: "where it is specified" });
+      // what test/docs/formats.test.ts asks of every format
+      expect(/\/\*\*\n \* (.*)/.exec(source)![1]).toContain(f.spec);
+      const example = /@example \w+\.decode\((\w+)\) \/\/ (\S+)/.exec(source);
+      if (f.kind === "block" || f.kind === "opaque") expect(source).toContain(`, ${f.name})\n`);
+      else expect(f.decode(Number(example![1]))).toBe(Number(example![2]));
     } finally {
       rmSync(dir, { recursive: true });
     }

@@ -73,9 +73,14 @@ export async function openBrowser(executablePath) {
   return chromium.launch({ executablePath, args });
 }
 
+/** Milliseconds that a step of a page may take. */
+export const PATIENCE = 180_000;
+
 /** A page that writes down what goes wrong on it. */
 export async function watchedPage(context, origin, faults) {
   const page = await context.newPage();
+  // a machine that does other work too: nothing here is judged by these limits
+  page.setDefaultTimeout(PATIENCE);
   page.on("console", (message) => message.type() === "error" && faults.push(`${page.url()}: ${message.text()}`));
   page.on("pageerror", (error) => faults.push(`${page.url()}: ${error.message}`));
   page.on("request", (request) => {
