@@ -1,6 +1,7 @@
 // npm run where [-- FILE:LINE:COLUMN ...]: the sources behind positions of the built package, or behind those of a
-// stack on stdin, by the maps that `npm run build` writes beside the modules. They stay out of the tarball, where there
-// is no room for them (they weigh more than the code): who reads a report builds the version that it names.
+// stack on stdin, by the maps that `npm run build` writes beside the modules. They stay out of the tarball, whose budget
+// is 700 kB: positions alone, without sources and names, are 684 kB under gzip. Who reads a report builds the version
+// that it names.
 import { existsSync, readFileSync } from "node:fs";
 import { SourceMap, type SourceMapping } from "node:module";
 import { join, relative, resolve } from "node:path";

@@ -8,7 +8,7 @@ import { nearest } from "../../formats/registry.ts";
 import { json } from "./report.ts";
 import { standardOutput } from "./stdout.ts";
 import type { CliContext, CommandSpec } from "./spec.ts";
-import { EXIT, commandHelp, parseCommand, usageError } from "./spec.ts";
+import { COLUMNS, EXIT, commandHelp, parseCommand, usageError, wrapped } from "./spec.ts";
 
 /** Loaded when asked for: `lowbit formats` needs no ONNX. */
 const COMMANDS: Readonly<Record<string, () => Promise<CommandSpec>>> = {
@@ -41,7 +41,7 @@ async function help(): Promise<string> {
   return [
     "lowbit: low-precision number formats and ONNX quantization",
     "",
-    ...rows.map(([left, right]) => `  ${left.padEnd(width)}  ${right}`),
+    ...rows.map(([left, right]) => `  ${left.padEnd(width)}  ${wrapped(right, COLUMNS - width - 4, width + 4)}`),
     "",
     "lowbit COMMAND --help lists the options of a command. All take --json, --debug, --help and --version.",
     "Exit codes: 0 ok, 1 failed, 2 usage, 3 verification failed.",

@@ -128,10 +128,10 @@ export function numberOption(args: ParsedArgs, name: string, what: string, accep
 }
 
 /** Columns of a help text; examples stay on their lines. */
-const COLUMNS = 100;
+export const COLUMNS = 100;
 
 /** Words in lines of at most so many columns; `indent` spaces open all but the first. */
-function wrapped(text: string, columns: number, indent = 0): string {
+export function wrapped(text: string, columns: number, indent = 0): string {
   const lines = [""];
   for (const word of text.split(" ")) {
     const last = lines[lines.length - 1];
