@@ -17,7 +17,8 @@ export interface FileTensor {
 
 /**
  * The tensor called `name`, or the one with most values.
- * @throws LowbitError E_IO, E_CONTAINER, E_ONNX; E_CLI for a name where there is one tensor; E_UNSUPPORTED for names of files that are none of these
+ * @throws LowbitError E_IO, E_CONTAINER, E_ONNX; E_CLI for a name where there is one tensor; E_UNSUPPORTED for names of
+ * files that are none of these
  */
 export async function readTensor(path: string, name?: string): Promise<FileTensor> {
   const extension = /\.([a-z]+)$/i.exec(path)?.[1].toLowerCase();

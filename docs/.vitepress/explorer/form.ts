@@ -1,6 +1,9 @@
 // The form of a format of one's own, and the text that it stands for. Pure data and functions, tested in Node.
 
-/** What the form of one's own format asks for, by kind: field, label, value to begin with, and the choices where they are few. */
+/**
+ * What the form of one's own format asks for, by kind: field, label, value to begin with, and the choices where they
+ * are few.
+ */
 export const FORM = {
   float: [
     ["exponentBits", "exponent bits", "3"],
