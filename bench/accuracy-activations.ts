@@ -5,9 +5,10 @@
 // (`other`) on further training text instead. --keep: files of cases stay in the folder and are not made again.
 // `runtime`: the same weights in lowbit/runtime with integer products, beside the file, over some windows; fmpq-model:
 // a model by the pass gather-outliers, in lowbit/runtime, over all of them.
-import { existsSync, mkdtempSync, readFileSync, rmSync, writeFileSync } from "node:fs";
-import { cpus, loadavg, tmpdir } from "node:os";
+import { existsSync, readFileSync, rmSync, writeFileSync } from "node:fs";
+import { cpus, loadavg } from "node:os";
 import { join } from "node:path";
+import { scratchFolder } from "../scripts/scratch.mjs";
 import { wasm } from "../src/index.ts";
 import { quantizeModel, type QuantizeModelOptions } from "../src/onnx/index.ts";
 import { loadModel } from "../src/runtime/index.ts";
@@ -80,7 +81,7 @@ export async function accuracyActivations(args: readonly string[]): Promise<void
     throw new Error(`accuracy-activations: expected cases of ${ids.join(", ")}, or --choose, got ${unknown.join(", ")}`);
   const kjv = loadKjv();
   const keep = args.find((arg) => arg.startsWith("--keep="))?.slice("--keep=".length);
-  const folder = keep ?? mkdtempSync(join(tmpdir(), "lowbit-activations-"));
+  const folder = keep ?? scratchFolder("activations");
   console.log(`${cpus()[0].model}, ${cpus().length} threads, node ${process.version}, load ${loadavg()[0].toFixed(1)}`);
   try {
     const magnitudes = await magnitudesOf(kjv, folder);

@@ -5,9 +5,10 @@
 // figures.
 // Run: npm run bench -- accuracy-gptq [case ...] [--choose], one to two minutes of processor time a row. The model lies
 // beside the project (test/helpers/shared.ts).
-import { mkdtempSync, rmSync } from "node:fs";
-import { cpus, loadavg, tmpdir } from "node:os";
+import { rmSync } from "node:fs";
+import { cpus, loadavg } from "node:os";
 import { join } from "node:path";
+import { scratchFolder } from "../scripts/scratch.mjs";
 import { format } from "../formats/index.ts";
 import { modelLayers, quantizeModel, readModel, type LayerReport, type QuantizeModelOptions } from "../src/onnx/index.ts";
 import type { WeightQuantizer } from "../src/index.ts";
@@ -154,7 +155,7 @@ export async function accuracyGptq(args: readonly string[]): Promise<void> {
   if (unknown.length > 0)
     throw new Error(`accuracy-gptq: expected cases of ${ROWS.map((row) => row.id).join(", ")}, or --choose, got ${unknown.join(", ")}`);
   const kjv = loadKjv();
-  const folder = mkdtempSync(join(tmpdir(), "lowbit-accuracy-"));
+  const folder = scratchFolder("accuracy");
   console.log(`${cpus()[0].model}, ${cpus().length} threads, node ${process.version}, load ${loadavg()[0].toFixed(1)}`);
   try {
     for (const row of ROWS.filter(({ id }) => only.length === 0 || only.includes(id))) {

@@ -4,9 +4,10 @@
 // the fonts of the machine. Calibration sees other texts in the demo's stroke font, no real font. Run: npm run bench --
 // accuracy-ocr [RTN] [RTN-mixed] [mixed] [refit] [by-hand] [--choose]. A minute of processor time for mixed, the rest
 // some more.
-import { mkdtempSync, rmSync } from "node:fs";
-import { cpus, loadavg, tmpdir } from "node:os";
+import { rmSync } from "node:fs";
+import { cpus, loadavg } from "node:os";
 import { join } from "node:path";
+import { scratchFolder } from "../scripts/scratch.mjs";
 import { modelLayers, quantizeModel, readModel, type QuantizeModelOptions } from "../src/onnx/index.ts";
 import { TEXTS } from "../examples/text-lines.mjs";
 import { fontLines } from "./font-lines.ts";
@@ -85,7 +86,7 @@ export async function accuracyOcr(args: readonly string[] = []): Promise<void> {
   const sets: Record<string, Line[]> = args.includes("--choose")
     ? { choose: choiceLines() }
     : { demo: evaluationLines(), other: otherLines(), fonts: await fontLines(TEXTS.slice(0, EVALUATED), 3, 9) };
-  const folder = mkdtempSync(join(tmpdir(), "lowbit-ocr-"));
+  const folder = scratchFolder("ocr");
   try {
     const float = new Map<string, Reading[]>();
     for (const [set, lines] of Object.entries(sets)) float.set(set, await readLines(RECOGNISER, lines));

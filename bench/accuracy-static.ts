@@ -2,9 +2,10 @@
 // other data than they are judged on: the PP-OCRv4 recogniser as published (opset 9, weights in Constant nodes),
 // kjv-llama, fashion-cnn. Beside each figure its bound.
 // Run: npm run bench -- accuracy-static [ocr] [kjv] [fashion] [vad]. Some minutes.
-import { mkdtempSync, readFileSync, rmSync, statSync } from "node:fs";
-import { cpus, loadavg, tmpdir } from "node:os";
+import { readFileSync, rmSync, statSync } from "node:fs";
+import { cpus, loadavg } from "node:os";
 import { join } from "node:path";
+import { scratchFolder } from "../scripts/scratch.mjs";
 import { renderLine, TEXTS } from "../examples/text-lines.mjs";
 import { quantizeModel, type Feeds, type QuantizeModelOptions } from "../src/onnx/index.ts";
 import { seededRandom } from "../src/quantize/index.ts";
@@ -117,7 +118,7 @@ const CASES = { ocr, kjv, fashion, vad: vadCase };
 
 export async function accuracyStatic(names: readonly string[]): Promise<void> {
   console.log(`${cpus()[0].model}, ${cpus().length} threads, node ${process.version}, load ${loadavg()[0].toFixed(1)}`);
-  const folder = mkdtempSync(join(tmpdir(), "lowbit-static-"));
+  const folder = scratchFolder("static");
   const make: Make = async (name, model, options) => {
     const path = join(folder, `${name}.onnx`);
     const { seconds } = await quantizeModel(model, path, options);

@@ -2,9 +2,9 @@
 // onnxruntime-web and onnxruntime-node on the same files, by turns. `encoder`: a sentence encoder of MiniLM's sizes (6
 // layers of 384, 12 heads, 128 tokens), as exporters spell it out, in float32, q8 and q4 of this library. `ocr`: the
 // recogniser of PP-OCRv4, q8.
-import { mkdtempSync, readFileSync, rmSync, writeFileSync } from "node:fs";
-import { tmpdir } from "node:os";
+import { readFileSync, rmSync, writeFileSync } from "node:fs";
 import { join } from "node:path";
+import { scratchFolder } from "../scripts/scratch.mjs";
 import { toBinary } from "@bufbuild/protobuf";
 import type { NodeProto, TensorProto } from "../src/onnx/file/gen/onnx_pb.ts";
 import { ModelProtoSchema } from "../src/onnx/file/gen/onnx_pb.ts";
@@ -142,7 +142,7 @@ export async function encode(options: {
   readonly seconds: number;
   readonly cases: readonly string[];
 }): Promise<{ rows: Row[]; ratios: Record<string, number>; missing: string[] }> {
-  const folder = mkdtempSync(join(tmpdir(), "lowbit-encode-"));
+  const folder = scratchFolder("encode");
   const wanted = (name: string): boolean => options.cases.length === 0 || options.cases.includes(name);
   const ratios: Record<string, number> = {};
   const rows: Row[] = [];

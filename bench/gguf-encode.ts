@@ -2,9 +2,9 @@
 // codec), by the plain loops and, where LOWBIT_GGML_ENCODE names the program that bench/peers/ggml-encode.c says how to
 // build, ggml's own encoder in C. Ratios are ours over the C encoder's time, and our squared error over its.
 import { execFileSync } from "node:child_process";
-import { mkdtempSync, readFileSync, rmSync, writeFileSync } from "node:fs";
-import { tmpdir } from "node:os";
+import { readFileSync, rmSync, writeFileSync } from "node:fs";
 import { join } from "node:path";
+import { scratchFolder } from "../scripts/scratch.mjs";
 import { format, type OpaqueFormat } from "../formats/index.ts";
 import { wasm } from "../src/index.ts";
 import { gaussian, seededRandom } from "../src/quantize/random.ts";
@@ -26,7 +26,7 @@ export async function ggufEncode(options: {
   const program = process.env.LOWBIT_GGML_ENCODE;
   const rows: Row[] = [];
   const ratios: Record<string, number> = {};
-  const folder = mkdtempSync(join(tmpdir(), "lowbit-encode-"));
+  const folder = scratchFolder("encode");
   try {
     const [input, output] = ["x.f32", "x.bin"].map((name) => join(folder, name));
     writeFileSync(input, new Uint8Array(x.buffer));

@@ -1,9 +1,9 @@
 // npm run bench -- gguf-llama [windows] [type ...]: kjv-llama as GGUF in several types, written by this library.
 // llama.cpp (node-llama-cpp of bench/peers) loads each: its perplexity beside that of onnxruntime on the same codes,
 // and beside llama.cpp's own quantizer (llama-files.ts), and what share of the bytes of the two are equal.
-import { mkdtempSync, readFileSync, rmSync } from "node:fs";
-import { tmpdir } from "node:os";
+import { readFileSync, rmSync } from "node:fs";
 import { join } from "node:path";
+import { scratchFolder } from "../scripts/scratch.mjs";
 import type { FloatTensor } from "../src/interop/floats.ts";
 import {
   llamaGguf,
@@ -219,7 +219,7 @@ export async function ggufLlama(args: readonly string[]): Promise<void> {
   const types = args.length > 1 ? args.slice(1) : TYPES;
   const strange = types.filter((type) => !TYPES.includes(type));
   if (strange.length > 0) throw new RangeError(`gguf-llama: expected some of ${TYPES.join(", ")}, got ${strange.join(", ")}.`);
-  const folder = mkdtempSync(join(tmpdir(), "lowbit-gguf-"));
+  const folder = scratchFolder("gguf");
   try {
     const model = kjvModel(kjv);
     console.log(

@@ -4,10 +4,11 @@
 // bench -- zoo [MODEL ...] [--dtypes q8,q4,fp16,q4f16] [--runtimes node,web] [--out docs/public/zoo.json] [--cache DIR]
 import { spawnSync } from "node:child_process";
 import { existsSync, mkdirSync, mkdtempSync, readFileSync, renameSync, rmSync, statSync, writeFileSync } from "node:fs";
-import { cpus, homedir, tmpdir } from "node:os";
+import { cpus, homedir } from "node:os";
 import { join } from "node:path";
 import { fileURLToPath } from "node:url";
 import { parseArgs } from "node:util";
+import { scratchFolder } from "../scripts/scratch.mjs";
 import { isLowbitError } from "../formats/core/errors.ts";
 import { quantizeModel, readModel, type Feeds, type OnnxDtype } from "../src/onnx/index.ts";
 import { summarizeModel } from "../src/onnx/inspect.ts";
@@ -217,7 +218,7 @@ async function cellsOf(entry: RuntimeEntry, files: readonly string[], { feeds, o
 }
 
 async function rowsOf(animal: Animal, path: string, dtypes: readonly string[], entries: readonly RuntimeEntry[]): Promise<Row[]> {
-  const folder = mkdtempSync(join(tmpdir(), "lowbit-zoo-"));
+  const folder = scratchFolder("zoo");
   const about = { model: animal.name, kind: animal.kind, package: animal.package ?? null };
   try {
     const rows: (Row & { file?: string })[] = [{ ...about, dtype: "float32", bytes: statSync(path).size, cells: [], file: path }];

@@ -3,7 +3,10 @@
 //   lavapipe256               vitest in Node on dawn and lavapipe 25, subgroups of 8: all suites, every codec and pipeline
 //   lavapipe128, lavapipe512  the suites that subgroups matter to, with subgroups of 4 and 16
 //   swiftshader               vitest in Node on dawn and SwiftShader: no shader-f16, 256 invocations
-//   browser                   the same suites in headless Chromium, the WebAssembly backend in isolated and other pages;
+//   browser                   the suites in headless Chromium, the WebAssembly backend in isolated and other pages; not
+//                             products.test.ts, which Chromium's process for the GPU compiles at a third of the speed: it
+//                             is on the same driver and compiler in the step swiftshader, and layers, models, graphs and
+//                             every kernel's compilation are in the page;
 //                             examples/webgpu.html, which must print what examples/backends.mjs prints in Node (both
 //                             need npm run build); the runtimes of `verify` on small models (scripts/verify-webgpu.ts)
 //   naga                      the same suites in Deno, whose WGSL compiler is naga, on lavapipe
@@ -16,10 +19,10 @@
 // Usage: node scripts/test-gpu.mjs [steps]    Drivers: scripts/webgpu-drivers.sh (this script calls it only with --check)
 import { execFileSync, spawnSync } from "node:child_process";
 import { existsSync, mkdirSync, mkdtempSync, readdirSync, readFileSync, rmSync, writeFileSync } from "node:fs";
-import { tmpdir } from "node:os";
 import { join } from "node:path";
 import { bundleSuites, importSource, root } from "../test/browser/bundle.mjs";
 import { serve, withChromium } from "../test/browser/chromium.mjs";
+import { scratchFolder } from "./scratch.mjs";
 
 const drivers = {};
 for (const line of spawnSync("bash", ["scripts/webgpu-drivers.sh", "--check"], { cwd: root, encoding: "utf8" }).stdout.split("\n")) {
@@ -32,7 +35,7 @@ const need = (name) => {
   return drivers[name];
 };
 
-const scratch = mkdtempSync(join(tmpdir(), "lowbit-gpu-"));
+const scratch = scratchFolder("gpu");
 const gpuSuites = readdirSync(join(root, "test/gpu")).filter((f) => f.endsWith(".test.ts"));
 const portable = gpuSuites.filter((f) => !f.endsWith(".node.test.ts")).map((f) => `test/gpu/${f}`);
 
@@ -58,32 +61,32 @@ const vitest = (env, files = ["test/gpu"]) =>
 
 const lavapipe = (width, part, full, files) => () =>
   vitest({ ...driverEnv(need("lavapipe"), "llvmpipe", part), LOWBIT_GPU_FULL: full, LP_NATIVE_VECTOR_WIDTH: String(width) }, files);
+/** Most of the time of a software driver: a second for each of its pipelines. */
+const products = "test/gpu/products.test.ts";
 /** What may depend on the size of subgroups. */
-const subgroupSuites = ["test/gpu/runtime.test.ts", "test/gpu/products.test.ts"];
+const subgroupSuites = ["test/gpu/runtime.test.ts", products];
 
 /** Prints a result of runSuites; throws if anything failed, or nothing ran. */
 function judge(where, result) {
   for (const { test, errors } of result.failed) console.log(`FAILED ${where}: ${test}\n${errors.join("\n")}`);
   for (const name of result.skipped) console.log(`skipped ${where}: ${name}`);
+  for (const { test, ms } of result.slow) console.log(`  ${(ms / 1000).toFixed(1)} s: ${test}`);
   console.log(`${where}: ${result.passed} passed, ${result.skipped.length} skipped, ${result.failed.length} failed`);
   if (result.failed.length > 0 || result.passed === 0) throw new Error(`${where}: failed`);
 }
 
 async function browser() {
   const pages = {
-    isolated: ["test/browser/isolated.browser.ts", ...portable],
+    isolated: ["test/browser/isolated.browser.ts", ...portable.filter((name) => name !== products)],
     policy: ["test/browser/policy.browser.ts"],
     closed: ["test/browser/closed.browser.ts"],
     plain: ["test/browser/plain.browser.ts"],
   };
   const dir = join(scratch, "browser");
-  // LOWBIT_GPU_FULL=formats widens the sweep of products here too
-  const full = process.env.LOWBIT_GPU_FULL === undefined ? {} : { LOWBIT_GPU_FULL: process.env.LOWBIT_GPU_FULL };
   await bundleSuites(Object.values(pages).flat(), dir, {
     REQUIRE_WEBGPU: "1",
     LOWBIT_ADAPTER: "swiftshader",
     LOWBIT_GPU_PART: "4",
-    ...full,
   });
   const { workerScript } = await importSource("src/backends/wasm/threads.ts", dir);
   const server = await serve(dir, {
@@ -170,7 +173,7 @@ const steps = {
   full512: lavapipe(512, 0, "", subgroupSuites),
   full: lavapipe(256, 0, "formats,pipelines", ["test/gpu/products.test.ts"]),
   // the browser step has the other suites on SwiftShader
-  swiftshader: () => vitest(driverEnv(need("swiftshader"), "swiftshader", 3), ["test/gpu/exit.node.test.ts", ...subgroupSuites]),
+  swiftshader: () => vitest(driverEnv(need("swiftshader"), "swiftshader", "3,4"), ["test/gpu/exit.node.test.ts", ...subgroupSuites]),
   browser,
   naga,
 };

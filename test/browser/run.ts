@@ -5,13 +5,17 @@ import { startTests, type File, type Task, type VitestRunner } from "@vitest/run
 export interface SuiteResult {
   readonly passed: number;
   readonly skipped: readonly string[];
+  /** Milliseconds of the tests that took over two seconds. */
+  readonly slow: readonly { readonly test: string; readonly ms: number }[];
   readonly failed: readonly { readonly test: string; readonly errors: readonly string[] }[];
 }
 
 const title = (task: Task): string =>
   task.suite === undefined ? `${task.file.name} > ${task.name}` : `${title(task.suite as Task)} > ${task.name}`;
 
-function collect(tasks: readonly Task[], out: { passed: number; skipped: string[]; failed: { test: string; errors: string[] }[] }): void {
+type Mutable<T> = { -readonly [K in keyof T]: T[K] extends readonly (infer E)[] ? E[] : T[K] };
+
+function collect(tasks: readonly Task[], out: Mutable<SuiteResult>): void {
   for (const task of tasks) {
     const errors = (task.result?.errors ?? []).map((e) => `${e.message}\n${e.stack ?? ""}`);
     if (errors.length > 0 || (task.type === "test" && task.result?.state === "fail")) out.failed.push({ test: title(task), errors });
@@ -19,6 +23,8 @@ function collect(tasks: readonly Task[], out: { passed: number; skipped: string[
       if (task.result?.state === "pass") out.passed++;
       else out.skipped.push(title(task));
     }
+    const ms = task.result?.duration ?? 0;
+    if (task.type === "test" && ms > 2000) out.slow.push({ test: title(task), ms });
     if (task.type === "suite") collect(task.tasks, out);
   }
 }
@@ -48,7 +54,7 @@ export async function runSuites(suites: Readonly<Record<string, () => Promise<un
       if (source === "collect") await suites[path.slice(1)]();
     },
   };
-  const out = { passed: 0, skipped: [] as string[], failed: [] as { test: string; errors: string[] }[] };
+  const out: Mutable<SuiteResult> = { passed: 0, skipped: [], slow: [], failed: [] };
   const files: File[] = await startTests(
     Object.keys(suites).map((name) => `/${name}`),
     runner,

@@ -47,8 +47,8 @@ const fixture = join(root, "test/fixtures/fashion-cnn");
 export const bytes = new Uint8Array(readFileSync(join(fixture, "fashion_cnn.onnx")));
 export const model: OnnxModel = readModelBytes(bytes);
 const images = {
-  data: Float32Array.from(readFileSync(join(fixture, "calibration-images.u8")).subarray(0, 32 * 784), (v) => v / 255),
-  shape: [32, 1, 28, 28],
+  data: Float32Array.from(readFileSync(join(fixture, "calibration-images.u8")).subarray(0, 16 * 784), (v) => v / 255),
+  shape: [16, 1, 28, 28],
 };
 export const feeds = [{ image: { type: "float32", data: images.data, dims: images.shape } }];
 

@@ -48,14 +48,14 @@ export const takesAll = (what: "formats" | "codecs" | "pipelines" | "shaders"): 
   !/llvmpipe|swiftshader/i.test(adapterName) || (process.env.LOWBIT_GPU_FULL ?? "").split(",").includes(what);
 
 /**
- * All of the items, or every `every`-th. Steps of one run take different ones (LOWBIT_GPU_PART, a number), so that
- * together they see more than each alone.
+ * All of the items, or every `every`-th. Steps of one run take different ones (LOWBIT_GPU_PART, one number or more with
+ * commas), so that together they see more than each alone.
  */
 export function spread<T>(what: Parameters<typeof takesAll>[0], items: readonly T[], every: number): readonly T[] {
   if (takesAll(what)) return items;
   const step = Math.min(every, items.length);
-  const part = Number(process.env.LOWBIT_GPU_PART ?? "0");
-  return items.filter((_, i) => i % step === part % step);
+  const parts = (process.env.LOWBIT_GPU_PART ?? "0").split(",").map((part) => Number(part) % step);
+  return items.filter((_, i) => parts.includes(i % step));
 }
 
 /** A suite that needs an adapter, or one visible skip. */

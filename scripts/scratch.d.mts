@@ -1,0 +1,1 @@
+export function scratchFolder(kind: string): string;
