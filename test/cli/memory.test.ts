@@ -8,15 +8,14 @@ import { encode, external, graph, model, node, T, value, weights } from "../onnx
 import { root, scratch } from "./run.ts";
 
 const place = scratch();
-// GPTQ's work grows with the square of K, memory with K N
-const [K, N, LAYERS] = [64, 16384, 32];
+const [K, N, LAYERS] = [256, 4096, 24];
 const BYTES = 4 * K * N;
 
 const CHILD = `
 const { quantizeModel } = await import(process.argv[1]);
 const [path, output, k] = process.argv.slice(2);
-const data = Float32Array.from({ length: 16 * k }, (_, i) => Math.sin(i * i));
-const feeds = Array.from({ length: 3 }, () => ({ x: { type: "float32", data, dims: [16, Number(k)] } }));
+const data = Float32Array.from({ length: 64 * k }, (_, i) => Math.sin(i * i));
+const feeds = Array.from({ length: 3 }, () => ({ x: { type: "float32", data, dims: [64, Number(k)] } }));
 const algorithm = { name: "gptq", damp: 0.05, actOrder: false, polish: false };
 const { quantized } = await quantizeModel(path, output, { dtype: "q4", algorithm, calibration: feeds });
 console.log(JSON.stringify({ quantized, peak: process.resourceUsage().maxRSS * 1024 }));
