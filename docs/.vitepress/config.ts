@@ -118,9 +118,11 @@ export default defineConfig({
       if (plain) md.renderer.rules.code_block = (...of) => plain(...of).replace("<pre", '<pre tabindex="0"');
     },
   },
-  // the tables of all formats have nine columns
+  // tables of many columns, or of columns of code
   transformPageData: ({ relativePath, frontmatter }) =>
-    relativePath === "generated/formats.md" ? { frontmatter: { ...frontmatter, aside: false, pageClass: "wide" } } : undefined,
+    relativePath === "generated/formats.md" || relativePath === "systems.md"
+      ? { frontmatter: { ...frontmatter, aside: false, pageClass: "wide" } }
+      : undefined,
   transformHtml: (html, _, { pageData, siteConfig }) =>
     html
       .replace(INLINE, (_, id: string, code: string) => {

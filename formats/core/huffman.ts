@@ -66,7 +66,7 @@ export interface LosslessTensor {
   readonly exponents: Uint8Array;
   /** First byte of each row's stream. */
   readonly starts: Uint32Array;
-  /** [rows, k]: sign << 7 | mantissa. */
+  /** Of [rows, k]: sign << 7 | mantissa. */
   readonly signMantissa: Uint8Array;
   /** Bytes of all that: to be compared with 2 * rows * k. */
   readonly byteLength: number;

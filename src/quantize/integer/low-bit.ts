@@ -72,7 +72,7 @@ export interface OutlierCodes {
   readonly inliers: Int8Array;
   /** Channels that hold a code beyond it, ascending. */
   readonly channels: Int32Array;
-  /** [rows, channels]: the codes less the inliers. */
+  /** Of [rows, channels]: the codes less the inliers. */
   readonly outliers: Int8Array;
 }
 

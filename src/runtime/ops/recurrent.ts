@@ -38,7 +38,7 @@ interface Pass {
   /** Steps of each sequence. */
   readonly lengths: readonly number[];
   readonly backward: boolean;
-  /** [steps * batch, gates * hidden]: x W^T and both biases, but for what a gate keeps apart. */
+  /** Of [steps * batch, gates * hidden]: x W^T and both biases, but for what a gate keeps apart. */
   readonly gates: Float32Array;
   readonly state: RowProduct;
   /** Biases of the recurrent products. */

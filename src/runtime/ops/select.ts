@@ -181,7 +181,7 @@ function oneHot(inputs: Inputs, node: NodeProto): Value {
   return out;
 }
 
-/** [rank, found]: the places of what is not 0, in order. */
+/** Of [rank, found]: the places of what is not 0, in order. */
 function nonZero(inputs: Inputs, node: NodeProto): Value {
   const x = need(inputs, 0, node);
   const found: number[] = [];
