@@ -30,7 +30,7 @@ const SUFFIX = ".npy";
  * @throws LowbitError E_CONTAINER for damaged files, E_IO
  * @example
  * const { arrays } = await readNpz("data.npz");
- * (await arrays.get("image")!()).shape // [32, 1, 28, 28]
+ * (await arrays.get("image")!()).shape // [16, 1, 28, 28]
  */
 export async function readNpz(source: ByteSource): Promise<NpzFile> {
   const input = await openSource(source, "npz file");
