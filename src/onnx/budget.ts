@@ -29,11 +29,11 @@ export interface ImportanceOptions extends RunOptions {
   /** Statistics of layers' inputs, by name: losses are then those of the outputs of the layer. */
   readonly statistics?: ReadonlyMap<string, LayerStatistics>;
   readonly quantizer?: LayerQuantizer;
-  /** Output that is compared; default: the first. */
+  /** The one output that is compared; default: those called logits, else all, their damages added up. */
   readonly output?: string;
   /**
-   * `kl`: divergence of the distributions that the output gives by softmax over its last axis; `noise`: noise over
-   * signal. Default: kl where the output is called logits, else noise.
+   * `kl`: divergence of the distributions that an output gives by softmax over its last axis; `noise`: noise over
+   * signal. Default: kl where the outputs are called logits, else noise.
    */
   readonly measure?: "kl" | "noise";
 }
@@ -41,6 +41,9 @@ export interface ImportanceOptions extends RunOptions {
 const LEAST_WEIGHTS = 1024;
 /** Operators whose weights a budget is for; tables that are read by Gather or Slice are none. */
 const PRODUCTS: ReadonlySet<string> = new Set(["MatMul", "Gemm", "Conv", "ConvTranspose"]);
+
+/** Names of the layers that a budget is for. */
+export const plannedLayers = (model: OnnxModel): ModelLayer[] => chosenLayers(model, undefined);
 
 const chosenLayers = (model: OnnxModel, names: readonly string[] | undefined): ModelLayer[] => {
   const all = modelLayers(model);
@@ -93,11 +96,11 @@ export async function measureImportance(
     probes[0],
   );
   const session = await openRun(model);
-  const output = options.output ?? session.outputNames[0];
-  const measure = options.measure ?? (/logits/i.test(output) ? "kl" : "noise");
-  const reference: RunValue[] = [];
+  const outputs = comparedOutputs(session.outputNames, options.output);
+  const measure = options.measure ?? (LOGITS.test(outputs[0]) ? "kl" : "noise");
+  const reference: ReadonlyMap<string, RunValue>[] = [];
   try {
-    for (const feed of feeds) reference.push((await session.run(feed, [output])).get(output)!);
+    for (const feed of feeds) reference.push(await session.run(feed, outputs));
   } finally {
     await session.release();
   }
@@ -114,8 +117,10 @@ export async function measureImportance(
       const probe = await openRun(model);
       let damage = 0;
       try {
-        for (const [f, feed] of feeds.entries())
-          damage += damageOf(reference[f], (await probe.run(feed, [output])).get(output)!, measure) / feeds.length;
+        for (const [f, feed] of feeds.entries()) {
+          const got = await probe.run(feed, outputs);
+          for (const [name, want] of reference[f]) damage += damageOf(want, got.get(name)!, measure) / feeds.length;
+        }
       } finally {
         await probe.release();
       }
@@ -131,12 +136,22 @@ export async function measureImportance(
   return found;
 }
 
+const LOGITS = /logits/i;
+
+/** All outputs of a detector: one left out of the sum would be ruined. Of a decoder the logits, not its caches. */
+function comparedOutputs(names: readonly string[], given: string | undefined): string[] {
+  if (given !== undefined) return [given];
+  const logits = names.filter((name) => LOGITS.test(name));
+  return logits.length > 0 ? logits : [...names];
+}
+
 /** Mean divergence of softmax distributions over the last axis, or noise over signal. */
 function damageOf(want: RunValue, got: RunValue, measure: "kl" | "noise"): number {
   const [a, b] = [want.data, got.data];
   if (measure === "noise") {
     let [signal, noise] = [0, 0];
     for (let i = 0; i < a.length; i++) {
+      if (!Number.isFinite(a[i])) continue; // masks
       signal += a[i] * a[i];
       noise += (a[i] - b[i]) ** 2;
     }

@@ -35,6 +35,7 @@ import type { TargetContext } from "./targets/target.ts";
 import { inFormat, layerWeights, type LayerQuantizer, type Rounding } from "./weights.ts";
 import { writeLayers } from "./write-layers.ts";
 import { memoryStore, type DecidedWeight, type WeightStore } from "./journal/store.ts";
+import { boundTogether, firstReaders } from "./shared-weights.ts";
 
 /** Layers and notes of a conversion; the model has been changed in place. */
 export interface ConvertResult {
@@ -91,6 +92,10 @@ export async function convertWith(model: OnnxModel, options: QuantizeOptions, st
       `the model is quantized already (${describeQuantized(already)}): only what is float can still be made smaller; requantize (--requantize) begins again from its dequantized weights`,
     );
   const layers = dtype?.target === null ? [] : await convertLayers(model, scopes, options, notes, store);
+  if (dtype?.target && dtype.half && layers.length > 0 && layers.every(({ format }) => format === null)) {
+    const reasons = [...new Set(layers.map(({ reason }) => reason))].slice(0, 2).join("; ");
+    notes.push(`${dtype.name}: no layer got its codes (${reasons}): what changed is float16, as the dtype fp16 has it`);
+  }
   if (dtype?.half) layers.push(...(await convertFloats(model, options, notes, layers)));
   if (model.proto.functions.length > 0) notes.push(`${model.proto.functions.length} model-local functions were left alone`);
   if (layers.some((layer) => layer.format !== null)) modernizeInputs(model, notes);
@@ -135,30 +140,30 @@ function algorithmOf(layer: Layer, { algorithm }: Decision, options: QuantizeOpt
   return whole && blindReason(layer, options) !== undefined ? "mse" : algorithm!;
 }
 
-/** Algorithms whose weights need other inputs than the model's: experts share theirs. */
+/** Algorithms whose weights need other inputs than the model's: experts share theirs, and groups of a convolution. */
 const OWN_BASIS: ReadonlySet<string> = new Set(["awq", "mrgptq"]);
 
 /** Why an algorithm for the whole model cannot have a layer; undefined where it can. */
 function blindReason(layer: Layer, { algorithm, sequential }: QuantizeOptions): string | undefined {
   const view = vectorView(layer);
   if (typeof view === "string") return view;
-  if (!isExperts(layer) || algorithm === undefined) return undefined;
+  if (algorithm === undefined) return undefined;
   const { name, needs } = resolveAlgorithm(algorithm);
-  if (OWN_BASIS.has(name)) return `${name} would give every expert a basis of its own`;
+  if (view.groups > 1 && OWN_BASIS.has(name)) return `${name} would give every ${isExperts(layer) ? "expert" : "group"} a basis of its own`;
+  if (!isExperts(layer)) return undefined;
   return (sequential ?? needs === "drift") ? sequentialReason(layer) : undefined;
 }
 
 /** The weights of layers with an algorithm, and the biases that go with them. */
 async function algorithmWeights(
   model: OnnxModel,
-  layers: readonly Layer[],
   decisionOf: (layer: Layer) => Decision,
   options: QuantizeOptions,
   notes: string[],
-  store: WeightStore,
-): Promise<ReadonlySet<Layer>> {
-  const chosen = layers.filter((layer) => isDecided(decisionOf(layer)));
-  if (chosen.length === 0) return new Set();
+  { store, first }: { readonly store: WeightStore; readonly first: ReadonlyMap<Layer, Layer> },
+): Promise<void> {
+  const chosen = [...first.keys()];
+  if (chosen.length === 0) return;
   const { sequential, calibration, statistics, calibrate, signal, onProgress } = options;
   const total = chosen.reduce((sum, layer) => sum + layer.bytes, 0);
   const searched = chosen.filter((layer) => algorithmOf(layer, decisionOf(layer), options) !== decisionOf(layer).algorithm);
@@ -178,7 +183,7 @@ async function algorithmWeights(
   );
   const own = modelLayers(model);
   for (const layer of sequential || chosen.some((one) => resolveAlgorithm(algorithmOf(one, decisionOf(one), options)).needs === "drift")
-    ? chosen
+    ? new Set(first.values())
     : []) {
     const { biasShift } = store.get(layer)!;
     if (biasShift === undefined) continue;
@@ -190,7 +195,22 @@ async function algorithmWeights(
       biasShift.map((shift, i) => shift + (bias?.[i] ?? 0)),
     );
   }
-  return new Set(chosen);
+}
+
+/** The weights of layers with an algorithm, one object for all that share it: targets know by it what is one weight. */
+function decidedWeights(store: WeightStore, first: ReadonlyMap<Layer, Layer>, formatOf: (layer: Layer) => Format) {
+  const left = new Map<Layer, number>();
+  for (const one of first.values()) left.set(one, (left.get(one) ?? 0) + 1);
+  const kept = new Map<Layer, DecidedWeight>();
+  return (layer: Layer): DecidedWeight => {
+    const one = first.get(layer)!;
+    const weight = kept.get(one) ?? inFormat(store.get(one)!, formatOf(layer));
+    const more = left.get(one)! - 1;
+    left.set(one, more);
+    if (more > 0) kept.set(one, weight);
+    else kept.delete(one);
+    return weight;
+  };
 }
 
 /**
@@ -300,21 +320,24 @@ async function convertLayers(
     const decision = decide.of(layer);
     return typeof decision === "string" ? decision : late.find(({ target }) => target === decision.target)?.reason?.(layer);
   };
-  store.begin(model, todo, (layer) =>
-    isDecided(decisionOf(layer)) ? `${layer.scope.path} ${activationOf(layer)}` : (layer.weight?.source ?? layer),
-  );
-  const decided = await algorithmWeights(model, todo, decisionOf, options, notes, store);
+  const looking = todo.filter((layer) => isDecided(decisionOf(layer)));
+  const first = firstReaders(looking, (layer) => ({
+    format: decisionOf(layer).format,
+    algorithm: algorithmOf(layer, decisionOf(layer), options),
+  }));
+  const bound = boundTogether(looking, (layer) => `${layer.scope.path} ${activationOf(layer)}`, first);
+  store.begin(model, todo, (layer) => bound.get(layer) ?? layer.weight?.source ?? layer);
+  await algorithmWeights(model, decisionOf, options, notes, { store, first });
+  const decidedWeight = decidedWeights(store, first, (layer) => decisionOf(layer).format);
   const roundingOf = (layer: Layer): Rounding => {
     const { target, format } = decisionOf(layer);
     return { layer, format, quantizer: nearestOf(decisionOf(layer), options), flat: target.isFlat?.(layer, format) ?? false };
   };
   const weights = layerWeights(model, todo, store);
-  const rounded = todo.filter((layer) => !decided.has(layer) && !store.has(layer) && store.takes(layer) && reasonOf(layer) === undefined);
+  const rounded = todo.filter((layer) => !first.has(layer) && !store.has(layer) && store.takes(layer) && reasonOf(layer) === undefined);
   const ahead = weightsAhead(model, rounded.map(roundingOf));
-  const weightOf = async (layer: Layer): Promise<DecidedWeight> => {
-    const made = decided.has(layer) ? store.get(layer) : undefined;
-    return made === undefined ? weights.quantize(roundingOf(layer), await ahead?.take(layer)) : inFormat(made, decisionOf(layer).format);
-  };
+  const weightOf = async (layer: Layer): Promise<DecidedWeight> =>
+    first.has(layer) ? decidedWeight(layer) : weights.quantize(roundingOf(layer), await ahead?.take(layer));
   const total = todo.reduce((sum, layer) => sum + layer.bytes, 0);
   try {
     const written = await writeLayers(found, { context, total, store, reasonOf, targetOf: (layer) => decisionOf(layer).target, weightOf });

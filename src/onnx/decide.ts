@@ -29,6 +29,7 @@ import type { Layer } from "./layers.ts";
 import { quantizeLayer, type DecideOptions, type Job, type WeightBasis } from "./layer-weight.ts";
 import { modelLayers, readBias, takesBias, writeBias, writeWeight } from "./primitives.ts";
 import type { Feeds } from "./verify/feeds.ts";
+import { firstReaders, mergeInputs } from "./shared-weights.ts";
 import { gemmAlpha } from "./weights.ts";
 import { memoryStore, type DecidedWeight, type WeightStore } from "./journal/store.ts";
 
@@ -61,10 +62,14 @@ export async function decideWeights(
 ): Promise<Map<Layer, DecidedWeight>> {
   const store = memoryStore();
   await decideInto(store, model, layers, decide, calibration, options);
-  return new Map(layers.map((layer) => [layer, store.get(layer)!]));
+  const first = firstReaders(layers, decide);
+  return new Map(layers.map((layer) => [layer, store.get(first.get(layer)!)!]));
 }
 
-/** decideWeights into a store: what is there already is not made again, and what another run makes is left out. */
+/**
+ * decideWeights into a store: what is there already is not made again, and what another run makes is left out. A weight
+ * that several layers read is there for the first of them (`firstReaders`).
+ */
 export async function decideInto(
   store: WeightStore,
   model: OnnxModel,
@@ -73,7 +78,9 @@ export async function decideInto(
   calibration: CalibrationData | undefined,
   options: DecideOptions,
 ): Promise<void> {
-  const isOpen = (layer: Layer): boolean => store.takes(layer) && !store.has(layer);
+  const readers = firstReaders(layers, decide);
+  const firstOf = (layer: Layer): Layer => readers.get(layer)!;
+  const isOpen = (layer: Layer): boolean => store.takes(firstOf(layer)) && !store.has(firstOf(layer));
   const jobs = layers.map((layer): Job => {
     const { format, algorithm } = decide(layer);
     return { layer, format, algorithm: resolveAlgorithm(algorithm) };
@@ -99,9 +106,27 @@ export async function decideInto(
   const scratch: Scratch = { bytes: new Uint8Array(0) };
   const wanted = (group: InputGroup): boolean => group.layers.some(isOpen);
   const make = (layer: Layer, statistics: InputStatistics | null): Promise<DecidedWeight> => {
-    const done = layers.filter((one) => store.has(one)).length;
-    options.onProgress?.({ stage: "quantize", done, total: layers.length, layer: layer.name });
+    const own = [...new Set(readers.values())];
+    const done = own.filter((one) => store.has(one)).length;
+    options.onProgress?.({ stage: "quantize", done, total: own.length, layer: layer.name });
     return quantizeLayer(model, byLayer.get(layer)!, statistics, options, scratch);
+  };
+  // inputs that a weight still waits for, and the sums of those that it has seen
+  const waiting = new Map<Layer, { readonly inputs: Set<InputGroup>; sums: InputStatistics | null }>();
+  for (const group of groups)
+    for (const layer of group.layers.map(firstOf)) {
+      if (!waiting.has(layer)) waiting.set(layer, { inputs: new Set(), sums: null });
+      waiting.get(layer)!.inputs.add(group);
+    }
+  const learn = async (group: InputGroup, found: InputStatistics): Promise<void> => {
+    for (const layer of new Set(group.layers.filter(isOpen).map(firstOf))) {
+      const own = waiting.get(layer)!;
+      own.inputs.delete(group);
+      own.sums = own.sums === null ? found : mergeInputs(own.sums, found);
+      if (own.inputs.size > 0) continue;
+      store.put(layer, await make(layer, own.sums));
+      own.sums = null;
+    }
   };
   if (options.statistics !== undefined && groups.some(wanted)) {
     if (sequential)
@@ -111,10 +136,7 @@ export async function decideInto(
       );
     const file = openStatistics(options.statistics, model);
     try {
-      for (const group of groups.filter(wanted)) {
-        const found = file.of(group);
-        for (const layer of group.layers.filter(isOpen)) store.put(layer, await make(layer, found));
-      }
+      for (const group of groups.filter(wanted)) await learn(group, file.of(group));
     } finally {
       file.close();
     }
@@ -124,13 +146,12 @@ export async function decideInto(
       ...(maxBatches === undefined ? {} : { maxBatches }),
       ...(signal === undefined ? {} : { signal }),
     });
-    if (sequential) await decideInSequence(model, feeds, groups, make, options, store);
+    if (sequential) await decideInSequence(model, feeds, groups, { make, firstOf }, options, store);
     else
       for await (const pass of collectPasses(model, feeds, groups, options, wanted))
-        for (const [group, statistics] of pass)
-          for (const layer of group.layers.filter(isOpen)) store.put(layer, await make(layer, statistics));
+        for (const [group, statistics] of pass) await learn(group, statistics);
   }
-  for (const { layer } of jobs) if (isOpen(layer)) store.put(layer, await make(layer, null));
+  for (const layer of new Set(readers.values())) if (isOpen(layer)) store.put(layer, await make(layer, null));
 }
 
 function checkCalibrated({ layer, algorithm }: Job, reason: string | undefined, hasData: boolean): void {
@@ -159,12 +180,20 @@ function workingCopy(model: OnnxModel): OnnxModel {
   return { ...model, payloads, proto: clone(ModelProtoSchema, model.proto) };
 }
 
-/** Layer by layer through the model, quantized so far, and the float model beside it. */
+interface Making {
+  make(layer: Layer, statistics: InputStatistics): Promise<DecidedWeight>;
+  firstOf(layer: Layer): Layer;
+}
+
+/**
+ * Layer by layer through the model, quantized so far, and the float model beside it. A weight that several layers read
+ * is that of the first which is reached.
+ */
 async function decideInSequence(
   model: OnnxModel,
   feeds: readonly Feeds[],
   groups: readonly InputGroup[],
-  make: (layer: Layer, statistics: InputStatistics) => Promise<DecidedWeight>,
+  { make, firstOf }: Making,
   options: DecideOptions,
   store: WeightStore,
 ): Promise<void> {
@@ -185,16 +214,17 @@ async function decideInSequence(
         );
       const later = groups.slice(i + 1).map((next) => next.input);
       // Layers made before are run through all the same: what they give is what the next ones see.
-      const isOpen = group.layers.some((layer) => !store.has(layer));
+      const isOpen = group.layers.some((layer) => !store.has(firstOf(layer)));
       const statistics = (await collect(quantized, [group], options, later, float, isOpen ? [group] : [])).get(group);
       for (const layer of group.layers) {
         const target = copies[places.get(layer.node)!];
-        const decided = store.get(layer) ?? withoutShift(await make(layer, statistics!), takesBias(target));
-        if (!store.has(layer)) store.put(layer, decided);
+        const first = firstOf(layer);
+        const decided = store.get(first) ?? withoutShift(await make(layer, statistics!), takesBias(target) && first === layer);
+        if (!store.has(first)) store.put(first, decided);
         const { factor } = gemmAlpha(layer.node);
         const values = dequantizeOriginal(decided.packed);
         writeWeight(copy, target, factor === 1 ? values : values.map((value) => value / factor));
-        if (decided.biasShift !== undefined) writeBias(copy, target, shifted(readBias(copy, target), decided.biasShift));
+        if (decided.biasShift !== undefined && first === layer) writeBias(copy, target, shifted(readBias(copy, target), decided.biasShift));
       }
     }
   } finally {

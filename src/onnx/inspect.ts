@@ -5,12 +5,14 @@ import { attributeOf, buildScopes, nodeName, operatorName, resolveConstant } fro
 import { tensorElementType } from "./graph/infer.ts";
 import { inputPaths, readModel } from "./file/io.ts";
 import { fileSize } from "./file/files.ts";
-import { findLayers } from "./layers.ts";
+import { findLayers, type Layer } from "./layers.ts";
 import type { OnnxModel } from "./file/model.ts";
 import { allTensors, tensorDims } from "./file/model.ts";
 import type { NodeProto, ValueInfoProto } from "./file/gen/onnx_pb.ts";
 import { TensorProto_DataType as T } from "./file/gen/onnx_pb.ts";
 import { dataTypeName } from "./file/types.ts";
+import { defineFormat } from "../../formats/define/index.ts";
+import { storedWeights, type StoredWeight } from "./targets/record.ts";
 import { tensorBytes } from "./file/values.ts";
 
 /** Element types of quantized weights. */
@@ -97,27 +99,76 @@ const QUANTIZED_INPUT: Readonly<Record<string, readonly number[]>> = {
 };
 
 function layersOf(scopes: readonly Scope[], model: OnnxModel): LayerSummary[] {
-  const plain = new Map(findLayers(scopes, model).map((layer) => [layer.node, layer]));
+  // a recurrent node has two weights, one with experts three
+  const plain = new Map<NodeProto, Layer[]>();
+  for (const layer of findLayers(scopes, model)) plain.set(layer.node, [...(plain.get(layer.node) ?? []), layer]);
+  const stored = storedFormats(model);
   const layers: LayerSummary[] = [];
   for (const scope of scopes) {
     for (const node of scope.graph.node) {
-      const layer = plain.get(node);
-      const quantized = layer?.weight ? undefined : quantizedLayer(scope, node);
+      const own = plain.get(node) ?? [];
+      const quantized = own.some(({ weight }) => weight !== null) ? undefined : quantizedLayer(scope, node);
       if (quantized !== undefined) layers.push(quantized);
-      else if (layer !== undefined)
-        layers.push({
-          name: layer.name,
-          opType: layer.node.opType,
-          weight: layer.weight?.name ?? "",
-          dataType: layer.weight === null ? "" : dataTypeName(layer.weight.tensor.dataType),
-          format: "",
-          shape: layer.shape,
-          bytes: layer.bytes,
-          graph: scope.path,
-        });
+      else layers.push(...own.flatMap((layer) => storedLayer(layer, stored) ?? plainLayer(layer)));
     }
   }
   return layers;
+}
+
+const plainLayer = ({ name, node, weight, shape, bytes, scope }: Layer): LayerSummary => ({
+  name,
+  opType: node.opType,
+  weight: weight?.name ?? "",
+  dataType: weight === null ? "" : dataTypeName(weight.tensor.dataType),
+  format: "",
+  shape,
+  bytes,
+  graph: scope.path,
+});
+
+/** What the target "stored" wrote down: weights by the value that they are decoded to, and the tables that decode. */
+interface StoredFormats {
+  readonly weights: ReadonlyMap<string, { readonly weight: StoredWeight; readonly bytes: number }>;
+  readonly sources: ReadonlySet<string>;
+}
+
+function storedFormats(model: OnnxModel): StoredFormats {
+  const sizes = new Map([...allTensors(model.proto)].map((tensor) => [tensor.name, tensorBytes(tensor)]));
+  const weights = storedWeights(model);
+  const partsOf = ({ codes, scales, superScales, offsets }: StoredWeight): string[] => [...codes, ...scales, ...superScales, ...offsets];
+  return {
+    weights: new Map(
+      weights.map((weight) => [weight.value, { weight, bytes: partsOf(weight).reduce((sum, name) => sum + (sizes.get(name) ?? 0), 0) }]),
+    ),
+    sources: new Set(weights.flatMap(partsOf)),
+  };
+}
+
+/** Operators between a decoded weight and the node that multiplies by it. */
+const VIEWS: ReadonlySet<string> = new Set(["Reshape", "Transpose", "Cast", "Mul"]);
+
+/**
+ * A layer whose weight the target "stored" decodes, as its codes; nothing for a node that decodes; null for any other.
+ */
+function storedLayer(layer: Layer, { weights, sources }: StoredFormats): LayerSummary[] | null {
+  if (weights.size === 0) return null;
+  const { node, scope } = layer;
+  if (node.opType === "Gather" && (node.input[0]?.startsWith("lowbit_") || sources.has(node.input[0] ?? ""))) return [];
+  if (layer.weight !== null) return null;
+  for (const input of node.input) {
+    let value = input;
+    for (let step = 0; step < 8 && !weights.has(value); step++) {
+      const maker = scope.producers.get(value);
+      if (maker === undefined || !VIEWS.has(maker.opType)) break;
+      value = maker.input[0] ?? "";
+    }
+    const found = weights.get(value);
+    if (found === undefined) continue;
+    const { weight, bytes } = found;
+    const format = defineFormat(weight.format).name;
+    return [{ ...plainLayer(layer), weight: weight.codes[0] ?? "", dataType: format, format, shape: [weight.rows, weight.k], bytes }];
+  }
+  return null;
 }
 
 /** A node that reads a constant weight of integers of two dimensions or more. */

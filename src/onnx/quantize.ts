@@ -2,15 +2,17 @@
 // converted, written and reported.
 import { LowbitError } from "../../formats/core/errors.ts";
 import type { Format } from "../../formats/core/types.ts";
-import { gptq } from "../quantize/gptq.ts";
+import { gptq, gptqIn } from "../quantize/gptq.ts";
+import { gptqWorkspace, type GptqWorkspace } from "../quantize/gptq-workspace.ts";
 import type { PlanLayer } from "../quantize/plan.ts";
 import { rtn } from "../quantize/rtn.ts";
 import { unvarying } from "../quantize/statistics.ts";
 import type { WeightQuantizer } from "../tensor/quantize/index.ts";
 import type { Algorithm } from "./algorithm-types.ts";
-import { planBudget } from "./budget.ts";
+import { plannedLayers, planBudget } from "./budget.ts";
 import { openStatistics } from "./calibrate/file.ts";
 import { calibrateModel, readFeeds } from "./calibrate/index.ts";
+import { inputGroups } from "./calibrate/statistics.ts";
 import { dequantizeWeights } from "./dequantize/index.ts";
 import { decider, resolveFormat } from "./choose.ts";
 import { convertWith, newContext, pick, type ConvertResult } from "./convert.ts";
@@ -26,7 +28,7 @@ import { buildScopes } from "./graph/graph.ts";
 import { findLayers } from "./layers.ts";
 import type { LayerReport, LayerRule, QuantizeModelOptions, QuantizeOptions, QuantizeReport } from "./options.ts";
 import { checkOptions } from "./option-table.ts";
-import { reachSqnr } from "./sensitivity.ts";
+import { exactPattern, reachSqnr } from "./sensitivity.ts";
 import { staticQuantize } from "./static.ts";
 import type { Feeds } from "./verify/feeds.ts";
 import { recipeOf } from "./recipe.ts";
@@ -57,6 +59,10 @@ async function runOptions(model: OnnxModel, options: QuantizeOptions, store?: We
   return { ...result, notes: [...dequantized, ...result.notes] };
 }
 
+/** What the rule for all that a budget does not choose a format for gives as a reason, and what it means. */
+const REST = "kept by the rule *";
+const OUTSIDE = "outside the budget, which is for products of at least 1024 weights";
+
 /** A budget and a target become rules; then one conversion. */
 async function runPlan(model: OnnxModel, options: QuantizeOptions, store?: WeightStore): Promise<ConvertResult> {
   const { budget, targetSqnr, ...plain } = options;
@@ -73,8 +79,9 @@ async function runPlan(model: OnnxModel, options: QuantizeOptions, store?: Weigh
   let asked: QuantizeOptions = { ...plain, calibration: seen };
   if (budget !== undefined) asked = await withBudget(model, asked, budget, seen, notes);
   if (targetSqnr !== undefined) asked = await withTarget(model, asked, targetSqnr, unseen, notes);
-  const result = await convertOnce(model, asked, store);
-  return { layers: result.layers, notes: [...notes, ...result.notes], rules: asked.rules ?? [] };
+  const { layers, notes: made } = await convertOnce(model, asked, store);
+  const explained = budget === undefined ? layers : layers.map((layer) => (layer.reason === REST ? { ...layer, reason: OUTSIDE } : layer));
+  return { layers: explained, notes: [...notes, ...made], rules: asked.rules ?? [] };
 }
 
 /** One conversion: static where activations are quantized, else by layers. */
@@ -118,17 +125,20 @@ async function withBudget(
   const { signal, calibrate } = options;
   const algorithm = options.algorithm ?? "gptq";
   const maxTokens = Math.min(calibrate?.maxTokens ?? Infinity, PLAN_TOKENS);
-  const { layers } = await calibrateModel(model, feeds, { ...pick({ ...calibrate, signal }), maxTokens, holdOut: 0 });
-  const statistics = new Map([...layers].flatMap(([name, { statistics: of }]) => (of.length === 1 ? [[name, of[0]] as const] : [])));
-  const found = await planBudget(model, someFeeds(feeds), {
-    ...budget,
-    statistics,
-    quantizer: (layer, format) => planQuantizer(algorithm, layer, format),
-    ...pick({ signal }),
-  });
+  const { groups } = inputGroups(model, plannedLayers(model));
+  const calibrated = new Set(groups.flatMap(({ layers }) => layers.map(({ name }) => name)));
+  // of a depthwise convolution every group has sums of its own, which no plan looks at
+  const looked = groups.flatMap(({ view, layers }) => (view.groups === 1 ? layers.map(({ name }) => exactPattern(name)) : []));
+  const sums = { ...pick({ ...calibrate, signal }), layers: looked, maxTokens, holdOut: 0 };
+  const collected = looked.length === 0 ? [] : (await calibrateModel(model, feeds, sums)).layers;
+  const statistics = new Map([...collected].flatMap(([name, { statistics: of }]) => (of.length === 1 ? [[name, of[0]] as const] : [])));
+  const quantizers = planQuantizers(algorithm);
+  const found = await planBudget(model, someFeeds(feeds), { ...budget, statistics, quantizer: quantizers.of, ...pick({ signal }) }).finally(
+    quantizers.close,
+  );
   notes.push(...found.notes);
   const own = found.rules.map((rule, i) =>
-    options.algorithm === undefined && !layers.has(found.plan.layers[i].name) ? { ...rule, algorithm: "mse" as const } : rule,
+    options.algorithm === undefined && !calibrated.has(found.plan.layers[i].name) ? { ...rule, algorithm: "mse" as const } : rule,
   );
   const rules: LayerRule[] = [...(options.rules ?? []), ...own, { match: "*", keep: true }];
   return { ...options, algorithm, format: options.format ?? found.rules[0].format!, rules };
@@ -136,11 +146,24 @@ async function withBudget(
 
 /**
  * What a layer is rounded with while formats are compared: GPTQ where something better than rounding is asked for and
- * its inputs are known by more vectors than it has inputs (fewer would make every format seem free of loss).
+ * its inputs are known by more vectors than it has inputs (fewer would make every format seem free of loss). Candidates
+ * of a layer come one after the other, and share the factor of its Hessian.
  */
-function planQuantizer(algorithm: Algorithm, { name, statistics }: PlanLayer, format: Format): WeightQuantizer {
-  if (algorithm === "rtn" || !statistics?.hessian || statistics.rows < statistics.k || unvarying(statistics)) return rtn();
-  return gptq({ hessian: statistics, name, damp: 0.05, ...(format.kind === "opaque" ? {} : { actOrder: true }) });
+function planQuantizers(algorithm: Algorithm) {
+  let workspace: GptqWorkspace | undefined;
+  let at = "";
+  const close = (): void => workspace?.close();
+  const of = ({ name, statistics }: PlanLayer, format: Format): WeightQuantizer => {
+    if (algorithm === "rtn" || !statistics?.hessian || statistics.rows < statistics.k || unvarying(statistics)) return rtn();
+    const options = { hessian: statistics, name, damp: 0.05 };
+    if (format.kind === "opaque") return gptq(options); // in natural order: a factor of its own
+    if (at !== name) {
+      close();
+      [at, workspace] = [name, gptqWorkspace()];
+    }
+    return gptqIn(workspace, { ...options, actOrder: true });
+  };
+  return { of, close };
 }
 
 /** Layers left out, or raised to 8 bits, until the outputs reach a SQNR on data that no quantizer saw; as rules. */

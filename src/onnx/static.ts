@@ -9,7 +9,7 @@ import { findReaders } from "./edit.ts";
 import type { NodeProto } from "./file/gen/onnx_pb.ts";
 import type { OnnxModel } from "./file/model.ts";
 import { buildScopes, isDefaultDomain, nodeName, sortNodes, type Scope } from "./graph/graph.ts";
-import { findLayers, type Layer } from "./layers.ts";
+import { findLayers, unknownReason, type Layer } from "./layers.ts";
 import { weightLayout } from "./matrix.ts";
 import type { ActivationChoice, LayerReport, LayerRule, QuantizeOptions } from "./options.ts";
 import { nameFilter, nameMatcher } from "./patterns.ts";
@@ -90,7 +90,8 @@ function survey(model: OnnxModel, options: StaticOptions): Survey {
     if (operator.output === "input") moves.push([node.input[0], outputValue(readers, node)]);
   }
   const reasons = new Map<string, string>();
-  for (const { node, scope: own, weight, name } of layers) {
+  for (const layer of layers) {
+    const { node, scope: own, weight, name } = layer;
     if (nodes.get(node)) continue;
     const reason =
       own.parent !== null
@@ -98,7 +99,9 @@ function survey(model: OnnxModel, options: StaticOptions): Survey {
         : weight === null
           ? "the weight is not constant"
           : !types.has(node.opType)
-            ? `${node.opType} is not quantized unless opTypes (--op-types) names it`
+            ? STATIC_OPERATORS.has(node.opType)
+              ? `${node.opType} is not quantized unless opTypes (--op-types) names it`
+              : unknownReason(layer, "static quantization")
             : kept(node);
     if (reason !== undefined) reasons.set(name, reason);
   }

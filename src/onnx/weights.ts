@@ -166,6 +166,12 @@ export function inFormat<W extends { readonly packed: PackedTensor }>(weight: W,
   return same ? { ...weight, packed: { ...packed, format } } : weight;
 }
 
+/** How a layer reads its constant: layers of one key read the same matrix out of it. */
+export function layoutKey({ weight }: Layer, { rows, k, rowOffsets, columnOffsets, factor }: LayerMatrix): string {
+  const offsets = [...rowOffsets.subarray(0, 2), commonStride(rowOffsets), commonStride(columnOffsets)];
+  return [rows, k, ...offsets, factor, weight?.dataType].join();
+}
+
 /** Quantizes layers, each distinct weight once. */
 export interface LayerWeights {
   /**
@@ -193,10 +199,8 @@ export function layerWeights(model: OnnxModel, layers: readonly Layer[], store?:
     quantize({ layer, format, quantizer, flat }, given) {
       const matrix = layerMatrix(layer);
       if (typeof matrix === "string") throw new LowbitError("E_UNSUPPORTED", `layer ${layer.name}: ${matrix}.`);
-      const { source, dataType } = layer.weight!;
-      const { rows, k, rowOffsets, columnOffsets, factor } = matrix;
-      const layout = [rows, k, ...rowOffsets.subarray(0, 2), commonStride(rowOffsets), commonStride(columnOffsets), factor, dataType, flat];
-      const key = `${layout.join()} ${JSON.stringify(format.definition)}`;
+      const { source } = layer.weight!;
+      const key = `${layoutKey(layer, matrix)} ${flat} ${JSON.stringify(format.definition)}`;
       const known = made.get(source) ?? [];
       const left = (readers.get(source) ?? 1) - 1;
       readers.set(source, left);

@@ -80,7 +80,8 @@ function* together(weights: readonly Tensor[], format: Format, options: AwqOptio
   const matrices = weights.map((weight) => weightMatrix(weight, `awq${at}`));
   const { k } = matrices[0];
   const { statistics } = options;
-  const hessian = hessianOf(statistics, k, at);
+  // it is not inverted, and a power is one number: any number of tokens will do
+  const hessian = hessianOf(statistics, k, at, 1);
   const mean = statistics.sumAbs.map((s) => s / statistics.weight);
   for (const w of matrices)
     if (w.k !== k) throw new LowbitError("E_SHAPE", `awq${at}: expected layers of ${k} inputs, got ${w.k}. They must read the same input.`);

@@ -88,10 +88,22 @@ export function im2col(
   const k = each * kh * kw;
   const patches = n * outHeight * outWidth;
   const out = new Float32Array(Math.ceil(patches / every) * k);
+  // where each value of a patch lies after its first, for patches that lie within the map: most of them
+  const offsets = new Int32Array(k);
+  for (let c = 0, q = 0; c < each; c++)
+    for (let i = 0; i < kh; i++)
+      for (let j = 0; j < kw; j++, q++) offsets[q] = (c * height + i * g.dilations[0]) * width + j * g.dilations[1];
+  const [bottom, right] = [height - (kh - 1) * g.dilations[0], width - (kw - 1) * g.dilations[1]];
   for (let p = 0, at = 0; p < patches; p += every) {
     const image = Math.floor(p / (outHeight * outWidth));
     const top = (Math.floor(p / outWidth) % outHeight) * g.strides[0] - g.pads[0];
     const left = (p % outWidth) * g.strides[1] - g.pads[1];
+    if (top >= 0 && left >= 0 && top < bottom && left < right) {
+      const first = ((image * channels + group * each) * height + top) * width + left;
+      for (let q = 0; q < k; q++) out[at + q] = x[first + offsets[q]];
+      at += k;
+      continue;
+    }
     for (let c = 0; c < each; c++) {
       const plane = (image * channels + group * each + c) * height * width;
       for (let i = 0; i < kh; i++) {

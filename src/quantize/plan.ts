@@ -83,6 +83,9 @@ function valuesOf(packed: PackedTensor | MixedTensor): Float64Array | Float32Arr
   return packed.recipe.rotation || packed.recipe.channelScales ? dequantizeOriginal(packed) : dequantize(packed, { dtype: "float64" });
 }
 
+/** Power of a layer's output, for as long as the layer is held: candidates are compared with the same one. */
+const powers = new WeakMap<PlanLayer, number>();
+
 /**
  * Loss relative to the output without quantization: ||X (W - Q)^T||^2 / ||X W^T||^2, or of the weights where there are
  * no statistics.
@@ -92,16 +95,16 @@ function valuesOf(packed: PackedTensor | MixedTensor): Float64Array | Float32Arr
 export function relativeLoss(layer: PlanLayer, packed: PackedTensor | MixedTensor): number {
   const w = weightMatrix(layer.weight, `plan of layer "${layer.name}"`);
   const q = valuesOf(packed);
-  const zeros = new Float64Array(w.data.length);
   const hessian = layer.statistics?.hessian;
   if (hessian) {
     if (layer.statistics!.k !== w.k)
       throw new LowbitError("E_CALIBRATION", `plan of layer "${layer.name}": expected inputs of ${w.k}, got ${layer.statistics!.k}.`);
-    const power = outputError(w.data, zeros, w.rows, hessian);
+    let power = powers.get(layer);
+    if (power === undefined) powers.set(layer, (power = outputError(w.data, null, w.rows, hessian)));
     return power === 0 ? 0 : outputError(w.data, q, w.rows, hessian) / power;
   }
   let [error, power] = [0, 0];
-  for (let i = 0; i < zeros.length; i++) {
+  for (let i = 0; i < w.data.length; i++) {
     error += (w.data[i] - q[i]) ** 2;
     power += w.data[i] ** 2;
   }

@@ -8,8 +8,8 @@ import { openSession, type Session } from "../session.ts";
 
 /** Tokens that are summed in float32. */
 const PANEL = 1024;
-/** Multiplications below which a run of its own is not worth it. */
-const SMALL = 1 << 24;
+/** Multiplications below which a run of its own (some 0.1 ms) is not worth it. */
+const SMALL = 1 << 21;
 
 /** Products of two sets of tokens, [tokens * k] each: sum a b^T, [k * k]; null where the caller does as well. */
 export interface Products {

@@ -53,6 +53,9 @@ function readRecord(model: OnnxModel): Record {
   );
 }
 
+/** What the record says, without reading a weight. @throws LowbitError E_ONNX for another version */
+export const storedWeights = (model: OnnxModel): readonly StoredWeight[] => readRecord(model).weights;
+
 /** Adds weights to the model's record. */
 export function recordStored(model: OnnxModel, weights: readonly StoredWeight[]): void {
   const record = readRecord(model);
