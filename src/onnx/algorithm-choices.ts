@@ -12,12 +12,9 @@ import type { WeightQuantizer } from "../tensor/quantize/index.ts";
 import { matrixView, readRows, type Tensor } from "../tensor/tensor.ts";
 import type { AlgorithmInput, AlgorithmName, AlgorithmOptions, LayerAlgorithm } from "./algorithm-types.ts";
 
-/**
- * Dampings that are tried on held-out data where none is given: the first, the smaller, and the larger ones only where
- * the smaller is worse. Each takes a factor of its own, most of the work on a layer of many inputs.
- */
+/** Dampings that are tried on held-out data where none is given. */
 const DAMPS: readonly number[] = [0.05, 0.01, 0.1];
-/** And where there are fewer vectors than inputs, for as long as more is better: close to rounding to nearest. */
+/** And where there are fewer vectors than inputs: close to rounding to nearest. */
 const STRONG_DAMPS: readonly number[] = [0.5, 3];
 /** Hadamard block that is tried beside the format's own (MR-GPTQ). */
 const WIDE_BLOCK = 128;
@@ -93,12 +90,6 @@ interface Found {
   readonly tried: number;
 }
 
-/** A larger damping is tried where the one before it, on the way up from the first, is the best so far. */
-function isWorthTrying(alternatives: readonly GptqChoice[], i: number, best: number | undefined): boolean {
-  if (i < 2 || alternatives[i].damp === undefined) return true;
-  return best === alternatives[i === 2 ? 0 : i - 1].damp;
-}
-
 /** What is open, one after the other: the least error that `judge` finds. */
 function search(
   choices: readonly (readonly GptqChoice[])[],
@@ -108,8 +99,7 @@ function search(
   let best: Found | undefined;
   let tried = 0;
   for (const alternatives of choices)
-    for (const [i, change] of alternatives.entries()) {
-      if (!isWorthTrying(alternatives, i, best?.choice.damp)) continue;
+    for (const change of alternatives) {
       const choice = { ...best?.choice, ...change };
       const packed = quantizeWith(choice);
       const error = judge(packed);

@@ -190,7 +190,8 @@ test("killed at 20 random moments: the same bytes, no layer made twice more than
     }
     await quantizeModel(input, output, { ...recipe, resume: true, onProgress: starts });
     expect(bytes(output).equals(expected)).toBe(true);
-    expect([...made.keys()].sort()).toEqual(["a", "b", "c", "c2", "d", "e"].slice(0, made.size));
+    // c2 reads the weight of c, which is made once
+    expect([...made.keys()].sort()).toEqual(["a", "b", "c", "d", "e"].slice(0, made.size));
     const computed = [...made.values()].reduce((a, b) => a + b, 0);
     expect(computed).toBeGreaterThanOrEqual(made.size * (whole + 1));
     expect(computed).toBeLessThanOrEqual(made.size * (whole + 1) + kills);

@@ -121,7 +121,7 @@ test("awq of a whole model leaves convolutions in groups to a search, and says s
 
 test("a budget says which layers it is not for", async () => {
   const { report } = await quantizeModelBytes(grouped, {
-    budget: { bitsPerWeight: 4.5, candidates: ["int4_b32"] },
+    budget: { bitsPerWeight: 5.5, candidates: ["int4_b32"] },
     calibration: feedsOf([1, 8, 8, 8]),
   });
   expect(report.layers.map(({ reason }) => reason)).toEqual([expect.stringMatching(/outside the budget.*1024/), undefined]);
