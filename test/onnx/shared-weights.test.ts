@@ -1,7 +1,7 @@
 // What held-back models showed: a weight that several layers read stays one weight whatever makes it, a budget looks at
 // every output, inspect knows stored codes and all weights of a node, and reasons name what works.
 import { describe, expect, test } from "vitest";
-import { measureImportance, quantizeModelBytes, readModelBytes, type Feeds, type QuantizeOptions } from "../../src/onnx/index.ts";
+import { measureImportance, quantizeModelBytes, readModelBytes, type Feeds, type QuantizeModelOptions } from "../../src/onnx/index.ts";
 import { summarizeModel } from "../../src/onnx/inspect.ts";
 import { encode, graph, model, node, raw, T, value, weights } from "./build.ts";
 
@@ -71,7 +71,7 @@ const recurrent = encode(
 );
 
 describe("a weight that two layers read", () => {
-  const cases: [string, QuantizeOptions][] = [
+  const cases: [string, QuantizeModelOptions][] = [
     ["gptq", { format: "int4_b32", target: "stored", algorithm: "gptq" }],
     ["awq", { dtype: "q4", algorithm: "awq" }],
     ["refit", { dtype: "q4", algorithm: "refit", sequential: true }],
@@ -87,7 +87,7 @@ describe("a weight that two layers read", () => {
     });
 
   test("is made from what both inputs say", async () => {
-    const asked: QuantizeOptions = { dtype: "q4", algorithm: { name: "gptq", damp: 0.01, actOrder: true, polish: 0 } };
+    const asked: QuantizeModelOptions = { dtype: "q4", algorithm: { name: "gptq", damp: 0.01, actOrder: true, polish: 0 } };
     const { report } = await quantizeModelBytes(twice, { ...asked, calibration: feedsOf([16, K]) });
     const one = await quantizeModelBytes(twice, { ...asked, calibration: feedsOf([16, K]), exclude: ["two"] });
     const [both, alone] = [report.layers[0], one.report.layers[0]];
@@ -113,7 +113,7 @@ test("importances count every output, not the first alone", async () => {
 });
 
 test("awq of a whole model leaves convolutions in groups to a search, and says so", async () => {
-  const asked: QuantizeOptions = { format: "int4_b32", target: "stored", algorithm: "awq", calibration: feedsOf([1, 8, 8, 8]) };
+  const asked: QuantizeModelOptions = { format: "int4_b32", target: "stored", algorithm: "awq", calibration: feedsOf([1, 8, 8, 8]) };
   const { report } = await quantizeModelBytes(grouped, asked);
   expect(report.layers.map(({ algorithm }) => algorithm)).toEqual(["rtn", "awq"]); // its scales are searched
   expect(report.notes.join()).toMatch(/depthwise: .*awq would give every group a basis of its own/);
