@@ -102,6 +102,19 @@ describe("algorithms on calibration data", () => {
     });
     expect(existsSync(out)).toBe(false);
   });
+  it("too little memory for a Hessian: the layer is named, with what can be done", async () => {
+    // 262,144 inputs: half a terabyte of sums
+    const [k, out] = [262144, join(folder, "wide-out.onnx")];
+    writeFileSync(join(folder, "wide.onnx"), encode(matmulModel(raw("w", [k, 1], weights(k, 5)), k, 1)));
+    const calibration = [{ x: { type: "float32" as const, data: weights(k, 6), dims: [1, k] } }];
+    await expect(quantizeModel(join(folder, "wide.onnx"), out, { dtype: "q4", algorithm: "gptq", calibration })).rejects.toMatchObject({
+      code: "E_CALIBRATION",
+      message: expect.stringMatching(
+        /^layer mm: expected room for its Hessian of 262144 inputs .*got a bound of .*rtn, mse, hqq/,
+      ) as string,
+    });
+    expect(existsSync(out)).toBe(false);
+  });
 });
 
 describe("rules, budgets, targets", () => {
