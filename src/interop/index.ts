@@ -16,4 +16,4 @@ export { loadLossless, type LoadLosslessOptions } from "./safetensors/lossless.t
 export { checkpointOf, importCheckpoint, type Checkpoint } from "./checkpoints/import.ts";
 export type { ImportedLayer } from "./checkpoints/methods.ts";
 export { npyBytes, parseNpy, readNpy, writeNpy, type NpyArray, type NpyData, type NpyInput } from "./npy/npy.ts";
-export { npzBytes, readNpz, writeNpz, type NpzFile, type NpzOptions } from "./npy/npz.ts";
+export { npzBytes, readNpz, writeNpz, type NpzArrays, type NpzFile, type NpzOptions } from "./npy/npz.ts";

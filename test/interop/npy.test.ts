@@ -317,3 +317,12 @@ describe("npz", () => {
     await expect(readNpz(new Uint8Array(0))).rejects.toThrow(damaged(/zip/));
   });
 });
+
+test("an archive is written from what was read: a Map of arrays", async () => {
+  const read = parseNpz(
+    await npzBytes({ x: { data: Float32Array.of(1, 2, 3, 4), shape: [2, 2] }, n: { data: Int32Array.of(7), shape: [] } }),
+  );
+  const again = parseNpz(await npzBytes(read, { compress: true }));
+  expect([...again.keys()]).toEqual(["x", "n"]);
+  expect(again).toEqual(read);
+});

@@ -84,8 +84,12 @@ export interface NpzOptions {
   readonly zip64?: boolean;
 }
 
-async function* entriesOf(arrays: Readonly<Record<string, NpyInput>>, compress: boolean): AsyncGenerator<NewEntry> {
-  for (const [name, input] of Object.entries(arrays)) {
+/** Arrays by name, as they are read too. */
+export type NpzArrays = ReadonlyMap<string, NpyInput> | Readonly<Record<string, NpyInput>>;
+
+async function* entriesOf(arrays: NpzArrays, compress: boolean): AsyncGenerator<NewEntry> {
+  const list = arrays instanceof Map ? [...(arrays as ReadonlyMap<string, NpyInput>)] : Object.entries(arrays);
+  for (const [name, input] of list) {
     const bytes = npyBytes(input);
     const data = compress ? await deflate(bytes) : bytes;
     yield { name: `${name}${SUFFIX}`, method: compress ? 8 : 0, crc: crc32(bytes), size: bytes.length, data };
@@ -97,7 +101,7 @@ async function* entriesOf(arrays: Readonly<Record<string, NpyInput>>, compress: 
  * @example
  * const bytes = await npzBytes({ input: { data: new Float32Array(784), shape: [1, 1, 28, 28] } }, { compress: true });
  */
-export async function npzBytes(arrays: Readonly<Record<string, NpyInput>>, options: NpzOptions = {}): Promise<Uint8Array<ArrayBuffer>> {
+export async function npzBytes(arrays: NpzArrays, options: NpzOptions = {}): Promise<Uint8Array<ArrayBuffer>> {
   const pieces: Uint8Array[] = [];
   for await (const piece of zipPieces(entriesOf(arrays, options.compress ?? false), options.zip64)) pieces.push(piece);
   const out = new Uint8Array(pieces.reduce((n, piece) => n + piece.length, 0));
@@ -114,10 +118,6 @@ export async function npzBytes(arrays: Readonly<Record<string, NpyInput>>, optio
  * @throws TypeError, LowbitError E_SHAPE, E_IO, E_EXISTS
  * @example await writeNpz("x.npz", { x: { data: new Float32Array(6), shape: [2, 3] } }, { compress: true });
  */
-export async function writeNpz(
-  path: string,
-  arrays: Readonly<Record<string, NpyInput>>,
-  options: NpzOptions & { readonly force?: boolean } = {},
-): Promise<void> {
+export async function writeNpz(path: string, arrays: NpzArrays, options: NpzOptions & { readonly force?: boolean } = {}): Promise<void> {
   await writeFileWhole(path, zipPieces(entriesOf(arrays, options.compress ?? false), options.zip64), options.force ?? false);
 }
