@@ -83,9 +83,6 @@ function valuesOf(packed: PackedTensor | MixedTensor): Float64Array | Float32Arr
   return packed.recipe.rotation || packed.recipe.channelScales ? dequantizeOriginal(packed) : dequantize(packed, { dtype: "float64" });
 }
 
-/** Power of a layer's output, for as long as the layer is held: candidates are compared with the same one. */
-const powers = new WeakMap<PlanLayer, number>();
-
 /**
  * Loss relative to the output without quantization: ||X (W - Q)^T||^2 / ||X W^T||^2, or of the weights where there are
  * no statistics.
@@ -93,22 +90,25 @@ const powers = new WeakMap<PlanLayer, number>();
  * @example relativeLoss({ name: "fc1", weight: w, statistics: stats }, quantize(w, format("int4_b32"))) // .01 is 20 dB
  */
 export function relativeLoss(layer: PlanLayer, packed: PackedTensor | MixedTensor): number {
-  const w = weightMatrix(layer.weight, `plan of layer "${layer.name}"`);
-  const q = valuesOf(packed);
-  const hessian = layer.statistics?.hessian;
-  if (hessian) {
-    if (layer.statistics!.k !== w.k)
-      throw new LowbitError("E_CALIBRATION", `plan of layer "${layer.name}": expected inputs of ${w.k}, got ${layer.statistics!.k}.`);
-    let power = powers.get(layer);
-    if (power === undefined) powers.set(layer, (power = outputError(w.data, null, w.rows, hessian)));
-    return power === 0 ? 0 : outputError(w.data, q, w.rows, hessian) / power;
-  }
-  let [error, power] = [0, 0];
-  for (let i = 0; i < w.data.length; i++) {
-    error += (w.data[i] - q[i]) ** 2;
-    power += w.data[i] ** 2;
-  }
-  return power === 0 ? 0 : error / power;
+  return lossOf(layer)(packed);
+}
+
+type Loss = (packed: PackedTensor | MixedTensor) => number;
+
+/** `relativeLoss` of a layer's candidates: what all of them are compared with is computed once. */
+function lossOf({ name, weight, statistics }: PlanLayer): Loss {
+  const w = weightMatrix(weight, `plan of layer "${name}"`);
+  const hessian = statistics?.hessian;
+  if (hessian && statistics!.k !== w.k)
+    throw new LowbitError("E_CALIBRATION", `plan of layer "${name}": expected inputs of ${w.k}, got ${statistics!.k}.`);
+  const error = (q: Float64Array | Float32Array | null): number => {
+    if (hessian) return outputError(w.data, q, w.rows, hessian);
+    let sum = 0;
+    for (let i = 0; i < w.data.length; i++) sum += (w.data[i] - (q === null ? 0 : q[i])) ** 2;
+    return sum;
+  };
+  const power = error(null);
+  return (packed) => (power === 0 ? 0 : error(valuesOf(packed)) / power);
 }
 
 /** One way to store a layer. */
@@ -140,9 +140,11 @@ export async function plan(layers: readonly PlanLayer[], options: PlanOptions): 
     const own = choicesOf(layer, k, options);
     const loss: number[] = [];
     const bytes: number[] = [];
+    let relative: Loss | undefined;
+    const lossIn: Loss = (packed) => (relative ??= lossOf(layer))(packed);
     for (const choice of own) {
       checkAborted(options.signal, "plan");
-      const measured = await measure(layer, choice, options).catch((error: unknown) => {
+      const measured = await measure(layer, choice, options, lossIn).catch((error: unknown) => {
         throw ofLayer(error, layer.name);
       });
       loss.push(measured.loss * (layer.importance ?? 1));
@@ -186,7 +188,12 @@ function choicesOf(layer: PlanLayer, k: number, o: PlanOptions): Choice[] {
   return [...out, { format: wide }];
 }
 
-async function measure(layer: PlanLayer, { format, split }: Choice, o: PlanOptions): Promise<{ loss: number; bytes: number }> {
+async function measure(
+  layer: PlanLayer,
+  { format, split }: Choice,
+  o: PlanOptions,
+  lossIn: Loss,
+): Promise<{ loss: number; bytes: number }> {
   const { quantizer } = o;
   const packed = split
     ? quantizeMixed(layer.weight, split.channels, [split.wide, format], {
@@ -194,7 +201,7 @@ async function measure(layer: PlanLayer, { format, split }: Choice, o: PlanOptio
         ...(quantizer ? { quantizer: (part, f) => quantizer({ ...layer, ...part }, f) } : {}),
       })
     : quantize(layer.weight, format, quantizer ? quantizer(layer, format) : {});
-  const loss = o.loss ? await o.loss(layer, split?.wide ?? format, packed) : relativeLoss(layer, packed);
+  const loss = o.loss ? await o.loss(layer, split?.wide ?? format, packed) : lossIn(packed);
   if (!Number.isFinite(loss))
     throw new LowbitError("E_CALIBRATION", `plan of layer "${layer.name}": expected a finite loss in ${format.name}, got ${loss}.`);
   return { loss, bytes: "parts" in packed ? mixedBytes(packed) : storedBytes(packed) };
