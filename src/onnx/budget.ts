@@ -42,7 +42,7 @@ const LEAST_WEIGHTS = 1024;
 /** Operators whose weights a budget is for; tables that are read by Gather or Slice are none. */
 const PRODUCTS: ReadonlySet<string> = new Set(["MatMul", "Gemm", "Conv", "ConvTranspose"]);
 
-/** Names of the layers that a budget is for. */
+/** The layers that a budget is for. */
 export const plannedLayers = (model: OnnxModel): ModelLayer[] => chosenLayers(model, undefined);
 
 const chosenLayers = (model: OnnxModel, names: readonly string[] | undefined): ModelLayer[] => {

@@ -116,7 +116,7 @@ export function decider(context: TargetContext, found: readonly Layer[]): Decide
 
   const decide = (layer: Layer): Decision | string => {
     const byRule = rules.find(({ matches }) => matches(layer.name));
-    if (byRule?.rule.keep) return `kept by the rule ${String(byRule.rule.match)}`;
+    if (byRule?.rule.keep) return byRule.rule.reason ?? `kept by the rule ${String(byRule.rule.match)}`;
     const kept = keep.find(({ matches }) => matches(layer.name));
     if (kept !== undefined) return `kept by ${String(kept.pattern)}`;
     if (keepOps.has(layer.node.opType)) return `kept: ${layer.node.opType} is among keepOps`;

@@ -105,10 +105,10 @@ export async function decideInto(
     );
   const scratch: Scratch = { bytes: new Uint8Array(0) };
   const wanted = (group: InputGroup): boolean => group.layers.some(isOpen);
+  const firsts = new Set(readers.values());
   const make = (layer: Layer, statistics: InputStatistics | null): Promise<DecidedWeight> => {
-    const own = [...new Set(readers.values())];
-    const done = own.filter((one) => store.has(one)).length;
-    options.onProgress?.({ stage: "quantize", done, total: own.length, layer: layer.name });
+    const done = [...firsts].filter((one) => store.has(one)).length;
+    options.onProgress?.({ stage: "quantize", done, total: firsts.size, layer: layer.name });
     return quantizeLayer(model, byLayer.get(layer)!, statistics, options, scratch);
   };
   // inputs that a weight still waits for, and the sums of those that it has seen
@@ -151,7 +151,7 @@ export async function decideInto(
       for await (const pass of collectPasses(model, feeds, groups, options, wanted))
         for (const [group, statistics] of pass) await learn(group, statistics);
   }
-  for (const layer of new Set(readers.values())) if (isOpen(layer)) store.put(layer, await make(layer, null));
+  for (const layer of firsts) if (isOpen(layer)) store.put(layer, await make(layer, null));
 }
 
 function checkCalibrated({ layer, algorithm }: Job, reason: string | undefined, hasData: boolean): void {

@@ -52,13 +52,14 @@ const isBudget = (v: unknown): boolean =>
   v.bitsPerWeight > 0 &&
   (v.candidates === undefined || isList(v.candidates, isText));
 const CALIBRATE_FIELDS = ["maxBatches", "maxTokens", "every", "holdOut", "memory", "threads"];
-const RULE_FIELDS = ["match", "keep", "dtype", "format", "target", "algorithm"];
+const RULE_FIELDS = ["match", "keep", "reason", "dtype", "format", "target", "algorithm"];
 
 const isRule = (rule: unknown): boolean =>
   isObject(rule) &&
   Object.keys(rule).every((key) => RULE_FIELDS.includes(key)) &&
   isPattern(rule.match) &&
   (rule.keep === undefined || typeof rule.keep === "boolean") &&
+  (rule.reason === undefined || typeof rule.reason === "string") &&
   (rule.dtype === undefined || dtypeRow(String(rule.dtype)) !== undefined) &&
   (rule.format === undefined || isFormat(rule.format)) &&
   (rule.target === undefined || TARGET_NAMES.includes(rule.target as TargetName)) &&

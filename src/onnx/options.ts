@@ -25,8 +25,9 @@ export type ActivationChoice = ActivationType | "mixed";
 /** What holds for the layers that `match`; the first rule that matches a layer counts. */
 export interface LayerRule {
   readonly match: NamePattern;
-  /** Leave these layers as they are. */
+  /** Leave these layers as they are; `reason`: what the report says of them. */
   readonly keep?: boolean;
+  readonly reason?: string;
   readonly dtype?: OnnxDtype;
   readonly format?: FormatChoice;
   readonly target?: TargetName;

@@ -59,9 +59,8 @@ async function runOptions(model: OnnxModel, options: QuantizeOptions, store?: We
   return { ...result, notes: [...dequantized, ...result.notes] };
 }
 
-/** What the rule for all that a budget does not choose a format for gives as a reason, and what it means. */
-const REST = "kept by the rule *";
-const OUTSIDE = "outside the budget, which is for products of at least 1024 weights";
+/** All that a budget does not choose a format for. */
+const OUTSIDE: LayerRule = { match: "*", keep: true, reason: "outside the budget, which is for products of at least 1024 weights" };
 
 /** A budget and a target become rules; then one conversion. */
 async function runPlan(model: OnnxModel, options: QuantizeOptions, store?: WeightStore): Promise<ConvertResult> {
@@ -79,9 +78,8 @@ async function runPlan(model: OnnxModel, options: QuantizeOptions, store?: Weigh
   let asked: QuantizeOptions = { ...plain, calibration: seen };
   if (budget !== undefined) asked = await withBudget(model, asked, budget, seen, notes);
   if (targetSqnr !== undefined) asked = await withTarget(model, asked, targetSqnr, unseen, notes);
-  const { layers, notes: made } = await convertOnce(model, asked, store);
-  const explained = budget === undefined ? layers : layers.map((layer) => (layer.reason === REST ? { ...layer, reason: OUTSIDE } : layer));
-  return { layers: explained, notes: [...notes, ...made], rules: asked.rules ?? [] };
+  const result = await convertOnce(model, asked, store);
+  return { layers: result.layers, notes: [...notes, ...result.notes], rules: asked.rules ?? [] };
 }
 
 /** One conversion: static where activations are quantized, else by layers. */
@@ -140,7 +138,7 @@ async function withBudget(
   const own = found.rules.map((rule, i) =>
     options.algorithm === undefined && !calibrated.has(found.plan.layers[i].name) ? { ...rule, algorithm: "mse" as const } : rule,
   );
-  const rules: LayerRule[] = [...(options.rules ?? []), ...own, { match: "*", keep: true }];
+  const rules: LayerRule[] = [...(options.rules ?? []), ...own, OUTSIDE];
   return { ...options, algorithm, format: options.format ?? found.rules[0].format!, rules };
 }
 

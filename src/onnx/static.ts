@@ -52,7 +52,7 @@ function keptBy(options: StaticOptions, scope: Scope, names: readonly string[]):
   return (node) => {
     const name = nodeName(node);
     const first = rules.find(({ matches }) => matches(name));
-    if (first?.rule.keep) return `kept by the rule ${String(first.rule.match)}`;
+    if (first?.rule.keep) return first.rule.reason ?? `kept by the rule ${String(first.rule.match)}`;
     const pattern = keep.find(({ matches }) => matches(name))?.pattern;
     if (pattern !== undefined) return `kept by ${String(pattern)}`;
     return ops.has(node.opType) ? `kept: ${node.opType} is among keepOps` : filter(name);
