@@ -46,11 +46,14 @@ export function packedRows(memory: EngineMemory, format: Format, dims: number, m
   const fields = plain ? null : floatOperandsOf(format);
   const common = { kind: "float", style: "simd", planes: 1, table: null, doubled: false, most: 0, offset, flat: false, shared: memory.shared } as const; // prettier-ignore
   const decoded: ScanSpec = { ...common, bits: 32, vectors: Math.ceil(dims / 4), stride: 4 * dims };
-  const coded = ((): ScanSpec => {
-    if (fields === null) return decoded;
-    const vectors = Math.ceil((dims * fields.bits) / 128);
-    return { ...common, bits: fields.bits, mantissaBits: fields.mantissaBits, vectors, stride: 16 * vectors };
-  })();
+  const codeVectors = Math.ceil((dims * (fields?.bits ?? 0)) / 128);
+  const coded: ScanSpec | null = fields && {
+    ...common,
+    bits: fields.bits,
+    mantissaBits: fields.mantissaBits,
+    vectors: codeVectors,
+    stride: 16 * codeVectors,
+  };
 
   const segmentOf = (row: number): Segment => {
     let i = segments.length - 1;
@@ -69,7 +72,7 @@ export function packedRows(memory: EngineMemory, format: Format, dims: number, m
   });
   /** Codes of rows where the scan kernel reads them. */
   const copyCodes = ({ codes, rowBytes }: PackedTensor, row: number, many: number, to: number): void => {
-    const { stride } = coded;
+    const stride = 16 * codeVectors;
     const bytes = new Uint8Array(memory.buffer, to, many * stride);
     if (rowBytes === stride) bytes.set(codes.subarray(row * rowBytes, (row + many) * rowBytes));
     else
@@ -211,25 +214,25 @@ export function packedRows(memory: EngineMemory, format: Format, dims: number, m
     scan(queries, want, mask, _precise) {
       measureRows();
       // for several queries rows are decoded once
-      const isCoded = fields !== null && queries.length < DECODED;
-      const spec = isCoded ? coded : decoded;
+      const own = queries.length < DECODED ? coded : null;
+      const spec = own ?? decoded;
       const size = queryBytes(spec);
       const query = memory.scratch("search query", size * queries.length);
       const bytes = new Uint8Array(memory.buffer, query, size * queries.length).fill(0);
-      const lacking = isCoded ? fields.lacking : 0;
+      const lacking = own === null ? 0 : fields!.lacking;
       const lost = queries.map((q, i) => writeQuery(bytes.subarray(i * size, (i + 1) * size), q, spec, null, lacking));
       const into = lists(memory, "search lists", [queries.length, want, memory.threads]);
       const step = Math.max(8, 8 * Math.floor(PANEL / spec.stride / 8));
-      const panel = new Float32Array(isCoded ? 0 : step * dims);
+      const panel = new Float32Array(own === null ? step * dims : 0);
       const staged = memory.scratch("search panel", step * (spec.stride + 12) + 64);
-      const [own, add, id] = [0, 1, 2].map((i) => staged + step * (spec.stride + 4 * i) + 16);
+      const [factor, add, id] = [0, 1, 2].map((i) => staged + step * (spec.stride + 4 * i) + 16);
       for (const segment of segments)
         for (let row = 0; row < segment.rows; row += step) {
           const many = Math.min(step, segment.rows - row);
           const first = segment.first + row;
-          const weights = memory.floats(own, many);
+          const weights = memory.floats(factor, many);
           weights.set(factors.subarray(first, first + many));
-          if (isCoded) {
+          if (own !== null) {
             copyCodes(segment.packed!, row, many, staged);
             scaleRows(segment.packed!, row, weights);
           } else {
@@ -241,7 +244,7 @@ export function packedRows(memory: EngineMemory, format: Format, dims: number, m
           memory.floats(add, many).set(offsets.subarray(first, first + many));
           new Uint32Array(memory.buffer, id, many).set(allIds.subarray(first, first + many));
           const masks = mask === null ? 0 : stageMask(memory, mask, first, many);
-          const rows = { codes: staged, factors: own, offsets: add, sums: 0, ids: id, mask: masks, rows: many, firstRow: first };
+          const rows = { codes: staged, factors: factor, offsets: add, sums: 0, ids: id, mask: masks, rows: many, firstRow: first };
           runScan(memory, spec, rows, query, into);
         }
       runRank(memory, null, into, null);

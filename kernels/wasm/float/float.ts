@@ -5,6 +5,7 @@
 import { family } from "../engine/family.ts";
 import { ModuleBuilder, type Emit, type FunctionBuilder, type FunctionRef, type Local } from "../engine/asm.ts";
 import { fieldLayout } from "../products/fields.ts";
+import { halfWords, placeFields } from "./fields.ts";
 import { writeRecords, writeWork } from "../engine/items.ts";
 import { aimAhead, lookAhead, writePackRows } from "../products/tiles.ts";
 
@@ -172,19 +173,13 @@ class FloatDecoder {
   /** Fields of `bytes` as bfloat16 in i16 lanes: sign at 15, the exponent field's lowest bit at 7. */
   #place(left: number, mantissaBits: number): Emit {
     const f = this.#f;
-    const { bits } = this.#spec;
-    const mask = f.constant16(-32768 | (((1 << (bits - 1)) - 1) << (7 - mantissaBits)));
     const top = left === 0 ? f.get(this.#bytes) : f.op("i16x8.shl", this.#bytes, f.i32(left));
-    return f.op("v128.and", f.op("i16x8.shr_s", top, f.i32(9 - bits + mantissaBits)), mask);
+    return placeFields(f, this.#spec.bits, mantissaBits, top);
   }
 
   /** Element k of a pair of 16-bit words per i32 lane. */
   #half(words: Emit | Local, k: number, mantissaBits: 7 | 10): Emit {
-    const f = this.#f;
-    const upper = f.constant32(-65536);
-    const high = k % 2 === 0 ? f.op("i32x4.shl", words, f.i32(16)) : f.op("v128.and", words, upper);
-    if (mantissaBits === 7) return high;
-    return f.op("v128.and", f.op("i32x4.shr_s", high, f.i32(3)), f.constant32(0x8fffe000));
+    return halfWords(this.#f, words, k % 2 === 0 ? "lower" : "upper", mantissaBits);
   }
 
   /**

@@ -1,5 +1,6 @@
 // Products of packed rows with a query, four rows at a time, each at an address of its own.
 import { type Emit, type FunctionBuilder, type Local } from "../engine/asm.ts";
+import { halfWords, placeFields } from "../float/fields.ts";
 import { QUERY_HEAD, queryRange, queryVectors, SCAN_ROWS, type ScanSpec } from "./layout.ts";
 
 const DOT = "i32x4.relaxed_dot_i8x16_i7x16_add_s";
@@ -105,31 +106,19 @@ function dotStep(f: FunctionBuilder, spec: ScanSpec, p: readonly Local[], query:
   return Object.assign(step, { end: () => narrow?.widen() });
 }
 
-/**
- * Fields of floats become those of float32 by shifts, too small by a power of two that the factor of the query makes
- * up for. Infinities and NaN do not: rows have none.
- */
-function decoded(f: FunctionBuilder, { bits, mantissaBits = 0 }: ScanSpec): (x: Local) => readonly Emit[] {
-  const upper = f.constant32(-65536);
-  if (bits === 16) {
-    // of float16, whose exponent has three bits less than float32's
-    const fit = (words: Emit): Emit => {
-      return mantissaBits === 7 ? words : f.op("v128.and", f.op("i32x4.shr_s", words, f.i32(3)), f.constant32(0x8fffe000));
-    };
-    return (x) => [fit(f.op("i32x4.shl", x, f.i32(16))), fit(f.op("v128.and", x, upper))];
-  }
-  // as bfloat16: the sign at bit 15, the exponent's lowest bit at 7
-  const mask = f.constant16(-32768 | (127 << (7 - mantissaBits)));
-  const words = f.local("v128");
-  const place = (v: Emit | Local): Emit => f.op("v128.and", f.op("i16x8.shr_s", v, f.i32(1 + mantissaBits)), mask);
-  const halves = (v: Emit): readonly Emit[] => [
-    () => {
-      f.set(words, v);
-      f.run(f.op("i32x4.shl", words, f.i32(16)));
-    },
-    f.op("v128.and", words, upper),
+/** Floats of 8 and 16 bits as float32, too small by a power of two that the factor of the query makes up for. */
+function decoded(f: FunctionBuilder, { bits, mantissaBits }: ScanSpec): (x: Local) => readonly Emit[] {
+  const both = (words: Local, mantissa: 7 | 10): readonly Emit[] => [
+    halfWords(f, words, "lower", mantissa),
+    halfWords(f, words, "upper", mantissa),
   ];
-  return (x) => [...halves(place(f.op("i16x8.shl", x, f.i32(8)))), ...halves(place(x))];
+  if (bits === 16) return (x) => both(x, mantissaBits as 7 | 10);
+  const [even, odd] = f.locals("v128", 2);
+  return (x) => {
+    f.set(even, placeFields(f, 8, mantissaBits!, f.op("i16x8.shl", x, f.i32(8))));
+    f.set(odd, placeFields(f, 8, mantissaBits!, x));
+    return [...both(even, 7), ...both(odd, 7)];
+  };
 }
 
 function floatStep(f: FunctionBuilder, spec: ScanSpec, p: readonly Local[], query: Local, acc: readonly Local[]): Step {
