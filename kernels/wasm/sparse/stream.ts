@@ -32,39 +32,42 @@ function columnsOf({ values, n, k }: Matrix, r: number, rows: number, width: num
   return columns;
 }
 
-/** Weights in blocks of a shape that are not all zeros. */
-function weightsIn(matrix: Matrix, rows: number, width: number): number {
-  let count = 0;
-  for (let r = 0; r < matrix.n; r += rows) count += rows * width * columnsOf(matrix, r, rows, width).length;
-  return count;
+/** The columns of every group of rows, and how many weights that is. */
+interface Blocks {
+  readonly columns: readonly number[][];
+  readonly weights: number;
+}
+
+function blocksOf(matrix: Matrix, rows: number, width: number): Blocks {
+  const columns = Array.from({ length: Math.ceil(matrix.n / rows) }, (_, g) => columnsOf(matrix, g * rows, rows, width));
+  return { columns, weights: columns.reduce((sum, own) => sum + rows * width * own.length, 0) };
 }
 
 /** The stream of a matrix [n, k]: in blocks of four rows, of int8 of four columns, where it has such or nearly. */
 export function sparseStream(values: Float32Array | Int8Array, n: number, k: number): SparseStream {
   const type: SparseSpec["type"] = values instanceof Int8Array ? "int8" : "float32";
   const matrix = { values, n, k };
-  const kept = weightsIn(matrix, 1, 1);
-  const block: SparseBlock =
-    weightsIn(matrix, 4, 1) <= BLOCK_COST["4x1"] * kept
-      ? "4x1"
-      : type === "int8" && weightsIn(matrix, 1, 4) <= BLOCK_COST["1x4"] * kept
-        ? "1x4"
-        : "1x1";
+  let block: SparseBlock = "1x1";
+  let blocks = blocksOf(matrix, 1, 1);
+  const kept = blocks.weights;
+  for (const [name, rows, width] of [["4x1", 4, 1], ["1x4", 1, 4]] as const) {
+    if (block !== "1x1" || (name === "1x4" && type !== "int8")) continue;
+    const found = blocksOf(matrix, rows, width);
+    if (found.weights <= BLOCK_COST[name] * kept) [block, blocks] = [name, found];
+  } // prettier-ignore
   const rows = blockRows(block);
-  const width = block === "1x4" ? 4 : 1;
   const spec = { type, block } as const;
   const column = sparseTile(spec) * sparseElement(type);
   const step = sparseStep(spec);
   /** Blocks of a step: of int8 two columns are multiplied at once. */
   const pair = type === "int8" && block !== "1x4" ? 2 : 1;
   const groups = Math.ceil(n / rows);
-  const found = Array.from({ length: groups }, (_, g) => columnsOf(matrix, g * rows, rows, width));
-  const bytes = new Uint8Array(step * found.reduce((sum, columns) => sum + Math.ceil(columns.length / pair), 0));
+  const bytes = new Uint8Array(step * blocks.columns.reduce((sum, columns) => sum + Math.ceil(columns.length / pair), 0));
   const view = new DataView(bytes.buffer);
   const starts = new Uint32Array(groups + 1);
   const at = (row: number, c: number): number => (row < n && c < k ? values[row * k + c] : 0);
   let to = 0;
-  found.forEach((columns, g) => {
+  blocks.columns.forEach((columns, g) => {
     starts[g] = to;
     for (let i = 0; i < columns.length; i += pair, to += step) {
       for (let p = 0; p < pair; p++) view.setUint32(to + 4 * p, (columns[i + p] ?? columns[i]) * column, true);
@@ -80,6 +83,5 @@ export function sparseStream(values: Float32Array | Int8Array, n: number, k: num
     }
   });
   starts[groups] = to;
-  const multiplied = found.reduce((sum, columns) => sum + rows * width * columns.length, 0);
-  return { block, groups, starts, bytes, kept, multiplied };
+  return { block, groups, starts, bytes, kept, multiplied: blocks.weights };
 }

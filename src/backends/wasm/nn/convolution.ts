@@ -145,7 +145,8 @@ export function padWindow(shape: WindowShape, bytes: 1 | 4): PaddedWindow {
   };
 }
 
-const windowOf = (shape: WindowShape): PanelShape => ({
+/** The shape of a window as kernels take it that pad by themselves. @throws RangeError as `geometry` */
+export const windowOf = (shape: WindowShape): PanelShape => ({
   ...shape,
   before: [shape.pads[0][0], shape.pads[1][0]],
   output: geometry(shape).output,

@@ -21,11 +21,10 @@ import {
 import type { Finish } from "../../../../kernels/wasm/conv/finish.ts";
 import { codeColumns, columnsBytes, columnsJob } from "../../../../kernels/wasm/conv/columns.ts";
 import { codeRows, finishSums, ROWS_ZERO, rowsJob, sumsJob } from "../../../../kernels/wasm/conv/matrix.ts";
-import type { PanelShape } from "../../../../kernels/wasm/nn/panel.ts";
 import { INT8_ARGUMENTS, INT8_CHUNK, INT8_ROWS, INT8_SLAB, int8, int8Quad, packInt8 } from "../../../../kernels/wasm/dot/int8.ts";
 import { resultStride, tileRows } from "../../../../kernels/wasm/products/tiles.ts";
 import type { EngineMemory, Region } from "../memory.ts";
-import { padWindow, type KernelJob, type Pair, type WindowShape } from "./convolution.ts";
+import { padWindow, windowOf, type KernelJob, type Pair, type WindowShape } from "./convolution.ts";
 
 /** How sums leave. Bounds are of float32 values or of codes; default none, or those of the type. */
 export interface Finished {
@@ -144,11 +143,10 @@ export function integerConvolution(memory: EngineMemory, filters: Filters, shape
   const { groups, width, outputs, style } = filters;
   if (channels !== groups * width || kernel.join() !== filters.kernel.join())
     throw new RangeError(`convolution: expected ${groups * width} channels and a kernel of ${filters.kernel.join(" x ")}, got ${channels} and ${kernel.join(" x ")}.`); // prettier-ignore
+  const step = strides[1];
+  if (width === 1 && style === "words" && (step === 1 || step === 2)) return depthwise(memory, filters, shape, step, unsigned);
   const padded = padWindow(shape, 1);
   const { output } = padded;
-  const step = strides[1];
-  if (width === 1 && style === "words" && (step === 1 || step === 2))
-    return depthwise(memory, filters, { ...shape, before: [shape.pads[0][0], shape.pads[1][0]], output }, step, unsigned);
   const plane = padded.padded[0] * padded.padded[1];
   const taps = padded.taps(width);
   const table = new Int32Array(Math.ceil(taps.length / 4) * 4);
@@ -183,19 +181,29 @@ export function integerConvolution(memory: EngineMemory, filters: Filters, shape
 function depthwise(
   memory: EngineMemory,
   { groups, outputs, address }: Filters,
-  shape: WindowShape & PanelShape,
+  shape: WindowShape,
   step: DepthwiseSpec["step"],
   unsigned: boolean,
 ): IntegerConvPlan {
+  const window = windowOf(shape);
   return {
-    output: shape.output,
-    table: depthwiseTable(shape),
+    output: window.output,
+    table: depthwiseTable(window),
     scratchBytes: 0,
     jobs({ x, y, table, offsets, factors, bias }, finished) {
       const { to } = finished;
-      const spec: DepthwiseSpec = { unsigned, to, bias: finished.bias, step, unroll: depthwiseUnroll(shape), shared: memory.shared };
+      const spec: DepthwiseSpec = { unsigned, to, bias: finished.bias, step, unroll: depthwiseUnroll(window), shared: memory.shared };
       const places = { x, y, table, offsets, factors, bias, w: address };
-      const job = depthwiseJob({ ...shape, ...places, channels: groups, multiplier: outputs / groups, xZero: 0, ...bounds(finished) });
+      const { batch } = shape;
+      const job = depthwiseJob({
+        ...window,
+        ...places,
+        batch,
+        channels: groups,
+        multiplier: outputs / groups,
+        xZero: 0,
+        ...bounds(finished),
+      });
       const kernel = memory.kernel(integerDepthwise, spec);
       return { jobs: [{ kernel, ...job }], setZero: (zero) => void (job.args[DEPTHWISE_ZERO] = zero) };
     },
