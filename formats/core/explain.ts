@@ -215,8 +215,8 @@ export function explainValue(format: Format, input: number, options: EncodeOptio
 
 function beyondRange(format: NumberFormat, input: number, value: number, options: EncodeOptions, rounding: string): string {
   const { limits, defaults } = format;
-  if (!Number.isFinite(input) && (options.infinity ?? defaults.infinity) === "keep" && !Number.isFinite(value))
-    return `an infinite input: policy "keep"`;
+  if (!Number.isFinite(input) && (options.infinity ?? defaults.infinity) === "keep")
+    return `an infinite input: policy "keep"${Number.isFinite(value) ? `, and "${options.nan ?? defaults.nan}" for what is no number` : ""}`;
   const overflow = options.overflow ?? defaults.overflow;
   const range = `beyond the range ${showNumber(limits.min)}..${showNumber(limits.max)}`;
   // Directed rounding reaches the last value before any overflow, and posits have none.

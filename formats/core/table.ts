@@ -169,7 +169,7 @@ export function tableEncoder(source: TableSource, order: ValueOrder): (value: nu
     if (!Number.isFinite(value)) {
       if ((options?.infinity ?? defaults.infinity) === "keep") {
         const inf = value > 0 ? source.infCode : source.negativeInfCode;
-        return inf ?? nanCode(ends, options?.nan ?? defaults.nan);
+        return inf ?? nanCode(ends, options?.nan ?? defaults.nan, value);
       }
       code = value > 0 ? ABOVE : BELOW;
     } else if (value > values[last]) {
@@ -233,10 +233,10 @@ export interface Ends {
 }
 
 /**
- * The code of NaN under a policy. @throws LowbitError E_VALUE (policy error), E_UNSUPPORTED (a policy that the format
- * cannot follow)
+ * The code of NaN under a policy; of an infinity that is kept (`value`) where the format has none.
+ * @throws LowbitError E_VALUE (policy error), E_UNSUPPORTED (a policy that the format cannot follow)
  */
-export function nanCode(ends: Ends, policy: NanPolicy): number {
+export function nanCode(ends: Ends, policy: NanPolicy, value = NaN): number {
   const refuse = (what: string) =>
     new LowbitError(
       "E_UNSUPPORTED",
@@ -257,7 +257,7 @@ export function nanCode(ends: Ends, policy: NanPolicy): number {
     case "error":
       throw new LowbitError(
         "E_VALUE",
-        `${ends.name}: expected a number, got NaN. Clean the data, or choose a NaN policy ({ nan: "zero" }, for example).`,
+        `${ends.name}: expected a number, got ${value}. Clean the data, or choose ${Number.isNaN(value) ? 'a NaN policy ({ nan: "zero" }, for example)' : '{ infinity: "overflow" }'}.`,
       );
   }
 }

@@ -149,7 +149,7 @@ export function defineFloat(options: FloatOptions): NumberFormat {
     const rounding = o?.rounding ?? defaults.rounding;
     const negative = value < 0 || Object.is(value, -0);
     if (!Number.isFinite(value)) {
-      if ((o?.infinity ?? defaults.infinity) === "keep") return (negative ? negativeInf : inf) ?? nanCode(ends, nanPolicy);
+      if ((o?.infinity ?? defaults.infinity) === "keep") return (negative ? negativeInf : inf) ?? nanCode(ends, nanPolicy, value);
       return overflowCode(ends, value, !negative, overflow);
     }
     // A scale format holds no zero and no sign: what lies above zero underflows to its smallest value, the rest is out

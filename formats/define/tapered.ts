@@ -36,7 +36,7 @@ export function defineTapered({ valueOf, cut, fieldsOf, ...options }: TaperedOpt
 
   const encode = (value: number, o?: EncodeOptions): number => {
     if (Number.isNaN(value)) return nanCode(ends, o?.nan ?? DEFAULTS.nan);
-    if (!Number.isFinite(value) && (o?.infinity ?? DEFAULTS.infinity) === "keep") return nanCode(ends, o?.nan ?? DEFAULTS.nan);
+    if (!Number.isFinite(value) && (o?.infinity ?? DEFAULTS.infinity) === "keep") return nanCode(ends, o?.nan ?? DEFAULTS.nan, value);
     if (value === 0) return 0;
     const x = Math.abs(value);
     if (x >= max) return value > 0 ? ends.maxCode : ends.minCode;

@@ -42,7 +42,7 @@ const policies = (f: NumberFormat): EncodeOptions[] => {
     { overflow: "saturate", rounding: "ceil", nan },
     { overflow: "saturate", rounding: "halfFloor", nan },
   ];
-  if (f.limits.hasNaN) all.push({ overflow: "nan", infinity: "keep" });
+  all.push(f.limits.hasNaN ? { overflow: "nan", infinity: "keep" } : { infinity: "keep", nan });
   return all;
 };
 

@@ -33,6 +33,21 @@ describe("explainValue", () => {
     expect(explain("int4", -8).below).toBeNull();
   });
 
+  test("infinity kept: the format's own, else what NaN becomes", () => {
+    for (const f of allFormats) {
+      if (f.kind === "block" || f.kind === "opaque") continue;
+      for (const x of [Infinity, -Infinity]) {
+        const own = f.limits.hasInf && (x > 0 || f.limits.min < 0);
+        expect(explainValue(f, x, { infinity: "keep", nan: "max" }).value, f.name).toBe(own ? x : f.limits.max);
+      }
+    }
+    expect(explain("int8", -Infinity, { infinity: "keep", nan: "zero" }).lines).toContain(
+      'why       an infinite input: policy "keep", and "zero" for what is no number',
+    );
+    expect(() => explain("e2m1", -Infinity, { infinity: "keep" })).toThrow(/a number, got -Infinity\. .*infinity: "overflow"/);
+    expect(() => explain("e2m1", NaN, { infinity: "keep" })).toThrow(/a number, got NaN\. .*NaN policy/);
+  });
+
   test("a posit: fields of the code at hand", () => {
     // 11001110 is the two's complement of 00110010: regime 01 (k = -1), exponent 10, fraction 010.
     const e = explain("posit8_es2", -0.3);

@@ -16,6 +16,7 @@ import {
   type PackedTensor,
 } from "../../../formats/index.ts";
 import { hexCode } from "../../../formats/core/explain.ts";
+import { readNumber } from "../../../formats/core/read-number.ts";
 import { exactDecimal, valueTable, type ValueTableKind } from "../../../formats/core/value-table.ts";
 import { exactDigits, exactResult, hexFloat } from "./exact";
 
@@ -83,19 +84,6 @@ export function fromHash(hash: string): ExplorerState {
   return Object.fromEntries(KEYS.map(([key, field]) => [field, query.get(key) ?? START[field]])) as unknown as ExplorerState;
 }
 
-/** "0.3", "1e-3", "-Infinity", "NaN", "2^-7", "0x1.8p3"; undefined where it is no number. */
-export function readNumber(text: string): number | undefined {
-  const s = text.trim();
-  const power = /^(-?)2\^(-?\d+)$/.exec(s);
-  if (power) return (power[1] ? -1 : 1) * 2 ** Number(power[2]);
-  const hex = /^(-?)0x([0-9a-f]+)(?:\.([0-9a-f]*))?p([+-]?\d+)$/i.exec(s);
-  if (hex)
-    return (hex[1] ? -1 : 1) * (parseInt(hex[2], 16) + (hex[3] ? parseInt(hex[3], 16) / 16 ** hex[3].length : 0)) * 2 ** Number(hex[4]);
-  if (/^[-+]?(inf|infinity)$/i.test(s)) return s.startsWith("-") ? -Infinity : Infinity;
-  if (/^nan$/i.test(s)) return NaN;
-  return s !== "" && Number.isFinite(Number(s)) ? Number(s) : undefined;
-}
-
 export interface ScalarView {
   readonly kind: "scalar";
   readonly format: NumberFormat;
@@ -142,7 +130,7 @@ export function withValue(block: string, i: number, value: number): string {
 }
 
 /** All digits of a number, to be read back (`showNumber` of the library is for reading alone); -0 keeps its sign. */
-export { exactDecimal as decimal, valueTable as table, type ValueTableKind as TableKind };
+export { exactDecimal as decimal, readNumber, valueTable as table, type ValueTableKind as TableKind };
 
 function results(f: NumberFormat, options: object, a: number, b: number): ScalarView["results"] {
   const attempt = (name: string, exact: string, run: () => number): readonly [string, string, string, string] => {

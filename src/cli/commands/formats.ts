@@ -1,5 +1,6 @@
 // lowbit formats: the table of all formats; the card of one (layout, limits, values); how one value lands in it.
 import { bitCard, explainCode, explainValue } from "../../../formats/core/explain.ts";
+import { readNumber } from "../../../formats/core/read-number.ts";
 import type { Format, NumberFormat } from "../../../formats/core/types.ts";
 import { valueTable } from "../../../formats/core/value-table.ts";
 import { allFormats } from "../../../formats/registry.ts";
@@ -14,7 +15,7 @@ export const formatsCommand: CommandSpec = {
   summary: "Lists the number formats; with NAME the card of one: layout, limits, values.",
   positionals: ["[NAME]"],
   options: {
-    value: { short: "x", value: "X", help: "how a number lands in format NAME: code, value, error, neighbours" },
+    value: { short: "x", value: "X", help: "how a number (0.3, 0x1.8p3, 2^-7, inf, nan) lands in format NAME" },
     code: { short: "c", value: "CODE", help: "what a code stands for, decimal, 0x or 0b: fields, value, neighbours" },
     csv: { help: "all values by code as CSV" },
     hex: { help: "all values by code for Verilog's $readmemh, as IEEE doubles" },
@@ -70,12 +71,10 @@ function codeOf(text: string, { name, bits }: NumberFormat): number {
   return code;
 }
 
-/** A number as it is typed; inf and nan in any case. */
+/** A number as it is typed, C's hexadecimal ones too. */
 function numberOf(text: string): number {
-  const special = /^([+-]?)(inf|infinity|nan)$/i.exec(text.trim());
-  if (special !== null) return special[2].toLowerCase() === "nan" ? NaN : special[1] === "-" ? -Infinity : Infinity;
-  const value = Number(text);
-  if (text.trim() === "" || Number.isNaN(value)) throw usageError(`--value: expected a number, inf or nan, got ${JSON.stringify(text)}.`);
+  const value = readNumber(text);
+  if (value === undefined) throw usageError(`--value: expected a number (0.3, 0x1.8p3, 2^-7), inf or nan, got ${JSON.stringify(text)}.`);
   return value;
 }
 

@@ -86,7 +86,7 @@ const policies = (f: NumberFormat): EncodeOptions[] => {
     { overflow: "saturate", nan },
     { overflow: "saturate", rounding: "halfExpand", nan: "max" },
     { overflow: "saturate", rounding: "trunc", nan: "max" },
-    ...(f.limits.hasNaN ? [{ overflow: "nan", infinity: "keep" } as const] : []),
+    f.limits.hasNaN ? ({ overflow: "nan", infinity: "keep" } as const) : { infinity: "keep", nan },
   ];
 };
 
