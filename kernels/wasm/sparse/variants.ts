@@ -1,11 +1,12 @@
 // Kernels of sparse weights: the lines of the registry (kernels/registry.ts) and the variants of each spec.
 import { TWO_FOUR_MOST, twoFour, twoFourModule, type TwoFourSpec } from "./two-four.ts";
 import type { KernelFamily, KernelVariant } from "../../variants.ts";
-import { sparse, sparseModule, sparsePack, sparsePackModule, sparseTile, type SparseSpec } from "./sparse.ts";
+import { sparsePack, sparsePackModule } from "./pack.ts";
+import { isBytes, sparse, sparseModule, sparseTile, type SparseSpec } from "./sparse.ts";
 
 /** The name of a product with sparse weights. */
 export const sparseName = ({ type, block, relaxed }: SparseSpec): string =>
-  `${type === "int8" ? "s8_s32" : "f32"}_sparse${block}_gemm_${sparseTile({ type, block })}__wasm${relaxed ? "relaxed" : "simd"}`;
+  `${{ float32: "f32", words: "s8_s32", "bytes-u": "s8_s32_u8", "bytes-s": "s8_s32_s8" }[type]}_sparse${block}_gemm_${sparseTile({ type, block })}__wasm${relaxed ? "relaxed" : "simd"}`;
 
 /** The name of a product with 2:4 weights. */
 export const twoFourName = ({ style, mr, short }: TwoFourSpec, label = short ? "int4_b32" : "int4"): string =>
@@ -21,14 +22,15 @@ function* twoFourVariants(): Iterable<KernelVariant> {
 }
 
 function* variants(): Iterable<KernelVariant> {
-  for (const type of ["float32", "int8"] as const)
-    for (const block of type === "int8" ? (["1x1", "4x1", "1x4"] as const) : (["1x1", "4x1"] as const)) {
-      for (const relaxed of type === "int8" ? [false] : [false, true]) {
+  for (const type of ["float32", "words", "bytes-u", "bytes-s"] as const)
+    for (const block of type === "float32" ? (["1x1", "4x1"] as const) : (["1x1", "4x1", "1x4"] as const)) {
+      for (const relaxed of type === "float32" ? [false, true] : [isBytes(type)]) {
         const spec: SparseSpec = { type, block, relaxed, shared: false };
         yield { name: sparseName(spec), relaxed, build: () => sparseModule(spec) };
       }
-      const name = `${type === "int8" ? "s8" : "f32"}_sparse${block}_pack__wasmsimd`;
-      yield { name, relaxed: false, build: () => sparsePackModule({ type, block, shared: false }) };
+      const what = { float32: "f32", words: "s8_s16", "bytes-u": "s8_u8", "bytes-s": "s8" }[type];
+      const build = (): Uint8Array<ArrayBuffer> => sparsePackModule({ type, block, shared: false });
+      yield { name: `${what}_sparse${block}_pack__wasmsimd`, relaxed: false, build };
     }
 }
 

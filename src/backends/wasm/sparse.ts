@@ -1,19 +1,21 @@
 // Sparse weights on the WebAssembly backend: products that multiply only what is not zero (kernels/wasm/sparse).
 import type { PackedTensor } from "../../../formats/core/types.ts";
+import type { DotOperand } from "../../../kernels/wasm/engine/features.ts";
 import { kernel } from "../../../kernels/wasm/engine/family.ts";
 import type { Space } from "../../../kernels/wasm/engine/engine.ts";
 import type { Runtime } from "../../../kernels/wasm/engine/runtime.ts";
 import { resultStride } from "../../../kernels/wasm/products/tiles.ts";
+import { SPARSE_PACK_ARGUMENTS, sparsePack } from "../../../kernels/wasm/sparse/pack.ts";
 import {
+  isBytes,
   sparse,
   SPARSE_ARGUMENTS,
-  SPARSE_PACK_ARGUMENTS,
   sparseElement,
-  sparsePack,
+  sparsePadding,
   sparseTile,
   type SparseSpec,
 } from "../../../kernels/wasm/sparse/sparse.ts";
-import { sparseStream, type SparseStream } from "../../../kernels/wasm/sparse/stream.ts";
+import { sparseStream, type Matrix, type SparseStream } from "../../../kernels/wasm/sparse/stream.ts";
 import { sparseName } from "../../../kernels/wasm/sparse/variants.ts";
 import { disposed } from "../layer.ts";
 import { checkInteger, checkIntegerRun } from "../operations.ts";
@@ -29,28 +31,42 @@ interface Placed {
   readonly space: Space;
   readonly address: number;
   readonly spec: SparseSpec;
+  readonly stream: SparseStream;
   /** Rows of c for m rows: whole tiles. */
   rows(m: number): number;
-  /** x: address of m rows of k activations; c: rows `stride` numbers apart, at least n padded to 16. */
+  /**
+   * x: address of m rows of k activations, 16 bytes behind them are read; c: rows `stride` numbers apart, at least n
+   * padded to 16.
+   */
   multiply(x: number, m: number, c: number, stride: number): void;
 }
 
-function place(runtime: Runtime, stream: SparseStream, type: SparseSpec["type"], k: number): Placed {
+function typeOf(values: Matrix["values"], dot: DotOperand): SparseSpec["type"] {
+  if (values instanceof Float32Array) return "float32";
+  return dot === "u8" ? "bytes-u" : dot === "s8" ? "bytes-s" : "words";
+}
+
+function place(runtime: Runtime, matrix: Matrix): Placed {
+  const { k, values } = matrix;
+  const { shared, features } = runtime;
+  const type = typeOf(values, features.dot);
+  const stream = sparseStream(matrix, type);
   const { block, groups, starts, bytes } = stream;
-  const { shared } = runtime;
-  const spec: SparseSpec = { type, block, relaxed: type === "float32" && runtime.features.relaxed, shared };
+  const spec: SparseSpec = { type, block, relaxed: type === "float32" ? features.relaxed : isBytes(type), shared };
   const at = Math.ceil(starts.byteLength / 64) * 64;
   const { space, address } = weightMemory(runtime, at + Math.max(64, bytes.length));
   new Uint32Array(space.buffer, address, starts.length).set(starts);
   new Uint8Array(space.buffer, address + at, bytes.length).set(bytes);
   const tile = sparseTile(spec);
-  // columns that complete a block are never written, and multiplied by zero
-  const tileBytes = tile * sparseElement(type) * Math.ceil(k / 4) * 4;
+  // columns that complete a block are multiplied by zero
+  const padding = sparsePadding(type);
+  const tileBytes = tile * sparseElement(type) * Math.ceil(k / padding) * padding;
   const rows = (m: number): number => Math.ceil(m / tile) * tile;
   return {
     space,
     address,
     spec,
+    stream,
     rows,
     multiply(x, m, c, stride) {
       const tiles = rows(m) / tile;
@@ -88,9 +104,8 @@ export function prepareSparse(runtime: Runtime, w: PackedTensor, { activations =
     source.decode(r, row);
     values.set(row, r * k);
   }
-  const stream = sparseStream(values, n, k);
-  const placed = place(runtime, stream, "float32", k);
-  const { space, spec } = placed;
+  const placed = place(runtime, { values, n, k });
+  const { space, spec, stream } = placed;
   const share = ((100 * stream.kept) / (n * k)).toFixed(1);
   const reason = `${share} % of the weights are not zero, in ${stream.block === "4x1" ? "blocks of 4 rows" : "rows"}; values decoded to float32`;
   const product: Product = {
@@ -120,7 +135,7 @@ export function prepareSparse(runtime: Runtime, w: PackedTensor, { activations =
 export function prepareSparseInteger(runtime: Runtime, w: Int8Array, n: number, k: number): IntegerLayer {
   if (!runtime.live) throw disposed();
   checkInteger(w, n, k);
-  const placed = place(runtime, sparseStream(w, n, k), "int8", k);
+  const placed = place(runtime, { values: w, n, k });
   const { space } = placed;
   let live = true;
   const dispose = (): void => {
@@ -135,7 +150,7 @@ export function prepareSparseInteger(runtime: Runtime, w: Int8Array, n: number, 
       checkIntegerRun(a, m, n, k, out);
       // uint8 as int8 less 128 would need sums of rows: the words of a tile hold either, but packing reads signed bytes
       if (a instanceof Uint8Array) throw new TypeError("sparse product: expected an Int8Array of activations, got a Uint8Array.");
-      const x = space.scratch("x", m * k);
+      const x = space.scratch("x", m * k + 16);
       new Int8Array(space.buffer, x, m * k).set(a);
       const rows = placed.rows(m);
       const stride = resultStride(n, rows);

@@ -73,23 +73,13 @@ describe("sparse products", () => {
     expect(block.kernel).toMatch(/^f32_sparse4x1_gemm_12__wasm/);
     expect(block.reasons[0]).toMatch(/^25\.0 % of the weights are not zero, in blocks of 4 rows/);
     expect(backend.prepareSparse(prune(w, "unstructured", { sparsity: 0.9 })).explain().kernel).toMatch(/sparse1x1/);
-    expect(sparseStream(new Float32Array(16), 4, 4)).toMatchObject({ kept: 0, multiplied: 0 });
+    expect(sparseStream({ values: new Float32Array(16), n: 4, k: 4 }, "float32")).toMatchObject({ kept: 0, multiplied: 0 });
     // of int8 runs of four columns, the last one of what is left
     const runs = Int8Array.from({ length: 6 * 23 }, (_, i) => (((i % 23) >> 2) % 2 === 1 ? 1 + (i % 7) : 0));
-    expect(
-      sparseStream(
-        runs.map((v, i) => (Math.floor(i / 23) % 2 === 0 ? 0 : v)),
-        6,
-        23,
-      ),
-    ).toMatchObject({ block: "1x4", kept: 33, multiplied: 36 });
-    expect(
-      sparseStream(
-        Float32Array.from(runs, (v, i) => (Math.floor(i / 23) % 2 === 0 ? 0 : v)),
-        6,
-        23,
-      ).block,
-    ).toBe("1x1");
+    const odd = runs.map((v, i) => (Math.floor(i / 23) % 2 === 0 ? 0 : v));
+    for (const type of ["words", "bytes-u", "bytes-s"] as const)
+      expect(sparseStream({ values: odd, n: 6, k: 23 }, type)).toMatchObject({ block: "1x4", kept: 33, multiplied: 36 });
+    expect(sparseStream({ values: Float32Array.from(odd), n: 6, k: 23 }, "float32").block).toBe("1x1");
     backend.dispose();
   });
 
