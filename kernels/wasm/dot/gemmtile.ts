@@ -1,6 +1,7 @@
 // The tile function of the integer products (gemm.ts): mr rows of activations times 16 rows of W (one row) or 8 at a
 // time (several), over groups of k. Written for one spec: per group, products of its quads into accumulators
 // (`#multiply`), their sums in i32 (`#widened`, style "madd16"), and the scaled sums in float32 (`#finish`).
+import type { Streams } from "../engine/streams.ts";
 import type { Emit, FunctionBuilder, Local, Operand } from "../engine/asm.ts";
 import { fieldLayout, type FieldLayout } from "../products/fields.ts";
 import { activationRecord, planeOrders, weightRecord, widensPlanes, zipsPlanes, type GemmSpec, type PlaneOrders } from "./gemmspec.ts";
@@ -32,21 +33,21 @@ const BEFORE = 84;
 const COMMON = ["a", "w", "c", "ldc", "groups", "tiles", "aStride"] as const;
 /** Of a tile of several rows of activations. */
 export const TILE_PARAMETERS = [...COMMON, "fresh", "panel", "ahead", "aheadEnd"] as const;
-/** Of one row, see `STRANDS`. */
+/** Of one row, see `strandGroups`. */
 export const SINGLE_PARAMETERS = [...COMMON, "chunk", "strands", "wStride", "cStride"] as const;
 export type TileParameter = (typeof TILE_PARAMETERS)[number];
 export type SingleParameter = (typeof SINGLE_PARAMETERS)[number];
 
 /**
- * Blocks of W that one row of activations is multiplied with in turns, far apart in memory: processors prefetch
- * several streams side by side, and one stream at a part of what memory gives. From memory 4 strands in turns of 600
- * bytes take 0.68 of the time of one; 2 take 0.79, 8 take 0.87; turns of 2 KB gain nothing.
+ * Bytes of a turn, where one row of activations is multiplied with 2 or 4 blocks of W in turns, far apart in memory:
+ * processors prefetch several streams side by side, and one stream at a part of what memory gives. How many is measured
+ * (engine/streams.ts). From memory, to the time of one block after the other: on an AMD Zen 3 4 take 0.68 in turns of
+ * 600 bytes, 2 take 0.79, 8 take 0.87; on a Zen 5 2 take 0.76 in turns of 2400 and 0.85 of 600, 3 and more 1.7 to 2.9.
  */
-export const STRANDS = 4;
-const TURN_BYTES = 600;
+const TURN_BYTES: Readonly<Record<Streams, number>> = { 2: 2400, 4: 600 };
 
-/** Groups of a turn, for records of so many bytes. */
-export const strandGroups = (record: number): number => Math.max(1, Math.round(TURN_BYTES / record));
+/** Groups of a turn of so many strands, for records of so many bytes. */
+export const strandGroups = (strands: Streams, record: number): number => Math.max(1, Math.round(TURN_BYTES[strands] / record));
 
 /**
  * The tile function: `tiles` tiles of mr rows of activations, aStride bytes apart, times 16 rows of W over `groups`

@@ -85,30 +85,32 @@ function scores(pass: Pass): void {
 }
 
 /**
- * touch(scores, k, v, kToken, vToken, count): reads a word of each line of a block before any row does. Rows read keys
- * and values some bytes of each token at a time; from memory they come faster as streams, of which a processor
- * prefetches several side by side: a quarter of the keys and of the values each.
+ * touch(scores, k, v, kToken, vToken, count, streams): reads a word of each line of a block before any row does. Rows
+ * read keys and values some bytes of each token at a time; from memory they come faster as streams, of which a
+ * processor prefetches several side by side: keys and values in `streams` parts each.
  */
 export function writeTouch(f: FunctionBuilder, spec: PassSpec): void {
-  const [scores, k, v, kToken, vToken, count] = [0, 1, 2, 3, 4, 5].map((i) => f.param(i));
-  const [quarter, token, row, line, sum] = f.locals("i32", 5);
+  const [scores, k, v, kToken, vToken, count, streams] = [0, 1, 2, 3, 4, 5, 6].map((i) => f.param(i));
+  const [part, token, row, line, left, sum] = f.locals("i32", 6);
   const bytes = (side: "k" | "v"): number => Math.ceil({ float32: 4, float16: 2, int8: 1, int4: 0.5 }[spec[side] ?? "float32"] * spec.head);
   const sides = [{ base: k, stride: kToken, bytes: bytes("k") }, { base: v, stride: vToken, bytes: bytes("v") }]; // prettier-ignore
-  f.set(quarter, f.op("i32.shr_u", f.op("i32.add", count, f.i32(3)), f.i32(2)));
+  f.set(part, f.op("i32.div_u", f.op("i32.add", count, f.op("i32.sub", streams, f.i32(1))), streams));
   f.set(token, f.i32(0));
   f.doWhile(
     () => {
       f.set(row, f.get(token));
-      for (let stream = 0; stream < 4; stream++) {
-        if (stream > 0) f.set(row, least(f, f.op("i32.add", row, quarter), f.op("i32.sub", count, f.i32(1))));
+      f.set(left, f.get(streams));
+      f.doWhile(() => {
         for (const side of sides) {
           f.set(line, f.op("i32.add", side.base, f.op("i32.mul", row, side.stride)));
           for (let place = 0; place < side.bytes; place += 64) f.set(sum, f.op("i32.or", sum, f.load("i32.load8_u", line, place)));
         }
-      }
+        f.set(row, least(f, f.op("i32.add", row, part), f.op("i32.sub", count, f.i32(1))));
+        f.bump(left, -1);
+      }, left);
       f.bump(token, 1);
     },
-    f.op("i32.lt_s", token, quarter),
+    f.op("i32.lt_s", token, part),
   );
   // nobody reads it
   f.store("i32.store", scores, 2 * 4 * BLOCK, sum);

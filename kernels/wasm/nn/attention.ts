@@ -68,6 +68,8 @@ export interface AttentionJob {
   readonly mask?: Heads;
   /** Address of a float32 for each query head. */
   readonly sink?: number;
+  /** Parts of a block's keys, and of its values, that are read side by side: 4 if not said. */
+  readonly streams?: number;
 }
 
 /** Query rows of an item. */
@@ -77,7 +79,7 @@ const FLT_MAX = 3.4028234663852886e38;
 const FIELDS = [
   "tokens", "kvHeads", "group", "keys", "past", "causal", "window", "scale", "cap", "tile", "tiles", "sink",
   "q", "qToken", "qHead", "y", "yToken", "yHead", "k", "kToken", "kHead", "v", "vToken", "vHead", "mask", "maskToken", "maskHead",
-  "kScales", "kScalesHead", "vScales", "vScalesHead",
+  "kScales", "kScalesHead", "vScales", "vScalesHead", "streams",
 ] as const; // prettier-ignore
 type Field = (typeof FIELDS)[number];
 
@@ -95,6 +97,7 @@ export function attentionJob(
     ...[tile, tiles, job.sink ?? 0],
     ...[job.q, job.y, job.k, job.v, job.mask ?? none].flatMap(heads),
     ...[job.kScales ?? none, job.vScales ?? none].flatMap(({ address, head }) => [address, head]),
+    job.streams ?? 4,
   );
   const floats = new Float32Array(args.buffer);
   floats[FIELDS.indexOf("scale")] = job.scale;
@@ -209,7 +212,7 @@ function writeItem(
         );
       f.set(k, place("k"));
       f.set(v, place("v"));
-      f.run(f.call(parts.touch, panel, k, v, field("kToken"), field("vToken"), count));
+      f.run(f.call(parts.touch, panel, k, v, field("kToken"), field("vToken"), count, field("streams")));
       f.set(record, f.get(records));
       const beside = passScales(spec).map((side) => {
         const head = f.op("i32.add", field(`${side}Scales`), f.op("i32.mul", kv, field(`${side}ScalesHead`)));
@@ -243,7 +246,7 @@ export function attentionModule(spec: AttentionSpec): Uint8Array<ArrayBuffer> {
   const m = new ModuleBuilder({ shared: spec.shared });
   const start = m.func(null, ["i32", "i32", "i32", "i32"], [], (f) => writeStart(f, spec));
   const end = m.func(null, ["i32"], [], (f) => writeEnd(f, spec));
-  const touch = m.func(null, ["i32", "i32", "i32", "i32", "i32", "i32"], [], (f) => writeTouch(f, spec));
+  const touch = m.func(null, new Array<"i32">(7).fill("i32"), [], (f) => writeTouch(f, spec));
   const passParameters = [...[...PASS, ...passScales(spec)].map(() => "i32" as const), "f32" as const, "f32" as const];
   const [one, two] = ([1, 2] as const).map((rows) => m.func(null, passParameters, [], (f) => writePass(f, spec, rows)));
   writeWork(m, (f, args, panel) => writeItem(f, spec, args, panel, { start, end, touch, one, two }));

@@ -15,7 +15,7 @@ import {
   type GemmSpec,
 } from "../../../kernels/wasm/dot/gemmspec.ts";
 import { panelBytes } from "../../../kernels/wasm/dot/operands.ts";
-import { STRANDS, strandGroups } from "../../../kernels/wasm/dot/gemmtile.ts";
+import { strandGroups } from "../../../kernels/wasm/dot/gemmtile.ts";
 import type { Kernel, Space } from "../../../kernels/wasm/engine/engine.ts";
 import { kernel } from "../../../kernels/wasm/engine/family.ts";
 import { hadamard } from "../../../kernels/wasm/convert/hadamard.ts";
@@ -29,6 +29,7 @@ import { fastestOf, rowClass, tileCandidates, tuneKey } from "../../../kernels/w
 import { arranged, type Mixture } from "../layer.ts";
 import type { Activations } from "../types.ts";
 import { packRows } from "./rows.ts";
+import { streamsOf } from "./streams.ts";
 import { rowsFrom, stage, weightMemory, type Product, type Rows } from "./product.ts";
 
 /** A panel and a tile's activations share the first-level cache. */
@@ -208,12 +209,13 @@ export function dotProduct(
       const factor = correctionFactor(spec, plan.shift);
       const records = recordJob({ x: staged, a, tiles, mr, groups, group, bytes: record.bytes, factor, wide: Math.ceil(wide / span) });
       runtime.work(space, quantize, records.items, records.args, 0);
+      const strands = streamsOf(runtime, space);
       const chunk = spec.panel
         ? Math.max(1, Math.floor(PANEL_BYTES / panelBytes(spec)))
         : mr === 1
-          ? strandGroups(weightRecord(spec).bytes)
+          ? strandGroups(strands, weightRecord(spec).bytes)
           : Math.max(1, Math.floor(1024 / group));
-      const items = mr === 1 ? Math.ceil(blocks / Math.max(1, Math.min(STRANDS, Math.floor(blocks / runtime.threads)))) : blocks;
+      const items = mr === 1 ? Math.ceil(blocks / Math.max(1, Math.min(strands, Math.floor(blocks / runtime.threads)))) : blocks;
       const values = {
         a,
         w: address,

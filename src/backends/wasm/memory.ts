@@ -20,6 +20,7 @@ import { kernel, type Family } from "../../../kernels/wasm/engine/family.ts";
 import type { WasmFeatures } from "../../../kernels/wasm/engine/features.ts";
 import type { Runtime } from "../../../kernels/wasm/engine/runtime.ts";
 import { disposed } from "../layer.ts";
+import { streamsOf } from "./streams.ts";
 import type { SyncLayer } from "../types.ts";
 
 /** Bytes of a backend's memory that belong to the caller, at a multiple of 64. Their content is undefined at first. */
@@ -35,6 +36,8 @@ export interface EngineMemory {
   /** What kernels may use: part of their specs, as `shared` is. */
   readonly features: WasmFeatures;
   readonly shared: boolean;
+  /** How many parts of memory kernels read side by side: what this machine does best. */
+  readonly streams: 2 | 4;
   /** The memory as it is now; another object once it has grown, but where it is shared. */
   readonly buffer: ArrayBufferLike;
   /** @throws LowbitError E_DEVICE where memory runs out, E_DISPOSED */
@@ -97,6 +100,9 @@ export function engineMemory(backend: object): EngineMemory {
     threads: runtime.threads,
     features: runtime.features,
     shared: runtime.shared,
+    get streams() {
+      return streamsOf(runtime, home());
+    },
     get buffer() {
       return home().buffer;
     },

@@ -170,6 +170,8 @@ function overCache(
         scale: scale === 0 ? 1 / Math.sqrt(size) : scale,
         ...(cap > 0 ? { cap } : {}),
         ...(sink === 0 ? {} : { sink }),
+        // keys and values are streams beside each other
+        streams: m.memory.streams === 2 ? 1 : 4,
         ...{ q: head(query), y: head(y), k: kept(cache.k), v: kept(cache.v) },
         ...(hasScales(cache.k.kind) ? { kScales: words(cache.k) } : {}),
         ...(hasScales(cache.v.kind) ? { vScales: words(cache.v) } : {}),

@@ -100,6 +100,7 @@ function attend(memory: EngineMemory, c: Case, d: Data, scale: number): Float32A
         v: place(at[2], c.head, c.head * d.capacity),
         mask: place(at[3], c.keys, c.mask === "head" ? c.tokens * c.keys : 0),
         sink: c.sink ? at[4] : undefined,
+        streams: 1 + (c.keys % 5),
         y: place(at[5], heads * c.head, c.head),
       },
       spec,
