@@ -154,11 +154,11 @@ export function emptyIndex(
   const exact = (q: Float64Array, rows: Uint32Array): Scored[] => {
     const all = ids.all;
     const found = new Array<Scored>(rows.length);
+    const fast = last.exact?.(q, rows) ?? null;
     for (let i = 0; i < rows.length; i++) {
       const r = rows[i];
-      const fast = last.exact?.(q, r) ?? null;
       if (fast === null) last.decode(r, row);
-      found[i] = { row: r, id: all[r], score: fast ?? exactScore(q, row, metric) };
+      found[i] = { row: r, id: all[r], score: fast === null ? exactScore(q, row, metric) : fast[i] };
     }
     return found.sort((a, b) => b.score - a.score || a.id - b.id);
   };
@@ -264,6 +264,7 @@ export function emptyIndex(
       if (filter !== undefined && !(filter instanceof Uint8Array))
         throw new TypeError("search filter: expected a Uint8Array, a bit for each id. Make it with idBitmap(ids).");
       const x = checkVectors("search query", queries, dims);
+      if (x.length > 0) memory.wake();
       const full = unitQueries(x, dims, metric);
       if (k === 0 || ids.size === 0 || full.length === 0) return full.map(() => result([], 0));
       const mask = ids.mask(filter);

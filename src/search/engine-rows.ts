@@ -27,7 +27,7 @@ interface Chunk {
 
 const LEAST_CHUNK = 1024;
 /** One row in so many is looked at to begin a scan for many candidates, this many or more. */
-const SAMPLED = 16;
+const SAMPLED = 64;
 const LEAST_SAMPLED = 64;
 const roundUp = (n: number, step: number): number => step * Math.ceil(n / step);
 
@@ -46,7 +46,7 @@ export interface Found {
 export interface EngineRows extends ScanStore {
   /** Scans into lists that are not joined yet. `signs`: by differing bits, where the format is signs. */
   scanLists(queries: readonly Float64Array[], want: number, mask: Uint8Array | null, signs: boolean): Found;
-  /** The best of one row in `part`, in blocks of 64 neighbours, in no order. */
+  /** The best of one row in `part`, in blocks of neighbours, in no order. */
   scanPart(queries: readonly Float64Array[], want: number, part: number, signs: boolean): { rows: Uint32Array; scores: Float32Array }[];
   /**
    * Joins the lists `from` and scores their rows again with these: the best `want` of each. `name`: of the scratch
@@ -202,13 +202,17 @@ export function engineRows(
     appendPacked(packed, ids) {
       inPanels(packed.rows, (chunk, row, from, many) => appendCodes(chunk, row, packed, from, many, ids.subarray(from)));
     },
-    exact(q, row) {
+    exact(q, rows) {
       if (offset || bits !== 8) return null;
-      const chunk = chunkOf(chunks, row);
-      const local = row - chunk.first;
-      const bytes = new Uint8Array(memory.buffer, chunk.codes.address + local * stride, rowBytes);
-      const scale = unit * (scaled ? memory.floats(word(chunk, "scales") + 4 * local, 1)[0] : 1);
-      return scoreBytes(q, bytes, operands, scale, metric === "cosine");
+      const out = new Float64Array(rows.length);
+      for (let i = 0; i < rows.length; i++) {
+        const chunk = chunkOf(chunks, rows[i]);
+        const local = rows[i] - chunk.first;
+        const bytes = new Uint8Array(memory.buffer, chunk.codes.address + local * stride, rowBytes);
+        const scale = unit * (scaled ? memory.floats(word(chunk, "scales") + 4 * local, 1)[0] : 1);
+        out[i] = scoreBytes(q, bytes, operands, scale, metric === "cosine");
+      }
+      return out;
     },
     decode(row, out) {
       const chunk = chunkOf(chunks, row);

@@ -10,8 +10,8 @@ import type { EngineMemory } from "../backends/wasm/memory.ts";
 const SHARED_BYTES = 32768;
 /** For one query: the longer, the faster its streams come from memory; short enough to share out. */
 const SINGLE_BYTES = 1 << 19;
-/** Rows of an item of a sample. */
-const SAMPLE_ROWS = 64;
+/** Rows of an item of a sample: blocks that lie all over the rows. */
+const SAMPLE_ROWS = 8;
 
 /** Lists for every thread and query, at `address`. */
 export interface Lists {

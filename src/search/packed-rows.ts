@@ -186,6 +186,21 @@ export function packedRows(memory: EngineMemory, format: Format, dims: number, m
       count = rows;
       measured = Math.min(measured, rows);
     },
+    exact(q, rows) {
+      if (!plain || offset) return null;
+      const out = new Float64Array(rows.length);
+      const own = new Array<Float32Array>(TOGETHER);
+      for (let from = 0; from < rows.length; from += TOGETHER) {
+        for (let i = 0; i < TOGETHER; i++) {
+          const row = rows[Math.min(from + i, rows.length - 1)];
+          const segment = segmentOf(row);
+          const at = (row - segment.first) * dims;
+          own[i] = segment.floats!.subarray(at, at + dims);
+        }
+        scoreFour(q, own, metric === "cosine", out.subarray(from, from + TOGETHER));
+      }
+      return out;
+    },
     decode(row, out) {
       const segment = segmentOf(row);
       const local = row - segment.first;
@@ -264,6 +279,35 @@ export function packedRows(memory: EngineMemory, format: Format, dims: number, m
 }
 
 const LEAST = 1024;
+
+/** Rows of floats whose sums run side by side: each has to wait for its last addition, and for memory. */
+const TOGETHER = 4;
+
+/** `exactScore` of four rows of floats by dot or cosine: the same numbers. What does not fit `out` is dropped. */
+function scoreFour(q: Float64Array, rows: readonly Float32Array[], cosine: boolean, out: Float64Array): void {
+  const a = rows[0];
+  const b = rows[1];
+  const c = rows[2];
+  const d = rows[3];
+  let [dotA, dotB, dotC, dotD] = [0, 0, 0, 0];
+  let [squareA, squareB, squareC, squareD] = [0, 0, 0, 0];
+  for (let i = 0; i < q.length; i++) {
+    const value = q[i];
+    dotA += value * a[i];
+    squareA += a[i] * a[i];
+    dotB += value * b[i];
+    squareB += b[i] * b[i];
+    dotC += value * c[i];
+    squareC += c[i] * c[i];
+    dotD += value * d[i];
+    squareD += d[i] * d[i];
+  }
+  out[0] = scoreOf(dotA, squareA, cosine);
+  out[1] = scoreOf(dotB, squareB, cosine);
+  out[2] = scoreOf(dotC, squareC, cosine);
+  out[3] = scoreOf(dotD, squareD, cosine);
+}
+const scoreOf = (dot: number, square: number, cosine: boolean): number => (!cosine ? dot : square > 0 ? dot / Math.sqrt(square) : 0);
 
 function concat(a: Float32Array, b: Float32Array): Float32Array {
   const out = new Float32Array(a.length + b.length);

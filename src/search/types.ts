@@ -113,8 +113,8 @@ export interface RowStore {
   appendPacked(packed: PackedTensor, ids: Uint32Array): void;
   /** The values of a row. */
   decode(row: number, out: Float64Array): void;
-  /** The score of a row by the metric, in float64; null, or not there, where it is to be decoded for that. */
-  exact?(q: Float64Array, row: number): number | null;
+  /** The scores of rows by the metric, in float64; null, or not there, where they are to be decoded for that. */
+  exact?(q: Float64Array, rows: Uint32Array): Float64Array | null;
   /** All rows, as packed tensors one after the other. */
   packed(): PackedTensor[];
   dispose(): void;

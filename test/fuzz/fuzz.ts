@@ -1,5 +1,5 @@
 // Fuzzing: inputs made from good ones by changes that know their structure, run with budgets. A finding is an error
-// that is no LowbitError, more than two seconds of processor time, or more than 64 MiB and 40 times the input of
+// that is no LowbitError, more than a second of processor time, or more than 64 MiB and 40 times the input of
 // memory. Inputs are bytes and nothing else: every choice of a run (options, sizes) is drawn from the bytes themselves,
 // so that a file of the corpus alone repeats it.
 import { isLowbitError } from "../../formats/core/errors.ts";
@@ -29,7 +29,7 @@ export interface Finding {
   readonly input: Uint8Array;
 }
 
-export const BUDGET = { seconds: 2, bytes: 64 * 2 ** 20, perInputByte: 40 } as const;
+export const BUDGET = { seconds: 1, bytes: 64 * 2 ** 20, perInputByte: 40 } as const;
 
 /** The input of run `index`: runs are independent of each other, so that any of them can be repeated alone. */
 export const inputOf = (target: FuzzTarget, seed: number, index: number): Uint8Array =>
@@ -65,6 +65,19 @@ export async function check(
   if (grown > BUDGET.bytes + BUDGET.perInputByte * input.length)
     return finding("memory", `${(grown / 2 ** 20).toFixed(0)} MiB for ${input.length} bytes`);
   return { finding: null, result, error: refused };
+}
+
+/** Gives an input to every reader that takes such files; the LowbitError of the last one that refuses it is thrown. */
+export async function readByAll(readers: readonly (() => unknown)[]): Promise<void> {
+  let refused: unknown;
+  for (const read of readers)
+    try {
+      await read();
+    } catch (error) {
+      if (!isLowbitError(error)) throw error;
+      refused = error;
+    }
+  if (refused !== undefined) throw refused;
 }
 
 /** The number that all choices of a run are drawn from: FNV-1a of its bytes. */

@@ -176,6 +176,28 @@ describe("two stages", () => {
           expect(Math.abs(some.scores[i] - score)).toBeLessThan(1e-9 * Math.max(1, Math.abs(score)));
         }
       });
+  for (const metric of ["cosine", "dot"] as const)
+    it(`${metric} in float32: sums in the order of the dimensions, of any number of rows, added at once or later`, () => {
+      using index = createIndex(x.slice(0, 300 * dims), { dims, metric, precision: "int8", rescore: "float32" });
+      for (const [from, to] of [[300, 301], [301, n]]) index.add(ids.slice(from, to), x.slice(from * dims, to * dims)); // prettier-ignore
+      const q = data(1, dims, 44);
+      let size = 0;
+      for (const v of q) size += v * v;
+      for (const k of [1, 2, 3, 4, 5, 6, 7, n]) {
+        const found = index.search(q, { k, candidates: k });
+        expect(found.ids.length).toBe(k);
+        found.ids.forEach((id, i) => {
+          let [dot, square] = [0, 0];
+          for (let j = 0; j < dims; j++) {
+            const value = x[id * dims + j];
+            dot += (metric === "cosine" ? q[j] / Math.sqrt(size) : q[j]) * value;
+            square += value * value;
+          }
+          expect(found.scores[i]).toBe(metric === "cosine" ? dot / Math.sqrt(square) : dot);
+        });
+      }
+    });
+
   it("takes a number of candidates alone, and keeps float32 by reference", () => {
     using index = createIndex(x, { dims, precision: "binary", rescore: n });
     expect(index.formats.map(({ name }) => name)).toEqual(["binary", "float32"]);

@@ -25,6 +25,8 @@ export interface Pool {
   addMemory(index: number, memory: WasmMemory): void;
   /** @throws LowbitError E_DISPOSED, E_DEVICE where no job may start */
   check(): void;
+  /** Jobs are about to come: wakes parked workers, which spin for them as after a job. */
+  wake(): void;
   /** `work`: the kernel's, as this thread runs it. */
   run(space: Space, kernel: Kernel, args: number, panels: number, panelStride: number, work: WasmFunction): void;
   close(): void;
@@ -175,6 +177,11 @@ export async function createPool(options: PoolOptions, hooks: PoolHooks): Promis
       if (closed) throw new LowbitError("E_DISPOSED", "wasm threads: expected a live backend, got one that was disposed. Make another.");
       if (dead !== null)
         throw new LowbitError("E_DEVICE", `wasm threads: expected ${others} live workers, got: ${dead}. Make another backend.`);
+    },
+    wake() {
+      const now = performance.now();
+      for (let i = 1; i < threads; i++)
+        if (Atomics.load(control, OWN * i + PARKED) !== 0 && present.invited(i, now)) Atomics.notify(control, OWN * i + OFFER);
     },
     run(space, kernel, args, panels, panelStride, work) {
       pool.check();

@@ -48,7 +48,7 @@ function loop(control, index, poll, spinMs) {
     let offer = Atomics.load(control, own);
     if (offer % 2 === 0) {
       const idle = offer;
-      const until = performance.now() + spinMs;
+      let until = performance.now() + spinMs;
       spin: for (;;) {
         for (let i = 0; i < 2000; i++) {
           offer = Atomics.load(control, own);
@@ -58,6 +58,7 @@ function loop(control, index, poll, spinMs) {
           Atomics.store(control, own + ${PARKED}, 1);
           Atomics.wait(control, own, idle);
           Atomics.store(control, own + ${PARKED}, 0);
+          until = performance.now() + spinMs;
         }
       }
     }

@@ -53,6 +53,8 @@ export interface EngineMemory {
    * LowbitError E_DEVICE, E_DISPOSED
    */
   run(kernel: Kernel, items: number, args: Int32Array, panelBytes?: number): void;
+  /** Wakes the other threads, where they sleep: called some 50 us before `run`, while a caller prepares its work. */
+  wake(): void;
 }
 
 /** A prepared weight [n, k] that runs in place. */
@@ -124,6 +126,7 @@ export function engineMemory(backend: object): EngineMemory {
     scratch: (name, bytes) => home().scratch(`operator ${name}`, bytes),
     floats: (address, length) => new Float32Array(home().buffer, address, length),
     kernel,
+    wake: () => runtime.pool?.wake(),
     run: (built, items, args, panelBytes = 0) => runtime.work(home(), built, items, args, panelBytes),
   };
 }

@@ -5,7 +5,7 @@ import { fileURLToPath } from "node:url";
 import type { Worker } from "node:worker_threads";
 import { describe, expect, it } from "vitest";
 import { attendance, createPool, type WorkerLike } from "../../../kernels/wasm/engine/pool.ts";
-import { FINISHED, OFFER, OWN, workerSource } from "../../../kernels/wasm/engine/worker.ts";
+import { FINISHED, OFFER, OWN, PARKED, workerSource } from "../../../kernels/wasm/engine/worker.ts";
 import { format, type NumberFormat } from "../../../formats/index.ts";
 import { prepareMatmul, quantize, tensor, wasm } from "../../../src/index.ts";
 import { createBackend } from "../../../src/backends/wasm/backend.ts";
@@ -221,7 +221,7 @@ describe("threads", () => {
   /** A pool of two whose worker runs `source`, and a runtime on it. `offer`: the number of the last offer; default 0. */
   async function poolWith(
     source: string,
-    { offer = 0, timeoutMs = 60_000 }: { readonly offer?: number; readonly timeoutMs?: number } = {},
+    { offer = 0, ...options }: { readonly offer?: number; readonly timeoutMs?: number; readonly spinMs?: number } = {},
   ): Promise<{
     runtime: ReturnType<typeof createRuntime>;
     worker: Worker;
@@ -234,7 +234,7 @@ describe("threads", () => {
     let gone!: Promise<number>;
     let words!: Int32Array;
     const pool = await createPool(
-      { threads: 2, timeoutMs },
+      { threads: 2, timeoutMs: 60_000, ...options },
       {
         manyMemories: true,
         start(index, control, spinMs, onExit) {
@@ -265,6 +265,27 @@ describe("threads", () => {
   /** A control word that the pool does not use: set, the worker's next job is its last. */
   const ARMED = 31;
   const call = "work(args, panels + index * stride, index);";
+
+  it("a parked worker that is woken spins for the job to come, and parks again where none comes", async () => {
+    const { runtime, control } = await poolWith(workerSource(true), { spinMs: 500 });
+    const parked = (): boolean => Atomics.load(control(), OWN + PARKED) !== 0;
+    const until = async (state: boolean): Promise<void> => {
+      for (const end = performance.now() + 20_000; parked() !== state && performance.now() < end;)
+        await new Promise((resolve) => setTimeout(resolve, 1));
+      expect(parked()).toBe(state);
+    };
+    const { space, address } = runtime.allocate(4 * 1000);
+    await until(true);
+    runtime.pool!.wake();
+    await until(false);
+    await until(true);
+    runtime.pool!.wake();
+    runtime.work(space, counting, 1000, Int32Array.of(address), 0);
+    await until(true);
+    runtime.dispose();
+    // nothing happens after the end
+    runtime.pool!.wake();
+  });
 
   it("a worker that dies in mid-run ends the product with an error, and so does every later one", async () => {
     expect(workerSource(true)).toContain(call);

@@ -1,9 +1,10 @@
-// .npy and .npz files, as calibration and --inputs read them.
+// .npy and .npz files, as calibration and --inputs read them and as `readNpy` and `readNpz` do.
 import { crc32, deflateRawSync } from "node:zlib";
+import { readNpy, readNpz } from "../../../src/interop/index.ts";
 import { parseNpy, parseNpz } from "../../../src/onnx/calibrate/npy.ts";
 import type { Random } from "../../helpers/random.ts";
 import type { FuzzTarget } from "../fuzz.ts";
-import { damageBytes, pick } from "../fuzz.ts";
+import { damageBytes, pick, readByAll } from "../fuzz.ts";
 
 const DESCRIPTORS = ["<f4", "<f8", "<f2", "<i8", "<i4", "|i1", "|u1", "|b1", ">f4", "|O", "<U5", "<c8", "", "__proto__", "<f4, <f4"];
 const SIZES = ["2", "3", "0", "1", "-1", "4294967296", "9007199254740993", "1e3", " ", "99999999999999999999999999", "2147483647"];
@@ -111,8 +112,12 @@ export const npzTarget: FuzzTarget = {
     return rng.next() < 0.25 ? damageBytes(rng, bytes) : bytes;
   },
   async run(input) {
-    if (input[0] === 0x93) parseNpy(input, "x.npy");
-    else parseNpz(input, "x.npz");
+    const ranges = async (): Promise<void> => {
+      const file = await readNpz(input);
+      for (const read of file.arrays.values()) await read();
+      await file.close();
+    };
+    await readByAll(input[0] === 0x93 ? [() => parseNpy(input, "x.npy"), () => readNpy(input)] : [() => parseNpz(input, "x.npz"), ranges]);
     return undefined;
   },
 };
