@@ -8,7 +8,9 @@
 //                             is on the same driver and compiler in the step swiftshader, and layers, models, graphs and
 //                             every kernel's compilation are in the page;
 //                             examples/webgpu.html, which must print what examples/backends.mjs prints in Node (both
-//                             need npm run build); the runtimes of `verify` on small models (scripts/verify-webgpu.ts)
+//                             need npm run build)
+//   pages                     in Chromium too: training (examples/qlora), pipelines of transformers.js, the runtimes of
+//                             `verify` on small models (scripts/verify-webgpu.ts)
 //   naga                      the same suites in Deno, whose WGSL compiler is naga, on lavapipe
 // An adapter that is missing, or not the one that a step is about, is a failure. Suites named *.node.test.ts run in
 // Node only.
@@ -108,6 +110,9 @@ async function browser() {
   } finally {
     server.close();
   }
+}
+
+function pages() {
   // QLoRA in a page
   execFileSync(process.execPath, ["examples/qlora/serve.mjs", "--quick", "--chromium", need("chromium")], { cwd: root, stdio: "inherit" });
   // pipelines of transformers.js, with lowbit/transformers and without
@@ -175,6 +180,7 @@ const steps = {
   // the browser step has the other suites on SwiftShader
   swiftshader: () => vitest(driverEnv(need("swiftshader"), "swiftshader", "3,4"), ["test/gpu/exit.node.test.ts", ...subgroupSuites]),
   browser,
+  pages,
   naga,
 };
 

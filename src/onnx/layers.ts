@@ -58,6 +58,8 @@ export function findLayers(scopes: readonly Scope[], model: OnnxModel): Layer[] 
   const layers: Layer[] = [];
   for (const scope of scopes) {
     for (const node of scope.graph.node) {
+      // one that makes no value is damaged: no runtime loads it
+      if (node.output.every((name) => name === "")) continue;
       if (node.opType === "Constant" || (leadsFromConstants(node) && resolve(scope, node.output[0] ?? "") !== null)) continue;
       const standard = isDefaultDomain(node);
       const several = WEIGHT_INPUTS.get(standard ? node.opType : operatorName(node));

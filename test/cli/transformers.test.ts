@@ -38,7 +38,7 @@ const { width, heads, layers, image } = SIZES;
 const pixels = weights(3 * image * image, 9);
 
 async function session(path: string): Promise<InferenceSession> {
-  return InferenceSession.create(path, { logSeverityLevel: 4 });
+  return InferenceSession.create(path, { logSeverityLevel: 4, intraOpNumThreads: 1 });
 }
 
 /** The caches before the first step. */

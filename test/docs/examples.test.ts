@@ -193,7 +193,7 @@ const modules = new Map<string, Record<string, unknown>>([[HAND, atHand]]);
 
 test.each(examples.map((example) => [example.symbol.name, example] as const))(
   "the example of %s runs",
-  { timeout: 60_000 },
+  { timeout: 240_000 },
   async (name, example) => {
     if (name in NOT_RUN) return;
     const { code } = runnable(example.text);

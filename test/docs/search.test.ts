@@ -39,7 +39,7 @@ it("type-check under strict", () => {
     return [...program.getSyntacticDiagnostics(file), ...program.getSemanticDiagnostics(file)];
   });
   expect(errors.map((e) => ts.flattenDiagnosticMessageText(e.messageText, "\n"))).toEqual([]);
-}, 120_000);
+}, 240_000);
 
 it("print what they say", () => {
   expect(samples.length).toBeGreaterThanOrEqual(5);
@@ -51,4 +51,4 @@ it("print what they say", () => {
     const printed = execFileSync(process.execPath, [script], { encoding: "utf8" });
     expect(printed.trimEnd().split("\n")).toEqual(said);
   });
-}, 120_000);
+}, 240_000);

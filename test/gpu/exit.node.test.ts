@@ -68,7 +68,7 @@ describeGpu(`process exits on ${adapterName}`, () => {
       let out = "";
       child.stdout.on("data", (data) => (out += data));
       child.stderr.on("data", (data) => (out += data));
-      const timer = setTimeout(() => child.kill("SIGKILL"), 60_000);
+      const timer = setTimeout(() => child.kill("SIGKILL"), 240_000);
       child.on("close", (code, signal) => {
         clearTimeout(timer);
         resolve({ code: code ?? signal ?? "none", out });

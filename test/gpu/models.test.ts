@@ -147,5 +147,5 @@ describeGpu(`models on ${adapterName}`, () => {
     expect((await session.run({ x: none })).y.dims).toEqual([0, 100]);
     await session.release();
     await expect(session.run({ x })).rejects.toMatchObject({ code: "E_DISPOSED" });
-  }, 60_000);
+  }, 120_000);
 });

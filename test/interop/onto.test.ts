@@ -200,7 +200,7 @@ const layersOf = (entries: Record<string, Float32Array>, name = "int4_b32") =>
   new Map(Object.entries(entries).map(([module, w]) => [module, async () => ({ packed: quantize(tensor(w, [k, k]), format(name)) })]));
 
 async function run(bytes: Uint8Array): Promise<Float32Array> {
-  const session = await InferenceSession.create(bytes, { logSeverityLevel: 4 });
+  const session = await InferenceSession.create(bytes, { logSeverityLevel: 4, intraOpNumThreads: 1 });
   const { y } = await session.run({ x: new Tensor("float32", weights(2 * k, 9), [2, k]) });
   await session.release();
   return y.data as Float32Array;

@@ -301,7 +301,7 @@ describe("statistics", () => {
       );
       got += outputError(part, new Float64Array(part.length), each, s.hessian!);
     });
-    const session = await InferenceSession.create(encode(m.proto), { logSeverityLevel: 4 });
+    const session = await InferenceSession.create(encode(m.proto), { logSeverityLevel: 4, intraOpNumThreads: 1 });
     let energy = 0;
     for (const { x } of feeds)
       for (const v of (await session.run({ x: new Tensor("float32", x.data, x.dims) })).y.data as Float32Array) energy += v * v;

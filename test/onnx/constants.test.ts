@@ -33,7 +33,7 @@ function constantModel(nodes: NodeProto[], initializer: TensorProto[], name: str
 /** The values that onnxruntime gives, and those that the resolver reads. */
 async function both(proto: ModelProto, name: string): Promise<{ theirs: number[]; dims: number[]; ours: number[]; found: ConstantView }> {
   const bytes = encode(proto);
-  const session = await InferenceSession.create(bytes, { logSeverityLevel: 4, graphOptimizationLevel: "disabled" });
+  const session = await InferenceSession.create(bytes, { logSeverityLevel: 4, intraOpNumThreads: 1, graphOptimizationLevel: "disabled" });
   const result = (await session.run({}))[name];
   await session.release();
   const read = readModelBytes(bytes);

@@ -86,7 +86,7 @@ describe("MatMul", () => {
     const { bytes } = await quantized(proto, "int8");
     expect(ops(bytes)).toEqual(["DynamicQuantizeLinear", "MatMulInteger", "Cast", "Mul", "Mul", "MatMulInteger", "Cast", "Mul", "Mul"]);
     const x = weights(3 * k, 5).map((v) => v * 10);
-    const session = await InferenceSession.create(bytes, { logSeverityLevel: 4, graphOptimizationLevel: "disabled" });
+    const session = await InferenceSession.create(bytes, { logSeverityLevel: 4, intraOpNumThreads: 1, graphOptimizationLevel: "disabled" });
     const got = (await session.run({ x: new Tensor("float32", x, [3, k]) })).y.data as Float32Array;
     await session.release();
     // The operator's definition: range with zero, 255 steps, half to even; then an exact integer product.
@@ -351,7 +351,7 @@ it("an outlier row of a table costs that row only", async () => {
     }),
   );
   const { bytes } = await quantized(proto, "q8");
-  const session = await InferenceSession.create(bytes, { logSeverityLevel: 4 });
+  const session = await InferenceSession.create(bytes, { logSeverityLevel: 4, intraOpNumThreads: 1 });
   const ids = BigInt64Array.from({ length: 49 }, (_, i) => BigInt(i + 1));
   const y = (await session.run({ ids: new Tensor("int64", ids, [49]) })).y.data as Float32Array;
   await session.release();
@@ -417,7 +417,7 @@ it("a [K, 1] weight that MatMul and Gemm read in two layouts is two weights", as
   );
   for (const dtype of ["q4", "q8", "uint8"] as const) {
     const { bytes } = await quantized(proto, dtype);
-    await (await InferenceSession.create(bytes, { logSeverityLevel: 4 })).release();
+    await (await InferenceSession.create(bytes, { logSeverityLevel: 4, intraOpNumThreads: 1 })).release();
   }
 });
 

@@ -75,7 +75,7 @@ const x = weights(TOKENS * HIDDEN, 5).map((v) => v * 10);
 const router = weights(TOKENS * EXPERTS, 6).map((v) => v * 10);
 
 async function run(bytes: Uint8Array): Promise<Float32Array> {
-  const session = await ort.InferenceSession.create(bytes);
+  const session = await ort.InferenceSession.create(bytes, { intraOpNumThreads: 1 });
   try {
     const feeds = { x: new ort.Tensor("float32", x, [TOKENS, HIDDEN]), router: new ort.Tensor("float32", router, [TOKENS, EXPERTS]) };
     return (await session.run(feeds)).y.data as Float32Array;
@@ -127,7 +127,7 @@ function tokens(seed: number, count = MANY, bias: readonly number[] = [0, 0, 0, 
 }
 
 async function runOn(bytes: Uint8Array, feeds: Feeds): Promise<Float32Array> {
-  const session = await ort.InferenceSession.create(bytes);
+  const session = await ort.InferenceSession.create(bytes, { intraOpNumThreads: 1 });
   try {
     const tensors = Object.entries(feeds).map(([name, { data, dims }]) => [name, new ort.Tensor("float32", data as Float32Array, dims)]);
     return (await session.run(Object.fromEntries(tensors))).y.data as Float32Array;

@@ -27,7 +27,7 @@ function specimenModel(specimen: Specimen, opset: number): Uint8Array {
 }
 
 async function run(bytes: Uint8Array, dims: number[]): Promise<{ type: string; values: number[] }> {
-  const session = await InferenceSession.create(bytes, { logSeverityLevel: 4 });
+  const session = await InferenceSession.create(bytes, { logSeverityLevel: 4, intraOpNumThreads: 1 });
   try {
     const half = (session.inputMetadata[0] as { type: string }).type === "float16";
     const data = weights(

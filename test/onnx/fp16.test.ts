@@ -45,7 +45,7 @@ describe("graphs", () => {
     expect(kept.initializer.map(({ dataType }) => dataType)).toEqual([T.FLOAT16]);
     const { bytes } = await fp16(proto, { keepIoTypes: false });
     expect(readModelBytes(bytes).proto.graph!.node.map(({ opType }) => opType)).toEqual(["MatMul"]);
-    const session = await InferenceSession.create(bytes, { logSeverityLevel: 4 });
+    const session = await InferenceSession.create(bytes, { logSeverityLevel: 4, intraOpNumThreads: 1 });
     expect(session.inputMetadata.map((input) => (input as { type: string }).type)).toEqual(["float16"]);
     await session.release();
   });
@@ -139,7 +139,7 @@ describe("graphs", () => {
     );
     for (const keepIoTypes of [true, false]) {
       const { bytes } = await fp16(proto, { keepIoTypes });
-      const session = await InferenceSession.create(bytes, { logSeverityLevel: 4 });
+      const session = await InferenceSession.create(bytes, { logSeverityLevel: 4, intraOpNumThreads: 1 });
       expect(session.outputMetadata.map((output) => (output as { type: string }).type)).toEqual([
         keepIoTypes ? "float32" : "float16",
         "float32",

@@ -11,7 +11,11 @@ import { encoderFeeds, encoderModel, FORMS } from "./encoder.ts";
 type Feeds = Readonly<Record<string, { type: string; data: unknown; dims: readonly number[] }>>;
 
 async function run(bytes: Uint8Array, feeds: Feeds): Promise<ort.InferenceSession.OnnxValueMapType> {
-  const session = await ort.InferenceSession.create(bytes, { logSeverityLevel: 3, graphOptimizationLevel: "disabled" });
+  const session = await ort.InferenceSession.create(bytes, {
+    logSeverityLevel: 3,
+    intraOpNumThreads: 1,
+    graphOptimizationLevel: "disabled",
+  });
   const tensors = Object.entries(feeds).map(([name, { type, data, dims }]) => [
     name,
     new ort.Tensor(type as "int32", data as Int32Array, dims),

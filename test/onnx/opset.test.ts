@@ -28,7 +28,7 @@ function build(nodes: NodeProto[], { x = [1, 2, 4, 6], init = [], type = T.FLOAT
 }
 
 async function run(bytes: Uint8Array, dims: number[]): Promise<{ data: unknown[]; dims: readonly number[] }> {
-  const session = await InferenceSession.create(bytes, { logSeverityLevel: 4 });
+  const session = await InferenceSession.create(bytes, { logSeverityLevel: 4, intraOpNumThreads: 1 });
   try {
     const data = weights(
       dims.reduce((a, b) => a * b, 1),

@@ -46,7 +46,7 @@ const chain = () =>
 const feeds: Feeds[] = Array.from({ length: 8 }, (_, i) => ({ x: { type: "float32", data: weights(32 * 64, 10 + i), dims: [32, 64] } }));
 const run = async (options: QuantizeBytesOptions) => {
   const made = await quantizeModelBytes(chain(), options);
-  await (await InferenceSession.create(made.bytes, { logSeverityLevel: 4 })).release();
+  await (await InferenceSession.create(made.bytes, { logSeverityLevel: 4, intraOpNumThreads: 1 })).release();
   return made;
 };
 
@@ -82,7 +82,7 @@ describe("algorithms on calibration data", () => {
       });
       const names = readModelBytes(bytes).proto.graph!.initializer.map(({ name }) => name);
       expect(names.filter((name) => name.startsWith("lowbit.rotation/"))).toHaveLength(1);
-      const session = await InferenceSession.create(bytes, { logSeverityLevel: 4 });
+      const session = await InferenceSession.create(bytes, { logSeverityLevel: 4, intraOpNumThreads: 1 });
       const { y } = await session.run({ x: new Tensor("float32", weights(8 * 64, 3), [8, 64]) });
       outputs.push(Float32Array.from(y.data as Float32Array));
       await session.release();
@@ -164,7 +164,9 @@ describe("folders", () => {
     expect(report.files.length).toBe(10);
     for (const name of ["encoder_model", "decoder_model_merged"])
       for (const suffix of ["_q4", "_quantized", "_fp16", "_q4f16", "_bnb4"]) {
-        await (await InferenceSession.create(join(models, `${name}${suffix}.onnx`), { logSeverityLevel: 4 })).release();
+        await (
+          await InferenceSession.create(join(models, `${name}${suffix}.onnx`), { logSeverityLevel: 4, intraOpNumThreads: 1 })
+        ).release();
         expect(existsSync(join(models, `${name}${suffix}.onnx_data`))).toBe(true);
       }
     const config = JSON.parse(readFileSync(join(folder, "repo", "config.json"), "utf8")) as Record<string, never>;

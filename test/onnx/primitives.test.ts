@@ -27,7 +27,7 @@ const single = (made: NodeProto, initializer: TensorProto[], dims: (number | str
   );
 
 async function run(m: OnnxModel, x: Float32Array, dims: number[], outputs = ["y"]): Promise<Float32Array[]> {
-  const session = await InferenceSession.create(writeModelBytes(m), { logSeverityLevel: 4 });
+  const session = await InferenceSession.create(writeModelBytes(m), { logSeverityLevel: 4, intraOpNumThreads: 1 });
   const result = await session.run({ x: new Tensor("float32", x, dims) }, outputs);
   await session.release();
   return outputs.map((name) => result[name].data as Float32Array);

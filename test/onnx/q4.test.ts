@@ -22,7 +22,7 @@ const initializers = (opened: OnnxModel): Record<string, Uint8Array> =>
 
 /** Runs a model on x [rows, k]; returns y. */
 async function run(bytes: Uint8Array, x: Float32Array, k: number, feeds: Record<string, Tensor> = {}): Promise<Float32Array> {
-  const session = await InferenceSession.create(bytes, { logSeverityLevel: 4 });
+  const session = await InferenceSession.create(bytes, { logSeverityLevel: 4, intraOpNumThreads: 1 });
   const result = await session.run({ x: new Tensor("float32", x, [x.length / k, k]), ...feeds });
   await session.release();
   return result.y.data as Float32Array;
@@ -104,7 +104,7 @@ describe("bytes and results", () => {
     const w = Float32Array.from(halves, (code) => table[code]);
     const oracle = matMulNBitsOracle(w, k, n, 32, true);
     expect(Array.from(scales)).toEqual(oracle.scales.flat().map(encodeHalf));
-    const session = await InferenceSession.create(bytes, { logSeverityLevel: 4 });
+    const session = await InferenceSession.create(bytes, { logSeverityLevel: 4, intraOpNumThreads: 1 });
     await session.release();
   });
 });

@@ -20,7 +20,7 @@ const f32 = (dims: number[], seed: number) =>
   );
 
 async function run(bytes: Uint8Array, feeds: Record<string, Tensor>): Promise<Record<string, Float32Array>> {
-  const session = await InferenceSession.create(bytes, { logSeverityLevel: 4, graphOptimizationLevel: "disabled" });
+  const session = await InferenceSession.create(bytes, { logSeverityLevel: 4, intraOpNumThreads: 1, graphOptimizationLevel: "disabled" });
   const out = await session.run(feeds);
   await session.release();
   return Object.fromEntries(Object.entries(out).map(([name, { data }]) => [name, Float32Array.from(data as Float32Array)]));

@@ -21,7 +21,7 @@ const feed = (dims: Dims, seed: number) => ({ x: { type: "float32", data: weight
 const feeds = (dims: Dims) => [1, 2, 3].map((n) => feed(dims.length === 4 ? [dims[0], dims[1], dims[2] + 2 * (n - 1), dims[3]] : dims, n));
 
 async function run(bytes: Uint8Array, dims: Dims, level: "all" | "disabled"): Promise<Float32Array> {
-  const session = await InferenceSession.create(bytes, { logSeverityLevel: 4, graphOptimizationLevel: level });
+  const session = await InferenceSession.create(bytes, { logSeverityLevel: 4, intraOpNumThreads: 1, graphOptimizationLevel: level });
   // one of the batches of calibration: these graphs show that the nodes are right, not that ranges carry over
   const { data } = feed(dims, 1).x;
   const { y } = await session.run({ x: new Tensor("float32", data, [...dims]) });

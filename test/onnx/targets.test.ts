@@ -18,7 +18,7 @@ const graph = (nodes: NodeProto[], input: ValueInfoProto[], output: ValueInfoPro
   graphOf({ node: nodes, input, output, initializer });
 
 async function run(bytes: Uint8Array, feeds: Record<string, Tensor>, level: "all" | "disabled"): Promise<Float32Array> {
-  const session = await InferenceSession.create(bytes, { logSeverityLevel: 4, graphOptimizationLevel: level });
+  const session = await InferenceSession.create(bytes, { logSeverityLevel: 4, intraOpNumThreads: 1, graphOptimizationLevel: level });
   const result = await session.run(feeds);
   await session.release();
   return result.y.data as Float32Array;
@@ -309,7 +309,7 @@ describe("operators", () => {
       half.graph!.output[0] = value("y", T.FLOAT16, ["m", 8]);
       const { bytes, report } = await quantizeModelBytes(encode(half), { dtype });
       expect(report.quantized, dtype).toBe(1);
-      const session = await InferenceSession.create(bytes, { logSeverityLevel: 4 });
+      const session = await InferenceSession.create(bytes, { logSeverityLevel: 4, intraOpNumThreads: 1 });
       await session.release();
     }
   });

@@ -16,7 +16,7 @@ test.each([
   const { bytes } = await integerOnly(encoderModel(form), { calibration: encoderFeeds(2), functions });
   const [feeds] = encoderFeeds(1, 2, 9);
   const ids = { type: "int64" as const, data: feeds.ids.data, dims: feeds.ids.dims };
-  const judge = await ort.InferenceSession.create(bytes, { logSeverityLevel: 3, graphOptimizationLevel: "disabled" });
+  const judge = await ort.InferenceSession.create(bytes, { logSeverityLevel: 3, intraOpNumThreads: 1, graphOptimizationLevel: "disabled" });
   const want = Object.values(await judge.run({ ids: new ort.Tensor("int64", ids.data, ids.dims) }))[0].data;
   const backend = await wasm();
   const session = await loadModel(bytes, { backend });

@@ -38,7 +38,7 @@ it("Node's permission model", async () => {
   const run = (...flags: string[]): string =>
     execFileSync(process.execPath, [flag, ...flags, "--input-type=module"], {
       input: script,
-      timeout: 30_000,
+      timeout: 100_000,
       encoding: "utf8",
       stdio: ["pipe", "pipe", "ignore"],
     });

@@ -158,7 +158,7 @@ async function groupQueryAttention(
   });
   const proto = build.model(main, { opset: 17, ir: 9 });
   proto.opsetImport.push(create(OperatorSetIdProtoSchema, { domain: "com.microsoft", version: 1n }));
-  const session = await ort.InferenceSession.create(build.encode(proto), { logSeverityLevel: 4 });
+  const session = await ort.InferenceSession.create(build.encode(proto), { logSeverityLevel: 4, intraOpNumThreads: 1 });
   const feeds: Record<string, ort.Tensor> = {
     seqlens: new ort.Tensor("int32", Int32Array.of(c.keys - 1), [1]),
     total: new ort.Tensor("int32", Int32Array.of(c.keys), [1]),

@@ -143,7 +143,7 @@ async function peer(op: "MaxPool" | "AveragePool", s: WindowShape, x: Float32Arr
     ...(op === "AveragePool" ? { count_include_pad: countPadding ? 1n : 0n } : {}),
   });
   const graph = build.graph({ input: [build.value("x", build.T.FLOAT, dims)], output: [build.value("y", build.T.FLOAT, ["a", "b", "c", "d"])], initializer: [], node: [node] });
-  const session = await ort.InferenceSession.create(build.encode(build.model(graph, { opset: 19, ir: 9 })), { logSeverityLevel: 4 });
+  const session = await ort.InferenceSession.create(build.encode(build.model(graph, { opset: 19, ir: 9 })), { logSeverityLevel: 4, intraOpNumThreads: 1 });
   const { y } = await session.run({ x: new ort.Tensor("float32", x, dims) });
   await session.release();
   return y;

@@ -154,7 +154,7 @@ describe("softmax", () => {
     const bytes = build.encode(
       build.model(build.graph({ input: [input], output: [output], initializer: [], node: [node] }), { opset: 17, ir: 9 }),
     );
-    const session = await ort.InferenceSession.create(bytes, { logSeverityLevel: 4 });
+    const session = await ort.InferenceSession.create(bytes, { logSeverityLevel: 4, intraOpNumThreads: 1 });
     const expected = (await session.run({ x: new ort.Tensor("float32", x, [rows.length, 6]) })).y.data as Float32Array;
     for (const memory of all)
       run(memory, x, 6).forEach((v, i) => {
