@@ -87,8 +87,8 @@ function own(memory: EngineMemory, shape: ConvShape, random: () => number) {
     integer: () => runJobs(memory, made.jobs),
     float: () => runJobs(memory, jobs),
     ops: (2 * results * codes.length) / outputs,
-    // the panel of 8 KB of each thread beside the padded image
-    packed: integer.scratchBytes + 8192,
+    // the panel of 12 KB of each thread beside the padded image
+    packed: integer.scratchBytes + 12288,
     unrolled: (count(integer.output) * codes.length * groups) / outputs,
   };
 }

@@ -6,7 +6,7 @@ import { family } from "../engine/family.ts";
 import { writeWork } from "../engine/items.ts";
 import { eachRow, foldLanes, placeWords, ROW_WORDS, rowAddress, type Rows } from "../nn/rows.ts";
 import { i32s, least } from "../nn/tiles.ts";
-import { bounded, narrowCodes, toCodes } from "./finish.ts";
+import { bounded, narrowCodes, toCodes, zeroTerm } from "./finish.ts";
 
 export type Code = "int8" | "uint8" | "int16" | "uint16";
 export type Coded = Code | "int32";
@@ -139,6 +139,7 @@ export function encodeModule({ to, shared }: EncodeSpec): Uint8Array<ArrayBuffer
     f.set(zero, f.load("v128.load32_splat", zeroAt));
     f.set(least4, f.op("f32x4.convert_i32x4_s", f.op("i32x4.sub", f.constant32(low), zero)));
     f.set(most4, f.op("f32x4.convert_i32x4_s", f.op("i32x4.sub", f.constant32(high), zero)));
+    f.set(zero, zeroTerm(f, zero));
     const code = (i: number, value: Emit): void => {
       f.set(v[i], f.op("f32x4.div", value, scale));
       bounded(f, v[i], least4, most4);

@@ -1,18 +1,18 @@
 // Convolution of images of bytes with integer weights, in groups: exact int32 sums, finished as finish.ts has it. An
 // unrolled image never exists: 32 outputs at a time, the taps are packed from the padded image, where neighbours lie
-// side by side, into a panel of 8 KB, and all filters pass over it in tiles of four. A table says how far each tap is
-// from the place of an output, so strides, dilations and one or two dimensions are the same code.
+// side by side, into a panel of 12 KB, and all filters pass over it in tiles of four or six. A table says how far each
+// tap is from the place of an output, so strides, dilations and one or two dimensions are the same code.
 //
 // Styles: "words" multiplies pairs of i16 (i32x4.dot_i16x8_s), activations less their zero point and weights less
 // theirs, -255..255 both: exact. "bytes" multiplies four bytes at once where the relaxed dot product is exact for
 // unsigned or signed ones; the zero point of activations is an addend of each filter then (`offsets`).
 //
-// Weights: [groups][tiles of 4 filters][units][4], a word each: 2 (words) or 4 (bytes) consecutive taps of a filter.
+// Weights: [groups][tiles of filters][units][filters], a word each: 2 (words) or 4 (bytes) taps of a filter.
 import { ModuleBuilder, type Emit, type FunctionBuilder, type FunctionRef, type Local } from "../engine/asm.ts";
 import { family } from "../engine/family.ts";
 import { writeWork } from "../engine/items.ts";
 import { i32s, least } from "../nn/tiles.ts";
-import { finishBytes, finishVector, moveSome, narrowCodes, type Finish } from "./finish.ts";
+import { finishBytes, finishVector, moveSome, narrowCodes, zeroTerm, type Finish } from "./finish.ts";
 
 export interface IntegerConvSpec {
   readonly style: "words" | "bytes-u" | "bytes-s";
@@ -26,14 +26,15 @@ export interface IntegerConvSpec {
   readonly shared: boolean;
 }
 
-/** Filters of a tile, outputs that are packed and finished at once, outputs of a panel. */
-export const FILTERS = 4;
+/** Filters of a tile: two vectors of sums each; products of words need a register of their own. */
+export const tileFilters = (style: IntegerConvSpec["style"]): 4 | 6 => (style === "words" ? 4 : 6);
+/** Outputs that are packed and finished at once, outputs of a panel. */
 const SPAN = 16;
 const PANEL = 2 * SPAN;
 /** Bytes of a unit of a panel, and of the sums of a filter. */
 const ROW = 4 * PANEL;
-/** Units of a chunk of taps: a panel of 8 KB, of which a tile of filters is read four times. */
-const CHUNK = 64;
+/** Most units of a chunk of taps: a panel of 12 KB, which each tile of filters passes over. */
+const CHUNK = 96;
 const PANEL_BYTES = CHUNK * ROW;
 /** Most filters of an item: their sums lie beside the panel in the first-level cache. */
 const MOST = 128;
@@ -74,7 +75,7 @@ export interface IntegerConvJob {
 }
 
 const FIELDS = [
-  "groups", "mBlocks", "nBlocks", "m", "n", "units", "mSpan", "nSpan", "w", "wGroup", "offsets", "factors", "bias", "x", "xBatch", "xGroup", "xZero",
+  "groups", "mBlocks", "nBlocks", "m", "n", "units", "chunk", "mSpan", "nSpan", "w", "wGroup", "offsets", "factors", "bias", "x", "xBatch", "xGroup", "xZero",
   "y", "yGroup", "yZero", "low", "high", "table", "width", "columnStep", "rowStep",
 ] as const; // prettier-ignore
 type Field = (typeof FIELDS)[number];
@@ -91,19 +92,22 @@ export function integerConvJob(
   threads: number,
 ): { readonly items: number; readonly args: Int32Array; readonly panelBytes: number } {
   const { batch, groups, filters: m, outputs: n, taps } = job;
+  const tile = tileFilters(spec.style);
   const units = Math.ceil(taps / unitTaps(spec.style));
-  let mSpan = Math.min(Math.ceil(m / FILTERS) * FILTERS, MOST);
+  let mSpan = Math.min(Math.ceil(m / tile) * tile, MOST);
   // blocks of equal height
-  mSpan = Math.ceil(Math.ceil(m / Math.ceil(m / mSpan)) / FILTERS) * FILTERS;
+  mSpan = Math.ceil(Math.ceil(m / Math.ceil(m / mSpan)) / tile) * tile;
   let nSpan = Math.min(Math.ceil(n / PANEL) * PANEL, 256);
   const blocks = (): number => Math.ceil(m / mSpan) * Math.ceil(n / nSpan) * batch * groups;
   const enough = (): boolean => threads === 1 || blocks() >= 4 * threads || mSpan * nSpan * taps < 65536;
   while (nSpan > 2 * PANEL && !enough()) nSpan = Math.ceil(nSpan / 2 / PANEL) * PANEL;
-  while (mSpan > 8 * FILTERS && !enough()) mSpan = Math.ceil(mSpan / 2 / FILTERS) * FILTERS;
+  while (mSpan > 8 * tile && !enough()) mSpan = Math.ceil(mSpan / 2 / tile) * tile;
   const [mBlocks, nBlocks] = [Math.ceil(m / mSpan), Math.ceil(n / nSpan)];
-  const wGroup = Math.ceil(m / FILTERS) * units * 4 * FILTERS;
+  // chunks of equal length
+  const chunk = Math.ceil(units / Math.ceil(units / CHUNK));
+  const wGroup = Math.ceil(m / tile) * units * 4 * tile;
   const args = Int32Array.of(
-    ...[groups, mBlocks, nBlocks, m, n, units, mSpan, nSpan, job.w, wGroup, job.offsets, job.factors, job.bias],
+    ...[groups, mBlocks, nBlocks, m, n, units, chunk, mSpan, nSpan, job.w, wGroup, job.offsets, job.factors, job.bias],
     ...[job.x, job.xBatch, job.xGroup, job.xZero, job.y, finishBytes(spec.to) * m * n, job.yZero, bits(job.low), bits(job.high)],
     ...[job.table, job.width, job.columnStep, job.rowStep],
   );
@@ -139,11 +143,11 @@ function writePack(f: FunctionBuilder, { style, unsigned }: IntegerConvSpec): vo
   const [x, places, table, panel, units, zero, columns] = PACK.map((_, i) => f.param(i));
   const words = style === "words";
   const taps = unitTaps(style);
-  const [end, base, span] = f.locals("i32", 3);
+  const [end, base, span, away] = f.locals("i32", 4);
   const tap = f.locals("i32", taps);
   const v = f.locals("v128", taps);
   const w = f.locals("v128", 4);
-  const zeros = f.local("v128");
+  const [zeros, isFirst] = f.locals("v128", 2);
   const flip = (style === "bytes-u") !== unsigned;
   if (words) f.set(zeros, f.op("i16x8.splat", zero));
   const extended = (half: "low" | "high", of: Local): Emit =>
@@ -222,20 +226,57 @@ function writePack(f: FunctionBuilder, { style, unsigned }: IntegerConvSpec): vo
   // places of different outputs rise by at least 1: 16 of them that span 15 lie side by side
   f.set(base, f.load("i32.load", places));
   f.set(span, f.op("i32.sub", f.load("i32.load", places, 60), base));
-  f.set(base, f.op("i32.add", base, x));
+  const isWhole = f.op("i32.eq", columns, f.i32(SPAN));
   f.if(
-    f.op("i32.and", f.op("i32.eq", span, f.i32(15)), f.op("i32.eq", columns, f.i32(SPAN))),
-    () => whole((into, from) => f.set(into, f.load("v128.load", from))),
-    () =>
+    f.op("i32.and", f.op("i32.eq", span, f.i32(15)), isWhole),
+    () => {
+      f.set(base, f.op("i32.add", base, x));
+      whole((into, from) => f.set(into, f.load("v128.load", from)));
+    },
+    () => {
+      f.set(away, f.op("i32.sub", span, f.i32(15)));
       f.if(
-        f.op("i32.and", f.op("i32.eq", span, f.i32(30)), evenSteps(f, places)),
+        f.op("i32.and", isWhole, twoRuns(f, places, base, away, isFirst)),
         () => {
-          const evens = Array.from({ length: 16 }, (_, i) => (i < 8 ? 2 * i : 2 * i + 1));
-          whole((into, from) => f.set(into, f.shuffle(evens, f.load("v128.load", from), f.load("v128.load", from, 15))));
+          f.set(base, f.op("i32.add", base, x));
+          const second = (from: Local): Emit => f.load("v128.load", f.op("i32.add", from, away));
+          whole((into, from) => f.set(into, f.op("v128.bitselect", f.load("v128.load", from), second(from), isFirst)));
         },
-        singly,
-      ),
+        () => {
+          f.set(base, f.op("i32.add", base, x));
+          f.if(
+            f.op("i32.and", f.op("i32.eq", span, f.i32(30)), evenSteps(f, places)),
+            () => {
+              const evens = Array.from({ length: 16 }, (_, i) => (i < 8 ? 2 * i : 2 * i + 1));
+              whole((into, from) => f.set(into, f.shuffle(evens, f.load("v128.load", from), f.load("v128.load", from, 15))));
+            },
+            singly,
+          );
+        },
+      );
+    },
   );
+}
+
+/**
+ * Whether the 16 places are two runs of neighbours, of two rows: the second one's first 16 would begin `away` from the
+ * first's. Sets which bytes are of the first.
+ */
+function twoRuns(f: FunctionBuilder, places: Local, base: Local, away: Local, isFirst: Local): Emit {
+  const own = f.locals("v128", 4);
+  const [first, second, isOther] = f.locals("v128", 3);
+  f.set(first, f.op("i32x4.splat", base));
+  f.set(second, f.op("i32x4.splat", f.op("i32.add", base, away)));
+  f.set(isOther, f.constant32(0));
+  own.forEach((v, i) => {
+    const lanes = f.v128([0, 1, 2, 3].flatMap((lane) => [4 * i + lane, 0, 0, 0]));
+    f.set(v, f.op("i32x4.sub", f.load("v128.load", places, 16 * i), lanes));
+    f.set(isOther, f.op("v128.or", isOther, f.op("v128.and", f.op("i32x4.ne", v, first), f.op("i32x4.ne", v, second))));
+    f.set(v, f.op("i32x4.eq", v, first));
+  });
+  const narrow = (a: Local, b: Local): Emit => f.op("i16x8.narrow_i32x4_s", a, b);
+  f.set(isFirst, f.op("i8x16.narrow_i16x8_s", narrow(own[0], own[1]), narrow(own[2], own[3])));
+  return f.op("i32.eqz", f.op("v128.any_true", isOther));
 }
 
 /** Whether the 16 places rise by 2 each: those of one row do, and a row's end that is 2 from the next row's begin. */
@@ -254,7 +295,8 @@ const DOT = "i32x4.relaxed_dot_i8x16_i7x16_add_s";
 function writeTiles(f: FunctionBuilder, { style, unroll }: IntegerConvSpec): void {
   const [firstW, wStep, firstPanel, sums, units, tiles, fresh, width] = TILES.map((_, i) => f.param(i));
   const [w, panel, left, half, out] = f.locals("i32", 5);
-  const acc = Array.from({ length: FILTERS }, () => f.locals("v128", 2));
+  const filters = tileFilters(style);
+  const acc = Array.from({ length: filters }, () => f.locals("v128", 2));
   const [p0, p1, x] = f.locals("v128", 3);
   const each = (use: (sum: Local, offset: number) => void): void =>
     acc.forEach((row, r) => row.forEach((sum, j) => use(sum, ROW * r + 16 * j)));
@@ -263,14 +305,14 @@ function writeTiles(f: FunctionBuilder, { style, unroll }: IntegerConvSpec): voi
       f.set(p0, f.load("v128.load", panel, ROW * u));
       f.set(p1, f.load("v128.load", panel, ROW * u + 16));
       acc.forEach((row, r) => {
-        f.set(x, f.load("v128.load32_splat", w, 16 * u + 4 * r));
+        f.set(x, f.load("v128.load32_splat", w, 4 * (filters * u + r)));
         row.forEach((sum, j) => {
           const p = j === 0 ? p0 : p1;
           f.set(sum, style === "words" ? f.op("i32x4.add", f.op("i32x4.dot_i16x8_s", p, x), sum) : f.op(DOT, x, p, sum));
         });
       });
     }
-    f.bump(w, 16 * count);
+    f.bump(w, 4 * filters * count);
     f.bump(panel, ROW * count);
     f.bump(left, -count);
   };
@@ -295,7 +337,7 @@ function writeTiles(f: FunctionBuilder, { style, unroll }: IntegerConvSpec): voi
       f.op("i32.lt_u", half, width),
     );
     f.bump(firstW, wStep);
-    f.bump(sums, ROW * FILTERS);
+    f.bump(sums, ROW * filters);
     f.bump(tiles, -1);
   }, f.get(tiles));
 }
@@ -314,7 +356,7 @@ function writeFinish(f: FunctionBuilder, spec: IntegerConvSpec): void {
   if (to !== "int32") {
     f.set(low, word("low"));
     f.set(high, word("high"));
-    f.set(zero, word("yZero"));
+    f.set(zero, zeroTerm(f, word("yZero")));
   }
   f.doWhile(() => {
     f.set(offset, f.load("v128.load32_splat", offsets));
@@ -359,7 +401,8 @@ function writePanels(
   f.set(sums, f.op("i32.add", panel, f.i32(PANEL_BYTES)));
   f.set(places, f.op("i32.add", sums, f.op("i32.mul", field("mSpan"), f.i32(ROW))));
   f.set(spare, f.op("i32.add", places, f.i32(ROW)));
-  f.set(tiles, f.op("i32.shr_u", f.op("i32.add", at.filters, f.i32(FILTERS - 1)), f.i32(2)));
+  const tile = tileFilters(spec.style);
+  f.set(tiles, f.op("i32.div_u", f.op("i32.add", at.filters, f.i32(tile - 1)), f.i32(tile)));
   const ofRow = (name: Field): Emit => f.op("i32.add", field(name), f.op("i32.shl", at.row, f.i32(2)));
   f.while(f.op("i32.lt_u", at.n, at.end), () => {
     f.set(columns, least(f, f.op("i32.sub", at.end, at.n), f.i32(PANEL)));
@@ -371,7 +414,7 @@ function writePanels(
     f.set(done, f.i32(0));
     f.doWhile(
       () => {
-        f.set(count, least(f, f.op("i32.sub", field("units"), done), f.i32(CHUNK)));
+        f.set(count, least(f, f.op("i32.sub", field("units"), done), field("chunk")));
         const pack = (offset: number, some: Local): void => {
           const taps = f.op("i32.add", field("table"), f.op("i32.mul", done, f.i32(4 * unitTaps(spec.style))));
           const [from, to] = [f.op("i32.add", places, f.i32(offset)), f.op("i32.add", panel, f.i32(offset))];
@@ -379,8 +422,8 @@ function writePanels(
         };
         pack(0, columns);
         f.if(second, () => pack(4 * SPAN, second));
-        const w = f.op("i32.add", at.w, f.op("i32.shl", done, f.i32(4)));
-        const wStep = f.op("i32.shl", field("units"), f.i32(4));
+        const w = f.op("i32.add", at.w, f.op("i32.mul", done, f.i32(4 * tile)));
+        const wStep = f.op("i32.mul", field("units"), f.i32(4 * tile));
         f.run(f.call(parts.tiles, w, wStep, panel, sums, count, tiles, f.op("i32.eqz", done), width));
         f.bump(done, count);
       },

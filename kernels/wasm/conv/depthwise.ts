@@ -11,8 +11,10 @@ import { family } from "../engine/family.ts";
 import { writeWork } from "../engine/items.ts";
 import { PANEL_FIELDS, panelOf, panelTile, writeFill, type PanelPlanes, type PanelShape, type Pair } from "../nn/panel.ts";
 import { i32s, least } from "../nn/tiles.ts";
-import { FILTERS } from "./conv.ts";
-import { finishBytes, finishVector, moveSome, narrowCodes, type Finish } from "./finish.ts";
+import { tileFilters } from "./conv.ts";
+import { finishBytes, finishVector, moveSome, narrowCodes, zeroTerm, type Finish } from "./finish.ts";
+
+const FILTERS = tileFilters("words");
 
 export interface DepthwiseSpec {
   readonly unsigned: boolean;
@@ -195,7 +197,7 @@ function writeRows(f: FunctionBuilder, { to, bias, step, unroll }: DepthwiseSpec
     f.set(factor, own("factors"));
     f.set(low, vector("low"));
     f.set(high, vector("high"));
-    f.set(zero, vector("yZero"));
+    f.set(zero, zeroTerm(f, vector("yZero")));
   }
   if (bias) f.set(added, own("bias"));
   f.set(first, own("offsets"));

@@ -11,7 +11,7 @@ export const finishBytes = (to: Finish): 1 | 4 => (to === "int32" || to === "flo
 /** 1.5 * 2^23: a float32 of this size holds integers only. */
 const ROUND = 12582912;
 
-/** Vectors that hold for a whole job: bounds, and of codes the zero point (i32). */
+/** Vectors that hold for a whole job: bounds, and of codes what `zeroTerm` makes of the zero point. */
 export interface FinishTerms {
   readonly low: Operand;
   readonly high: Operand;
@@ -43,10 +43,12 @@ export function bounded(f: FunctionBuilder, v: Local, low: Operand, high: Operan
   f.set(v, f.op("f32x4.pmin", high, v));
 }
 
-/** Bounded float32 as integers, half to even, plus a zero point. */
+/** A zero point (i32x4) less the bits that rounding leaves in a code. */
+export const zeroTerm = (f: FunctionBuilder, zero: Operand): Emit => f.op("i32x4.sub", zero, f.constantF32(ROUND));
+
+/** Bounded float32 as integers, half to even, plus a zero point (`zeroTerm`). */
 export function toCodes(f: FunctionBuilder, v: Local, zero: Operand): void {
-  f.set(v, f.op("i32x4.sub", f.op("f32x4.add", v, f.constantF32(ROUND)), f.constantF32(ROUND)));
-  f.set(v, f.op("i32x4.add", v, zero));
+  f.set(v, f.op("i32x4.add", f.op("f32x4.add", v, f.constantF32(ROUND)), zero));
 }
 
 /** 16 codes as bytes. */

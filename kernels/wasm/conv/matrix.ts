@@ -5,7 +5,7 @@ import { ModuleBuilder, type Emit, type FunctionBuilder, type Local } from "../e
 import { family } from "../engine/family.ts";
 import { writeWork } from "../engine/items.ts";
 import { i32s, least } from "../nn/tiles.ts";
-import { finishBytes, finishVector, moveSome, narrowCodes, type Finish } from "./finish.ts";
+import { finishBytes, finishVector, moveSome, narrowCodes, zeroTerm, type Finish } from "./finish.ts";
 
 export interface RowsSpec {
   /** How int8.ts multiplies: signed bytes (unsigned ones less 128), or i16. */
@@ -187,7 +187,7 @@ function writeSumsRow(f: FunctionBuilder, { to, bias, zeros }: SumsSpec): void {
   if (to !== "int32") {
     f.set(low, word("low"));
     f.set(high, word("high"));
-    f.set(zero, word("yZero"));
+    f.set(zero, zeroTerm(f, word("yZero")));
   }
   f.while(left, () => {
     f.set(target, f.op("select", y, spare, f.op("i32.ge_u", left, f.i32(16))));

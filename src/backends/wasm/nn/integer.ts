@@ -3,9 +3,9 @@
 // offsets and bias lie in memory and are the caller's.
 import {
   CONV_ZERO,
-  FILTERS,
   integerConv,
   integerConvJob,
+  tileFilters,
   unitTaps,
   type IntegerConvJob,
   type IntegerConvSpec,
@@ -85,11 +85,12 @@ export function packFilters(memory: EngineMemory, given: FilterCodes): Filters {
     }
   const style = isByte ? (dot === "u8" ? "bytes-u" : "bytes-s") : "words";
   const per = unitTaps(style);
+  const tile = tileFilters(style);
   const units = Math.ceil(taps / per);
   const filters = outputs / groups;
-  const tiles = Math.ceil(filters / FILTERS);
-  const region = memory.allocate(groups * tiles * units * 4 * FILTERS);
-  const elements = groups * tiles * units * FILTERS * per;
+  const tiles = Math.ceil(filters / tile);
+  const region = memory.allocate(groups * tiles * units * 4 * tile);
+  const elements = groups * tiles * units * tile * per;
   const packed =
     style === "words"
       ? new Int16Array(memory.buffer, region.address, elements).fill(0)
@@ -97,10 +98,10 @@ export function packFilters(memory: EngineMemory, given: FilterCodes): Filters {
   const sums = new Int32Array(outputs);
   for (let o = 0; o < outputs; o++) {
     const [group, inGroup] = [Math.floor(o / filters), o % filters];
-    const base = (group * tiles + Math.floor(inGroup / FILTERS)) * units * FILTERS * per + (inGroup % FILTERS) * per;
+    const base = (group * tiles + Math.floor(inGroup / tile)) * units * tile * per + (inGroup % tile) * per;
     for (let t = 0; t < taps; t++) {
       const v = codes[o * taps + t] - zeroOf(o);
-      packed[base + Math.floor(t / per) * FILTERS * per + (t % per)] = v;
+      packed[base + Math.floor(t / per) * tile * per + (t % per)] = v;
       sums[o] += v;
     }
   }
