@@ -29,16 +29,19 @@ function* convVariants(): Iterable<KernelVariant> {
 }
 
 function* depthwiseVariants(): Iterable<KernelVariant> {
-  for (const unsigned of [false, true])
-    for (const to of FINISHES)
-      for (const bias of biases(to))
-        for (const step of [1, 2] as const)
-          for (const unroll of [2, 3, "3x3"] as const)
-            yield {
-              name: `${unsigned ? "u8" : "s8"}_${letter(to)}_depthwise_${step}_${unroll}${bias ? "_bias" : ""}__wasmsimd`,
-              relaxed: false,
-              build: () => depthwiseModule({ unsigned, to, bias, step, unroll, shared: false }),
-            };
+  for (const style of ["words", "bytes-u", "bytes-s"] as const)
+    for (const unsigned of [false, true])
+      for (const to of FINISHES)
+        for (const bias of biases(to))
+          for (const step of [1, 2] as const)
+            for (const unroll of [...(style === "words" ? [] : [1 as const]), 2, 3, "3x3"] as const) {
+              const end = style === "words" ? "__wasmsimd" : `_${style}__wasmrelaxedsimd`;
+              yield {
+                name: `${unsigned ? "u8" : "s8"}_${letter(to)}_depthwise_${step}_${unroll}${bias ? "_bias" : ""}${end}`,
+                relaxed: style !== "words",
+                build: () => depthwiseModule({ style, unsigned, to, bias, step, unroll, shared: false }),
+              };
+            }
 }
 
 function* codeVariants(): Iterable<KernelVariant> {

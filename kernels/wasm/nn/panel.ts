@@ -1,6 +1,6 @@
 // Tiles of sliding windows: a rectangle of outputs of one plane, and the part of the image under it, copied into a
 // panel that lies in the first-level cache, with the padding about it. So no padded image is written or read. Values
-// of a panel are float32, or i16 of codes less their zero point, whose padding is 0.
+// of a panel are float32, or i16 of codes less their zero point, whose padding is 0, or bytes as they are or less 128.
 import type { Emit, FunctionBuilder, FunctionRef, Local } from "../engine/asm.ts";
 import { least } from "./tiles.ts";
 
@@ -17,8 +17,8 @@ export interface PanelShape {
 }
 
 /** What the image has; its bytes there and in a panel, values of a vector. */
-export type PanelElement = "float32" | "uint8" | "int8";
-const BYTES = { float32: [4, 4, 4], uint8: [1, 2, 8], int8: [1, 2, 8] } as const;
+export type PanelElement = "float32" | "uint8" | "int8" | "bytes" | "flipped bytes";
+const BYTES = { float32: [4, 4, 4], uint8: [1, 2, 8], int8: [1, 2, 8], bytes: [1, 1, 16], "flipped bytes": [1, 1, 16] } as const;
 
 /** Most outputs of a row of a tile, and bytes of a panel where the rows of a kernel do not need more. */
 const COLUMNS = 512;
@@ -74,13 +74,16 @@ export function panelOf(shape: PanelShape, element: PanelElement, reach: (column
 
 /**
  * fill(to, x, lead, count, need, value): a row of a panel: `lead` columns of padding, `count` of the image, padding up
- * to `need`. value: bits of the padding of float32, zero point of codes.
+ * to `need`. value: bits of the padding of float32, zero point of codes, the padding of bytes.
  */
 export function writeFill(f: FunctionBuilder, element: PanelElement): void {
   const [to, x, lead, count, need, value] = [0, 1, 2, 3, 4, 5].map((i) => f.param(i));
   const [at, here, last] = f.locals("i32", 3);
   const [less, padding] = f.locals("v128", 2);
   const isFloat = element === "float32";
+  const isByte = element === "bytes" || element === "flipped bytes";
+  const flipped = (v: Emit, name: "i32.xor" | "v128.xor"): Emit =>
+    element !== "flipped bytes" ? v : f.op(name, v, name === "v128.xor" ? f.constant8(128) : f.i32(128));
   const sign = element === "uint8" ? "u" : "s";
   const [from, into, lanes] = BYTES[element];
   const scaled = (i: Local, bytes: 1 | 2 | 4): Emit => (bytes === 1 ? f.get(i) : f.op("i32.shl", i, f.i32(bytes >> 1)));
@@ -92,6 +95,7 @@ export function writeFill(f: FunctionBuilder, element: PanelElement): void {
       f.bump(at, lanes);
     });
   if (isFloat) f.set(padding, f.op("i32x4.splat", value));
+  else if (isByte) f.set(padding, f.op("i8x16.splat", value));
   else f.set(less, f.op("i16x8.splat", value));
   pad(lead);
   f.set(to, target(lead));
@@ -104,8 +108,9 @@ export function writeFill(f: FunctionBuilder, element: PanelElement): void {
       f.doWhile(
         () => {
           f.set(here, least(f, at, last));
-          const v = isFloat ? f.load("v128.load", source(here)) : f.op("i16x8.sub", f.load(`v128.load8x8_${sign}`, source(here)), less);
-          f.store("v128.store", target(here), 0, v);
+          const whole = (): Emit => f.load("v128.load", source(here));
+          const words = (): Emit => f.op("i16x8.sub", f.load(`v128.load8x8_${sign}`, source(here)), less);
+          f.store("v128.store", target(here), 0, isFloat ? whole() : isByte ? flipped(whole(), "v128.xor") : words());
           f.bump(at, lanes);
         },
         f.op("i32.lt_s", at, count),
@@ -114,6 +119,7 @@ export function writeFill(f: FunctionBuilder, element: PanelElement): void {
     () =>
       f.while(f.op("i32.lt_s", at, count), () => {
         if (isFloat) f.store("i32.store", target(at), 0, f.load("i32.load", source(at)));
+        else if (isByte) f.store("i32.store8", target(at), 0, flipped(f.load("i32.load8_u", source(at)), "i32.xor"));
         else f.store("i32.store16", target(at), 0, f.op("i32.sub", f.load(`i32.load8_${sign}`, source(at)), value));
         f.bump(at, 1);
       }),

@@ -76,8 +76,7 @@ export function packFilters(memory: EngineMemory, given: FilterCodes): Filters {
     throw new RangeError(`filters: expected ${outputs} x ${taps} codes in ${groups} groups, got ${codes.length}.`);
   const zeroOf = (o: number): number => zeros[zeros.length === 1 ? 0 : o] ?? 0;
   const { dot } = memory.features;
-  // one channel at a time is multiplied by words
-  let isByte = width > 1 && (dot === "u8" || dot === "s8");
+  let isByte = dot === "u8" || dot === "s8";
   for (let o = 0; o < outputs && isByte; o++)
     for (let t = 0; t < taps; t++) {
       const v = codes[o * taps + t] - zeroOf(o);
@@ -145,7 +144,7 @@ export function integerConvolution(memory: EngineMemory, filters: Filters, shape
   if (channels !== groups * width || kernel.join() !== filters.kernel.join())
     throw new RangeError(`convolution: expected ${groups * width} channels and a kernel of ${filters.kernel.join(" x ")}, got ${channels} and ${kernel.join(" x ")}.`); // prettier-ignore
   const step = strides[1];
-  if (width === 1 && style === "words" && (step === 1 || step === 2)) return depthwise(memory, filters, shape, step, unsigned);
+  if (width === 1 && (step === 1 || step === 2)) return depthwise(memory, filters, shape, step, unsigned);
   const padded = padWindow(shape, 1);
   const { output } = padded;
   const plane = padded.padded[0] * padded.padded[1];
@@ -181,7 +180,7 @@ export function integerConvolution(memory: EngineMemory, filters: Filters, shape
 /** One channel at a time: the kernel pads by itself. */
 function depthwise(
   memory: EngineMemory,
-  { groups, outputs, address }: Filters,
+  { groups, outputs, address, style }: Filters,
   shape: WindowShape,
   step: DepthwiseSpec["step"],
   unsigned: boolean,
@@ -189,22 +188,26 @@ function depthwise(
   const window = windowOf(shape);
   return {
     output: window.output,
-    table: depthwiseTable(window),
+    table: depthwiseTable(window, style),
     scratchBytes: 0,
     jobs({ x, y, table, offsets, factors, bias }, finished) {
       const { to } = finished;
-      const spec: DepthwiseSpec = { unsigned, to, bias: finished.bias, step, unroll: depthwiseUnroll(window), shared: memory.shared };
+      const unroll = depthwiseUnroll(window, style);
+      const spec: DepthwiseSpec = { style, unsigned, to, bias: finished.bias, step, unroll, shared: memory.shared };
       const places = { x, y, table, offsets, factors, bias, w: address };
       const { batch } = shape;
-      const job = depthwiseJob({
-        ...window,
-        ...places,
-        batch,
-        channels: groups,
-        multiplier: outputs / groups,
-        xZero: 0,
-        ...bounds(finished),
-      });
+      const job = depthwiseJob(
+        {
+          ...window,
+          ...places,
+          batch,
+          channels: groups,
+          multiplier: outputs / groups,
+          xZero: 0,
+          ...bounds(finished),
+        },
+        style,
+      );
       const kernel = memory.kernel(integerDepthwise, spec);
       return { jobs: [{ kernel, ...job }], setZero: (zero) => void (job.args[DEPTHWISE_ZERO] = zero) };
     },
