@@ -1,13 +1,17 @@
 // A decoder for models whose attention is spelled out, or takes what the kernel over a cache does not: the caches go in
-// as past and come out as present, as the model has them, and are carried from run to run. Each token copies them;
-// `decoder.ts` does not.
+// as past and come out as present, as the model has them. Where a Concat joins both, tokens are appended to a cache
+// that stays (machine/kept.ts), which attention reads in place; else each token copies it. Steps are not recorded, as
+// decoder-kernels.ts does: lengths and masks are those of each run.
 import { LowbitError } from "../../formats/core/errors.ts";
 import type { Plan } from "./compile/plan.ts";
-import { executeNow } from "./machine/execute.ts";
+import { attributeInt } from "../onnx/graph/nodes.ts";
+import type { Step } from "./compile/step.ts";
+import { executeNow, type Execution } from "./machine/execute.ts";
+import { isKept, keptCache } from "./machine/kept.ts";
+import { emitProduct } from "./machine/kernels.ts";
 import type { Core, Input } from "./decoder-model.ts";
 import type { Machine } from "./machine/machine.ts";
 import type { Value } from "./value.ts";
-import { floats, sizeOf } from "./value.ts";
 
 const PAST = /^past_key_values?\.|^past_/;
 
@@ -57,36 +61,65 @@ function sortInputs(inputs: readonly Input[], outputs: ReadonlySet<string>): Inp
   return { ids, mask, positions, branch, caches };
 }
 
+/** Joins the past of a cache with new tokens: a step that only appends where the cache stays. */
+const isJoin = ({ operator, node }: Step, past: string, present: string): boolean => {
+  const axis = attributeInt(node, "axis", 0);
+  return (
+    operator === "Concat" && node.input.length === 2 && node.input[0] === past && node.output[0] === present && (axis === 2 || axis === -2)
+  );
+};
+
 /** @throws LowbitError E_UNSUPPORTED for inputs that it does not know */
-export function carriedCore(machine: Machine, plan: Plan, inputs: readonly Input[], outputNames: readonly string[]): Core {
+export function carriedCore(
+  machine: Machine,
+  plan: Plan,
+  inputs: readonly Input[],
+  outputNames: readonly string[],
+  capacity: number,
+): Core {
   const outputs = new Set(outputNames);
   const { ids, mask, positions, branch, caches } = sortInputs(inputs, outputs);
   const presents = new Set(caches.map(({ output }) => output));
   const logitsName = outputNames.find((name) => name === "logits") ?? outputNames.find((name) => !presents.has(name));
   if (logitsName === undefined) throw refuse("an output beside the caches", "none");
-  const empty = (): Map<string, Value> =>
-    new Map(caches.map(({ input: { name, shape } }) => [name, floats([1, shape[1] as number, 0, shape[3] as number])]));
-  let kept = empty();
+  const kept = caches.map(({ input, output }) => {
+    const [heads, size] = [input.shape[1] as number, input.shape[3] as number];
+    return { input, output, heads, size, cache: keptCache(machine.memory, heads, size, capacity) };
+  });
+  const joins = new Map<Step, (typeof kept)[number]>();
+  for (const step of plan.steps) for (const side of kept) if (isJoin(step, side.input.name, side.output)) joins.set(step, side);
   const run = (tokens: readonly bigint[], past: number): Float32Array => {
     const total = past + tokens.length;
-    const fed = new Map(kept);
+    const fed = new Map<string, Value>(kept.map(({ input, cache }) => [input.name, cache.value(past)]));
     fed.set(ids.name, integer(ids.type, tokens, [1, tokens.length]));
     if (mask !== undefined) fed.set(mask.name, integer(mask.type, new Array<bigint>(total).fill(1n), [1, total]));
     if (positions !== undefined)
         fed.set(positions.name, integer(positions.type, tokens.map((_, i) => BigInt(past + i)), [1, tokens.length])); // prettier-ignore
     if (branch !== undefined) fed.set(branch.name, { type: "bool", dims: [1], data: Uint8Array.of(past > 0 ? 1 : 0) });
+    const instead: Execution["instead"] = (step, read) => {
+      const side = joins.get(step);
+      if (side !== undefined) {
+        const given = read(step.node.input[1]);
+        if (given?.type !== "float32" || given.dims.join() !== [1, side.heads, tokens.length, side.size].join()) return undefined;
+        side.cache.append(past, given);
+        return [side.cache.value(total)];
+      }
+      // logits of the last token
+      if (step.node.output[0] !== logitsName || step.layer === undefined || step.operator === "Gemm") return undefined;
+      const [x, ...others] = step.node.input.map((name) => (name === "" ? undefined : read(name)));
+      const y = emitProduct(machine, step.layer, x, step.operator === "com.microsoft.MatMulNBits" ? others[4] : undefined, true);
+      return y && [y];
+    };
     try {
-      const read = executeNow({ machine, plan, fed });
+      const read = executeNow({ machine, plan, fed, instead });
       const logits = read(logitsName)!;
       const width = logits.dims.at(-1)!;
       const row = (logits.data as Float32Array).slice(-width);
-      const next = new Map<string, Value>();
-      for (const { input, output } of caches) {
+      for (const { output, cache } of kept) {
         const value = read(output)!;
         if (value.dims[2] !== total) throw refuse(`caches of ${total} tokens`, `[${value.dims.join(", ")}] for ${output}`);
-        next.set(input.name, { type: "float32", dims: value.dims, data: value.data.slice() });
+        if (!isKept(value)) cache.append(0, value);
       }
-      kept = next;
       return row;
     } finally {
       machine.reset();
@@ -95,21 +128,12 @@ export function carriedCore(machine: Machine, plan: Plan, inputs: readonly Input
   return {
     run,
     step: (id, past) => run([BigInt(id)], past),
-    truncate(n) {
-      if (n === 0) kept = empty();
-      for (const [name, { dims, data }] of kept) {
-        const [, heads, tokens, size] = dims;
-        if (tokens <= n) continue;
-        const cut = floats([1, heads, n, size]);
-        for (let h = 0; h < heads; h++)
-          cut.data.set((data as Float32Array).subarray(h * tokens * size, (h * tokens + n) * size), h * n * size);
-        kept.set(name, cut);
-      }
-    },
+    // tokens behind the length are overwritten
+    truncate: () => undefined,
     explain: () => [],
     dispose() {
-      kept = new Map();
+      for (const { cache } of kept) cache.free();
     },
-    bytes: () => [...kept.values()].reduce((sum, { dims }) => sum + 4 * sizeOf(dims), 0),
+    bytes: () => kept.reduce((sum, { cache }) => sum + cache.bytes, 0),
   };
 }

@@ -156,7 +156,7 @@ function chooseCore(init: DecoderInit): { core: Core; limit: number } {
     // caches of fewer bits are the kernel's
     if ((options.cache ?? "float32") !== "float32") throw error;
     checkCapacity(options.capacity, MOST);
-    return { core: carriedCore(machine, plan, inputs, outputNames), limit: MOST };
+    return { core: carriedCore(machine, plan, inputs, outputNames, options.capacity ?? CAPACITY), limit: MOST };
   }
 }
 

@@ -4,8 +4,7 @@ import { encode, graph, model, node, raw, T, value, weights, type AttributeValue
 
 export const SPELLED = { hidden: 64, heads: 4, kvHeads: 2, size: 16, layers: 2, vocabulary: 96 };
 
-export function spelledModel(): Uint8Array {
-  const { hidden, heads, kvHeads, size, layers, vocabulary } = SPELLED;
+export function spelledModel({ hidden, heads, kvHeads, size, layers, vocabulary } = SPELLED): Uint8Array {
   const initializer: ReturnType<typeof raw>[] = [];
   const nodes: ReturnType<typeof node>[] = [];
   let seed = 1;

@@ -5,6 +5,7 @@ import { rotary, rotaryJob } from "../../../kernels/wasm/nn/rotary.ts";
 import type { Inputs } from "../ops/operator.ts";
 import { product } from "../ops/operator.ts";
 import { integers, type Value } from "../value.ts";
+import { isKept } from "./kept.ts";
 import { isPlaceable, type Emit } from "./machine.ts";
 
 /** [batch, heads, tokens, size], or [batch, tokens, heads, size]. */
@@ -135,7 +136,7 @@ export const fusedAttention =
   (m, inputs) => {
     const values = [of.q, of.k, of.v].map(({ at }) => inputs[at]);
     const given = of.mask < 0 ? undefined : inputs[of.mask];
-    if (values.some((value) => value?.type !== "float32" || value.data.length === 0) || !values.some(isPlaceable)) return undefined;
+    if (values.some((value) => value?.type !== "float32" || product(value.dims) === 0) || !values.some(isPlaceable)) return undefined;
     const [q, k, v] = values as Value[];
     const rank = q.dims.length;
     if ((of.axis !== -1 && of.axis !== rank - 1) || k.dims.length !== rank || v.dims.length !== rank || (of.folds && rank !== 3))
@@ -155,7 +156,17 @@ export const fusedAttention =
     if (scale === undefined || mask === null) return undefined;
     const { batch, heads, tokens, size } = sq;
     const y = m.slot(of.y === "token" ? [batch, tokens, heads, size] : rank === 3 ? [batch * heads, tokens, size] : [batch, heads, tokens, size]); // prettier-ignore
-    const [aq, ak, av] = [q, k, v].map((value) => m.place(value));
+    const aq = m.place(q);
+    const [pk, pv] = [
+      { value: k, side: of.k, sizes: sk },
+      { value: v, side: of.v, sizes: sv },
+    ].map(({ value, side, sizes }) => {
+      // a cache is one batch of whole heads
+      if (isKept(value) && side.layout === "head")
+        return (): Heads => ({ address: value.at, token: 4 * sizes.size, head: 4 * value.room * sizes.size });
+      const address = m.place(value);
+      return (b: number): Heads => batchOf(address, side.layout, sizes, b);
+    });
     const am = mask === undefined ? 0 : m.place(mask.value);
     const spec = {
       ...{ head: size, softcap: false, mask: mask !== undefined, relaxed: m.memory.features.relaxed, shared: m.memory.shared },
@@ -168,7 +179,7 @@ export const fusedAttention =
         attentionJob({
           ...{ tokens, kvHeads: sk.heads, group, keys: sk.tokens, causal: false, scale },
           ...{ q: batchOf(aq, of.q.layout, sq, b), y: batchOf(y.address, of.y, sq, b) },
-          ...{ k: batchOf(ak, of.k.layout, sk, b), v: batchOf(av, of.v.layout, sk, b) },
+          ...{ k: pk(b), v: pv(b), streams: m.memory.streams === 2 ? 1 : 4 },
           ...(mask === undefined ? {} : { mask: { address: am + b * mask.batch, token: mask.token, head: mask.head } }),
         }),
       );

@@ -36,7 +36,7 @@ export interface Slot extends Value {
 
 /** Float32 values that are worth a kernel: in the arena, or large enough to be copied into it. */
 export const isPlaceable = (value: Value | undefined): value is Value =>
-  value?.type === "float32" && (isSlot(value) || value.data.length >= 256);
+  value?.type === "float32" && (isSlot(value) || sizeOf(value.dims) >= 256);
 
 export const isSlot = (value: Value | undefined): value is Slot => value !== undefined && (value as Partial<Slot>).address !== undefined;
 
