@@ -120,7 +120,7 @@ export default defineConfig({
   },
   // tables of many columns, or of columns of code
   transformPageData: ({ relativePath, frontmatter }) =>
-    relativePath === "generated/formats.md" || relativePath === "systems.md"
+    ["generated/formats.md", "systems.md", "zoo.md"].includes(relativePath)
       ? { frontmatter: { ...frontmatter, aside: false, pageClass: "wide" } }
       : undefined,
   transformHtml: (html, _, { pageData, siteConfig }) =>
@@ -149,6 +149,7 @@ export default defineConfig({
     ],
     search: { provider: "local", options: { _render: searchable } },
     outline: [2, 3],
+    notFound: { linkLabel: "Take me home" },
   },
   vite: {
     server: { fs: { allow: ["../.."] } },

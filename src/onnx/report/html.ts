@@ -145,7 +145,7 @@ function cellRow(cell: ShownCell): string[] {
         : `parts at ${parting.node} (${parting.opType})`;
   return [
     escape(cell.model),
-    escape(cell.runtime) + (where === "" ? "" : `<div class="dim">${escape(where)}</div>`),
+    `<div class="name">${escape(cell.runtime)}</div>` + (where === "" ? "" : `<div class="dim">${escape(where)}</div>`),
     verdict(cell.ok, ran ? (cell.ok ? "ok" : "differs") : cell.state),
     ran ? decibels(cell.sqnrDb) : "",
     ran ? decibels(cell.agreementDb) : "",

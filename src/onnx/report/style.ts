@@ -9,7 +9,7 @@ p{margin:6px 0}.dim{color:var(--dim)}.ok{color:var(--ok)}.bad{color:var(--bad)}a
 .cards{display:grid;grid-template-columns:repeat(auto-fit,minmax(150px,1fr));gap:10px;margin:18px 0}
 .card{background:var(--card);border:1px solid var(--line);border-radius:8px;padding:10px 12px}.card b{display:block;font-size:20px;font-variant-numeric:tabular-nums}.card span{color:var(--dim);font-size:13px}
 table{border-collapse:collapse;width:100%;font-size:13.5px}th{text-align:left;color:var(--dim);font-weight:500;white-space:nowrap}
-th,td{padding:4px 12px 4px 0;border-bottom:1px solid var(--line);vertical-align:middle}td{overflow-wrap:anywhere}td:first-child{min-width:84px}.ok,.bad{white-space:nowrap;overflow-wrap:normal}
+th,td{padding:4px 12px 4px 0;border-bottom:1px solid var(--line);vertical-align:middle}td{overflow-wrap:anywhere}td:first-child{min-width:84px}.name{min-width:104px}.ok,.bad{white-space:nowrap;overflow-wrap:normal}
 .n{text-align:right;white-space:nowrap;overflow-wrap:normal;font-variant-numeric:tabular-nums}
 .bar{display:block;width:100%;min-width:56px;height:8px;border-radius:2px;background:var(--card)}.b1{fill:var(--a)}.b2{fill:var(--b)}.b0{fill:var(--pale)}
 .grid{display:grid;grid-template-columns:repeat(auto-fill,minmax(310px,1fr));gap:14px}.hist svg{display:block;width:100%;height:110px}.hist .bars{fill:var(--a)}.hist line{stroke:var(--b);stroke-width:1;vector-effect:non-scaling-stroke}
