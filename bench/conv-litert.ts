@@ -5,6 +5,7 @@
 import { existsSync, readdirSync, readFileSync } from "node:fs";
 import { dirname, join } from "node:path";
 import { fileURLToPath } from "node:url";
+import { chromiumPath, inChromium } from "./chromium.ts";
 import { load } from "./peers.ts";
 
 interface Layer {
@@ -210,16 +211,13 @@ export async function convLitert(args: readonly string[]): Promise<void> {
   const strange = args.filter((name) => !LAYERS.some((layer) => layer.name === name));
   if (strange.length > 0)
     throw new RangeError(`conv-litert: expected some of ${LAYERS.map(({ name }) => name).join(", ")}, got ${strange.join(", ")}.`);
-  const chromium =
-    process.env.CHROMIUM_PATH ?? ["/usr/bin/chromium", "/usr/bin/chromium-browser", "/usr/bin/google-chrome"].find(existsSync);
-  if (chromium === undefined) throw new Error("conv-litert: expected Chromium, found none. Install it or set CHROMIUM_PATH.");
+  const chromium = chromiumPath("conv-litert");
   const here = dirname(fileURLToPath(import.meta.url));
   const built = join(here, "..", "dist", "esm");
   if (!existsSync(join(built, "index.js"))) throw new Error("conv-litert: expected dist/esm, found none. Run npm run build.");
   const { Builder } = (await load("flatbuffers")) as { Builder: new (bytes: number) => Builder };
   const peers = process.env.LOWBIT_PEERS ?? join(here, "peers");
   const root = join(peers, "node_modules", "@litertjs");
-  const { serve, withChromium } = (await import(new URL("../test/browser/chromium.mjs", import.meta.url).href)) as Browser;
   const layers = LAYERS.filter(({ name }) => args.length === 0 || args.includes(name));
   const files: Record<string, string | Uint8Array> = { "index.html": page };
   for (const name of readdirSync(built, { recursive: true, encoding: "utf8" }))
@@ -231,25 +229,18 @@ export async function convLitert(args: readonly string[]): Promise<void> {
     files[`${layer.name}.codes`] = new Uint8Array(codes.buffer);
     for (const count of CHAINS) files[`${layer.name}-${count}.tflite`] = chain(new Builder(1 << 20), layer, count, codes).slice();
   }
-  const server = await serve(root, files);
-  try {
-    await withChromium(chromium, async (open) => {
-      const tab = await open(`${server.url}/isolated/index.html`);
-      await tab.waitForFunction("window.ready");
-      await tab.evaluate("window.begin()");
-      for (const layer of layers) {
-        const given = JSON.stringify({ ...layer, factor: factorOf(layer) });
-        const { one, five, own, off } = (await tab.evaluate(`window.measureLayer(${given}, 4000)`)) as Times;
-        if (!(off <= 1)) throw new Error(`conv-litert ${layer.name}: expected the codes of LiteRT.js within 1, got ${off}.`);
-        const theirs = (five - one) / (CHAINS[1] - CHAINS[0]);
-        console.log(
-          `${layer.name.padEnd(17)} ${own.toFixed(3)} ms, LiteRT.js ${theirs.toFixed(3)} ms: ${(theirs / own).toFixed(2)} times as fast`,
-        );
-      }
-    });
-  } finally {
-    server.close();
-  }
+  await inChromium(chromium, root, files, "isolated/index.html", async (tab) => {
+    await tab.evaluate("window.begin()");
+    for (const layer of layers) {
+      const given = JSON.stringify({ ...layer, factor: factorOf(layer) });
+      const { one, five, own, off } = (await tab.evaluate(`window.measureLayer(${given}, 4000)`)) as Times;
+      if (!(off <= 1)) throw new Error(`conv-litert ${layer.name}: expected the codes of LiteRT.js within 1, got ${off}.`);
+      const theirs = (five - one) / (CHAINS[1] - CHAINS[0]);
+      console.log(
+        `${layer.name.padEnd(17)} ${own.toFixed(3)} ms, LiteRT.js ${theirs.toFixed(3)} ms: ${(theirs / own).toFixed(2)} times as fast`,
+      );
+    }
+  });
 }
 
 interface Times {
@@ -258,12 +249,4 @@ interface Times {
   readonly own: number;
   /** The largest difference of two codes of the first layer. */
   readonly off: number;
-}
-interface Browser {
-  serve(folder: string, files: object): Promise<{ url: string; close(): void }>;
-  withChromium(path: string, run: (open: (url: string) => Promise<Page>) => Promise<void>): Promise<void>;
-}
-interface Page {
-  waitForFunction(expression: string): Promise<unknown>;
-  evaluate(expression: string): Promise<unknown>;
 }

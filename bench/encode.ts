@@ -99,7 +99,7 @@ async function foreign(name: string, { path, feeds }: Run): Promise<() => Promis
 }
 
 /** Signal over the difference, dB. */
-function sqnr(wanted: Float32Array, got: Float32Array): number {
+export function sqnr(wanted: Float32Array, got: Float32Array): number {
   let [signal, noise] = [0, 0];
   for (let i = 0; i < wanted.length; i++) {
     signal += wanted[i] ** 2;

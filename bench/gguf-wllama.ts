@@ -1,11 +1,12 @@
 // npm run bench -- gguf-wllama [type ...]: kjv-llama as GGUF, written by this library, loaded by llama.cpp as
 // WebAssembly (@wllama/wllama of bench/peers) in Chromium: what it says of the model, and how it goes on from a few
 // words.
-import { existsSync, readFileSync } from "node:fs";
+import { readFileSync } from "node:fs";
 import { dirname, join } from "node:path";
 import { createRequire } from "node:module";
 import { fileURLToPath } from "node:url";
 import { ggufBytes, quantizeGguf } from "../src/interop/index.ts";
+import { chromiumPath, inChromium } from "./chromium.ts";
 import { loadKjv } from "./gguf-kjv.ts";
 import { kjvModel } from "./gguf-llama.ts";
 
@@ -27,11 +28,8 @@ window.ready = true;
 export async function ggufWllama(args: readonly string[]): Promise<void> {
   const kjv = loadKjv();
   if (kjv === null) throw new Error("kjv-llama is not beside the project (LOWBIT_MODELS)");
-  const chromium =
-    process.env.CHROMIUM_PATH ?? ["/usr/bin/chromium", "/usr/bin/chromium-browser", "/usr/bin/google-chrome"].find(existsSync);
-  if (chromium === undefined) throw new Error("gguf-wllama: expected Chromium, found none. Install it or set CHROMIUM_PATH.");
+  const chromium = chromiumPath("gguf-wllama");
   const types = args.length > 0 ? args : TYPES;
-  const { serve, withChromium } = (await import(new URL("../test/browser/chromium.mjs", import.meta.url).href)) as Browser;
   const peers = join(dirname(fileURLToPath(import.meta.url)), "peers", "package.json");
   const root = dirname(createRequire(peers).resolve("@wllama/wllama"));
   const model = kjvModel(kjv);
@@ -40,19 +38,12 @@ export async function ggufWllama(args: readonly string[]): Promise<void> {
     "wllama.wasm": readFileSync(join(root, "wasm", "wllama.wasm")),
   };
   for (const type of types) files[`${type}.gguf`] = await ggufBytes(quantizeGguf(model, { type, pure: true }));
-  const server = await serve(root, files);
-  try {
-    await withChromium(chromium, async (open) => {
-      const tab = await open(`${server.url}/plain/index.html`);
-      await tab.waitForFunction("window.ready");
-      for (const type of types) {
-        const said = (await tab.evaluate(`window.tryModel("${type}.gguf")`)) as Said;
-        console.log(`${type.padEnd(6)} ${said.nLayer} layers of ${said.nEmbd}, ${said.nVocab} tokens: "In the beginning${said.text}"`);
-      }
-    });
-  } finally {
-    server.close();
-  }
+  await inChromium(chromium, root, files, "plain/index.html", async (tab) => {
+    for (const type of types) {
+      const said = (await tab.evaluate(`window.tryModel("${type}.gguf")`)) as Said;
+      console.log(`${type.padEnd(6)} ${said.nLayer} layers of ${said.nEmbd}, ${said.nVocab} tokens: "In the beginning${said.text}"`);
+    }
+  });
 }
 
 interface Said {
@@ -60,12 +51,4 @@ interface Said {
   readonly nEmbd: number;
   readonly nLayer: number;
   readonly text: string;
-}
-interface Browser {
-  serve(folder: string, files: object): Promise<{ url: string; close(): void }>;
-  withChromium(path: string, run: (open: (url: string) => Promise<Page>) => Promise<void>): Promise<void>;
-}
-interface Page {
-  waitForFunction(expression: string): Promise<unknown>;
-  evaluate(expression: string): Promise<unknown>;
 }

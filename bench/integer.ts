@@ -6,7 +6,7 @@ import { wasm } from "../src/index.ts";
 import { integerOnly, floatOperators, readModelBytes } from "../src/onnx/index.ts";
 import { loadModel, type RuntimeTensor } from "../src/runtime/index.ts";
 import { modelPath } from "../test/helpers/shared.ts";
-import { encoderModel } from "./encode.ts";
+import { encoderModel, sqnr } from "./encode.ts";
 import { measure, type Candidate, type Row } from "./measure.ts";
 import { load } from "./peers.ts";
 
@@ -82,15 +82,6 @@ async function web(model: Uint8Array, feeds: Feeds): Promise<() => Promise<Float
   const session = await ort.InferenceSession.create(new Uint8Array(model), { executionProviders: ["wasm"], logSeverityLevel: 3 });
   const tensors = Object.fromEntries(Object.entries(feeds).map(([key, t]) => [key, new ort.Tensor(t.type, t.data, t.dims)]));
   return async () => Object.values(await session.run(tensors))[0].data;
-}
-
-function sqnr(wanted: Float32Array, got: Float32Array): number {
-  let [signal, noise] = [0, 0];
-  for (let i = 0; i < wanted.length; i++) {
-    signal += wanted[i] ** 2;
-    noise += (wanted[i] - got[i]) ** 2;
-  }
-  return 10 * Math.log10(signal / noise);
 }
 
 export async function integer(options: { readonly seconds: number; readonly quick: boolean; readonly cases: readonly string[] }): Promise<{

@@ -6,7 +6,7 @@ import type { NumberFormat, OpaqueFormat } from "../core/types.ts";
 import { float16 } from "../float16.ts";
 import { defineCodebook } from "./codebook.ts";
 import { gridPoints } from "./ggml-grids.ts";
-import { putHalf, type GgmlOptions } from "./ggml.ts";
+import { common, putHalf, type GgmlOptions } from "./ggml.ts";
 import { defineOpaque, type OpaquePlanes } from "./opaque.ts";
 
 const SUPER = 256;
@@ -214,10 +214,7 @@ export function defineGgmlGrid(o: GridOptions): OpaqueFormat {
   const element = elementOf(o.name, levels, signs);
   const seen = newBlock(length, runs);
   return defineOpaque({
-    name: o.name,
-    aliases: o.aliases,
-    spec: `ggml ${o.spec}; ggml-quants.c`,
-    gguf: o.gguf,
+    ...common(o),
     blockSize: SUPER,
     blockBytes: o.blockBytes,
     encodeBlock(x, at, out, to) {

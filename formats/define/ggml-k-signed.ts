@@ -3,7 +3,7 @@
 import type { SearchLoops, SearchRoom, SignedSearch } from "../core/search.ts";
 import type { NumberFormat, OpaqueFormat } from "../core/types.ts";
 import { SUPER, half } from "./ggml-k.ts";
-import { f32, getHalf, putHalf, type GgmlOptions } from "./ggml.ts";
+import { common, f32, getHalf, putHalf, type GgmlOptions } from "./ggml.ts";
 import { MAGIC, midpoints, nearest16, searchLoops, TINY } from "./ggml-search.ts";
 import { defineOpaque, type OpaquePlanes } from "./opaque.ts";
 
@@ -143,10 +143,7 @@ export function defineGgmlKSigned(o: SignedOptions): OpaqueFormat {
   }
 
   return defineOpaque({
-    name: o.name,
-    aliases: o.aliases,
-    spec: `ggml ${o.spec}; ggml-quants.c`,
-    gguf: o.gguf,
+    ...common(o),
     blockSize: SUPER,
     blockBytes: o.blockBytes,
     encodeBlock: (x, at, out, to, importance, loops) => encodeBlock(x, at, out, to, importance, loops!),

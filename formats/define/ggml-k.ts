@@ -6,7 +6,7 @@
 // kernels that do the same.
 import type { SearchLoops, SearchRoom, SearchSpec } from "../core/search.ts";
 import type { NumberFormat, OpaqueFormat } from "../core/types.ts";
-import { f32, getHalf, putHalf, type GgmlOptions } from "./ggml.ts";
+import { common, f32, getHalf, putHalf, type GgmlOptions } from "./ggml.ts";
 import { MAGIC, searchLoops } from "./ggml-search.ts";
 import { defineOpaque, type OpaquePlanes } from "./opaque.ts";
 
@@ -182,10 +182,7 @@ export function defineGgmlK(o: KOptions): OpaqueFormat {
   }
 
   return defineOpaque({
-    name: o.name,
-    aliases: o.aliases,
-    spec: `ggml ${o.spec}; ggml-quants.c`,
-    gguf: o.gguf,
+    ...common(o),
     blockSize: SUPER,
     blockBytes: o.blockBytes,
     encodeBlock: (x, at, out, to, importance, loops) => encodeBlock(x, at, out, to, importance, loops!),

@@ -67,7 +67,7 @@ export interface GgmlOptions {
 }
 
 const spec = (o: GgmlOptions) => `ggml ${o.spec}; ggml-quants.c`;
-const common = (o: GgmlOptions) => ({ name: o.name, aliases: o.aliases, gguf: o.gguf, spec: spec(o) });
+export const common = (o: GgmlOptions) => ({ name: o.name, aliases: o.aliases, gguf: o.gguf, spec: spec(o) });
 
 /**
  * Q4_0, Q5_0 (signed elements) and Q4_1, Q5_1 (unsigned, a minimum): 32 elements, float16 scale (and minimum), one bit
