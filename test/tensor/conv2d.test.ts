@@ -103,6 +103,30 @@ describe("prepareConv2d", () => {
     expect(() => kernels.run(x, shape)).toThrow(expect.objectContaining({ code: "E_DISPOSED" }));
   });
 
+  it("what a call keeps for the next one is of its shape, scales and types only", () => {
+    for (const filter of [[6, 4, 3, 3], [8, 1, 3, 3]]) {
+      const w = packed(filter, "int8_row");
+      const groups = filter[1] === 1 ? 4 : 1;
+      const options = { pads: 1, groups, bias: normal(filter[0]) };
+      const [reference, kernels, other] = [undefined, backend, backend].map((own) => prepareConv2d(w, { ...options, backend: own }));
+      for (const [height, types, scale, zeroPoint] of [
+        [9, "us", 0.1, 3], [9, "us", 0.1, 3], [9, "us", 0.2, 3], [9, "us", 0.2, 90], [9, "ss", 0.2, -4], [9, "su", 0.2, -4], [7, "su", 0.2, -4], [9, "us", 0.1, 3],
+      ] as const) {
+        const shape: ImageShape = [1, 4, height, 20];
+        const codes = Array.from({ length: count(shape) }, () => rng.integer(120));
+        const x = types[0] === "u" ? Uint8Array.from(codes) : Int8Array.from(codes, (v) => v - 60);
+        const into = () => (types[1] === "u" ? new Uint8Array(count(reference.outputShape(shape))) : new Int8Array(count(reference.outputShape(shape))));
+        const meaning = { input: { scale, zeroPoint }, output: { scale: 2 * scale, zeroPoint: types[1] === "u" ? 100 : 7 } };
+        expect(kernels.runCodes(x, shape, meaning, into())).toEqual(reference.runCodes(x, shape, meaning, into()));
+        // another layer uses the same scratch space, with larger images
+        other.run(normal(4 * 40 * 40), [1, 4, 40, 40]);
+        const values = normal(count(shape));
+        expect(kernels.run(values, shape)).toEqual(reference.run(values, shape));
+      }
+      for (const layer of [reference, kernels, other]) layer.dispose();
+    }
+  }); // prettier-ignore
+
   it("says what it expected", () => {
     const w = packed([4, 3, 3, 3], "int8_row");
     const code = (name: string) => expect.objectContaining({ code: name });

@@ -4,9 +4,9 @@ import { codesJob, encodeRows, longRows, range, rangeJob } from "../../../kernel
 import { copy, copyJob } from "../../../kernels/wasm/nn/copy.ts";
 import type { ConvGeometry, ConvInput, ConvOutput, IntegerFilters } from "../conv2d.ts";
 import { dynamicScale } from "../range.ts";
-import { runJobs } from "./nn/convolution.ts";
-import { integerConvolution, packFilters, zeroOffsets, type Finished } from "./nn/integer.ts";
-import type { EngineMemory } from "./memory.ts";
+import { runJobs, type KernelJob } from "./nn/convolution.ts";
+import { integerConvolution, packFilters, zeroOffsets, type Finished, type IntegerConvPlan } from "./nn/integer.ts";
+import type { EngineMemory, Region } from "./memory.ts";
 
 export interface PlacedConv {
   run(x: ConvInput, shape: ConvGeometry, y: ConvOutput): void;
@@ -88,40 +88,59 @@ export function placedConv(memory: EngineMemory, given: IntegerFilters): PlacedC
     }
     return { address, unsigned: data instanceof Uint8Array, scale, zero };
   };
+  /** Plan, jobs and their operands of the last call: the next one is often the same but for its image. */
+  let planned: { readonly key: string; readonly plan: IntegerConvPlan; readonly region: Region } | null = null;
+  let made: { readonly key: string; readonly jobs: KernelJob[] } | null = null;
+  const release = (): void => {
+    planned?.region.free();
+    planned = made = null;
+  };
+  const planOf = (shape: ConvGeometry, unsigned: boolean): NonNullable<typeof planned> => {
+    const { batch, channels, size, strides, dilations, pads } = shape;
+    const key = [batch, channels, size, strides, dilations, pads, unsigned].join();
+    if (planned?.key === key) return planned;
+    release();
+    const plan = integerConvolution(memory, filters, { ...shape, kernel }, unsigned);
+    // table; offsets, factors and bias of each filter; the code of the padding
+    const region = memory.allocate(4 * (plan.table.length + 3 * outputs + 1));
+    new Int32Array(memory.buffer, region.address, plan.table.length).set(plan.table);
+    return (planned = { key, plan, region });
+  };
   return {
-    dispose: () => filters.dispose(),
+    dispose() {
+      release();
+      filters.dispose();
+    },
     run(x, shape, y) {
       const image = place(x, shape);
-      const plan = integerConvolution(memory, filters, { ...shape, kernel }, image.unsigned);
+      const { plan, region } = planOf(shape, image.unsigned);
       const isCodes = !(y.data instanceof Float32Array);
-      const finished: Finished = {
-        to: y.data instanceof Float32Array ? "float32" : y.data instanceof Uint8Array ? "uint8" : "int8",
-        bias: bias !== null,
-        ...y.bounds,
-        ...(isCodes ? { yZero: y.zero } : {}),
-      };
-      const offsets = new Int32Array(outputs);
-      zeroOffsets(filters, image.unsigned, image.zero, offsets);
-      // codes of results: value / scale, as factors and bias that are divided before
-      const over = isCodes ? y.scale : 1;
-      const scaled = Float32Array.from(factors, (v) => Math.fround(Math.fround(image.scale * v) / over));
-      const at = {
-        x: image.address,
-        y: memory.scratch("conv y", y.data.byteLength),
-        table: put(memory, "table", plan.table),
-        scratch: plan.scratchBytes > 0 ? memory.scratch("conv image", plan.scratchBytes) : 0,
-        fill: put(memory, "fill", Uint8Array.of(image.zero & 255)),
-        offsets: put(memory, "offsets", offsets),
-        factors: put(memory, "factors", scaled),
-        bias: bias === null ? 0 : put(memory, "bias", isCodes ? bias.map((v) => Math.fround(v / over)) : bias),
-      };
-      const { jobs, setZero } = plan.jobs(at, finished);
-      setZero(image.zero);
-      runJobs(memory, jobs);
-      let from = at.y;
+      const result = memory.scratch("conv y", y.data.byteLength);
+      const scratch = plan.scratchBytes > 0 ? memory.scratch("conv image", plan.scratchBytes) : 0;
+      const to = isCodes ? (y.data instanceof Uint8Array ? "uint8" : "int8") : "float32";
+      const { low, high } = y.bounds;
+      const key = [to, low, high, y.scale, y.zero, image.scale, image.zero, image.address, result, scratch].join();
+      if (made?.key !== key) {
+        const finished: Finished = { to, bias: bias !== null, ...y.bounds, ...(isCodes ? { yZero: y.zero } : {}) };
+        const offsets = region.address + 4 * plan.table.length;
+        const [factorsAt, biasAt, fill] = [1, 2, 3].map((i) => offsets + 4 * outputs * i);
+        const terms = new Int32Array(memory.buffer, offsets, outputs).fill(0);
+        zeroOffsets(filters, image.unsigned, image.zero, terms);
+        // codes of results: value / scale, as factors and bias that are divided before
+        const over = isCodes ? y.scale : 1;
+        memory.floats(factorsAt, outputs).set(factors.map((v) => Math.fround(Math.fround(image.scale * v) / over)));
+        if (bias !== null) memory.floats(biasAt, outputs).set(isCodes ? bias.map((v) => Math.fround(v / over)) : bias);
+        new Uint8Array(memory.buffer, fill, 1)[0] = image.zero;
+        const at = { x: image.address, y: result, table: region.address, scratch, fill, offsets, factors: factorsAt, bias: biasAt };
+        const { jobs, setZero } = plan.jobs(at, finished);
+        setZero(image.zero);
+        made = { key, jobs };
+      }
+      runJobs(memory, made.jobs);
+      let from = result;
       if (shape.isRows) {
         from = memory.scratch("conv rows", y.data.byteLength);
-        transpose(memory, at.y, from, [shape.batch, outputs, plan.output[0] * plan.output[1]], isCodes ? 1 : 4);
+        transpose(memory, result, from, [shape.batch, outputs, plan.output[0] * plan.output[1]], isCodes ? 1 : 4);
       }
       new Uint8Array(y.data.buffer, y.data.byteOffset, y.data.byteLength).set(new Uint8Array(memory.buffer, from, y.data.byteLength));
     },
