@@ -100,7 +100,8 @@ export async function openRuns({ root, work, tests, mutants, sources, budget }: 
         const entries = entriesOf(journal);
         // on a machine under load a process may not come up in time, which says nothing of a mutant
         if (entries.length === 0 && attempt < 3) continue;
-        const bad = testModules.filter((m) => !m.ok());
+        // of these files alone: what failed in an earlier run is still listed
+        const bad = testModules.filter((m) => !m.ok() && chosen.some(({ moduleId }) => moduleId === m.moduleId));
         const errors = bad.flatMap((m) => [...m.errors(), ...[...m.children.allTests("failed")].flatMap((t) => t.result().errors ?? [])]);
         return { entries, failed: bad.map((m) => testOf.get(m.moduleId)!), error: errors[0]?.message ?? "" };
       }
