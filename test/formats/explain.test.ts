@@ -92,7 +92,7 @@ describe("explainValue", () => {
   });
 
   test("a takum: direction, regime and characteristic of the code at hand", () => {
-    // 4 = 2^2: upwards, the characteristic 2 has one bit behind its leading one
+    // 4 = 2^2: upwards from 2^1 - 1 by the bit 1
     expect(explain("takum_linear12", 4).fields.map((f) => `${f.name} ${f.bits} ${f.meaning}`)).toEqual([
       "sign 0 +",
       "direction 1 up",
