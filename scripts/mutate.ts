@@ -107,8 +107,12 @@ async function reachOf(runs: Runs): Promise<Map<string, Reach>> {
 }
 
 const killed = new Set<number>();
+/** How many mutants a test file found: of a source file, and (by the test file alone) in processes of their own. */
+const finds = new Map<string, number>();
+const count = (key: string): void => void finds.set(key, (finds.get(key) ?? 0) + 1);
 function kill(id: number, file: string): void {
   killed.add(id);
+  count(`${mutants[id].file} ${file}`);
   known.killed[idKey(id)] = { source: hashes.get(mutants[id].file)!, test: file, testKey: testKey(file) };
   save();
 }
@@ -168,7 +172,7 @@ async function rerun(runs: Runs, reach: Map<string, Reach>, living: number[]): P
   return { fresh, unfit };
 }
 
-/** One mutant, a process a file, quickest file first. */
+/** One mutant, a process a file. */
 async function alone(runs: Runs, reach: Map<string, Reach>, id: number, unfit: Set<string>): Promise<void> {
   const files: { file: string; ms: number; plan: Plan }[] = [];
   for (const [file, { loaded, tests }] of reach) {
@@ -178,13 +182,19 @@ async function alone(runs: Runs, reach: Map<string, Reach>, id: number, unfit: S
     const ms = (loaded.includes(id) ? tests : reached).reduce((s, t) => s + t.ms, 0);
     files.push({ file, ms, plan: { mode: "fresh", tests: chosen } });
   }
-  files.sort((a, b) => a.ms - b.ms);
+  // what is likely to find it in little time comes first: a process takes a second to come up
+  const worth = ({ file, ms }: { file: string; ms: number }): number =>
+    (1 + 5 * (finds.get(`${mutants[id].file} ${file}`) ?? 0) + (finds.get(file) ?? 0)) / (1000 + ms);
+  files.sort((a, b) => worth(b) - worth(a));
   let left = Number(values.budget) * 1000;
   for (const { file, ms, plan } of files) {
-    if ((left -= ms) < 0 && file !== files[0].file) return;
     if (missedBefore(id, file, "alone")) continue;
+    if ((left -= ms) < 0 && file !== files[0].file) return;
     const { entries, failed } = await runs.run(new Map([[file, plan]]), id);
-    if (failed.length > 0 || entries.at(-1)?.kind !== "end" || entries.some((e) => e.kind === "killed")) return kill(id, file);
+    if (failed.length > 0 || entries.at(-1)?.kind !== "end" || entries.some((e) => e.kind === "killed")) {
+      count(file);
+      return kill(id, file);
+    }
     miss(id, file, "alone");
     save();
   }
@@ -208,7 +218,7 @@ async function main(runs: Runs): Promise<void> {
     if (Object.hasOwn(listed, placeOf(mutants[id]))) return void equivalent.push(id);
     const before = known.killed[idKey(id)];
     if (before?.source === hashes.get(mutants[id].file) && existsSync(before.test) && before.testKey === testKey(before.test))
-      return void (remembered++, killed.add(id));
+      return void (remembered++, killed.add(id), count(`${mutants[id].file} ${before.test}`));
     return reached.has(id);
   });
   const { fresh, unfit } = await rerun(runs, reach, living);

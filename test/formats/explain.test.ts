@@ -76,40 +76,6 @@ describe("explainValue", () => {
     }
   });
 
-  test("HiFloat8: the dot says how many exponent bits follow", () => {
-    const dots = [
-      [1.5, "0001 0 exponent bits"],
-      [3, "001 1 exponent bits"],
-      [-8, "01 2 exponent bits"],
-      [20, "10 3 exponent bits"],
-      [-300, "11 4 exponent bits"],
-      [2 ** -20, "0000 denormal"],
-    ] as const;
-    for (const [x, want] of dots) {
-      const [, dot] = explain("hifloat8", x).fields;
-      expect(`${dot.bits} ${dot.meaning}`).toBe(want);
-    }
-  });
-
-  test("a takum: direction, regime and characteristic of the code at hand", () => {
-    // 4 = 2^2: upwards from 2^1 - 1 by the bit 1
-    expect(explain("takum_linear12", 4).fields.map((f) => `${f.name} ${f.bits} ${f.meaning}`)).toEqual([
-      "sign 0 +",
-      "direction 1 up",
-      "regime 001 r = 1",
-      "characteristic 1 c = 2",
-      "mantissa 000000 1",
-    ]);
-    expect(explain("takum_linear12", 0.3).fields.map(({ meaning }) => meaning)).toEqual(["+", "down", "r = 1", "c = -2", "1.203125"]);
-    expect(explain("takum_linear12", -5).fields.map(({ meaning }) => meaning)).toEqual(["-", "up", "r = 1", "c = 2", "1.25"]);
-    // to base sqrt(e): 0.3 = e^(-2.4 / 2)
-    expect(
-      explain("takum12", 0.3)
-        .fields.slice(1, 4)
-        .map(({ meaning }) => meaning),
-    ).toEqual(["down", "r = 1", "c = -3"]);
-  });
-
   test("a block format is explained by its element", () => {
     expect(() => explain("int4_b32", 1)).toThrow(/element format int4/);
   });
