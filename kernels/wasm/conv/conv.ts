@@ -36,8 +36,8 @@ const ROW = 4 * PANEL;
 /** Most units of a chunk of taps: a panel of 12 KB, which each tile of filters passes over. */
 const CHUNK = 96;
 const PANEL_BYTES = CHUNK * ROW;
-/** Most filters of an item: their sums lie beside the panel in the first-level cache. */
-const MOST = 128;
+/** Most filters of an item: outputs are packed once for them; their sums, 32 KB, are touched once a chunk. */
+const MOST = 256;
 
 /** Taps of a unit. */
 export const unitTaps = (style: IntegerConvSpec["style"]): 2 | 4 => (style === "words" ? 2 : 4);
