@@ -1,25 +1,15 @@
 // A decoder for models whose attention is spelled out, or takes what the kernel over a cache does not: the caches go in
 // as past and come out as present, as the model has them. Where a Concat joins both, tokens are appended to a cache
-// that stays (machine/kept.ts), which attention reads in place; else each token copies it. Steps are not recorded, as
-// decoder-kernels.ts does: lengths and masks are those of each run.
+// that stays (machine/sequence.ts), which attention reads in place; else each token copies it. Steps are not recorded,
+// as decoder-kernels.ts does: lengths and masks are those of each run.
 import { LowbitError } from "../../formats/core/errors.ts";
 import type { Plan } from "./compile/plan.ts";
-import { attributeInt } from "../onnx/graph/nodes.ts";
-import type { Step } from "./compile/step.ts";
 import { executeNow, type Execution } from "./machine/execute.ts";
-import { isKept, keptCache } from "./machine/kept.ts";
 import { emitProduct } from "./machine/kernels.ts";
 import type { Core, Input } from "./decoder-model.ts";
 import type { Machine } from "./machine/machine.ts";
+import { createSequence, presentOf, type CachePair } from "./machine/sequence.ts";
 import type { Value } from "./value.ts";
-
-const PAST = /^past_key_values?\.|^past_/;
-
-/** The output that becomes an input: past_key_values.0.key from present.0.key or present_key_values.0.key. */
-const presentOf = (name: string, outputs: ReadonlySet<string>): string | undefined =>
-  [name.replace("past_key_values", "present"), name.replace("past", "present"), name.replace(/^past_/, "present_")].find(
-    (other) => other !== name && outputs.has(other),
-  );
 
 const integer = (type: string, values: readonly bigint[], dims: readonly number[]): Value =>
   type === "int32" ? { type, dims, data: Int32Array.from(values, Number) } : { type: "int64", dims, data: BigInt64Array.from(values) };
@@ -29,22 +19,22 @@ interface Inputs {
   readonly mask: Input | undefined;
   readonly positions: Input | undefined;
   readonly branch: Input | undefined;
-  readonly caches: readonly { readonly input: Input; readonly output: string }[];
+  readonly caches: readonly CachePair[];
 }
 
 const refuse = (expected: string, got: string): LowbitError =>
   new LowbitError("E_UNSUPPORTED", `decoder: expected ${expected}, got ${got}. Run the session with feeds of its own.`);
 
 function sortInputs(inputs: readonly Input[], outputs: ReadonlySet<string>): Inputs {
-  const caches: { input: Input; output: string }[] = [];
+  const caches: CachePair[] = [];
   const rest: Input[] = [];
   for (const input of inputs) {
-    const output = PAST.test(input.name) ? presentOf(input.name, outputs) : undefined;
+    const output = presentOf(input.name, outputs);
     if (output === undefined) rest.push(input);
     else {
       if (input.shape.length !== 4 || input.type !== "float32" || typeof input.shape[1] !== "number" || typeof input.shape[3] !== "number")
         throw refuse("caches [batch, heads, tokens, size] of float32", `${input.type} [${input.shape.join(", ")}] for ${input.name}`);
-      caches.push({ input, output });
+      caches.push({ input: input.name, output, heads: input.shape[1], size: input.shape[3] });
     }
   }
   const take = (test: (input: Input) => boolean): Input | undefined => {
@@ -61,14 +51,6 @@ function sortInputs(inputs: readonly Input[], outputs: ReadonlySet<string>): Inp
   return { ids, mask, positions, branch, caches };
 }
 
-/** Joins the past of a cache with new tokens: a step that only appends where the cache stays. */
-const isJoin = ({ operator, node }: Step, past: string, present: string): boolean => {
-  const axis = attributeInt(node, "axis", 0);
-  return (
-    operator === "Concat" && node.input.length === 2 && node.input[0] === past && node.output[0] === present && (axis === 2 || axis === -2)
-  );
-};
-
 /** @throws LowbitError E_UNSUPPORTED for inputs that it does not know */
 export function carriedCore(
   machine: Machine,
@@ -82,28 +64,19 @@ export function carriedCore(
   const presents = new Set(caches.map(({ output }) => output));
   const logitsName = outputNames.find((name) => name === "logits") ?? outputNames.find((name) => !presents.has(name));
   if (logitsName === undefined) throw refuse("an output beside the caches", "none");
-  const kept = caches.map(({ input, output }) => {
-    const [heads, size] = [input.shape[1] as number, input.shape[3] as number];
-    return { input, output, heads, size, cache: keptCache(machine.memory, heads, size, capacity) };
-  });
-  const joins = new Map<Step, (typeof kept)[number]>();
-  for (const step of plan.steps) for (const side of kept) if (isJoin(step, side.input.name, side.output)) joins.set(step, side);
+  const sequence = createSequence(machine, plan, caches, capacity);
   const run = (tokens: readonly bigint[], past: number): Float32Array => {
     const total = past + tokens.length;
-    const fed = new Map<string, Value>(kept.map(({ input, cache }) => [input.name, cache.value(past)]));
+    sequence.truncate(past);
+    const fed = new Map<string, Value>(sequence.past());
     fed.set(ids.name, integer(ids.type, tokens, [1, tokens.length]));
     if (mask !== undefined) fed.set(mask.name, integer(mask.type, new Array<bigint>(total).fill(1n), [1, total]));
     if (positions !== undefined)
         fed.set(positions.name, integer(positions.type, tokens.map((_, i) => BigInt(past + i)), [1, tokens.length])); // prettier-ignore
     if (branch !== undefined) fed.set(branch.name, { type: "bool", dims: [1], data: Uint8Array.of(past > 0 ? 1 : 0) });
     const instead: Execution["instead"] = (step, read) => {
-      const side = joins.get(step);
-      if (side !== undefined) {
-        const given = read(step.node.input[1]);
-        if (given?.type !== "float32" || given.dims.join() !== [1, side.heads, tokens.length, side.size].join()) return undefined;
-        side.cache.append(past, given);
-        return [side.cache.value(total)];
-      }
+      const joined = sequence.instead(step, read);
+      if (joined !== undefined) return joined;
       // logits of the last token
       if (step.node.output[0] !== logitsName || step.layer === undefined || step.operator === "Gemm") return undefined;
       const [x, ...others] = step.node.input.map((name) => (name === "" ? undefined : read(name)));
@@ -115,11 +88,11 @@ export function carriedCore(
       const logits = read(logitsName)!;
       const width = logits.dims.at(-1)!;
       const row = (logits.data as Float32Array).slice(-width);
-      for (const { output, cache } of kept) {
-        const value = read(output)!;
-        if (value.dims[2] !== total) throw refuse(`caches of ${total} tokens`, `[${value.dims.join(", ")}] for ${output}`);
-        if (!isKept(value)) cache.append(0, value);
+      for (const { output } of caches) {
+        const { dims } = read(output)!;
+        if (dims[2] !== total) throw refuse(`caches of ${total} tokens`, `[${dims.join(", ")}] for ${output}`);
       }
+      sequence.take(read);
       return row;
     } finally {
       machine.reset();
@@ -128,12 +101,9 @@ export function carriedCore(
   return {
     run,
     step: (id, past) => run([BigInt(id)], past),
-    // tokens behind the length are overwritten
-    truncate: () => undefined,
+    truncate: (n) => sequence.truncate(n),
     explain: () => [],
-    dispose() {
-      for (const { cache } of kept) cache.free();
-    },
-    bytes: () => kept.reduce((sum, { cache }) => sum + cache.bytes, 0),
+    dispose: () => sequence.free(),
+    bytes: () => sequence.bytes,
   };
 }

@@ -1,7 +1,8 @@
 // Models that this runtime does not run whole, in onnxruntime: onnxruntime-node in Node, onnxruntime-web elsewhere.
 import { LowbitError } from "../../formats/core/errors.ts";
 import { builtin } from "../files/node.ts";
-import { checkFetches, disposed, type Described, type RuntimeTensor, type Session } from "./session.ts";
+import { checkFetches, disposed, type Described, type Session } from "./session.ts";
+import type { RuntimeTensor } from "./value.ts";
 
 interface Opened {
   readonly outputNames: readonly string[];

@@ -3,8 +3,8 @@ export { loadModel, type DeviceLoadOptions, type LoadOptions, type ModelSource }
 export type { OnnxRuntime } from "./foreign.ts";
 export type { Progress } from "../quantize/steps.ts";
 export type { DeviceDecoder } from "./webgpu/decoder.ts";
-export type { DeviceSession, ExplainedStep, RuntimeTensor, Session, SessionExplanation, ValueMetadata } from "./session.ts";
-export type { ElementType } from "./value.ts";
+export type { DeviceSession, ExplainedStep, Session, SessionExplanation } from "./session.ts";
+export type { ElementType, RuntimeTensor, ValueMetadata } from "./value.ts";
 export type { Decoder, DecoderOptions, GenerateOptions } from "./decoder.ts";
 export type { DecoderPart } from "./decoder-model.ts";
 export { greedy, sampler, type Sampler, type SampleOptions } from "./sample.ts";

@@ -9,25 +9,11 @@ import type { Step } from "./compile/step.ts";
 import { createDecoder, type Decoder, type DecoderInit, type DecoderOptions } from "./decoder.ts";
 import { execute, type How } from "./machine/execute.ts";
 import { createMachine, type Machine } from "./machine/machine.ts";
-import type { BoundaryType, Value } from "./value.ts";
+import type { Sequence } from "./machine/sequence.ts";
+import { heldValue, sessionCaches } from "./session-caches.ts";
+import type { RuntimeTensor, Value, ValueMetadata } from "./value.ts";
 import type { DeviceDecoder } from "./webgpu/decoder.ts";
 import { boundaryType, isArrayOf, isHalfArray, narrow, sizeOf, widen } from "./value.ts";
-
-/** A tensor as `run` takes it: onnxruntime-common's Tensor fits, and so does a plain object. */
-export interface RuntimeTensor {
-  readonly type: string;
-  readonly dims: readonly number[];
-  readonly data: unknown;
-}
-
-/** Type and shape of an input or output, as onnxruntime has them. */
-export interface ValueMetadata {
-  readonly name: string;
-  readonly isTensor: true;
-  readonly type: BoundaryType;
-  /** Numbers, and names of sizes that are open; "" where an open size has no name. */
-  readonly shape: readonly (number | string)[];
-}
 
 /** One step of a model's plan: an operator or several fused ones, and the kernel that runs them. */
 export interface ExplainedStep {
@@ -124,8 +110,10 @@ const show = (names: readonly string[]): string => names.map((name) => JSON.stri
 /** One feed against the model's input. */
 function checkFeed({ name, type, shape }: ValueMetadata, feed: RuntimeTensor, open: Map<string, number>, described: Described): Value {
   const what = `feed ${JSON.stringify(name)}`;
-  const { dims, data } = feed;
-  const isArray = type === "float16" ? isHalfArray(data) : isArrayOf(type, data);
+  const held = heldValue(feed);
+  const { dims } = feed;
+  const data = held === undefined ? feed.data : undefined;
+  const isArray = held !== undefined || (type === "float16" ? isHalfArray(data) : isArrayOf(type, data));
   if (feed.type !== type || !isArray)
     throw new TypeError(`${what}: expected ${type} in its typed array, got ${feed.type} in ${data?.constructor?.name ?? String(data)}.`);
   const wanted = `[${shape.map((d) => (d === "" ? "?" : d)).join(", ")}]`;
@@ -144,6 +132,7 @@ function checkFeed({ name, type, shape }: ValueMetadata, feed: RuntimeTensor, op
     const where = known === "" ? "" : ` with ${known}`;
     throw new LowbitError("E_SHAPE", `${what}: expected ${wanted}${where}, got [${dims.join(", ")}]. Reshape it.`);
   }
+  if (held !== undefined) return held;
   const values = data as Value["data"];
   if (sizeOf(dims, what) !== values.length)
     throw new LowbitError(
@@ -246,16 +235,23 @@ export function ownSession(described: Described, plan: Plan, { backend, profile,
     const before = seen.get(step);
     seen.set(step, { how, ms: (before?.ms ?? 0) + ms });
   };
+  const caches = machine === null ? null : sessionCaches(machine, plan, names.inputMetadata, names.outputNames);
   const answer = async (given: ReadonlyMap<string, Value>, fetches: readonly string[]): Promise<Record<string, RuntimeTensor>> => {
+    let sequence: Sequence | null = null;
     try {
       checkLive();
+      sequence = caches?.begin(given, fetches) ?? null;
+      const fed = sequence === null ? given : new Map([...given, ...sequence.past()]);
       const read =
         engine === undefined
-          ? await execute({ machine, plan, fed: given, note, aborted: checkLive })
+          ? await execute({ machine, plan, fed, note, aborted: checkLive, ...(sequence !== null && { instead: sequence.instead }) })
           : await engine.run(given, { fetches, note, aborted: checkLive });
+      const kept = sequence === null ? null : caches!.end(sequence, read);
       // Values share memory: what leaves is the caller's own.
       return Object.fromEntries(
         fetches.map((name) => {
+          const tensor = kept?.get(name);
+          if (tensor !== undefined) return [name, tensor];
           const value = read(name)!;
           const dims = [...value.dims];
           return halves.has(name)
@@ -263,6 +259,9 @@ export function ownSession(described: Described, plan: Plan, { backend, profile,
             : [name, { type: value.type, dims, data: value.data.slice() }];
         }),
       );
+    } catch (error) {
+      if (sequence !== null) caches!.failed(sequence);
+      throw error;
     } finally {
       machine?.reset();
     }
@@ -303,6 +302,7 @@ export function ownSession(described: Described, plan: Plan, { backend, profile,
       if (released) return;
       released = true;
       await last;
+      caches?.release();
       for (const decoder of decoders) decoder.dispose();
       machine?.dispose();
       engine?.dispose();

@@ -10,7 +10,9 @@ import { LowbitError } from "../../formats/core/errors.ts";
 import type { Backend, SyncLayer } from "../backends/types.ts";
 import { builtin } from "../files/node.ts";
 import { loadForeign } from "./load.ts";
-import type { RuntimeTensor, Session } from "./session.ts";
+import { isHeld } from "./session-caches.ts";
+import type { Session } from "./session.ts";
+import type { RuntimeTensor } from "./value.ts";
 
 /** How sessions of transformers.js are loaded. Change it before a pipeline is made. */
 export interface TransformersSettings {
@@ -50,9 +52,36 @@ interface OrtClass {
   create(...args: unknown[]): Promise<OrtSession>;
 }
 
+type OrtTensor = new (type: string, data: unknown, dims: readonly number[]) => RuntimeTensor;
+
 interface Runtime {
   readonly InferenceSession: OrtClass;
+  readonly Tensor: OrtTensor;
 }
+
+/** Caches that stay in the backend's memory, by the tensors of onnxruntime that stand for them. */
+const stand = new WeakMap<object, RuntimeTensor>();
+
+/** A tensor of onnxruntime's class whose data is copied when it is read. */
+function standIn(Tensor: OrtTensor, held: RuntimeTensor): RuntimeTensor {
+  const size = held.dims.reduce((a, b) => a * b, 1);
+  const tensor = new Tensor(held.type, new Float32Array(0), [0]);
+  const data = { get: () => held.data, enumerable: true, configurable: true };
+  Object.defineProperties(tensor, {
+    dims: { value: held.dims, enumerable: true },
+    size: { value: size, enumerable: true },
+    data,
+    cpuData: data,
+  });
+  stand.set(tensor, held);
+  return tensor;
+}
+
+/** What a feed stands for while it was not read, or the feed with its data at hand. */
+const fedOf = (feed: RuntimeTensor): RuntimeTensor => {
+  const held = stand.get(feed);
+  return held !== undefined && isHeld(held) ? held : feed;
+};
 
 const originals = new Map<OrtClass, OrtClass["create"]>();
 const said = new Set<string>();
@@ -84,7 +113,7 @@ function ofCall(args: readonly unknown[]): string | Uint8Array | null {
 }
 
 /** A session of this runtime; a run that it refuses, and those after it, are onnxruntime's. */
-function handlerOf(session: Session, retry: () => Promise<OrtSession>): Handler {
+function handlerOf(session: Session, Tensor: OrtTensor, retry: () => Promise<OrtSession>): Handler {
   let other: Promise<OrtSession> | null = null;
   const { inputNames, outputNames, inputMetadata, outputMetadata } = session;
   return {
@@ -93,13 +122,16 @@ function handlerOf(session: Session, retry: () => Promise<OrtSession>): Handler 
       const names = Object.keys(fetches);
       if (other === null)
         try {
-          return await session.run(feeds, names);
+          const given = Object.fromEntries(Object.entries(feeds).map(([name, feed]) => [name, fedOf(feed)]));
+          const results = await session.run(given, names);
+          return Object.fromEntries(Object.entries(results).map(([name, of]) => [name, isHeld(of) ? standIn(Tensor, of) : of]));
         } catch (error) {
           if (!(error instanceof LowbitError) || error.code === "E_DISPOSED") throw error;
           sayOnce(`lowbit: a session runs in onnxruntime from here on: ${error.message}`);
           other = retry();
         }
-      return (await other).run(feeds, names);
+      const plain = Object.entries(feeds).map(([name, of]) => [name, stand.has(of) ? new Tensor(of.type, of.data, of.dims) : of]);
+      return (await other).run(Object.fromEntries(plain), names);
     },
     async dispose() {
       await session.release();
@@ -110,7 +142,7 @@ function handlerOf(session: Session, retry: () => Promise<OrtSession>): Handler 
   };
 }
 
-function install({ InferenceSession }: Runtime): void {
+function install({ InferenceSession, Tensor }: Runtime): void {
   if (originals.has(InferenceSession)) return;
   const create = InferenceSession.create;
   originals.set(InferenceSession, create);
@@ -120,7 +152,7 @@ function install({ InferenceSession }: Runtime): void {
     if (source === null) return original();
     try {
       const session = await loadForeign(source, { backend: settings.backend });
-      return new InferenceSession(handlerOf(session, original));
+      return new InferenceSession(handlerOf(session, Tensor, original));
     } catch (error) {
       if (!(error instanceof LowbitError)) throw error;
       sayOnce(`lowbit: a session runs in onnxruntime: ${error.message}`);

@@ -18,6 +18,22 @@ export type ElementType = "float32" | "int8" | "uint8" | "int16" | "uint16" | "i
 /** Types of inputs and outputs: float16 is computed in float32, and rounded where it leaves. */
 export type BoundaryType = ElementType | "float16";
 
+/** A tensor as `run` takes it: onnxruntime-common's Tensor fits, and so does a plain object. */
+export interface RuntimeTensor {
+  readonly type: string;
+  readonly dims: readonly number[];
+  readonly data: unknown;
+}
+
+/** Type and shape of an input or output, as onnxruntime has them. */
+export interface ValueMetadata {
+  readonly name: string;
+  readonly isTensor: true;
+  readonly type: BoundaryType;
+  /** Numbers, and names of sizes that are open; "" where an open size has no name. */
+  readonly shape: readonly (number | string)[];
+}
+
 /** A tensor: row-major data with sizes. */
 export interface Value {
   readonly type: ElementType;

@@ -163,7 +163,7 @@ export const fusedAttention =
     ].map(({ value, side, sizes }) => {
       // a cache is one batch of whole heads
       if (isKept(value) && side.layout === "head")
-        return (): Heads => ({ address: value.at, token: 4 * sizes.size, head: 4 * value.room * sizes.size });
+        return (): Heads => ({ address: value.cache.address, token: 4 * sizes.size, head: 4 * value.cache.room! * sizes.size });
       const address = m.place(value);
       return (b: number): Heads => batchOf(address, side.layout, sizes, b);
     });

@@ -1,0 +1,123 @@
+// The caches of one sequence of a model that takes past keys and values and gives present ones, both kept in place: new
+// tokens are appended, attention reads the rest where it lies.
+import { attributeInt } from "../../onnx/graph/nodes.ts";
+import type { Plan } from "../compile/plan.ts";
+import type { Step } from "../compile/step.ts";
+import { integers, type Value } from "../value.ts";
+import { decodeAttention } from "./attention.ts";
+import type { Execution } from "./execute.ts";
+import { isKept, keptCache, type Kept, type KeptCache } from "./kept.ts";
+import type { Machine } from "./machine.ts";
+
+/** A cache of a model: the input that takes it and the output that gives it, [1, heads, tokens, size]. */
+export interface CachePair {
+  readonly input: string;
+  readonly output: string;
+  readonly heads: number;
+  readonly size: number;
+}
+
+const PAST = /^past_key_values?\.|^past_/;
+
+/** The output that becomes an input: past_key_values.0.key from present.0.key or present_key_values.0.key. */
+export const presentOf = (name: string, outputs: ReadonlySet<string>): string | undefined =>
+  PAST.test(name)
+    ? [name.replace("past_key_values", "present"), name.replace("past", "present"), name.replace(/^past_/, "present_")].find(
+        (other) => other !== name && outputs.has(other),
+      )
+    : undefined;
+
+export interface Sequence {
+  /** Tokens in it. */
+  readonly length: number;
+  readonly bytes: number;
+  /** Its caches as inputs. */
+  past(): Map<string, Kept>;
+  /** Runs the steps that join a cache with new tokens. */
+  readonly instead: NonNullable<Execution["instead"]>;
+  /**
+   * Takes what a run made of its caches.
+   * @returns false where one was not made in place, and its values were copied
+   */
+  take(read: (name: string) => Value | undefined): boolean;
+  truncate(tokens: number): void;
+  /** Gives the memory back; values of its caches stay readable where `keep` says so. */
+  free(keep?: boolean): void;
+}
+
+/** Joins the past of a cache with new tokens. */
+const isJoin = ({ operator, node }: Step, { input, output }: CachePair): boolean => {
+  const axis = attributeInt(node, "axis", 0);
+  return (
+    operator === "Concat" && node.input.length === 2 && node.input[0] === input && node.output[0] === output && (axis === 2 || axis === -2)
+  );
+};
+
+const GROUPED = "com.microsoft.GroupQueryAttention";
+
+/** @param most tokens that it will ever hold */
+export function createSequence(machine: Machine, plan: Plan, pairs: readonly CachePair[], most?: number): Sequence {
+  const caches = pairs.map(({ heads, size }) => keptCache(machine.memory, heads, size, most));
+  const byInput = new Map(pairs.map(({ input }, i) => [input, caches[i]]));
+  const joins = new Map<Step, KeptCache>();
+  for (const step of plan.steps) for (const [i, pair] of pairs.entries()) if (isJoin(step, pair)) joins.set(step, caches[i]);
+  let length = 0;
+  const join = (cache: KeptCache, given: Value | undefined): Kept[] | undefined => {
+    if (given?.type !== "float32" || given.dims.length !== 4) return undefined;
+    const [batch, heads, tokens, size] = given.dims;
+    if (batch !== 1 || heads !== cache.heads || size !== cache.size) return undefined;
+    cache.append(length, given);
+    return [cache.value(length + tokens)];
+  };
+  const grouped = ({ node }: Step, read: (name: string) => Value | undefined): readonly Value[] | undefined => {
+    const [k, v] = [byInput.get(node.input[3]), byInput.get(node.input[4])];
+    const [lengths, total] = [read(node.input[5]), read(node.input[6])];
+    // quantized caches (inputs of their scales) and positions of one's own are the plain run's
+    const others = node.input.some((name, i) => name !== "" && (i === 9 || i > 11));
+    if (k === undefined || v === undefined || lengths === undefined || total === undefined || others) return undefined;
+    const inputs = node.input.map((name) => (name === "" ? undefined : read(name)));
+    const count = inputs[0]?.dims[1] ?? 0;
+    const all = length + count;
+    if (count === 0 || integers(total)[0] !== all || integers(lengths).join() !== String(all - 1)) return undefined;
+    const table = attributeInt(node, "do_rotary", 0) === 1 ? (inputs[7]?.dims[0] ?? 0) : Infinity;
+    if (all > table) return undefined;
+    for (const cache of [k, v]) cache.reserve(length, all);
+    const side = ({ address }: KeptCache) => ({ kind: "float32" as const, address, words: 0 });
+    const y = decodeAttention(machine, inputs, node, { k: side(k), v: side(v), capacity: k.room! }, () => length);
+    return y && [y, k.value(all), v.value(all)];
+  };
+  return {
+    get length() {
+      return length;
+    },
+    get bytes() {
+      return caches.reduce((sum, { bytes }) => sum + bytes, 0);
+    },
+    past: () => new Map(pairs.map(({ input }, i) => [input, caches[i].value(length)])),
+    instead(step, read) {
+      const cache = joins.get(step);
+      if (cache !== undefined) return join(cache, read(step.node.input[1]));
+      return step.operator === GROUPED ? grouped(step, read) : undefined;
+    },
+    take(read) {
+      let total = length;
+      let stayed = true;
+      for (const [i, { output }] of pairs.entries()) {
+        const value = read(output)!;
+        total = value.dims[2];
+        if (isKept(value) && value.cache === caches[i]) continue;
+        stayed = false;
+        caches[i].append(0, value);
+      }
+      length = total;
+      return stayed;
+    },
+    truncate(tokens) {
+      // what lies behind is overwritten
+      length = Math.min(length, tokens);
+    },
+    free(keep = false) {
+      for (const cache of caches) cache.free(keep ? length : 0);
+    },
+  };
+}
