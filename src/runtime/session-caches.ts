@@ -65,7 +65,7 @@ function pairsOf(inputs: readonly ValueMetadata[], outputNames: readonly string[
     if (output === undefined) continue;
     const [, heads, , size] = shape;
     if (type !== "float32" || shape.length !== 4 || typeof heads !== "number" || typeof size !== "number") return [];
-    pairs.push({ input: name, output, heads, size });
+    pairs.push({ input: name, output, heads, size, fixed: /encoder|cross/.test(name) });
   }
   return pairs;
 }
@@ -94,7 +94,8 @@ export function sessionCaches(
         const own = sequence.past();
         return pairs.every(({ input }, i) => {
           const value = past[i];
-          return isKept(value) && value.cache === own.get(input)!.cache && value.dims[2] === sequence.length;
+          const mine = own.get(input)!;
+          return isKept(value) && value.cache === mine.cache && value.dims[2] === mine.dims[2];
         });
       });
       if (at >= 0) {
@@ -110,6 +111,7 @@ export function sessionCaches(
     },
     end(sequence, read) {
       const at = held.findIndex((one) => one.sequence === sequence);
+      const first = sequence.length === 0;
       if (!sequence.take(read)) {
         able = false;
         give(at);
@@ -117,7 +119,10 @@ export function sessionCaches(
       }
       const owner = held[at].owner.deref() ?? {};
       held[at].owner = new WeakRef(owner);
-      return new Map(pairs.map(({ output }) => [output, tensorOf(read(output) as Kept, owner)]));
+      const past = sequence.past();
+      const isOwn = (value: Value | undefined, input: string): boolean => isKept(value) && value.cache === past.get(input)!.cache;
+      const made = pairs.filter(({ fixed, input, output }) => first || fixed !== true || isOwn(read(output), input));
+      return new Map(made.map(({ input, output }) => [output, tensorOf(past.get(input)!, owner)]));
     },
     failed(sequence) {
       if (sequence.length > 0) return;

@@ -15,6 +15,8 @@ export interface CachePair {
   readonly output: string;
   readonly heads: number;
   readonly size: number;
+  /** Made by the first run and read by the others: keys and values of an encoder's result. */
+  readonly fixed?: boolean;
 }
 
 const PAST = /^past_key_values?\.|^past_/;
@@ -36,8 +38,8 @@ export interface Sequence {
   /** Runs the steps that join a cache with new tokens. */
   readonly instead: NonNullable<Execution["instead"]>;
   /**
-   * Takes what a run made of its caches.
-   * @returns false where one was not made in place, and its values were copied
+   * Takes what a run made of its caches. The first run may make them anywhere: they are copied.
+   * @returns false where a later one did
    */
   take(read: (name: string) => Value | undefined): boolean;
   truncate(tokens: number): void;
@@ -62,6 +64,9 @@ export function createSequence(machine: Machine, plan: Plan, pairs: readonly Cac
   const joins = new Map<Step, KeptCache>();
   for (const step of plan.steps) for (const [i, pair] of pairs.entries()) if (isJoin(step, pair)) joins.set(step, caches[i]);
   let length = 0;
+  /** Tokens of caches that are made once. */
+  const fixed = pairs.map(() => 0);
+  const tokensOf = (i: number): number => (pairs[i].fixed === true ? fixed[i] : length);
   const join = (cache: KeptCache, given: Value | undefined): Kept[] | undefined => {
     if (given?.type !== "float32" || given.dims.length !== 4) return undefined;
     const [batch, heads, tokens, size] = given.dims;
@@ -93,20 +98,23 @@ export function createSequence(machine: Machine, plan: Plan, pairs: readonly Cac
     get bytes() {
       return caches.reduce((sum, { bytes }) => sum + bytes, 0);
     },
-    past: () => new Map(pairs.map(({ input }, i) => [input, caches[i].value(length)])),
+    past: () => new Map(pairs.map(({ input }, i) => [input, caches[i].value(tokensOf(i))])),
     instead(step, read) {
       const cache = joins.get(step);
       if (cache !== undefined) return join(cache, read(step.node.input[1]));
       return step.operator === GROUPED ? grouped(step, read) : undefined;
     },
     take(read) {
+      const first = length === 0;
       let total = length;
       let stayed = true;
-      for (const [i, { output }] of pairs.entries()) {
-        const value = read(output)!;
-        total = value.dims[2];
+      for (const [i, pair] of pairs.entries()) {
+        if (pair.fixed === true && !first) continue;
+        const value = read(pair.output)!;
+        if (pair.fixed === true) fixed[i] = value.dims[2];
+        else total = value.dims[2];
         if (isKept(value) && value.cache === caches[i]) continue;
-        stayed = false;
+        stayed &&= first;
         caches[i].append(0, value);
       }
       length = total;
@@ -117,7 +125,7 @@ export function createSequence(machine: Machine, plan: Plan, pairs: readonly Cac
       length = Math.min(length, tokens);
     },
     free(keep = false) {
-      for (const cache of caches) cache.free(keep ? length : 0);
+      for (const [i, cache] of caches.entries()) cache.free(keep ? tokensOf(i) : 0);
     },
   };
 }
