@@ -138,6 +138,8 @@ export interface Known {
   reach: Record<string, Reach>;
   missed: Record<string, { source: string; tests: Record<string, string> }>;
   killed: Record<string, { source: string; test: string; testKey: string }>;
+  /** The largest budget of a run that missed. */
+  budget?: number;
 }
 
 export function readKnown(path: string): Known {

@@ -79,6 +79,8 @@ const listed = JSON.parse(readFileSync(join(root, "test/mutants/equivalent.json"
 const store = join(root, ".cache/mutate", `${hashOf([folder, ...tests].join())}.json`);
 const known = readKnown(store);
 if (values.again) Object.assign(known, { killed: {}, missed: {} });
+// what a smaller budget did not find, a larger one may
+if (Number(values.budget) > (known.budget ?? 0)) Object.assign(known, { missed: {}, budget: Number(values.budget) });
 const save = (): void => writeFileSync(store, JSON.stringify(known));
 const testKey = (file: string): string => hashOf(readFileSync(file, "utf8"));
 const idKey = (id: number): string => hashOf(`${mutants[id].start} ${key(mutants[id])}`);
