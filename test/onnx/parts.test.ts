@@ -129,24 +129,19 @@ test("constants of wide integers, and sparse ones by position or by coordinates"
       indices: raw("", dims, BigInt64Array.from(indices), T.INT64),
       dims: [2n, 3n],
     });
-  const read = readModelBytes(
-    encode(
-      model(
-        graph({
-          input: [value("x", T.FLOAT, [1])],
-          output: [value("y", T.FLOAT, [1])],
-          initializer: [
-            raw("u64", [3], BigUint64Array.of(7n, 1n << 40n, 9n), T.UINT64),
-            raw("i64", [2], BigInt64Array.of(-3n, 1n << 33n), T.INT64),
-            raw("u32", [2], Uint32Array.of(4e9, 3), T.UINT32),
-            raw("f64", [3], Float64Array.of(0.5, -2, 1e5), T.DOUBLE),
-          ],
-          sparseInitializer: [sparse("by_position", [1n, 3n, 5n], [3]), sparse("by_coordinates", [0n, 1n, 1n, 0n, 1n, 2n], [3, 2])],
-          node: [node("Identity", ["x"], ["y"])],
-        }),
-      ),
-    ),
-  );
+  const main = graph({
+    input: [value("x", T.FLOAT, [1])],
+    output: [value("y", T.FLOAT, [1])],
+    initializer: [
+      raw("u64", [3], BigUint64Array.of(7n, 1n << 40n, 9n), T.UINT64),
+      raw("i64", [2], BigInt64Array.of(-3n, 1n << 33n), T.INT64),
+      raw("u32", [2], Uint32Array.of(4e9, 3), T.UINT32),
+      raw("f64", [3], Float64Array.of(0.5, -2, 1e5), T.DOUBLE),
+    ],
+    node: [node("Identity", ["x"], ["y"])],
+  });
+  main.sparseInitializer = [sparse("by_position", [1n, 3n, 5n], [3]), sparse("by_coordinates", [0n, 1n, 1n, 0n, 1n, 2n], [3, 2])];
+  const read = readModelBytes(encode(model(main)));
   const [scope] = buildScopes(read);
   const of = (name: string): number[] => [...readConstant(read, constantResolver(read)(scope, name)!)];
   expect(of("u64")).toEqual([7, 2 ** 40, 9]);
