@@ -150,16 +150,23 @@ export function emptyIndex(
   const last = later ?? first;
   const row = new Float64Array(last.dims);
 
-  /** Exact scores of candidates by the last stage, best first. Loops: a query has no time for callbacks. */
-  const exact = (q: Float64Array, rows: Uint32Array): Scored[] => {
+  /**
+   * Exact scores of candidates by the last stage, best first: the best `k` and what equals the last of them. Loops: a
+   * query has no time for callbacks.
+   */
+  const exact = (q: Float64Array, rows: Uint32Array, k: number): Scored[] => {
     const all = ids.all;
-    const found = new Array<Scored>(rows.length);
-    const fast = last.exact?.(q, rows) ?? null;
-    for (let i = 0; i < rows.length; i++) {
-      const r = rows[i];
-      if (fast === null) last.decode(r, row);
-      found[i] = { row: r, id: all[r], score: fast === null ? exactScore(q, row, metric) : fast[i] };
+    let scores = last.exact?.(q, rows) ?? null;
+    if (scores === null) {
+      scores = new Float64Array(rows.length);
+      for (let i = 0; i < rows.length; i++) {
+        last.decode(rows[i], row);
+        scores[i] = exactScore(q, row, metric);
+      }
     }
+    const floor = k < rows.length ? scores.slice().sort()[rows.length - k] : -Infinity;
+    const found: Scored[] = [];
+    for (let i = 0; i < rows.length; i++) if (scores[i] >= floor) found.push({ row: rows[i], id: all[rows[i]], score: scores[i] });
     return found.sort((a, b) => b.score - a.score || a.id - b.id);
   };
   /** The first `k` of a list. */
@@ -190,7 +197,7 @@ export function emptyIndex(
         true,
       );
       open = open.filter((i, at) => {
-        const list = exact(queries[i], found[at].rows);
+        const list = exact(queries[i], found[at].rows, k);
         const done = few === ids.rows || isSettled(list, k, found[at], metric, queries[i]);
         if (done) best[i] = result(list, k);
         return !done;
@@ -207,7 +214,7 @@ export function emptyIndex(
     mask: Uint8Array | null,
   ): SearchResult[] => {
     const want = Math.min(Math.max(k, candidates), ids.rows);
-    if (!isEngine(first)) return first.scan(shortQueries, want, mask, false).map(({ rows }, i) => result(exact(queries[i], rows), k));
+    if (!isEngine(first)) return first.scan(shortQueries, want, mask, false).map(({ rows }, i) => result(exact(queries[i], rows, k), k));
     let found: Found;
     const few = sketch !== null && (checked.sketch !== "auto" || within(k, ids.rows, mask)) ? sketch : null;
     if (few === null) found = first.scanLists(shortQueries, want, mask, true);
@@ -219,7 +226,7 @@ export function emptyIndex(
     }
     const ranks = isEngine(last);
     if (ranks) found = last.rankLists(found.into, queries, Math.min(k + 8, want), "search ranked");
-    return (ranks ? last.read(found, queries, k) : first.read(found, queries)).map(({ rows }, i) => result(exact(queries[i], rows), k));
+    return (ranks ? last.read(found, queries, k) : first.read(found, queries)).map(({ rows }, i) => result(exact(queries[i], rows, k), k));
   };
   /** The sketch of a first fill, where it is worth one. */
   const beginSketch = (x: Float32Array, rows: number): void => {

@@ -27,7 +27,7 @@ interface Chunk {
 
 const LEAST_CHUNK = 1024;
 /** One row in so many is looked at to begin a scan for many candidates, this many or more. */
-const SAMPLED = 64;
+const SAMPLED = 128;
 const LEAST_SAMPLED = 64;
 const roundUp = (n: number, step: number): number => step * Math.ceil(n / step);
 

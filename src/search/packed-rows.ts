@@ -188,17 +188,17 @@ export function packedRows(memory: EngineMemory, format: Format, dims: number, m
     },
     exact(q, rows) {
       if (!plain || offset) return null;
-      const out = new Float64Array(rows.length);
-      const own = new Array<Float32Array>(TOGETHER);
-      for (let from = 0; from < rows.length; from += TOGETHER) {
-        for (let i = 0; i < TOGETHER; i++) {
-          const row = rows[Math.min(from + i, rows.length - 1)];
-          const segment = segmentOf(row);
-          const at = (row - segment.first) * dims;
-          own[i] = segment.floats!.subarray(at, at + dims);
-        }
-        scoreFour(q, own, metric === "cosine", out.subarray(from, from + TOGETHER));
+      const count = rows.length;
+      const out = new Float64Array(count);
+      if (count === 0) return out;
+      const own = new Array<Float32Array>(count);
+      for (let i = 0; i < count; i++) {
+        const segment = segmentOf(rows[i]);
+        const from = (rows[i] - segment.first) * dims;
+        own[i] = segment.floats!.subarray(from, from + dims);
       }
+      out[0] = touch(own, dims);
+      for (let i = 0; i < count; i += 2) scorePair(q, own[i], own[Math.min(i + 1, count - 1)], metric === "cosine", out, i);
       return out;
     },
     decode(row, out) {
@@ -280,32 +280,35 @@ export function packedRows(memory: EngineMemory, format: Format, dims: number, m
 
 const LEAST = 1024;
 
-/** Rows of floats whose sums run side by side: each has to wait for its last addition, and for memory. */
-const TOGETHER = 4;
+/** Floats of a line of a cache, and of what is fetched ahead once it is being read. */
+const LINE = 16;
+const PAGE = 256;
 
-/** `exactScore` of four rows of floats by dot or cosine: the same numbers. What does not fit `out` is dropped. */
-function scoreFour(q: Float64Array, rows: readonly Float32Array[], cosine: boolean, out: Float64Array): void {
-  const a = rows[0];
-  const b = rows[1];
-  const c = rows[2];
-  const d = rows[3];
-  let [dotA, dotB, dotC, dotD] = [0, 0, 0, 0];
-  let [squareA, squareB, squareC, squareD] = [0, 0, 0, 0];
-  for (let i = 0; i < q.length; i++) {
-    const value = q[i];
-    dotA += value * a[i];
-    squareA += a[i] * a[i];
-    dotB += value * b[i];
-    squareB += b[i] * b[i];
-    dotC += value * c[i];
-    squareC += c[i] * c[i];
-    dotD += value * d[i];
-    squareD += d[i] * d[i];
+/** Asks for what begins rows, which lie anywhere, before the first is needed: misses are waited for together. */
+function touch(rows: readonly Float32Array[], dims: number): number {
+  let sum = 0;
+  for (let i = 0; i < rows.length; i++) {
+    const values = rows[i];
+    sum += values[0];
+    for (let j = LINE; j < dims; j += PAGE) sum += values[j];
   }
-  out[0] = scoreOf(dotA, squareA, cosine);
-  out[1] = scoreOf(dotB, squareB, cosine);
-  out[2] = scoreOf(dotC, squareC, cosine);
-  out[3] = scoreOf(dotD, squareD, cosine);
+  return sum;
+}
+
+/**
+ * `exactScore` of two rows of floats by dot or cosine, the same numbers, side by side: each waits for its last
+ * addition. To `out[i]` and what follows, where that is not beyond its end.
+ */
+function scorePair(q: Float64Array, a: Float32Array, b: Float32Array, cosine: boolean, out: Float64Array, i: number): void {
+  let [dotA, squareA, dotB, squareB] = [0, 0, 0, 0];
+  for (let j = 0; j < q.length; j++) {
+    dotA += q[j] * a[j];
+    squareA += a[j] * a[j];
+    dotB += q[j] * b[j];
+    squareB += b[j] * b[j];
+  }
+  out[i] = scoreOf(dotA, squareA, cosine);
+  out[i + 1] = scoreOf(dotB, squareB, cosine);
 }
 const scoreOf = (dot: number, square: number, cosine: boolean): number => (!cosine ? dot : square > 0 ? dot / Math.sqrt(square) : 0);
 
