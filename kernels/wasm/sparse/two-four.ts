@@ -8,8 +8,11 @@ import { writeWork } from "../engine/items.ts";
 import { activationRecord } from "../dot/gemmspec.ts";
 
 export interface TwoFourSpec {
-  /** Relaxed products of bytes with sums in i16 (exact: weights are 0..15), or i16 products. */
-  readonly style: "madd16" | "simd";
+  /**
+   * Relaxed products of bytes with sums in i16 (exact: weights are 0..15), or in i32 where these are exact for unsigned
+   * or signed activations of 8 bits, or i16 products.
+   */
+  readonly style: "dot-u" | "dot-s" | "madd16" | "simd";
   /** Rows of activations of a tile. */
   readonly mr: number;
   /** Groups are one step. */
@@ -25,15 +28,19 @@ export const TWO_FOUR_MOST = 4;
 
 /**
  * Bytes of a step (4 rows x 32 of k): places, two bits for each weight of a lane, then the weights less -8 in two
- * vectors; a group begins with its four float32 scales.
+ * vectors; a group begins with its four float32 scales, and of "dot-u" with four int32 sums: activations are greater by
+ * 128 there.
  */
 export const TWO_FOUR_STEP = 48;
-export const twoFourGroup = (span: number): number => 16 + (TWO_FOUR_STEP * span) / TWO_FOUR_SPAN;
+const headerBytes = (style: TwoFourSpec["style"]): 16 | 32 => (style === "dot-u" ? 32 : 16);
+export const twoFourGroup = (span: number, style: TwoFourSpec["style"]): number =>
+  headerBytes(style) + (TWO_FOUR_STEP * span) / TWO_FOUR_SPAN;
 
 /** Arguments of `work`, i32 each: an item is 16 rows of W. `steps`: of a group. */
 export const TWO_FOUR_ARGUMENTS = ["a", "w", "c", "ldc", "groups", "steps", "tiles"] as const;
 
 const OFFSET = 8;
+const DOT = "i32x4.relaxed_dot_i8x16_i7x16_add_s";
 
 /**
  * One part of a step for one row: 16 picked activations times their weights into `parts`: i16 sums of both, two a row
@@ -41,7 +48,7 @@ const OFFSET = 8;
  */
 function multiplyPart(
   f: FunctionBuilder,
-  style: TwoFourSpec["style"],
+  style: "madd16" | "simd",
   x: Local,
   weight: Local,
   parts: readonly Local[],
@@ -60,7 +67,7 @@ function multiplyPart(
 }
 
 /** The four sums of a step, by row of W. */
-function sumOf(f: FunctionBuilder, style: TwoFourSpec["style"], parts: readonly Local[]): Emit {
+function sumOf(f: FunctionBuilder, style: "madd16" | "simd", parts: readonly Local[]): Emit {
   if (style === "madd16") return f.op("i32x4.dot_i16x8_s", parts[0], f.constant16(1));
   const lanes = (first: number): number[] => [0, 2, 4, 6].flatMap((lane) => [0, 1, 2, 3].map((b) => 4 * (lane + first) + b));
   return f.op("i32x4.add", f.shuffle(lanes(0), parts[0], parts[1]), f.shuffle(lanes(1), parts[0], parts[1]));
@@ -74,7 +81,9 @@ function writeTile(f: FunctionBuilder, { style, mr, short }: TwoFourSpec): void 
   const { header } = activationRecord({ style: "dot", activationBits: 8, group: TWO_FOUR_SPAN, mr: 1 });
   const acc = f.locals("v128", mr);
   const sums = f.locals("v128", mr);
+  const isDot = style === "dot-u" || style === "dot-s";
   const parts = Array.from({ length: mr }, () => f.locals("v128", style === "simd" ? 2 : 1));
+  const first = f.local("v128");
   const [x, places, place, both, weight] = f.locals("v128", 5);
   const rows: Local[] = [a, ...f.locals("i32", mr - 1)];
   const at: Local[] = f.locals("i32", mr);
@@ -90,27 +99,40 @@ function writeTile(f: FunctionBuilder, { style, mr, short }: TwoFourSpec): void 
       f.set(place, f.op("v128.or", field, f.constant(`lanes ${q & 1}`, f.v128(base))));
       if (q % 2 === 0) f.set(both, f.load("v128.load", w, 16 + 8 * q));
       f.set(weight, f.op("v128.and", q & 1 ? f.op("i16x8.shr_u", both, f.i32(4)) : both, f.constant8(15)));
-      if (style === "simd") f.set(weight, f.op("i8x16.sub", weight, f.constant8(OFFSET)));
+      if (style !== "madd16") f.set(weight, f.op("i8x16.sub", weight, f.constant8(OFFSET)));
       at.forEach((own, r) => {
+        if (isDot) {
+          // two places of a vector
+          const [picked] = parts[r];
+          if (q % 2 === 0) {
+            const bytes = f.load("v128.load", own, 16 * (q >> 1));
+            f.set(picked, style === "dot-u" ? f.op("v128.xor", bytes, f.constant8(128)) : bytes);
+          }
+          const sum = q === 0 && isOnly ? first : sums[r];
+          return f.set(sums[r], f.op(DOT, weight, f.op("i8x16.relaxed_swizzle", picked, place), sum));
+        }
         const from = f.load("v128.load", own, 16 * (q >> 1));
         f.set(x, f.op(style === "simd" ? "i8x16.swizzle" : "i8x16.relaxed_swizzle", from, place));
         multiplyPart(f, style, x, weight, parts[r], q === 0);
       });
     }
     at.forEach((own, r) => {
-      const sum = sumOf(f, style, parts[r]);
-      f.set(sums[r], isOnly ? sum : f.op("i32x4.add", sums[r], sum));
+      if (!isDot) {
+        const sum = sumOf(f, style, parts[r]);
+        f.set(sums[r], isOnly ? sum : f.op("i32x4.add", sums[r], sum));
+      }
       f.bump(own, TWO_FOUR_SPAN);
     });
     f.bump(w, TWO_FOUR_STEP);
   };
   f.doWhile(() => {
     f.set(scales, f.load("v128.load", w));
-    f.bump(w, 16);
+    f.set(first, style === "dot-u" ? f.load("v128.load", w, 16) : f.v128i32(0));
+    f.bump(w, headerBytes(style));
     rows.forEach((row, r) => f.set(at[r], f.op("i32.add", row, f.i32(header))));
     if (short) step(true);
     else {
-      for (const sum of sums) f.set(sum, f.v128i32(0));
+      for (const sum of sums) f.set(sum, first);
       f.set(left, steps);
       f.doWhile(() => {
         step(false);
@@ -140,7 +162,7 @@ export function twoFourModule(spec: TwoFourSpec): Uint8Array<ArrayBuffer> {
     return (block) => {
       // of four rows of W, and of a row of activations
       const span = f.op("i32.mul", field("steps"), f.i32(TWO_FOUR_STEP));
-      f.set(bytes, f.op("i32.mul", field("groups"), f.op("i32.add", span, f.i32(16))));
+      f.set(bytes, f.op("i32.mul", field("groups"), f.op("i32.add", span, f.i32(headerBytes(spec.style)))));
       const codes = f.op("i32.mul", field("steps"), f.i32(TWO_FOUR_SPAN));
       f.set(aStride, f.op("i32.mul", field("groups"), f.op("i32.add", codes, f.i32(header))));
       f.set(w, f.op("i32.add", field("w"), f.op("i32.mul", f.op("i32.shl", block, f.i32(2)), bytes)));
@@ -176,12 +198,15 @@ export function packTwoFour(
   count: number,
   span: number,
   scales: Float32Array,
+  style: TwoFourSpec["style"],
   into: Uint8Array,
 ): boolean {
   into.fill(0);
+  const header = headerBytes(style);
+  const sums = style === "dot-u" ? new Int32Array(into.buffer, into.byteOffset + 16, TWO_FOUR_ROWS) : null;
   new Float32Array(into.buffer, into.byteOffset, TWO_FOUR_ROWS).set(scales);
   for (let step = 0; step < span / TWO_FOUR_SPAN; step++) {
-    const at = 16 + TWO_FOUR_STEP * step;
+    const at = header + TWO_FOUR_STEP * step;
     // zero is stored as 8
     into.fill(0x88, at + 16, at + TWO_FOUR_STEP);
     for (let r = 0; r < TWO_FOUR_ROWS; r++)
@@ -193,6 +218,7 @@ export function packTwoFour(
           const v = k < count ? (rows[r]?.[k] ?? 0) : 0;
           if (v === 0) continue;
           if (kept === 2) return false;
+          if (sums !== null) sums[r] -= 128 * v;
           const lane = 4 * r + 2 * side + kept++;
           into[at + lane] |= place << (2 * part);
           const byte = at + 16 + 16 * (part >> 1) + lane;

@@ -8,12 +8,14 @@ import { isBytes, sparse, sparseModule, sparseTile, type SparseSpec } from "./sp
 export const sparseName = ({ type, block, relaxed }: SparseSpec): string =>
   `${{ float32: "f32", words: "s8_s32", "bytes-u": "s8_s32_u8", "bytes-s": "s8_s32_s8" }[type]}_sparse${block}_gemm_${sparseTile({ type, block })}__wasm${relaxed ? "relaxed" : "simd"}`;
 
+const TWO_FOUR_ENDS = { simd: "simd", madd16: "relaxedsimd", "dot-u": "relaxedsimd_dot-u", "dot-s": "relaxedsimd_dot-s" } as const;
+
 /** The name of a product with 2:4 weights. */
 export const twoFourName = ({ style, mr, short }: TwoFourSpec, label = short ? "int4_b32" : "int4"): string =>
-  `a8_${label}_2of4_${mr === 1 ? "gemv" : "gemm"}_${mr}x4__wasm${style === "simd" ? "simd" : "relaxedsimd"}`;
+  `a8_${label}_2of4_${mr === 1 ? "gemv" : "gemm"}_${mr}x4__wasm${TWO_FOUR_ENDS[style]}`;
 
 function* twoFourVariants(): Iterable<KernelVariant> {
-  for (const style of ["simd", "madd16"] as const)
+  for (const style of ["simd", "madd16", "dot-u", "dot-s"] as const)
     for (let mr = 1; mr <= TWO_FOUR_MOST; mr++)
       for (const short of [true, false]) {
         const spec: TwoFourSpec = { style, mr, short, shared: false };

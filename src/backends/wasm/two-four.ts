@@ -3,6 +3,7 @@ import { LowbitError } from "../../../formats/core/errors.ts";
 import type { PackedTensor } from "../../../formats/core/types.ts";
 import { activations as activationFamily } from "../../../kernels/wasm/dot/activations.ts";
 import { activationRecord } from "../../../kernels/wasm/dot/gemmspec.ts";
+import type { DotOperand } from "../../../kernels/wasm/engine/features.ts";
 import { kernel } from "../../../kernels/wasm/engine/family.ts";
 import { recordJob } from "../../../kernels/wasm/engine/items.ts";
 import type { Runtime } from "../../../kernels/wasm/engine/runtime.ts";
@@ -31,6 +32,8 @@ const refuse = (w: PackedTensor, got: string, remedy: string): LowbitError =>
     `prepareSparse activations "int8", ${w.format.name}: expected 2:4 weights of 4 bits in blocks of a multiple of ${TWO_FOUR_SPAN}, got ${got}. ${remedy}`,
   );
 
+const STYLES: Readonly<Record<DotOperand, TwoFourSpec["style"]>> = { none: "simd", i7: "madd16", u8: "dot-u", s8: "dot-s" };
+
 const FORMAT = 'Prune to a format of such blocks (prune(w, "2:4", { format: format("int4_b32") })), or take float32 activations.';
 
 /** The integers of a weight's codes. @throws LowbitError E_UNSUPPORTED */
@@ -51,7 +54,8 @@ export function prepareTwoFour(runtime: Runtime, w: PackedTensor): SyncLayer {
   const { span } = source;
   const groups = Math.ceil(k / span);
   const blocks = Math.ceil(n / 16);
-  const groupBytes = twoFourGroup(span);
+  const style = STYLES[runtime.features.dot];
+  const groupBytes = twoFourGroup(span, style);
   const packed = new Uint8Array(blocks * 4 * groups * groupBytes);
   const rows = Array.from({ length: TWO_FOUR_ROWS }, () => new Int8Array(k));
   const codes = new Uint8Array(k);
@@ -71,11 +75,11 @@ export function prepareTwoFour(runtime: Runtime, w: PackedTensor): SyncLayer {
       const parts = rows.map((row) => row.subarray(start, start + span));
       const into = packed.subarray((four * groups + g) * groupBytes, (four * groups + g + 1) * groupBytes);
       const own = Float32Array.from(scales, (row) => row[g]);
-      if (!packTwoFour(parts, Math.min(span, k - start), span, own, into))
+      if (!packTwoFour(parts, Math.min(span, k - start), span, own, style, into))
         throw refuse(w, `more than two weights of four in rows ${TWO_FOUR_ROWS * four} to ${TWO_FOUR_ROWS * four + 3}`, 'Prune first: prune(w, "2:4", ...).'); // prettier-ignore
     }
   }
-  return productLayer(runtime, twoFourProduct(runtime, { n, k, span, groups, blocks, packed }, w.format.name), n, k);
+  return productLayer(runtime, twoFourProduct(runtime, { n, k, span, groups, blocks, packed, style }, w.format.name), n, k);
 }
 
 interface PackedTwoFour {
@@ -85,12 +89,12 @@ interface PackedTwoFour {
   readonly groups: number;
   readonly blocks: number;
   readonly packed: Uint8Array;
+  readonly style: TwoFourSpec["style"];
 }
 
-function twoFourProduct(runtime: Runtime, { k, span, groups, blocks: all, packed }: PackedTwoFour, label: string): Product {
+function twoFourProduct(runtime: Runtime, { k, span, groups, blocks: all, packed, style }: PackedTwoFour, label: string): Product {
   const { space, address } = weightMemory(runtime, packed.length);
   const { shared } = runtime;
-  const style = runtime.features.dot === "none" ? "simd" : "madd16";
   const record = activationRecord({ style: "dot", activationBits: 8, group: span, mr: 1 });
   const quantizer = { style: "dot", inOrder: false, activationBits: 8, codeBits: 8, mr: 1, totals: true, mixed: false, shared } as const;
   const specs = Array.from({ length: TWO_FOUR_MOST }, (_, i): TwoFourSpec => ({ style, mr: i + 1, short: span === TWO_FOUR_SPAN, shared }));

@@ -2,6 +2,9 @@
 // baseline SIMD128 with the meaning that it has where it is exact for unsigned bytes (x86 with VNNI), or signed ones
 // (ARM), so that whole-byte operands are checked bit for bit wherever the tests run.
 import { afterAll, describe, expect, it, vi } from "vitest";
+import { format } from "../../../../formats/index.ts";
+import { tensor } from "../../../../src/index.ts";
+import { prune } from "../../../../src/quantize/index.ts";
 import { wasmWith } from "../../../../src/backends/wasm/backend.ts";
 import { engineMemory } from "../../../../src/backends/wasm/memory.ts";
 import { checkAny, checkConv, checkProduct, FINISHES, NAMED, PRODUCTS, rng } from "./integer-cases.ts";
@@ -47,5 +50,23 @@ describe.each(engines)("$dot", ({ dot, backend }) => {
           expect(layer.run(a, m), `${m} x ${n} x ${k}, blocks of ${rows} x ${width}`).toEqual(expected);
           layer.dispose();
         }
+  }); // prettier-ignore
+
+  it("products of 2:4 weights: as without relaxed SIMD", () => {
+    meaning.signed = dot === "s8";
+    const standard = wasmWith({ simd: true, relaxed: false, dot: "none", sharedMemory: false });
+    for (const [n, k, name] of [[16, 32, "int4_b32"], [5, 96, "int4_b32"], [33, 256, "int4_b128"], [20, 72, "int4_b64"]] as const) {
+      const dense = tensor(Float32Array.from({ length: n * k }, () => rng.normal()), [n, k]); // prettier-ignore
+      const w = prune(dense, "2:4", { format: format(name) });
+      const [own, other] = [backend, standard].map((one) => one.prepareSparse(w, { activations: "int8" }));
+      expect(own.explain().kernel).toMatch(dot === "u8" ? /_dot-u$/ : /_dot-s$/);
+      for (const m of [1, 3, 4, 9]) {
+        const x = Float32Array.from({ length: m * k }, () => rng.normal() * 2 ** rng.integer(8));
+        expect(own.run(x, m), `${name}, ${n} x ${k}, ${m} rows`).toEqual(other.run(x, m));
+      }
+      own.dispose();
+      other.dispose();
+    }
+    standard.dispose();
   }); // prettier-ignore
 });
