@@ -7,7 +7,7 @@ export const COMPONENTS = `
 h1{font-size:22px;margin:0 0 4px;overflow-wrap:anywhere}h2{font-size:17px;margin:36px 0 10px}h3{font-size:14px;margin:0 0 4px;overflow-wrap:anywhere}
 p{margin:6px 0}.dim{color:var(--dim)}.ok{color:var(--ok)}.bad{color:var(--bad)}a{color:var(--a)}code,pre{font:13px/1.45 ui-monospace,SFMono-Regular,Menlo,Consolas,monospace}
 .cards{display:grid;grid-template-columns:repeat(auto-fit,minmax(150px,1fr));gap:10px;margin:18px 0}
-.card{background:var(--card);border:1px solid var(--line);border-radius:8px;padding:10px 12px}.card b{display:block;font-size:20px;font-variant-numeric:tabular-nums}.card span{color:var(--dim);font-size:13px}
+.card{background:var(--card);border:1px solid var(--line);border-radius:8px;padding:10px 12px}.card b{display:block;font-size:20px;font-variant-numeric:tabular-nums}.card>span{color:var(--dim);font-size:13px}
 table{border-collapse:collapse;width:100%;font-size:13.5px}th{text-align:left;color:var(--dim);font-weight:500;white-space:nowrap}
 th,td{padding:4px 12px 4px 0;border-bottom:1px solid var(--line);vertical-align:middle}td{overflow-wrap:anywhere}td:first-child{min-width:84px}.name{min-width:104px}.ok,.bad{white-space:nowrap;overflow-wrap:normal}
 .n{text-align:right;white-space:nowrap;overflow-wrap:normal;font-variant-numeric:tabular-nums}
