@@ -257,7 +257,7 @@ export function nanCode(ends: Ends, policy: NanPolicy, value = NaN): number {
     case "error":
       throw new LowbitError(
         "E_VALUE",
-        `${ends.name}: expected a number, got ${value}. Clean the data, or choose ${Number.isNaN(value) ? 'a NaN policy ({ nan: "zero" }, for example)' : '{ infinity: "overflow" }'}.`,
+        `${ends.name}: expected a number, got ${value}. Clean the data, or choose a policy ({ nan: "zero" }, { infinity: "overflow" }).`,
       );
   }
 }

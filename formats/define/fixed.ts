@@ -54,7 +54,7 @@ export function defineFixed(options: FixedOptions): NumberFormat {
 
   /** Above 16 bits; up to 16 the table says it. */
   const encode = (value: number, o?: EncodeOptions): number => {
-    if (!Number.isFinite(value) && (Number.isNaN(value) || o?.infinity === "keep")) return nanCode(ends, o?.nan ?? DEFAULTS.nan, value);
+    if (Number.isNaN(value) || (o?.infinity === "keep" && !Number.isFinite(value))) return nanCode(ends, o?.nan ?? DEFAULTS.nan, value);
     const scaled = value / unit;
     const q = Number.isFinite(scaled) ? roundToInteger(scaled, o?.rounding ?? DEFAULTS.rounding, o?.random) : scaled;
     if (q > top || q < bottom) return overflowCode(ends, value, q > top, o?.overflow ?? DEFAULTS.overflow);

@@ -51,7 +51,7 @@ export function defineInt(options: IntOptions): NumberFormat {
     return (q + span) % span;
   };
   const encode = (value: number, o?: EncodeOptions): number => {
-    if (!Number.isFinite(value) && (Number.isNaN(value) || o?.infinity === "keep")) return nanCode(ends, o?.nan ?? DEFAULTS.nan, value);
+    if (Number.isNaN(value) || (o?.infinity === "keep" && !Number.isFinite(value))) return nanCode(ends, o?.nan ?? DEFAULTS.nan, value);
     const wrapped = wrap(value, o);
     if (wrapped !== undefined) return wrapped;
     const q = Number.isFinite(value) ? roundToInteger(value, o?.rounding ?? DEFAULTS.rounding, o?.random) : value;

@@ -38,7 +38,9 @@ describe("policies", () => {
     const why = (name: string, group: number, policy: string) => policies(format(name) as NumberFormat, 500)[group].rows.find((row) => row.policy === policy)!.why; // prettier-ignore
     expect(why("posit8_es2", 2, "keep")).toBe('an infinite input: policy "keep"');
     for (const name of ["float6_e3m2fn", "int8", "int24", "nf4"])
-      expect(why(name, 2, "keep")).toBe(`${name}: expected a number, got Infinity. Clean the data, or choose { infinity: "overflow" }.`);
+      expect(why(name, 2, "keep")).toBe(
+        `${name}: expected a number, got Infinity. Clean the data, or choose a policy ({ nan: "zero" }, { infinity: "overflow" }).`,
+      );
     expect(why("posit8_es2", 1, "nan")).toMatch(/the last value \(rounding "halfEven", overflow "nan"\)/);
     expect(why("float8_e4m3fn", 0, "trunc")).toMatch(/the last value \(rounding "trunc"/);
     expect(why("float8_e4m3fn", 0, "halfEven")).toMatch(/overflow "nan"$/);

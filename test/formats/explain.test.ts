@@ -45,7 +45,7 @@ describe("explainValue", () => {
       'why       an infinite input: policy "keep", and "zero" for what is no number',
     );
     expect(() => explain("e2m1", -Infinity, { infinity: "keep" })).toThrow(/a number, got -Infinity\. .*infinity: "overflow"/);
-    expect(() => explain("e2m1", NaN, { infinity: "keep" })).toThrow(/a number, got NaN\. .*NaN policy/);
+    expect(() => explain("e2m1", NaN, { infinity: "keep" })).toThrow(/a number, got NaN\. .*nan: "zero"/);
   });
 
   test("a posit: fields of the code at hand", () => {
