@@ -58,14 +58,16 @@ export function carriedCore(
   inputs: readonly Input[],
   outputNames: readonly string[],
   capacity: number,
+  count: number,
 ): Core {
   const outputs = new Set(outputNames);
   const { ids, mask, positions, branch, caches } = sortInputs(inputs, outputs);
   const presents = new Set(caches.map(({ output }) => output));
   const logitsName = outputNames.find((name) => name === "logits") ?? outputNames.find((name) => !presents.has(name));
   if (logitsName === undefined) throw refuse("an output beside the caches", "none");
-  const sequence = createSequence(machine, plan, caches, capacity);
-  const run = (tokens: readonly bigint[], past: number): Float32Array => {
+  const sequences = Array.from({ length: count }, () => createSequence(machine, plan, caches, capacity));
+  const run = (tokens: readonly bigint[], past: number, s: number): Float32Array => {
+    const sequence = sequences[s];
     const total = past + tokens.length;
     sequence.truncate(past);
     const fed = new Map<string, Value>(sequence.past());
@@ -100,10 +102,10 @@ export function carriedCore(
   };
   return {
     run,
-    step: (id, past) => run([BigInt(id)], past),
-    truncate: (n) => sequence.truncate(n),
+    step: (id, past, s) => run([BigInt(id)], past, s),
+    truncate: (n, s) => sequences[s].truncate(n),
     explain: () => [],
-    dispose: () => sequence.free(),
-    bytes: () => sequence.bytes,
+    dispose: () => sequences.forEach((sequence) => sequence.free()),
+    bytes: () => sequences.reduce((sum, { bytes }) => sum + bytes, 0),
   };
 }

@@ -21,7 +21,7 @@ import {
   type Found,
   type Input,
 } from "./decoder-model.ts";
-import { decodeAttention, sideBytes, type LayerCache } from "./machine/attention.ts";
+import { decodeAttention, sideBytes, type CacheSide, type Decoded, type LayerCache } from "./machine/attention.ts";
 import { runStep } from "./machine/execute.ts";
 import { emitProduct, emitTurn } from "./machine/kernels.ts";
 import { isSlot, type Machine, type Recording } from "./machine/machine.ts";
@@ -34,6 +34,12 @@ const CHUNK = 64;
 /** What keys and values are kept as. */
 export type CacheKinds = readonly [CacheKind, CacheKind];
 
+interface Recorded {
+  readonly list: Recording;
+  readonly ids: BigInt64Array;
+  readonly at: Logits;
+}
+
 interface Logits {
   readonly address: number;
   readonly size: number;
@@ -45,6 +51,7 @@ export interface KernelCoreInit {
   readonly inputs: readonly Input[];
   readonly outputNames: readonly string[];
   readonly profile: boolean;
+  readonly sequences: number;
 }
 
 /**
@@ -63,22 +70,37 @@ export function kernelModel(plan: Plan, inputs: readonly Input[], outputNames: r
 }
 
 /** @throws LowbitError E_DEVICE, E_UNSUPPORTED */
-export function kernelCore({ machine: m, plan, inputs, profile }: KernelCoreInit, found: Found, capacity: number, kinds: CacheKinds): Core {
-  const { caches, regions } = makeCaches(m, inputs, found, capacity, kinds);
-  let length = 0;
-  let recorded: { readonly list: Recording; readonly ids: BigInt64Array; readonly at: Logits } | null = null;
+export function kernelCore(
+  { machine: m, plan, inputs, profile, sequences }: KernelCoreInit,
+  found: Found,
+  capacity: number,
+  kinds: CacheKinds,
+): Core {
+  // of several sequences those that rest write behind their last token
+  const { caches, regions } = makeCaches(m, inputs, found, sequences, capacity + (sequences > 1 ? 1 : 0), kinds);
+  const lengths = new Array<number>(sequences).fill(0);
+  const pasts = lengths.map((_, s) => (): number => lengths[s]);
+  /** The step of one sequence, by its number, and of all, at the end. */
+  const recorded: (Recorded | undefined)[] = [];
   let view: Float32Array = new Float32Array(0);
   const clock = fastest();
-  const past = (): number => length;
   const frees = lifetimes(found);
   const tokens = dependents(found);
-  /** The steps for tokens of `ids`, at once. @returns where the logits of the last one lie */
-  const pass = (ids: Value): Logits => {
+  /**
+   * The steps for tokens of `ids`, at once, a row for each of some sequences. @returns where the logits of the last one
+   * lie, of one sequence or all
+   */
+  const pass = (ids: Value, of: readonly number[]): Logits => {
+    const own = {
+      caches: new Map([...caches].map(([step, all]) => [step, of.map((s) => ({ cache: all[s], past: pasts[s] }))])),
+      pasts: of.map((s) => pasts[s]),
+      tokens,
+    };
     const values = new Map<string, Value>([[found.ids, ids]]);
     const read = (name: string): Value | undefined => values.get(name) ?? plan.constants.get(name);
     found.steps.forEach((step, i) => {
       m.name(step.operator);
-      const results = decodeStep(m, step, read, { caches, past, tokens, last: step.node.output[0] === found.logits });
+      const results = decodeStep(m, step, read, { ...own, last: of.length === 1 && step.node.output[0] === found.logits });
       m.settle();
       step.node.output.forEach((name, o) => {
         const value = results[o];
@@ -93,41 +115,58 @@ export function kernelCore({ machine: m, plan, inputs, profile }: KernelCoreInit
     const y = values.get(found.logits);
     if (!isSlot(y)) throw unsupported("logits made by a kernel", "those of loops");
     const size = y.dims.at(-1)!;
-    return { address: y.address + 4 * (y.data.length - size), size };
+    return { address: y.address + 4 * (y.data.length - of.length * size), size };
   };
   const logitsAt = ({ address, size }: Logits): Float32Array => {
     if (view.buffer !== m.memory.buffer || view.byteOffset !== address || view.length !== size) view = m.memory.floats(address, size);
     return view;
   };
-  const chunk = (ids: BigInt64Array): Logits => {
+  const chunk = (ids: BigInt64Array, of: readonly number[]): Logits => {
+    const count = ids.length / of.length;
     const list: Recording = [];
     m.reset();
-    if (ids.length === 1) m.record(list);
+    if (count === 1) m.record(list);
     try {
-      const at = pass({ type: "int64", dims: [1, ids.length], data: ids });
-      if (ids.length === 1) recorded = { list, ids, at };
+      const at = pass({ type: "int64", dims: [of.length, count], data: ids }, of);
+      if (count === 1) recorded[of.length === 1 ? of[0] : sequences] = { list, ids, at };
       return at;
     } finally {
       m.record(null);
       m.reset();
     }
   };
+  const repeat = ({ list }: Recorded): void => {
+    if (profile) clock.run(list);
+    else for (const call of list) call.run();
+  };
   return {
-    step(id, before) {
-      length = before;
-      if (recorded === null) return logitsAt(chunk(BigInt64Array.of(BigInt(id))));
-      recorded.ids[0] = BigInt(id);
-      if (profile) clock.run(recorded.list);
-      else for (const call of recorded.list) call.run();
-      return logitsAt(recorded.at);
+    step(id, before, s) {
+      lengths[s] = before;
+      const known = recorded[s];
+      if (known === undefined) return logitsAt(chunk(BigInt64Array.of(BigInt(id)), [s]));
+      known.ids[0] = BigInt(id);
+      repeat(known);
+      return logitsAt(known.at);
     },
-    run(ids, before) {
-      length = before;
+    steps(ids, before) {
+      before.forEach((n, s) => (lengths[s] = n));
+      const known = recorded[sequences];
+      let at: Logits;
+      if (known === undefined) at = chunk(BigInt64Array.from(ids, BigInt), [...lengths.keys()]);
+      else {
+        ids.forEach((id, s) => (known.ids[s] = BigInt(id)));
+        repeat(known);
+        at = known.at;
+      }
+      return lengths.map((_, s) => m.memory.floats(at.address + 4 * s * at.size, at.size));
+    },
+    run(ids, before, s) {
+      lengths[s] = before;
       let at: Logits = { address: 0, size: 0 };
       for (let from = 0; from < ids.length; from += CHUNK) {
         const part = BigInt64Array.from(ids.slice(from, from + CHUNK));
-        at = chunk(part);
-        length += part.length;
+        at = chunk(part, [s]);
+        lengths[s] += part.length;
       }
       return logitsAt(at);
     },
@@ -135,7 +174,7 @@ export function kernelCore({ machine: m, plan, inputs, profile }: KernelCoreInit
     bytes: () => regions.reduce((sum, region) => sum + region.bytes, 0),
     explain() {
       const kernels = new Map<string, number>();
-      for (const { operator } of recorded?.list ?? []) kernels.set(operator, (kernels.get(operator) ?? 0) + 1);
+      for (const { operator } of (recorded.at(-1) ?? recorded[0])?.list ?? []) kernels.set(operator, (kernels.get(operator) ?? 0) + 1);
       return [...kernels].map(([operator, count]): DecoderPart => ({
         operator,
         kernels: count,
@@ -143,7 +182,7 @@ export function kernelCore({ machine: m, plan, inputs, profile }: KernelCoreInit
       }));
     },
     dispose() {
-      recorded = null;
+      recorded.length = 0;
       for (const region of regions) region.free();
     },
   };
@@ -160,11 +199,12 @@ function makeCaches(
   m: Machine,
   inputs: readonly Input[],
   found: Found,
+  sequences: number,
   capacity: number,
   kinds: CacheKinds,
-): { caches: ReadonlyMap<Step, LayerCache>; regions: readonly Region[] } {
+): { caches: ReadonlyMap<Step, readonly LayerCache[]>; regions: readonly Region[] } {
   const regions: Region[] = [];
-  const caches = new Map<Step, LayerCache>();
+  const caches = new Map<Step, readonly LayerCache[]>();
   const shapes = new Map(inputs.map(({ name, shape }) => [name, shape]));
   try {
     for (const step of found.attention) {
@@ -172,13 +212,14 @@ function makeCaches(
       const size = shape[3];
       if (typeof size !== "number") throw unsupported("caches of known head size", JSON.stringify(shape));
       const kvHeads = attributeInt(step.node, "kv_num_heads", 0);
-      const [k, v] = kinds.map((kind) => {
+      const side = (kind: CacheKind): CacheSide => {
         const bytes = sideBytes(kind, kvHeads, size, capacity);
         const [rows, words] = [bytes.rows, bytes.words].map((count) => (count === 0 ? undefined : m.memory.allocate(count)));
         regions.push(...[rows, words].filter((region) => region !== undefined));
         return { kind, address: rows!.address, words: words?.address ?? 0 };
-      });
-      caches.set(step, { k, v, capacity });
+      };
+      const one = (): LayerCache => ({ k: side(kinds[0]), v: side(kinds[1]), capacity });
+      caches.set(step, Array.from({ length: sequences }, one));
     }
   } catch (error) {
     for (const region of regions) region.free();
@@ -211,8 +252,9 @@ function fastest(): { run(list: Recording): void; ms(operator: string): number }
 }
 
 interface Context {
-  readonly caches: ReadonlyMap<Step, LayerCache>;
-  readonly past: () => number;
+  /** Of the sequences of this pass. */
+  readonly caches: ReadonlyMap<Step, readonly Decoded[]>;
+  readonly pasts: readonly (() => number)[];
   /** Values that the tokens decide. */
   readonly tokens: ReadonlySet<string>;
   /** It makes the logits: of the last token only. */
@@ -227,12 +269,12 @@ function decodeStep(
   m: Machine,
   step: Step,
   read: (name: string) => Value | undefined,
-  { caches, past, tokens, last }: Context,
+  { caches, pasts, tokens, last }: Context,
 ): readonly (Value | undefined)[] {
   const inputs = step.node.input.map((name) => (name === "" ? undefined : read(name)));
   const cache = caches.get(step);
   if (cache !== undefined) {
-    const y = decodeAttention(m, inputs, step.node, cache, past);
+    const y = decodeAttention(m, inputs, step.node, cache);
     if (y === undefined)
       throw unsupported("attention as its kernel has it (no added bias, heads of whole vectors)", `node ${step.node.name}`);
     return [y];
@@ -242,7 +284,7 @@ function decodeStep(
     if (y !== undefined) return [y];
   }
   if (isRotary(step)) {
-    const y = emitTurn(m, inputs, step.node, past);
+    const y = emitTurn(m, inputs, step.node, pasts);
     if (y !== undefined) return [y];
   }
   const lookup = step.rows;

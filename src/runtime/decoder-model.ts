@@ -21,10 +21,12 @@ export interface DecoderPart {
 
 /** What runs tokens for a decoder. Logits are those of the last token, a view that the next call ends. */
 export interface Core {
-  /** Runs tokens after `past` others. */
-  run(ids: readonly bigint[], past: number): Float32Array;
-  step(id: number, past: number): Float32Array;
-  truncate(n: number): void;
+  /** Runs tokens of a sequence after `past` others. */
+  run(ids: readonly bigint[], past: number, sequence: number): Float32Array;
+  step(id: number, past: number, sequence: number): Float32Array;
+  /** A token for each sequence in one pass; absent where they run one by one. */
+  steps?(ids: readonly number[], past: readonly number[]): Float32Array[];
+  truncate(n: number, sequence: number): void;
   bytes(): number;
   explain(): readonly DecoderPart[];
   dispose(): void;

@@ -20,6 +20,8 @@ export interface DecoderOptions {
   readonly cache?: "float32" | "float16" | "int8" | "k8v4" | "int4";
   /** Most tokens of a sequence. Default 4096, or what the model's rotary tables hold if that is less. */
   readonly capacity?: number;
+  /** Sequences side by side, each with a cache of its own. Default 1. */
+  readonly sequences?: number;
 }
 
 /** What to continue, how far, and how tokens are chosen. */
@@ -33,25 +35,38 @@ export interface GenerateOptions {
   /** Tokens after which generation ends; they are given too. */
   readonly stop?: readonly number[];
   readonly signal?: AbortSignal;
+  /** Default 0. */
+  readonly sequence?: number;
 }
 
 /** A language model with its cache of keys and values: `prefill`, then `step` token by token. */
 export interface Decoder {
-  /** Tokens in the cache. */
+  /** Tokens in the cache of the first sequence. */
   readonly length: number;
+  /** Tokens of each sequence. */
+  readonly lengths: readonly number[];
   readonly capacity: number;
   /** Bytes of keys and values. */
   readonly cacheBytes: number;
   /**
    * Runs tokens and appends them. @returns the logits after the last one: a view that the next call ends, copy what is
    * to stay
-   * @throws RangeError for no or strange tokens; LowbitError E_SHAPE where they do not fit, E_DISPOSED
+   * @param sequence default 0
+   * @throws RangeError for no or strange tokens, a sequence that there is none; LowbitError E_SHAPE where they do not
+   * fit, E_DISPOSED
    */
-  prefill(ids: ArrayLike<number | bigint>): Float32Array;
+  prefill(ids: ArrayLike<number | bigint>, sequence?: number): Float32Array;
   /** `prefill` of one token. */
-  step(id: number): Float32Array;
-  /** Forgets all tokens but the first n. @throws RangeError */
-  truncate(n: number): void;
+  step(id: number, sequence?: number): Float32Array;
+  /**
+   * A token for each sequence in one pass, which reads the weights once; null: the sequence rests. @returns the logits
+   * of each, views that the next call ends; null for those that rest
+   * @throws RangeError for another number of tokens, LowbitError E_SHAPE where one does not fit, E_DISPOSED
+   */
+  steps(ids: readonly (number | null)[]): (Float32Array | null)[];
+  /** Forgets all tokens of a sequence but the first n. @throws RangeError */
+  truncate(n: number, sequence?: number): void;
+  /** Forgets all tokens of all sequences. */
   reset(): void;
   /** Tokens one by one, with a turn of the event loop between them. @throws the reason of `signal` */
   generate(options?: GenerateOptions): AsyncGenerator<number, void, undefined>;
@@ -73,6 +88,7 @@ const CACHES: ReadonlyMap<string, CacheKinds> = new Map([
 ]);
 
 const CAPACITY = 4096;
+const SEQUENCES = 1024;
 
 /** Where a model holds `limit` tokens. */
 export const defaultCapacity = (limit: number): number => Math.min(CAPACITY, limit);
@@ -123,7 +139,9 @@ export interface DecoderInit {
 
 /** @throws LowbitError E_UNSUPPORTED where the model is no decoder, E_DEVICE; RangeError; TypeError */
 export function createDecoder(init: DecoderInit): Decoder {
-  const { cache = "float32", capacity } = init.options;
+  const { cache = "float32", capacity, sequences = 1 } = init.options;
+  if (!Number.isSafeInteger(sequences) || sequences < 1 || sequences > SEQUENCES)
+    throw new RangeError(`decoder sequences: expected 1 to ${SEQUENCES}, got ${sequences}.`);
   if (!CACHES.has(cache)) throw new TypeError(`decoder cache: expected ${[...CACHES.keys()].join(", ")}, got ${String(cache)}.`);
   const { core, limit } = chooseCore(init);
   return front(core, Math.min(capacity ?? CAPACITY, limit), init);
@@ -138,14 +156,20 @@ const MOST = 2 ** 20;
 
 function chooseCore(init: DecoderInit): { core: Core; limit: number } {
   const { machine, plan, inputs, outputNames, options, profile } = init;
+  const { sequences = 1 } = options;
   try {
     const { found, limit } = kernelModel(plan, inputs, outputNames);
     checkCapacity(options.capacity, limit);
     const capacity = options.capacity ?? defaultCapacity(limit);
-    const core = kernelCore({ machine, plan, inputs, outputNames, profile }, found, capacity, CACHES.get(options.cache ?? "float32")!);
+    const core = kernelCore(
+      { machine, plan, inputs, outputNames, profile, sequences },
+      found,
+      capacity,
+      CACHES.get(options.cache ?? "float32")!,
+    );
     try {
       // what the kernels do not take shows in a first step
-      core.step(0, 0);
+      core.step(0, 0, 0);
       return { core, limit };
     } catch (error) {
       core.dispose();
@@ -156,45 +180,71 @@ function chooseCore(init: DecoderInit): { core: Core; limit: number } {
     // caches of fewer bits are the kernel's
     if ((options.cache ?? "float32") !== "float32") throw error;
     checkCapacity(options.capacity, MOST);
-    return { core: carriedCore(machine, plan, inputs, outputNames, options.capacity ?? CAPACITY), limit: MOST };
+    return { core: carriedCore(machine, plan, inputs, outputNames, options.capacity ?? CAPACITY, sequences), limit: MOST };
   }
 }
 
-function front(core: Core, capacity: number, { machine, check }: DecoderInit): Decoder {
-  let length = 0;
+function front(core: Core, capacity: number, { machine, check, options: { sequences = 1 } }: DecoderInit): Decoder {
+  const lengths = new Array<number>(sequences).fill(0);
   let live = true;
-  let logits: Float32Array | null = null;
-  const checked = (): void => {
+  const logits = new Array<Float32Array | null>(sequences).fill(null);
+  const checked = (sequence: number): void => {
     check();
     if (!live) throw disposedDecoder();
+    if (!Object.hasOwn(lengths, sequence)) throw new RangeError(`decoder sequence: expected 0 to ${sequences - 1}, got ${sequence}.`);
   };
-  const step = (id: number): Float32Array => {
-    checked();
+  /** Of all sequences: views share memory. */
+  const made = (sequence: number, of: Float32Array): Float32Array => {
+    logits.fill(null);
+    return (logits[sequence] = of);
+  };
+  const step = (id: number, sequence = 0): Float32Array => {
+    checked(sequence);
     checkToken(id);
-    checkRoom(length, 1, capacity);
-    logits = core.step(id, length);
-    length++;
-    return logits;
+    checkRoom(lengths[sequence], 1, capacity);
+    made(sequence, core.step(id, lengths[sequence], sequence));
+    lengths[sequence]++;
+    return logits[sequence]!;
   };
-  const prefill = (ids: ArrayLike<number | bigint>): Float32Array => {
-    checked();
+  const steps = (ids: readonly (number | null)[]): (Float32Array | null)[] => {
+    checked(0);
+    if (ids.length !== sequences) throw new RangeError(`decoder steps: expected ${sequences} tokens or null, got ${ids.length}.`);
+    ids.forEach((id, s) => {
+      if (id === null) return;
+      checkToken(id);
+      checkRoom(lengths[s], 1, capacity);
+    });
+    if (sequences === 1) return ids.map((id) => (id === null ? null : step(id)));
+    // one that rests runs as well: what it writes lies behind its last token
+    const all = core.steps?.(ids.map((id) => id ?? 0), lengths); // prettier-ignore
+    ids.forEach((id, s) => {
+      logits[s] = id === null ? null : (all?.[s] ?? core.step(id, lengths[s], s));
+      if (id !== null) lengths[s]++;
+    });
+    return [...logits];
+  };
+  const prefill = (ids: ArrayLike<number | bigint>, sequence = 0): Float32Array => {
+    checked(sequence);
     const list = checkTokens(ids);
-    checkRoom(length, list.length, capacity);
-    if (list.length === 1) return step(Number(list[0]));
-    logits = core.run(list, length);
-    length += list.length;
-    return logits;
+    checkRoom(lengths[sequence], list.length, capacity);
+    if (list.length === 1) return step(Number(list[0]), sequence);
+    made(sequence, core.run(list, lengths[sequence], sequence));
+    lengths[sequence] += list.length;
+    return logits[sequence]!;
   };
-  const truncate = (n: number): void => {
-    checked();
-    checkCut(n, length);
-    core.truncate(n);
-    if (n < length) logits = null;
-    length = n;
+  const truncate = (n: number, sequence = 0): void => {
+    checked(sequence);
+    checkCut(n, lengths[sequence]);
+    core.truncate(n, sequence);
+    if (n < lengths[sequence]) logits[sequence] = null;
+    lengths[sequence] = n;
   };
   return {
     get length() {
-      return length;
+      return lengths[0];
+    },
+    get lengths() {
+      return [...lengths];
     },
     capacity,
     get cacheBytes() {
@@ -202,20 +252,22 @@ function front(core: Core, capacity: number, { machine, check }: DecoderInit): D
     },
     prefill,
     step,
+    steps,
     truncate,
-    reset: () => truncate(0),
+    reset: () => lengths.forEach((_, s) => truncate(0, s)),
     explain: () => core.explain(),
-    async *generate({ prompt, maxTokens = Infinity, sampler = greedy, stop = [], signal } = {}) {
+    async *generate({ prompt, maxTokens = Infinity, sampler = greedy, stop = [], signal, sequence = 0 } = {}) {
       signal?.throwIfAborted();
-      if (prompt === undefined && logits === null) throw noPrompt();
-      let next = prompt === undefined ? logits! : prefill(prompt);
+      checked(sequence);
+      if (prompt === undefined && logits[sequence] === null) throw noPrompt();
+      let next = prompt === undefined ? logits[sequence]! : prefill(prompt, sequence);
       for (let n = 0; n < maxTokens; n++) {
         const id = sampler(next);
         yield id;
-        if (stop.includes(id) || n + 1 >= maxTokens || length >= capacity) return;
+        if (stop.includes(id) || n + 1 >= maxTokens || lengths[sequence] >= capacity) return;
         await turn();
         signal?.throwIfAborted();
-        next = step(id);
+        next = step(id, sequence);
       }
     },
     dispose() {

@@ -187,6 +187,83 @@ test("attention spelled out in single operators: caches stay", async () => {
   await own.release();
 });
 
+describe("several sequences", () => {
+  const PROMPTS = [PROMPT, [4, 8], [90, 17, 33, 2, 5]].map((ids) => ids.map((id) => id % 96));
+  const models = [
+    ["GroupQueryAttention", bytes],
+    ["spelled out", spelledModel()],
+  ] as const;
+
+  test.each(models.flatMap(([name, model]) => [1, 2].map((threads) => [name, threads, model] as const)))(
+    "%s: each as a decoder of its own, %i threads",
+    async (_, threads, model) => {
+      const backend = await wasm({ threads });
+      const own = await loadModel(model, { backend });
+      const alone = PROMPTS.map(() => own.decoder({ capacity: 64 }));
+      const all = own.decoder({ capacity: 64, sequences: 3 });
+      let next = PROMPTS.map((prompt, s) => {
+        const wanted = alone[s].prefill(prompt);
+        expect(distance(wanted, all.prefill(prompt, s))).toBeLessThan(1e-5);
+        return greedy(wanted);
+      });
+      for (let i = 0; i < 6; i++) {
+        // one of them rests now and then
+        const ids = next.map((id, s) => ((i + s) % 3 === 2 ? null : id));
+        const got = all.steps(ids);
+        next = next.map((id, s) => {
+          if (ids[s] === null) expect(got[s]).toBeNull();
+          if (ids[s] === null) return id;
+          const wanted = alone[s].step(id);
+          expect(distance(wanted, got[s]!)).toBeLessThan(1e-5);
+          return greedy(wanted);
+        });
+      }
+      expect(all.lengths).toEqual(alone.map(({ length }) => length));
+      // alone between steps of all, and back to a part of it
+      expect(distance(alone[1].step(7), all.step(7, 1))).toBeLessThan(1e-5);
+      all.truncate(1, 1);
+      alone[1].truncate(1);
+      const wanted = alone.map((one) => one.step(11).slice());
+      all.steps([11, 11, 11]).forEach((logits, s) => expect(distance(wanted[s], logits!)).toBeLessThan(1e-5));
+      all.reset();
+      expect(all.lengths).toEqual([0, 0, 0]);
+      for (const one of [...alone, all]) one.dispose();
+      await own.release();
+      backend.dispose();
+    },
+  );
+
+  test("one that is full rests without harm; small caches", async () => {
+    for (const cache of ["float32", "int8", "k8v4"] as const) {
+      const alone = session.decoder({ capacity: 8, cache });
+      const all = session.decoder({ capacity: 8, cache, sequences: 2 });
+      const full = [1, 2, 3, 4, 5, 6, 7, 8];
+      all.prefill(full, 0);
+      all.prefill([5], 1);
+      expect(() => all.steps([1, 1])).toThrow(/at most 8 tokens, got 8 and 1 more/);
+      for (const id of [9, 10, 11]) all.steps([null, id]);
+      all.truncate(7, 0);
+      alone.prefill(full.slice(0, 7));
+      // a code may round the other way where rows are multiplied several at a time
+      expect(distance(alone.step(8), all.steps([8, null])[0]!)).toBeLessThan(cache === "float32" ? 1e-5 : 1e-3);
+      all.dispose();
+      alone.dispose();
+    }
+  });
+
+  test("what is wrong is said", () => {
+    for (const sequences of [0, 1.5, 5000, "2"] as number[])
+      expect(() => session.decoder({ sequences })).toThrow(/decoder sequences: expected 1 to 1024/);
+    const all = session.decoder({ capacity: 8, sequences: 2 });
+    expect(() => all.step(1, 2)).toThrow(/decoder sequence: expected 0 to 1, got 2/);
+    expect(() => all.prefill([1], -1)).toThrow(RangeError);
+    expect(() => all.steps([1])).toThrow(/decoder steps: expected 2 tokens or null, got 1/);
+    expect(() => all.steps([1, -4])).toThrow(RangeError);
+    expect(all.lengths).toEqual([0, 0]);
+    all.dispose();
+  });
+});
+
 describe("generate", () => {
   const collect = async (tokens: AsyncIterable<number>): Promise<number[]> => {
     const out: number[] = [];

@@ -200,14 +200,24 @@ function sinkOf(m: Machine, sink: Value | undefined, node: NodeProto, heads: num
 /** What the kernel does not take: added biases, positions of one's own, heads that are no whole vectors. */
 const outside = (inputs: Inputs, sizes: Grouped): boolean => inputs[10] !== undefined || sizes.size % 4 !== 0;
 
-/** One sequence over a decoder's cache. */
-export function decodeAttention(m: Machine, inputs: Inputs, node: NodeProto, cache: LayerCache, past: () => number): Slot | undefined {
+/** A sequence of a decoder: one layer's cache of it, and the tokens in it. */
+export interface Decoded {
+  readonly cache: LayerCache;
+  readonly past: () => number;
+}
+
+/** Sequences over a decoder's caches, one for each row of the batch. */
+export function decodeAttention(m: Machine, inputs: Inputs, node: NodeProto, sequences: readonly Decoded[]): Slot | undefined {
   const sizes = groupedSizes(inputs, node);
-  if (outside(inputs, sizes) || sizes.batch !== 1) return undefined;
-  if ([cache.k, cache.v].some(({ kind }) => sizes.size % headUnit(kind) !== 0)) return undefined;
-  const width = sizes.heads * sizes.size;
-  const y = m.slot([1, sizes.tokens, width]);
-  return overCache(m, inputs, node, sizes, cache, past, 0, { address: y.address, token: 4 * width }) ? y : undefined;
+  const { batch, tokens, size } = sizes;
+  if (outside(inputs, sizes) || batch !== sequences.length) return undefined;
+  if (sequences.some(({ cache: { k, v } }) => [k, v].some(({ kind }) => size % headUnit(kind) !== 0))) return undefined;
+  const width = sizes.heads * size;
+  const y = m.slot([batch, tokens, width]);
+  const isMade = sequences.every(({ cache, past }, b) =>
+    overCache(m, inputs, node, sizes, cache, past, b, { address: y.address + 4 * b * tokens * width, token: 4 * width }),
+  );
+  return isMade ? y : undefined;
 }
 
 /** A plain run: past and new tokens into present, then attention over it. */

@@ -215,8 +215,8 @@ export function emitters(loops: ReadonlyMap<string, { readonly run: Run }>): Rea
 /**
  * com.microsoft.RotaryEmbedding [1, S, heads * size] of tokens that follow `past` others, whatever positions are fed.
  */
-export function emitTurn(m: Machine, [x, , cos, sin]: Inputs, node: NodeProto, past: () => number): Slot | undefined {
-  if (!isFloat(x) || !isFloat(cos) || !isFloat(sin) || x.dims.length !== 3) return undefined;
+export function emitTurn(m: Machine, [x, , cos, sin]: Inputs, node: NodeProto, pasts: readonly (() => number)[]): Slot | undefined {
+  if (!isFloat(x) || !isFloat(cos) || !isFloat(sin) || x.dims.length !== 3 || x.dims[0] !== pasts.length) return undefined;
   const [, tokens, width] = x.dims;
   const rotated = 2 * cos.dims.at(-1)!;
   const given = attributeInt(node, "num_heads", 0);
@@ -224,9 +224,12 @@ export function emitTurn(m: Machine, [x, , cos, sin]: Inputs, node: NodeProto, p
   if (!Number.isInteger(width / size) || rotated > size) return undefined;
   const y = m.slot(x.dims);
   const rows = (address: number) => ({ address, outer: 4 * width, inner: 4 * size });
-  const places = { x: rows(m.place(x)), y: rows(y.address), cos: m.place(cos), sin: m.place(sin) };
-  m.moving(m.memory.kernel(rotary, { interleaved: attributeInt(node, "interleaved", 0) !== 0, shared: m.memory.shared }), past, (first) =>
-    rotaryJob({ tokens, heads: width / size, width: size, rotated, first, ...places }),
-  );
+  const [from, tables] = [m.place(x), { cos: m.place(cos), sin: m.place(sin) }];
+  const kernel = m.memory.kernel(rotary, { interleaved: attributeInt(node, "interleaved", 0) !== 0, shared: m.memory.shared });
+  pasts.forEach((past, b) => {
+    const shift = 4 * b * tokens * width;
+    const places = { x: rows(from + shift), y: rows(y.address + shift), ...tables };
+    m.moving(kernel, past, (first) => rotaryJob({ tokens, heads: width / size, width: size, rotated, first, ...places }));
+  });
   return y;
 }

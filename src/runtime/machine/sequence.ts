@@ -88,7 +88,7 @@ export function createSequence(machine: Machine, plan: Plan, pairs: readonly Cac
     if (all > table) return undefined;
     for (const cache of [k, v]) cache.reserve(length, all);
     const side = ({ address }: KeptCache) => ({ kind: "float32" as const, address, words: 0 });
-    const y = decodeAttention(machine, inputs, node, { k: side(k), v: side(v), capacity: k.room! }, () => length);
+    const y = decodeAttention(machine, inputs, node, [{ cache: { k: side(k), v: side(v), capacity: k.room! }, past: () => length }]);
     return y && [y, k.value(all), v.value(all)];
   };
   return {

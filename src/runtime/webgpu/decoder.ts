@@ -32,7 +32,7 @@ import { emitRotary } from "./moves.ts";
 import { createRecorder, isTensor, type Held, type Recorder, type Recording, type Tensor } from "./recorder.ts";
 
 /** `Decoder` on a device: results come when the device has made them. */
-export interface DeviceDecoder extends Omit<Decoder, "prefill" | "step"> {
+export interface DeviceDecoder extends Omit<Decoder, "prefill" | "step" | "steps" | "lengths" | "truncate"> {
   /**
    * Runs tokens and appends them; calls wait for each other. @returns the logits after the last one
    * @throws (rejects) RangeError for no or strange tokens; LowbitError E_SHAPE where they do not fit, E_DISPOSED,
@@ -41,6 +41,8 @@ export interface DeviceDecoder extends Omit<Decoder, "prefill" | "step"> {
   prefill(ids: ArrayLike<number | bigint>): Promise<Float32Array>;
   /** `prefill` of one token. */
   step(id: number): Promise<Float32Array>;
+  /** Forgets all tokens but the first n. @throws RangeError */
+  truncate(n: number): void;
 }
 
 export interface DeviceDecoderInit {
@@ -176,6 +178,11 @@ export function createDeviceDecoder({ runtime, plan, inputs, outputNames, option
     throw new LowbitError(
       "E_UNSUPPORTED",
       `decoder cache: expected float32 on a WebGPU backend, got ${String(options.cache)}. Load the model with backend: await wasm() for smaller caches.`,
+    );
+  if (options.sequences !== undefined && options.sequences !== 1)
+    throw new LowbitError(
+      "E_UNSUPPORTED",
+      `decoder sequences: expected 1 on a WebGPU backend, got ${String(options.sequences)}. Make a decoder for each, or load the model with backend: await wasm().`,
     );
   const { found, limit } = kernelModel(plan, inputs, outputNames);
   checkCapacity(options.capacity, limit);
