@@ -66,21 +66,23 @@ const stand = new WeakMap<object, RuntimeTensor>();
 function standIn(Tensor: OrtTensor, held: RuntimeTensor): RuntimeTensor {
   const size = held.dims.reduce((a, b) => a * b, 1);
   const tensor = new Tensor(held.type, new Float32Array(0), [0]);
-  const data = { get: () => held.data, enumerable: true, configurable: true };
+  const own = { enumerable: true, configurable: true };
+  const data = { ...own, get: () => held.data };
   Object.defineProperties(tensor, {
-    dims: { value: held.dims, enumerable: true },
-    size: { value: size, enumerable: true },
+    dims: { ...own, value: held.dims, writable: true },
+    size: { ...own, value: size, writable: true },
     data,
-    cpuData: data,
+    // `dispose` clears it
+    cpuData: { ...data, set: () => void stand.delete(tensor) },
   });
   stand.set(tensor, held);
   return tensor;
 }
 
-/** What a feed stands for while it was not read, or the feed with its data at hand. */
+/** What a feed stands for while it was not read nor given another shape, or the feed with its data at hand. */
 const fedOf = (feed: RuntimeTensor): RuntimeTensor => {
   const held = stand.get(feed);
-  return held !== undefined && isHeld(held) ? held : feed;
+  return held !== undefined && isHeld(held) && feed.dims.join() === held.dims.join() ? held : feed;
 };
 
 const originals = new Map<OrtClass, OrtClass["create"]>();

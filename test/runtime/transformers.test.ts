@@ -188,3 +188,30 @@ test("a model that neither loads is onnxruntime's error", async () => {
   writeFileSync(path, Uint8Array.of(1, 2, 3));
   await expect(InferenceSession.create(path)).rejects.toThrow();
 });
+
+test("a cache of a session is a tensor of onnxruntime: shape, data, copies, disposal", async () => {
+  const session = await InferenceSession.create(join(folder, "language", "onnx", "model.onnx"));
+  const dimsOf = (of: (typeof session.inputMetadata)[number], tokens: number): number[] =>
+    "shape" in of ? of.shape.map((d, i) => (i === 0 ? 1 : i === 2 ? tokens : Number(d))) : [];
+  const past = Object.fromEntries(
+    session.inputMetadata.filter(({ name }) => name.startsWith("past")).map((of) => [of.name, new Tensor("float32", [], dimsOf(of, 0))]),
+  );
+  const int64 = (count: number): Tensor => new Tensor("int64", new BigInt64Array(count).fill(1n), [1, count]);
+  const others = { input_ids: int64(3), attention_mask: int64(3), position_ids: int64(3) };
+  const feeds = Object.fromEntries(Object.entries({ ...others, ...past }).filter(([name]) => session.inputNames.includes(name)));
+  const out = await session.run(feeds);
+  const [first, second] = session.outputNames.filter((name) => name.startsWith("present")).map((name) => out[name]);
+  const wanted = dimsOf(
+    session.inputMetadata.find(({ name }) => name.startsWith("past"))!,
+    3,
+  );
+  const size = wanted.reduce((a, b) => a * b, 1);
+  expect(first).toBeInstanceOf(Tensor);
+  expect(Object.getOwnPropertyDescriptor(first, "data")?.get).toBeTypeOf("function");
+  expect([first.type, first.dims, first.size, first.location]).toEqual(["float32", wanted, size, "cpu"]);
+  expect(first.reshape([size]).data).toEqual(first.data);
+  expect(await first.getData()).toBe(first.data);
+  second.dispose();
+  await session.release();
+  expect(first.data.length).toBe(size);
+});
