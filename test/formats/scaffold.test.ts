@@ -1,5 +1,5 @@
 // What `npm run new:format` writes: every kind compiles as it stands, and names that exist are refused.
-import { mkdtempSync, rmSync, writeFileSync } from "node:fs";
+import { mkdirSync, mkdtempSync, rmSync, writeFileSync } from "node:fs";
 import { join } from "node:path";
 import { format as prettier } from "prettier";
 import { describe, expect, test } from "vitest";
@@ -11,10 +11,12 @@ describe.each(["float", "int", "posit", "codebook", "block"] as const satisfies 
     const { source, note, test: check } = scaffold(`mine_${kind}`, kind);
     for (const text of [source, check])
       expect(await prettier(text, { parser: "typescript", printWidth: 140, trailingComma: "all" })).toBe(text);
-    // beside the formats, for its imports
-    const dir = mkdtempSync(join(import.meta.dirname, "../../formats/.scaffold-"));
+    // inside the project, for its imports, and where no other tool looks meanwhile
+    const cache = join(import.meta.dirname, "../../.cache");
+    mkdirSync(cache, { recursive: true });
+    const dir = mkdtempSync(join(cache, "scaffold-"));
     try {
-      writeFileSync(join(dir, "new.ts"), source.replaceAll('from "./', 'from "../'));
+      writeFileSync(join(dir, "new.ts"), source.replaceAll('from "./', 'from "../../formats/'));
       const module = (await import(join(dir, "new.ts"))) as Record<string, Format>;
       const f = module[`mine_${kind}`];
       expect(f).toMatchObject({ name: `mine_${kind}`, spec: "where it is specified" });
