@@ -106,7 +106,7 @@ function page(f: Format): string {
   lines.push(
     "## Source",
     "",
-    `${card.spec}. All decisions on rounding, overflow and NaN: [numerics](../../numerics.md). All formats: [table](../formats.md).`,
+    `${card.spec}. All decisions on rounding, overflow and NaN: [numerics](../../numerics.md). All formats: [table](../formats.md). Its bits to turn over: [number explorer](../../explorer.md#f=${f.name}).`,
     "",
   );
   return lines.join("\n");

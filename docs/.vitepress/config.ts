@@ -18,6 +18,7 @@ const guides = [
   { text: "Quantizers", link: "/quantizers" },
   { text: "Integer-only inference", link: "/integer" },
   { text: "Checkpoints", link: "/checkpoints" },
+  { text: "Lossless weights", link: "/lossless" },
   { text: "Quantized convolutions", link: "/convolution" },
   { text: "TensorFlow.js", link: "/tfjs" },
   { text: "GGUF", link: "/gguf" },
@@ -42,6 +43,11 @@ const inside = [
   { text: "Architecture", link: "/architecture" },
   { text: "Adding a format", link: "/adding-a-format" },
   { text: "Adding a kernel", link: "/adding-a-kernel" },
+];
+
+const UNLISTED = [
+  { under: "generated/formats/", text: "Formats", link: "/generated/formats" },
+  { under: "api/lowbit", text: "API", link: "/api/" },
 ];
 
 /**
@@ -118,11 +124,14 @@ export default defineConfig({
       if (plain) md.renderer.rules.code_block = (...of) => plain(...of).replace("<pre", '<pre tabindex="0"');
     },
   },
-  // tables of many columns, or of columns of code
-  transformPageData: ({ relativePath, frontmatter }) =>
-    ["generated/formats.md", "systems.md", "zoo.md"].includes(relativePath)
-      ? { frontmatter: { ...frontmatter, aside: false, pageClass: "wide" } }
-      : undefined,
+  transformPageData({ relativePath, frontmatter }) {
+    // tables of many columns, or of columns of code
+    if (["generated/formats.md", "systems.md", "zoo.md"].includes(relativePath))
+      return { frontmatter: { ...frontmatter, aside: false, pageClass: "wide" } };
+    // pages that the sidebar does not list come from one that it does
+    const from = UNLISTED.find(({ under }) => relativePath.startsWith(under));
+    return from && { frontmatter: { ...frontmatter, prev: { text: from.text, link: from.link }, next: false } };
+  },
   transformHtml: (html, _, { pageData, siteConfig }) =>
     html
       .replace(INLINE, (_, id: string, code: string) => {
