@@ -244,6 +244,13 @@ process.once("SIGTERM", () => {
   rmSync(work, { recursive: true, force: true });
   process.exit(1);
 });
+// a message to a process that a mutant has just ended is lost, which its journal tells
+process.on("uncaughtException", (error: NodeJS.ErrnoException) => {
+  if (error.code !== "EPIPE" && error.code !== "ERR_IPC_CHANNEL_CLOSED") {
+    console.error(error);
+    process.exit(1);
+  }
+});
 let runs: Runs | undefined;
 let code = 0;
 try {
