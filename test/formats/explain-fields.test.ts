@@ -45,6 +45,11 @@ test("HiFloat8: the dot says how many exponent bits follow", () => {
   }
 });
 
+test("a logarithmic number: the power of two that its logarithm says", () => {
+  const power = (x: number): string => explain("lns8_f3", x).fields[1].meaning;
+  expect([power(1.5), power(-0.3), power(2)]).toEqual(["2^0.625", "2^-1.75", "2^1"]);
+});
+
 test("a takum: direction, regime and characteristic of the code at hand", () => {
   // 4 = 2^2: upwards from 2^1 - 1 by the bit 1
   expect(explain("takum_linear12", 4).fields.map((f) => `${f.name} ${f.bits} ${f.meaning}`)).toEqual([

@@ -1,6 +1,6 @@
 // Values that a format refuses are named by their place in every loop; arithmetic takes codes only, and wraps exactly.
 import { expect, test } from "vitest";
-import { allFormats, arithmetic, encodeArray, format, type NumberFormat } from "../../formats/index.ts";
+import { allFormats, arithmetic, decodeArray, encodeArray, format, type NumberFormat } from "../../formats/index.ts";
 import { random } from "../helpers/random.ts";
 
 const scalar = (name: string): NumberFormat => format(name) as NumberFormat;
@@ -10,8 +10,8 @@ test("a refused value is named by its place, the first one and negative ones too
   // the first value, and negative ones, in every format that refuses them
   for (const g of scalars.filter(({ bits }) => bits <= 16))
     for (const bad of [1e38, -1e38])
-      for (const at of [0, 5]) {
-        const y = new Float32Array(8).fill(g.limits.min);
+      for (const at of [0, 4321]) {
+        const y = new Float32Array(5000).fill(g.limits.min);
         y[at] = bad;
         let refused = false;
         try {
@@ -49,4 +49,11 @@ test("results that are remembered are of codes only", () => {
     [-1, 0],
   ])
     expect(() => a.add(x, y), `${x}, ${y}`).toThrow();
+});
+
+test("what is no array of codes is a TypeError, and a format of more than 16 bits keeps its fields", () => {
+  for (const none of [null, undefined, "12", 3, {}, { length: 1.5 }, { length: -1 }])
+    expect(() => decodeArray(scalar("float8_e4m3fn"), none as never), String(none)).toThrow(TypeError);
+  expect([...decodeArray(scalar("float8_e4m3fn"), [0x38, 0x40])]).toEqual([1, 2]);
+  expect(["float32", "posit32_es2"].map((name) => scalar(name).access.kind)).toEqual(["shift", "rule"]);
 });
