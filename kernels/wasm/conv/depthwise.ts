@@ -14,10 +14,11 @@ import { family } from "../engine/family.ts";
 import { writeWork } from "../engine/items.ts";
 import { PANEL_FIELDS, panelOf, panelTile, writeFill, type PanelElement, type PanelPlanes, type PanelShape } from "../nn/panel.ts";
 import { i32s, least } from "../nn/tiles.ts";
-import { tileFilters, unitTaps, type IntegerConvSpec } from "./conv.ts";
+import { tileFilters } from "./conv.ts";
 import { finishBytes, finishVector, moveSome, narrowCodes, zeroTerm, type Finish } from "./finish.ts";
+import { unitTaps, type PackSpec } from "./taps.ts";
 
-type Style = IntegerConvSpec["style"];
+type Style = PackSpec["style"];
 
 export interface DepthwiseSpec {
   readonly style: Style;

@@ -6,7 +6,6 @@ import {
   integerConv,
   integerConvJob,
   tileFilters,
-  unitTaps,
   type IntegerConvJob,
   type IntegerConvSpec,
 } from "../../../../kernels/wasm/conv/conv.ts";
@@ -19,6 +18,7 @@ import {
   type DepthwiseSpec,
 } from "../../../../kernels/wasm/conv/depthwise.ts";
 import type { Finish } from "../../../../kernels/wasm/conv/finish.ts";
+import { unitTaps } from "../../../../kernels/wasm/conv/taps.ts";
 import { codeColumns, columnsBytes, columnsJob } from "../../../../kernels/wasm/conv/columns.ts";
 import { codeRows, finishSums, ROWS_ZERO, rowsJob, sumsJob } from "../../../../kernels/wasm/conv/matrix.ts";
 import { INT8_ARGUMENTS, INT8_CHUNK, INT8_ROWS, INT8_SLAB, int8, int8Quad, packInt8 } from "../../../../kernels/wasm/dot/int8.ts";
