@@ -3,7 +3,8 @@
 // tests reach which mutants, and in what time. Then, quickest files first, each test runs in one process once per mutant
 // that it reaches, until a test fails. What runs while modules load, what is remembered from an earlier call and what a
 // mutant spoiled gets a process of its own. Prints those that survive, and the score: found / (all - equivalent).
-//   --budget: seconds of tests that one mutant may cost in one process, 20 if not said; beyond it counts as survived
+//   --budget: seconds of the processor that tests of one mutant may take in one process, 20 if not said; beyond it
+//   counts as survived (a later run with a larger budget tries those again)
 //   --match: only mutants whose place and change contain TEXT
 //   --again: forget the mutants that earlier runs found (kept in .cache/mutate while source and test file are the same)
 // Mutants that mean the same as the original are listed in test/mutants/equivalent.json, with the reason.
