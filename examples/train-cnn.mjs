@@ -113,6 +113,12 @@ const PRECISIONS = {
     const random = seededRandom(seed);
     return (name, x) => quartetMatMul(x, weights.get(name), { random });
   },
+  // as published recipes of training in 4 bits have it: the first and the last layer stay
+  "MXFP4, inner layers": (weights, seed) => {
+    const random = seededRandom(seed);
+    const isEdge = (name) => name === LAYERS[0].name || name === LAYERS.at(-1).name;
+    return (name, x) => (isEdge(name) ? product(x, weights.get(name)) : quartetMatMul(x, weights.get(name), { random }));
+  },
   DFP16: (weights) => (name, x) => dfp16MatMul(x, weights.get(name)),
 };
 
@@ -192,5 +198,5 @@ for (const precision of Object.keys(PRECISIONS).filter(
   const mean = (100 * shares.reduce((a, b) => a + b, 0)) / shares.length;
   base ??= mean;
   const each = shares.map((s) => (100 * s).toFixed(2)).join(", ");
-  console.log(`${precision.padEnd(16)} ${mean.toFixed(2)} % right (${each}), ${(mean - base).toFixed(2)} to float32`);
+  console.log(`${precision.padEnd(19)} ${mean.toFixed(2)} % right (${each}), ${(mean - base).toFixed(2)} to float32`);
 }
