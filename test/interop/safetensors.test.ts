@@ -180,3 +180,23 @@ describe("refused", () => {
     expect(result.grown).toBeLessThan(64e6);
   });
 });
+
+test("a tensor between others, one without values at the place of another, and one of eight dimensions", async () => {
+  const data = bytesOf(Float32Array.of(1, 2, 3, 4, 5, 6));
+  const read = await readSafetensors(
+    file(
+      {
+        c: { dtype: "F32", shape: [1, 1, 1, 1, 1, 1, 1, 2], data_offsets: [16, 24] },
+        b: { dtype: "F32", shape: [2], data_offsets: [8, 16] },
+        a: { dtype: "F32", shape: [2], data_offsets: [0, 8] },
+        none: { dtype: "F32", shape: [0], data_offsets: [8, 8] },
+      },
+      data,
+    ),
+  );
+  const value = async (name: string): Promise<number[]> => Array.from(await read.tensors.get(name)!.values());
+  expect([await value("a"), await value("b"), await value("c"), await value("none")]).toEqual([[1, 2], [3, 4], [5, 6], []]);
+  expect((await read.tensors.get("b")!.bytes()).length).toBe(8);
+  const nine = { dtype: "F32", shape: [1, 1, 1, 1, 1, 1, 1, 1, 1], data_offsets: [0, 4] };
+  await expect(readSafetensors(file({ nine }, data.subarray(0, 4)))).rejects.toEqual(refuse("E_CONTAINER"));
+});
