@@ -92,7 +92,7 @@ export function carriedCore(
       const row = (logits.data as Float32Array).slice(-width);
       for (const { output } of caches) {
         const { dims } = read(output)!;
-        if (dims[2] !== total) throw refuse(`caches of ${total} tokens`, `[${dims.join(", ")}] for ${output}`);
+        if (dims[2] !== total || !sequence.fits(read)) throw refuse(`caches of ${total} tokens`, `[${dims.join(", ")}] for ${output}`);
       }
       sequence.take(read);
       return row;

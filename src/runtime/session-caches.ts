@@ -112,7 +112,7 @@ export function sessionCaches(
     end(sequence, read) {
       const at = held.findIndex((one) => one.sequence === sequence);
       const first = sequence.length === 0;
-      if (!sequence.take(read)) {
+      if (!sequence.fits(read) || !sequence.take(read)) {
         able = false;
         give(at);
         return null;

@@ -7,6 +7,7 @@ import { engineMemory } from "../../src/backends/wasm/memory.ts";
 import { wasm } from "../../src/index.ts";
 import { loadModel, type RuntimeTensor, type Session } from "../../src/runtime/index.ts";
 import { isHeld } from "../../src/runtime/session-caches.ts";
+import { encode, graph, model, node, raw, T, value } from "../onnx/build.ts";
 import { SPELLED, spelledModel } from "./spelled.ts";
 
 const SIZES: DecoderSizes = { hidden: 64, heads: 4, kvHeads: 2, size: 16, ffn: 96, layers: 2, vocabulary: 160, positions: 400, level: 0 };
@@ -158,5 +159,52 @@ test("batches and padded prompts are computed as before", async () => {
     ),
   )) as unknown as Record<string, RuntimeTensor>;
   for (const name of session.outputNames) close(got[name], wanted[name]);
+  await session.release();
+});
+
+test("caches that are cut, each to a length of its own, are what the model makes of them", async () => {
+  const i64 = (name: string, ...values: number[]) => raw(name, [values.length], BigInt64Array.from(values, BigInt), T.INT64);
+  const sides = ["key", "value"] as const;
+  const bytes = encode(
+    model(
+      graph({
+        input: [
+          value("x", T.FLOAT, [1, 2, "n", 16]),
+          ...sides.map((side) => value(`past_key_values.0.${side}`, T.FLOAT, [1, 2, `past ${side}`, 16])),
+        ],
+        output: [
+          value("y", T.FLOAT, [1, 2, "n", 16]),
+          ...sides.map((side) => value(`present.0.${side}`, T.FLOAT, [1, 2, `kept ${side}`, 16])),
+        ],
+        initializer: [i64("end", 1000), i64("axis", 2), i64("key.from", -4), i64("value.from", -3)],
+        node: [
+          node("Neg", ["x"], ["y"], {}, "y"),
+          ...sides.flatMap((side) => [
+            node("Concat", [`past_key_values.0.${side}`, "x"], [`${side}.all`], { axis: 2n }, side),
+            node("Slice", [`${side}.all`, `${side}.from`, "end", "axis"], [`present.0.${side}`], {}, `${side}.cut`),
+          ]),
+        ],
+      }),
+      { opset: 17 },
+    ),
+  );
+  const session = await loadModel(bytes);
+  let kept: [number[], number[]] = [[], []];
+  let past: Past = Object.fromEntries(
+    sides.map((side) => [`past_key_values.0.${side}`, { type: "float32", dims: [1, 2, 0, 16], data: new Float32Array(0) }]),
+  );
+  let token = 0;
+  const rows = (tokens: readonly number[]): RuntimeTensor => ({
+    type: "float32",
+    dims: [1, 2, tokens.length, 16],
+    data: new Float32Array(2 * tokens.length * 16).map((_, at) => tokens[Math.floor(at / 16) % tokens.length]),
+  });
+  for (const count of [5, 1, 2]) {
+    const tokens = Array.from({ length: count }, () => token++);
+    const { y: _, ...presents } = await session.run({ x: rows(tokens), ...past });
+    kept = [[...kept[0], ...tokens].slice(-4), [...kept[1], ...tokens].slice(-3)];
+    past = nextOf(presents);
+    for (const [i, side] of sides.entries()) close(presents[`present.0.${side}`], rows(kept[i]));
+  }
   await session.release();
 });

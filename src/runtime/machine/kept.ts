@@ -78,7 +78,7 @@ export function keptCache(memory: EngineMemory, heads: number, size: number, mos
     },
     append(past, given) {
       const count = given.dims[2];
-      this.reserve(past, past + count);
+      cache.reserve(past, past + count);
       if (count === 0) return;
       // after memory may have grown: a view before would have ended
       const data = given.data as Float32Array;

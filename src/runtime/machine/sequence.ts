@@ -37,8 +37,10 @@ export interface Sequence {
   past(): Map<string, Kept>;
   /** Runs the steps that join a cache with new tokens. */
   readonly instead: NonNullable<Execution["instead"]>;
+  /** Whether a run made caches of this kind: float32 of the same heads, as many tokens in all. */
+  fits(read: (name: string) => Value | undefined): boolean;
   /**
-   * Takes what a run made of its caches. The first run may make them anywhere: they are copied.
+   * Takes what a run made of its caches, where it fits. The first run may make them anywhere: they are copied.
    * @returns false where a later one did
    */
   take(read: (name: string) => Value | undefined): boolean;
@@ -103,6 +105,15 @@ export function createSequence(machine: Machine, plan: Plan, pairs: readonly Cac
       const cache = joins.get(step);
       if (cache !== undefined) return join(cache, read(step.node.input[1]));
       return step.operator === GROUPED ? grouped(step, read) : undefined;
+    },
+    fits(read) {
+      const made = pairs.filter(({ fixed }) => fixed !== true || length === 0);
+      const total = read(made.find(({ fixed }) => fixed !== true)?.output ?? "")?.dims[2];
+      return made.every(({ output, heads, size, fixed }) => {
+        const value = read(output);
+        if (value?.type !== "float32" || value.dims.length !== 4) return false;
+        return value.dims.join() === [1, heads, fixed === true ? value.dims[2] : total, size].join();
+      });
     },
     take(read) {
       const first = length === 0;
