@@ -170,8 +170,7 @@ function overCache(
         scale: scale === 0 ? 1 / Math.sqrt(size) : scale,
         ...(cap > 0 ? { cap } : {}),
         ...(sink === 0 ? {} : { sink }),
-        // keys and values are streams beside each other
-        streams: m.memory.streams === 2 ? 1 : 4,
+        streams: streamsOf(m),
         ...{ q: head(query), y: head(y), k: kept(cache.k), v: kept(cache.v) },
         ...(hasScales(cache.k.kind) ? { kScales: words(cache.k) } : {}),
         ...(hasScales(cache.v.kind) ? { vScales: words(cache.v) } : {}),
@@ -182,6 +181,9 @@ function overCache(
   if (turned !== undefined) m.free(turned);
   return true;
 }
+
+/** Parts of keys, and of values, that are read side by side: each is a stream beside the other's. */
+export const streamsOf = ({ memory }: Machine): number => (memory.streams === 2 ? 1 : 4);
 
 const zeros = new WeakMap<Machine, Map<number, Value>>();
 

@@ -5,6 +5,7 @@ import { rotary, rotaryJob } from "../../../kernels/wasm/nn/rotary.ts";
 import type { Inputs } from "../ops/operator.ts";
 import { product } from "../ops/operator.ts";
 import { integers, type Value } from "../value.ts";
+import { streamsOf } from "./attention.ts";
 import { isKept } from "./kept.ts";
 import { isPlaceable, type Emit } from "./machine.ts";
 
@@ -179,7 +180,7 @@ export const fusedAttention =
         attentionJob({
           ...{ tokens, kvHeads: sk.heads, group, keys: sk.tokens, causal: false, scale },
           ...{ q: batchOf(aq, of.q.layout, sq, b), y: batchOf(y.address, of.y, sq, b) },
-          ...{ k: pk(b), v: pv(b), streams: m.memory.streams === 2 ? 1 : 4 },
+          ...{ k: pk(b), v: pv(b), streams: streamsOf(m) },
           ...(mask === undefined ? {} : { mask: { address: am + b * mask.batch, token: mask.token, head: mask.head } }),
         }),
       );
