@@ -9,12 +9,12 @@
 //   --again: forget the mutants that earlier runs found (kept in .cache/mutate while source and test file are the same)
 // Mutants that mean the same as the original are listed in test/mutants/equivalent.json, with the reason.
 // Tests that run the built package do not see mutants: what only they reach counts as not reached.
-import { existsSync, mkdirSync, mkdtempSync, readdirSync, readFileSync, rmSync, writeFileSync } from "node:fs";
-import { tmpdir } from "node:os";
+import { existsSync, mkdirSync, readdirSync, readFileSync, rmSync, writeFileSync } from "node:fs";
 import { join, relative } from "node:path";
 import { fileURLToPath } from "node:url";
 import { parseArgs } from "node:util";
 import { random } from "../test/helpers/random.ts";
+import { scratchFolder } from "./scratch.mjs";
 import type { Entry, Plan } from "../test/mutants/runner.ts";
 import { hashOf, openRuns, readKnown, type Reach, type Runs } from "./mutants-run.ts";
 import { mutantsOf, type Mutant } from "./mutants.ts";
@@ -240,7 +240,9 @@ async function main(runs: Runs): Promise<void> {
 }
 
 mkdirSync(join(root, ".cache/mutate"), { recursive: true });
-const work = mkdtempSync(join(tmpdir(), "lowbit-mutants-"));
+const work = scratchFolder("mutants");
+// a test that a mutant ends leaves its folders: they go with this run, or the next
+for (const name of ["TMPDIR", "TEMP", "TMP"]) process.env[name] = work;
 process.once("SIGTERM", () => {
   rmSync(work, { recursive: true, force: true });
   process.exit(1);
