@@ -46,7 +46,7 @@ const GROUPS: readonly (readonly [operators: string, rule: Rule])[] = [
     common,
   ],
   [
-    `Abs Acos Acosh Affine Asin Asinh Atan Atanh Attention AveragePool BatchNormalization BitShift BitwiseNot Ceil Celu CenterCropPad Clip
+    `Abs Acos Acosh Affine AffineGrid Asin Asinh Atan Atanh Attention AveragePool BatchNormalization BitShift BitwiseNot Ceil Celu CenterCropPad Clip
      Col2Im Compress Cos Cosh Crop CumProd CumSum DFT DeformConv DepthToSpace Det Elu Erf Exp Expand Flatten Floor GRU Gather GatherElements
      GatherND Gelu GlobalAveragePool GlobalLpPool GlobalMaxPool GridSample GroupNormalization HardSigmoid HardSwish Hardmax Identity
      ImageScaler LRN LSTM LeakyRelu Log LogSoftmax LpNormalization LpPool MaxRoiPool MaxUnpool MeanVarianceNormalization Mish
