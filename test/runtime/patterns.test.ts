@@ -215,7 +215,19 @@ test.each<[string, Case]>([
   ["slices that meet elsewhere", { feeds: { q: rows(1) }, build: rotary(H / 2 - 2) }],
 ])("rotary embedding: %s", async (_, one) => check(one));
 
+/** x / 2 * (1 + erf(x / sqrt 2)), its numbers of these dimensions, another one for 1. */
+const halfFirst =
+  (dims: number[], one = 1, x = "x") =>
+  (b: Builder): string => {
+    const erf = b.put("Erf", [b.put("Mul", [b.floats(dims, [Math.SQRT1_2]), x])]);
+    return b.put("Mul", [b.put("Add", [b.floats(dims, [one]), erf]), b.put("Mul", [b.floats(dims, [0.5]), x])]);
+  };
 const gelu: Record<string, (b: Builder) => string> = {
+  "half first": halfFirst([]),
+  "numbers of one dimension": halfFirst([1]),
+  "numbers of four dimensions": halfFirst([1, 1, 1, 1]),
+  "biased erf": (b) => halfFirst([], 1, b.put("Add", ["x", b.floats([D])]))(b),
+  "another number": halfFirst([], 0.75),
   erf: (b) => {
     const erf = b.put("Add", [b.put("Erf", [b.put("Div", ["x", b.floats([], [Math.SQRT2])])]), b.floats([], [1])]);
     return b.put("Mul", [b.put("Mul", ["x", erf]), b.floats([], [0.5])]);
@@ -235,5 +247,15 @@ test.each(Object.entries(gelu))("%s form is one kernel", async (_, build) => {
   const session = await loadModel(bytes);
   await compare(bytes, feeds, 1e-5, session);
   expect(session.explain().steps.map(({ operator, kernel }) => [operator.startsWith("lowbit.Chain"), kernel])).toEqual([[true, "kernel"]]);
+  await session.release();
+});
+
+test("numbers of a chain that have more dimensions than its operands count for its shape", async () => {
+  const b = builder();
+  const feeds = { x: f32(1, [], -4, 4) };
+  const bytes = b.bytes(feeds, [halfFirst([1, 1])(b)]);
+  const session = await loadModel(bytes);
+  await compare(bytes, feeds, 1e-5, session);
+  expect((await session.run(feeds))[session.outputNames[0]].dims).toEqual([1, 1]);
   await session.release();
 });

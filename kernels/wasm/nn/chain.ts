@@ -5,7 +5,7 @@
 import { ModuleBuilder, type Emit, type FunctionBuilder, type Local } from "../engine/asm.ts";
 import { family } from "../engine/family.ts";
 import { writeWork } from "../engine/items.ts";
-import { erf4, exp4, sigmoid4, tanh4, type Math4 } from "./math.ts";
+import { erf4, exp4, gelu4, sigmoid4, tanh4, type Math4 } from "./math.ts";
 import { eachRow, eachVector, loadSome, placeWords, ROW_WORDS, rowAddress, rowJob, storeSome, type Rows } from "./rows.ts";
 import { linearise, nodeKey, type ChainNode, type Value } from "./values.ts";
 
@@ -49,7 +49,7 @@ export function chainJob(
   return { items, args: Int32Array.of(...words, ...placeWords(places)) };
 }
 
-const FUNCTIONS = new Map<string, Math4>(Object.entries({ exp: exp4, sigmoid: sigmoid4, tanh: tanh4, erf: erf4 }));
+const FUNCTIONS = new Map<string, Math4>(Object.entries({ exp: exp4, sigmoid: sigmoid4, tanh: tanh4, erf: erf4, gelu: gelu4 }));
 const INSTRUCTIONS = new Map(
   Object.entries({
     neg: "f32x4.neg",

@@ -1,4 +1,4 @@
-// exp, sigmoid, tanh and erf of four float32 each, as instructions in the caller's function. Polynomials are
+// exp, sigmoid, tanh, erf and gelu of four float32 each, as instructions in the caller's function. Polynomials are
 // near-minimax fits made for this file (weighted least squares, Lawson iteration, against binary64); error bounds below
 // are held by test/kernels/wasm/nn/math.test.ts over all float32 exponents. NaN gives NaN; -0 stays -0 where f(0) = 0.
 //
@@ -6,6 +6,7 @@
 //   sigmoid  3 ulp
 //   tanh     2 ulp
 //   erf      2 ulp
+//   gelu     2.5 ulp above 0; below it 7e-8 absolute, and 0 at -infinity
 //   sqrt, division, comparisons: instructions, correctly rounded
 import type { Emit, FunctionBuilder, Local } from "../engine/asm.ts";
 
@@ -98,5 +99,28 @@ export const erf4: Math4 = (f, x) => {
     const large = f.op("f32x4.sub", f.constantF32(1), exp);
     const chosen = f.op("v128.bitselect", small, large, f.op("f32x4.lt", t, f.constantF32(0.92)));
     f.run(f.op("v128.or", chosen, negative(f, x)));
+  };
+};
+
+/** ((2 Phi(-t))^(-1/8) - 1) / t, 0 <= t <= 9: all that is large of it lies where the tail is small. */
+export const GELU = [
+  0.0997357294, 0.0447597988, 0.00868861191, 0.00081761484, 0.000265284238, 0.0000127260028, 0.0000102379781, -0.00000163539687,
+  0.00000031744483,
+];
+/** Beyond it the tail is 0 in float32. */
+export const GELU_END = 64;
+
+/**
+ * x Phi(x) = max(x, 0) - t Phi(-t), t = |x|: without cancellation on either side, and without exp. With v from the
+ * polynomial 2 Phi(-t) = 1 / (1 + v)^8, where 1 is kept apart, so that only the last addition rounds beside it.
+ */
+export const gelu4: Math4 = (f, x) => {
+  const [t, v] = f.locals("v128", 2);
+  return () => {
+    f.set(t, f.op("f32x4.pmin", positive(f, x), f.constantF32(GELU_END)));
+    f.set(v, f.op("f32x4.mul", polynomial(f, t, GELU), t));
+    for (let i = 0; i < 3; i++) f.set(v, f.op("f32x4.mul", v, f.op("f32x4.add", v, f.constantF32(2))));
+    const tail = f.op("f32x4.div", f.op("f32x4.mul", t, f.constantF32(0.5)), f.op("f32x4.add", v, f.constantF32(1)));
+    f.run(f.op("f32x4.sub", f.op("f32x4.pmax", x, f.constantF32(0)), tail));
   };
 };

@@ -5,7 +5,22 @@
  * `number` turns a condition into 1 or 0. `min max` give NaN where an operand is NaN; `atLeast atMost` are bounds, one
  * instruction each: the first operand, NaN too, unless it is beyond the second. `round` is half to even.
  */
-export const UNARY = ["neg", "abs", "sqrt", "exp", "sigmoid", "tanh", "erf", "floor", "ceil", "round", "trunc", "not", "number"] as const;
+export const UNARY = [
+  "neg",
+  "abs",
+  "sqrt",
+  "exp",
+  "sigmoid",
+  "tanh",
+  "erf",
+  "gelu",
+  "floor",
+  "ceil",
+  "round",
+  "trunc",
+  "not",
+  "number",
+] as const;
 export const BINARY = [
   "add",
   "sub",
@@ -54,7 +69,35 @@ export function binary(op: BinaryOp, a: Value, b: Value): Value {
   for (const value of [a, b])
     if (isCondition(value) !== TAKES_CONDITIONS.has(op))
       throw new TypeError(`chain ${op}: expected a ${isCondition(value) ? "number" : "condition"}, got ${value.op}.`);
-  return { op, args: [a, b] };
+  return (op === "mul" ? spelledGelu(a, b) : undefined) ?? { op, args: [a, b] };
+}
+
+const isConstant = (value: Value, near: number): boolean => value.op === "const" && Math.abs(value.value / near - 1) < 1e-6;
+
+/** The factors of a product of products. */
+const factors = (value: Value): readonly Value[] => (value.op === "mul" ? value.args : [value]);
+
+/** erf(x / sqrt 2): x. */
+function overRootTwo(value: Value): Value | undefined {
+  if (value.op !== "erf") return undefined;
+  const [inner] = value.args;
+  if (inner.op === "div") return isConstant(inner.args[1], Math.SQRT2) ? inner.args[0] : undefined;
+  if (inner.op !== "mul") return undefined;
+  const at = inner.args.findIndex((factor) => isConstant(factor, Math.SQRT1_2));
+  return at < 0 ? undefined : inner.args[1 - at];
+}
+
+/** GELU as exporters spell it out, in any order of its factors: x, 0.5, 1 + erf(x / sqrt 2). */
+function spelledGelu(a: Value, b: Value): Value | undefined {
+  const all = [...factors(a), ...factors(b)];
+  if (all.length !== 3 || !all.some((factor) => isConstant(factor, 0.5))) return undefined;
+  for (const sum of all) {
+    if (sum.op !== "add") continue;
+    const one = sum.args.findIndex((part) => isConstant(part, 1));
+    const x = one < 0 ? undefined : overRootTwo(sum.args[1 - one]);
+    if (x !== undefined && all.includes(x)) return unary("gelu", x);
+  }
+  return undefined;
 }
 
 /** @throws TypeError where a number stands for a condition or the other way round */
@@ -70,7 +113,7 @@ const mul = (a: Value, b: Value): Value => binary("mul", a, b);
 /** x * sigmoid(alpha x): SiLU; alpha 1.702 is QuickGelu. */
 export const silu = (x: Value, alpha = 1): Value => mul(x, unary("sigmoid", alpha === 1 ? x : mul(x, constant(alpha))));
 /** x / 2 * (1 + erf(x / sqrt 2)). */
-export const gelu = (x: Value): Value => mul(mul(x, constant(0.5)), add(unary("erf", mul(x, constant(Math.SQRT1_2))), constant(1)));
+export const gelu = (x: Value): Value => unary("gelu", x);
 /** x / 2 * (1 + tanh(sqrt(2 / pi) * (x + 0.044715 x^3))). */
 export const geluTanh = (x: Value): Value => {
   const inner = mul(mul(x, constant(Math.sqrt(2 / Math.PI))), add(constant(1), mul(constant(0.044715), mul(x, x))));

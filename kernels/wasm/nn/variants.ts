@@ -63,7 +63,6 @@ function* chainVariants(): Iterable<KernelVariant> {
     ...value.BINARY.map((op) => [op, whole(logical.has(op) ? value.binary(op, positive, positive) : value.binary(op, x, y))] as const),
     ["select", value.select(positive, x, y)],
     ["silu_gate", value.binary("mul", value.silu(x), y)],
-    ["gelu", value.gelu(x)],
     ["gelu_tanh", value.geluTanh(x)],
     ["softcap", value.softcap(x, 30)],
   ];

@@ -2,6 +2,7 @@
 // from (kernels/wasm/nn/values.ts). One invocation per element of the result, of at most four dimensions; operands are
 // read as they lie: of the result's shape, one number, or anything that broadcasts to it by strides. Functions are
 // WGSL's own, kept within their range; erf is Abramowitz and Stegun 7.1.26 (absolute error below 1.5e-7).
+import { GELU } from "../../wasm/nn/math.ts";
 import { linearise, nodeKey, type ChainNode, type Value } from "../../wasm/nn/values.ts";
 import { entry } from "../product.ts";
 import { eachItem, header, SIZE, type Bound, type Fields } from "./shader.ts";
@@ -68,6 +69,15 @@ const HELPERS: Readonly<Record<string, string>> = {
   return select(1.0 - tail, tail - 1.0, x < 0.0);
 }
 `,
+  // max(x, 0) - t Phi(-t) with a polynomial for the tail: kernels/wasm/nn/math.ts
+  gelu: `fn chain_gelu(x: f32) -> f32 {
+  let t = min(abs(x), 14.0);
+  let v = ${GELU.reduceRight((sum, c) => (sum === "" ? String(c) : `(${sum} * t + ${c})`), "")} * t;
+  let v2 = v * (v + 2.0);
+  let v4 = v2 * (v2 + 2.0);
+  return max(x, 0.0) - 0.5 * t / (v4 * (v4 + 2.0) + 1.0);
+}
+`,
 };
 
 function print([op, ...at]: ChainNode, of: (place: number) => string): string {
@@ -90,7 +100,8 @@ function print([op, ...at]: ChainNode, of: (place: number) => string): string {
     case "tanh":
       return `tanh(clamp(${a}, -15.0, 15.0))`;
     case "erf":
-      return `chain_erf(${a})`;
+    case "gelu":
+      return `chain_${op}(${a})`;
     case "abs":
     case "sqrt":
     case "floor":

@@ -2,13 +2,13 @@
 // length; products of one input with MatMulNBits weights of one form (queries, keys and values; gate and up) become one
 // product of their rows joined.
 import { create } from "@bufbuild/protobuf";
-import type { Value as Expression } from "../../../kernels/wasm/nn/values.ts";
+import { constant as constantOf, type Value as Expression } from "../../../kernels/wasm/nn/values.ts";
 import { MOST_OPERANDS } from "../../../kernels/wasm/nn/chain.ts";
 import type { NodeProto } from "../../onnx/file/gen/onnx_pb.ts";
 import { NodeProtoSchema } from "../../onnx/file/gen/onnx_pb.ts";
 import { attributeInt } from "../../onnx/graph/nodes.ts";
 import { operatorName } from "../../onnx/graph/scopes.ts";
-import { EXPRESSIONS, runChain } from "../machine/chains.ts";
+import { chainOperands, EXPRESSIONS, runChain } from "../machine/chains.ts";
 import type { Value } from "../value.ts";
 import type { FlatNode } from "./flat.ts";
 import type { Unfreed } from "./step.ts";
@@ -16,14 +16,28 @@ import { runNode } from "./step.ts";
 
 const tied = ({ guards }: Pick<Unfreed, "guards">): string => guards.map(({ name, is }) => `${name} ${is}`).join();
 
-/** A tree of element-wise steps that ends in the last of them. */
-function chainOf(parts: readonly Unfreed[]): Unfreed {
+/** The value of a constant; undefined for others. */
+type Constants = (name: string) => Value | undefined;
+
+/** Numbers of more dimensions may give the result theirs: they stay operands. */
+const numberOf = (value: Value | undefined): number | undefined =>
+  value?.type === "float32" && value.data.length === 1 && value.dims.length <= 1 ? Number(value.data[0]) : undefined;
+
+/** A tree of element-wise steps that ends in the last of them. Numbers that the model holds are its own. */
+function chainOf(parts: readonly Unfreed[], constant: Constants): Unfreed {
   const last = parts.at(-1)!;
   const made = new Set(parts.map(({ node }) => node.output[0]));
-  const input = [...new Set(parts.flatMap(({ node }) => node.input))].filter((name) => name !== "" && !made.has(name));
+  const all = [...new Set(parts.flatMap(({ node }) => node.input))].filter((name) => name !== "" && !made.has(name));
+  const numbers = new Map(all.flatMap((name): [string, number][] => {
+    const number = numberOf(constant(name));
+    return number === undefined ? [] : [[name, number]];
+  })); // prettier-ignore
+  const operands = all.filter((name) => !numbers.has(name));
+  const input = [...operands, ...numbers.keys()];
   const node = create(NodeProtoSchema, { opType: "Chain", domain: "lowbit", name: last.node.name, input, output: [last.node.output[0]] });
   const build = (args: readonly Expression[]): Expression => {
-    const values = new Map(input.map((name, i) => [name, args[i]]));
+    const values = new Map(operands.map((name, i) => [name, args[i]]));
+    for (const [name, number] of numbers) values.set(name, constantOf(number));
     for (const { node: part, operator } of parts)
       values.set(
         part.output[0],
@@ -41,9 +55,10 @@ function chainOf(parts: readonly Unfreed[]): Unfreed {
     kernel: "loops",
     fused: {
       parts,
-      form: { kind: "chain", build },
+      form: { kind: "chain", build, operands: operands.length },
       emit: (m, inputs) => {
-        const slot = runChain(m, build, inputs as readonly Value[]);
+        const values = chainOperands(inputs, operands.length);
+        const slot = values === undefined ? null : runChain(m, build, values as readonly Value[]);
         return slot === null ? undefined : [slot];
       },
     },
@@ -56,7 +71,7 @@ function chainOf(parts: readonly Unfreed[]): Unfreed {
 }
 
 /** Steps with element-wise trees as one step each, where the last of them stood. */
-export function fuseChains(steps: readonly Unfreed[], outputs: readonly string[]): Unfreed[] {
+export function fuseChains(steps: readonly Unfreed[], outputs: readonly string[], constant: Constants): Unfreed[] {
   const readers = new Map<string, Set<number>>();
   const makers = new Map<string, number>();
   steps.forEach(({ node, guards }, i) => {
@@ -89,7 +104,13 @@ export function fuseChains(steps: readonly Unfreed[], outputs: readonly string[]
     }
     if (tree.size === 1) continue;
     for (const i of tree) taken.add(i);
-    fused.set(end, chainOf([...tree].sort((a, b) => a - b).map((i) => steps[i])));
+    fused.set(
+      end,
+      chainOf(
+        [...tree].sort((a, b) => a - b).map((i) => steps[i]),
+        constant,
+      ),
+    );
   }
   return steps.flatMap((step, i) => fused.get(i) ?? (taken.has(i) ? [] : [step]));
 }

@@ -308,7 +308,7 @@ export async function makePlan(model: OnnxModel, { flat, stored }: ReadGraph, op
   const kept = new Map([...constants.values].filter(([name]) => read.has(name)));
   for (const name of feeds) if (flat.tensors.has(name)) kept.set(name, readValue(model, flat.tensors.get(name)!));
   return {
-    steps: withLifetimes(fuseChains(fused, outputs), outputs),
+    steps: withLifetimes(fuseChains(fused, outputs, small), outputs),
     constants: kept,
     layers: [...layers.values(), ...owned],
     folded,

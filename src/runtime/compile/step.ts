@@ -11,7 +11,8 @@ import type { Guard } from "./flat.ts";
 
 /** What a fused step computes, for backends that print kernels of their own. */
 export type Form =
-  | { readonly kind: "chain"; readonly build: (args: readonly Expression[]) => Expression }
+  /** Of the first `operands` inputs; the rest are numbers that the expression holds. */
+  | { readonly kind: "chain"; readonly build: (args: readonly Expression[]) => Expression; readonly operands: number }
   | { readonly kind: "attention"; readonly of: Spelled }
   | { readonly kind: "norm"; readonly norm: NormKind }
   | { readonly kind: "rotary"; readonly layout: Layout; readonly half: number; readonly end: number };

@@ -75,6 +75,18 @@ export const EXPRESSIONS: ReadonlyMap<string, Build> = new Map<string, Build>([
   ["com.microsoft.QuickGelu", ([x], node) => silu(x, attributeFloat(node, "alpha", 1.702))],
 ]);
 
+/**
+ * The operands of a chain among its inputs: the first `count`. Undefined where one of the numbers after them would give
+ * the result dimensions that no operand has.
+ */
+export function chainOperands<V extends { readonly dims: readonly number[] }>(
+  inputs: readonly (V | undefined)[],
+  count: number,
+): readonly (V | undefined)[] | undefined {
+  const ranks = inputs.map((value) => value?.dims.length ?? 0);
+  return Math.max(0, ...ranks.slice(count)) > Math.max(...ranks.slice(0, count)) ? undefined : inputs.slice(0, count);
+}
+
 /** Elements of the output under one number of a value, where its last dimensions are 1. */
 function reach(value: Value, dims: readonly number[]): number {
   let count = 1;

@@ -4,7 +4,7 @@
 import type { NodeProto } from "../../onnx/file/gen/onnx_pb.ts";
 import type { Plan } from "../compile/plan.ts";
 import { runNode, type Form, type Step, type Unfreed } from "../compile/step.ts";
-import { EXPRESSIONS } from "../machine/chains.ts";
+import { chainOperands, EXPRESSIONS } from "../machine/chains.ts";
 import { runStep, type How } from "../machine/execute.ts";
 import { isSlot, type Machine } from "../machine/machine.ts";
 import { operators } from "../ops/index.ts";
@@ -34,7 +34,8 @@ function formEmit(form: Form): DeviceEmit {
   switch (form.kind) {
     case "chain":
       return (r, inputs) => {
-        const y = emitChain(r, form.build, inputs);
+        const operands = chainOperands(inputs, form.operands);
+        const y = operands && emitChain(r, form.build, operands);
         return y && [y];
       };
     case "norm":

@@ -51,7 +51,7 @@ export function fusePatterns(
       if (match === undefined) continue;
       const parts = [...new Set(match.parts)].sort((a, b) => places.get(a)! - places.get(b)!);
       for (const part of parts) taken.add(part);
-      ends.set(parts.at(-1)!, fusedStep(match, fuseChains(parts, match.output)));
+      ends.set(parts.at(-1)!, fusedStep(match, fuseChains(parts, match.output, constant)));
     }
     list = list.flatMap((step) => ends.get(step) ?? (taken.has(step) ? [] : [step]));
   }

@@ -26,6 +26,14 @@ function erf(x: number): number {
   return Math.sign(x) * (1 - Math.exp(-t * t) / Math.sqrt(Math.PI) / (t + fraction));
 }
 
+/** Phi of the normal distribution, its tail to full precision. */
+function upper(x: number): number {
+  if (x > -2) return (1 + erf(x / Math.SQRT2)) / 2;
+  let fraction = 0;
+  for (let k = 80; k >= 1; k--) fraction = k / (-x + fraction);
+  return Math.exp((-x * x) / 2) / Math.sqrt(2 * Math.PI) / (-x + fraction);
+}
+
 const sigmoid = (x: number): number => (x >= 0 ? 1 / (1 + Math.exp(-x)) : Math.exp(x) / (1 + Math.exp(x)));
 
 /** A float32 of every 4001st bit pattern, and 300,000 spread evenly where the functions bend. */
@@ -96,6 +104,48 @@ describe("functions", () => {
     }
     expect(worst, `${name} at ${at}`).toBeLessThanOrEqual(bound);
     expect(worst).toBeGreaterThan(0.2);
+  });
+
+  it("gelu is within its bounds: no cancellation on either side", () => {
+    const x = samples();
+    const y = evaluate(gelu(operand(0)), [x]);
+    const exact = (v: number): number => v * upper(v);
+    let [above, below] = [0, 0];
+    for (let i = 0; i < x.length; i++) {
+      if (Number.isNaN(x[i])) expect(y[i]).toBeNaN();
+      else if (x[i] > 0) above = Math.max(above, ulps(y[i], exact(x[i])));
+      else below = Math.max(below, Math.abs(y[i] - (x[i] < -40 ? 0 : exact(x[i]))));
+    }
+    expect(above).toBeLessThanOrEqual(2.5);
+    expect(below).toBeLessThanOrEqual(7e-8);
+    expect(Math.min(above, below * 1e8)).toBeGreaterThan(0.5);
+    const ends = evaluate(gelu(operand(0)), [Float32Array.of(-0, 0, Infinity, -Infinity, -FLT_MAX)]);
+    expect([...ends].map((v, i) => (i < 3 ? v : Math.abs(v)))).toEqual([-0, 0, Infinity, 0, 0]);
+  });
+
+  it("gelu is found where it is spelled out, and nowhere else", () => {
+    const x = operand(0);
+    const [half, one, root, inverse] = [0.5, 1, Math.SQRT2, Math.SQRT1_2].map(constant);
+    const mul = (a: Value, b: Value): Value => binary("mul", a, b);
+    const sum = (z: Value, c = one): Value => binary("add", c, unary("erf", z));
+    const over = binary("div", x, root);
+    for (const spelled of [
+      mul(mul(x, sum(over)), half),
+      mul(half, mul(sum(mul(inverse, x)), x)),
+      mul(mul(half, x), sum(mul(x, inverse))),
+      mul(x, mul(binary("add", unary("erf", over), one), half)),
+    ])
+      expect(spelled).toEqual(gelu(x));
+    for (const other of [
+      mul(mul(x, sum(over)), constant(0.25)),
+      mul(mul(x, sum(over, half)), half),
+      mul(mul(x, sum(binary("div", root, x))), half),
+      mul(mul(operand(1), sum(over)), half),
+      mul(mul(x, sum(mul(x, root))), half),
+      mul(mul(mul(x, x), sum(over)), half),
+      mul(x, sum(over)),
+    ])
+      expect(other.op).toBe("mul");
   });
 
   it("keep signs of zero, and are exact at their ends", () => {
