@@ -131,9 +131,10 @@ function* adaroundSteps(
     }
     if (it % 25 === 24) yield { stage: "adaround", done: it + 1, total: o.iterations, layer: o.name };
   }
-  // Hard roundings, learned and nearest; each is polished, and the better one kept.
+  // Hard roundings, learned and nearest; a copy of each is polished, and the better one kept.
   const nearest = Float64Array.from({ length: n }, (_, i) => (w.data[i] / step[i] + zero[i] - low[i] > 0.5 ? 1 : 0));
-  const candidates = [v.map((x) => (stretched(x) >= 0.5 ? 1 : 0)), nearest].map((up) => {
+  const candidates = [v.map((x) => (stretched(x) >= 0.5 ? 1 : 0)), nearest].map((start) => {
+    const up = start.slice();
     errors((i) => up[i]);
     multiply();
     polish(up, d, gradient, h, step, fixed, rows, k);

@@ -87,7 +87,8 @@ export function shiftGelu(x: ArrayLike<number>, { columns = x.length, scale, bit
     throw new RangeError(`shiftGelu: expected rows of ${columns} codes, got ${x.length} codes.`);
   if (!Number.isSafeInteger(bits) || bits < 2 || bits > 31) throw new RangeError(`shiftGelu: expected 2 to 31 bits, got ${bits}.`);
   const finest = 2 ** (GELU_BITS + bits) / MOST;
-  if (unit * finest > 1) throw new RangeError(`shiftGelu: expected a scale of at least ${finest}, got ${scale}. Take coarser codes.`);
+  if (unit * finest > 1)
+    throw new RangeError(`shiftGelu: expected a scale of at least ${finest / 1.702}, got ${scale}. Take coarser codes.`);
   const out = new Int32Array(x.length);
   for (let start = 0; start < x.length; start += columns) {
     // sigmoid(v) = e^(v - top) / (e^(v - top) + e^-top) for any top: from 0 on, both exponents are not positive
