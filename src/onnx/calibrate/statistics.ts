@@ -109,8 +109,7 @@ const groupBytes = ({ view }: InputGroup, copies: number): number => 8 * view.k 
  * A model above `from` is not held in memory: it is run in stretches of `bytes` of weights (the runtime holds up to
  * twice that while it opens one), and its Hessians have a bound. Tests lower them.
  */
-export const STRETCH = { from: 2 ** 25, bytes: 2 ** 24 };
-const LARGE_MEMORY = 2 ** 27;
+export const STRETCH = { from: 2 ** 25, bytes: 2 ** 24, hessians: 2 ** 27 };
 
 /**
  * Bytes for Hessians where nobody says: less for large models, but always room for the largest one alone (up to 2 GiB).
@@ -119,7 +118,7 @@ function hessianMemory(model: OnnxModel, groups: readonly InputGroup[], copies: 
   if (payloadBytes(model) <= STRETCH.from) return MEMORY;
   return Math.min(
     MEMORY,
-    groups.reduce((most, group) => Math.max(most, groupBytes(group, copies)), LARGE_MEMORY),
+    groups.reduce((most, group) => Math.max(most, groupBytes(group, copies)), STRETCH.hessians),
   );
 }
 

@@ -10,7 +10,7 @@ import { ModelProtoSchema, TensorProto_DataType as T, ValueInfoProtoSchema } fro
 import { EXTERNAL_ABOVE, writeModel, writeModelBytes } from "../file/io.ts";
 import type { OnnxModel } from "../file/model.ts";
 import { attributeGraphs } from "../file/model.ts";
-import { nodeReads } from "../graph/graph.ts";
+import { buildScopes, inferTypes, nodeReads, opsetVersion, SEQUENCE } from "../graph/graph.ts";
 import { checkAborted } from "../file/files.ts";
 import type { FeedTensor, Feeds } from "../verify/feeds.ts";
 import { keeper, type Keeper } from "./keep.ts";
@@ -194,13 +194,26 @@ export function modelRunner(model: OnnxModel, feeds: readonly Feeds[], options: 
   const valueOf = (batch: number, name: string): RuntimeTensor | undefined =>
     Object.hasOwn(kept[batch], name) ? kept[batch][name]() : Object.hasOwn(feeds[batch], name) ? feeds[batch][name] : undefined;
 
+  let types: ReadonlyMap<string, number> | undefined;
+  /** The runtime gives no sequence: what it is made of is kept instead. */
+  const isSequence = (name: string): boolean => {
+    if (types === undefined) {
+      const scopes = buildScopes(model);
+      types = inferTypes(scopes, opsetVersion(model)).get(scopes[0])!;
+    }
+    return ((types.get(name) ?? 0) & SEQUENCE) !== 0;
+  };
+
   /** Values that later stages read and this one computes, or had already. */
   function frontierOf(now: ReadonlySet<NodeProto>, producers: ReadonlyMap<string, NodeProto>, later: readonly string[]): Set<string> {
     const frontier = new Set(later.filter((name) => !inputs.has(name)));
     for (const node of ancestors(producers, later, infos).nodes) if (!now.has(node)) for (const name of nodeReads(node)) frontier.add(name);
     for (const name of frontier) {
       const node = producers.get(name);
-      if (!infos.has(name) && (node === undefined || !now.has(node) || isConstantNode(node))) frontier.delete(name);
+      if (node !== undefined && isSequence(name)) {
+        for (const read of nodeReads(node)) frontier.add(read);
+        frontier.delete(name);
+      } else if (!infos.has(name) && (node === undefined || !now.has(node) || isConstantNode(node))) frontier.delete(name);
     }
     return frontier;
   }
@@ -235,9 +248,8 @@ export function modelRunner(model: OnnxModel, feeds: readonly Feeds[], options: 
         checkAborted(signal);
         const find = (name: string): RuntimeTensor | undefined => (Object.hasOwn(result, name) ? result[name] : valueOf(batch, name));
         const keep = (name: string): void => {
-          const value = find(name);
-          bytes += value?.data === undefined ? Infinity : bytesOf(value); // a sequence cannot be fed again
-          if (value?.data === undefined) return;
+          const value = find(name)!;
+          bytes += bytesOf(value);
           nextKept[batch][name] = nextKeeping.put(value);
           if (!nextInfos.has(name)) nextInfos.set(name, valueInfo(name, value));
         };
