@@ -293,7 +293,8 @@ export class BlockGrid {
   #refresh(from: number, to: number): void {
     for (let c = from; c < to; c++) {
       this.stored[c] = this.scaleOf(c, this.scaleCodes![c]);
-      this.decide[c] = this.stored[c];
+      // a block of zeros of an element without a zero has scale 0: whatever comes counts as zero
+      this.decide[c] = this.stored[c] || Infinity;
       if (this.offsetCodes) this.zero[c] = this.block!.offset!.levels[0].format.decode(this.offsetCodes[c]);
     }
   }
@@ -361,7 +362,7 @@ export class BlockGrid {
   }
 
   /** All columns of a row-major matrix: codes [rows * k]. */
-  quantizeAll(weights: TensorData, values?: Float64Array): Codes {
+  quantizeAll(weights: TensorData): Codes {
     const { rows, k } = this;
     const codes = codeArray(this.element.bits, rows * k);
     const column = new Float64Array(rows);
@@ -371,7 +372,6 @@ export class BlockGrid {
       for (let r = 0; r < rows; r++) column[r] = weights[r * k + j];
       this.quantizeColumn(j, column, 0, columnCodes, columnValues);
       for (let r = 0; r < rows; r++) codes[r * k + j] = columnCodes[r];
-      if (values) for (let r = 0; r < rows; r++) values[r * k + j] = columnValues[r];
     }
     return codes;
   }

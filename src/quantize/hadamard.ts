@@ -134,8 +134,8 @@ function goethalsSeidel(v: number): Int8Array {
 
 function paley(n: number): Int8Array | null {
   if (n % 4 !== 0) return null;
-  if ((n - 1) % 4 === 3 && primeRoot(n - 1)) return paley1(n - 1);
-  if (n % 2 === 0 && (n / 2 - 1) % 4 === 1 && primeRoot(n / 2 - 1)) return paley2(n / 2 - 1);
+  if (primeRoot(n - 1)) return paley1(n - 1);
+  if ((n / 2 - 1) % 4 === 1 && primeRoot(n / 2 - 1)) return paley2(n / 2 - 1);
   return n / 4 in CIRCULANTS ? goethalsSeidel(n / 4) : null;
 }
 
