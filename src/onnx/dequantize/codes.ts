@@ -113,7 +113,7 @@ export function tableValues(
   for (let i = 0; i < values.length; i++) {
     const along = Math.floor(i / inner) % size;
     const group = (Math.floor(i / (inner * size)) * blocks + Math.floor(along / blockSize)) * inner + (i % inner);
-    const code = read(codes.data, i, shape[shape.length - 1]);
+    const code = read(codes.data, i, values.length); // rows are whole bytes
     values[i] = fround(code - (zeroPoints === null ? zero : read(zeroPoints.data, group, blocks))) * scales.data[group];
   }
   return { values, shape };
