@@ -109,7 +109,9 @@ function layersOf(scopes: readonly Scope[], model: OnnxModel): LayerSummary[] {
       const own = plain.get(node) ?? [];
       const quantized = own.some(({ weight }) => weight !== null) ? undefined : quantizedLayer(scope, node);
       if (quantized !== undefined) layers.push(quantized);
-      else layers.push(...own.flatMap((layer) => storedLayer(layer, stored) ?? plainLayer(layer)));
+      // a table that nodes decode makes no layer of its Gather
+      else if (own.length === 0 && node.opType === "Gather") layers.push(...storedLayer(scope, node, stored));
+      else for (const layer of own) layers.push(...(isDecoder(layer, stored) ? [] : summaryOf(layer, stored)));
     }
   }
   return layers;
@@ -147,28 +149,32 @@ function storedFormats(model: OnnxModel): StoredFormats {
 /** Operators between a decoded weight and the node that multiplies by it. */
 const VIEWS: ReadonlySet<string> = new Set(["Reshape", "Transpose", "Cast", "Mul"]);
 
-/**
- * A layer whose weight the target "stored" decodes, as its codes; nothing for a node that decodes; null for any other.
- */
-function storedLayer(layer: Layer, { weights, sources }: StoredFormats): LayerSummary[] | null {
-  if (weights.size === 0) return null;
-  const { node, scope } = layer;
-  if (node.opType === "Gather" && (node.input[0]?.startsWith("lowbit_") || sources.has(node.input[0] ?? ""))) return [];
-  if (layer.weight !== null) return null;
+/** Does the node look codes or scales up in a table? */
+const isDecoder = ({ node: { opType, input } }: Layer, { sources }: StoredFormats): boolean =>
+  opType === "Gather" && (input[0].startsWith("lowbit_") || sources.has(input[0]));
+
+function summaryOf(layer: Layer, stored: StoredFormats): LayerSummary[] {
+  const found = layer.weight === null ? storedLayer(layer.scope, layer.node, stored, layer.name) : [];
+  return found.length > 0 ? found : [plainLayer(layer)];
+}
+
+/** A node whose weight the target "stored" decodes, with its codes; nothing for others. */
+function storedLayer(scope: Scope, node: NodeProto, { weights }: StoredFormats, name = nodeName(node)): LayerSummary[] {
   for (const input of node.input) {
     let value = input;
     for (let step = 0; step < 8 && !weights.has(value); step++) {
       const maker = scope.producers.get(value);
       if (maker === undefined || !VIEWS.has(maker.opType)) break;
-      value = maker.input[0] ?? "";
+      value = maker.input[0];
     }
     const found = weights.get(value);
     if (found === undefined) continue;
     const { weight, bytes } = found;
     const format = defineFormat(weight.format).name;
-    return [{ ...plainLayer(layer), weight: weight.codes[0] ?? "", dataType: format, format, shape: [weight.rows, weight.k], bytes }];
+    const shape = [weight.rows, weight.k];
+    return [{ name, opType: node.opType, weight: weight.codes[0], dataType: format, format, shape, bytes, graph: scope.path }];
   }
-  return null;
+  return [];
 }
 
 /** A node that reads a constant weight of integers of two dimensions or more. */
