@@ -10,7 +10,7 @@ import type { FunctionBuilder, Local } from "../engine/asm.ts";
 import { integerDots, integerValues } from "./attention-integer.ts";
 import { BLOCK, greatest, least, PASS, passScales, RECORD, recordBytes, type Pass, type PassSpec } from "./attention-layout.ts";
 import { halves, hasScales } from "./cache.ts";
-import { exp4, tanh4 } from "./math.ts";
+import { decay4, tanh4 } from "./math.ts";
 import { foldLanes, loadSome, sumFour } from "./rows.ts";
 
 /** Products of four keys with the rows' queries, summed lane by lane into `sums`. */
@@ -75,7 +75,8 @@ function scores(pass: Pass): void {
         f.set(v[2], f.op("i32x4.add", f.op("i32x4.splat", j), lanes));
         const inside = f.op("v128.and", f.op("i32x4.ge_s", v[2], low[r]), f.op("i32x4.lt_s", v[2], high[r]));
         f.set(s, f.op("v128.bitselect", s, f.constantF32(-Infinity), inside));
-        f.set(most[r], f.op("f32x4.max", most[r], s));
+        // pmax is one instruction, max some nine; a NaN that it passes over makes the sum NaN
+        f.set(most[r], f.op("f32x4.pmax", most[r], s));
         f.store("v128.store", f.op("i32.add", at.scores, f.op("i32.shl", j, f.i32(2))), 4 * BLOCK * r, s);
       });
       f.bump(j, 4);
@@ -124,13 +125,13 @@ function probabilities(pass: Pass): void {
   const { f, at, each, bytes, record, locals: { end, i, j, most, factor, rowAt, sums } } = pass; // prettier-ignore
   each.forEach((r) => {
     const [x, sum] = sums[r];
-    foldLanes(f, "f32x4.max", most[r]);
+    foldLanes(f, "f32x4.pmax", most[r]);
     f.set(x, f.op("f32x4.sub", factor[r], most[r]));
-    f.set(factor[r], exp4(f, x));
+    f.set(factor[r], decay4(f, x, pass.spec.relaxed));
     f.set(sum, f.constant32(0));
     f.set(j, f.get(at.scores));
     f.set(i, f.op("i32.add", at.scores, f.op("i32.shl", end, f.i32(2))));
-    const exp = exp4(f, x);
+    const exp = decay4(f, x, pass.spec.relaxed);
     f.doWhile(
       () => {
         f.set(x, f.op("f32x4.sub", f.load("v128.load", j, 4 * BLOCK * r), most[r]));

@@ -8,7 +8,7 @@
 //   erf      2 ulp
 //   gelu     2.5 ulp above 0; below it 7e-8 absolute, and 0 at -infinity
 //   sqrt, division, comparisons: instructions, correctly rounded
-import type { Emit, FunctionBuilder, Local } from "../engine/asm.ts";
+import type { Emit, FunctionBuilder, Local, Operand } from "../engine/asm.ts";
 
 /** The value of a float32x4 function at `x`; emitted where it stands, it leaves one vector. `x` keeps its value. */
 export type Math4 = (f: FunctionBuilder, x: Local) => Emit;
@@ -122,5 +122,27 @@ export const gelu4: Math4 = (f, x) => {
     for (let i = 0; i < 3; i++) f.set(v, f.op("f32x4.mul", v, f.op("f32x4.add", v, f.constantF32(2))));
     const tail = f.op("f32x4.div", f.op("f32x4.mul", t, f.constantF32(0.5)), f.op("f32x4.add", v, f.constantF32(1)));
     f.run(f.op("f32x4.sub", f.op("f32x4.pmax", x, f.constantF32(0)), tail));
+  };
+};
+
+/** exp of x <= 0 as softmax needs it, 1.5 ulp: 0 below -87.33, where exp would be subnormal. */
+export const decay4 = (f: FunctionBuilder, x: Local, relaxed: boolean): Emit => {
+  const [t, n, r] = f.locals("v128", 3);
+  /** a * b + c. */
+  const madd = (a: Operand, b: Operand, c: Operand): Emit =>
+    relaxed ? f.op("f32x4.relaxed_madd", a, b, c) : f.op("f32x4.add", f.op("f32x4.mul", a, b), c);
+  const LOWEST = -87.33;
+  return () => {
+    f.set(r, f.op("f32x4.pmax", x, f.constantF32(LOWEST)));
+    f.set(t, madd(r, f.constantF32(LOG2E), f.constantF32(MAGIC)));
+    f.set(n, f.op("f32x4.sub", t, f.constantF32(MAGIC)));
+    f.set(r, madd(n, f.constantF32(-LN2_HIGH), r));
+    f.set(r, madd(n, f.constantF32(-LN2_LOW), r));
+    let sum: Operand = f.constantF32(EXP[EXP.length - 1]);
+    for (let i = EXP.length - 2; i >= 0; i--) sum = madd(sum, r, f.constantF32(EXP[i]));
+    const near = f.op("f32x4.add", madd(f.op("f32x4.mul", sum, r), r, r), f.constantF32(1));
+    // the shift leaves the lowest bits of t alone: n, added to the exponent
+    const power = f.op("i32x4.add", near, f.op("i32x4.shl", t, f.i32(23)));
+    f.run(f.op("v128.andnot", power, f.op("f32x4.lt", x, f.constantF32(LOWEST))));
   };
 };

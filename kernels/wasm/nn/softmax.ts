@@ -3,7 +3,7 @@
 import { ModuleBuilder, type FunctionBuilder, type Local } from "../engine/asm.ts";
 import { family } from "../engine/family.ts";
 import { writeWork } from "../engine/items.ts";
-import { exp4 } from "./math.ts";
+import { decay4 } from "./math.ts";
 import { eachRow, eachVector, foldLanes, loadSome, placeWords, ROW_WORDS, rowAddress, rowJob, storeSome, type Rows } from "./rows.ts";
 
 export interface SoftmaxSpec {
@@ -37,15 +37,15 @@ function softmaxRow(f: FunctionBuilder, x: Local, y: Local, width: Local): void 
     if (tail === null) f.store("v128.store", address, 16 * i, value);
     else storeSome(f, address, tail, value);
   };
-  const exp = exp4(f, v);
+  const exp = decay4(f, v, false);
   const least = f.constantF32(-Infinity);
   f.set(most, f.constantF32(-FLT_MAX));
   eachVector(f, width, place, 4, (i, tail) => {
     load(x, i, tail, least);
-    // max propagates NaN
-    f.set(most, f.op("f32x4.max", most, v));
+    // pmax is one instruction, max some nine; a NaN that it passes over makes the sum NaN
+    f.set(most, f.op("f32x4.pmax", most, v));
   });
-  foldLanes(f, "f32x4.max", most);
+  foldLanes(f, "f32x4.pmax", most);
   f.set(sum, f.constant32(0));
   eachVector(f, width, place, 1, (i, tail) => {
     load(x, i, tail, least);

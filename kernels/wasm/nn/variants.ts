@@ -1,5 +1,6 @@
 // Kernels of operators: the lines of the registry (kernels/registry.ts) and the variants of each spec.
 import { attention, attentionModule } from "./attention.ts";
+import { attentionTiles, attentionTilesModule } from "./attention-tiles.ts";
 import { append, appendModule, type CacheKind } from "./cache.ts";
 import { codes, codesModule, type CodesSpec } from "./codes.ts";
 import { chain, chainModule, chainSpec } from "./chain.ts";
@@ -88,6 +89,21 @@ function* attentionVariants(): Iterable<KernelVariant> {
             relaxed,
             build: () => attentionModule({ head, softcap, mask, relaxed, shared: false }),
           };
+}
+
+function* attentionTilesVariants(): Iterable<KernelVariant> {
+  for (const head of [20, 32, 128])
+    for (const relaxed of [false, true])
+      for (const [softcap, mask, k, v] of [
+        [false, false, "float32", "float32"],
+        [false, true, "float32", "float32"],
+        [true, true, "float16", "float16"],
+      ] as const)
+        yield {
+          name: `f32_attention_tiles${head}_${k}${softcap ? "_softcap" : ""}${mask ? "_mask" : ""}__${relaxed ? "wasmrelaxedsimd" : "wasmsimd"}`,
+          relaxed,
+          build: () => attentionTilesModule({ head, softcap, mask, k, v, relaxed, shared: false }),
+        };
 }
 
 /** Every kind of keys with every kind of values. */
@@ -207,6 +223,13 @@ export const nnKernels: readonly KernelFamily[] = [
     file: "kernels/wasm/nn/attention.ts",
     families: [attention],
     variants: attentionVariants,
+  },
+  {
+    name: "attention tiles",
+    computes: "the same for many rows over keys and values of floats, as products of tiles",
+    file: "kernels/wasm/nn/attention-tiles.ts",
+    families: [attentionTiles],
+    variants: attentionTilesVariants,
   },
   {
     name: "rotary",

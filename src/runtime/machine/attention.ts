@@ -1,6 +1,9 @@
 // GroupQueryAttention on the attention kernel: over a cache of a decoder in place, or in a plain run over past and
 // present of one sequence after the other.
-import { attention, attentionJob, type Heads } from "../../../kernels/wasm/nn/attention.ts";
+import type { Kernel } from "../../../kernels/wasm/engine/engine.ts";
+import type { AttentionJob, Heads } from "../../../kernels/wasm/nn/attention-job.ts";
+import { attentionTiles, attentionTilesJob, TILE_TOKENS } from "../../../kernels/wasm/nn/attention-tiles.ts";
+import { attention, attentionJob, type AttentionSpec } from "../../../kernels/wasm/nn/attention.ts";
 import { append, appendJob, cacheRowBytes, hasScales, headUnit, type CacheKind } from "../../../kernels/wasm/nn/cache.ts";
 import { rotary, rotaryJob } from "../../../kernels/wasm/nn/rotary.ts";
 import type { NodeProto } from "../../onnx/file/gen/onnx_pb.ts";
@@ -8,7 +11,7 @@ import { attributeFloat, attributeInt } from "../../onnx/graph/nodes.ts";
 import type { Inputs } from "../ops/operator.ts";
 import { groupedSizes, type Grouped } from "../ops/attention.ts";
 import { integers, type Value } from "../value.ts";
-import type { Machine, Slot } from "./machine.ts";
+import type { Job, Machine, Slot } from "./machine.ts";
 
 /**
  * Keys or values of one layer [kv head][capacity][size], and where the kind has them the words beside its rows [kv
@@ -158,29 +161,44 @@ function overCache(
     return { address, token: bytes, head: bytes * cache.capacity };
   };
   const words = ({ words: address }: CacheSide) => ({ address, head: 4 * cache.capacity });
-  const spec = {
-    ...{ head: size, softcap: cap > 0, mask: false, relaxed: m.memory.features.relaxed, shared: m.memory.shared },
-    ...{ k: cache.k.kind, v: cache.v.kind },
-  };
-  m.moving(m.memory.kernel(attention, spec), past, (at) =>
-    attentionJob(
-      {
-        ...{ tokens, kvHeads, group: heads / kvHeads, keys: at + tokens, causal: true },
-        ...(window > 0 ? { window } : {}),
-        scale: scale === 0 ? 1 / Math.sqrt(size) : scale,
-        ...(cap > 0 ? { cap } : {}),
-        ...(sink === 0 ? {} : { sink }),
-        streams: streamsOf(m),
-        ...{ q: head(query), y: head(y), k: kept(cache.k), v: kept(cache.v) },
-        ...(hasScales(cache.k.kind) ? { kScales: words(cache.k) } : {}),
-        ...(hasScales(cache.v.kind) ? { vScales: words(cache.v) } : {}),
-      },
-      spec,
-    ),
+  const spec = { head: size, softcap: cap > 0, mask: false, k: cache.k.kind, v: cache.v.kind };
+  const { kernel, job } = attentionKernel(m, spec, tokens);
+  m.moving(kernel, past, (at) =>
+    job({
+      ...{ tokens, kvHeads, group: heads / kvHeads, keys: at + tokens, causal: true },
+      ...(window > 0 ? { window } : {}),
+      scale: scale === 0 ? 1 / Math.sqrt(size) : scale,
+      ...(cap > 0 ? { cap } : {}),
+      ...(sink === 0 ? {} : { sink }),
+      streams: streamsOf(m),
+      ...{ q: head(query), y: head(y), k: kept(cache.k), v: kept(cache.v) },
+      ...(hasScales(cache.k.kind) ? { kScales: words(cache.k) } : {}),
+      ...(hasScales(cache.v.kind) ? { vScales: words(cache.v) } : {}),
+    }),
   );
   if (turned !== undefined) m.free(turned);
   return true;
 }
+
+type AttentionSpecOf = Omit<AttentionSpec, "shared" | "relaxed">;
+
+/** The kernel of attention that suits a job, and what makes its words. */
+export function attentionKernel(
+  { memory }: Machine,
+  of: AttentionSpecOf,
+  tokens: number,
+): { readonly kernel: Kernel; readonly job: (job: AttentionJob) => Job } {
+  const { k = "float32", v = "float32" } = of;
+  const engine = { relaxed: memory.features.relaxed, shared: memory.shared };
+  if (tokens >= TILE_TOKENS && isFloat(k) && isFloat(v)) {
+    const spec = { ...of, ...engine, k, v };
+    return { kernel: memory.kernel(attentionTiles, spec), job: (job) => attentionTilesJob(job, spec) };
+  }
+  const spec = { ...of, ...engine };
+  return { kernel: memory.kernel(attention, spec), job: (job) => attentionJob(job, spec) };
+}
+
+const isFloat = (kind: CacheKind): kind is "float32" | "float16" => !hasScales(kind);
 
 /** Parts of keys, and of values, that are read side by side: each is a stream beside the other's. */
 export const streamsOf = ({ memory }: Machine): number => (memory.streams === 2 ? 1 : 4);

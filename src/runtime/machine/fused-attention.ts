@@ -1,11 +1,11 @@
 // Spelled-out attention and rotary embedding on their kernels: what a pattern leaves open (sizes, masks, numbers) is
 // checked here, on the values of a run. Undefined: these are none that the kernel takes, the steps run one by one.
-import { attention, attentionJob, type Heads } from "../../../kernels/wasm/nn/attention.ts";
+import type { Heads } from "../../../kernels/wasm/nn/attention-job.ts";
 import { rotary, rotaryJob } from "../../../kernels/wasm/nn/rotary.ts";
 import type { Inputs } from "../ops/operator.ts";
 import { product } from "../ops/operator.ts";
 import { integers, type Value } from "../value.ts";
-import { streamsOf } from "./attention.ts";
+import { attentionKernel, streamsOf } from "./attention.ts";
 import { isKept } from "./kept.ts";
 import { isPlaceable, type Emit } from "./machine.ts";
 
@@ -169,15 +169,11 @@ export const fusedAttention =
       return (b: number): Heads => batchOf(address, side.layout, sizes, b);
     });
     const am = mask === undefined ? 0 : m.place(mask.value);
-    const spec = {
-      ...{ head: size, softcap: false, mask: mask !== undefined, relaxed: m.memory.features.relaxed, shared: m.memory.shared },
-      ...{ k: "float32" as const, v: "float32" as const },
-    };
-    const kernel = m.memory.kernel(attention, spec);
+    const { kernel, job } = attentionKernel(m, { head: size, softcap: false, mask: mask !== undefined }, tokens);
     for (let b = 0; b < batch; b++)
       m.job(
         kernel,
-        attentionJob({
+        job({
           ...{ tokens, kvHeads: sk.heads, group, keys: sk.tokens, causal: false, scale },
           ...{ q: batchOf(aq, of.q.layout, sq, b), y: batchOf(y.address, of.y, sq, b) },
           ...{ k: pk(b), v: pv(b), streams: streamsOf(m) },

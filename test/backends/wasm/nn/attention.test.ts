@@ -3,7 +3,9 @@
 import { create } from "@bufbuild/protobuf";
 import * as ort from "onnxruntime-node";
 import { describe, expect, it } from "vitest";
-import { attention, attentionJob, type Heads } from "../../../../kernels/wasm/nn/attention.ts";
+import type { Heads } from "../../../../kernels/wasm/nn/attention-job.ts";
+import { attention, attentionJob } from "../../../../kernels/wasm/nn/attention.ts";
+import { attentionTiles, attentionTilesJob } from "../../../../kernels/wasm/nn/attention-tiles.ts";
 import { rotary, rotaryJob } from "../../../../kernels/wasm/nn/rotary.ts";
 import { rowsAt } from "../../../../kernels/wasm/nn/rows.ts";
 import type { EngineMemory } from "../../../../src/backends/wasm/memory.ts";
@@ -79,7 +81,7 @@ function oracle(c: Case, d: Data, scale: number): Float64Array {
   return out;
 }
 
-function attend(memory: EngineMemory, c: Case, d: Data, scale: number): Float32Array {
+function attend(memory: EngineMemory, c: Case, d: Data, scale: number, tiles = false): Float32Array {
   const heads = c.kvHeads * c.group;
   const spec = {
     head: c.head,
@@ -89,8 +91,10 @@ function attend(memory: EngineMemory, c: Case, d: Data, scale: number): Float32A
     shared: memory.shared,
   };
   const place = (address: number, token: number, head: number): Heads => ({ address, token: 4 * token, head: 4 * head });
-  return runOn(memory, attention, spec, [d.q, d.k, d.v, d.mask, d.sink, new Float32Array(d.q.length).fill(NaN)], (at) =>
-    attentionJob(
+  const job = tiles ? attentionTilesJob : attentionJob;
+  const family = tiles ? attentionTiles : attention;
+  return runOn(memory, family, spec, [d.q, d.k, d.v, d.mask, d.sink, new Float32Array(d.q.length).fill(NaN)], (at) =>
+    job(
       {
         ...c,
         causal: c.causal ?? false,
@@ -194,6 +198,9 @@ const CASES: readonly (readonly [string, Case])[] = [
   ["a mask of all heads", { ...base, tokens: 7, keys: 71, mask: "all" }],
   ["a mask of each head, no causality", { ...base, causal: false, tokens: 6, keys: 66, mask: "head" }],
   ["a sink", { ...base, tokens: 5, sink: true }],
+  ["a long prompt in tiles", { ...base, kvHeads: 1, group: 1, tokens: 203, keys: 203 }],
+  ["a long prompt of heads of 12", { ...base, head: 12, group: 5, tokens: 61, keys: 189 }],
+  ["an encoder", { ...base, head: 32, group: 1, causal: false, tokens: 128, keys: 128, mask: "all" }],
   ["everything", { ...base, tokens: 33, keys: 99, window: 30, cap: 3, mask: "head", sink: true, group: 3 }],
 ];
 
@@ -203,8 +210,18 @@ describe("attention", () => {
     for (const size of [1, 6]) {
       const d = draw(c, size);
       const expected = oracle(c, d, scale);
-      for (const memory of all) expect(difference(attend(memory, c, d, scale), expected)).toBeLessThan(size === 1 ? 2e-6 : 2e-5);
+      for (const memory of all)
+        for (const tiles of [false, true])
+          expect(difference(attend(memory, c, d, scale, tiles), expected), String(tiles)).toBeLessThan(size === 1 ? 2e-6 : 2e-5);
     }
+  });
+
+  it("gives NaN for a row of NaN, and leaves the others alone", () => {
+    const c: Case = { ...base, kvHeads: 1, group: 1, tokens: 9, keys: 70 };
+    const d = draw(c);
+    d.q[2 * c.head + 5] = NaN;
+    for (const [memory, tiles] of all.flatMap((memory) => [false, true].map((tiles) => [memory, tiles] as const)))
+      attend(memory, c, d, 0.1, tiles).forEach((v, i) => expect(Number.isNaN(v), String(i)).toBe(Math.floor(i / c.head) === 2));
   });
 
   it("gives 0 for rows that are masked throughout with -infinity, the mean with -FLT_MAX", () => {
@@ -212,8 +229,8 @@ describe("attention", () => {
     const d = draw(c);
     d.mask.fill(-Infinity, 0, 67);
     d.mask.fill(-FLT_MAX, 67);
-    for (const memory of all) {
-      const y = attend(memory, c, d, 0.1);
+    for (const [memory, tiles] of all.flatMap((memory) => [false, true].map((tiles) => [memory, tiles] as const))) {
+      const y = attend(memory, c, d, 0.1, tiles);
       expect(y.subarray(0, 256).every((v) => v === 0)).toBe(true);
       expect(difference(y, oracle(c, d, 0.1))).toBeLessThan(2e-6);
     }
