@@ -96,7 +96,7 @@ function* together(weights: readonly Tensor[], format: Format, options: AwqOptio
       const t: Tensor = { data: scaled, shape: [w.rows, k], stride: [k, 1], offset: 0 };
       let kept: Scaled | undefined;
       for (const searched of search ? [false, true] : [false]) {
-        if (searched && (format.kind !== "block" || format.offset?.role === "min")) continue;
+        if (searched && format.kind !== "block") continue;
         const packed = rtn(searched ? { search: search!, columnWeights } : {}).quantizeWeight(t, format);
         const values = dequantize(packed, { dtype: "float64" });
         for (let v = 0; v < values.length; v++) values[v] /= scales[v % k];

@@ -60,7 +60,7 @@ export function columnFormat(format: Format, what: string): NumberFormat | Block
   if (format.kind === "block" && format.offset?.role === "min")
     throw new LowbitError(
       "E_UNSUPPORTED",
-      `${what}: expected a format with zero points or symmetric, got ${format.name} with offsets of role "${format.offset.role}". Use rtn().`,
+      `${what}: expected a format with zero points or symmetric, got ${format.name} with offsets of role "${format.offset.role}", which is only read. Take one with zero points.`,
     );
   return format;
 }

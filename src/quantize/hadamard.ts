@@ -201,7 +201,7 @@ export function hadamard(n: number): Int8Array<ArrayBuffer> {
  * x // [1, 1, 1, 1, 4, 0, 0, 0]: two vectors of 4
  */
 export function fwht(x: Float32Array | Float64Array, n: number): void {
-  if (!(n >= 1) || (n & (n - 1)) !== 0) throw new RangeError(`fwht n: expected a power of two, got ${n}.`);
+  if (!Number.isSafeInteger(n) || n < 1 || (n & (n - 1)) !== 0) throw new RangeError(`fwht n: expected a power of two, got ${n}.`);
   if (x.length % n !== 0) throw new RangeError(`fwht: expected a multiple of ${n} numbers, got ${x.length}.`);
   butterflies(x, n);
 }

@@ -193,8 +193,8 @@ const EPSILON = 1e-4;
 function smooth(p: Float64Array): boolean {
   let zeros = 0;
   for (const v of p) if (v === 0) zeros++;
-  if (zeros === p.length) return false;
   const take = (EPSILON * zeros) / (p.length - zeros);
+  // nothing but zeros: Infinity
   if (take >= 1) return false;
   for (let i = 0; i < p.length; i++) p[i] = p[i] === 0 ? EPSILON : p[i] - take;
   return true;

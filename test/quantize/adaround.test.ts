@@ -6,6 +6,7 @@ import { dequantize, quantize, tensor, unpack } from "../../src/index.ts";
 import type { BlockFormat, PackedTensor } from "../../src/index.ts";
 import { adaround, layerStatistics, rtn, type AdaRoundOptions } from "../../src/quantize/index.ts";
 import { gaussianWeights, inputs } from "../helpers/layers.ts";
+import { random } from "../helpers/random.ts";
 import { adaroundRow } from "../oracle/adaround.ts";
 
 const [rows, k] = [6, 24];
@@ -73,4 +74,39 @@ test("inputs that are always zero keep their nearest rounding, and the others do
   const codes = unpack(packed);
   for (let i = 3; i < codes.length; i += k) expect(codes[i]).toBe(nearest[i]);
   expect(codes).not.toEqual(nearest);
+});
+
+test("single rows of few inputs, which learning and nearest rounding start from different sides", () => {
+  const rng = random(5);
+  let learned = 0;
+  for (let n = 0; n < 60; n++) {
+    const few = 3 + rng.integer(3);
+    const own = Float32Array.from({ length: few }, () => rng.normal());
+    const x = Float64Array.from({ length: 9 * few }, (_, i) => rng.normal() + 3 * Math.sin(Math.floor(i / few)));
+    const stats = layerStatistics(few);
+    stats.add(x);
+    const h = stats.finish().hessian;
+    const packed = quantize(
+      tensor(own, [1, few]),
+      format("int3_row"),
+      adaround({ hessian: h, iterations: 40, learningRate: 0.2, search: null }),
+    );
+    const step = floats(packed.scales!)[0];
+    const matrix = Array.from({ length: few }, (_, i) => Array.from(h.subarray(i * few, (i + 1) * few)));
+    const scaled = Array.from(own, (v) => v / step);
+    const ways = adaroundRow({
+      iterations: 40,
+      rate: 0.2,
+      lambda: 0.1,
+      scaled,
+      steps: scaled.map(() => step),
+      low: -3,
+      high: 3,
+      hessian: matrix,
+    });
+    const best = ways[0].error <= ways[1].error ? ways[0] : ways[1];
+    expect(Array.from(dequantize(packed), (v) => Math.round(v / step))).toEqual(best.codes);
+    if (ways[0].error < ways[1].error * (1 - 1e-9)) learned++;
+  }
+  expect(learned).toBeGreaterThan(0);
 });

@@ -44,7 +44,7 @@ describe.each(["add", "addAll"] as const)("%s", (way) => {
     expect([...zeros.counts(4)]).toEqual([1, 0, 3, 1]);
     const both = filled(16, 0, [0, 0, 3], way);
     both.addAll([0, -3]);
-    expect([both.count, ...both.counts(2)]).toEqual([5, 1, 4]);
+    expect([both.count, ...both.counts(8)]).toEqual([5, 1, 0, 0, 0, 3, 0, 0, 1]);
   });
 
   test("the limit doubles as often as it must, and neighbours merge on both sides", () => {

@@ -150,6 +150,13 @@ describe("the last that is taken, and the first that is not", () => {
     for (const v of refused) expect(() => make(v), String(v)).toThrow(expect.objectContaining({ code: "E_SHAPE" }));
   });
 
+  test("scales are checked before what follows from them", () => {
+    for (const scale of [0, -1, 1.01, NaN]) {
+      expect(() => shiftmax([1], { columns: 1, scale })).toThrow(`scale: expected a number above 0 and at most 1, got ${scale}`);
+      expect(() => shiftGelu([1], { scale: scale / 1.702 })).toThrow(/scale: expected a number above 0 and at most 1/);
+    }
+  });
+
   test("nothing is a whole number of rows", () => {
     expect(shiftGelu([], { scale: 0.5 })).toHaveLength(0);
     expect(shiftmax([], { columns: 2, scale: 0.5 })).toHaveLength(0);
