@@ -104,8 +104,8 @@ function raise(model: OnnxModel): void {
 function measured({ made, masks, isFloat }: Analysis, needs: ReadonlyMap<string, ReadonlySet<Need>>): string[] {
   const names = new Set<string>();
   for (const [name, how] of made) {
-    if (!isFloat(name) || !needs.has(name) || masks.has(name) || how.kind === "constant" || how.kind === "move" || how.kind === "softmax")
-      continue;
+    if (!isFloat(name) || !needs.has(name) || masks.has(name) || how.kind === "constant" || how.kind === "softmax") continue;
+    if (how.kind === "move" && how.from.length === 1) continue; // the numbers of its source
     if ((how.kind === "add" || how.kind === "where") && (masks.has(how.a) || masks.has(how.b))) continue;
     names.add(name);
   }
