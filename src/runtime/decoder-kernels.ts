@@ -1,6 +1,7 @@
 // The core of a decoder on kernels: GroupQueryAttention over caches that lie in the backend's memory, keys and values
-// written where they stay; a step of one token is recorded once and repeated. Every step of a recording ends in the
-// arena: what would run as loops on something that depends on the tokens is refused.
+// written where they stay; a step of one token, and a whole part of a prompt, is recorded once and repeated: nothing is
+// allocated then. Every step of a recording ends in the arena: what would run as loops on something that depends on the
+// tokens is refused.
 import { LowbitError } from "../../formats/core/errors.ts";
 import type { CacheKind } from "../../kernels/wasm/nn/cache.ts";
 import type { Region } from "../backends/wasm/memory.ts";
@@ -28,7 +29,7 @@ import { isSlot, type Machine, type Recording } from "./machine/machine.ts";
 import type { Value } from "./value.ts";
 import { integers } from "./value.ts";
 
-/** Tokens of a prompt at once: their activations stay in the caches, and are little beside the weights. */
+/** Tokens of a prompt at once: their activations stay in the processor's caches, and are little beside the weights. */
 const CHUNK = 64;
 
 /** What keys and values are kept as. */
@@ -82,6 +83,8 @@ export function kernelCore(
   const pasts = lengths.map((_, s) => (): number => lengths[s]);
   /** The step of one sequence, by its number, and of all, at the end. */
   const recorded: (Recorded | undefined)[] = [];
+  /** Parts of a prompt that are whole, by sequence. */
+  const parts: (Recorded | undefined)[] = [];
   let view: Float32Array = new Float32Array(0);
   const clock = fastest();
   const frees = lifetimes(found);
@@ -124,11 +127,13 @@ export function kernelCore(
   const chunk = (ids: BigInt64Array, of: readonly number[]): Logits => {
     const count = ids.length / of.length;
     const list: Recording = [];
+    const isPart = count === CHUNK;
     m.reset();
-    if (count === 1) m.record(list);
+    if (count === 1 || isPart) m.record(list);
     try {
       const at = pass({ type: "int64", dims: [of.length, count], data: ids }, of);
       if (count === 1) recorded[of.length === 1 ? of[0] : sequences] = { list, ids, at };
+      else if (isPart) parts[of[0]] = { list, ids, at };
       return at;
     } finally {
       m.record(null);
@@ -164,8 +169,14 @@ export function kernelCore(
       lengths[s] = before;
       let at: Logits = { address: 0, size: 0 };
       for (let from = 0; from < ids.length; from += CHUNK) {
-        const part = BigInt64Array.from(ids.slice(from, from + CHUNK));
-        at = chunk(part, [s]);
+        const part = ids.slice(from, from + CHUNK);
+        const known = part.length === CHUNK ? parts[s] : undefined;
+        if (known === undefined) at = chunk(BigInt64Array.from(part), [s]);
+        else {
+          known.ids.set(part);
+          for (const call of known.list) call.run();
+          at = known.at;
+        }
         lengths[s] += part.length;
       }
       return logitsAt(at);
@@ -182,7 +193,7 @@ export function kernelCore(
       }));
     },
     dispose() {
-      recorded.length = 0;
+      recorded.length = parts.length = 0;
       for (const region of regions) region.free();
     },
   };

@@ -10,6 +10,7 @@ import { wasm } from "../../src/index.ts";
 const SIZES: DecoderSizes = { hidden: 64, heads: 4, kvHeads: 2, size: 16, ffn: 96, layers: 2, vocabulary: 160, positions: 64, level: 0 };
 const PROMPT = [1, 5, 9, 100, 3, 7, 22];
 const bytes = decoderModel(SIZES);
+const bytes512 = decoderModel({ ...SIZES, positions: 512 });
 
 /** onnxruntime with the caches carried by hand. */
 async function judge(model: Uint8Array, sizes: Pick<DecoderSizes, "layers" | "kvHeads" | "size" | "vocabulary">) {
@@ -103,6 +104,42 @@ test("run with caches as feeds", async () => {
   const { logits } = await session.run(feeds);
   const wanted = await (await judge(bytes, SIZES))(PROMPT);
   expect(distance(wanted, (logits.data as Float32Array).subarray(-SIZES.vocabulary))).toBeLessThan(1e-5);
+});
+
+test.each(["float32", "int8"] as const)("long prompts, part by part, again and after others: caches of %s", async (cache) => {
+  const sizes = { ...SIZES, positions: 512 };
+  const own = await loadModel(bytes512);
+  const ids = (count: number, seed: number): number[] => Array.from({ length: count }, (_, i) => (i * (7 + 2 * seed) + seed) % 160);
+  const decoder = own.decoder({ cache, sequences: 2 });
+  const near = cache === "float32" ? 1e-5 : 3.5e-2;
+  for (const [s, seed] of [
+    [0, 1],
+    [0, 2],
+    [1, 3],
+    [0, 4],
+  ]) {
+    const ask = await judge(bytes512, sizes);
+    decoder.truncate(0, s);
+    for (const [from, to] of [
+      [0, 200],
+      [200, 207],
+      [207, 340],
+    ]) {
+      const part = ids(340, seed).slice(from, to);
+      const [wanted, got] = [await ask(part), decoder.prefill(part, s)];
+      expect(distance(wanted, got)).toBeLessThan(near);
+    }
+    expect(distance(await ask([9]), decoder.step(9, s))).toBeLessThan(near);
+  }
+  // the same numbers whether a part runs for the first time or is repeated
+  const [first, other] = [own.decoder({ cache }), own.decoder({ cache })];
+  first.prefill(ids(64, 5));
+  other.prefill(ids(192, 6));
+  other.reset();
+  other.prefill(ids(64, 5));
+  expect(other.step(3)).toEqual(first.step(3).slice());
+  for (const one of [decoder, first, other]) one.dispose();
+  await own.release();
 });
 
 test("truncate and reset forget; the arena stays as it is over many steps", () => {
