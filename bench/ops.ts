@@ -141,7 +141,7 @@ function cases(memory: Memory): Case[] {
   const layer = { kind: "layer", skip: false, addend: false, scale: true, shift: false, shared } as const;
   const scale = place(width);
   found.push({ name: "layer norm 1024x1024", bytes: all, run: kernel(norm, layer, normJob({ rows, width, epsilon: 1e-5, x: at, y: to, scale })), peer: { op: "LayerNormalization", x: two, y: two, weights: [[width]] } }); // prettier-ignore
-  found.push({ name: "silu 1024x1024", bytes: all, run: kernel(chain, chainSpec([silu(operand(0))], ["vector"], shared), chainJob(rows, width, [at, to])) }); // prettier-ignore
+  found.push({ name: "silu 1024x1024", bytes: all, run: kernel(chain, chainSpec([silu(operand(0))], ["vector"], { shared, relaxed }), chainJob(rows, width, [at, to])) }); // prettier-ignore
 
   const [head, kvHeads, group, keys] = [128, 8, 2, 1024];
   const q = place(kvHeads * group * head);

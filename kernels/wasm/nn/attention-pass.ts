@@ -59,7 +59,7 @@ function scores(pass: Pass): void {
         f.set(s, f.op("f32x4.mul", s, f.op("f32x4.splat", scale)));
         if (spec.softcap) {
           f.set(s, f.op("f32x4.div", s, f.op("f32x4.splat", cap)));
-          f.set(s, f.op("f32x4.mul", tanh4(f, s), f.op("f32x4.splat", cap)));
+          f.set(s, f.op("f32x4.mul", tanh4(f, s, spec.relaxed), f.op("f32x4.splat", cap)));
         }
         if (spec.mask) {
           const address = f.op("i32.add", record(r, "mask"), f.op("i32.shl", f.op("i32.add", at.first, j), f.i32(2)));

@@ -134,7 +134,7 @@ function writeSoften(f: FunctionBuilder, spec: AttentionTilesSpec): void {
         f.set(s, f.op("f32x4.mul", f.load("v128.load", address(at.scores)), f.op("f32x4.splat", scale)));
         if (spec.softcap) {
           f.set(s, f.op("f32x4.div", s, f.op("f32x4.splat", cap)));
-          f.set(s, f.op("f32x4.mul", tanh4(f, s), f.op("f32x4.splat", cap)));
+          f.set(s, f.op("f32x4.mul", tanh4(f, s, spec.relaxed), f.op("f32x4.splat", cap)));
         }
         if (spec.mask) {
           if (limited) {

@@ -16,6 +16,8 @@ export interface ChainSpec {
   /** Nodes that are written. */
   readonly outputs: readonly number[];
   readonly shared: boolean;
+  /** Functions with fused multiply-add; the operations of the expression are rounded one by one all the same. */
+  readonly relaxed: boolean;
 }
 
 /** Operands and results that a job's words have room for. */
@@ -25,14 +27,18 @@ export const MOST_OPERANDS = 20;
  * The spec of a chain.
  * @throws RangeError for more operands and results than a job holds, or an operand that is not declared
  */
-export function chainSpec(values: readonly Value[], operands: ChainSpec["operands"], shared: boolean): ChainSpec {
+export function chainSpec(
+  values: readonly Value[],
+  operands: ChainSpec["operands"],
+  engine: { readonly shared: boolean; readonly relaxed: boolean },
+): ChainSpec {
   const { nodes, outputs } = linearise(values);
   if (operands.length + outputs.length > MOST_OPERANDS)
     throw new RangeError(`chain: expected at most ${MOST_OPERANDS} operands and results, got ${operands.length + outputs.length}.`);
   for (const [op, index] of nodes)
     if (op === "operand" && operands[index] === undefined)
       throw new RangeError(`chain: expected operands 0..${operands.length - 1}, got ${index}.`);
-  return { nodes, operands, outputs, shared };
+  return { nodes, operands, outputs, shared: engine.shared, relaxed: engine.relaxed && nodes.some(([op]) => FUNCTIONS.has(op)) };
 }
 
 /**
@@ -80,7 +86,7 @@ const INSTRUCTIONS = new Map(
 );
 
 /** Prints the nodes once, for four elements; returns where each node's value is. */
-function printNodes(f: FunctionBuilder, nodes: readonly ChainNode[], operands: readonly Local[]): Local[] {
+function printNodes(f: FunctionBuilder, { nodes, relaxed }: ChainSpec, operands: readonly Local[]): Local[] {
   const values: Local[] = [];
   for (const [op, ...numbers] of nodes) {
     if (op === "operand") values.push(operands[numbers[0]]);
@@ -89,7 +95,7 @@ function printNodes(f: FunctionBuilder, nodes: readonly ChainNode[], operands: r
       const args = numbers.map((i) => values[i]);
       const made = FUNCTIONS.get(op);
       let value: Emit;
-      if (made !== undefined) value = made(f, args[0]);
+      if (made !== undefined) value = made(f, args[0], relaxed);
       else if (op === "number") value = f.op("v128.and", args[0], f.constantF32(1));
       else if (op === "select") value = f.op("v128.bitselect", args[1], args[2], args[0]);
       else value = f.op(INSTRUCTIONS.get(op)!, ...args);
@@ -120,7 +126,7 @@ export function chainModule(spec: ChainSpec): Uint8Array<ArrayBuffer> {
         if (tail === null) f.set(inputs[i], f.load("v128.load", address(i), 16 * turn));
         else loadSome(f, inputs[i], address(i), tail, f.constant32(0));
       });
-      const values = printNodes(f, nodes, inputs);
+      const values = printNodes(f, spec, inputs);
       outputs.forEach((node, i) => {
         const at = address(operands.length + i);
         if (tail === null) f.store("v128.store", at, 16 * turn, values[node]);
@@ -140,5 +146,6 @@ export function chainModule(spec: ChainSpec): Uint8Array<ArrayBuffer> {
 export const chain = family(
   "chain",
   chainModule,
-  ({ nodes, operands, outputs, shared }) => `${nodes.map(nodeKey).join(";")} ${operands.join()} ${outputs.join()} ${shared}`,
+  ({ nodes, operands, outputs, shared, relaxed }) =>
+    `${nodes.map(nodeKey).join(";")} ${operands.join()} ${outputs.join()} ${shared} ${relaxed}`,
 );

@@ -10,8 +10,11 @@
 //   sqrt, division, comparisons: instructions, correctly rounded
 import type { Emit, FunctionBuilder, Local, Operand } from "../engine/asm.ts";
 
-/** The value of a float32x4 function at `x`; emitted where it stands, it leaves one vector. `x` keeps its value. */
-export type Math4 = (f: FunctionBuilder, x: Local) => Emit;
+/**
+ * The value of a float32x4 function at `x`; emitted where it stands, it leaves one vector. `x` keeps its value.
+ * `relaxed`: with fused multiply-add, which the bounds hold for too.
+ */
+export type Math4 = (f: FunctionBuilder, x: Local, relaxed: boolean) => Emit;
 
 const LOG2E = Math.fround(Math.LOG2E);
 /** ln 2 in two parts: the first has 15 bits, so that its multiples up to 2^8 are exact. */
@@ -20,10 +23,14 @@ const LN2_LOW = Math.LN2 - LN2_HIGH;
 /** Adding it rounds to an integer, half to even, which is left in the lowest bits. */
 const MAGIC = 1.5 * 2 ** 23;
 
+/** a * b + c. */
+const madd = (f: FunctionBuilder, relaxed: boolean, a: Operand, b: Operand, c: Operand): Emit =>
+  relaxed ? f.op("f32x4.relaxed_madd", a, b, c) : f.op("f32x4.add", f.op("f32x4.mul", a, b), c);
+
 /** Horner's rule: coefficients from the constant on. */
-function polynomial(f: FunctionBuilder, x: Local, coefficients: readonly number[]): Emit {
+function polynomial(f: FunctionBuilder, x: Local, coefficients: readonly number[], relaxed: boolean): Emit {
   let sum: Emit = f.get(f.constantF32(coefficients[coefficients.length - 1]));
-  for (let i = coefficients.length - 2; i >= 0; i--) sum = f.op("f32x4.add", f.op("f32x4.mul", sum, x), f.constantF32(coefficients[i]));
+  for (let i = coefficients.length - 2; i >= 0; i--) sum = madd(f, relaxed, sum, x, f.constantF32(coefficients[i]));
   return sum;
 }
 
@@ -33,29 +40,29 @@ const positive = (f: FunctionBuilder, x: Local): Emit => f.op("v128.and", x, f.c
 /** (e^r - 1 - r) / r^2 for |r| <= ln 2 / 2. */
 const EXP = [0.50000001, 0.166665183, 0.0416662042, 0.00836895371, 0.00139506003];
 
-export const exp4: Math4 = (f, x) => {
+export const exp4: Math4 = (f, x, relaxed) => {
   const [t, n, r, half] = f.locals("v128", 4);
   return () => {
     // pmin(a, b) is b < a ? b : a, so NaN passes
     f.set(r, f.op("f32x4.pmax", f.op("f32x4.pmin", x, f.constantF32(89)), f.constantF32(-105)));
-    f.set(t, f.op("f32x4.add", f.op("f32x4.mul", r, f.constantF32(LOG2E)), f.constantF32(MAGIC)));
+    f.set(t, madd(f, relaxed, r, f.constantF32(LOG2E), f.constantF32(MAGIC)));
     f.set(n, f.op("f32x4.sub", t, f.constantF32(MAGIC)));
-    f.set(r, f.op("f32x4.sub", r, f.op("f32x4.mul", n, f.constantF32(LN2_HIGH))));
-    f.set(r, f.op("f32x4.sub", r, f.op("f32x4.mul", n, f.constantF32(LN2_LOW))));
+    f.set(r, madd(f, relaxed, n, f.constantF32(-LN2_HIGH), r));
+    f.set(r, madd(f, relaxed, n, f.constantF32(-LN2_LOW), r));
     f.set(n, f.op("i32x4.sub", t, f.constantF32(MAGIC)));
     // 2^n in two factors: it reaches from 2^-151 to 2^128, and subnormal results are rounded once
     f.set(half, f.op("i32x4.shr_s", n, f.i32(1)));
     f.set(n, f.op("i32x4.sub", n, half));
     const power = (e: Local): Emit => f.op("i32x4.add", f.op("i32x4.shl", e, f.i32(23)), f.constant32(127 << 23));
-    const tail = f.op("f32x4.mul", f.op("f32x4.mul", polynomial(f, r, EXP), r), r);
+    const tail = f.op("f32x4.mul", f.op("f32x4.mul", polynomial(f, r, EXP, relaxed), r), r);
     const sum = f.op("f32x4.add", f.op("f32x4.add", tail, r), f.constantF32(1));
     f.run(f.op("f32x4.mul", f.op("f32x4.mul", sum, power(half)), power(n)));
   };
 };
 
-export const sigmoid4: Math4 = (f, x) => {
+export const sigmoid4: Math4 = (f, x, relaxed) => {
   const [e, t] = f.locals("v128", 2);
-  const exp = exp4(f, t);
+  const exp = exp4(f, t, relaxed);
   return () => {
     // with z = exp(-|x|): 1 / (1 + z), or z / (1 + z) for negative x, so that small results keep their precision
     f.set(t, f.op("v128.or", x, f.constant32(0x80000000)));
@@ -68,13 +75,13 @@ export const sigmoid4: Math4 = (f, x) => {
 /** (tanh(x) / x - 1) / x^2 in x^2, |x| < 0.625. */
 const TANH = [-0.333332839, 0.133314912, -0.0537434953, 0.020650579, -0.00571703656];
 
-export const tanh4: Math4 = (f, x) => {
+export const tanh4: Math4 = (f, x, relaxed) => {
   const [t, small, s] = f.locals("v128", 3);
-  const exp = exp4(f, s);
+  const exp = exp4(f, s, relaxed);
   return () => {
     f.set(t, positive(f, x));
     f.set(s, f.op("f32x4.mul", x, x));
-    f.set(small, f.op("f32x4.add", f.op("f32x4.mul", f.op("f32x4.mul", polynomial(f, s, TANH), s), x), x));
+    f.set(small, f.op("f32x4.add", f.op("f32x4.mul", f.op("f32x4.mul", polynomial(f, s, TANH, relaxed), s), x), x));
     f.set(s, f.op("f32x4.add", t, t));
     const large = f.op("f32x4.sub", f.constantF32(1), f.op("f32x4.div", f.constantF32(2), f.op("f32x4.add", exp, f.constantF32(1))));
     const chosen = f.op("v128.bitselect", small, large, f.op("f32x4.lt", t, f.constantF32(0.625)));
@@ -87,15 +94,15 @@ const ERF_SMALL = [0.128379166, -0.376126323, 0.112836725, -0.0268581043, 0.0051
 /** -log(1 - erf(t)) / t, 0.9 <= t <= 4. */
 const ERF_LARGE = [1.12863708, 0.635198034, 0.106159049, -0.0236945659, 0.00361034195, -0.000314858113, 0.0000104331144];
 
-export const erf4: Math4 = (f, x) => {
+export const erf4: Math4 = (f, x, relaxed) => {
   const [t, small, s] = f.locals("v128", 3);
-  const exp = exp4(f, s);
+  const exp = exp4(f, s, relaxed);
   return () => {
     f.set(s, f.op("f32x4.mul", x, x));
-    f.set(small, f.op("f32x4.add", f.op("f32x4.mul", polynomial(f, s, ERF_SMALL), x), x));
+    f.set(small, f.op("f32x4.add", f.op("f32x4.mul", polynomial(f, s, ERF_SMALL, relaxed), x), x));
     // erf is 1 in float32 from 3.92 on
     f.set(t, f.op("f32x4.pmin", positive(f, x), f.constantF32(4)));
-    f.set(s, f.op("f32x4.neg", f.op("f32x4.mul", polynomial(f, t, ERF_LARGE), t)));
+    f.set(s, f.op("f32x4.neg", f.op("f32x4.mul", polynomial(f, t, ERF_LARGE, relaxed), t)));
     const large = f.op("f32x4.sub", f.constantF32(1), exp);
     const chosen = f.op("v128.bitselect", small, large, f.op("f32x4.lt", t, f.constantF32(0.92)));
     f.run(f.op("v128.or", chosen, negative(f, x)));
@@ -114,11 +121,11 @@ export const GELU_END = 64;
  * x Phi(x) = max(x, 0) - t Phi(-t), t = |x|: without cancellation on either side, and without exp. With v from the
  * polynomial 2 Phi(-t) = 1 / (1 + v)^8, where 1 is kept apart, so that only the last addition rounds beside it.
  */
-export const gelu4: Math4 = (f, x) => {
+export const gelu4: Math4 = (f, x, relaxed) => {
   const [t, v] = f.locals("v128", 2);
   return () => {
     f.set(t, f.op("f32x4.pmin", positive(f, x), f.constantF32(GELU_END)));
-    f.set(v, f.op("f32x4.mul", polynomial(f, t, GELU), t));
+    f.set(v, f.op("f32x4.mul", polynomial(f, t, GELU, relaxed), t));
     for (let i = 0; i < 3; i++) f.set(v, f.op("f32x4.mul", v, f.op("f32x4.add", v, f.constantF32(2))));
     const tail = f.op("f32x4.div", f.op("f32x4.mul", t, f.constantF32(0.5)), f.op("f32x4.add", v, f.constantF32(1)));
     f.run(f.op("f32x4.sub", f.op("f32x4.pmax", x, f.constantF32(0)), tail));
@@ -126,21 +133,17 @@ export const gelu4: Math4 = (f, x) => {
 };
 
 /** exp of x <= 0 as softmax needs it, 1.5 ulp: 0 below -87.33, where exp would be subnormal. */
-export const decay4 = (f: FunctionBuilder, x: Local, relaxed: boolean): Emit => {
+export const decay4: Math4 = (f, x, relaxed) => {
   const [t, n, r] = f.locals("v128", 3);
-  /** a * b + c. */
-  const madd = (a: Operand, b: Operand, c: Operand): Emit =>
-    relaxed ? f.op("f32x4.relaxed_madd", a, b, c) : f.op("f32x4.add", f.op("f32x4.mul", a, b), c);
   const LOWEST = -87.33;
   return () => {
     f.set(r, f.op("f32x4.pmax", x, f.constantF32(LOWEST)));
-    f.set(t, madd(r, f.constantF32(LOG2E), f.constantF32(MAGIC)));
+    f.set(t, madd(f, relaxed, r, f.constantF32(LOG2E), f.constantF32(MAGIC)));
     f.set(n, f.op("f32x4.sub", t, f.constantF32(MAGIC)));
-    f.set(r, madd(n, f.constantF32(-LN2_HIGH), r));
-    f.set(r, madd(n, f.constantF32(-LN2_LOW), r));
-    let sum: Operand = f.constantF32(EXP[EXP.length - 1]);
-    for (let i = EXP.length - 2; i >= 0; i--) sum = madd(sum, r, f.constantF32(EXP[i]));
-    const near = f.op("f32x4.add", madd(f.op("f32x4.mul", sum, r), r, r), f.constantF32(1));
+    f.set(r, madd(f, relaxed, n, f.constantF32(-LN2_HIGH), r));
+    f.set(r, madd(f, relaxed, n, f.constantF32(-LN2_LOW), r));
+    const tail = f.op("f32x4.mul", polynomial(f, r, EXP, relaxed), r);
+    const near = f.op("f32x4.add", madd(f, relaxed, tail, r, r), f.constantF32(1));
     // the shift leaves the lowest bits of t alone: n, added to the exponent
     const power = f.op("i32x4.add", near, f.op("i32x4.shl", t, f.i32(23)));
     f.run(f.op("v128.andnot", power, f.op("f32x4.lt", x, f.constantF32(LOWEST))));

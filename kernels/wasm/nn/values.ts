@@ -114,10 +114,10 @@ const mul = (a: Value, b: Value): Value => binary("mul", a, b);
 export const silu = (x: Value, alpha = 1): Value => mul(x, unary("sigmoid", alpha === 1 ? x : mul(x, constant(alpha))));
 /** x / 2 * (1 + erf(x / sqrt 2)). */
 export const gelu = (x: Value): Value => unary("gelu", x);
-/** x / 2 * (1 + tanh(sqrt(2 / pi) * (x + 0.044715 x^3))). */
+/** x / 2 * (1 + tanh(u)), u = sqrt(2 / pi) * (x + 0.044715 x^3), which is x * sigmoid(2 u): no cancellation. */
 export const geluTanh = (x: Value): Value => {
-  const inner = mul(mul(x, constant(Math.sqrt(2 / Math.PI))), add(constant(1), mul(constant(0.044715), mul(x, x))));
-  return mul(mul(x, constant(0.5)), add(unary("tanh", inner), constant(1)));
+  const twice = mul(mul(x, constant(2 * Math.sqrt(2 / Math.PI))), add(constant(1), mul(constant(0.044715), mul(x, x))));
+  return mul(x, unary("sigmoid", twice));
 };
 /** cap * tanh(x / cap). */
 export const softcap = (x: Value, cap: number): Value => mul(unary("tanh", mul(x, constant(1 / cap))), constant(cap));

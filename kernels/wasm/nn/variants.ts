@@ -69,11 +69,15 @@ function* chainVariants(): Iterable<KernelVariant> {
   ];
   for (const [name, graph] of graphs)
     for (const second of ["vector", "scalar"] as const)
-      yield {
-        name: `f32_chain_${name}_${second}__wasmsimd`,
-        relaxed: false,
-        build: () => chainModule(chainSpec([graph], ["vector", second], false)),
-      };
+      for (const relaxed of [false, true]) {
+        const spec = chainSpec([graph], ["vector", second], { shared: false, relaxed });
+        if (spec.relaxed !== relaxed) continue;
+        yield {
+          name: `f32_chain_${name}_${second}__${relaxed ? "wasmrelaxedsimd" : "wasmsimd"}`,
+          relaxed,
+          build: () => chainModule(spec),
+        };
+      }
 }
 
 const KINDS: readonly CacheKind[] = ["float32", "float16", "int8", "int4"];

@@ -134,7 +134,7 @@ export function runChain(m: Machine, make: (args: readonly Expression[]) => Expr
   const rows = places.map((place, i) => ({ ...place!.rows, address: m.place(values[i]) }));
   const out = m.slot(dims);
   const expression = make(values.map((_, i) => operand(i)));
-  const spec = chainSpec([expression], places.map((place) => place!.kind), m.memory.shared); // prettier-ignore
+  const spec = chainSpec([expression], places.map((place) => place!.kind), { shared: m.memory.shared, relaxed: m.memory.features.relaxed }); // prettier-ignore
   m.job(m.memory.kernel(chain, spec), chainJob(total / width, width, [...rows, { address: out.address, outer: 0, inner: 4 * width }]));
   return out;
 }

@@ -258,10 +258,17 @@ function isAlong(value: Value, unit: CodeUnit, rank: number): boolean {
 }
 
 /** The numbers of a value along filters or columns. */
-const spread = (value: Value, into: Float32Array, f: (v: number) => number = (v) => v): void => {
+function spread(value: Value, into: Float32Array, f?: (v: number) => number): void {
   const data = value.data as Float32Array;
-  for (let i = 0; i < into.length; i++) into[i] = i < data.length || data.length === 1 ? f(data[data.length === 1 ? 0 : i]) : 0;
-};
+  const count = data.length;
+  if (count === 1) {
+    into.fill(f === undefined ? data[0] : f(data[0]));
+    return;
+  }
+  if (f === undefined) into.set(data);
+  else for (let i = 0; i < count; i++) into[i] = f(data[i]);
+  into.fill(0, count);
+}
 
 /** Functions of integer-only models, and whether they give bytes. */
 const LINEAR: ReadonlyMap<string, boolean> = new Map([

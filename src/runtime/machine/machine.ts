@@ -97,13 +97,16 @@ export function createMachine(memory: EngineMemory): Machine {
   let operator = "";
   const make = (type: SlotType, dims: readonly number[], address: number, base: number): Slot => {
     const size = sizeOf(dims);
+    let view: NumberArray | undefined;
     return {
       type,
       dims,
       address,
       base,
+      // a new view for each look was a part of every step; memory that grew has another buffer
       get data() {
-        return new VIEWS[type](memory.buffer, address, size);
+        const { buffer } = memory;
+        return view?.buffer === buffer ? view : (view = new VIEWS[type](buffer, address, size));
       },
     };
   };
