@@ -1,7 +1,7 @@
 // npm run bench -- cache-perplexity [windows]: kjv-llama with GroupQueryAttention over caches, token by token through a
 // decoder of the runtime: what each type of cache, and int8 activations over 8-bit weights, cost in perplexity over
 // windows of 256 tokens of the evaluation text. Beside it onnxruntime on the model as it came.
-import { create, toBinary } from "../src/onnx/file/proto/index.ts";
+import { create, toBinary } from "@bufbuild/protobuf";
 import type { NodeProto, TensorProto } from "../src/onnx/file/gen/onnx_pb.ts";
 import { ModelProtoSchema, OperatorSetIdProtoSchema } from "../src/onnx/file/gen/onnx_pb.ts";
 import { readFloats } from "../src/onnx/file/values.ts";

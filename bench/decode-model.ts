@@ -1,7 +1,7 @@
 // The synthetic decoder of the decode bench, as onnxruntime-genai's builder writes Qwen3: packed int4 products, norms
 // of queries and keys, GroupQueryAttention with its own rotary embedding, SwiGLU, embedding and head in int4. Random
 // codes of mean zero: codes of another mean drown all activations in one direction.
-import { create, toBinary } from "../src/onnx/file/proto/index.ts";
+import { create, toBinary } from "@bufbuild/protobuf";
 import type { NodeProto, TensorProto } from "../src/onnx/file/gen/onnx_pb.ts";
 import { ModelProtoSchema, OperatorSetIdProtoSchema } from "../src/onnx/file/gen/onnx_pb.ts";
 import { encodeHalf, halfTable } from "../src/onnx/file/half.ts";

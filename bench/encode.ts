@@ -5,7 +5,7 @@
 import { readFileSync, rmSync, writeFileSync } from "node:fs";
 import { join } from "node:path";
 import { scratchFolder } from "../scripts/scratch.mjs";
-import { toBinary } from "../src/onnx/file/proto/index.ts";
+import { toBinary } from "@bufbuild/protobuf";
 import type { NodeProto, TensorProto } from "../src/onnx/file/gen/onnx_pb.ts";
 import { ModelProtoSchema } from "../src/onnx/file/gen/onnx_pb.ts";
 import { quantizeModel } from "../src/onnx/index.ts";

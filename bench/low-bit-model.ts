@@ -2,7 +2,7 @@
 // this library make of activations (a scale per row and block of channels, codes rne(x / scale)), written as Abs,
 // ReduceMax, Div, Round, Mul in float32 before every MatMul by a constant weight. So any runtime gives the perplexity
 // of those products: an integer sum times two scales is the float sum up to its rounding.
-import { create } from "../src/onnx/file/proto/index.ts";
+import { create } from "@bufbuild/protobuf";
 import { InferenceSession, Tensor } from "onnxruntime-node";
 import { ValueInfoProtoSchema, type NodeProto, type TensorProto } from "../src/onnx/file/gen/onnx_pb.ts";
 import { readFloats } from "../src/onnx/file/values.ts";

@@ -1,7 +1,7 @@
 // Models of very many nodes: q4, q8 and fp16 of 10,000 and 100,000 nodes (element-wise chains with a product every
 // hundred, all of one name), in time and memory. What counts is the time of a node, which should not grow with the
 // model.
-import { create } from "../src/onnx/file/proto/index.ts";
+import { create } from "@bufbuild/protobuf";
 import { quantizeModelBytes } from "../src/onnx/index.ts";
 import type { NodeProto } from "../src/onnx/file/gen/onnx_pb.ts";
 import { NodeProtoSchema } from "../src/onnx/file/gen/onnx_pb.ts";

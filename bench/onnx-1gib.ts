@@ -7,7 +7,7 @@ import { spawnSync } from "node:child_process";
 import { closeSync, existsSync, fsyncSync, mkdirSync, openSync, readSync, rmSync, statSync, writeFileSync, writeSync } from "node:fs";
 import { cpus, loadavg, tmpdir } from "node:os";
 import { join } from "node:path";
-import { create, toBinary } from "../src/onnx/file/proto/index.ts";
+import { create, toBinary } from "@bufbuild/protobuf";
 import {
   GraphProtoSchema,
   ModelProtoSchema,

@@ -1,7 +1,7 @@
 // Which channels of the inputs of products keep 8 bits where activations have fewer: what the pass gather-outliers
 // writes down in a model, and lowbit/runtime reads. Kept in metadata_props under one key, as JSON: for each value, how
 // many of its first channels. Other runtimes do not see it.
-import { create } from "./file/proto/index.ts";
+import { create } from "@bufbuild/protobuf";
 import { LowbitError } from "../../formats/core/errors.ts";
 import { StringStringEntryProtoSchema } from "./file/gen/onnx_pb.ts";
 import type { OnnxModel } from "./file/model.ts";

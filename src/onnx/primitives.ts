@@ -1,6 +1,6 @@
 // What those need who change a model themselves: its layers, their weights and biases as matrices, and values of the
 // graph as outputs.
-import { create } from "./file/proto/index.ts";
+import { create } from "@bufbuild/protobuf";
 import { LowbitError } from "../../formats/core/errors.ts";
 import type { PackedTensor } from "../../formats/core/types.ts";
 import { dequantizeOriginal } from "../quantize/mrgptq.ts";

@@ -385,9 +385,10 @@ describe("mistakes", () => {
   });
   test("verify without onnxruntime-node says what to install; quantize does not need it", async () => {
     const alone = dir.path("alone/node_modules/lowbit");
-    mkdirSync(alone, { recursive: true });
+    mkdirSync(join(alone, "../@bufbuild"), { recursive: true });
     cpSync(join(root, "dist"), join(alone, "dist"), { recursive: true });
     copyFileSync(join(root, "package.json"), join(alone, "package.json"));
+    cpSync(join(root, "node_modules/@bufbuild/protobuf"), join(alone, "../@bufbuild/protobuf"), { recursive: true });
     const script = join(alone, "dist/esm/cli.js");
     const out = dir.path("alone/q4.onnx");
     expect(await lowbit(["quantize", fashion, "-o", out, "-d", "q4"], { script })).toMatchObject({ code: 0, stderr: "" });

@@ -3,7 +3,7 @@
 // was made before is still there. Needs `npm run build`.
 import { spawnSync, type SpawnSyncReturns } from "node:child_process";
 import { createHash } from "node:crypto";
-import { cpSync, existsSync, mkdirSync, readdirSync, readFileSync, rmSync, writeFileSync } from "node:fs";
+import { cpSync, existsSync, mkdirSync, readdirSync, readFileSync, rmSync, symlinkSync, writeFileSync } from "node:fs";
 import { dirname, join } from "node:path";
 import { expect, test } from "vitest";
 import { encode, graph, matmulModel, model, node, raw, T, value, weights } from "../onnx/build.ts";
@@ -123,10 +123,12 @@ test("a browser that is missing: the variable that names it", () => {
 });
 
 test("runtimes that are missing: the package to install, for verify and for calibration", () => {
-  // the built package alone: it depends on nothing
+  // the built package alone, with what it depends on
   const alone = place.path("alone");
   cpSync(join(root, "dist"), join(alone, "dist"), { recursive: true });
   writeFileSync(join(alone, "package.json"), readFileSync(join(root, "package.json")));
+  mkdirSync(join(alone, "node_modules/@bufbuild"), { recursive: true });
+  symlinkSync(join(root, "node_modules/@bufbuild/protobuf"), join(alone, "node_modules/@bufbuild/protobuf"));
   const script = join(alone, bin.slice(root.length));
   expect(existsSync(dirname(script))).toBe(true);
   const data = place.path("data.jsonl");

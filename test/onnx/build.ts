@@ -1,5 +1,5 @@
-// Small ONNX models for tests, built field by field: every storage of a tensor, graphs, subgraphs.
-import { create, toBinary } from "../../src/onnx/file/proto/index.ts";
+// Small ONNX models for tests, built field by field with protobuf-es: every storage of a tensor, graphs, subgraphs.
+import { create, toBinary } from "@bufbuild/protobuf";
 import type { AttributeProto, GraphProto, ModelProto, NodeProto, TensorProto, ValueInfoProto } from "../../src/onnx/file/gen/onnx_pb.ts";
 import {
   AttributeProtoSchema,

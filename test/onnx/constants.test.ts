@@ -17,7 +17,7 @@ import {
   sortNodes,
 } from "../../src/onnx/graph/graph.ts";
 import { quantizeModelBytes, readModelBytes } from "../../src/onnx/index.ts";
-import { create } from "../../src/onnx/file/proto/index.ts";
+import { create } from "@bufbuild/protobuf";
 import { T, encode, graph, model, node, raw, value, weights } from "./build.ts";
 import type { AttributeValue } from "./build.ts";
 

@@ -1,6 +1,6 @@
 // Mixtures of experts: MoE becomes QMoE. The judge is onnxruntime: QMoE gives what MoE gives with the weights that its
 // codes stand for, decoded here.
-import { create } from "../../src/onnx/file/proto/index.ts";
+import { create } from "@bufbuild/protobuf";
 import * as ort from "onnxruntime-node";
 import { describe, expect, it } from "vitest";
 import { OperatorSetIdProtoSchema, type ModelProto, type NodeProto, type TensorProto } from "../../src/onnx/file/gen/onnx_pb.ts";

@@ -2,7 +2,7 @@
 // gives what it gave.
 import { InferenceSession, Tensor } from "onnxruntime-node";
 import { describe, expect, it } from "vitest";
-import { create } from "../../src/onnx/file/proto/index.ts";
+import { create } from "@bufbuild/protobuf";
 import { OperatorSetIdProtoSchema, ValueInfoProtoSchema } from "../../src/onnx/file/gen/onnx_pb.ts";
 import type { QuantizeBytesOptions } from "../../src/onnx/index.ts";
 import { quantizeModelBytes } from "../../src/onnx/index.ts";

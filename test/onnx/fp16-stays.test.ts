@@ -1,6 +1,6 @@
 // What stays in float32 when a model becomes float16, node by node, and what constants become: by the rules of the
 // guide (docs/onnx.md), not by those of an operator's schema (fp16-operators.test.ts).
-import { create } from "../../src/onnx/file/proto/index.ts";
+import { create } from "@bufbuild/protobuf";
 import { describe, expect, test } from "vitest";
 import { AttributeProto_AttributeType as A, OperatorSetIdProtoSchema, ValueInfoProtoSchema, type NodeProto, type TensorProto, type ValueInfoProto } from "../../src/onnx/file/gen/onnx_pb.ts"; // prettier-ignore
 import { BANDS } from "../../src/onnx/bands.ts";

@@ -1,5 +1,5 @@
 // Integer forms of every operator that has one: a small float model of each, and what onnxruntime computes of both.
-import { create } from "../../src/onnx/file/proto/index.ts";
+import { create } from "@bufbuild/protobuf";
 import * as ort from "onnxruntime-node";
 import { describe, expect, test } from "vitest";
 import { OperatorSetIdProtoSchema, ValueInfoProtoSchema, type NodeProto, type TensorProto } from "../../src/onnx/file/gen/onnx_pb.ts";

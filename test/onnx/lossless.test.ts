@@ -1,5 +1,5 @@
 // bfloat16 initializers as lossless tensors, in whichever field of the message they are.
-import { create, toBinary } from "../../src/onnx/file/proto/index.ts";
+import { create, toBinary } from "@bufbuild/protobuf";
 import { expect, it } from "vitest";
 import { losslessBits } from "../../src/index.ts";
 import { losslessInitializers, readModelBytes } from "../../src/onnx/index.ts";

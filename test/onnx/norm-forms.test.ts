@@ -1,6 +1,6 @@
 // Normalizations in every spelling that exporters use: each is found, its gain is folded and its stream turned, and the
 // outputs stay, as onnxruntime computes them. What only looks like one is left alone.
-import { create } from "../../src/onnx/file/proto/index.ts";
+import { create } from "@bufbuild/protobuf";
 import { describe, expect, test } from "vitest";
 import { OperatorSetIdProtoSchema, type NodeProto, type TensorProto } from "../../src/onnx/file/gen/onnx_pb.ts";
 import { applyPasses, readModelBytes, writeModelBytes, type PassRequest } from "../../src/onnx/index.ts";

@@ -6,7 +6,7 @@ import { raiseOpset } from "../../src/onnx/graph/opset.ts";
 import { buildScopes, collectNames, sortNodes } from "../../src/onnx/graph/graph.ts";
 import type { GraphProto, ModelProto, NodeProto, TensorProto } from "../../src/onnx/file/gen/onnx_pb.ts";
 import { readModelBytes, writeModelBytes } from "../../src/onnx/index.ts";
-import { create } from "../../src/onnx/file/proto/index.ts";
+import { create } from "@bufbuild/protobuf";
 import { OperatorSetIdProtoSchema } from "../../src/onnx/file/gen/onnx_pb.ts";
 import { T, encode, graph, model, node, raw, value, weights } from "./build.ts";
 import type { AttributeValue } from "./build.ts";

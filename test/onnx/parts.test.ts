@@ -1,6 +1,6 @@
 // Small parts that whole models rarely reach: shapes, options, what makes two runs differ, elementwise functions,
 // constants of rare types, words of findings.
-import { create } from "../../src/onnx/file/proto/index.ts";
+import { create } from "@bufbuild/protobuf";
 import { describe, expect, test } from "vitest";
 import { SparseTensorProtoSchema } from "../../src/onnx/file/gen/onnx_pb.ts";
 import { buildScopes, constantResolver, readConstant } from "../../src/onnx/graph/graph.ts";

@@ -1,6 +1,6 @@
 // Layers as matrices: what readWeight gives is what the operator multiplies by, as onnxruntime-node computes it;
 // writing changes one layer only.
-import { create } from "../../src/onnx/file/proto/index.ts";
+import { create } from "@bufbuild/protobuf";
 import { InferenceSession, Tensor } from "onnxruntime-node";
 import { describe, expect, test } from "vitest";
 import { format } from "../../formats/index.ts";

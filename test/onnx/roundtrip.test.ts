@@ -3,7 +3,7 @@
 import { mkdirSync, mkdtempSync, readFileSync, readdirSync, rmSync, statSync, writeFileSync } from "node:fs";
 import { tmpdir } from "node:os";
 import { join } from "node:path";
-import { fromBinary } from "../../src/onnx/file/proto/index.ts";
+import { fromBinary } from "@bufbuild/protobuf";
 import { afterAll, describe, expect, it } from "vitest";
 import { encodeModel, segmentChunks } from "../../src/onnx/file/encode.ts";
 import { ModelProtoSchema } from "../../src/onnx/file/gen/onnx_pb.ts";

@@ -3,7 +3,7 @@
 // one.
 import fc from "fast-check";
 import { describe, expect, it, vi } from "vitest";
-import { create } from "../../src/onnx/file/proto/index.ts";
+import { create } from "@bufbuild/protobuf";
 import type { ModelProto, NodeProto } from "../../src/onnx/file/gen/onnx_pb.ts";
 import { NodeProtoSchema } from "../../src/onnx/file/gen/onnx_pb.ts";
 import { readModelBytes, verifyModels, writeModelBytes } from "../../src/onnx/index.ts";

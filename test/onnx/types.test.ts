@@ -1,6 +1,6 @@
 // Element types of values: every operator's outputs as onnxruntime names them, and, where no runtime tells (sequences,
 // operators of other domains and of old opsets, graphs inside nodes), as the operators' schemas say.
-import { create } from "../../src/onnx/file/proto/index.ts";
+import { create } from "@bufbuild/protobuf";
 import { InferenceSession } from "onnxruntime-node";
 import { describe, expect, test } from "vitest";
 import {

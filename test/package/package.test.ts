@@ -39,9 +39,9 @@ beforeAll(() => {
   tarball = join(dir, packed.trim().split("\n").pop()!);
   mkdirSync(join(dir, "node_modules/lowbit"), { recursive: true });
   execFileSync("tar", ["-xzf", tarball, "-C", join(dir, "node_modules/lowbit"), "--strip-components=1"]);
-  // The optional peers of lowbit/testing and lowbit/tfjs, as an install would put them there.
-  mkdirSync(join(dir, "node_modules/@tensorflow"));
-  for (const d of ["fast-check", "pure-rand", "@tensorflow/tfjs-core"])
+  // Its one dependency and the optional peers of lowbit/testing and lowbit/tfjs, as an install would put them there.
+  for (const scope of ["@bufbuild", "@tensorflow"]) mkdirSync(join(dir, "node_modules", scope));
+  for (const d of ["@bufbuild/protobuf", "fast-check", "pure-rand", "@tensorflow/tfjs-core"])
     if (existsSync(join(root, "node_modules", d))) symlinkSync(join(root, "node_modules", d), join(dir, "node_modules", d));
   writeFileSync(join(dir, "package.json"), '{"private":true}');
 });

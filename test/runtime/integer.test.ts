@@ -2,7 +2,7 @@
 // codes and floats for what goes around them.
 import { InferenceSession, Tensor } from "onnxruntime-node";
 import { expect, it, test } from "vitest";
-import { toBinary } from "../../src/onnx/file/proto/index.ts";
+import { toBinary } from "@bufbuild/protobuf";
 import { ModelProtoSchema } from "../../src/onnx/file/gen/onnx_pb.ts";
 import { seededRandom } from "../../src/quantize/random.ts";
 import { loadModel } from "../../src/runtime/index.ts";

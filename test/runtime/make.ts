@@ -1,5 +1,5 @@
 // What tests of operators are made of: random values, and a model of one node.
-import { create } from "../../src/onnx/file/proto/index.ts";
+import { create } from "@bufbuild/protobuf";
 import type { TensorProto } from "../../src/onnx/file/gen/onnx_pb.ts";
 import { OperatorSetIdProtoSchema } from "../../src/onnx/file/gen/onnx_pb.ts";
 import type { AttributeValue } from "../onnx/build.ts";

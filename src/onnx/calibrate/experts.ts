@@ -4,7 +4,7 @@
 // [experts, tokens, inputs]. Not here: fc3, swiglu in halves and the sparse mixer, which onnxruntime's CPU does not
 // run.
 // Source: onnxruntime docs/ContribOperators.md.
-import { create } from "../file/proto/index.ts";
+import { create } from "@bufbuild/protobuf";
 import { ModelProtoSchema, TensorProto_DataType as T, type NodeProto, type TensorProto } from "../file/gen/onnx_pb.ts";
 import { encodeHalf } from "../file/half.ts";
 import { makeTensor, type OnnxModel } from "../file/model.ts";

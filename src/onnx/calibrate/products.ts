@@ -1,7 +1,7 @@
 // Sums of outer products of activations, sum a b^T, by onnxruntime: its float32 product is some ten times as fast as
 // float64 in WebAssembly, and calibration spends most of its time there. Sums are float32 over panels of tokens and
 // float64 between them; the inputs are float32 anyway, and dampings are far above what that leaves (about 1e-7).
-import { create, toBinary } from "../file/proto/index.ts";
+import { create, toBinary } from "@bufbuild/protobuf";
 import { ModelProtoSchema, TensorProto_DataType as T, ValueInfoProtoSchema, type ValueInfoProto } from "../file/gen/onnx_pb.ts";
 import { intAttribute, makeNode } from "../graph/graph.ts";
 import { openSession, type Session } from "../session.ts";

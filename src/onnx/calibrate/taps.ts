@@ -2,7 +2,7 @@
 // onnxruntime-node runs it. A runner goes through a model in stages, front to back: what later stages need of earlier
 // ones is kept (up to a bound) and fed to the next cut, so that all stages together cost one run of the model. Source:
 // ONNX IR (outputs need a name only). Node only.
-import { create } from "../file/proto/index.ts";
+import { create } from "@bufbuild/protobuf";
 import { LowbitError } from "../../../formats/core/errors.ts";
 import { payloadBytes } from "../file/encode.ts";
 import type { NodeProto, ValueInfoProto } from "../file/gen/onnx_pb.ts";

@@ -1,15 +1,16 @@
-// Writing: the message is encoded without payloads, then cut open wherever a tensor's data goes, and
+// Writing: the message is encoded by protobuf-es without payloads, then cut open wherever a tensor's data goes, and
 // lengths are put right. The result is a list of segments (bytes, or ranges of a source) whose total is known before
 // the first byte is written, so a model streams.
-import { fromBinary, toBinary } from "./proto/index.ts";
+import { fromBinary, toBinary } from "@bufbuild/protobuf";
 import type { TensorProto } from "./gen/onnx_pb.ts";
 import { ModelProtoSchema, TensorProtoSchema, TensorProto_DataLocation } from "./gen/onnx_pb.ts";
 import type { OnnxModel } from "./model.ts";
 import { allTensors, decodeOriginal, isExternal, tensorPayload } from "./model.ts";
+import { splitFields } from "./scan.ts";
 import type { Payload } from "./source.ts";
 import { RAW_DATA } from "./source.ts";
 import type { MessageKind } from "./wire.ts";
-import { CHILDREN, fieldHeader, splitFields } from "./wire.ts";
+import { CHILDREN, fieldHeader } from "./wire.ts";
 
 /** A piece of an output file: bytes, or a range of a source. */
 export type Segment = Uint8Array | Payload;

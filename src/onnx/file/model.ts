@@ -1,7 +1,7 @@
 // A model in memory: the decoded message (weights replaced by tokens), the payload table, and where external data comes
 // from. Reading checks what a runtime would only find out later: a graph and opsets are there, every tensor's dims
 // agree with its bytes.
-import { create, fromBinary } from "./proto/index.ts";
+import { create, fromBinary } from "@bufbuild/protobuf";
 import { LowbitError, isLowbitError } from "../../../formats/core/errors.ts";
 import type { AttributeProto, GraphProto, ModelProto, NodeProto, SparseTensorProto, TensorProto } from "./gen/onnx_pb.ts";
 import { ModelProtoSchema, TensorProtoSchema, TensorProto_DataLocation } from "./gen/onnx_pb.ts";

@@ -1,7 +1,7 @@
 // The scanner: walks the wire format of a ModelProto and builds the same message without its large tensor payloads (the
 // skeleton), each replaced by a token, with a table of where the payloads are. It reads a 1 GiB model in a few dozen
-// small reads. It checks structure only (lengths, wire types, nesting); what the fields mean is the work of
-// proto/ and model.ts.
+// small reads. It checks structure only (lengths, wire types, nesting); what the fields mean is protobuf-es's and
+// model.ts's work.
 import { LowbitError } from "../../../formats/core/errors.ts";
 import { RAW_DATA } from "./source.ts";
 import type { ByteSource, PayloadStore } from "./source.ts";
@@ -14,7 +14,7 @@ export const PAYLOAD_MIN = 1024;
 /** A skeleton above this is no model that a runtime would load (ONNX files are limited to 2 GiB in all). */
 const SKELETON_MAX = 1 << 29;
 /**
- * Graphs nest through attributes: each level of control flow costs three levels of messages; proto/ stops at 100.
+ * Graphs nest through attributes: each level of control flow costs three levels of messages; protobuf-es stops at 100.
  */
 const DEPTH_MAX = 90;
 /**
@@ -166,4 +166,29 @@ export function scanModel(source: ByteSource, store: PayloadStore): Uint8Array {
     at += pieceLength(piece);
   }
   return skeleton;
+}
+
+/**
+ * Splits the bytes of one small message into its fields: [field number, start, end] of each whole field (tag included).
+ */
+export function splitFields(bytes: Uint8Array): [field: number, start: number, end: number, valueStart: number][] {
+  const fields: [number, number, number, number][] = [];
+  let pos = 0;
+  while (pos < bytes.length) {
+    const start = pos;
+    const [tag, afterTag] = readVarint(bytes, pos);
+    let valueStart = afterTag;
+    let end: number;
+    if (tag % 8 === 0) end = readVarint(bytes, afterTag)[1];
+    else if (tag % 8 === 1) end = afterTag + 8;
+    else if (tag % 8 === 5) end = afterTag + 4;
+    else {
+      const [length, next] = readVarint(bytes, afterTag);
+      valueStart = next;
+      end = next + length;
+    }
+    fields.push([Math.floor(tag / 8), start, end, valueStart]);
+    pos = end;
+  }
+  return fields;
 }

@@ -1,7 +1,7 @@
-// The messages of ONNX as the scanner walks them, from the description of onnx.proto: which fields hold
+// The messages of ONNX as the scanner walks them, from protobuf-es' description of onnx.proto: which fields hold
 // messages, and about how much memory a decoded message takes, so that a small file cannot ask for a large heap.
+import type { DescField, DescMessage } from "@bufbuild/protobuf";
 import { ModelProtoSchema } from "./gen/onnx_pb.ts";
-import type { MessageSchema as Described } from "./proto/index.ts";
 
 /** A kind of message. */
 export interface MessageSchema {
@@ -20,8 +20,13 @@ export interface MessageSchema {
 /** Bytes of heap of a field that onnx.proto does not know; it is kept, to be written back. */
 export const UNKNOWN_FIELD_COST = 160;
 
+function messageOf(field: DescField): DescMessage | undefined {
+  if (field.fieldKind === "message") return field.message;
+  return field.fieldKind === "list" && field.listKind === "message" ? field.message : undefined;
+}
+
 /** "graph" of GraphProto, "value info" of ValueInfoProto, "type.tensor" of TypeProto.Tensor. */
-const shortName = (desc: Described): string =>
+const shortName = (desc: DescMessage): string =>
   desc.typeName
     .replace(/^onnx\./, "")
     .replaceAll("Proto", "")
@@ -29,12 +34,12 @@ const shortName = (desc: Described): string =>
     .toLowerCase();
 
 /** The schema of a message and of all that it can hold; messages hold each other in circles. */
-function build(root: Described): MessageSchema {
+function build(root: DescMessage): MessageSchema {
   const made = new Map<string, MessageSchema & { children: Map<number, MessageSchema> }>();
-  const of = (desc: Described): MessageSchema & { children: Map<number, MessageSchema> } => {
+  const of = (desc: DescMessage): MessageSchema & { children: Map<number, MessageSchema> } => {
     let schema = made.get(desc.typeName);
     if (schema === undefined) {
-      const lists = desc.fields.filter((field) => field.list).length;
+      const lists = desc.fields.filter((field) => field.fieldKind === "list").length;
       schema = {
         name: shortName(desc),
         children: new Map(),
@@ -43,7 +48,8 @@ function build(root: Described): MessageSchema {
       };
       made.set(desc.typeName, schema);
       for (const field of desc.fields) {
-        if (field.message !== undefined) schema.children.set(field.number, of(field.message));
+        const child = messageOf(field);
+        if (child !== undefined) schema.children.set(field.number, of(child));
       }
     }
     return schema;

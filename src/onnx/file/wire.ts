@@ -1,5 +1,5 @@
 // The few facts of the protobuf wire format that the scanner and the writer need: varints, and which ONNX messages hold
-// which. Field numbers: onnx.proto (proto2). Everything else about messages is in proto/.
+// which. Field numbers: onnx.proto (proto2). Everything else about messages is left to protobuf-es.
 
 /** Message kinds on the path from ModelProto to a TensorProto. */
 export type MessageKind = "model" | "graph" | "node" | "attribute" | "tensor" | "sparse" | "function" | "training";
@@ -60,29 +60,4 @@ export function readVarint(bytes: Uint8Array, pos: number): [value: number, next
     scale *= 128;
   }
   return [NaN, -1];
-}
-
-/**
- * Splits the bytes of one small message into its fields: [field number, start, end] of each whole field (tag included).
- */
-export function splitFields(bytes: Uint8Array): [field: number, start: number, end: number, valueStart: number][] {
-  const fields: [number, number, number, number][] = [];
-  let pos = 0;
-  while (pos < bytes.length) {
-    const start = pos;
-    const [tag, afterTag] = readVarint(bytes, pos);
-    let valueStart = afterTag;
-    let end: number;
-    if (tag % 8 === 0) end = readVarint(bytes, afterTag)[1];
-    else if (tag % 8 === 1) end = afterTag + 8;
-    else if (tag % 8 === 5) end = afterTag + 4;
-    else {
-      const [length, next] = readVarint(bytes, afterTag);
-      valueStart = next;
-      end = next + length;
-    }
-    fields.push([Math.floor(tag / 8), start, end, valueStart]);
-    pos = end;
-  }
-  return fields;
 }

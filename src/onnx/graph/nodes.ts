@@ -1,5 +1,5 @@
 // Builds nodes and attributes, and gives new values names that are free.
-import { create } from "../file/proto/index.ts";
+import { create } from "@bufbuild/protobuf";
 import type { AttributeProto, NodeProto, TensorProto } from "../file/gen/onnx_pb.ts";
 import {
   AttributeProtoSchema,

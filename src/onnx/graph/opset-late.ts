@@ -1,7 +1,7 @@
 // Raising the default opset beyond 11: attributes that became inputs (axes of Squeeze, Unsqueeze and reductions, sizes
 // of Split), Softmax and its kin, which flattened before 13, and what cannot be said. Source: the operator schemas of
 // onnx 1.23 with history, versions 12 to 25.
-import { create } from "../file/proto/index.ts";
+import { create } from "@bufbuild/protobuf";
 import {
   AttributeProto_AttributeType as A,
   AttributeProtoSchema,

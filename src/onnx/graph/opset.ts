@@ -3,7 +3,7 @@
 // Source: the operator schemas of onnx 1.23 with history, and what onnxruntime computes for each opset
 // (test/onnx/opset.test.ts runs every operator that changed, before and after). What cannot be said in opset 11 is an
 // obstacle: the caller leaves the model as it is.
-import { create } from "../file/proto/index.ts";
+import { create } from "@bufbuild/protobuf";
 import type { AttributeProto, NodeProto } from "../file/gen/onnx_pb.ts";
 import {
   AttributeProtoSchema,

@@ -1,7 +1,7 @@
 // The integer functions of a model (domain `lowbit.integer`), as model-local functions whose bodies are standard ONNX
 // operators on integers: any runtime runs them, and ours knows them by name and body and has kernels for them. All
 // arithmetic is that of src/quantize/integer, in int64.
-import { create } from "../file/proto/index.ts";
+import { create } from "@bufbuild/protobuf";
 import type { FunctionProto, NodeProto } from "../file/gen/onnx_pb.ts";
 import {
   AttributeProtoSchema,

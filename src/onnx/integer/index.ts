@@ -1,6 +1,6 @@
 // integerOnly: a transformer encoder as a graph in which every operator between input and output works on integers
 // (I-ViT, arXiv 2207.01405), in standard ONNX operators.
-import { create } from "../file/proto/index.ts";
+import { create } from "@bufbuild/protobuf";
 import { LowbitError } from "../../../formats/core/errors.ts";
 import { checkAborted, type RunOptions } from "../../quantize/steps.ts";
 import type { CalibrationData } from "../calibrate/sources.ts";

@@ -1,5 +1,5 @@
 // Hashes of what a run depends on: the graph, and calibration data.
-import { toBinary } from "../file/proto/index.ts";
+import { toBinary } from "@bufbuild/protobuf";
 import { nodeCrypto } from "../../files/calls.ts";
 import { ModelProtoSchema } from "../file/gen/onnx_pb.ts";
 import type { OnnxModel } from "../file/model.ts";

@@ -1,5 +1,5 @@
 // onnxruntime's own domain of operators.
-import { create } from "../file/proto/index.ts";
+import { create } from "@bufbuild/protobuf";
 import { OperatorSetIdProtoSchema } from "../file/gen/onnx_pb.ts";
 import type { OnnxModel } from "../file/model.ts";
 

@@ -2,7 +2,7 @@
 // quantize_dynamic: DynamicQuantizeLinear -> MatMulInteger or ConvInteger -> Cast -> Mul (scales) -> Add (bias).
 // Embeddings hold codes with a scale per row.
 // Source: ONNX DynamicQuantizeLinear-11, MatMulInteger-10, ConvInteger-10; onnxruntime quantization/operators.
-import { create } from "../file/proto/index.ts";
+import { create } from "@bufbuild/protobuf";
 import { LowbitError } from "../../../formats/core/errors.ts";
 import { unpack } from "../../../formats/core/packed.ts";
 import type { Codes } from "../../../formats/core/pack.ts";

@@ -1,7 +1,7 @@
 // The graphs of a model rewritten for float16: each value has up to two names, one per precision; a Cast makes the
 // other where a node asks for it. Graph inputs and outputs may keep their type. Subgraphs give and take float16, unless
 // the node that holds them stays in float32.
-import { create } from "../file/proto/index.ts";
+import { create } from "@bufbuild/protobuf";
 import type { AttributeProto, NodeProto, TensorProto } from "../file/gen/onnx_pb.ts";
 import {
   AttributeProtoSchema,

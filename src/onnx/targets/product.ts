@@ -2,7 +2,7 @@
 // become a product x [.., K] * W^T; Gemm's beta C becomes an Add. A weight on the left goes by transposing: W x = (x^T
 // W^T)^T.
 // Source: ONNX operators MatMul, Gemm (opset 7 and later).
-import { create } from "../file/proto/index.ts";
+import { create } from "@bufbuild/protobuf";
 import { bfloat16 } from "../../../formats/bfloat16.ts";
 import type { PackedTensor } from "../../../formats/core/types.ts";
 import type { NodeProto, TensorProto } from "../file/gen/onnx_pb.ts";

@@ -1,7 +1,7 @@
 // What the target "stored" writes down in the model: which value is decoded from which tensors, in which format.
 // `readStored` makes the packed tensors again, so that a runtime with kernels for the format never decodes them. Kept
 // in metadata_props under one key, as JSON.
-import { create } from "../file/proto/index.ts";
+import { create } from "@bufbuild/protobuf";
 import { LowbitError } from "../../../formats/core/errors.ts";
 import { packedBytes, packInto } from "../../../formats/core/pack.ts";
 import { elementOf, packedSizes } from "../../../formats/core/packed.ts";

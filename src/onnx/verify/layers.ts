@@ -2,7 +2,7 @@
 // models, and verifyModels does the rest. Node only (onnxruntime-node). Only the main graph: values inside If and Loop
 // cannot be asked for. An output that is asked for keeps the runtime from fusing across it, so figures may differ in
 // the last digits from a plain run.
-import { create } from "../file/proto/index.ts";
+import { create } from "@bufbuild/protobuf";
 import { LowbitError } from "../../../formats/core/errors.ts";
 import { payloadBytes } from "../file/encode.ts";
 import { ValueInfoProtoSchema } from "../file/gen/onnx_pb.ts";

@@ -2,7 +2,7 @@
 // an output are cut in the middle, the values that cross the cut become outputs, and both runtimes give them. All
 // agree: the fault is behind the cut. One differs: it is before it. Only values of the main graph can be asked for; If,
 // Loop and Scan count as one node.
-import { create } from "../file/proto/index.ts";
+import { create } from "@bufbuild/protobuf";
 import type { NodeProto } from "../file/gen/onnx_pb.ts";
 import { ValueInfoProtoSchema } from "../file/gen/onnx_pb.ts";
 import { payloadBytes } from "../file/encode.ts";

@@ -2,7 +2,7 @@
 // there and drops the casts between, so that a sum of 155,000 passes; a GPU gives infinity. The float32 reference is
 // run once more with the values that are float16 in the other model as outputs, and their magnitudes are looked at; for
 // sums also the sum of magnitudes inside.
-import { create } from "../file/proto/index.ts";
+import { create } from "@bufbuild/protobuf";
 import { payloadBytes } from "../file/encode.ts";
 import { TensorProto_DataType as T, ValueInfoProtoSchema } from "../file/gen/onnx_pb.ts";
 import type { NodeProto } from "../file/gen/onnx_pb.ts";

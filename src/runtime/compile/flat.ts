@@ -2,7 +2,7 @@
 // only its branch remains; else the nodes of both carry guards (which condition must be true or false for them to run),
 // and a `lowbit.Pick` takes the results of the branch that ran. Works off a stack: the depth of graphs is the file's
 // choice.
-import { create } from "../../onnx/file/proto/index.ts";
+import { create } from "@bufbuild/protobuf";
 import { LowbitError } from "../../../formats/core/errors.ts";
 import type { GraphProto, NodeProto, TensorProto } from "../../onnx/file/gen/onnx_pb.ts";
 import { NodeProtoSchema } from "../../onnx/file/gen/onnx_pb.ts";

@@ -1,7 +1,7 @@
 // Fusions. Element-wise operators whose results only the next one reads become one chain, a single kernel whatever its
 // length; products of one input with MatMulNBits weights of one form (queries, keys and values; gate and up) become one
 // product of their rows joined.
-import { create } from "../../onnx/file/proto/index.ts";
+import { create } from "@bufbuild/protobuf";
 import { constant as constantOf, type Value as Expression } from "../../../kernels/wasm/nn/values.ts";
 import { MOST_OPERANDS } from "../../../kernels/wasm/nn/chain.ts";
 import type { NodeProto } from "../../onnx/file/gen/onnx_pb.ts";

@@ -1,5 +1,5 @@
 // Nodes whose meaning depends on the opset or on their readers, written as nodes that mean the same everywhere.
-import { create } from "../../onnx/file/proto/index.ts";
+import { create } from "@bufbuild/protobuf";
 import type { NodeProto } from "../../onnx/file/gen/onnx_pb.ts";
 import { NodeProtoSchema, TensorProto_DataType as T } from "../../onnx/file/gen/onnx_pb.ts";
 import { attributeInt, constantTensor, intAttribute } from "../../onnx/graph/nodes.ts";

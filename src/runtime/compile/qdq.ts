@@ -1,7 +1,7 @@
 // Static quantization as QDQ graphs spell it: a convolution or product of dequantized codes by dequantized constant
 // weights, whose result is quantized again (Relu between them where the codes' bound does its work), as one QLinearConv
 // or QLinearMatMul: exact integer sums instead of float32 ones. What else reads the dequantized values keeps them.
-import { create } from "../../onnx/file/proto/index.ts";
+import { create } from "@bufbuild/protobuf";
 import type { NodeProto, TensorProto } from "../../onnx/file/gen/onnx_pb.ts";
 import { NodeProtoSchema, TensorProto_DataType as T } from "../../onnx/file/gen/onnx_pb.ts";
 import { attributeInt } from "../../onnx/graph/nodes.ts";

@@ -1,6 +1,6 @@
 // Products of codes whose integer sums become float32 at once: ConvInteger or MatMulInteger, Cast, Mul by scales and,
 // where there is one, Add of a bias are one step, and no sum leaves its kernel as an integer.
-import { create } from "../../onnx/file/proto/index.ts";
+import { create } from "@bufbuild/protobuf";
 import { NodeProtoSchema, TensorProto_DataType as T } from "../../onnx/file/gen/onnx_pb.ts";
 import { attributeInt } from "../../onnx/graph/nodes.ts";
 import { emitCodes } from "../machine/integers.ts";

@@ -1,7 +1,7 @@
 // The decoder of a GGUF file as an ONNX graph of the operators that onnxruntime-genai's builder uses: embedding, RMS
 // norms, GroupQueryAttention with its rotary embedding over caches, SwiGLU. Weights are named, not held: whoever
 // prepares the graph has them as packed tensors.
-import { create, toBinary } from "../../onnx/file/proto/index.ts";
+import { create, toBinary } from "@bufbuild/protobuf";
 import { LowbitError } from "../../../formats/core/errors.ts";
 import type { AttributeProto, NodeProto, TensorProto, ValueInfoProto } from "../../onnx/file/gen/onnx_pb.ts";
 import {

@@ -1,9 +1,11 @@
-// ONNX models: protobuf messages changed field by field through their own descriptors, and
+// ONNX models: protobuf messages changed field by field through their own descriptors (protobuf-es reflection), and
 // bytes changed as bytes.
+import type { DescField, Message } from "@bufbuild/protobuf";
+import { ScalarType, clone, create } from "@bufbuild/protobuf";
+import type { GenMessage } from "@bufbuild/protobuf/codegenv2";
+import { reflect } from "@bufbuild/protobuf/reflect";
 import type { ModelProto, NodeProto } from "../../../src/onnx/file/gen/onnx_pb.ts";
 import * as pb from "../../../src/onnx/file/gen/onnx_pb.ts";
-import { Kind, type Field, type GenMessage, type Message } from "../../../src/onnx/file/proto/descriptor.ts";
-import { clone, create, setValue } from "../../../src/onnx/file/proto/message.ts";
 import { ONNX_DTYPES, quantizeModelBytes, readModelBytes, summarizeModel } from "../../../src/onnx/index.ts";
 import type { QuantizeBytesOptions } from "../../../src/onnx/index.ts";
 import type { Random } from "../../helpers/random.ts";
@@ -252,7 +254,7 @@ const FLOATS = [0, -0, 1, -1, 0.5, 1e38, -3.4e38, 1e-45, 65504, 65520, NaN, Infi
 
 interface Site {
   readonly message: Message;
-  readonly field: Field;
+  readonly field: DescField;
 }
 
 /** All fields of all messages of a model; what the fuzzer changes. */
@@ -264,15 +266,19 @@ function sitesOf(root: ModelProto): { sites: Site[]; messages: Message[]; string
   for (let top = stack.pop(); top !== undefined; top = stack.pop()) {
     const [schema, message] = top;
     messages.push(message);
+    const view = reflect(schema, message);
     for (const field of schema.fields) {
-      const value = setValue(message, field);
-      const set = value !== undefined;
+      const set = view.isSet(field);
       // Empty fields are seldom worth a change; each message offers a few.
       if (set || sites.length % 3 === 0) sites.push({ message, field });
       if (!set) continue;
-      for (const one of Array.isArray(value) ? (value as unknown[]) : [value]) {
+      const inner =
+        (message as unknown as Record<string, unknown>)[field.localName] ??
+        (message as unknown as { value: { value: unknown } }).value?.value;
+      for (const one of Array.isArray(inner) ? inner : [inner]) {
         if (typeof one === "string") strings.add(one);
-        else if (field.message !== undefined && typeof one === "object" && one !== null) stack.push([field.message, one as Message]);
+        else if (field.message !== undefined && typeof one === "object" && one !== null)
+          stack.push([field.message as GenMessage<Message>, one as Message]);
       }
     }
   }
@@ -280,11 +286,11 @@ function sitesOf(root: ModelProto): { sites: Site[]; messages: Message[]; string
 }
 
 /** Another value of a scalar. */
-function scalarOf(rng: Random, field: Field, before: unknown, strings: readonly string[]): unknown {
-  switch (field.kind) {
-    case Kind.string:
-      return field.name === "opType" ? pick(rng, OPS) : rng.next() < 0.6 && strings.length > 0 ? pick(rng, strings) : pick(rng, WORDS);
-    case Kind.bytes: {
+function scalarOf(rng: Random, field: DescField, scalar: ScalarType | undefined, before: unknown, strings: readonly string[]): unknown {
+  switch (scalar) {
+    case ScalarType.STRING:
+      return field.localName === "opType" ? pick(rng, OPS) : rng.next() < 0.6 && strings.length > 0 ? pick(rng, strings) : pick(rng, WORDS);
+    case ScalarType.BYTES: {
       const bytes = before instanceof Uint8Array ? before : new Uint8Array(0);
       return rng.next() < 0.5
         ? damageBytes(rng, bytes)
@@ -292,13 +298,15 @@ function scalarOf(rng: Random, field: Field, before: unknown, strings: readonly 
           ? bytes.slice(0, rng.integer(bytes.length + 1))
           : new Uint8Array(rng.integer(64));
     }
-    case Kind.float:
-    case Kind.double:
+    case ScalarType.FLOAT:
+    case ScalarType.DOUBLE:
       return pick(rng, FLOATS);
-    case Kind.int64:
-    case Kind.uint64: {
+    case ScalarType.BOOL:
+      return !(before as boolean);
+    case ScalarType.INT64:
+    case ScalarType.UINT64: {
       const next = rng.next() < 0.3 && typeof before === "bigint" ? before + pick(rng, [1n, -1n]) : pick(rng, INTEGERS);
-      return field.kind === Kind.uint64 ? BigInt.asUintN(64, next) : BigInt.asIntN(64, next);
+      return scalar === ScalarType.UINT64 ? BigInt.asUintN(64, next) : BigInt.asIntN(64, next);
     }
     default:
       return rng.next() < 0.7 ? rng.integer(26) : pick(rng, [-1, 99, 2 ** 31 - 1, -(2 ** 31)]);
@@ -309,15 +317,22 @@ function scalarOf(rng: Random, field: Field, before: unknown, strings: readonly 
 function otherOf(rng: Random, schema: GenMessage<Message>, messages: readonly Message[]): Message {
   const same = messages.filter((message) => message.$typeName === schema.typeName);
   if (same.length === 0 || rng.next() < 0.2) return create(schema);
-  return clone(schema, pick(rng, same));
+  try {
+    return clone(schema, pick(rng, same));
+  } catch {
+    return create(schema); // protobuf-es clones no message with an unknown enum value
+  }
 }
 
 function changeField(rng: Random, { message, field }: Site, messages: readonly Message[], strings: readonly string[]): void {
   const plain = message as unknown as Record<string, unknown>;
+  const scalar = field.fieldKind === "scalar" || field.fieldKind === "list" ? field.scalar : undefined;
   const fresh = (before: unknown): unknown =>
-    field.message === undefined ? scalarOf(rng, field, before, strings) : otherOf(rng, field.message, messages);
-  if (field.list) {
-    const list = plain[field.name] as unknown[];
+    field.message === undefined
+      ? scalarOf(rng, field, scalar, before, strings)
+      : otherOf(rng, field.message as GenMessage<Message>, messages);
+  if (field.fieldKind === "list") {
+    const list = plain[field.localName] as unknown[];
     if (!Array.isArray(list)) return;
     const at = rng.integer(list.length + 1);
     const kind = rng.integer(5);
@@ -325,15 +340,22 @@ function changeField(rng: Random, { message, field }: Site, messages: readonly M
     else if (kind === 1) list.splice(Math.min(at, list.length - 1), 1);
     else if (kind === 2) [list[0], list[list.length - 1]] = [list[list.length - 1], list[0]];
     else if (field.message === undefined) list[at % list.length] = fresh(list[at % list.length]);
-    else list.push(otherOf(rng, field.message, messages));
+    else list.push(otherOf(rng, field.message as GenMessage<Message>, messages));
     return;
   }
-  if (rng.next() < 0.15) {
-    if (field.oneof === undefined) delete plain[field.name];
-    else plain[field.oneof] = { case: undefined };
-  } else if (field.oneof !== undefined) plain[field.oneof] = { case: field.name, value: fresh(undefined) };
-  else plain[field.name] = fresh(plain[field.name]);
+  const view = reflect(schemaOf(message), message);
+  if (rng.next() < 0.15) view.clear(field);
+  else if (field.oneof !== undefined && field.oneof.localName === "value" && "value" in plain)
+    plain.value = { case: field.localName, value: fresh(undefined) };
+  else plain[field.localName] = fresh(plain[field.localName]);
 }
+
+const SCHEMAS = new Map<string, GenMessage<Message>>(
+  (Object.values(pb) as { kind?: string }[])
+    .filter((entry) => entry.kind === "message")
+    .map((entry) => [(entry as unknown as GenMessage<Message>).typeName, entry as unknown as GenMessage<Message>]),
+);
+const schemaOf = (message: Message): GenMessage<Message> => SCHEMAS.get(message.$typeName)!;
 
 /** Changes that single fields do not reach: circles, chains, nesting, many nodes of one name. */
 function changeGraph(rng: Random, proto: ModelProto): void {

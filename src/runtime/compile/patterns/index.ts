@@ -1,7 +1,7 @@
 // Patterns of exporters as one step each: norms first, then rotary embedding, then attention, which they lie around. A
 // pattern is an optimisation, never a requirement: what differs from it, or is read from outside, stays as it is, and a
 // step that its kernel does not take at a run's shapes runs part by part.
-import { create } from "../../../onnx/file/proto/index.ts";
+import { create } from "@bufbuild/protobuf";
 import { NodeProtoSchema } from "../../../onnx/file/gen/onnx_pb.ts";
 import type { Value } from "../../value.ts";
 import { fuseChains } from "../fuse.ts";

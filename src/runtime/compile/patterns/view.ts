@@ -1,7 +1,7 @@
 // What patterns look at: who makes a value, who reads it, and which values are numbers that the model holds. A match
 // takes steps out of the list and puts one in the place of the last of them; it keeps them, for shapes that its kernel
 // does not take.
-import { create } from "../../../onnx/file/proto/index.ts";
+import { create } from "@bufbuild/protobuf";
 import { NodeProtoSchema, type AttributeProto } from "../../../onnx/file/gen/onnx_pb.ts";
 import type { Emit } from "../../machine/machine.ts";
 import { integers, type Value } from "../../value.ts";

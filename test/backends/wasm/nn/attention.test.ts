@@ -1,6 +1,6 @@
 // Attention and rotary embedding against binary64 definitions: groups, caches with room behind the last key, windows,
 // masks, caps, sinks, tiles of tokens, one thread and two.
-import { create } from "../../../../src/onnx/file/proto/index.ts";
+import { create } from "@bufbuild/protobuf";
 import * as ort from "onnxruntime-node";
 import { describe, expect, it } from "vitest";
 import type { Heads } from "../../../../kernels/wasm/nn/attention-job.ts";
