@@ -20,7 +20,10 @@ class AsAsked extends BaseSequencer {
 
 export interface Runs {
   readonly files: readonly string[];
-  /** Runs test files by their plans, in order. @returns what the journal says, and whether vitest saw a failure */
+  /**
+   * Runs test files by their plans in one process, in order, until one finds its mutant. @returns what the journal says,
+   * and where vitest saw a failure
+   */
   run(plans: ReadonlyMap<string, Plan>, mutant?: number): Promise<{ entries: Entry[]; failed: string[]; error: string }>;
   close(): Promise<void>;
 }
@@ -74,6 +77,8 @@ export async function openRuns({ root, work, tests, mutants, sources, budget }: 
       pool: "forks",
       maxWorkers: 1,
       fileParallelism: false,
+      isolate: false,
+      bail: 1,
       execArgv: ["--max-old-space-size=3000"],
       sequence: { sequencer: AsAsked },
       runner: join(root, "test/mutants/runner.ts"),
@@ -97,7 +102,7 @@ export async function openRuns({ root, work, tests, mutants, sources, budget }: 
       for (let attempt = 1; ; attempt++) {
         writeFileSync(journal, "");
         const { testModules } = await vitest.runTestSpecifications(chosen);
-        const entries = entriesOf(journal);
+        const entries = entriesOf(journal).map((entry): Entry => ({ ...entry, file: testOf.get(entry.file)! }));
         // on a machine under load a process may not come up in time, which says nothing of a mutant
         if (entries.length === 0 && attempt < 3) continue;
         // of these files alone: what failed in an earlier run is still listed

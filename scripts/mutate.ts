@@ -175,7 +175,7 @@ async function rerun(runs: Runs, reach: Map<string, Reach>, living: number[]): P
   return { fresh, unfit };
 }
 
-/** One mutant, a process a file. */
+/** One mutant in a process of its own, with all files that reach it. */
 async function alone(runs: Runs, reach: Map<string, Reach>, id: number, unfit: Set<string>): Promise<void> {
   const files: { file: string; ms: number; plan: Plan }[] = [];
   for (const [file, { loaded, tests }] of reach) {
@@ -185,21 +185,31 @@ async function alone(runs: Runs, reach: Map<string, Reach>, id: number, unfit: S
     const ms = (loaded.includes(id) ? tests : reached).reduce((s, t) => s + t.ms, 0);
     files.push({ file, ms, plan: { mode: "fresh", tests: chosen } });
   }
-  // what is likely to find it in little time comes first: a process takes a second to come up
+  // what is likely to find it in little time comes first
   const worth = ({ file, ms }: { file: string; ms: number }): number =>
-    (1 + 5 * (finds.get(`${mutants[id].file} ${file}`) ?? 0) + (finds.get(file) ?? 0)) / (1000 + ms);
+    (1 + 5 * (finds.get(`${mutants[id].file} ${file}`) ?? 0) + (finds.get(file) ?? 0)) / (300 + ms);
   files.sort((a, b) => worth(b) - worth(a));
   let left = Number(values.budget) * 1000;
-  for (const { file, ms, plan } of files) {
-    if (missedBefore(id, file, "alone")) continue;
-    if ((left -= ms) < 0 && file !== files[0].file) return;
-    const { entries, failed } = await runs.run(new Map([[file, plan]]), id);
-    if (failed.length > 0 || entries.at(-1)?.kind !== "end" || entries.some((e) => e.kind === "killed")) {
-      count(file);
-      return kill(id, file);
+  const within = files.filter(({ ms }, i) => (left -= ms) >= 0 || i === 0).filter(({ file }) => !missedBefore(id, file, "alone"));
+  const firstToFind = async (some: typeof within): Promise<number> => {
+    const { entries, failed } = await runs.run(new Map(some.map(({ file, plan }) => [file, plan])), id);
+    return some.findIndex(({ file }) => {
+      const own = entries.filter((entry) => entry.file === file);
+      return failed.includes(file) || own.at(-1)?.kind !== "end" || own.some(({ kind }) => kind === "killed");
+    });
+  };
+  for (let todo = within, many = 4; todo.length > 0; many = todo.length) {
+    const some = todo.slice(0, many);
+    const at = await firstToFind(some);
+    // what the files before it left behind may make a file fail: alone it tells
+    if (at === 0 || (at > 0 && (await firstToFind([some[at]])) === 0)) {
+      count(some[at].file);
+      return kill(id, some[at].file);
     }
-    miss(id, file, "alone");
+    const done = at < 0 ? some : some.slice(0, at + 1);
+    for (const { file } of done) miss(id, file, "alone");
     save();
+    todo = todo.slice(done.length);
   }
 }
 

@@ -2,7 +2,7 @@
 //   reach: which mutants does the file reach when it loads (and in hooks), which does each test reach, in what time?
 //   rerun: each test that reaches living mutants runs once as it is, then once per mutant, in this same process;
 //          after a test that found one it runs as it is again: what fails then was spoiled, and is left to "fresh"
-//   fresh: one mutant from the start of the process; the first failing test ends it
+//   fresh: one mutant from the start of the process, for several files; the first failing test ends it
 // What happens is appended to a journal, line by line: a process that a mutant kills or hangs leaves it readable.
 import { appendFileSync, readFileSync } from "node:fs";
 import { Worker } from "node:worker_threads";
@@ -150,6 +150,7 @@ export default class MutantRunner extends TestRunner {
     } catch (error) {
       this.dead.add(id);
       write({ kind: "killed", file: this.path, name, id, text: textOf(error) });
+      throw error;
     }
   }
 

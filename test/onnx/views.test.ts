@@ -166,6 +166,7 @@ describe("what does not fit is no view", () => {
     for (const [wanted, allowZero, shape] of cases) expect([wanted, resolveShape([2, 3, 4], wanted, allowZero)]).toEqual([wanted, shape]);
     expect(resolveShape([0, 3], [0, 7], true)).toEqual([0, 7]);
     expect(resolveShape([0, 3], [-1, 3], false)).toEqual([0, 3]);
+    expect(resolveShape([0, 3], [0, -1], false)).toEqual([0, 0]);
     expect(resolveShape([], [1, 1], false)).toEqual([1, 1]);
   });
 });
