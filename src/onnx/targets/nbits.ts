@@ -99,12 +99,12 @@ export function nbitsFormat(element: NumberFormat, blockSize: number, half: bool
   return defineBlock({ element, scales, offset: { role: "zeroPoint", levels: [{ format: element, span: blockSize }] } });
 }
 
-/** The same format with scales of another float type. */
+/** The same format, of one level of scales, with another float type of them. */
 export function withScaleFormat(format: BlockFormat, scale: NumberFormat): BlockFormat {
   const { element, scales, offset, scaleRule, rangeRule, tail, nonFinite } = format;
   return defineBlock({
     element,
-    scales: [{ format: scale, span: scales[0].span }, ...scales.slice(1)],
+    scales: [{ format: scale, span: scales[0].span }],
     ...(offset === undefined ? {} : { offset }),
     scaleRule,
     rangeRule,
