@@ -29,6 +29,12 @@ export function gemmAlpha(node: NodeProto): { readonly factor: number; readonly 
   return size <= FACTOR_MAX && size >= 1 / FACTOR_MAX ? { factor: alpha, rest: 1 } : { factor: 1, rest: alpha };
 }
 
+/** Gives a node that stays the weight that was made of its matrix, which has Gemm's alpha in it. */
+export function setWeight({ node, input }: Layer, name: string): void {
+  node.input[input] = name;
+  if (gemmAlpha(node).factor !== 1) node.attribute = node.attribute.filter((attribute) => attribute.name !== "alpha");
+}
+
 /** The matrix of a layer, or why it has none. */
 export function layerMatrix(layer: Layer): LayerMatrix | string {
   const { node, weight, shape } = layer;

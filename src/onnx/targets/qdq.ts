@@ -15,7 +15,7 @@ import { intAttribute, makeNode } from "../graph/graph.ts";
 import { raiseOpset } from "../graph/opset.ts";
 import type { Layer } from "../layers.ts";
 import type { LayerMatrix } from "../matrix.ts";
-import { layerMatrix, layerType, singleMatrixReason } from "../weights.ts";
+import { layerMatrix, layerType, setWeight, singleMatrixReason } from "../weights.ts";
 import { withScaleFormat, withSpan } from "./nbits.ts";
 import { basisOf } from "./basis.ts";
 import type { Target, TargetContext, Written } from "./target.ts";
@@ -272,7 +272,7 @@ export function qdqTarget(): Target {
         views.set(key, made);
         context.before(layer.weight!.scope, nodes);
       }
-      layer.node.input[layer.input] = made.value;
+      setWeight(layer, made.value);
       return { nodes: null, codes: made.codes, bytes: made.bytes };
     },
   };

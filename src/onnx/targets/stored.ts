@@ -10,7 +10,7 @@ import type { TensorProto } from "../file/gen/onnx_pb.ts";
 import { TensorProto_DataType as T } from "../file/gen/onnx_pb.ts";
 import type { Scope } from "../graph/graph.ts";
 import type { Layer } from "../layers.ts";
-import { layerMatrix, layerType } from "../weights.ts";
+import { layerMatrix, layerType, setWeight } from "../weights.ts";
 import { weightFromBasis } from "./basis.ts";
 import { constantNodes, lookUpTables, planesReason, sharedInts, storeCodes, type Sink, type StoredCodes, type Tables } from "./planes.ts";
 import { recordStored, type StoredWeight } from "./record.ts";
@@ -127,7 +127,7 @@ export function storedTarget(): Target {
         if (type !== T.FLOAT) view = build.cast(view, type, "typed");
         decoded.views.set(key, view);
       }
-      layer.node.input[layer.input] = view;
+      setWeight(layer, view);
       return { nodes: null, codes: decoded.codes, bytes: decoded.bytes };
     },
     finish(context) {

@@ -1,0 +1,137 @@
+// Static quantization in parts: what becomes an operator on integers and what stays between pairs, where 16 bits are of
+// the standard, and what the notes say.
+import { create } from "@bufbuild/protobuf";
+import { InferenceSession, Tensor } from "onnxruntime-node";
+import { describe, expect, test } from "vitest";
+import { ValueInfoProtoSchema, type NodeProto, type TensorProto } from "../../src/onnx/file/gen/onnx_pb.ts";
+import { quantizeModelBytes, readModelBytes, type QuantizeBytesOptions } from "../../src/onnx/index.ts";
+import { encode, graph, model, node, raw, T, value, weights } from "./build.ts";
+
+const count = (dims: readonly number[]): number => dims.reduce((a, b) => a * b, 1);
+const X = [1, 4, 6, 6];
+const bytesOf = (nodes: NodeProto[], initializer: TensorProto[], opset = 17, x = X): Uint8Array =>
+  encode(model(graph({ input: [value("x", T.FLOAT, x)], output: [create(ValueInfoProtoSchema, { name: "y" })], initializer, node: nodes }), { opset, ir: 10 })); // prettier-ignore
+const feeds = (x = X) => [1, 2].map((seed) => ({ x: { type: "float32", dims: x, data: weights(count(x), seed).map((v) => 10 * v) } }));
+async function run(bytes: Uint8Array, x = X): Promise<Float32Array> {
+  const session = await InferenceSession.create(bytes, { logSeverityLevel: 4, intraOpNumThreads: 1, graphOptimizationLevel: "disabled" });
+  const { y } = await session.run({ x: new Tensor("float32", feeds(x)[0].x.data, x) });
+  await session.release();
+  return Float32Array.from(y.data as Float32Array);
+}
+async function made(bytes: Uint8Array, options: Partial<QuantizeBytesOptions>, x = X) {
+  const { bytes: quantized, report } = await quantizeModelBytes(bytes, { activations: "uint8", calibration: feeds(x), ...options } as QuantizeBytesOptions); // prettier-ignore
+  const nodes = readModelBytes(quantized).proto.graph!.node;
+  const [want, got] = [await run(bytes, x), await run(quantized, x)];
+  let [signal, noise] = [0, 0];
+  want.forEach((v, i) => ([signal, noise] = [signal + v * v, noise + (v - got[i]) ** 2]));
+  return {
+    nodes,
+    operators: nodes.map(({ opType }) => opType),
+    notes: report.notes,
+    layers: report.layers,
+    db: 10 * Math.log10(signal / noise),
+  };
+}
+const CONV = [raw("w", [5, 4, 3, 3], weights(180, 3)), raw("b", [5], weights(5, 4))];
+const conv = (out: string): NodeProto => node("Conv", ["x", "w", "b"], [out], { pads: { ints: [1, 1, 1, 1] } }, "conv");
+const scalar = (name: string, v: number): TensorProto => raw(name, [], Float32Array.of(v));
+
+describe("operators on integers", () => {
+  const qoperator = { outputs: "qoperator" } as const;
+  test.each<[string, NodeProto[], TensorProto[], string[]]>([
+    ["Conv", [conv("y")], [], ["QLinearConv"]],
+    ["Conv and Relu", [conv("c"), node("Relu", ["c"], ["y"])], [], ["QLinearConv"]],
+    ["Conv and Clip from above", [conv("c"), node("Clip", ["c", "", "top"], ["y"])], [scalar("top", 0.5)], ["QLinearConv"]],
+    ["Conv and Clip from below", [conv("c"), node("Clip", ["c", "low"], ["y"])], [scalar("low", 0)], ["QLinearConv"]],
+    ["Conv and Sigmoid", [conv("c"), node("Sigmoid", ["c"], ["y"])], [], ["QLinearConv", "QLinearSigmoid"]],
+    ["Conv, pooled", [conv("c"), node("GlobalAveragePool", ["c"], ["y"])], [], ["QLinearConv", "QLinearGlobalAveragePool"]],
+    ["Conv, averages of windows", [conv("c"), node("AveragePool", ["c"], ["y"], { kernel_shape: { ints: [2, 2] } })], [], ["QLinearConv", "QLinearAveragePool"]], // prettier-ignore
+    ["Conv and a sum of it", [conv("c"), node("Sigmoid", ["c"], ["s"]), node("Add", ["c", "s"], ["y"])], [], ["QLinearConv", "QLinearSigmoid", "QLinearAdd"]], // prettier-ignore
+    ["Conv and a product of it", [conv("c"), node("Sigmoid", ["c"], ["s"]), node("Mul", ["c", "s"], ["y"])], [], ["QLinearConv", "QLinearSigmoid", "QLinearMul"]], // prettier-ignore
+    ["Conv and both beside each other", [conv("c"), node("Sigmoid", ["c"], ["s"]), node("Concat", ["c", "s"], ["y"], { axis: 1n })], [], ["QLinearConv", "QLinearSigmoid", "QLinearConcat"]], // prettier-ignore
+    ["Conv, the largest of windows", [conv("c"), node("MaxPool", ["c"], ["y"], { kernel_shape: { ints: [2, 2] } })], [], ["QLinearConv", "MaxPool"]], // prettier-ignore
+    ["Conv, moved", [conv("c"), node("Transpose", ["c"], ["t"], { perm: { ints: [0, 2, 3, 1] } }), node("Reshape", ["t", "s"], ["y"])], [raw("s", [2], BigInt64Array.of(1n, -1n), T.INT64)], ["QLinearConv", "Transpose", "Reshape"]], // prettier-ignore
+  ])("%s", async (_, nodes, init, wanted) => {
+    const { operators, notes, db } = await made(bytesOf(nodes, [...CONV, ...init]), {
+      ...qoperator,
+      opTypes: nodes.map(({ opType }) => opType).filter((op) => op !== "Relu" && op !== "Clip"),
+    });
+    expect(operators).toEqual(["QuantizeLinear", ...wanted, "DequantizeLinear"]);
+    expect(db).toBeGreaterThan(25);
+    const own = wanted.filter((op) => !["MaxPool", "Transpose", "Reshape"].includes(op)).length;
+    expect(notes.join()).toMatch(new RegExp(`(${own}|${wanted.length}) operators on integers \\(QOperator\\)`));
+    expect(notes.join()).not.toContain("as QDQ pairs");
+  });
+
+  test("Gemm and MatMul, and what keeps them from it", async () => {
+    const x = [3, 8];
+    const init = [raw("w", [8, 5], weights(40, 3)), raw("b", [5], weights(5, 4))];
+    const gemm = await made(bytesOf([node("Gemm", ["x", "w", "b"], ["y"], { alpha: 0.5 }, "g")], [init[0]].concat(init[1]), 17, x), qoperator, x); // prettier-ignore
+    expect(gemm.operators.filter((op) => op.includes("Gemm"))).toHaveLength(1);
+    const plain = await made(bytesOf([node("Gemm", ["x", "w", "b"], ["y"], {}, "g")], init, 17, x), qoperator, x);
+    expect(plain.operators).toEqual(["QuantizeLinear", "QGemm", "DequantizeLinear"]);
+    const matmul = await made(bytesOf([node("MatMul", ["x", "w"], ["y"], {}, "m")], [init[0]], 17, x), qoperator, x);
+    expect(matmul.operators).toEqual(["QuantizeLinear", "QLinearMatMul", "DequantizeLinear"]);
+    expect(matmul.layers[0]).toMatchObject({ target: "qoperator" });
+    for (const one of [gemm, plain, matmul]) expect(one.db).toBeGreaterThan(25);
+  });
+
+  test.each([0.5, -2, 1e6])("Gemm's alpha of %d is in the weight or stays, never both", async (alpha) => {
+    const x = [3, 64];
+    const bytes = bytesOf([node("Gemm", ["x", "w", "b"], ["y"], { alpha }, "g")], [raw("w", [64, 5], weights(320, 3)), raw("b", [5], weights(5, 4))], 21, x); // prettier-ignore
+    for (const outputs of ["qdq", "qoperator"] as const) expect((await made(bytes, { outputs }, x)).db).toBeGreaterThan(25);
+    for (const options of [
+      { format: "int8_row", target: "qdq" },
+      { format: "int8_b32", target: "qdq" },
+      { format: "int8_row", target: "stored" },
+      { dtype: "q8-block" },
+      { dtype: "int8" },
+    ])
+      expect([options, (await made(bytes, { activations: undefined, calibration: undefined, ...options } as never, x)).db > 30]).toEqual([options, true]); // prettier-ignore
+  });
+
+  test("weights in blocks stay between pairs, which the notes name", async () => {
+    const x = [3, 64];
+    const bytes = bytesOf([node("MatMul", ["x", "w"], ["y"], {}, "m")], [raw("w", [64, 5], weights(320, 3))], 21, x);
+    const { operators, notes, db } = await made(bytes, { ...qoperator, format: "int8_b32" }, x);
+    expect(operators).toContain("MatMul");
+    expect(operators).not.toContain("QLinearMatMul");
+    expect(notes.join()).toMatch(/as QDQ pairs, because no integer operator takes them: 1 MatMul/);
+    expect(db).toBeGreaterThan(25);
+  });
+
+  test("a value that something else reads as floats keeps its pair", async () => {
+    const nodes = [conv("c"), node("Erf", ["c"], ["e"]), node("Sigmoid", ["c"], ["s"]), node("Add", ["e", "s"], ["y"])];
+    const { operators, db } = await made(bytesOf(nodes, CONV), qoperator);
+    expect(operators).toEqual(expect.arrayContaining(["QLinearConv", "Erf"]));
+    expect(db).toBeGreaterThan(25);
+  });
+});
+
+describe("types of activations", () => {
+  test.each([
+    [17, "uint8", ""],
+    [17, "uint16", "com.microsoft"],
+    [21, "uint16", ""],
+    [21, "int16", ""],
+    [17, "int16", "com.microsoft"],
+    [17, "int8", ""],
+  ] as const)("opset %i, %s: operators of %j", async (opset, activations, domain) => {
+    const { nodes, notes, db } = await made(bytesOf([conv("y")], CONV, opset), { activations });
+    const pairs = nodes.filter(({ opType, input }) => opType === "QuantizeLinear" || (opType === "DequantizeLinear" && input[0].startsWith("x_"))); // prettier-ignore
+    expect(pairs.length).toBeGreaterThan(1);
+    for (const one of pairs) expect([one.opType, one.domain]).toEqual([one.opType, domain]);
+    expect(notes.join()).toContain(`activations quantized to ${activations}; ranges by mse`);
+    expect(db).toBeGreaterThan(25);
+  });
+
+  test("types of single values and the observer are in the notes, the most frequent first", async () => {
+    const nodes = [conv("c"), node("Sigmoid", ["c"], ["s"]), node("Mul", ["c", "s"], ["y"])];
+    const { notes } = await made(bytesOf(nodes, CONV, 21), {
+      activationTypes: { s: "uint16" },
+      observer: "minMax",
+      opTypes: ["Conv", "Sigmoid", "Mul"],
+    });
+    expect(notes.join()).toMatch(/activations quantized to \d to uint8, 1 to uint16; ranges by minMax/);
+  });
+});
