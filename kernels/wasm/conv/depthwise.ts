@@ -14,7 +14,7 @@ import { family } from "../engine/family.ts";
 import { writeWork } from "../engine/items.ts";
 import { PANEL_FIELDS, panelOf, panelTile, writeFill, type PanelElement, type PanelPlanes, type PanelShape } from "../nn/panel.ts";
 import { i32s, least } from "../nn/tiles.ts";
-import { tileFilters } from "./conv.ts";
+import { tileFilters } from "./tiles.ts";
 import { finishBytes, finishVector, moveSome, narrowCodes, zeroTerm, type Finish } from "./finish.ts";
 import { unitTaps, type PackSpec } from "./taps.ts";
 

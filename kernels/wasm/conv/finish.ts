@@ -9,7 +9,7 @@ export type Finish = "int32" | "float32" | "int8" | "uint8";
 export const finishBytes = (to: Finish): 1 | 4 => (to === "int32" || to === "float32" ? 4 : 1);
 
 /** 1.5 * 2^23: a float32 of this size holds integers only. */
-const ROUND = 12582912;
+export const ROUND = 12582912;
 
 /** Vectors that hold for a whole job: bounds, and of codes what `zeroTerm` makes of the zero point. */
 export interface FinishTerms {

@@ -1,14 +1,7 @@
 // Integer convolution and integer matrix products on a backend's memory: weights packed once, then jobs for any place.
 // A zero point of activations that is known only when the jobs run is put into their arguments by `setZero`; factors,
 // offsets and bias lie in memory and are the caller's.
-import {
-  CONV_ZERO,
-  integerConv,
-  integerConvJob,
-  tileFilters,
-  type IntegerConvJob,
-  type IntegerConvSpec,
-} from "../../../../kernels/wasm/conv/conv.ts";
+import { CONV_ZERO, integerConv, integerConvJob, type IntegerConvJob } from "../../../../kernels/wasm/conv/conv.ts";
 import {
   DEPTHWISE_ZERO,
   depthwiseJob,
@@ -18,6 +11,7 @@ import {
   type DepthwiseSpec,
 } from "../../../../kernels/wasm/conv/depthwise.ts";
 import type { Finish } from "../../../../kernels/wasm/conv/finish.ts";
+import { tileHeights, type IntegerConvSpec } from "../../../../kernels/wasm/conv/tiles.ts";
 import { unitTaps } from "../../../../kernels/wasm/conv/taps.ts";
 import { codeColumns, columnsBytes, columnsJob } from "../../../../kernels/wasm/conv/columns.ts";
 import { codeRows, finishSums, ROWS_ZERO, rowsJob, sumsJob } from "../../../../kernels/wasm/conv/matrix.ts";
@@ -84,23 +78,28 @@ export function packFilters(memory: EngineMemory, given: FilterCodes): Filters {
     }
   const style = isByte ? (dot === "u8" ? "bytes-u" : "bytes-s") : "words";
   const per = unitTaps(style);
-  const tile = tileFilters(style);
   const units = Math.ceil(taps / per);
   const filters = outputs / groups;
-  const tiles = Math.ceil(filters / tile);
-  const region = memory.allocate(groups * tiles * units * 4 * tile);
-  const elements = groups * tiles * units * tile * per;
+  const heights = tileHeights(style, filters, width > 1);
+  /** Of each filter of a group: the first of its tile, filters of that. */
+  const tiles: { readonly first: number; readonly height: number }[] = [];
+  for (let i = 0, first = 0; first < filters; first += heights[i++])
+    for (let o = first; o < Math.min(first + heights[i], filters); o++) tiles.push({ first, height: heights[i] });
+  const padded = heights.reduce((sum, height) => sum + height, 0);
+  const region = memory.allocate(groups * padded * units * 4);
+  const elements = groups * padded * units * per;
   const packed =
     style === "words"
       ? new Int16Array(memory.buffer, region.address, elements).fill(0)
       : new Int8Array(memory.buffer, region.address, elements).fill(0);
   const sums = new Int32Array(outputs);
   for (let o = 0; o < outputs; o++) {
-    const [group, inGroup] = [Math.floor(o / filters), o % filters];
-    const base = (group * tiles + Math.floor(inGroup / tile)) * units * tile * per + (inGroup % tile) * per;
+    const inGroup = o % filters;
+    const { first, height } = tiles[inGroup];
+    const base = ((Math.floor(o / filters) * padded + first) * units + inGroup - first) * per;
     for (let t = 0; t < taps; t++) {
       const v = codes[o * taps + t] - zeroOf(o);
-      packed[base + Math.floor(t / per) * tile * per + (t % per)] = v;
+      packed[base + Math.floor(t / per) * height * per + (t % per)] = v;
       sums[o] += v;
     }
   }
@@ -160,7 +159,7 @@ export function integerConvolution(memory: EngineMemory, filters: Filters, shape
     jobs(at, finished) {
       const { jobs, x } = padded.pad(memory, at, at.fill);
       const given: IntegerConvJob = {
-        ...{ batch, groups, filters: outputs / groups, outputs: output[0] * output[1], taps: taps.length },
+        ...{ batch, groups, filters: outputs / groups, outputs: output[0] * output[1], taps: taps.length, isDeep: width > 1 },
         ...{ w: filters.address, offsets: at.offsets, factors: at.factors, bias: at.bias },
         ...{ x, xBatch: channels * plane, xGroup: width * plane, xZero: 0, y: at.y, table: at.table },
         width: whole ? plane : output[1],

@@ -140,7 +140,7 @@ export const PRODUCTS: readonly (readonly [number, number, number])[] = [
   [6, 3, 40],
 ];
 
-export const NAMED: readonly [string, ConvCase][] = [
+export const NAMED: [string, ConvCase][] = [
   ["1 x 1, a plane of one row", { ...base, kernel: [1, 1], channels: 30, outputs: 13, groups: 1 }],
   ["3 x 3, padded", { ...base, pads: [[1, 1], [1, 1]], channels: 5, outputs: 9, groups: 1 }],
   ["wide rows, strides of 2", { ...base, size: [5, 77], strides: [2, 2], pads: [[1, 1], [1, 1]], channels: 3, outputs: 6, groups: 1 }],
@@ -157,8 +157,13 @@ export const NAMED: readonly [string, ConvCase][] = [
   ["1-D, dilated, from the left", { ...base, size: [1, 40], kernel: [1, 3], dilations: [1, 4], pads: [[0, 0], [8, 0]], channels: 8, outputs: 8, groups: 2 }],
   ["one output", { ...base, size: [1, 1], kernel: [1, 1], channels: 24, outputs: 7, groups: 1 }],
   ["more filters than an item takes", { ...base, size: [4, 4], kernel: [1, 1], channels: 3, outputs: 340, groups: 1 }],
+  ["a block of two filters for two threads", { ...base, size: [5, 9], kernel: [1, 1], channels: 100, outputs: 212, groups: 1 }],
   ["weights of 8 bits less zero points of 8", { ...base, weights: [-128, 127], zeros: "filters", channels: 9, outputs: 10, groups: 1 }],
 ]; // prettier-ignore
+
+// every remainder of tiles of filters, in chunks so long that results leave among products
+for (let outputs = 1; outputs < 15; outputs++)
+  NAMED.push([`${outputs} filters, 100 channels`, { ...base, size: [5, 9], kernel: [1, 1], channels: 100, outputs, groups: 1 }]);
 
 /** A convolution of a random odd shape. */
 export function checkAny(memory: EngineMemory): void {
