@@ -6,8 +6,8 @@
 import { LowbitError } from "../../formats/core/errors.ts";
 import { butterflies } from "../../kernels/reference/hadamard.ts";
 
+/** Of a number from 2 on. */
 const isPrime = (n: number): boolean => {
-  if (n < 2) return false;
   for (let d = 2; d * d <= n; d++) if (n % d === 0) return false;
   return true;
 };
@@ -19,11 +19,10 @@ function primeRoot(q: number): number {
   return p * p === q && isPrime(p) ? p : 0;
 }
 
-/** Quadratic character of GF(q): chi[a * q + b] = chi(a - b): 1 for squares, -1 for others, 0 for zero. */
+/** Quadratic character of GF(q): chi[a * q + b] = chi(a - b): 1 for squares, -1 for others; what it is of zero nobody reads. */
 function jacobsthal(q: number): Int8Array {
   const p = primeRoot(q);
   const chi = new Int8Array(q).fill(-1);
-  chi[0] = 0;
   if (p === q) {
     for (let a = 1; a < q; a++) chi[(a * a) % q] = 1;
     const out = new Int8Array(q * q);

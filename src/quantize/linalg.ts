@@ -247,29 +247,6 @@ export function* gptqFactorSteps(h: Float64Array, n: number, algebra: Algebra, s
   return -1;
 }
 
-/**
- * Solves A x = b for a symmetric positive definite A (destroyed), b [n, columns] in place.
- * @returns false if A is not positive definite
- */
-export function solveSpdInPlace(a: Float64Array, n: number, b: Float64Array, columns: number): boolean {
-  if (choleskyInPlace(a, n) >= 0) return false;
-  for (let i = 0; i < n; i++) {
-    for (let p = 0; p < i; p++) {
-      const f = a[i * n + p];
-      for (let c = 0; c < columns; c++) b[i * columns + c] -= f * b[p * columns + c];
-    }
-    for (let c = 0; c < columns; c++) b[i * columns + c] /= a[i * n + i];
-  }
-  for (let i = n - 1; i >= 0; i--) {
-    for (let p = i + 1; p < n; p++) {
-      const f = a[p * n + i];
-      for (let c = 0; c < columns; c++) b[i * columns + c] -= f * b[p * columns + c];
-    }
-    for (let c = 0; c < columns; c++) b[i * columns + c] /= a[i * n + i];
-  }
-  return true;
-}
-
 /** rows x cols -> cols x rows, by tiles. */
 export function transposed(a: Float64Array, rows: number, cols: number): Float64Array<ArrayBuffer> {
   const out = new Float64Array(rows * cols);

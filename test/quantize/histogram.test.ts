@@ -196,6 +196,31 @@ test("noise: the share of the energy that rounding leaves", () => {
   expect(() => observer(2, { method: "minMax" }).noise(4)).toThrow(expect.objectContaining({ code: "E_UNSUPPORTED" }));
 });
 
+test("the range of least squared error, step by step: 199 smaller ones, then twice 201 lower ends and 201 upper ones", () => {
+  for (const bits of [2, 3, 4])
+    for (let n = 0; n < 6; n++) {
+      const values = Array.from({ length: 120 }, () => 1.3 * rng.laplace() + (n % 3 === 0 ? 0 : 1.5) - (n % 3 === 2 ? 3 : 0));
+      const amax = Math.max(...values.map(Math.abs));
+      const h = filled(64, amax, values);
+      const seen = middles([...h.counts(64)], amax);
+      const [lo, hi] = [Math.min(0, h.min), Math.max(0, h.max)];
+      let best = { min: lo, max: hi, error: lost(seen, lo, hi, 2 ** bits) };
+      const attempt = (min: number, max: number) => {
+        const error = max > min ? lost(seen, min, max, 2 ** bits) : Infinity;
+        if (error < best.error) best = { min, max, error };
+      };
+      for (let i = 1; i < 200; i++) attempt((lo * i) / 200, (hi * i) / 200);
+      for (let round = 0; round < 2; round++) {
+        const { max } = best;
+        for (let i = 0; i <= 200; i++) attempt((lo * i) / 200, max);
+        const { min } = best;
+        for (let i = 0; i <= 200; i++) attempt(min, (hi * i) / 200);
+      }
+      const got = mseRange(h, 64, bits, false);
+      expect(lost(seen, got.min, got.max, 2 ** bits) / best.error).toBeCloseTo(1, 9);
+    }
+});
+
 test("the range of least squared error is the best of its steps, ends together and then alone", () => {
   for (const symmetric of [true, false])
     for (const bits of [2, 3, 5])

@@ -1,7 +1,7 @@
 // Polish step by step, by full sums of the error (q - w) A (q - w) instead of gradients: the same codes and scales after any
 // number of passes, for scales that are fitted, scales that move by codes, and formats without any.
 import { expect, test } from "vitest";
-import { defineBlock, float8_e4m3fn, format } from "../../formats/index.ts";
+import { defineBlock, defineInt, float8_e4m3fn, float8_e8m0fnu, format } from "../../formats/index.ts";
 import { dequantize, quantize, tensor, unpack } from "../../src/index.ts";
 import type { BlockFormat, NumberFormat, PackedTensor } from "../../src/index.ts";
 import { gptq, layerStatistics, outputError } from "../../src/quantize/index.ts";
@@ -22,23 +22,28 @@ interface Row {
 }
 interface Rules {
   readonly width: number;
-  readonly allowed: number[];
+  readonly round: (t: number) => number;
   /** The scale that a code stands for; null where scales are float32. */
   readonly level: NumberFormat | null;
   readonly scaled: boolean;
+}
+
+/** To the nearest of all values of an element; posits as they round themselves, which is not to the nearest. */
+function rounding(element: NumberFormat, narrow: boolean): (t: number) => number {
+  if (element.kind === "posit") return (t) => element.decode(element.encode(t, { overflow: "saturate" }));
+  const all = Array.from({ length: 2 ** element.bits }, (_, code) => element.decode(code));
+  const allowed = all.filter((v) => Number.isFinite(v) && (!narrow || v >= -element.limits.max));
+  return (t) => allowed.reduce((best, v) => (Math.abs(v - t) < Math.abs(best - t) ? v : best));
 }
 
 const forms = (a: number[][], d: number[]) => a.map((row) => row.reduce((sum, v, j) => sum + v * d[j], 0));
 const dot = (a: number[], b: number[]) => a.reduce((sum, v, i) => sum + v * b[i], 0);
 
 /** One pass over a row, in place. @returns whether anything changed */
-function pass(row: Row, own: number[], a: number[][], { width, allowed, level, scaled }: Rules): boolean {
+function pass(row: Row, own: number[], a: number[][], { width, round, level, scaled }: Rules): boolean {
   const gradient = (q: number[]) => forms(a, q.map((v, j) => v - own[j])); // prettier-ignore
   const error = (q: number[]) => dot(q.map((v, j) => v - own[j]), gradient(q)); // prettier-ignore
-  const nearest = (target: number, scale: number, zero: number) => {
-    const t = target / scale + zero;
-    return (allowed.reduce((best, v) => (Math.abs(v - t) < Math.abs(best - t) ? v : best)) - zero) * scale;
-  };
+  const nearest = (target: number, scale: number, zero: number) => (round(target / scale + zero) - zero) * scale;
   let changed = false;
   for (let from = 0; from < k; from += width) {
     const columns = Array.from({ length: Math.min(width, k - from) }, (_, i) => from + i);
@@ -79,13 +84,20 @@ function pass(row: Row, own: number[], a: number[][], { width, allowed, level, s
   return changed;
 }
 
+const int3 = defineInt({ bits: 3, signed: true });
+const coarse3 = defineBlock({ name: "int3_e4m3", element: int3, scales: [{ format: float8_e4m3fn, span: 16 }] });
+const powers3 = defineBlock({ name: "int3_e8m0", element: int3, scales: [{ format: float8_e8m0fnu, span: 8 }], scaleRule: "floor" });
 const coarse = defineBlock({ name: "e2m1_e4m3", element: format("float4_e2m1fn") as NumberFormat, scales: [{ format: float8_e4m3fn, span: 16 }] }); // prettier-ignore
 const cases: [name: string, f: BlockFormat | NumberFormat, width: number, level: NumberFormat | null, narrow: boolean][] = [
   ["int4, fitted scales", format("int4_b16") as BlockFormat, 16, null, true],
   ["int3, fitted scales of a row", format("int3_row") as BlockFormat, k, null, true],
   ["uint3 with zero points", format("uint3_b16_zp") as BlockFormat, 16, null, false],
   ["float4, fitted scales", format("float4_e2m1fn_b32") as BlockFormat, 32, null, false],
+  ["posits of 4 bits", format("posit4_es1_b16") as BlockFormat, 16, null, false],
+  ["posits of 6 bits", format("posit6_es1_b16") as BlockFormat, 16, null, false],
   ["powers of two", format("mxfp4") as BlockFormat, 32, (format("mxfp4") as BlockFormat).scales[0].format, false],
+  ["E4M3 scales of few codes", coarse3, 16, float8_e4m3fn, true],
+  ["powers of two that are too low", powers3, 8, float8_e8m0fnu, true],
   ["E4M3 scales", coarse, 16, float8_e4m3fn, false],
 ];
 
@@ -112,12 +124,11 @@ test.each(cases)("%s", (_, f, width, level, narrow) => {
   for (let j = 0; j < k; j++) mean += hessian[j * k + j] / k;
   const a = Array.from({ length: k }, (_v, i) => Array.from({ length: k }, (_u, j) => hessian[i * k + j] + (i === j ? damp * mean : 0)));
   const run = (polish: number) => quantize(tensor(w, [rows, k]), f, gptq({ hessian, damp, polish }));
-  const { element } = f as BlockFormat;
-  const allowed = Array.from({ length: 2 ** element.bits }, (_v, code) => element.decode(code)).filter((v) => Number.isFinite(v) && (!narrow || v >= -element.limits.max)); // prettier-ignore
+  const round = rounding((f as BlockFormat).element, narrow);
   const list = rowsOf(run(0), level, width);
   let seen = 0;
   for (const passes of [1, 2, 3]) {
-    list.forEach((row, r) => (seen += Number(pass(row, Array.from(w.subarray(r * k, (r + 1) * k)), a, { width, allowed, level, scaled: true })))); // prettier-ignore
+    list.forEach((row, r) => (seen += Number(pass(row, Array.from(w.subarray(r * k, (r + 1) * k)), a, { width, round, level, scaled: true })))); // prettier-ignore
     const got = rowsOf(run(passes), level, width);
     got.forEach((row, r) => {
       row.scale.forEach((s, g) => expect(s / list[r].scale[g], `pass ${passes}, scale ${g}`).toBeCloseTo(1, 6));
@@ -130,13 +141,13 @@ test.each(cases)("%s", (_, f, width, level, narrow) => {
 test("elements without scales: codes only, in blocks of 32", () => {
   const big = Float32Array.from(w, (v) => 60 * v);
   const f = format("float4_e2m1fn") as NumberFormat;
-  const allowed = Array.from({ length: 16 }, (_, code) => f.decode(code));
+  const round = rounding(f, false);
   const a = Array.from({ length: k }, (_, i) => Array.from(hessian.subarray(i * k, (i + 1) * k)));
   const run = (polish: number) => dequantize(quantize(tensor(big, [rows, k]), f, gptq({ hessian, damp: 0, polish })), { dtype: "float64" });
   const start = run(0);
   const want = Array.from({ length: rows }, (_, r) => {
     const row: Row = { q: Array.from(start.subarray(r * k, (r + 1) * k)), scale: [1], zero: [0], scaleCode: [0] };
-    pass(row, Array.from(big.subarray(r * k, (r + 1) * k)), a, { width: 32, allowed, level: null, scaled: false });
+    pass(row, Array.from(big.subarray(r * k, (r + 1) * k)), a, { width: 32, round, level: null, scaled: false });
     return row.q;
   }).flat();
   expect([...run(1)]).toEqual(want);
