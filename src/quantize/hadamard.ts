@@ -19,7 +19,7 @@ function primeRoot(q: number): number {
   return p * p === q && isPrime(p) ? p : 0;
 }
 
-/** Quadratic character of GF(q): chi[a * q + b] = chi(a - b): 1 for squares, -1 for others; nobody reads that of zero. */
+/** Quadratic character of GF(q): chi[a * q + b] = chi(a - b): 1 for squares, -1 for others; that of 0 is not read. */
 function jacobsthal(q: number): Int8Array {
   const p = primeRoot(q);
   const chi = new Int8Array(q).fill(-1);
