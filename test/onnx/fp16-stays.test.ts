@@ -112,6 +112,12 @@ test.each(Object.entries(CASES))("%s", async (_, [given, want]) => {
   expect(await stays(given)).toEqual(want);
 });
 
+test("a layer that stays says what for", async () => {
+  const given: Graph = { nodes: [named("Gather", ["t", "ids"], "g"), named("Floor", ["g"], "f"), named("Cast", ["f"], "y", { to: 7n })], init: [init("t", [300, 4])], input: [value("ids", T.INT64, [2])] }; // prettier-ignore
+  const { report } = await quantizeModelBytes(bytesOf(given), { dtype: "fp16", allowUnchanged: true });
+  expect(report.layers.map(({ reason }) => reason)).toEqual(["what it computes becomes a shape, an index, an integer or an angle"]);
+});
+
 test("nodes and operators that the caller keeps", async () => {
   const given: Graph = { nodes: [named("Mul", ["x", "c"], "m"), named("Relu", ["m"], "r"), named("QuickGelu", ["r"], "q", {}, "com.microsoft"), named("Neg", ["q"], "y")], init: [scalar("c", 2)] }; // prettier-ignore
   expect(await stays(given, { keep: ["m"] })).toEqual(["m"]);

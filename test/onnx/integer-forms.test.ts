@@ -103,7 +103,7 @@ describe("functions of one value", () => {
   });
 
   test("lines, rectifiers and GELUs are told from what only looks so at some points", () => {
-    expect([slopeOf((x) => 3 * x), slopeOf((x) => -x), slopeOf((x) => x * x), slopeOf((x) => (x > 2 ? 5 : x)), slopeOf((x) => (x < -2 ? x - 1 : x))]).toEqual([3, -1, undefined, undefined, undefined]); // prettier-ignore
+    expect([slopeOf((x) => 3 * x), slopeOf((x) => -x), slopeOf((x) => x * x), slopeOf((x) => (x > 2 ? 5 : x)), slopeOf((x) => (x < -2 ? x - 1 : x)), slopeOf((x) => (x > -2 && x < -0.5 ? x - 1 : x))]).toEqual([3, -1, undefined, undefined, undefined, undefined]); // prettier-ignore
     expect(slopeOf(() => 0)).toBeUndefined();
     expect([rectifierOf((x) => Math.max(0, x) / 2), rectifierOf((x) => Math.max(0.01 * x, x)), rectifierOf((x) => Math.min(0, -x))]).toEqual([0.5, undefined, undefined]); // prettier-ignore
     const [gelu, tanh] = [elementwise(op("Gelu", ["x"], "y"))!, elementwise(op("FastGelu", ["x"], "y", {}, "com.microsoft"))!];
@@ -215,6 +215,28 @@ describe("structures", () => {
       const [{ x }] = feedsOf(dims, 1);
       expect(decibels(await run(float, x), await run(bytes, x)), functions).toBeGreaterThan(functions === "shift" ? 15 : 24);
     }
+  });
+
+  test("what a rectifier cuts off is zero, and shares of alike values are alike, to the last bit", async () => {
+    const exact = async (nodes: NodeProto[], functions: "table" | "shift", x: Float32Array) => {
+      const { bytes, report } = await integerOnly(bytesOf(nodes, W), { calibration: feedsOf([2, 3, D], 4), functions });
+      return { y: await run(bytes, { data: x, dims: [2, 3, D] }), operators: [...report.operators.keys()].join() };
+    };
+    const [{ x }] = feedsOf([2, 3, D], 1);
+    const relu = [product("x", "a"), op("Relu", ["a"], "y")];
+    const float = await run(bytesOf(relu, W), x);
+    const { y } = await exact(relu, "table", x.data);
+    float.forEach((v, i) => v === 0 && expect([i, y[i] < 1e-3]).toEqual([i, true]));
+    expect(y.filter((v) => v === 0).length).toBeGreaterThan(20);
+    const soft = [product("x", "a"), op("Softmax", ["a"], "y", { axis: -1n })];
+    for (const functions of ["table", "shift"] as const) {
+      const { y: shares, operators } = await exact(soft, functions, new Float32Array(6 * D));
+      for (const share of shares) expect(share).toBeCloseTo(1 / D, functions === "shift" ? 9 : 4);
+      expect(operators.includes("Shiftmax")).toBe(functions === "shift");
+    }
+    const attend = [product("x", "a"), op("Transpose", ["a"], "t", { perm: { ints: [0, 2, 1] } }), op("MatMul", ["x", "t"], "s"), op("Softmax", ["s"], "p"), op("MatMul", ["p", "a"], "y")]; // prettier-ignore
+    expect((await exact(attend, "shift", x.data)).operators).toMatch(/Shiftmax.*Weigh/);
+    expect((await exact(attend, "table", x.data)).operators).toMatch(/Exp.*Attend/);
   });
 
   test.each<[string, NodeProto[], TensorProto[]]>([

@@ -242,17 +242,21 @@ describe("why a norm stays", () => {
 
 test("Concat, Slice and a factor for all channels leave the stream whole; along the channels they end it", async () => {
   const { norm } = FORMS.SimplifiedLayerNormalization;
-  const through = (axis: bigint) => (b: Builder, s: string, d: string) => {
-    b.init.set("cut", raw("cut", [1], BigInt64Array.of(3n), T.INT64)).set("end", raw("end", [1], BigInt64Array.of(6n), T.INT64));
-    const axes = b.init.set("axes", raw("axes", [1], BigInt64Array.of(axis), T.INT64)) && "axes";
-    const joined = b.op("Concat", [b.op("Add", [s, d], "s1"), s], "joined", { axis });
-    const cut = b.op("Slice", [joined, "cut", "end", axes], "sliced");
-    return norm(b, b.op("Mul", [b.scalar("half", 0.5), axis === 1n ? cut : b.op("Add", ["s1", b.op("ReduceMax", [cut], "max", { keepdims: 0n })], "s2")], "scaled"), "n2"); // prettier-ignore
-  };
-  const along = await applied(block(norm, 17, through(1n)), [{ name: "rotate", block: "full" }]);
-  expect(along.notes.join("\n")).toContain("2 products read it, 2 write it");
-  expect(along.difference).toBeLessThan(2e-5);
-  const across = await applied(block(norm, 17, through(-1n)), [{ name: "rotate", block: "full" }]);
+  const through =
+    (axis: bigint, last = false) =>
+    (b: Builder, s: string, d: string) => {
+      b.init.set("cut", raw("cut", [1], BigInt64Array.of(3n), T.INT64)).set("end", raw("end", [1], BigInt64Array.of(6n), T.INT64));
+      const axes = b.init.set("axes", raw("axes", [1], BigInt64Array.of(axis), T.INT64)) && "axes";
+      const joined = b.op("Concat", [b.op("Add", [s, d], "s1"), s], "joined", { axis });
+      const cut = b.op("Slice", [joined, "cut", "end", axes], "sliced");
+      return norm(b, b.op("Mul", [b.scalar("half", 0.5), !last ? cut : b.op("Add", ["s1", b.op("ReduceMax", [cut], "max", { keepdims: 0n })], "s2")], "scaled"), "n2"); // prettier-ignore
+    };
+  for (const axis of [1n, -2n]) {
+    const along = await applied(block(norm, 17, through(axis)), [{ name: "rotate", block: "full" }]);
+    expect(along.notes.join("\n")).toContain("2 products read it, 2 write it");
+    expect(along.difference).toBeLessThan(2e-5);
+  }
+  const across = await applied(block(norm, 17, through(-1n, true)), [{ name: "rotate", block: "full" }]);
   expect(across.notes.join("\n")).not.toContain("residual stream of");
   expect(across.difference).toBeLessThan(1e-5);
 });
@@ -302,4 +306,48 @@ test("bias-correction without biases says so and changes nothing; with add it gi
   const given = await applied(bytes, [{ name: "bias-correction", format: "int2_b16", add: true }], options);
   expect(given.notes).toEqual(["bias-correction: 1 of 1 biases corrected for the shift of quantization"]);
   expect(given.difference).toBeGreaterThan(1e-3);
+});
+
+describe("products that are none of the vectors of a norm", () => {
+  const rows = (nodes: (b: Builder, n: string) => void, dims: number[], norm = FORMS.SimplifiedLayerNormalization.norm) => {
+    const b = new Builder();
+    nodes(b, norm(b, b.op("MatMul", ["x", b.tensor("wa", [D, D])], "s0"), "n1"));
+    const proto = model(graph({ input: [value("x", T.FLOAT, dims)], output: [value("y", T.FLOAT, [])], initializer: [...b.init.values()], node: b.nodes })); // prettier-ignore
+    return encode(proto);
+  };
+  const square = [{ x: { type: "float32", data: weights(D * D, 4).map((v) => 5 * v), dims: [D, D] } }];
+  const after = async (bytes: Uint8Array, passes: PassRequest[], own = square) => {
+    const opened = readModelBytes(bytes);
+    const reference = await referenceRun(opened, own);
+    const notes = await applyPasses(opened, passes, { verify: false });
+    return { notes, difference: (await differenceFrom(reference, opened)).relative };
+  };
+  test.each<[string, Record<string, AttributeValue>]>([
+    ["transA", { transA: 1n }],
+    ["alpha", { alpha: 0.5 }],
+  ])("Gemm with %s", async (_, attributes) => {
+    const bytes = rows((b, n) => void b.op("Gemm", [n, b.tensor("wy", [D, 5])], "y", attributes), [D, D]);
+    const { notes, difference } = await after(bytes, ["fold-norm", { name: "rotate", block: "full" }]);
+    expect(notes.join()).toContain("kept n1: y/node (Gemm) reads it too");
+    expect(difference).toBeLessThan(1e-5);
+  });
+  test("means without their axis are of other numbers", async () => {
+    const spelled: Spelling = (b, x, n) =>
+      DIVISIONS["sqrt, div"](b, b.op("ReduceMean", [b.op("Pow", [x, b.scalar("two", 2)], `${n}/q`)], `${n}/m`, { axes: { ints: [-1] }, keepdims: 0n }), x, n); // prettier-ignore
+    const gained: Spelling = (b, x, n) => b.op("Mul", [spelled(b, x, n), b.gain(n)], `${n}/g`);
+    const bytes = rows((b, n) => void b.op("MatMul", [n, b.tensor("wy", [D, 5])], "y"), [1, D, D], gained);
+    const { notes, difference } = await after(
+      bytes,
+      ["fold-norm"],
+      square.map(({ x }) => ({ x: { ...x, dims: [1, D, D] } })),
+    );
+    expect(notes).toEqual(["fold-norm: no LayerNorm or RMSNorm over the last axis was found; nothing changed"]);
+    expect(difference).toBe(0);
+  });
+  test("one norm and one stream are something that changed", async () => {
+    const bytes = rows((b, n) => void b.op("MatMul", [n, b.tensor("wy", [D, 5])], "y"), [D, D]);
+    const { notes, difference } = await after(bytes, [{ name: "rotate", block: "full", heads: false }]);
+    expect(notes).toEqual(["rotate: 1 norms folded first", expect.stringContaining("1 products read it, 1 write it")]);
+    expect(difference).toBeLessThan(2e-5);
+  });
 });

@@ -124,6 +124,12 @@ describe("rotate", () => {
     expect(model.proto.graph!.node.filter((n) => n.opType === "Shape")).toHaveLength(4);
   });
 
+  test("names four of the products that it turns online", async () => {
+    const note = async (online: string[]) => (await changed(encoderModel(), [{ name: "rotate", heads: false, online }])).notes.find((line) => line.includes("at run time"))!; // prettier-ignore
+    expect(await note(["*fc2*", "*.o/*"])).toMatch(/at run time: [^ ]+, [^ ]+, [^ ]+, [^ ]+$/);
+    expect(await note(["*fc2*", "*.o/*", "*head*"])).toMatch(/5 products .* at run time: [^ ]+, [^ ]+, [^ ]+, [^ ]+ \.\.\.$/);
+  });
+
   test("a model without a residual stream stays as it is", async () => {
     const bytes = new Uint8Array(readFileSync("test/fixtures/fashion-cnn/fashion_cnn.onnx"));
     const model = readModelBytes(bytes);

@@ -120,6 +120,7 @@ describe("verification", () => {
     expect(words(plain).slice(8, 10)).toEqual(["exact", "worst output, SQNR: ok"]);
     expect(plain).toContain("4 inputs: x");
     expect(plain).not.toContain("<ul>");
+    expect(plain).toContain("at least 20 dB.</p>\n<h2>Layers</h2>");
   });
 
   test("runtimes: what ran, what did not, and where two part", () => {

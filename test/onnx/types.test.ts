@@ -264,6 +264,11 @@ describe("graphs inside nodes", () => {
     expect(["state", "row", "y", "z"].map((name) => types.get(name))).toEqual([H, H, H, B]);
   });
 
+  test("inputs that a node does not have are of no type", () => {
+    const types = typesOf([node("QuantizeLinear", ["x", "s"], ["q"]), node("Unknown", ["q"], ["y"])], [value("x", F, [2]), value("s", F, [])]); // prettier-ignore
+    expect(types.get("q")).toBe(U);
+  });
+
   test("an unknown operator leaves its outputs unknown, until the file says them", () => {
     const proto = model(
       graph({
