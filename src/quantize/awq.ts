@@ -7,7 +7,7 @@ import { dequantize } from "../../formats/core/packed.ts";
 import type { Format, PackedTensor } from "../../formats/core/types.ts";
 import type { Tensor } from "../tensor/tensor.ts";
 import { hessianOf } from "./hessian.ts";
-import { weightMatrix } from "./grid.ts";
+import { FLT_MAX, weightMatrix } from "./grid.ts";
 import { rtn } from "./rtn.ts";
 import { resolveSearch, type ScaleSearch } from "./search.ts";
 import type { AlgebraOptions } from "./simd.ts";
@@ -106,7 +106,9 @@ function* together(weights: readonly Tensor[], format: Format, options: AwqOptio
       }
       return kept!;
     });
-    const error = layers.reduce((n, l) => n + l.error, 0);
+    // packed weights that go beyond float32 could not be read
+    const fits = matrices.every((w) => w.data.every((v, at) => Math.abs(v * scales[at % k]) <= FLT_MAX));
+    const error = fits ? layers.reduce((n, l) => n + l.error, 0) : Infinity;
     if (best === undefined || error < best.error) best = { error, power, scales, layers };
     yield { stage: "awq", done: i + 1, total: count, layer: options.name };
   }

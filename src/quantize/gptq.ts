@@ -6,7 +6,7 @@ import { LowbitError } from "../../formats/core/errors.ts";
 import { codeArray, type Codes } from "../../formats/core/pack.ts";
 import type { Format, OpaqueFormat, PackedTensor, QuantConfig } from "../../formats/core/types.ts";
 import type { Tensor } from "../tensor/tensor.ts";
-import { BlockGrid, columnFormat, weightMatrix, type ScaleOptions, type WeightMatrix } from "./grid.ts";
+import { BlockGrid, columnFormat, FLT_MAX, weightMatrix, type ScaleOptions, type WeightMatrix } from "./grid.ts";
 import { gptqWorkspace, type GptqWorkspace } from "./gptq-workspace.ts";
 import { factorize, hessianOf, prepare } from "./hessian.ts";
 import type { Algebra } from "./linalg.ts";
@@ -348,7 +348,9 @@ function fillGroup(grid: BlockGrid, wt: Float64Array, i: number, search: ScaleSe
   const { rows, k, cells } = grid;
   const width = Math.min(cells.k, k - i);
   const block = new Float64Array(rows * width);
-  for (let j = 0; j < width; j++) for (let row = 0; row < rows; row++) block[row * width + j] = wt[(i + j) * rows + row];
+  // errors carried on may go beyond float32, scales must not
+  for (let j = 0; j < width; j++)
+    for (let row = 0; row < rows; row++) block[row * width + j] = Math.max(-FLT_MAX, Math.min(FLT_MAX, wt[(i + j) * rows + row]));
   grid.fillGroup(grid.groupOf(i), block, width);
   if (search) searchScales(grid, block, i, width, search);
 }

@@ -28,6 +28,9 @@ export interface ScaleOptions {
   readonly rangeRule?: RangeRule;
 }
 
+/** The largest float32: values of packed weights are float32. */
+export const FLT_MAX = 2 ** 128 - 2 ** 104;
+
 /** A weight as the quantizers use it. */
 export interface WeightMatrix {
   readonly data: Float64Array<ArrayBuffer>;
@@ -269,6 +272,12 @@ export class BlockGrid {
     // Products and sums of levels are float32, as everywhere (formats/core/packed.ts).
     const product = this.block!.scales.length > 1 ? Math.fround(inner * this.outer[cell]) : inner;
     return this.mean[cell] === 0 ? product : Math.fround(product + this.mean[cell]);
+  }
+
+  /** Is a scale above nothing, and are all values under it float32 numbers? */
+  holds(scale: number, zero: number): boolean {
+    const largest = Math.max(this.qmax - zero, zero - this.qmin) * Math.abs(scale);
+    return largest > 0 && Math.fround(largest) < Infinity;
   }
 
   setScale(cell: number, scale: number): void {

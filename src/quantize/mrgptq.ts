@@ -9,7 +9,7 @@ import { rtn, type RtnOptions } from "./rtn.ts";
 import { gptq, gptqIn, type GptqOptions } from "./gptq.ts";
 import { hessianOf } from "./hessian.ts";
 import type { GptqWorkspace } from "./gptq-workspace.ts";
-import { weightMatrix } from "./grid.ts";
+import { FLT_MAX, weightMatrix } from "./grid.ts";
 import { hadamardRotation, rotateHessian, rotationOf, type Rotation, type RotationConfig } from "./rotation.ts";
 import { outputError, type LayerStatistics } from "./statistics.ts";
 import { checkAborted, runSteps, type RunOptions, type SteppedQuantizer, type Steps } from "./steps.ts";
@@ -42,6 +42,9 @@ function blockOf(format: Format, k: number, block: number | undefined, what: str
 function rotated(weight: Tensor, rotation: Rotation, what: string): Tensor {
   const w = weightMatrix(weight, what);
   rotation.apply(w.data);
+  const beyond = w.data.find((v) => Math.abs(v) > FLT_MAX);
+  if (beyond !== undefined)
+    throw new LowbitError("E_VALUE", `${what}: expected a weight that stays within float32 in the rotated basis, got ${beyond}. Scale it.`);
   return { data: w.data, shape: [w.rows, w.k], stride: [w.k, 1], offset: 0 };
 }
 

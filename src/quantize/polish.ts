@@ -151,7 +151,7 @@ function fitScales({ grid }: PolishWork, block: Block, a: Float64Array): number 
     const code = grid.scaleCodes![cell];
     grid.setScale(cell, s - slope / curve);
     const t = grid.stored[cell] - s;
-    if (t === 0 || !(t * (2 * slope + t * curve) < 0) || grid.stored[cell] === 0) {
+    if (t === 0 || !(t * (2 * slope + t * curve) < 0) || !grid.holds(grid.stored[cell], grid.zero[cell])) {
       grid.setScaleCode(cell, code);
       continue;
     }
@@ -180,7 +180,7 @@ function neighbourScales({ grid, codes }: PolishWork, block: Block, a: Float64Ar
     for (let r = 0; r < rows; r++) {
       const code = kept[r] + step;
       const scale = code < 0 || code >= 2 ** bits ? NaN : grid.scaleOf(cells[r], code);
-      if (scale > 0 && scale < Infinity) grid.setScaleCode(cells[r], code);
+      if (scale > 0 && grid.holds(scale, grid.zero[cells[r]])) grid.setScaleCode(cells[r], code);
     }
     // Columns in turn: each is rounded to its best value given the columns of the group that were rounded before.
     const g = block.g.map((column) => column.slice());

@@ -158,7 +158,7 @@ export function* searchSteps(
         if (seen.has(key)) return;
         seen.add(key);
         const s = grid.scaleOf(cell, code);
-        if (!(Math.abs(s) > 0 && Math.abs(s) < Infinity)) return;
+        if (!grid.holds(s, zero)) return;
         const e = error(x, n, w, s, zero, best);
         if (e < best) [best, bestCode, bestZero] = [e, code, zero];
       };

@@ -6,6 +6,7 @@ import { dequantize, quantize, tensor, unpack } from "../../src/index.ts";
 import type { BlockFormat } from "../../src/index.ts";
 import {
   adaround,
+  awq,
   calibrate,
   driftStatistics,
   dyadic,
@@ -16,13 +17,16 @@ import {
   integerNorm,
   layerStatistics,
   mixedBytes,
+  mrgptq,
   observer,
   outlierSplit,
   outputError,
   planMixture,
   quantizeMixed,
+  quest,
   refit,
   refitWeight,
+  rtn,
   searchSmoothing,
   shiftmax,
 } from "../../src/quantize/index.ts";
@@ -227,4 +231,24 @@ test("scales of float16: fitted, rounded to where they are stored", () => {
   // further than to the codes beside: least squares moves a scale by as much as it takes
   const steps = [...once.scales!.keys()].filter((i) => i % 2 === 0).map((i) => Math.abs((once.scales![i] | (once.scales![i + 1] << 8)) - (plain.scales![i] | (plain.scales![i + 1] << 8)))); // prettier-ignore
   expect(Math.max(...steps)).toBeGreaterThan(1);
+});
+
+test("weights near the largest float32: nothing infinite comes of them, or an error that says so", () => {
+  const identity = new Float64Array(k * k);
+  for (let i = 0; i < k; i++) identity[i * k + i] = 1;
+  const huge = tensor(Float32Array.from(w, (v, i) => (v < 0 ? -1 : 1) * (i % 3 === 0 ? 3.4e38 : 2e38 + 1e38 * Math.sin(i))), [rows, k]); // prettier-ignore
+  const search = { method: "mse" } as const;
+  const makers = [gptq({ hessian: identity, polish: 5 }), gptq({ hessian: stats, polish: 5 }), rtn({ search }), awq({ statistics: stats, grid: 2 }), quest(), mrgptq({ hessian: stats })]; // prettier-ignore
+  let finite = 0;
+  for (const name of ["nvfp4", "mxfp4", "nvint4", "mxint8", "int4_b16", "nf4_b64", "bipolar4_b16", "float4_e2m1fn_b16", "mxfp8_e4m3"])
+    for (const quantizer of makers) {
+      try {
+        const values = dequantize(quantize(huge, format(name), quantizer));
+        expect(values.every(Number.isFinite), `${name} ${quantizer.algorithm}`).toBe(true);
+        finite++;
+      } catch (error) {
+        expect(error, `${name} ${quantizer.algorithm}`).toMatchObject({ code: "E_VALUE" });
+      }
+    }
+  expect(finite).toBeGreaterThan(30);
 });
