@@ -7,6 +7,10 @@ import { OperatorSetIdProtoSchema, TensorProtoSchema, type NodeProto, type Tenso
 import { halfTable } from "../../src/onnx/file/half.ts";
 import { readFloats } from "../../src/onnx/file/values.ts";
 import { modelLayers, quantizeModelBytes, readBias, readModelBytes, summarizeModel, writeBias, writeModelBytes } from "../../src/onnx/index.ts"; // prettier-ignore
+import { layerBands } from "../../src/onnx/bands.ts";
+import { buildScopes } from "../../src/onnx/graph/graph.ts";
+import { findLayers } from "../../src/onnx/layers.ts";
+import { layerMatrix } from "../../src/onnx/weights.ts";
 import { commonStride } from "../../src/onnx/matrix.ts";
 import { matchNames } from "../../src/onnx/place/names.ts";
 import { openRun, randomFeeds } from "../../src/onnx/run.ts";
@@ -129,6 +133,18 @@ test("tables, strides and codes", () => {
   expect([commonStride(Float64Array.of(5)), commonStride(Float64Array.of(5, 8, 11)), commonStride(Float64Array.of(5, 8, 12))]).toEqual([1, 3, undefined]); // prettier-ignore
   const { scale, zeroPoint } = activationParameters({ min: -127.75, max: 127.25 }, ACTIVATION_TYPES.get("int8")!, false);
   expect([scale, Object.is(zeroPoint, 0)]).toEqual([1, true]);
+});
+
+test("bands of a weight: rows by sixteen within the bytes, at least sixteen, no more than there are", () => {
+  const rows = (n: number, k: number, bytes: number): number => {
+    const opened = readModelBytes(encode(model(graph({ input: [value("ids", T.INT64, [1])], output: [value("y", T.FLOAT, [1, k])], initializer: [raw("t", [n, k], weights(n * k))], node: [node("Gather", ["t", "ids"], ["y"], {}, "e")] })))); // prettier-ignore
+    const [layer] = findLayers(buildScopes(opened), opened);
+    return layerBands(opened, layer, layerMatrix(layer) as never, bytes).bandRows;
+  };
+  expect(rows(300, 64, 4 * 64 * 100)).toBe(96);
+  expect(rows(300, 64, 4 * 64 * 96)).toBe(96);
+  expect(rows(300, 64, 1)).toBe(16);
+  expect(rows(70, 64, 2 ** 20)).toBe(70);
 });
 
 test("experts that are quantized already say so", async () => {
