@@ -5,6 +5,7 @@ import { InferenceSession, Tensor } from "onnxruntime-node";
 import { describe, expect, test } from "vitest";
 import { ValueInfoProtoSchema, type NodeProto, type TensorProto } from "../../src/onnx/file/gen/onnx_pb.ts";
 import { quantizeModelBytes, readModelBytes, type QuantizeBytesOptions } from "../../src/onnx/index.ts";
+import { staticWeights } from "../../src/onnx/targets/static/weights.ts";
 import { encode, graph, model, node, raw, T, value, weights } from "./build.ts";
 
 const count = (dims: readonly number[]): number => dims.reduce((a, b) => a * b, 1);
@@ -134,4 +135,12 @@ describe("types of activations", () => {
     });
     expect(notes.join()).toMatch(/activations quantized to \d to uint8, 1 to uint16; ranges by minMax/);
   });
+});
+
+test("weights are fitted to data of two vectors for each input, and rounded to nearest on fewer", () => {
+  const algorithm = (rows: number, heldOut: object | null = null) =>
+    staticWeights({ statistics: { rows, hessian: new Float64Array(100) }, heldOut, name: "l", rows: 1, k: 10 } as never).algorithm;
+  expect([algorithm(19), algorithm(20), algorithm(21)]).toEqual(["rtn", "gptq", "gptq"]);
+  expect([algorithm(20, { hessian: null }), algorithm(20, { hessian: new Float64Array(100) })]).toEqual(["rtn", "gptq"]);
+  expect(staticWeights({ statistics: null, heldOut: null, name: "l", rows: 1, k: 10 } as never).algorithm).toBe("rtn");
 });
