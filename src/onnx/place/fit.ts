@@ -45,7 +45,7 @@ function respanned({ format, codes }: Codes, span: Span, size: number, rows: num
  * it without a loss.
  */
 export function fitted(packed: PackedTensor, half: boolean): PackedTensor | null {
-  const { format, k } = packed;
+  const { format, rows, k } = packed;
   const plan = nbitsPlan(format, k);
   if (typeof plan === "string" || format.kind !== "block") return null;
   const wanted = half ? float16 : float32;
@@ -57,7 +57,7 @@ export function fitted(packed: PackedTensor, half: boolean): PackedTensor | null
   // steps with scales that are computed: float16 holds them or it does not
   const exact = nbitsOperands(packed, false);
   const scales = new Float32Array(exact.scales.buffer, exact.scales.byteOffset, exact.scales.length / 4);
-  return scales.every((s) => float16.decode(float16.encode(s)) === s) ? packed : null;
+  return scales.every((s) => float16.decode(float16.encode(s)) === s) && rows > 0 ? packed : null;
 }
 
 /** With whole scales per block of the operator; null where its zero points or codes are of another kind. */
