@@ -4,6 +4,7 @@ import { tmpdir } from "node:os";
 import { join } from "node:path";
 import { describe, expect, it } from "vitest";
 import { neighbourAgreement } from "../../src/onnx/verify/compare.ts";
+import { halfTable } from "../../src/onnx/file/half.ts";
 import { CrashError, requirePackage, startChild } from "../../src/onnx/verify/process.ts";
 import { inputDims, inputHints, randomSource, randomTensor } from "../../src/onnx/verify/feeds.ts";
 import type { ModelProto, NodeProto, TensorProto } from "../../src/onnx/file/gen/onnx_pb.ts";
@@ -255,15 +256,17 @@ describe("evidence", () => {
   it("a switch takes both values, and a branch that is wrong is found", async () => {
     const branch = (name: string, factor: string) =>
       graph({ name, output: [value(name, T.FLOAT, [])], node: [node("Mul", ["h", factor], [name])] });
-    const make = (inThen: number): Uint8Array =>
+    const make = (inThen: number, size: (number | string)[] = [1]): Uint8Array =>
       xy([node("If", ["use_cache_branch"], ["y"], { then_branch: branch("t", "a"), else_branch: branch("e", "b") })], 1, {
-        input: [value("use_cache_branch", T.BOOL, [1])],
+        input: [value("use_cache_branch", T.BOOL, size)],
         initializer: [raw("a", [1], Float32Array.of(inThen)), raw("b", [1], Float32Array.of(1))],
       });
     expect((await verifyModels(make(2), make(-2))).ok).toBe(false);
-    const equal = await verifyModels(make(2), make(2));
-    expect(equal.ok).toBe(true);
-    expect(equal.notes).toContain("use_cache_branch: both values");
+    for (const size of [[1], [], ["n"]]) {
+      const equal = await verifyModels(make(2, size), make(2, size));
+      expect(equal.ok).toBe(true);
+      expect(equal.notes).toContain("use_cache_branch: both values");
+    }
   });
   it("a mask of bools is never false all along a row", () => {
     const mask = { name: "m", type: "bool", shape: ["b", 16] };
@@ -280,21 +283,17 @@ describe("a runtime that crashes", () => {
    * onnxruntime 1.30 on x86-64 loses its way in this one: Transpose 1, 0, 2 before a float16 product. Others may load
    * it.
    */
-  const crashing = (): Uint8Array => {
-    const w16 = raw(
-      "w",
-      [8, 5],
-      Uint16Array.from({ length: 40 }, (_, i) => 0x3000 + i),
-      T.FLOAT16,
-    );
+  const crashing = (type: number = T.FLOAT16): Uint8Array => {
+    const codes = Uint16Array.from({ length: 40 }, (_, i) => 0x3000 + i);
+    const w = raw("w", [8, 5], type === T.FLOAT16 ? codes : Float32Array.from(codes, (code) => halfTable()[code]), type);
     const nodes = [
-      node("Cast", ["x"], ["c"], { to: BigInt(T.FLOAT16) }),
+      node("Cast", ["x"], ["c"], { to: BigInt(type) }),
       node("Transpose", ["c"], ["t"], { perm: { ints: [1, 0, 2] } }),
       node("MatMul", ["t", "w"], ["m"]),
       node("Cast", ["m"], ["y"], { to: BigInt(T.FLOAT) }),
     ];
     return encode(
-      model(graph({ input: [value("x", T.FLOAT, [8, 8, 8])], output: [value("y", T.FLOAT, [8, 8, 5])], initializer: [w16], node: nodes })),
+      model(graph({ input: [value("x", T.FLOAT, [8, 8, 8])], output: [value("y", T.FLOAT, [8, 8, 5])], initializer: [w], node: nodes })),
     );
   };
   it("is an error of the comparison, and the next one works", async () => {
@@ -305,6 +304,13 @@ describe("a runtime that crashes", () => {
     if (outcome !== true)
       expect(outcome).toMatchObject({ code: "E_RUNTIME", message: expect.stringMatching(/crash of its process \(SIG/) });
     expect((await verifyModels(original, original)).ok).toBe(true);
+    // of the model that is judged it is a finding
+    const judged = await verifyModels(crashing(T.FLOAT), crashing()).then(
+      (report) => report.ok,
+      (error: { code: string; message: string }) => error,
+    );
+    if (outcome !== true)
+      expect(judged).toMatchObject({ code: "E_VERIFY", message: expect.stringMatching(/second model: .* crash of its process \(SIG/) });
   });
   it("its process is killed: a finding of the model that is judged", async () => {
     const child = startChild(requirePackage("onnxruntime-node"), { versionOf: "node" });
