@@ -126,6 +126,10 @@ describe("DequantizeLinear", () => {
   ])("%#: stays with a reason", async (bytes, name, reason) => {
     const { report } = await quantizeModelBytes(bytes, { format: name, target: "qdq", allowUnchanged: true });
     expect(report.layers[0].reason).toMatch(reason);
+    // with a dimension of one in front
+    const deep = single(node("MatMul", ["x", "w"], ["y"], {}, "p"), [3, 64], [w([1, 64, 10])], T.FLOAT, 21);
+    const { bytes: again } = await quantizeModelBytes(deep, { format: name, target: "qdq" });
+    expect(decibels(await run(deep, [3, 64], T.FLOAT), await run(again, [3, 64], T.FLOAT))).toBeGreaterThan(35);
   });
 });
 
