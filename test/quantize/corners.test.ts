@@ -21,6 +21,7 @@ import {
   observer,
   outlierSplit,
   outputError,
+  plan,
   planMixture,
   quantizeMixed,
   quest,
@@ -29,6 +30,7 @@ import {
   rtn,
   searchSmoothing,
   shiftmax,
+  type PlanOptions,
 } from "../../src/quantize/index.ts";
 import { minimise } from "../../src/quantize/choose.ts";
 import { gaussianWeights, inputs } from "../helpers/layers.ts";
@@ -58,6 +60,18 @@ describe("plans", () => {
     const rows2 = [{ name: "a", loss: [9, 1], bytes: [1, 9] }, { name: "b", loss: [9, 8], bytes: [1, 9] }]; // prettier-ignore
     expect(minimise(rows2, "loss", "bytes", 18, [[0, 0], [1, 1]])).toEqual([1, 1]); // prettier-ignore
     expect(minimise(rows2, "loss", "bytes", 17, [[0, 0], [1, 1]])).toEqual([1, 0]); // prettier-ignore
+  });
+
+  test("the wide format for all layers of comet, which neither slopes nor changes of two layers lead to", async () => {
+    const [narrow, wide] = [format("int2_row"), format("int8_row")];
+    const few = layerStatistics(16);
+    few.add(inputs("iid", 40, 16, 1));
+    const layers = ["a", "b", "c"].map((name) => ({ name, weight: tensor(gaussianWeights(4, 16, 1), [4, 16]), statistics: few.finish() }));
+    // narrow 32 bytes, a block of channels wide 104, all of them 80: no bargain for each byte, and yet the best of 240
+    const loss: PlanOptions["loss"] = (_, f, packed) => ("parts" in packed ? 0 : f === wide ? 2.4 : 8);
+    const got = await plan(layers, { candidates: [narrow, wide], policy: "comet", channelBlock: 8, budgetBytes: 240, loss });
+    expect(got.table[0]).toEqual({ name: "a", loss: [8, 0, 2.4], bytes: [32, 104, 80] });
+    expect(got.layers.map((l) => [l.format, l.split])).toEqual([[wide, undefined], [wide, undefined], [wide, undefined]]); // prettier-ignore
   });
 
   test("of mixtures with equal gains the faster one first", () => {

