@@ -4,7 +4,7 @@
 //   dist/cjs/NAME.cjs    a line that loads the module; a named format by require is `lowbit/formats` whole
 //   dist/types/          the declarations (scripts/types.ts); dist/esm/NAME.d.ts are lines that lead there
 // Source maps lie beside the modules and stay out of the tarball: they weigh more than the code.
-import { mkdirSync, rmSync, writeFileSync } from "node:fs";
+import { mkdirSync, readdirSync, readFileSync, rmSync, writeFileSync } from "node:fs";
 import { dirname, join } from "node:path";
 import { fileURLToPath } from "node:url";
 import { rolldown } from "rolldown";
@@ -13,6 +13,23 @@ import { declarations } from "./types.ts";
 
 const root = fileURLToPath(new URL("..", import.meta.url));
 const named = new Set(formatFiles().map((name) => join(root, `formats/${name}.ts`)));
+
+/** Formats that the library itself works with, and what they are made of: most programs load no others. */
+function ownFormats(): Set<string> {
+  const found = new Set<string>();
+  const visit = (path: string): void => {
+    for (const [, name] of readFileSync(path, "utf8").matchAll(/ from "\.{1,2}\/(?:[./]*formats\/)?(\w+)\.ts"/g)) {
+      const format = join(root, `formats/${name}.ts`);
+      if (!named.has(format) || found.has(format)) continue;
+      found.add(format);
+      visit(format);
+    }
+  };
+  for (const folder of ["src", "kernels"])
+    for (const path of readdirSync(join(root, folder), { recursive: true }))
+      if (String(path).endsWith(".ts")) visit(join(root, folder, String(path)));
+  return found;
+}
 
 const within = (id: string, folder: string): boolean => id.startsWith(`${join(root, folder)}/`);
 
@@ -25,6 +42,7 @@ for (const [path, text] of await declarations()) write(path, text);
 /** Annotations of purity are kept: bundlers drop what is not used of a chunk by them. */
 async function modules(): Promise<void> {
   const library = entries().map(({ source, out }) => [out, join(root, source)]);
+  const own = ownFormats();
   const build = await rolldown({
     cwd: root,
     input: Object.fromEntries([...library, ["cli", join(root, "src/cli/main.ts")]]),
@@ -47,7 +65,8 @@ async function modules(): Promise<void> {
     codeSplitting: {
       groups: [
         { name: "formats/core", test: (id) => within(id, "formats/core") || within(id, "formats/define"), priority: 2 },
-        { name: "formats/named", test: (id) => named.has(id), priority: 1 },
+        { name: "formats/own", test: (id) => own.has(id), priority: 1 },
+        { name: "formats/named", test: (id) => named.has(id) && !own.has(id), priority: 1 },
         { name: "quantizers", test: (id) => within(id, "src/quantize") },
       ],
     },

@@ -1,11 +1,12 @@
 // Keys and values that go from run to run of a session, as text generation feeds them: what a run gives as present and
 // the next takes as past stays in the backend's memory (machine/sequence.ts). The tensors that leave copy their data
-// when it is read; one that was read, or is older than the last run, is fed like any other.
+// when it is read; one that was read, or is older than the last run, is fed like any other. float16 caches are float32
+// there, rounded at the end of a run: the numbers are those of caches that left and came back.
 import type { Plan } from "./compile/plan.ts";
 import { isKept, type Kept } from "./machine/kept.ts";
 import type { Machine } from "./machine/machine.ts";
 import { createSequence, presentOf, type CachePair, type Sequence } from "./machine/sequence.ts";
-import type { RuntimeTensor, Value, ValueMetadata } from "./value.ts";
+import { narrow, type RuntimeTensor, type Value, type ValueMetadata } from "./value.ts";
 
 /** Sequences of a session that stay at once: more are copied out of the backend's memory, the oldest first. */
 const MOST = 2;
@@ -18,15 +19,15 @@ export const isHeld = (tensor: object): boolean => values.has(tensor);
 /** What a tensor of an earlier run is in the backend's memory; undefined for others. */
 export const heldValue = (tensor: object): Value | undefined => values.get(tensor);
 
-function tensorOf(value: Kept, owner: object): RuntimeTensor {
-  let own: Float32Array | undefined;
+function tensorOf(value: Kept, half: boolean, owner: object): RuntimeTensor {
+  let own: RuntimeTensor["data"] | undefined;
   const tensor: RuntimeTensor = {
-    type: "float32",
+    type: half ? "float16" : "float32",
     dims: [...value.dims],
     // the caller's own from the first look on: it may be written to
     get data() {
       if (own === undefined) {
-        own = value.data as Float32Array;
+        own = half ? narrow(value.data as Float32Array) : value.data;
         values.delete(tensor);
         owners.delete(tensor);
       }
@@ -64,8 +65,9 @@ function pairsOf(inputs: readonly ValueMetadata[], outputNames: readonly string[
     const output = presentOf(name, outputs);
     if (output === undefined) continue;
     const [, heads, , size] = shape;
-    if (type !== "float32" || shape.length !== 4 || typeof heads !== "number" || typeof size !== "number") return [];
-    pairs.push({ input: name, output, heads, size, fixed: /encoder|cross/.test(name) });
+    const half = type === "float16";
+    if ((type !== "float32" && !half) || shape.length !== 4 || typeof heads !== "number" || typeof size !== "number") return [];
+    pairs.push({ input: name, output, heads, size, fixed: /encoder|cross/.test(name), half });
   }
   return pairs;
 }
@@ -122,7 +124,7 @@ export function sessionCaches(
       const past = sequence.past();
       const isOwn = (value: Value | undefined, input: string): boolean => isKept(value) && value.cache === past.get(input)!.cache;
       const made = pairs.filter(({ fixed, input, output }) => first || fixed !== true || isOwn(read(output), input));
-      return new Map(made.map(({ input, output }) => [output, tensorOf(past.get(input)!, owner)]));
+      return new Map(made.map(({ input, output, half }) => [output, tensorOf(past.get(input)!, half === true, owner)]));
     },
     failed(sequence) {
       if (sequence.length > 0) return;

@@ -12,7 +12,7 @@ import { builtin } from "../files/node.ts";
 import { loadForeign } from "./load.ts";
 import { isHeld } from "./session-caches.ts";
 import type { Session } from "./session.ts";
-import type { RuntimeTensor } from "./value.ts";
+import { narrow, type RuntimeTensor } from "./value.ts";
 
 /** How sessions of transformers.js are loaded. Change it before a pipeline is made. */
 export interface TransformersSettings {
@@ -65,7 +65,8 @@ const stand = new WeakMap<object, RuntimeTensor>();
 /** A tensor of onnxruntime's class whose data is copied when it is read. */
 function standIn(Tensor: OrtTensor, held: RuntimeTensor): RuntimeTensor {
   const size = held.dims.reduce((a, b) => a * b, 1);
-  const tensor = new Tensor(held.type, new Float32Array(0), [0]);
+  const none = new Float32Array(0);
+  const tensor = new Tensor(held.type, held.type === "float16" ? narrow(none) : none, [0]);
   const own = { enumerable: true, configurable: true };
   const data = { ...own, get: () => held.data };
   Object.defineProperties(tensor, {

@@ -3,7 +3,7 @@
 import { execFile, execFileSync, spawnSync } from "node:child_process";
 import { existsSync, mkdirSync, mkdtempSync, readFileSync, rmSync, statSync, symlinkSync, writeFileSync } from "node:fs";
 import { tmpdir } from "node:os";
-import { join } from "node:path";
+import { dirname, join } from "node:path";
 import { fileURLToPath } from "node:url";
 import { promisify } from "node:util";
 import { gzipSync } from "node:zlib";
@@ -161,6 +161,30 @@ describe("types, strict and without @types/node", () => {
     },
     120_000,
   );
+});
+
+/** The modules that an entry loads before anything is called, and the packages among them. */
+function closureOf(entry: string): { readonly files: string[]; readonly packages: string[] } {
+  const [files, packages] = [new Set<string>(), new Set<string>()];
+  const visit = (path: string): void => {
+    if (files.has(path)) return;
+    files.add(path);
+    const text = readFileSync(join(root, "dist/esm", path), "utf8");
+    for (const [, from] of text.matchAll(/(?:^|[;}])(?:import|export)(?:[\w*${}, ]*from)?[`"']([^`"']+)[`"']/gm))
+      if (from.startsWith(".")) visit(join(dirname(path), from));
+      else packages.add(from);
+  };
+  visit(entry);
+  return { files: [...files], packages: [...packages] };
+}
+
+test("the runtime and the quantizer load no package, the runtime no format that it does not work with", () => {
+  // memory of an import is mostly modules: what is loaded is what is paid for
+  const [runtime, onnx] = [closureOf("runtime.js"), closureOf("onnx.js")];
+  expect(runtime.files.length).toBeGreaterThan(5);
+  expect([...runtime.packages, ...onnx.packages]).toEqual([]);
+  expect(runtime.files.filter((file) => file.startsWith("formats/named"))).toEqual([]);
+  expect(onnx.files.some((file) => file.startsWith("formats/named"))).toBe(true);
 });
 
 async function bundle(text: string): Promise<number> {

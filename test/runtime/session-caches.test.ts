@@ -1,14 +1,15 @@
 // Present keys and values that the next run takes as past stay in memory: the numbers of onnxruntime-node, whatever is
 // read, fed again, written to or kept in between.
 import { InferenceSession, Tensor } from "onnxruntime-node";
-import { expect, test } from "vitest";
+import { describe, expect, test } from "vitest";
 import { decoderModel, type DecoderSizes } from "../../bench/decode-model.ts";
 import { engineMemory } from "../../src/backends/wasm/memory.ts";
 import { wasm } from "../../src/index.ts";
 import { loadModel, type RuntimeTensor, type Session } from "../../src/runtime/index.ts";
 import { isHeld } from "../../src/runtime/session-caches.ts";
+import { halfTable } from "../../src/onnx/file/half.ts";
 import { encode, graph, model, node, raw, T, value } from "../onnx/build.ts";
-import { SPELLED, spelledModel } from "./spelled.ts";
+import { halfSpelledModel, SPELLED, spelledModel } from "./spelled.ts";
 
 const SIZES: DecoderSizes = { hidden: 64, heads: 4, kvHeads: 2, size: 16, ffn: 96, layers: 2, vocabulary: 160, positions: 400, level: 0 };
 const MODELS = [
@@ -142,6 +143,75 @@ test.each(MODELS)("%s: caches outlive the session, memory stays flat, some outpu
   await session.release();
   compare(past);
   backend.dispose();
+});
+
+describe("caches of float16", () => {
+  const table = halfTable();
+  /** What onnxruntime's tensors of float16 hold. */
+  const Half = (globalThis as unknown as { Float16Array?: typeof Uint16Array }).Float16Array ?? Uint16Array;
+  /** Codes, whatever class the engine gives them in. */
+  const bits = ({ data }: RuntimeTensor): Uint16Array => {
+    const { buffer, byteOffset, length } = data as Uint16Array;
+    return new Uint16Array(buffer, byteOffset, length);
+  };
+  const floats = (of: RuntimeTensor): Float32Array => Float32Array.from(bits(of), (code) => table[code]);
+
+  const bytes = halfSpelledModel();
+  const none = (): Past =>
+    Object.fromEntries(Object.entries(empty()).map(([name, of]) => [name, { ...of, type: "float16", data: new Half(0) }]));
+  /** Ours, read before it is fed again. */
+  const read = (past: Past): Past =>
+    Object.fromEntries(Object.entries(past).map(([name, of]) => [name, { type: of.type, dims: of.dims, data: bits(of).slice() }]));
+
+  test("stay as those of float32 do, and are the numbers that leave and come back, bit for bit", async () => {
+    const [session, plain] = [await loadModel(bytes), await loadModel(bytes)];
+    // onnxruntime-node takes no Float16Array, and where there are such no other float16
+    const judge = Half === Uint16Array ? await InferenceSession.create(bytes, { intraOpNumThreads: 1, logSeverityLevel: 4 }) : null;
+    let [kept, carried, theirs] = [none(), none(), none()];
+    for (const ids of [[1, 5, 9, 33, 3, 7, 22], [4], [11], Array.from({ length: 80 }, (_, i) => (7 * i) % 90), [8], [2, 3]]) {
+      const feeds = feedsOf(session.inputNames, ids, kept);
+      const out = await session.run(feeds);
+      const wanted = await plain.run(feedsOf(session.inputNames, ids, carried));
+      expect(bits(out.logits)).toEqual(bits(wanted.logits));
+      if (judge !== null) {
+        const theirFeeds = Object.entries(feedsOf(judge.inputNames, ids, theirs)).map(([name, of]) => [
+          name,
+          new Tensor(of.type as "float32", of.data as Float32Array, of.dims),
+        ]);
+        const judged = (await judge.run(Object.fromEntries(theirFeeds) as Record<string, Tensor>)) as unknown as Record<
+          string,
+          RuntimeTensor
+        >;
+        const [a, b] = [floats(out.logits), floats(judged.logits)];
+        const scale = Math.sqrt(b.reduce((sum, v) => sum + v * v, 0) / b.length);
+        expect(Math.max(...a.map((v, i) => Math.abs(v - b[i]))) / scale).toBeLessThan(2e-2);
+        theirs = nextOf(judged);
+      }
+      [kept, carried] = [nextOf(out), read(nextOf(wanted))];
+      expect(held(kept)).toBe(true);
+    }
+    for (const name of Object.keys(kept)) {
+      expect(kept[name].type).toBe("float16");
+      expect(kept[name].dims).toEqual(carried[name].dims);
+      expect(bits(kept[name])).toEqual(bits(carried[name]));
+    }
+    expect(held(kept)).toBe(false);
+    // fed after it was read
+    const after = await session.run(feedsOf(session.inputNames, [6], kept));
+    expect(bits(after.logits)).toEqual(bits((await plain.run(feedsOf(session.inputNames, [6], carried))).logits));
+    await session.release();
+    await plain.release();
+  });
+
+  test("outlive the session", async () => {
+    const session = await loadModel(bytes);
+    const past = nextOf(await session.run(feedsOf(session.inputNames, [1, 2, 3], none())));
+    const again = nextOf(await session.run(feedsOf(session.inputNames, [1, 2, 3], none())));
+    const wanted = read(again);
+    await session.release();
+    expect(held(past)).toBe(true);
+    for (const [name, of] of Object.entries(read(past))) expect(of.data).toEqual(wanted[name].data);
+  });
 });
 
 test("batches and padded prompts are computed as before", async () => {

@@ -1,5 +1,8 @@
 // A small decoder as optimum exports it: attention, rotary embedding and RMS norms in single operators, caches joined
 // by Concat, a mask made of positions.
+import { fromBinary } from "@bufbuild/protobuf";
+import { ModelProtoSchema } from "../../src/onnx/file/gen/onnx_pb.ts";
+import { encodeHalf } from "../../src/onnx/file/half.ts";
 import { encode, graph, model, node, raw, T, value, weights, type AttributeValue } from "../onnx/build.ts";
 
 export const SPELLED = { hidden: 64, heads: 4, kvHeads: 2, size: 16, layers: 2, vocabulary: 96 };
@@ -103,4 +106,20 @@ export function spelledModel({ hidden, heads, kvHeads, size, layers, vocabulary 
       { opset: 17 },
     ),
   );
+}
+
+/** The same with float16 in place of float32, throughout. */
+export function halfSpelledModel(): Uint8Array {
+  const proto = fromBinary(ModelProtoSchema, spelledModel());
+  const own = proto.graph!;
+  for (const tensor of own.initializer)
+    if (tensor.dataType === T.FLOAT) {
+      const values = new Float32Array(tensor.rawData.slice().buffer);
+      tensor.rawData = new Uint8Array(Uint16Array.from(values, (v) => encodeHalf(Math.max(-65504, v))).buffer);
+      tensor.dataType = T.FLOAT16;
+    }
+  for (const { type } of [...own.input, ...own.output])
+    if (type?.value.case === "tensorType" && type.value.value.elemType === T.FLOAT) type.value.value.elemType = T.FLOAT16;
+  for (const { opType, attribute } of own.node) if (opType === "Cast") for (const to of attribute) if (to.i === 1n) to.i = 10n;
+  return encode(proto);
 }

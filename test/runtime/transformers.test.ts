@@ -10,6 +10,7 @@ import { encode, graph, model, node, T, value } from "../onnx/build.ts";
 import type * as Door from "../../src/runtime/transformers.ts";
 import { numbers } from "./make.ts";
 import { writePipelines } from "./pipelines.ts";
+import { halfSpelledModel, SPELLED } from "./spelled.ts";
 
 const folder = mkdtempSync(join(tmpdir(), "lowbit-pipelines-"));
 const plain = InferenceSession.create;
@@ -214,4 +215,23 @@ test("a cache of a session is a tensor of onnxruntime: shape, data, copies, disp
   second.dispose();
   await session.release();
   expect(first.data.length).toBe(size);
+});
+
+test("a cache of float16 is one of onnxruntime's float16 tensors", async () => {
+  const session = await InferenceSession.create(halfSpelledModel());
+  const half = (globalThis as unknown as { Float16Array?: new (n: number) => Uint16Array }).Float16Array ?? Uint16Array;
+  const past = session.inputNames
+    .filter((name) => name.startsWith("past"))
+    .map((name): [string, Tensor] => [name, new Tensor("float16", new half(0), [1, SPELLED.kvHeads, 0, SPELLED.size])]);
+  const int64 = (from: bigint): Tensor => new Tensor("int64", BigInt64Array.of(from, from + 1n, from + 2n), [1, 3]);
+  const mask = new Tensor("int64", new BigInt64Array(3).fill(1n), [1, 3]);
+  const out = await session.run({ input_ids: int64(4n), attention_mask: mask, position_ids: int64(0n), ...Object.fromEntries(past) });
+  const first = out["present.0.key"];
+  expect(first).toBeInstanceOf(Tensor);
+  expect(Object.getOwnPropertyDescriptor(first, "data")?.get).toBeTypeOf("function");
+  const dims = [1, SPELLED.kvHeads, 3, SPELLED.size];
+  expect([first.type, first.dims, first.size]).toEqual(["float16", dims, 3 * SPELLED.kvHeads * SPELLED.size]);
+  expect(first.data).toBeInstanceOf(half);
+  expect(first.data.length).toBe(first.size);
+  await session.release();
 });

@@ -7,7 +7,7 @@ import { RAW_DATA } from "./source.ts";
 import type { ByteSource, PayloadStore } from "./source.ts";
 import type { MessageSchema } from "./schema.ts";
 import { UNKNOWN_FIELD_COST, modelSchema } from "./schema.ts";
-import { fieldHeader, readVarint } from "./wire.ts";
+import { fieldHeader } from "./wire.ts";
 
 /** Payloads of this many bytes or more leave the skeleton. */
 export const PAYLOAD_MIN = 1024;
@@ -59,14 +59,26 @@ export function scanModel(source: ByteSource, store: PayloadStore): Uint8Array {
     );
   }
 
-  function varintAt(pos: number, end: number): [value: number, next: number] {
+  /** Where the number ends that was read last. */
+  let after = 0;
+
+  /** A number, and `after` it; no array of both, for a model has some 100,000. */
+  function varintAt(pos: number, end: number): number {
     if (pos < windowStart || pos + 10 > windowStart + window.length) {
       windowStart = pos;
       window = source.read(pos, Math.min(WINDOW, source.size - pos)) as Uint8Array<ArrayBuffer>;
     }
-    const [value, next] = readVarint(window, pos - windowStart);
-    if (next < 0 || windowStart + next > end) throw damaged(source, pos, "an unfinished number");
-    return [value, windowStart + next];
+    let value = 0;
+    let scale = 1;
+    for (let at = pos - windowStart; at < window.length && scale < 2 ** 70; scale *= 128) {
+      const byte = window[at++];
+      value += (byte & 127) * scale;
+      if (byte >= 128) continue;
+      after = windowStart + at;
+      if (after > end) break;
+      return value <= Number.MAX_SAFE_INTEGER ? value : NaN;
+    }
+    throw damaged(source, pos, "an unfinished number");
   }
 
   /**
@@ -78,15 +90,17 @@ export function scanModel(source: ByteSource, store: PayloadStore): Uint8Array {
     let pos = start;
     while (open.length > 0) {
       const at = pos;
-      let tag: number;
-      [tag, pos] = varintAt(pos, end);
+      const tag = varintAt(pos, end);
+      pos = after;
       const wireType = tag % 8;
-      if (wireType === 0) pos = varintAt(pos, end)[1];
-      else if (wireType === 1) pos += 8;
+      if (wireType === 0) {
+        varintAt(pos, end);
+        pos = after;
+      } else if (wireType === 1) pos += 8;
       else if (wireType === 5) pos += 4;
       else if (wireType === 2) {
-        const [length, next] = varintAt(pos, end);
-        pos = next + length;
+        const length = varintAt(pos, end);
+        pos = after + length;
       } else if (wireType === 3) open.push(Math.floor(tag / 8));
       else if (wireType !== 4 || open.pop() !== Math.floor(tag / 8)) throw damaged(source, at, `wire type ${wireType}`);
       if (!(pos <= end)) throw damaged(source, at, "a group that is longer than what holds it");
@@ -105,8 +119,8 @@ export function scanModel(source: ByteSource, store: PayloadStore): Uint8Array {
     let payloads = 0;
     while (pos < end) {
       const fieldStart = pos;
-      let tag: number;
-      [tag, pos] = varintAt(pos, end);
+      const tag = varintAt(pos, end);
+      pos = after;
       const field = Math.floor(tag / 8);
       const wireType = tag % 8;
       if (!(field >= 1 && field < 2 ** 29)) throw damaged(source, fieldStart, "an impossible field number");
@@ -114,13 +128,14 @@ export function scanModel(source: ByteSource, store: PayloadStore): Uint8Array {
       if (!schema.fields.has(field)) spend(UNKNOWN_FIELD_COST);
       if (child !== undefined && wireType !== 2)
         throw damaged(source, fieldStart, `wire type ${wireType} for field ${field} of a ${schema.name}`);
-      if (wireType === 0) pos = varintAt(pos, end)[1];
-      else if (wireType === 1) pos += 8;
+      if (wireType === 0) {
+        varintAt(pos, end);
+        pos = after;
+      } else if (wireType === 1) pos += 8;
       else if (wireType === 5) pos += 4;
       else if (wireType === 2) {
-        let length: number;
-        [length, pos] = varintAt(pos, end);
-        const valueStart = pos;
+        const length = varintAt(pos, end);
+        const valueStart = (pos = after);
         if (!(length <= end - pos))
           throw damaged(source, fieldStart, `field ${field} of a ${schema.name} that is longer than what holds it`);
         pos += length;

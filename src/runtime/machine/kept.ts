@@ -1,7 +1,8 @@
 // Keys or values of a sequence that stay where they are in the backend's memory: [heads][room][size], of which the
 // first tokens are in use. Attention reads them in place; whatever else reads them gets a copy.
 import type { EngineMemory, Region } from "../../backends/wasm/memory.ts";
-import type { Value } from "../value.ts";
+import { TensorProto_DataType } from "../../onnx/file/gen/onnx_pb.ts";
+import { roundTo, type Value } from "../value.ts";
 
 /** A value [1, heads, tokens, size] of float32 in a cache. Its `data` is a copy, good for as long as it is held. */
 export interface Kept extends Value {
@@ -27,6 +28,8 @@ export interface KeptCache {
   reserve(past: number, total: number): void;
   /** Writes tokens [1, heads, count, size] after `past` others. @throws LowbitError E_DEVICE where memory runs out */
   append(past: number, given: Value): void;
+  /** Rounds tokens from `from` to `to` to values of float16. */
+  round(from: number, to: number): void;
   /** Gives the memory back; `keep` tokens stay readable by the values that were made of them. */
   free(keep?: number): void;
 }
@@ -86,6 +89,12 @@ export function keptCache(memory: EngineMemory, heads: number, size: number, mos
         memory
           .floats(region!.address + 4 * (h * room! + past) * size, count * size)
           .set(data.subarray(h * count * size, (h + 1) * count * size));
+    },
+    round(from, to) {
+      for (let h = 0; h < heads && from < to; h++) {
+        const own = memory.floats(region!.address + 4 * (h * room! + from) * size, (to - from) * size);
+        own.set(roundTo(own, TensorProto_DataType.FLOAT16));
+      }
     },
     free(keep = 0) {
       if (room === undefined) return;

@@ -17,6 +17,8 @@ export interface CachePair {
   readonly size: number;
   /** Made by the first run and read by the others: keys and values of an encoder's result. */
   readonly fixed?: boolean;
+  /** It leaves and comes as float16: what a run reads of earlier ones is rounded, as if it had left. */
+  readonly half?: boolean;
 }
 
 const PAST = /^past_key_values?\.|^past_/;
@@ -122,11 +124,15 @@ export function createSequence(machine: Machine, plan: Plan, pairs: readonly Cac
       for (const [i, pair] of pairs.entries()) {
         if (pair.fixed === true && !first) continue;
         const value = read(pair.output)!;
-        if (pair.fixed === true) fixed[i] = value.dims[2];
-        else total = value.dims[2];
-        if (isKept(value) && value.cache === caches[i]) continue;
-        stayed &&= first;
-        caches[i].append(0, value);
+        const tokens = value.dims[2];
+        if (pair.fixed === true) fixed[i] = tokens;
+        else total = tokens;
+        const isOwn = isKept(value) && value.cache === caches[i];
+        if (!isOwn) {
+          stayed &&= first;
+          caches[i].append(0, value);
+        }
+        if (pair.half === true) caches[i].round(isOwn ? length : 0, tokens);
       }
       length = total;
       return stayed;
