@@ -13,4 +13,4 @@ printf 'version: v2\nplugins:\n  - local: protoc-gen-es\n    out: gen\n    opt: 
 npm init -y >/dev/null
 npm install --silent @bufbuild/buf @bufbuild/protoc-gen-es @bufbuild/protobuf
 PATH="$scratch/node_modules/.bin:$PATH" buf generate
-cp gen/onnx_pb.ts "$root/src/onnx/file/gen/onnx_pb.ts"
+npx --prefix "$root" tsx "$root/scripts/onnx-proto.ts" gen/onnx_pb.ts "$root/src/onnx/file/gen/onnx_pb.ts" "$root/test/oracle/onnx-proto.ts"

@@ -9,7 +9,7 @@ import { plan, relativeLoss, type Plan, type PlanLayer } from "../quantize/plan.
 import type { LayerStatistics } from "../quantize/statistics.ts";
 import { checkAborted, type RunOptions } from "../quantize/steps.ts";
 import { quantize, type WeightQuantizer } from "../tensor/quantize/index.ts";
-import { clone } from "@bufbuild/protobuf";
+import { clone } from "./file/copy.ts";
 import { ModelProtoSchema, TensorProto_DataType as T } from "./file/gen/onnx_pb.ts";
 import type { OnnxModel } from "./file/model.ts";
 import { modelLayers, readWeight, writeWeight, type ModelLayer } from "./primitives.ts";

@@ -1,7 +1,7 @@
 // decideWeights: the packed weight of every chosen layer of a model, by any algorithm, from calibration data. Nothing
 // in the model changes. One-shot: all layers see the inputs of the float model. Sequential: front to back, each layer
 // sees the inputs of the model quantized so far; layers that share an input go together.
-import { clone } from "@bufbuild/protobuf";
+import { clone } from "./file/copy.ts";
 import { LowbitError } from "../../formats/core/errors.ts";
 import type { Format } from "../../formats/core/types.ts";
 import { dequantizeOriginal } from "../quantize/mrgptq.ts";

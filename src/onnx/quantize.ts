@@ -19,7 +19,7 @@ import { convertWith, newContext, pick, type ConvertResult } from "./convert.ts"
 import { dtypeRow } from "./dtypes.ts";
 import { payloadBytes, segmentsLength } from "./file/encode.ts";
 import { checkAborted, checkOutput, fileSize, spillFile, writeFiles, type SegmentFile } from "./file/files.ts";
-import { clone } from "@bufbuild/protobuf";
+import { clone } from "./file/copy.ts";
 import { ModelProtoSchema } from "./file/gen/onnx_pb.ts";
 import { checkOutputs, inputPaths, outputFiles, readModel, readModelBytes, writeModelBytes } from "./file/io.ts";
 import type { OnnxModel } from "./file/model.ts";

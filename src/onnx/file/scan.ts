@@ -7,7 +7,7 @@ import { RAW_DATA } from "./source.ts";
 import type { ByteSource, PayloadStore } from "./source.ts";
 import type { MessageSchema } from "./schema.ts";
 import { UNKNOWN_FIELD_COST, modelSchema } from "./schema.ts";
-import { fieldHeader } from "./wire.ts";
+import { fieldHeader, readVarint } from "./wire.ts";
 
 /** Payloads of this many bytes or more leave the skeleton. */
 export const PAYLOAD_MIN = 1024;

@@ -1,5 +1,6 @@
 // Nodes and constants of the integer graph as they are written.
-import { create, clone } from "@bufbuild/protobuf";
+import { create } from "@bufbuild/protobuf";
+import { clone } from "../file/copy.ts";
 import type { Dyadic, DyadicVector } from "../../quantize/integer/index.ts";
 import type { AttributeProto, NodeProto, TensorProto } from "../file/gen/onnx_pb.ts";
 import { NodeProtoSchema, TensorProto_DataType as T } from "../file/gen/onnx_pb.ts";

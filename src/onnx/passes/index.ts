@@ -1,6 +1,6 @@
 // The passes by name, and the driver: runs one after the other on a model, proves after each that the outputs are what
 // they were, and takes back one that changed them.
-import { clone } from "@bufbuild/protobuf";
+import { clone } from "../file/copy.ts";
 import { LowbitError } from "../../../formats/core/errors.ts";
 import { checkAborted, type RunOptions } from "../../quantize/steps.ts";
 import { findReaders } from "../edit.ts";

@@ -1,7 +1,7 @@
 // The integer functions of models that `integerOnly` makes (domain lowbit.integer), in loops of exact integers in
 // doubles (src/quantize/integer/dyadic.ts); on kernels they are src/runtime/machine/integer-functions.ts. A model's own
 // functions of that domain are run as these only where their bodies are those that integerOnly writes.
-import { equals } from "@bufbuild/protobuf";
+import { equals } from "../../onnx/file/copy.ts";
 import { FunctionProtoSchema, type NodeProto } from "../../onnx/file/gen/onnx_pb.ts";
 import type { OnnxModel } from "../../onnx/file/model.ts";
 import { opsetVersion } from "../../onnx/graph/nodes.ts";
