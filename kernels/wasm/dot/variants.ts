@@ -17,6 +17,7 @@ function* gemmVariants(): Iterable<KernelVariant> {
         [1, 4],
         [2, 2],
         [4, 2],
+        [6, 2],
       ] as const)
         for (const offset of ["none", "zeroPoint", "doubled", "add"] as const)
           for (let bits = 1; bits <= 8; bits++) {

@@ -66,6 +66,35 @@ function nibblePlanes(plan: DotPlan): DotPlan | null {
   };
 }
 
+/** Operands from tables or joined pieces: worth decoding once per block for few rows of activations. */
+export const isCostly = ({ planes, bits }: GemmSpec): boolean => {
+  const layout = fieldLayout(bits);
+  return planes.some((plane) => plane.table !== null) || layout.pieces.flat().length > layout.quads;
+};
+
+/** Whether operands are not the stored bytes. */
+export const decodes = ({ planes, bits }: GemmSpec): boolean => bits < 8 || planes.some((plane) => plane.table !== null);
+
+/**
+ * Where the inner product is one instruction, tiles of more rows than leave room for decoding pay from groups of so
+ * many elements on: below, float32 steps at the end of a group are what takes longer.
+ */
+const HIGH_GROUP = 64;
+/** Time of a row in tiles of so many, in rows of tiles of four; and of decoding a panel. */
+const HIGH_TILES = [[6, 0.91], [5, 0.93]] as const; // prettier-ignore
+const DECODING = 2;
+
+/** Rows of a tile for m rows: at most `most`, or more where that takes less time. */
+function highRows(m: number, most: number, decoding: number): number {
+  let rows = tileRows(m, most);
+  let least = Math.ceil(m / rows) * rows;
+  for (const [mr, time] of HIGH_TILES) {
+    const own = time * Math.ceil(m / mr) * mr + decoding;
+    if (own < least) [rows, least] = [mr, own];
+  }
+  return rows;
+}
+
 /** The integer kernel for a matrix, or why there is none. */
 export function chooseDot(source: WeightSource, options: DotOptions): DotChoice | string {
   const refusal = integerRefusal(source);
@@ -111,13 +140,13 @@ export function chooseDot(source: WeightSource, options: DotOptions): DotChoice 
   ];
   // operands from tables or joined pieces are worth decoding once per block from two tiles on; plain fields where the
   // products leave no room for it
-  const layout = fieldLayout(plan.bits);
-  const costly = plan.planes.some((plane) => plane.table !== null) || layout.pieces.flat().length > layout.quads;
+  const costly = isCostly(one);
   const panelFrom = costly ? 8 : chosen.style === "dot" ? Infinity : options.activationBits === 16 ? 16 : 32;
   const tiles = new Map<number, GemmSpec>();
+  const isHigh = options.features.dot === "u8" && accumulators === 1 && shape.group >= HIGH_GROUP;
   const spec = (m: number): GemmSpec => {
-    const mr = tileRows(m, most);
-    const key = m >= panelFrom ? -mr : mr;
+    const mr = isHigh ? highRows(m, most, costly || !decodes(one) ? 0 : DECODING) : tileRows(m, most);
+    const key = m >= panelFrom || (mr > most && decodes(one)) ? -mr : mr;
     let found = tiles.get(key);
     if (found === undefined) tiles.set(key, (found = tile(mr, key < 0)));
     return found;

@@ -2,6 +2,7 @@
 // a few interleaved runs each, on the product that is asked for. Off by default; the default tile stays unless another
 // is clearly faster. All candidates give the same numbers.
 import type { GemmSpec } from "../dot/gemmspec.ts";
+import { decodes, isCostly } from "./choose.ts";
 
 /** Classes of activation rows that share a choice. */
 export const rowClass = (m: number): number => (m <= 4 ? m : m <= 16 ? 16 : 64);
@@ -18,14 +19,18 @@ const TILES: readonly (readonly [number, 2 | 4])[] = [
   [3, 4],
   [4, 2],
   [4, 4],
+  [5, 2],
   [6, 2],
 ];
 
 /** Tiles to measure, the default first. */
 export function tileCandidates(standard: GemmSpec, m: number): GemmSpec[] {
   const styles = standard.style === "madd16" ? (["madd16", "dot"] as const) : [standard.style];
+  // more than four rows of one instruction leave no room for decoding
+  const panel = (mr: number): boolean =>
+    mr > 1 && (standard.style === "dot" && !isCostly(standard) ? mr > 4 && decodes(standard) : standard.panel);
   const all = TILES.filter(([mr]) => mr <= m).flatMap(([mr, nv]) =>
-    styles.map((style): GemmSpec => ({ ...standard, mr, nv, style, panel: standard.panel && mr > 1 })),
+    styles.map((style): GemmSpec => ({ ...standard, mr, nv, style, panel: panel(mr) })),
   );
   return [standard, ...all.filter((s) => s.mr !== standard.mr || s.nv !== standard.nv || s.style !== standard.style)];
 }

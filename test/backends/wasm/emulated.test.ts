@@ -46,7 +46,7 @@ describe("kernels of other processors, emulated", () => {
           const layer = prepareMatmul(w, { backend, activations });
           if (layer.explain().activations === "float32") continue;
           const one = layer.run(x.subarray(0, k), 1);
-          for (const m of [4, 9, 65]) {
+          for (const m of [4, 9, 20, 65]) {
             const y = layer.run(x.subarray(0, m * k), m);
             expect(y.subarray(0, n), `${dot} ${layer.explain().kernel} m = ${m}, first row`).toEqual(one);
             const expected = standard.run(x.subarray(0, m * k), m);

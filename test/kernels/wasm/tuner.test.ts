@@ -50,6 +50,16 @@ describe("tuner", () => {
       expect(all.every((s) => s.mr <= m)).toBe(true);
       expect(new Set(all.map((s) => `${s.mr} ${s.nv} ${s.style}`)).size).toBe(all.length);
     }
+    // tiles of more than four rows leave no room for decoding, where that is needed
+    for (const [bits, panel] of [
+      [4, true],
+      [8, false],
+    ] as const) {
+      const one = tileCandidates({ ...spec, style: "dot", bits, planes: [{ table: null, max: 2 ** bits - 1 }], mr: 6, panel }, 64);
+      expect(one.length).toBeLessThanOrEqual(24);
+      expect(new Set(one.map((s) => `${s.mr} ${s.nv}`)).size).toBe(one.length);
+      expect(one.every((s) => s.panel === (panel && s.mr > 4))).toBe(true);
+    }
     expect(tuneKey(spec, 17)).toBe(tuneKey({ ...spec, mr: 1, style: "dot" }, 900));
     expect(tuneKey(spec, 1)).not.toBe(tuneKey(spec, 2));
     expect(tuneKey(spec, 1)).not.toBe(tuneKey({ ...spec, group: 64 }, 1));
