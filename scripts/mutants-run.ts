@@ -115,7 +115,8 @@ export async function openRuns({ root, work, tests, mutants, sources, budget }: 
   };
 }
 
-function testFiles(root: string, tests: readonly string[]): string[] {
+/** All files of tests below some paths. */
+export function testFiles(root: string, tests: readonly string[]): string[] {
   const found = tests.flatMap((t) => {
     if (t.endsWith(".ts")) return [join(root, t)];
     const below = readdirSync(join(root, t), { recursive: true }) as string[];

@@ -16,7 +16,7 @@ import { parseArgs } from "node:util";
 import { random } from "../test/helpers/random.ts";
 import { scratchFolder } from "./scratch.mjs";
 import type { Entry, Plan } from "../test/mutants/runner.ts";
-import { hashOf, openRuns, readKnown, type Reach, type Runs } from "./mutants-run.ts";
+import { hashOf, openRuns, readKnown, testFiles, type Reach, type Runs } from "./mutants-run.ts";
 import { mutantsOf, type Mutant } from "./mutants.ts";
 
 const root = fileURLToPath(new URL("..", import.meta.url));
@@ -83,7 +83,9 @@ if (values.again) Object.assign(known, { killed: {}, missed: {} });
 // what a smaller budget did not find, a larger one may
 if (Number(values.budget) > (known.budget ?? 0)) Object.assign(known, { missed: {}, budget: Number(values.budget) });
 const save = (): void => writeFileSync(store, JSON.stringify(known));
-const testKey = (file: string): string => hashOf(readFileSync(file, "utf8"));
+// as they are now, when they are put together: someone may edit them while they run
+const testKeys = new Map(testFiles(root, tests).map((file) => [file, hashOf(readFileSync(file, "utf8"))]));
+const testKey = (file: string): string => testKeys.get(file) ?? "";
 const idKey = (id: number): string => hashOf(`${mutants[id].start} ${key(mutants[id])}`);
 const setKey = hashOf(mutants.map((m, id) => idKey(id) + hashes.get(m.file)).join());
 
