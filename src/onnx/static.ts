@@ -271,9 +271,9 @@ export async function staticQuantize(
     types,
     outputs: new Set(nodes.filter((node) => wantsOutput(options, node) && hasKernel(scopes, node, typeOf))),
   };
-  const count = writeActivations(model, plan, result.notes);
+  const written = writeActivations(model, plan, result.notes);
   const layers = options.outputs === "qoperator" ? asOperators(model, result, notes) : result.layers;
-  notes.push(...result.notes, describeTypes(count, plan, options));
+  notes.push(...result.notes, describeTypes(written, plan, options));
   if (options.dtype === "fp16") layers.push(...(await halve(model, options, notes, layers)));
   return { layers, notes };
 }
@@ -292,12 +292,12 @@ function asOperators(model: OnnxModel, result: ConvertResult, notes: string[]): 
   return result.layers.map((layer) => (replaced.has(layer.name) ? { ...layer, target: "qoperator" } : layer));
 }
 
-function describeTypes(count: number, plan: ActivationPlan, { observer = "mse" }: StaticOptions): string {
+function describeTypes(written: readonly string[], { types }: ActivationPlan, { observer = "mse" }: StaticOptions): string {
   const by = typeof observer === "string" ? observer : observer.method;
   const counts = new Map<string, number>();
-  for (const type of plan.types.values()) counts.set(type, (counts.get(type) ?? 0) + 1);
+  for (const type of written.map((value) => types.get(value) ?? "uint8")) counts.set(type, (counts.get(type) ?? 0) + 1);
   const most = [...counts].sort((a, b) => b[1] - a[1]).map(([type, n]) => (counts.size === 1 ? type : `${n} to ${type}`));
-  return `${count} activations quantized to ${most.join(", ")}; ranges by ${by}`;
+  return `${written.length} activations quantized to ${most.join(", ")}; ranges by ${by}`;
 }
 
 /** What is left of floats becomes float16; nodes on codes, and their neighbours, stay as kernels want them. */

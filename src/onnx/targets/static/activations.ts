@@ -168,8 +168,8 @@ function outputPair(writer: Writer, readers: Readers, value: string): void {
   writer.parameters.set(value, writer.parameters.get(floats)!);
 }
 
-/** Puts the pairs into the main graph of a model whose weights are written. Returns how many values are quantized. */
-export function writeActivations(model: OnnxModel, plan: ActivationPlan, notes: string[]): number {
+/** Puts the pairs into the main graph of a model whose weights are written. @returns the values that are quantized */
+export function writeActivations(model: OnnxModel, plan: ActivationPlan, notes: string[]): string[] {
   const scopes = buildScopes(model);
   const [scope] = scopes;
   const readers = findReaders(scopes).get(scope)!;
@@ -193,5 +193,5 @@ export function writeActivations(model: OnnxModel, plan: ActivationPlan, notes: 
   const after = buildScopes(model);
   removeUnused(after, biases);
   sortNodes(after);
-  return writer.pairs.size;
+  return [...writer.pairs.keys()];
 }
