@@ -82,9 +82,12 @@ test.each([2, 4, 9])("%i shards of the data add up to the whole", async (count) 
   using opened = readModel(input);
   const { groups } = inputGroups(opened, modelLayers(opened));
   const [whole, sum] = [openStatistics(at(`whole${count}.stats`), opened), openStatistics(output, opened)];
+  const given = feeds.flatMap(({ x }) => [...(x.data as Float32Array)]);
+  expect(groups.map((group) => group.input)).toEqual(["x", "h"]);
   for (const group of groups) {
     const [a, b] = [whole.of(group), sum.of(group)];
     expect(b.range).toEqual(a.range);
+    if (group.input === "x") expect(a.range).toEqual({ min: Math.min(...given), max: Math.max(...given) });
     for (const part of ["statistics", "heldOut"] as const) {
       const [left, right] = [a[part]![0], b[part]![0]];
       expect([right.rows, right.weight]).toEqual([left.rows, left.weight]);
