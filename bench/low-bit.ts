@@ -45,6 +45,10 @@ export async function lowBit(options: { readonly seconds: number; readonly quick
     const layer = prepareMatmul(packed, { backend, activations, ...more });
     return { name, ops: 2 * ROWS * size * size, run: () => layer.run(x, ROWS, out) };
   });
+  // the same products, which part by less than a few rounds of all scatter: these two also take turns alone
+  const [a8, a4] = await measure(candidates.slice(0, 2), options.seconds);
+  ratios["W4A4 by turns with W4A8 alone: speed, best rounds"] = a8.bestMs / a4.bestMs;
+  ratios["W4A4 by turns with W4A8 alone: speed, median rounds"] = a8.medianMs / a4.medianMs;
   const times = await measure(candidates, options.seconds);
   rows.push(...times);
   const best = (name: string): number => times[cases.findIndex(([of]) => of === name)].bestMs;
