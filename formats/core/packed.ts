@@ -99,6 +99,8 @@ export interface RowScales {
   readonly blocks: number;
   /** Fills scale[b] (the product of all levels) and offset[b] (in the units of its role) for one row. */
   fill(row: number, scale: Float64Array, offset: Float64Array): void;
+  /** Forgets what it has read: the bytes may have been written to since. */
+  forget(): void;
 }
 
 /** Elements of a row that share the innermost scale or offset. */
@@ -119,6 +121,10 @@ export function rowScales(w: PackedTensor, format: BlockFormat): RowScales {
     let current = -1;
     return {
       k: grid.k,
+      values,
+      forget(): void {
+        current = -1;
+      },
       /** The values of the grid's row that holds row `row` of the matrix. */
       at(row: number): Float64Array {
         const r = Math.floor(row / grid.rows);
@@ -141,18 +147,44 @@ export function rowScales(w: PackedTensor, format: BlockFormat): RowScales {
     span,
     blocks,
     fill(row, scale, offset) {
-      const [inner, ...outer] = levels.map((l) => ({ values: l.at(row), k: l.k }));
+      for (const level of levels) level.at(row);
+      const inner = levels[0];
       const zero = offsets?.at(row);
       for (let b = 0; b < blocks; b++) {
         // Several levels multiply to one float32, as torchao and the hardware have it; one level is taken as it is.
         let s = inner.values[Math.floor((b * span) / inner.k)];
-        for (const l of outer) s = Math.fround(s * l.values[Math.floor((b * span) / l.k)]);
+        for (let l = 1; l < levels.length; l++) s = Math.fround(s * levels[l].values[Math.floor((b * span) / levels[l].k)]);
         const o = zero === undefined ? 0 : zero[Math.floor((b * span) / offsets!.k)];
         scale[b] = mean ? Math.fround(s + o) : s;
         offset[b] = mean ? 0 : o;
       }
     },
+    forget() {
+      for (const level of levels) level.forget();
+      offsets?.forget();
+    },
   };
+}
+
+interface RowReader {
+  readonly scales: RowScales;
+  readonly scale: Float64Array;
+  readonly offset: Float64Array;
+}
+
+const readers = new WeakMap<PackedTensor, RowReader>();
+
+/** The reader of a tensor's scales, made once: an embedding is asked for a row at a time. */
+function readerOf(w: PackedTensor, format: BlockFormat): RowReader {
+  const known = readers.get(w);
+  if (known !== undefined) {
+    known.scales.forget();
+    return known;
+  }
+  const scales = rowScales(w, format);
+  const made = { scales, scale: new Float64Array(scales.blocks), offset: new Float64Array(scales.blocks) };
+  readers.set(w, made);
+  return made;
 }
 
 let scratch: { readonly bits: number; readonly codes: Codes; readonly values: Float64Array } | null = null;
@@ -183,9 +215,7 @@ export function dequantizeRows(w: PackedTensor, row: number, count: number, out:
     }
     return;
   }
-  const scales = rowScales(w, format);
-  const scale = new Float64Array(scales.blocks);
-  const offset = new Float64Array(scales.blocks);
+  const { scales, scale, offset } = readerOf(w, format);
   const zeroPoint = format.offset?.role === "zeroPoint";
   for (let r = 0; r < count; r++) {
     unpackInto(w.codes, (row + r) * rowBytes, element.bits, codes, 0, k);

@@ -14,6 +14,7 @@ import {
   type BlockFormat,
   type NumberFormat,
 } from "../../formats/index.ts";
+import { dequantizeRows } from "../../formats/core/packed.ts";
 import { dequantize, fromBytes, quantize, tensor, toBytes, unpack, type PackedTensor } from "../../src/index.ts";
 import { awkwardBlock, random } from "../helpers/random.ts";
 import { describeShared, readVectors, vectorPath } from "../helpers/shared.ts";
@@ -489,3 +490,31 @@ describe("composition by name and by hand", () => {
     );
   });
 });
+
+test.each(["int4_b32", "uint4_b32_zp", "nvfp4", "nf4_b64_dq"])(
+  "%s: values follow what is written to scales and offsets between two reads",
+  (name) => {
+    const rng = random(5);
+    const w = quantize(
+      tensor(
+        Float32Array.from({ length: 4 * 128 }, (_, i) => (rng.next() - 0.4) * (1 + (i >> 5))),
+        [4, 128],
+      ),
+      format(name),
+    );
+    const first = dequantize(w);
+    const [one, two] = [new Float32Array(128), new Float32Array(2 * 128)];
+    for (let r = 3; r >= 0; r--) {
+      dequantizeRows(w, r, 1, one);
+      expect(one).toEqual(first.subarray(128 * r, 128 * (r + 1)));
+    }
+    for (const plane of [w.scales, w.superScales, w.offsets])
+      if (plane !== null && plane.length > 4) plane.copyWithin(0, plane.length >> 1);
+    const fresh = dequantize({ ...w });
+    expect(fresh).not.toEqual(first);
+    dequantizeRows(w, 0, 1, one);
+    expect(one).toEqual(fresh.subarray(0, 128));
+    dequantizeRows(w, 0, 2, two);
+    expect(two).toEqual(fresh.subarray(0, 256));
+  },
+);
