@@ -55,19 +55,18 @@ describe("plans", () => {
     expect(minimise(many, "loss", "bytes", 109, [])).toEqual([0, ...new Array<number>(9).fill(1)]);
   });
 
-  test("a uniform choice that no slope leads to is taken where it is best", () => {
-    // wide everywhere fits exactly; by slopes the first layer alone is worth it
+  test("what fits to the byte is taken, a byte less is not", () => {
     const rows2 = [{ name: "a", loss: [9, 1], bytes: [1, 9] }, { name: "b", loss: [9, 8], bytes: [1, 9] }]; // prettier-ignore
     expect(minimise(rows2, "loss", "bytes", 18, [[0, 0], [1, 1]])).toEqual([1, 1]); // prettier-ignore
     expect(minimise(rows2, "loss", "bytes", 17, [[0, 0], [1, 1]])).toEqual([1, 0]); // prettier-ignore
   });
 
-  test("the wide format for all layers of comet, which neither slopes nor changes of two layers lead to", async () => {
+  test("comet: all layers in the wide format, where that is best", async () => {
     const [narrow, wide] = [format("int2_row"), format("int8_row")];
     const few = layerStatistics(16);
     few.add(inputs("iid", 40, 16, 1));
     const layers = ["a", "b", "c"].map((name) => ({ name, weight: tensor(gaussianWeights(4, 16, 1), [4, 16]), statistics: few.finish() }));
-    // narrow 32 bytes, a block of channels wide 104, all of them 80: no bargain for each byte, and yet the best of 240
+    // narrow 32 bytes, a block of channels wide 104, all of them 80
     const loss: PlanOptions["loss"] = (_, f, packed) => ("parts" in packed ? 0 : f === wide ? 2.4 : 8);
     const got = await plan(layers, { candidates: [narrow, wide], policy: "comet", channelBlock: 8, budgetBytes: 240, loss });
     expect(got.table[0]).toEqual({ name: "a", loss: [8, 0, 2.4], bytes: [32, 104, 80] });
