@@ -2,7 +2,7 @@
 // each quantizer tells, and its name; seeded numbers by their authors' steps. A recipe says how to do it again.
 import { describe, expect, test } from "vitest";
 import { format } from "../../formats/index.ts";
-import { quantize, tensor, type Tensor, type WeightQuantizer } from "../../src/index.ts";
+import { dequantize, quantize, tensor, type Tensor, type WeightQuantizer } from "../../src/index.ts";
 import * as q from "../../src/quantize/index.ts";
 import { gaussianWeights, inputs } from "../helpers/layers.ts";
 
@@ -176,4 +176,14 @@ test("blocks of zeros of an element without a zero: nothing but zeros, whoever q
     const scales = new Float32Array(packed.scales!.slice().buffer);
     expect([scales[1], scales[4]], quantizer.algorithm).toEqual([0, 0]);
   }
+});
+
+test("the loss of GPTQ is half of the output error under the damped Hessian, where inputs do not depend on one another", () => {
+  const diagonal = new Float64Array(k * k);
+  for (let i = 0; i < k; i++) diagonal[i * k + i] = 1 + i;
+  const packed = quantize(weight, format("int4_b8"), q.gptq({ hessian: diagonal, damp: 0.1 }));
+  const values = dequantize(packed, { dtype: "float64" });
+  const mean = (k + 1) / 2;
+  const want = values.reduce((sum, v, i) => sum + (v - weight.data[i]) ** 2 * (1 + (i % k) + 0.1 * mean), 0) / 2;
+  expect((packed.recipe.loss as number) / want).toBeCloseTo(1, 6);
 });
