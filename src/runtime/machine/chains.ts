@@ -7,7 +7,7 @@ import { attributeFloat } from "../../onnx/graph/nodes.ts";
 import { broadcastDims } from "../ops/elementwise.ts";
 import { text } from "../ops/operator.ts";
 import type { Value } from "../value.ts";
-import { isPlaceable, type Machine, type Slot } from "./machine.ts";
+import { elementsOf, isPlaceable, type Machine, type Slot } from "./machine.ts";
 
 export type Build = (args: readonly Expression[], node: NodeProto) => Expression;
 
@@ -96,7 +96,7 @@ function reach(value: Value, dims: readonly number[]): number {
 
 /** An operand of a chain: a value of the output's shape, one number, one number for each row, or one row for all. */
 function rowsOf(value: Value, address: number, dims: readonly number[], width: number): { kind: "vector" | "scalar"; rows: Rows } | null {
-  const size = value.data.length;
+  const size = elementsOf(value);
   const total = dims.reduce((a, b) => a * b, 1);
   if (size === 1) return { kind: "scalar", rows: { address, outer: 0, inner: 0 } };
   if (size === total) return { kind: "vector", rows: { address, outer: 0, inner: 4 * width } };
@@ -113,8 +113,8 @@ const ROW = 16384;
 
 function widthOf(values: readonly Value[], dims: readonly number[]): number {
   const total = dims.reduce((a, b) => a * b, 1);
-  const sizes = values.map(({ data }) => data.length).filter((n) => n !== 1 && n !== total);
-  const columns = values.filter((v) => v.data.length !== 1 && v.data.length !== total && v.dims.at(-1) === 1);
+  const sizes = values.map(elementsOf).filter((n) => n !== 1 && n !== total);
+  const columns = values.filter((v) => elementsOf(v) !== 1 && elementsOf(v) !== total && v.dims.at(-1) === 1);
   if (columns.length > 0) return Math.min(...columns.map((v) => reach(v, dims)));
   if (sizes.length > 0) return Math.min(...sizes);
   return total <= ROW ? total : (dims.at(-1) ?? 1);
@@ -122,7 +122,7 @@ function widthOf(values: readonly Value[], dims: readonly number[]): number {
 
 /** The expression over the operands as one job; null where their shapes are none that the kernel reads. */
 export function runChain(m: Machine, make: (args: readonly Expression[]) => Expression, values: readonly Value[]): Slot | null {
-  if (!values.some(isPlaceable) || values.some(({ data, type }) => type !== "float32" || data.length === 0)) return null;
+  if (!values.some(isPlaceable) || values.some((value) => value.type !== "float32" || elementsOf(value) === 0)) return null;
   let dims: readonly number[] | null = [];
   for (const value of values) if (dims !== null) dims = broadcastDims(dims, value.dims);
   if (dims === null) return null;

@@ -11,7 +11,8 @@ import type { Value } from "../value.ts";
 import { runAttention } from "./attention.ts";
 import { emitJoined, emitProduct, emitters } from "./kernels.ts";
 import { emitCodes } from "./integers.ts";
-import { isSlot, type Emit, type Machine, type Slot } from "./machine.ts";
+import { elementsOf, isSlot, type Emit, type Machine, type Slot } from "./machine.ts";
+import { emitAgain } from "./repeat.ts";
 
 const EMITTERS = emitters(operators);
 
@@ -38,7 +39,7 @@ const gemm =
   (m, inputs, node) => {
     const plain = attributeFloat(node, "alpha", 1) === 1 && attributeFloat(node, "beta", 1) === 1 && attributeInt(node, "transA", 0) === 0;
     const c = inputs[2];
-    if (!plain || (c !== undefined && c.data.length !== 1 && c.dims.join() !== String(layer.n))) return undefined;
+    if (!plain || (c !== undefined && elementsOf(c) !== 1 && c.dims.join() !== String(layer.n))) return undefined;
     const y = emitProduct(m, layer, inputs[0], c);
     return y && [y];
   };
@@ -69,8 +70,11 @@ export function runStep(m: Machine | null, step: Unfreed, read: (name: string) =
   const emit = m === null ? undefined : emitterOf(step);
   if (m !== null && emit !== undefined) {
     const inputs = step.node.input.map((name) => (name === "" ? undefined : read(name)));
-    const made = emit(m, inputs, step.node);
-    m.settle();
+    const made = emitAgain(m, step, inputs, () => {
+      const results = emit(m, inputs, step.node);
+      m.settle();
+      return results;
+    });
     if (made !== undefined) return { results: made, kernel: true };
   }
   // loops read element by element: a slot makes a view at every look, and no loop moves memory
@@ -85,12 +89,12 @@ function runFused(
   { parts, emit }: NonNullable<Unfreed["fused"]>,
   read: (name: string) => Value | undefined,
 ): StepResult {
-  const made = emit(
-    m,
-    step.node.input.map((name) => (name === "" ? undefined : read(name))),
-    step.node,
-  );
-  m.settle();
+  const inputs = step.node.input.map((name) => (name === "" ? undefined : read(name)));
+  const made = emitAgain(m, step, inputs, () => {
+    const results = emit(m, inputs, step.node);
+    m.settle();
+    return results;
+  });
   if (made !== undefined) return { results: made, kernel: true };
   const values = new Map<string, Value>();
   let kernel = true;

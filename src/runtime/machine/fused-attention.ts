@@ -7,7 +7,7 @@ import { product } from "../ops/operator.ts";
 import { integers, type Value } from "../value.ts";
 import { attentionKernel, streamsOf } from "./attention.ts";
 import { isKept } from "./kept.ts";
-import { isPlaceable, type Emit } from "./machine.ts";
+import { elementsOf, isPlaceable, type Emit } from "./machine.ts";
 
 /** [batch, heads, tokens, size], or [batch, tokens, heads, size]. */
 export type Layout = "head" | "token";
@@ -119,7 +119,7 @@ function scaleOf(inputs: Inputs, scales: Spelled["scales"]): number | undefined 
   let scale = 1;
   for (const { at, divides } of scales) {
     const value = inputs[at];
-    if (value?.type !== "float32" || value.data.length !== 1) return undefined;
+    if (value?.type !== "float32" || elementsOf(value) !== 1) return undefined;
     const number = Number(value.data[0]);
     scale = divides ? scale / number : scale * number;
   }
@@ -198,7 +198,7 @@ function isTwice(data: Float32Array, size: number): boolean {
 export const fusedRotary =
   (layout: Layout, half: number, end: number): Emit =>
   (m, [x, cos, sin]) => {
-    if (!isPlaceable(x) || x.data.length === 0 || x.dims.length !== 4) return undefined;
+    if (!isPlaceable(x) || elementsOf(x) === 0 || x.dims.length !== 4) return undefined;
     const sizes = sizesOf(x, layout, 1)!;
     const { batch, heads, tokens, size } = sizes;
     if (size !== 2 * half || end < size) return undefined;
@@ -215,7 +215,7 @@ export const fusedRotary =
     });
     const y = m.slot([batch, heads, tokens, size]);
     const rows = ({ address, token, head }: Heads) => ({ address, outer: token, inner: head });
-    const step = (table: Value, b: number): number => (table.data.length === tokens * size ? 0 : 4 * b * tokens * size);
+    const step = (table: Value, b: number): number => (elementsOf(table) === tokens * size ? 0 : 4 * b * tokens * size);
     for (let b = 0; b < batch; b++)
       m.job(
         m.memory.kernel(rotary, { interleaved: false, shared: m.memory.shared }),

@@ -1,13 +1,13 @@
 // Norms that a pattern put together, on their kernel.
 import { attributeFloat, attributeInt } from "../../onnx/graph/nodes.ts";
 import { emitNorm } from "./kernels.ts";
-import { isPlaceable, type Emit } from "./machine.ts";
+import { elementsOf, isPlaceable, type Emit } from "./machine.ts";
 import type { Value } from "../value.ts";
 
 export type NormKind = "rms" | "layer";
 
 const isRow = (value: Value | undefined, width: number): boolean =>
-  value === undefined || (value.type === "float32" && value.data.length === width && value.dims.at(-1) === width);
+  value === undefined || (value.type === "float32" && elementsOf(value) === width && value.dims.at(-1) === width);
 
 /**
  * The norm of x, or of x + skip + addend, along its last axis: inputs x, scale, shift, skip, addend; outputs its result

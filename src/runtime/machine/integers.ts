@@ -16,7 +16,7 @@ import { dynamicScale } from "../../backends/range.ts";
 import type { NumberArray, Value } from "../value.ts";
 import { elementType } from "../value.ts";
 import { emitLinear } from "./integer-functions.ts";
-import { isPlaceable, isSlot, type Emit, type Machine, type Slot, type SlotType } from "./machine.ts";
+import { elementsOf, isPlaceable, isSlot, slotBytes, type Emit, type Machine, type Slot, type SlotType } from "./machine.ts";
 
 const CODES: ReadonlySet<string> = new Set<Code>(["int8", "uint8", "int16", "uint16"]);
 const CODED: ReadonlySet<string> = new Set<Coded>(["int8", "uint8", "int16", "uint16", "int32"]);
@@ -27,8 +27,8 @@ const numberOf = (value: Value | undefined): number => (value === undefined ? 0 
 
 /** DynamicQuantizeLinear: codes, scale, zero point. */
 const dynamicCodes: Emit = (m, [x]) => {
-  if (!isPlaceable(x) || x.data.length === 0) return undefined;
-  const count = x.data.length;
+  if (!isPlaceable(x) || elementsOf(x) === 0) return undefined;
+  const count = elementsOf(x);
   const from = m.place(x);
   const [y, scale, zero] = [m.slot(x.dims, "uint8"), m.slot([]), m.slot([], "uint8")];
   const { items } = rangeJob(from, count, 0);
@@ -57,9 +57,9 @@ const dynamicCodes: Emit = (m, [x]) => {
 
 /** How values lie under the scales of an axis: rows of `width` under one scale each, `per` of them in turn. */
 function scaledRows(x: Value, scale: Value, node: NodeProto): { rows: number; width: number; per: number } | undefined {
-  const count = x.data.length;
+  const count = elementsOf(x);
   if (attributeInt(node, "block_size", 0) !== 0 || count === 0 || scale.type !== "float32") return undefined;
-  if (scale.data.length === 1) return { ...longRows(count), per: 1 };
+  if (elementsOf(scale) === 1) return { ...longRows(count), per: 1 };
   const axis = axisOf(attributeInt(node, "axis", 1), x.dims.length, node);
   if (scale.dims.length !== 1 || scale.dims[0] !== x.dims[axis]) return undefined;
   const width = product(x.dims.slice(axis + 1));
@@ -68,7 +68,7 @@ function scaledRows(x: Value, scale: Value, node: NodeProto): { rows: number; wi
 
 /** Zero points as int32, one for each scale. */
 function placeZeros(m: Machine, zeros: Value | undefined, count: number): Slot | undefined {
-  if (zeros !== undefined && zeros.data.length !== count) return undefined;
+  if (zeros !== undefined && elementsOf(zeros) !== count) return undefined;
   const words = m.slot([count], "int32");
   m.call(() => {
     const into = words.data as Int32Array;
@@ -81,13 +81,13 @@ function placeZeros(m: Machine, zeros: Value | undefined, count: number): Slot |
 /** Codes of values, or values of codes. */
 function between(m: Machine, x: Value, scale: Value, zeros: Value | undefined, to: SlotType, node: NodeProto): Slot | undefined {
   const cut = scaledRows(x, scale, node);
-  const count = scale.data.length;
+  const count = elementsOf(scale);
   const words = cut && placeZeros(m, zeros, count);
   if (cut === undefined || words === undefined) return undefined;
   const { rows, width, per } = cut;
   const y = m.slot(x.dims, to);
   const lies = (value: Value, address: number): Rows => {
-    const bytes = width * (value.data as NumberArray).BYTES_PER_ELEMENT;
+    const bytes = width * slotBytes(value.type as SlotType);
     return { address, outer: per * bytes, inner: bytes };
   };
   const each = (address: number): Rows => ({ address, outer: 0, inner: count === 1 ? 0 : 4 });
@@ -114,7 +114,7 @@ const quantizeLinear: Emit = (m, [x, scale, zeros], node) => {
 };
 
 const dequantizeLinear: Emit = (m, [x, scale, zeros], node) => {
-  if (x === undefined || scale === undefined || !CODED.has(x.type) || !(isSlot(x) || x.data.length >= 256)) return undefined;
+  if (x === undefined || scale === undefined || !CODED.has(x.type) || !(isSlot(x) || elementsOf(x) >= 256)) return undefined;
   const y = between(m, x, scale, zeros, "float32", node);
   return y && [y];
 };
@@ -123,7 +123,7 @@ const ONE: Value = { type: "float32", dims: [], data: Float32Array.of(1) };
 
 /** Cast of codes and sums to float32. */
 const cast: Emit = (m, [x], node) => {
-  if (!isSlot(x) || attributeInt(node, "to", 0) !== Number(T.FLOAT) || x.data.length === 0) return undefined;
+  if (!isSlot(x) || attributeInt(node, "to", 0) !== Number(T.FLOAT) || elementsOf(x) === 0) return undefined;
   if (x.type === "float32") return [m.view(x, x.dims)];
   const y = between(m, x, ONE, undefined, "float32", node);
   return y && [y];
@@ -197,7 +197,7 @@ function emitConv(m: Machine, unit: ConvUnit, x: Value, zero: Value | undefined,
   const plan = planOf(m, unit, shape, unsigned);
   const spatial = x.dims.length === 3 ? [plan.output[1]] : [...plan.output];
   const y = m.slot([shape.batch, filters.outputs, ...spatial], sums.finished.to);
-  if (y.data.length === 0) return y;
+  if (elementsOf(y) === 0) return y;
   const from = m.place(x);
   const table = m.slot([plan.table.length], "int32");
   const scratch = plan.scratchBytes === 0 ? undefined : m.slot([plan.scratchBytes], "uint8");
@@ -223,8 +223,8 @@ function emitConv(m: Machine, unit: ConvUnit, x: Value, zero: Value | undefined,
 function emitProduct(m: Machine, { matrix, plans }: ProductUnit, x: Value, zero: Value | undefined, node: NodeProto, sums: Sums): Slot {
   if (x.dims.at(-1) !== matrix.k) throw fail(node, `[.., ${matrix.k}] of int8 or uint8`, `${x.type} [${x.dims.join(", ")}]`);
   const y = m.slot([...x.dims.slice(0, -1), matrix.n], sums.finished.to);
-  if (y.data.length === 0) return y;
-  const rows = y.data.length / matrix.n;
+  if (elementsOf(y) === 0) return y;
+  const rows = elementsOf(y) / matrix.n;
   const plan = plans.get(rows) ?? matrix.product(rows);
   if (plans.size >= MOST_PLANS) plans.clear();
   plans.set(rows, plan);
@@ -242,7 +242,7 @@ function emitProduct(m: Machine, { matrix, plans }: ProductUnit, x: Value, zero:
 
 function emitSums(m: Machine, unit: CodeUnit, [x, zero]: Inputs, node: NodeProto, sums: Sums): Slot | undefined {
   if (!isCodes(x)) return undefined;
-  if (zero !== undefined && zero.data.length !== 1) throw fail(node, "one zero point of activations", String(zero.data.length));
+  if (zero !== undefined && elementsOf(zero) !== 1) throw fail(node, "one zero point of activations", String(elementsOf(zero)));
   return unit.kind === "conv" ? emitConv(m, unit, x, zero, node, sums) : emitProduct(m, unit, x, zero, node, sums);
 }
 
@@ -250,11 +250,12 @@ const countOf = (unit: CodeUnit): number => (unit.kind === "conv" ? unit.filters
 
 /** Whether a value has one number for each filter or column, or one for all. */
 function isAlong(value: Value, unit: CodeUnit, rank: number): boolean {
-  const { dims, data } = value;
+  const { dims } = value;
+  const count = elementsOf(value);
   if (value.type !== "float32" || dims.length > rank) return false;
-  if (data.length === 1) return true;
+  if (count === 1) return true;
   const place = unit.kind === "conv" ? dims.length - (rank - 1) : dims.length - 1;
-  return data.length === countOf(unit) && place >= 0 && dims[place] === data.length;
+  return count === countOf(unit) && place >= 0 && dims[place] === count;
 }
 
 /** The numbers of a value along filters or columns. */
@@ -289,8 +290,8 @@ export function emitCodes(m: Machine, operator: string, unit: CodeUnit, inputs: 
     const [, zero, scales, bias, more] = inputs;
     const rank = x?.dims.length ?? 0;
     if (scales === undefined || ![scales, bias, more].every((value) => value === undefined || isAlong(value, unit, rank))) return undefined;
-    const [along, one] = more === undefined || scales.data.length > 1 ? [scales, more] : [more, scales];
-    if (one !== undefined && one.data.length !== 1) return undefined;
+    const [along, one] = more === undefined || elementsOf(scales) > 1 ? [scales, more] : [more, scales];
+    if (one !== undefined && elementsOf(one) !== 1) return undefined;
     return emitSums(m, unit, [x, zero], node, {
       finished: { to: "float32", bias: bias !== undefined },
       factors(into) {
@@ -303,7 +304,7 @@ export function emitCodes(m: Machine, operator: string, unit: CodeUnit, inputs: 
   const [xScale, wScale, yScale, yZero, bias] = [1, 4, 6, 7, 8].map((i) => inputs[i]);
   const count = countOf(unit);
   if (!isCodes(yZero) || [xScale, wScale, yScale].some((scale) => scale?.type !== "float32")) return undefined;
-  if (xScale!.data.length !== 1 || yScale!.data.length !== 1 || yZero.data.length !== 1 || ![1, count].includes(wScale!.data.length))
+  if (elementsOf(xScale!) !== 1 || elementsOf(yScale!) !== 1 || elementsOf(yZero) !== 1 || ![1, count].includes(elementsOf(wScale!)))
     return undefined;
   return emitSums(m, unit, [x, inputs[2]], node, {
     finished: { to: yZero.type as "int8" | "uint8", bias: false, yZero: numberOf(yZero) },

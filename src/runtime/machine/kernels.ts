@@ -16,15 +16,15 @@ import { binary } from "../../../kernels/wasm/nn/values.ts";
 import { INTEGER_FUNCTIONS } from "./integer-functions.ts";
 import { INTEGERS } from "./integers.ts";
 import { copyWords, MOVES } from "./moves.ts";
-import { isFloatSlot, isPlaceable, isSlot, type Emit, type Machine, type Slot } from "./machine.ts";
+import { elementsOf, isFloatSlot, isPlaceable, isSlot, type Emit, type Machine, type Slot } from "./machine.ts";
 
 const isFloat = (value: Value | undefined): value is Value => value?.type === "float32";
 
 /** A product with a constant weight, and its bias. `last`: of the last row only. */
 export function emitProduct(m: Machine, layer: SyncLayer, x: Value | undefined, bias: Value | undefined, last = false): Slot | undefined {
-  if (!isFloat(x) || x.data.length === 0 || x.dims.at(-1) !== layer.k) return undefined;
-  const rows = last ? 1 : x.data.length / layer.k;
-  const from = m.place(x) + (last ? 4 * (x.data.length - layer.k) : 0);
+  if (!isFloat(x) || elementsOf(x) === 0 || x.dims.at(-1) !== layer.k) return undefined;
+  const rows = last ? 1 : elementsOf(x) / layer.k;
+  const from = m.place(x) + (last ? 4 * (elementsOf(x) - layer.k) : 0);
   const y = m.slot(last ? [...x.dims.slice(0, -1).map(() => 1), layer.n] : [...x.dims.slice(0, -1), layer.n]);
   const { runAt } = placed(layer);
   m.call(() => runAt(from, rows, y.address));
@@ -73,9 +73,9 @@ export interface NormOf {
 export function emitNorm(m: Machine, of: NormOf, keepSum: boolean): [Slot, Slot | undefined] | undefined {
   const { kind, x, skip, addend, scale, shift, epsilon, width } = of;
   const all = [x, skip, addend, scale, shift];
-  if (all.some((v) => v !== undefined && !isFloat(v)) || x.data.length === 0 || scale.data.length !== width) return undefined;
-  if (skip !== undefined && skip.data.length !== x.data.length) return undefined;
-  const rows = x.data.length / width;
+  if (all.some((v) => v !== undefined && !isFloat(v)) || elementsOf(x) === 0 || elementsOf(scale) !== width) return undefined;
+  if (skip !== undefined && elementsOf(skip) !== elementsOf(x)) return undefined;
+  const rows = elementsOf(x) / width;
   const y = m.slot(x.dims);
   const sum = keepSum && (skip !== undefined || addend !== undefined) ? m.slot(x.dims) : undefined;
   const at = (value: Value | undefined) => (value === undefined ? undefined : m.place(value));
@@ -136,10 +136,10 @@ const skipNorm =
 
 /** Softmax over the last axis. */
 const emitSoftmax: Emit = (m, [x], node) => {
-  if (!isPlaceable(x) || x.data.length === 0 || axisOf(attributeInt(node, "axis", -1), x.dims.length, node) !== x.dims.length - 1)
+  if (!isPlaceable(x) || elementsOf(x) === 0 || axisOf(attributeInt(node, "axis", -1), x.dims.length, node) !== x.dims.length - 1)
     return undefined;
   const width = x.dims.at(-1)!;
-  const rows = x.data.length / width;
+  const rows = elementsOf(x) / width;
   const y = m.slot(x.dims);
   const job = softmaxJob({ rows, width, x: rowsAt(m.place(x), width, rows), y: rowsAt(y.address, width, rows) });
   m.job(m.memory.kernel(softmax, { shared: m.memory.shared }), job);
@@ -148,14 +148,14 @@ const emitSoftmax: Emit = (m, [x], node) => {
 
 /** com.microsoft.RotaryEmbedding of [B, S, heads * size] by positions of each token. */
 const emitRotary: Emit = (m, [x, positions, cos, sin], node) => {
-  if (!isFloatSlot(x) || !isFloat(cos) || !isFloat(sin) || positions === undefined || x.dims.length !== 3 || x.data.length === 0)
+  if (!isFloatSlot(x) || !isFloat(cos) || !isFloat(sin) || positions === undefined || x.dims.length !== 3 || elementsOf(x) === 0)
     return undefined;
   const [batch, tokens, width] = x.dims;
   const rotated = 2 * cos.dims.at(-1)!;
   const given = attributeInt(node, "num_heads", 0);
   const size = given > 0 ? width / given : rotated;
   const offset = positions.dims.length <= 1;
-  if (!offset && positions.data.length !== batch * tokens) return undefined;
+  if (!offset && elementsOf(positions) !== batch * tokens) return undefined;
   const list = Int32Array.from(
     { length: batch * tokens },
     (_, i) => Number(offset ? positions.data[0] : positions.data[i]) + (offset ? i % tokens : 0),
@@ -175,13 +175,16 @@ const emitRotary: Emit = (m, [x, positions, cos, sin], node) => {
   return [y];
 };
 
+/** Data of a value whose shape alone is asked for. */
+const NOTHING = new Float32Array(0);
+
 /** Another shape for the same values: the shape is what the operator's loops say of them. */
 const sameValues =
   (run: Run): Emit =>
   (m, inputs, node) => {
     const [x] = inputs;
     if (!isSlot(x)) return undefined;
-    const shaped = run([{ type: x.type, dims: x.dims, data: x.data }, ...inputs.slice(1)], node) as Value;
+    const shaped = run([{ type: x.type, dims: x.dims, data: NOTHING }, ...inputs.slice(1)], node) as Value;
     return [m.view(x, shaped.dims)];
   };
 

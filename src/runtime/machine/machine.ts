@@ -38,6 +38,9 @@ export interface Slot extends Value {
 export const isPlaceable = (value: Value | undefined): value is Value =>
   value?.type === "float32" && (isSlot(value) || sizeOf(value.dims) >= 256);
 
+/** Elements of a value: a look at a slot's data would make what is emitted depend on it. */
+export const elementsOf = (value: Pick<Value, "dims">): number => sizeOf(value.dims);
+
 export const isSlot = (value: Value | undefined): value is Slot => value !== undefined && (value as Partial<Slot>).address !== undefined;
 
 /** Slots of float32, which is what most kernels work on. */
@@ -57,6 +60,17 @@ export interface Job {
 
 /** A recorded run: calls in order, each with the operator it belongs to. */
 export type Recording = { readonly operator: string; readonly run: () => void }[];
+
+/** What an emission did: to be repeated while its inputs lie where they lay. */
+export interface Trace {
+  /** Blocks of the arena that it took, and uses of blocks that it added and gave back, in order. */
+  readonly moves: readonly ArenaMove[];
+  /** Its jobs and calls, in order. */
+  readonly runs: readonly (() => void)[];
+}
+
+type ArenaMove =
+  { readonly kind: "take"; readonly bytes: number; readonly address: number } | { readonly kind: "use" | "free"; readonly address: number };
 
 export interface Machine {
   readonly memory: EngineMemory;
@@ -85,7 +99,29 @@ export interface Machine {
   name(operator: string): void;
   /** Collects what runs from now on; null ends it. */
   record(into: Recording | null): void;
+  /** Whether it collects. */
+  readonly isRecording: boolean;
+  /** Whether a value was said never to change. */
+  isConstant(value: Value): boolean;
+  /**
+   * Runs an emission. Its trace is null where it depends on more than the places of its inputs: it looked at the data
+   * of a slot outside of a call, or copied values into the arena.
+   */
+  trace<T>(emit: () => T): { readonly made: T; readonly trace: Trace | null };
+  /** Does again what a trace did; false, and nothing is changed, where its blocks would lie elsewhere now. */
+  repeat(trace: Trace): boolean;
   dispose(): void;
+}
+
+/** Whether nothing is given back but what was taken or used before: what `undo` can take back. */
+function isOwn(moves: readonly ArenaMove[]): boolean {
+  const held = new Map<number, number>();
+  for (const { kind, address } of moves) {
+    const left = (held.get(address) ?? 0) + (kind === "free" ? -1 : 1);
+    if (left < 0) return false;
+    held.set(address, left);
+  }
+  return true;
 }
 
 export function createMachine(memory: EngineMemory): Machine {
@@ -93,7 +129,11 @@ export function createMachine(memory: EngineMemory): Machine {
   const uses = new Map<number, number>();
   const constants = new Map<object, Region | null>();
   const pending: Slot[] = [];
+  const fixed = new WeakSet<Value>();
   let recording: Recording | null = null;
+  /** Under way: what an emission does, and whether that depends on more than places. */
+  let tracing: { moves: ArenaMove[]; runs: (() => void)[]; depends: boolean } | null = null;
+  let isCalling = false;
   let operator = "";
   const make = (type: SlotType, dims: readonly number[], address: number, base: number): Slot => {
     const size = sizeOf(dims);
@@ -105,39 +145,66 @@ export function createMachine(memory: EngineMemory): Machine {
       base,
       // a new view for each look was a part of every step; memory that grew has another buffer
       get data() {
+        if (tracing !== null && !isCalling) tracing.depends = true;
         const { buffer } = memory;
         return view?.buffer === buffer ? view : (view = new VIEWS[type](buffer, address, size));
       },
     };
   };
   const slot = (dims: readonly number[], type: SlotType = "float32"): Slot => {
-    const address = arena.allocate(BYTES[type] * sizeOf(dims));
+    const bytes = BYTES[type] * sizeOf(dims);
+    const address = arena.allocate(bytes);
     uses.set(address, 1);
+    tracing?.moves.push({ kind: "take", bytes, address });
     return make(type, dims, address, address);
   };
   const write = (address: number, data: NumberArray): void =>
     new Uint8Array(memory.buffer, address, data.byteLength).set(new Uint8Array(data.buffer, data.byteOffset, data.byteLength));
   const call = (run: () => void): void => {
-    run();
+    isCalling = true;
+    try {
+      run();
+    } finally {
+      isCalling = false;
+    }
+    tracing?.runs.push(run);
     recording?.push({ operator, run });
+  };
+  const use = (address: number): void => void uses.set(address, (uses.get(address) ?? 0) + 1);
+  /** One use less; the block is free after the last. */
+  const leave = (address: number): void => {
+    const left = uses.get(address);
+    if (left === undefined) return;
+    if (left > 1) uses.set(address, left - 1);
+    else {
+      uses.delete(address);
+      arena.free(address);
+    }
+  };
+  /** Takes back the first moves of a trace. */
+  const undo = (moves: readonly ArenaMove[]): void => {
+    const taken = new Set<number>();
+    const change = new Map<number, number>();
+    for (const { kind, address } of moves) {
+      if (kind === "take") taken.add(address);
+      else if (!taken.has(address)) change.set(address, (change.get(address) ?? 0) + (kind === "use" ? 1 : -1));
+    }
+    for (const address of taken) if (uses.delete(address)) arena.free(address);
+    for (const [address, by] of change) uses.set(address, uses.get(address)! - by);
   };
   return {
     memory,
     arena,
     slot,
     view(of, dims, offset = 0) {
-      uses.set(of.base, (uses.get(of.base) ?? 0) + 1);
+      use(of.base);
+      tracing?.moves.push({ kind: "use", address: of.base });
       return make(of.type, dims, of.address + BYTES[of.type] * offset, of.base);
     },
     free(value) {
       if (!isSlot(value)) return;
-      const left = uses.get(value.base);
-      if (left === undefined) return;
-      if (left > 1) uses.set(value.base, left - 1);
-      else {
-        uses.delete(value.base);
-        arena.free(value.base);
-      }
+      leave(value.base);
+      tracing?.moves.push({ kind: "free", address: value.base });
     },
     place(value) {
       if (isSlot(value)) return value.address;
@@ -150,18 +217,21 @@ export function createMachine(memory: EngineMemory): Machine {
         constants.set(data, region);
         return region.address;
       }
+      if (tracing !== null) tracing.depends = true;
       const copy = slot(value.dims, value.type as SlotType);
       write(copy.address, data);
       pending.push(copy);
       return copy.address;
     },
     constant(value) {
+      fixed.add(value);
       if (Object.hasOwn(BYTES, value.type) && !constants.has(value.data)) constants.set(value.data, null);
     },
     job(kernel, { items, args, panelBytes = 0 }) {
       if (items > 0) call(() => memory.run(kernel, items, args, panelBytes));
     },
     moving(kernel, at, make) {
+      if (tracing !== null) tracing.depends = true;
       const { items, args, panelBytes = 0 } = make(at());
       memory.run(kernel, items, args, panelBytes);
       if (recording === null) return;
@@ -188,6 +258,35 @@ export function createMachine(memory: EngineMemory): Machine {
     },
     record(into) {
       recording = into;
+    },
+    get isRecording() {
+      return recording !== null;
+    },
+    isConstant: (value) => fixed.has(value),
+    trace(emit) {
+      const own = (tracing = { moves: [] as ArenaMove[], runs: [] as (() => void)[], depends: false });
+      try {
+        const made = emit();
+        return { made, trace: own.depends || !isOwn(own.moves) ? null : own };
+      } finally {
+        tracing = null;
+      }
+    },
+    repeat({ moves, runs }) {
+      for (const [i, move] of moves.entries()) {
+        if (move.kind === "use") use(move.address);
+        if (move.kind === "free") leave(move.address);
+        if (move.kind !== "take") continue;
+        const address = arena.allocate(move.bytes);
+        if (address !== move.address) {
+          arena.free(address);
+          undo(moves.slice(0, i));
+          return false;
+        }
+        uses.set(address, 1);
+      }
+      for (const run of runs) run();
+      return true;
     },
     dispose() {
       arena.dispose();

@@ -15,7 +15,7 @@ import { axisOf, product } from "../ops/operator.ts";
 import { partSizes, sliceView, transposeView, type Moved } from "../ops/shape.ts";
 import type { Value } from "../value.ts";
 import { integers } from "../value.ts";
-import { isFloatSlot, isPlaceable, isSlot, slotBytes, type Emit, type Machine, type Slot } from "./machine.ts";
+import { elementsOf, isFloatSlot, isPlaceable, isSlot, slotBytes, type Emit, type Machine, type Slot } from "./machine.ts";
 
 /** Dimensions that one copy takes. */
 const MOST = 6;
@@ -110,7 +110,7 @@ const reduction =
   (op: Reduction): Emit =>
   (m, inputs, node) => {
     const [x] = inputs;
-    if (!isPlaceable(x) || x.data.length === 0) return undefined;
+    if (!isPlaceable(x) || elementsOf(x) === 0) return undefined;
     const axes = reducedAxes(x, inputs[1], node);
     if (axes === null || axes.length === 0 || axes.at(-1)! - axes[0] !== axes.length - 1) return undefined;
     const outer = product(x.dims.slice(0, axes[0]));
@@ -120,7 +120,7 @@ const reduction =
     const spec = reduceSpec(op, { inner }, m.memory.shared);
     m.job(
       m.memory.kernel(reduce, spec),
-      reduceJob({ outer, axis: x.data.length / outer / inner, inner, x: m.place(x), y: y.address }, spec),
+      reduceJob({ outer, axis: elementsOf(x) / outer / inner, inner, x: m.place(x), y: y.address }, spec),
     );
     return [y];
   };
@@ -182,7 +182,7 @@ function windows(m: Machine, plan: WindowPlan, x: Value, dims: readonly number[]
 }
 
 const conv: Emit = (m, [x, w, bias], node) => {
-  if (!isPlaceable(x) || w?.type !== "float32" || (bias !== undefined && bias.type !== "float32") || x.data.length === 0) return undefined;
+  if (!isPlaceable(x) || w?.type !== "float32" || (bias !== undefined && bias.type !== "float32") || elementsOf(x) === 0) return undefined;
   const shape = windowShape(x, node, w.dims.slice(2));
   const groups = attributeInt(node, "group", 1);
   if (w.dims[1] * groups !== x.dims[1] || w.dims[0] % groups !== 0 || shape.pads.flat().some((p) => p < 0)) return undefined;
@@ -194,7 +194,7 @@ const conv: Emit = (m, [x, w, bias], node) => {
 const pool =
   (kind: "max" | "average"): Emit =>
   (m, [x], node) => {
-    if (!isPlaceable(x) || x.data.length === 0) return undefined;
+    if (!isPlaceable(x) || elementsOf(x) === 0) return undefined;
     const shape = windowShape(x, node, null);
     if (shape.pads.flat().some((p) => p < 0)) return undefined;
     const plan = pooling(m.memory, { ...shape, kind, countPadding: attributeInt(node, "count_include_pad", 0) !== 0 });
@@ -203,7 +203,7 @@ const pool =
   };
 
 const globalAverage: Emit = (m, [x]) => {
-  if (!isPlaceable(x) || x.data.length === 0) return undefined;
+  if (!isPlaceable(x) || elementsOf(x) === 0) return undefined;
   const [outer, axis] = [x.dims[0] * x.dims[1], product(x.dims.slice(2))];
   const y = m.slot([x.dims[0], x.dims[1], ...x.dims.slice(2).map(() => 1)]);
   const spec = reduceSpec("mean", { inner: 1 }, m.memory.shared);

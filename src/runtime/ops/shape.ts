@@ -29,7 +29,7 @@ function copyBy(x: Value, dims: readonly number[], strides: readonly number[], s
 }
 
 function view(x: Value, dims: readonly number[], node: NodeProto): Value {
-  if (product(dims) !== x.data.length) throw fail(node, `${x.data.length} elements`, `[${dims.join(", ")}]`);
+  if (product(dims) !== sizeOf(x.dims)) throw fail(node, `${sizeOf(x.dims)} elements`, `[${dims.join(", ")}]`);
   return { type: x.type, dims, data: x.data };
 }
 

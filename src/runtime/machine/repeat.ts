@@ -1,0 +1,51 @@
+// Emissions that repeat: a model that runs again with the same shapes has the same steps on the same places. What a
+// step did in the last run (blocks of the arena, jobs, calls) is done again, without its shapes, specs and arguments
+// being worked out.
+import type { Value } from "../value.ts";
+import { isSlot, type Machine, type Trace } from "./machine.ts";
+
+type Results = readonly (Value | undefined)[] | undefined;
+
+interface Memo {
+  readonly inputs: readonly (Value | undefined)[];
+  readonly made: Results;
+  readonly trace: Trace;
+}
+
+/** Times in a row that a step may differ from its last run before it is not looked at again. */
+const MOST_CHANGES = 4;
+
+/** What a machine remembers of its steps; a number counts their changes. */
+const machines = new WeakMap<Machine, Map<object, { memo: Memo | null; changes: number }>>();
+
+/** The same place and shape, or the same constant. */
+function isSame(m: Machine, before: Value | undefined, now: Value | undefined): boolean {
+  if (now === undefined || before === undefined) return now === before;
+  if (!isSlot(now)) return now === before && m.isConstant(now);
+  if (!isSlot(before) || before.address !== now.address || before.base !== now.base || before.type !== now.type) return false;
+  return before.dims.length === now.dims.length && before.dims.every((d, i) => d === now.dims[i]);
+}
+
+const isFixed = (m: Machine, value: Value | undefined): boolean => value === undefined || isSlot(value) || m.isConstant(value);
+
+/**
+ * The results of `emit` for `step`: its last emission again where its inputs lie where they lay and it depends on
+ * nothing else.
+ */
+export function emitAgain(m: Machine, step: object, inputs: readonly (Value | undefined)[], emit: () => Results): Results {
+  if (m.isRecording || !inputs.every((value) => isFixed(m, value))) return emit();
+  let steps = machines.get(m);
+  if (steps === undefined) machines.set(m, (steps = new Map()));
+  let known = steps.get(step);
+  if (known === undefined) steps.set(step, (known = { memo: null, changes: 0 }));
+  if (known.changes > MOST_CHANGES) return emit();
+  const { memo } = known;
+  if (memo !== null && memo.inputs.every((before, i) => isSame(m, before, inputs[i])) && m.repeat(memo.trace)) {
+    known.changes = 0;
+    return memo.made;
+  }
+  known.changes++;
+  const { made, trace } = m.trace(emit);
+  known.memo = made !== undefined && trace !== null ? { inputs, made, trace } : null;
+  return made;
+}
