@@ -197,7 +197,7 @@ export interface TargetReport {
 }
 
 /** The smallest count in 1..most for which `ok` holds, by bisection; `guess` first. `most` is known to be ok. */
-async function smallest(most: number, guess: number, left: () => number, ok: (count: number) => Promise<boolean>): Promise<number> {
+export async function smallest(most: number, guess: number, left: () => number, ok: (count: number) => Promise<boolean>): Promise<number> {
   let [low, high] = [0, most]; // low fails, high holds
   let next = Math.min(Math.max(guess, 1), most - 1);
   let step = 1;

@@ -77,6 +77,7 @@ const layer =
 const FORMS: Record<string, Form> = {
   LayerNormalization: { kind: "layer", opset: 17, norm: (b, x, n) => b.op("LayerNormalization", [x, b.gain(n), b.bias(n)], n, { axis: 2n }) }, // prettier-ignore
   "LayerNormalization without a bias": { kind: "layer", opset: 17, norm: (b, x, n) => b.op("LayerNormalization", [x, b.gain(n)], n, { epsilon: 1e-3 }) }, // prettier-ignore
+  "LayerNormalization of opset 18": { kind: "layer", opset: 18, norm: (b, x, n) => b.op("LayerNormalization", [x, b.gain(n), b.bias(n)], n, { axis: -1n }) }, // prettier-ignore
   SimplifiedLayerNormalization: { kind: "rms", opset: 17, norm: (b, x, n) => b.op("SimplifiedLayerNormalization", [x, b.gain(n)], n, { axis: -1n, epsilon: 1e-3 }) }, // prettier-ignore
   RMSNormalization: { kind: "rms", opset: 23, norm: (b, x, n) => b.op("RMSNormalization", [x, b.gain(n)], n, { axis: -1n, epsilon: 1e-3 }) }, // prettier-ignore
   "rms: sqrt, div": { kind: "rms", opset: 17, norm: rms("sqrt, div", "Pow", "attribute") },
@@ -210,6 +211,23 @@ describe("what only looks like a normalization", () => {
     const { notes, difference } = await applied(block(gained, 17, added(plain)), ["fold-norm", { name: "rotate", block: "full" }]);
     expect(notes[0]).toBe(nothing);
     expect(notes.join("\n")).not.toContain("residual stream of");
+    expect(difference).toBeLessThan(1e-5);
+  });
+});
+
+describe("a difference that is not the one from the own mean is what is normalized, and no LayerNorm", () => {
+  const differences: Record<string, (b: Builder, x: string, n: string) => string> = {
+    "from the mean of another value": (b, x, n) => mean(b, b.op("Abs", [x], `${n}/a`), `${n}/mean`, "attribute"),
+    "from a mean over another axis": (b, x, n) => b.op("ReduceMean", [x], `${n}/mean`, { axes: { ints: [1] } }),
+    "from its largest": (b, x, n) => b.op("ReduceMax", [x], `${n}/mean`, { axes: { ints: [-1] } }),
+    "from a constant": (b, _, n) => b.tensor(`${n}/mean`, [D]),
+  };
+  test.each(Object.entries(differences))("%s", async (_, from) => {
+    const norm: Spelling = (b, x, n) => FORMS["rms: sqrt, div"].norm(b, b.op("Sub", [x, from(b, x, n)], `${n}/c`), n);
+    const bytes = block(norm, 17, added(norm));
+    const { model: after, notes, difference } = await applied(bytes, ["fold-norm", { name: "rotate", block: "full" }]);
+    expect(notes[0]).toBe("fold-norm: 2 of 2 norms folded into the products behind them");
+    expect(operators(after).filter((op) => op === "Sub")).toHaveLength(2);
     expect(difference).toBeLessThan(1e-5);
   });
 });

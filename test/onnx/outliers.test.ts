@@ -93,9 +93,12 @@ describe("gather-outliers", () => {
       await expect(applyPasses(readModelBytes(bytes), [{ ...pass, ...options }], { calibration })).rejects.toThrow(message);
     await expect(applyPasses(readModelBytes(bytes), [pass])).rejects.toThrow(/calibration data/);
     const { model } = await changed(bytes, [pass], { calibration });
-    for (const value of ["{", '{"version":2}', '{"version":1,"channels":{"x":-1}}']) {
+    const records = ["{}", '{"x":-1}', '{"x":0}', '{"x":1.5}', '{"x":"2"}', '{"y":2,"x":null}'].map((of) => `{"version":${of === "{}" ? 2 : 1},"channels":${of}}`); // prettier-ignore
+    for (const value of ["", "{", '{"version":2}', '{"channels":{"x":1}}', ...records]) {
       model.proto.metadataProps.find(({ key }) => key === "lowbit.outliers")!.value = value;
       expect(() => readOutliers(model)).toThrow(/record of version 1/);
     }
+    model.proto.metadataProps.find(({ key }) => key === "lowbit.outliers")!.value = '{"version":1,"channels":{"x":1,"y":16}}';
+    expect([...readOutliers(model)]).toEqual([["x", 1], ["y", 16]]); // prettier-ignore
   });
 });

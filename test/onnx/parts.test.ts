@@ -152,6 +152,27 @@ test("constants of wide integers, and sparse ones by position or by coordinates"
   expect(of("by_coordinates")).toEqual([0, 5, 0, 6, 0, 7]);
 });
 
+test("axes and shapes as attributes, which older opsets have", () => {
+  const layout = (op: string, attributes: Record<string, { ints: number[] }>) => {
+    const nodes = [node(op, ["w"], ["v"], attributes), node("Add", ["x", "v"], ["y"])];
+    const main = graph({ input: [value("x", T.FLOAT, [1])], output: [value("y", T.FLOAT, [])], initializer: [raw("w", [1, 4, 1, 6], weights(24))], node: nodes }); // prettier-ignore
+    const opened = readModelBytes(encode(model(main, { opset: 11 })));
+    const found = constantResolver(opened)(buildScopes(opened)[0], "v");
+    return found && [found.shape, [...readConstant(opened, found)]];
+  };
+  const data = [...weights(24)];
+  const ints = (...values: number[]) => ({ ints: values });
+  expect(layout("Squeeze", { axes: ints(0) })).toEqual([[4, 1, 6], data]);
+  expect(layout("Squeeze", { axes: ints(2) })).toEqual([[1, 4, 6], data]);
+  expect(layout("Squeeze", { axes: ints(-4, 2) })).toEqual([[4, 6], data]);
+  expect(layout("Squeeze", { axes: ints(1) })).toBeNull();
+  expect(layout("Unsqueeze", { axes: ints(0) })).toEqual([[1, 1, 4, 1, 6], data]);
+  expect(layout("Unsqueeze", { axes: ints(1, 5) })).toEqual([[1, 1, 4, 1, 6, 1], data]);
+  expect(layout("Unsqueeze", {})).toBeNull();
+  expect(layout("Reshape", { shape: ints(6, -1) })).toEqual([[6, 4], data]);
+  expect(layout("Reshape", {})).toBeNull();
+});
+
 test("a summary sorts operators, and shows sizes that are not known", () => {
   const x = value("x", T.FLOAT, ["batch", 4]);
   const unnamed = value("y", T.FLOAT, ["", 4]);

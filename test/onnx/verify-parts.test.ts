@@ -339,4 +339,9 @@ describe("figures of outputs", () => {
     expect([kind([0.25, 0.75, 0.5, 0.5]), kind([0.25, 0.75, 0.5, 0.51]), kind([0.6, 0.8, 1, 0]), kind([0.6, 0.8, 1, 0.1])]).toEqual(["probabilities", "values", "embedding", "values"]); // prettier-ignore
     expect(kind([3, 4, 5, 6], "logits")).toBe("logits");
   });
+  test("rows agree in their largest element; values and scores have no such figure", () => {
+    const agreement = (kind: OutputKind) => of([[[3, 4, 5, 6], [3, 4, 6, 5]]], [2, 2], { kind }).agreement; // prettier-ignore
+    expect(agreement("logits")).toEqual({ measure: "argmax", value: 0.5, count: 2 });
+    expect([agreement("values"), agreement("scores")]).toEqual([null, null]);
+  });
 });

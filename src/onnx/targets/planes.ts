@@ -134,7 +134,7 @@ function isAdditive(values: Float64Array, widths: readonly number[]): boolean {
       sum += values[code & ((2 ** width - 1) << shift)] - values[0];
       shift += width;
     }
-    return Object.is(sum, value) || (sum === value && value !== 0) || (sum === 0 && Object.is(value, 0));
+    return Object.is(sum, value); // no sum is -0 but that of nothing
   });
 }
 
