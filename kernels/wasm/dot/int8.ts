@@ -42,17 +42,18 @@ export const int8Quad = (style: "dot" | "simd"): number => (style === "dot" ? 4 
 
 const DOT = "i32x4.relaxed_dot_i8x16_i7x16_add_s";
 
-const TILE_PARAMETERS = ["a", "b", "c", "ldc", "quads", "tiles", "aStride", "fresh"] as const;
+const TILE_PARAMETERS = ["a", "b", "c", "ldc", "quads", "tiles", "aStride", "fresh", "rowSums", "columnSums"] as const;
 
 /**
  * The tile function: c[mr][16] += products for `tiles` tiles of A, aStride bytes apart; b is the block's bytes (dot) or
  * its widened panel (simd). 8 of its rows at a time, both while a tile of A is in the first-level cache. `fresh`: c is
- * not read, it starts at zero.
+ * not read, it starts at zero (simd), or at -128 times the sum of a row of A and, where A is unsigned, 128 times that
+ * of a row of W (dot).
  */
 function writeTile(f: FunctionBuilder, spec: Int8Spec): void {
   const { mr, style, unroll } = spec;
   const nv = 2;
-  const [firstA, firstB, c, ldc, allQuads, tiles, aStride, fresh] = TILE_PARAMETERS.map((_, i) => f.param(i));
+  const [firstA, firstB, c, ldc, allQuads, tiles, aStride, fresh, rowSums, columnSums] = TILE_PARAMETERS.map((_, i) => f.param(i));
   const [a, b, quads, half] = f.locals("i32", 4);
   const rows: Local[] = [c, ...f.locals("i32", mr - 1)];
   const acc = Array.from({ length: mr }, () => f.locals("v128", nv));
@@ -88,7 +89,14 @@ function writeTile(f: FunctionBuilder, spec: Int8Spec): void {
         f.set(quads, allQuads);
         f.if(
           fresh,
-          () => each((r, j) => f.set(acc[r][j], f.constant32(0))),
+          () => {
+            if (style === "simd") return each((r, j) => f.set(acc[r][j], f.constant32(0)));
+            if (spec.unsigned) w.forEach((sums, j) => f.set(sums, f.load("v128.load", f.op("i32.add", columnSums, half), 16 * j)));
+            each((r, j) => {
+              const own = f.load("v128.load32_splat", rowSums, 4 * r);
+              f.set(acc[r][j], spec.unsigned ? f.op("i32x4.add", own, w[j]) : own);
+            });
+          },
           () => each((r, j) => f.set(acc[r][j], f.load("v128.load", rows[r], 16 * j))),
         );
         if (unroll > 1) f.while(f.op("i32.ge_s", quads, f.i32(unroll)), () => step(unroll));
@@ -100,6 +108,7 @@ function writeTile(f: FunctionBuilder, spec: Int8Spec): void {
       f.op("i32.lt_u", half, f.i32(64)),
     );
     f.bump(firstA, aStride);
+    f.bump(rowSums, 4 * mr);
     f.set(c, f.op("i32.add", rows[mr - 1], f.op("i32.sub", ldc, f.i32(64))));
     f.bump(tiles, -1);
   }, f.get(tiles));
@@ -132,28 +141,12 @@ export function int8Module(spec: Int8Spec): Uint8Array<ArrayBuffer> {
   const widen = style === "simd" ? m.func("widen", ["i32", "i32", "i32"], [], writeWiden) : null;
   writeWork(m, (f, args, panel) => {
     const field = (name: (typeof INT8_ARGUMENTS)[number]): Emit => f.load("i32.load", args, 4 * INT8_ARGUMENTS.indexOf(name));
-    const [w, c, left, first, count, mt, a, cm, at, row] = f.locals("i32", 11);
+    const [w, c, left, first, count, a, at] = f.locals("i32", 7);
     return (block) => {
       f.set(w, f.op("i32.add", field("w"), f.op("i32.mul", block, f.op("i32.shl", field("quads"), f.i32(6)))));
       f.set(c, f.op("i32.add", field("c"), f.op("i32.shl", block, f.i32(6))));
       f.set(left, field("quads"));
       f.set(first, f.i32(0));
-      if (style === "dot") {
-        // start values: -128 * sum of a row of A, + 128 * sum of a row of W where A is unsigned
-        f.set(mt, f.op("i32.mul", field("tiles"), f.i32(mr)));
-        f.set(cm, c);
-        f.set(row, field("rowSums"));
-        f.while(f.op("i32.gt_s", mt, f.i32(0)), () => {
-          for (let j = 0; j < 4; j++) {
-            const own = f.load("v128.load32_splat", row);
-            const sums = f.load("v128.load", f.op("i32.add", field("columnSums"), f.op("i32.shl", block, f.i32(6))), 16 * j);
-            f.store("v128.store", cm, 16 * j, spec.unsigned ? f.op("i32x4.add", own, sums) : own);
-          }
-          f.bump(row, 4);
-          f.bump(cm, field("ldc"));
-          f.bump(mt, -1);
-        });
-      }
       f.while(f.op("i32.gt_s", left, f.i32(0)), () => {
         f.set(count, f.op("select", f.i32(INT8_CHUNK), left, f.op("i32.lt_s", f.i32(INT8_CHUNK), left)));
         f.set(at, f.op("i32.add", w, f.op("i32.shl", first, f.i32(6))));
@@ -170,7 +163,9 @@ export function int8Module(spec: Int8Spec): Uint8Array<ArrayBuffer> {
           quads: count,
           tiles: field("tiles"),
           aStride: field("aStride"),
-          fresh: style === "simd" ? f.op("i32.eqz", first) : f.i32(0),
+          fresh: f.op("i32.eqz", first),
+          rowSums: field("rowSums"),
+          columnSums: f.op("i32.add", field("columnSums"), f.op("i32.shl", block, f.i32(6))),
         };
         f.run(f.call(tile, ...TILE_PARAMETERS.map((name) => given[name])));
         f.bump(first, count);
