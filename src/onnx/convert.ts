@@ -320,7 +320,12 @@ async function convertLayers(
     const decision = decide.of(layer);
     return typeof decision === "string" ? decision : late.find(({ target }) => target === decision.target)?.reason?.(layer);
   };
-  const looking = todo.filter((layer) => isDecided(decisionOf(layer)));
+  const isFlat = (layer: Layer): boolean => decisionOf(layer).target.isFlat?.(layer, decisionOf(layer).format) ?? false;
+  const asked = todo.filter((layer) => isDecided(decisionOf(layer)));
+  // algorithms work row by row: they would begin every row with a block of its own
+  for (const { name } of asked.filter(isFlat))
+    notes.push(`${name}: rounded to nearest: its rows are no whole blocks, and here a block goes on in the next row`);
+  const looking = asked.filter((layer) => !isFlat(layer));
   const first = firstReaders(looking, (layer) => ({
     format: decisionOf(layer).format,
     algorithm: algorithmOf(layer, decisionOf(layer), options),
@@ -330,8 +335,7 @@ async function convertLayers(
   await algorithmWeights(model, decisionOf, options, notes, { store, first });
   const decidedWeight = decidedWeights(store, first, (layer) => decisionOf(layer).format);
   const roundingOf = (layer: Layer): Rounding => {
-    const { target, format } = decisionOf(layer);
-    return { layer, format, quantizer: nearestOf(decisionOf(layer), options), flat: target.isFlat?.(layer, format) ?? false };
+    return { layer, format: decisionOf(layer).format, quantizer: nearestOf(decisionOf(layer), options), flat: isFlat(layer) };
   };
   const weights = layerWeights(model, todo, store);
   const rounded = todo.filter((layer) => !first.has(layer) && !store.has(layer) && store.takes(layer) && reasonOf(layer) === undefined);

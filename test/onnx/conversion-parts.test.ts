@@ -77,6 +77,18 @@ describe("algorithms that do not suit a layer", () => {
     expect(report.layers[0].format).toBe("int4_b4");
     expect(report.notes.join()).toContain(`${algorithm} would give every group a basis of its own`);
   });
+  test.each([24, 25, 40, 128])("blocks that go on in the next row are rounded to nearest, K = %i", async (k) => {
+    const bytes = encode(matmulModel(raw("w", [k, 9], weights(k * 9)), k, 9));
+    const calibration = [{ x: { type: "float32", data: weights(300 * k, 5), dims: [300, k] } }];
+    const plain = await quantizeModelBytes(bytes, { dtype: "bnb4" });
+    for (const algorithm of ["mse", "gptq", (() => rtn()) as never] as const) {
+      const { bytes: made, report } = await quantizeModelBytes(bytes, { dtype: "bnb4", algorithm, calibration });
+      const { outputs } = await verifyModels(bytes, made, { inputs: calibration });
+      expect(outputs[0].sqnrDb).toBeGreaterThan(18);
+      expect(report.notes.join().includes("mm: rounded to nearest: its rows are no whole blocks")).toBe(k % 64 !== 0);
+      if (k % 64 !== 0) expect(made).toEqual(plain.bytes);
+    }
+  });
   test("experts are not calibrated in sequence, by the name of the layer", async () => {
     const moe = Object.assign(node("MoE", ["x", "p", "u", "", "d"], ["y"], { k: 2n, activation_type: "relu" }, "experts"), { domain: "com.microsoft" }); // prettier-ignore
     const proto = model(graph({ input: [value("x", T.FLOAT, ["t", K]), value("p", T.FLOAT, ["t", 2])], output: [value("y", T.FLOAT, ["t", K])], initializer: [raw("u", [2, 16, K], weights(2 * 16 * K)), raw("d", [2, K, 16], weights(2 * 16 * K))], node: [moe] })); // prettier-ignore

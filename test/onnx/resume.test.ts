@@ -358,7 +358,7 @@ test("missing, unfinished, foreign and stale shards are refused by name", async 
   rmSync(shard(3));
   const other = openLog(shard(3), false);
   other.add({ ...old.records[0].meta, version: "0.0.1", shard: { index: 3, count: 3 } });
-  other.add({ kind: "end", weights: 0 });
+  other.add({ kind: "end" });
   old.close();
   other.close();
   expect((await code(mergeShards(input, output))).message).toContain(

@@ -102,7 +102,7 @@ export function openRunLog(model: OnnxModel, output: string, options: QuantizeMo
     finished,
     finish() {
       if (finished) return final!;
-      log.add({ kind: "end", weights: log.records.filter((record) => record.meta.kind === "weight").length });
+      log.add({ kind: "end" });
       log.sync();
       disk.rename(path, final!);
       return final!;
