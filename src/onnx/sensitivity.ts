@@ -200,22 +200,13 @@ export interface TargetReport {
 export async function smallest(most: number, guess: number, left: () => number, ok: (count: number) => Promise<boolean>): Promise<number> {
   let [low, high] = [0, most]; // low fails, high holds
   let next = Math.min(Math.max(guess, 1), most - 1);
-  let step = 1;
-  let bracketed = false;
-  while (high - low > 1 && left() > 0) {
-    if (await ok(next)) {
-      high = next;
-      next = bracketed ? (low + high) >> 1 : Math.max(low + 1, high - step);
-    } else {
-      low = next;
-      bracketed ||= high < most;
-      next = bracketed ? (low + high) >> 1 : Math.min(high - 1, low + step);
-    }
-    step *= 2;
-    if (high < most && low > 0) {
-      bracketed = true;
-      next = (low + high) >> 1;
-    }
+  for (let step = 1; high - low > 1 && left() > 0; step *= 2) {
+    const holds = await ok(next);
+    if (holds) high = next;
+    else low = next;
+    // from one that failed and one that held on by halves, before that by growing steps away from the guess
+    if (low > 0 && high < most) next = (low + high) >> 1;
+    else next = holds ? Math.max(low + 1, high - step) : Math.min(high - 1, low + step);
   }
   return high;
 }

@@ -42,6 +42,30 @@ test.each([
   expect(got).toEqual(kept ? want : want.map(() => 0));
 });
 
+test.each<[string, number, number]>([
+  ["float32", T.FLOAT, 4],
+  ["float64", T.DOUBLE, 8],
+  ["float16", T.FLOAT16, 2],
+  ["int64", T.INT64, 8],
+  ["int32", T.INT32, 4],
+  ["int16", T.INT16, 2],
+  ["uint16", T.UINT16, 2],
+  ["int8", T.INT8, 1],
+  ["uint8", T.UINT8, 1],
+  ["bool", T.BOOL, 1],
+])("values of %s are kept up to the bytes that they have", async (_, type, bytes) => {
+  const same = async (room: number): Promise<boolean> => {
+    const m = opened([value("x", T.FLOAT, ["batch", K])], [], [node("Abs", ["x"], ["a"]), node("Cast", ["a"], ["c"], { to: BigInt(type) }), node("Cast", ["c"], ["y"], { to: 1n })]); // prettier-ignore
+    const runner = modelRunner(m, [{ x: { type: "float32", data: new Float32Array(2 * K).fill(-1), dims: [2, K] } }], { keepBytes: room });
+    await stage(runner, "c", ["y"]);
+    m.proto.graph!.node[0].opType = "Relu"; // what was kept is not computed again
+    const got = await stage(runner, "y", []);
+    runner.close();
+    return got.every((v) => v === 1);
+  };
+  expect([await same(2 * K * bytes - 1), await same(2 * K * bytes)]).toEqual([false, true]);
+});
+
 test("of a sequence, which the runtime does not give, what it is made of is kept", async () => {
   const m = opened(
     [value("x", T.FLOAT, [2, K])],

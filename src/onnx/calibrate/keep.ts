@@ -22,6 +22,9 @@ type Bytes = ArrayBufferView<ArrayBuffer> & { readonly BYTES_PER_ELEMENT: number
 
 const isBytes = (data: unknown): data is Bytes => ArrayBuffer.isView(data) && "BYTES_PER_ELEMENT" in data;
 
+/** What a value takes of the memory; strings count eight bytes each. */
+export const heldBytes = ({ data }: RuntimeTensor): number => (isBytes(data) ? data.byteLength : 8 * (data as readonly unknown[]).length);
+
 /** @param budget bytes in memory before the file begins */
 export function keeper(budget: number = MEMORY): Keeper {
   let used = 0;
@@ -37,7 +40,7 @@ export function keeper(budget: number = MEMORY): Keeper {
     put(value) {
       const { data, dims, type } = value;
       if (!isBytes(data) || used + data.byteLength <= budget) {
-        used += isBytes(data) ? data.byteLength : 8 * (data as readonly unknown[]).length;
+        used += heldBytes(value);
         return () => value as FeedTensor;
       }
       const { fd, path } = (opened ??= open());

@@ -13,7 +13,7 @@ import { attributeGraphs } from "../file/model.ts";
 import { buildScopes, inferTypes, nodeReads, opsetVersion, SEQUENCE } from "../graph/graph.ts";
 import { checkAborted } from "../file/files.ts";
 import type { FeedTensor, Feeds } from "../verify/feeds.ts";
-import { keeper, type Keeper } from "./keep.ts";
+import { heldBytes, keeper, type Keeper } from "./keep.ts";
 import { temporaryFolder } from "./node.ts";
 import { openSession, takesPaths, type RuntimeTensor } from "../session.ts";
 
@@ -35,11 +35,6 @@ const ELEMENT_TYPES: ReadonlyMap<string, number> = new Map(
     string: T.STRING,
   }),
 );
-
-const elementBytes = (type: string): number =>
-  ({ float64: 8, int64: 8, uint64: 8, float16: 2, int16: 2, uint16: 2, bool: 1, int8: 1, uint8: 1 })[type] ?? 4;
-
-const bytesOf = (value: RuntimeTensor): number => value.dims.reduce((a, b) => a * b, elementBytes(value.type));
 
 function valueInfo(name: string, value: RuntimeTensor): ValueInfoProto {
   return create(ValueInfoProtoSchema, {
@@ -249,7 +244,7 @@ export function modelRunner(model: OnnxModel, feeds: readonly Feeds[], options: 
         const find = (name: string): RuntimeTensor | undefined => (Object.hasOwn(result, name) ? result[name] : valueOf(batch, name));
         const keep = (name: string): void => {
           const value = find(name)!;
-          bytes += bytesOf(value);
+          bytes += heldBytes(value);
           nextKept[batch][name] = nextKeeping.put(value);
           if (!nextInfos.has(name)) nextInfos.set(name, valueInfo(name, value));
         };

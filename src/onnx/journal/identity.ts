@@ -21,8 +21,8 @@ export interface Identity extends RecordMeta {
   readonly calibration: string;
 }
 
-/** Options that say where and how, not what. */
-const NOT_COMPARED: ReadonlySet<string> = new Set(["calibration", "statistics", "force", "followLinks", "resume", "shard", "report"]);
+/** Options of a recipe that say where and how, not what. */
+const NOT_COMPARED: ReadonlySet<string> = new Set(["calibration", "statistics", "force", "followLinks"]);
 
 /**
  * @param data calibration data, or the hash of their statistics

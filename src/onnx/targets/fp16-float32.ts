@@ -19,7 +19,6 @@ import {
   operatorName,
   resolveConstant,
 } from "../graph/graph.ts";
-import { attributeGraphs } from "../file/model.ts";
 import { nameMatcher } from "../patterns.ts";
 import { clampOf, constantRanges, toHalf } from "./fp16-constants.ts";
 import type { TargetContext } from "./target.ts";
@@ -323,8 +322,7 @@ function keepTransposes(work: Work): void {
   const { scopes, reasons, keep } = work;
   for (const scope of scopes) {
     for (const node of scope.graph.node) {
-      if (node.opType !== "MatMul" || reasons.has(node) || node.attribute.some((attribute) => attributeGraphs(attribute).length > 0))
-        continue;
+      if (node.opType !== "MatMul" || reasons.has(node)) continue;
       for (const name of node.input) {
         const before = definingScope(scope, name)?.producers.get(name);
         const perm = before?.opType === "Transpose" ? attributeOf(before, "perm")?.ints : undefined;

@@ -152,7 +152,8 @@ function asTheyAre(packed: PackedTensor, { bits, blockSize }: NBitsPlan, owned: 
   // Signed codes are two's complement: the unsigned code with its top bit flipped.
   const signed = format.element.limits.min < 0;
   const flip = signed ? [0xaa, 0x88, 0x80][NBITS.indexOf(bits)] : 0;
-  const whole = rowBytes === packed.rowBytes && (rows * rowBytes) % 4 === 0 && packed.codes.byteOffset % 4 === 0;
+  // blocks of 16 codes and more: rows of whole words
+  const whole = rowBytes === packed.rowBytes && packed.codes.byteOffset % 4 === 0;
   const codes = whole && owned ? packed.codes : new Uint8Array(rows * rowBytes);
   if (whole) {
     const from = new Int32Array(packed.codes.buffer, packed.codes.byteOffset, codes.length / 4);
