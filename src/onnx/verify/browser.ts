@@ -79,7 +79,7 @@ interface Site {
 }
 
 /** The page, the builds of onnxruntime-web and what is published; nothing else of the disk. */
-async function serve(build: string): Promise<Site> {
+export async function serve(build: string): Promise<Site> {
   const [http, fs, path] = [builtin("node:http")!, builtin("node:fs")!, builtin("node:path")!];
   const folder = webBuilds();
   const builds = new Set(fs.readdirSync(folder));
@@ -90,7 +90,12 @@ async function serve(build: string): Promise<Site> {
     if (kind === "") return send("text/html", '<!doctype html><title>lowbit verify</title><script type="module" src="/page.js"></script>');
     if (kind === "page.js") return send("text/javascript", pageSource(build));
     if (kind === "favicon.ico") return void response.writeHead(204).end();
-    const content = kind === "data" ? published.at(Number(name)) : kind === "ort" && builds.has(name) ? path.join(folder, name) : undefined;
+    const content =
+      kind === "data" && /^\d+$/.test(name)
+        ? published[Number(name)]
+        : kind === "ort" && builds.has(name)
+          ? path.join(folder, name)
+          : undefined;
     if (content === undefined) return void response.writeHead(404).end();
     if (typeof content !== "string") return send("application/octet-stream", content);
     const type = /\.m?js$/.test(content) ? "text/javascript" : content.endsWith(".wasm") ? "application/wasm" : "application/octet-stream";
