@@ -246,6 +246,23 @@ test("algorithms that work row by row take small bands of weights of any size: t
   }
 });
 
+test("a weight that is computed is read whole, its sample too: the same codes", async () => {
+  DECIDE_BANDS.byRows = 2 ** 15;
+  const codes = Int8Array.from(weights(TALL_K * TALL, 1), (v) => 200 * v);
+  const dims = [TALL_K, TALL];
+  const made = async (tensor: ReturnType<typeof raw>, nodes = [node("Identity", ["w"], ["v"])]) => {
+    const io = { input: [value("x", T.FLOAT, ["b", TALL_K])], output: [value("y", T.FLOAT, ["b", TALL])] };
+    const main = graph({ ...io, initializer: [tensor], node: [...nodes, node("MatMul", ["x", "v"], ["y"], {}, "mm")] });
+    const read = readModelBytes(encode(model(main)));
+    const [[, { packed }]] = await decideWeights(read, modelLayers(read), () => ({ format: format("int4_b16"), algorithm: "gptq" }), inputs, { holdOut: 0.5 }); // prettier-ignore
+    return packed;
+  };
+  const stored = await made(raw("w", dims, Float32Array.from(codes)));
+  const computed = await made(raw("w", dims, codes, T.INT8), [node("Cast", ["w"], ["v"], { to: 1n })]);
+  expect(Buffer.compare(stored.codes, computed.codes)).toBe(0);
+  expect(computed.recipe).toEqual(stored.recipe);
+});
+
 test("of a file only the bands at work are read, and contents are hashed in parts", async () => {
   const [k, n] = [64, 8192];
   const w = weights(k * n, 3);

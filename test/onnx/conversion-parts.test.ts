@@ -9,7 +9,7 @@ import { hqq, rtn } from "../../src/quantize/index.ts";
 import { decideWeights, modelLayers, quantizeModel, quantizeModelBytes, readModelBytes, verifyModels, writeModel, type Feeds, type QuantizeBytesOptions } from "../../src/onnx/index.ts"; // prettier-ignore
 import { firstReaders } from "../../src/onnx/shared-weights.ts";
 import { basisOf } from "../../src/onnx/targets/basis.ts";
-import { CrashError, startChild } from "../../src/onnx/verify/process.ts";
+import { CrashError, resolvePackage, startChild } from "../../src/onnx/verify/process.ts";
 import { encode, graph, matmulModel, model, node, raw, T, value, weights } from "./build.ts";
 
 const folder = mkdtempSync(join(tmpdir(), "lowbit-conversion-"));
@@ -172,6 +172,49 @@ test("what a process said last is in the error of its crash: three lines", async
   expect((error as Error).message).toBe("exit code 3: two three four");
   expect(child.alive).toBe(false);
   await child.stop();
+});
+
+test("a process that ends takes the one it started along", async () => {
+  writeFileSync(at("waits.mjs"), "await new Promise((r) => setTimeout(r, 60_000));");
+  const before = new Set(process.listeners("exit"));
+  const child = startChild(at("waits.mjs"), { versionOf: "none" });
+  const added = process.listeners("exit").filter((listener) => !before.has(listener));
+  expect(added).toHaveLength(1);
+  const answer = expect(child.request("hello")).rejects.toThrow("SIGKILL");
+  (added[0] as (code: number) => void)(0);
+  await answer;
+  expect([child.alive, process.listeners("exit").includes(added[0])]).toEqual([false, false]);
+});
+
+test("packages are looked for from the main script, from the working folder where there is none", () => {
+  const { argv } = process;
+  const found = (script: string | undefined) => {
+    process.argv = script === undefined ? argv.slice(0, 1) : [argv[0], script];
+    try {
+      return resolvePackage("onnxruntime-node")?.replaceAll("\\", "/");
+    } finally {
+      process.argv = argv;
+    }
+  };
+  const here = found(join(process.cwd(), "package.json"));
+  expect(here).toMatch(/node_modules\/onnxruntime-node\//);
+  expect(found(undefined)).toBe(here);
+  expect(found(at("waits.mjs"))).toBeUndefined();
+  expect(found(at("nowhere.mjs"))).toBeUndefined();
+});
+
+test.each(["first", "second"])("the %s of two models of bytes is named where it does not load", async (which) => {
+  const [good, bad] = [encode(two()), encode(Object.assign(two(), { irVersion: 9999n }))];
+  await expect(which === "first" ? verifyModels(bad, good) : verifyModels(good, bad)).rejects.toThrow(`${which} model`);
+});
+
+test("DequantizeLinear of a weight of doubles is cast back to them", async () => {
+  const dims = { input: [value("x", T.DOUBLE, [2, 64])], output: [value("y", T.DOUBLE, [2, 8])] };
+  const w = raw("w", [64, 8], Float64Array.from(weights(512)), T.DOUBLE);
+  const bytes = encode(model(graph({ ...dims, initializer: [w], node: [node("MatMul", ["x", "w"], ["y"], {}, "m")] })));
+  const { bytes: made } = await quantizeModelBytes(bytes, { format: "int8_row", target: "qdq" });
+  expect(readModelBytes(made).proto.graph!.node.map(({ opType }) => opType)).toEqual(["DequantizeLinear", "Cast", "MatMul"]);
+  expect((await verifyModels(bytes, made)).outputs[0].sqnrDb).toBeGreaterThan(35);
 });
 
 test("greedy tokens need logits", async () => {

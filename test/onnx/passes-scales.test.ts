@@ -177,6 +177,18 @@ describe("equalize", () => {
     expect(await error(writeModelBytes(m))).toBeLessThan(await error(bytes));
   });
 
+  test.each<[string, NodeProto, string]>([
+    ["a weight on the left", node("MatMul", ["w", "x"], ["a"], {}, "left"), ""],
+    ["a sum with a matrix", node("Add", ["x", "w"], ["a"], {}, "sum"), ""],
+    ["a product that something is added to", node("MatMul", ["x", "w"], ["b"], {}, "m"), "b"],
+  ])("%s is no layer of channels", async (_, first, added) => {
+    const nodes = [first, ...(added === "" ? [] : [node("Add", [added, "x"], ["a"])]), node("Relu", ["a"], ["r"]), node("MatMul", ["r", "v"], ["y"], {}, "last")]; // prettier-ignore
+    const initializer = [raw("w", [32, 32], weights(1024).map((v, i) => v * (1 + (i >> 5)))), raw("v", [32, 5], weights(160, 2))]; // prettier-ignore
+    const m = readModelBytes(encode(model(graph({ input: [value("x", T.FLOAT, [32, 32])], output: [value("y", T.FLOAT, [])], initializer, node: nodes })))); // prettier-ignore
+    const reference = await referenceRun(m, [{ x: { type: "float32", data: weights(1024, 3), dims: [32, 32] } }]);
+    expect((await applyPasses(m, ["equalize"], { verify: false }))[0]).toMatch(/no pairs of layers.*nothing changed/);
+    expect((await differenceFrom(reference, m)).relative).toBe(0);
+  });
   test("says why where there are no pairs", async () => {
     const m = readModelBytes(encoderModel());
     expect((await applyPasses(m, ["equalize"], { feeds: encoderFeeds(1) }))[0]).toMatch(/no pairs of layers with ReLU.*nothing changed/);

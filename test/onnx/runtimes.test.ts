@@ -1,6 +1,9 @@
 // Models in several runtimes: what a cell of the matrix says, and that the node where two runtimes part is named. A
 // runtime that computes one node wrongly is made of onnxruntime-node: it is given a model in which that node is another
 // one.
+import { mkdtempSync, readFileSync, rmSync, writeFileSync } from "node:fs";
+import { tmpdir } from "node:os";
+import { join } from "node:path";
 import fc from "fast-check";
 import { describe, expect, it, vi } from "vitest";
 import { create } from "@bufbuild/protobuf";
@@ -198,5 +201,23 @@ it("a browser that is missing is an error before anything runs, with what to do"
     await expect(verifyModels(original, original, { runtimes: ["webgpu"] })).rejects.toMatchObject({ code: "E_RUNTIME" });
   } finally {
     vi.unstubAllEnvs();
+  }
+});
+
+it.skipIf(process.platform === "win32")("a browser that does not start is named, with what it was asked for", async () => {
+  const folder = mkdtempSync(join(tmpdir(), "lowbit-browser-"));
+  try {
+    const browser = join(folder, "browser");
+    writeFileSync(browser, `#!/bin/sh\necho "$@" > ${folder}/asked\nexit 7\n`, { mode: 0o755 });
+    vi.stubEnv("LOWBIT_CHROMIUM", browser);
+    await expect(verifyModels(original, original, { runtimes: ["webgpu"] })).rejects.toMatchObject({
+      code: "E_RUNTIME",
+      message: expect.stringContaining(`expected the browser ${browser} to start, got `),
+    });
+    const asked = readFileSync(join(folder, "asked"), "utf8").split(" ");
+    expect(asked).toEqual(expect.arrayContaining(["--headless", "--enable-unsafe-webgpu", "--no-first-run"]));
+  } finally {
+    vi.unstubAllEnvs();
+    rmSync(folder, { recursive: true, force: true });
   }
 });

@@ -144,3 +144,19 @@ test("weights are fitted to data of two vectors for each input, and rounded to n
   expect([algorithm(20, { hessian: null }), algorithm(20, { hessian: new Float64Array(100) })]).toEqual(["rtn", "gptq"]);
   expect(staticWeights({ statistics: null, heldOut: null, name: "l", rows: 1, k: 10 } as never).algorithm).toBe("rtn");
 });
+
+test.each<[string, NodeProto, number[], number[], Partial<QuantizeBytesOptions>, boolean]>([
+  ["a convolution", node("Conv", ["x", "w"], ["y"], {}, "l"), [5, 4, 3, 3], X, {}, true],
+  ["a product", node("MatMul", ["x", "w"], ["y"], {}, "l"), [12, 5], [30, 12], {}, true],
+  ["an algorithm of its own", node("Conv", ["x", "w"], ["y"], {}, "l"), [5, 4, 3, 3], X, { algorithm: "rtn" }, false],
+  ["groups", node("Conv", ["x", "w"], ["y"], { group: 2n }, "l"), [6, 2, 3, 3], X, {}, false],
+  ["depthwise", node("Conv", ["x", "w"], ["y"], { group: 4n }, "l"), [4, 1, 3, 3], X, {}, false],
+  ["one input", node("Conv", ["x", "w"], ["y"], {}, "l"), [5, 1, 1, 1], [1, 1, 6, 6], {}, false],
+  ["too many inputs", node("MatMul", ["x", "w"], ["y"], {}, "l"), [2049, 2], [3, 2049], {}, false],
+  ["ConvTranspose", node("ConvTranspose", ["x", "w"], ["y"], {}, "l"), [4, 5, 3, 3], X, { opTypes: ["ConvTranspose"] }, false],
+])("%s: is the weight fitted to what it multiplies?", async (_, one, dims, x, options, fitted) => {
+  const { layers, db } = await made(bytesOf([one], [raw("w", dims, weights(count(dims), 3))], 17, x), options, x);
+  // the error of outputs is known where the vectors were looked at
+  expect([layers[0].format !== null, layers[0].outputSqnrDb !== undefined]).toEqual([true, fitted]);
+  expect(db).toBeGreaterThan(25);
+});

@@ -166,10 +166,9 @@ function gemmRows(node: NodeProto, weightInput: number): boolean {
   return weightInput === 1 ? attributeInt(node, "transA", 0) === 0 : attributeInt(node, "transB", 0) !== 0;
 }
 
-/** The vectors that a layer's weight multiplies, or why there are none. */
+/** The vectors that a layer's weight, a constant, multiplies, or why there are none. */
 export function vectorView(layer: Layer): VectorView | string {
   const { node, input } = layer;
-  if (layer.weight === null) return "no operand is constant";
   if (isExperts(layer)) return expertsView(layer);
   const { k, groups } = weightLayout(layer);
   const op = isDefaultDomain(node) ? node.opType : `${node.domain}.${node.opType}`;

@@ -63,14 +63,6 @@ export function findChromium(): string {
   return found;
 }
 
-const FLAGS = [
-  "--enable-unsafe-webgpu",
-  "--disable-quic",
-  "--no-first-run",
-  "--disable-background-networking",
-  "--disable-component-update",
-];
-
 interface Site {
   readonly url: string;
   /** The address of a file, or of bytes, from now on. */
@@ -121,10 +113,9 @@ async function launch(): Promise<Browser> {
   const executablePath = findChromium();
   try {
     const { chromium } = await playwright();
-    const root = process.getuid?.() === 0 ? ["--no-sandbox"] : [];
     // Signals are the program's own business; playwright-core ends the browser when the process exits.
     const quiet = { handleSIGINT: false, handleSIGTERM: false, handleSIGHUP: false };
-    return await chromium.launch({ executablePath, headless: true, args: [...FLAGS, ...root], ...quiet });
+    return await chromium.launch({ executablePath, headless: true, args: ["--enable-unsafe-webgpu"], ...quiet });
   } catch (cause) {
     const [first] = (cause as Error).message.split("\n");
     throw new LowbitError(
