@@ -50,7 +50,7 @@ function openChoices(name: AlgorithmName, format: Format, { k, statistics }: Alg
   const open = (key: keyof GptqChoice): boolean => given[key] === undefined;
   // natural order and no polish
   const opaque = format.kind === "opaque" || given.prune !== undefined;
-  const coarse = format.kind === "block" && format.scales[0].format.bits < COARSE_BITS && format.offset?.role !== "min";
+  const coarse = format.kind === "block" && format.scales[0].format.bits < COARSE_BITS;
   const damps = statistics!.rows < k ? [...DAMPS, ...STRONG_DAMPS] : DAMPS;
   return [
     open("damp") ? damps.map((damp) => ({ damp })) : [{}],

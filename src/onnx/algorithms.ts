@@ -56,7 +56,7 @@ const ROWS: ReadonlyMap<string, Row> = new Map<AlgorithmName, Row>([
         // Formats without scales of their own to search (scalars, ggml blocks) are rounded to nearest.
         return {
           algorithm: "mse",
-          quantizeWeight: (w, f) => (f.kind === "block" && f.offset?.role !== "min" ? searched : rtn()).quantizeWeight(w, f),
+          quantizeWeight: (w, f) => (f.kind === "block" ? searched : rtn()).quantizeWeight(w, f),
         };
       },
     },

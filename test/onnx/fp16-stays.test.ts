@@ -201,3 +201,18 @@ test("an attribute of a Constant that is no tensor of floats is left as it is", 
   const made = readModelBytes(bytes).proto.graph!.node.find(({ opType }) => opType === "Constant")!;
   expect(made.attribute).toEqual([expect.objectContaining(attribute("value_ints", { ints: [1, 2] }))]);
 });
+
+test.each([1, 2])("casts of float16 to float that nobody reads any more go, %i of them", async (count) => {
+  const names = ["a", "b"].slice(0, count);
+  const input = names.map((name) => value(name, T.FLOAT16, [2, 3]));
+  const nodes = names.flatMap((name) => [named("Cast", [name], `${name}f`, { to: 1n }), named("Relu", [`${name}f`], `${name}r`)]);
+  const last = named("Add", [`${names[0]}r`, `${names.at(-1)}r`], "y");
+  const { bytes } = await quantizeModelBytes(bytesOf({ nodes: [...nodes, last], input }), {
+    dtype: "fp16",
+    keepIoTypes: true,
+    allowUnchanged: true,
+  });
+  const { node: left } = readModelBytes(bytes).proto.graph!;
+  expect(left.filter(({ input: [x] }) => names.includes(x)).map(({ opType }) => opType)).toEqual(names.map(() => "Relu"));
+  expect(left.filter(({ opType }) => opType === "Cast").map(({ output }) => output[0])).toEqual(["y"]);
+});
