@@ -110,10 +110,11 @@ function overLastAxis(context: PassContext, scope: Scope, node: NodeProto): bool
   if (node.opType !== "ReduceMean" || !isDefaultDomain(node) || attributeInt(node, "keepdims", 1) !== 1) return false;
   const given = resolveConstant(scope, node.input[1] ?? "");
   const axes = attributeOf(node, "axes")?.ints.map(Number) ?? (given === null ? [] : readInts(context.model, given.tensor));
-  if (axes.length !== 1) return false;
-  // A positive axis is the last one where the value's rank says so.
-  return axes[0] === -1 || rankOf(scope, node.input[0]) === axes[0] + 1;
+  return axes.length === 1 && isLastAxis(scope, node.input[0], axes[0]);
 }
+
+/** A positive axis is the last one where the value's rank says so. */
+export const isLastAxis = (scope: Scope, name: string, axis: number): boolean => axis === -1 || rankOf(scope, name) === axis + 1;
 
 function rankOf(scope: Scope, name: string): number | undefined {
   const info = [...scope.graph.valueInfo, ...scope.graph.input].find((value) => value.name === name)?.type?.value;
@@ -222,10 +223,10 @@ const PASSES_LAST_AXIS: ReadonlySet<string> = new Set(["Identity", "Cast", "Drop
 
 /** Whether a reader hands the vectors of the last axis on, whole and in their order. */
 export function passesLastAxis(reader: Reader): boolean {
-  const { node, input } = reader;
+  const { scope, node, input } = reader;
   if (node === null || input !== 0 || !isDefaultDomain(node)) return false;
   if (PASSES_LAST_AXIS.has(node.opType)) return true;
-  if (node.opType === "Gather") return attributeInt(node, "axis", 0) >= 0 || attributeInt(node, "axis", 0) < -1;
+  if (node.opType === "Gather") return !isLastAxis(scope, node.input[0], attributeInt(node, "axis", 0));
   if (node.opType !== "Transpose") return false;
   const perm = attributeOf(node, "perm")?.ints.map(Number);
   return perm !== undefined && perm[perm.length - 1] === perm.length - 1;

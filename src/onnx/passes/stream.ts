@@ -1,12 +1,12 @@
 // The residual stream of a pre-norm transformer: all values that an orthogonal matrix can turn together, who writes
 // them, who reads them, and where they meet something that must see them as they were.
-import { isFloatType } from "../file/values.ts";
+import { isFloatType, readInts } from "../file/values.ts";
 import { tensorDims } from "../file/model.ts";
 import type { NodeProto } from "../file/gen/onnx_pb.ts";
-import { attributeInt, isDefaultDomain, nodeName, resolveConstant, type Scope } from "../graph/graph.ts";
+import { attributeInt, attributeOf, isDefaultDomain, nodeName, resolveConstant, type Scope } from "../graph/graph.ts";
 import type { Reader } from "../edit.ts";
 import type { ModelLayer } from "../primitives.ts";
-import { destinations, isProduct, passesLastAxis, scalarOf, type Norm } from "./norms.ts";
+import { destinations, isLastAxis, isProduct, passesLastAxis, scalarOf, type Norm } from "./norms.ts";
 import type { PassContext } from "./types.ts";
 
 export interface Stream {
@@ -57,6 +57,15 @@ function join(walk: Walk, node: NodeProto, input: number): void {
   else stream.foreignValues.set(name, `it is a constant of [${dims.join(", ")}]`);
 }
 
+/** Axes of a Slice; undefined where they are computed. */
+function slicedAxes(context: PassContext, scope: Scope, node: NodeProto): number[] | undefined {
+  const ints = (name: string, input: number): number[] | undefined => {
+    const constant = resolveConstant(scope, node.input[input] ?? "");
+    return constant === null ? attributeOf(node, name)?.ints.map(Number) : readInts(context.model, constant.tensor);
+  };
+  return ints("axes", 3) ?? ((node.input[3] ?? "") === "" ? ints("starts", 1)?.map((_, axis) => axis) : undefined);
+}
+
 /**
  * Operators that put values of the stream together or take parts of them along other axes: all these inputs are in it
  * when the output is.
@@ -69,9 +78,12 @@ function partners(walk: Walk, node: NodeProto): number[] | null {
     case "Add":
     case "Sum":
       return [...node.input.keys()];
-    case "Concat":
-      return attributeInt(node, "axis", 0) === -1 ? null : [...node.input.keys()];
+    case "Concat": {
+      const axis = attributeInt(node, "axis", 0);
+      return [...node.input, node.output[0]].some((name) => isLastAxis(scope, name, axis)) ? null : [...node.input.keys()];
+    }
     case "Slice":
+      return slicedAxes(context, scope, node)?.some((axis) => isLastAxis(scope, node.input[0], axis)) === false ? [0] : null;
     case "Expand":
       return [0];
     case "Mul":
