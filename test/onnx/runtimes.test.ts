@@ -4,12 +4,15 @@
 import { mkdtempSync, readFileSync, rmSync, writeFileSync } from "node:fs";
 import { tmpdir } from "node:os";
 import { join } from "node:path";
+import { readdirSync } from "node:fs";
+import { dirname } from "node:path";
 import fc from "fast-check";
 import { describe, expect, it, vi } from "vitest";
 import { create } from "@bufbuild/protobuf";
 import type { ModelProto, NodeProto } from "../../src/onnx/file/gen/onnx_pb.ts";
 import { NodeProtoSchema } from "../../src/onnx/file/gen/onnx_pb.ts";
-import { readModelBytes, verifyModels, writeModelBytes } from "../../src/onnx/index.ts";
+import { temporaryFolder } from "../../src/onnx/calibrate/node.ts";
+import { readModelBytes, verifyModels, writeModel, writeModelBytes } from "../../src/onnx/index.ts";
 import { findChromium } from "../../src/onnx/verify/browser.ts";
 import { arithmeticOf, explained } from "../../src/onnx/verify/explain.ts";
 import { compareRuntimes } from "../../src/onnx/verify/matrix.ts";
@@ -220,4 +223,47 @@ it.skipIf(process.platform === "win32")("a browser that does not start is named,
     vi.unstubAllEnvs();
     rmSync(folder, { recursive: true, force: true });
   }
+});
+
+/** A browser is part of few machines; where it is there it must work. */
+const hasBrowser = ((): boolean => {
+  try {
+    return findChromium() !== "";
+  } catch {
+    return false;
+  }
+})();
+describe.runIf(hasBrowser)("a page", () => {
+  it(
+    "runs models with and without data beside them as onnxruntime-node does, and goes on after one that fails",
+    { timeout: 60_000 },
+    async () => {
+      const folder = temporaryFolder("lowbit-page-");
+      const entry = runtimeEntry("webgpu-native");
+      const runtime = await entry.start({ fresh: true });
+      try {
+        const path = folder.file("m.onnx");
+        await writeModel(readModelBytes(original), path, { externalData: true });
+        expect(readdirSync(dirname(path)).length).toBe(2);
+        const feed = { x: { type: "float32", data: weights(64, 3), dims: [1, 64] } };
+        const want = Array.from({ length: 8 }, (_, j) => feed.x.data.reduce((sum, v, i) => sum + v * w[i * 8 + j], 0));
+        await expect(runtime.open(Uint8Array.of(1, 2, 3))).rejects.toThrow();
+        for (const given of [original, path]) {
+          const session = await runtime.open(given);
+          expect([session.inputNames, session.outputNames]).toEqual([["x"], ["y"]]);
+          const { outputs, ms } = await session.run(feed);
+          const { type, dims, data } = outputs.get("y")!;
+          expect([type, dims, ms > 0]).toEqual(["float32", [1, 8], true]);
+          want.forEach((v, i) => expect((data as Float32Array)[i]).toBeCloseTo(v, 4));
+          await expect(session.run({ x: { ...feed.x, dims: [8, 8] } })).rejects.toThrow();
+        }
+        expect([runtime.name, runtime.version, runtime.note]).toEqual(["webgpu-native", expect.stringMatching(/^\d+\.\d+/), expect.stringMatching(/^Chromium \d+.*, /)]); // prettier-ignore
+        expect(await runtime.peakBytes()).toBeGreaterThan(1e7);
+      } finally {
+        await runtime.close();
+        folder.remove();
+      }
+      await expect(runtime.open(original)).rejects.toThrow();
+    },
+  );
 });
