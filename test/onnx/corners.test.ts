@@ -9,7 +9,6 @@ import { buildScopes } from "../../src/onnx/graph/graph.ts";
 import { readModelBytes, type QuantizeModelOptions } from "../../src/onnx/index.ts";
 import { checkOptions } from "../../src/onnx/option-table.ts";
 import { smallest } from "../../src/onnx/sensitivity.ts";
-import { randomFeeds } from "../../src/onnx/verify/random.ts";
 import { T, encode, graph, matmulModel, model, node, raw, value, weights } from "./build.ts";
 
 describe("the smallest count that is enough", () => {
@@ -129,56 +128,4 @@ test("an option that is refused is quoted as it was given, long ones in part", (
   expect(text({ dtype: "q4", force: /a"b/ })).toMatch(/, got \/a"b\/$/);
   expect(text({ dtype: "q4", force: Symbol("s") })).toMatch(/, got Symbol\(s\)$/);
   expect(text({ dtype: "q4", force: "x".repeat(200) }).split(", got ")[1]).toBe(`"${"x".repeat(79)}`);
-});
-
-describe("random inputs that tell something", () => {
-  type Out = Map<string, { type: string; dims: number[]; data: Float64Array }>;
-  const inputs = [{ name: "x", type: "float32", shape: [2, 4] }];
-  const drawn = (run: (x: number[]) => number[], samples = 2) =>
-    randomFeeds(
-      {
-        inputs,
-        hints: new Map(),
-        run: async ({ x }) => {
-          const data = Float64Array.from(run(Array.from(x.data as Float32Array)));
-          return new Map([["y", { type: "float64", dims: [data.length], data }]]) as Out as never;
-        },
-      },
-      { samples, seed: 7, dims: {} },
-    );
-  const style = async (run: (x: number[]) => number[]) => (await drawn(run)).notes[0];
-  test("an output moves by more than a millionth of its largest magnitude", async () => {
-    expect(await style(() => [999_998, 1e6])).toContain("standard normal (seed 7)");
-    expect(await style(() => [-1e6, -999_998])).toBe("random inputs, standard normal (seed 7)");
-    for (const still of [
-      [999_999, 1e6],
-      [-1e6, -999_999],
-      [0, 0],
-      [-5, -5],
-      [0, 1e-6],
-      [1 - 9e-7, 1],
-      [NaN, Infinity],
-    ])
-      // prettier-ignore
-      expect([still, await style(() => still)]).toEqual([still, "random inputs, standard normal (seed 7): no output depends on them"]);
-  });
-  test.each<[string, (x: number[]) => boolean]>([
-    ["uniform in [0, 1)", (x) => x.every((v) => v >= 0 && v < 1)],
-    ["normal of deviation 0.1", (x) => x.some((v) => v < 0) && x.every((v) => Math.abs(v) < 0.5)],
-    ["normal of deviation 10", (x) => x.some((v) => v < 0) && x.some((v) => Math.abs(v) > 5)],
-    ["uniform in [0, 255)", (x) => x.every((v) => v >= 0 && v < 255) && x.some((v) => v > 20)],
-  ])("%s where nothing moves on others: as many samples, the first that was tried among them", async (name, awake) => {
-    const seen: number[][] = [];
-    const { feeds, notes } = await drawn((x) => (awake(x) && seen.push(x) > 0 ? [1, 2] : [3, 3]), 3);
-    expect(notes[0]).toBe(`random inputs, ${name} (seed 7)`);
-    expect(feeds).toHaveLength(3);
-    expect(Array.from(feeds[0].x.data as Float32Array)).toEqual(seen[0]);
-    expect(new Set(feeds.map(({ x }) => String(x.data))).size).toBe(3);
-  });
-  test("an output of one number moves between samples", async () => {
-    expect(await style((x) => [x[0]])).toBe("random inputs, standard normal (seed 7)");
-    expect(await style(() => [4])).toContain("no output depends on them");
-    expect(await style((x) => [x.every((v) => v >= 0 && v < 1) ? x[0] : 4])).toContain("uniform in [0, 1)");
-    expect((await drawn(() => [4], 1)).notes[0]).toBe("random inputs, standard normal (seed 7)");
-  });
 });
