@@ -3,7 +3,7 @@ import type { NodeProto } from "./file/gen/onnx_pb.ts";
 import type { OnnxModel } from "./file/model.ts";
 import { isFloatType, tensorBytes } from "./file/values.ts";
 import type { ConstantView, Scope } from "./graph/graph.ts";
-import { constantResolver, isDefaultDomain, leadsFromConstants, nodeName, operatorName } from "./graph/graph.ts";
+import { attributeInt, constantResolver, isDefaultDomain, leadsFromConstants, nodeName, operatorName } from "./graph/graph.ts";
 
 /** A node with a weight, or one that could have one (a MatMul of two computed values). */
 export interface Layer {
@@ -95,6 +95,10 @@ export function findLayers(scopes: readonly Scope[], model: OnnxModel): Layer[] 
 const MOVES: ReadonlySet<string> = new Set("Slice Concat Split Transpose Reshape Expand Squeeze Unsqueeze Pad Tile Flatten".split(" "));
 
 const RECURRENT: ReadonlySet<string> = new Set(["LSTM", "GRU", "RNN"]);
+
+/** Does a Gather take rows of its table: axis 0, counted from either end? */
+export const gathersRows = ({ node, shape }: Pick<Layer, "node" | "shape">): boolean =>
+  [0, -shape.length].includes(attributeInt(node, "axis", 0));
 
 /**
  * Why a layer has no constant weight: by the node that makes it, where constants alone go in; tools that fold constants

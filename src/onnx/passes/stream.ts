@@ -5,6 +5,7 @@ import { tensorDims } from "../file/model.ts";
 import type { NodeProto } from "../file/gen/onnx_pb.ts";
 import { attributeInt, attributeOf, isDefaultDomain, nodeName, resolveConstant, type Scope } from "../graph/graph.ts";
 import type { Reader } from "../edit.ts";
+import { gathersRows } from "../layers.ts";
 import type { ModelLayer } from "../primitives.ts";
 import { destinations, isLastAxis, isProduct, passesLastAxis, scalarOf, type Norm } from "./norms.ts";
 import type { PassContext } from "./types.ts";
@@ -108,7 +109,7 @@ function lookAtMaker(walk: Walk, name: string): void {
   const layer = context.layerOf.get(node);
   if (norm !== undefined && norm.sum === name) norm.inputs.forEach((_, i) => join(walk, node, i));
   else if (isProduct(layer) && layer.rows === stream.size) stream.writers.add(layer);
-  else if (layer?.opType === "Gather" && layer.shape.at(-1) === stream.size && attributeInt(node, "axis", 0) === 0) join(walk, node, 0);
+  else if (layer?.opType === "Gather" && layer.shape.at(-1) === stream.size && gathersRows(layer)) join(walk, node, 0);
   else {
     const inputs = partners(walk, node);
     if (inputs === null) stream.foreignValues.set(name, `${nodeName(node)} (${node.opType}) makes it`);

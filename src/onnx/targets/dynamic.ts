@@ -14,9 +14,9 @@ import { TensorProtoSchema, TensorProto_DataType as T } from "../file/gen/onnx_p
 import { makeTensor } from "../file/model.ts";
 import { readFloats } from "../file/values.ts";
 import type { Scope } from "../graph/graph.ts";
-import { attributeInt, attributeOf, intAttribute, makeNode, resolveConstant } from "../graph/graph.ts";
+import { attributeOf, intAttribute, makeNode, resolveConstant } from "../graph/graph.ts";
 import { raiseOpset } from "../graph/opset.ts";
-import type { Layer } from "../layers.ts";
+import { gathersRows, type Layer } from "../layers.ts";
 import { layerMatrix, layerType } from "../weights.ts";
 import { basisOf } from "./basis.ts";
 import { dynamicAdvice } from "./dynamic-advice.ts";
@@ -255,7 +255,7 @@ export function dynamicTarget(): Target {
     adapt(layer, format) {
       // rows of a table are along axis 0, and its scales by row have no zero point
       const byRow = format.kind === "block" && layer.node.opType === "Gather" && format.scales[0].span === "row";
-      if (!byRow || (attributeInt(layer.node, "axis", 0) === 0 && layer.shape.length === 2)) return format;
+      if (!byRow || (gathersRows(layer) && layer.shape.length === 2)) return format;
       const { element, offset } = format;
       const levels = [{ format: element, span: "tensor" as const }];
       return defineBlock({

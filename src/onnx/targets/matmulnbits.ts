@@ -10,8 +10,8 @@ import type { NodeProto } from "../file/gen/onnx_pb.ts";
 import { TensorProto_DataType as T } from "../file/gen/onnx_pb.ts";
 import { makeTensor } from "../file/model.ts";
 import { dataTypeName } from "../file/types.ts";
-import { attributeInt, intAttribute, makeNode } from "../graph/graph.ts";
-import type { Layer } from "../layers.ts";
+import { intAttribute, makeNode } from "../graph/graph.ts";
+import { gathersRows, type Layer } from "../layers.ts";
 import { layerMatrix, layerType } from "../weights.ts";
 import { importMicrosoft, MICROSOFT } from "./domain.ts";
 import { castNode, productNodes, productReason } from "./product.ts";
@@ -147,7 +147,7 @@ export function matMulNBits(): Target {
       if (typeof plan === "string") return `MatMulNBits cannot hold ${format.name}: ${plan} (target stored can)`;
       if (node.opType === "MoE") return expertsReason(layer, plan, format.kind === "block" && format.offset !== undefined && plan.asIs);
       if (node.opType === "Gather") {
-        if (attributeInt(node, "axis", 0) !== 0) return "GatherBlockQuantized gathers rows (axis 0) only";
+        if (!gathersRows(layer)) return "GatherBlockQuantized gathers rows (axis 0) only";
         if (layer.shape.length !== 2) return `the table has ${layer.shape.length} dimensions, not 2`;
         if (plan.bits === 2) return "GatherBlockQuantized has 4 and 8 bits, not 2";
         if (matrix.k % plan.blockSize !== 0) return `the width ${matrix.k} is no multiple of the block size ${plan.blockSize}`;
