@@ -1,7 +1,7 @@
 // Corners of small functions: what is asked for and how often, what a text says, what comes behind what.
 import { toBinary } from "@bufbuild/protobuf";
 import { describe, expect, test } from "vitest";
-import { checkFeeds } from "../../src/onnx/calibrate/feeds.ts";
+import { checkFeeds, nestedFeed, sampleFeeds } from "../../src/onnx/calibrate/feeds.ts";
 import { insertAfter, insertBefore, removeNode } from "../../src/onnx/edit.ts";
 import { TensorProtoSchema } from "../../src/onnx/file/gen/onnx_pb.ts";
 import { foreignKind } from "../../src/onnx/file/kinds.ts";
@@ -75,6 +75,44 @@ test("what is no model is called by what it is, text by all of its bytes", () =>
   const kind = (text: string): string | undefined => foreignKind(Uint8Array.from(text, (c) => c.charCodeAt(0)))?.what;
   const sixteen = "just sixteen chr";
   expect([kind(sixteen), kind(sixteen.slice(1)), kind("a longer line of text\nand\tanother\r\n")]).toEqual(["text", undefined, "text"]); // prettier-ignore
+  const known: [string, string][] = [
+    ["version https://git-lfs.github.com/", "a Git LFS pointer"],
+    ["version https://hawser.github.com/", "a Git LFS pointer"],
+    ["\x1f\x8b", "a gzip file"],
+    ["PK\x03\x04", "a zip archive"],
+    ["PK\x05\x06", "an empty zip archive"],
+    ["\x28\xb5\x2f\xfd", "a zstd file"],
+    ["\xfd7zXZ\0", "an xz file"],
+    ["BZh", "a bzip2 file"],
+    ["7z\xbc\xaf\x27\x1c", "a 7z archive"],
+    [`${"\0".repeat(257)}ustar`, "a tar archive"],
+    ["abcdORTM", "a model in ORT format"],
+    ["abcdTFL3", "a TFLite model"],
+    ["GGUF", "a GGUF file"],
+    ["GGML", "a ggml file"],
+    ["\x89HDF\r\n", "an HDF5 file"],
+    ["\x93NUMPY", "a NumPy array"],
+    ["%PDF", "a PDF"],
+    ["\x89PNG", "a PNG image"],
+    ["\x7fELF", "a program (ELF)"],
+    ["\x80\x02", "a Python pickle (an old PyTorch checkpoint)"],
+    ["\x80\x03", "a Python pickle"],
+    ["\x80\x04", "a Python pickle"],
+    ['\x10\x20\0\0\0\0\0\0{"', "a safetensors file"],
+    ["\x02\0\0\0\0\0\0\0{}", "a safetensors file"],
+    ["\xef\xbb\xbf \n<!DOCTYPE HTML>", "an HTML page"],
+    ["<head>", "an HTML page"],
+    ["<?xml", "an XML file"],
+    ["<net ", "an XML file"],
+    ["< ir_version: 8", "a model in ONNX's text form"],
+    ['{"error', "a JSON file"],
+    ["[1", "a JSON file"],
+  ];
+  for (const [head, what] of known) {
+    for (const tail of ["", "\x01\x02"]) expect([head, kind(head + tail)?.slice(0, what.length)]).toEqual([head, what]);
+    if (!/^[ <{[\xef]/.test(head)) expect([head, kind(head.slice(0, -1))?.startsWith(what) ?? false]).toEqual([head, false]);
+  }
+  expect(kind('\x10\x20\0\0\0\0\0\x01{"')).toBeUndefined();
   for (let code = 0; code < 256; code++) {
     const plain = (code >= 32 && code < 127) || [9, 10, 13].includes(code);
     expect([code, kind(`sixteen and some${String.fromCharCode(code)}more`)]).toEqual([code, plain ? "text" : undefined]);
@@ -109,6 +147,68 @@ describe("feeds", () => {
     [["n"], [0], "past_keys"],
   ])("of an input %j: %j is taken", (shape, dims, name) => {
     expect(check(shape, dims, name)).not.toThrow();
+  });
+});
+
+describe("nested arrays as feeds", () => {
+  const inputs = [{ name: "x", type: "float32", shape: ["b", 2] }, { name: "ids", type: "int64", shape: ["b"] }, { name: "on", type: "bool", shape: [] }] as never; // prettier-ignore
+  const feed = (object: unknown) => nestedFeed(object, inputs, "line 3");
+  test("have the type of their input; a batch of one may be left out", () => {
+    expect(feed({ x: [[1, 2], [3, 4.5]], ids: [7, -1, 0], on: true })).toEqual({
+      x: { type: "float32", data: Float32Array.of(1, 2, 3, 4.5), dims: [2, 2] },
+      ids: { type: "int64", data: BigInt64Array.of(7n, -1n, 0n), dims: [3] },
+      on: { type: "bool", data: Uint8Array.of(1), dims: [] },
+    }); // prettier-ignore
+    expect(feed({ x: [1, 2], ids: 5 })).toMatchObject({ x: { dims: [1, 2] }, ids: { dims: [1] } });
+    expect(feed({ x: [[], []] })).toMatchObject({ x: { dims: [2, 0] } });
+    expect(feed({ y: [[1]] })).toMatchObject({ y: { dims: [1, 1] } });
+  });
+  const deep = (depth: number): unknown => JSON.parse("[".repeat(depth) + "1" + "]".repeat(depth));
+  test.each<[unknown, string]>([
+    [null, 'line 3: expected an object of arrays by input name'],
+    [[1], "got an array"],
+    ["x", "got string"],
+    [{ x: [[1, 2], [3]] }, "a ragged array"],
+    [{ x: [[1, 2], [3], [4, 5, 6]] }, "a ragged array"],
+    [{ x: [[1, 2], [3, [4]]] }, "a ragged array"],
+    [{ x: [[1, 2], 3, 4] }, "a ragged array"],
+    [{ x: [["1", 2]] }, "a ragged array"],
+    [{ x: [[null, 2]] }, "a ragged array"],
+    [{ x: {} }, "a ragged array"],
+    [{ x: deep(5000) }, "a ragged array"],
+    [{ ids: [1.5] }, "got fractions"],
+  ])("%# is refused", (object, text) => {
+    expect(() => feed(object)).toThrow(text);
+  }); // prettier-ignore
+});
+
+describe("arrays of samples", () => {
+  const f32 = (dims: number[]) => ({ type: "float32", data: Float32Array.from({ length: dims.reduce((a, b) => a * b, 1) }, (_, i) => i), dims }); // prettier-ignore
+  const cut = (arrays: Record<string, number[]>, shapes: Record<string, (number | string)[]>) => {
+    const inputs = Object.entries(shapes).map(([name, shape]) => ({ name, type: "float32", shape }));
+    const given = new Map(Object.entries(arrays).map(([name, dims]) => [name, f32(dims)]));
+    return [...sampleFeeds(given, inputs as never, "a.npz")].map((feed) => Object.values(feed).map(({ dims, data }) => [...dims, Number((data as Float32Array)[0])])); // prettier-ignore
+  };
+  test("are cut along the batch: into eights, what the model fixes, or whole inputs", () => {
+    expect(cut({ x: [19, 2] }, { x: ["b", 2] })).toEqual([[[8, 2, 0]], [[8, 2, 16]], [[3, 2, 32]]]);
+    expect(cut({ x: [7, 2] }, { x: [3, 2] })).toEqual([[[3, 2, 0]], [[3, 2, 6]]]);
+    expect(cut({ x: [2, 3, 2] }, { x: ["b", 2] })).toEqual([[[3, 2, 0]], [[3, 2, 6]]]);
+    expect(cut({ x: [3, 1 << 17] }, { x: ["b", 1 << 17] }).map(([[n]]) => n)).toEqual([2, 1]);
+    expect(cut({ x: [2, 1 << 19] }, { x: ["b", 1 << 19] }).map(([[n]]) => n)).toEqual([1, 1]);
+  });
+  test("of one sample go with every feed, as they are or as the input", () => {
+    expect(cut({ x: [9, 2], s: [1, 4] }, { x: ["b", 2], s: ["b", 4] })).toEqual([[[8, 2, 0], [1, 4, 0]], [[1, 2, 16], [1, 4, 0]]]); // prettier-ignore
+    expect(cut({ x: [2, 3, 2], s: [1, 5, 4] }, { x: ["b", 2], s: ["b", 4] })).toEqual([[[3, 2, 0], [5, 4, 0]], [[3, 2, 6], [5, 4, 0]]]); // prettier-ignore
+  });
+  test.each<[Record<string, number[]>, Record<string, (number | string)[]>, string]>([
+    [{ y: [2, 2] }, { x: ["b", 2] }, 'arrays named after the inputs "x", got "y"'],
+    [{ x: [2] }, { x: ["b", 2] }, "samples along the first of 2 or 3 dimensions (input [b, 2]), got [2]"],
+    [{ x: [1, 1, 1, 2] }, { x: ["b", 2] }, "samples along the first of 2 or 3 dimensions"],
+    [{ x: [0, 2] }, { x: ["b", 2] }, "an empty array [0, 2]"],
+    [{ x: [4, 2], s: [3, 2] }, { x: ["b", 2], s: ["b", 2] }, 'array "s": expected 4 samples as the other arrays, got 3'],
+    [{ x: [2, 2] }, { x: [3, 2] }, "at least 3 samples, the batch of the model, got 2"],
+  ])("%j for %j are refused", (arrays, shapes, text) => {
+    expect(() => cut(arrays, shapes)).toThrow(text);
   });
 });
 

@@ -199,6 +199,9 @@ export function* sampleFeeds(arrays: ReadonlyMap<string, FeedTensor>, inputs: re
   }
 }
 
+/** Arrays within arrays that no input has. */
+const RANK_MAX = 32;
+
 /**
  * A feed from nested arrays, as a line of JSON has them; one dimension short of the input's means a batch of one.
  * @throws LowbitError E_CALIBRATION
@@ -217,18 +220,20 @@ export function nestedFeed(object: unknown, inputs: readonly InputMetadata[], at
       const input = byName.get(name);
       const where = `${at}, ${JSON.stringify(name)}`;
       const dims: number[] = [];
-      for (let level: unknown = nested; Array.isArray(level); level = level[0]) dims.push(level.length);
-      const values = dims.length === 0 ? [nested] : (nested as unknown[]).flat(dims.length - 1);
-      if (
-        values.length !== dims.reduce((a, b) => a * b, 1) ||
-        values.some((value) => typeof value !== "number" && typeof value !== "boolean")
-      )
+      for (let level: unknown = nested; Array.isArray(level) && dims.length <= RANK_MAX; level = level[0]) dims.push(level.length);
+      // every array of a level is as long as its first one
+      const fits = (level: unknown, axis: number): boolean =>
+        axis === dims.length
+          ? typeof level === "number" || typeof level === "boolean"
+          : Array.isArray(level) && level.length === dims[axis] && level.every((one) => fits(one, axis + 1));
+      if (dims.length > RANK_MAX || !fits(nested, 0))
         throw complain(
           where,
           "numbers in arrays of equal lengths",
           "a ragged array or another type",
           "Pad the rows, or write a line for each.",
         );
+      const values = dims.length === 0 ? [nested] : (nested as unknown[]).flat(dims.length - 1);
       if (input === undefined) return [name, { type: "float32", data: new Float32Array(0), dims }]; // refused with the names that there are
       const floats = isFloat(input.type);
       if (!floats && values.some((value) => !Number.isInteger(Number(value))))
