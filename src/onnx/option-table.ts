@@ -257,7 +257,11 @@ export function checkOptions(options: QuantizeModelOptions): void {
     if (option.dtypes === undefined || options[option.name] === undefined) continue;
     if (dtype === undefined) {
       if (option.name === "accuracyLevel") continue;
-      throw new TypeError(`${option.name}: expected only with a dtype, got format ${shown(options.format)}. The format says it.`);
+      const { format } = options;
+      const given = format === undefined ? "none" : `format ${typeof format === "object" ? format.name : format}`;
+      throw new TypeError(
+        `${option.name}: expected only with a dtype, got ${given}. ${format === undefined ? "Leave it out" : "The format says it"}.`,
+      );
     }
     if (!option.dtypes(dtype)) {
       const having = DTYPES.filter(option.dtypes).map(({ name }) => name);

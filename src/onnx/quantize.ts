@@ -400,6 +400,7 @@ export async function quantizeModelBytes(
 ): Promise<{ bytes: Uint8Array; report: QuantizeReport }> {
   const started = performance.now();
   const { external, ...rest } = options;
+  checkOptions(rest);
   const model = readModelBytes(bytes, external);
   const result = await runOptions(model, rest);
   const out = writeModelBytes(model);

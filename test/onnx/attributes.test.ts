@@ -74,6 +74,7 @@ function decibels(want: Float32Array, got: Float32Array): number {
   return noise === 0 ? Infinity : 10 * Math.log10(signal / noise);
 }
 
+const STATIC = /^(Gemm|Conv|ConvTranspose)$/;
 /** By mode: the operators that it has a form for, and the decibels that are left at least. */
 const MODES: Record<string, { options: QuantizeBytesOptions; forms: RegExp; least: number }> = {
   stored: { options: { format: "int8_b16", target: "stored" }, forms: /./, least: 35 },
@@ -81,14 +82,17 @@ const MODES: Record<string, { options: QuantizeBytesOptions; forms: RegExp; leas
   int8: { options: { dtype: "int8" }, forms: /^(Gemm|Conv|Gather|LSTM)$/, least: 20 },
   "uint8 by channel": { options: { dtype: "uint8", perChannel: true }, forms: /^(Gemm|Conv|Gather|LSTM)$/, least: 20 },
   fp16: { options: { dtype: "fp16" }, forms: /./, least: 45 },
-  static: { options: { activations: "uint8" }, forms: /^(Gemm|Conv|ConvTranspose)$/, least: 20 },
+  static: { options: { activations: "uint8" }, forms: STATIC, least: 20 },
+  "static, signed": { options: { activations: "int8" }, forms: STATIC, least: 20 },
+  "static in 16 bits": { options: { activations: "uint16" }, forms: STATIC, least: 30 },
+  "static as operators": { options: { activations: "uint8", outputs: "qoperator" }, forms: STATIC, least: 20 },
 };
 
 describe.each(Object.entries(MODES))("%s", (mode, { options, forms, least }) => {
-  const taken = Object.entries(CASES).filter(([, { op }]) => mode !== "static" || forms.test(op));
+  const taken = Object.entries(CASES).filter(([, { op }]) => forms !== STATIC || forms.test(op));
   test.each(taken)("%s", async (_, one) => {
     const data = feedOf(one);
-    const calibration = mode === "static" ? { calibration: [{ x: { type: data.type, data: data.data as Float32Array, dims: data.dims } }] } : {}; // prettier-ignore
+    const calibration = forms === STATIC ? { calibration: [{ x: { type: data.type, data: data.data as Float32Array, dims: data.dims } }] } : {}; // prettier-ignore
     const of = async (attributes: Record<string, AttributeValue>) => {
       const bytes = built(one, attributes);
       const { bytes: after, report } = await quantizeModelBytes(bytes, {

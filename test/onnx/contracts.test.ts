@@ -20,6 +20,7 @@ import { addSample, finish, newSums } from "../../src/onnx/verify/compare.ts";
 import type { InputMetadata } from "../../src/onnx/verify/feeds.ts";
 import { greedyTokens } from "../../src/onnx/verify/generate.ts";
 import { kindsByGraph } from "../../src/onnx/verify/kinds.ts";
+import { weightLayout } from "../../src/onnx/matrix.ts";
 import { layerMatrix } from "../../src/onnx/weights.ts";
 import { temporaryFolder } from "../../src/onnx/calibrate/node.ts";
 import { encode, graph, matmulModel, model, node, raw, T, value, weights, type AttributeValue } from "./build.ts";
@@ -129,6 +130,32 @@ describe("constants and what reads them", () => {
     expect(shape(node("Conv", ["x", "w"], ["y"]), [6, 2, 3, 3])).toEqual([[6, 2, 3, 3], 6, 18]);
     expect(shape(node("Gather", ["w", "x"], ["y"]), [9, 2, 3])).toEqual([[9, 2, 3], 9, 6]);
   });
+});
+
+test("where the entries of a weight's matrix are stored, its groups, and what belongs to one channel", () => {
+  const layout = (op: string, shape: number[], attributes: Record<string, AttributeValue> = {}, input = 1) => {
+    const { rows, k, groups, rowSpan, columnSpan, rowOffsets, columnOffsets } = weightLayout({ node: node(op, [], [], attributes), input, shape }); // prettier-ignore
+    expect([rowOffsets.length, columnOffsets.length]).toEqual([rows, k]);
+    return { sizes: [rows, k], groups, spans: [rowSpan, columnSpan], at: [...rowOffsets].map((r) => [...columnOffsets].map((c) => r + c)) };
+  };
+  const flat = (rows: number, k: number) => Array.from({ length: rows }, (_, r) => Array.from({ length: k }, (_, j) => r * k + j));
+  const columns = (rows: number, k: number) => Array.from({ length: rows }, (_, r) => Array.from({ length: k }, (_, j) => j * rows + r));
+  const plain = { groups: 1, spans: [1, 1] };
+  expect(layout("MatMul", [3, 2])).toEqual({ ...plain, sizes: [2, 3], at: columns(2, 3) });
+  expect(layout("MatMul", [2, 3], {}, 0)).toEqual({ ...plain, sizes: [2, 3], at: flat(2, 3) });
+  expect(layout("MatMul", [2, 3, 1])).toEqual({ ...plain, sizes: [2, 3], at: flat(2, 3) });
+  for (const transB of [0n, 1n]) expect(layout("Gemm", transB ? [2, 3] : [3, 2], { transB, transA: 1n - transB })).toEqual({ ...plain, sizes: [2, 3], at: transB ? flat(2, 3) : columns(2, 3) }); // prettier-ignore
+  for (const transA of [0n, 1n]) expect(layout("Gemm", transA ? [3, 2] : [2, 3], { transA, transB: 1n - transA }, 0)).toEqual({ ...plain, sizes: [2, 3], at: transA ? columns(2, 3) : flat(2, 3) }); // prettier-ignore
+  expect(layout("Conv", [4, 2, 3], { group: 2n })).toEqual({ groups: 2, spans: [1, 3], sizes: [4, 6], at: flat(4, 6) });
+  expect(layout("Conv", [4, 2, 3])).toMatchObject({ groups: 1, spans: [1, 3] });
+  // [inputs, outputs of a group, kernel]: a row is an output of a group at one place of the kernel
+  const kernel = (at: number, group: number, inputs: number) => Array.from({ length: inputs }, (_, i) => (group * inputs + i) * 6 + at);
+  const rows = (groups: number) =>
+    Array.from({ length: groups }, (_, g) => Array.from({ length: 6 }, (_, at) => kernel(at, g, 4 / groups))).flat();
+  for (const groups of [1, 2, 4])
+    expect(layout("ConvTranspose", [4, 2, 3], groups === 1 ? {} : { group: BigInt(groups) })).toEqual({ groups, spans: [3, 1], sizes: [6 * groups, 4 / groups], at: rows(groups) }); // prettier-ignore
+  expect(layout("Gather", [3, 2, 2], {}, 0)).toEqual({ ...plain, sizes: [3, 4], at: flat(3, 4) });
+  expect(layout("LSTM", [1, 8, 3])).toEqual({ ...plain, sizes: [8, 3], at: flat(8, 3) });
 });
 
 describe("names and reasons", () => {

@@ -96,7 +96,9 @@ describe("options", () => {
     [{ dtype: "q4", perChannel: true }, "perChannel: expected only with q8, int8, uint8, got dtype q4"],
     [{ dtype: "bnb4", symmetric: true }, "symmetric: expected only with q8, int8, uint8, q4, q4f16, q2, q2f16, q8-block, got dtype bnb4"],
     [{ dtype: "q4", clamp: [0, 1] }, "clamp: expected only with fp16, q4f16, q2f16, got dtype q4"],
-    [{ format: "int4_b32", blockSize: 32 }, "blockSize: expected only with a dtype, got format"],
+    [{ format: "int4_b32", blockSize: 32 }, "blockSize: expected only with a dtype, got format int4_b32. The format says it."],
+    [{ format: format("int4_b32"), symmetric: true }, "symmetric: expected only with a dtype, got format int4_b32. The format says it."],
+    [{ activations: "uint8", perChannel: true }, "perChannel: expected only with a dtype, got none. Leave it out."],
     [{ format: "int4_b32", accuracyLevel: 4 }, ""],
     [{ dtype: "bnb4", blockSize: 512 }, ""],
     [{ dtype: "bnb4", blockSize: 48 }, "a power of two from 16"],
@@ -211,4 +213,9 @@ describe("recipes", () => {
       rmSync(folder, { recursive: true, force: true });
     }
   });
+});
+
+test("models in memory: options are checked before anything is read or run", async () => {
+  await expect(quantizeModelBytes(new Uint8Array(0), { activations: "uint8", perChannel: true })).rejects.toThrow(/^perChannel: expected/);
+  await expect(quantizeModelBytes(new Uint8Array(0), { dtype: "q5" as never })).rejects.toThrow(/^dtype: expected/);
 });
