@@ -189,6 +189,28 @@ describe("equalize", () => {
     expect((await applyPasses(m, ["equalize"], { verify: false }))[0]).toMatch(/no pairs of layers.*nothing changed/);
     expect((await differenceFrom(reference, m)).relative).toBe(0);
   });
+  const S = (...dims: number[]) => raw("s", [dims.length], BigInt64Array.from(dims, BigInt), T.INT64);
+  const pool = node("GlobalAveragePool", ["r"], ["p"]);
+  test.each<[string, NodeProto[], TensorProto[], number, boolean]>([
+    ["pixels as rows", [node("Reshape", ["r", "s"], ["f"])], [S(-1, 8)], 8, false],
+    ["the width", [node("Identity", ["r"], ["f"])], [], 8, false],
+    ["Flatten behind the channels", [node("Flatten", ["r"], ["f"], { axis: 2n })], [], 64, false],
+    ["Flatten", [node("Flatten", ["r"], ["f"])], [], 512, true],
+    ["Reshape of all", [node("Reshape", ["r", "s"], ["f"])], [S(-1, 512)], 512, true],
+    ["means, Reshape", [pool, node("Reshape", ["p", "s"], ["f"])], [S(-1, 8)], 8, true],
+    ["means, Squeeze", [pool, node("Squeeze", ["p", "s"], ["f"])], [S(2, 3)], 8, true],
+    ["means, Flatten", [pool, node("Flatten", ["p"], ["f"])], [], 8, true],
+  ])("a product behind a convolution reads %s: are they channels?", async (_, between, init, k, are) => {
+    const uneven = weights(24).map((v, i) => v * (1 + Math.floor(i / 3)) ** 2);
+    const last = node("Gemm", ["f", "v"], ["y"], {}, "last");
+    if (k === 8 && !are) last.opType = "MatMul";
+    const nodes = [node("Conv", ["x", "w"], ["a"], {}, "c"), node("Relu", ["a"], ["r"]), ...between, last];
+    const initializer = [raw("w", [8, 3, 1, 1], uneven), raw("v", [k, 5], weights(5 * k, 2)), ...init];
+    const m = readModelBytes(encode(model(graph({ input: [value("x", T.FLOAT, ["n", 3, 8, 8])], output: [value("y", T.FLOAT, [])], initializer, node: nodes })))); // prettier-ignore
+    const reference = await referenceRun(m, [{ x: { type: "float32", data: weights(384, 3), dims: [2, 3, 8, 8] } }]);
+    expect((await applyPasses(m, ["equalize"], { verify: false }))[0]).toMatch(are ? /1 pairs of layers equalised/ : /nothing changed/);
+    expect((await differenceFrom(reference, m)).relative).toBeLessThan(1e-5);
+  });
   test("says why where there are no pairs", async () => {
     const m = readModelBytes(encoderModel());
     expect((await applyPasses(m, ["equalize"], { feeds: encoderFeeds(1) }))[0]).toMatch(/no pairs of layers with ReLU.*nothing changed/);

@@ -3,7 +3,8 @@
 // that one scale per tensor fits. Conv, ConvTranspose, Gemm and MatMul, depthwise ones too, through ReLU, LeakyReLU,
 // pooling and Flatten.
 import { weightLayout } from "../matrix.ts";
-import { isDefaultDomain, nodeName } from "../graph/graph.ts";
+import type { NodeProto } from "../file/gen/onnx_pb.ts";
+import { attributeInt, isDefaultDomain, nodeName } from "../graph/graph.ts";
 import { readBias, readMatrix, takesBias, writeBias, writeWeight, type ModelLayer } from "../primitives.ts";
 import { readOnce } from "./attention.ts";
 import { vectorSize } from "./norms.ts";
@@ -14,6 +15,7 @@ const HOMOGENEOUS: ReadonlySet<string> = new Set(
   "Relu LeakyRelu MaxPool AveragePool GlobalAveragePool GlobalMaxPool Flatten Reshape Squeeze Identity Dropout".split(" "),
 );
 const LAYERS: ReadonlySet<string> = new Set(["Conv", "ConvTranspose", "Gemm", "MatMul"]);
+const isProduct = ({ opType }: ModelLayer): boolean => opType === "Gemm" || opType === "MatMul";
 
 /** A layer in float64, changed until it is written. */
 interface Side {
@@ -32,21 +34,41 @@ interface Pair {
 }
 
 /**
+ * Whether a product contracts the channels that a convolution gives, and not another axis of the same size: behind
+ * Flatten, or Reshape to more than a channel, or where every channel is one number.
+ */
+function readsChannels(layer: ModelLayer, between: readonly NodeProto[], next: ModelLayer): boolean {
+  if (isProduct(layer)) return (isProduct(next) || layer.opType === "Gemm") && !between.some(({ opType }) => opType.endsWith("Pool"));
+  if (!isProduct(next)) return true;
+  const channels = layer.rows / weightLayout(layer).rowSpan;
+  const single = between.some(({ opType }) => opType.startsWith("Global"));
+  return between.some(
+    (node) =>
+      (node.opType === "Flatten" && attributeInt(node, "axis", 1) === 1) ||
+      (node.opType === "Reshape" && (single || next.k > channels)) ||
+      (node.opType === "Squeeze" && single),
+  );
+}
+
+/**
  * The layer that reads what `layer` gives, and nothing else does; null with the reason where there is none that can be
  * equalised.
  */
 function nextLayer(context: PassContext, layer: ModelLayer): ModelLayer | string {
   const { scope } = layer;
   let at = layer.output;
+  const between: NodeProto[] = [];
   for (let steps = 0; steps < 12; steps++) {
     if (!readOnce(context, scope, at)) return "several nodes read it";
     const { node, input } = context.readers(scope, at)[0];
     const next = context.layerOf.get(node);
-    if (next !== undefined && LAYERS.has(next.opType) && next.input === 1 && input === 0) return next;
+    if (next !== undefined && LAYERS.has(next.opType) && next.input === 1 && input === 0)
+      return readsChannels(layer, between, next) ? next : "channels do not match";
     if (node === null || !isDefaultDomain(node)) return "no layer reads it";
     const bias =
       node.opType === "Add" && steps === 0 && layer.opType === "MatMul" && vectorSize(scope, node.input[1 - input]) === layer.rows;
     if (!bias && !(HOMOGENEOUS.has(node.opType) && input === 0)) return `${node.opType} (${nodeName(node)}) is between`;
+    between.push(node);
     at = node.output[0];
   }
   return "no layer reads it";
@@ -70,7 +92,7 @@ function pairOf(context: PassContext, sides: Map<ModelLayer, Side>, layer: Model
   if (inputs % channels !== 0 || channels % next.groups !== 0) return `${next.name} reads ${inputs} inputs of ${channels} channels`;
   const span = inputs / channels;
   // Through Flatten a channel is a run of inputs; of a convolution it is the kernel.
-  if (next.opType !== "Gemm" && next.opType !== "MatMul" && span !== weightLayout(next).columnSpan) return "channels do not match";
+  if (!isProduct(next) && span !== weightLayout(next).columnSpan) return "channels do not match";
   if ((next.opType === "MatMul" || layer.opType === "MatMul") && span !== 1) return "channels do not match";
   return { from, to, channels, span };
 }
