@@ -67,7 +67,9 @@ describe("mse", () => {
   test("a minimum in every block, which is only read, is refused", () => {
     const offset = { role: "min", levels: [{ format: float16, span: 32 }] } as const;
     const minimum = defineBlock({ element: uint4, scales: [{ format: float16, span: 32 }], offset });
-    expect(() => made(minimum)).toThrow('offsets of role "min", which is only read. Take one with zero points');
+    const text = 'offsets of role "min", which is only read. Take one with zero points';
+    expect(() => made(minimum)).toThrow(text);
+    expect(() => rtn().quantizeWeight(w, minimum)).toThrow(text);
   });
 });
 

@@ -103,7 +103,11 @@ export function blockPolicy(format: BlockFormat, options: QuantizeOptions): Poli
       `"exact" unless the element is an integer, or a codebook, with one level of float32 or float16 scales`,
       arithmetic,
     );
-  if (offset?.role === "min") throw refuse("offset", `role "zeroPoint" or "mean"`, offset.role);
+  if (offset?.role === "min")
+    throw new LowbitError(
+      "E_UNSUPPORTED",
+      `quantize: expected a format with zero points, means or symmetric, got ${format.name} with offsets of role "min", which is only read. Take one with zero points.`,
+    );
   if (reduceRange && element.kind !== "int") throw refuse("reduceRange", "false unless the element is an integer", reduceRange);
   const own = steps === "nbits" || steps === "nbitsThenZero" ? "halfExpand" : steps === "onnx" ? "halfEven" : element.defaults.rounding;
   const rounding = options.rounding ?? own;
