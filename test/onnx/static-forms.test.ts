@@ -160,3 +160,27 @@ test.each<[string, NodeProto, number[], number[], Partial<QuantizeBytesOptions>,
   expect([layers[0].format !== null, layers[0].outputSqnrDb !== undefined]).toEqual([true, fitted]);
   expect(db).toBeGreaterThan(25);
 });
+
+describe("Gemm", () => {
+  const x = [3, 32];
+  const init = [raw("w", [32, 16], weights(512, 3)), raw("c", [16], weights(16, 4))];
+  test.each<[string, Record<string, number>, bias: boolean, form: "int32" | "float" | "none", op: string]>([
+    ["with a bias", {}, true, "int32", "QGemm"],
+    ["with a bias, defaults written out", { alpha: 1, beta: 1 }, true, "int32", "QGemm"],
+    ["with a bias times beta", { beta: -3 }, true, "float", "Gemm"],
+    ["of a product times alpha, which goes into the weight", { alpha: 0.5 }, true, "int32", "QGemm"],
+    ["of a product times an alpha too large for that", { alpha: 2 ** 20 }, true, "float", "Gemm"],
+    ["without a bias", {}, false, "none", "QGemm"],
+    ["without a bias that beta could multiply", { beta: -3 }, false, "none", "QGemm"],
+    ["without a bias, times alpha", { alpha: 0.5 }, false, "none", "QGemm"],
+    ["without a bias, times a large alpha", { alpha: 2 ** 20 }, false, "none", "QGemm"],
+  ])("%s: an int32 bias between pairs, or none; and as an operator", async (_, attributes, bias, form, op) => {
+    const bytes = bytesOf([node("Gemm", bias ? ["x", "w", "c"] : ["x", "w"], ["y"], attributes, "g")], init.slice(0, bias ? 2 : 1), 17, x);
+    const { bytes: pairs } = await quantizeModelBytes(bytes, { activations: "uint8", calibration: feeds(x) });
+    const kept = readModelBytes(pairs).proto.graph!.initializer;
+    const [codes, floats] = [kept.some(({ dataType }) => dataType === T.INT32), kept.some(({ name }) => name === "c")];
+    expect([codes, floats]).toEqual([form === "int32", form === "float"]);
+    const { operators, db } = await made(bytes, { outputs: "qoperator" }, x);
+    expect([operators.includes(op), db > 25]).toEqual([true, true]);
+  });
+});

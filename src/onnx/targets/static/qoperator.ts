@@ -8,7 +8,6 @@ import { readFloats, readRaw } from "../../file/values.ts";
 import { roundEven } from "../../../tensor/quantize/scales.ts";
 import { findReaders, type Readers } from "../../edit.ts";
 import {
-  attributeFloat,
   attributeOf,
   attributesOf,
   buildScopes,
@@ -160,8 +159,9 @@ function partsOf(work: Work, node: NodeProto, y: Codes): Parts | null {
         ? null
         : { op: "QLinearMatMul", inputs: [...flat(x!), ...flat(w), ...out], attributes: [] };
     case "Gemm": {
+      // where beta is not 1 the bias has no codes
       const bias = biasOf(work, node.input[2]);
-      if (w === null || bias === null || !isBytes(work, w) || attributeFloat(node, "beta", 1) !== 1) return null;
+      if (w === null || bias === null || !isBytes(work, w)) return null;
       const attributes = attributesOf(node, ["alpha", "transA", "transB"]);
       return { op: "QGemm", domain: MICROSOFT, inputs: [...flat(x!), ...flat(w), bias, ...out], attributes };
     }
