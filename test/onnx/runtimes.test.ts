@@ -225,7 +225,7 @@ it.skipIf(process.platform === "win32")("a browser that does not start is named,
   }
 });
 
-/** A browser is part of few machines; where it is there it must work. */
+/** A browser is part of few machines, and WebGPU of fewer; where CI has the one, the other must work. */
 const hasBrowser = ((): boolean => {
   try {
     return findChromium() !== "";
@@ -237,10 +237,15 @@ describe.runIf(hasBrowser)("a page", () => {
   it(
     "runs models with and without data beside them as onnxruntime-node does, and goes on after one that fails",
     { timeout: 60_000 },
-    async () => {
-      const folder = temporaryFolder("lowbit-page-");
+    async ({ skip }) => {
       const entry = runtimeEntry("webgpu-native");
-      const runtime = await entry.start({ fresh: true });
+      const runtime = await entry.start({ fresh: true }).catch((error: Error) => {
+        if (process.env.CI === "true") throw error;
+        console.log(`SKIPPED: a page: ${error.message}`);
+        return null;
+      });
+      if (runtime === null) return skip();
+      const folder = temporaryFolder("lowbit-page-");
       try {
         const path = folder.file("m.onnx");
         await writeModel(readModelBytes(original), path, { externalData: true });
