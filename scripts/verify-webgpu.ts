@@ -80,7 +80,7 @@ const CASES: readonly { readonly name: string; readonly original: Uint8Array; re
   { name: "encoder, q8", original: encoder(), options: { dtype: "q8" } },
   { name: "encoder, q8, blocks", original: encoder(), options: { dtype: "q8-block" } },
   { name: "encoder, int8, one scale for a weight", original: encoder(), options: { dtype: "int8", perChannel: false } },
-  { name: "encoder, static uint8", original: encoder(), options: { dtype: "uint8", activations: "uint8", calibration: TEXTS } },
+  { name: "encoder, static uint8", original: encoder(), options: { activations: "uint8", calibration: TEXTS } },
 ];
 const only = process.argv.slice(2).filter((arg) => !arg.startsWith("-"));
 
