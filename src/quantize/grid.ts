@@ -274,10 +274,14 @@ export class BlockGrid {
     return this.mean[cell] === 0 ? product : Math.fround(product + this.mean[cell]);
   }
 
+  /** Are there values under a scale that no float32 holds? */
+  overflows(scale: number, zero: number): boolean {
+    return Math.fround(Math.max(this.qmax - zero, zero - this.qmin) * Math.abs(scale)) === Infinity;
+  }
+
   /** Is a scale above nothing, and are all values under it float32 numbers? */
   holds(scale: number, zero: number): boolean {
-    const largest = Math.max(this.qmax - zero, zero - this.qmin) * Math.abs(scale);
-    return largest > 0 && Math.fround(largest) < Infinity;
+    return Math.abs(scale) > 0 && !this.overflows(scale, zero);
   }
 
   setScale(cell: number, scale: number): void {

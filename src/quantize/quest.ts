@@ -37,7 +37,7 @@ export function quest(): WeightQuantizer {
         let scale = Math.sqrt(squares[c] / counts[c]) * clip.scale;
         grid.setScale(c, scale);
         // near the largest float32 the clip may lie beyond it
-        while (!grid.holds(grid.stored[c], 0)) grid.setScale(c, (scale /= 2));
+        while (grid.overflows(grid.stored[c], 0)) grid.setScale(c, (scale /= 2));
       }
       return grid.pack(grid.quantizeAll(w.data), w.shape, { version: 1, algorithm: "quest", clip: clip.clip });
     },

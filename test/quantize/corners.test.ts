@@ -246,14 +246,32 @@ test("scales of float16: fitted, rounded to where they are stored", () => {
   expect(Math.max(...steps)).toBeGreaterThan(1);
 });
 
+const NAMES = ["nvfp4", "mxfp4", "nvint4", "mxint8", "int4_b16", "nf4_b64", "bipolar4_b16", "float4_e2m1fn_b16", "mxfp8_e4m3"];
+const identity = Float64Array.from({ length: k * k }, (_, i) => (i % (k + 1) === 0 ? 1 : 0));
+const makers = [gptq({ hessian: identity, polish: 5 }), gptq({ hessian: stats, polish: 5 }), rtn({ search: { method: "mse" } }), awq({ statistics: stats, grid: 2 }), quest(), mrgptq({ hessian: stats })]; // prettier-ignore
+
+test("small weights end, and stay as small", () => {
+  const run = (size: number, name: string, quantizer: (typeof makers)[number]): void => {
+    const values = dequantize(
+      quantize(
+        tensor(
+          Float32Array.from(w, (v) => Math.sign(v) * size),
+          [rows, k],
+        ),
+        format(name),
+        quantizer,
+      ),
+    );
+    expect(Math.max(...values.map(Math.abs)), `${name} ${quantizer.algorithm} ${size}`).toBeLessThan(1e-36);
+  };
+  for (const name of NAMES) for (const quantizer of makers) run(1e-38, name, quantizer);
+  for (const name of NAMES) run(2 ** -149, name, quest());
+});
+
 test("weights near the largest float32: nothing infinite comes of them, or an error that says so", () => {
-  const identity = new Float64Array(k * k);
-  for (let i = 0; i < k; i++) identity[i * k + i] = 1;
   const huge = tensor(Float32Array.from(w, (v, i) => (v < 0 ? -1 : 1) * (i % 3 === 0 ? 3.4e38 : 2e38 + 1e38 * Math.sin(i))), [rows, k]); // prettier-ignore
-  const search = { method: "mse" } as const;
-  const makers = [gptq({ hessian: identity, polish: 5 }), gptq({ hessian: stats, polish: 5 }), rtn({ search }), awq({ statistics: stats, grid: 2 }), quest(), mrgptq({ hessian: stats })]; // prettier-ignore
   let finite = 0;
-  for (const name of ["nvfp4", "mxfp4", "nvint4", "mxint8", "int4_b16", "nf4_b64", "bipolar4_b16", "float4_e2m1fn_b16", "mxfp8_e4m3"])
+  for (const name of NAMES)
     for (const quantizer of makers) {
       try {
         const values = dequantize(quantize(huge, format(name), quantizer));
