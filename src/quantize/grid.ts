@@ -371,7 +371,9 @@ export class BlockGrid {
     const v = Math.fround(x);
     if (v === 0 && this.#positiveZero) return 0;
     const f = this.#factor ? this.#factor[cell] : this.#divisor![cell];
-    return f !== f ? x / this.decide[cell] : Math.fround(this.#factor ? v * f : v / f);
+    const steps = Math.fround(this.#factor ? v * f : v / f);
+    // zero times the infinite inverse of a scale near nothing is no number either
+    return Number.isNaN(steps) ? x / this.decide[cell] : steps;
   }
 
   /** All columns of a row-major matrix: codes [rows * k]. */
