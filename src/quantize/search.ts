@@ -3,7 +3,7 @@
 // 2.4); the candidates of coarse scale formats (E8M0, E4M3) are their neighbouring codes. Never worse than the starting
 // scale on its own objective.
 import type { NumberFormat } from "../../formats/core/types.ts";
-import { affineRule } from "../tensor/quantize/scales.ts";
+import { affineRule, isSymmetric } from "../tensor/quantize/scales.ts";
 import type { BlockGrid } from "./grid.ts";
 import { runSteps, type Steps } from "./steps.ts";
 
@@ -120,6 +120,8 @@ export function* searchSteps(
   const { norm, grid: steps, maxShrink, maxGrow } = resolveSearch(search);
   const inner = block.scales[0].format;
   const hasZero = block.offset?.role === "zeroPoint";
+  // a range that lies around its zero point stays there
+  const movesZero = hasZero && !isSymmetric(grid.options.rangeRule ?? block.rangeRule);
   const affine = affineRule({ element, rangeRule: "minmax", zeroPoint: true, steps: "exact" });
   const error = errorOf(grid, norm);
   const ladder = inner.bits <= COARSE_BITS && !hasZero ? positiveCodes(inner) : null;
@@ -174,10 +176,10 @@ export function* searchSteps(
       }
       for (let i = 0; i <= steps; i++) {
         const p = 1 - (maxShrink * i) / steps;
-        if (hasZero) {
+        if (movesZero) {
           const a = affine({ min: min * p, max: max * p });
           tryScale(a.scale, a.zeroPoint);
-        } else tryScale(start * p, 0);
+        } else tryScale(start * p, grid.zero[cell]);
       }
       // A coarse scale format may have rounded down: its codes above are tried as well. Fine formats gain nothing above
       // 1.

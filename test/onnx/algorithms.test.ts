@@ -8,7 +8,11 @@ import { dequantize, tensor } from "../../src/index.ts";
 import { ALGORITHMS, resolveAlgorithm } from "../../src/onnx/algorithms.ts";
 import { decideWeights, modelLayers, readModelBytes, type Algorithm, type DecideOptions, type Feeds } from "../../src/onnx/index.ts";
 import { rtn } from "../../src/quantize/index.ts";
+import { quantizeModelBytes } from "../../src/onnx/index.ts";
+import { levelCodes } from "../../formats/core/packed.ts";
+import { uint8 } from "../../formats/uint8.ts";
 import { encode, matmulModel, raw, weights } from "./build.ts";
+import { SPECIMENS } from "./specimens.ts";
 
 const scales = ["scaleRule", "rangeRule"];
 const gptq = [...scales, "damp", "dampRetries", "blockSize", "actOrder", "staticGroups", "search", "groupScales", "minRows", "polish"]; // prettier-ignore
@@ -63,6 +67,25 @@ describe("mse", () => {
     const { searched, plain } = made(name);
     expect(Buffer.compare(searched.codes, plain.codes)).toBe(0);
     expect(searched.recipe).toEqual(plain.recipe);
+  });
+  test("a range that lies around its zero point stays there, whatever the rows have", () => {
+    for (const [rangeRule, zero] of [
+      ["narrow", 127],
+      ["full", 128],
+    ] as const) {
+      const offset = { role: "zeroPoint", levels: [{ format: uint8, span: "row" }] } as const;
+      const even = defineBlock({ element: uint8, scales: [{ format: float16, span: "row" }], offset, rangeRule });
+      const { searched, ratio } = made(even);
+      expect(new Set(levelCodes(even.offset!.levels[0], searched.offsets!, 8, 256)), rangeRule).toEqual(new Set([zero]));
+      expect(ratio, rangeRule).toBeLessThan(1);
+    }
+  });
+  test("operators with one zero point for all channels take its scales: convolutions, LSTM", async () => {
+    for (const name of ["convolution", "convolution of groups", "float16 convolution", "LSTM"]) {
+      const made = async (algorithm: "rtn" | "mse") => (await quantizeModelBytes(encode(SPECIMENS.get(name)!()), { dtype: "q8", perChannel: true, algorithm })).report.layers; // prettier-ignore
+      const [nearest, searched] = [await made("rtn"), await made("mse")];
+      expect(searched.map(({ sqnrDb }, i) => sqnrDb! > nearest[i].sqnrDb! + 0.1), name).not.toContain(false); // prettier-ignore
+    }
   });
   test("a minimum in every block, which is only read, is refused", () => {
     const offset = { role: "min", levels: [{ format: float16, span: 32 }] } as const;
