@@ -9,7 +9,6 @@ import {
   decideWeights,
   modelLayers,
   quantizeModel,
-  quantizeModelBytes,
   readModel,
   readModelBytes,
   writeModelBytes,
@@ -25,6 +24,7 @@ import { replaceCalls } from "../../src/files/calls.ts";
 import { DECIDE_BANDS } from "../../src/onnx/layer-weight.ts";
 import { encodeHalf } from "../../src/onnx/file/half.ts";
 import { T, encode, external, graph, model, node, raw, value, weights } from "./build.ts";
+import { quantizeModelBytes } from "./kept.ts";
 
 const folder = mkdtempSync(join(tmpdir(), "lowbit-bands-"));
 afterAll(() => rmSync(folder, { recursive: true, force: true }));

@@ -16,10 +16,11 @@ import {
   removeUnused,
   sortNodes,
 } from "../../src/onnx/graph/graph.ts";
-import { quantizeModelBytes, readModelBytes } from "../../src/onnx/index.ts";
+import { readModelBytes } from "../../src/onnx/index.ts";
 import { create } from "@bufbuild/protobuf";
 import { T, encode, graph, model, node, raw, value, weights } from "./build.ts";
 import type { AttributeValue } from "./build.ts";
+import { quantizeModelBytes } from "./kept.ts";
 
 const int64 = (name: string, ...values: number[]): TensorProto => raw(name, [values.length], BigInt64Array.from(values, BigInt), T.INT64);
 

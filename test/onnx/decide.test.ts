@@ -8,7 +8,6 @@ import {
   decideWeights,
   modelLayers,
   modelValues,
-  quantizeModelBytes,
   readBias,
   readModelBytes,
   readWeight,
@@ -22,6 +21,7 @@ import {
 } from "../../src/onnx/index.ts";
 import { gptq, layerStatistics, rtn } from "../../src/quantize/index.ts";
 import { encode, graph, matmulModel, model, node, raw, T, value, weights } from "./build.ts";
+import { quantizeModelBytes } from "./kept.ts";
 
 const K = 32;
 /** x [batch, 32] -> a -> Relu -> b and c -> y, with a bias behind a. */

@@ -4,11 +4,12 @@ import { InferenceSession, Tensor } from "onnxruntime-node";
 import { describe, expect, it } from "vitest";
 import type { ModelProto, NodeProto, TensorProto } from "../../src/onnx/file/gen/onnx_pb.ts";
 import type { OnnxDtype, QuantizeBytesOptions } from "../../src/onnx/index.ts";
-import { quantizeModelBytes, readModelBytes, verifyModels } from "../../src/onnx/index.ts";
+import { readModelBytes, verifyModels } from "../../src/onnx/index.ts";
 import { readBytes } from "../../src/onnx/file/values.ts";
 import { int8Oracle } from "../oracle/int8.ts";
 import type { AttributeValue } from "./build.ts";
 import { T, encode, graph, matmulModel, model, node, raw, value, weights } from "./build.ts";
+import { quantizeModelBytes } from "./kept.ts";
 
 const quantized = (proto: ModelProto, dtype: OnnxDtype, options: Partial<QuantizeBytesOptions> = {}) =>
   quantizeModelBytes(encode(proto), { dtype, ...options });

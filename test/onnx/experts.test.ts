@@ -9,7 +9,6 @@ import {
   dequantizeWeights,
   modelLayers,
   modelValues,
-  quantizeModelBytes,
   readModelBytes,
   writeModelBytes,
   type Feeds,
@@ -17,6 +16,7 @@ import {
   type ConvertOptions as QuantizeOptions,
 } from "../../src/onnx/index.ts";
 import { encode, graph, model, node, raw, T, value, weights, type AttributeValue } from "./build.ts";
+import { quantizeModelBytes } from "./kept.ts";
 
 const [EXPERTS, HIDDEN, INNER, TOKENS] = [4, 64, 128, 9];
 

@@ -23,18 +23,10 @@ import { runInNewContext } from "node:vm";
 import { gzipSync } from "node:zlib";
 import { afterEach, beforeEach, describe, expect, it } from "vitest";
 import type { OnnxFile } from "../../src/onnx/index.ts";
-import {
-  configFile,
-  inspectModel,
-  quantizeModel,
-  quantizeModelBytes,
-  readFeeds,
-  readModel,
-  readModelBytes,
-  writeModel,
-} from "../../src/onnx/index.ts";
+import { configFile, inspectModel, quantizeModel, readFeeds, readModel, readModelBytes, writeModel } from "../../src/onnx/index.ts";
 import { readFloats } from "../../src/onnx/file/values.ts";
 import { encode, external, matmulModel, raw, typed, weights } from "./build.ts";
+import { quantizeModelBytes } from "./kept.ts";
 
 const values = weights(64 * 32);
 const valueBytes = new Uint8Array(values.buffer);

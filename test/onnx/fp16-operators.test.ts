@@ -5,11 +5,12 @@ import { describe, expect, it } from "vitest";
 import { create } from "@bufbuild/protobuf";
 import { OperatorSetIdProtoSchema, ValueInfoProtoSchema } from "../../src/onnx/file/gen/onnx_pb.ts";
 import type { QuantizeBytesOptions } from "../../src/onnx/index.ts";
-import { quantizeModelBytes } from "../../src/onnx/index.ts";
+
 import { encodeHalf, halfTable } from "../../src/onnx/file/half.ts";
 import { T, encode, graph, model, node, raw, value, weights } from "./build.ts";
 import type { Specimen } from "./zoo.ts";
 import { ZOO } from "./zoo.ts";
+import { quantizeModelBytes } from "./kept.ts";
 
 function specimenModel(specimen: Specimen, opset: number): Uint8Array {
   // Around the operator: nodes that become float16 whatever it does.

@@ -6,9 +6,10 @@ import { AttributeProto_AttributeType as A, OperatorSetIdProtoSchema, ValueInfoP
 import { BANDS } from "../../src/onnx/bands.ts";
 import { encodeHalf, halfTable } from "../../src/onnx/file/half.ts";
 import { buildScopes, inferTypes } from "../../src/onnx/graph/graph.ts";
-import { quantizeModelBytes, readModelBytes, type QuantizeBytesOptions } from "../../src/onnx/index.ts";
+import { readModelBytes, type QuantizeBytesOptions } from "../../src/onnx/index.ts";
 import { clampOf, constantToHalf, toHalf } from "../../src/onnx/targets/fp16-constants.ts";
 import { T, attribute, encode, graph, model, node, raw, value, weights } from "./build.ts";
+import { quantizeModelBytes } from "./kept.ts";
 
 type Graph = { nodes: NodeProto[]; init?: TensorProto[]; input?: ValueInfoProto[]; opset?: number };
 const named = (op: string, input: string[], output: string | string[], attributes = {}, domain = ""): NodeProto =>

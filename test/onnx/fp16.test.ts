@@ -4,8 +4,9 @@ import { InferenceSession } from "onnxruntime-node";
 import { describe, expect, it } from "vitest";
 import type { GraphProto, ModelProto, NodeProto, TensorProto } from "../../src/onnx/file/gen/onnx_pb.ts";
 import type { QuantizeBytesOptions } from "../../src/onnx/index.ts";
-import { quantizeModelBytes, readModelBytes, verifyModels } from "../../src/onnx/index.ts";
+import { readModelBytes, verifyModels } from "../../src/onnx/index.ts";
 import { T, encode, graph, matmulModel, model, node, raw, typed, value, weights } from "./build.ts";
+import { quantizeModelBytes } from "./kept.ts";
 
 const fp16 = (proto: ModelProto, options: Partial<QuantizeBytesOptions> = {}) =>
   quantizeModelBytes(encode(proto), { dtype: "fp16", ...options });

@@ -6,6 +6,7 @@ import { OperatorSetIdProtoSchema, ValueInfoProtoSchema, type NodeProto, type Te
 import { floatOperators, integerOnly, readModelBytes } from "../../src/onnx/index.ts";
 import { elementwise, erf, isGelu, rectifierOf, slopeOf } from "../../src/onnx/integer/expressions.ts";
 import { encode, graph, model, node, raw, T, value, weights, type AttributeValue } from "./build.ts";
+import { keepForm } from "./kept.ts";
 
 const D = 16;
 type Attributes = Record<string, AttributeValue>;
@@ -68,6 +69,7 @@ describe("functions of one value", () => {
       [wide("w", [D, D]), ...init],
     );
     const { bytes } = await integerOnly(behind, { calibration: feedsOf([2, 3, D], 4) });
+    keepForm(bytes);
     expect(floatOperators(readModelBytes(bytes)).floats).toEqual([]);
     const [{ x }] = feedsOf([2, 3, D], 1);
     expect(decibels(await run(behind, x), await run(bytes, x))).toBeGreaterThan(24);
@@ -209,6 +211,7 @@ describe("structures", () => {
     const shifted = nodes.some(({ opType }) => ["Softmax", "Erf", "LayerNormalization"].includes(opType));
     for (const functions of shifted ? (["table", "shift"] as const) : (["table"] as const)) {
       const { bytes, report } = await integerOnly(float, { calibration: feedsOf(dims, 4), functions });
+      keepForm(bytes, JSON.stringify([...report.operators]), report.boundary.join());
       const opened = readModelBytes(bytes);
       expect(floatOperators(opened)).toMatchObject({ floats: [] });
       expect(report.boundary).toHaveLength(2);

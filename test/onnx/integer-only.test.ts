@@ -7,6 +7,7 @@ import { INTEGER_DOMAIN, integerFunctions } from "../../src/onnx/integer/functio
 import { dyadic, gaussian, integerLayerNorm, integerNorm, requantize, seededRandom, shiftmax } from "../../src/quantize/index.ts";
 import { encode, graph, model, node, raw, T, value, weights } from "./build.ts";
 import { encoderFeeds, encoderModel, FORMS } from "./encoder.ts";
+import { keepForm } from "./kept.ts";
 
 type Feeds = Readonly<Record<string, { type: string; data: unknown; dims: readonly number[] }>>;
 
@@ -44,6 +45,7 @@ describe("encoders", () => {
   ] as const)("%j by %s: integers only, and near the float model", async (form, functions, bound) => {
     const float = encoderModel(form);
     const { bytes, report } = await integerOnly(float, { calibration: encoderFeeds(4), functions });
+    keepForm(bytes, JSON.stringify([...report.operators]), report.boundary.join());
     expect(floatOperators(readModelBytes(bytes)).floats).toEqual([]);
     expect(report.boundary).toHaveLength(1);
     expect(report.operators.get("DequantizeLinear")).toBe(1);
@@ -113,6 +115,7 @@ test.each(["add", "where"] as const)(
     const float = masked(form);
     for (const functions of ["table", "shift"] as const) {
       const { bytes, report } = await integerOnly(float, { calibration: [1, 2, 3, 4].map(maskedFeeds) as never, functions });
+      keepForm(bytes, JSON.stringify([...report.operators]), report.boundary.join());
       expect(report.boundary).toHaveLength(2);
       expect(await sqnr(float, bytes, [maskedFeeds(7), maskedFeeds(8)])).toBeGreaterThan(functions === "table" ? 30 : 20);
       // what is forbidden is not seen at all

@@ -8,6 +8,7 @@ import { differenceFrom, referenceRun } from "../../src/onnx/passes/check.ts";
 import { encodeHalf } from "../../src/onnx/file/half.ts";
 import { encode, graph, model, node, raw, T, value, weights, type AttributeValue } from "./build.ts";
 import { calibrationOn } from "./statistics.ts";
+import { keep } from "./kept.ts";
 
 const D = 16;
 
@@ -122,6 +123,7 @@ async function applied(bytes: Uint8Array, passes: PassRequest[], options = {}) {
   const opened = readModelBytes(bytes);
   const reference = await referenceRun(opened, feeds);
   const notes = await applyPasses(opened, passes, { verify: false, ...options });
+  if (!("calibration" in options)) keep(opened, ...notes);
   const after = readModelBytes(writeModelBytes(opened));
   return { model: after, notes, difference: (await differenceFrom(reference, after)).relative };
 }
@@ -338,6 +340,7 @@ describe("products that are none of the vectors of a norm", () => {
     const opened = readModelBytes(bytes);
     const reference = await referenceRun(opened, own);
     const notes = await applyPasses(opened, passes, { verify: false });
+    keep(opened, ...notes);
     return { notes, difference: (await differenceFrom(reference, opened)).relative };
   };
   test.each<[string, Record<string, AttributeValue>]>([

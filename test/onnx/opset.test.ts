@@ -10,6 +10,7 @@ import { create } from "@bufbuild/protobuf";
 import { OperatorSetIdProtoSchema } from "../../src/onnx/file/gen/onnx_pb.ts";
 import { T, encode, graph, model, node, raw, value, weights } from "./build.ts";
 import type { AttributeValue } from "./build.ts";
+import { keep } from "./kept.ts";
 
 type Case = readonly [what: string, nodes: NodeProto[], options?: { x?: number[]; init?: TensorProto[]; opsets?: number[]; type?: number }];
 
@@ -46,6 +47,7 @@ function raised(proto: ModelProto, to = 11): { bytes: Uint8Array; reason: string
   const scopes = buildScopes(read);
   sortNodes(scopes);
   const reason = raiseOpset({ model: read, scopes, names: collectNames(scopes) }, to);
+  keep(read, reason ?? "");
   return { bytes: writeModelBytes(read), reason };
 }
 

@@ -6,10 +6,11 @@ import { join } from "node:path";
 import { describe, expect, test } from "vitest";
 import { format } from "../../formats/index.ts";
 import { DTYPES, REFUSED_DTYPES } from "../../src/onnx/dtypes.ts";
-import { quantizeModelBytes, readModelBytes, type QuantizeModelOptions } from "../../src/onnx/index.ts";
+import { readModelBytes, type QuantizeModelOptions } from "../../src/onnx/index.ts";
 import { checkOptions, OPTIONS } from "../../src/onnx/option-table.ts";
 import { configFile, parseRecipe, recipeOf } from "../../src/onnx/recipe.ts";
 import { encode, graph, model, node, raw, T, value, weights } from "./build.ts";
+import { quantizeModelBytes } from "./kept.ts";
 
 /** What the check says; "" where it says nothing. */
 function said(options: object): string {

@@ -2,12 +2,13 @@
 // lowbit/runtime keeps 8 bits for them beside 4.
 import { describe, expect, test } from "vitest";
 import { wasm } from "../../src/index.ts";
-import { applyPasses, modelLayers, quantizeModelBytes, readModelBytes, writeModelBytes } from "../../src/onnx/index.ts";
+import { applyPasses, modelLayers, readModelBytes, writeModelBytes } from "../../src/onnx/index.ts";
 import { readOutliers, recordOutliers } from "../../src/onnx/outliers.ts";
 import { loadModel } from "../../src/runtime/index.ts";
 import { encode, graph, model, node, raw, T, value, weights } from "./build.ts";
 import { changed, encoderFeeds, encoderModel } from "./encoder.ts";
 import { calibrationOn } from "./statistics.ts";
+import { quantizeModelBytes } from "./kept.ts";
 
 const calibration = calibrationOn(encoderFeeds(3));
 const bytes = encoderModel({ outlier: 40 });

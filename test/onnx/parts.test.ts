@@ -6,7 +6,7 @@ import { SparseTensorProtoSchema } from "../../src/onnx/file/gen/onnx_pb.ts";
 import { buildScopes, constantResolver, readConstant } from "../../src/onnx/graph/graph.ts";
 import { flattened } from "../../src/onnx/graph/views.ts";
 import { DTYPES } from "../../src/onnx/dtypes.ts";
-import { summarizeModel, readModelBytes, quantizeModelBytes, type QuantizeModelOptions } from "../../src/onnx/index.ts";
+import { summarizeModel, readModelBytes, type QuantizeModelOptions } from "../../src/onnx/index.ts";
 import { elementwise, rectifierOf, slopeOf } from "../../src/onnx/integer/expressions.ts";
 import { differenceOf, type Identity } from "../../src/onnx/journal/identity.ts";
 import { checkOptions } from "../../src/onnx/option-table.ts";
@@ -15,6 +15,7 @@ import { explained } from "../../src/onnx/verify/explain.ts";
 import { CrashError } from "../../src/onnx/verify/process.ts";
 import { rangeWarning } from "../../src/onnx/verify/range.ts";
 import { T, encode, graph, model, node, raw, value, weights } from "./build.ts";
+import { quantizeModelBytes } from "./kept.ts";
 
 test("Flatten counts its axis from either end", () => {
   const shape = [2, 3, 4];

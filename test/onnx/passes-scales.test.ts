@@ -20,6 +20,7 @@ import { differenceFrom, referenceRun } from "../../src/onnx/passes/check.ts";
 import { encode, graph, model, node, raw, T, value, weights } from "./build.ts";
 import { changed, encoderFeeds, encoderModel, FORMS } from "./encoder.ts";
 import { calibrationOn } from "./statistics.ts";
+import { keep } from "./kept.ts";
 
 const calibration = calibrationOn(encoderFeeds(3));
 
@@ -154,6 +155,7 @@ describe("equalize", () => {
     const m = readModelBytes(convModel("relu"));
     const reference = await referenceRun(m, convFeeds);
     const notes = await applyPasses(m, ["equalize"], { verify: false });
+    keep(m, ...notes);
     expect(notes[0]).toMatch(/^equalize: 3 pairs of layers equalised/);
     expect((await differenceFrom(reference, m)).relative).toBeLessThan(1e-5);
     const [c1, c2] = modelLayers(m);
@@ -208,7 +210,9 @@ describe("equalize", () => {
     const initializer = [raw("w", [8, 3, 1, 1], uneven), raw("v", [k, 5], weights(5 * k, 2)), ...init];
     const m = readModelBytes(encode(model(graph({ input: [value("x", T.FLOAT, ["n", 3, 8, 8])], output: [value("y", T.FLOAT, [])], initializer, node: nodes })))); // prettier-ignore
     const reference = await referenceRun(m, [{ x: { type: "float32", data: weights(384, 3), dims: [2, 3, 8, 8] } }]);
-    expect((await applyPasses(m, ["equalize"], { verify: false }))[0]).toMatch(are ? /1 pairs of layers equalised/ : /nothing changed/);
+    const notes = await applyPasses(m, ["equalize"], { verify: false });
+    expect(notes[0]).toMatch(are ? /1 pairs of layers equalised/ : /nothing changed/);
+    keep(m, ...notes);
     expect((await differenceFrom(reference, m)).relative).toBeLessThan(1e-5);
   });
   test("says why where there are no pairs", async () => {
@@ -222,6 +226,7 @@ describe("fold-batchnorm", () => {
     const m = readModelBytes(convModel("batchnorm"));
     const reference = await referenceRun(m, convFeeds);
     const notes = await applyPasses(m, ["fold-batchnorm"], { verify: false });
+    keep(m, ...notes);
     expect(notes[0]).toBe("fold-batchnorm: 5 nodes folded into 4 layers, 3 of 3 BatchNormalizations among them");
     expect((await differenceFrom(reference, m)).relative).toBeLessThan(1e-5);
     const left = m.proto.graph!.node.map((n) => n.opType);

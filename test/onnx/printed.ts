@@ -13,7 +13,8 @@ import { dataTypeName } from "../../src/onnx/file/types.ts";
 import { readFloats, readRaw } from "../../src/onnx/file/values.ts";
 import { readModelBytes, type QuantizeReport } from "../../src/onnx/index.ts";
 
-type Numbers = "exact" | "about";
+/** "none": types and shapes alone. */
+type Numbers = "exact" | "about" | "none";
 
 const FEW = 8;
 const FLOAT = 1;
@@ -23,6 +24,8 @@ const shown = (value: unknown): string =>
 const about = (value: number): string => (value === 0 ? "0" : value.toPrecision(3));
 
 function valuesOf(model: OnnxModel, tensor: TensorProto, numbers: Numbers): string {
+  const isShape = tensor.dataType === 7;
+  if (numbers === "none" && !isShape) return "";
   const count = tensor.dims.reduce((a, b) => a * Number(b), 1);
   if (tensor.dataType === FLOAT && numbers === "about") {
     const values = readFloats(model, tensor);
@@ -33,7 +36,7 @@ function valuesOf(model: OnnxModel, tensor: TensorProto, numbers: Numbers): stri
   const bytes = readRaw(model, tensor);
   if (tensor.dataType === FLOAT && count <= FEW)
     return [...readFloats(model, tensor)].map((v) => (Object.is(v, -0) ? "-0" : String(v))).join(" ");
-  if (bytes.length <= 2 * FEW || (tensor.dataType === 7 && count <= FEW)) return Buffer.from(bytes).toString("hex");
+  if (bytes.length <= 2 * FEW || (isShape && count <= FEW)) return Buffer.from(bytes).toString("hex");
   return `#${createHash("sha256").update(bytes).digest("hex").slice(0, 12)}`;
 }
 
@@ -93,7 +96,7 @@ export function modelText(model: OnnxModel | Uint8Array, numbers: Numbers = "exa
   const opened = model instanceof Uint8Array ? readModelBytes(model) : model;
   const { proto } = opened;
   const opsets = proto.opsetImport.map(({ domain, version }) => `${domain || "onnx"} ${version}`).join(", ");
-  const metadata = proto.metadataProps.map(({ key, value }) => `meta ${key} ${value.length > 300 ? `${value.length} characters` : value}`);
+  const metadata = proto.metadataProps.map(({ key, value }) => `meta ${key}${numbers === "none" ? "" : ` ${value.length > 300 ? `${value.length} characters` : value}`}`); // prettier-ignore
   const functions = proto.functions.map((f) => `function ${f.domain}.${f.name}(${f.input.join(", ")}) -> ${f.output.join(", ")}\n${f.node.map((n) => `  ${nodeText(opened, n, numbers)}\n`).join("")}`); // prettier-ignore
   return [`ir ${proto.irVersion}, ${opsets}`, ...metadata, ...functions, ...graphLines(opened, proto.graph!, numbers)].join("\n");
 }

@@ -4,10 +4,11 @@ import { describe, expect, it } from "vitest";
 import { encodeHalf, halfTable } from "../../src/onnx/file/half.ts";
 import { attributeInt } from "../../src/onnx/graph/graph.ts";
 import type { OnnxModel, QuantizeBytesOptions } from "../../src/onnx/index.ts";
-import { quantizeModelBytes, readModelBytes } from "../../src/onnx/index.ts";
+import { readModelBytes } from "../../src/onnx/index.ts";
 import type { ModelProto, TensorProto } from "../../src/onnx/file/gen/onnx_pb.ts";
 import { matMulNBitsOracle } from "../oracle/matmulnbits.ts";
 import { T, encode, external, graph, matmulModel, model, node, raw, typed, value, weights } from "./build.ts";
+import { quantizeModelBytes } from "./kept.ts";
 
 const q4 = (proto: ModelProto, options: Partial<QuantizeBytesOptions> = {}) =>
   quantizeModelBytes(encode(proto), { dtype: "q4", ...options });

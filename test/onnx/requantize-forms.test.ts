@@ -6,6 +6,7 @@ import { encodeHalf } from "../../src/onnx/file/half.ts";
 import type { NodeProto, TensorProto, ValueInfoProto } from "../../src/onnx/file/gen/onnx_pb.ts";
 import { dequantizeWeights, readModelBytes, writeModelBytes } from "../../src/onnx/index.ts";
 import { T, encode, graph, model, node, raw, value, weights } from "./build.ts";
+import { keep } from "./kept.ts";
 
 const contrib = (op: string, inputs: string[], outputs: string[], attributes = {}): NodeProto =>
   Object.assign(node(op, inputs, outputs, attributes, "op"), { domain: "com.microsoft" });
@@ -17,6 +18,7 @@ function made(nodes: NodeProto[], initializer: TensorProto[], input: ValueInfoPr
 function floatForm(bytes: Uint8Array) {
   const opened = readModelBytes(bytes);
   const notes = dequantizeWeights(opened);
+  keep(opened, ...notes);
   return { bytes: writeModelBytes(opened), notes, operators: opened.proto.graph!.node.map(({ opType }) => opType) };
 }
 async function run(bytes: Uint8Array, feeds: Record<string, Tensor>): Promise<Float32Array> {

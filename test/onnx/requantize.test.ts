@@ -6,8 +6,9 @@ import { describe, expect, it } from "vitest";
 import type { ModelProto } from "../../src/onnx/file/gen/onnx_pb.ts";
 import { allTensors } from "../../src/onnx/file/model.ts";
 import { readBytes } from "../../src/onnx/file/values.ts";
-import { dequantizeWeights, quantizeModelBytes, readModelBytes, writeModelBytes, type QuantizeBytesOptions } from "../../src/onnx/index.ts";
+import { dequantizeWeights, readModelBytes, writeModelBytes, type QuantizeBytesOptions } from "../../src/onnx/index.ts";
 import { T, encode, graph, model, node, raw, value, weights } from "./build.ts";
+import { quantizeModelBytes } from "./kept.ts";
 
 const f32 = (dims: number[], seed: number) =>
   new Tensor(

@@ -1,9 +1,10 @@
 // What held-back models showed: a weight that several layers read stays one weight whatever makes it, a budget looks at
 // every output, inspect knows stored codes and all weights of a node, and reasons name what works.
 import { describe, expect, test } from "vitest";
-import { measureImportance, quantizeModelBytes, readModelBytes, type Feeds, type QuantizeModelOptions } from "../../src/onnx/index.ts";
+import { measureImportance, readModelBytes, type Feeds, type QuantizeModelOptions } from "../../src/onnx/index.ts";
 import { summarizeModel } from "../../src/onnx/inspect.ts";
 import { encode, graph, model, node, raw, T, value, weights } from "./build.ts";
+import { quantizeModelBytes } from "./kept.ts";
 
 const K = 64;
 

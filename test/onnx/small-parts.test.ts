@@ -6,7 +6,7 @@ import { describe, expect, test } from "vitest";
 import { OperatorSetIdProtoSchema, TensorProtoSchema, type NodeProto, type TensorProto } from "../../src/onnx/file/gen/onnx_pb.ts";
 import { halfTable } from "../../src/onnx/file/half.ts";
 import { readFloats } from "../../src/onnx/file/values.ts";
-import { modelLayers, quantizeModelBytes, readBias, readModelBytes, summarizeModel, writeBias, writeModelBytes } from "../../src/onnx/index.ts"; // prettier-ignore
+import { modelLayers, readBias, readModelBytes, summarizeModel, writeBias, writeModelBytes } from "../../src/onnx/index.ts"; // prettier-ignore
 import { layerBands } from "../../src/onnx/bands.ts";
 import { buildScopes } from "../../src/onnx/graph/graph.ts";
 import { findLayers } from "../../src/onnx/layers.ts";
@@ -16,6 +16,7 @@ import { matchNames } from "../../src/onnx/place/names.ts";
 import { openRun, randomFeeds } from "../../src/onnx/run.ts";
 import { ACTIVATION_TYPES, activationParameters } from "../../src/onnx/targets/static/parameters.ts";
 import { encode, graph, matmulModel, model, node, raw, T, value, weights } from "./build.ts";
+import { quantizeModelBytes } from "./kept.ts";
 
 const K = 6;
 const gemm = (bias: number[], beta: number, n = 4) =>

@@ -5,6 +5,7 @@ import type { NodeProto, TensorProto } from "../../src/onnx/file/gen/onnx_pb.ts"
 import { applyPasses, readModelBytes, writeModelBytes, type Feeds, type PassRequest } from "../../src/onnx/index.ts";
 import { differenceFrom, referenceRun } from "../../src/onnx/passes/check.ts";
 import { encode, graph, model, node, raw, T, value, weights } from "./build.ts";
+import { keep } from "./kept.ts";
 
 const D = 16;
 const feeds: Feeds[] = [{ x: { type: "float32", data: weights(6 * D, 9), dims: [2, 3, D] } }];
@@ -12,6 +13,7 @@ async function applied(bytes: Uint8Array, passes: PassRequest[]) {
   const opened = readModelBytes(bytes);
   const reference = await referenceRun(opened, feeds);
   const notes = await applyPasses(opened, passes, { verify: false });
+  keep(opened, ...notes);
   return { notes, difference: (await differenceFrom(reference, readModelBytes(writeModelBytes(opened)))).relative };
 }
 

@@ -6,10 +6,11 @@ import { describe, expect, test } from "vitest";
 import { allFormats, format } from "../../formats/index.ts";
 import { ValueInfoProtoSchema, type NodeProto, type TensorProto } from "../../src/onnx/file/gen/onnx_pb.ts";
 import { encodeHalf, halfTable } from "../../src/onnx/file/half.ts";
-import { modelLayers, quantizeModelBytes, readModelBytes, type QuantizeBytesOptions } from "../../src/onnx/index.ts";
+import { modelLayers, readModelBytes, type QuantizeBytesOptions } from "../../src/onnx/index.ts";
 import { nbitsPlan, withScaleFormat } from "../../src/onnx/targets/nbits.ts";
 import { inFormat, oneScaleDecibels } from "../../src/onnx/weights.ts";
 import { T, encode, graph, matmulModel, model, node, raw, value, weights } from "./build.ts";
+import { quantizeModelBytes } from "./kept.ts";
 
 const count = (dims: readonly number[]): number => dims.reduce((a, b) => a * b, 1);
 function single(made: NodeProto, x: number[], initializer: TensorProto[], type: number = T.FLOAT, opset = 17): Uint8Array {

@@ -8,11 +8,12 @@ import { allFormats, format } from "../../formats/index.ts";
 import { dequantizedModel } from "../helpers/dequantized.ts";
 import type { Feeds, QuantizeBytesOptions } from "../../src/onnx/index.ts";
 import { TARGET_NAMES } from "../../src/onnx/dtypes.ts";
-import { quantizeModelBytes, readModelBytes } from "../../src/onnx/index.ts";
+import { readModelBytes } from "../../src/onnx/index.ts";
 import type { ModelProto } from "../../src/onnx/file/gen/onnx_pb.ts";
 import { readStored } from "../../src/onnx/targets/record.ts";
 import type { NodeProto, TensorProto, ValueInfoProto } from "../../src/onnx/file/gen/onnx_pb.ts";
 import { T, encode, graph as graphOf, matmulModel, model, node, raw, value, weights } from "./build.ts";
+import { quantizeModelBytes } from "./kept.ts";
 
 const graph = (nodes: NodeProto[], input: ValueInfoProto[], output: ValueInfoProto[], initializer: TensorProto[]) =>
   graphOf({ node: nodes, input, output, initializer });
