@@ -27,6 +27,15 @@ describe("judgements", () => {
     expect(embedding(0.99).text).toBe("usual: cosine 0.990 (good from 0.995, usual from 0.980)");
   });
 
+  it("call an output weak that is not finite where the reference is, though its largest element be the same", () => {
+    const agreement = { measure: "argmax", value: 1, count: 9 } as const;
+    const text = "weak: NaN or infinity where the reference has numbers";
+    for (const kind of ["logits", "probabilities", "embedding", "scores", "values"] as const)
+      expect(judge({ ...figures, kind, agreement, sqnrDb: -Infinity, maxAbsError: Infinity })).toEqual({ grade: "weak", text });
+    // words that differ have no error in numbers
+    expect(judge({ ...figures, kind: "labels", agreement: { measure: "equal", value: 0.995, count: 200 }, sqnrDb: -Infinity }).grade).toBe("good"); // prettier-ignore
+  });
+
   it("do not round a figure up to the limit that it misses", () => {
     expect(values(19.97).text).toBe("weak: SQNR 19.9 dB (good from 30 dB, usual from 20 dB)");
     expect(labels(0.98996).text).toBe("usual: equal 98.9% (good from 99.0%, usual from 95.0%)");

@@ -183,7 +183,7 @@ function layoutOf(input: InputMetadata, preset: Preset): Layout {
       `input ${name}: expected an image [batch, 3, height, width] or [batch, height, width, 3], got [${shape.join(", ")}]. Give --inputs instead of --images.`,
     );
   const side = (dim: unknown): number => (typeof dim === "number" && dim > 0 ? dim : preset.size);
-  return { channels: typeof channels === "number" && channels > 0 ? channels : 3, width: side(width), height: side(height), first };
+  return { channels: typeof channels === "number" ? channels : 3, width: side(width), height: side(height), first };
 }
 
 /** One image as the input of a model. */

@@ -99,6 +99,8 @@ export function judge(figures: Figures): Judgement {
     return { grade: "none", text: `no evidence: ${REASONS[noEvidence]}${error}` };
   }
   if (sqnrDb === Infinity) return { grade: "exact", text: "exact" };
+  // the largest element may be the same all the same
+  if (sqnrDb === -Infinity && kind !== "labels") return { grade: "weak", text: "weak: NaN or infinity where the reference has numbers" };
   const percent = (share: number): string => `${down(100 * share, 1)}%`;
   if (kind === "scores") {
     const grade = maxAbsError <= SCORES.good ? "good" : maxAbsError <= SCORES.usual ? "usual" : "weak";
