@@ -208,7 +208,7 @@ export function prepareConv2d(w: PackedTensor, options: Conv2dOptions = {}): Con
     try {
       size = convSize(image, kernel);
     } catch (error) {
-      throw shape("x:", (error as Error).message);
+      throw new LowbitError("E_SHAPE", `prepareConv2d x: ${(error as Error).message}.`);
     }
     return isRows ? [image.batch, ...size, outputs] : [image.batch, outputs, ...size];
   };

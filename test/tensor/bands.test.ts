@@ -3,7 +3,7 @@ import { closeSync, mkdtempSync, openSync, rmSync, writeFileSync } from "node:fs
 import { tmpdir } from "node:os";
 import { join } from "node:path";
 import { expect, test } from "vitest";
-import { defineBlock, float32, format, int4, type BlockFormat, type Format } from "../../formats/index.ts";
+import { defineBlock, float32, format, int4, LowbitError, type BlockFormat, type Format } from "../../formats/index.ts";
 import { dequantize, gatherRows, quantize, tensor, transpose } from "../../src/index.ts";
 import { quantizeBands, isApart } from "../../src/tensor/quantize/bands.ts";
 import { quantizeMeasured } from "../../src/tensor/quantize/measure.ts";
@@ -115,4 +115,37 @@ test("gatherRows: rows as they decode, neighbours, repeats and the last; what is
   const refused = expect.objectContaining({ code: "E_SHAPE" });
   for (const wrong of [[], [-1], [rows], [0, 0.5], [0, NaN]]) expect(() => gatherRows(w, wrong)).toThrow(refused);
   expect(() => gatherRows(w, [1, 2], new Float32Array(k))).toThrow(refused);
+});
+
+test("a band is read once in each pass over the matrix, and no higher than asked for", () => {
+  for (const bandRows of [1, 3, 4, 5, 11]) {
+    const reads: [number, number][] = [];
+    const s = source(bandRows);
+    const counted = { ...s, band: (row: number, count: number) => (reads.push([row, count]), s.band(row, count)) };
+    quantizeBands(counted, format("int8_tensor"));
+    const bands = Array.from({ length: Math.ceil(rows / bandRows) }, (_, i) => [i * bandRows, Math.min(bandRows, rows - i * bandRows)]);
+    // extremes, codes, errors; a matrix of one band is held
+    const once = bands.length === 1;
+    expect(reads, String(bandRows)).toEqual(once ? bands : [...bands, ...bands, ...bands]);
+    reads.length = 0;
+    quantizeBands(counted, format("int8_row"));
+    expect(reads).toEqual(bands);
+    // whole tiles, and blocks that go on from row to row: 36 and 24 meet every third row
+    for (const [f, step, flat] of [[spans([4, 8]), 4, false], [spans(36), 3, true], [spans(16), 1, false], [spans(48), 2, true]] as const) {
+      reads.length = 0;
+      quantizeBands(counted, f, {}, flat);
+      const high = Math.max(step, bandRows - (bandRows % step));
+      expect(reads).toEqual(Array.from({ length: Math.ceil(rows / high) }, (_, i) => [i * high, Math.min(high, rows - i * high)]));
+    } // prettier-ignore
+  }
+});
+
+test("errors of a quantizer that are none of a value are passed on; its packed tensors are joined", () => {
+  const made = { algorithm: "mine", quantizeWeight: (t: Parameters<typeof quantize>[0], f: Format) => ({ ...quantize(t, f), recipe: { version: 1 as const, algorithm: "mine" } }) }; // prettier-ignore
+  const whole = quantize(tensor(x, [rows, k]), format("int8_row"));
+  expect(quantizeBands(source(4), format("int8_row"), made).packed).toEqual({ ...whole, recipe: { version: 1, algorithm: "mine" } });
+  for (const thrown of [new TypeError("mine"), new LowbitError("E_SHAPE", "mine"), new LowbitError("E_VALUE", "mine")]) {
+    const failing = { algorithm: "mine", quantizeWeight: () => { throw thrown; } }; // prettier-ignore
+    expect(() => quantizeBands(source(4), format("int8_row"), failing)).toThrow(thrown);
+  }
 });

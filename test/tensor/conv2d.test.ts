@@ -147,3 +147,116 @@ describe("prepareConv2d", () => {
     layer.dispose();
   });
 });
+
+describe("prepareConv2d, word for word", () => {
+  const w = packed([4, 3, 3, 3], "int8_row");
+  const said = (code: string, message: string) => expect.objectContaining({ code, message });
+  const shape = (text: string) => said("E_SHAPE", `prepareConv2d ${text}.`);
+
+  it("options", () => {
+    const wrong = (options: object) => () => prepareConv2d(w, options as Conv2dOptions);
+    for (const name of ["strides", "dilations"])
+      for (const value of [0, 0.5, -1, [1, 0], [0, 1]]) {
+        const list = typeof value === "number" ? [value, value] : (value as number[]);
+        expect(wrong({ [name]: value })).toThrow(
+          new RangeError(`prepareConv2d ${name}: expected integers from 1, got ${list.join(", ")}.`),
+        );
+      }
+    for (const value of [-1, 0.5]) expect(wrong({ pads: value })).toThrow(new RangeError(`prepareConv2d pads: expected integers from 0, got ${value}.`)); // prettier-ignore
+    expect(wrong({ pads: [[0, 1], [2, -1]] })).toThrow(new RangeError("prepareConv2d pads: expected integers from 0, got 0, 1, 2, -1.")); // prettier-ignore
+    expect(wrong({ activation: "gelu" })).toThrow(new TypeError('prepareConv2d activation: expected "none", "relu" or "relu6", got gelu.'));
+    expect(wrong({ layout: "chwn" })).toThrow(new TypeError('prepareConv2d layout: expected "nchw" or "nhwc", got chwn.'));
+    for (const [backend, type] of [["gpu", "string"], [null, "object"], [{}, "object"], [5, "number"]] as const) expect(wrong({ backend })).toThrow(new TypeError(`prepareConv2d backend: expected "reference", "wasm" or a WebAssembly backend, got ${type}.`)); // prettier-ignore
+    for (const groups of [3, 0, -1, 0.5, 8])
+      expect(wrong({ groups })).toThrow(shape(`groups: expected a divisor of 4 outputs, got ${groups}`));
+    expect(wrong({ bias: new Float32Array(5) })).toThrow(shape("bias: expected a Float32Array of 4, got 5"));
+    expect(wrong({ bias: [1, 2, 3, 4] })).toThrow(shape("bias: expected a Float32Array of 4, got object"));
+    expect(() => prepareConv2d(packed([4, 27], "int8_row"))).toThrow(shape("w: expected a filter of four dimensions, got [4, 27]. Quantize it in that shape")); // prettier-ignore
+  });
+
+  it("filters: integers of -255 to 255 under one scale for each output, on an even grid", () => {
+    const refused = (expected: string, got: string) =>
+      said("E_UNSUPPORTED", `prepareConv2d w: expected ${expected}, got ${got}. Quantize it with a scale for each output: quantize(filter, format("int8_row")).`); // prettier-ignore
+    for (const name of ["int4_b16", "ggml_q8_0", "nvfp4"]) expect(() => prepareConv2d(packed([4, 256, 1, 1], name)), name).toThrow(refused("integers under one scale for each output", name)); // prettier-ignore
+    expect(() => prepareConv2d(packed([4, 32, 1, 1], "nf4_row"))).toThrow(refused("values on an even grid", "nf4_row"));
+    // ten bits: the codes are what the values are, under a scale of one
+    const filter = (...codes: number[]) => {
+      const full = quantize(tensor(Float32Array.from([511, ...codes]), [1, codes.length + 1, 1, 1]), format("int10_row"));
+      return { ...full, shape: [1, codes.length, 1, 1], k: codes.length, ...repacked(codes) };
+    };
+    const repacked = (codes: number[]) => {
+      const bits = codes.flatMap((c) => Array.from({ length: 10 }, (_, b) => ((c & 1023) >> b) & 1));
+      const bytes = Uint8Array.from({ length: Math.ceil(bits.length / 8) }, (_, i) => bits.slice(8 * i, 8 * i + 8).reduce((sum, b, j) => sum + (b << j), 0)); // prettier-ignore
+      return { codes: bytes, rowBytes: bytes.length };
+    };
+    const layer = prepareConv2d(filter(255, -255, 0, 7));
+    expect([...layer.run(Float32Array.of(0, 0, 0, 255), [1, 4, 1, 1])]).toEqual([7 * 255]);
+    expect([...layer.run(Float32Array.of(255, 0, 0, 0), [1, 4, 1, 1])]).toEqual([255 * 255]);
+    for (const code of [256, -256, 511]) expect(() => prepareConv2d(filter(1, code))).toThrow(refused("integers of -255 to 255 less their zero points", `int10_row with ${code}`)); // prettier-ignore
+    const zeros = prepareConv2d(packed([2, 2, 1, 1], "int8_row"));
+    expect(zeros.channels).toBe(2);
+  });
+
+  it("images, results and codes", () => {
+    for (const own of ["reference", "wasm"] as const) {
+      const layer = prepareConv2d(w, { backend: own, activation: "relu6" });
+      expect([layer.outputs, layer.channels]).toEqual([4, 3]);
+      const x = normal(2 * 3 * 5 * 6);
+      const sizes: ImageShape = [2, 3, 5, 6];
+      expect(layer.outputShape(sizes)).toEqual([2, 4, 3, 4]);
+      const out = new Float32Array(96);
+      expect(layer.run(x, sizes, out)).toBe(out);
+      expect(() => layer.run(x, sizes, new Float32Array(95))).toThrow(shape("out: expected 96 elements for [2, 4, 3, 4], got 95"));
+      expect(() => layer.run(x.subarray(1), sizes)).toThrow(shape("x: expected 180 elements for [2, 3, 5, 6], got 179"));
+      for (const wrong of [[2, 4, 5, 6], [2, 3, 5], [2, 3, 5, 6, 1], [-2, 3, -5, 6], [2, 3, 0.5, 60]])
+        expect(() => layer.run(x, wrong as unknown as ImageShape)).toThrow(shape(`x: expected [batch, 3, height, width], got [${wrong.join(", ")}]`)); // prettier-ignore
+      expect(() => layer.outputShape([1, 3, 2, 9])).toThrow(shape("x: expected an image at least as large as the window, got 2 x 9"));
+      expect(() => layer.outputShape([1, 4, 9, 9])).toThrow(shape("shape: expected [batch, 3, height, width], got [1, 4, 9, 9]"));
+      expect(layer.run(new Float32Array(0), [0, 3, 5, 6])).toEqual(new Float32Array(0));
+      expect(() => layer.run(new Uint8Array(180) as never, sizes)).toThrow(new TypeError("prepareConv2d run x: expected a Float32Array. Codes go to runCodes.")); // prettier-ignore
+      const codes = (scale: number, zeroPoint: number, signed: boolean) => () =>
+        layer.runCodes(signed ? new Int8Array(180) : new Uint8Array(180), sizes, { input: { scale, zeroPoint }, output: { scale: 1, zeroPoint: 0 } }, new Uint8Array(96)); // prettier-ignore
+      const made = (scale: number, zeroPoint: number, signed: boolean) => () =>
+        layer.runCodes(new Uint8Array(180), sizes, { input: { scale: 1, zeroPoint: 0 }, output: { scale, zeroPoint } }, signed ? new Int8Array(96) : new Uint8Array(96)); // prettier-ignore
+      for (const [name, call] of [["input", codes], ["output", made]] as const) {
+        for (const [signed, least, most] of [[true, -128, 127], [false, 0, 255]] as const) {
+          for (const zero of [least, most]) expect(call(1, zero, signed)).not.toThrow();
+          for (const zero of [least - 1, most + 1, 0.5, NaN])
+            expect(call(1, zero, signed)).toThrow(said("E_VALUE", `prepareConv2d ${name}: expected a positive scale and a zero point of ${least} to ${most}, got 1 and ${zero}.`)); // prettier-ignore
+          for (const scale of [0, -1, Infinity, NaN]) expect(call(scale, 0, signed)).toThrow(/expected a positive scale/);
+        }
+      } // prettier-ignore
+      expect(() => layer.runCodes(new Uint8Array(180), sizes, { input: { scale: 1, zeroPoint: 0 }, output: { scale: 1, zeroPoint: 0 } }, new Int8Array(5))).toThrow(shape("out: expected 96 elements for [2, 4, 3, 4], got 5")); // prettier-ignore
+      layer.dispose();
+      layer.dispose();
+      expect(() => layer.run(x, sizes)).toThrow(expect.objectContaining({ code: "E_DISPOSED" }));
+      // a result without elements is one too
+      expect(() => layer.run(new Float32Array(0), [0, 3, 5, 6])).toThrow(expect.objectContaining({ code: "E_DISPOSED" }));
+    }
+    const rows = prepareConv2d(packed([4, 3, 3, 3], "int8_row"), { layout: "nhwc" });
+    expect(() => rows.outputShape([1, 9, 9, 4])).toThrow(shape("shape: expected [batch, height, width, 3], got [1, 9, 9, 4]"));
+    expect(rows.outputShape([1, 9, 8, 3])).toEqual([1, 7, 6, 4]);
+  });
+
+  it("same: as many rows and columns as steps fit, the odd zero behind", () => {
+    for (const [kernel, stride, dilation, height, width] of [[3, 1, 1, 5, 6], [3, 2, 1, 5, 6], [2, 1, 1, 4, 5], [3, 1, 2, 7, 5], [1, 2, 1, 5, 6], [2, 3, 1, 7, 9]]) {
+      const one = quantize(tensor(new Float32Array(kernel * kernel).fill(1), [1, 1, kernel, kernel]), format("int8_row"));
+      const layer = prepareConv2d(one, { pads: "same", strides: stride, dilations: dilation });
+      const x = Float32Array.from({ length: height * width }, (_, i) => i % 7);
+      const steps = [height, width].map((d) => Math.ceil(d / stride));
+      expect(layer.outputShape([1, 1, height, width])).toEqual([1, 1, ...steps]);
+      const before = [height, width].map((d, a) => Math.floor(Math.max(0, (steps[a] - 1) * stride + (kernel - 1) * dilation + 1 - d) / 2));
+      const got = layer.run(x, [1, 1, height, width]);
+      for (let i = 0; i < steps[0]; i++)
+        for (let j = 0; j < steps[1]; j++) {
+          let sum = 0;
+          for (let a = 0; a < kernel; a++)
+            for (let b = 0; b < kernel; b++) {
+              const [y, z] = [i * stride - before[0] + a * dilation, j * stride - before[1] + b * dilation];
+              if (y >= 0 && z >= 0 && y < height && z < width) sum += x[y * width + z];
+            }
+          expect(Math.abs(got[i * steps[1] + j] - sum)).toBeLessThan(0.2);
+        }
+    }
+  }); // prettier-ignore
+});

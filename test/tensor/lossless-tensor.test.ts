@@ -116,6 +116,32 @@ describe("lossless tensors", () => {
     }
   });
 
+  it("take just their parts: lengths, streams of whole bytes by row, room behind the last, starts, signs", () => {
+    for (const [n, k] of shapes) {
+      const words = bits(n * k, 3 * n + k, 1);
+      const w = losslessTensor(words, [n, k]);
+      const length = (i: number): number => w.lengths[(words[i] >> 7) & 255];
+      const rows = Array.from({ length: n }, (_, r) => Math.ceil(Array.from({ length: k }, (_, j) => length(r * k + j)).reduce((a, b) => a + b, 0) / 8)); // prettier-ignore
+      const total = rows.reduce((a, b) => a + b, 0);
+      expect([...w.starts]).toEqual(rows.map((_, r) => rows.slice(0, r).reduce((a, b) => a + b, 0)));
+      expect(w.exponents.length).toBe(total + 16);
+      expect([...w.exponents.subarray(total)]).toEqual(new Array(16).fill(0));
+      expect(w.byteLength).toBe(256 + total + 16 + 4 * n + n * k);
+      expect([...w.signMantissa]).toEqual(Array.from(words, (v) => (v >> 15) * 128 + (v & 127)));
+      expect({ ...w, lengths: 0, exponents: 0, starts: 0, signMantissa: 0, byteLength: 0 }).toEqual({ kind: "lossless", shape: [n, k], rows: n, k, lengths: 0, exponents: 0, starts: 0, signMantissa: 0, byteLength: 0 }); // prettier-ignore
+      // every length that is used, and no other: those of a complete code, no longer than plain Huffman's
+      const used = new Set(Array.from(words, (v) => (v >> 7) & 255));
+      expect([...w.lengths.keys()].filter((s) => w.lengths[s] > 0)).toEqual([...used].sort((a, b) => a - b));
+      expect([...used].reduce((sum, s) => sum + 2 ** -w.lengths[s], 0)).toBe(used.size === 1 ? 0.5 : 1);
+      const { format: f, recipe, rowBytes, codes, scales, superScales, offsets } = unpackLossless(w);
+      expect([f.name, recipe, rowBytes, scales, superScales, offsets]).toEqual(["bfloat16", { version: 1, algorithm: "lossless" }, 2 * k, null, null, null]); // prettier-ignore
+      expect(codes).toEqual(new Uint8Array(words.buffer));
+    }
+    expect(losslessTensor(new Uint16Array(6), [6])).toMatchObject({ rows: 1, k: 6, shape: [6] });
+    expect(losslessTensor(new Uint16Array(24), [2, 3, 4])).toMatchObject({ rows: 2, k: 12, shape: [2, 3, 4] });
+    for (const shape of [[], [3], [0, 4], [2, 1.5], [-2, -2]]) expect(() => losslessTensor(new Uint16Array(4), shape)).toThrow(expect.objectContaining({ code: "E_SHAPE", message: `losslessTensor: expected sizes with product 4, got [${shape.join(", ")}].` })); // prettier-ignore
+  });
+
   it("multiply as the decoded weight does, bit for bit, on one thread and two", async () => {
     for (const threads of [1, 2]) {
       const backend = await wasm({ threads });

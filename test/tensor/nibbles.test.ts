@@ -8,6 +8,7 @@ import { int4 } from "../../formats/int4.ts";
 import { uint4 } from "../../formats/uint4.ts";
 import { nibbleTile } from "../../kernels/wasm/convert/nibbles.ts";
 import { nibblesFit, quantizeNibbles } from "../../src/tensor/quantize/nibbles.ts";
+import { dequantize } from "../../src/tensor/dequantize.ts";
 import { quantize } from "../../src/tensor/quantize/index.ts";
 import { blockPolicy } from "../../src/tensor/quantize/policy.ts";
 import { matrixView, tensor, transpose } from "../../src/tensor/tensor.ts";
@@ -193,3 +194,28 @@ it.each([NaN, Infinity, -Infinity])("refuses %s, wherever it stands", (bad) => {
     }
   }
 });
+
+it("signal and noise are those of the decoded values: odd rows, single rows, scales that round coarsely", () => {
+  const halves = (zero: boolean) => (span: number) =>
+    defineBlock({ element: zero ? uint4 : int4, scales: [{ format: float16, span }], rangeRule: zero ? "minmax" : "ort", ...(zero ? { offset: { role: "zeroPoint" as const, levels: [{ format: uint4, span }] } } : {}) }); // prettier-ignore
+  for (const [k, n, span] of [[1, 1, 2], [7, 3, 4], [33, 5, 32], [64, 1, 16], [31, 2, 2], [18, 300, 6]] as const)
+    for (const make of [symmetric, asymmetric, halves(false), halves(true)])
+      for (const size of [1, 2 ** -16, 2 ** -22, 2 ** 12]) {
+        const w = weights(k * n, k + n).map((v) => v * size);
+        for (const t of [transpose(tensor(w, [k, n])), tensor(w, [n, k])]) {
+          const view = matrixView(t);
+          const { packed, signal, noise } = quantizeNibbles(view, [n, k], make(span), { version: 1, algorithm: "rtn" })!;
+          const back = dequantize(packed, { dtype: "float64" });
+          let [s, e] = [0, 0];
+          for (let r = 0; r < n; r++)
+            for (let j = 0; j < k; j++) {
+              const v = view.data[r * view.rowStride + j * view.kStride];
+              s += v ** 2;
+              e += (v - back[r * k + j]) ** 2;
+            }
+          expect(Math.abs(signal - s)).toBeLessThanOrEqual(1e-12 * s);
+          // the decoded values are rounded to float32 once more
+          expect(Math.abs(noise - e)).toBeLessThanOrEqual(1e-6 * e + 1e-13 * s);
+        }
+      }
+}); // prettier-ignore
