@@ -60,6 +60,12 @@ export function keep(model: OnnxModel | Uint8Array, ...words: string[]): void {
   same(bytes, bytes, words);
 }
 
+/** A model with its numbers in three digits: for powers and sums that differ in their last bits. */
+export function keepAbout(model: OnnxModel | Uint8Array, ...words: string[]): void {
+  const bytes = bytesOf(model);
+  same(bytes, modelText(bytes, "about"), words);
+}
+
 /** Nodes, types and shapes of a model, without its numbers; large integers are in names of constants (`integerOnly`). */
 export function keepForm(model: OnnxModel | Uint8Array, ...words: string[]): void {
   const bytes = bytesOf(model);

@@ -44,11 +44,6 @@ export function constantPath(constant: ConstantView): NodeProto[] {
 }
 
 /**
- * Are the numbers those of the stored tensor (exact conversions to wider types included), if perhaps in another order?
- */
-export const isStored = (constant: ConstantView): boolean => constant.source.kind === "stored";
-
-/**
  * The resolver for a model. What it finds stays valid as long as the nodes and constants that it followed are not
  * changed.
  */

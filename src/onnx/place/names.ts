@@ -24,8 +24,14 @@ const ADDED = /^(?:MatMul|Gemm|Conv|ConvTranspose|Gather|Transpose|Constant|node
 const ROLE = /^(?:weight|bias)$/;
 
 /** The parts of a name that say which module it is; with `roles`, which tensor of it too. */
-const partsOf = (name: string, roles: boolean): string[] =>
-  name.split(/[./:]+/).filter((part) => part !== "" && !ADDED.test(part) && (roles || !ROLE.test(part)));
+function partsOf(name: string, roles: boolean): string[] {
+  const parts = name.split(/[./:]+/).filter((part) => part !== "");
+  const named = parts.filter((part) => !ROLE.test(part));
+  const own = new Set(named.filter((part) => !ADDED.test(part)));
+  // a module may be called as an operator is: conv
+  if (own.size === 0 && named.length > 0) own.add(named[0]);
+  return parts.filter((part) => (ROLE.test(part) ? roles : own.has(part)));
+}
 
 /** Length of the longest common subsequence. */
 function common(a: readonly string[], b: readonly string[]): number {
