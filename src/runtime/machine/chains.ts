@@ -69,6 +69,17 @@ export const EXPRESSIONS: ReadonlyMap<string, Build> = new Map<string, Build>([
         binary("atLeast", binary("atMost", binary("add", binary("mul", x, constant(1 / 6)), constant(0.5)), constant(1)), constant(0)),
       ),
   ],
+  [
+    "HardSigmoid",
+    ([x], node) => {
+      const line = binary(
+        "add",
+        binary("mul", x, constant(attributeFloat(node, "alpha", 0.2))),
+        constant(attributeFloat(node, "beta", 0.5)),
+      );
+      return binary("atMost", binary("atLeast", line, constant(0)), constant(1));
+    },
+  ],
   ["com.microsoft.Gelu", ([x]) => gelu(x)],
   ["com.microsoft.BiasGelu", biased(gelu)],
   ["com.microsoft.FastGelu", biased(geluTanh)],

@@ -7,7 +7,7 @@ import type { Inputs, Operators } from "./operator.ts";
 import { fail, ints, need, text } from "./operator.ts";
 
 /** A window over an image of two dimensions; one of one dimension has a height of 1. */
-interface Window {
+export interface Window {
   readonly batch: number;
   readonly channels: number;
   /** Of the image. */
@@ -23,7 +23,7 @@ interface Window {
  * The window of a Conv or pooling node over x [N, C, W] or [N, C, H, W]. `kernel`: null for that of the attribute.
  * @throws LowbitError E_SHAPE
  */
-export function windowShape(x: Value, node: NodeProto, kernel: readonly number[] | null): Window {
+export function windowShape(x: Pick<Value, "dims">, node: NodeProto, kernel: readonly number[] | null): Window {
   const spatial = x.dims.slice(2);
   const rank = spatial.length;
   const sizes = kernel ?? ints(node, "kernel_shape") ?? [];
@@ -54,12 +54,14 @@ export function windowShape(x: Value, node: NodeProto, kernel: readonly number[]
   };
 }
 
-function outSize({ size, kernel, strides, dilations, pads }: Window, node: NodeProto): number[] {
-  return [0, 1].map((a) => {
+/** Height and width of the result. @throws LowbitError E_SHAPE */
+export function outSize({ size, kernel, strides, dilations, pads }: Window, node: NodeProto): [number, number] {
+  const along = (a: number): number => {
     const reach = size[a] + pads[a][0] + pads[a][1] - dilations[a] * (kernel[a] - 1) - 1;
     if (reach < 0) throw fail(node, "an image at least as large as the window", `[${size.join(", ")}]`);
     return Math.floor(reach / strides[a]) + 1;
-  });
+  };
+  return [along(0), along(1)];
 }
 
 /** Calls `visit` with the place in the image of every tap of the window at output (oy, ox). */

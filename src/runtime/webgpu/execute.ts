@@ -12,6 +12,7 @@ import type { Value } from "../value.ts";
 import { fusedAttention, fusedRotary, groupQuery } from "./attention.ts";
 import { elementwise, emitChain, emitJoined, emitLayer, gemm, multiply, type DeviceEmit } from "./emit.ts";
 import { deviceLayer } from "./layers.ts";
+import { WINDOWS } from "./windows.ts";
 import { fusedNorm, MOVES, ofShape, sameValues } from "./moves.ts";
 import { countOf, isTensor, type Held, type Recorder, type Tensor } from "./recorder.ts";
 
@@ -26,6 +27,7 @@ export const DEVICE_EMITS: ReadonlyMap<string, DeviceEmit> = new Map<string, Dev
   ...SHAPES.map((name): [string, DeviceEmit] => [name, sameValues(run(name))]),
   ...["Shape", "Size"].map((name): [string, DeviceEmit] => [name, ofShape(run(name))]),
   ...MOVES,
+  ...WINDOWS,
   ["MatMul", multiply],
   ["com.microsoft.GroupQueryAttention", groupQuery],
 ]);

@@ -131,6 +131,22 @@ const gather: DeviceEmit = (r, inputs, node) => {
   return [y];
 };
 
+/** x [outer, axis, inner] to a value of other dimensions. */
+export function emitReduce(r: Recorder, op: ReduceOp, x: Held, axis: number, inner: number, dims: readonly number[]): Tensor {
+  const from = r.place(x);
+  const y = r.tensor(dims);
+  r.dispatch(
+    { family: "reduce", spec: { op }, name: `f32_reduce_${op}__wgsl`, code: () => reduceShader(op) },
+    {
+      fields: REDUCE_FIELDS,
+      params: { count: y.size, axis, inner, ox: from.offset },
+      bound: { x: from, y },
+      groups: itemGroups(y.size),
+    },
+  );
+  return y;
+}
+
 const reduction =
   (op: ReduceOp): DeviceEmit =>
   (r, inputs, node) => {
@@ -142,18 +158,8 @@ const reduction =
     const inner = product(x.dims.slice(axes.at(-1)! + 1));
     const axis = product(axes.map((i) => x.dims[i]));
     const keep = attributeInt(node, "keepdims", 1) !== 0;
-    const from = r.place(x);
-    const y = r.tensor(keep ? x.dims.map((d, i) => (axes.includes(i) ? 1 : d)) : x.dims.filter((_, i) => !axes.includes(i)));
-    r.dispatch(
-      { family: "reduce", spec: { op }, name: `f32_reduce_${op}__wgsl`, code: () => reduceShader(op) },
-      {
-        fields: REDUCE_FIELDS,
-        params: { count: y.size, axis, inner, ox: from.offset },
-        bound: { x: from, y },
-        groups: itemGroups(y.size),
-      },
-    );
-    return [y];
+    const dims = keep ? x.dims.map((d, i) => (axes.includes(i) ? 1 : d)) : x.dims.filter((_, i) => !axes.includes(i));
+    return [emitReduce(r, op, x, axis, inner, dims)];
   };
 
 const softmax: DeviceEmit = (r, [x], node) => {

@@ -1,0 +1,77 @@
+// Convolution and pooling in WGSL, in two dimensions (one: a height of 1): an invocation for each place of the result,
+// of a convolution for several filters of its group at once, so that what it reads of the image serves them all.
+import { entry } from "../product.ts";
+import { eachItem, header, SIZE, type Bound, type Fields } from "./shader.ts";
+
+/** Image, kernel, strides, dilations, padding before, and result, each of both dimensions. */
+const WINDOW: Fields = ["ih", "iw", "kh", "kw", "sh", "sw", "dh", "dw", "ph", "pw", "yh", "yw"];
+
+/** `body` for each tap of the window that lies in the image: `at` its place in the plane, `tap` its number. */
+const eachTap = (body: string): string => `for (var ky = 0u; ky < params.kh; ky++) {
+    let iy = row * params.sh + ky * params.dh - params.ph;
+    if (iy >= params.ih) { continue; }
+    for (var kx = 0u; kx < params.kw; kx++) {
+      let ix = column * params.sw + kx * params.dw - params.pw;
+      if (ix >= params.iw) { continue; }
+      let at = iy * params.iw + ix; let tap = ky * params.kw + kx;
+      ${body}
+    }
+  }`;
+
+/** The place of the result, from its number among those of a plane. */
+const PLACE = "let column = number % params.yw; let row = (number / params.yw) % params.yh; let rest = number / params.yw / params.yh;";
+
+export interface ConvShader {
+  /** Filters of an invocation: 1, or 4 where a group has as many. */
+  readonly filters: 1 | 4;
+  readonly bias: boolean;
+}
+
+/** `depth`: channels of a group; `filters` of a group. `count`: invocations. */
+export const CONV_FIELDS: Fields = ["count", "groups", "depth", "filters", ...WINDOW, "ox", "ow", "ob"];
+
+export const convFilters = (perGroup: number): 1 | 4 => (perGroup >= 4 ? 4 : 1);
+
+/** Bindings: params, x, w, bias?, y. Invocations: batch * groups * ceil(filters / spec.filters) * oh * ow. */
+export function convShader({ filters, bias }: ConvShader): string {
+  const buffers: Bound[] = [["x", "array<f32>"], ["w", "array<f32>"], ...(bias ? [["bias", "array<f32>"] as const] : []), ["y", "array<f32>", "read_write"]]; // prettier-ignore
+  const lanes = Array.from({ length: filters }, (_, i) => i);
+  const each = (line: (i: number) => string, between = " "): string => lanes.map(line).join(between);
+  return `${header(CONV_FIELDS, buffers)}${entry(SIZE)} {
+  ${eachItem("params.count")}
+  ${PLACE}
+  let sets = (params.filters + ${filters - 1}u) / ${filters}u;
+  let first = (rest % sets) * ${filters}u; let group = (rest / sets) % params.groups; let b = rest / sets / params.groups;
+  let plane = params.ih * params.iw; let taps = params.kh * params.kw;
+  let image = params.ox + (b * params.groups + group) * params.depth * plane;
+  ${each((i) => `let f${i} = group * params.filters + min(first + ${i}u, params.filters - 1u); let w${i} = params.ow + f${i} * params.depth * taps; var s${i} = ${bias ? `bias[params.ob + f${i}]` : "0.0"};`, "\n  ")}
+  ${eachTap(`for (var c = 0u; c < params.depth; c++) {
+        let v = x[image + c * plane + at]; let k = c * taps + tap;
+        ${each((i) => `s${i} += v * w[w${i} + k];`)}
+      }`)}
+  let dst = b * params.groups * params.filters * params.yh * params.yw + row * params.yw + column;
+  ${each((i) => `if (first + ${i}u < params.filters) { y[dst + f${i} * params.yh * params.yw] = s${i}; }`, "\n  ")}
+}
+`;
+}
+
+export const convName = ({ filters, bias }: ConvShader): string => `f32_conv_${filters}${bias ? "_bias" : ""}__wgsl`;
+
+/** `padding`: an average counts it. */
+export const POOL_FIELDS: Fields = ["count", ...WINDOW, "padding", "ox"];
+
+/** Planes of x to planes of y. Bindings: params, x, y. */
+export const poolShader = (op: "max" | "average"): string => `${header(POOL_FIELDS, [
+  ["x", "array<f32>"],
+  ["y", "array<f32>", "read_write"],
+])}${entry(SIZE)} {
+  ${eachItem("params.count")}
+  ${PLACE}
+  let image = params.ox + rest * params.ih * params.iw;
+  var whole = 0.0; var count = 0u;
+  ${eachTap(`let v = x[image + at];
+      whole = ${op === "average" ? "whole + v" : "select(select(max(whole, v), whole + v, v != v || whole != whole), v, count == 0u)"};
+      count++;`)}
+  y[number] = whole${op === "average" ? " / f32(select(count, params.kh * params.kw, params.padding != 0u))" : ""};
+}
+`;

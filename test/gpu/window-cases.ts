@@ -1,0 +1,60 @@
+// Shapes of convolution and pooling: groups, dilations, padding of every kind, filters that no kernel's set divides,
+// one dimension; each on a part of one input, so that it is on the device when the operator begins.
+import { encode, graph, model, node, raw, T, value, weights, type AttributeValue } from "../onnx/build.ts";
+import type { RuntimeTensor } from "../../src/runtime/index.ts";
+
+export interface WindowCase {
+  readonly op: string;
+  readonly x: number[];
+  /** Constants behind it; what they hold are small numbers, positive where `positive`. */
+  readonly more?: readonly number[][];
+  readonly positive?: boolean;
+  readonly attributes?: Record<string, AttributeValue>;
+}
+
+const ints = (...values: number[]): { ints: number[] } => ({ ints: values });
+
+export const WINDOWS: readonly WindowCase[] = [
+  { op: "Conv", x: [1, 3, 7, 9], more: [[5, 3, 3, 2], [5]], attributes: { pads: ints(1, 0, 2, 1), strides: ints(2, 1) } },
+  { op: "Conv", x: [2, 4, 6, 5], more: [[4, 1, 3, 3], [4]], attributes: { group: 4n, dilations: ints(1, 2), auto_pad: "SAME_UPPER" } },
+  { op: "Conv", x: [1, 6, 5, 4], more: [[9, 2, 1, 1]], attributes: { group: 3n } },
+  { op: "Conv", x: [2, 6, 4, 4], more: [[10, 3, 2, 2]], attributes: { group: 2n, pads: ints(1, 0, 0, 1) } },
+  { op: "Conv", x: [2, 3, 11], more: [[4, 3, 4], [4]], attributes: { strides: ints(3), pads: ints(2, 1) } },
+  { op: "Conv", x: [1, 4, 5, 5], more: [[16, 1, 3, 3]], attributes: { group: 4n, strides: ints(2, 2), auto_pad: "SAME_LOWER" } },
+  { op: "MaxPool", x: [2, 3, 7, 6], attributes: { kernel_shape: ints(3, 2), strides: ints(2, 1), pads: ints(1, 0, 1, 1) } },
+  { op: "MaxPool", x: [1, 5, 13], attributes: { kernel_shape: ints(3), dilations: ints(2), strides: ints(2) } },
+  { op: "AveragePool", x: [1, 4, 6, 7], attributes: { kernel_shape: ints(3, 4), pads: ints(1, 2, 0, 1), strides: ints(2, 3) } },
+  { op: "AveragePool", x: [1, 4, 6, 7], attributes: { kernel_shape: ints(2, 3), pads: ints(1, 1, 1, 1), count_include_pad: 1n } },
+  { op: "GlobalAveragePool", x: [2, 5, 3, 7] },
+  { op: "GlobalMaxPool", x: [2, 5, 9] },
+  { op: "BatchNormalization", x: [2, 5, 3, 7], more: [[5], [5], [5], [5]], positive: true, attributes: { epsilon: 0.01 } },
+  { op: "HardSigmoid", x: [2, 5, 9], attributes: { alpha: 0.3, beta: 0.6 } },
+];
+
+const product = (dims: readonly number[]): number => dims.reduce((a, b) => a * b, 1);
+
+/** A model with an output for each case, `y0` and so on. The image has no number above 0: a maximum that begins there is found. */
+export function windowModel(cases: readonly WindowCase[]): { readonly bytes: Uint8Array; readonly feeds: Record<string, RuntimeTensor> } {
+  const count = cases.reduce((sum, { x }) => sum + product(x), 0);
+  const [initializer, nodes] = [[] as ReturnType<typeof raw>[], [] as ReturnType<typeof node>[]];
+  initializer.push(raw("sizes", [cases.length], BigInt64Array.from(cases, ({ x }) => BigInt(product(x))), T.INT64)); // prettier-ignore
+  nodes.push(node("Neg", ["all"], ["less"]), node("Split", ["less", "sizes"], cases.map((_, i) => `part${i}`))); // prettier-ignore
+  cases.forEach(({ op, x, more = [], positive, attributes = {} }, i) => {
+    initializer.push(raw(`shape${i}`, [x.length], BigInt64Array.from(x, BigInt), T.INT64));
+    nodes.push(node("Reshape", [`part${i}`, `shape${i}`], [`x${i}`]));
+    const names = more.map((dims, j) => {
+      const data = weights(product(dims), 7 * i + j).map((v) => (positive === true ? Math.abs(v) + 0.1 : 3 * v));
+      initializer.push(raw(`c${i}_${j}`, dims, data));
+      return `c${i}_${j}`;
+    });
+    nodes.push(node(op, [`x${i}`, ...names], [`y${i}`], attributes));
+  });
+  const output = cases.map(({ x }, i) => value(`y${i}`, T.FLOAT, x.map((_, a) => `d${a}_${i}`))); // prettier-ignore
+  const bytes = encode(model(graph({ input: [value("all", T.FLOAT, [count])], output, initializer, node: nodes }), { opset: 17 }));
+  const all = {
+    type: "float32",
+    dims: [count],
+    data: Float32Array.from({ length: count }, (_, i) => 2 + Math.sin(1.7 * i + 2 * Math.sin(i))),
+  };
+  return { bytes, feeds: { all } };
+}

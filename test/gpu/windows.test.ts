@@ -1,0 +1,33 @@
+// Operators of convolutional networks on a device, each shape once, all in one model: software drivers compile for
+// seconds, and the shapes share their kernels. The judge is WebAssembly, which test/runtime judges by onnxruntime.
+import { afterAll, beforeAll, expect, it } from "vitest";
+import type { GpuRoot } from "../../kernels/wgsl/api.ts";
+import { webgpu, type WebGpuBackend } from "../../src/backends/webgpu/backend.ts";
+import { loadModel } from "../../src/runtime/index.ts";
+import { adapterName, describeGpu, entryPoint } from "./adapter.ts";
+import { windowModel, WINDOWS } from "./window-cases.ts";
+
+describeGpu(`windows on ${adapterName}`, () => {
+  let backend: WebGpuBackend;
+  beforeAll(async () => {
+    backend = await webgpu({ gpu: (await entryPoint()) as unknown as GpuRoot });
+  });
+  afterAll(() => backend.dispose());
+
+  it(`${WINDOWS.length} shapes of convolution and pooling: the values of WebAssembly`, async () => {
+    const { bytes, feeds } = windowModel(WINDOWS);
+    const [judge, session] = await Promise.all([loadModel(bytes), loadModel(bytes, { backend })]);
+    const wanted = await judge.run(feeds);
+    const got = await session.run(feeds);
+    WINDOWS.forEach(({ op, x }, i) => {
+      const [a, b] = [wanted[`y${i}`], got[`y${i}`]];
+      expect([...b.dims], `${op} of [${x}]`).toEqual([...a.dims]);
+      const [data, other] = [a.data, b.data] as [Float32Array, Float32Array];
+      const far = data.findIndex((v, at) => !(Math.abs(v - other[at]) <= 2e-5));
+      if (far >= 0) expect.fail(`${op} of [${x}] (${i}), ${far}: expected ${data[far]}, got ${other[far]}`);
+    });
+    const elsewhere = session.explain().steps.filter(({ kernel }) => kernel !== "kernel");
+    expect(elsewhere.map(({ operator, kernel }) => `${operator}: ${kernel}`)).toEqual([]);
+    await Promise.all([judge.release(), session.release()]);
+  }, 120_000);
+});
