@@ -9,6 +9,9 @@ export interface WindowCase {
   /** Constants behind it; what they hold are small numbers, positive where `positive`. */
   readonly more?: readonly number[][];
   readonly positive?: boolean;
+  /** Of Resize, of Pad. */
+  readonly scales?: readonly number[];
+  readonly pads?: readonly number[];
   readonly attributes?: Record<string, AttributeValue>;
 }
 
@@ -16,11 +19,24 @@ const ints = (...values: number[]): { ints: number[] } => ({ ints: values });
 
 export const WINDOWS: readonly WindowCase[] = [
   { op: "Conv", x: [1, 3, 7, 9], more: [[5, 3, 3, 2], [5]], attributes: { pads: ints(1, 0, 2, 1), strides: ints(2, 1) } },
-  { op: "Conv", x: [2, 4, 6, 5], more: [[4, 1, 3, 3], [4]], attributes: { group: 4n, dilations: ints(1, 2), auto_pad: "SAME_UPPER" } },
+  { op: "Conv", x: [2, 4, 6, 5], more: [[4, 1, 3, 3], [4]], attributes: { group: 4n, dilations: ints(1, 2), pads: ints(1, 2, 1, 2) } },
   { op: "Conv", x: [1, 6, 5, 4], more: [[9, 2, 1, 1]], attributes: { group: 3n } },
   { op: "Conv", x: [2, 6, 4, 4], more: [[10, 3, 2, 2]], attributes: { group: 2n, pads: ints(1, 0, 0, 1) } },
   { op: "Conv", x: [2, 3, 11], more: [[4, 3, 4], [4]], attributes: { strides: ints(3), pads: ints(2, 1) } },
   { op: "Conv", x: [1, 4, 5, 5], more: [[16, 1, 3, 3]], attributes: { group: 4n, strides: ints(2, 2), auto_pad: "SAME_LOWER" } },
+  { op: "ConvTranspose", x: [2, 4, 3, 5], more: [[4, 5, 2, 3], [5]], attributes: { strides: ints(2, 3), pads: ints(0, 1, 1, 0) } },
+  {
+    op: "ConvTranspose",
+    x: [1, 6, 4, 3],
+    more: [[6, 2, 3, 2], [6]],
+    attributes: { group: 3n, dilations: ints(1, 2), strides: ints(2, 1) },
+  },
+  { op: "ConvTranspose", x: [2, 3, 8], more: [[3, 2, 4]], attributes: { strides: ints(2), output_padding: ints(1), pads: ints(1, 1) } },
+  { op: "Resize", x: [1, 3, 4, 5], scales: [1, 1, 2, 1.5], attributes: { mode: "nearest", coordinate_transformation_mode: "asymmetric" } },
+  { op: "Resize", x: [1, 2, 5, 6], scales: [1, 1, 1.7, 0.6], attributes: { mode: "linear" } },
+  { op: "Resize", x: [1, 2, 5, 6], scales: [1, 1, 2, 1.3], attributes: { mode: "cubic", exclude_outside: 1n } },
+  { op: "Pad", x: [2, 3, 4, 5], pads: [0, 1, 2, 0, 0, 0, 1, 3] },
+  { op: "Pad", x: [2, 3, 4, 5], pads: [0, 0, 2, 1, 0, 0, -1, 3], attributes: { mode: "reflect" } },
   { op: "MaxPool", x: [2, 3, 7, 6], attributes: { kernel_shape: ints(3, 2), strides: ints(2, 1), pads: ints(1, 0, 1, 1) } },
   { op: "MaxPool", x: [1, 5, 13], attributes: { kernel_shape: ints(3), dilations: ints(2), strides: ints(2) } },
   { op: "AveragePool", x: [1, 4, 6, 7], attributes: { kernel_shape: ints(3, 4), pads: ints(1, 2, 0, 1), strides: ints(2, 3) } },
@@ -39,7 +55,7 @@ export function windowModel(cases: readonly WindowCase[]): { readonly bytes: Uin
   const [initializer, nodes] = [[] as ReturnType<typeof raw>[], [] as ReturnType<typeof node>[]];
   initializer.push(raw("sizes", [cases.length], BigInt64Array.from(cases, ({ x }) => BigInt(product(x))), T.INT64)); // prettier-ignore
   nodes.push(node("Neg", ["all"], ["less"]), node("Split", ["less", "sizes"], cases.map((_, i) => `part${i}`))); // prettier-ignore
-  cases.forEach(({ op, x, more = [], positive, attributes = {} }, i) => {
+  cases.forEach(({ op, x, more = [], positive, scales, pads, attributes = {} }, i) => {
     initializer.push(raw(`shape${i}`, [x.length], BigInt64Array.from(x, BigInt), T.INT64));
     nodes.push(node("Reshape", [`part${i}`, `shape${i}`], [`x${i}`]));
     const names = more.map((dims, j) => {
@@ -47,6 +63,17 @@ export function windowModel(cases: readonly WindowCase[]): { readonly bytes: Uin
       initializer.push(raw(`c${i}_${j}`, dims, data));
       return `c${i}_${j}`;
     });
+    if (scales !== undefined) {
+      initializer.push(raw(`scales${i}`, [scales.length], Float32Array.from(scales)));
+      names.push("", `scales${i}`);
+    }
+    if (pads !== undefined) {
+      initializer.push(
+        raw(`pads${i}`, [pads.length], BigInt64Array.from(pads, BigInt), T.INT64),
+        raw(`value${i}`, [], Float32Array.of(2.5)),
+      );
+      names.push(`pads${i}`, `value${i}`);
+    }
     nodes.push(node(op, [`x${i}`, ...names], [`y${i}`], attributes));
   });
   const output = cases.map(({ x }, i) => value(`y${i}`, T.FLOAT, x.map((_, a) => `d${a}_${i}`))); // prettier-ignore

@@ -5,7 +5,7 @@ import { attentionName, attentionShader } from "./attention.ts";
 import { chainName, chainShader, chainShaderSpec, type OperandKind } from "./chain.ts";
 import { matmulShader } from "./matmul.ts";
 import { copyShader, reduceShader, rotaryName, rotaryShader } from "./moves.ts";
-import { convName, convShader, poolShader } from "./window.ts";
+import { convName, convShader, poolShader, resampleShader } from "./window.ts";
 import { normName, normShader, softmaxShader } from "./rows.ts";
 
 const plain = (name: string, build: () => string): ShaderVariant => ({ name, features: [], build });
@@ -49,8 +49,9 @@ export function* operatorShaders(): Iterable<ShaderVariant> {
     yield plain(attentionName(spec), () => attentionShader(spec));
   }
   yield plain("f32_matmul__wgsl", matmulShader);
+  yield plain("f32_resample__wgsl", resampleShader);
   for (const filters of [1, 4] as const) {
-    const spec = { filters, bias: filters === 4 };
+    const spec = { filters, bias: filters === 4, transposed: filters === 1 };
     yield plain(convName(spec), () => convShader(spec));
   }
   for (const op of ["max", "average"] as const) yield plain(`f32_pool_${op}__wgsl`, () => poolShader(op));

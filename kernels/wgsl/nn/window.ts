@@ -6,13 +6,19 @@ import { eachItem, header, SIZE, type Bound, type Fields } from "./shader.ts";
 /** Image, kernel, strides, dilations, padding before, and result, each of both dimensions. */
 const WINDOW: Fields = ["ih", "iw", "kh", "kw", "sh", "sw", "dh", "dw", "ph", "pw", "yh", "yw"];
 
+/** A tap's place along one dimension. Transposed: only where the stride divides it. */
+const place = (axis: string, at: string, d: string, transposed: boolean): string =>
+  transposed
+    ? `let r${axis} = ${at} + params.p${d} - k${axis} * params.d${d}; let i${axis} = r${axis} / params.s${d};
+    if (i${axis} >= params.i${d} || r${axis} % params.s${d} != 0u) { continue; }`
+    : `let i${axis} = ${at} * params.s${d} + k${axis} * params.d${d} - params.p${d};
+    if (i${axis} >= params.i${d}) { continue; }`;
+
 /** `body` for each tap of the window that lies in the image: `at` its place in the plane, `tap` its number. */
-const eachTap = (body: string): string => `for (var ky = 0u; ky < params.kh; ky++) {
-    let iy = row * params.sh + ky * params.dh - params.ph;
-    if (iy >= params.ih) { continue; }
+const eachTap = (body: string, transposed = false): string => `for (var ky = 0u; ky < params.kh; ky++) {
+    ${place("y", "row", "h", transposed)}
     for (var kx = 0u; kx < params.kw; kx++) {
-      let ix = column * params.sw + kx * params.dw - params.pw;
-      if (ix >= params.iw) { continue; }
+      ${place("x", "column", "w", transposed)}
       let at = iy * params.iw + ix; let tap = ky * params.kw + kx;
       ${body}
     }
@@ -25,6 +31,8 @@ export interface ConvShader {
   /** Filters of an invocation: 1, or 4 where a group has as many. */
   readonly filters: 1 | 4;
   readonly bias: boolean;
+  /** ConvTranspose: weights [channels, filters of a group, kernel]. */
+  readonly transposed: boolean;
 }
 
 /** `depth`: channels of a group; `filters` of a group. `count`: invocations. */
@@ -33,7 +41,7 @@ export const CONV_FIELDS: Fields = ["count", "groups", "depth", "filters", ...WI
 export const convFilters = (perGroup: number): 1 | 4 => (perGroup >= 4 ? 4 : 1);
 
 /** Bindings: params, x, w, bias?, y. Invocations: batch * groups * ceil(filters / spec.filters) * oh * ow. */
-export function convShader({ filters, bias }: ConvShader): string {
+export function convShader({ filters, bias, transposed }: ConvShader): string {
   const buffers: Bound[] = [["x", "array<f32>"], ["w", "array<f32>"], ...(bias ? [["bias", "array<f32>"] as const] : []), ["y", "array<f32>", "read_write"]]; // prettier-ignore
   const lanes = Array.from({ length: filters }, (_, i) => i);
   const each = (line: (i: number) => string, between = " "): string => lanes.map(line).join(between);
@@ -44,18 +52,22 @@ export function convShader({ filters, bias }: ConvShader): string {
   let first = (rest % sets) * ${filters}u; let group = (rest / sets) % params.groups; let b = rest / sets / params.groups;
   let plane = params.ih * params.iw; let taps = params.kh * params.kw;
   let image = params.ox + (b * params.groups + group) * params.depth * plane;
-  ${each((i) => `let f${i} = group * params.filters + min(first + ${i}u, params.filters - 1u); let w${i} = params.ow + f${i} * params.depth * taps; var s${i} = ${bias ? `bias[params.ob + f${i}]` : "0.0"};`, "\n  ")}
-  ${eachTap(`for (var c = 0u; c < params.depth; c++) {
-        let v = x[image + c * plane + at]; let k = c * taps + tap;
+  ${each((i) => `let f${i} = group * params.filters + min(first + ${i}u, params.filters - 1u); let w${i} = params.ow + ${transposed ? `(group * (params.depth - 1u) * params.filters + f${i})` : `f${i} * params.depth`} * taps; var s${i} = ${bias ? `bias[params.ob + f${i}]` : "0.0"};`, "\n  ")}
+  ${eachTap(
+    `for (var c = 0u; c < params.depth; c++) {
+        let v = x[image + c * plane + at]; let k = c * ${transposed ? "params.filters * taps" : "taps"} + tap;
         ${each((i) => `s${i} += v * w[w${i} + k];`)}
-      }`)}
+      }`,
+    transposed,
+  )}
   let dst = b * params.groups * params.filters * params.yh * params.yw + row * params.yw + column;
   ${each((i) => `if (first + ${i}u < params.filters) { y[dst + f${i} * params.yh * params.yw] = s${i}; }`, "\n  ")}
 }
 `;
 }
 
-export const convName = ({ filters, bias }: ConvShader): string => `f32_conv_${filters}${bias ? "_bias" : ""}__wgsl`;
+export const convName = ({ filters, bias, transposed }: ConvShader): string =>
+  `f32_conv${transposed ? "transpose" : ""}_${filters}${bias ? "_bias" : ""}__wgsl`;
 
 /** `padding`: an average counts it. */
 export const POOL_FIELDS: Fields = ["count", ...WINDOW, "padding", "ox"];
@@ -73,5 +85,29 @@ export const poolShader = (op: "max" | "average"): string => `${header(POOL_FIEL
       whole = ${op === "average" ? "whole + v" : "select(select(max(whole, v), whole + v, v != v || whole != whole), v, count == 0u)"};
       count++;`)}
   y[number] = whole${op === "average" ? " / f32(select(count, params.kh * params.kw, params.padding != 0u))" : ""};
+}
+`;
+
+/** What lies outside is this index. */
+export const OUTSIDE = 0xffffffff;
+
+/** `before` and `after`: sizes of the axis; `taps` of each place: index and weight of `table`. */
+export const RESAMPLE_FIELDS: Fields = ["count", "before", "after", "inner", "taps", "ox", "outside$"];
+
+/** x [outer, before, inner] to y [outer, after, inner]: weighted sums along the axis. Bindings: params, x, table, y. */
+export const resampleShader = (): string => `${header(RESAMPLE_FIELDS, [
+  ["x", "array<f32>"],
+  ["table", "array<vec2u>"],
+  ["y", "array<f32>", "read_write"],
+])}${entry(SIZE)} {
+  ${eachItem("params.count")}
+  let i = (number / params.inner) % params.after;
+  let start = params.ox + (number / params.inner / params.after) * params.before * params.inner + number % params.inner;
+  var sum = 0.0;
+  for (var t = 0u; t < params.taps; t++) {
+    let tap = table[i * params.taps + t]; let weight = bitcast<f32>(tap.y);
+    if (tap.x == ${OUTSIDE}u) { sum = params.outside; } else if (weight != 0.0) { sum += weight * x[start + tap.x * params.inner]; }
+  }
+  y[number] = sum;
 }
 `;

@@ -1,12 +1,15 @@
 // What convolutional networks have beside convolution: batch and instance norms, transposed convolution, padding, and
 // what moves channels into space. Loops.
 import { attributeFloat, attributeInt } from "../../onnx/graph/nodes.ts";
+import { contiguous } from "../../onnx/graph/views.ts";
 import type { NodeProto } from "../../onnx/file/gen/onnx_pb.ts";
 import type { Value } from "../value.ts";
 import { empty, floatData, floats, integers, sizeOf } from "../value.ts";
-import { windowShape } from "./conv.ts";
+import { windowShape, type Window } from "./conv.ts";
 import type { Inputs, Operators } from "./operator.ts";
 import { axisOf, fail, ints, need, product, text } from "./operator.ts";
+
+type Shaped = Pick<Value, "dims">;
 
 /** y = a[c] * x + b[c] over the planes of [N, C, ...]. */
 function byChannel(x: Value, a: ArrayLike<number>, b: ArrayLike<number>): Value {
@@ -77,7 +80,7 @@ function groupNorm(inputs: Inputs, node: NodeProto): Value {
 }
 
 /** Padding before and after each axis of a transposed convolution, and its output sizes. */
-function spread(x: Value, weight: Value, node: NodeProto): { readonly sizes: number[]; readonly before: number[] } {
+function spread(x: Shaped, weight: Shaped, node: NodeProto): { readonly sizes: number[]; readonly before: number[] } {
   const spatial = x.dims.slice(2);
   const rank = spatial.length;
   const kernel = weight.dims.slice(2);
@@ -100,23 +103,46 @@ function spread(x: Value, weight: Value, node: NodeProto): { readonly sizes: num
   return { sizes, before };
 }
 
+/**
+ * The window of a transposed convolution, its padding taken from the result; height and width of that.
+ * @throws LowbitError E_SHAPE
+ */
+export function transposedWindow(
+  x: Shaped,
+  weight: Shaped,
+  node: NodeProto,
+): { readonly window: Window; readonly output: [number, number] } {
+  const groups = attributeInt(node, "group", 1);
+  const channels = x.dims[1];
+  if (
+    x.dims.length < 3 ||
+    x.dims.length > 4 ||
+    weight.dims.length !== x.dims.length ||
+    weight.dims[0] !== channels ||
+    channels % groups !== 0
+  )
+    throw fail(node, "an image [N, C, ...] and filters for it", `[${x.dims.join(", ")}] and [${weight.dims.join(", ")}]`);
+  const window = windowShape(x, node, weight.dims.slice(2));
+  const { sizes, before } = spread(x, weight, node);
+  if (sizes.some((d) => d < 1)) throw fail(node, "an output with elements", `[${sizes.join(", ")}]`);
+  const flat = sizes.length === 1;
+  const [top, left] = flat ? [0, before[0]] : before;
+  return { window: { ...window, pads: [[top, 0], [left, 0]] }, output: flat ? [1, sizes[0]] : [sizes[0], sizes[1]] }; // prettier-ignore
+}
+
 function convTranspose(inputs: Inputs, node: NodeProto): Value {
   const x = need(inputs, 0, node);
   const weight = need(inputs, 1, node);
+  const { window, output } = transposedWindow(x, weight, node);
+  const { strides, dilations, size, kernel, pads } = window;
+  const [oh, ow] = output;
+  const [top, left] = [pads[0][0], pads[1][0]];
   const groups = attributeInt(node, "group", 1);
   const [batch, channels] = x.dims;
-  const [inner, filters] = weight.dims;
-  if (x.dims.length < 3 || x.dims.length > 4 || weight.dims.length !== x.dims.length || inner !== channels || channels % groups !== 0)
-    throw fail(node, "an image [N, C, ...] and filters for it", `[${x.dims.join(", ")}] and [${weight.dims.join(", ")}]`);
-  const { strides, dilations, size, kernel } = windowShape(x, node, weight.dims.slice(2));
-  const { sizes, before } = spread(x, weight, node);
-  const flat = sizes.length === 1;
-  const [oh, ow] = flat ? [1, sizes[0]] : sizes;
-  const [top, left] = flat ? [0, before[0]] : before;
-  if (sizes.some((d) => d < 1)) throw fail(node, "an output with elements", `[${sizes.join(", ")}]`);
+  const filters = weight.dims[1];
   const [data, w] = [floatData(x, node.opType), floatData(weight, node.opType)];
   const bias = inputs[2] === undefined ? null : floatData(inputs[2], node.opType);
-  const out = floats([batch, filters * groups, ...sizes]);
+  const out = floats([batch, filters * groups, ...output.slice(4 - x.dims.length)]);
   const sum = new Float64Array(oh * ow);
   const [plane, taps] = [size[0] * size[1], kernel[0] * kernel[1]];
   for (let b = 0; b < batch; b++)
@@ -159,8 +185,8 @@ const SOURCES: ReadonlyMap<string, (i: number, d: number) => number> = new Map([
   ["wrap", (i, d) => ((i % d) + d) % d],
 ]);
 
-function pad(inputs: Inputs, node: NodeProto): Value {
-  const x = need(inputs, 0, node);
+/** Where elements along each axis of the padded value come from: -1 for the constant. @throws LowbitError E_SHAPE */
+export function padding(x: Shaped, inputs: Inputs, node: NodeProto): { readonly value: number | bigint; readonly places: number[][] } {
   const rank = x.dims.length;
   const given = inputs[1] === undefined ? (ints(node, "pads") ?? []) : integers(inputs[1]);
   const axes = inputs[3] === undefined ? x.dims.map((_, i) => i) : integers(inputs[3]).map((a) => axisOf(a, rank, node));
@@ -174,20 +200,22 @@ function pad(inputs: Inputs, node: NodeProto): Value {
     dims[axis] += given[i] + given[axes.length + i];
   });
   sizeOf(dims, node.opType);
-  if (x.data.length === 0 && text(node, "mode", "constant") !== "constant")
+  if (product(x.dims) === 0 && text(node, "mode", "constant") !== "constant")
     throw fail(node, "values to pad with", `[${x.dims.join(", ")}]`);
+  return { value, places: dims.map((d, axis) => Array.from({ length: d }, (_, i) => source(i - before[axis], x.dims[axis]))) };
+}
+
+function pad(inputs: Inputs, node: NodeProto): Value {
+  const x = need(inputs, 0, node);
+  const rank = x.dims.length;
+  const { value, places: rows } = padding(x, inputs, node);
+  const dims = rows.map(({ length }) => length);
   const out = empty(x.type, dims);
   if (Number(value) !== 0)
     (out.data as unknown as { fill(v: number | bigint): void }).fill(x.data instanceof BigInt64Array ? BigInt(value) : value);
   // places along each axis, in elements of x
-  let step = x.data.length;
-  const places = dims.map((d, axis) => {
-    step /= Math.max(1, x.dims[axis]);
-    return Int32Array.from({ length: d }, (_, i) => {
-      const at = source(i - before[axis], x.dims[axis]);
-      return at < 0 ? -1 : at * step;
-    });
-  });
+  const { strides } = contiguous(x.dims);
+  const places = rows.map((row, axis) => Int32Array.from(row, (at) => (at < 0 ? -1 : at * strides[axis])));
   const position = dims.map(() => 0);
   for (let i = 0; i < out.data.length; i++) {
     let at = 0;

@@ -13,7 +13,7 @@ import { products } from "./product.ts";
 import { quantized } from "./quantized.ts";
 import { recurrence } from "./recurrent.ts";
 import { reduce } from "./reduce.ts";
-import { resizing } from "./resize.ts";
+import { resizers } from "./resize.ts";
 import { select } from "./select.ts";
 import { shape } from "./shape.ts";
 
@@ -31,7 +31,7 @@ export const operators: ReadonlyMap<string, Operator> = new Map(
     experts,
     images,
     imageLayers,
-    resizing,
+    resizers,
     recurrence,
     attention,
     integerOnly,

@@ -8,6 +8,8 @@ import { empty, floatData, integers, sizeOf } from "../value.ts";
 import type { Inputs, Operator, Operators } from "./operator.ts";
 import { axisOf, fail, ints, need, product, text } from "./operator.ts";
 
+type Shaped = Pick<Value, "dims">;
+
 /** Where along an axis of `from` elements the output at `i` of `to` lies. */
 interface Axis {
   readonly from: number;
@@ -48,7 +50,7 @@ const NEAREST: ReadonlyMap<string, (x: number) => number> = new Map([
 ]);
 
 /** Inputs that an output is made of, and their weights. */
-interface Taps {
+export interface Taps {
   readonly at: readonly number[];
   readonly weights: readonly number[];
 }
@@ -121,7 +123,7 @@ const filled = (inputs: Inputs, i: number): Value | undefined =>
   inputs[i] !== undefined && inputs[i].data.length > 0 ? inputs[i] : undefined;
 
 /** Sizes by axis from `sizes`, and the policy that keeps the ratio of the sides. */
-function bySizes(x: Value, axes: readonly number[], sizes: readonly number[], node: NodeProto): Axis[] {
+function bySizes(x: Shaped, axes: readonly number[], sizes: readonly number[], node: NodeProto): Axis[] {
   const policy = text(node, "keep_aspect_ratio_policy", "stretch");
   const ratios = axes.map((a, i) => sizes[i] / x.dims[a]);
   const kept = policy === "not_larger" ? Math.min(...ratios) : Math.max(...ratios);
@@ -134,7 +136,7 @@ function bySizes(x: Value, axes: readonly number[], sizes: readonly number[], no
 }
 
 /** What happens to each axis. @throws LowbitError E_SHAPE, E_ONNX */
-function axesOf(x: Value, inputs: Inputs, node: NodeProto): Axis[] {
+function axesOf(x: Shaped, inputs: Inputs, node: NodeProto): Axis[] {
   const old = node.opType === "Upsample" || inputs.length === 2;
   const scales = old ? filled(inputs, 1) : filled(inputs, 2);
   const sizes = old ? undefined : filled(inputs, 3);
@@ -162,20 +164,24 @@ function axesOf(x: Value, inputs: Inputs, node: NodeProto): Axis[] {
   });
 }
 
-function resize(inputs: Inputs, node: NodeProto): Value {
-  const x = need(inputs, 0, node);
+/** The axes that change, in order, and the taps of their outputs. @throws LowbitError as `axesOf` */
+export function resizing(x: Shaped, inputs: Inputs, node: NodeProto): { readonly axis: number; readonly taps: readonly (Taps | null)[] }[] {
   const axes = axesOf(x, inputs, node);
   sizeOf(axes.map(({ to }) => to), node.opType); // prettier-ignore
-  const mode = text(node, "mode", "nearest");
-  if (mode !== "nearest") floatData(x, node.opType);
-  const outside = attributeFloat(node, "extrapolation_value", 0);
-  let out: Value = x;
-  axes.forEach((axis, i) => {
-    const whole = axis.crop[0] === 0 && axis.crop[1] === 1;
-    if (axis.from === axis.to && whole && axis.scale === 1) return;
-    if (axis.from === 0) throw fail(node, "an image with elements", `[${x.dims.join(", ")}]`);
-    out = along(out, i, tapsOf(axis, node), outside);
+  return axes.flatMap((of, axis) => {
+    const whole = of.crop[0] === 0 && of.crop[1] === 1;
+    if (of.from === of.to && whole && of.scale === 1) return [];
+    if (of.from === 0) throw fail(node, "an image with elements", `[${x.dims.join(", ")}]`);
+    return [{ axis, taps: tapsOf(of, node) }];
   });
+}
+
+function resize(inputs: Inputs, node: NodeProto): Value {
+  const x = need(inputs, 0, node);
+  const steps = resizing(x, inputs, node);
+  if (text(node, "mode", "nearest") !== "nearest") floatData(x, node.opType);
+  const outside = attributeFloat(node, "extrapolation_value", 0);
+  const out = steps.reduce((of, { axis, taps }) => along(of, axis, taps, outside), x);
   return out === x ? { ...x, data: x.data.slice() } : out;
 }
 
@@ -187,4 +193,4 @@ const known: Operator["missing"] = (node) => {
   return NEAREST.has(text(node, "nearest_mode", "round_prefer_floor")) ? undefined : `with ${text(node, "nearest_mode", "")}`;
 };
 
-export const resizing: Operators = { Resize: { run: resize, missing: known }, Upsample: { run: resize, missing: known } };
+export const resizers: Operators = { Resize: { run: resize, missing: known }, Upsample: { run: resize, missing: known } };

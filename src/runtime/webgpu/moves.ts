@@ -28,7 +28,7 @@ import type { NodeProto } from "../../onnx/file/gen/onnx_pb.ts";
 export const hollowInputs = (inputs: HeldInputs): Inputs => inputs.map((value) => value && hollow(value));
 
 /** Whether all inputs but the first are in JavaScript: shapes, axes, indices. */
-const isPlain = (inputs: HeldInputs): boolean => inputs.slice(1).every((value) => !isTensor(value));
+export const isPlain = (inputs: HeldInputs): boolean => inputs.slice(1).every((value) => !isTensor(value));
 
 /** Another shape for the same values: the shape is what the operator's loops say of them. */
 export const sameValues =

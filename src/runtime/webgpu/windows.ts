@@ -1,13 +1,26 @@
 // Convolution and pooling on WGSL kernels.
-import { CONV_FIELDS, convFilters, convName, convShader, POOL_FIELDS, poolShader } from "../../../kernels/wgsl/nn/window.ts";
+import {
+  CONV_FIELDS,
+  convFilters,
+  convName,
+  convShader,
+  OUTSIDE,
+  POOL_FIELDS,
+  poolShader,
+  RESAMPLE_FIELDS,
+  resampleShader,
+} from "../../../kernels/wgsl/nn/window.ts";
 import { binary, constant, unary } from "../../../kernels/wasm/nn/values.ts";
 import { itemGroups } from "../../../kernels/wgsl/nn/shader.ts";
+import type { NodeProto } from "../../onnx/file/gen/onnx_pb.ts";
 import { attributeFloat, attributeInt } from "../../onnx/graph/nodes.ts";
 import { outSize, windowShape, type Window } from "../ops/conv.ts";
+import { padding, transposedWindow } from "../ops/images.ts";
 import { product } from "../ops/operator.ts";
+import { resizing, type Taps } from "../ops/resize.ts";
 import { emitChain, isFull, type DeviceEmit } from "./emit.ts";
-import { emitReduce } from "./moves.ts";
-import { countOf } from "./recorder.ts";
+import { emitReduce, hollowInputs, isPlain } from "./moves.ts";
+import { countOf, type Held, type Recorder, type Tensor } from "./recorder.ts";
 
 /** Sizes of a window as words of its shader. Padding that is negative wraps, as offsets do. */
 const windowWords = ({ size, kernel, strides, dilations, pads }: Window, sizes: readonly number[]): Record<string, number> =>
@@ -18,30 +31,48 @@ const windowWords = ({ size, kernel, strides, dilations, pads }: Window, sizes: 
     ]),
   );
 
-const conv: DeviceEmit = (r, [x, w, bias], node) => {
-  if (!isFull(x) || !isFull(w) || (bias !== undefined && !isFull(bias)) || x.dims.length !== w.dims.length) return undefined;
-  const groups = attributeInt(node, "group", 1);
-  const [[batch, channels], [outputs, depth]] = [x.dims, w.dims];
-  // what is wrong is the loops' to say
-  if (depth * groups !== channels || outputs % groups !== 0) return undefined;
+const convWindow = (x: Held, w: Held, node: NodeProto): { readonly window: Window; readonly output: readonly number[] } => {
   const window = windowShape(x, node, w.dims.slice(2));
-  const sizes = outSize(window, node);
-  const filters = outputs / groups;
-  const spec = { filters: convFilters(filters), bias: bias !== undefined };
-  const [from, weights, added] = [r.place(x), r.place(w), bias && r.place(bias)];
-  const y = r.tensor([batch, outputs, ...sizes.slice(4 - x.dims.length)]);
-  const count = batch * groups * Math.ceil(filters / spec.filters) * product(sizes);
-  r.dispatch(
-    { family: "conv", spec, name: convName(spec), code: () => convShader(spec) },
-    {
-      fields: CONV_FIELDS,
-      params: { count, groups, depth, filters, ...windowWords(window, sizes), ox: from.offset, ow: weights.offset, ob: added?.offset ?? 0 },
-      bound: { x: from, w: weights, ...(added && { bias: added }), y },
-      groups: itemGroups(count),
-    },
-  );
-  return [y];
+  return { window, output: outSize(window, node) };
 };
+
+/** Conv, or its transpose. */
+const conv =
+  (transposed: boolean): DeviceEmit =>
+  (r, [x, w, bias], node) => {
+    if (!isFull(x) || !isFull(w) || (bias !== undefined && !isFull(bias)) || x.dims.length !== w.dims.length) return undefined;
+    const groups = attributeInt(node, "group", 1);
+    const [batch, channels] = x.dims;
+    const depth = channels / groups;
+    const [outputs, inner] = transposed ? [w.dims[1] * groups, w.dims[0] / groups] : w.dims;
+    // what is wrong is the loops' to say
+    if (inner !== depth || outputs % groups !== 0) return undefined;
+    const { window, output: sizes } = transposed ? transposedWindow(x, w, node) : convWindow(x, w, node);
+    const filters = outputs / groups;
+    const spec = { filters: convFilters(filters), bias: bias !== undefined, transposed };
+    const [from, weights, added] = [r.place(x), r.place(w), bias && r.place(bias)];
+    const y = r.tensor([batch, outputs, ...sizes.slice(4 - x.dims.length)]);
+    const count = batch * groups * Math.ceil(filters / spec.filters) * product(sizes);
+    r.dispatch(
+      { family: "conv", spec, name: convName(spec), code: () => convShader(spec) },
+      {
+        fields: CONV_FIELDS,
+        params: {
+          count,
+          groups,
+          depth,
+          filters,
+          ...windowWords(window, sizes),
+          ox: from.offset,
+          ow: weights.offset,
+          ob: added?.offset ?? 0,
+        },
+        bound: { x: from, w: weights, ...(added && { bias: added }), y },
+        groups: itemGroups(count),
+      },
+    );
+    return [y];
+  };
 
 const pool =
   (op: "max" | "average"): DeviceEmit =>
@@ -86,8 +117,81 @@ const batchNorm: DeviceEmit = (r, [x, ...vectors], node) => {
   return y && [y];
 };
 
+/** An axis of x by the taps of each of its places; null: `outside`. */
+function resample(r: Recorder, x: Tensor, axis: number, places: readonly (Taps | null)[], outside: number): Tensor {
+  const taps = Math.max(...places.map((place) => place?.at.length ?? 1));
+  const table = new Uint32Array(2 * taps * places.length);
+  const weights = new Float32Array(table.buffer);
+  places.forEach((place, i) => {
+    for (let t = 0; t < taps; t++) {
+      const at = 2 * (i * taps + t);
+      table[at] = place === null ? OUTSIDE : (place.at[t] ?? 0);
+      if (place !== null) weights[at + 1] = place.weights[t] ?? 0;
+    }
+  });
+  const y = r.tensor(x.dims.with(axis, places.length));
+  r.dispatch(
+    { family: "resample", spec: {}, name: "f32_resample__wgsl", code: resampleShader },
+    {
+      fields: RESAMPLE_FIELDS,
+      params: {
+        count: y.size,
+        before: x.dims[axis],
+        after: places.length,
+        inner: product(x.dims.slice(axis + 1)),
+        taps,
+        ox: x.offset,
+        outside,
+      },
+      bound: { x, table: r.upload(table, [table.length]), y },
+      groups: itemGroups(y.size),
+    },
+  );
+  return y;
+}
+
+/** One axis after the other. */
+function resampled(
+  r: Recorder,
+  x: Held,
+  steps: readonly { axis: number; taps: readonly (Taps | null)[] }[],
+  outside: number,
+): Tensor[] | undefined {
+  if (steps.length === 0 || steps.some(({ taps }) => taps.length === 0)) return undefined;
+  const whole = r.place(x);
+  return [
+    steps.reduce((of, { axis, taps }) => {
+      const y = resample(r, of, axis, taps, outside);
+      if (of !== whole) r.free(of);
+      return y;
+    }, whole),
+  ];
+}
+
+const resize: DeviceEmit = (r, inputs, node) => {
+  const [x] = inputs;
+  if (!isFull(x) || !isPlain(inputs)) return undefined;
+  return resampled(r, x, resizing(x, hollowInputs(inputs), node), attributeFloat(node, "extrapolation_value", 0));
+};
+
+const pad: DeviceEmit = (r, inputs, node) => {
+  const [x] = inputs;
+  if (!isFull(x) || !isPlain(inputs)) return undefined;
+  const { value, places } = padding(x, hollowInputs(inputs), node);
+  const steps = places.flatMap((row, axis) =>
+    row.length === x.dims[axis] && row.every((at, i) => at === i)
+      ? []
+      : [{ axis, taps: row.map((at): Taps | null => (at < 0 ? null : { at: [at], weights: [1] })) }],
+  );
+  return resampled(r, x, steps, Number(value));
+};
+
 export const WINDOWS: readonly (readonly [string, DeviceEmit])[] = [
-  ["Conv", conv],
+  ["Conv", conv(false)],
+  ["ConvTranspose", conv(true)],
+  ["Resize", resize],
+  ["Upsample", resize],
+  ["Pad", pad],
   ["MaxPool", pool("max")],
   ["AveragePool", pool("average")],
   ["GlobalAveragePool", globalPool("mean")],
