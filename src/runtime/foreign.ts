@@ -1,4 +1,4 @@
-// Models that this runtime does not run whole, in onnxruntime: onnxruntime-node in Node, onnxruntime-web elsewhere.
+// Models, and parts of them, that this runtime does not run, in onnxruntime: onnxruntime-node in Node, onnxruntime-web elsewhere.
 import { LowbitError } from "../../formats/core/errors.ts";
 import { builtin } from "../files/node.ts";
 import { checkFetches, disposed, type Described, type Session } from "./session.ts";
@@ -24,13 +24,13 @@ interface Known {
 const firstLine = (error: unknown): string => String((error as Error).message ?? error).split("\n")[0];
 
 /** @throws LowbitError E_RUNTIME with the operators that need it */
-async function importRuntime(missing: readonly string[]): Promise<Known> {
+export async function importRuntime(missing: readonly string[]): Promise<OnnxRuntime> {
   const names = builtin("node:module") === undefined ? ["onnxruntime-web"] : ["onnxruntime-node", "onnxruntime-web"];
   let first: unknown;
   for (const name of names) {
     try {
       // a variable, so that bundlers leave the optional peer alone
-      const module = (await import(/* @vite-ignore */ name)) as Known & { default?: Known };
+      const module = (await import(/* @vite-ignore */ name)) as OnnxRuntime & { default?: OnnxRuntime };
       return module.InferenceSession === undefined ? module.default! : module;
     } catch (cause) {
       first ??= cause;
@@ -43,34 +43,40 @@ async function importRuntime(missing: readonly string[]): Promise<Known> {
   );
 }
 
+interface ForeignOptions {
+  /** What errors begin with. */
+  readonly label?: string;
+  readonly files?: ReadonlyMap<string, Uint8Array> | undefined;
+}
+
 /**
  * A session of onnxruntime behind this runtime's interface.
- * @throws LowbitError E_RUNTIME where it is not installed, or refuses the model
+ * @throws LowbitError E_RUNTIME where it refuses the model
  */
 export async function foreignSession(
-  described: Described,
+  described: Omit<Described, "agree">,
   source: string | Uint8Array,
   missing: readonly string[],
-  runtime: "onnxruntime" | OnnxRuntime,
-  files: ReadonlyMap<string, Uint8Array> = new Map(),
+  runtime: OnnxRuntime,
+  { label = "model", files = new Map() }: ForeignOptions,
 ): Promise<Session> {
-  const { InferenceSession, Tensor } = runtime === "onnxruntime" ? await importRuntime(missing) : (runtime as unknown as Known);
+  const { InferenceSession, Tensor } = runtime as unknown as Known;
   const externalData = [...files].map(([path, data]) => ({ path, data }));
   const options = { logSeverityLevel: 4, ...(files.size === 0 ? {} : { externalData }) };
   const session = await InferenceSession.create(source, options).catch((cause: unknown) => {
     throw new LowbitError(
       "E_RUNTIME",
-      `model: expected one that onnxruntime loads, for the operators ${missing.join(", ")}, got ${firstLine(cause)}. Check the model with lowbit inspect.`,
+      `${label}: expected one that onnxruntime loads, for the operators ${missing.join(", ")}, got ${firstLine(cause)}. Check the model with lowbit inspect.`,
       { cause },
     );
   });
-  const { optional: _, shapeless: __, agree: ___, ...names } = described;
+  const { inputNames, outputNames, inputMetadata, outputMetadata } = described;
   let released = false;
   return {
-    ...names,
-    async run(feeds, fetches = names.outputNames) {
+    ...{ inputNames, outputNames, inputMetadata, outputMetadata },
+    async run(feeds, fetches = outputNames) {
       if (released) throw disposed();
-      checkFetches(names.outputNames, fetches);
+      checkFetches(outputNames, fetches);
       try {
         const tensors = Object.entries(feeds).map(([name, { type, data, dims }]) => [name, new Tensor(type, data, dims)]);
         return await session.run(Object.fromEntries(tensors) as Record<string, unknown>, fetches);
@@ -78,7 +84,7 @@ export async function foreignSession(
         const given = Object.entries(feeds).map(([name, { type, dims }]) => `${name} ${type}[${dims.join(", ")}]`);
         throw new LowbitError(
           "E_RUNTIME",
-          `model: expected a run in onnxruntime with ${given.join("; ")}, got ${firstLine(cause)}. Give other feeds.`,
+          `${label}: expected a run in onnxruntime with ${given.join("; ")}, got ${firstLine(cause)}. Give other feeds.`,
           { cause },
         );
       }

@@ -1,5 +1,5 @@
-// loadModel: a model out of a file, bytes, a Blob or the network as a session: ONNX on this runtime, or as a whole on
-// onnxruntime where operators are missing; GGUF as the decoder that it is.
+// loadModel: a model out of a file, bytes, a Blob or the network as a session: ONNX on this runtime, in parts or as
+// a whole on onnxruntime where operators are missing; GGUF as the decoder that it is.
 import { LowbitError } from "../../formats/core/errors.ts";
 import { reference } from "../backends/reference.ts";
 import { TURN_MS, turn } from "../backends/turn.ts";
@@ -12,7 +12,7 @@ import { readModel } from "../onnx/file/io.ts";
 import type { OnnxModel } from "../onnx/file/model.ts";
 import { checkAborted, type Progress, type RunOptions } from "../quantize/steps.ts";
 import { makePlan, missingOperators, readGraph } from "./compile/plan.ts";
-import { foreignSession, type OnnxRuntime } from "./foreign.ts";
+import { foreignSession, importRuntime, type OnnxRuntime } from "./foreign.ts";
 import type { ActivationChoice } from "./ops/operator.ts";
 import { describe, ownSession, type DeviceSession, type Place, type Session } from "./session.ts";
 import { fetchSource, isGguf, readWhole, toBlobBytes, withExternal } from "./sources.ts";
@@ -28,9 +28,9 @@ export interface LoadOptions extends RunOptions {
   /** Where the model runs. Default "wasm", one thread. */
   readonly backend?: "wasm" | "reference" | Backend<SyncLayer>;
   /**
-   * A model with operators that are missing here goes to onnxruntime as a whole: "onnxruntime" imports onnxruntime-node
-   * in Node and onnxruntime-web elsewhere; where a bundler must know of it, give the module itself. Default: an error
-   * that lists them.
+   * A model with operators that are missing here runs in onnxruntime: these in parts of their own where most of its
+   * products can run here, else all of it. "onnxruntime" imports onnxruntime-node in Node and onnxruntime-web elsewhere;
+   * where a bundler must know of it, give the module itself. Default: an error that lists them.
    */
   readonly fallback?: "onnxruntime" | OnnxRuntime;
   /**
@@ -182,22 +182,28 @@ async function sessionOf(
   options: AnyOptions,
   { agree, files }: How,
 ): Promise<Session | DeviceSession> {
-  const graph = readGraph(model);
-  const missing = missingOperators(model, graph.flat);
-  const described = { ...describe(model), agree };
-  if (missing.length === 0) {
+  const profile = options.profile === true;
+  const open = async (part: OnnxModel, { flat, stored }: ReturnType<typeof readGraph>): Promise<Session | DeviceSession> => {
     const { host, products, engine } = await placeOf(backend);
     const activations = options.activations ?? "auto";
-    const plan = await makePlan(model, graph, { backend: host, products, activations, pace: pacing(options) });
-    options.onProgress?.({ stage: "prepare", done: graph.flat.nodes.length, total: graph.flat.nodes.length });
-    return ownSession(described, plan, { backend: host, profile: options.profile === true, engine: engine?.(plan) });
-  }
-  if (options.fallback === undefined)
+    const plan = await makePlan(part, { flat, stored }, { backend: host, products, activations, pace: pacing(options) });
+    options.onProgress?.({ stage: "prepare", done: flat.nodes.length, total: flat.nodes.length });
+    return ownSession({ ...describe(part), agree }, plan, { backend: host, profile, engine: engine?.(plan) });
+  };
+  const graph = readGraph(model);
+  const missing = missingOperators(model, graph.flat);
+  if (missing.length === 0) return open(model, graph);
+  const { fallback } = options;
+  if (fallback === undefined)
     throw new LowbitError(
       "E_UNSUPPORTED",
       `model: expected operators of the runtime, got also ${missing.join(", ")}. Load it with { fallback: "onnxruntime" }.`,
     );
-  const session = await foreignSession(described, source, missing, options.fallback, files);
+  const runtime = fallback === "onnxruntime" ? await importRuntime(missing) : fallback;
+  const described = { ...describe(model), agree };
+  const { sessionOfParts } = await import("./parts.ts");
+  const inParts = await sessionOfParts(model, described, { missing, runtime, profile, open: (part) => open(part, readGraph(part)) });
+  const session = inParts ?? (await foreignSession(described, source, missing, runtime, { files }));
   if (options.signal?.aborted) await session.release();
   checkAborted(options.signal, "loadModel");
   return session;

@@ -11,9 +11,9 @@ import { execute, type How } from "./machine/execute.ts";
 import { createMachine, type Machine } from "./machine/machine.ts";
 import type { Sequence } from "./machine/sequence.ts";
 import { heldValue, sessionCaches } from "./session-caches.ts";
-import type { RuntimeTensor, Value, ValueMetadata } from "./value.ts";
+import type { BoundaryType, RuntimeTensor, Value, ValueMetadata } from "./value.ts";
 import type { DeviceDecoder } from "./webgpu/decoder.ts";
-import { boundaryType, isArrayOf, isHalfArray, narrow, sizeOf, widen } from "./value.ts";
+import { isArrayOf, isHalfArray, metadataType, narrow, sizeOf, widen } from "./value.ts";
 
 /** One step of a model's plan: an operator or several fused ones, and the kernel that runs them. */
 export interface ExplainedStep {
@@ -22,7 +22,8 @@ export interface ExplainedStep {
   readonly operator: string;
   /**
    * A kernel, "loops", or "one by one" where a fused step met shapes that its kernel does not take. On a WebGPU backend
-   * "processor": it has no kernel there, its inputs were read back.
+   * "processor": it has no kernel there, its inputs were read back. "onnxruntime": a part of the model that runs there,
+   * `operator` lists what it has.
    */
   readonly kernel: string;
   /** Milliseconds of all runs together; only with `profile`. */
@@ -31,8 +32,9 @@ export interface ExplainedStep {
 
 /** Which kernel runs which step of a model, and what could not run here. */
 export interface SessionExplanation {
+  /** "onnxruntime": the whole model runs there. */
   readonly runtime: "lowbit" | "onnxruntime";
-  /** Why onnxruntime: what is missing here. */
+  /** Why onnxruntime, in parts or as a whole: what is missing here. */
   readonly missing: readonly string[];
   readonly steps: readonly ExplainedStep[];
   /** Nodes computed while loading. */
@@ -86,7 +88,7 @@ function metadata({ name, type }: ValueInfoProto): ValueMetadata {
   const shape = (tensor?.shape?.dim ?? []).map(({ value }) =>
     value.case === "dimValue" ? Number(value.value) : value.case === "dimParam" ? value.value : "",
   );
-  return { name, isTensor: true, type: boundaryType(tensor?.elemType ?? 0) ?? "float32", shape };
+  return { name, isTensor: true, type: metadataType(tensor?.elemType ?? 0), shape };
 }
 
 export function describe(model: OnnxModel): Omit<Described, "agree"> {
@@ -107,8 +109,10 @@ const hasShape = (type: ValueInfoProto["type"]): boolean => type?.value.case ===
 
 const show = (names: readonly string[]): string => names.map((name) => JSON.stringify(name)).join(", ");
 
+type OwnInput = ValueMetadata & { readonly type: BoundaryType };
+
 /** One feed against the model's input. */
-function checkFeed({ name, type, shape }: ValueMetadata, feed: RuntimeTensor, open: Map<string, number>, described: Described): Value {
+function checkFeed({ name, type, shape }: OwnInput, feed: RuntimeTensor, open: Map<string, number>, described: Described): Value {
   const what = `feed ${JSON.stringify(name)}`;
   const held = heldValue(feed);
   const { dims } = feed;
@@ -144,8 +148,8 @@ function checkFeed({ name, type, shape }: ValueMetadata, feed: RuntimeTensor, op
     : { type, dims: [...dims], data: values };
 }
 
-function checkFeeds(described: Described, feeds: Readonly<Record<string, RuntimeTensor>>): Map<string, Value> {
-  const { inputNames, inputMetadata, optional } = described;
+/** @throws TypeError for feeds that are missing or unknown */
+export function checkNames({ inputNames, optional }: Described, feeds: Readonly<Record<string, RuntimeTensor>>): void {
   if (typeof feeds !== "object" || feeds === null) throw new TypeError(`run feeds: expected an object of tensors, got ${String(feeds)}.`);
   const absent = inputNames.filter((name) => !Object.hasOwn(feeds, name));
   if (absent.length > 0) throw new TypeError(`run feeds: expected ${show(inputNames)}, got no ${show(absent)}. Feed every input.`);
@@ -154,8 +158,12 @@ function checkFeeds(described: Described, feeds: Readonly<Record<string, Runtime
     const why = strange.some((name) => optional.has(name)) ? " Inputs with a default value cannot be fed." : "";
     throw new TypeError(`run feeds: expected ${show(inputNames)}, got also ${show(strange)}.${why}`);
   }
+}
+
+function checkFeeds(described: Described, feeds: Readonly<Record<string, RuntimeTensor>>): Map<string, Value> {
+  checkNames(described, feeds);
   const open = new Map<string, number>();
-  return new Map(inputMetadata.map((input) => [input.name, checkFeed(input, feeds[input.name], open, described)]));
+  return new Map(described.inputMetadata.map((input) => [input.name, checkFeed(input as OwnInput, feeds[input.name], open, described)]));
 }
 
 export function checkFetches(outputNames: readonly string[], fetches: readonly string[]): void {

@@ -29,7 +29,8 @@ export interface RuntimeTensor {
 export interface ValueMetadata {
   readonly name: string;
   readonly isTensor: true;
-  readonly type: BoundaryType;
+  /** Types beside those of the runtime are of models in onnxruntime. */
+  readonly type: BoundaryType | "string" | "float64" | "uint64";
   /** Numbers, and names of sizes that are open; "" where an open size has no name. */
   readonly shape: readonly (number | string)[];
 }
@@ -80,6 +81,10 @@ export function elementType(onnx: number): ElementType | undefined {
 /** The type of an input or output; undefined where the runtime has none. */
 export const boundaryType = (onnx: number): BoundaryType | undefined =>
   onnx === T.FLOAT16 ? "float16" : WIDENED.has(onnx) ? undefined : elementType(onnx);
+
+/** The type of an input or output as onnxruntime names it; float32 where the model says nothing. */
+export const metadataType = (onnx: number): ValueMetadata["type"] =>
+  boundaryType(onnx) ?? (onnx === T.STRING ? "string" : onnx === T.DOUBLE ? "float64" : onnx === T.UINT64 ? "uint64" : "float32");
 
 type HalfArray = new (length: number) => Uint16Array;
 /** Engines that have it take and give float16 in it, as onnxruntime does. */

@@ -10,7 +10,7 @@ import type { OnnxModel } from "../../onnx/file/model.ts";
 import { readRaw } from "../../onnx/file/values.ts";
 import { attributeOf, constantTensor } from "../../onnx/graph/nodes.ts";
 import { sortNodes } from "../../onnx/graph/order.ts";
-import { buildScopes, nodeName, operatorName } from "../../onnx/graph/scopes.ts";
+import { buildScopes, nodeName, nodeReads, operatorName } from "../../onnx/graph/scopes.ts";
 
 /** The condition that a node waits for: the name of a bool, and its value. */
 export interface Guard {
@@ -21,6 +21,8 @@ export interface Guard {
 export interface FlatNode {
   readonly node: NodeProto;
   readonly guards: readonly Guard[];
+  /** The node of the main graph that it is, or that holds it. */
+  readonly top?: NodeProto;
 }
 
 export interface FlatGraph {
@@ -34,7 +36,7 @@ export interface FlatGraph {
 export const PICK = "lowbit.Pick";
 
 /** Nodes of a graph to be written out: names that it defines are renamed, so that branches cannot collide. */
-interface Pending extends FlatNode {
+interface Pending extends Required<FlatNode> {
   readonly names: ReadonlyMap<string, string>;
 }
 
@@ -60,9 +62,9 @@ export function flatten(model: OnnxModel, stops: { has(name: string): boolean })
   const out: FlatNode[] = [];
   let serial = 0;
   const none: ReadonlyMap<string, string> = new Map();
-  const stack: Pending[] = graph.node.map((node) => ({ node, guards: [], names: none })).reverse();
+  const stack: Pending[] = graph.node.map((node) => ({ node, guards: [], names: none, top: node })).reverse();
   for (let next = stack.pop(); next !== undefined; next = stack.pop()) {
-    const { guards, names } = next;
+    const { guards, names, top } = next;
     const input = rename(names, next.node.input);
     const output = rename(names, next.node.output);
     const { opType, domain, name, attribute } = next.node;
@@ -74,7 +76,7 @@ export function flatten(model: OnnxModel, stops: { has(name: string): boolean })
       if (tensor !== undefined) conditions.set(output[0], tensor);
     }
     if (operatorName(node) !== "If") {
-      out.push({ node, guards });
+      out.push({ node, guards, top });
       continue;
     }
     const condition = conditions.get(input[0]);
@@ -98,16 +100,16 @@ export function flatten(model: OnnxModel, stops: { has(name: string): boolean })
       for (const tensor of branch.initializer) conditions.set(inner.get(tensor.name)!, tensor);
       const own = known === undefined ? [...guards, { name: input[0], is }] : guards;
       results.at(-1)!.forEach((name, i) => {
-        if (known !== undefined) stack.push({ node: bind("Identity", "", [name], output[i]), guards, names: none });
+        if (known !== undefined) stack.push({ node: bind("Identity", "", [name], output[i]), guards, names: none, top });
       });
-      if (known !== undefined) stack.push(...branch.node.map((n) => ({ node: n, guards: own, names: inner })).reverse());
-      else pushBranch(stack, branch, own, inner);
+      for (const node of [...branch.node].reverse()) stack.push({ node, guards: own, names: inner, top });
     }
     if (known === undefined) {
       const picks = output.map((name, i) => ({
         node: bind("Pick", "lowbit", [input[0], results[0][i], results[1][i]], name),
         guards,
         names: none,
+        top,
       }));
       // below both branches, which lie on top of the stack
       const count = (attributeOf(node, "then_branch")!.g!.node.length ?? 0) + (attributeOf(node, "else_branch")!.g!.node.length ?? 0);
@@ -120,10 +122,6 @@ export function flatten(model: OnnxModel, stops: { has(name: string): boolean })
     stops,
   );
   return { nodes: live, tensors, dead: out.length - live.length };
-}
-
-function pushBranch(stack: Pending[], branch: GraphProto, guards: readonly Guard[], names: ReadonlyMap<string, string>): void {
-  for (const node of [...branch.node].reverse()) stack.push({ node, guards, names });
 }
 
 const bind = (opType: string, domain: string, input: string[], output: string): NodeProto =>
@@ -144,7 +142,8 @@ function liveNodes(nodes: readonly FlatNode[], outputs: readonly string[], stops
   const live: FlatNode[] = [];
   for (const flat of [...nodes].reverse()) {
     if (!flat.node.output.some((name) => name !== "" && wanted.has(name) && !stops.has(name))) continue;
-    for (const name of flat.node.input) wanted.add(name);
+    // graphs of operators that are missing take values from outside
+    for (const name of flat.node.attribute.length > 0 ? nodeReads(flat.node) : flat.node.input) wanted.add(name);
     for (const { name } of flat.guards) wanted.add(name);
     live.push(flat);
   }

@@ -79,34 +79,41 @@ export const readGraph = (model: OnnxModel): ReadGraph => {
   return { flat: { ...flat, nodes }, stored };
 };
 
+/** What of one node the runtime does not have. */
+export function missingOf(model: OnnxModel, node: NodeProto, tensors: FlatGraph["tensors"]): string[] {
+  const name = operatorName(node);
+  const found = node.input.flatMap((input) => missingTensor(tensors, input));
+  if (name === "Constant") {
+    const tensor = constantTensor(node);
+    if (tensor === undefined || elementType(tensor.dataType) === undefined) found.push("Constant of another element type");
+    return found;
+  }
+  const operator = operatorOf(node);
+  if (node.domain === INTEGER_DOMAIN && !isOwnFunction(model, node.opType)) found.push(`${name} of another body`);
+  if (operator === undefined) found.push(name);
+  const why = operator?.missing?.(node, opsetVersion(model));
+  if (why !== undefined) found.push(`${name} ${why}`);
+  return found;
+}
+
+function missingTensor(tensors: FlatGraph["tensors"], name: string): string[] {
+  const tensor = tensors.get(name);
+  const isKnown = tensor === undefined || elementType(tensor.dataType) !== undefined;
+  return isKnown ? [] : [`element type of initializer ${JSON.stringify(name)}`];
+}
+
 /** Operators, and forms of them, that the runtime does not have: sorted, each once. */
 export function missingOperators(model: OnnxModel, { nodes, tensors }: FlatGraph): string[] {
-  const found = new Set<string>();
   const graph = model.proto.graph!;
-  const opset = opsetVersion(model);
-  if (graph.sparseInitializer.length > 0) found.add("sparse initializers");
-  const read = new Set(graph.output.map(({ name }) => name));
-  for (const { node } of nodes) {
-    for (const name of node.input) read.add(name);
-    if (operatorName(node) === "Constant") {
-      const tensor = constantTensor(node);
-      if (tensor === undefined || elementType(tensor.dataType) === undefined) found.add("Constant of another element type");
-      continue;
-    }
-    const operator = operatorOf(node);
-    if (node.domain === INTEGER_DOMAIN && !isOwnFunction(model, node.opType)) found.add(`${operatorName(node)} of another body`);
-    if (operator === undefined) found.add(operatorName(node));
-    const why = operator?.missing?.(node, opset);
-    if (why !== undefined) found.add(`${operatorName(node)} ${why}`);
-  }
-  for (const { name, dataType } of tensors.values())
-    if (read.has(name) && elementType(dataType) === undefined) found.add(`element type of initializer ${JSON.stringify(name)}`);
+  const found = nodes.flatMap(({ node }) => missingOf(model, node, tensors));
+  found.push(...graph.output.flatMap(({ name }) => missingTensor(tensors, name)));
+  if (graph.sparseInitializer.length > 0) found.push("sparse initializers");
   for (const { name, type } of graph.input) {
     const kind = type?.value;
     if (kind?.case !== "tensorType" || boundaryType(kind.value.elemType) === undefined)
-      found.add(`element type of input ${JSON.stringify(name)}`);
+      found.push(`element type of input ${JSON.stringify(name)}`);
   }
-  return [...found].sort();
+  return [...new Set(found)].sort();
 }
 
 /**
