@@ -1,4 +1,5 @@
-// Models, and parts of them, that this runtime does not run, in onnxruntime: onnxruntime-node in Node, onnxruntime-web elsewhere.
+// Models, and parts of them, that this runtime does not run, in onnxruntime: onnxruntime-node in Node, onnxruntime-web
+// elsewhere.
 import { LowbitError } from "../../formats/core/errors.ts";
 import { builtin } from "../files/node.ts";
 import { checkFetches, disposed, type Described, type Session } from "./session.ts";

@@ -29,8 +29,8 @@ export interface LoadOptions extends RunOptions {
   readonly backend?: "wasm" | "reference" | Backend<SyncLayer>;
   /**
    * A model with operators that are missing here runs in onnxruntime: these in parts of their own where most of its
-   * products can run here, else all of it. "onnxruntime" imports onnxruntime-node in Node and onnxruntime-web elsewhere;
-   * where a bundler must know of it, give the module itself. Default: an error that lists them.
+   * products can run here, else all of it. "onnxruntime" imports onnxruntime-node in Node and onnxruntime-web
+   * elsewhere; where a bundler must know of it, give the module itself. Default: an error that lists them.
    */
   readonly fallback?: "onnxruntime" | OnnxRuntime;
   /**

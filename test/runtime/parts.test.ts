@@ -111,7 +111,7 @@ test(`${COUNT} random graphs with nodes for onnxruntime between others: its valu
   expect(most).toBeGreaterThan(2);
 });
 
-/** Sound through STFT into products of 4 bits, their result through NonMaxSuppression; a value in between is an output. */
+/** Sound through STFT into products of 4 bits and NonMaxSuppression; a value in between is an output. */
 async function detector(dtype: "q4" | "fp32"): Promise<Uint8Array> {
   const weight = (name: string, k: number, n: number, seed: number) => raw(name, [k, n], numbers(seed, k * n, -0.3, 0.3));
   const proto = model(
