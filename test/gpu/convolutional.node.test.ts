@@ -7,6 +7,7 @@ import type { GpuRoot } from "../../kernels/wgsl/api.ts";
 import { webgpu, type WebGpuBackend } from "../../src/backends/webgpu/backend.ts";
 import { quantizeModelBytes } from "../../src/onnx/index.ts";
 import { loadModel, type RuntimeTensor } from "../../src/runtime/index.ts";
+import { page } from "../helpers/page.ts";
 import { adapterName, describeGpu, entryPoint } from "./adapter.ts";
 import { windowModel, WINDOWS } from "./window-cases.ts";
 
@@ -34,7 +35,7 @@ describeGpu(`convolutional networks on ${adapterName}`, () => {
       waves("image", [1, 1, 28, 28]),
     ],
     ["OCR classifier", 1e-5, () => ocr("ch_ppocr_mobile_v2.0_cls_infer.onnx"), waves("x", [1, 3, 48, 32])],
-    ["OCR detector", 3e-5, () => ocr("ch_PP-OCRv4_det_infer.onnx"), waves("x", [1, 3, 32, 64])],
+    ["OCR detector", 3e-5, () => ocr("ch_PP-OCRv4_det_infer.onnx"), { x: page(64, 128) }],
     ["OCR recogniser", 1e-5, () => ocr("ch_PP-OCRv4_rec_infer.onnx"), waves("x", [1, 3, 48, 32])],
   ])(
     "%s",
@@ -53,6 +54,7 @@ describeGpu(`convolutional networks on ${adapterName}`, () => {
           noise += (v - b[i]) ** 2;
           signal += v ** 2;
         });
+        expect(signal).toBeGreaterThan(0);
         expect(Math.sqrt(noise / signal), name).toBeLessThan(limit);
       }
       expect(session.explain().steps.filter(({ kernel }) => kernel === "processor")).toEqual([]);

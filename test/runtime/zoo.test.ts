@@ -6,6 +6,7 @@ import { InferenceSession, Tensor } from "onnxruntime-node";
 import { quantizeModelBytes, type ConvertOptions as QuantizeOptions } from "../../src/onnx/index.ts";
 import { loadModel, type RuntimeTensor } from "../../src/runtime/index.ts";
 import { encoderFeeds, encoderModel } from "../onnx/encoder.ts";
+import { page } from "../helpers/page.ts";
 import { modelPath } from "../helpers/shared.ts";
 import { numbers } from "./make.ts";
 
@@ -17,18 +18,6 @@ const float = (dims: number[], low: number, high: number, seed = 7): RuntimeTens
   dims,
   data: numbers(seed, dims.reduce((a, b) => a * b, 1), low, high), // prettier-ignore
 });
-
-/** Dark bars on white, as a line of text is: a detector finds nothing in noise. */
-function page(height: number, width: number): RuntimeTensor {
-  const data = new Float32Array(3 * height * width).fill(2.2);
-  for (let i = 0; i < data.length; i++) {
-    const [x, y] = [(i % width) - 8, Math.floor(i / width) % height];
-    const [letter, column] = [Math.floor(x / 14), x % 14];
-    const inside = y >= 20 && y < 44 && x >= 0 && letter < 8 && column < 9;
-    if (inside && (column < 3 || (y + letter * 5) % 11 < 3)) data[i] = -2;
-  }
-  return { type: "float32", dims: [1, 3, height, width], data };
-}
 
 interface Model {
   readonly name: string;
