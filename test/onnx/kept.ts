@@ -35,7 +35,7 @@ function hashesOf(file: string): Map<string, Set<string>> {
   return known;
 }
 
-function same(bytes: Uint8Array, hashed: Uint8Array | string, words: readonly string[]): void {
+function same(bytes: Uint8Array | null, hashed: Uint8Array | string, words: readonly string[]): void {
   const hash = createHash("sha256").update(hashed).update(words.join("\n")).digest("hex").slice(0, 10);
   const { testPath = "", currentTestName = "" } = expect.getState();
   const file = basename(testPath)
@@ -44,7 +44,8 @@ function same(bytes: Uint8Array, hashed: Uint8Array | string, words: readonly st
   const name = currentTestName.replace(/\s+/g, " ");
   const known = hashesOf(file);
   const texts = process.env.LOWBIT_TEXTS;
-  if (texts !== undefined) writeFileSync(join(texts, `${file} ${hash}.txt`), [name, ...words, modelText(bytes)].join("\n"));
+  if (texts !== undefined)
+    writeFileSync(join(texts, `${file} ${hash}.txt`), [name, ...words, bytes === null ? "" : modelText(bytes)].join("\n"));
   if (isWriting) {
     known.set(name, (known.get(name) ?? new Set()).add(hash));
     mkdirSync(folder, { recursive: true });
@@ -71,6 +72,9 @@ export function keepForm(model: OnnxModel | Uint8Array, ...words: string[]): voi
   const bytes = bytesOf(model);
   same(bytes, modelText(bytes, "none").replace(/\binteger\.-?\d{4,}/g, "integer"), words);
 }
+
+/** Words alone. */
+export const keepTexts = (...words: string[]): void => same(null, "", words);
 
 /** As the library's, with what it makes kept: all of it where no run of a model went into it, else its form. */
 export async function quantizeModelBytes(...args: Parameters<typeof onnx.quantizeModelBytes>): ReturnType<typeof onnx.quantizeModelBytes> {

@@ -62,7 +62,8 @@ export async function integerOnly(
   const { functions = "table", headroom = 1.5, observer = "mse", signal } = options;
   if (functions !== "table" && functions !== "shift")
     throw new RangeError(`functions: expected "table" or "shift", got ${String(functions)}`);
-  if (!(headroom >= 1 && headroom <= 100)) throw new RangeError(`headroom: expected a number from 1 to 100, got ${String(headroom)}`);
+  if (!(typeof headroom === "number" && headroom >= 1 && headroom <= 100))
+    throw new RangeError(`headroom: expected a number from 1 to 100, got ${String(headroom)}`);
   if (options.calibration === undefined)
     throw new LowbitError("E_CALIBRATION", "integerOnly: expected calibration data, got none. Give inputs of the model with calibration.");
   const own = readModelBytes(model instanceof Uint8Array ? model : writeModelBytes(model));
