@@ -1,0 +1,98 @@
+// Integer graphs of models whose sums are exact in float32 whatever the order (weights and inputs are multiples of
+// powers of two, few enough that two products fit into float32): every byte of them is kept. That they compute what the float models do is in integer-only and
+// integer-forms tests.
+import { describe, expect, test } from "vitest";
+import type { NodeProto, TensorProto } from "../../src/onnx/file/gen/onnx_pb.ts";
+import { integerOnly, quantizeModelBytes, type IntegerOnlyOptions } from "../../src/onnx/index.ts";
+import { T, encode, graph, model, node, raw, value, weights, type AttributeValue } from "./build.ts";
+import { keep, keepTexts } from "./kept.ts";
+import { reportText } from "./printed.ts";
+import { int64 } from "./zoo.ts";
+
+const K = 8;
+/** Eighths from -2.4 to 2.4. */
+const eighths = (dims: number[], seed: number): Float32Array =>
+  weights(
+    dims.reduce((a, b) => a * b, 1),
+    seed,
+  ).map((v) => Math.round(64 * v) / 8);
+const w = (name: string, dims: number[], seed: number): TensorProto => raw(name, dims, eighths(dims, seed));
+const scalar = (name: string, v: number): TensorProto => raw(name, [], Float32Array.of(v));
+const op = (type: string, input: string[], output: string, attributes: Record<string, AttributeValue> = {}): NodeProto => node(type, input, [output], attributes, `${output}/${type}`); // prettier-ignore
+const ints = (...list: number[]): AttributeValue => ({ ints: list });
+const first = op("MatMul", ["x", "w"], "h");
+const W = w("w", [K, K], 1);
+
+interface Case {
+  nodes: NodeProto[];
+  init: TensorProto[];
+  x?: number[];
+  ids?: boolean;
+}
+const CASES: Record<string, Case> = {
+  "a product": { nodes: [op("MatMul", ["x", "w"], "y")], init: [W] },
+  "two products": { nodes: [first, op("MatMul", ["h", "v"], "y")], init: [W, w("v", [K, 4], 2)] },
+  "bias, Relu": { nodes: [first, op("Add", ["h", "b"], "s"), op("Relu", ["s"], "r"), op("MatMul", ["r", "v"], "y")], init: [W, w("v", [K, 4], 2), w("b", [K], 3)] }, // prettier-ignore
+  "Gemm with factors": { nodes: [op("Gemm", ["x", "w", "b"], "y", { alpha: 0.5, beta: 2, transB: 1n })], init: [W, w("b", [K], 3)], x: [6, K] }, // prettier-ignore
+  "Gemm of one bias": { nodes: [op("Gemm", ["x", "w", "b"], "y")], init: [W, w("b", [1], 3)], x: [6, K] },
+  convolution: { nodes: [op("Conv", ["x", "w", "b"], "c", { pads: ints(1, 1, 1, 1), strides: ints(2, 2) }), op("Relu", ["c"], "y")], init: [w("w", [6, 4, 3, 3], 1), w("b", [6], 2)], x: [1, 4, 6, 6] }, // prettier-ignore
+  "convolution of groups": { nodes: [op("Conv", ["x", "w"], "y", { group: 2n })], init: [w("w", [6, 2, 2, 2], 1)], x: [1, 4, 6, 6] },
+  "residual stream": { nodes: [first, op("Relu", ["h"], "r"), op("Add", ["x", "r"], "s"), op("MatMul", ["s", "v"], "t"), op("Add", ["t", "s"], "y")], init: [W, w("v", [K, K], 2)] }, // prettier-ignore
+  "a difference, a product of two": { nodes: [first, op("Sub", ["x", "h"], "s"), op("Mul", ["s", "h"], "y")], init: [W] },
+  "factors and shifts": { nodes: [first, op("Mul", ["h", "f"], "a"), op("Div", ["a", "g"], "b"), op("Add", ["b", "g"], "c"), op("Neg", ["c"], "d"), op("Abs", ["d"], "y")], init: [W, scalar("f", -1.5), scalar("g", 4)] }, // prettier-ignore
+  "LeakyRelu, Clip, Min, Max": { nodes: [first, op("LeakyRelu", ["h"], "a", { alpha: 0.25 }), op("Clip", ["a", "f", "g"], "b"), op("Min", ["b", "g"], "c"), op("Max", ["c", "f"], "d"), op("MatMul", ["d", "w"], "y")], init: [W, scalar("f", -0.5), scalar("g", 2)] }, // prettier-ignore
+  Concat: { nodes: [first, op("Concat", ["x", "h"], "c", { axis: -1n }), op("MatMul", ["c", "v"], "y")], init: [W, w("v", [2 * K, 4], 2)] },
+  "moves of values": { nodes: [first, op("Transpose", ["h"], "t", { perm: ints(0, 2, 1) }), op("Reshape", ["t", "s"], "r"), op("Unsqueeze", ["r", "zero"], "u"), op("Squeeze", ["u", "zero"], "q"), op("MatMul", ["q", "w"], "y")], init: [W, int64("s", 2, -1, K), int64("zero", 0)], x: [2, 4, K] }, // prettier-ignore
+  "parts of values": { nodes: [first, op("Slice", ["h", "a", "b", "c"], "p"), op("Gather", ["h", "i"], "g", { axis: -1n }), op("Add", ["p", "g"], "y")], init: [W, int64("a", 1), int64("b", 5), int64("c", -1), int64("i", 0, 2, 4, 7)] }, // prettier-ignore
+  "Split into two": { nodes: [first, node("Split", ["h"], ["p", "q"], { axis: -1n, num_outputs: 2n }, "split"), op("Add", ["p", "q"], "y")], init: [W] }, // prettier-ignore
+  "product of two values": { nodes: [first, op("Transpose", ["h"], "t", { perm: ints(0, 2, 1) }), op("MatMul", ["x", "t"], "y")], init: [W], x: [2, 3, K] }, // prettier-ignore
+  "a table": { nodes: [op("Gather", ["w", "i"], "e"), op("Add", ["e", "x"], "s"), op("MatMul", ["s", "v"], "y")], init: [w("w", [12, K], 1), w("v", [K, 4], 2)], x: [3, K], ids: true }, // prettier-ignore
+  "a table of zeros": { nodes: [op("Gather", ["w", "i"], "e"), op("Add", ["e", "x"], "y")], init: [raw("w", [12, K], new Float32Array(12 * K))], x: [3, K], ids: true }, // prettier-ignore
+  "a mask that is added": { nodes: [first, op("Add", ["h", "m"], "y")], init: [W, raw("m", [K], Float32Array.from({ length: K }, (_, i) => (i > 5 ? -10000 : 0)))] }, // prettier-ignore
+  "a choice": { nodes: [first, op("Greater", ["x", "f"], "c"), op("Where", ["c", "h", "x"], "y")], init: [W, scalar("f", 0.25)] },
+  "a shape of a value": {
+    nodes: [first, op("Shape", ["x"], "s"), op("Reshape", ["h", "s"], "r"), op("MatMul", ["r", "w"], "y")],
+    init: [W],
+  },
+  "a constant alone": { nodes: [first, op("Add", ["h", "b"], "y"), op("Identity", ["b"], "z")], init: [W, w("b", [K], 3)] },
+  "an unknown operator": { nodes: [first, op("Mystery", ["h"], "y")], init: [W] },
+  "a sum over an axis": { nodes: [first, op("ReduceSum", ["h"], "y")], init: [W] },
+};
+
+describe.each(Object.entries(CASES))("%s", (_, { nodes, init, x = [2, 3, K], ids = false }) => {
+  const bytes = encode(
+    model(
+      graph({
+        input: [value("x", T.FLOAT, x), ...(ids ? [value("i", T.INT64, [x[0]])] : [])],
+        output: [value("y", T.FLOAT, [])],
+        initializer: init,
+        node: nodes,
+      }),
+      { opset: 20, ir: 9 },
+    ),
+  );
+  const calibration = [5, 6].map((seed) => ({
+    x: { type: "float32", dims: x, data: eighths(x, seed) },
+    ...(ids ? { i: { type: "int64", dims: [x[0]], data: BigInt64Array.from({ length: x[0] }, (_v, i) => BigInt((i * seed) % 12)) } } : {}),
+  }));
+  const SETTINGS: Omit<IntegerOnlyOptions, "calibration">[] = [{ observer: "minMax" }, { observer: "mse", headroom: 4 }];
+  test.each(SETTINGS.map((options) => [JSON.stringify(options), options] as const))("integers only, %s", async (_name, options) => {
+    const result = await integerOnly(bytes, { calibration: calibration as never, ...options }).catch((error: Error) => error.message);
+    if (typeof result === "string") keepTexts(result);
+    else keep(result.bytes, JSON.stringify([...result.report.operators]), result.report.boundary.join());
+    expect(typeof result === "string" ? result : result.bytes.length).not.toBe("");
+  });
+  test("static codes", async () => {
+    for (const options of [
+      { activations: "uint8", observer: "minMax" },
+      { activations: "int8", symmetricActivations: true, outputs: "qoperator", observer: "minMax" },
+      { activations: "uint16", inputsOnly: true, activationTypes: { h: "int8" } },
+      { activations: "uint8", format: "int4_b16", observer: "minMax" },
+      { activations: "int16", dtype: "fp16", observer: "percentile" },
+    ] as const) {
+      const result = await quantizeModelBytes(bytes, { ...options, calibration, allowUnchanged: true } as never).catch((error: Error) => error.message); // prettier-ignore
+      if (typeof result === "string") keepTexts(result);
+      else keep(result.bytes, reportText(result.report).replace(/"out":"[^"]*"/g, ""));
+    }
+  });
+});
