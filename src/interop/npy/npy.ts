@@ -73,7 +73,14 @@ const BY_DTYPE: ReadonlyMap<string, Row> = new Map(ROWS.map((r) => [r.dtype, r])
 const DESCRIPTORS = ROWS.map(({ descr, bytes }) => `${bytes === 1 ? "|" : "<"}${descr}`).join(" ");
 
 /** Strides of a shape in C order. */
-export const inRows = (shape: readonly number[]): number[] => shape.map((_, i) => shape.slice(i + 1).reduce((n, d) => n * d, 1));
+export function inRows(shape: readonly number[]): number[] {
+  const stride = new Array<number>(shape.length);
+  for (let i = shape.length - 1, s = 1; i >= 0; i--) {
+    stride[i] = s;
+    s *= shape[i];
+  }
+  return stride;
+}
 
 /** Turns the bytes of every number around, in place. */
 function swap(bytes: Uint8Array, size: number): void {
@@ -172,13 +179,13 @@ export function npyBytes(input: NpyInput): Uint8Array<ArrayBuffer> {
       "E_SHAPE",
       `npy: expected a shape and strides of the ${numbers} elements of data, got [${shape.join(", ")}] by [${stride.join(", ")}].`,
     );
-  const fortran = inRows([...shape].reverse()).reverse();
+  const [rows, fortran] = [inRows(shape), inRows([...shape].reverse()).reverse()];
   const isFortran =
     shape.length > 1 &&
     offset === 0 &&
     count === numbers &&
     shape.every((d, i) => d === 1 || stride[i] === fortran[i]) &&
-    !shape.every((d, i) => d === 1 || stride[i] === inRows(shape)[i]);
+    !shape.every((d, i) => d === 1 || stride[i] === rows[i]);
   const values = isFortran ? data : contiguous({ dtype: found.dtype, shape, stride, offset, data });
   const text = `{'descr': '${found.bytes === 1 ? "|" : "<"}${found.descr}', 'fortran_order': ${isFortran ? "True" : "False"}, 'shape': (${shape.join(", ")}${shape.length === 1 ? "," : ""}), }`;
   // data begin at a multiple of 64, as NumPy's own do

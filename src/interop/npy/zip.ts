@@ -42,9 +42,10 @@ export interface Directory {
 /** The end record from the last bytes of an archive, which begin at `from`. */
 export function findDirectory(tail: Uint8Array, from: number, label: string): Directory {
   const view = viewOf(tail);
+  const least = Math.max(0, tail.length - 22 - 65535);
   let end = tail.length - 22;
-  while (end >= 0 && end >= tail.length - 22 - 65535 && view.getUint32(end, true) !== 0x06054b50) end--;
-  if (end < 0 || view.getUint32(end, true) !== 0x06054b50) throw bad(label, "a .npz file (zip)", "no zip directory");
+  while (end >= least && view.getUint32(end, true) !== 0x06054b50) end--;
+  if (end < least) throw bad(label, "a .npz file (zip)", "no zip directory");
   const directory = { count: view.getUint16(end + 10, true), length: view.getUint32(end + 12, true), at: view.getUint32(end + 16, true) };
   const wide = directory.count === 0xffff || directory.length === 0xffffffff || directory.at === 0xffffffff;
   if (!wide || end < 20 || view.getUint32(end - 20, true) !== 0x07064b50) return directory;
