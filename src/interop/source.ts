@@ -86,7 +86,8 @@ function checked(
           "E_IO",
           `${label}: expected ${length} bytes at ${at}, got ${bytes.length}. Did the file change while it was read?`,
         );
-      return bytes;
+      // a Buffer's slice is a view of it: readers here take copies by it
+      return new Uint8Array(bytes.buffer, bytes.byteOffset, length);
     },
     // once: the descriptor may be another file's by now
     async close() {
