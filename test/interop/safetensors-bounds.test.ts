@@ -238,7 +238,7 @@ describe("modules of DFloat11", () => {
     expect(await cut(0n, 5n, -3n, 9n)).toEqual([["m", ...words]]);
     expect(await cut(2n)).toEqual([["m.0", ...words.slice(0, 2)], ["m.1", ...words.slice(2)]]); // prettier-ignore
     expect(await cut(1n, 4n, 5n)).toEqual([["m.0", words[0]], ["m.1", ...words.slice(1, 4)], ["m.2", words[4]]]); // prettier-ignore
-    const shaped = await load({ split_positions: [1n] }, { shapeOf: (name: string, part: number, n: number) => (part === 1 ? [2, n / 2] : undefined), filter: (name: string) => name !== "m.0" }); // prettier-ignore
+    const shaped = await load({ split_positions: [1n] }, { shapeOf: (_: string, part: number, n: number) => (part === 1 ? [2, n / 2] : undefined), filter: (name: string) => name !== "m.0" }); // prettier-ignore
     expect([...shaped].map(([name, t]) => [name, t.shape])).toEqual([["m.1", [2, 2]]]);
     // a part that is missing: no module, and no tensors of bfloat16
     const lone = await safetensorsBytes({ tensors: { "m.luts": { dtype: "U8", shape: [512], bytes: luts }, e: { dtype: "BF16", shape: [0, 2], bytes: new Uint8Array(0) }, s: { dtype: "BF16", shape: [], bytes: Uint8Array.of(0x80, 0x3f) } } }); // prettier-ignore

@@ -1,0 +1,178 @@
+// What a format is does not change: its definition, every code and value, what each policy makes of awkward numbers,
+// results of arithmetic, blocks as they are written and read. Files of packed tensors hold nothing else, so a
+// difference here is a new format. The digests are of outputs that the oracles of this folder have agreed to;
+// UPDATE_STABILITY=1 writes them anew where a change is meant.
+import { createHash } from "node:crypto";
+import { existsSync, readFileSync, writeFileSync } from "node:fs";
+import { afterAll, expect, test } from "vitest";
+import { allFormats, arithmetic, bitCard, encodeArray, explainCode, explainValue, format, isLowbitError, valueTable } from "../../formats/index.ts"; // prettier-ignore
+import { decodeExpr, encodeExpr, exprNodes } from "../../formats/core/expr.ts";
+import type { BlockFormat, EncodeOptions, Format, NumberFormat, OpaqueFormat, VectorOperation } from "../../formats/index.ts";
+import { dequantize, quantize, tensor } from "../../src/index.ts";
+import { awkwardBlock, random } from "../helpers/random.ts";
+
+const path = new URL("../fixtures/formats/stability.json", import.meta.url);
+const update = process.env.UPDATE_STABILITY === "1";
+const known = existsSync(path) ? (JSON.parse(readFileSync(path, "utf8")) as Record<string, Record<string, string>>) : {};
+const made: Record<string, Record<string, string>> = {};
+afterAll(() => {
+  if (update) writeFileSync(path, `${JSON.stringify(made, null, 1)}\n`);
+});
+
+/** Sixteen digits of what is fed to it: text, numbers with the sign of zero, bytes. */
+function digest(feed: (add: (...values: unknown[]) => void) => void): string {
+  const hash = createHash("sha256");
+  const number = new Float64Array(1);
+  feed((...values) => {
+    for (const v of values) {
+      if (typeof v === "number") hash.update(new Uint8Array(((number[0] = v), number.buffer)));
+      else if (ArrayBuffer.isView(v)) hash.update(new Uint8Array(v.buffer, v.byteOffset, v.byteLength));
+      else hash.update(`${typeof v === "string" ? v : shown(v)}\n`);
+    }
+  });
+  return hash.digest("hex").slice(0, 16);
+}
+/** JSON that keeps -0, NaN and infinities. */
+const shown = (x: unknown): string => JSON.stringify(x, (_, v: unknown) => (typeof v === "number" && (!Number.isFinite(v) || Object.is(v, -0)) ? `#${Object.is(v, -0) ? "-0" : v}` : v)) ?? "nothing"; // prettier-ignore
+const tried = <T>(run: () => T): T | string => {
+  try {
+    return run();
+  } catch (error) {
+    if (isLowbitError(error)) return `${error.code} ${error.message}`;
+    throw error;
+  }
+};
+
+function next(x: number, by: number): number {
+  const f = Float64Array.of(x);
+  const words = new BigInt64Array(f.buffer);
+  words[0] += BigInt(x === 0 ? Math.abs(by) : by);
+  return x === 0 && by < 0 ? -f[0] : f[0];
+}
+
+/** Numbers where encoders differ: values, boundaries, what lies beside them, ends of float32 and float64. */
+function numbers(f: NumberFormat): number[] {
+  const { limits, order } = f;
+  const rng = random(7);
+  const values = order === null ? [] : [...order.values];
+  const bounds = order === null ? [] : [...order.boundaries];
+  const some = (list: number[], n: number) => (list.length <= n ? list : Array.from({ length: n }, () => list[rng.integer(list.length)]));
+  const edges = [limits.max, limits.min, limits.minPositive, limits.minNormal, 1, -1, 0].filter(Number.isFinite);
+  const near = [...some(values, 24), ...some(bounds, 40), ...edges].flatMap((v) => [v, next(v, 1), next(v, -1), Math.fround(v), 1.5 * v]);
+  const size = Math.max(Math.abs(limits.max), Math.abs(limits.min));
+  const drawn = Array.from({ length: 60 }, (_, i) => rng.normal() * size * 2 ** -(i % 30));
+  return [...near, ...drawn, -0, NaN, Infinity, -Infinity, 3e38, -1e300, 5e-324, 2 ** -149].filter((v, i, all) => all.findIndex((w) => Object.is(v, w)) === i); // prettier-ignore
+}
+
+const POLICIES: EncodeOptions[] = [
+  {},
+  ...(["halfExpand", "halfTrunc", "halfCeil", "halfFloor", "trunc", "expand", "ceil", "floor"] as const).map((rounding) => ({ rounding, overflow: "saturate" as const })),
+  ...(["inf", "nan", "error", "wrap"] as const).map((overflow) => ({ overflow, nan: "max" as const })),
+  { infinity: "keep", nan: "zero" }, { infinity: "overflow", overflow: "saturate", nan: "error" }, { rounding: "stochastic", random: () => 0.3, overflow: "saturate" },
+] as EncodeOptions[]; // prettier-ignore
+const OPERATIONS: VectorOperation[] = ["add", "sub", "mul", "div", "fma", "sqrt", "dot"];
+
+function scalar(f: NumberFormat): Record<string, string> {
+  const count = 2 ** f.bits;
+  const rng = random(5);
+  const codes = count <= 65536 ? Array.from({ length: count }, (_, c) => c) : [...Array.from({ length: 2000 }, () => Math.floor(rng.next() * count)), 0, 1, count - 1, count / 2, count / 2 - 1]; // prettier-ignore
+  const list = numbers(f);
+  const few = codes.filter((_, i) => i % Math.ceil(codes.length / 24) === 0 || i >= codes.length - 3);
+  const ops = arithmetic(f);
+  return {
+    definition: digest((add) => add(f.kind, f.name, f.aliases, f.bits, f.spec, f.limits, f.access, f.fields, f.ordering ?? "", f.scaleTo ?? 0, f.defaults, f.onnx ?? 0, f.definition)), // prettier-ignore
+    values: digest((add) => codes.forEach((c) => add(f.decode(c)))),
+    order: digest((add) => f.order !== null && add(f.order.values, f.order.codes, f.order.boundaries)),
+    encode: digest((add) => {
+      for (const options of POLICIES) {
+        for (const x of list) add(tried(() => f.encode(x, options)));
+        for (const kind of [Float32Array, Float64Array]) add(tried(() => encodeArray(f, kind.from(list.filter((v) => Number.isFinite(v))), undefined, options))); // prettier-ignore
+      }
+    }),
+    arithmetic: digest((add) => {
+      for (const op of OPERATIONS) add(tried(() => [...ops.vectors(op, { count: 120, seed: 3, length: 3 })]));
+      for (const a of few) for (const b of few) add(ops.compare(a, b), ops.totalOrder(a, b));
+      for (const a of few)
+        add(
+          tried(() => ops.neg(a)),
+          tried(() => ops.abs(a)),
+          tried(() => ops.next(a)),
+          tried(() => ops.previous(a)),
+        );
+    }),
+    expressions: digest((add) => {
+      for (const e of [decodeExpr(f), ...[POLICIES[0], POLICIES[8], POLICIES[11]].map((options) => { const x = tried(() => encodeExpr(f, options)); return typeof x === "string" ? null : x; })]) {
+        if (e === null) continue;
+        const nodes = exprNodes(e);
+        for (const { op, type, args, value, table } of nodes) add(op, type, args.map((a) => nodes.indexOf(a)), value ?? "none", table ?? "none");
+      } // prettier-ignore
+    }),
+    words: digest((add) => {
+      add(bitCard(f));
+      for (const c of few) add(explainCode(f, c));
+      for (const x of list.filter((_, i) => i % 9 === 0)) for (const options of [POLICIES[0], POLICIES[3], POLICIES[11], POLICIES[14]]) add(tried(() => explainValue(f, x, options))); // prettier-ignore
+      if (f.bits <= 8) for (const kind of ["csv", "json", "c", "readmemh"] as const) add(valueTable(f, kind));
+    }),
+  };
+}
+
+/** Rows of blocks of every kind. */
+function rowsOf(rows: number, k: number, seed: number): Float32Array {
+  const rng = random(seed);
+  const x = new Float32Array(rows * k);
+  for (let at = 0, kind = seed; at < x.length; at += 16, kind++) x.set(awkwardBlock(rng, 16, kind).subarray(0, x.length - at), at);
+  return x;
+}
+
+function block(f: BlockFormat): Record<string, string> {
+  return {
+    definition: digest((add) => add(f.name, f.aliases, f.spec, f.element.name, f.scaleRule, f.rangeRule, f.tail, f.nonFinite, f.definition, f.bitsPerValue(48, 320), bitCard(f))), // prettier-ignore
+    blocks: digest((add) => {
+      for (const [rows, k] of [[3, 256], [2, 33], [1, 1]]) {
+        const packed = tried(() => quantize(tensor(rowsOf(rows, k, k), [rows, k]), f));
+        if (typeof packed === "string") add(packed);
+        else add(packed.codes, packed.scales ?? 0, packed.superScales ?? 0, packed.offsets ?? 0, packed.recipe, dequantize(packed, { dtype: "float64" }));
+      } // prettier-ignore
+    }),
+  };
+}
+
+function opaque(f: OpaqueFormat): Record<string, string> {
+  const count = Math.max(1, Math.ceil(1024 / f.blockSize));
+  const rng = random(11);
+  const bytes = Uint8Array.from({ length: 6 * f.blockBytes }, () => rng.integer(256));
+  const size = 6 * f.blockSize;
+  return {
+    definition: digest((add) => add(f.name, f.aliases, f.spec, f.blockSize, f.blockBytes, f.gguf ?? -1, f.definition, f.planes?.definition ?? "", bitCard(f))), // prettier-ignore
+    encode: digest((add) => {
+      for (const seed of [1, 2]) {
+        const x = rowsOf(1, count * f.blockSize, seed);
+        const importance = Float32Array.from(x, (_, i) => 1 + ((i * 7) % 13));
+        add(
+          tried(() => f.encodeBytes(x)),
+          tried(() => f.encodeBytes(x, importance)),
+        );
+      }
+    }),
+    decode: digest((add) => {
+      add(f.decodeBytes(bytes));
+      if (f.planes === undefined || f.readPlanes === undefined) return;
+      const span = f.planes.scales[0].span as number;
+      const [codes, scales, mins] = [new Uint8Array(size), new Float64Array(size / span), new Float64Array(size / span)];
+      f.readPlanes(bytes, codes, scales, mins);
+      add(codes, scales, mins);
+    }),
+  };
+}
+
+const parametric = ["int12", "uint16", "int24", "posit6_es1", "posit12_es2", "posit24_es2", "takum8", "takum12", "takum32", "lns6_f2", "lns12_f6", "binary6p3se", "binary10p5sf", "fixed8_f4", "fixed12_f8_full", "ufixed8_f8", "float_e3m2", "float_e5m7", "hifloat8", "bipolar6", "int4_b32", "uint4_b32_zp", "int8_row", "float8_e4m3fn_tensor", "nf4_b16_float16", "uint3_b24_float16_zp", "olive4_b32", "olive8_b16"]; // prettier-ignore
+const list: [string, Format][] = [...allFormats.map((f): [string, Format] => [f.name, f]), ...parametric.flatMap((name): [string, Format][] => { const f = tried(() => format(name) as Format); return typeof f === "string" ? [] : [[name, f]]; })]; // prettier-ignore
+
+test.each(list)("%s", (name, f) => {
+  made[name] = f.kind === "block" ? block(f) : f.kind === "opaque" ? opaque(f) : scalar(f);
+  if (!update) expect(made[name]).toEqual(known[name]);
+});
+
+test("of the formats that there were, none is missing", () => {
+  if (!update) expect(list.map(([name]) => name)).toEqual(expect.arrayContaining(Object.keys(known)));
+});
