@@ -79,11 +79,10 @@ export function tokenInput(inputs: readonly InputMetadata[]): InputMetadata {
 
 /** Values of the other inputs of a language model. */
 function companion(input: InputMetadata, batch: number, window: number): FeedTensor {
-  const past = Object.fromEntries(input.shape.map((_, axis) => [`${input.name}:${axis}`, axis === 0 ? batch : window]));
-  const dims =
-    input.shape.length === 2 && /mask|position|type_ids/i.test(input.name)
-      ? [batch, window]
-      : inputDims(input, /past|cache/i.test(input.name) ? { [`${input.name}:0`]: batch } : past, window);
+  const isFixed = (dim: number | string): boolean => typeof dim === "number" && dim >= 0;
+  const dims = /past|cache/i.test(input.name)
+    ? inputDims(input, isFixed(input.shape[0]) ? {} : { [`${input.name}:0`]: batch }, window)
+    : input.shape.map((dim, axis) => (isFixed(dim) ? Number(dim) : axis === 0 ? batch : window));
   const count = dims.reduce((a, b) => a * b, 1);
   const value = /mask/i.test(input.name) ? () => 1 : /position/i.test(input.name) ? (i: number) => i % window : () => 0;
   if (/^float/.test(input.type))
