@@ -9,7 +9,7 @@ export interface ForeignKind {
 }
 
 /** Bytes of the head of a file that `foreignKind` looks at. */
-export const HEAD_BYTES = 256;
+export const HEAD_BYTES = 512;
 
 const CONVERT = "Export the model to ONNX with the tool that made it";
 const UNPACK = "Unpack it first, or download the model itself";

@@ -82,7 +82,7 @@ export interface ValueTraits {
 
 /** The kind of an output: by graph, else by its type, values and name. */
 export function kindOf(traits: ValueTraits, byGraph: OutputKind | undefined): OutputKind {
-  if (traits.type === "string" || !/^(float|bfloat|double)/.test(traits.type)) return "labels";
+  if (!/^(float|bfloat|double)/.test(traits.type)) return "labels";
   const wide = (traits.dims.at(-1) ?? 1) > 1;
   if (byGraph === "probabilities" && !wide) return "scores";
   if (byGraph !== undefined) return byGraph;

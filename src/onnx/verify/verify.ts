@@ -202,7 +202,10 @@ function checkNames(a: RuntimeSession, b: RuntimeSession): void {
 export function checkVerifyOptions(options: VerifyOptions): void {
   if (typeof options !== "object" || options === null)
     throw new TypeError(`verifyModels options: expected an object, got ${options === null ? "null" : `a ${typeof options}`}.`);
-  const { samples = 4, generate, images, inputs, preprocess } = options;
+  const { samples = 4, seed, minSqnrDb, minAgreement, generate, images, inputs, preprocess } = options;
+  for (const [name, value] of Object.entries({ seed, minSqnrDb, minAgreement }))
+    if (value !== undefined && !(typeof value === "number" && !Number.isNaN(value)))
+      throw new RangeError(`${name}: expected a number, got ${String(value)}`);
   if (!Number.isInteger(samples) || samples < 1) throw new RangeError(`samples: expected a positive integer, got ${samples}`);
   if (Array.isArray(inputs) && inputs.length === 0) throw new RangeError("inputs: expected at least one set of feeds, got none");
   if (generate !== undefined && !(Number.isInteger(generate) && generate >= 1))
