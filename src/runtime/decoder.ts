@@ -127,6 +127,18 @@ export function checkCut(n: number, length: number): void {
   if (!Number.isSafeInteger(n) || n < 0 || n > length) throw new RangeError(`decoder truncate: expected 0 to ${length} tokens, got ${n}.`);
 }
 
+/** @throws RangeError */
+export function checkSequence(sequence: number, { length }: { readonly length: number }): void {
+  if (!Number.isSafeInteger(sequence) || sequence < 0 || sequence >= length)
+    throw new RangeError(`decoder sequence: expected 0 to ${length - 1}, got ${sequence}.`);
+}
+
+/** Tokens of all sequences. @throws RangeError */
+export function checkSteps(ids: readonly (number | null)[], sequences: number): void {
+  if (ids.length !== sequences) throw new RangeError(`decoder steps: expected ${sequences} tokens or null, got ${ids.length}.`);
+  for (const id of ids) if (id !== null) checkToken(id);
+}
+
 export interface DecoderInit {
   readonly machine: Machine;
   readonly plan: Plan;
@@ -137,14 +149,19 @@ export interface DecoderInit {
   readonly profile: boolean;
 }
 
-/** @throws LowbitError E_UNSUPPORTED where the model is no decoder, E_DEVICE; RangeError; TypeError */
-export function createDecoder(init: DecoderInit): Decoder {
-  const { cache = "float32", capacity, sequences = 1 } = init.options;
+/** What keys and values are kept as, and for how many sequences. @throws RangeError, TypeError */
+export function cacheOf({ cache = "float32", sequences = 1 }: DecoderOptions): { readonly kinds: CacheKinds; readonly sequences: number } {
   if (!Number.isSafeInteger(sequences) || sequences < 1 || sequences > SEQUENCES)
     throw new RangeError(`decoder sequences: expected 1 to ${SEQUENCES}, got ${sequences}.`);
   if (!CACHES.has(cache)) throw new TypeError(`decoder cache: expected ${[...CACHES.keys()].join(", ")}, got ${String(cache)}.`);
+  return { kinds: CACHES.get(cache)!, sequences };
+}
+
+/** @throws LowbitError E_UNSUPPORTED where the model is no decoder, E_DEVICE; RangeError; TypeError */
+export function createDecoder(init: DecoderInit): Decoder {
+  cacheOf(init.options);
   const { core, limit } = chooseCore(init);
-  return front(core, Math.min(capacity ?? CAPACITY, limit), init);
+  return front(core, Math.min(init.options.capacity ?? CAPACITY, limit), init);
 }
 
 export function checkCapacity(capacity: number | undefined, limit: number): void {
@@ -156,17 +173,12 @@ const MOST = 2 ** 20;
 
 function chooseCore(init: DecoderInit): { core: Core; limit: number } {
   const { machine, plan, inputs, outputNames, options, profile } = init;
-  const { sequences = 1 } = options;
+  const { kinds, sequences } = cacheOf(options);
   try {
     const { found, limit } = kernelModel(plan, inputs, outputNames);
     checkCapacity(options.capacity, limit);
     const capacity = options.capacity ?? defaultCapacity(limit);
-    const core = kernelCore(
-      { machine, plan, inputs, outputNames, profile, sequences },
-      found,
-      capacity,
-      CACHES.get(options.cache ?? "float32")!,
-    );
+    const core = kernelCore({ machine, plan, inputs, outputNames, profile, sequences }, found, capacity, kinds);
     try {
       // what the kernels do not take shows in a first step
       core.step(0, 0, 0);
@@ -191,7 +203,7 @@ function front(core: Core, capacity: number, { machine, check, options: { sequen
   const checked = (sequence: number): void => {
     check();
     if (!live) throw disposedDecoder();
-    if (!Object.hasOwn(lengths, sequence)) throw new RangeError(`decoder sequence: expected 0 to ${sequences - 1}, got ${sequence}.`);
+    checkSequence(sequence, lengths);
   };
   /** Of all sequences: views share memory. */
   const made = (sequence: number, of: Float32Array): Float32Array => {
@@ -208,11 +220,9 @@ function front(core: Core, capacity: number, { machine, check, options: { sequen
   };
   const steps = (ids: readonly (number | null)[]): (Float32Array | null)[] => {
     checked(0);
-    if (ids.length !== sequences) throw new RangeError(`decoder steps: expected ${sequences} tokens or null, got ${ids.length}.`);
+    checkSteps(ids, sequences);
     ids.forEach((id, s) => {
-      if (id === null) return;
-      checkToken(id);
-      checkRoom(lengths[s], 1, capacity);
+      if (id !== null) checkRoom(lengths[s], 1, capacity);
     });
     if (sequences === 1) return ids.map((id) => (id === null ? null : step(id)));
     // one that rests runs as well: what it writes lies behind its last token

@@ -6,7 +6,9 @@ import type { GpuRoot } from "../../kernels/wgsl/api.ts";
 import { gpuRuntime } from "../../src/backends/webgpu/door.ts";
 import { webgpu, type WebGpuBackend } from "../../src/backends/webgpu/backend.ts";
 import { quantizeModelBytes } from "../../src/onnx/index.ts";
-import { loadModel, type RuntimeTensor } from "../../src/runtime/index.ts";
+import { loadModel, sampler, type RuntimeTensor, type Sampler } from "../../src/runtime/index.ts";
+import type { Decoder } from "../../src/runtime/decoder.ts";
+import type { DeviceDecoder } from "../../src/runtime/webgpu/decoder.ts";
 import { encode, graph, model, node, T, value } from "../onnx/build.ts";
 import { encoderFeeds, encoderModel, FORMS } from "../onnx/encoder.ts";
 import { SPELLED, spelledModel } from "../runtime/spelled.ts";
@@ -121,17 +123,54 @@ describeGpu(`models on ${adapterName}`, () => {
     same(wanted.step(18), await second);
     expect([decoder.length, decoder.capacity, decoder.cacheBytes]).toEqual([7, 32, wanted.cacheBytes]);
     expect(decoder.explain().find(({ operator }) => operator === "com.microsoft.GroupQueryAttention")?.kernels).toBeGreaterThan(0);
-    const tokens = async (of: typeof wanted | typeof decoder): Promise<number[]> => {
+    const tokens = async (of: typeof wanted | typeof decoder, choose?: Sampler): Promise<number[]> => {
       const out: number[] = [];
-      for await (const id of of.generate({ maxTokens: 4 })) out.push(id);
+      for await (const id of of.generate({ maxTokens: 4, ...(choose && { sampler: choose }) })) out.push(id);
       return out;
     };
     expect(await tokens(decoder)).toEqual(await tokens(wanted));
+    const drawn = (): Sampler => sampler({ temperature: 2, topK: 40, topP: 0.95, seed: 3 });
+    expect(await tokens(decoder, drawn())).toEqual(await tokens(wanted, drawn()));
     await expect(decoder.prefill(new Array<number>(40).fill(1))).rejects.toMatchObject({ code: "E_SHAPE" });
     await expect(decoder.step(-1)).rejects.toThrow(RangeError);
-    expect(() => session.decoder({ cache: "int8" })).toThrow(/expected float32 on a WebGPU backend/);
+    expect(() => session.decoder({ cache: "int3" as "int4" })).toThrow(/decoder cache: expected float32/);
     await Promise.all([judge.release(), session.release()]);
     await expect(decoder.step(1)).rejects.toMatchObject({ code: "E_DISPOSED" });
+  }, 120_000);
+
+  it("caches of fewer bits and several sequences: the logits of WebAssembly", async () => {
+    const bytes = decoderModel(SIZES);
+    const [judge, session] = await Promise.all([loadModel(bytes), loadModel(bytes, { backend })]);
+    const tensor = (data: Float32Array): RuntimeTensor => ({ type: "float32", dims: [data.length], data });
+    // there queries are rounded to 16 bits
+    const near = (a: Float32Array, b: Float32Array): void => expect(distance(tensor(a), tensor(b))).toBeLessThan(5e-5);
+    for (const cache of ["float16", "int8", "k8v4", "int4"] as const) {
+      const [wanted, decoder] = [judge, session].map((of) => of.decoder({ capacity: 12, cache })) as [Decoder, DeviceDecoder];
+      near(wanted.prefill([1, 5, 9, 100]), await decoder.prefill([1, 5, 9, 100]));
+      for (const id of [4, 150]) near(wanted.step(id), await decoder.step(id));
+      expect(decoder.cacheBytes).toBe(wanted.cacheBytes);
+      decoder.dispose();
+    }
+    const options = { capacity: 5, sequences: 3, cache: "int8" } as const;
+    const [wanted, decoder] = [judge, session].map((of) => of.decoder(options)) as [Decoder, DeviceDecoder];
+    for (const [s, ids] of [[1, 2, 3], [9], [70, 80]].entries()) near(wanted.prefill(ids, s), await decoder.prefill(ids, s));
+    for (const ids of [
+      [5, 6, 7],
+      [null, 8, 9],
+      [10, null, 11],
+    ]) {
+      const got = await decoder.steps(ids);
+      wanted.steps(ids).forEach((one, s) => (one === null ? expect(got[s]).toBeNull() : near(one, got[s]!)));
+    }
+    expect(decoder.lengths).toEqual([5, 3, 5]);
+    // a full one rests
+    near(wanted.steps([null, 3, null])[1]!, (await decoder.steps([null, 3, null]))[1]!);
+    await expect(decoder.steps([null, 3, 4])).rejects.toMatchObject({ code: "E_SHAPE" });
+    await expect(decoder.steps([1])).rejects.toThrow(/expected 3 tokens or null, got 1/);
+    await expect(decoder.step(1, 3)).rejects.toThrow(/expected 0 to 2, got 3/);
+    for (const one of [wanted, decoder]) one.truncate(1, 2);
+    near(wanted.step(12, 2), await decoder.step(12, 2));
+    await Promise.all([judge.release(), session.release()]);
   }, 120_000);
 
   it("an operator without a kernel runs on the processor", async () => {

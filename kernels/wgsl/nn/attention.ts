@@ -1,7 +1,9 @@
 // Attention with grouped heads in WGSL: a workgroup for each query row, its keys in tiles of 64 with an online softmax
 // (Milakov and Gimelshein, arXiv 1805.02867). Queries, keys, values and results lie anywhere, by strides in elements;
-// the values of a head lie side by side.
+// the values of a head lie side by side, keys and values of a cache as cache.ts has them.
+import { hasScales, type CacheKind } from "../../wasm/nn/cache.ts";
 import { entry } from "../product.ts";
+import { cacheScale, cacheValue, perWord } from "./cache.ts";
 import { groupMax, groupSum, header, SIZE, type Bound, type Fields } from "./shader.ts";
 
 export interface AttentionShader {
@@ -12,6 +14,8 @@ export interface AttentionShader {
   /** A logit for each head that has no value. */
   readonly sink: boolean;
   readonly softcap: boolean;
+  /** What keys and values are kept as; strides of codes count words. */
+  readonly kinds?: readonly [CacheKind, CacheKind];
 }
 
 /** Largest head. */
@@ -23,21 +27,38 @@ const sides = ["q", "k", "v", "y", "m"].flatMap((side) => ["b", "h", "t"].map((a
  * `group`: query heads of a key head. `causal`: token t sees keys up to past + t; `window` of them, 0 for all. `empty`:
  * the bits of what a row without a key gives.
  */
-export const ATTENTION_FIELDS: Fields = ["heads", "group", "tokens", "rows", "keys", "past", "causal", "window", "empty", ...sides, "oq", "ok", "ov", "oy", "om", "osink", "scale$", "cap$"]; // prettier-ignore
+export const ATTENTION_FIELDS: Fields = ["heads", "group", "tokens", "rows", "keys", "past", "causal", "window", "empty", ...sides, "oq", "ok", "ov", "oy", "om", "osink", "capacity", "scale$", "cap$"]; // prettier-ignore
 
 /** Below every score: what is not seen keeps its weight at 0 without an infinity. */
 const LOWEST = "-3.4028234e38";
 
-/** Bindings: params, q, k, v, mask?, sink?, y. Workgroups: batch * heads * tokens = params.rows. */
-export function attentionShader({ head, mask, sink, softcap }: AttentionShader): string {
+/** The row's scale and zero point, of a side of a cache. */
+const rowScale = (kind: CacheKind, side: string, row: string): string => {
+  if (kind === "float32" || !hasScales(kind)) return "";
+  const [scale, zero] = cacheScale(kind, `${side}_word`);
+  return `let ${side}_word = ${side}_words[kv * params.capacity + ${row}]; let ${side}_scale = ${scale}; let ${side}_zero = ${zero};`;
+};
+
+/** Bindings: params, q, k, v, k_words?, v_words?, mask?, sink?, y. Workgroups: batch * heads * tokens = params.rows. */
+export function attentionShader({ head, mask, sink, softcap, kinds = ["float32", "float32"] }: AttentionShader): string {
   const buffers: Bound[] = [
     ["q", "array<f32>"],
-    ["k", "array<f32>"],
-    ["v", "array<f32>"],
+    ...(["k", "v"] as const).map((side, i): Bound => [side, kinds[i] === "float32" ? "array<f32>" : "array<u32>"]),
+    ...(["k", "v"] as const).filter((_, i) => hasScales(kinds[i])).map((side): Bound => [`${side}_words`, "array<u32>"]),
     ...(mask ? [["mask", "array<f32>"] as const] : []),
     ...(sink ? [["sink", "array<f32>"] as const] : []),
     ["y", "array<f32>", "read_write"],
   ];
+  const [k, v] = kinds;
+  const per = perWord(k);
+  const products =
+    k === "float32"
+      ? `for (var i = 0u; i < ${head}u; i++) { s += query[i] * k[at + i]; }`
+      : `for (var i = 0u; i < ${head / per}u; i++) { let w = k[at + i]; ${Array.from({ length: per }, (_, j) => `s += query[i * ${per}u + ${j}u] * ${cacheValue(k, "w", `${j}u`, "k_zero")};`).join(" ")} }`;
+  const valueOf = (i: number): string =>
+    v === "float32"
+      ? `v[at + ${lane(i)}]`
+      : cacheValue(v, `v[at + (${lane(i)}) / ${perWord(v)}u]`, `(${lane(i)}) % ${perWord(v)}u`, "v_zero");
   const parts = Array.from({ length: Math.ceil(head / SIZE) }, (_, i) => i);
   const lane = (i: number): string => `id + ${i * SIZE}u`;
   const inside = (i: number, body: string): string => ((i + 1) * SIZE <= head ? body : `if (${lane(i)} < ${head}u) { ${body} }`);
@@ -66,8 +87,9 @@ ${entry(SIZE)} {
     if (j < high) {
       var s = 0.0;
       let at = keys + j * params.kt;
-      for (var i = 0u; i < ${head}u; i++) { s += query[i] * k[at + i]; }
-      s *= params.scale;
+      ${rowScale(k, "k", "j")}
+      ${products}
+      s *= params.scale${hasScales(k) ? " * k_scale" : ""};
       ${softcap ? "s = params.cap * tanh(clamp(s / params.cap, -15.0, 15.0));" : ""}
       ${mask ? "s += mask[params.om + b * params.mb + h * params.mh + token * params.mt + j];" : ""}
       score = s;
@@ -80,9 +102,10 @@ ${entry(SIZE)} {
     top = next;
     ${parts.map((i) => `acc${i} *= keep;`).join(" ")}
     for (var n = 0u; n < min(${SIZE}u, high - base); n++) {
-      let p = weights[n];
+      ${rowScale(v, "v", "(base + n)")}
+      let p = weights[n]${hasScales(v) ? " * v_scale" : ""};
       let at = values + (base + n) * params.vt;
-      ${parts.map((i) => inside(i, `acc${i} += p * v[at + ${lane(i)}];`)).join("\n      ")}
+      ${parts.map((i) => inside(i, `acc${i} += p * ${valueOf(i)};`)).join("\n      ")}
     }
     workgroupBarrier();
   }
@@ -92,5 +115,5 @@ ${entry(SIZE)} {
 `;
 }
 
-export const attentionName = ({ head, mask, sink, softcap }: AttentionShader): string =>
-  `f32_attention${head}${mask ? "_mask" : ""}${sink ? "_sink" : ""}${softcap ? "_cap" : ""}__wgsl`;
+export const attentionName = ({ head, mask, sink, softcap, kinds }: AttentionShader): string =>
+  `${kinds === undefined ? "f32" : kinds.join("_")}_attention${head}${mask ? "_mask" : ""}${sink ? "_sink" : ""}${softcap ? "_cap" : ""}__wgsl`;

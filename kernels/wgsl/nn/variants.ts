@@ -2,6 +2,7 @@
 import type { ShaderVariant } from "../../variants.ts";
 import { binary, constant, gelu, operand, select, silu, unary, UNARY, type Value } from "../../wasm/nn/values.ts";
 import { attentionName, attentionShader } from "./attention.ts";
+import { appendName, appendShader } from "./cache.ts";
 import { chainName, chainShader, chainShaderSpec, type OperandKind } from "./chain.ts";
 import { matmulShader } from "./matmul.ts";
 import { copyShader, reduceShader, rotaryName, rotaryShader } from "./moves.ts";
@@ -48,6 +49,14 @@ export function* operatorShaders(): Iterable<ShaderVariant> {
     const spec = { head, mask: more, sink: head === 128, softcap: head === 80 };
     yield plain(attentionName(spec), () => attentionShader(spec));
   }
+  for (const kinds of [
+    ["float16", "int8"],
+    ["int8", "int4"],
+  ] as const) {
+    const spec = { head: 64, mask: false, sink: false, softcap: false, kinds };
+    yield plain(attentionName(spec), () => attentionShader(spec));
+  }
+  for (const kind of ["float16", "int8", "int4"] as const) yield plain(appendName(kind), () => appendShader(kind));
   yield plain("f32_matmul__wgsl", matmulShader);
   yield plain("f32_resample__wgsl", resampleShader);
   for (const filters of [1, 4] as const) {

@@ -1,5 +1,7 @@
 // Attention on WGSL kernels: what patterns put together, and GroupQueryAttention over past and present or over the
 // cache of a decoder.
+import { headUnit, type CacheKind } from "../../../kernels/wasm/nn/cache.ts";
+import { APPEND_FIELDS, appendName, appendShader, perWord } from "../../../kernels/wgsl/nn/cache.ts";
 import { ATTENTION_FIELDS, attentionName, attentionShader, MOST_HEAD } from "../../../kernels/wgsl/nn/attention.ts";
 import type { NodeProto } from "../../onnx/file/gen/onnx_pb.ts";
 import { attributeFloat, attributeInt } from "../../onnx/graph/nodes.ts";
@@ -38,6 +40,8 @@ interface Attend {
   readonly mask?: Strided | undefined;
   /** Rows without a key are 0, else NaN. */
   readonly guarded: boolean;
+  /** Where keys and values are a cache of fewer bits. */
+  readonly coded?: DeviceCache | undefined;
   readonly q: Strided;
   readonly k: Strided;
   readonly v: Strided;
@@ -47,8 +51,8 @@ interface Attend {
 const NAN_BITS = 0x7fc00000;
 
 function attend(r: Recorder, of: Attend): void {
-  const { batch, heads, group, tokens, size, past, keys, window, scale, cap, sink, mask, guarded, q, k, v, y } = of;
-  const spec = { head: size, mask: mask !== undefined, sink: sink !== undefined, softcap: cap > 0 };
+  const { batch, heads, group, tokens, size, past, keys, window, scale, cap, sink, mask, guarded, coded, q, k, v, y } = of;
+  const spec = { head: size, mask: mask !== undefined, sink: sink !== undefined, softcap: cap > 0, ...(coded && { kinds: coded.kinds }) };
   const sides: Record<string, number> = {};
   for (const [name, side] of Object.entries({ q, k, v, y, m: mask })) {
     sides[`${name}b`] = side?.batch ?? 0;
@@ -62,11 +66,25 @@ function attend(r: Recorder, of: Attend): void {
     return {
       fields: ATTENTION_FIELDS,
       params: {
-        ...{ heads, group, tokens, rows, scale, cap, window, empty: guarded ? 0 : NAN_BITS, ...sides, osink: sink?.offset ?? 0 },
+        ...{
+          heads,
+          group,
+          tokens,
+          rows,
+          scale,
+          cap,
+          window,
+          empty: guarded ? 0 : NAN_BITS,
+          ...sides,
+          osink: sink?.offset ?? 0,
+          capacity: coded?.capacity ?? 0,
+        },
         ...{ past: before, causal: past === null ? 0 : 1, keys: past === null ? keys : before + tokens },
       },
       bound: {
         ...{ q: q.tensor, k: k.tensor, v: v.tensor, y: y.tensor },
+        ...(coded?.words[0] && { k_words: coded.words[0] }),
+        ...(coded?.words[1] && { v_words: coded.words[1] }),
         ...(mask && { mask: mask.tensor }),
         ...(sink && { sink }),
       },
@@ -179,11 +197,19 @@ function isTable(table: Held, { batch, tokens, size }: Sizes): boolean {
   return true;
 }
 
-/** Keys and values [batch][kv head][capacity][size]. */
+/** Keys and values [batch][kv head][capacity][size], of codes in words; `words`: their scales. */
 export interface DeviceCache {
   readonly k: Tensor;
   readonly v: Tensor;
   readonly capacity: number;
+  readonly kinds: readonly [CacheKind, CacheKind];
+  readonly words: readonly [Tensor?, Tensor?];
+}
+
+/** A cache, and tokens before in it. */
+export interface Cached {
+  readonly cache: DeviceCache;
+  readonly past: () => number;
 }
 
 /** Query, key and value as they lie, packed or not; null where one is not float32. */
@@ -227,66 +253,106 @@ function sinkOf(r: Recorder, sink: Held | undefined, node: NodeProto, heads: num
 const outside = (inputs: HeldInputs, { size }: Grouped): boolean =>
   inputs[10] !== undefined || inputs[9] !== undefined || inputs[12] !== undefined || inputs[14] !== undefined || size > MOST_HEAD;
 
-/** Keys and values of these tokens into the cache after `past` others, then attention over it. */
-function overCache(
+/** Rows of heads into a cache of codes. */
+function append(
   r: Recorder,
-  inputs: HeldInputs,
-  node: NodeProto,
+  kind: Exclude<CacheKind, "float32">,
+  from: Turned,
+  { tokens, kvHeads, size }: Grouped,
+  side: 0 | 1,
+  to: Cached,
+): void {
+  const { cache, past } = to;
+  const [y, words] = [side === 0 ? cache.k : cache.v, cache.words[side]];
+  const rows = tokens * kvHeads;
+  const ox = from.tensor.offset + (from.start as number);
+  r.dispatch({ family: "append", spec: { kind }, name: appendName(kind), code: () => appendShader(kind) }, () => ({
+    fields: APPEND_FIELDS,
+    params: { rows, heads: kvHeads, width: size, first: past(), capacity: cache.capacity, xt: from.token, xh: from.head, ox },
+    bound: { x: from.tensor, y, ...(words && { words }) },
+    groups: rows,
+  }));
+}
+
+/** Keys and values of these tokens, of row `b` of the batch, into a cache; their queries turned into `turned`. */
+function store(
+  r: Recorder,
+  parts: readonly Strided[],
+  rotation: Rotation | null,
+  turned: Tensor | null,
   sizes: Grouped,
-  cache: DeviceCache,
-  past: () => number,
-): Tensor | null {
-  const parts = projections(r, inputs, sizes);
-  if (parts === null) return null;
-  const { batch, tokens, heads, kvHeads, size } = sizes;
-  const [q, k, v] = parts;
-  const rotation = rotationOf(r, inputs, node, past);
-  const kept = kvHeads * cache.capacity * size;
-  const stored = (tensor: Tensor): Strided => ({ tensor, start: 0, batch: kept, head: cache.capacity * size, token: size });
-  const turned = rotation === null ? null : r.tensor([batch, tokens, heads * size]);
-  for (let b = 0; b < batch; b++) {
-    const own = (side: Strided): Turned => ({
-      tensor: side.tensor,
-      start: side.start + b * side.batch,
-      token: side.token,
-      head: side.head,
-    });
-    const row = (tensor: Tensor): Turned => ({ tensor, start: () => b * kept + past() * size, token: size, head: cache.capacity * size });
-    const keep = (from: Strided, tensor: Tensor): void =>
+  b: number,
+  to: Cached,
+): void {
+  const { tokens, heads, kvHeads, size } = sizes;
+  const { cache, past } = to;
+  const { capacity, kinds } = cache;
+  const own = ({ tensor, start, batch, token, head }: Strided): Turned => ({ tensor, start: start + b * batch, token, head });
+  const row = (tensor: Tensor): Turned => ({ tensor, start: () => past() * size, token: size, head: capacity * size });
+  const [q, k, v] = parts.map(own);
+  let keys = k;
+  if (rotation !== null) {
+    turn(r, rotation, { tokens, heads, size }, q, { tensor: turned!, start: b * tokens * heads * size, token: heads * size, head: size });
+    const fresh = kinds[0] === "float32" ? null : r.tensor([tokens, kvHeads, size]);
+    keys = fresh === null ? row(cache.k) : { tensor: fresh, start: 0, token: kvHeads * size, head: size };
+    turn(r, rotation, { tokens, heads: kvHeads, size }, k, keys);
+  }
+  ([keys, v] as const).forEach((from, side) => {
+    const kind = kinds[side];
+    const tensor = side === 0 ? cache.k : cache.v;
+    if (kind !== "float32") append(r, kind, from, sizes, side as 0 | 1, to);
+    else if (from.tensor !== tensor)
       copyBetween(
         r,
         [tokens, kvHeads, size],
-        { tensor: from.tensor, start: from.start + b * from.batch, strides: [from.token, from.head, 1] },
-        { tensor, start: row(tensor).start, strides: [size, cache.capacity * size, 1] },
+        { tensor: from.tensor, start: from.start, strides: [from.token, from.head, 1] },
+        { tensor, start: row(tensor).start, strides: [size, capacity * size, 1] },
       );
-    if (rotation === null) keep(k, cache.k);
-    else {
-      turn(r, rotation, { tokens, heads: kvHeads, size }, own(k), row(cache.k));
-      const to = { tensor: turned!, start: b * tokens * heads * size, token: heads * size, head: size };
-      turn(r, rotation, { tokens, heads, size }, own(q), to);
-    }
-    keep(v, cache.v);
-  }
+  });
+  if (keys !== k && kinds[0] !== "float32") r.free(keys.tensor);
+}
+
+/** Keys and values into caches after others, one for each row of the batch, then attention over them. */
+function overCaches(r: Recorder, inputs: HeldInputs, node: NodeProto, sizes: Grouped, caches: readonly Cached[]): Tensor | null {
+  const parts = projections(r, inputs, sizes);
+  if (parts === null) return null;
+  const { batch, tokens, heads, kvHeads, size } = sizes;
+  const rotations = caches.map(({ past }) => rotationOf(r, inputs, node, past));
+  const turned = rotations[0] === null ? null : r.tensor([batch, tokens, heads * size]);
   const y = r.tensor([batch, tokens, heads * size]);
   const whole = { start: 0, batch: tokens * heads * size, token: heads * size, head: size };
+  const queries = turned === null ? parts[0] : { tensor: turned, ...whole };
   const scale = attributeFloat(node, "scale", 0);
-  attend(r, {
-    ...{ batch, heads, group: heads / kvHeads, tokens, size, past, keys: 0, guarded: true },
-    window: Math.max(0, attributeInt(node, "local_window_size", -1)),
-    scale: scale === 0 ? 1 / Math.sqrt(size) : scale,
-    cap: attributeFloat(node, "softcap", 0),
-    sink: sinkOf(r, inputs[11], node, heads),
-    q: turned === null ? q : { tensor: turned, ...whole },
-    ...{ k: stored(cache.k), v: stored(cache.v), y: { tensor: y, ...whole } },
+  const sink = sinkOf(r, inputs[11], node, heads);
+  caches.forEach((one, b) => {
+    store(r, parts, rotations[b], turned, sizes, b, one);
+    const { cache, past } = one;
+    const side = (tensor: Tensor, kind: CacheKind): Strided => {
+      const width = size / perWord(kind);
+      return { tensor, start: 0, batch: 0, head: cache.capacity * width, token: width };
+    };
+    const at = (of: Strided): Strided => ({ ...of, start: of.start + b * of.batch });
+    attend(r, {
+      ...{ batch: 1, heads, group: heads / kvHeads, tokens, size, past, keys: 0, guarded: true, sink },
+      window: Math.max(0, attributeInt(node, "local_window_size", -1)),
+      scale: scale === 0 ? 1 / Math.sqrt(size) : scale,
+      cap: attributeFloat(node, "softcap", 0),
+      coded: cache.kinds.every((kind) => kind === "float32") ? undefined : cache,
+      q: at(queries),
+      k: side(cache.k, cache.kinds[0]),
+      v: side(cache.v, cache.kinds[1]),
+      y: at({ tensor: y, ...whole }),
+    });
   });
   if (turned !== null) r.free(turned);
   return y;
 }
 
-/** One sequence over a decoder's cache. */
-export function decodeAttention(r: Recorder, inputs: HeldInputs, node: NodeProto, cache: DeviceCache, past: () => number): Tensor | null {
+/** Sequences over a decoder's caches. */
+export function decodeAttention(r: Recorder, inputs: HeldInputs, node: NodeProto, caches: readonly Cached[]): Tensor | null {
   const sizes = groupedSizes(hollowInputs(inputs) as Inputs, node);
-  return outside(inputs, sizes) || sizes.batch !== 1 ? null : overCache(r, inputs, node, sizes, cache, past);
+  const fits = caches.every(({ cache }) => cache.kinds.every((kind) => kind === "float32" || sizes.size % headUnit(kind) === 0));
+  return outside(inputs, sizes) || sizes.batch !== caches.length || !fits ? null : overCaches(r, inputs, node, sizes, caches);
 }
 
 /** A plain run: past and new tokens into present, then attention over it. */
@@ -322,6 +388,12 @@ export const groupQuery: DeviceEmit = (r, inputs, node) => {
       { tensor: to, start: 0, strides: strides(capacity) },
     );
   });
-  const y = overCache(r, inputs, node, sizes, { k: present[0], v: present[1], capacity }, () => before);
+  const kept = kvHeads * capacity * size;
+  const caches = Array.from({ length: batch }, (_, b): Cached => {
+    const [k, v] = present.map((tensor) => r.view(tensor, [kept], b * kept));
+    return { cache: { k, v, capacity, kinds: ["float32", "float32"], words: [] }, past: () => before };
+  });
+  const y = overCaches(r, inputs, node, sizes, caches);
+  for (const { cache } of caches) for (const view of [cache.k, cache.v]) r.free(view);
   return y === null ? undefined : [y, ...present];
 };

@@ -1,7 +1,9 @@
 // A decoder on a device: GroupQueryAttention over caches that lie there, keys and values written where they stay. A
 // step of one token is recorded once and submitted again, one command buffer a token, with other numbers in its
 // uniforms; what goes up is a row of the embedding, what comes back the logits.
-import { LowbitError } from "../../../formats/core/errors.ts";
+import { hasScales } from "../../../kernels/wasm/nn/cache.ts";
+import type { GpuBuffer } from "../../../kernels/wgsl/api.ts";
+import { perWord } from "../../../kernels/wgsl/nn/cache.ts";
 import { turn } from "../../backends/turn.ts";
 import type { GpuRuntime } from "../../../kernels/wgsl/runtime.ts";
 import { attributeInt } from "../../onnx/graph/nodes.ts";
@@ -9,9 +11,12 @@ import { operatorName } from "../../onnx/graph/scopes.ts";
 import type { Plan } from "../compile/plan.ts";
 import { runNode, type Step } from "../compile/step.ts";
 import {
+  cacheOf,
   checkCapacity,
   checkCut,
   checkRoom,
+  checkSequence,
+  checkSteps,
   checkToken,
   checkTokens,
   defaultCapacity,
@@ -31,18 +36,23 @@ import { deviceLayer } from "./layers.ts";
 import { emitRotary } from "./moves.ts";
 import { createRecorder, isTensor, type Held, type Recorder, type Recording, type Tensor } from "./recorder.ts";
 
-/** `Decoder` on a device: results come when the device has made them. */
-export interface DeviceDecoder extends Omit<Decoder, "prefill" | "step" | "steps" | "lengths" | "truncate"> {
+/** `Decoder` on a device: results come when the device has made them, and stay. */
+export interface DeviceDecoder extends Omit<Decoder, "prefill" | "step" | "steps"> {
   /**
    * Runs tokens and appends them; calls wait for each other. @returns the logits after the last one
-   * @throws (rejects) RangeError for no or strange tokens; LowbitError E_SHAPE where they do not fit, E_DISPOSED,
-   * E_DEVICE
+   * @param sequence default 0
+   * @throws (rejects) RangeError for no or strange tokens or another sequence; LowbitError E_SHAPE where they
+   * do not fit, E_DISPOSED, E_DEVICE
    */
-  prefill(ids: ArrayLike<number | bigint>): Promise<Float32Array>;
+  prefill(ids: ArrayLike<number | bigint>, sequence?: number): Promise<Float32Array>;
   /** `prefill` of one token. */
-  step(id: number): Promise<Float32Array>;
-  /** Forgets all tokens but the first n. @throws RangeError */
-  truncate(n: number): void;
+  step(id: number, sequence?: number): Promise<Float32Array>;
+  /**
+   * A token for each sequence in one pass, which reads the weights once; null: the sequence rests. @returns the logits
+   * of each, null for those that rest
+   * @throws (rejects) as `prefill`
+   */
+  steps(ids: readonly (number | null)[]): Promise<(Float32Array | null)[]>;
 }
 
 export interface DeviceDecoderInit {
@@ -66,32 +76,38 @@ function dependents({ steps, ids }: Found): Set<string> {
   return names;
 }
 
-function makeCaches(runtime: GpuRuntime, inputs: readonly Input[], found: Found, capacity: number): ReadonlyMap<Step, DeviceCache> {
+/** The caches of each step, one for each sequence, and their buffers. */
+function makeCaches(
+  { runtime, inputs }: DeviceDecoderInit,
+  found: Found,
+  capacity: number,
+  { kinds, sequences }: ReturnType<typeof cacheOf>,
+): { readonly caches: ReadonlyMap<Step, readonly DeviceCache[]>; readonly buffers: readonly GpuBuffer[] } {
   const shapes = new Map(inputs.map(({ name, shape }) => [name, shape]));
-  const caches = new Map<Step, DeviceCache>();
-  const free = (): void => {
-    for (const { k, v } of caches.values()) for (const { buffer } of [k, v]) runtime.release(buffer);
+  const caches = new Map<Step, readonly DeviceCache[]>();
+  const buffers: GpuBuffer[] = [];
+  const words = (count: number, label: string): Tensor => {
+    const buffer = runtime.allocate(4 * count, label);
+    buffers.push(buffer);
+    return { type: "float32", dims: [count], size: count, offset: 0, buffer };
   };
   try {
     for (const step of found.attention) {
       const size = shapes.get(step.node.input[3])![3];
       if (typeof size !== "number") throw unsupported("caches of known head size", String(size));
-      const dims = [1, attributeInt(step.node, "kv_num_heads", 0), capacity, size];
-      const count = dims.reduce((a, b) => a * b, 1);
-      const side = (label: string): Tensor => ({
-        type: "float32",
-        dims,
-        size: count,
-        offset: 0,
-        buffer: runtime.allocate(4 * count, label),
-      });
-      caches.set(step, { k: side("keys"), v: side("values"), capacity });
+      const rows = attributeInt(step.node, "kv_num_heads", 0) * capacity;
+      const one = (): DeviceCache => {
+        const [k, v] = kinds.map((kind) => words(Math.ceil((rows * size) / perWord(kind)), "cache"));
+        const scales = kinds.map((kind) => (hasScales(kind) ? words(rows, "cache scales") : undefined));
+        return { k, v, capacity, kinds, words: [scales[0], scales[1]] };
+      };
+      caches.set(step, Array.from({ length: sequences }, one));
     }
   } catch (error) {
-    free();
+    for (const buffer of buffers) runtime.release(buffer);
     throw error;
   }
-  return caches;
+  return { caches, buffers };
 }
 
 /** A lookup of a recording: the row of each next token goes where the first one's lay. */
@@ -102,30 +118,36 @@ interface Lookup {
 }
 
 interface Pass {
-  readonly logits: Tensor;
+  /** Of the last token of each sequence. */
+  readonly logits: readonly Tensor[];
   readonly lookups: readonly Lookup[];
 }
 
-/** Records the steps for tokens after `past()` others. */
-function record(r: Recorder, { plan, found, caches, tokens, frees }: Core, ids: BigInt64Array, past: () => number): Pass {
-  const values = new Map<string, Held>([[found.ids, { type: "int64", dims: [1, ids.length], data: ids }]]);
+/** Records the steps for tokens of some sequences, as many of each. */
+function record(r: Recorder, { plan, found, caches, tokens, frees, pasts }: Core, ids: BigInt64Array, of: readonly number[]): Pass {
+  const values = new Map<string, Held>([[found.ids, { type: "int64", dims: [of.length, ids.length / of.length], data: ids }]]);
+  const own = of.map((s) => pasts[s]);
   const read = (name: string): Held | undefined => values.get(name) ?? plan.constants.get(name);
   const lookups: Lookup[] = [];
   const one = (step: Step): readonly (Held | undefined)[] => {
     const inputs = step.node.input.map((name) => (name === "" ? undefined : read(name)));
-    const cache = caches.get(step);
-    if (cache !== undefined) {
-      const y = decodeAttention(r, inputs, step.node, cache, past);
-      if (y === null) throw unsupported("attention as its kernel has it (no added bias, heads of at most 256)", `node ${step.node.name}`);
+    const all = caches.get(step);
+    if (all !== undefined) {
+      const y = decodeAttention(r, inputs, step.node, of.map((s, i) => ({ cache: all[s], past: own[i] }))); // prettier-ignore
+      if (y === null)
+        throw unsupported(
+          "attention as its kernel has it (no added bias, heads of at most 256, of whole words of a cache)",
+          `node ${step.node.name}`,
+        );
       return [y];
     }
-    if (step.node.output[0] === found.logits && step.layer !== undefined && step.operator !== "Gemm") {
+    if (of.length === 1 && step.node.output[0] === found.logits && step.layer !== undefined && step.operator !== "Gemm") {
       const bias = step.operator === "com.microsoft.MatMulNBits" ? inputs[5] : undefined;
       const y = emitLayer(r, deviceLayer(step.layer), inputs[0], bias, true);
       if (y !== undefined) return [y];
     }
     if (isRotary(step)) {
-      const y = emitRotary(r, inputs, step.node, past);
+      const y = emitRotary(r, inputs, step.node, own);
       if (y !== undefined) return [y];
     }
     const { rows } = step;
@@ -161,87 +183,88 @@ function record(r: Recorder, { plan, found, caches, tokens, frees }: Core, ids: 
   const logits = values.get(found.logits);
   if (!isTensor(logits)) throw unsupported("logits made by a kernel", "those of loops");
   const size = logits.dims.at(-1)!;
-  return { logits: r.view(logits, [size], logits.size - size), lookups };
+  const each = logits.size / of.length;
+  return { logits: of.map((_, i) => r.view(logits, [size], (i + 1) * each - size)), lookups };
 }
 
 interface Core {
   readonly plan: Plan;
   readonly found: Found;
-  readonly caches: ReadonlyMap<Step, DeviceCache>;
+  readonly caches: ReadonlyMap<Step, readonly DeviceCache[]>;
+  /** Tokens in each sequence. */
+  readonly pasts: readonly (() => number)[];
   readonly tokens: ReadonlySet<string>;
   readonly frees: readonly (readonly string[])[];
 }
 
 /** @throws LowbitError E_UNSUPPORTED where the model is no decoder for a device, E_DEVICE; RangeError; TypeError */
-export function createDeviceDecoder({ runtime, plan, inputs, outputNames, options, check }: DeviceDecoderInit): DeviceDecoder {
-  if (options.cache !== undefined && options.cache !== "float32")
-    throw new LowbitError(
-      "E_UNSUPPORTED",
-      `decoder cache: expected float32 on a WebGPU backend, got ${String(options.cache)}. Load the model with backend: await wasm() for smaller caches.`,
-    );
-  if (options.sequences !== undefined && options.sequences !== 1)
-    throw new LowbitError(
-      "E_UNSUPPORTED",
-      `decoder sequences: expected 1 on a WebGPU backend, got ${String(options.sequences)}. Make a decoder for each, or load the model with backend: await wasm().`,
-    );
+export function createDeviceDecoder(init: DeviceDecoderInit): DeviceDecoder {
+  const { runtime, plan, inputs, outputNames, options, check } = init;
+  const kept = cacheOf(options);
+  const { sequences } = kept;
   const { found, limit } = kernelModel(plan, inputs, outputNames);
   checkCapacity(options.capacity, limit);
   const capacity = options.capacity ?? defaultCapacity(limit);
-  const caches = makeCaches(runtime, inputs, found, capacity);
+  // of several sequences those that rest write behind their last token
+  const { caches, buffers } = makeCaches(init, found, capacity + (sequences > 1 ? 1 : 0), kept);
   const r = createRecorder(runtime);
   for (const value of plan.constants.values()) r.constant(value);
-  const core: Core = { plan, found, caches, tokens: dependents(found), frees: lifetimes(found) };
-  let recorded: { readonly recording: Recording; readonly pass: Pass } | null = null;
-  let length = 0;
+  const lengths = new Array<number>(sequences).fill(0);
+  const pasts = lengths.map((_, s) => (): number => lengths[s]);
+  const core: Core = { plan, found, caches, pasts, tokens: dependents(found), frees: lifetimes(found) };
+  /** The step of one sequence, by its number, and of all, at the end. */
+  const recorded: ({ readonly recording: Recording; readonly pass: Pass } | undefined)[] = [];
   let live = true;
-  let logits: Float32Array | null = null;
+  const logits = new Array<Float32Array | null>(sequences).fill(null);
   let last: Promise<unknown> = Promise.resolve();
-  const past = (): number => length;
-  const checked = (): void => {
+  const checked = (sequence: number): void => {
     check();
     if (!live) throw disposedDecoder();
+    checkSequence(sequence, lengths);
   };
-  const single = async (id: bigint): Promise<Float32Array> => {
-    if (recorded === null) {
+  /** A token of each of these sequences: one, or all. */
+  const together = async (ids: readonly number[], of: readonly number[]): Promise<Float32Array[]> => {
+    const at = of.length === 1 ? of[0] : sequences;
+    if (recorded[at] === undefined) {
       try {
-        const pass = record(r, core, BigInt64Array.of(id), past);
-        recorded = { pass, recording: r.keep() };
+        const pass = record(r, core, BigInt64Array.from(ids, BigInt), of);
+        recorded[at] = { pass, recording: r.keep() };
       } finally {
         r.reset();
       }
     }
-    const { recording, pass } = recorded;
+    const { recording, pass } = recorded[at];
     for (const { rows, to, row } of pass.lookups) {
-      rows.read([Number(id)], row);
+      rows.read(ids, row);
       r.rewrite(to, row);
     }
-    return (await r.repeat(recording, [pass.logits]))[0];
+    return r.repeat(recording, pass.logits);
   };
-  const several = async (ids: BigInt64Array): Promise<Float32Array> => {
+  const several = async (ids: BigInt64Array, sequence: number): Promise<Float32Array> => {
     try {
-      const pass = record(r, core, ids, past);
-      return (await r.flush([pass.logits]))[0];
+      const pass = record(r, core, ids, [sequence]);
+      return (await r.flush(pass.logits))[0];
     } finally {
       r.reset();
     }
   };
-  const append = async (ids: readonly bigint[]): Promise<Float32Array> => {
-    checked();
-    checkRoom(length, ids.length, capacity);
-    const before = length;
+  const append = async (ids: readonly bigint[], sequence: number): Promise<Float32Array> => {
+    checked(sequence);
+    checkRoom(lengths[sequence], ids.length, capacity);
+    const before = lengths[sequence];
     let made: Float32Array | null = null;
     try {
       for (let from = 0; from < ids.length; from += CHUNK) {
         const part = ids.slice(from, from + CHUNK);
-        made = part.length === 1 ? await single(part[0]) : await several(BigInt64Array.from(part));
-        length += part.length;
+        if (part.length === 1) [made] = await together([Number(part[0])], [sequence]);
+        else made = await several(BigInt64Array.from(part), sequence);
+        lengths[sequence] += part.length;
       }
     } catch (error) {
-      length = before;
+      lengths[sequence] = before;
       throw error;
     }
-    logits = made;
-    return made!;
+    return (logits[sequence] = made!);
   };
   /** One after the other. */
   const queued = <T>(work: () => Promise<T>): Promise<T> => {
@@ -249,50 +272,75 @@ export function createDeviceDecoder({ runtime, plan, inputs, outputNames, option
     last = next.catch(() => undefined);
     return next;
   };
-  const prefill = async (ids: ArrayLike<number | bigint>): Promise<Float32Array> => {
-    checked();
+  const prefill = async (ids: ArrayLike<number | bigint>, sequence = 0): Promise<Float32Array> => {
+    checked(sequence);
     const list = checkTokens(ids);
-    return queued(() => append(list));
+    return queued(() => append(list, sequence));
   };
-  const step = async (id: number): Promise<Float32Array> => {
-    checked();
+  const step = async (id: number, sequence = 0): Promise<Float32Array> => {
+    checked(sequence);
     checkToken(id);
-    return queued(() => append([BigInt(id)]));
+    return queued(() => append([BigInt(id)], sequence));
   };
-  const truncate = (n: number): void => {
-    checked();
-    checkCut(n, length);
-    if (n < length) logits = null;
-    length = n;
+  const stepAll = async (ids: readonly (number | null)[]): Promise<(Float32Array | null)[]> => {
+    checked(0);
+    ids.forEach((id, s) => {
+      if (id !== null) checkRoom(lengths[s], 1, capacity);
+    });
+    if (sequences === 1) return ids[0] === null ? [null] : [await append([BigInt(ids[0])], 0)];
+    // one that rests runs as well: what it writes lies behind its last token
+    const made = await together(ids.map((id) => id ?? 0), [...lengths.keys()]); // prettier-ignore
+    return ids.map((id, s) => {
+      if (id !== null) lengths[s]++;
+      return (logits[s] = id === null ? null : made[s]);
+    });
+  };
+  const steps = async (ids: readonly (number | null)[]): Promise<(Float32Array | null)[]> => {
+    checked(0);
+    checkSteps(ids, sequences);
+    return queued(() => stepAll([...ids]));
+  };
+  const truncate = (n: number, sequence = 0): void => {
+    checked(sequence);
+    checkCut(n, lengths[sequence]);
+    if (n < lengths[sequence]) logits[sequence] = null;
+    lengths[sequence] = n;
   };
   return {
     get length() {
-      return length;
+      return lengths[0];
+    },
+    get lengths() {
+      return [...lengths];
     },
     capacity,
     get cacheBytes() {
-      return [...caches.values()].reduce((sum, { k, v }) => sum + 4 * (k.size + v.size), 0);
+      return [...caches.values()]
+        .flat()
+        .reduce((sum, { k, v, words }) => sum + [k, v, ...words].reduce((a, b) => a + 4 * (b?.size ?? 0), 0), 0);
     },
     prefill,
     step,
+    steps,
     truncate,
-    reset: () => truncate(0),
+    reset: () => lengths.forEach((_, s) => truncate(0, s)),
     explain() {
       const kernels = new Map<string, number>();
-      for (const { operator } of recorded?.recording ?? []) kernels.set(operator, (kernels.get(operator) ?? 0) + 1);
+      for (const { operator } of (recorded.at(-1) ?? recorded[0])?.recording ?? []) kernels.set(operator, (kernels.get(operator) ?? 0) + 1);
       return [...kernels].map(([operator, count]): DecoderPart => ({ operator, kernels: count }));
     },
-    async *generate({ prompt, maxTokens = Infinity, sampler = greedy, stop = [], signal } = {}) {
+    async *generate({ prompt, maxTokens = Infinity, sampler = greedy, stop = [], signal, sequence = 0 } = {}) {
       signal?.throwIfAborted();
-      if (prompt === undefined && logits === null) throw noPrompt();
-      let next = prompt === undefined ? logits! : await prefill(prompt);
+      checked(sequence);
+      if (prompt === undefined && logits[sequence] === null) throw noPrompt();
+      let next = prompt === undefined ? logits[sequence]! : await prefill(prompt, sequence);
       for (let n = 0; n < maxTokens; n++) {
         const id = sampler(next);
         yield id;
-        if (stop.includes(id) || n + 1 >= maxTokens || length >= capacity) return;
+        if (stop.includes(id) || n + 1 >= maxTokens || lengths[sequence] >= capacity) return;
         await turn();
         signal?.throwIfAborted();
-        next = await step(id);
+        next = await step(id, sequence);
       }
     },
     dispose() {
@@ -300,7 +348,7 @@ export function createDeviceDecoder({ runtime, plan, inputs, outputNames, option
       live = false;
       // what was submitted keeps its buffers until it is done
       r.dispose();
-      for (const { k, v } of caches.values()) for (const { buffer } of [k, v]) runtime.release(buffer);
+      for (const buffer of buffers) runtime.release(buffer);
     },
   };
 }

@@ -280,18 +280,26 @@ export function turn(r: Recorder, of: Rotation, sizes: { tokens: number; heads: 
   }));
 }
 
-/** com.microsoft.RotaryEmbedding of [B, S, heads * size]. `past`: tokens before, whatever positions are fed. */
-export function emitRotary(r: Recorder, [x, positions, cos, sin]: HeldInputs, node: NodeProto, past?: () => number): Tensor | undefined {
+/**
+ * com.microsoft.RotaryEmbedding of [B, S, heads * size]. `pasts`: tokens before those of each sequence, whatever
+ * positions are fed.
+ */
+export function emitRotary(
+  r: Recorder,
+  [x, positions, cos, sin]: HeldInputs,
+  node: NodeProto,
+  pasts?: readonly (() => number)[],
+): Tensor | undefined {
   if (!isFull(x) || !isFull(cos) || !isFull(sin) || x.dims.length !== 3) return undefined;
   const [batch, tokens, width] = x.dims;
   const row = cos.dims.at(-1)!;
   const given = attributeInt(node, "num_heads", 0);
   const size = given > 0 ? width / given : 2 * row;
   if (!Number.isInteger(width / size) || 2 * row > size) return undefined;
-  let at: Tensor | (() => number);
-  if (past !== undefined) {
-    if (batch !== 1) return undefined;
-    at = past;
+  let places: readonly (Tensor | (() => number))[];
+  if (pasts !== undefined) {
+    if (batch !== pasts.length) return undefined;
+    places = pasts;
   } else {
     if (positions === undefined || isTensor(positions)) return undefined;
     const offset = positions.dims.length <= 1;
@@ -302,18 +310,17 @@ export function emitRotary(r: Recorder, [x, positions, cos, sin]: HeldInputs, no
     );
     // what is wrong is the loops' to say
     if (list.some((p) => p < 0 || p >= cos.dims[0])) return undefined;
-    at = r.upload(Uint32Array.from(list), [list.length]);
+    places = [r.upload(Uint32Array.from(list), [list.length])];
   }
   const from = r.place(x);
   const y = r.tensor(x.dims);
   const interleaved = attributeInt(node, "interleaved", 0) !== 0;
-  turn(
-    r,
-    { cos: r.place(cos), sin: r.place(sin), rotated: 2 * row, row, interleaved, at },
-    { tokens: batch * tokens, heads: width / size, size },
-    { tensor: from, start: 0, token: width, head: size },
-    { tensor: y, start: 0, token: width, head: size },
-  );
+  const count = (batch * tokens) / places.length;
+  places.forEach((at, b) => {
+    const side = (tensor: Tensor): Turned => ({ tensor, start: b * count * width, token: width, head: size });
+    const of = { cos: r.place(cos), sin: r.place(sin), rotated: 2 * row, row, interleaved, at };
+    turn(r, of, { tokens: count, heads: width / size, size }, side(from), side(y));
+  });
   return y;
 }
 
