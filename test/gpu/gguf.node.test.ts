@@ -19,17 +19,21 @@ describeGpu(`GGUF on ${adapterName}`, () => {
     [{ architecture: "qwen2", type: "ggml_q4_0", biases: true, tied: true }, "float32", 1e-5],
     // a code of an activation that falls to the other side of a tie
     [{ architecture: "qwen3", type: "ggml_q8_0", headNorms: true }, "int8", 2e-2],
-  ])("%j, activations of %s", async (form, activations, limit) => {
-    const bytes = await fileOf(form);
-    const [judge, session] = await Promise.all([loadModel(bytes, { activations }), loadModel(bytes, { backend, activations })]);
-    const options = { capacity: 16, cache: activations };
-    const [wanted, decoder] = [judge.decoder(options), session.decoder(options)];
-    const near = (a: Float32Array, b: Float32Array): void => {
-      const [noise, signal] = [a.reduce((s, v, i) => s + (v - b[i]) ** 2, 0), a.reduce((s, v) => s + v * v, 0)];
-      expect(Math.sqrt(noise / signal)).toBeLessThan(limit);
-    };
-    near(wanted.prefill([5, 17, 2]), await decoder.prefill([5, 17, 2]));
-    for (const id of [90, 41]) near(wanted.step(id), await decoder.step(id));
-    await Promise.all([judge.release(), session.release()]);
-  }, 120_000);
+  ])(
+    "%j, activations of %s",
+    async (form, activations, limit) => {
+      const bytes = await fileOf(form);
+      const [judge, session] = await Promise.all([loadModel(bytes, { activations }), loadModel(bytes, { backend, activations })]);
+      const options = { capacity: 16, cache: activations };
+      const [wanted, decoder] = [judge.decoder(options), session.decoder(options)];
+      const near = (a: Float32Array, b: Float32Array): void => {
+        const [noise, signal] = [a.reduce((s, v, i) => s + (v - b[i]) ** 2, 0), a.reduce((s, v) => s + v * v, 0)];
+        expect(Math.sqrt(noise / signal)).toBeLessThan(limit);
+      };
+      near(wanted.prefill([5, 17, 2]), await decoder.prefill([5, 17, 2]));
+      for (const id of [90, 41]) near(wanted.step(id), await decoder.step(id));
+      await Promise.all([judge.release(), session.release()]);
+    },
+    120_000,
+  );
 });
