@@ -85,3 +85,25 @@ export function windowModel(cases: readonly WindowCase[]): { readonly bytes: Uin
   };
   return { bytes, feeds: { all } };
 }
+
+/** Convolutions whose results chains read: alone, beside a residual, once more later, squared, as outputs. */
+export function chainedModel(): { readonly bytes: Uint8Array; readonly feeds: Record<string, RuntimeTensor> } {
+  const [n, c, h] = [2, 5, 6];
+  const dims = [n, c, h, h];
+  const initializer = ["a", "b", "c", "d", "e"].flatMap((name, i) => [
+    raw(`w${name}`, [c, c, 3, 3], weights(c * c * 9, i + 1)),
+    raw(`b${name}`, [c], weights(c, i + 11)),
+  ]);
+  initializer.push(raw("channel", [c, 1, 1], weights(c, 31)), raw("half", [], Float32Array.of(0.5)));
+  const conv = (x: string, name: string) => node("Conv", [x, `w${name}`, `b${name}`], [name], { pads: ints(1, 1, 1, 1) });
+  const nodes = [
+    ...[conv("x", "a"), node("Relu", ["a"], ["a1"])],
+    ...[conv("a1", "b"), node("Sigmoid", ["b"], ["b1"]), node("Mul", ["b1", "b"], ["b2"]), node("Add", ["b2", "a1"], ["b3"])],
+    ...[conv("b3", "c"), node("Tanh", ["c"], ["y0"]), conv("c", "d"), node("Mul", ["d", "d"], ["d1"])],
+    ...[conv("d1", "e"), node("Mul", ["e", "channel"], ["y1"]), node("Mul", ["e", "half"], ["y2"])],
+  ];
+  const output = ["y0", "y1", "y2", "d", "b3"].map((name) => value(name, T.FLOAT, dims));
+  const bytes = encode(model(graph({ input: [value("x", T.FLOAT, dims)], output, initializer, node: nodes }), { opset: 17 }));
+  const count = product(dims);
+  return { bytes, feeds: { x: { type: "float32", dims, data: Float32Array.from({ length: count }, (_, i) => Math.sin(1.7 * i)) } } };
+}

@@ -5,7 +5,7 @@ import type { GpuRoot } from "../../kernels/wgsl/api.ts";
 import { webgpu, type WebGpuBackend } from "../../src/backends/webgpu/backend.ts";
 import { loadModel } from "../../src/runtime/index.ts";
 import { adapterName, describeGpu, entryPoint } from "./adapter.ts";
-import { windowModel, WINDOWS } from "./window-cases.ts";
+import { chainedModel, windowModel, WINDOWS } from "./window-cases.ts";
 
 describeGpu(`windows on ${adapterName}`, () => {
   let backend: WebGpuBackend;
@@ -28,6 +28,21 @@ describeGpu(`windows on ${adapterName}`, () => {
     });
     const elsewhere = session.explain().steps.filter(({ kernel }) => kernel !== "kernel");
     expect(elsewhere.map(({ operator, kernel }) => `${operator}: ${kernel}`)).toEqual([]);
+    await Promise.all([judge.release(), session.release()]);
+  }, 120_000);
+
+  it("chains behind convolutions: what is read again or leaves is what it was", async () => {
+    const { bytes, feeds } = chainedModel();
+    const [judge, session] = await Promise.all([loadModel(bytes), loadModel(bytes, { backend })]);
+    const wanted = await judge.run(feeds);
+    for (let turn = 0; turn < 2; turn++) {
+      const got = await session.run(feeds);
+      for (const [name, { data }] of Object.entries(wanted)) {
+        const [a, b] = [data, got[name].data] as [Float32Array, Float32Array];
+        const far = a.findIndex((v, i) => !(Math.abs(v - b[i]) <= 2e-6));
+        if (far >= 0) expect.fail(`${name}[${far}]: expected ${a[far]}, got ${b[far]}`);
+      }
+    }
     await Promise.all([judge.release(), session.release()]);
   }, 120_000);
 });

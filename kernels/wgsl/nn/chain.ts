@@ -31,7 +31,7 @@ export const chainKey = ({ nodes, output, operands }: ChainShader): object => ({
   operands: operands.join(),
 });
 
-const fields = (operands: number): string[] => [
+export const chainFields = (operands: number): string[] => [
   "count",
   "d1",
   "d2",
@@ -55,7 +55,7 @@ export function chainWordsOf(
     strides.forEach((step, axis) => (params[`s${i}_${axis}`] = step));
     params[`o${i}`] = offset;
   });
-  return { fields: fields(operands.length), params };
+  return { fields: chainFields(operands.length), params };
 }
 
 const bits = (value: number): string => `0x${new Uint32Array(Float32Array.of(value).buffer)[0].toString(16)}u`;
@@ -132,25 +132,48 @@ const index = (kind: OperandKind, i: number): string =>
       ? `params.o${i} + number`
       : `params.o${i} + i0 * params.s${i}_0 + i1 * params.s${i}_1 + i2 * params.s${i}_2 + i3 * params.s${i}_3`;
 
-/** One invocation per element of y. Bindings: params, x0.., y. */
-export function chainShader({ nodes, output, operands }: ChainShader): string {
+/** What a chain needs before its function, and the lines that load its operands and compute its nodes. */
+function chainParts({ nodes, operands }: ChainShader, own?: number): { readonly before: string; readonly lines: readonly string[] } {
   const strange = new Set(nodes.filter(([op, value]) => op === "const" && !Number.isFinite(value)).map(([, value]) => bits(value)));
-  const lines = [
-    operands.includes("strided")
-      ? "let i3 = number % params.d3; let rest = number / params.d3; let i2 = rest % params.d2; let upper = rest / params.d2; let i1 = upper % params.d1; let i0 = upper / params.d1;"
-      : "",
-    ...operands.map((kind, i) => `let x${i}_value = x${i}[${index(kind, i)}];`),
-    ...nodes.map((node, i) => `let t${i} = ${print(node, (place) => `t${place}`)};`),
-    `y[number] = t${output};`,
-  ];
-  const buffers: Bound[] = [...operands.map((_, i): Bound => [`x${i}`, "array<f32>"]), ["y", "array<f32>", "read_write"]];
   const helpers = Object.entries(HELPERS).flatMap(([op, text]) => (nodes.some(([of]) => of === op) ? [text] : []));
-  // infinities and NaN are no constants of WGSL: variables are
-  return `${header(fields(operands.length), buffers)}
-${[...strange].map((word) => `var<private> c${word}: u32 = ${word};\n`).join("")}${helpers.join("")}
+  return {
+    // infinities and NaN are no constants of WGSL: variables are
+    before: `${[...strange].map((word) => `var<private> c${word}: u32 = ${word};\n`).join("")}${helpers.join("")}`,
+    lines: [
+      ...(operands.includes("strided")
+        ? ["let i3 = number % params.d3; let rest = number / params.d3; let i2 = rest % params.d2; let upper = rest / params.d2; let i1 = upper % params.d1; let i0 = upper / params.d1;"] // prettier-ignore
+        : []),
+      ...operands.flatMap((kind, i) => (i === own ? [] : [`let x${i}_value = x${i}[${index(kind, i)}];`])),
+      ...nodes.map((node, i) => `let t${i} = ${print(node, (place) => `t${place}`)};`),
+    ],
+  };
+}
+
+/** A chain behind another kernel's results: operand `own` is one of them. */
+export interface ChainAfter {
+  readonly spec: ChainShader;
+  readonly own: number;
+}
+
+/** `after(number, value)`: element `number` of the chain. Its other operands are bindings of the kernel. */
+export function chainFunction({ spec, own }: ChainAfter): string {
+  const { before, lines } = chainParts(spec, own);
+  return `${before}fn after(number: u32, x${own}_value: f32) -> f32 {
+  ${lines.join("\n  ")}
+  return t${spec.output};
+}
+`;
+}
+
+/** One invocation per element of y. Bindings: params, x0.., y. */
+export function chainShader(spec: ChainShader): string {
+  const { before, lines } = chainParts(spec);
+  const buffers: Bound[] = [...spec.operands.map((_, i): Bound => [`x${i}`, "array<f32>"]), ["y", "array<f32>", "read_write"]];
+  return `${header(chainFields(spec.operands.length), buffers)}
+${before}
 ${entry(SIZE)} {
   ${eachItem("params.count")}
-  ${lines.filter((line) => line !== "").join("\n  ")}
+  ${[...lines, `y[number] = t${spec.output};`].join("\n  ")}
 }
 `;
 }

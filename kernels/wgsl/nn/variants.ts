@@ -59,9 +59,12 @@ export function* operatorShaders(): Iterable<ShaderVariant> {
   for (const kind of ["float16", "int8", "int4"] as const) yield plain(appendName(kind), () => appendShader(kind));
   yield plain("f32_matmul__wgsl", matmulShader);
   yield plain("f32_resample__wgsl", resampleShader);
-  for (const filters of [1, 4] as const) {
-    const spec = { filters, bias: filters === 4, transposed: filters === 1 };
+  const after = { spec: chainShaderSpec(select(compared, x, z), ["strided", "same", "one"]), own: 1 };
+  for (const spec of [
+    { filters: 1, bias: false, transposed: true },
+    { filters: 4, bias: true, transposed: false },
+    { filters: 4, bias: true, transposed: false, after },
+  ] as const)
     yield plain(convName(spec), () => convShader(spec));
-  }
   for (const op of ["max", "average"] as const) yield plain(`f32_pool_${op}__wgsl`, () => poolShader(op));
 }

@@ -1,6 +1,7 @@
 // Convolution and pooling in WGSL, in two dimensions (one: a height of 1): an invocation for each place of the result,
 // of a convolution for several filters of its group at once, so that what it reads of the image serves them all.
 import { entry } from "../product.ts";
+import { chainFields, chainFunction, type ChainAfter } from "./chain.ts";
 import { eachItem, header, SIZE, type Bound, type Fields } from "./shader.ts";
 
 /** Image, kernel, strides, dilations, padding before, and result, each of both dimensions. */
@@ -33,6 +34,8 @@ export interface ConvShader {
   readonly bias: boolean;
   /** ConvTranspose: weights [channels, filters of a group, kernel]. */
   readonly transposed: boolean;
+  /** Computed of its results: the chain's parameters follow its own, the chain's other operands the bias. */
+  readonly after?: ChainAfter;
 }
 
 /** `depth`: channels of a group; `filters` of a group. `count`: invocations. */
@@ -40,12 +43,17 @@ export const CONV_FIELDS: Fields = ["count", "groups", "depth", "filters", ...WI
 
 export const convFilters = (perGroup: number): 1 | 4 => (perGroup >= 4 ? 4 : 1);
 
-/** Bindings: params, x, w, bias?, y. Invocations: batch * groups * ceil(filters / spec.filters) * oh * ow. */
-export function convShader({ filters, bias, transposed }: ConvShader): string {
-  const buffers: Bound[] = [["x", "array<f32>"], ["w", "array<f32>"], ...(bias ? [["bias", "array<f32>"] as const] : []), ["y", "array<f32>", "read_write"]]; // prettier-ignore
+export const convFields = ({ after }: ConvShader): Fields =>
+  after === undefined ? CONV_FIELDS : [...CONV_FIELDS, ...chainFields(after.spec.operands.length).slice(1)];
+
+/** Bindings: params, x, w, bias?, x0.., y. Invocations: batch * groups * ceil(filters / spec.filters) * oh * ow. */
+export function convShader(spec: ConvShader): string {
+  const { filters, bias, transposed, after } = spec;
+  const more = (after?.spec.operands ?? []).flatMap((_, i): Bound[] => (i === after?.own ? [] : [[`x${i}`, "array<f32>"]]));
+  const buffers: Bound[] = [["x", "array<f32>"], ["w", "array<f32>"], ...(bias ? [["bias", "array<f32>"] as const] : []), ...more, ["y", "array<f32>", "read_write"]]; // prettier-ignore
   const lanes = Array.from({ length: filters }, (_, i) => i);
   const each = (line: (i: number) => string, between = " "): string => lanes.map(line).join(between);
-  return `${header(CONV_FIELDS, buffers)}${entry(SIZE)} {
+  return `${header(convFields(spec), buffers)}${after === undefined ? "" : chainFunction(after)}${entry(SIZE)} {
   ${eachItem("params.count")}
   ${PLACE}
   let sets = (params.filters + ${filters - 1}u) / ${filters}u;
@@ -61,13 +69,13 @@ export function convShader({ filters, bias, transposed }: ConvShader): string {
     transposed,
   )}
   let dst = b * params.groups * params.filters * params.yh * params.yw + row * params.yw + column;
-  ${each((i) => `if (first + ${i}u < params.filters) { y[dst + f${i} * params.yh * params.yw] = s${i}; }`, "\n  ")}
+  ${each((i) => `if (first + ${i}u < params.filters) { let at = dst + f${i} * params.yh * params.yw; y[at] = ${after === undefined ? `s${i}` : `after(at, s${i})`}; }`, "\n  ")}
 }
 `;
 }
 
-export const convName = ({ filters, bias, transposed }: ConvShader): string =>
-  `f32_conv${transposed ? "transpose" : ""}_${filters}${bias ? "_bias" : ""}__wgsl`;
+export const convName = ({ filters, bias, transposed, after }: ConvShader): string =>
+  `f32_conv${transposed ? "transpose" : ""}_${filters}${bias ? "_bias" : ""}${after === undefined ? "" : `_chain${after.spec.nodes.length}`}__wgsl`;
 
 /** `padding`: an average counts it. */
 export const POOL_FIELDS: Fields = ["count", ...WINDOW, "padding", "ox"];

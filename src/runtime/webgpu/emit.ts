@@ -71,6 +71,9 @@ function broadcastStrides(own: readonly number[], dims: readonly number[]): numb
   return dims.map((_, i) => (i < lead || own[i - lead] === 1 ? 0 : strides[i - lead]));
 }
 
+/** Operands of a chain behind another kernel, its result among them, in the storage buffers of a stage. */
+const MOST_AFTER = 5;
+
 /** The expression over the operands; undefined where there are too many of them, or of dimensions. */
 export function emitChain(
   r: Recorder,
@@ -90,13 +93,25 @@ export function emitChain(
   });
   const spec = chainShaderSpec(make(values.map((_, i) => operand(i))), kinds);
   const placed = values.map((value) => r.place(value));
-  const y = r.tensor(dims);
   const operands = placed.map(({ offset }, i) => ({ strides: shape.strides[i], offset }));
+  const bound = Object.fromEntries(placed.map((tensor, i) => [`x${i}`, tensor]));
+  const own = placed.findIndex((tensor) => r.isOpen(tensor));
+  if (
+    own >= 0 &&
+    kinds[own] === "same" &&
+    placed.length <= MOST_AFTER &&
+    placed.every(({ buffer }, i) => i === own || buffer !== placed[own].buffer)
+  ) {
+    const { [`x${own}`]: made, ...others } = bound;
+    r.amend({ spec, own, params: chainWordsOf(shape.dims, operands).params, bound: others });
+    return r.view(made, dims);
+  }
+  const y = r.tensor(dims);
   r.dispatch(
     { family: "chain", spec: chainKey(spec), name: chainName(spec), code: () => chainShader(spec) },
     {
       ...chainWordsOf(shape.dims, operands),
-      bound: { ...Object.fromEntries(placed.map((tensor, i) => [`x${i}`, tensor])), y },
+      bound: { ...bound, y },
       groups: itemGroups(y.size),
     },
   );

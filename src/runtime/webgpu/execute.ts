@@ -133,6 +133,7 @@ export async function runOnDevice(given: DeviceRun, fetches: readonly string[]):
     read: (name: string) => Held | undefined,
   ): Promise<readonly (Held | undefined)[]> => {
     const own = new Map<string, Held>();
+    r.ending([]);
     for (const part of parts) {
       const { results } = await runOne(part, (name) => own.get(name) ?? read(name));
       part.node.output.forEach((name, i) => {
@@ -153,6 +154,7 @@ export async function runOnDevice(given: DeviceRun, fetches: readonly string[]):
     await bring(guards);
     if (!step.guards.every(({ name, is }) => (asValue(read(name))?.data[0] === 1) === is)) continue;
     const start = performance.now();
+    r.ending(step.frees.map((name) => values.get(name)));
     const { results, how } = await runOne(step, read);
     note?.(step, how, performance.now() - start);
     step.node.output.forEach((name, i) => {

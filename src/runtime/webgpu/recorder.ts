@@ -3,6 +3,7 @@
 // run lets them go, so that the same run again finds the same ones, and with them its bind groups.
 import type { GpuBuffer } from "../../../kernels/wgsl/api.ts";
 import type { GpuRuntime, Job, Pipeline } from "../../../kernels/wgsl/runtime.ts";
+import type { ChainAfter } from "../../../kernels/wgsl/nn/chain.ts";
 import { paramWords, type Fields } from "../../../kernels/wgsl/nn/shader.ts";
 import { placedOnDevice } from "../../backends/webgpu/door.ts";
 import type { AsyncLayer } from "../../backends/types.ts";
@@ -42,6 +43,12 @@ export interface Dispatch {
   readonly groups: number;
 }
 
+/** A chain behind another kernel: the parameters and bindings that it adds. */
+export interface After extends ChainAfter {
+  readonly params: Readonly<Record<string, number>>;
+  readonly bound: Readonly<Record<string, Tensor>>;
+}
+
 interface Command {
   readonly operator: string;
   readonly ready: unknown;
@@ -70,6 +77,13 @@ export interface Recorder {
   dispatch(shader: Shader, make: Dispatch | (() => Pick<Dispatch, "params" | "groups"> & Omit<Dispatch, "params" | "groups">)): void;
   /** y [m, n] = x [m, k] * w^T. */
   product(layer: AsyncLayer, x: Tensor, m: number): Tensor;
+  /** The last command made y; `again` records it with a chain behind it. */
+  made(y: Tensor, again: (after: After) => void): void;
+  /** Values that nothing reads after the step that is recorded from now on. */
+  ending(values: readonly (Held | undefined)[]): void;
+  /** Whether the last command made a value that only this step reads: `amend` puts a chain behind it. */
+  isOpen(value: Tensor): boolean;
+  amend(after: After): void;
   copy(from: Tensor, fromOffset: number, to: Tensor, toOffset: number, count: number): void;
   /** The operator that is recorded from now on. */
   name(operator: string): void;
@@ -146,7 +160,12 @@ export function createRecorder(runtime: GpuRuntime): Recorder {
     runtime.write(buffer, 0, data);
     return { type: "float32", dims, size: data.length, buffer, offset: 0 };
   };
-  const add = (ready: unknown, record: Command["record"]): void => void commands.push({ operator, ready, record });
+  let open: { readonly y: Tensor; readonly again: (after: After) => void } | null = null;
+  let last: ReadonlySet<GpuBuffer> = new Set();
+  const add = (ready: unknown, record: Command["record"]): void => {
+    open = null;
+    commands.push({ operator, ready, record });
+  };
   const submit = async (list: Recording, reads: readonly Tensor[]): Promise<Float32Array[]> => {
     const ready = await Promise.all(list.map((command) => command.ready));
     const results = await runtime.submit("session", (job) => {
@@ -223,6 +242,18 @@ export function createRecorder(runtime: GpuRuntime): Recorder {
       if (from !== x) recorder.free(from);
       return y;
     },
+    made(y, again) {
+      open = { y, again };
+    },
+    ending(values) {
+      last = new Set(values.filter(isTensor).map(({ buffer }) => buffer));
+    },
+    isOpen: ({ buffer }) => open?.y.buffer === buffer && last.has(buffer) && uses.get(buffer) === 1,
+    amend(after) {
+      const { again } = open!;
+      commands.pop();
+      again(after);
+    },
     copy(from, fromOffset, to, toOffset, count) {
       add(undefined, (job) => job.copy(from.buffer, 4 * (from.offset + fromOffset), to.buffer, 4 * (to.offset + toOffset), 4 * count));
     },
@@ -230,6 +261,7 @@ export function createRecorder(runtime: GpuRuntime): Recorder {
       operator = of;
     },
     async flush(reads) {
+      open = null;
       const list = commands;
       commands = [];
       return submit(list, reads);

@@ -1,6 +1,6 @@
 // Convolution and pooling on WGSL kernels.
 import {
-  CONV_FIELDS,
+  convFields,
   convFilters,
   convName,
   convShader,
@@ -11,6 +11,7 @@ import {
   resampleShader,
 } from "../../../kernels/wgsl/nn/window.ts";
 import { binary, constant, unary } from "../../../kernels/wasm/nn/values.ts";
+import { chainKey } from "../../../kernels/wgsl/nn/chain.ts";
 import { itemGroups } from "../../../kernels/wgsl/nn/shader.ts";
 import type { NodeProto } from "../../onnx/file/gen/onnx_pb.ts";
 import { attributeFloat, attributeInt } from "../../onnx/graph/nodes.ts";
@@ -20,7 +21,7 @@ import { product } from "../ops/operator.ts";
 import { resizing, type Taps } from "../ops/resize.ts";
 import { emitChain, isFull, type DeviceEmit } from "./emit.ts";
 import { emitReduce, hollowInputs, isPlain } from "./moves.ts";
-import { countOf, type Held, type Recorder, type Tensor } from "./recorder.ts";
+import { countOf, type After, type Held, type Recorder, type Tensor } from "./recorder.ts";
 
 /** Sizes of a window as words of its shader. Padding that is negative wraps, as offsets do. */
 const windowWords = ({ size, kernel, strides, dilations, pads }: Window, sizes: readonly number[]): Record<string, number> =>
@@ -53,24 +54,35 @@ const conv =
     const [from, weights, added] = [r.place(x), r.place(w), bias && r.place(bias)];
     const y = r.tensor([batch, outputs, ...sizes.slice(4 - x.dims.length)]);
     const count = batch * groups * Math.ceil(filters / spec.filters) * product(sizes);
-    r.dispatch(
-      { family: "conv", spec, name: convName(spec), code: () => convShader(spec) },
-      {
-        fields: CONV_FIELDS,
-        params: {
-          count,
-          groups,
-          depth,
-          filters,
-          ...windowWords(window, sizes),
-          ox: from.offset,
-          ow: weights.offset,
-          ob: added?.offset ?? 0,
+    const params = {
+      count,
+      groups,
+      depth,
+      filters,
+      ...windowWords(window, sizes),
+      ox: from.offset,
+      ow: weights.offset,
+      ob: added?.offset ?? 0,
+    };
+    const record = (after?: After): void => {
+      const whole = { ...spec, ...(after && { after: { spec: after.spec, own: after.own } }) };
+      r.dispatch(
+        {
+          family: "conv",
+          spec: { ...spec, ...(after && { after: [chainKey(after.spec), after.own] }) },
+          name: convName(whole),
+          code: () => convShader(whole),
         },
-        bound: { x: from, w: weights, ...(added && { bias: added }), y },
-        groups: itemGroups(count),
-      },
-    );
+        {
+          fields: convFields(whole),
+          params: { ...after?.params, ...params },
+          bound: { x: from, w: weights, ...(added && { bias: added }), ...after?.bound, y },
+          groups: itemGroups(count),
+        },
+      );
+    };
+    record();
+    r.made(y, record);
     return [y];
   };
 
