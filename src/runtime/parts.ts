@@ -1,7 +1,6 @@
 // A session of parts that follow each other: sessions of this runtime, and of onnxruntime for the operators that are
 // missing.
 import { LowbitError, isLowbitError } from "../../formats/core/errors.ts";
-import { builtin } from "../files/node.ts";
 import { writeModelBytes } from "../onnx/file/io.ts";
 import type { OnnxModel } from "../onnx/file/model.ts";
 import { partition, type Part } from "./compile/partition.ts";
@@ -25,6 +24,10 @@ interface PartsInit {
   readonly open: (model: OnnxModel) => Promise<Session | DeviceSession>;
 }
 
+/** onnxruntime-node writes its version down, onnxruntime-web another. */
+const isNative = (runtime: OnnxRuntime & { readonly env?: { readonly versions?: { readonly node?: string } } }): boolean =>
+  runtime.env?.versions?.node !== undefined;
+
 /**
  * A session of a model in parts; null where it is better as a whole in onnxruntime.
  * @param shares see `partition`
@@ -38,7 +41,7 @@ export async function sessionOfParts(
 ): Promise<Session | null> {
   const parts: Opened[] = [];
   try {
-    for (const { model: part, foreign, operators } of partition(model, builtin("node:module") !== undefined, shares) ?? []) {
+    for (const { model: part, foreign, operators } of partition(model, isNative(init.runtime), shares) ?? []) {
       const label = `model part ${parts.length + 1} (${operators.join(", ")})`;
       const session = foreign
         ? await foreignSession(describe(part), writeModelBytes(part), operators, init.runtime, { label })

@@ -4,22 +4,23 @@ import * as ort from "onnxruntime-node";
 import { create, fromBinary } from "@bufbuild/protobuf";
 import { decoderModel } from "../../bench/decode-model.ts";
 import type { GraphProto, ModelProto, NodeProto } from "../../src/onnx/file/gen/onnx_pb.ts";
-import { ModelProtoSchema, OperatorSetIdProtoSchema } from "../../src/onnx/file/gen/onnx_pb.ts";
+import { ModelProtoSchema, OperatorSetIdProtoSchema, SparseTensorProtoSchema } from "../../src/onnx/file/gen/onnx_pb.ts";
 import { readModelBytes, writeModelBytes } from "../../src/onnx/file/io.ts";
-import { quantizeModelBytes } from "../../src/onnx/index.ts";
+import type { OnnxModel } from "../../src/onnx/file/model.ts";
+import { quantizeModelBytes, type ConvertOptions as QuantizeOptions } from "../../src/onnx/index.ts";
 import { loadModel, type Session } from "../../src/runtime/index.ts";
 import { describe } from "../../src/runtime/session.ts";
 import { sessionOfParts } from "../../src/runtime/parts.ts";
-import { encode, graph, model, node, raw, T, value } from "../onnx/build.ts";
+import { encode, external, graph, model, node, raw, T, value } from "../onnx/build.ts";
 import { random } from "../helpers/random.ts";
 import { randomGraph } from "./graphs.ts";
 import { compare } from "./judge.ts";
 import { f32, i64, numbers } from "./make.ts";
 
 /** A session of parts, however little of the model one of them has; parts go through bytes, as models of their own. */
-async function inParts(bytes: Uint8Array): Promise<Session> {
-  const whole = readModelBytes(bytes);
-  const init = { missing: ["?"], runtime: ort as never, profile: true, open: (part: typeof whole) => loadModel(writeModelBytes(part)) };
+async function inParts(given: Uint8Array | OnnxModel): Promise<Session> {
+  const whole = given instanceof Uint8Array ? readModelBytes(given) : given;
+  const init = { missing: ["?"], runtime: ort as never, profile: true, open: (part: OnnxModel) => loadModel(writeModelBytes(part)) };
   return (await sessionOfParts(whole, { ...describe(whole), agree: true }, init, [0, 0]))!;
 }
 
@@ -69,7 +70,10 @@ const WAYS: Record<string, (x: string, y: string) => NodeProto[]> = {
 function withForeign(bytes: Uint8Array, draw: (below: number) => number): { bytes: Uint8Array; ways: string[] } {
   const proto: ModelProto = fromBinary(ModelProtoSchema, bytes);
   const main = proto.graph!;
-  const made = new Set([...main.input.map(({ name }) => name), ...main.node.flatMap((n) => n.output)]);
+  // floats, whatever a quantizer put beside them
+  const made = new Set(
+    [...main.input.map(({ name }) => name), ...main.node.flatMap((n) => n.output)].filter((name) => /^[vx]\d+$/.test(name)),
+  );
   const names = Object.keys(WAYS);
   const ways: string[] = [];
   main.node = main.node.flatMap((n) => {
@@ -88,7 +92,7 @@ function withForeign(bytes: Uint8Array, draw: (below: number) => number): { byte
 }
 
 const FIRST = Number(process.env.PARTS_SEED ?? 1);
-const COUNT = Number(process.env.PARTS ?? 60);
+const COUNT = Number(process.env.PARTS ?? 40);
 
 test(`${COUNT} random graphs with nodes for onnxruntime between others: its values`, async () => {
   let most = 0;
@@ -111,8 +115,106 @@ test(`${COUNT} random graphs with nodes for onnxruntime between others: its valu
   expect(most).toBeGreaterThan(2);
 });
 
+const FORMS: readonly (readonly [QuantizeOptions, number])[] = [
+  [{ dtype: "q4" }, 1e-4],
+  // codes of activations differ by one where sums differ in their last bits
+  [{ dtype: "uint8" }, 5e-2],
+  [{ dtype: "bnb4" }, 1e-4],
+  [{ format: "mxfp4", target: "stored" }, 1e-4],
+];
+
+test(`${COUNT} random graphs, quantized, with nodes for onnxruntime between others`, async () => {
+  for (let seed = FIRST; seed < FIRST + COUNT; seed++) {
+    const { integer } = random(seed);
+    const { bytes: plain, feeds, text } = randomGraph(integer, 4 + integer(14));
+    const [options, limit] = FORMS[seed % FORMS.length];
+    const { bytes, ways } = withForeign((await quantizeModelBytes(plain, options)).bytes, integer);
+    const session = await inParts(bytes);
+    await compare(bytes, feeds, limit, session).catch((error: unknown) => {
+      throw new Error(`seed ${seed}, ${JSON.stringify(options)}: ${text}; ${ways.join(" ")}`, { cause: error });
+    });
+    await session.release();
+  }
+});
+
+test.each(["FLOAT16", "INT8", "UINT8", "INT16", "UINT16", "INT32", "UINT32", "INT64", "BOOL"] as const)(
+  "%s goes from part to part",
+  async (type) => {
+    const to = BigInt(T[type]);
+    const bytes = encode(
+      model(
+        graph({
+          input: [value("x", T.FLOAT, ["n"])],
+          output: [open("y", T.FLOAT), open("b", T[type])],
+          initializer: [int("one", 1)],
+          node: [node("Abs", ["x"], ["p"]), node("Cast", ["p"], ["a"], { to }), ...WAYS.sequence("a", "b"), node("Cast", ["b"], ["c"], { to: BigInt(T.FLOAT) }), node("Neg", ["c"], ["y"])], // prettier-ignore
+        }),
+      ),
+    );
+    const session = await inParts(bytes);
+    expect(foreignSteps(session)).toEqual(["SequenceConstruct, SequenceAt"]);
+    expect(session.explain().steps.map(({ kernel }) => kernel === "onnxruntime")).toContain(false);
+    const feeds = { x: f32(1, [7], -3, 3) };
+    const judge = await ort.InferenceSession.create(bytes, { logSeverityLevel: 4, graphOptimizationLevel: "disabled" });
+    const wanted = await judge.run({ x: new ort.Tensor(feeds.x.data, [7]) });
+    const got = await session.run(feeds);
+    for (const name of ["y", "b"]) expect([got[name].type, [...(got[name].data as Float32Array)]]).toEqual([wanted[name].type, [...(wanted[name].data as Float32Array)]]); // prettier-ignore
+    await judge.release();
+    await session.release();
+  },
+);
+
+test("branches over constants, values that only a dead branch reads, sparse constants, weights outside", async () => {
+  const k = raw("k", [2], Float32Array.of(2, 3));
+  const sparse = create(SparseTensorProtoSchema, { values: raw("s", [1], Float32Array.of(5)), indices: raw("at", [1], BigInt64Array.of(1n), T.INT64), dims: [2n] }); // prettier-ignore
+  const proto = model(
+    graph({
+      input: [value("x", T.FLOAT, ["n", 2])],
+      output: [open("y", T.FLOAT), open("w", T.FLOAT), open("z", T.FLOAT), open("k2", T.FLOAT), open("k", T.FLOAT)],
+      initializer: [bool("yes", true), k, external("w0", [2, 2], { location: "w.bin", length: "16" })],
+      node: [
+        ...WAYS.operator("x", "unread"),
+        node("Neg", ["k"], ["k2"]),
+        node("If", ["yes"], ["y"], {
+          then_branch: graph({ output: [open("t", T.FLOAT)], node: [node("Mul", ["x", "k2"], ["t"])] }),
+          else_branch: graph({ output: [open("e", T.FLOAT)], node: [node("Neg", ["unread"], ["e"])] }),
+        }),
+        node("Add", ["y", "s"], ["z"]),
+        node("MatMul", ["z", "w0"], ["m"]),
+        ...WAYS.operator("m", "o"),
+        node("Add", ["o", "k2"], ["w"]),
+      ],
+    }),
+  );
+  proto.graph!.sparseInitializer.push(sparse);
+  const outside = new Uint8Array(Float32Array.of(1, 2, 3, 4).buffer);
+  const whole = readModelBytes(encode(proto), { "w.bin": outside });
+  const session = await inParts(whole);
+  expect(foreignSteps(session).join()).toContain("Add");
+  await compare(writeModelBytes(whole), { x: f32(3, [2, 2]) }, 1e-5, session);
+  await session.release();
+});
+
+test("inputs with a default are constants, as in either runtime's sessions", async () => {
+  const bytes = encode(
+    model(
+      graph({
+        input: [value("x", T.FLOAT, [2]), value("k", T.FLOAT, [2])],
+        output: [open("y", T.FLOAT)],
+        initializer: [raw("k", [2], Float32Array.of(2, 3))],
+        node: [...WAYS.operator("x", "a"), node("Mul", ["a", "k"], ["y"])],
+      }),
+    ),
+  );
+  const session = await inParts(bytes);
+  const feed = (...data: number[]) => ({ type: "float32", dims: [2], data: Float32Array.from(data) });
+  expect((await session.run({ x: feed(1, 2) })).y.data).toEqual(Float32Array.of(2, 6));
+  await expect(session.run({ x: feed(1, 2), k: feed(5, 7) })).rejects.toThrow(/Inputs with a default value cannot be fed/);
+  await session.release();
+});
+
 /** Sound through STFT into products of 4 bits and NonMaxSuppression; a value in between is an output. */
-async function detector(dtype: "q4" | "fp32"): Promise<Uint8Array> {
+async function detector(options: QuantizeOptions | null = { dtype: "q4" }): Promise<Uint8Array> {
   const weight = (name: string, k: number, n: number, seed: number) => raw(name, [k, n], numbers(seed, k * n, -0.3, 0.3));
   const proto = model(
     graph({
@@ -145,11 +247,11 @@ async function detector(dtype: "q4" | "fp32"): Promise<Uint8Array> {
     }),
   );
   const bytes = encode(proto);
-  return dtype === "fp32" ? bytes : (await quantizeModelBytes(bytes, { dtype })).bytes;
+  return options === null ? bytes : (await quantizeModelBytes(bytes, options)).bytes;
 }
 const sound = { sound: f32(9, [1, 512, 1]) };
 
-/** onnxruntime, its sessions counted; `fail`: the one that is not made. */
+/** onnxruntime as a module that does not say it is native, its sessions counted; `fail`: the one that is not made. */
 function counting(fail = Infinity) {
   let [made, alive] = [0, 0];
   const InferenceSession = {
@@ -168,8 +270,8 @@ function counting(fail = Infinity) {
 }
 
 test("before and after packed products: what loadModel does, and explain says", async () => {
-  const bytes = await detector("q4");
-  const session = await loadModel(bytes, { fallback: "onnxruntime", profile: true });
+  const bytes = await detector();
+  const session = await loadModel(bytes, { fallback: counting().runtime, profile: true });
   await compare(bytes, sound, 1e-4, session);
   const { runtime, missing, steps, folded } = session.explain();
   expect({ runtime, missing }).toEqual({ runtime: "lowbit", missing: ["NonMaxSuppression", "STFT"] });
@@ -190,14 +292,59 @@ test("before and after packed products: what loadModel does, and explain says", 
   await session.release();
 });
 
-test("floats are onnxruntime's as a whole where its kernels are native", async () => {
-  const session = await loadModel(await detector("fp32"), { fallback: "onnxruntime" });
-  expect(session.explain()).toMatchObject({ runtime: "onnxruntime", steps: [] });
+test("onnxruntime-web: the same parts, its module given", async () => {
+  const bytes = await detector();
+  const session = await loadModel(bytes, { fallback: await import("onnxruntime-web") });
+  expect(foreignSteps(session)).toEqual(["STFT", "NonMaxSuppression"]);
+  await compare(bytes, sound, 1e-4, session);
   await session.release();
 });
 
+test.each([
+  [null, "onnxruntime"],
+  [{ dtype: "q4" }, "onnxruntime"],
+  [{ format: "mxfp4", target: "stored" }, "lowbit"],
+] as const)("beside native kernels of onnxruntime only what it has none for runs here: %j", async (options, runtime) => {
+  const bytes = await detector(options);
+  const session = await loadModel(bytes, { fallback: "onnxruntime" });
+  expect(session.explain().runtime).toBe(runtime);
+  await compare(bytes, sound, 1e-4, session);
+  await session.release();
+});
+
+test("few of the products here, or in one part: as a whole", async () => {
+  const { runtime } = counting();
+  // a Loop with more weights than all products outside
+  const body = graph({
+    input: [value("i", T.INT64, []), value("go", T.BOOL, [])],
+    output: [value("go on", T.BOOL, []), open("o", T.FLOAT)],
+    initializer: [raw("v", [64, 200], numbers(3, 12800))],
+    node: [node("Identity", ["go"], ["go on"]), node("MatMul", ["a", "v"], ["o"])],
+  });
+  const made = (width: number) =>
+    encode(
+      model(
+        graph({
+          input: [value("x", T.FLOAT, [2, width])],
+          output: [open("y", T.FLOAT)],
+          initializer: [raw("w", [width, 64], numbers(1, 64 * width)), int("one", 1), bool("yes", true)],
+          node: [node("MatMul", ["x", "w"], ["a"]), node("Loop", ["one", "yes"], ["y"], { body })],
+        }),
+      ),
+    );
+  for (const [width, wanted] of [
+    [199, "onnxruntime"],
+    [201, "lowbit"],
+  ] as const) {
+    const session = await loadModel(made(width), { fallback: runtime });
+    expect(session.explain().runtime).toBe(wanted);
+    await compare(made(width), { x: f32(1, [2, width]) }, 1e-5, session);
+    await session.release();
+  }
+});
+
 test("a part that either runtime refuses: the whole model is onnxruntime's, and nothing stays", async () => {
-  const bytes = await detector("q4");
+  const bytes = await detector();
   const { runtime, alive, made } = counting(2);
   const session = await loadModel(bytes, { fallback: runtime });
   expect([session.explain().runtime, made(), alive()]).toEqual(["onnxruntime", 3, 1]);
@@ -207,7 +354,7 @@ test("a part that either runtime refuses: the whole model is onnxruntime's, and 
 
 test("release frees every part once, and ends runs", async () => {
   const { runtime, alive } = counting();
-  const session = await loadModel(await detector("q4"), { fallback: runtime });
+  const session = await loadModel(await detector(), { fallback: runtime });
   expect(alive()).toBe(2);
   const [first, second] = [session.run(sound), session.run(sound)];
   await Promise.all([session.release(), session.release()]);
@@ -216,14 +363,14 @@ test("release frees every part once, and ends runs", async () => {
   await expect(second).rejects.toMatchObject({ code: "E_DISPOSED" });
   await expect(session.run(sound)).rejects.toMatchObject({ code: "E_DISPOSED" });
   const stop = new AbortController();
-  const loading = loadModel(await detector("q4"), { fallback: runtime, signal: stop.signal });
+  const loading = loadModel(await detector(), { fallback: runtime, signal: stop.signal });
   stop.abort();
   await expect(loading).rejects.toMatchObject({ code: "E_ABORTED" });
   expect(alive()).toBe(0);
 });
 
 test("errors name the part, or the feed", async () => {
-  const session = await loadModel(await detector("q4"), { fallback: "onnxruntime" });
+  const session = await loadModel(await detector(), { fallback: counting().runtime });
   const short = { sound: f32(9, [1, 8, 1]) };
   await expect(session.run(short)).rejects.toMatchObject({
     code: "E_RUNTIME",
@@ -244,7 +391,7 @@ test("without onnxruntime: the operators that need it", async () => {
   vi.doMock("onnxruntime-node", gone);
   vi.doMock("onnxruntime-web", gone);
   try {
-    await expect(loadModel(await detector("q4"), { fallback: "onnxruntime" })).rejects.toMatchObject({
+    await expect(loadModel(await detector(), { fallback: "onnxruntime" })).rejects.toMatchObject({
       code: "E_RUNTIME",
       message: expect.stringMatching(/expected onnxruntime-node or onnxruntime-web for the operators NonMaxSuppression, STFT, got/),
     });

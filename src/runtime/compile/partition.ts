@@ -10,6 +10,7 @@ import { inferTypes } from "../../onnx/graph/infer.ts";
 import { attributeInt, opsetVersion } from "../../onnx/graph/nodes.ts";
 import { buildScopes, operatorName, readsOf } from "../../onnx/graph/scopes.ts";
 import { readStored } from "../../onnx/targets/record.ts";
+import { presentOf } from "../machine/sequence.ts";
 import { boundaryType } from "../value.ts";
 import { flatten } from "./flat.ts";
 import { missingOf } from "./plan.ts";
@@ -97,7 +98,8 @@ function levels(graph: Graph, lacking: ReadonlySet<NodeProto>, [each, all]: read
 
 /**
  * The parts of a model in order; null where too little of it would run here.
- * @param native whether onnxruntime's kernels are native: weights of 8 bits and more are faster there
+ * @param native whether onnxruntime's kernels are native: they are faster but for tokens one by one by weights of few
+ * bits, and weights of a stored format, which it decodes
  */
 export function partition(model: OnnxModel, native: boolean, shares = SHARES): Part[] | null {
   const graph = model.proto.graph!;
@@ -107,8 +109,6 @@ export function partition(model: OnnxModel, native: boolean, shares = SHARES): P
   const { initializers, sparse, producers } = scopes[0];
   const inputs = new Map(graph.input.map((info) => [info.name, info]));
   const outputs = new Map(graph.output.map((info) => [info.name, info]));
-  // values that may be fed in place of constants are onnxruntime's
-  if (graph.input.some(({ name }) => initializers.has(name))) return null;
   const types = inferTypes(scopes, opsetVersion(model)).get(scopes[0])!;
   const readsIn = readsOf(scopes);
   const reads = new Map(graph.node.map((node) => [node, [...readsIn(node)]]));
@@ -116,7 +116,8 @@ export function partition(model: OnnxModel, native: boolean, shares = SHARES): P
   for (const { node, top } of flat)
     if (missingOf(model, node, tensors).length > 0 || node.input.some((name) => sparse.has(name))) lacking.add(top!);
 
-  // What follows from constants alone goes to each part that reads it.
+  // What follows from constants alone goes to each part that reads it. Inputs with a default are constants: sessions of
+  // either runtime do not take another value.
   const constants = new Set<NodeProto>();
   const isConstant = (name: string): boolean => initializers.has(name) || sparse.has(name) || constants.has(producers.get(name)!);
   for (const node of graph.node) if (!lacking.has(node) && reads.get(node)!.every(isConstant)) constants.add(node);
@@ -143,10 +144,12 @@ export function partition(model: OnnxModel, native: boolean, shares = SHARES): P
     while (top.parent!.parent !== null) top = top.parent!;
     held.set(top.holder!, [...(held.get(top.holder!) ?? []), ...scope.initializers.values()]);
   }
+  const hasCaches = graph.input.some(({ name }) => presentOf(name, wanted) !== undefined);
   const workOf: Graph["workOf"] = (node) => {
     if (!held.has(node) && !PRODUCTS.test(node.opType)) return { all: 0, here: 0 };
     const bits = PACKED.test(node.opType) ? attributeInt(node, "bits", 4) : 8;
     let isLow = bits < 8;
+    let isStored = false;
     let sum = 0;
     const count = (tensor: TensorProto): void => {
       sum += tensorDims(tensor).reduce((a, b) => a * b, 8 / bits);
@@ -156,11 +159,11 @@ export function partition(model: OnnxModel, native: boolean, shares = SHARES): P
     const names = new Set(reads.get(node)!.filter(isConstant));
     // a set gives what is added while it is walked
     for (const name of names) {
-      isLow ||= stored.has(name);
+      isStored ||= stored.has(name);
       if (initializers.has(name)) count(initializers.get(name)!);
       else for (const other of reads.get(producers.get(name)!) ?? []) names.add(other);
     }
-    return { all: sum, here: isLow || !native ? sum : 0 };
+    return { all: sum, here: !native || isStored || (isLow && hasCaches) ? sum : 0 };
   };
   const isOdd = (name: string): boolean => !isConstant(name) && boundaryType(types.get(name) ?? 0) === undefined;
   const level = levels({ placed, reads, readers, producers, isOdd, workOf }, lacking, shares);
