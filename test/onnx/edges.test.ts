@@ -7,6 +7,8 @@ import { join } from "node:path";
 import { InferenceSession, Tensor } from "onnxruntime-node";
 import { afterAll, describe, expect, test } from "vitest";
 import { OperatorSetIdProtoSchema, TensorProtoSchema } from "../../src/onnx/file/gen/onnx_pb.ts";
+import { segmentChunks, type Segment } from "../../src/onnx/file/encode.ts";
+import { bytesSource } from "../../src/onnx/file/source.ts";
 import { readRaw } from "../../src/onnx/file/values.ts";
 import { setFloats, writeConstant } from "../../src/onnx/edit.ts";
 import { buildScopes, removeUnused } from "../../src/onnx/graph/graph.ts";
@@ -48,6 +50,37 @@ test("integers in every storage have the bytes of raw data", () => {
       for (let i = 0; i < times; i++) all.set(one, i * one.length);
       expect(Buffer.compare(readRaw(read, read.proto.graph!.initializer[0]), all), `${dataType} ${times}`).toBe(0);
     }
+});
+
+test("more than a mebibyte of integers in a field is counted to its end", () => {
+  const many = new Array<number>(2_200_000).fill(1);
+  const opening = (dims: bigint) => {
+    const tensor = create(TensorProtoSchema, { name: "t", dataType: T.INT32, dims: [dims], int32Data: many });
+    const read = opened(graph({ input: [value("x", T.FLOAT, [1])], output: [value("y", T.FLOAT, [1])], initializer: [tensor], node: [node("Relu", ["x"], ["y"])] })); // prettier-ignore
+    return readRaw(read, read.proto.graph!.initializer[0]);
+  };
+  expect(opening(2_200_000n).length).toBe(8_800_000);
+  expect(() => opening(2_200_001n)).toThrow("2200000");
+});
+
+test("segments are written in pieces: small ones gathered, large ones cut", () => {
+  const data = Uint8Array.from({ length: 9 << 20 }, (_, i) => (i * 31) & 255);
+  const source = bytesSource(data, "data");
+  const sizes = [10, 65526, 65536, 65537, 30000, 40000, 1, 0, 65535, 1, 70000, 20000];
+  const segments = sizes.flatMap((length, i): Segment[] =>
+    i % 2 === 0 ? [data.subarray(i, i + length)] : [{ source, offset: i, length, field: 9 }],
+  );
+  segments.push({ source, offset: 0, length: data.length, field: 9 }, data.subarray(0, 5));
+  const pieces: number[] = [];
+  const all: Uint8Array[] = [];
+  for (const piece of segmentChunks(segments)) {
+    pieces.push(piece.length);
+    all.push(piece.slice());
+  }
+  expect(pieces).toEqual([65536, 65536, 65537, 30000, 40001, 65536, 70000, 20000, 4 << 20, 4 << 20, 1 << 20, 5]);
+  const want = [...sizes.map((length, i) => data.subarray(i, i + length)), data, data.subarray(0, 5)];
+  expect(Buffer.compare(Buffer.concat(all), Buffer.concat(want))).toBe(0);
+  expect([...segmentChunks([{ source, offset: 3, length: 100_000, field: 9 }], 30_000)].map(({ length }) => length)).toEqual([30000, 30000, 30000, 10000]); // prettier-ignore
 });
 
 test("weights of bfloat16 and float64 are written as such, rounded to nearest, ties to even", () => {

@@ -1,0 +1,127 @@
+// Edges of graphs: constants that others read too, layers that belong together, opsets that cannot be raised, values
+// beyond float16 that are looked for.
+import { describe, expect, test } from "vitest";
+import { isSharedConstant, writeConstant } from "../../src/onnx/edit.ts";
+import { TensorProto_DataType } from "../../src/onnx/file/gen/onnx_pb.ts";
+import { readFloats } from "../../src/onnx/file/values.ts";
+import { buildScopes, collectNames, resolveConstant } from "../../src/onnx/graph/graph.ts";
+import { raiseOpset } from "../../src/onnx/graph/opset.ts";
+import { modelLayers, readModelBytes, type Feeds } from "../../src/onnx/index.ts";
+import { boundTogether } from "../../src/onnx/shared-weights.ts";
+import { halfRange, halfValues } from "../../src/onnx/verify/range.ts";
+import type { Runtime } from "../../src/onnx/verify/runtimes.ts";
+import { T, encode, graph, model, node, raw, value, weights, type GraphInit } from "./build.ts";
+
+const opened = (init: Partial<GraphInit>, opset = 17) =>
+  readModelBytes(encode(model(graph({ input: [value("x", T.FLOAT, [2, 2])], output: [value("y", T.FLOAT, [])], initializer: [raw("w", [2, 2], weights(4)), raw("v", [2, 2], weights(4, 2))], node: [], ...init }), { opset }))); // prettier-ignore
+const inner = (name: string, nodes: ReturnType<typeof node>[], out: string) => graph({ name, node: nodes, output: [value(out, T.FLOAT, [])] }); // prettier-ignore
+
+describe("a constant that something else reads", () => {
+  const mm = node("MatMul", ["x", "w"], ["y"], {}, "mm");
+  const CASES: [string, Partial<GraphInit>, boolean][] = [
+    ["nothing", { node: [mm] }, false],
+    ["another node", { node: [mm, node("Add", ["x", "w"], ["z"])] }, true],
+    ["the same node", { node: [node("MatMul", ["w", "w"], ["y"], {}, "mm")] }, true],
+    ["a node that reads another one", { node: [mm, node("Add", ["x", "v"], ["z"])] }, false],
+    ["an output of the graph", { node: [mm], output: [value("y", T.FLOAT, []), value("w", T.FLOAT, [])] }, true],
+    ["an output of another constant", { node: [mm], output: [value("y", T.FLOAT, []), value("v", T.FLOAT, [])] }, false],
+    ["an Identity that nothing reads", { node: [mm, node("Identity", ["w"], ["i"])] }, true],
+    ["its own Identity", { node: [node("Identity", ["w"], ["i"]), node("MatMul", ["x", "i"], ["y"], {}, "mm")] }, false],
+    ["two readers of its Identity", { node: [node("Identity", ["w"], ["i"]), node("MatMul", ["x", "i"], ["y"], {}, "mm"), node("Add", ["x", "i"], ["z"])] }, true], // prettier-ignore
+    ["an output of its Identity", { node: [node("Identity", ["w"], ["i"]), node("MatMul", ["x", "i"], ["y"], {}, "mm")], output: [value("y", T.FLOAT, []), value("i", T.FLOAT, [])] }, true], // prettier-ignore
+    ["a graph inside a node", { node: [mm, node("If", ["c"], ["z"], { then_branch: inner("t", [node("Add", ["x", "w"], ["p"])], "p"), else_branch: inner("e", [], "x") })] }, true], // prettier-ignore
+    ["a graph with a constant of that name", { node: [mm, node("If", ["c"], ["z"], { then_branch: graph({ name: "t", initializer: [raw("w", [2], weights(2))], node: [node("Add", ["w", "w"], ["p"])], output: [value("p", T.FLOAT, [])] }), else_branch: inner("e", [], "x") })] }, false], // prettier-ignore
+  ];
+  test.each(CASES)("%s", (what, init, shared) => {
+    const m = opened(init);
+    // nodes of constants that lead nowhere go with them
+    const gone = what === "an Identity that nothing reads";
+    const [scope] = buildScopes(m);
+    const reader = scope.graph.node.find(({ name }) => name === "mm")!;
+    expect(isSharedConstant(m, scope, reader, 1)).toBe(shared);
+    writeConstant(m, scope, reader, 1, [1, 2, 3, 4]);
+    const [now] = buildScopes(m);
+    expect([...readFloats(m, resolveConstant(now, reader.input[1])!.tensor)]).toEqual([1, 2, 3, 4]);
+    const kept = m.proto.graph!.initializer.find(({ name }) => name === "w");
+    expect(kept === undefined ? "gone" : readFloats(m, kept)[0] === 1 ? "changed" : "kept").toBe(
+      gone ? "gone" : shared ? "kept" : "changed",
+    );
+    expect(m.proto.graph!.initializer.length).toBe(shared && !gone ? 3 : 2);
+  });
+});
+
+test("layers that an input or a weight binds are of one unit", () => {
+  const m = opened({
+    initializer: ["a", "b", "c", "d"].map((name, i) => raw(name, [2, 2], weights(4, i))),
+    node: [
+      node("MatMul", ["x", "a"], ["p"], {}, "0"),
+      node("MatMul", ["x", "b"], ["q"], {}, "1"),
+      node("MatMul", ["p", "c"], ["r"], {}, "2"),
+      node("MatMul", ["q", "c"], ["s"], {}, "3"),
+      node("MatMul", ["r", "d"], ["y"], {}, "4"),
+    ],
+  });
+  const layers = modelLayers(m);
+  const units = boundTogether(layers, (layer) => (layer as (typeof layers)[0]).activation, new Map(layers.map((layer, i) => [layer, i === 3 ? layers[2] : layer]))); // prettier-ignore
+  const [zero, one, two, three, four] = layers.map((layer) => units.get(layer)!);
+  expect(typeof zero).toBe("object");
+  expect([zero === one, two === three, zero === two, two === four, zero === four]).toEqual([true, true, false, false, false]);
+});
+
+test("opsets that cannot be raised say which they are", () => {
+  const reason = (opset: number, to: number, imports?: [string, number][]) => {
+    const m = opened({ node: [node("Relu", ["x"], ["y"])] }, opset);
+    if (imports !== undefined) m.proto.opsetImport = imports.map(([domain, version]) => ({ ...m.proto.opsetImport[0], domain, version: BigInt(version) })); // prettier-ignore
+    const scopes = buildScopes(m);
+    return raiseOpset({ model: m, scopes, names: collectNames(scopes) }, to);
+  };
+  expect(reason(7, 11)).toBeUndefined();
+  expect(reason(6, 11)).toBe("opset 6 is older than 7");
+  expect(reason(7, 11, [])).toBe("opset 0 is older than 7");
+  expect(reason(7, 11, [["other", 3]])).toBe("opset 0 is older than 7");
+  expect(reason(7, 11, [["", 8], ["ai.onnx", 9]])).toBe("it imports two versions of the default opset"); // prettier-ignore
+  expect(reason(7, 11, [["", 8], ["ai.onnx", 8]])).toBeUndefined(); // prettier-ignore
+});
+
+describe("values beyond float16 in the float32 model", () => {
+  const F16 = TensorProto_DataType.FLOAT16 as number;
+  const reference = () => opened({ node: [node("Mul", ["x", "w"], ["a"], {}, "mul"), node("ReduceSum", ["a"], ["b"], {}, "sum"), node("Add", ["a", "b"], ["y"], {}, "add"), node("Abs", ["y"], ["z"], {}, "abs")] }); // prettier-ignore
+  const half = () => opened({ initializer: [raw("w", [2, 2], new Uint16Array(4), T.FLOAT16)], node: [node("Cast", ["x"], ["xh"], { to: BigInt(F16) }), node("Mul", ["xh", "w"], ["a"], {}, "mul"), node("ReduceSum", ["a"], ["b"], {}, "sum"), node("Cast", ["b"], ["bf"], { to: 1n }), node("Add", ["xh", "a"], ["yh"], {}, "add"), node("Cast", ["yh"], ["y"], { to: 1n }), node("Abs", ["y"], ["z"], {}, "abs")] }); // prettier-ignore
+  const runtime = (values: Record<string, number[]>, asked: string[][] = []): Runtime =>
+    ({
+      open: async (bytes: Uint8Array) => {
+        const outputs = readModelBytes(bytes).proto.graph!.output.map(({ name }) => name);
+        return { run: async (_: Feeds, wanted: string[]) => (asked.push(outputs, wanted), { outputs: new Map(Object.entries(values).map(([name, list]) => [name, { type: "float32", dims: [list.length], data: Float32Array.from(list) }])) }), close: async () => undefined }; // prettier-ignore
+      },
+    }) as never;
+  const feeds: Feeds[] = [{ x: { type: "float32", dims: [2, 2], data: new Float32Array(4) } }];
+  const found = async (values: Record<string, number[]>, asked?: string[][]) =>
+    (await halfRange(runtime(values, asked), { reference: reference(), model: half() }, feeds))!.map(({ value: name, node: at, what, magnitude }) => `${name} ${at} ${what} ${magnitude}`); // prettier-ignore
+  test("which values are float16 in the other model", () => {
+    expect([...halfValues(reference(), half())].sort()).toEqual(["a", "b", "y"]);
+  });
+  test("they are asked for once, with the outputs that there are", async () => {
+    const asked: string[][] = [];
+    const m = reference();
+    await halfRange(runtime({}, asked), { reference: m, model: half() }, feeds);
+    expect(asked).toEqual([["y", "a", "b"], ["a", "b", "y"]]); // prettier-ignore
+    expect(m.proto.graph!.output.map(({ name }) => name)).toEqual(["y"]);
+  });
+  test("the largest finite magnitude of each, and sums of magnitudes", async () => {
+    expect(await found({ a: [1, 2], b: [3], y: [4] })).toEqual([]);
+    expect(await found({ a: [-70000, 65504], b: [3], y: [4] })).toEqual(["a mul value 70000", "b sum sum 135504"]);
+    expect(await found({ a: [65504, 0], b: [1], y: [65505] })).toEqual(["y add value 65505"]);
+    expect(await found({ a: [60000, -60000], b: [0], y: [Infinity, NaN] })).toEqual(["b sum sum 120000"]);
+    expect(await found({ a: [60000, -60000], b: [0, 0], y: [1] })).toEqual([]);
+    expect(await found({ a: [60000, 60000], b: [120000], y: [1] })).toEqual(["b sum value 120000"]);
+    expect(await found({ a: [60000], b: [] })).toEqual([]);
+  });
+  test("over several inputs the largest; a runtime that refuses is no finding", async () => {
+    let run = 0;
+    const changing: Runtime = { open: async () => ({ run: async () => ({ outputs: new Map([["a", { type: "float32", dims: [1], data: Float32Array.of([70000, 90000, 80000][run++]) }]]) }), close: async () => undefined }) } as never; // prettier-ignore
+    const many = await halfRange(changing, { reference: reference(), model: half() }, [feeds[0], feeds[0], feeds[0]]);
+    expect(many!.map(({ magnitude }) => magnitude)).toEqual([90000]);
+    const refusing: Runtime = { open: async () => { throw new Error("no"); } } as never; // prettier-ignore
+    expect(await halfRange(refusing, { reference: reference(), model: half() }, feeds)).toBeNull();
+  });
+});
