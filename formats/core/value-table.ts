@@ -29,7 +29,7 @@ export function valueTable(format: NumberFormat, kind: ValueTableKind): string {
       return `${JSON.stringify({ format: format.name, bits: format.bits, values: values.map(exactDecimal) })}\n`;
     case "c": {
       const c = (v: number): string => (Number.isNaN(v) ? "NAN" : Number.isFinite(v) ? exactDecimal(v) : v > 0 ? "INFINITY" : "-INFINITY");
-      const name = `${format.name.replace(/\W/g, "_")}_values[${values.length}]`;
+      const name = `${format.name}_values[${values.length}]`;
       return `#include <math.h>\nstatic const double ${name} = {\n${values.map((v) => `  ${c(v)},`).join("\n")}\n};\n`;
     }
     case "readmemh": {

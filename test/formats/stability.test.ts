@@ -2,13 +2,13 @@
 // results of arithmetic, blocks as they are written and read. Files of packed tensors hold nothing else, so a
 // difference here is a new format. The digests are of outputs that the oracles of this folder have agreed to;
 // UPDATE_STABILITY=1 writes them anew where a change is meant.
-import { createHash } from "node:crypto";
 import { existsSync, readFileSync, writeFileSync } from "node:fs";
 import { afterAll, expect, test } from "vitest";
-import { allFormats, arithmetic, bitCard, encodeArray, explainCode, explainValue, format, isLowbitError, valueTable } from "../../formats/index.ts"; // prettier-ignore
+import { allFormats, arithmetic, bitCard, encodeArray, explainCode, explainValue, format, valueTable } from "../../formats/index.ts"; // prettier-ignore
 import { decodeExpr, encodeExpr, exprNodes } from "../../formats/core/expr.ts";
-import type { BlockFormat, EncodeOptions, Format, NumberFormat, OpaqueFormat, VectorOperation } from "../../formats/index.ts";
+import type { BlockFormat, Format, NumberFormat, OpaqueFormat, VectorOperation } from "../../formats/index.ts";
 import { dequantize, quantize, tensor } from "../../src/index.ts";
+import { digest, numbers, POLICIES, tried } from "../helpers/digest.ts";
 import { awkwardBlock, random } from "../helpers/random.ts";
 
 const path = new URL("../fixtures/formats/stability.json", import.meta.url);
@@ -19,57 +19,6 @@ afterAll(() => {
   if (update) writeFileSync(path, `${JSON.stringify(made, null, 1)}\n`);
 });
 
-/** Sixteen digits of what is fed to it: text, numbers with the sign of zero, bytes. */
-function digest(feed: (add: (...values: unknown[]) => void) => void): string {
-  const hash = createHash("sha256");
-  const number = new Float64Array(1);
-  feed((...values) => {
-    for (const v of values) {
-      if (typeof v === "number") hash.update(new Uint8Array(((number[0] = v), number.buffer)));
-      else if (ArrayBuffer.isView(v)) hash.update(new Uint8Array(v.buffer, v.byteOffset, v.byteLength));
-      else hash.update(`${typeof v === "string" ? v : shown(v)}\n`);
-    }
-  });
-  return hash.digest("hex").slice(0, 16);
-}
-/** JSON that keeps -0, NaN and infinities. */
-const shown = (x: unknown): string => JSON.stringify(x, (_, v: unknown) => (typeof v === "number" && (!Number.isFinite(v) || Object.is(v, -0)) ? `#${Object.is(v, -0) ? "-0" : v}` : v)) ?? "nothing"; // prettier-ignore
-const tried = <T>(run: () => T): T | string => {
-  try {
-    return run();
-  } catch (error) {
-    if (isLowbitError(error)) return `${error.code} ${error.message}`;
-    throw error;
-  }
-};
-
-function next(x: number, by: number): number {
-  const f = Float64Array.of(x);
-  const words = new BigInt64Array(f.buffer);
-  words[0] += BigInt(x === 0 ? Math.abs(by) : by);
-  return x === 0 && by < 0 ? -f[0] : f[0];
-}
-
-/** Numbers where encoders differ: values, boundaries, what lies beside them, ends of float32 and float64. */
-function numbers(f: NumberFormat): number[] {
-  const { limits, order } = f;
-  const rng = random(7);
-  const values = order === null ? [] : [...order.values];
-  const bounds = order === null ? [] : [...order.boundaries];
-  const some = (list: number[], n: number) => (list.length <= n ? list : Array.from({ length: n }, () => list[rng.integer(list.length)]));
-  const edges = [limits.max, limits.min, limits.minPositive, limits.minNormal, 1, -1, 0].filter(Number.isFinite);
-  const near = [...some(values, 24), ...some(bounds, 40), ...edges].flatMap((v) => [v, next(v, 1), next(v, -1), Math.fround(v), 1.5 * v]);
-  const size = Math.max(Math.abs(limits.max), Math.abs(limits.min));
-  const drawn = Array.from({ length: 60 }, (_, i) => rng.normal() * size * 2 ** -(i % 30));
-  return [...near, ...drawn, -0, NaN, Infinity, -Infinity, 3e38, -1e300, 5e-324, 2 ** -149].filter((v, i, all) => all.findIndex((w) => Object.is(v, w)) === i); // prettier-ignore
-}
-
-const POLICIES: EncodeOptions[] = [
-  {},
-  ...(["halfExpand", "halfTrunc", "halfCeil", "halfFloor", "trunc", "expand", "ceil", "floor"] as const).map((rounding) => ({ rounding, overflow: "saturate" as const })),
-  ...(["inf", "nan", "error", "wrap"] as const).map((overflow) => ({ overflow, nan: "max" as const })),
-  { infinity: "keep", nan: "zero" }, { infinity: "overflow", overflow: "saturate", nan: "error" }, { rounding: "stochastic", random: () => 0.3, overflow: "saturate" },
-] as EncodeOptions[]; // prettier-ignore
 const OPERATIONS: VectorOperation[] = ["add", "sub", "mul", "div", "fma", "sqrt", "dot"];
 
 function scalar(f: NumberFormat): Record<string, string> {
