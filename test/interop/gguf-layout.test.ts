@@ -249,6 +249,55 @@ describe("bounds", () => {
   });
 });
 
+describe("what the writer takes, at its bounds", () => {
+  const w = tensor(Float32Array.of(1), [1]);
+  const refused = async (model: object, code: string, message: string) => expect(ggufBytes({ metadata: {}, tensors: {}, ...model } as never)).rejects.toThrow(expect.objectContaining({ code, message })); // prettier-ignore
+  test("alignments, said by the model or by its metadata", async () => {
+    for (const alignment of [1, 2, 64, 2 ** 20]) {
+      const models: Pick<Parameters<typeof ggufBytes>[0], "alignment" | "metadata">[] = [{ alignment, metadata: {} }, { metadata: { "general.alignment": alignment } }, { alignment, metadata: { "general.alignment": 32 } }]; // prettier-ignore
+      for (const model of models) {
+        const bytes = await ggufBytes({ ...model, tensors: { a: w, b: w } });
+        const file = await readGguf(bytes);
+        expect([file.alignment, file.get("general.alignment")]).toEqual([alignment, alignment]);
+        expect([file.tensors.get("a")!.offset % alignment, file.tensors.get("b")!.offset - file.tensors.get("a")!.offset]).toEqual([0, Math.max(4, alignment)]); // prettier-ignore
+        expect(bytes.length).toBe(file.tensors.get("b")!.offset + Math.max(4, alignment));
+      }
+    }
+    for (const alignment of [0, -1, 3, 24, 2 ** 21, 0.5, NaN]) await refused({ alignment }, "E_VALUE", `GGUF alignment: expected a power of two up to 2^20, got ${alignment}. Leave it out for 32.`); // prettier-ignore
+  });
+  test("names, shapes and bytes", async () => {
+    expect((await readGguf(await ggufBytes({ metadata: {}, tensors: { [`${"w".repeat(61)}é`]: w } }))).tensors.size).toBe(1);
+    for (const name of ["w".repeat(64), `${"w".repeat(62)}é`]) await refused({ tensors: { [name]: w } }, "E_VALUE", `tensor "${name}": expected a name below 64 bytes, which is ggml's limit. Shorten it.`); // prettier-ignore
+    const of = (shape: number[], type = "F32", bytes = new Uint8Array(4 * Math.abs(shape.reduce((a, b) => a * b, 1)))) => ({ tensors: new Map([["w", { type, shape, bytes: () => bytes }]]) }); // prettier-ignore
+    for (const shape of [[3], [2, 3], [1, 2, 3], [4, 1, 2, 3]]) {
+      const file = await readGguf(await ggufBytes({ metadata: new Map(), ...of(shape) }));
+      expect(file.tensors.get("w")!.shape).toEqual(shape);
+    }
+    for (const shape of [[], [1, 1, 1, 1, 1], [0], [2, 0], [-1], [1.5], [NaN]]) await refused(of(shape, "F32", new Uint8Array(4)), "E_SHAPE", `w: expected 1 to 4 positive sizes, the last a multiple of 1 (F32), got [${shape.join(", ")}].`); // prettier-ignore
+    for (const shape of [[33], [32, 16]]) await refused(of(shape, "q8_0"), "E_SHAPE", `w: expected 1 to 4 positive sizes, the last a multiple of 32 (Q8_0), got [${shape.join(", ")}].`); // prettier-ignore
+    for (const n of [7, 9]) await refused(of([2], "F32", new Uint8Array(n)), "E_SHAPE", `w: expected 8 bytes, got ${n}. Give the bytes of its type and shape.`); // prettier-ignore
+    await refused(of([2], "F33"), "E_UNSUPPORTED", 'w: expected a type of ggml, got "F33".');
+  });
+  test("values of a type, at the ends of its range", async () => {
+    const value = (type: string, v: unknown) => ggufBytes({ metadata: { k: { type, value: v } as never }, tensors: {} });
+    for (const [type, least, most] of [["uint8", 0, 255], ["int8", -128, 127], ["uint16", 0, 65535], ["int16", -32768, 32767], ["uint32", 0, 2 ** 32 - 1], ["int32", -(2 ** 31), 2 ** 31 - 1]] as const) {
+      for (const v of [least, most]) expect((await readGguf(await value(type, v))).metadata.get("k")).toEqual({ type, value: v });
+      for (const v of [least - 1, most + 1, 0.5, NaN, "1", true, 1n, null]) await expect(value(type, v)).rejects.toThrow(`metadata k: expected a value of type ${type}, got ${String(v)} (${typeof v}).`);
+    } // prettier-ignore
+    for (const [type, v, is] of [["uint64", 5, 5n], ["int64", -5, -5n], ["uint64", 2n ** 64n - 1n, 2n ** 64n - 1n], ["int64", -(2n ** 63n), -(2n ** 63n)], ["float32", 0.1, Math.fround(0.1)], ["float64", 0.1, 0.1], ["float32", NaN, NaN], ["bool", false, false], ["string", "é", "é"], ["string", Uint8Array.of(255), Uint8Array.of(255)]] as const)
+      expect((await readGguf(await value(type, v))).get("k"), type).toEqual(is); // prettier-ignore
+    for (const [type, v] of [["uint64", -1n], ["uint64", 2n ** 64n], ["int64", 2n ** 63n], ["uint64", 0.5], ["int64", 2 ** 53], ["float32", 1n], ["float64", "1"], ["bool", 1], ["string", 5], ["string", [65]]] as const)
+      await expect(value(type, v), `${type} ${String(v)}`).rejects.toThrow(`metadata k: expected a value of type ${type}, got`); // prettier-ignore
+    // numbers as a list are written as those of a typed array
+    const list = (value: unknown) => ggufBytes({ metadata: { k: { type: "array", of: "int16", value } as never }, tensors: {} });
+    expect(await list([1, -2])).toEqual(await list(Int16Array.of(1, -2)));
+    expect(await list(Int8Array.of(1, -2))).toEqual(await list(Int16Array.of(1, -2)));
+    await expect(list([1, 2 ** 15])).rejects.toThrow("metadata k: expected a value of type int16, got 32768 (number).");
+    for (const none of [5, "ab", null])
+      await expect(list(none)).rejects.toThrow(`metadata k: expected an array of int16, got ${String(none)}.`);
+  });
+});
+
 test("values without a type: what they become, at the ends of each range", async () => {
   const of = async (value: unknown): Promise<unknown> => {
     const entry = (await readGguf(await ggufBytes({ metadata: { k: value as GgufValue }, tensors: {} }))).metadata.get("k")!;

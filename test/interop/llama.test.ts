@@ -199,3 +199,28 @@ test("mixes: layers at both ends and every third between take more bits; rows th
   for (const [type, next] of Object.entries(fallback)) expect(typesOf(type, 96, ["blk.0.attn_q.weight"]), type).toEqual([next]);
   for (const type of ["q4_k", "q8_0"]) expect(typesOf(type, 24, ["blk.0.attn_q.weight"]), type).toEqual(["F16"]);
 });
+
+test("rotary frequencies at each bound, and scalings that need none", async () => {
+  const frequencies = async (scaling: LlamaConfig["rope_scaling"], more: Partial<LlamaConfig> = {}) => {
+    const t = llamaGguf(model({ rope_scaling: scaling, head_dim: 8, rope_theta: 16, ...more })).tensors.get("rope_freqs.weight");
+    return t === undefined ? undefined : [...(await t.values())];
+  };
+  for (const none of [undefined, null, {}, { type: "default" }, { rope_type: "default", factor: 8 }, { type: "linear", factor: 2 }, { rope_type: "linear", factor: 2 }]) expect(await frequencies(none)).toBeUndefined(); // prettier-ignore
+  // wavelengths 2 pi 16^(i / 4): 6.28, 12.57, 25.13, 50.27
+  const want = (factor: number, low: number, high: number, context: number, theta = 16) =>
+    [0, 1, 2, 3].map((i) => {
+      const wave = 2 * Math.PI * theta ** (i / 4);
+      if (wave < context / high) return 1;
+      if (wave > context / low) return factor;
+      const smooth = (context / wave - low) / (high - low);
+      return Math.fround(1 / ((1 - smooth) / factor + smooth));
+    });
+  for (const [factor, low, high, context] of [[8, 1, 4, 40], [8, 1, 4, 8192], [4, 1, 2, 30], [2, 2, 8, 100], [32, 1, 4, 6]] as const) {
+    const scaling = { type: "llama3", factor, low_freq_factor: low, high_freq_factor: high, original_max_position_embeddings: context };
+    expect(await frequencies(scaling)).toEqual(want(factor, low, high, context));
+    expect(await frequencies(scaling, { rope_theta: undefined } as never)).toEqual(want(factor, low, high, context, 10000));
+  } // prettier-ignore
+  const sound = { rope_type: "llama3", factor: 8, low_freq_factor: 1, high_freq_factor: 4, original_max_position_embeddings: 40 };
+  for (const wrong of [{ ...sound, rope_type: "yarn" }, { ...sound, factor: -1 }, { ...sound, low_freq_factor: 0 }, { ...sound, high_freq_factor: "x" }, { ...sound, original_max_position_embeddings: undefined }])
+    expect(() => llamaGguf(model({ rope_scaling: wrong }))).toThrow(`config.json rope_scaling: expected default, linear or llama3 with its factors, got ${JSON.stringify(wrong).slice(0, 120)}.`); // prettier-ignore
+});

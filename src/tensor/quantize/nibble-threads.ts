@@ -29,10 +29,10 @@ export interface NibbleThreads {
 }
 
 /** Is this a matrix, a format and options that the threads take? */
-export function threadsTake({ rows, k, inRows }: StoredMatrix, format: Format, options: QuantizeOptions): format is BlockFormat {
+export function threadsTake({ rows, k }: StoredMatrix, format: Format, options: QuantizeOptions): format is BlockFormat {
   if (format.kind !== "block" || format.scales[0].format.bits !== 32 || k % 2 !== 0 || rows < 4) return false;
-  const strides = inRows ? { rowStride: k, kStride: 1 } : { rowStride: 1, kStride: rows };
-  const view = { data: new Float32Array(0), rows, k, offset: 0, ...strides, kOffsets: null };
+  // whichever way its values lie: the loops take any strides
+  const view = { data: new Float32Array(0), rows, k, offset: 0, rowStride: k, kStride: 1, kOffsets: null };
   return options.backend === undefined && nibblesFit(view, format, blockPolicy(format, options));
 }
 

@@ -94,17 +94,22 @@ function storedAll({ format }: ScaleLevel, values: Float64Array): Float64Array {
   return decodeArray(format, encodeArray(format, values, undefined, { overflow: "saturate" }), new Float64Array(values.length));
 }
 
-/** Scales of the second level: top / target as the format stores it, 1 where a whole reach is zero. */
-function outerScales(input: RuleInput, target: number): { top: Float64Array; outer: Float64Array } {
+/** The largest magnitude in the reach of every scale of the second level. */
+function topsOf(input: RuleInput): Float64Array {
   const top = new Float64Array(input.outers);
   for (let c = 0; c < input.amax.length; c++) {
     const o = input.outerOf(c);
     top[o] = Math.max(top[o], input.amax[c]);
   }
+  return top;
+}
+
+/** Scales of the second level: top / target as the format stores it, 1 where a whole reach is zero. */
+function outerScales(input: RuleInput, target: number): Float64Array {
   const level = input.format.scales[1];
   const stored = storedIn(level);
   const smallest = level.format.limits.minPositive;
-  return { top, outer: top.map((t) => (t === 0 ? 1 : Math.max(stored(t / target), smallest))) };
+  return topsOf(input).map((t) => (t === 0 ? 1 : Math.max(stored(t / target), smallest)));
 }
 
 type Rule = (input: RuleInput) => RuleOutput;
@@ -118,7 +123,7 @@ const torchao: Rule = (input) => {
   const [level] = format.scales;
   const { max, minNormal } = level.format.limits;
   const most = topOf(format.element);
-  const { outer } = outerScales(input, max * most);
+  const outer = outerScales(input, max * most);
   const inner = storedAll(
     level,
     amax.map((a, c) => Math.min(Math.max(f32(f32(a / most) / outer[outerOf(c)]), minNormal), max)),
@@ -135,8 +140,7 @@ const te: Rule = (input) => {
   const [level] = format.scales;
   const { max } = level.format.limits;
   const most = topOf(format.element);
-  const { top } = outerScales(input, max * most);
-  const encode = top.map((t) => (t === 0 ? 1 : Math.min(f32((max * most) / t), FLT_MAX)));
+  const encode = topsOf(input).map((t) => (t === 0 ? 1 : Math.min(f32((max * most) / t), FLT_MAX)));
   const outer = encode.map((e) => f32(1 / e));
   const inner = storedAll(
     level,
@@ -159,7 +163,7 @@ const modelopt: Rule = (input) => {
   const [level] = format.scales;
   const { max, minPositive } = level.format.limits;
   const most = topOf(format.element);
-  const { outer } = outerScales(input, max * most);
+  const outer = outerScales(input, max * most);
   const inner = storedAll(
     level,
     amax.map((a, c) => (a === 0 ? 1 : Math.min(Math.max(f32(a / f32(most * outer[outerOf(c)])), minPositive), max))),
@@ -291,7 +295,7 @@ const leastError =
     const { limits, order } = level.format;
     const { grid } = elementGrid(format);
     const most = format.element.scaleTo ?? Math.max(grid[grid.length - 1], -grid[0]);
-    const outer = second ? outerScales(input, limits.max * most).outer : undefined;
+    const outer = second ? outerScales(input, limits.max * most) : undefined;
     const stored = storedIn(level);
     const known = order && order.values.length <= 256 ? order.values.filter((v) => v > 0) : undefined;
     const inner = search(input, outer, (cell) => {
@@ -319,7 +323,7 @@ const fourOverSix: Rule = (input) => {
   const [level] = format.scales;
   const { max, minNormal } = level.format.limits;
   const most = topOf(format.element);
-  const { outer } = outerScales(input, 2 ** exponentOf(max) * most);
+  const outer = outerScales(input, 2 ** exponentOf(max) * most);
   const stored = storedIn(level);
   const clamp = (v: number) => stored(Math.min(Math.max(v, minNormal), max));
   const inner = search(input, outer, (cell) => {
