@@ -423,7 +423,7 @@ test("words in and out: strings are fed to onnxruntime's parts and come from the
   );
   proto.opsetImport.push(create(OperatorSetIdProtoSchema, { domain: "ai.onnx.ml", version: 3n }));
   const { bytes } = await quantizeModelBytes(encode(proto), { dtype: "q4" });
-  const session = await loadModel(bytes, { fallback: "onnxruntime" });
+  const session = await loadModel(bytes, { fallback: counting().runtime });
   // the type that LabelEncoder gives is not known here: its reader stays with it
   expect(foreignSteps(session)).toEqual(["ai.onnx.ml.LabelEncoder, Gather", "ai.onnx.ml.LabelEncoder"]);
   expect([session.inputMetadata, session.outputMetadata].map(([{ type }]) => type)).toEqual(["string", "string"]);
