@@ -16,7 +16,7 @@ import {
   type ConvertOptions as QuantizeOptions,
 } from "../../src/onnx/index.ts";
 import { encode, graph, model, node, raw, T, value, weights, type AttributeValue } from "./build.ts";
-import { quantizeModelBytes } from "./kept.ts";
+import { keep, quantizeModelBytes } from "./kept.ts";
 
 const [EXPERTS, HIDDEN, INNER, TOKENS] = [4, 64, 128, 9];
 
@@ -188,6 +188,7 @@ describe("mixtures of experts as QMoE", () => {
     const back = readModelBytes(bytes);
     expect(dequantizeWeights(back)).toEqual(["weights dequantized: 1 com.microsoft.QMoE"]);
     expect(back.proto.graph!.node.map(({ opType }) => opType)).toEqual(["MoE"]);
+    keep(back);
     expect(nearness(await run(bytes), await run(writeModelBytes(back)))).toBeLessThan(1e-5);
   });
 

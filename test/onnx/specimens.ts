@@ -112,6 +112,8 @@ export const SPECIMENS: ReadonlyMap<string, () => ModelProto> = new Map<string, 
   ["GRU", () => recurrent("GRU", 3, { linear_before_reset: 1n })],
   ["RNN", () => recurrent("RNN", 1)],
   ["experts", () => made([micro("MoE", ["x", "p", "w", "", "v"], ["y"], { k: 2n, activation_type: "relu" })], { init: [w([4, 64, 32]), w([4, 32, 64], 2, "v")], inputs: [["p", T.FLOAT, ["batch", 4]]] })], // prettier-ignore
+  ["experts, outputs first", () => made([micro("MoE", ["x", "p", "w", "b", "v", "c"], ["y"], { k: 2n, activation_type: "relu", normalize_routing_weights: 1n })], { init: [w([4, 32, 64]), w([4, 64, 32], 2, "v"), w([4, 32], 3, "b"), w([4, 64], 4, "c")], inputs: [["p", T.FLOAT, ["batch", 4]]] })], // prettier-ignore
+  ["experts that all weigh", () => made([micro("MoE", ["x", "p", "w", "", "v"], ["y"], { k: 2n, activation_type: "silu", normalize_routing_weights: 0n })], { init: [w([4, 32, 64]), w([4, 64, 32], 2, "v")], inputs: [["p", T.FLOAT, ["batch", 4]]] })], // prettier-ignore
   ["float16 product", () => made([node("MatMul", ["x", "w"], ["y"], {}, "mm")], { init: [half(dyadic([64, 32], 1), [64, 32])], type: T.FLOAT16 })], // prettier-ignore
   ["float16 convolution", () => made([node("Conv", ["x", "w", "b"], ["y"], {}, "conv")], { init: [half(dyadic([16, 8, 3, 3], 1), [16, 8, 3, 3]), half(dyadic([16], 2), [16], "b")], x: [1, 8, 6, 6], type: T.FLOAT16 })], // prettier-ignore
   ["float16 table", () => made([node("Gather", ["w", "i"], ["u"], {}, "emb"), node("Add", ["u", "x"], ["y"])], { init: [half(dyadic([40, 64], 1), [40, 64])], x: [1, 64], type: T.FLOAT16, inputs: [["i", T.INT64, ["n"]]] })], // prettier-ignore
