@@ -1,5 +1,5 @@
 // Logs of records byte by byte: what is written is what the format says, and of a file that is cut or changed anywhere
-// the records before are read, no other.
+// the records before are read, no other. And what makes the run that wrote it the same as another one.
 import { createHash } from "node:crypto";
 import { mkdtempSync, readFileSync, rmSync, symlinkSync, truncateSync, writeFileSync } from "node:fs";
 import { tmpdir } from "node:os";
@@ -7,6 +7,11 @@ import { join } from "node:path";
 import { afterAll, afterEach, describe, expect, test } from "vitest";
 import { replaceCalls } from "../../src/files/calls.ts";
 import { openLog, readLog, type RecordMeta } from "../../src/onnx/journal/log.ts";
+import { hashFeeds, hashModel } from "../../src/onnx/journal/hashes.ts";
+import { differenceOf, identityOf, readIdentity } from "../../src/onnx/journal/identity.ts";
+import { readModelBytes, type Feeds } from "../../src/onnx/index.ts";
+import { readFloats } from "../../src/onnx/file/values.ts";
+import { encode, matmulModel, raw, weights } from "./build.ts";
 import { parseShard, shardPath } from "../../src/onnx/journal/shard.ts";
 
 const folder = mkdtempSync(join(tmpdir(), "lowbit-log-"));
@@ -157,4 +162,62 @@ test("shards by their words", () => {
   const names = [1, 2, 3].map((index) => shardPath("out.onnx", { index, count: 3 }));
   expect(new Set(names).size).toBe(3);
   for (const [i, name] of names.entries()) expect(name).toMatch(new RegExp(`${i + 1}-of-3\\.shard$`));
+});
+
+describe("what makes two runs the same", () => {
+  const made = (change: (proto: ReturnType<typeof matmulModel>) => void = () => undefined, wide = 64) => {
+    const proto = matmulModel(raw("w", [64, wide], weights(64 * wide)), 64, wide);
+    change(proto);
+    return readModelBytes(encode(proto));
+  };
+  const set = (proto: ReturnType<typeof matmulModel>, at: number) => (proto.graph!.initializer[0].rawData[at] ^= 1);
+  test("the graph, small tensors, the sizes of others", () => {
+    const same = hashModel(made());
+    expect(same).toMatch(/^[0-9a-f]{64}$/);
+    expect(hashModel(made())).toBe(same);
+    expect(hashModel(made((proto) => void set(proto, 5)))).not.toBe(same);
+    expect(hashModel(made((proto) => void (proto.graph!.node[0].name = "other")))).not.toBe(same);
+    expect(hashModel(made((proto) => void (proto.graph!.initializer[0].name = "v")))).not.toBe(same);
+    expect(hashModel(made((proto) => void (proto.producerName = "other")))).not.toBe(same);
+    // of 64 KiB; one row more is a large tensor, whose numbers are compared layer by layer
+    expect(hashModel(made((proto) => void set(proto, 5), 256))).not.toBe(hashModel(made(undefined, 256)));
+    expect(hashModel(made((proto) => void set(proto, 5), 257))).toBe(hashModel(made(undefined, 257)));
+    expect(hashModel(made(undefined, 257))).not.toBe(hashModel(made(undefined, 258)));
+    const opened = made(undefined, 257);
+    hashModel(opened);
+    expect(readFloats(opened, opened.proto.graph!.initializer[0]).length).toBe(64 * 257);
+  });
+  test("names, types, sizes and numbers of calibration data, not the order of names", () => {
+    const x = { type: "float32", dims: [2], data: Float32Array.of(1, 2) };
+    const hash = hashFeeds([{ x, y: x }]);
+    expect(hashFeeds([{ y: x, x }])).toBe(hash);
+    const others: Feeds[][] = [[{ x, z: x }], [{ x, y: { ...x, type: "float16" } }], [{ x, y: { ...x, dims: [1, 2] } }], [{ x, y: { ...x, data: Float32Array.of(1, 3) } }], [{ x }, { y: x }], [], [{ x, y: x }, { x, y: x }], [{ x, y: { ...x, data: ["1", "2"] } }], [{ x, y: { ...x, data: [1, 2] } }]]; // prettier-ignore
+    expect(new Set([hash, ...others.map(hashFeeds)]).size).toBe(others.length + 1);
+    const part = new Float32Array([0, 1, 2, 0]).subarray(1, 3);
+    expect(hashFeeds([{ x: { ...x, data: part }, y: x }])).toBe(hash);
+  });
+  test("differences in words", () => {
+    const of = (options: object, data: Feeds[] | string | null = null, model = made()) =>
+      identityOf(model, { dtype: "q4", ...options }, data);
+    const ours = of({});
+    expect(ours).toMatchObject({ kind: "run", recipe: { version: 1, dtype: "q4" }, calibration: "" });
+    expect(of({ calibration: "c.npz" }, [{}]).recipe).toMatchObject({ calibration: "c.npz" });
+    expect(of({ calibration: () => [] }, [{}]).recipe).not.toHaveProperty("calibration");
+    expect(of({}, "sums").calibration).toBe("sums");
+    const cases: [object, string | undefined][] = [
+      [ours, undefined],
+      [of({ force: true, followLinks: false, statistics: "s", calibration: "c" }), undefined],
+      [{ ...ours, version: "0" }, `version 0 instead of ${ours.version}`],
+      [of({}, null, made((proto) => void set(proto, 1))), "another model"],
+      [of({}, [{}]), "other calibration data"],
+      [of({ blockSize: 64 }), "another recipe: blockSize 64 instead of none"],
+      [{ ...of({}), recipe: undefined }, "another recipe: version none instead of 1"],
+      [{ ...ours, recipe: { ...ours.recipe, dtype: "q2" } }, 'another recipe: dtype "q2" instead of "q4"'],
+    ]; // prettier-ignore
+    for (const [theirs, words] of cases) expect(differenceOf(theirs, ours)).toBe(words);
+    for (const options of [{ algorithm: () => null }, { rules: [{ match: "a", algorithm: () => null }] }]) expect(() => of(options)).toThrow("expected algorithms by name"); // prettier-ignore
+    expect(of({ algorithm: "mse", rules: [{ match: "a", algorithm: "hqq" }] }).recipe).toMatchObject({ algorithm: "mse" });
+    expect(readIdentity("p", ours)).toBe(ours);
+    for (const meta of [undefined, { kind: "weight", model: "m", recipe: {} }, { kind: "run", recipe: {} }, { kind: "run", model: "m" }, { kind: "run", model: "m", recipe: "r" }]) expect(() => readIdentity("p", meta)).toThrow("expected a journal or shard"); // prettier-ignore
+  });
 });
