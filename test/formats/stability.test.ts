@@ -27,7 +27,12 @@ function scalar(f: NumberFormat): Record<string, string> {
   const codes = count <= 65536 ? Array.from({ length: count }, (_, c) => c) : [...Array.from({ length: 2000 }, () => Math.floor(rng.next() * count)), 0, 1, count - 1, count / 2, count / 2 - 1]; // prettier-ignore
   const list = numbers(f);
   const few = codes.filter((_, i) => i % Math.ceil(codes.length / 24) === 0 || i >= codes.length - 3);
+  const ends = [f.limits.minPositive, f.limits.max, f.limits.min, 1]
+    .filter((v) => !Number.isNaN(v))
+    .map((v) => f.encode(v, { overflow: "saturate" }));
   const ops = arithmetic(f);
+  const directed = [arithmetic(f, { rounding: "trunc", overflow: "saturate" }), arithmetic(f, { rounding: "ceil", nan: "max" })];
+  if (f.kind === "int") directed.push(arithmetic(f, { overflow: "wrap" }));
   return {
     definition: digest((add) => add(f.kind, f.name, f.aliases, f.bits, f.spec, f.limits, f.access, f.fields, f.ordering ?? "", f.scaleTo ?? 0, f.defaults, f.onnx ?? 0, f.definition)), // prettier-ignore
     values: digest((add) => codes.forEach((c) => add(f.decode(c)))),
@@ -35,10 +40,13 @@ function scalar(f: NumberFormat): Record<string, string> {
     encode: digest((add) => {
       for (const options of POLICIES) {
         for (const x of list) add(tried(() => f.encode(x, options)));
-        for (const kind of [Float32Array, Float64Array]) add(tried(() => encodeArray(f, kind.from(list.filter((v) => Number.isFinite(v))), undefined, options))); // prettier-ignore
+        for (const kind of [Float32Array, Float64Array]) add(tried(() => encodeArray(f, kind.from(list.filter((v) => Number.isFinite(v))), undefined, options)), tried(() => encodeArray(f, kind.of(1, NaN, Infinity, -Infinity, -0, 3e38), undefined, options))); // prettier-ignore
       }
     }),
     arithmetic: digest((add) => {
+      for (const op of OPERATIONS) for (const other of directed) add(tried(() => [...other.vectors(op, { count: 40, seed: 5 })]));
+      // sums of many products of the ends, where a plain sum would no longer be exact
+      for (const n of [2, 17, 300]) for (const a of ends) for (const b of ends) add(tried(() => ops.dot(new Array(n).fill(a), Array.from({ length: n }, (_, i) => (i === n >> 1 ? ends[0] : b))))); // prettier-ignore
       for (const op of OPERATIONS) add(tried(() => [...ops.vectors(op, { count: 120, seed: 3, length: 3 })]));
       for (const a of few) for (const b of few) add(ops.compare(a, b), ops.totalOrder(a, b));
       for (const a of few)
@@ -100,6 +108,14 @@ function opaque(f: OpaqueFormat): Record<string, string> {
         add(
           tried(() => f.encodeBytes(x)),
           tried(() => f.encodeBytes(x, importance)),
+        );
+      }
+      // whole blocks of one kind: zeros, one value, one sign, an outlier, next to nothing
+      for (let kind = 0; kind < 12; kind++) {
+        const x = awkwardBlock(rng, f.blockSize, kind);
+        add(
+          tried(() => f.encodeBytes(x)),
+          tried(() => f.encodeBytes(x, kind % 2 === 0 ? x.map((_, i) => (i % 5 === 0 ? 0 : 1)) : x.map(Math.abs))),
         );
       }
     }),
