@@ -4,6 +4,7 @@
 import { describe, expect, test } from "vitest";
 import type { NodeProto, TensorProto } from "../../src/onnx/file/gen/onnx_pb.ts";
 import { integerOnly, quantizeModelBytes, type IntegerOnlyOptions } from "../../src/onnx/index.ts";
+import { elementwise, erf, isGelu, rectifierOf, slopeOf } from "../../src/onnx/integer/expressions.ts";
 import { T, encode, graph, model, node, raw, value, weights, type AttributeValue } from "./build.ts";
 import { keep, keepForm, keepTexts } from "./kept.ts";
 import { reportText } from "./printed.ts";
@@ -116,4 +117,36 @@ describe.each(Object.entries(CASES))("%s", (_, { nodes, init, x = [2, 3, K], ids
       else keep(result.bytes, reportText(result.report).replace(/"out":"[^"]*"/g, ""));
     }
   });
+});
+
+test("functions of one number", () => {
+  const points = [-7, -6, -3, -2.5, -1, -0.4, -1e-3, 0, 1e-3, 0.4, 1, 2.49999, 2.5, 3, 6, 6.5, 40];
+  const digits = (v: number): string => (Object.is(v, -0) ? "-0" : String(Number(v.toPrecision(9))));
+  const micro = (one: NodeProto): NodeProto => Object.assign(one, { domain: "com.microsoft" });
+  const nodes: [NodeProto, ...number[]][] = [
+    ..."Neg Abs Reciprocal Sqrt Exp Log Erf Tanh Sigmoid Softplus Relu LeakyRelu Elu HardSigmoid HardSwish Clip Identity Dropout Gelu Mystery".split(" ").map((name): [NodeProto] => [op(name, ["x"], "y")]), // prettier-ignore
+    ..."Add Sub Mul Div Pow Clip Min Max".split(" ").map((name): [NodeProto, number] => [op(name, ["x", "c"], "y"), 2]),
+    [op("Clip", ["x", "a", "b"], "y"), -0.5, 1.5],
+    [op("LeakyRelu", ["x"], "y", { alpha: 0.3 })],
+    [op("Elu", ["x"], "y", { alpha: 2 })],
+    [op("HardSigmoid", ["x"], "y", { alpha: 0.5, beta: 0.1 })],
+    [op("Gelu", ["x"], "y", { approximate: "tanh" })],
+    [op("Gelu", ["x"], "y", { approximate: "none" })],
+    [op("Dropout", ["x"], "y", { training_mode: 1n })],
+    [micro(op("Gelu", ["x"], "y"))],
+    [micro(op("FastGelu", ["x"], "y"))],
+    [micro(op("QuickGelu", ["x"], "y"))],
+    [micro(op("QuickGelu", ["x"], "y", { alpha: 1 }))],
+    [micro(op("Relu", ["x"], "y"))],
+  ];
+  const lines = nodes.map(([one, ...rest]) => {
+    const apply = elementwise(one);
+    return `${one.domain} ${one.opType} ${rest}: ${apply === undefined ? "none" : points.map((x) => digits(apply([x, ...rest]))).join(" ")}`;
+  });
+  lines.push(`erf: ${points.map((x) => digits(erf(x))).join(" ")}`);
+  const functions: [string, (x: number) => number][] = [["2x", (x) => 2 * x], ["-x", (x) => -x], ["x + 1e-9", (x) => x + 1e-9], ["1.0000001 x", (x) => x * (1 + 1e-8 * x)], ["1.00001 x^2", (x) => x * (1 + 1e-5 * x)], ["0", () => 0], ["x^2", (x) => x * x], ["1/x", (x) => 1 / x], ["relu", (x) => Math.max(0, x)], ["3 relu", (x) => 3 * Math.max(0, x)], ["-relu", (x) => -Math.max(0, x)], ["leaky", (x) => Math.max(0.01 * x, x)], ["gelu", (x) => (x * (1 + erf(x / Math.SQRT2))) / 2], ["silu", (x) => x / (1 + Math.exp(-x))], ["quick", (x) => x / (1 + Math.exp(-1.702 * x))], ["far", (x) => x / (1 + Math.exp(-2 * x))]]; // prettier-ignore
+  for (const [name, f] of functions) lines.push(`${name}: ${slopeOf(f)} ${rectifierOf(f)} ${isGelu(f)}`);
+  keepTexts(lines.join("\n"));
+  // to 1e-15 of the series with more terms
+  for (const [x, want] of [[0.5, 0.5204998778130465], [1, 0.8427007929497149], [2.4, 0.9993114861033549], [2.6, 0.9997639655834707], [4, 0.9999999845827421]]) expect(Math.abs(erf(x) - want)).toBeLessThan(1e-14); // prettier-ignore
 });
