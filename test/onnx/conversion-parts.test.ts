@@ -6,12 +6,12 @@ import { afterAll, describe, expect, test } from "vitest";
 import { format } from "../../formats/index.ts";
 import { hadamardRotation } from "../../src/quantize/rotation.ts";
 import { hqq, rtn } from "../../src/quantize/index.ts";
-import { decideWeights, modelLayers, quantizeModel, readModelBytes, verifyModels, writeModel, type Feeds, type QuantizeBytesOptions } from "../../src/onnx/index.ts"; // prettier-ignore
+import { decideWeights, modelLayers, quantizeModel, readModelBytes, writeModel, type Feeds, type QuantizeBytesOptions } from "../../src/onnx/index.ts"; // prettier-ignore
 import { firstReaders } from "../../src/onnx/shared-weights.ts";
 import { basisOf } from "../../src/onnx/targets/basis.ts";
 import { CrashError, resolvePackage, startChild } from "../../src/onnx/verify/process.ts";
 import { encode, graph, matmulModel, model, node, raw, T, value, weights } from "./build.ts";
-import { quantizeModelBytes } from "./kept.ts";
+import { quantizeModelBytes, verifyModels } from "./kept.ts";
 
 const folder = mkdtempSync(join(tmpdir(), "lowbit-conversion-"));
 afterAll(() => rmSync(folder, { recursive: true, force: true }));

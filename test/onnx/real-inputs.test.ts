@@ -6,12 +6,13 @@ import { join } from "node:path";
 import { PNG } from "pngjs";
 import sharp from "sharp";
 import { afterAll, describe, expect, test } from "vitest";
-import { benchModels, quantizeModelBytes, verifyModels } from "../../src/onnx/index.ts";
+import { benchModels, quantizeModelBytes } from "../../src/onnx/index.ts";
 import { quantile } from "../../src/onnx/verify/bench.ts";
 import { greedyTokens, type DecoderModel } from "../../src/onnx/verify/generate.ts";
 import { PRESETS, decodeImage, imageTensor, resize, type Pixels } from "../../src/onnx/verify/images.ts";
 import { runtimeEntry } from "../../src/onnx/verify/table.ts";
 import { encode, graph, matmulModel, model, node, raw, T, value, weights } from "./build.ts";
+import { verifyModels } from "./kept.ts";
 
 const folder = mkdtempSync(join(tmpdir(), "lowbit-real-"));
 afterAll(() => rmSync(folder, { recursive: true, force: true }));

@@ -12,7 +12,7 @@ import { create } from "@bufbuild/protobuf";
 import type { ModelProto, NodeProto } from "../../src/onnx/file/gen/onnx_pb.ts";
 import { NodeProtoSchema } from "../../src/onnx/file/gen/onnx_pb.ts";
 import { temporaryFolder } from "../../src/onnx/calibrate/node.ts";
-import { readModelBytes, verifyModels, writeModel, writeModelBytes } from "../../src/onnx/index.ts";
+import { readModelBytes, writeModel, writeModelBytes } from "../../src/onnx/index.ts";
 import { findChromium } from "../../src/onnx/verify/browser.ts";
 import { arithmeticOf, explained } from "../../src/onnx/verify/explain.ts";
 import { compareRuntimes } from "../../src/onnx/verify/matrix.ts";
@@ -20,6 +20,7 @@ import { findParting } from "../../src/onnx/verify/parting.ts";
 import type { Runtime, RuntimeEntry } from "../../src/onnx/verify/runtimes.ts";
 import { RUNTIME_NAMES, runtimeEntries, runtimeEntry } from "../../src/onnx/verify/table.ts";
 import { T, encode, graph, matmulModel, model, node, raw, value, weights } from "./build.ts";
+import { verifyModels } from "./kept.ts";
 
 const w = weights(64 * 8);
 const original = encode(matmulModel(raw("w", [64, 8], w), 64, 8));
