@@ -1,7 +1,6 @@
 // Builders and parametric names over their whole ranges, and beyond: what each makes, or that it refuses. Digests as in
 // stability.test.ts (UPDATE_STABILITY=1 writes them anew); the registry's own words below.
-import { existsSync, readFileSync, writeFileSync } from "node:fs";
-import { afterAll, describe, expect, test } from "vitest";
+import { describe, expect, test } from "vitest";
 import * as define from "../../formats/define/index.ts";
 import {
   allFormats,
@@ -15,15 +14,9 @@ import {
 } from "../../formats/index.ts";
 import { nearest } from "../../formats/registry.ts";
 import { dequantize, quantize, tensor } from "../../src/index.ts";
-import { digest, numbers, POLICIES } from "../helpers/digest.ts";
+import { digest, holder, numbers, POLICIES } from "../helpers/digest.ts";
 
-const path = new URL("../fixtures/formats/families.json", import.meta.url);
-const update = process.env.UPDATE_STABILITY === "1";
-const known = existsSync(path) ? (JSON.parse(readFileSync(path, "utf8")) as Record<string, string>) : {};
-const made: Record<string, string> = {};
-afterAll(() => {
-  if (update) writeFileSync(path, `${JSON.stringify(made, null, 1)}\n`);
-});
+const { hold } = holder<string>("families.json");
 
 /** The code of an error, or the type of one that is none of ours: their words may change. */
 const codeOf = <T>(run: () => T): T | string => {
@@ -46,10 +39,7 @@ function sketch(f: NumberFormat): unknown[] {
     ...[POLICIES[0], POLICIES[3], POLICIES[9], POLICIES[11]].flatMap((options) => list.map((x) => codeOf(() => f.encode(x, options)))),
   ]; // prettier-ignore
 }
-const held = (name: string, feed: (add: (...values: unknown[]) => void) => void): void => {
-  made[name] = digest(feed);
-  if (!update) expect(made[name], name).toBe(known[name]);
-};
+const held = (name: string, feed: (add: (...values: unknown[]) => void) => void): void => hold(name, digest(feed));
 const scalar = (add: (...values: unknown[]) => void, run: () => NumberFormat): void => {
   const f = codeOf(run);
   if (typeof f === "string") add(f);

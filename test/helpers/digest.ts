@@ -1,8 +1,10 @@
 // Digests of what formats give, and the numbers and policies at which encoders differ: for tests that hold on to all
 // outputs at once.
 import { createHash } from "node:crypto";
+import { existsSync, readFileSync, writeFileSync } from "node:fs";
+import { afterAll, expect } from "vitest";
 import { isLowbitError, type EncodeOptions, type NumberFormat } from "../../formats/index.ts";
-import { random } from "./random.ts";
+import { awkwardBlock, random } from "./random.ts";
 
 /** Sixteen digits of what is fed to it: text, numbers with the sign of zero, bytes. */
 export function digest(feed: (add: (...values: unknown[]) => void) => void): string {
@@ -74,3 +76,32 @@ export const POLICIES: EncodeOptions[] = [
   ...(["inf", "nan", "error", "wrap"] as const).map((overflow) => ({ overflow, nan: "max" as const })),
   { infinity: "keep", nan: "zero" }, { infinity: "overflow", overflow: "saturate", nan: "error" }, { rounding: "stochastic", random: () => 0.3, overflow: "saturate" },
 ] as EncodeOptions[]; // prettier-ignore
+
+/** Rows of blocks of every kind. */
+export function rowsOf(rows: number, k: number, seed: number): Float32Array {
+  const rng = random(seed);
+  const x = new Float32Array(rows * k);
+  for (let at = 0, kind = seed; at < x.length; at += 16, kind++) x.set(awkwardBlock(rng, 16, kind).subarray(0, x.length - at), at);
+  return x;
+}
+
+/**
+ * Compares digests with those of a fixture of test/fixtures/formats; with UPDATE_STABILITY=1 they are written there
+ * after all tests instead.
+ */
+export function holder<T>(fixture: string): { hold(name: string, digests: T): void; readonly names: readonly string[] } {
+  const path = new URL(`../fixtures/formats/${fixture}`, import.meta.url);
+  const update = process.env.UPDATE_STABILITY === "1";
+  const known = new Map(existsSync(path) ? Object.entries(JSON.parse(readFileSync(path, "utf8")) as Record<string, T>) : []);
+  const made: Record<string, T> = {};
+  afterAll(() => {
+    if (update) writeFileSync(path, `${JSON.stringify(made, null, 2)}\n`);
+  });
+  return {
+    hold(name, digests) {
+      made[name] = digests;
+      if (!update) expect(digests, name).toEqual(known.get(name));
+    },
+    names: update ? [] : [...known.keys()],
+  };
+}
