@@ -28,6 +28,28 @@ export interface ActivationSpec {
 /** 1.5 * 2^23: a float32 of this size holds integers only. */
 const ROUND = 12582912;
 
+const DOT = "i32x4.relaxed_dot_i8x16_i7x16_add_s";
+
+/** Bits of 2^-100 and 2^100: quotients by scales between are finite and at most the largest code. */
+const [LEAST_SCALE, MOST_SCALE] = [0x0d800000, 0x71800000];
+
+/** Orders of lanes that bring all four together in two steps. */
+const HALVES = [[2, 3, 0, 1], [1, 0, 3, 2]] as const; // prettier-ignore
+
+const laneBytes = (lanes: readonly number[]): number[] => lanes.flatMap((lane) => [0, 1, 2, 3].map((byte) => 4 * lane + byte));
+
+/** Runs over the vectors from `at` to `end`, four at a time and the rest one by one. */
+function vectors(f: FunctionBuilder, at: Local, end: Local, each: (count: 1 | 4) => void): void {
+  f.while(f.op("i32.ge_s", f.op("i32.sub", end, at), f.i32(64)), () => {
+    each(4);
+    f.bump(at, 64);
+  });
+  f.while(f.op("i32.lt_u", at, end), () => {
+    each(1);
+    f.bump(at, 16);
+  });
+}
+
 /**
  * The scale of the group of floats from `x` to `end`: amax / max; NaN or infinite where the group is. `at` and `amax`
  * are overwritten.
@@ -35,21 +57,12 @@ const ROUND = 12582912;
 export function groupScale(f: FunctionBuilder, x: Local, at: Local, end: Local, amax: Local, max: number | Local): Emit {
   f.set(amax, f.v128f32(0));
   f.set(at, x);
-  f.doWhile(
-    () => {
-      // magnitudes compare as integers, NaN above infinity above the rest
-      f.set(amax, f.op("i32x4.max_u", amax, f.op("f32x4.abs", f.load("v128.load", at))));
-      f.bump(at, 16);
-    },
-    f.op("i32.lt_u", at, end),
-  );
-  for (const lanes of [
-    [2, 3, 0, 1],
-    [1, 0, 3, 2],
-  ]) {
-    const bytes = lanes.flatMap((lane) => [0, 1, 2, 3].map((b) => 4 * lane + b));
-    f.set(amax, f.op("i32x4.max_u", amax, f.shuffle(bytes, amax, amax)));
-  }
+  vectors(f, at, end, (count) => {
+    // magnitudes compare as integers, NaN above infinity above the rest
+    for (let i = 0; i < count; i++)
+      f.set(amax, f.op("i32x4.max_u", amax, f.op("v128.and", f.load("v128.load", at, 16 * i), f.constant32(0x7fffffff))));
+  });
+  for (const lanes of HALVES) f.set(amax, f.op("i32x4.max_u", amax, f.shuffle(laneBytes(lanes), amax, amax)));
   return f.op("f32.div", f.lane("f32x4.extract_lane", 0, amax), typeof max === "number" ? f.f32(max) : max);
 }
 
@@ -72,16 +85,75 @@ export function activationModule(spec: ActivationSpec): Uint8Array<ArrayBuffer> 
   const { header: codes, quad } = activationRecord({ ...spec, group: 4 });
   const { mr, activationBits } = spec;
   const narrow = activationMax(spec.codeBits);
+  const bytes = spec.style !== "simd" && activationBits === 8;
+  /** Codes are two planes of bytes. */
+  const planes = spec.style !== "simd" && activationBits === 16;
   const m = new ModuleBuilder({ shared: spec.shared });
   // one row of a tile; `header` = record + 4 r, `data` = record + r * quad bytes
   const quantize = m.func(null, Array<"i32">(spec.mixed ? 8 : 7).fill("i32"), [], (f) => {
     const [x, header, data, groups, width, record, factor] = [0, 1, 2, 3, 4, 5, 6].map((i) => f.param(i));
     const wide = spec.mixed ? { left: f.param(7), max: f.local("f32"), max4: f.local("v128") } : null;
     const [end, at, out, lowSum, highSum] = f.locals("i32", 5);
-    const [amax, q, low, high, sums, highSums, scale4] = f.locals("v128", 7);
+    const [amax, low, high, sums, highSums, scale4] = f.locals("v128", 6);
+    const q = f.locals("v128", 4);
     const scale = f.local("f32");
-    const total4 = (v: typeof amax): Emit =>
-      [0, 1, 2, 3].map((i): Emit => f.lane("i32x4.extract_lane", i, v)).reduce((a, b) => f.op("i32.add", a, b));
+    const bytesOf = (v: Local): Emit => {
+      const words = f.op("i16x8.narrow_i32x4_s", v, v);
+      return f.lane("i32x4.extract_lane", 0, f.op("i8x16.narrow_i16x8_s", words, words));
+    };
+    /** Stores the codes of vectors side by side, and adds them up. */
+    const put = (vectors: readonly Local[]): void => {
+      if (bytes && vectors.length === 4) {
+        const [a, b, c, d] = vectors;
+        f.set(low, f.op("i8x16.narrow_i16x8_s", f.op("i16x8.narrow_i32x4_s", a, b), f.op("i16x8.narrow_i32x4_s", c, d)));
+        f.set(sums, f.op(DOT, low, f.constant8(1), sums));
+        vectors.forEach((_, i) => f.run(f.loadLane("v128.store32_lane", out, codes + i * quad * mr, i, low)));
+        return;
+      }
+      vectors.forEach((v, i) => {
+        const offset = codes + i * quad * mr;
+        if (bytes || spec.style === "simd") f.set(sums, f.op("i32x4.add", sums, v));
+        if (spec.style === "simd") {
+          // pairs (k, k + 2) and (k + 1, k + 3) meet the even and odd bytes of the weights
+          const words = spec.inOrder ? [0, 1, 4, 5, 8, 9, 12, 13] : [0, 1, 8, 9, 4, 5, 12, 13];
+          f.run(f.loadLane("v128.store64_lane", out, offset, 0, f.shuffle([...words, ...words], v, v)));
+        } else if (bytes) f.store("i32.store", out, offset, bytesOf(v));
+        else {
+          f.set(high, f.op("i32x4.shr_s", f.op("i32x4.add", v, f.constant32(128)), f.i32(8)));
+          f.set(low, f.op("i32x4.sub", v, f.op("i32x4.shl", high, f.i32(8))));
+          f.set(sums, f.op("i32x4.add", sums, low));
+          f.set(highSums, f.op("i32x4.add", highSums, high));
+          f.store("i32.store", out, offset, bytesOf(low));
+          f.store("i32.store", out, offset + 4, bytesOf(high));
+        }
+      });
+    };
+    /** Codes where nothing needs to be caught: `roundCodes` without its comparisons. */
+    const writeQuick = (): void =>
+      vectors(f, at, end, (count) => {
+        const own = q.slice(0, count);
+        own.forEach((v, i) => {
+          f.set(v, f.op("f32x4.div", f.load("v128.load", at, 16 * i), scale4));
+          f.set(v, f.op("i32x4.sub", f.op("f32x4.add", v, f.constantF32(ROUND)), f.constantF32(ROUND)));
+        });
+        put(own);
+        f.bump(out, count * quad * mr);
+      });
+    const writeSlow = (): void =>
+      f.doWhile(
+        () => {
+          roundCodes(f, q[0], at, scale4, wide?.max4 ?? narrow);
+          put([q[0]]);
+          f.bump(at, 16);
+          f.bump(out, quad * mr);
+        },
+        f.op("i32.lt_u", at, end),
+      );
+    /** The sum of four lanes; v is overwritten. */
+    const total = (v: Local): Emit => {
+      for (const lanes of HALVES) f.set(v, f.op("i32x4.add", v, f.shuffle(laneBytes(lanes), v, v)));
+      return f.lane("i32x4.extract_lane", 0, v);
+    };
     f.while(f.op("i32.gt_s", groups, f.i32(0)), () => {
       f.set(end, f.op("i32.add", x, width));
       if (wide !== null) {
@@ -93,47 +165,18 @@ export function activationModule(spec: ActivationSpec): Uint8Array<ArrayBuffer> 
       f.set(scale, groupScale(f, x, at, end, amax, wide?.max ?? narrow));
       f.set(scale4, f.op("f32x4.splat", scale));
       f.set(sums, f.v128i32(0));
-      f.set(highSums, f.v128i32(0));
+      if (planes) f.set(highSums, f.v128i32(0));
       f.set(at, x);
       f.set(out, data);
-      f.doWhile(
-        () => {
-          roundCodes(f, q, at, scale4, wide?.max4 ?? narrow);
-          const bytesOf = (v: typeof q): Emit => {
-            const words = f.op("i16x8.narrow_i32x4_s", v, v);
-            return f.lane("i32x4.extract_lane", 0, f.op("i8x16.narrow_i16x8_s", words, words));
-          };
-          if (spec.style === "simd") {
-            f.set(sums, f.op("i32x4.add", sums, q));
-            // pairs (k, k + 2) and (k + 1, k + 3) meet the even and odd bytes of the weights
-            const words = spec.inOrder ? [0, 1, 4, 5, 8, 9, 12, 13] : [0, 1, 8, 9, 4, 5, 12, 13];
-            const pairs = f.shuffle([...words, ...words], q, q);
-            f.set(low, pairs);
-            f.store("i32.store", out, codes, f.lane("i32x4.extract_lane", 0, low));
-            f.store("i32.store", out, codes + 4, f.lane("i32x4.extract_lane", 1, low));
-          } else if (activationBits === 8) {
-            f.set(sums, f.op("i32x4.add", sums, q));
-            f.store("i32.store", out, codes, bytesOf(q));
-          } else {
-            f.set(high, f.op("i32x4.shr_s", f.op("i32x4.add", q, f.constant32(128)), f.i32(8)));
-            f.set(low, f.op("i32x4.sub", q, f.op("i32x4.shl", high, f.i32(8))));
-            f.set(sums, f.op("i32x4.add", sums, low));
-            f.set(highSums, f.op("i32x4.add", highSums, high));
-            f.store("i32.store", out, codes, bytesOf(low));
-            f.store("i32.store", out, codes + 4, bytesOf(high));
-          }
-          f.bump(at, 16);
-          f.bump(out, quad * mr);
-        },
-        f.op("i32.lt_u", at, end),
-      );
-      f.set(lowSum, total4(sums));
-      f.set(highSum, total4(highSums));
-      const total = f.op("i32.add", lowSum, f.op("i32.shl", highSum, f.i32(8)));
+      const above = f.op("i32.sub", f.op("i32.reinterpret_f32", scale), f.i32(LEAST_SCALE));
+      f.if(f.op("i32.lt_u", above, f.i32(MOST_SCALE - LEAST_SCALE)), writeQuick, writeSlow);
+      f.set(lowSum, total(sums));
+      if (planes) f.set(highSum, total(highSums));
+      const all = planes ? f.op("i32.add", lowSum, f.op("i32.shl", highSum, f.i32(8))) : lowSum;
       f.store("f32.store", header, 0, scale);
-      f.store("i32.store", header, 4 * mr, f.op("i32.mul", spec.totals ? total : lowSum, factor));
-      f.store("i32.store", header, 8 * mr, f.op("i32.mul", highSum, factor));
-      f.store("f32.store", header, 12 * mr, f.op("f32.mul", f.op("f32.convert_i32_s", total), scale));
+      f.store("i32.store", header, 4 * mr, f.op("i32.mul", spec.totals ? all : lowSum, factor));
+      f.store("i32.store", header, 8 * mr, planes ? f.op("i32.mul", highSum, factor) : f.i32(0));
+      f.store("f32.store", header, 12 * mr, f.op("f32.mul", f.op("f32.convert_i32_s", all), scale));
       f.set(x, end);
       f.bump(header, record);
       f.bump(data, record);
