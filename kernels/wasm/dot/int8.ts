@@ -17,6 +17,11 @@ export interface Int8Spec {
    * instead of .67).
    */
   readonly unroll: 1 | 4;
+  /**
+   * Sums become float32 before they leave the registers (style "dot"): plus an int32 a column, times a factor a column,
+   * plus a bias, within bounds. Default: they stay int32.
+   */
+  readonly scaled?: { readonly bias: boolean; readonly bounded: boolean };
   readonly shared: boolean;
 }
 
@@ -31,11 +36,15 @@ export const INT8_ROWS = { dot: 6, simd: 4 } as const;
 /** Rows of A per pass: their part of a chunk stays in the second-level cache. */
 export const INT8_SLAB = 128;
 
+/** What every product takes. */
+export const INT8_SUMS_ARGUMENTS = ["a", "w", "c", "ldc", "quads", "tiles", "aStride", "rowSums", "columnSums"] as const;
+
 /**
- * Arguments of `work`, i32 each; `rowSums` and `columnSums` are read by style "dot" only. Its items are blocks of 16
- * rows of W.
+ * Arguments of `work`, i32 each; `rowSums` and `columnSums` are read by style "dot" only, those after them by scaled
+ * sums: addresses of what is given a column, bits of bounds, and the last row of c, which the rows of the last tile
+ * beyond it share. Its items are blocks of 16 rows of W.
  */
-export const INT8_ARGUMENTS = ["a", "w", "c", "ldc", "quads", "tiles", "aStride", "rowSums", "columnSums"] as const;
+export const INT8_ARGUMENTS = [...INT8_SUMS_ARGUMENTS, "offsets", "factors", "bias", "low", "high", "lastRow"] as const;
 
 /** Bytes of one quad of one row of A as packed. */
 export const int8Quad = (style: "dot" | "simd"): number => (style === "dot" ? 4 : 8);
@@ -43,12 +52,17 @@ export const int8Quad = (style: "dot" | "simd"): number => (style === "dot" ? 4 
 const DOT = "i32x4.relaxed_dot_i8x16_i7x16_add_s";
 
 const TILE_PARAMETERS = ["a", "b", "c", "ldc", "quads", "tiles", "aStride", "fresh", "rowSums", "columnSums"] as const;
+/** Of scaled sums: whether the chunk is the last, the last row of c and bytes from the first column, the job's arguments. */
+const SCALED_PARAMETERS = [...TILE_PARAMETERS, "last", "lastRow", "column", "args"] as const;
+
+const argument = (f: FunctionBuilder, args: Local, name: (typeof INT8_ARGUMENTS)[number]): Emit =>
+  f.load("i32.load", args, 4 * INT8_ARGUMENTS.indexOf(name));
 
 /**
  * The tile function: c[mr][16] += products for `tiles` tiles of A, aStride bytes apart; b is the block's bytes (dot) or
  * its widened panel (simd). 8 of its rows at a time, both while a tile of A is in the first-level cache. `fresh`: c is
  * not read, it starts at zero (simd), or at -128 times the sum of a row of A and, where A is unsigned, 128 times that
- * of a row of W (dot).
+ * of a row of W (dot). `last`: scaled sums leave as float32.
  */
 function writeTile(f: FunctionBuilder, spec: Int8Spec): void {
   const { mr, style, unroll } = spec;
@@ -79,8 +93,14 @@ function writeTile(f: FunctionBuilder, spec: Int8Spec): void {
     f.bump(b, count * stride);
     f.bump(quads, -count);
   };
+  const { scaled } = spec;
+  const [last, lastRow, column, args] = scaled === undefined ? [] : [10, 11, 12, 13].map((i) => f.param(i));
+  const finish = scaled === undefined ? null : { ...scaled, args, column, factor: f.local("v128"), bias4: f.local("v128"), at: f.local("i32") }; // prettier-ignore
+  const leave = (): void => acc.forEach((_, i) => acc[mr - 1 - i].forEach((v, j) => f.store("v128.store", rows[mr - 1 - i], 16 * j, v)));
   f.doWhile(() => {
     for (let r = 1; r < mr; r++) f.set(rows[r], f.op("i32.add", rows[r - 1], ldc));
+    if (scaled !== undefined)
+      for (let r = 1; r < mr; r++) f.set(rows[r], f.op("select", rows[r], lastRow, f.op("i32.lt_u", rows[r], lastRow)));
     f.set(half, f.i32(0));
     f.doWhile(
       () => {
@@ -101,7 +121,9 @@ function writeTile(f: FunctionBuilder, spec: Int8Spec): void {
         );
         if (unroll > 1) f.while(f.op("i32.ge_s", quads, f.i32(unroll)), () => step(unroll));
         f.while(f.op("i32.gt_s", quads, f.i32(0)), () => step(1));
-        each((r, j) => f.store("v128.store", rows[r], 16 * j, acc[r][j]));
+        if (finish !== null) f.if(last, () => writeScaled(f, acc, half, finish));
+        // rows beyond the last one share its place: it is stored after them
+        leave();
         for (const row of rows) f.bump(row, 32);
         f.bump(half, 32);
       },
@@ -112,6 +134,38 @@ function writeTile(f: FunctionBuilder, spec: Int8Spec): void {
     f.set(c, f.op("i32.add", rows[mr - 1], f.op("i32.sub", ldc, f.i32(64))));
     f.bump(tiles, -1);
   }, f.get(tiles));
+}
+
+interface Scaling {
+  readonly bias: boolean;
+  readonly bounded: boolean;
+  readonly args: Local;
+  /** Bytes from the first column to the block. */
+  readonly column: Local;
+  readonly factor: Local;
+  readonly bias4: Local;
+  readonly at: Local;
+}
+
+/** Sums of 8 columns, `half` bytes into the block, to float32: the steps of ../conv/finish.ts. */
+function writeScaled(f: FunctionBuilder, acc: readonly (readonly Local[])[], half: Local, by: Scaling): void {
+  const { bias, bounded, args, column, factor, bias4, at } = by;
+  const load = (name: "offsets" | "factors" | "bias", j: number): Emit =>
+    f.load("v128.load", f.op("i32.add", argument(f, args, name), at), 16 * j);
+  const word = (name: "low" | "high"): Emit => f.load("v128.load32_splat", args, 4 * INT8_ARGUMENTS.indexOf(name));
+  f.set(at, f.op("i32.add", column, half));
+  acc[0].forEach((_, j) => {
+    const own = acc.map((row) => row[j]);
+    f.set(factor, load("offsets", j));
+    for (const v of own) f.set(v, f.op("f32x4.convert_i32x4_s", f.op("i32x4.add", v, factor)));
+    f.set(factor, load("factors", j));
+    if (bias) f.set(bias4, load("bias", j));
+    for (const v of own) f.set(v, bias ? f.op("f32x4.add", f.op("f32x4.mul", v, factor), bias4) : f.op("f32x4.mul", v, factor));
+  });
+  if (!bounded) return;
+  f.set(factor, word("low"));
+  f.set(bias4, word("high"));
+  for (const v of acc.flat()) f.set(v, f.op("f32x4.pmin", bias4, f.op("f32x4.pmax", factor, v)));
 }
 
 /** widen(w, panel, quads): bytes of 16 rows x 4 k to i16: 4 vectors of even k, 4 of odd k. */
@@ -137,14 +191,16 @@ function writeWiden(f: FunctionBuilder): void {
 export function int8Module(spec: Int8Spec): Uint8Array<ArrayBuffer> {
   const m = new ModuleBuilder({ shared: spec.shared });
   const { mr, style } = spec;
-  const tile = m.func("tile", new Array<"i32">(TILE_PARAMETERS.length).fill("i32"), [], (f) => writeTile(f, spec));
+  const parameters = spec.scaled === undefined ? TILE_PARAMETERS : SCALED_PARAMETERS;
+  const tile = m.func("tile", new Array<"i32">(parameters.length).fill("i32"), [], (f) => writeTile(f, spec));
   const widen = style === "simd" ? m.func("widen", ["i32", "i32", "i32"], [], writeWiden) : null;
   writeWork(m, (f, args, panel) => {
-    const field = (name: (typeof INT8_ARGUMENTS)[number]): Emit => f.load("i32.load", args, 4 * INT8_ARGUMENTS.indexOf(name));
+    const field = (name: (typeof INT8_ARGUMENTS)[number]): Emit => argument(f, args, name);
     const [w, c, left, first, count, a, at] = f.locals("i32", 7);
     return (block) => {
+      const column = f.op("i32.shl", block, f.i32(6));
       f.set(w, f.op("i32.add", field("w"), f.op("i32.mul", block, f.op("i32.shl", field("quads"), f.i32(6)))));
-      f.set(c, f.op("i32.add", field("c"), f.op("i32.shl", block, f.i32(6))));
+      f.set(c, f.op("i32.add", field("c"), column));
       f.set(left, field("quads"));
       f.set(first, f.i32(0));
       f.while(f.op("i32.gt_s", left, f.i32(0)), () => {
@@ -155,7 +211,7 @@ export function int8Module(spec: Int8Spec): Uint8Array<ArrayBuffer> {
           f.set(at, panel);
         }
         f.set(a, f.op("i32.add", field("a"), f.op("i32.mul", first, f.i32(mr * int8Quad(style)))));
-        const given: Record<(typeof TILE_PARAMETERS)[number], Operand> = {
+        const given: Record<(typeof SCALED_PARAMETERS)[number], Operand> = {
           a,
           b: at,
           c,
@@ -165,9 +221,13 @@ export function int8Module(spec: Int8Spec): Uint8Array<ArrayBuffer> {
           aStride: field("aStride"),
           fresh: f.op("i32.eqz", first),
           rowSums: field("rowSums"),
-          columnSums: f.op("i32.add", field("columnSums"), f.op("i32.shl", block, f.i32(6))),
+          columnSums: f.op("i32.add", field("columnSums"), column),
+          last: f.op("i32.eq", count, left),
+          lastRow: f.op("i32.add", field("lastRow"), column),
+          column,
+          args,
         };
-        f.run(f.call(tile, ...TILE_PARAMETERS.map((name) => given[name])));
+        f.run(f.call(tile, ...parameters.map((name) => given[name])));
         f.bump(first, count);
         f.set(left, f.op("i32.sub", left, count));
       });

@@ -79,7 +79,7 @@ function* activationVariants(): Iterable<KernelVariant> {
               const words = [totals && "totals", inOrder && "ordered", mixed && "mixed"].filter(Boolean);
               yield {
                 name: [`f32_a${codeBits}_quantize_${mr}__wasmsimd_${style}`, ...words].join("_"),
-                relaxed: false,
+                relaxed: style !== "simd" && codeBits < 16,
                 build: () => activationModule(spec),
               };
             }
@@ -92,6 +92,14 @@ function* int8Variants(): Iterable<KernelVariant> {
         const spec = { style, unsigned, mr, shared: false };
         const name = `${unsigned ? "u" : "a"}8_s32_int8_gemm_${mr}x8__${style === "dot" ? "wasmrelaxedsimd" : "wasmsimd"}_${style}`;
         yield { name, relaxed: style === "dot", build: () => int8Module({ ...spec, unroll: 4 }) };
+        if (style === "dot")
+          for (const bias of [false, true])
+            for (const bounded of [false, true])
+              yield {
+                name: [name, "scaled", bias && "bias", bounded && "bounded"].filter(Boolean).join("_"),
+                relaxed: true,
+                build: () => int8Module({ ...spec, unroll: 4, scaled: { bias, bounded } }),
+              };
         if (style === "simd") yield { name: `${name}_quad`, relaxed: false, build: () => int8Module({ ...spec, unroll: 1 }) };
         yield { name: `${unsigned ? "u" : "a"}8_pack_${mr}__wasmsimd_${style}`, relaxed: false, build: () => int8PackModule(spec) };
       }
@@ -114,7 +122,7 @@ export const dotKernels: readonly KernelFamily[] = [
   },
   {
     name: "int8",
-    computes: "int8 or uint8 x int8 -> int32",
+    computes: "int8 or uint8 x int8 -> int32, or float32 by scales of columns",
     file: "kernels/wasm/dot/int8.ts",
     families: [int8, int8Pack],
     variants: int8Variants,

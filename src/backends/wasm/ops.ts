@@ -1,7 +1,7 @@
 // Operations of the WebAssembly backend beside packed products: integer products and the Walsh-Hadamard transform.
 import { hadamard } from "../../../kernels/wasm/convert/hadamard.ts";
 import {
-  INT8_ARGUMENTS,
+  INT8_SUMS_ARGUMENTS,
   INT8_CHUNK,
   INT8_PACK_ARGUMENTS,
   INT8_ROWS,
@@ -103,7 +103,7 @@ export function prepareInteger(runtime: Runtime, w: Int8Array, n: number, k: num
           space,
           built,
           blocks,
-          Int32Array.from(INT8_ARGUMENTS, (name) => values[name]),
+          Int32Array.from(INT8_SUMS_ARGUMENTS, (name) => values[name]),
           style === "simd" ? 128 * INT8_CHUNK : 0,
         );
       }

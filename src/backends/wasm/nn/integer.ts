@@ -273,9 +273,19 @@ interface PackedColumns {
   readonly columnSums: number;
 }
 
+/** Where float32 results go instead of sums, and what they are made of. */
+interface ScaledPlaces {
+  readonly y: number;
+  readonly offsets: number;
+  readonly factors: number;
+  readonly bias: number;
+  readonly finished: Finished;
+}
+
 interface SumsPlan {
   readonly scratchBytes: number;
-  place(at: { readonly x: number; readonly scratch: number }, unsigned: boolean): IntegerSums;
+  /** `scaled`: for style "dot" and whole blocks of columns. */
+  place(at: { readonly x: number; readonly scratch: number }, unsigned: boolean, scaled?: ScaledPlaces): IntegerSums;
 }
 
 /** Exact sums of m rows of codes by packed weights. */
@@ -290,33 +300,43 @@ function sumsPlan(memory: EngineMemory, { style, k, n, w, columnSums }: PackedCo
   const parts = { a: align(tiles * aStride), rowSums: align(4 * padded), sums: align(4 * padded), c: 4 * padded * stride };
   return {
     scratchBytes: parts.a + parts.rowSums + parts.sums + parts.c,
-    place(at, unsigned) {
+    place(at, unsigned, scaled) {
       const a = at.scratch;
       const rowSums = a + parts.a;
       const rowTerms = rowSums + parts.rowSums;
-      const c = rowTerms + parts.sums;
+      const [c, ldc] = scaled === undefined ? [rowTerms + parts.sums, 4 * stride] : [scaled.y, 4 * n];
       const rowsSpec = { style, unsigned, mr, shared } as const;
       const packing = rowsJob({ x: at.x, m, k, zero: 0, a, rowSums, sums: rowTerms }, rowsSpec);
       const unroll = memory.features.relaxed ? 4 : 1;
-      const built = memory.kernel(int8, { ...rowsSpec, unroll });
+      const { low, high } = scaled === undefined ? { low: 0, high: 0 } : bounds(scaled.finished);
+      const bounded = low > -Infinity || high < Infinity;
+      const how = scaled === undefined ? {} : { scaled: { bias: scaled.finished.bias, bounded } };
+      const built = memory.kernel(int8, { ...rowsSpec, unroll, ...how });
+      const [lowBits, highBits] = new Int32Array(Float32Array.of(low, high).buffer);
       const slab = Math.ceil(INT8_SLAB / mr);
       const jobs: KernelJob[] = [{ kernel: memory.kernel(codeRows, rowsSpec), ...packing, panelBytes: 0 }];
       for (let from = 0; from < tiles; from += slab) {
         const values = {
           a: a + from * aStride,
           w,
-          c: c + 4 * from * mr * stride,
-          ldc: 4 * stride,
+          c: c + from * mr * ldc,
+          ldc,
           quads,
           tiles: Math.min(slab, tiles - from),
           aStride,
           rowSums: rowSums + 4 * from * mr,
           columnSums,
+          offsets: scaled?.offsets ?? 0,
+          factors: scaled?.factors ?? 0,
+          bias: scaled?.bias ?? 0,
+          low: lowBits,
+          high: highBits,
+          lastRow: c + (m - 1) * ldc,
         };
         const args = Int32Array.from(INT8_ARGUMENTS, (name) => values[name]);
         jobs.push({ kernel: built, items: blocks, args, panelBytes: style === "simd" ? 128 * INT8_CHUNK : 0 });
       }
-      return { jobs, c, cStep: 4 * stride, rowTerms, setZero: (za) => void (packing.args[ROWS_ZERO] = za) };
+      return { jobs, c, cStep: ldc, rowTerms, setZero: (za) => void (packing.args[ROWS_ZERO] = za) };
     },
   };
 }
@@ -378,6 +398,9 @@ export function packMatrix(memory: EngineMemory, rows: Int8Array, n: number, k: 
           if (style === "dot") for (let j = 0; j < n; j++) into[j] -= za * sums[j];
         },
         jobs(at, unsigned, finished) {
+          // sums of whole blocks leave the registers as what is asked for
+          if (style === "dot" && isCentred && n % 16 === 0 && finished.to === "float32")
+            return plan.place(at, unsigned, { ...at, finished });
           const { jobs, c, cStep, rowTerms, setZero } = plan.place(at, unsigned);
           const sumsSpec = { to: finished.to, bias: finished.bias, zeros: !isCentred, shared: memory.shared };
           const last = sumsJob({ m, n, c, cStep, y: at.y, offsets: at.offsets, zeros: zeroAt, factors: at.factors, bias: at.bias, sums: rowTerms, ...bounds(finished) }); // prettier-ignore

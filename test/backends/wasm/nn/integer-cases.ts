@@ -140,6 +140,14 @@ export const PRODUCTS: readonly (readonly [number, number, number])[] = [
   [6, 3, 40],
 ];
 
+/** Whole blocks of columns, whose sums leave as float32: one row, tiles of all heights, chunks of k, parts of rows. */
+export const WHOLE_BLOCKS: readonly (readonly [number, number, number])[] = [
+  [1, 5, 16],
+  [7, 96, 32],
+  [11, 1030, 48],
+  [140, 516, 16],
+];
+
 export const NAMED: [string, ConvCase][] = [
   ["1 x 1, a plane of one row", { ...base, kernel: [1, 1], channels: 30, outputs: 13, groups: 1 }],
   ["3 x 3, padded", { ...base, pads: [[1, 1], [1, 1]], channels: 5, outputs: 9, groups: 1 }],

@@ -7,7 +7,7 @@ import { tensor } from "../../../../src/index.ts";
 import { prune } from "../../../../src/quantize/index.ts";
 import { wasmWith } from "../../../../src/backends/wasm/backend.ts";
 import { engineMemory } from "../../../../src/backends/wasm/memory.ts";
-import { checkAny, checkConv, checkProduct, FINISHES, NAMED, PRODUCTS, rng } from "./integer-cases.ts";
+import { checkAny, checkConv, checkProduct, FINISHES, NAMED, PRODUCTS, rng, WHOLE_BLOCKS } from "./integer-cases.ts";
 
 /** Whether the second operand's bytes are signed: kernels are printed when they are first run. */
 const meaning = vi.hoisted(() => ({ signed: false }));
@@ -29,7 +29,7 @@ describe.each(engines)("$dot", ({ dot, backend }) => {
     const memory = engineMemory(backend);
     for (const [, c] of NAMED) FINISHES.forEach((finish, f) => checkConv(memory, { ...c, unsigned: f % 2 === 0, finish }));
     for (let n = 0; n < 40; n++) checkAny(memory);
-    for (const [m, k, n] of PRODUCTS.slice(1, 4)) checkProduct(memory, m, k, n);
+    for (const [m, k, n] of [...PRODUCTS.slice(1, 4), ...WHOLE_BLOCKS]) checkProduct(memory, m, k, n);
   });
 
   it("sparse products: any columns, blocks of four rows, runs of four columns", () => {

@@ -3,7 +3,7 @@
 // as they are, as float32 and as codes; one thread and two; guards around what is written.
 import { describe, it } from "vitest";
 import { memories } from "./bench.ts";
-import { checkAny, checkConv, checkProduct, FINISHES, NAMED, PRODUCTS } from "./integer-cases.ts";
+import { checkAny, checkConv, checkProduct, FINISHES, NAMED, PRODUCTS, WHOLE_BLOCKS } from "./integer-cases.ts";
 
 const all = memories();
 
@@ -16,5 +16,5 @@ describe.each([0, 1])("memory %i", (i) => {
     for (let n = 0; n < 40; n++) checkAny(all[i]);
   });
 
-  it.each(PRODUCTS)("product %i x %i x %i", (m, k, n) => checkProduct(all[i], m, k, n));
+  it.each([...PRODUCTS, ...WHOLE_BLOCKS])("product %i x %i x %i", (m, k, n) => checkProduct(all[i], m, k, n));
 });
