@@ -52,7 +52,7 @@ export const int8Quad = (style: "dot" | "simd"): number => (style === "dot" ? 4 
 const DOT = "i32x4.relaxed_dot_i8x16_i7x16_add_s";
 
 const TILE_PARAMETERS = ["a", "b", "c", "ldc", "quads", "tiles", "aStride", "fresh", "rowSums", "columnSums"] as const;
-/** Of scaled sums: whether the chunk is the last, the last row of c and bytes from the first column, the job's arguments. */
+/** Of scaled sums: is the chunk the last, the last row of c and bytes from the first column, the job's arguments. */
 const SCALED_PARAMETERS = [...TILE_PARAMETERS, "last", "lastRow", "column", "args"] as const;
 
 const argument = (f: FunctionBuilder, args: Local, name: (typeof INT8_ARGUMENTS)[number]): Emit =>
