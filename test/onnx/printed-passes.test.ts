@@ -100,6 +100,8 @@ describe("pairs of layers, and what stands between them", () => {
     convolutions: { one: node("Conv", ["x", "w", "bias"], ["a"], {}, "one"), two: node("Conv", ["b", "v"], ["y"], {}, "two"), first: [8, 3, 3, 3], second: [4, 8, 1, 1], x: [1, 3, 8, 8] }, // prettier-ignore
     "convolutions, depthwise": { one: node("Conv", ["x", "w"], ["a"], {}, "one"), two: node("Conv", ["b", "v", "bias"], ["y"], { group: 8n }, "two"), first: [8, 3, 1, 1], second: [8, 1, 3, 3], x: [1, 3, 8, 8] }, // prettier-ignore
     "transposed convolutions": { one: node("ConvTranspose", ["x", "w", "bias"], ["a"], {}, "one"), two: node("ConvTranspose", ["b", "v"], ["y"], {}, "two"), first: [3, 8, 2, 2], second: [8, 4, 2, 2], x: [1, 3, 8, 8] }, // prettier-ignore
+    "convolutions, the second of groups": { one: node("Conv", ["x", "w", "bias"], ["a"], {}, "one"), two: node("Conv", ["b", "v"], ["y"], { group: 2n }, "two"), first: [8, 3, 1, 1], second: [6, 4, 1, 1], x: [1, 3, 8, 8] }, // prettier-ignore
+    "convolutions, dead channels": { one: node("Conv", ["x", "w", "bias"], ["a"], {}, "one"), two: node("Conv", ["b", "v"], ["y"], {}, "two"), first: [8, 3, 2, 2], second: [4, 8, 1, 1], x: [1, 3, 8, 8] }, // prettier-ignore
     Gemm: { one: node("Gemm", ["x", "w", "bias"], ["a"], { transB: 1n }, "one"), two: node("Gemm", ["b", "v"], ["y"], {}, "two"), first: [8, 6], second: [8, 5], x: [2, 6] }, // prettier-ignore
     MatMul: { one: node("MatMul", ["x", "w"], ["a"], {}, "one"), two: node("MatMul", ["b", "v"], ["y"], {}, "two"), first: [6, 8], second: [8, 5], x: [2, 3, 6] }, // prettier-ignore
   };
@@ -110,6 +112,11 @@ describe("pairs of layers, and what stands between them", () => {
     const wide = x.length === 4 ? [8, 1, 1] : [8];
     const positive = (seed: number, dims: number[]) => raw("", dims, weights(8, seed).map((v) => 1 + v)); // prettier-ignore
     const init = { w: uneven(first, 1), v: uneven(second, 2), bias: uneven([8], 3), slope: positive(4, wide), gains: positive(5, wide), g: positive(6, [8]), g2: positive(7, [8]), g3: positive(8, [8]), g4: positive(9, [8]), zero: raw("", [], Float32Array.of(0)), six: raw("", [], Float32Array.of(6)) }; // prettier-ignore
+    if (name.endsWith("dead channels")) {
+      new Float32Array(init.w.rawData.buffer, init.w.rawData.byteOffset, 96).fill(0, 24, 36);
+      const last = new Float32Array(init.v.rawData.buffer, init.v.rawData.byteOffset, 32);
+      for (let i = 5; i < 32; i += 8) last[i] = 0;
+    }
     let compared = 0;
     for (const [what, nodes] of Object.entries(between)) {
       const initializer = Object.entries(init).map(([title, tensor]) => ({ ...tensor, name: title }));
@@ -152,4 +159,60 @@ test("readers of a value: by input, as an output, from graphs inside nodes", () 
   expect(main.map((line) => line.slice(0, 2))).toEqual(expect.arrayContaining(["x:", "w:"]));
   for (const line of main) expect(line).toContain("if -1 ");
   expect(main.find((line) => line.startsWith("x"))).toContain("out 0 ");
+});
+
+describe("norms and streams of their own", () => {
+  const D = 8;
+  const gain = (name: string, seed: number) => raw(name, [D], weights(D, seed).map((v) => 1 + v)); // prettier-ignore
+  test("more norms stay than are named", async () => {
+    for (const n of [1, 5, 6, 7]) {
+      const names = Array.from({ length: n }, (_, i) => `n${i}`);
+      const bytes = encode(model(graph({ input: [value("x", T.FLOAT, [2, D])], output: names.map((name) => value(name, T.FLOAT, [])), initializer: names.map((name, i) => gain(`g${name}`, i + 1)), node: names.map((name) => node("LayerNormalization", ["x", `g${name}`], [name], {}, name)) }))); // prettier-ignore
+      for (const pass of ["fold-norm", "rotate"]) {
+        const opened = readModelBytes(bytes);
+        keep(opened, ...(await applyPasses(opened, [pass], { verify: false })));
+      }
+    }
+  });
+  const norms: Record<string, (x: string, out: string) => NodeProto[]> = {
+    LayerNormalization: (x, out) => [node("LayerNormalization", [x, `${out}g`, `${out}b`], [out], {}, out)],
+    SimplifiedLayerNormalization: (x, out) => [node("SimplifiedLayerNormalization", [x, `${out}g`], [out], {}, out)],
+  };
+  const starts: Record<string, NodeProto[]> = {
+    "made by a function": [node("MatMul", ["x", "w0"], ["t"], {}, "in"), node("Tanh", ["t"], ["h"], {}, "foreign")],
+    "the input itself": [node("Identity", ["x"], ["h"])],
+    "of a product": [node("MatMul", ["x", "w0"], ["h"], {}, "in")],
+    "scaled by one number": [node("MatMul", ["x", "w0"], ["t"], {}, "in"), node("Mul", ["t", "two"], ["h"])],
+    "with a position": [node("MatMul", ["x", "w0"], ["t"], {}, "in"), node("Add", ["t", "pos"], ["h"])],
+    "cast there and back": [node("MatMul", ["x", "w0"], ["t"], {}, "in"), node("Cast", ["t"], ["u"], { to: 1n }), node("Dropout", ["u"], ["h"])], // prettier-ignore
+    "of two products": [node("MatMul", ["x", "w0"], ["t"], {}, "in"), node("MatMul", ["x", "w1"], ["u"], {}, "in2"), node("Add", ["t", "u"], ["h"])], // prettier-ignore
+  };
+  const reads: Record<string, NodeProto[]> = {
+    nothing: [],
+    "a function": [node("Tanh", ["s"], ["z"], {}, "reader")],
+    "its shape": [node("Shape", ["s"], ["z"])],
+    "its size": [node("Size", ["s"], ["z"])],
+    "a mean": [node("ReduceMean", ["s"], ["z"], { axes: { ints: [1] } }, "mean")],
+  };
+  test.each(Object.keys(norms).flatMap((kind) => Object.keys(starts).map((start) => [kind, start])))(
+    "%s, a stream %s",
+    async (kind, start) => {
+      // prettier-ignore
+      const norm = norms[kind];
+      for (const [reader, more] of Object.entries(reads)) {
+        const nodes = [...starts[start], ...norm("h", "p"), node("MatMul", ["p", "wu"], ["up"], {}, "up"), node("Relu", ["up"], ["r"]), node("MatMul", ["r", "wd"], ["d"], {}, "down"), node("Add", ["h", "d"], ["s"], {}, "sum"), ...more, ...norm("s", "q"), node("MatMul", ["q", "wy"], ["y"], {}, "head")]; // prettier-ignore
+        const matrix = (name: string, k: number, n: number, seed: number) => raw(name, [k, n], weights(k * n, seed).map((v) => 4 * v)); // prettier-ignore
+        const initializer = [matrix("w0", D, D, 1), matrix("w1", D, D, 2), matrix("wu", D, 12, 3), matrix("wd", 12, D, 4), matrix("wy", D, 5, 5), gain("pg", 6), gain("qg", 7), raw("pb", [D], weights(D, 8)), raw("qb", [D], weights(D, 9)), raw("two", [], Float32Array.of(2)), raw("pos", [3, D], weights(3 * D, 10))]; // prettier-ignore
+        const bytes = encode(model(graph({ input: [value("x", T.FLOAT, [2, 3, D])], output: [value("y", T.FLOAT, []), ...(more.length > 0 ? [value("z", reader.startsWith("its") ? T.INT64 : T.FLOAT, [])] : [])], initializer, node: nodes }))); // prettier-ignore
+        const feeds = [{ x: { type: "float32", dims: [2, 3, D], data: weights(6 * D, 11).map((v) => 5 * v) } }];
+        for (const boundary of [false, true]) {
+          const opened = readModelBytes(bytes);
+          const reference = await referenceRun(opened, feeds);
+          const notes = await applyPasses(opened, [{ name: "rotate", block: 4, boundary }], { verify: false });
+          keep(opened, ...notes);
+          expect((await differenceFrom(reference, opened)).relative, `${reader} ${boundary}`).toBeLessThan(1e-4);
+        }
+      }
+    },
+  );
 });
