@@ -4,13 +4,14 @@ import { describe, expect, test } from "vitest";
 import { isSharedConstant, writeConstant } from "../../src/onnx/edit.ts";
 import { TensorProto_DataType } from "../../src/onnx/file/gen/onnx_pb.ts";
 import { readFloats } from "../../src/onnx/file/values.ts";
-import { buildScopes, collectNames, resolveConstant } from "../../src/onnx/graph/graph.ts";
+import { buildScopes, collectNames, constantResolver, constantView, resolveConstant } from "../../src/onnx/graph/graph.ts";
 import { raiseOpset } from "../../src/onnx/graph/opset.ts";
 import { modelLayers, readModelBytes, type Feeds } from "../../src/onnx/index.ts";
 import { boundTogether } from "../../src/onnx/shared-weights.ts";
 import { halfRange, halfValues } from "../../src/onnx/verify/range.ts";
 import type { Runtime } from "../../src/onnx/verify/runtimes.ts";
 import { T, encode, graph, model, node, raw, value, weights, type GraphInit } from "./build.ts";
+import { keepTexts } from "./kept.ts";
 
 const opened = (init: Partial<GraphInit>, opset = 17) =>
   readModelBytes(encode(model(graph({ input: [value("x", T.FLOAT, [2, 2])], output: [value("y", T.FLOAT, [])], initializer: [raw("w", [2, 2], weights(4)), raw("v", [2, 2], weights(4, 2))], node: [], ...init }), { opset }))); // prettier-ignore
@@ -124,4 +125,99 @@ describe("values beyond float16 in the float32 model", () => {
     const refusing: Runtime = { open: async () => { throw new Error("no"); } } as never; // prettier-ignore
     expect(await halfRange(refusing, { reference: reference(), model: half() }, feeds)).toBeNull();
   });
+});
+
+describe("constants behind nodes", () => {
+  /** Shape and numbers of a constant as every reader sees it. */
+  const seen = (nodes: ReturnType<typeof node>[], initializer: ReturnType<typeof raw>[], opset = 21): string => {
+    const m = opened({ node: nodes, initializer }, opset);
+    const [scope] = buildScopes(m);
+    const constant = constantResolver(m)(scope, "c");
+    if (constant === null) return "none";
+    const { data, shape, stride, offset } = constantView(m, constant);
+    const at = (index: number[]): number => data[index.reduce((sum, i, axis) => sum + i * stride[axis], offset)];
+    const all = shape.reduce<number[][]>(
+      (list, size) => list.flatMap((index) => Array.from({ length: size }, (_, i) => [...index, i])),
+      [[]],
+    );
+    return `${constant.dataType} [${shape}] ${all.map((index) => Number(at(index).toPrecision(6))).join(" ")}`;
+  };
+  const floats = (name: string, dims: number[], seed = 1) => raw(name, dims, Float32Array.from({ length: dims.reduce((a, b) => a * b, 1) }, (_, i) => (i + 1) * seed)); // prettier-ignore
+  const bytes = (name: string, dims: number[], type = T.INT8) => raw(name, dims, Int8Array.from({ length: dims.reduce((a, b) => a * b, 1) }, (_, i) => i - 3), type); // prettier-ignore
+  test("DequantizeLinear with scales and zero points of every shape", () => {
+    const lines: string[] = [];
+    for (const scale of [[], [1], [6], [4], [3], [1, 1], [2, 6], [4, 2], [4, 6], [1, 6], [4, 3]])
+      for (const axis of [undefined, 0, 1, -1, -2, 2])
+        for (const block of [0, 2, 3]) {
+          const attributes = {
+            ...(axis === undefined ? {} : { axis: BigInt(axis) }),
+            ...(block === 0 ? {} : { block_size: BigInt(block) }),
+          };
+          for (const zero of ["none", "same", "one"]) {
+            const zeros = zero === "none" ? [] : [bytes("z", zero === "same" ? scale : [])];
+            const inputs = ["q", "s", ...(zero === "none" ? [] : ["z"])];
+            lines.push(`[${scale}] ${axis} ${block} ${zero}: ${seen([node("DequantizeLinear", inputs, ["c"], attributes)], [bytes("q", [4, 6]), floats("s", scale), ...zeros])}`); // prettier-ignore
+          }
+        }
+    keepTexts(lines.join("\n"));
+    expect(lines.filter((line) => !line.endsWith("none")).length).toBeGreaterThan(40);
+  });
+  test("Dropout, Cast, moves, and what is no constant", () => {
+    const flag = (name: string, on: number) => raw(name, [], Uint8Array.of(on), T.BOOL);
+    const w = floats("w", [2, 3]);
+    const CASES: [string, ReturnType<typeof node>[], ReturnType<typeof raw>[], number?][] = [
+      ["Dropout", [node("Dropout", ["w"], ["c"])], [w]],
+      ["Dropout, empty training", [node("Dropout", ["w", "", ""], ["c"])], [w]],
+      ["Dropout of a ratio", [node("Dropout", ["w", "r"], ["c"])], [w, floats("r", [])]],
+      ["Dropout, no training", [node("Dropout", ["w", "r", "t"], ["c"])], [w, floats("r", []), flag("t", 0)]],
+      ["Dropout, training", [node("Dropout", ["w", "r", "t"], ["c"])], [w, floats("r", []), flag("t", 1)]],
+      ["Dropout, training asked for", [node("Dropout", ["w", "r", "x"], ["c"])], [w, floats("r", [])]],
+      ...["Cast to 1", "Cast to 10", "Cast to 11", "Cast to 16", "Cast to 7", "Cast to 6"].map((name): [string, ReturnType<typeof node>[], ReturnType<typeof raw>[]] => [name, [node("Cast", ["w"], ["c"], { to: BigInt(name.slice(8)) })], [w]]), // prettier-ignore
+      ...["FLOAT", "FLOAT16", "DOUBLE", "float16", "INT64", ""].map((name): [string, ReturnType<typeof node>[], ReturnType<typeof raw>[], number] => [`Cast to ${name}`, [node("Cast", ["w"], ["c"], { to: name })], [w], 5]), // prettier-ignore
+      ["Cast of integers", [node("Cast", ["i"], ["c"], { to: 1n })], [raw("i", [3], BigInt64Array.of(1n, -2n, 3n), T.INT64)]],
+      ["Cast of bytes", [node("Cast", ["q"], ["c"], { to: 10n })], [bytes("q", [2, 2])]],
+      ["Cast of bools", [node("Cast", ["t"], ["c"], { to: 1n })], [flag("t", 1)]],
+      ["Transpose", [node("Transpose", ["w"], ["c"])], [w]],
+      ["Transpose there and back", [node("Transpose", ["w"], ["t"], { perm: { ints: [1, 0] } }), node("Transpose", ["t"], ["c"])], [w]],
+      ["Transpose, Reshape", [node("Transpose", ["w"], ["t"]), node("Reshape", ["t", "s"], ["c"])], [w, raw("s", [1], BigInt64Array.of(-1n), T.INT64)]], // prettier-ignore
+      ["Reshape of a shape that is computed", [node("Shape", ["x"], ["s"]), node("Reshape", ["w", "s"], ["c"])], [w]],
+      ["Flatten", [node("Flatten", ["w"], ["c"], { axis: 0n })], [w]],
+      ["Unsqueeze, Squeeze", [node("Unsqueeze", ["w", "a"], ["u"]), node("Squeeze", ["u"], ["c"])], [w, raw("a", [2], BigInt64Array.of(0n, 3n), T.INT64)]], // prettier-ignore
+      ["Unsqueeze without axes", [node("Unsqueeze", ["w"], ["c"])], [w]],
+      ["an operator of another domain", [Object.assign(node("Identity", ["w"], ["c"]), { domain: "other" })], [w]],
+      ["a computed value", [node("Relu", ["w"], ["c"])], [w]],
+      ["an input", [node("Identity", ["x"], ["c"])], []],
+      ["nothing", [node("Identity", [""], ["c"])], []],
+      ["a circle", [node("Identity", ["d"], ["c"]), node("Identity", ["c"], ["d"])], []],
+      ["32 nodes", Array.from({ length: 32 }, (_, i) => node("Transpose", [i === 0 ? "w" : `t${i}`], [i === 31 ? "c" : `t${i + 1}`])), [w]],
+      ["40 copies", Array.from({ length: 40 }, (_, i) => [node("Transpose", [i === 0 ? "w" : `r${i}`], [`t${i}`]), node("Reshape", [`t${i}`, "s"], [i === 39 ? "c" : `r${i + 1}`])]).flat(), [w, raw("s", [2], BigInt64Array.of(2n, 3n), T.INT64)]], // prettier-ignore
+    ];
+    keepTexts(CASES.map(([name, nodes, init, opset]) => `${name}: ${seen(nodes, init, opset)}`).join("\n"));
+  });
+});
+
+test("the skeleton of a message: numbers of fields, and how deep graphs may lie", () => {
+  const varint = (n: number): number[] => (n < 128 ? [n] : [(n % 128) | 128, ...varint(Math.floor(n / 128))]);
+  const withField = (number: number) => readModelBytes(Uint8Array.from([...encode(model(graph({ node: [] }))), ...varint(number * 8), 1]));
+  expect(() => withField(2 ** 29)).toThrow("an impossible field number");
+  expect(() => withField(0)).toThrow("an impossible field number");
+  expect(() => withField(2 ** 29 - 1)).not.toThrow();
+  const deep = (levels: number) => {
+    let at = graph({ name: "g", node: [node("Relu", ["x"], ["y"])], output: [value("y", T.FLOAT, [1])] });
+    for (let i = 0; i < levels; i++) at = graph({ name: `g${i}`, node: [node("If", ["c"], ["y"], { then_branch: at, else_branch: graph({ name: "e", node: [], output: [value("x", T.FLOAT, [1])] }) })], output: [value("y", T.FLOAT, [1])] }); // prettier-ignore
+    return encode(model(at));
+  };
+  const reads = (levels: number): boolean => {
+    try {
+      readModelBytes(deep(levels));
+      return true;
+    } catch (error) {
+      expect((error as Error).message).toMatch(/deep|nested/);
+      return false;
+    }
+  };
+  const most = Array.from({ length: 60 }, (_, i) => i)
+    .filter(reads)
+    .at(-1);
+  keepTexts(String(most));
 });

@@ -59,7 +59,7 @@ const TEXT: readonly (readonly [pattern: RegExp, what: string, remedy: string])[
 
 /** The header of safetensors: its length as 64 bits, then JSON. */
 function isSafetensors(head: Uint8Array): boolean {
-  return head.length > 9 && head[8] === 0x7b && head[5] === 0 && head[6] === 0 && head[7] === 0 && (head[9] === 0x22 || head[9] === 0x7d);
+  return head[8] === 0x7b && head[5] === 0 && head[6] === 0 && head[7] === 0 && (head[9] === 0x22 || head[9] === 0x7d);
 }
 
 /** Says what a file is from its first bytes, or undefined where they are of no known kind. */
