@@ -31,6 +31,15 @@ function ownFormats(): Set<string> {
   return found;
 }
 
+/** Modules that importing the runtime loads. */
+function loadedModules(): Set<string> {
+  const found = new Set([join(root, "src/runtime/index.ts")]);
+  for (const path of found)
+    for (const [, name] of readFileSync(path, "utf8").matchAll(/^(?:im|ex)port (?!type)[^;]*?from "(\.[^"]+)";/gm))
+      found.add(join(dirname(path), name));
+  return found;
+}
+
 const LICENSE_OF_PROTOBUF =
   "/*! Of @bufbuild/protobuf, Copyright Buf Technologies, Inc. and Google Inc., Apache-2.0 AND BSD-3-Clause: https://github.com/bufbuild/protobuf-es */";
 
@@ -46,6 +55,13 @@ for (const [path, text] of await declarations()) write(path, text);
 async function modules(): Promise<void> {
   const library = entries().map(({ source, out }) => [out, join(root, source)]);
   const own = ownFormats();
+  const loaded = loadedModules();
+  const isEntry = (id: string): boolean => library.some(([, source]) => source === id);
+  /** Modules as one chunk that are loaded together: names that chunks give each other were 18 kB of the tarball. */
+  const together = (name: string, test: (id: string) => boolean, priority = 0) => ({
+    ...{ name, priority, includeDependenciesRecursively: false },
+    test: (id: string) => test(id) && !isEntry(id),
+  });
   const build = await rolldown({
     cwd: root,
     input: Object.fromEntries([...library, ["cli", join(root, "src/cli/main.ts")]]),
@@ -53,6 +69,8 @@ async function modules(): Promise<void> {
     // what is used of protobuf-es, a seventh of it, comes along: its hundred modules take 20 MB to import
     external: (id) => !/^[./]/.test(id) && !id.startsWith("@bufbuild/protobuf"),
     resolve: { conditionNames: ["import"] },
+    // what groups without their imports ask for; entries only hand on names, so that none gets more of them
+    preserveEntrySignatures: "allow-extension",
     onLog(level, log) {
       if (level === "warn") throw new Error(`build: expected no warning, got ${log.message}`);
     },
@@ -75,6 +93,11 @@ async function modules(): Promise<void> {
         { name: "formats/named", test: (id) => named.has(id) && !own.has(id), priority: 1 },
         { name: "protobuf", test: (id) => id.includes("/@bufbuild/protobuf/"), priority: 3 },
         { name: "quantizers", test: (id) => within(id, "src/quantize") },
+        together("runtime", (id) => within(id, "src/runtime") && loaded.has(id)),
+        // of the ONNX layer what the runtime reads models with, and the rest
+        together("graph", (id) => within(id, "src/onnx") && loaded.has(id), 1),
+        together("models", (id) => within(id, "src/onnx")),
+        together("wgsl", (id) => within(id, "kernels/wgsl") && !within(id, "kernels/wgsl/nn")),
       ],
     },
   });

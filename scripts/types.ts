@@ -62,7 +62,8 @@ async function rollUp(): Promise<Map<string, string>> {
     manualChunks: (id) => (sources.has(id) ? undefined : LAYERS.find(([folder]) => id.startsWith(join(emitted, folder)))?.[1]),
   });
   await build.close();
-  return new Map(output.map((file) => [file.fileName, file.type === "chunk" ? file.code : ""]));
+  // without indentation, a hundredth of their packed size
+  return new Map(output.map((file) => [file.fileName, file.type === "chunk" ? file.code.replace(/^[ \t]+/gm, "") : ""]));
 }
 
 /** `using` is newer than the default libraries of a consumer's target. */
