@@ -33,6 +33,9 @@ interface Case {
   chosen?: boolean;
   /** Roots and exponentials go into it: its form alone is kept. */
   inexact?: boolean;
+  opset?: number;
+  /** Static codes alone: nothing of it is for integers only. */
+  codes?: boolean;
 }
 const CASES: Record<string, Case> = {
   "a product": { nodes: [op("MatMul", ["x", "w"], "y")], init: [W] },
@@ -75,49 +78,84 @@ const CASES: Record<string, Case> = {
     init: [W],
   },
   "a constant alone": { nodes: [first, op("Add", ["h", "b"], "y"), op("Identity", ["b"], "z")], init: [W, w("b", [K], 3)] },
+  "pooled, moved, convolved": { nodes: [op("Conv", ["x", "w", "b"], "c"), op("Relu", ["c"], "r"), op("MaxPool", ["r"], "p", { kernel_shape: ints(2, 2) }), op("Transpose", ["p"], "t", { perm: ints(0, 1, 3, 2) }), op("Conv", ["t", "v"], "y")], init: [w("w", [4, 4, 1, 1], 1), w("b", [4], 2), w("v", [3, 4, 1, 1], 3)], x: [1, 4, 5, 5], codes: true }, // prettier-ignore
+  "pooled at opset 11": { nodes: [op("Conv", ["x", "w"], "c"), op("MaxPool", ["c"], "p", { kernel_shape: ints(2, 2) }), op("Conv", ["p", "v"], "y")], init: [w("w", [4, 4, 1, 1], 1), w("v", [3, 4, 1, 1], 3)], x: [1, 4, 5, 5], opset: 11, codes: true }, // prettier-ignore
+  "pooled with places": { nodes: [op("Conv", ["x", "w"], "c"), node("MaxPool", ["c"], ["p", "i"], { kernel_shape: ints(2, 2) }, "pool"), op("Conv", ["p", "v"], "y")], init: [w("w", [4, 4, 1, 1], 1), w("v", [3, 4, 1, 1], 3)], x: [1, 4, 5, 5], codes: true }, // prettier-ignore
+  "pooled, the second output empty": { nodes: [op("Conv", ["x", "w"], "c"), node("MaxPool", ["c"], ["p", ""], { kernel_shape: ints(2, 2) }, "pool"), op("Conv", ["p", "v"], "y")], init: [w("w", [4, 4, 1, 1], 1), w("v", [3, 4, 1, 1], 3)], x: [1, 4, 5, 5], codes: true }, // prettier-ignore
+  "resized, nearest and linear": { nodes: [op("Conv", ["x", "w"], "c"), op("Resize", ["c", "", "s"], "n", { mode: "nearest" }), op("Resize", ["n", "", "s"], "l", { mode: "linear" }), op("Conv", ["l", "v"], "y")], init: [w("w", [4, 4, 1, 1], 1), w("v", [3, 4, 1, 1], 3), raw("s", [4], Float32Array.of(1, 1, 2, 2))], x: [1, 4, 2, 2], codes: true }, // prettier-ignore
+  "averages, sums, Concat": { nodes: [op("Conv", ["x", "w"], "c"), op("AveragePool", ["c"], "a", { kernel_shape: ints(2, 2), strides: ints(2, 2) }), op("Conv", ["x", "w"], "d", { strides: ints(2, 2) }), op("Add", ["a", "d"], "s"), op("Mul", ["s", "d"], "m"), op("Concat", ["s", "m"], "k", { axis: 1n }), op("GlobalAveragePool", ["k"], "y")], init: [w("w", [4, 4, 1, 1], 1)], x: [1, 4, 4, 4], codes: true }, // prettier-ignore
+  "a bias beyond int32": { nodes: [op("Conv", ["x", "w", "b"], "y")], init: [w("w", [4, 4, 1, 1], 1), raw("b", [4], Float32Array.of(1e9, 0, 1, -1))], x: [1, 4, 4, 4], codes: true }, // prettier-ignore
+  "read by codes and by floats": { nodes: [op("Conv", ["x", "w"], "c"), op("Conv", ["c", "v"], "d"), op("Abs", ["c"], "f"), op("Flatten", ["d"], "e"), op("Flatten", ["f"], "g"), op("Concat", ["e", "g"], "y", { axis: 1n })], init: [w("w", [4, 4, 1, 1], 1), w("v", [3, 4, 1, 1], 3)], x: [1, 4, 4, 4], codes: true }, // prettier-ignore
   "an unknown operator": { nodes: [first, op("Mystery", ["h"], "y")], init: [W] },
   "a sum over an axis": { nodes: [first, op("ReduceSum", ["h"], "y")], init: [W] },
 };
 
-describe.each(Object.entries(CASES))("%s", (_, { nodes, init, x = [2, 3, K], ids = false, chosen = false, inexact = false }) => {
-  const bytes = encode(
-    model(
-      graph({
-        input: [value("x", T.FLOAT, x), ...(ids ? [value("i", T.INT64, [x[0]])] : []), ...(chosen ? [value("c", T.BOOL, x)] : [])],
-        output: [value("y", T.FLOAT, [])],
-        initializer: init,
-        node: nodes,
-      }),
-      { opset: 20, ir: 9 },
-    ),
-  );
-  const calibration = [5, 6].map((seed) => ({
-    x: { type: "float32", dims: x, data: eighths(x, seed) },
-    ...(ids ? { i: { type: "int64", dims: [x[0]], data: BigInt64Array.from({ length: x[0] }, (_v, i) => BigInt((i * seed) % 12)) } } : {}),
-    ...(chosen ? { c: { type: "bool", dims: x, data: Uint8Array.from({ length: 6 * K }, (_v, i) => (i % 3 === 0 ? 0 : 1)) } } : {}),
-  }));
-  const SETTINGS: Omit<IntegerOnlyOptions, "calibration">[] = [{ observer: "minMax" }, { observer: "mse", headroom: 4 }];
-  test.each(SETTINGS.map((options) => [JSON.stringify(options), options] as const))("integers only, %s", async (_name, options) => {
-    const result = await integerOnly(bytes, { calibration: calibration as never, ...options }).catch((error: Error) => error.message);
-    if (typeof result === "string") keepTexts(result);
-    else (inexact ? keepForm : keep)(result.bytes, JSON.stringify([...result.report.operators]), result.report.boundary.join());
-    expect(typeof result === "string" ? result : result.bytes.length).not.toBe("");
-  });
-  test("static codes", async () => {
-    for (const options of [
-      { activations: "uint8", observer: "minMax" },
-      { activations: "int8", symmetricActivations: true, outputs: "qoperator", observer: "minMax" },
-      { activations: "uint16", inputsOnly: true, activationTypes: { h: "int8" } },
-      { activations: "uint8", format: "int4_b16", observer: "minMax" },
-      { activations: "int16", dtype: "fp16", observer: "percentile" },
-    ] as const) {
-      const result = await quantizeModelBytes(bytes, { ...options, calibration, allowUnchanged: true } as never).catch((error: Error) => error.message); // prettier-ignore
-      if (typeof result === "string") keepTexts(result);
-      else if (inexact) keepForm(result.bytes);
-      else keep(result.bytes, reportText(result.report).replace(/"out":"[^"]*"/g, ""));
-    }
-  });
-});
+describe.each(Object.entries(CASES))(
+  "%s",
+  (_, { nodes, init, x = [2, 3, K], ids = false, chosen = false, inexact = false, opset = 20, codes = false }) => {
+    const bytes = encode(
+      model(
+        graph({
+          input: [value("x", T.FLOAT, x), ...(ids ? [value("i", T.INT64, [x[0]])] : []), ...(chosen ? [value("c", T.BOOL, x)] : [])],
+          output: [value("y", T.FLOAT, [])],
+          initializer: init,
+          node: nodes,
+        }),
+        { opset, ir: 9 },
+      ),
+    );
+    const calibration = [5, 6].map((seed) => ({
+      x: { type: "float32", dims: x, data: eighths(x, seed) },
+      ...(ids
+        ? { i: { type: "int64", dims: [x[0]], data: BigInt64Array.from({ length: x[0] }, (_v, i) => BigInt((i * seed) % 12)) } }
+        : {}),
+      ...(chosen ? { c: { type: "bool", dims: x, data: Uint8Array.from({ length: 6 * K }, (_v, i) => (i % 3 === 0 ? 0 : 1)) } } : {}),
+    }));
+    const SETTINGS: Omit<IntegerOnlyOptions, "calibration">[] = [{ observer: "minMax" }, { observer: "mse", headroom: 4 }];
+    test.each((codes ? [] : SETTINGS).map((options) => [JSON.stringify(options), options] as const))(
+      "integers only, %s",
+      async (_name, options) => {
+        const result = await integerOnly(bytes, { calibration: calibration as never, ...options }).catch((error: Error) => error.message);
+        if (typeof result === "string") keepTexts(result);
+        else (inexact ? keepForm : keep)(result.bytes, JSON.stringify([...result.report.operators]), result.report.boundary.join());
+        expect(typeof result === "string" ? result : result.bytes.length).not.toBe("");
+      },
+    );
+    test("static codes", async () => {
+      for (const options of [
+        { activations: "uint8", observer: "minMax" },
+        { activations: "int8", symmetricActivations: true, outputs: "qoperator", observer: "minMax" },
+        { activations: "uint16", inputsOnly: true, activationTypes: { h: "int8" } },
+        {
+          activations: "uint8",
+          outputs: "qoperator",
+          opTypes: [
+            "Conv",
+            "MaxPool",
+            "Transpose",
+            "Resize",
+            "AveragePool",
+            "Add",
+            "Mul",
+            "Concat",
+            "GlobalAveragePool",
+            "MatMul",
+            "Gemm",
+            "Relu",
+          ],
+          observer: "minMax",
+        },
+        { activations: "uint8", format: "int4_b16", observer: "minMax" },
+        { activations: "int16", dtype: "fp16", observer: "percentile" },
+      ] as const) {
+        const result = await quantizeModelBytes(bytes, { ...options, calibration, allowUnchanged: true } as never).catch((error: Error) => error.message); // prettier-ignore
+        if (typeof result === "string") keepTexts(result);
+        else if (inexact) keepForm(result.bytes);
+        else keep(result.bytes, reportText(result.report).replace(/"out":"[^"]*"/g, ""));
+      }
+    });
+  },
+);
 
 test("functions of one number", () => {
   const points = [-7, -6, -3, -2.5, -1, -0.4, -1e-3, 0, 1e-3, 0.4, 1, 2.49999, 2.5, 3, 6, 6.5, 40];
