@@ -83,7 +83,8 @@ async function modules(): Promise<void> {
     sourcemap: "hidden",
     sourcemapExcludeSources: true,
     entryFileNames: "[name].js",
-    chunkFileNames: "[name]-[hash].js",
+    // Names without hashes, chunks beside each other: the tarball, sorted by names, is 5 kB smaller.
+    chunkFileNames: "_[name].js",
     postBanner: ({ name }) => (name === "protobuf" ? LICENSE_OF_PROTOBUF : ""),
     // With what they import; what is left is split by who shares it.
     codeSplitting: {

@@ -58,7 +58,7 @@ async function rollUp(): Promise<Map<string, string>> {
   const { output } = await build.generate({
     format: "es",
     entryFileNames: "[name].d.cts",
-    chunkFileNames: "[name]-[hash].d.cts",
+    chunkFileNames: "[name].d.cts",
     manualChunks: (id) => (sources.has(id) ? undefined : LAYERS.find(([folder]) => id.startsWith(join(emitted, folder)))?.[1]),
   });
   await build.close();

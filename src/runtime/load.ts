@@ -12,7 +12,7 @@ import { readModel } from "../onnx/file/io.ts";
 import type { OnnxModel } from "../onnx/file/model.ts";
 import { checkAborted, type Progress, type RunOptions } from "../quantize/steps.ts";
 import { makePlan, missingOperators, readGraph } from "./compile/plan.ts";
-import { foreignSession, importRuntime, type OnnxRuntime } from "./foreign.ts";
+import type { OnnxRuntime } from "./foreign.ts";
 import type { ActivationChoice } from "./ops/operator.ts";
 import { describe, ownSession, type DeviceSession, type Place, type Session } from "./session.ts";
 import { fetchSource, isGguf, readWhole, toBlobBytes, withExternal } from "./sources.ts";
@@ -199,11 +199,10 @@ async function sessionOf(
       "E_UNSUPPORTED",
       `model: expected operators of the runtime, got also ${missing.join(", ")}. Load it with { fallback: "onnxruntime" }.`,
     );
-  const runtime = fallback === "onnxruntime" ? await importRuntime(missing) : fallback;
+  const { fallbackSession } = await import("./parts.ts");
   const described = { ...describe(model), agree };
-  const { sessionOfParts } = await import("./parts.ts");
-  const inParts = await sessionOfParts(model, described, { missing, runtime, profile, open: (part) => open(part, readGraph(part)) });
-  const session = inParts ?? (await foreignSession(described, source, missing, runtime, { files }));
+  const init = { missing, profile, open: (part: OnnxModel) => open(part, readGraph(part)) };
+  const session = await fallbackSession(model, described, init, { fallback, source, files });
   if (options.signal?.aborted) await session.release();
   checkAborted(options.signal, "loadModel");
   return session;

@@ -4,7 +4,7 @@ import { LowbitError, isLowbitError } from "../../formats/core/errors.ts";
 import { writeModelBytes } from "../onnx/file/io.ts";
 import type { OnnxModel } from "../onnx/file/model.ts";
 import { partition, type Part } from "./compile/partition.ts";
-import { foreignSession, type OnnxRuntime } from "./foreign.ts";
+import { foreignSession, importRuntime, type OnnxRuntime } from "./foreign.ts";
 import { presentOf } from "./machine/sequence.ts";
 import { checkFetches, checkNames, describe, disposed, type Described, type DeviceSession, type Session } from "./session.ts";
 import type { RuntimeTensor } from "./value.ts";
@@ -22,6 +22,28 @@ interface PartsInit {
   readonly profile: boolean;
   /** Opens a part that runs here. */
   readonly open: (model: OnnxModel) => Promise<Session | DeviceSession>;
+}
+
+interface Whole {
+  readonly fallback: "onnxruntime" | OnnxRuntime;
+  readonly source: string | Uint8Array;
+  /** External data beside bytes. */
+  readonly files: ReadonlyMap<string, Uint8Array> | undefined;
+}
+
+/**
+ * A session of a model with operators that are missing: in parts, or as a whole in onnxruntime.
+ * @throws LowbitError E_RUNTIME, E_ABORTED
+ */
+export async function fallbackSession(
+  model: OnnxModel,
+  described: Described,
+  init: Omit<PartsInit, "runtime">,
+  { fallback, source, files }: Whole,
+): Promise<Session> {
+  const runtime = fallback === "onnxruntime" ? await importRuntime(init.missing) : fallback;
+  const inParts = await sessionOfParts(model, described, { ...init, runtime });
+  return inParts ?? foreignSession(described, source, init.missing, runtime, { files });
 }
 
 /** onnxruntime-node writes its version down, onnxruntime-web another. */
