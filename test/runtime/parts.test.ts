@@ -9,6 +9,7 @@ import { readModelBytes, writeModelBytes } from "../../src/onnx/file/io.ts";
 import type { OnnxModel } from "../../src/onnx/file/model.ts";
 import { quantizeModelBytes, type ConvertOptions as QuantizeOptions } from "../../src/onnx/index.ts";
 import { loadModel, type Session } from "../../src/runtime/index.ts";
+import { partition } from "../../src/runtime/compile/partition.ts";
 import { describe } from "../../src/runtime/session.ts";
 import { sessionOfParts } from "../../src/runtime/parts.ts";
 import { encode, external, graph, model, node, raw, T, value } from "../onnx/build.ts";
@@ -195,6 +196,34 @@ test("branches over constants, values that only a dead branch reads, sparse cons
   await session.release();
 });
 
+test("where nodes go: beside what alone reads them; all between two readers of a sequence to onnxruntime", async () => {
+  const ends = { input: [value("x", T.FLOAT, ["n"]), value("z", T.FLOAT, ["n"])], output: [open("y", T.FLOAT)] };
+  const late = encode(model(graph({ ...ends, node: [node("Neg", ["z"], ["b"]), ...WAYS.operator("x", "a"), node("Add", ["a", "b"], ["y"])] }))); // prettier-ignore
+  const sequence = encode(
+    model(
+      graph({
+        ...ends,
+        initializer: [int("one", 1)],
+        node: [
+          node("SequenceConstruct", ["x", "z"], ["q"]),
+          node("SequenceAt", ["q", "one"], ["a"]),
+          node("Neg", ["a"], ["b"]),
+          node("SequenceInsert", ["q", "b"], ["r"]),
+          node("ConcatFromSequence", ["r"], ["c"], { axis: 0n }),
+          node("Abs", ["c"], ["y"]),
+        ],
+      }),
+    ),
+  );
+  const cases = [[late, ["Shrink", "Neg, Add"]], [sequence, ["SequenceConstruct, SequenceAt, Neg, SequenceInsert, ConcatFromSequence", "Abs"]]] as const; // prettier-ignore
+  for (const [bytes, wanted] of cases) {
+    expect(partition(readModelBytes(bytes), false, [0, 0])!.map(({ operators }) => operators.join(", "))).toEqual(wanted);
+    const session = await inParts(bytes);
+    await compare(bytes, { x: f32(1, [3]), z: f32(2, [3]) }, 0, session);
+    await session.release();
+  }
+});
+
 test("inputs with a default are constants, as in either runtime's sessions", async () => {
   const bytes = encode(
     model(
@@ -253,7 +282,7 @@ const sound = { sound: f32(9, [1, 512, 1]) };
 
 /** onnxruntime as a module that does not say it is native, its sessions counted; `fail`: the one that is not made. */
 function counting(fail = Infinity) {
-  let [made, alive] = [0, 0];
+  let [made, alive, running] = [0, 0, 0];
   const InferenceSession = {
     async create(bytes: Uint8Array, options: object) {
       if (++made === fail) throw new Error("refused");
@@ -261,12 +290,24 @@ function counting(fail = Infinity) {
       alive++;
       return {
         outputNames: session.outputNames,
-        run: session.run.bind(session),
-        release: () => (alive--, session.release()),
+        async run(...args: Parameters<typeof session.run>) {
+          running++;
+          try {
+            await new Promise(setImmediate);
+            return await session.run(...args);
+          } finally {
+            running--;
+          }
+        },
+        async release() {
+          if (running > 0) throw new Error("released in a run");
+          alive--;
+          await session.release();
+        },
       };
     },
   };
-  return { runtime: { InferenceSession, Tensor: ort.Tensor } as never, alive: () => alive, made: () => made };
+  return { runtime: { InferenceSession, Tensor: ort.Tensor } as never, alive: () => alive, made: () => made, running: () => running };
 }
 
 test("before and after packed products: what loadModel does, and explain says", async () => {
@@ -353,10 +394,11 @@ test("a part that either runtime refuses: the whole model is onnxruntime's, and 
 });
 
 test("release frees every part once, and ends runs", async () => {
-  const { runtime, alive } = counting();
+  const { runtime, alive, running } = counting();
   const session = await loadModel(await detector(), { fallback: runtime });
   expect(alive()).toBe(2);
   const [first, second] = [session.run(sound), session.run(sound)];
+  while (running() === 0) await null;
   await Promise.all([session.release(), session.release()]);
   expect(alive()).toBe(0);
   await expect(first).rejects.toMatchObject({ code: "E_DISPOSED" });
