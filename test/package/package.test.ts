@@ -183,8 +183,8 @@ test("the runtime and the quantizer load no package, the runtime no format that 
   const [runtime, onnx] = [closureOf("runtime.js"), closureOf("onnx.js")];
   expect(runtime.files.length).toBeGreaterThan(5);
   expect([...runtime.packages, ...onnx.packages]).toEqual([]);
-  expect(runtime.files.filter((file) => file.startsWith("formats/named"))).toEqual([]);
-  expect(onnx.files.some((file) => file.startsWith("formats/named"))).toBe(true);
+  expect(runtime.files.filter((file) => file.startsWith("_formats/named"))).toEqual([]);
+  expect(onnx.files.some((file) => file.startsWith("_formats/named"))).toBe(true);
 });
 
 async function bundle(text: string): Promise<number> {
