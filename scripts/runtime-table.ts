@@ -11,8 +11,19 @@ const FOLDED: Record<string, string> = { Constant: "folded", If: "branches writt
 /** Products whose constant weights lie on a device. */
 const DEVICE_PRODUCTS = new Set(["MatMul", "Gemm", "com.microsoft.MatMulNBits", "com.microsoft.MatMulBnb4"]);
 
+/** Sums of codes, where they are scaled at once. */
+const SCALED = new Set(["ConvInteger", "MatMulInteger"]);
+
 const onDevice = (name: string): string =>
-  Object.hasOwn(FOLDED, name) ? FOLDED[name] : DEVICE_PRODUCTS.has(name) ? "packed weights" : DEVICE_EMITS.has(name) ? "kernel" : "";
+  Object.hasOwn(FOLDED, name)
+    ? FOLDED[name]
+    : SCALED.has(name)
+      ? "kernel, with Cast and Mul"
+      : DEVICE_PRODUCTS.has(name)
+        ? "packed weights"
+        : DEVICE_EMITS.has(name)
+          ? "kernel"
+          : "";
 
 /** What an operator runs as: kernels where its row has them. */
 function operatorRows(): string[] {

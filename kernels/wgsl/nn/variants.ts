@@ -64,6 +64,7 @@ export function* operatorShaders(): Iterable<ShaderVariant> {
     { filters: 1, bias: false, transposed: true },
     { filters: 4, bias: true, transposed: false },
     { filters: 4, bias: true, transposed: false, after },
+    { filters: 4, bias: true, transposed: false, codes: true },
   ] as const)
     yield plain(convName(spec), () => convShader(spec));
   for (const op of ["max", "average"] as const) yield plain(`f32_pool_${op}__wgsl`, () => poolShader(op));

@@ -36,10 +36,15 @@ export interface ConvShader {
   readonly transposed: boolean;
   /** Computed of its results: the chain's parameters follow its own, the chain's other operands the bias. */
   readonly after?: ChainAfter;
+  /**
+   * Sums of codes: x less `zero`, by codes of 16 bits, two in a word; times `factor`, one for all or for each filter
+   * (`params.sa` 0 or 1, that of the bias `params.sb`).
+   */
+  readonly codes?: boolean;
 }
 
 /** `depth`: channels of a group; `filters` of a group. `count`: invocations. */
-export const CONV_FIELDS: Fields = ["count", "groups", "depth", "filters", ...WINDOW, "ox", "ow", "ob"];
+export const CONV_FIELDS: Fields = ["count", "groups", "depth", "filters", ...WINDOW, "ox", "ow", "ob", "oz", "oa", "sa", "sb"];
 
 export const convFilters = (perGroup: number): 1 | 4 => (perGroup >= 4 ? 4 : 1);
 
@@ -48,34 +53,38 @@ export const convFields = ({ after }: ConvShader): Fields =>
 
 /** Bindings: params, x, w, bias?, x0.., y. Invocations: batch * groups * ceil(filters / spec.filters) * oh * ow. */
 export function convShader(spec: ConvShader): string {
-  const { filters, bias, transposed, after } = spec;
+  const { filters, bias, transposed, after, codes = false } = spec;
   const more = (after?.spec.operands ?? []).flatMap((_, i): Bound[] => (i === after?.own ? [] : [[`x${i}`, "array<f32>"]]));
-  const buffers: Bound[] = [["x", "array<f32>"], ["w", "array<f32>"], ...(bias ? [["bias", "array<f32>"] as const] : []), ...more, ["y", "array<f32>", "read_write"]]; // prettier-ignore
+  const buffers: Bound[] = [["x", "array<f32>"], ["w", codes ? "array<u32>" : "array<f32>"], ...(codes ? ["zero", "factor"] : []).map((name): Bound => [name, "array<f32>"]), ...(bias ? [["bias", "array<f32>"] as const] : []), ...more, ["y", "array<f32>", "read_write"]]; // prettier-ignore
   const lanes = Array.from({ length: filters }, (_, i) => i);
   const each = (line: (i: number) => string, between = " "): string => lanes.map(line).join(between);
+  const added = (i: number): string => `bias[params.ob + f${i} * params.sb]`;
+  const sum = (i: number): string =>
+    codes ? `f32(s${i}) * factor[params.oa + f${i} * params.sa]${bias ? ` + ${added(i)}` : ""}` : `s${i}`;
   return `${header(convFields(spec), buffers)}${after === undefined ? "" : chainFunction(after)}${entry(SIZE)} {
   ${eachItem("params.count")}
   ${PLACE}
   let sets = (params.filters + ${filters - 1}u) / ${filters}u;
   let first = (rest % sets) * ${filters}u; let group = (rest / sets) % params.groups; let b = rest / sets / params.groups;
   let plane = params.ih * params.iw; let taps = params.kh * params.kw;
+  ${codes ? "let zero_code = i32(zero[params.oz]);" : ""}
   let image = params.ox + (b * params.groups + group) * params.depth * plane;
-  ${each((i) => `let f${i} = group * params.filters + min(first + ${i}u, params.filters - 1u); let w${i} = params.ow + ${transposed ? `(group * (params.depth - 1u) * params.filters + f${i})` : `f${i} * params.depth`} * taps; var s${i} = ${bias ? `bias[params.ob + f${i}]` : "0.0"};`, "\n  ")}
+  ${each((i) => `let f${i} = group * params.filters + min(first + ${i}u, params.filters - 1u); let w${i} = params.ow + ${transposed ? `(group * (params.depth - 1u) * params.filters + f${i})` : `f${i} * params.depth`} * taps; var s${i} = ${codes ? "0i" : bias ? added(i) : "0.0"};`, "\n  ")}
   ${eachTap(
     `for (var c = 0u; c < params.depth; c++) {
-        let v = x[image + c * plane + at]; let k = c * ${transposed ? "params.filters * taps" : "taps"} + tap;
-        ${each((i) => `s${i} += v * w[w${i} + k];`)}
+        let v = ${codes ? "i32(x[image + c * plane + at]) - zero_code" : "x[image + c * plane + at]"}; let k = c * ${transposed ? "params.filters * taps" : "taps"} + tap;
+        ${each((i) => (codes ? `s${i} += v * extractBits(bitcast<i32>(w[(w${i} + k) / 2u]), 16u * ((w${i} + k) % 2u), 16u);` : `s${i} += v * w[w${i} + k];`))}
       }`,
     transposed,
   )}
   let dst = b * params.groups * params.filters * params.yh * params.yw + row * params.yw + column;
-  ${each((i) => `if (first + ${i}u < params.filters) { let at = dst + f${i} * params.yh * params.yw; y[at] = ${after === undefined ? `s${i}` : `after(at, s${i})`}; }`, "\n  ")}
+  ${each((i) => `if (first + ${i}u < params.filters) { let at = dst + f${i} * params.yh * params.yw; y[at] = ${after === undefined ? sum(i) : `after(at, ${sum(i)})`}; }`, "\n  ")}
 }
 `;
 }
 
-export const convName = ({ filters, bias, transposed, after }: ConvShader): string =>
-  `f32_conv${transposed ? "transpose" : ""}_${filters}${bias ? "_bias" : ""}${after === undefined ? "" : `_chain${after.spec.nodes.length}`}__wgsl`;
+export const convName = ({ filters, bias, transposed, after, codes }: ConvShader): string =>
+  `${codes === true ? "codes" : "f32"}_conv${transposed ? "transpose" : ""}_${filters}${bias ? "_bias" : ""}${after === undefined ? "" : `_chain${after.spec.nodes.length}`}__wgsl`;
 
 /** `padding`: an average counts it. */
 export const POOL_FIELDS: Fields = ["count", ...WINDOW, "padding", "ox"];

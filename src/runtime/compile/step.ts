@@ -13,6 +13,8 @@ import type { Guard } from "./flat.ts";
 export type Form =
   /** Of the first `operands` inputs; the rest are numbers that the expression holds. */
   | { readonly kind: "chain"; readonly build: (args: readonly Expression[]) => Expression; readonly operands: number }
+  /** `lowbit.Scaled`. */
+  | { readonly kind: "scaled"; readonly unit: CodeUnit }
   | { readonly kind: "attention"; readonly of: Spelled }
   | { readonly kind: "norm"; readonly norm: NormKind }
   | { readonly kind: "rotary"; readonly layout: Layout; readonly half: number; readonly end: number };

@@ -65,7 +65,7 @@ export function fuseSums(steps: readonly Unfreed[], outputs: readonly string[], 
       return y && [y];
     };
     const { run, kernel, guards } = step;
-    fused.set(last, { run, kernel, guards, node, operator: "lowbit.Scaled", fused: { parts, emit } });
+    fused.set(last, { run, kernel, guards, node, operator: "lowbit.Scaled", fused: { parts, emit, form: { kind: "scaled", unit } } });
   }
   return steps.flatMap((step) => fused.get(step) ?? (taken.has(step) ? [] : [step]));
 }

@@ -19,6 +19,20 @@ function byRows(w: Value, less: number): Int8Array {
   return rows;
 }
 
+/** The codes at `at(row, i)` of rows, less their zero points, where products run on a device; in whole words. */
+function forDevice(
+  { backend, products }: PrepareContext,
+  rows: number,
+  width: number,
+  zeros: ArrayLike<number>,
+  at: (row: number, i: number) => number,
+): Int16Array | undefined {
+  if (products === backend) return undefined;
+  const out = new Int16Array(2 * Math.ceil((rows * width) / 2));
+  for (let r = 0; r < rows; r++) for (let i = 0; i < width; i++) out[r * width + i] = at(r, i) - zeros[zeros.length === 1 ? 0 : r];
+  return out;
+}
+
 /** What the kernels do not take has its reason said. */
 const refuse: Run = (inputs, node) => {
   const [x] = inputs;
@@ -62,7 +76,9 @@ export const prepareProduct =
     const less = w.type === "uint8" ? 128 : 0;
     const relative = Array.from(zeros, (z) => z - less);
     const matrix = context.own(packMatrix(engineMemory(backend), byRows(w, less), n, k, relative));
-    return preparedCodes({ kind: "product", matrix, plans: new Map() }, weight);
+    const from = w.data as NumberArray;
+    const codes = forDevice(context, n, k, zeros, (j, i) => from[i * n + j]);
+    return preparedCodes({ kind: "product", matrix, plans: new Map(), codes }, weight);
   };
 
 /** The same of constant filters [outputs, channels / groups, ...kernel] in one or two dimensions. */
@@ -82,5 +98,7 @@ export const prepareConv =
     const kernel = spatial.length === 1 ? ([1, spatial[0]] as const) : ([spatial[0], spatial[1]] as const);
     const codes = w.data as NumberArray;
     const filters = context.own(packFilters(engineMemory(backend), { codes, zeros, outputs, groups, width, kernel }));
-    return preparedCodes({ kind: "conv", filters, plans: new Map() }, weight);
+    const taps = codes.length / outputs;
+    const kept = forDevice(context, outputs, taps, zeros, (o, i) => codes[o * taps + i]);
+    return preparedCodes({ kind: "conv", filters, plans: new Map(), codes: kept }, weight);
   };

@@ -56,10 +56,14 @@ export interface PrepareContext {
   own<Owned extends { dispose(): void }>(owned: Owned): Owned;
 }
 
-/** Constant weights of a convolution or product of codes, and its plans by the shape of what comes in. */
-export type CodeUnit =
+/**
+ * Constant weights of a convolution or product of codes, and its plans by the shape of what comes in. `codes`: less
+ * their zero points, by filter or column, for a device.
+ */
+export type CodeUnit = { readonly codes?: Int16Array | undefined } & (
   | { readonly kind: "conv"; readonly filters: Filters; readonly plans: Map<string, IntegerConvPlan> }
-  | { readonly kind: "product"; readonly matrix: IntegerMatrix; readonly plans: Map<number, IntegerProduct> };
+  | { readonly kind: "product"; readonly matrix: IntegerMatrix; readonly plans: Map<number, IntegerProduct> }
+);
 
 /** A node made ready: `drops` are inputs whose constants are not read again. */
 export interface Prepared {

@@ -12,6 +12,7 @@ import type { Value } from "../value.ts";
 import { fusedAttention, fusedRotary, groupQuery } from "./attention.ts";
 import { elementwise, emitChain, emitJoined, emitLayer, gemm, multiply, type DeviceEmit } from "./emit.ts";
 import { deviceLayer } from "./layers.ts";
+import { CODES, scaled } from "./codes.ts";
 import { WINDOWS } from "./windows.ts";
 import { fusedNorm, MOVES, ofShape, sameValues } from "./moves.ts";
 import { countOf, isTensor, type Held, type Recorder, type Tensor } from "./recorder.ts";
@@ -28,6 +29,7 @@ export const DEVICE_EMITS: ReadonlyMap<string, DeviceEmit> = new Map<string, Dev
   ...["Shape", "Size"].map((name): [string, DeviceEmit] => [name, ofShape(run(name))]),
   ...MOVES,
   ...WINDOWS,
+  ...CODES,
   ["MatMul", multiply],
   ["com.microsoft.GroupQueryAttention", groupQuery],
 ]);
@@ -44,6 +46,8 @@ function formEmit(form: Form): DeviceEmit {
       return fusedNorm(form.norm);
     case "rotary":
       return fusedRotary(form.layout, form.half, form.end);
+    case "scaled":
+      return scaled(form.unit);
     case "attention":
       return fusedAttention(form.of);
   }
@@ -103,7 +107,9 @@ export async function runOnDevice(given: DeviceRun, fetches: readonly string[]):
     if (wanted.length === 0) return;
     const data = await r.flush(wanted);
     aborted?.();
-    wanted.forEach((tensor, i) => copies.set(tensor, { type: "float32", dims: tensor.dims, data: data[i] }));
+    wanted.forEach((tensor, i) =>
+      copies.set(tensor, { type: tensor.type, dims: tensor.dims, data: tensor.type === "uint8" ? Uint8Array.from(data[i]) : data[i] }),
+    );
   };
   const asValue = (held: Held | undefined): Value | undefined => (isTensor(held) ? copies.get(held) : held);
 

@@ -10,9 +10,9 @@ import type { AsyncLayer } from "../../backends/types.ts";
 import type { NumberArray, Value } from "../value.ts";
 import { sizeOf } from "../value.ts";
 
-/** A float32 tensor on the device, `offset` elements into a buffer. */
+/** A tensor on the device, `offset` elements into a buffer: float32, or codes, each as a float32. */
 export interface Tensor {
-  readonly type: "float32";
+  readonly type: "float32" | "uint8";
   readonly dims: readonly number[];
   readonly size: number;
   readonly buffer: GpuBuffer;
@@ -185,7 +185,7 @@ export function createRecorder(runtime: GpuRuntime): Recorder {
     view(of, dims, offset = 0) {
       const count = uses.get(of.buffer);
       if (count !== undefined) uses.set(of.buffer, count + 1);
-      return { type: "float32", dims, size: sizeOf(dims), buffer: of.buffer, offset: of.offset + offset };
+      return { type: of.type, dims, size: sizeOf(dims), buffer: of.buffer, offset: of.offset + offset };
     },
     free(value) {
       if (!isTensor(value)) return;

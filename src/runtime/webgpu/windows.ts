@@ -24,13 +24,16 @@ import { emitReduce, hollowInputs, isPlain } from "./moves.ts";
 import { countOf, type After, type Held, type Recorder, type Tensor } from "./recorder.ts";
 
 /** Sizes of a window as words of its shader. Padding that is negative wraps, as offsets do. */
-const windowWords = ({ size, kernel, strides, dilations, pads }: Window, sizes: readonly number[]): Record<string, number> =>
+export const windowWords = ({ size, kernel, strides, dilations, pads }: Window, sizes: readonly number[]): Record<string, number> =>
   Object.fromEntries(
     Object.entries({ i: size, k: kernel, s: strides, d: dilations, p: [pads[0][0], pads[1][0]], y: sizes }).flatMap(([name, [h, w]]) => [
       [`${name}h`, h],
       [`${name}w`, w],
     ]),
   );
+
+/** Offsets and strides that sums of floats have not, and a bias for each filter. */
+const PLAIN = { oz: 0, oa: 0, sa: 0, sb: 1 };
 
 const convWindow = (x: Held, w: Held, node: NodeProto): { readonly window: Window; readonly output: readonly number[] } => {
   const window = windowShape(x, node, w.dims.slice(2));
@@ -63,6 +66,7 @@ const conv =
       ox: from.offset,
       ow: weights.offset,
       ob: added?.offset ?? 0,
+      ...PLAIN,
     };
     const record = (after?: After): void => {
       const whole = { ...spec, ...(after && { after: { spec: after.spec, own: after.own } }) };
