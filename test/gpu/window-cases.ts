@@ -49,7 +49,7 @@ export const WINDOWS: readonly WindowCase[] = [
 
 const product = (dims: readonly number[]): number => dims.reduce((a, b) => a * b, 1);
 
-/** A model with an output for each case, `y0` and so on. The image has no number above 0: a maximum that begins there is found. */
+/** A model with an output for each case, `y0` and so on. No number is above 0: a maximum that begins there is found. */
 export function windowModel(cases: readonly WindowCase[]): { readonly bytes: Uint8Array; readonly feeds: Record<string, RuntimeTensor> } {
   const count = cases.reduce((sum, { x }) => sum + product(x), 0);
   const [initializer, nodes] = [[] as ReturnType<typeof raw>[], [] as ReturnType<typeof node>[]];

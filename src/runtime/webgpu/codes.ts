@@ -17,8 +17,11 @@ const within255 = (v: Expression): Expression => binary("atMost", binary("atLeas
 
 /** The greatest or least value of all. */
 function extreme(r: Recorder, op: "max" | "min", x: Held): Tensor {
-  const inner = x.dims.length < 3 ? x.dims.at(-1)! : product(x.dims.slice(2));
-  const rows = emitReduce(r, op, x, inner, 1, [countOf(x) / inner]);
+  const count = countOf(x);
+  // an invocation each reads some
+  let run = Math.min(count, 512);
+  while (count % run !== 0) run--;
+  const rows = emitReduce(r, op, x, run, 1, [count / run]);
   const one = emitReduce(r, op, rows, rows.size, 1, []);
   r.free(rows);
   return one;
