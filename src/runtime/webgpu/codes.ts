@@ -1,5 +1,5 @@
-// Products and convolutions of codes on a device, as dynamic quantization has them: codes of uint8 by the range of their
-// values, exact sums, and what scales them.
+// Products and convolutions of codes on a device, as dynamic quantization has them: codes of uint8 by the range of
+// their values, exact sums, and what scales them.
 import { convFields, convFilters, convName, convShader } from "../../../kernels/wgsl/nn/window.ts";
 import { itemGroups } from "../../../kernels/wgsl/nn/shader.ts";
 import { binary, constant, select, unary, type Value as Expression } from "../../../kernels/wasm/nn/values.ts";
