@@ -1,12 +1,14 @@
 // Edges of graphs: constants that others read too, layers that belong together, opsets that cannot be raised, values
 // beyond float16 that are looked for.
 import { describe, expect, test } from "vitest";
+import { LowbitError } from "../../src/index.ts";
 import { isSharedConstant, writeConstant } from "../../src/onnx/edit.ts";
 import { TensorProto_DataType } from "../../src/onnx/file/gen/onnx_pb.ts";
 import { readFloats } from "../../src/onnx/file/values.ts";
 import { buildScopes, collectNames, constantResolver, constantView, resolveConstant } from "../../src/onnx/graph/graph.ts";
 import { raiseOpset } from "../../src/onnx/graph/opset.ts";
 import { modelLayers, readModelBytes, type Feeds } from "../../src/onnx/index.ts";
+import { analyze } from "../../src/onnx/integer/analyze.ts";
 import { boundTogether } from "../../src/onnx/shared-weights.ts";
 import { halfRange, halfValues } from "../../src/onnx/verify/range.ts";
 import type { Runtime } from "../../src/onnx/verify/runtimes.ts";
@@ -220,4 +222,54 @@ test("the skeleton of a message: numbers of fields, and how deep graphs may lie"
     .filter(reads)
     .at(-1);
   keepTexts(String(most));
+});
+
+describe("integer forms of values that have none", () => {
+  const op = (type: string, input: string[], output = "y", attributes = {}) => node(type, input, [output], attributes, `${output}/node`);
+  /** s is the sine of x, whose integer form nobody has; h is a product; i are integers, c a condition. */
+  const OPERATORS: Record<string, (a: string, b: string) => ReturnType<typeof node>[]> = {
+    Where: (a, b) => [op("Where", ["c", a, b])],
+    Add: (a, b) => [op("Add", [a, b])],
+    Sub: (a, b) => [op("Sub", [a, b])],
+    Mul: (a, b) => [op("Mul", [a, b])],
+    Div: (a, b) => [op("Div", [a, b])],
+    Concat: (a, b) => [op("Concat", [a, b], "y", { axis: 0n })],
+    MatMul: (a, b) => [op("MatMul", [a, b])],
+    Gemm: (a, b) => [op("Gemm", [a, b])],
+    Softmax: (a, b) => [op("Softmax", [a], "p", { axis: -1n }), op("MatMul", ["p", b])],
+    "Softmax of axis 0": (a, b) => [op("Softmax", [a], "p", { axis: 0n }), op("MatMul", ["p", b])],
+    "Softmax of axis 1": (a, b) => [op("Softmax", [a], "p", { axis: 1n }), op("MatMul", ["p", b])],
+    "Cast to float": (a, b) => [op("Cast", ["i"], "f", { to: 1n }), op("Add", ["f", a], "g"), op("Add", ["g", b])],
+    "Cast of floats": (a, b) => [op("Cast", [a], "f", { to: 1n }), op("Add", ["f", b])],
+    "Cast to integers": (a, b) => [op("Cast", [a], "f", { to: 7n }), op("Cast", ["f"], "g", { to: 1n }), op("Add", ["g", b])],
+    Transpose: (a, b) => [op("Transpose", [a], "t"), op("Add", ["t", b])],
+    Max: (a, b) => [op("Max", [a, b])],
+    Relu: (a, b) => [op("Relu", [a], "r"), op("Add", ["r", b])],
+    Conv: (a, b) => [op("Conv", [a, b])],
+    LayerNormalization: (a, b) => [op("LayerNormalization", [a, "v"], "n"), op("Add", ["n", b])],
+  };
+  const names = ["x", "h", "s", "w"];
+  test.each(Object.entries(OPERATORS))("%s", (_, nodes) => {
+    const said = names.flatMap((a) =>
+      names.map((b) => {
+        const m = opened({
+          input: [value("x", T.FLOAT, [2, 2]), value("i", T.INT64, [2, 2]), value("c", T.BOOL, [2, 2])],
+          output: [value("y", T.FLOAT, [2, 2])],
+          node: [node("MatMul", ["x", "v"], ["h"], {}, "mm"), node("Sin", ["x"], ["s"], {}, "sin"), ...nodes(a, b)],
+        });
+        const made = nodes(a, b);
+        const whole = made[0].attribute.some(({ i }) => i === 7n) ? "f" : "";
+        for (const name of ["h", "s", ...made.map(({ output }) => output[0])])
+          m.proto.graph!.valueInfo.push(value(name, name === whole ? T.INT64 : T.FLOAT, [2, 2]));
+        try {
+          return analyze(m).steps.map(({ out, made }) => [out, JSON.stringify({ ...made, node: undefined })].join(" "));
+        } catch (error) {
+          expect(error).toBeInstanceOf(LowbitError);
+          return (error as Error).message;
+        }
+      }),
+    );
+    keepTexts(...said.flat());
+    expect(said.flat().length).toBeGreaterThanOrEqual(16);
+  });
 });
