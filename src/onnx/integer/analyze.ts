@@ -180,9 +180,10 @@ class Analyzer {
     for (const input of graph.input)
       if (this.isFloat(input.name) && !this.scope.initializers.has(input.name)) this.#define(input.name, { kind: "input" });
     for (const node of graph.node) this.#visit(node);
-    for (const { name } of graph.output)
-      if (this.isFloat(name) && !this.made.has(name)) this.reasons.push(`output ${name}, which is constant`);
     if (this.reasons.length > 0) throw unsupported(this.reasons);
+    // all nodes have a form: what is left is an output of none
+    const left = graph.output.filter(({ name }) => this.isFloat(name) && !this.made.has(name));
+    if (left.length > 0) throw unsupported(left.map(({ name }) => `output ${name}, which is constant`));
     return { scope: this.scope, steps: this.steps, made: this.made, masks: this.masks, isFloat: this.isFloat };
   }
 

@@ -25,7 +25,7 @@ function perChannel(context: PassContext, layer: ModelLayer, node: NodeProto, in
   if (constant === null || !isFloatType(constant.tensor.dataType)) return null;
   const dims = tensorDims(constant.tensor);
   const count = dims.reduce((a, b) => a * b, 1);
-  const rank = layer.opType === "Gemm" ? 2 : layer.shape.length;
+  const rank = layer.shape.length;
   if (dims.length > rank || (count !== 1 && (count !== channels || dims[dims.length - (rank - 1)] !== channels))) return null;
   const values = readFloats(context.model, constant.tensor);
   return Float64Array.from({ length: channels }, (_, c) => values[count === 1 ? 0 : c]);
