@@ -1,6 +1,6 @@
 // npm run build: dist/, what the package holds. One copy of the library, ES modules, minified; CommonJS loads the same
 // modules (Node can since 20.19 and 22.12), so formats and errors are the same objects either way.
-//   dist/esm/NAME.js     the modules; each named format is a line that takes it from the chunk of all of them (_NAME.js)
+//   dist/esm/NAME.js     the modules, chunks as _NAME.js; a named format is a line that takes it from that of all of them
 //   dist/cjs/NAME.cjs    a line that loads the module; a named format by require is `lowbit/formats` whole
 //   dist/types/          the declarations (scripts/types.ts); dist/esm/NAME.d.ts are lines that lead there
 // Source maps lie beside the modules and stay out of the tarball: they weigh more than the code.

@@ -151,7 +151,7 @@ export function floats(dims: readonly number[]): Value & { readonly data: Float3
 /** The data of a float32 value. @throws LowbitError E_UNSUPPORTED */
 export function floatData(value: Value | undefined, what: string): Float32Array {
   if (value?.data instanceof Float32Array) return value.data;
-  throw new LowbitError("E_UNSUPPORTED", `${what}: expected float32, got ${value?.type ?? "nothing"}. Use { fallback: "onnxruntime" }.`);
+  throw new LowbitError("E_UNSUPPORTED", `${what}: expected float32, got ${value?.type ?? "nothing"}. Run the model with onnxruntime itself.`);
 }
 
 /** Small integers (shapes, axes, indices) as numbers. */
@@ -173,7 +173,7 @@ export function readValue(model: OnnxModel, tensor: TensorProto): Value {
   if (type === undefined)
     throw new LowbitError(
       "E_UNSUPPORTED",
-      `tensor ${JSON.stringify(tensor.name)}: expected one of ${[...TYPES.keys()].join(", ")}, got ${dataTypeName(tensor.dataType)}. Use { fallback: "onnxruntime" }.`,
+      `tensor ${JSON.stringify(tensor.name)}: expected one of ${[...TYPES.keys()].join(", ")}, got ${dataTypeName(tensor.dataType)}. Run the model with onnxruntime itself.`,
     );
   if (isFloatType(tensor.dataType)) return { type, dims, data: ownData(model, readFloats(model, tensor)) };
   const raw = readRaw(model, tensor);
@@ -242,7 +242,7 @@ export function smallTensor(tensor: TensorProto): Value {
   if (type === undefined)
     throw new LowbitError(
       "E_UNSUPPORTED",
-      `attribute: expected a type of the runtime, got ${dataTypeName(tensor.dataType)}. Use { fallback: "onnxruntime" }.`,
+      `attribute: expected a type of the runtime, got ${dataTypeName(tensor.dataType)}. Run the model with onnxruntime itself.`,
     );
   const dims = tensorDims(tensor);
   const raw = tensor.rawData;
