@@ -151,7 +151,10 @@ export function floats(dims: readonly number[]): Value & { readonly data: Float3
 /** The data of a float32 value. @throws LowbitError E_UNSUPPORTED */
 export function floatData(value: Value | undefined, what: string): Float32Array {
   if (value?.data instanceof Float32Array) return value.data;
-  throw new LowbitError("E_UNSUPPORTED", `${what}: expected float32, got ${value?.type ?? "nothing"}. Run the model with onnxruntime itself.`);
+  throw new LowbitError(
+    "E_UNSUPPORTED",
+    `${what}: expected float32, got ${value?.type ?? "nothing"}. Run the model with onnxruntime itself.`,
+  );
 }
 
 /** Small integers (shapes, axes, indices) as numbers. */
