@@ -37,6 +37,7 @@ describeGpu(`convolutional networks on ${adapterName}`, () => {
         (await quantizeModelBytes(local("test/fixtures/fashion-cnn/fashion_cnn.onnx"), { format: "mxfp4", target: "stored" })).bytes,
       waves("image", [1, 1, 28, 28]),
     ],
+    ["fashion-cnn, float16", 1e-3, async () => (await quantizeModelBytes(local("test/fixtures/fashion-cnn/fashion_cnn.onnx"), { dtype: "fp16" })).bytes, waves("image", [1, 1, 28, 28])], // prettier-ignore
     ["fashion-cnn, codes", 2e-2, async () => codes(local("test/fixtures/fashion-cnn/fashion_cnn.onnx")), waves("image", [2, 1, 28, 28])],
     // codes that fall to the other side of a tie
     ["OCR classifier, codes", 2e-2, () => codes(ocr("ch_ppocr_mobile_v2.0_cls_infer.onnx")), waves("x", [1, 3, 48, 32])],

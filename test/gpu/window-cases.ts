@@ -44,6 +44,7 @@ export const WINDOWS: readonly WindowCase[] = [
   { op: "GlobalAveragePool", x: [2, 5, 3, 7] },
   { op: "GlobalMaxPool", x: [2, 5, 9] },
   { op: "BatchNormalization", x: [2, 5, 3, 7], more: [[5], [5], [5], [5]], positive: true, attributes: { epsilon: 0.01 } },
+  { op: "Cast", x: [3, 7], attributes: { to: 1n } },
   { op: "HardSigmoid", x: [2, 5, 9], attributes: { alpha: 0.3, beta: 0.6 } },
 ];
 

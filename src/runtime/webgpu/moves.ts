@@ -22,7 +22,7 @@ import { integers, type Value } from "../value.ts";
 import { copyBetween, copyStrided } from "./copy.ts";
 import { hollow, isFloat, isFull, type DeviceEmit, type HeldInputs } from "./emit.ts";
 import { countOf, isTensor, type Held, type Recorder, type Tensor } from "./recorder.ts";
-import type { NodeProto } from "../../onnx/file/gen/onnx_pb.ts";
+import { TensorProto_DataType as T, type NodeProto } from "../../onnx/file/gen/onnx_pb.ts";
 
 /** Inputs as loops take them, tensors of the device without their values. */
 export const hollowInputs = (inputs: HeldInputs): Inputs => inputs.map((value) => value && hollow(value));
@@ -324,7 +324,12 @@ export function emitRotary(
   return y;
 }
 
+/** Cast to the type that it has: float16 is float32 here. */
+const cast: DeviceEmit = (r, [x], node) =>
+  isTensor(x) && isFloat(x) && attributeInt(node, "to", 0) === Number(T.FLOAT) ? [r.view(x, x.dims)] : undefined;
+
 export const MOVES: readonly (readonly [string, DeviceEmit])[] = [
+  ["Cast", cast],
   ["Transpose", moved(transposeView)],
   ["Slice", moved(sliceView)],
   ["Expand", moved(expanded)],
