@@ -110,6 +110,16 @@ function writeValues(f: FunctionBuilder, spec: AttentionTilesSpec): void {
   }, count);
 }
 
+/** Moves `place` from 0 to `end` bytes (not none) by vectors: `turns` at a time, and the rest one by one. */
+function eachFour(f: FunctionBuilder, place: Local, end: Local, turns: number, body: (offset: number) => void): void {
+  f.set(place, f.i32(0));
+  for (const count of turns === 1 ? [1] : [turns, 1])
+    f.while(f.op("i32.ge_s", f.op("i32.sub", end, place), f.i32(count === 1 ? 1 : 16 * count)), () => {
+      for (let i = 0; i < count; i++) body(16 * i);
+      f.bump(place, 16 * count);
+    });
+}
+
 const SOFTEN = ["scores", "mask", "low", "high", "count", "state", "y"] as const;
 
 /**
@@ -120,50 +130,44 @@ function writeSoften(f: FunctionBuilder, spec: AttentionTilesSpec): void {
   const at = Object.fromEntries(SOFTEN.map((name, i) => [name, f.param(i)])) as Record<(typeof SOFTEN)[number], Local>;
   const [scale, cap] = [SOFTEN.length, SOFTEN.length + 1].map((i) => f.param(i));
   const [s, most, before, sum, factor, index, x] = f.locals("v128", 7);
-  const [place, left] = f.locals("i32", 2);
+  const [place, end, left] = f.locals("i32", 3);
   const lanes = f.constant("lanes", f.v128([0, 0, 0, 0, 1, 0, 0, 0, 2, 0, 0, 0, 3, 0, 0, 0]));
   f.set(before, f.load("v128.load32_splat", at.state, STATE.most));
   f.set(most, f.get(before));
-  const end = f.op("i32.shl", at.count, f.i32(2));
+  f.set(end, f.op("i32.shl", at.count, f.i32(2)));
   /** Scores as they count, and the greatest; `limited`: some of the vectors hold keys that do not count. */
-  const pass = (limited: boolean): void => {
-    f.set(place, f.i32(0));
-    f.doWhile(
-      () => {
-        const address = (base: Local): Emit => f.op("i32.add", base, place);
-        f.set(s, f.op("f32x4.mul", f.load("v128.load", address(at.scores)), f.op("f32x4.splat", scale)));
-        if (spec.softcap) {
-          f.set(s, f.op("f32x4.div", s, f.op("f32x4.splat", cap)));
-          f.set(s, f.op("f32x4.mul", tanh4(f, s, spec.relaxed), f.op("f32x4.splat", cap)));
-        }
-        if (spec.mask) {
-          if (limited) {
-            f.set(left, f.op("i32.sub", at.count, f.op("i32.shr_u", place, f.i32(2))));
-            f.if(
-              f.op("i32.ge_s", left, f.i32(4)),
-              () => f.set(x, f.load("v128.load", address(at.mask))),
-              () => loadSome(f, x, address(at.mask), left, f.constant32(0)),
-            );
-          } else f.set(x, f.load("v128.load", address(at.mask)));
-          f.set(s, f.op("f32x4.add", s, x));
-        }
+  const pass = (limited: boolean): void =>
+    eachFour(f, place, end, limited ? 1 : 4, (offset) => {
+      const address = (base: Local): Emit => f.op("i32.add", base, place);
+      f.set(s, f.op("f32x4.mul", f.load("v128.load", address(at.scores), offset), f.op("f32x4.splat", scale)));
+      if (spec.softcap) {
+        f.set(s, f.op("f32x4.div", s, f.op("f32x4.splat", cap)));
+        f.set(s, f.op("f32x4.mul", tanh4(f, s, spec.relaxed), f.op("f32x4.splat", cap)));
+      }
+      if (spec.mask) {
         if (limited) {
-          f.set(index, f.op("i32x4.add", f.op("i32x4.splat", f.op("i32.shr_u", place, f.i32(2))), lanes));
-          const inside = f.op(
-            "v128.and",
-            f.op("i32x4.ge_s", index, f.op("i32x4.splat", at.low)),
-            f.op("i32x4.lt_s", index, f.op("i32x4.splat", at.high)),
+          f.set(left, f.op("i32.sub", at.count, f.op("i32.shr_u", place, f.i32(2))));
+          f.if(
+            f.op("i32.ge_s", left, f.i32(4)),
+            () => f.set(x, f.load("v128.load", address(at.mask))),
+            () => loadSome(f, x, address(at.mask), left, f.constant32(0)),
           );
-          f.set(s, f.op("v128.bitselect", s, f.constantF32(-Infinity), inside));
-        }
-        // pmax is one instruction, max some nine; a NaN that it passes over makes the sum NaN
-        f.set(most, f.op("f32x4.pmax", most, s));
-        f.store("v128.store", address(at.scores), 0, s);
-        f.bump(place, 16);
-      },
-      f.op("i32.lt_u", place, end),
-    );
-  };
+        } else f.set(x, f.load("v128.load", address(at.mask), offset));
+        f.set(s, f.op("f32x4.add", s, x));
+      }
+      if (limited) {
+        f.set(index, f.op("i32x4.add", f.op("i32x4.splat", f.op("i32.shr_u", place, f.i32(2))), lanes));
+        const inside = f.op(
+          "v128.and",
+          f.op("i32x4.ge_s", index, f.op("i32x4.splat", at.low)),
+          f.op("i32x4.lt_s", index, f.op("i32x4.splat", at.high)),
+        );
+        f.set(s, f.op("v128.bitselect", s, f.constantF32(-Infinity), inside));
+      }
+      // pmax is one instruction, max some nine; a NaN that it passes over makes the sum NaN
+      f.set(most, f.op("f32x4.pmax", most, s));
+      f.store("v128.store", address(at.scores), offset, s);
+    });
   const whole = f.op("i32.and", f.op("i32.le_s", at.low, f.i32(0)), f.op("i32.ge_s", at.high, f.op("i32.and", f.op("i32.add", at.count, f.i32(3)), f.i32(-4)))); // prettier-ignore
   f.if(
     whole,
@@ -175,18 +179,13 @@ function writeSoften(f: FunctionBuilder, spec: AttentionTilesSpec): void {
   const exp = decay4(f, x, spec.relaxed);
   f.set(factor, exp);
   f.set(sum, f.constant32(0));
-  f.set(place, f.i32(0));
-  f.doWhile(
-    () => {
-      const address = f.op("i32.add", at.scores, place);
-      f.set(x, f.op("f32x4.sub", f.load("v128.load", address), most));
-      f.set(x, exp);
-      f.set(sum, f.op("f32x4.add", sum, x));
-      f.store("v128.store", address, 0, x);
-      f.bump(place, 16);
-    },
-    f.op("i32.lt_u", place, end),
-  );
+  eachFour(f, place, end, 2, (offset) => {
+    const address = f.op("i32.add", at.scores, place);
+    f.set(x, f.op("f32x4.sub", f.load("v128.load", address, offset), most));
+    f.set(x, exp);
+    f.set(sum, f.op("f32x4.add", sum, x));
+    f.store("v128.store", address, offset, x);
+  });
   foldLanes(f, "f32x4.add", sum);
   f.set(x, f.load("v128.load32_splat", at.state, STATE.sum));
   f.set(sum, f.op("f32x4.add", f.op("f32x4.mul", x, factor), sum));
