@@ -9,6 +9,12 @@ export type NormKind = "rms" | "layer";
 const isRow = (value: Value | undefined, width: number): boolean =>
   value === undefined || (value.type === "float32" && elementsOf(value) === width && value.dims.at(-1) === width);
 
+/** Whether dimensions are others without some of their leading ones. */
+const isWithin = (inner: readonly number[], outer: readonly number[]): boolean => {
+  const more = outer.length - inner.length;
+  return more >= 0 && outer.slice(0, more).every((d) => d === 1) && inner.join() === outer.slice(more).join();
+};
+
 /**
  * The norm of x, or of x + skip + addend, along its last axis: inputs x, scale, shift, skip, addend; outputs its result
  * and the sum.
@@ -21,7 +27,8 @@ export const fusedNorm =
     const axis = attributeInt(node, "axis", -1);
     const width = x.dims.at(-1) ?? 0;
     if ((axis !== -1 && axis !== rank - 1) || rank === 0 || ![scale, shift, addend].every((row) => isRow(row, width))) return undefined;
-    if (skip !== undefined && skip.dims.join() !== x.dims.join()) return undefined;
+    // the sum has x's dimensions: rows of positions are one for all sequences, where there is one sequence
+    if (skip !== undefined && !isWithin(skip.dims, x.dims)) return undefined;
     const rows = { ...(shift && { shift }), ...(skip && { skip }), ...(addend && { addend }) };
     const keep = (node.output[1] ?? "") !== "";
     const made = emitNorm(m, { kind, x, scale, ...rows, epsilon: attributeFloat(node, "epsilon", 1e-5), width }, keep);
