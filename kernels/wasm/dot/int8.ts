@@ -13,10 +13,10 @@ export interface Int8Spec {
   readonly unsigned: boolean;
   readonly mr: number;
   /**
-   * Quads per turn of the inner loop: 4, or 1 for V8 11, which schedules longer blocks into spills (.47 of its roof
+   * Quads per turn of the inner loop: 8 (4 take 1 % longer), or 1 for V8 11, which schedules longer blocks into spills (.47 of its roof
    * instead of .67).
    */
-  readonly unroll: 1 | 4;
+  readonly unroll: 1 | 8;
   /**
    * Sums become float32 before they leave the registers (style "dot"): plus an int32 a column, times a factor a column,
    * plus a bias, within bounds. Default: they stay int32.

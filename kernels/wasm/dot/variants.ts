@@ -91,14 +91,14 @@ function* int8Variants(): Iterable<KernelVariant> {
       for (let mr = 1; mr <= INT8_ROWS[style]; mr++) {
         const spec = { style, unsigned, mr, shared: false };
         const name = `${unsigned ? "u" : "a"}8_s32_int8_gemm_${mr}x8__${style === "dot" ? "wasmrelaxedsimd" : "wasmsimd"}_${style}`;
-        yield { name, relaxed: style === "dot", build: () => int8Module({ ...spec, unroll: 4 }) };
+        yield { name, relaxed: style === "dot", build: () => int8Module({ ...spec, unroll: 8 }) };
         if (style === "dot")
           for (const bias of [false, true])
             for (const bounded of [false, true])
               yield {
                 name: [name, "scaled", bias && "bias", bounded && "bounded"].filter(Boolean).join("_"),
                 relaxed: true,
-                build: () => int8Module({ ...spec, unroll: 4, scaled: { bias, bounded } }),
+                build: () => int8Module({ ...spec, unroll: 8, scaled: { bias, bounded } }),
               };
         if (style === "simd") yield { name: `${name}_quad`, relaxed: false, build: () => int8Module({ ...spec, unroll: 1 }) };
         yield { name: `${unsigned ? "u" : "a"}8_pack_${mr}__wasmsimd_${style}`, relaxed: false, build: () => int8PackModule(spec) };

@@ -59,7 +59,7 @@ export function prepareInteger(runtime: Runtime, w: Int8Array, n: number, k: num
       if (!live || !runtime.live) throw disposed();
       checkIntegerRun(a, m, n, k, out);
       const mr = tileRows(m, INT8_ROWS[style]);
-      const unroll = runtime.features.relaxed ? 4 : 1;
+      const unroll = runtime.features.relaxed ? 8 : 1;
       const spec: Int8Spec = { style, unsigned: a instanceof Uint8Array, mr, unroll, shared: runtime.shared };
       const built = kernel(int8, spec);
       const tiles = Math.ceil(m / mr);

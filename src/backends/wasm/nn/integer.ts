@@ -307,7 +307,7 @@ function sumsPlan(memory: EngineMemory, { style, k, n, w, columnSums }: PackedCo
       const [c, ldc] = scaled === undefined ? [rowTerms + parts.sums, 4 * stride] : [scaled.y, 4 * n];
       const rowsSpec = { style, unsigned, mr, shared } as const;
       const packing = rowsJob({ x: at.x, m, k, zero: 0, a, rowSums, sums: rowTerms }, rowsSpec);
-      const unroll = memory.features.relaxed ? 4 : 1;
+      const unroll = memory.features.relaxed ? 8 : 1;
       const { low, high } = scaled === undefined ? { low: 0, high: 0 } : bounds(scaled.finished);
       const bounded = low > -Infinity || high < Infinity;
       const how = scaled === undefined ? {} : { scaled: { bias: scaled.finished.bias, bounded } };
