@@ -61,7 +61,7 @@ describe("integer products", () => {
           expect(y[r * n + c]).toBe(sum);
         }
     }
-    expect(engine.validate(int8Module({ style: "dot", unsigned: true, mr: 4, unroll: 4, shared: true }))).toBe(true);
+    expect(engine.validate(int8Module({ style: "dot", unsigned: true, mr: 4, unroll: 8, shared: true }))).toBe(true);
   });
 });
 
