@@ -13,8 +13,8 @@ export interface Int8Spec {
   readonly unsigned: boolean;
   readonly mr: number;
   /**
-   * Quads per turn of the inner loop: 8 (4 take 1 % longer), or 1 for V8 11, which schedules longer blocks into spills (.47 of its roof
-   * instead of .67).
+   * Quads per turn of the inner loop: 8 (4 take 1 % longer), or 1 for V8 11, which schedules longer blocks into spills
+   * (.47 of its roof instead of .67).
    */
   readonly unroll: 1 | 8;
   /**
