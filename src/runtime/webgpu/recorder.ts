@@ -267,6 +267,7 @@ export function createRecorder(runtime: GpuRuntime): Recorder {
       return submit(list, reads);
     },
     keep() {
+      open = null;
       const list = commands;
       commands = [];
       for (const buffer of [...uses.keys(), ...uploaded.splice(0)]) kept.push(buffer);
@@ -276,6 +277,7 @@ export function createRecorder(runtime: GpuRuntime): Recorder {
     },
     repeat: submit,
     reset() {
+      open = null;
       commands = [];
       for (const buffer of uses.keys()) pool.give(buffer);
       uses.clear();
