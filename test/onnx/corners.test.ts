@@ -9,10 +9,12 @@ import { buildScopes } from "../../src/onnx/graph/graph.ts";
 import { readModelBytes, type QuantizeModelOptions } from "../../src/onnx/index.ts";
 import { checkOptions } from "../../src/onnx/option-table.ts";
 import { smallest } from "../../src/onnx/sensitivity.ts";
+import { keepTexts } from "./kept.ts";
 import { T, encode, graph, matmulModel, model, node, raw, value, weights } from "./build.ts";
 
 describe("the smallest count that is enough", () => {
   test("of every number of layers, from every guess: never one that is known, and the right one", async () => {
+    const said: string[] = [];
     for (let most = 1; most <= 12; most++)
       for (let guess = 0; guess <= most + 1; guess++)
         for (let enough = 1; enough <= most; enough++) {
@@ -21,7 +23,9 @@ describe("the smallest count that is enough", () => {
           expect([most, guess, found]).toEqual([most, guess, enough]);
           expect(asked.every((count) => count >= 1 && count < most)).toBe(true);
           expect(new Set(asked).size).toBe(asked.length);
+          said.push(`${most} ${guess} ${enough}: ${asked.join(" ")}`);
         }
+    keepTexts(...said);
   });
   test("without runs left it is the best that was seen", async () => {
     let left = 2;

@@ -9,6 +9,7 @@ import { expertsObstacle } from "../../src/onnx/calibrate/experts.ts";
 import {
   applyPasses,
   calibrateModel,
+  decideWeights,
   dequantizeWeights,
   measureImportance,
   quantizeModelBytes,
@@ -19,7 +20,10 @@ import {
   writeModelBytes,
   type Feeds,
 } from "../../src/onnx/index.ts";
-import { buildScopes } from "../../src/onnx/graph/graph.ts";
+import { readFloats } from "../../src/onnx/file/values.ts";
+import { buildScopes, resolveConstant } from "../../src/onnx/graph/graph.ts";
+import { basisOf } from "../../src/onnx/targets/basis.ts";
+import { staticQuantize, type StaticOptions } from "../../src/onnx/static.ts";
 import { writeQOperators } from "../../src/onnx/targets/static/qoperator.ts";
 import { T, encode, graph, model, node, raw, value, weights } from "./build.ts";
 import { keep } from "./kept.ts";
@@ -303,4 +307,78 @@ describe("quantized operators from codes to codes", () => {
     "%s of opset %i to codes of %j with %i outputs",
     (op, opset, codes, outputs, attributes, operators) => expect(moved(op, opset, codes, outputs, attributes)).toEqual(operators),
   );
+});
+
+test("the basis of a weight with scales by channel and a rotation of random signs is both, one after the other", () => {
+  const [k, block, seed] = [16, 8, 5];
+  const channels = Array.from({ length: k }, (_, i) => 2 ** ((i % 5) - 2));
+  const rotation = { kind: "hadamard", n: k, block, seed };
+  const basis = (recipe: object) => basisOf({ k, recipe } as never);
+  expect(basis({})).toBe(null);
+  expect(basis({ channelScales: channels })).toEqual({ scale: Float32Array.from(channels, (c) => 1 / c), matrix: null, block: k, key: "" });
+  const [signs, both] = [basis({ rotation })!, basis({ rotation, channelScales: channels })!];
+  expect([...signs.scale!].every((s) => Math.abs(s) === 1)).toBe(true);
+  expect(new Set(signs.scale).size).toBe(2);
+  expect(both).toEqual({ ...signs, scale: signs.scale!.map((s, i) => s / channels[i]) });
+  expect(basis({ rotation: { ...rotation, seed: null }, channelScales: channels })!.scale).toEqual(
+    Float32Array.from(channels, (c) => 1 / c),
+  );
+});
+
+test("a shift of the bias that an algorithm finds is added to the one that is there", async () => {
+  const bias = weights(K, 9).map((v) => 4 + v);
+  const bytes = encode(
+    model(
+      graph({
+        input: [value("x", T.FLOAT, ["rows", K])],
+        output: [value("y", T.FLOAT, [])],
+        initializer: [raw("w", [K, K], weights(K * K)), raw("v", [K, K], weights(K * K, 2)), raw("b", [K], bias)],
+        node: [
+          node("Gemm", ["x", "w", "b"], ["h"], { transB: 1n }, "one"),
+          node("Relu", ["h"], ["r"]),
+          node("Gemm", ["r", "v"], ["y"], { transB: 1n }, "two"),
+        ],
+      }),
+    ),
+  );
+  const calibration = [1, 2, 3].map((seed) => feedOf(64, seed));
+  const options = { algorithm: "refit", sequential: true, calibration } as const;
+  const opened = readModelBytes(bytes);
+  const decided = await decideWeights(opened, modelLayers(opened), () => ({ format: format("int2_b32"), algorithm: "refit" }), calibration);
+  const made = readModelBytes((await quantizeModelBytes(bytes, { ...options, format: "int2_b32", target: "qdq" })).bytes);
+  const found = made.proto.graph!.node.filter(({ opType }) => opType === "Gemm");
+  const shifts = [...decided.values()].map(({ biasShift }) => biasShift!);
+  for (const [i, gemm] of found.entries()) {
+    const got = resolveConstant(buildScopes(made)[0], gemm.input[2])!;
+    const want = shifts[i].map((shift, c) => shift + (i === 0 ? bias[c] : 0));
+    [...readFloats(made, got.tensor)].forEach((v, c) => expect(Math.abs(v - want[c])).toBeLessThan(1e-5));
+  }
+  expect(found.length).toBe(2);
+  expect(Math.max(...shifts[0].map(Math.abs))).toBeGreaterThan(1e-3);
+});
+
+test("values of 16 bits have the whole range that was seen, values of 8 bits that of the observer", async () => {
+  const proto = model(
+    graph({
+      input: [value("x", T.FLOAT, ["rows", K])],
+      output: [value("y", T.FLOAT, [])],
+      initializer: [raw("w", [K, K], weights(K * K))],
+      node: [node("MatMul", ["x", "w"], ["y"], {}, "mm")],
+    }),
+    { opset: 21, ir: 10 },
+  );
+  const data = weights(128 * K, 3).map((v, i) => (i === 77 ? 64 : 2 * v));
+  const least = Math.min(...data);
+  const feeds: Feeds[] = [{ x: { type: "float32", data, dims: [128, K] } }];
+  const scaleOf = async (activations: "uint8" | "uint16", observer: StaticOptions["observer"]) => {
+    const opened = readModelBytes(encode(proto));
+    await staticQuantize(opened, feeds, { activations, observer });
+    const [scope] = buildScopes(opened);
+    const first = scope.graph.node.find(({ opType, input }) => opType === "QuantizeLinear" && input[0] === "x")!;
+    return readFloats(opened, resolveConstant(scope, first.input[1])!.tensor)[0];
+  };
+  const clipped = { method: "percentile", percentile: 99 } as const;
+  for (const observer of [clipped, "minMax"] as const) expect(await scaleOf("uint16", observer)).toBeCloseTo((64 - least) / 65535, 8);
+  expect(await scaleOf("uint8", "minMax")).toBeCloseTo((64 - least) / 255, 6);
+  expect(await scaleOf("uint8", clipped)).toBeLessThan(2 / 255);
 });
