@@ -201,7 +201,7 @@ async function sessionOf(
     );
   const { fallbackSession } = await import("./parts.ts");
   const described = { ...describe(model), agree };
-  const init = { missing, profile, open: (part: OnnxModel) => open(part, readGraph(part)) };
+  const init = { missing, profile, device: isWebGpu(backend), open: (part: OnnxModel) => open(part, readGraph(part)) };
   const session = await fallbackSession(model, described, init, { fallback, source, files });
   if (options.signal?.aborted) await session.release();
   checkAborted(options.signal, "loadModel");

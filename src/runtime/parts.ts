@@ -20,6 +20,8 @@ interface PartsInit {
   readonly missing: readonly string[];
   readonly runtime: OnnxRuntime;
   readonly profile: boolean;
+  /** Whether products run on a device, faster than any processor's. */
+  readonly device: boolean;
   /** Opens a part that runs here. */
   readonly open: (model: OnnxModel) => Promise<Session | DeviceSession>;
 }
@@ -63,7 +65,7 @@ export async function sessionOfParts(
 ): Promise<Session | null> {
   const parts: Opened[] = [];
   try {
-    for (const { model: part, foreign, operators } of partition(model, isNative(init.runtime), shares) ?? []) {
+    for (const { model: part, foreign, operators } of partition(model, !init.device && isNative(init.runtime), shares) ?? []) {
       const label = `model part ${parts.length + 1} (${operators.join(", ")})`;
       const session = foreign
         ? await foreignSession(describe(part), writeModelBytes(part), operators, init.runtime, { label })
