@@ -29,7 +29,7 @@ export function gemmModule(spec: GemmSpec): Uint8Array<ArrayBuffer> {
     const record = weightRecord(spec).bytes;
     const actRecord = activationRecord(spec).bytes;
     const blockBytes = f.op("i32.mul", field("groups"), f.i32(record));
-    if (unpack !== null) f.set(end, f.op("i32.add", field("w"), f.op("i32.mul", field("blocks"), blockBytes)));
+    if (spec.mr > 1) f.set(end, f.op("i32.add", field("w"), f.op("i32.mul", field("blocks"), blockBytes)));
     return (block) => {
       if (spec.mr === 1) {
         // item i: blocks i, i + items, i + 2 * items, ..., so that the items of a thread go on along all strands
@@ -60,11 +60,9 @@ export function gemmModule(spec: GemmSpec): Uint8Array<ArrayBuffer> {
         f.set(at, f.op("i32.add", w, f.op("i32.mul", first, f.i32(record))));
         if (unpack !== null) f.run(f.call(unpack, at, panel, count));
         f.set(a, f.op("i32.add", field("a"), f.op("i32.mul", first, f.i32(actRecord))));
-        if (unpack !== null) {
-          // the chunk that follows in memory is the next one of this worker
-          const next = f.op("i32.add", at, f.op("i32.mul", count, f.i32(record)));
-          aimAhead(f, ahead, aheadEnd, next, f.op("i32.mul", chunk, f.i32(record)), end);
-        }
+        // the chunk that follows in memory is the next one of this worker
+        const next = f.op("i32.add", at, f.op("i32.mul", count, f.i32(record)));
+        aimAhead(f, ahead, aheadEnd, next, f.op("i32.mul", chunk, f.i32(record)), end);
         const given: Record<TileParameter, Operand> = {
           a,
           w: at,

@@ -214,10 +214,8 @@ class TileWriter {
     f.set(this.#w, f.op("i32.add", w, this.#half));
     f.set(this.#groups, groups);
     if (this.#narrow) f.set(this.#z, f.op("i32.add", w, f.op("i32.shr_u", this.#half, f.i32(1))));
-    if (this.#panel !== null) {
-      f.set(this.#panel, f.op("i32.add", panel, f.op("i32.mul", this.#half, f.i32(this.#vectors))));
-      lookAhead(f, ahead, aheadEnd);
-    }
+    if (this.#panel !== null) f.set(this.#panel, f.op("i32.add", panel, f.op("i32.mul", this.#half, f.i32(this.#vectors))));
+    lookAhead(f, ahead, aheadEnd);
     f.doWhile(() => this.#group(), f.op("i32.gt_s", this.#groups, f.i32(0)));
   }
 

@@ -5,7 +5,7 @@
 import { family } from "../engine/family.ts";
 import { ModuleBuilder, type Emit, type FunctionBuilder, type Local, type Operand } from "../engine/asm.ts";
 import { writeWork } from "../engine/items.ts";
-import { writePackRows } from "../products/tiles.ts";
+import { aimAhead, lookAhead, writePackRows } from "../products/tiles.ts";
 
 export interface Int8Spec {
   readonly style: "dot" | "simd";
@@ -37,7 +37,7 @@ export const INT8_ROWS = { dot: 6, simd: 4 } as const;
 export const INT8_SLAB = 128;
 
 /** What every product takes. */
-export const INT8_SUMS_ARGUMENTS = ["a", "w", "c", "ldc", "quads", "tiles", "aStride", "rowSums", "columnSums"] as const;
+export const INT8_SUMS_ARGUMENTS = ["a", "w", "c", "ldc", "quads", "tiles", "aStride", "rowSums", "columnSums", "blocks"] as const;
 
 /**
  * Arguments of `work`, i32 each; `rowSums` and `columnSums` are read by style "dot" only, those after them by scaled
@@ -51,7 +51,7 @@ export const int8Quad = (style: "dot" | "simd"): number => (style === "dot" ? 4 
 
 const DOT = "i32x4.relaxed_dot_i8x16_i7x16_add_s";
 
-const TILE_PARAMETERS = ["a", "b", "c", "ldc", "quads", "tiles", "aStride", "fresh", "rowSums", "columnSums"] as const;
+const TILE_PARAMETERS = ["a", "b", "c", "ldc", "quads", "tiles", "aStride", "fresh", "rowSums", "columnSums", "ahead", "aheadEnd"] as const; // prettier-ignore
 /** Of scaled sums: is the chunk the last, the last row of c and bytes from the first column, the job's arguments. */
 const SCALED_PARAMETERS = [...TILE_PARAMETERS, "last", "lastRow", "column", "args"] as const;
 
@@ -67,7 +67,7 @@ const argument = (f: FunctionBuilder, args: Local, name: (typeof INT8_ARGUMENTS)
 function writeTile(f: FunctionBuilder, spec: Int8Spec): void {
   const { mr, style, unroll } = spec;
   const nv = 2;
-  const [firstA, firstB, c, ldc, allQuads, tiles, aStride, fresh, rowSums, columnSums] = TILE_PARAMETERS.map((_, i) => f.param(i));
+  const [firstA, firstB, c, ldc, allQuads, tiles, aStride, fresh, rowSums, columnSums, ahead, aheadEnd] = TILE_PARAMETERS.map((_, i) => f.param(i)); // prettier-ignore
   const [a, b, quads, half] = f.locals("i32", 4);
   const rows: Local[] = [c, ...f.locals("i32", mr - 1)];
   const acc = Array.from({ length: mr }, () => f.locals("v128", nv));
@@ -94,7 +94,7 @@ function writeTile(f: FunctionBuilder, spec: Int8Spec): void {
     f.bump(quads, -count);
   };
   const { scaled } = spec;
-  const [last, lastRow, column, args] = scaled === undefined ? [] : [10, 11, 12, 13].map((i) => f.param(i));
+  const [last, lastRow, column, args] = scaled === undefined ? [] : [0, 1, 2, 3].map((i) => f.param(TILE_PARAMETERS.length + i));
   const finish = scaled === undefined ? null : { ...scaled, args, column, factor: f.local("v128"), bias4: f.local("v128"), at: f.local("i32") }; // prettier-ignore
   const leave = (): void => acc.forEach((_, i) => acc[mr - 1 - i].forEach((v, j) => f.store("v128.store", rows[mr - 1 - i], 16 * j, v)));
   f.doWhile(() => {
@@ -106,6 +106,7 @@ function writeTile(f: FunctionBuilder, spec: Int8Spec): void {
       () => {
         f.set(a, firstA);
         f.set(b, f.op("i32.add", firstB, half));
+        lookAhead(f, ahead, aheadEnd);
         f.set(quads, allQuads);
         f.if(
           fresh,
@@ -196,7 +197,8 @@ export function int8Module(spec: Int8Spec): Uint8Array<ArrayBuffer> {
   const widen = style === "simd" ? m.func("widen", ["i32", "i32", "i32"], [], writeWiden) : null;
   writeWork(m, (f, args, panel) => {
     const field = (name: (typeof INT8_ARGUMENTS)[number]): Emit => argument(f, args, name);
-    const [w, c, left, first, count, a, at] = f.locals("i32", 7);
+    const [w, c, left, first, count, a, at, from, ahead, aheadEnd, end] = f.locals("i32", 11);
+    f.set(end, f.op("i32.add", field("w"), f.op("i32.mul", field("blocks"), f.op("i32.shl", field("quads"), f.i32(6)))));
     return (block) => {
       const column = f.op("i32.shl", block, f.i32(6));
       f.set(w, f.op("i32.add", field("w"), f.op("i32.mul", block, f.op("i32.shl", field("quads"), f.i32(6)))));
@@ -206,6 +208,9 @@ export function int8Module(spec: Int8Spec): Uint8Array<ArrayBuffer> {
       f.while(f.op("i32.gt_s", left, f.i32(0)), () => {
         f.set(count, f.op("select", f.i32(INT8_CHUNK), left, f.op("i32.lt_s", f.i32(INT8_CHUNK), left)));
         f.set(at, f.op("i32.add", w, f.op("i32.shl", first, f.i32(6))));
+        // the chunk that follows in memory is the next one of this worker
+        f.set(from, f.op("i32.add", at, f.op("i32.shl", count, f.i32(6))));
+        aimAhead(f, ahead, aheadEnd, from, f.i32(64 * INT8_CHUNK), end);
         if (widen !== null) {
           f.run(f.call(widen, at, panel, count));
           f.set(at, panel);
@@ -222,6 +227,8 @@ export function int8Module(spec: Int8Spec): Uint8Array<ArrayBuffer> {
           fresh: f.op("i32.eqz", first),
           rowSums: field("rowSums"),
           columnSums: f.op("i32.add", field("columnSums"), column),
+          ahead,
+          aheadEnd,
           last: f.op("i32.eq", count, left),
           lastRow: f.op("i32.add", field("lastRow"), column),
           column,

@@ -94,6 +94,7 @@ export function prepareInteger(runtime: Runtime, w: Int8Array, n: number, k: num
           c: c + 4 * from * mr * stride,
           ldc: 4 * stride,
           quads,
+          blocks,
           tiles: Math.min(slab, tiles - from),
           aStride,
           rowSums: rowSums + 4 * from * mr,

@@ -322,6 +322,7 @@ function sumsPlan(memory: EngineMemory, { style, k, n, w, columnSums }: PackedCo
           c: c + from * mr * ldc,
           ldc,
           quads,
+          blocks,
           tiles: Math.min(slab, tiles - from),
           aStride,
           rowSums: rowSums + 4 * from * mr,
