@@ -1,6 +1,6 @@
 // Edges of verification and of choices: arithmetic that a model has and what may be asked of it, metrics, values between
 // runtimes, quantiles, tokens of decoders that differ, how many forms of a quantizer are tried.
-import { describe, expect, test } from "vitest";
+import { afterEach, describe, expect, test, vi } from "vitest";
 import { format } from "../../formats/index.ts";
 import { decideWeights, modelLayers, quantizeModelBytes, readModelBytes, type Feeds } from "../../src/onnx/index.ts";
 import { quantile } from "../../src/onnx/verify/bench.ts";
@@ -9,7 +9,9 @@ import { compareGeneration, promptsOf, type DecoderModel } from "../../src/onnx/
 import { measureMetric } from "../../src/onnx/verify/metric.ts";
 import { numbers } from "../../src/onnx/verify/numbers.ts";
 import { valueSqnr } from "../../src/onnx/verify/parting.ts";
-import type { OutputTensor } from "../../src/onnx/verify/runtimes.ts";
+import { compareRuntimes } from "../../src/onnx/verify/matrix.ts";
+import { type OutputTensor, type Runtime, type RuntimeEntry } from "../../src/onnx/verify/runtimes.ts";
+import { runtimeEntry } from "../../src/onnx/verify/table.ts";
 import { T, encode, graph, matmulModel, model, node, raw, value, weights } from "./build.ts";
 
 const opened = (nodes: ReturnType<typeof node>[], initializer = [raw("w", [1], Float32Array.of(1))]) => readModelBytes(encode(model(graph({ input: [value("x", T.FLOAT, [1])], output: [value("y", T.FLOAT, [])], initializer, node: nodes })))); // prettier-ignore
@@ -162,4 +164,71 @@ test("weights that were inputs with a default are named, three of them", async (
   expect(await note(1)).toBe(`${text}w0`);
   expect(await note(3)).toBe(`${text}w0, w1, w2`);
   expect(await note(5)).toBe(`${text}w0, w1, w2, ... (5 in all)`);
+});
+
+describe("models in runtimes that fail, and that differ", () => {
+  const bytes = encode(model(graph({ input: [value("x", T.FLOAT, [4])], output: [value("p", T.FLOAT, [4]), value("q", T.FLOAT, [4])], node: [node("Neg", ["x"], ["p"], {}, "neg"), node("Abs", ["x"], ["q"], {}, "abs")] }))); // prettier-ignore
+  const feeds: Feeds[] = [{ x: { type: "float32", data: Float32Array.of(-2, -1, 1, 2), dims: [4] } }];
+  type Change = (name: string, values: Float32Array) => Float32Array | null;
+  /** A runtime without a process, of this one model. */
+  const plain = (change: Change, over: Partial<Runtime> = {}): Runtime => ({
+    ...{ name: "stub", version: "1", peakBytes: async () => 1, close: async () => {} },
+    open: async () => ({
+      ...{ inputNames: ["x"], outputNames: ["p", "q"], inputs: undefined, outputs: undefined },
+      loadMs: 1,
+      run: async () => {
+        const values = { p: Float32Array.of(2, 1, -1, -2), q: Float32Array.of(2, 1, 1, 2) };
+        const outputs = Object.entries(values).map(([name, value]) => {
+          const data = change(name, value);
+          return [name, data === null ? null : { type: "float32", dims: [data.length], data }] as const;
+        });
+        return { outputs: new Map(outputs), ms: 1 };
+      },
+      close: async () => {},
+    }),
+    ...over,
+  });
+  const compared = async (over: Partial<Runtime>, change: Change = (_, v) => v) => {
+    for (const name of ["node", "node-disabled"]) vi.spyOn(runtimeEntry(name), "start").mockImplementation(async () => plain((_, v) => v));
+    const stub: RuntimeEntry = { name: "stub", about: "", check: () => {}, start: async () => plain(change, over) };
+    const { cells, ok, runtimes } = await compareRuntimes(bytes, bytes, { runtimes: [stub], feeds, kinds: new Map() });
+    expect(runtimes).toEqual(["node", "stub"]);
+    expect(cells.map(({ model: of, runtime }) => `${of} ${runtime}`)).toEqual(["reference node", "reference stub", "model node", "model stub"]); // prettier-ignore
+    return { ok, cell: cells[3] };
+  };
+  afterEach(() => vi.restoreAllMocks());
+  test.each([
+    [undefined, "no float16 here", "refused"],
+    [true, "no float16 here", "refused"],
+    [false, "no float16 here", "unproved"],
+    [false, "no f16 here\nfor a reason", "unproved"],
+    [false, "HALF is missing", "unproved"],
+    [false, "out of memory", "refused"],
+    [false, "out of memory\nfor float16", "refused"],
+  ] as const)("half %s, %j", async (half, message, state) => {
+    const open = (): never => {
+      throw new Error(message);
+    };
+    const { ok, cell } = await compared({ open, ...(half === undefined ? {} : { half }) });
+    expect([ok, cell.ok, cell.state]).toEqual([state === "unproved", state === "unproved", state]);
+    expect([cell.error, cell.sqnrDb, cell.agreementDb, cell.ms, cell.peakBytes, cell.parting]).toEqual([message.split("\n")[0], NaN, NaN, NaN, null, undefined]); // prettier-ignore
+  });
+  const off = (of: string, by: number) => (name: string, values: Float32Array) => name === of ? values.map((v) => v * (1 + by)) : values; // prettier-ignore
+  test.each([
+    ["alike", (_: string, v: Float32Array) => v, Infinity, undefined],
+    ["one a little off", off("q", 2 ** -14), 84.29, undefined],
+    ["one far off", off("q", 0.5), 6.02, "q"],
+    ["the other far off", off("p", 0.25), 12.04, "p"],
+    ["both off, the second more", (name: string, v: Float32Array) => v.map((one) => one * (name === "p" ? 1.25 : 1.5)), 6.02, "p"],
+    ["both alike off", (_: string, v: Float32Array) => v.map((one) => one * 1.5), 6.02, "p"],
+    ["one of another shape", (name: string, v: Float32Array) => (name === "q" ? v.slice(0, 2) : v), -Infinity, "q"],
+    ["one that is not there", (name: string, v: Float32Array) => (name === "q" ? null : v), Infinity, undefined],
+  ] as const)("%s", async (_, change, db, output) => {
+    const { ok, cell } = await compared({}, change);
+    expect([ok, cell.ok, cell.parting?.output]).toEqual([output === undefined, output === undefined, output]);
+    expect([cell.state, cell.error]).toEqual(["ran", undefined]);
+    if (Number.isFinite(db)) expect(cell.agreementDb).toBeCloseTo(db, 2);
+    else expect(cell.agreementDb).toBe(db);
+    expect(cell.sqnrDb).toBe(cell.agreementDb);
+  });
 });
