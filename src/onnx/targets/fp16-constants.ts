@@ -56,7 +56,7 @@ function constantRange(model: OnnxModel, tensor: TensorProto, scratch: Scratch):
     beyond,
     infinite: beyond > 0 && least >= INFINITE,
     negative: beyond > 0 && positive === 0,
-    tiny: count > 0 && beyond === 0 && Math.sqrt(square / count) < FINE,
+    tiny: beyond === 0 && Math.sqrt(square / count) < FINE,
   };
 }
 
