@@ -3,6 +3,7 @@
 // (verify/process.ts).
 import { LowbitError } from "../../formats/core/errors.ts";
 import { halfTable } from "./file/half.ts";
+import { runtimeTensor, type TensorMaker } from "./runtime-tensor.ts";
 import type { FeedTensor, Feeds, InputMetadata } from "./verify/feeds.ts";
 
 /** A value as the runtime gives it; `data` is missing for sequences and maps. */
@@ -44,9 +45,8 @@ export interface RuntimeModule {
 }
 
 /** What is used of it. */
-interface Runtime {
+interface Runtime extends TensorMaker {
   readonly InferenceSession: { create(model: string | Uint8Array, options: object): Promise<Opened> };
-  readonly Tensor: new (type: string, data: unknown, dims: readonly number[]) => unknown;
 }
 
 const PACKAGE = "onnxruntime-node";
@@ -109,7 +109,7 @@ export async function openSession(model: string | Uint8Array, settings: SessionS
     outputNames: opened.outputNames,
     async run(feeds, fetches = opened.outputNames) {
       try {
-        const tensors = Object.entries(feeds).map(([name, feed]) => [name, new runtime.Tensor(feed.type, feed.data, feed.dims)]);
+        const tensors = Object.entries(feeds).map(([name, feed]) => [name, runtimeTensor(runtime, feed.type, feed.data, feed.dims)]);
         return await opened.run(Object.fromEntries(tensors) as Record<string, unknown>, fetches);
       } catch (cause) {
         throw new LowbitError(

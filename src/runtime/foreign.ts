@@ -2,6 +2,7 @@
 // elsewhere.
 import { LowbitError } from "../../formats/core/errors.ts";
 import { builtin } from "../files/node.ts";
+import { runtimeTensor, type TensorMaker } from "../onnx/runtime-tensor.ts";
 import { checkFetches, disposed, type Described, type Session } from "./session.ts";
 import type { RuntimeTensor } from "./value.ts";
 
@@ -17,9 +18,8 @@ export interface OnnxRuntime {
   readonly Tensor: new (...args: never) => unknown;
 }
 
-interface Known {
+interface Known extends TensorMaker {
   readonly InferenceSession: { create(model: string | Uint8Array, options: object): Promise<Opened> };
-  readonly Tensor: new (type: string, data: unknown, dims: readonly number[]) => unknown;
 }
 
 const firstLine = (error: unknown): string => String((error as Error).message ?? error).split("\n")[0];
@@ -61,10 +61,10 @@ export async function foreignSession(
   runtime: OnnxRuntime,
   { label = "model", files = new Map() }: ForeignOptions,
 ): Promise<Session> {
-  const { InferenceSession, Tensor } = runtime as unknown as Known;
+  const known = runtime as unknown as Known;
   const externalData = [...files].map(([path, data]) => ({ path, data }));
   const options = { logSeverityLevel: 4, ...(files.size === 0 ? {} : { externalData }) };
-  const session = await InferenceSession.create(source, options).catch((cause: unknown) => {
+  const session = await known.InferenceSession.create(source, options).catch((cause: unknown) => {
     throw new LowbitError(
       "E_RUNTIME",
       `${label}: expected one that onnxruntime loads, for the operators ${missing.join(", ")}, got ${firstLine(cause)}. Check the model with lowbit inspect.`,
@@ -79,7 +79,7 @@ export async function foreignSession(
       if (released) throw disposed();
       checkFetches(outputNames, fetches);
       try {
-        const tensors = Object.entries(feeds).map(([name, { type, data, dims }]) => [name, new Tensor(type, data, dims)]);
+        const tensors = Object.entries(feeds).map(([name, { type, data, dims }]) => [name, runtimeTensor(known, type, data, dims)]);
         return await session.run(Object.fromEntries(tensors) as Record<string, unknown>, fetches);
       } catch (cause) {
         const given = Object.entries(feeds).map(([name, { type, dims }]) => `${name} ${type}[${dims.join(", ")}]`);

@@ -3,6 +3,7 @@
 import { LowbitError, isLowbitError } from "../../formats/core/errors.ts";
 import { writeModelBytes } from "../onnx/file/io.ts";
 import type { OnnxModel } from "../onnx/file/model.ts";
+import { isNative } from "../onnx/runtime-tensor.ts";
 import { partition, type Part } from "./compile/partition.ts";
 import { foreignSession, importRuntime, type OnnxRuntime } from "./foreign.ts";
 import { presentOf } from "./machine/sequence.ts";
@@ -48,10 +49,6 @@ export async function fallbackSession(
   return inParts ?? foreignSession(described, source, init.missing, runtime, { files });
 }
 
-/** onnxruntime-node writes its version down, onnxruntime-web another. */
-const isNative = (runtime: OnnxRuntime & { readonly env?: { readonly versions?: { readonly node?: string } } }): boolean =>
-  runtime.env?.versions?.node !== undefined;
-
 /**
  * A session of a model in parts; null where it is better as a whole in onnxruntime.
  * @param shares see `partition`
@@ -65,7 +62,7 @@ export async function sessionOfParts(
 ): Promise<Session | null> {
   const parts: Opened[] = [];
   try {
-    for (const { model: part, foreign, operators } of partition(model, !init.device && isNative(init.runtime), shares) ?? []) {
+    for (const { model: part, foreign, operators } of partition(model, !init.device && isNative(init.runtime as object), shares) ?? []) {
       const label = `model part ${parts.length + 1} (${operators.join(", ")})`;
       const session = foreign
         ? await foreignSession(describe(part), writeModelBytes(part), operators, init.runtime, { label })

@@ -30,7 +30,11 @@ function host(ort, defaults) {
     async run(id, feeds, fetches) {
       const session = sessions.get(id);
       const tensors = {};
-      for (const [name, feed] of feeds) tensors[name] = new ort.Tensor(feed.type, feed.data, feed.dims);
+      for (const [name, { type, data, dims }] of feeds)
+        // onnxruntime-node's binding reads the Float16Array that its Tensor makes of codes as empty
+        tensors[name] = type === "float16" && ort.env?.versions?.node !== undefined
+          ? Object.assign(new ort.Tensor("uint16", data, dims), { type })
+          : new ort.Tensor(type, data, dims);
       const start = performance.now();
       const results = fetches === undefined ? await session.run(tensors) : await session.run(tensors, fetches);
       const outputs = [];
