@@ -28,8 +28,6 @@ export interface ActivationSpec {
 /** 1.5 * 2^23: a float32 of this size holds integers only. */
 const ROUND = 12582912;
 
-const DOT = "i32x4.relaxed_dot_i8x16_i7x16_add_s";
-
 /** Bits of 2^-100 and 2^100: quotients by scales between are finite and at most the largest code. */
 const [LEAST_SCALE, MOST_SCALE] = [0x0d800000, 0x71800000];
 
@@ -106,7 +104,7 @@ export function activationModule(spec: ActivationSpec): Uint8Array<ArrayBuffer> 
       if (bytes && vectors.length === 4) {
         const [a, b, c, d] = vectors;
         f.set(low, f.op("i8x16.narrow_i16x8_s", f.op("i16x8.narrow_i32x4_s", a, b), f.op("i16x8.narrow_i32x4_s", c, d)));
-        f.set(sums, f.op(DOT, low, f.constant8(1), sums));
+        f.set(sums, f.op("i32x4.add", sums, f.op("i32x4.extadd_pairwise_i16x8_s", f.op("i16x8.extadd_pairwise_i8x16_s", low))));
         vectors.forEach((_, i) => f.run(f.loadLane("v128.store32_lane", out, codes + i * quad * mr, i, low)));
         return;
       }
