@@ -20,7 +20,7 @@ export interface FinishTerms {
 
 /**
  * v (sums, i32x4) as what `to` says, four lanes of 32 bits: int32, float32, or codes. Bounds of codes are those of
- * values before the zero point is added. NaN becomes the lower bound.
+ * values before the zero point is added. NaN becomes the lower bound. Without terms: float32 within no bounds.
  */
 export function finishVector(
   f: FunctionBuilder,
@@ -28,13 +28,13 @@ export function finishVector(
   v: Local,
   scale: Operand,
   bias: Operand | null,
-  { low, high, zero }: FinishTerms,
+  terms: FinishTerms | null,
 ): void {
   if (to === "int32") return;
   f.set(v, f.op("f32x4.mul", f.op("f32x4.convert_i32x4_s", v), scale));
   if (bias !== null) f.set(v, f.op("f32x4.add", v, bias));
-  bounded(f, v, low, high);
-  if (to !== "float32") toCodes(f, v, zero);
+  if (terms !== null) bounded(f, v, terms.low, terms.high);
+  if (terms !== null && to !== "float32") toCodes(f, v, terms.zero);
 }
 
 /** Between low and high; NaN is low. */

@@ -2,6 +2,7 @@
 // everywhere). Weights are stored as in gemm.ts, 16 rows x 4 k per 64 bytes. With an exact unsigned relaxed dot product
 // (style "dot") bytes are multiplied as they are, offset by 128 and corrected; otherwise a block is widened to i16 once
 // per chunk of k and multiplied with i32x4.dot_i16x8_s.
+import { finishVector } from "../conv/finish.ts";
 import { family } from "../engine/family.ts";
 import { ModuleBuilder, type Emit, type FunctionBuilder, type Local, type Operand } from "../engine/asm.ts";
 import { writeWork } from "../engine/items.ts";
@@ -148,25 +149,22 @@ interface Scaling {
   readonly at: Local;
 }
 
-/** Sums of 8 columns, `half` bytes into the block, to float32: the steps of ../conv/finish.ts. */
+/** Sums of 8 columns, `half` bytes into the block, to float32. */
 function writeScaled(f: FunctionBuilder, acc: readonly (readonly Local[])[], half: Local, by: Scaling): void {
   const { bias, bounded, args, column, factor, bias4, at } = by;
   const load = (name: "offsets" | "factors" | "bias", j: number): Emit =>
     f.load("v128.load", f.op("i32.add", argument(f, args, name), at), 16 * j);
   const word = (name: "low" | "high"): Emit => f.load("v128.load32_splat", args, 4 * INT8_ARGUMENTS.indexOf(name));
+  const terms = bounded ? { low: word("low"), high: word("high"), zero: f.constant32(0) } : null;
   f.set(at, f.op("i32.add", column, half));
   acc[0].forEach((_, j) => {
     const own = acc.map((row) => row[j]);
     f.set(factor, load("offsets", j));
-    for (const v of own) f.set(v, f.op("f32x4.convert_i32x4_s", f.op("i32x4.add", v, factor)));
+    for (const v of own) f.set(v, f.op("i32x4.add", v, factor));
     f.set(factor, load("factors", j));
     if (bias) f.set(bias4, load("bias", j));
-    for (const v of own) f.set(v, bias ? f.op("f32x4.add", f.op("f32x4.mul", v, factor), bias4) : f.op("f32x4.mul", v, factor));
+    for (const v of own) finishVector(f, "float32", v, factor, bias ? bias4 : null, terms);
   });
-  if (!bounded) return;
-  f.set(factor, word("low"));
-  f.set(bias4, word("high"));
-  for (const v of acc.flat()) f.set(v, f.op("f32x4.pmin", bias4, f.op("f32x4.pmax", factor, v)));
 }
 
 /** widen(w, panel, quads): bytes of 16 rows x 4 k to i16: 4 vectors of even k, 4 of odd k. */
