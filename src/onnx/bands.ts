@@ -159,7 +159,7 @@ export function layerBands(model: OnnxModel, layer: Layer, matrix: LayerMatrix, 
     band(row, rowCount) {
       for (let r = row; r < row + rowCount;) {
         const n = runFrom(r, row + rowCount, inRows ? k : 1);
-        if (inRows) read(rowOffsets[r] + columnOffsets[0], n * k, data, (r - row) * k);
+        if (inRows) read(rowOffsets[r], n * k, data, (r - row) * k);
         else for (let j = 0; j < k; j++) read(rowOffsets[r] + columnOffsets[j], n, data, j * rowCount + r - row);
         r += n;
       }

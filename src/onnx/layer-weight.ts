@@ -77,7 +77,7 @@ function rowReader(model: OnnxModel, layer: Layer, bandRows: number, scratch?: S
     if (whole !== null) readRows(whole, row, count, values);
     else
       for (let done = 0; done < count; done += bands!.bandRows) {
-        const some = Math.min(bands!.bandRows, count - done, rows - row - done);
+        const some = Math.min(bands!.bandRows, count - done);
         readRows(matrixView(bands!.band(row + done, some)), 0, some, values.subarray(done * k));
       }
     const at = values.findIndex((value) => !Number.isFinite(value));

@@ -174,7 +174,7 @@ async function withTarget(
 ): Promise<QuantizeOptions> {
   const quantizeWith = async (rules: readonly LayerRule[]): Promise<Uint8Array> => {
     const copy = { ...model, proto: clone(ModelProtoSchema, model.proto) };
-    await convertOnce(copy, { ...options, rules: [...rules, ...(options.rules ?? [])] });
+    await convertOnce(copy, { ...options, allowUnchanged: true, rules: [...rules, ...(options.rules ?? [])] });
     return writeModelBytes(copy);
   };
   const blocks = options.format !== undefined || dtypeRow(options.dtype!)?.target === "matmulnbits";

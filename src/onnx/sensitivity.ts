@@ -65,17 +65,16 @@ interface Bench {
 }
 
 async function openBench(model: string | Uint8Array | OnnxModel, quantizeWith: QuantizeWith, options: SensitivityOptions): Promise<Bench> {
-  const { feeds, layers, maxRuns = 64 } = options;
+  const { feeds, layers, outputs, maxRuns = 64 } = options;
   if (feeds.length === 0) throw new TypeError("sensitivity, feeds: expected at least one input, got none.");
   if (layers.length === 0)
     throw new LowbitError("E_ONNX", "sensitivity: expected layers to quantize, got none. The model has no weight that fits.");
   if (!(Number.isSafeInteger(maxRuns) && maxRuns >= 4))
     throw new RangeError(`sensitivity, maxRuns: expected an integer of at least 4, got ${maxRuns}.`);
   const session = await openRun(model);
-  const wanted = options.outputs ?? session.outputNames;
   const reference: ReadonlyMap<string, RunValue>[] = [];
   try {
-    for (const feed of feeds) reference.push(await session.run(feed, wanted));
+    for (const feed of feeds) reference.push(await session.run(feed, outputs));
   } finally {
     await session.release();
   }
@@ -91,7 +90,7 @@ async function openBench(model: string | Uint8Array | OnnxModel, quantizeWith: Q
       try {
         const sums = new Map<string, [signal: number, noise: number]>();
         for (const [i, feed] of feeds.entries()) {
-          const got = await quantized.run(feed, wanted);
+          const got = await quantized.run(feed, outputs);
           for (const [name, want] of reference[i]) addNoise(sums, name, want.data, got.get(name)!.data);
         }
         return Math.max(...[...sums.values()].map(([signal, noise]) => (noise === 0 ? 0 : noise / signal)));

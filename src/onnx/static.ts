@@ -16,6 +16,7 @@ import { nameFilter, nameMatcher } from "./patterns.ts";
 import { exactPattern } from "./sensitivity.ts";
 import { outputValue, quantizedInputs, writeActivations, type ActivationPlan } from "./targets/static/activations.ts";
 import { STATIC_DEFAULT, STATIC_OPERATORS } from "./targets/static/operators.ts";
+import { leftAlone } from "./targets/fp16.ts";
 import { ACTIVATION_TYPES, type ActivationType, type ValueRange } from "./targets/static/parameters.ts";
 import { writeQOperators } from "./targets/static/qoperator.ts";
 import { collectRanges, type ObservedRange } from "./targets/static/ranges.ts";
@@ -248,6 +249,7 @@ export async function staticQuantize(
     data instanceof Map ? null : await readFeeds(model, data as CalibrationData, pick({ maxBatches: calibrate?.maxBatches, signal }));
   if (feeds !== null) await runPasses(model, { ...options, calibration: feeds } as QuantizeOptions, notes);
   const found = survey(model, options);
+  if (found.nodes.size === 0 && options.allowUnchanged) return { layers: await unchanged(model, found, options, notes), notes };
   if (found.nodes.size === 0)
     throw new LowbitError(
       "E_UNSUPPORTED",
@@ -276,6 +278,12 @@ export async function staticQuantize(
   notes.push(...result.notes, describeTypes(written, plan, options));
   if (options.dtype === "fp16") layers.push(...(await halve(model, options, notes, layers)));
   return { layers, notes };
+}
+
+/** All layers as they are, or as float16. */
+async function unchanged(model: OnnxModel, { reasons }: Survey, options: StaticOptions, notes: string[]): Promise<LayerReport[]> {
+  const layers = findLayers(buildScopes(model), model).map((layer) => leftAlone(layer, reasons.get(layer.name)!));
+  return options.dtype === "fp16" ? [...layers, ...(await convertFloats(model, options as QuantizeOptions, notes, layers))] : layers;
 }
 
 /** A reason why layers stay, in brackets. */

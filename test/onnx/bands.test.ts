@@ -246,6 +246,17 @@ test("algorithms that work row by row take small bands of weights of any size: t
   }
 });
 
+test("rows that an algorithm takes at a time may be several bands of the file, the last one short", async () => {
+  const options: QuantizeOptions = { format: "int4_row", target: "stored", algorithm: "mse", opTypes: all };
+  const whole = await quantizeModelBytes(encode(proto()), options);
+  Object.assign(BANDS, { above: 1000, bytes: 4096 });
+  for (const rows of [48, 32]) {
+    Object.assign(DECIDE_BANDS, { elements: K * rows, byRows: K * rows, rows: 16 });
+    const banded = await quantizeModelBytes(encode(proto()), options);
+    expect(Buffer.compare(banded.bytes, whole.bytes)).toBe(0);
+  }
+});
+
 test("a weight that is computed is read whole, its sample too: the same codes", async () => {
   DECIDE_BANDS.byRows = 2 ** 15;
   const codes = Int8Array.from(weights(TALL_K * TALL, 1), (v) => 200 * v);

@@ -220,6 +220,10 @@ describe("mixtures of experts as QMoE", () => {
     expect(await reasons({ activation: "relu" }, { dtype: "q8" })).toEqual(
       Array(2).fill(expect.stringContaining("q4 and q8-block make QMoE")),
     );
+    // a scale a row: rows of two lengths are blocks of two sizes
+    expect(await reasons({ activation: "relu" }, { format: "int8_row", target: "matmulnbits", opTypes: ["MoE"] })).toEqual(
+      Array(2).fill(expect.stringContaining("one number of bits")),
+    );
     const rules = [{ match: "experts.fc1", format: "int8_b32" }];
     expect(await reasons({ activation: "relu" }, { dtype: "q4", rules })).toEqual(
       Array(2).fill(expect.stringContaining("one number of bits")),

@@ -196,6 +196,16 @@ describe("constants", () => {
   });
 });
 
+test("of two products of one weight the one that is kept is reported so", async () => {
+  const given: Graph = { nodes: [named("MatMul", ["x", "w"], "a"), named("MatMul", ["x", "w"], "b"), named("Add", ["a", "b"], "y")], init: [init("w", [4, 5])] }; // prettier-ignore
+  const { report } = await quantizeModelBytes(bytesOf(given), { dtype: "fp16", keep: ["b"] });
+  expect(report.layers.map(({ name, format }) => [name, format])).toEqual([
+    ["a", "float16"],
+    ["b", null],
+  ]);
+  expect(report.layers[1].reason).toContain("kept by");
+});
+
 test("an attribute of a Constant that is no tensor of floats is left as it is", async () => {
   const given: Graph = { nodes: [named("Constant", [], "k", { value_ints: { ints: [1, 2] } }), named("Cast", ["k"], "f", { to: 1n }), named("Mul", ["x", "f"], "y")], input: [value("x", T.FLOAT, [2])] }; // prettier-ignore
   const { bytes } = await quantizeModelBytes(bytesOf(given), { dtype: "fp16", allowUnchanged: true });

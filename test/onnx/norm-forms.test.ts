@@ -183,6 +183,23 @@ describe("norms that add up their inputs", () => {
   });
 });
 
+describe("the mean that a LayerNormalization gives too", () => {
+  const other =
+    (read: boolean): Spelling =>
+    (b, x, n) => {
+      b.op("LayerNormalization", [x, b.gain(n), b.bias(n)], [n, `${n}/mean`], { axis: -1n });
+      if (read) b.op("Abs", [`${n}/mean`], `${n}/seen`);
+      return n;
+    };
+  test.each([false, true])("read: %s", async (read) => {
+    const { notes, difference, model: turned } = await applied(block(FORMS.LayerNormalization.norm, 17, (b, s, d) => other(read)(b, b.op("Add", [s, d], "s1"), "n2")), [{ name: "rotate", block: "full" }]); // prettier-ignore
+    expect(difference).toBeLessThan(2e-5);
+    const left = operators(turned).filter((op) => op === "LayerNormalization").length;
+    if (!read) expect([notes.join("\n").includes("now RMSNorms"), left]).toEqual([true, 0]);
+    else expect([notes.join("\n").includes("its mean or deviation (n2/mean) is used"), left]).toEqual([true, 2]);
+  });
+});
+
 describe("what only looks like a normalization", () => {
   const plain = FORMS["rms: sqrt, div"].norm;
   const nothing = "fold-norm: 1 of 1 norms folded into the products behind them";

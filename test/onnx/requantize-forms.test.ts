@@ -68,6 +68,14 @@ describe("MatMulNBits", () => {
     expect(float.operators).toEqual(bias ? ["MatMul", "Add"] : ["MatMul"]);
     close(await run(float.bytes, feeds), await run(before, feeds));
   });
+  test("4 bits where nothing is said", async () => {
+    const settings = { K: BigInt(k), N: BigInt(n), block_size: 32n };
+    const init = [raw("q", [n, 3, 16], bytes(n * 48, 1), T.UINT8), raw("s", [n * 3], positive(n * 3, 2))];
+    const of = (more: object) => made([contrib("MatMulNBits", ["x", "q", "s"], ["y"], { ...settings, ...more })], init, input);
+    const float = floatForm(of({}));
+    expect(float.operators).toEqual(["MatMul"]);
+    close(await run(float.bytes, feeds), await run(of({ bits: 4n }), feeds));
+  });
   test("with another order of columns, or scales of another number: it stays", () => {
     const init = [raw("q", [n, 3, 16], bytes(n * 48, 1), T.UINT8), raw("s", [n * 3], positive(n * 3, 2)), raw("g", [96], new Int32Array(96), T.INT32), raw("few", [n * 2], positive(n * 2, 2))]; // prettier-ignore
     const settings = { K: BigInt(k), N: BigInt(n), bits: 4n, block_size: 32n };
@@ -210,6 +218,48 @@ describe("dynamic quantization", () => {
     expect(floatForm(made(half, init, input)).operators).toContain("MatMulInteger");
     const twice = dynamic([node("Neg", ["i"], ["more"])], ["xs", "ws"], ["c", "both"]);
     expect(floatForm(made(twice, init, input)).operators).toContain("MatMulInteger");
+  });
+});
+
+describe("DynamicQuantizeLSTM", () => {
+  const [steps, size, hidden] = [4, 8, 4];
+  const gates = 4 * hidden;
+  const input = value("x", T.FLOAT, [steps, 1, size]);
+  const feeds = { x: new Tensor("float32", weights(steps * size, 9), [steps, 1, size]) };
+  const all: TensorProto[] = [
+    raw("w", [1, size, gates], bytes(size * gates, 1), T.UINT8),
+    raw("r", [1, hidden, gates], bytes(hidden * gates, 2), T.UINT8),
+    ...["w", "r"].flatMap((name, i) => [raw(`${name}s`, [1], Float32Array.of(0.01 + 0.01 * i)), raw(`${name}z`, [1], Uint8Array.of(120 + i), T.UINT8)]), // prettier-ignore
+  ];
+  const inputs = ["x", "w", "r", "", "", "", "", "", "ws", "wz", "rs", "rz"];
+  const lstm = (names = inputs, more: NodeProto[] = [], init = all) =>
+    made([...more, contrib("DynamicQuantizeLSTM", names, ["y"], { hidden_size: BigInt(hidden) })], init, input);
+  test("becomes LSTM", async () => {
+    const float = floatForm(lstm());
+    expect(float.operators).toEqual(["LSTM"]);
+    const [got, want] = [await run(float.bytes, feeds), await run(lstm(), feeds)];
+    expect(got).toHaveLength(steps * hidden);
+    want.forEach((v, i) => expect(Math.abs(v - got[i])).toBeLessThan(0.02));
+  });
+  test.each([1, 2, 8, 9, 10, 11])("input %i is computed: it stays", (at) => {
+    const name = inputs[at];
+    const { operators } = floatForm(lstm(inputs.with(at, "made"), [node("Abs", [name], ["made"])]));
+    expect(operators).toEqual(["Abs", "DynamicQuantizeLSTM"]);
+  });
+  test("scales of another number, or codes of two dimensions: it stays", () => {
+    for (const [name, tensor] of [["ws", raw("few", [2], positive(2, 1))], ["rz", raw("few", [3], Uint8Array.of(1, 2, 3), T.UINT8)], ["w", raw("few", [size, gates], bytes(size * gates, 1), T.UINT8)]] as const) // prettier-ignore
+      expect([name, floatForm(lstm(inputs.with(inputs.indexOf(name), "few"), [], [...all, tensor])).operators]).toEqual([name, ["DynamicQuantizeLSTM"]]); // prettier-ignore
+  });
+  test("a scale and a zero point for each gate's row", async () => {
+    const init = [...all.slice(0, 2), ...["w", "r"].flatMap((name, i) => [raw(`${name}s`, [1, gates], positive(gates, 3 + i)), raw(`${name}z`, [1, gates], Uint8Array.from({ length: gates }, (_, j) => 120 + j), T.UINT8)])]; // prettier-ignore
+    const float = floatForm(lstm(inputs, [], init));
+    expect(float.operators).toEqual(["LSTM"]);
+    const opened = readModelBytes(float.bytes);
+    const codes = bytes(size * gates, 1);
+    const made = new Float32Array(opened.proto.graph!.initializer.find(({ dims }) => dims.join() === `1,${gates},${size}`)!.rawData!.slice().buffer); // prettier-ignore
+    const scales = positive(gates, 3);
+    for (let j = 0; j < gates; j++)
+      for (let i = 0; i < size; i++) expect(made[j * size + i]).toBe(Math.fround((codes[i * gates + j] - 120 - j) * scales[j]));
   });
 });
 

@@ -65,6 +65,18 @@ describe("operators on integers", () => {
     expect(notes.join()).not.toContain("as QDQ pairs");
   });
 
+  test.each<[string, NodeProto, TensorProto[], boolean]>([
+    ["Relu", node("Relu", ["c"], ["y"]), [], false],
+    ["Clip from below", node("Clip", ["c", "low"], ["y"]), [scalar("low", -0.2)], false],
+    ["Relu of symmetric codes", node("Relu", ["c"], ["y"]), [], true],
+  ])("int8 activations behind a Conv, %s: part of its codes where they end there", async (_, after, init, symmetric) => {
+    const options = { ...qoperator, activations: "int8", symmetricActivations: symmetric, opTypes: ["Conv"] } as const;
+    const { operators, db } = await made(bytesOf([conv("c"), after], [...CONV, ...init]), options);
+    const kinds = ["Conv", "QLinearConv", after.opType];
+    expect(operators.filter((op) => kinds.includes(op))).toEqual(symmetric ? ["Conv", "Relu"] : ["QLinearConv"]);
+    expect(db).toBeGreaterThan(25);
+  });
+
   test("Gemm and MatMul, and what keeps them from it", async () => {
     const x = [3, 8];
     const init = [raw("w", [8, 5], weights(40, 3)), raw("b", [5], weights(5, 4))];

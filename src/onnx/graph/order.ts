@@ -69,7 +69,7 @@ function stableOrder(missing: number[], users: readonly (readonly number[])[]): 
     const last = heap.pop()!;
     let i = 0;
     for (let child = 1; child < heap.length; child = 2 * i + 1) {
-      if (child + 1 < heap.length && heap[child + 1] < heap[child]) child++;
+      if (heap[child + 1] < heap[child]) child++; // undefined behind the end is not less
       if (heap[child] >= last) break;
       heap[i] = heap[child];
       i = child;

@@ -69,21 +69,21 @@ export interface Analysis {
   isFloat(name: string): boolean;
 }
 
-/** Operators that hand numbers on as they are, and which of their inputs hold them. */
-const MOVES: ReadonlyMap<string, "first" | "all"> = new Map([
-  ["Reshape", "first"],
-  ["Transpose", "first"],
-  ["Slice", "first"],
-  ["Gather", "first"],
-  ["GatherElements", "first"],
-  ["GatherND", "first"],
-  ["Squeeze", "first"],
-  ["Unsqueeze", "first"],
-  ["Flatten", "first"],
-  ["Expand", "first"],
-  ["Tile", "first"],
-  ["Split", "first"],
-  ["Concat", "all"],
+/** Operators that hand numbers on as they are: those of their first input, Concat those of all. */
+const MOVES: ReadonlySet<string> = new Set([
+  "Reshape",
+  "Transpose",
+  "Slice",
+  "Gather",
+  "GatherElements",
+  "GatherND",
+  "Squeeze",
+  "Unsqueeze",
+  "Flatten",
+  "Expand",
+  "Tile",
+  "Split",
+  "Concat",
 ]);
 
 /** Nested functions deeper than this start anew from a table. */
@@ -194,7 +194,7 @@ class Analyzer {
     const unknown = node.output.find((name) => name !== "" && (this.#types.get(name) ?? 0) === 0);
     if (unknown !== undefined) return void this.reasons.push(`${operatorName(node)} (${nodeName(node)}), whose type is not known`);
     if (!node.output.some((name) => this.isFloat(name))) {
-      const reads = node.input.filter((name) => name !== "" && this.isFloat(name));
+      const reads = node.input.filter((name) => this.isFloat(name));
       if (reads.length > 0 && node.opType !== "Shape" && node.opType !== "Size")
         return void this.reasons.push(`${operatorName(node)} (${nodeName(node)}), which makes integers of floats`);
       return void this.steps.push({ node, out: "", made: null });
@@ -202,7 +202,7 @@ class Analyzer {
     const made = isDefaultDomain(node) ? (this.#structure(node) ?? this.#function(node)) : this.#function(node);
     if (made === "later") return;
     if (made === undefined) return void this.reasons.push(`${operatorName(node)} (${nodeName(node)})`);
-    for (const out of node.output) if (out !== "" && this.isFloat(out)) this.#push(node, out, made);
+    for (const out of node.output) if (this.isFloat(out)) this.#push(node, out, made);
   }
 
   #norm(node: NodeProto, norm: Norm): void {
@@ -240,9 +240,8 @@ class Analyzer {
       case "Cast":
         return this.isFloat(node.input[0]) ? undefined : { kind: "integers", from: node.input[0] };
       default: {
-        const which = MOVES.get(node.opType);
-        if (which === undefined) return undefined;
-        const from = (which === "all" ? node.input : node.input.slice(0, 1)).map((name) => this.#operand(name));
+        if (!MOVES.has(node.opType)) return undefined;
+        const from = (node.opType === "Concat" ? node.input : node.input.slice(0, 1)).map((name) => this.#operand(name));
         return from.every((name) => this.made.has(name)) ? { kind: "move", node, from } : undefined;
       }
     }

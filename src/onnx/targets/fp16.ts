@@ -83,12 +83,13 @@ export async function convertFp16(
 const baseReport = (layer: Layer) => ({
   name: layer.name,
   opType: layer.node.opType,
-  weight: layer.weight!.name,
+  weight: layer.weight?.name ?? "",
   shape: layer.shape,
   bytesBefore: layer.bytes,
 });
 
-const leftAlone = (layer: Layer, reason: string): LayerReport => ({
+/** What a report says of a layer that stays. */
+export const leftAlone = (layer: Layer, reason: string): LayerReport => ({
   ...baseReport(layer),
   format: null,
   bytesAfter: layer.bytes,
