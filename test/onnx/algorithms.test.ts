@@ -8,11 +8,11 @@ import { dequantize, tensor } from "../../src/index.ts";
 import { ALGORITHMS, resolveAlgorithm } from "../../src/onnx/algorithms.ts";
 import { decideWeights, modelLayers, readModelBytes, type Algorithm, type DecideOptions, type Feeds } from "../../src/onnx/index.ts";
 import { rtn } from "../../src/quantize/index.ts";
-import { quantizeModelBytes } from "../../src/onnx/index.ts";
 import { levelCodes } from "../../formats/core/packed.ts";
 import { uint8 } from "../../formats/uint8.ts";
 import { encode, matmulModel, raw, weights } from "./build.ts";
 import { SPECIMENS } from "./specimens.ts";
+import { quantizeModelBytes } from "./kept.ts";
 
 const scales = ["scaleRule", "rangeRule"];
 const gptq = [...scales, "damp", "dampRetries", "blockSize", "actOrder", "staticGroups", "search", "groupScales", "minRows", "polish"]; // prettier-ignore

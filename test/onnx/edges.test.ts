@@ -12,12 +12,13 @@ import { bytesSource } from "../../src/onnx/file/source.ts";
 import { readRaw } from "../../src/onnx/file/values.ts";
 import { setFloats, writeConstant } from "../../src/onnx/edit.ts";
 import { buildScopes, removeUnused } from "../../src/onnx/graph/graph.ts";
-import { calibrateModel, losslessInitializers, modelLayers, quantizeModelBytes, readModelBytes, readWeight, writeModelBytes, writeWeight, type Feeds } from "../../src/onnx/index.ts"; // prettier-ignore
+import { calibrateModel, losslessInitializers, modelLayers, readModelBytes, readWeight, writeModelBytes, writeWeight, type Feeds } from "../../src/onnx/index.ts"; // prettier-ignore
 import { randomFeeds } from "../../src/onnx/run.ts";
 import { collectRanges } from "../../src/onnx/targets/static/ranges.ts";
 import { greedyTokens, type DecoderModel } from "../../src/onnx/verify/generate.ts";
 import { hasHalf } from "../../src/onnx/verify/range.ts";
 import { T, encode, graph, matmulModel, model, node, raw, value, weights } from "./build.ts";
+import { quantizeModelBytes } from "./kept.ts";
 
 const folder = mkdtempSync(join(tmpdir(), "lowbit-edges-"));
 afterAll(() => rmSync(folder, { recursive: true, force: true }));

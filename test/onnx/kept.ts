@@ -8,7 +8,7 @@ import { basename, join } from "node:path";
 import { fileURLToPath } from "node:url";
 import { expect } from "vitest";
 import * as onnx from "../../src/onnx/index.ts";
-import type { OnnxModel, QuantizeBytesOptions } from "../../src/onnx/index.ts";
+import type { OnnxModel, QuantizeBytesOptions, QuantizeReport } from "../../src/onnx/index.ts";
 import { modelText, reportText } from "./printed.ts";
 
 const folder = fileURLToPath(new URL("../fixtures/onnx/kept/", import.meta.url));
@@ -76,18 +76,24 @@ export function keepForm(model: OnnxModel | Uint8Array, ...words: string[]): voi
 /** Words alone. */
 export const keepTexts = (...words: string[]): void => same(null, "", words);
 
+const masked = (words: string): string => words.replace(/(\/[\w.@+-]+){2,}/g, "PATH").replace(/-?\d+(\.\d+)?(e[+-]?\d+)?/g, "0");
+
+/** What a report says beside what was measured. */
+function formOf({ dtype, layers, notes, rules, traps }: QuantizeReport): string {
+  const lines = layers.map((one) => [one.name, one.opType, one.weight, one.shape, one.bytesBefore, one.format, one.algorithm, one.target, one.sharedWith, masked(one.reason ?? "")]); // prettier-ignore
+  return JSON.stringify([dtype, lines, notes.map(masked), traps.map(({ runtime }) => runtime), rules]);
+}
+
 /** As the library's, with what it makes kept: all of it where no run of a model went into it, else its form. */
 export async function quantizeModelBytes(...args: Parameters<typeof onnx.quantizeModelBytes>): ReturnType<typeof onnx.quantizeModelBytes> {
   const result = await onnx.quantizeModelBytes(...args);
   const options = (args[1] ?? {}) as QuantizeBytesOptions;
   const has = (names: readonly (keyof QuantizeBytesOptions)[]): boolean => names.some((name) => options[name] !== undefined);
   if (has(CHOICES) || options.activations === "mixed") return result;
-  if (has(RUNS)) keepForm(result.bytes);
+  if (has(RUNS)) keepForm(result.bytes, formOf(result.report));
   else keep(result.bytes, reportText(result.report));
   return result;
 }
-
-const masked = (words: string): string => words.replace(/(\/[\w.@+-]+){2,}/g, "PATH").replace(/-?\d+(\.\d+)?(e[+-]?\d+)?/g, "0");
 
 /** As the library's, with what it says kept, without its numbers. */
 export async function verifyModels(...args: Parameters<typeof onnx.verifyModels>): ReturnType<typeof onnx.verifyModels> {

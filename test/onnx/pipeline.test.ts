@@ -6,17 +6,10 @@ import { join } from "node:path";
 import { InferenceSession, Tensor } from "onnxruntime-node";
 import { afterAll, describe, expect, it } from "vitest";
 import type { Feeds, QuantizeBytesOptions } from "../../src/onnx/index.ts";
-import {
-  configFile,
-  parseRecipe,
-  quantizeFolder,
-  quantizeModel,
-  quantizeModelBytes,
-  readModelBytes,
-  recipeOf,
-} from "../../src/onnx/index.ts";
+import { configFile, parseRecipe, quantizeFolder, quantizeModel, readModelBytes, recipeOf } from "../../src/onnx/index.ts";
 import { T, encode, graph, matmulModel, model, node, raw, value, weights } from "./build.ts";
 import { embedTokens } from "./transformers-models.ts";
+import { quantizeModelBytes } from "./kept.ts";
 
 const folder = mkdtempSync(join(tmpdir(), "lowbit-pipeline-"));
 afterAll(() => rmSync(folder, { recursive: true, force: true }));

@@ -14,7 +14,6 @@ import {
   modelLayers,
   placeWeights,
   planBudget,
-  quantizeModelBytes,
   readModelBytes,
   type Algorithm,
   type Feeds,
@@ -25,6 +24,7 @@ import type { RuntimeEntry } from "../../src/onnx/verify/runtimes.ts";
 import { runtimeEntry } from "../../src/onnx/verify/table.ts";
 import { rtn } from "../../src/quantize/index.ts";
 import { T, encode, graph, matmulModel, model, node, raw, value, weights } from "./build.ts";
+import { quantizeModelBytes } from "./kept.ts";
 
 const K = 32;
 /** x -> product -> Relu -> product -> y. */
