@@ -1,6 +1,7 @@
 // The table of operators at the end of docs/runtime.md (npm run generate).
 import { readFileSync } from "node:fs";
 import { emitters } from "../src/runtime/machine/kernels.ts";
+import { UNFOLDED } from "../src/runtime/compile/qoperator.ts";
 import { operators } from "../src/runtime/ops/index.ts";
 import { DEVICE_EMITS } from "../src/runtime/webgpu/execute.ts";
 
@@ -17,19 +18,22 @@ const SCALED = new Set(["ConvInteger", "MatMulInteger"]);
 const onDevice = (name: string): string =>
   Object.hasOwn(FOLDED, name)
     ? FOLDED[name]
-    : SCALED.has(name)
-      ? "kernel, with Cast and Mul"
-      : DEVICE_PRODUCTS.has(name)
-        ? "packed weights"
-        : DEVICE_EMITS.has(name)
-          ? "kernel"
-          : "";
+    : UNFOLDED.includes(name)
+      ? "kernels"
+      : SCALED.has(name)
+        ? "kernel, with Cast and Mul"
+        : DEVICE_PRODUCTS.has(name)
+          ? "packed weights"
+          : DEVICE_EMITS.has(name) || /^QLinear/.test(name)
+            ? "kernel"
+            : "";
 
 /** What an operator runs as: kernels where its row has them. */
 function operatorRows(): string[] {
   const rows = new Map<string, string>(Object.entries(FOLDED));
   for (const [name, { prepare }] of operators)
     if (name !== "lowbit.Pick") rows.set(name, prepare !== undefined ? "packed weights" : KERNELS.has(name) ? "kernel" : "loops");
+  for (const name of UNFOLDED) rows.set(name, "kernels");
   return [...rows].sort(([a], [b]) => (a < b ? -1 : 1)).map(([name, what]) => `| \`${name}\` | ${what} | ${onDevice(name)} |`);
 }
 

@@ -9,7 +9,7 @@ import { quantizeModelBytes } from "../../src/onnx/index.ts";
 import { loadModel, sampler, type RuntimeTensor, type Sampler } from "../../src/runtime/index.ts";
 import type { Decoder } from "../../src/runtime/decoder.ts";
 import type { DeviceDecoder } from "../../src/runtime/webgpu/decoder.ts";
-import { encode, graph, model, node, T, value } from "../onnx/build.ts";
+import { encode, graph, model, node, raw, T, value, weights } from "../onnx/build.ts";
 import { encoderFeeds, encoderModel, FORMS } from "../onnx/encoder.ts";
 import { SPELLED, spelledModel } from "../runtime/spelled.ts";
 import { adapterName, describeGpu, entryPoint } from "./adapter.ts";
@@ -90,6 +90,20 @@ describeGpu(`models on ${adapterName}`, () => {
     expect([...how.keys()]).toContain("lowbit.Attention");
     const { bytes: q4 } = await quantizeModelBytes(bytes, { dtype: "q4" });
     expect([...(await check(q4, feeds, 2e-6)).values()]).not.toContain("processor");
+  }, 120_000);
+
+  it("a table of positions without the dimension of sequences joins its norm, where there is one sequence", async () => {
+    const [tokens, width] = [6, 48];
+    const nodes = [node("Relu", ["x"], ["a"]), node("Add", ["a", "table"], ["b"]), node("LayerNormalization", ["b", "gain", "shift"], ["y"], { axis: -1n })]; // prettier-ignore
+    const initializer = [raw("table", [tokens, width], weights(tokens * width, 3)), raw("gain", [width], weights(width, 4)), raw("shift", [width], weights(width, 5))]; // prettier-ignore
+    const sizes = ["batch", tokens, width];
+    const bytes = encode(
+      model(graph({ input: [value("x", T.FLOAT, sizes)], output: [value("y", T.FLOAT, sizes)], initializer, node: nodes }), { opset: 17 }),
+    );
+    const feeds = (batch: number): Feeds => ({ x: { type: "float32", dims: [batch, tokens, width], data: weights(batch * tokens * width) } }); // prettier-ignore
+    expect((await check(bytes, [feeds(1)], 1e-6)).get("lowbit.SkipLayerNorm")).toBe("kernel");
+    // of several sequences it is added by a kernel of its own
+    expect((await check(bytes, [feeds(3)], 1e-6)).get("lowbit.SkipLayerNorm")).toBe("one by one");
   }, 120_000);
 
   it("a decoder with GroupQueryAttention and packed weights", async () => {

@@ -96,20 +96,41 @@ const scalars = (s: number, parts: [string, number, number | null][]): TensorPro
     zero === null ? raw(name, [], Float32Array.of(scale)) : raw(name, [], Uint8Array.of((zero + s) % 256), T.UINT8),
   );
 const qlinear =
-  (operands: number): Make =>
+  (operands: number, ...more: number[]): Make =>
   (s, a, b, c) => {
     const names = ["x", "z"].slice(0, operands);
     const parts = [...names, "y"].flatMap((n): [string, number, number | null][] => [
-      [`${n}s`, n === "y" ? 0.1 : 0.02, null],
+      [`${n}s`, n === "y" ? 0.0971 : 0.0203, null],
       [`${n}z`, 0, 100],
     ]);
     return {
-      feeds: Object.fromEntries(names.map((n, i) => [n, bytes8(s + i, [a, b, c], false)])),
+      feeds: Object.fromEntries(names.map((n, i) => [n, bytes8(s + i, [a, b, c, ...more], false)])),
       initializer: scalars(s, parts),
       order: [...names.flatMap((n) => [n, `${n}s`, `${n}z`]), "ys", "yz"],
       outputs: ["out"],
     };
   };
+
+const qgemm =
+  (turned: boolean): Make =>
+  (s, a, b, c) => ({
+    feeds: { x: bytes8(s, turned ? [b, a] : [a, b], false) },
+    initializer: [
+      raw("w", turned ? [c, b] : [b, c], weights8(s + 1, [b, c], true).data, T.INT8),
+      raw("ws", turned ? [c] : [], numbers(s + 2, turned ? c : 1, 0.001, 0.01)),
+      raw("wz", turned ? [c] : [], new Int8Array(turned ? c : 1), T.INT8),
+      raw("b", [c], Int32Array.from(numbers(s + 3, c, -500, 500)), T.INT32),
+      ...scalars(s, [
+        ["xs", 0.0203, null],
+        ["xz", 0, 120],
+        ["ys", 0.0511, null],
+        ["yz", 0, 117],
+      ]),
+    ],
+    order: ["x", "xs", "xz", "w", "ws", "wz", turned ? "b" : "", "ys", "yz"],
+    ...(turned && { attributes: { transA: 1n, transB: 1n, alpha: 0.75 } }),
+    outputs: ["out"],
+  });
 
 /** uint8 image and 7-bit filters [4, b, 3, 2] of two groups. */
 const image =
@@ -206,6 +227,21 @@ export const codeCases: Record<string, Make[]> = {
       initializer: [raw("s", [], Float32Array.of(0.03)), raw("z", [], Uint8Array.of(9), T.UINT8)],
     }),
   ],
+  "com.microsoft.QGemm": [qgemm(false), qgemm(true)],
+  "com.microsoft.QLinearConcat": [
+    (s, a, b, c) => {
+      const { feeds, initializer = [] } = qlinear(2)(s, a, b, c);
+      return { feeds, initializer, order: ["ys", "yz", "x", "xs", "xz", "z", "zs", "zz"], attributes: { axis: 1n }, outputs: ["out"] };
+    },
+  ],
+  "com.microsoft.QLinearLeakyRelu": [(s, a, b, c) => ({ ...qlinear(1)(s, a, b, c), attributes: { alpha: 0.13 } })],
+  "com.microsoft.QLinearAveragePool": [
+    (s, a, b, c) => ({
+      ...qlinear(1, 3)(s, a, b, c),
+      attributes: { kernel_shape: ints(2, 3), strides: ints(1, 2), pads: ints(1, 0, 0, 1) },
+    }),
+  ],
+  "com.microsoft.QLinearGlobalAveragePool": [qlinear(1, 3)],
   "com.microsoft.QLinearAdd": [qlinear(2)],
   "com.microsoft.QLinearMul": [qlinear(2)],
   "com.microsoft.QLinearSigmoid": [qlinear(1)],

@@ -65,6 +65,7 @@ export function* operatorShaders(): Iterable<ShaderVariant> {
     { filters: 4, bias: true, transposed: false },
     { filters: 4, bias: true, transposed: false, after },
     { filters: 4, bias: true, transposed: false, codes: true },
+    { filters: 4, bias: true, transposed: false, codes: true, integers: true, after },
   ] as const)
     yield plain(convName(spec), () => convShader(spec));
   for (const op of ["max", "average"] as const) yield plain(`f32_pool_${op}__wgsl`, () => poolShader(op));

@@ -41,6 +41,8 @@ export interface ConvShader {
    * (`params.sa` 0 or 1, that of the bias `params.sb`).
    */
   readonly codes?: boolean;
+  /** The bias is int32, and part of those sums. */
+  readonly integers?: boolean;
 }
 
 /** `depth`: channels of a group; `filters` of a group. `count`: invocations. */
@@ -53,14 +55,14 @@ export const convFields = ({ after }: ConvShader): Fields =>
 
 /** Bindings: params, x, w, bias?, x0.., y. Invocations: batch * groups * ceil(filters / spec.filters) * oh * ow. */
 export function convShader(spec: ConvShader): string {
-  const { filters, bias, transposed, after, codes = false } = spec;
+  const { filters, bias, transposed, after, codes = false, integers = false } = spec;
   const more = (after?.spec.operands ?? []).flatMap((_, i): Bound[] => (i === after?.own ? [] : [[`x${i}`, "array<f32>"]]));
-  const buffers: Bound[] = [["x", "array<f32>"], ["w", codes ? "array<u32>" : "array<f32>"], ...(codes ? ["zero", "factor"] : []).map((name): Bound => [name, "array<f32>"]), ...(bias ? [["bias", "array<f32>"] as const] : []), ...more, ["y", "array<f32>", "read_write"]]; // prettier-ignore
+  const buffers: Bound[] = [["x", "array<f32>"], ["w", codes ? "array<u32>" : "array<f32>"], ...(codes ? ["zero", "factor"] : []).map((name): Bound => [name, "array<f32>"]), ...(bias ? [["bias", integers ? "array<i32>" : "array<f32>"] as const] : []), ...more, ["y", "array<f32>", "read_write"]]; // prettier-ignore
   const lanes = Array.from({ length: filters }, (_, i) => i);
   const each = (line: (i: number) => string, between = " "): string => lanes.map(line).join(between);
   const added = (i: number): string => `bias[params.ob + f${i} * params.sb]`;
   const sum = (i: number): string =>
-    codes ? `f32(s${i}) * factor[params.oa + f${i} * params.sa]${bias ? ` + ${added(i)}` : ""}` : `s${i}`;
+    codes ? `f32(s${i}) * factor[params.oa + f${i} * params.sa]${bias && !integers ? ` + ${added(i)}` : ""}` : `s${i}`;
   return `${header(convFields(spec), buffers)}${after === undefined ? "" : chainFunction(after)}${entry(SIZE)} {
   ${eachItem("params.count")}
   ${PLACE}
@@ -69,7 +71,7 @@ export function convShader(spec: ConvShader): string {
   let plane = params.ih * params.iw; let taps = params.kh * params.kw;
   ${codes ? "let zero_code = i32(zero[params.oz]);" : ""}
   let image = params.ox + (b * params.groups + group) * params.depth * plane;
-  ${each((i) => `let f${i} = group * params.filters + min(first + ${i}u, params.filters - 1u); let w${i} = params.ow + ${transposed ? `(group * (params.depth - 1u) * params.filters + f${i})` : `f${i} * params.depth`} * taps; var s${i} = ${codes ? "0i" : bias ? added(i) : "0.0"};`, "\n  ")}
+  ${each((i) => `let f${i} = group * params.filters + min(first + ${i}u, params.filters - 1u); let w${i} = params.ow + ${transposed ? `(group * (params.depth - 1u) * params.filters + f${i})` : `f${i} * params.depth`} * taps; var s${i} = ${bias && codes === integers ? added(i) : codes ? "0i" : "0.0"};`, "\n  ")}
   ${eachTap(
     `for (var c = 0u; c < params.depth; c++) {
         let v = ${codes ? "i32(x[image + c * plane + at]) - zero_code" : "x[image + c * plane + at]"}; let k = c * ${transposed ? "params.filters * taps" : "taps"} + tap;
@@ -83,8 +85,8 @@ export function convShader(spec: ConvShader): string {
 `;
 }
 
-export const convName = ({ filters, bias, transposed, after, codes }: ConvShader): string =>
-  `${codes === true ? "codes" : "f32"}_conv${transposed ? "transpose" : ""}_${filters}${bias ? "_bias" : ""}${after === undefined ? "" : `_chain${after.spec.nodes.length}`}__wgsl`;
+export const convName = ({ filters, bias, transposed, after, codes, integers }: ConvShader): string =>
+  `${codes === true ? "codes" : "f32"}_conv${transposed ? "transpose" : ""}_${filters}${bias ? (integers === true ? "_sums" : "_bias") : ""}${after === undefined ? "" : `_chain${after.spec.nodes.length}`}__wgsl`;
 
 /** `padding`: an average counts it. */
 export const POOL_FIELDS: Fields = ["count", ...WINDOW, "padding", "ox"];

@@ -6,6 +6,7 @@ import { attributeInt, constantTensor, intAttribute } from "../../onnx/graph/nod
 import { operatorName } from "../../onnx/graph/scopes.ts";
 import { elementType, type ElementType } from "../value.ts";
 import type { FlatNode } from "./flat.ts";
+import { unfolded } from "./qoperator.ts";
 
 /** Softmax before opset 13: rows are all axes from `axis` (default 1) on, as one. */
 function flatRows(node: NodeProto): NodeProto[] {
@@ -37,6 +38,8 @@ export function lower(nodes: readonly FlatNode[], opset: number): FlatNode[] {
       const attribute = [intAttribute("to", T.FLOAT)];
       return [{ node: create(NodeProtoSchema, { opType: "Cast", name: node.name, input, output, attribute }), guards }];
     }
+    const parts = unfolded(node);
+    if (parts !== null) return parts.map((part) => ({ node: part, guards }));
     if (opset < 13 && (name === "Softmax" || name === "LogSoftmax")) return flatRows(node).map((part) => ({ node: part, guards }));
     return [{ node, guards }];
   });

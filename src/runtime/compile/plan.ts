@@ -22,6 +22,7 @@ import { fuseChains, joinable, joinedNode } from "./fuse.ts";
 import { dropCasts, lower } from "./lower.ts";
 import { fusePatterns } from "./patterns/index.ts";
 import { fuseQdq } from "./qdq.ts";
+import { unfolded } from "./qoperator.ts";
 import { fuseSums } from "./sums.ts";
 import type { Step, Unfreed } from "./step.ts";
 import { runNode } from "./step.ts";
@@ -88,6 +89,8 @@ export function missingOf(model: OnnxModel, node: NodeProto, tensors: FlatGraph[
     if (tensor === undefined || elementType(tensor.dataType) === undefined) found.push("Constant of another element type");
     return found;
   }
+  const parts = unfolded(node);
+  if (parts !== null) return [...found, ...parts.flatMap((part) => missingOf(model, part, tensors))];
   const operator = operatorOf(node);
   if (node.domain === INTEGER_DOMAIN && !isOwnFunction(model, node.opType)) found.push(`${name} of another body`);
   if (operator === undefined) found.push(name);

@@ -1,7 +1,17 @@
 // Element-wise operators as expressions, and any expression over broadcast operands as one job of the chain kernel.
 import { chain, chainJob, chainSpec } from "../../../kernels/wasm/nn/chain.ts";
 import type { Rows } from "../../../kernels/wasm/nn/rows.ts";
-import { binary, constant, gelu, geluTanh, operand, silu, unary, type Value as Expression } from "../../../kernels/wasm/nn/values.ts";
+import {
+  binary,
+  constant,
+  gelu,
+  geluTanh,
+  operand,
+  select,
+  silu,
+  unary,
+  type Value as Expression,
+} from "../../../kernels/wasm/nn/values.ts";
 import type { NodeProto } from "../../onnx/file/gen/onnx_pb.ts";
 import { attributeFloat } from "../../onnx/graph/nodes.ts";
 import { broadcastDims } from "../ops/elementwise.ts";
@@ -58,6 +68,7 @@ export const EXPRESSIONS: ReadonlyMap<string, Build> = new Map<string, Build>([
   ["Ceil", one("ceil")],
   ["Reciprocal", ([x]) => binary("div", constant(1), x)],
   ["Relu", ([x]) => binary("atLeast", x, constant(0))],
+  ["LeakyRelu", ([x], node) => select(binary("lt", x, constant(0)), binary("mul", x, constant(attributeFloat(node, "alpha", 0.01))), x)],
   ["Clip", clip],
   ["Gelu", ([x], node) => (text(node, "approximate", "none") === "tanh" ? geluTanh(x) : gelu(x))],
   [

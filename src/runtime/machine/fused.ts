@@ -10,7 +10,7 @@ const isRow = (value: Value | undefined, width: number): boolean =>
   value === undefined || (value.type === "float32" && elementsOf(value) === width && value.dims.at(-1) === width);
 
 /** Whether dimensions are others without some of their leading ones. */
-const isWithin = (inner: readonly number[], outer: readonly number[]): boolean => {
+export const isWithin = (inner: readonly number[], outer: readonly number[]): boolean => {
   const more = outer.length - inner.length;
   return more >= 0 && outer.slice(0, more).every((d) => d === 1) && inner.join() === outer.slice(more).join();
 };

@@ -306,6 +306,7 @@ export function emitCodes(m: Machine, operator: string, unit: CodeUnit, inputs: 
   if (!isCodes(yZero) || [xScale, wScale, yScale].some((scale) => scale?.type !== "float32")) return undefined;
   if (elementsOf(xScale!) !== 1 || elementsOf(yScale!) !== 1 || elementsOf(yZero) !== 1 || ![1, count].includes(elementsOf(wScale!)))
     return undefined;
+  if (bias !== undefined && elementsOf(bias) !== count) throw fail(node, `${count} biases`, String(elementsOf(bias)));
   return emitSums(m, unit, [x, inputs[2]], node, {
     finished: { to: yZero.type as "int8" | "uint8", bias: false, yZero: numberOf(yZero) },
     factors: (into) => {

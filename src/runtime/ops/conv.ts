@@ -1,8 +1,8 @@
 // Convolution and pooling in one and two dimensions, plain loops.
 import { attributeInt } from "../../onnx/graph/nodes.ts";
 import type { NodeProto } from "../../onnx/file/gen/onnx_pb.ts";
-import type { Value } from "../value.ts";
-import { floatData, floats } from "../value.ts";
+import type { NumberArray, Value } from "../value.ts";
+import { empty, floatData, floats } from "../value.ts";
 import type { Inputs, Operators } from "./operator.ts";
 import { fail, ints, need, text } from "./operator.ts";
 
@@ -112,13 +112,15 @@ export function conv(inputs: Inputs, node: NodeProto): Value {
 
 const pool = (average: boolean) => (inputs: Inputs, node: NodeProto) => {
   const x = need(inputs, 0, node);
-  const data = floatData(x, node.opType);
+  // a maximum is one of the codes too
+  const isCodes = !average && (x.type === "int8" || x.type === "uint8");
+  const data = isCodes ? (x.data as NumberArray) : floatData(x, node.opType);
   const window = windowShape(x, node, null);
   const [oh, ow] = outSize(window, node);
   const padded = attributeInt(node, "count_include_pad", 0) !== 0;
   const [n, channels] = x.dims;
   const [height, width] = window.size;
-  const out = floats([n, channels, ...(x.dims.length === 3 ? [ow] : [oh, ow])]);
+  const out = empty(isCodes ? x.type : "float32", [n, channels, ...(x.dims.length === 3 ? [ow] : [oh, ow])]);
   let at = 0;
   for (let p = 0; p < n * channels; p++)
     for (let oy = 0; oy < oh; oy++)

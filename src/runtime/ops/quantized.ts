@@ -6,7 +6,6 @@ import { TensorProto_DataType as T } from "../../onnx/file/gen/onnx_pb.ts";
 import type { ElementType, NumberArray, Value } from "../value.ts";
 import { elementType, empty, floatData, floats } from "../value.ts";
 import { conv, plain } from "./conv.ts";
-import { elementwise } from "./elementwise.ts";
 import { prepareConv, prepareProduct } from "./integer.ts";
 import type { Inputs, Operators } from "./operator.ts";
 import { axisOf, fail, need, product } from "./operator.ts";
@@ -73,7 +72,8 @@ function dequantize(inputs: Inputs, node: NodeProto): Value {
   return out;
 }
 
-const BOUNDS: ReadonlyMap<ElementType, readonly [number, number]> = new Map([
+/** The least and the greatest code of a type. */
+export const BOUNDS: ReadonlyMap<ElementType, readonly [number, number]> = new Map([
   ["int8", [-128, 127]],
   ["uint8", [0, 255]],
   ["int16", [-32768, 32767]],
@@ -176,11 +176,14 @@ const scalesOf = (x: Value, w: Value, node: NodeProto, channel: (i: number) => n
   return b.length === 1 ? () => Math.fround(a * b[0]) : (i) => Math.fround(a * b[channel(i)]);
 };
 
-/** QLinearMatMul: a, its scale and zero, b, its, those of the result. */
+/** QLinearMatMul: a, its scale and zero, b, its, those of the result; an int32 bias, of QGemm. */
 function qLinearMatMul(inputs: Inputs, node: NodeProto): Value {
   const v = Array.from({ length: 8 }, (_, i) => need(inputs, i, node));
   const y = matMulInteger([v[0], v[3], v[2], v[5]], node);
   const n = y.dims.at(-1)!;
+  const bias = inputs[8]?.data as Int32Array | undefined;
+  if (bias !== undefined && bias.length !== n) throw fail(node, `${n} biases`, String(bias.length));
+  if (bias !== undefined) for (let i = 0; i < y.data.length; i++) (y.data as Int32Array)[i] += bias[i % n];
   return requantize(
     y,
     scalesOf(v[1], v[4], node, (i) => i % n),
@@ -214,30 +217,6 @@ function convInteger(inputs: Inputs, node: NodeProto): Value {
   return { type: "int32", dims: y.dims, data: Int32Array.from(y.data as Float32Array) };
 }
 
-/** com.microsoft: dequantize, an operator on floats, quantize. Operand i has its scale and zero at i + 1 and i + 2. */
-const around =
-  (run: (values: Value[], node: NodeProto) => Value, operands: number) =>
-  (inputs: Inputs, node: NodeProto): Value => {
-    const scalar = (value: Value | undefined): Value => ({ ...value!, dims: [] });
-    const values = Array.from({ length: operands }, (_, i) => {
-      const zero = inputs[3 * i + 2];
-      return dequantize([need(inputs, 3 * i, node), scalar(need(inputs, 3 * i + 1, node)), zero && scalar(zero)], node);
-    });
-    const y = run(values, node);
-    const zero = inputs[3 * operands + 1];
-    const type = zero?.type ?? need(inputs, 0, node).type;
-    return encodeWith(
-      y,
-      type,
-      floatData(need(inputs, 3 * operands, node), node.opType),
-      zero?.data as NumberArray | undefined,
-      () => 0,
-      node,
-    );
-  };
-
-const one = (run: (inputs: Inputs, node: NodeProto) => unknown) => (values: Value[], node: NodeProto) => run(values, node) as Value;
-
 /** MatMulIntegerToFloat: a, b, their scales, their zeros, a bias; DynamicQuantizeMatMul quantizes a itself. */
 const toFloat =
   (isDynamic: boolean) =>
@@ -264,9 +243,6 @@ export const quantized: Operators = {
   QLinearConv: { run: qLinearConv, missing: plain, prepare: prepareConv({ weight: 3, zero: 5 }) },
   "com.microsoft.QuantizeLinear": { run: quantize },
   "com.microsoft.DequantizeLinear": { run: dequantize },
-  "com.microsoft.QLinearAdd": { run: around(one(elementwise.Add.run), 2) },
-  "com.microsoft.QLinearMul": { run: around(one(elementwise.Mul.run), 2) },
-  "com.microsoft.QLinearSigmoid": { run: around(one(elementwise.Sigmoid.run), 1) },
   "com.microsoft.MatMulIntegerToFloat": { run: toFloat(false) },
   "com.microsoft.DynamicQuantizeMatMul": { run: toFloat(true) },
 };

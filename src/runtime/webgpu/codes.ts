@@ -1,19 +1,31 @@
-// Products and convolutions of codes on a device, as dynamic quantization has them: codes of uint8 by the range of
-// their values, exact sums, and what scales them.
+// Codes on a device: of values by a scale or by their own range, values of codes, products and convolutions with exact
+// sums, and what scales these or makes codes of them.
+import { chainKey, chainShaderSpec, chainWordsOf } from "../../../kernels/wgsl/nn/chain.ts";
 import { convFields, convFilters, convName, convShader } from "../../../kernels/wgsl/nn/window.ts";
 import { itemGroups } from "../../../kernels/wgsl/nn/shader.ts";
-import { binary, constant, select, unary, type Value as Expression } from "../../../kernels/wasm/nn/values.ts";
+import { binary, constant, operand, select, unary, type Value as Expression } from "../../../kernels/wasm/nn/values.ts";
 import type { NodeProto } from "../../onnx/file/gen/onnx_pb.ts";
+import { attributeInt } from "../../onnx/graph/nodes.ts";
 import { outSize, windowShape, type Window } from "../ops/conv.ts";
 import type { CodeUnit } from "../ops/operator.ts";
-import { product } from "../ops/operator.ts";
-import type { Value } from "../value.ts";
-import { emitChain, isFull, type DeviceEmit } from "./emit.ts";
+import { axisOf, product } from "../ops/operator.ts";
+import { BOUNDS } from "../ops/quantized.ts";
+import { elementType, type Value } from "../value.ts";
+import { emitChain, isFloat, isFull, type DeviceEmit } from "./emit.ts";
 import { emitReduce } from "./moves.ts";
-import { countOf, isTensor, type Held, type Recorder, type Tensor } from "./recorder.ts";
+import { countOf, isCodes, isTensor, type After, type CodeType, type Held, type Recorder, type Tensor } from "./recorder.ts";
 import { windowWords } from "./windows.ts";
 
-const within255 = (v: Expression): Expression => binary("atMost", binary("atLeast", v, constant(0)), constant(255));
+const within = (type: CodeType, v: Expression): Expression => {
+  const [low, high] = BOUNDS.get(type)!;
+  return binary("atMost", binary("atLeast", v, constant(low)), constant(high));
+};
+
+const within255 = (v: Expression): Expression => within("uint8", v);
+
+/** Codes of v times or over its scale. */
+const rounded = (type: CodeType, v: Expression, zero: Expression | undefined): Expression =>
+  within(type, zero === undefined ? unary("round", v) : binary("add", unary("round", v), zero));
 
 /** The greatest or least value of all. */
 function extreme(r: Recorder, op: "max" | "min", x: Held): Tensor {
@@ -63,51 +75,152 @@ function placedCodes(r: Recorder, codes: Int16Array): Tensor {
 }
 
 /** The window of a convolution, or of a product: its rows are images of one place. */
-function windowIn(unit: CodeUnit, x: Tensor, node: NodeProto): { readonly window: Window; readonly sizes: readonly number[] } | undefined {
+function windowIn(unit: CodeUnit, x: Held, node: NodeProto): { readonly window: Window; readonly sizes: readonly number[] } | undefined {
   if (unit.kind === "product") {
     const one = [1, 1] as const;
     const pads = [[0, 0], [0, 0]] as const; // prettier-ignore
-    const window = { batch: x.size / unit.matrix.k, channels: unit.matrix.k, size: one, kernel: one, strides: one, dilations: one, pads };
+    const window = {
+      batch: countOf(x) / unit.matrix.k,
+      channels: unit.matrix.k,
+      size: one,
+      kernel: one,
+      strides: one,
+      dilations: one,
+      pads,
+    };
     return { window, sizes: one };
   }
   const { kernel } = unit.filters;
   if (x.dims.length < 3 || x.dims.length > 4 || (x.dims.length === 3 && kernel[0] !== 1)) return undefined;
   const window = windowShape(x, node, kernel.slice(4 - x.dims.length));
-  return { window, sizes: outSize(window, node) };
+  const sizes = outSize(window, node);
+  // what is wrong is the loops' to say
+  return sizes.some((d) => d < 1) ? undefined : { window, sizes };
 }
+
+interface Summed {
+  readonly x: Held;
+  readonly zero: Held;
+  /** One for all, or for each filter or column. */
+  readonly factor: Tensor;
+  /** float32 behind the factor, or int32 in the sums. */
+  readonly bias?: Held | undefined;
+  /** What is made of the sums. */
+  readonly after?: { readonly type: CodeType; readonly of: After };
+}
+
+/** Sums of codes; undefined where they are none of this kernel. */
+function sums(r: Recorder, unit: CodeUnit, { x, zero, factor, bias, after }: Summed, node: NodeProto): Tensor | undefined {
+  if (unit.codes === undefined || (x.type !== "uint8" && x.type !== "int8") || countOf(x) === 0 || countOf(zero) !== 1) return undefined;
+  const isConv = unit.kind === "conv";
+  const { groups, width: depth, outputs } = isConv ? unit.filters : { groups: 1, width: unit.matrix.k, outputs: unit.matrix.n };
+  const found = x.dims[isConv ? 1 : x.dims.length - 1] === groups * depth ? windowIn(unit, x, node) : undefined;
+  if (found === undefined) return undefined;
+  const { window, sizes } = found;
+  const filters = outputs / groups;
+  const integers = bias?.type === "int32";
+  const plain = { filters: convFilters(filters), bias: bias !== undefined, transposed: false, codes: true, integers };
+  const spec = { ...plain, ...(after && { after: { spec: after.of.spec, own: after.of.own } }) };
+  const [from, own, weights, added] = [r.place(x), r.place(zero), placedCodes(r, unit.codes), bias && r.place(bias)];
+  const dims = isConv ? [x.dims[0], outputs, ...sizes.slice(4 - x.dims.length)] : [...x.dims.slice(0, -1), outputs];
+  const y = r.tensor(dims, after?.type);
+  const count = window.batch * groups * Math.ceil(filters / spec.filters) * product(sizes);
+  const offsets = { ox: from.offset, ow: 0, ob: added?.offset ?? 0, oz: own.offset, oa: factor.offset };
+  const strides = { sa: factor.size === 1 ? 0 : 1, sb: added?.size === 1 ? 0 : 1 };
+  r.dispatch(
+    {
+      family: "conv",
+      spec: { ...plain, ...(after && { after: [chainKey(after.of.spec), after.of.own] }) },
+      name: convName(spec),
+      code: () => convShader(spec),
+    },
+    {
+      fields: convFields(spec),
+      params: { ...after?.of.params, count, groups, depth, filters, ...windowWords(window, sizes), ...offsets, ...strides },
+      bound: { x: from, w: weights, zero: own, factor, ...(added && { bias: added }), ...after?.of.bound, y },
+      groups: itemGroups(count),
+    },
+  );
+  return y;
+}
+
+const countIn = (unit: CodeUnit): number => (unit.kind === "conv" ? unit.filters.outputs : unit.matrix.n);
+
+const isAlong = (v: Held | undefined, unit: CodeUnit): boolean => v === undefined || [1, countIn(unit)].includes(countOf(v));
 
 /** `lowbit.Scaled` on codes of the device: codes, zero point, scales, bias, more scales. */
 export const scaled =
   (unit: CodeUnit): DeviceEmit =>
   (r, [x, zero, scales, bias, more], node) => {
-    if (unit.codes === undefined || !isTensor(x) || x.type !== "uint8" || !isTensor(zero) || zero.size !== 1) return undefined;
-    const isConv = unit.kind === "conv";
-    const { groups, width: depth, outputs } = isConv ? unit.filters : { groups: 1, width: unit.matrix.k, outputs: unit.matrix.n };
-    const along = (v: Held | undefined): boolean => v === undefined || (isFull(v) && [1, outputs].includes(countOf(v)));
-    const found = windowIn(unit, x, node);
-    if (found === undefined || scales === undefined || ![scales, bias, more].every(along)) return undefined;
-    if (x.dims[isConv ? 1 : x.dims.length - 1] !== groups * depth) return undefined;
-    const { window, sizes } = found;
+    if (!isTensor(x) || !isTensor(zero) || scales === undefined) return undefined;
+    if (![scales, bias, more].every((v) => v === undefined || (isFull(v) && isAlong(v, unit)))) return undefined;
     const flat = (v: Held): Held => ({ ...v, dims: [countOf(v)] });
     const factor = more === undefined ? r.place(scales) : emitChain(r, ([a, b]) => binary("mul", a, b), [flat(scales), flat(more)])!;
-    const filters = outputs / groups;
-    const spec = { filters: convFilters(filters), bias: bias !== undefined, transposed: false, codes: true };
-    const [weights, added] = [placedCodes(r, unit.codes), bias && r.place(bias)];
-    const y = r.tensor(isConv ? [x.dims[0], outputs, ...sizes.slice(4 - x.dims.length)] : [...x.dims.slice(0, -1), outputs]);
-    const count = window.batch * groups * Math.ceil(filters / spec.filters) * product(sizes);
-    const offsets = { ox: x.offset, ow: 0, ob: added?.offset ?? 0, oz: zero.offset, oa: factor.offset };
-    const strides = { sa: factor.size === 1 ? 0 : 1, sb: added?.size === 1 ? 0 : 1 };
-    r.dispatch(
-      { family: "conv", spec, name: convName(spec), code: () => convShader(spec) },
-      {
-        fields: convFields(spec),
-        params: { count, groups, depth, filters, ...windowWords(window, sizes), ...offsets, ...strides },
-        bound: { x, w: weights, zero, factor, ...(added && { bias: added }), y },
-        groups: itemGroups(count),
-      },
-    );
+    const y = sums(r, unit, { x, zero, factor, bias }, node);
     if (more !== undefined) r.free(factor);
-    return [y];
+    return y && [y];
   };
 
-export const CODES: readonly (readonly [string, DeviceEmit])[] = [["DynamicQuantizeLinear", dynamic]];
+const [V, Z] = [operand(0), operand(1)];
+
+/** QLinearConv and QLinearMatMul: codes, weights and results, each with scale and zero point, an int32 bias. */
+export const qlinear =
+  (unit: CodeUnit): DeviceEmit =>
+  (r, inputs, node) => {
+    const [x, xScale, zero, , ws, , yScale, yZero, bias] = inputs;
+    const scales = [xScale, ws, yScale];
+    if (x === undefined || zero === undefined || !isCodes(yZero) || ![xScale, yScale, yZero].every((v) => v && countOf(v) === 1))
+      return undefined;
+    // factors of the sums are made here, for a device's division may be off by a bit
+    if (scales.some((v) => !isFloat(v) || isTensor(v)) || !isAlong(ws, unit)) return undefined;
+    if (bias !== undefined && (bias.type !== "int32" || countOf(bias) !== countIn(unit))) return undefined;
+    const [[own], each, [over]] = scales.map((v) => (v as Value).data as Float32Array);
+    const factors = each.map((s) => Math.fround(own * s) / over);
+    const { type } = yZero;
+    const code = r.place(yZero);
+    const spec = chainShaderSpec(rounded(type, V, Z), ["same", "one"]);
+    const none = [0, 0, 0, 0];
+    const { params } = chainWordsOf([1, 1, 1, 1], [{ strides: none, offset: 0 }, { strides: none, offset: code.offset }]); // prettier-ignore
+    const after = { type, of: { spec, own: 0, params, bound: { x1: code } } };
+    const y = sums(r, unit, { x, zero, factor: r.upload(factors, [factors.length]), bias, after }, node);
+    return y && [y];
+  };
+
+/** Scales or zero points as they broadcast to x; undefined where they are of blocks, or of another number. */
+function along(x: Held, v: Held, node: NodeProto): Held | undefined {
+  if (attributeInt(node, "block_size", 0) !== 0) return undefined;
+  if (countOf(v) === 1) return { ...v, dims: [] };
+  const axis = axisOf(attributeInt(node, "axis", 1), x.dims.length, node);
+  return v.dims.length === 1 && v.dims[0] === x.dims[axis]
+    ? { ...v, dims: [v.dims[0], ...x.dims.slice(axis + 1).map(() => 1)] }
+    : undefined;
+}
+
+/** Codes as the floats that they are. */
+const asFloats = (r: Recorder, v: Held): Tensor => ({ ...r.place(v), type: "float32" });
+
+/** Codes of values (`to` says the type), or values of codes. */
+const between =
+  (isDecoding: boolean): DeviceEmit =>
+  (r, [x, scale, zeros], node) => {
+    if (x === undefined || !(isDecoding ? isCodes(x) && countOf(x) > 0 : isFull(x)) || !isFull(scale)) return undefined;
+    const to = zeros?.type ?? elementType(attributeInt(node, "output_dtype", 0)) ?? "uint8";
+    if ((zeros !== undefined && !isCodes(zeros)) || (!isDecoding && !BOUNDS.has(to))) return undefined;
+    const given = [scale, ...(zeros === undefined ? [] : [zeros])].map((v) => along(x, v, node));
+    if (!given.every((v) => v !== undefined)) return undefined;
+    const values = [x, ...given].map((v) => asFloats(r, v));
+    if (isDecoding) {
+      const y = emitChain(r, ([v, s, z]) => binary("mul", z === undefined ? v : binary("sub", v, z), s), values);
+      return y && [y];
+    }
+    const y = emitChain(r, ([v, s, z]) => rounded(to as CodeType, binary("div", v, s), z), values);
+    return y && [{ ...y, type: to as CodeType }];
+  };
+
+export const CODES: readonly (readonly [string, DeviceEmit])[] = [
+  ["DynamicQuantizeLinear", dynamic],
+  ...["", "com.microsoft."].flatMap((domain): [string, DeviceEmit][] => [
+    [`${domain}QuantizeLinear`, between(false)],
+    [`${domain}DequantizeLinear`, between(true)],
+  ]),
+];

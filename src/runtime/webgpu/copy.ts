@@ -36,7 +36,7 @@ export function copyBetween(r: Recorder, sizes: readonly number[], from: Side, t
 
 /** A moved view as a tensor of its own. */
 export function copyStrided(r: Recorder, x: Tensor, { dims, strides, start }: Moved): Tensor {
-  const y = r.tensor(dims);
+  const y = r.tensor(dims, x.type);
   copyBetween(r, dims, { tensor: x, strides, start }, { tensor: y, strides: contiguous(dims).strides, start: 0 });
   return y;
 }

@@ -21,7 +21,7 @@ import { broadcastDims } from "../ops/elementwise.ts";
 import { product } from "../ops/operator.ts";
 import { floats, type Value } from "../value.ts";
 import { copyStrided } from "./copy.ts";
-import { countOf, isTensor, type Held, type Recorder, type Tensor } from "./recorder.ts";
+import { countOf, isCodes, isTensor, type Held, type Recorder, type Tensor } from "./recorder.ts";
 
 export type HeldInputs = readonly (Held | undefined)[];
 
@@ -31,6 +31,14 @@ export const isFloat = (value: Held | undefined): value is Held => value?.type =
 
 /** Float32 values that are not empty. */
 export const isFull = (value: Held | undefined): value is Held => isFloat(value) && countOf(value) > 0;
+
+/** Values that a device holds. */
+export const isDeviceType = (value: Held | undefined): value is Held & { readonly type: Tensor["type"] } =>
+  isFloat(value) || isCodes(value);
+
+/** Values that are not empty, or codes: for what only moves or compares them. */
+export const isMovable = (value: Held | undefined): value is Held & { readonly type: Tensor["type"] } =>
+  isDeviceType(value) && countOf(value) > 0;
 
 let zeros = new Float32Array(0);
 

@@ -8,14 +8,14 @@ import { chainOperands, EXPRESSIONS } from "../machine/chains.ts";
 import { runStep, type How } from "../machine/execute.ts";
 import { isSlot, type Machine } from "../machine/machine.ts";
 import { operators } from "../ops/index.ts";
-import type { Value } from "../value.ts";
+import { empty, type NumberArray, type Value } from "../value.ts";
 import { fusedAttention, fusedRotary, groupQuery } from "./attention.ts";
-import { elementwise, emitChain, emitJoined, emitLayer, gemm, multiply, type DeviceEmit } from "./emit.ts";
+import { elementwise, emitChain, emitJoined, emitLayer, gemm, isFloat, multiply, type DeviceEmit } from "./emit.ts";
 import { deviceLayer } from "./layers.ts";
-import { CODES, scaled } from "./codes.ts";
+import { CODES, qlinear, scaled } from "./codes.ts";
 import { WINDOWS } from "./windows.ts";
 import { fusedNorm, MOVES, ofShape, sameValues } from "./moves.ts";
-import { countOf, isTensor, type Held, type Recorder, type Tensor } from "./recorder.ts";
+import { countOf, isCodes, isTensor, type Held, type Recorder, type Tensor } from "./recorder.ts";
 
 const run = (name: string) => operators.get(name)!.run;
 
@@ -54,8 +54,9 @@ function formEmit(form: Form): DeviceEmit {
 }
 
 /** The kernel form of a step; undefined where it has none. */
-export function deviceEmit({ layer, widths, operator, fused }: Unfreed): DeviceEmit | undefined {
+export function deviceEmit({ layer, widths, operator, fused, codes }: Unfreed): DeviceEmit | undefined {
   if (fused !== undefined) return fused.form && formEmit(fused.form);
+  if (codes !== undefined) return operator.startsWith("QLinear") ? qlinear(codes) : undefined;
   if (layer === undefined) return DEVICE_EMITS.get(operator);
   const placed = deviceLayer(layer);
   if (widths !== undefined) return (r, inputs) => emitJoined(r, placed, widths, inputs[0]);
@@ -74,7 +75,15 @@ const isWorth = (inputs: readonly (Held | undefined)[], { operator, layer, node 
   layer !== undefined ||
   inputs.some(isTensor) ||
   (operator !== "Gather" &&
-    inputs.some((value, i) => value?.type === "float32" && countOf(value) >= WORTH && !plan.constants.has(node.input[i])));
+    inputs.some((value, i) => (isFloat(value) || isCodes(value)) && countOf(value) >= WORTH && !plan.constants.has(node.input[i])));
+
+/** What was read back, in the array of its type. */
+function valueOf(type: Tensor["type"], dims: readonly number[], data: Float32Array): Value {
+  if (type === "float32") return { type, dims, data };
+  const value = empty(type, dims);
+  (value.data as NumberArray).set(data);
+  return value;
+}
 
 export interface DeviceRun {
   readonly recorder: Recorder;
@@ -107,9 +116,7 @@ export async function runOnDevice(given: DeviceRun, fetches: readonly string[]):
     if (wanted.length === 0) return;
     const data = await r.flush(wanted);
     aborted?.();
-    wanted.forEach((tensor, i) =>
-      copies.set(tensor, { type: tensor.type, dims: tensor.dims, data: tensor.type === "uint8" ? Uint8Array.from(data[i]) : data[i] }),
-    );
+    wanted.forEach((tensor, i) => copies.set(tensor, valueOf(tensor.type, tensor.dims, data[i])));
   };
   const asValue = (held: Held | undefined): Value | undefined => (isTensor(held) ? copies.get(held) : held);
 

@@ -12,7 +12,7 @@ import { NORM_FIELDS, normName, normShader, SOFTMAX_FIELDS, softmaxShader } from
 import { itemGroups } from "../../../kernels/wgsl/nn/shader.ts";
 import { attributeFloat, attributeInt } from "../../onnx/graph/nodes.ts";
 import { contiguous } from "../../onnx/graph/views.ts";
-import type { NormKind } from "../machine/fused.ts";
+import { isWithin, type NormKind } from "../machine/fused.ts";
 import { broadcastDims } from "../ops/elementwise.ts";
 import type { Inputs, Run } from "../ops/operator.ts";
 import { axisOf, product } from "../ops/operator.ts";
@@ -20,7 +20,7 @@ import { reducedAxes } from "../ops/reduce.ts";
 import { partSizes, sliceView, transposeView, type Moved } from "../ops/shape.ts";
 import { integers, type Value } from "../value.ts";
 import { copyBetween, copyStrided } from "./copy.ts";
-import { hollow, isFloat, isFull, type DeviceEmit, type HeldInputs } from "./emit.ts";
+import { hollow, isDeviceType, isFull, isMovable, type DeviceEmit, type HeldInputs } from "./emit.ts";
 import { countOf, isTensor, type Held, type Recorder, type Tensor } from "./recorder.ts";
 import { TensorProto_DataType as T, type NodeProto } from "../../onnx/file/gen/onnx_pb.ts";
 
@@ -48,7 +48,7 @@ const moved =
   (view: (inputs: Inputs, node: NodeProto) => Moved): DeviceEmit =>
   (r, inputs, node) => {
     const [x] = inputs;
-    if (!isFull(x) || !isPlain(inputs)) return undefined;
+    if (!isMovable(x) || !isPlain(inputs)) return undefined;
     const of = view(hollowInputs(inputs), node);
     if (of.dims.length > COPY_RANK || of.dims.includes(0)) return undefined;
     return [copyStrided(r, r.place(x), of)];
@@ -65,13 +65,13 @@ const expanded = (inputs: Inputs): Moved => {
 const concat: DeviceEmit = (r, inputs, node) => {
   const values = inputs.filter((value) => value !== undefined);
   const [first] = values;
-  if (first === undefined || !values.every(isFloat) || values.some(({ dims }) => dims.length !== first.dims.length)) return undefined;
+  if (!isDeviceType(first) || values.some(({ type, dims }) => type !== first.type || dims.length !== first.dims.length)) return undefined;
   const axis = axisOf(attributeInt(node, "axis", 0), first.dims.length, node);
   if (values.some(({ dims }) => dims.some((d, i) => i !== axis && d !== first.dims[i]))) return undefined;
   const dims = first.dims.with(axis, values.reduce((sum, value) => sum + value.dims[axis], 0)); // prettier-ignore
   if (product(dims) === 0) return undefined;
   const [outer, inner] = [product(dims.slice(0, axis)), product(dims.slice(axis + 1))];
-  const y = r.tensor(dims);
+  const y = r.tensor(dims, first.type);
   let at = 0;
   for (const value of values) {
     const run = value.dims[axis] * inner;
@@ -89,7 +89,7 @@ const concat: DeviceEmit = (r, inputs, node) => {
 
 const split: DeviceEmit = (r, inputs, node) => {
   const [x] = inputs;
-  if (!isFull(x) || !isPlain(inputs)) return undefined;
+  if (!isMovable(x) || !isPlain(inputs)) return undefined;
   const axis = axisOf(attributeInt(node, "axis", 0), x.dims.length, node);
   const sizes = partSizes(hollowInputs(inputs), node);
   if (sizes.includes(0)) return undefined;
@@ -119,7 +119,7 @@ const gather: DeviceEmit = (r, inputs, node) => {
   // what is wrong is the loops' to say
   if (list.some((id) => id < 0 || id >= d)) return undefined;
   const [outer, inner] = [product(x.dims.slice(0, axis)), product(x.dims.slice(axis + 1))];
-  const y = r.tensor([...x.dims.slice(0, axis), ...ids.dims, ...x.dims.slice(axis + 1)]);
+  const y = r.tensor([...x.dims.slice(0, axis), ...ids.dims, ...x.dims.slice(axis + 1)], x.type);
   list.forEach((id, i) =>
     copyBetween(
       r,
@@ -191,7 +191,7 @@ function emitNorm(r: Recorder, of: NormOf, keepSum: boolean): [Tensor, Tensor | 
   const { kind, x, skip, addend, scale, shift, epsilon, width } = of;
   const rowsOfOne = [addend, scale, shift].filter((value) => value !== undefined);
   if (![x, ...rowsOfOne].every(isFull) || rowsOfOne.some((value) => countOf(value) !== width)) return undefined;
-  if (skip !== undefined && (!isFull(skip) || skip.dims.join() !== x.dims.join())) return undefined;
+  if (skip !== undefined && (!isFull(skip) || !isWithin(skip.dims, x.dims))) return undefined;
   const sums = keepSum && (skip !== undefined || addend !== undefined);
   const spec = { kind, skip: skip !== undefined, addend: addend !== undefined, shift: shift !== undefined, sum: sums };
   const placed = Object.fromEntries(
@@ -324,9 +324,9 @@ export function emitRotary(
   return y;
 }
 
-/** Cast to the type that it has: float16 is float32 here. */
+/** Cast to float32, which it is: float16 is float32 here, and codes are floats. */
 const cast: DeviceEmit = (r, [x], node) =>
-  isTensor(x) && isFloat(x) && attributeInt(node, "to", 0) === Number(T.FLOAT) ? [r.view(x, x.dims)] : undefined;
+  isTensor(x) && attributeInt(node, "to", 0) === Number(T.FLOAT) ? [{ ...r.view(x, x.dims), type: "float32" }] : undefined;
 
 export const MOVES: readonly (readonly [string, DeviceEmit])[] = [
   ["Cast", cast],

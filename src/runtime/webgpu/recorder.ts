@@ -10,9 +10,14 @@ import type { AsyncLayer } from "../../backends/types.ts";
 import type { NumberArray, Value } from "../value.ts";
 import { sizeOf } from "../value.ts";
 
-/** A tensor on the device, `offset` elements into a buffer: float32, or codes, each as a float32. */
+/** Types of codes that lie on the device, each code as a float32. */
+export type CodeType = "int8" | "uint8" | "int16" | "uint16";
+
+const CODES: ReadonlySet<string> = new Set<CodeType>(["int8", "uint8", "int16", "uint16"]);
+
+/** A tensor on the device, `offset` elements into a buffer. int32 are constants, in their own words. */
 export interface Tensor {
-  readonly type: "float32" | "uint8";
+  readonly type: "float32" | "int32" | CodeType;
   readonly dims: readonly number[];
   readonly size: number;
   readonly buffer: GpuBuffer;
@@ -23,6 +28,10 @@ export interface Tensor {
 export type Held = Value | Tensor;
 
 export const isTensor = (value: Held | undefined): value is Tensor => value !== undefined && "buffer" in value;
+
+/** Codes of a device, or that it can take. */
+export const isCodes = (value: Held | undefined): value is Held & { readonly type: CodeType } =>
+  value !== undefined && CODES.has(value.type) && (isTensor(value) || value.bits === undefined);
 
 /** Elements of a value. */
 export const countOf = (value: Held): number => (isTensor(value) ? value.size : value.data.length);
@@ -60,7 +69,7 @@ export type Recording = readonly Command[];
 
 export interface Recorder {
   readonly runtime: GpuRuntime;
-  tensor(dims: readonly number[]): Tensor;
+  tensor(dims: readonly number[], type?: Tensor["type"]): Tensor;
   /** The same memory under another shape, from element `offset` on. */
   view(of: Tensor, dims: readonly number[], offset?: number): Tensor;
   /** Gives a value's memory back once no view of it is left. Other values: nothing. */
@@ -176,11 +185,11 @@ export function createRecorder(runtime: GpuRuntime): Recorder {
   };
   const recorder: Recorder = {
     runtime,
-    tensor(dims) {
+    tensor(dims, type = "float32") {
       const size = sizeOf(dims);
       const buffer = pool.take(4 * size, "activations");
       uses.set(buffer, 1);
-      return { type: "float32", dims, size, buffer, offset: 0 };
+      return { type, dims, size, buffer, offset: 0 };
     },
     view(of, dims, offset = 0) {
       const count = uses.get(of.buffer);
@@ -199,24 +208,27 @@ export function createRecorder(runtime: GpuRuntime): Recorder {
     },
     place(value) {
       if (isTensor(value)) return value;
-      const data = value.data as Float32Array;
-      const found = constants.get(data) ?? placed.get(data);
+      const own = value.data;
+      const found = constants.get(own) ?? placed.get(own);
       if (found !== undefined) return { ...found, dims: value.dims };
-      if (constants.has(data)) {
+      const data = isCodes(value) ? Float32Array.from(own as NumberArray) : (own as NumberArray);
+      const type = value.type as Tensor["type"];
+      if (constants.has(own)) {
         const buffer = runtime.allocate(data.byteLength, "constant");
         runtime.write(buffer, 0, data);
-        const tensor: Tensor = { type: "float32", dims: value.dims, size: data.length, buffer, offset: 0 };
-        constants.set(data, tensor);
+        const tensor: Tensor = { type, dims: value.dims, size: data.length, buffer, offset: 0 };
+        constants.set(own, tensor);
         return tensor;
       }
-      const tensor = upload(data, value.dims);
-      placed.set(data, tensor);
+      const tensor = { ...upload(data, value.dims), type };
+      placed.set(own, tensor);
       return tensor;
     },
     upload,
     rewrite: ({ buffer }, data) => runtime.write(buffer, 0, data),
     constant(value) {
-      if (value.type === "float32" && !constants.has(value.data)) constants.set(value.data, null);
+      if ((value.type === "float32" || value.type === "int32" || isCodes(value)) && !constants.has(value.data))
+        constants.set(value.data, null);
     },
     dispatch({ family, spec, name, code }, make) {
       const pipeline = runtime.pipeline(`nn ${family}`, spec, () => ({ name, code: code() }));

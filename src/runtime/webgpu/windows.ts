@@ -17,9 +17,9 @@ import type { NodeProto } from "../../onnx/file/gen/onnx_pb.ts";
 import { attributeFloat, attributeInt } from "../../onnx/graph/nodes.ts";
 import { outSize, windowShape, type Window } from "../ops/conv.ts";
 import { padding, transposedWindow } from "../ops/images.ts";
-import { product } from "../ops/operator.ts";
+import { product, text } from "../ops/operator.ts";
 import { resizing, type Taps } from "../ops/resize.ts";
-import { emitChain, isFull, type DeviceEmit } from "./emit.ts";
+import { emitChain, isFull, isMovable, type DeviceEmit } from "./emit.ts";
 import { emitReduce, hollowInputs, isPlain } from "./moves.ts";
 import { countOf, type After, type Held, type Recorder, type Tensor } from "./recorder.ts";
 
@@ -93,11 +93,11 @@ const conv =
 const pool =
   (op: "max" | "average"): DeviceEmit =>
   (r, [x], node) => {
-    if (!isFull(x)) return undefined;
+    if (!isMovable(x) || (op !== "max" && !isFull(x))) return undefined;
     const window = windowShape(x, node, null);
     const sizes = outSize(window, node);
     const from = r.place(x);
-    const y = r.tensor([...x.dims.slice(0, 2), ...sizes.slice(4 - x.dims.length)]);
+    const y = r.tensor([...x.dims.slice(0, 2), ...sizes.slice(4 - x.dims.length)], from.type);
     const padding = attributeInt(node, "count_include_pad", 0);
     r.dispatch(
       { family: "pool", spec: { op }, name: `f32_pool_${op}__wgsl`, code: () => poolShader(op) },
@@ -145,7 +145,7 @@ function resample(r: Recorder, x: Tensor, axis: number, places: readonly (Taps |
       if (place !== null) weights[at + 1] = place.weights[t] ?? 0;
     }
   });
-  const y = r.tensor(x.dims.with(axis, places.length));
+  const y = r.tensor(x.dims.with(axis, places.length), x.type);
   r.dispatch(
     { family: "resample", spec: {}, name: "f32_resample__wgsl", code: resampleShader },
     {
@@ -186,7 +186,7 @@ function resampled(
 
 const resize: DeviceEmit = (r, inputs, node) => {
   const [x] = inputs;
-  if (!isFull(x) || !isPlain(inputs)) return undefined;
+  if (!isMovable(x) || !isPlain(inputs) || (!isFull(x) && text(node, "mode", "nearest") !== "nearest")) return undefined;
   return resampled(r, x, resizing(x, hollowInputs(inputs), node), attributeFloat(node, "extrapolation_value", 0));
 };
 

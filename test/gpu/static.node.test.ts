@@ -1,0 +1,90 @@
+// Models of static quantization on a device beside onnxruntime-node: operators on codes, and what the quantizer of this
+// library writes in both forms. Nothing but shapes and lookups may run elsewhere.
+import { readFileSync } from "node:fs";
+import { InferenceSession, Tensor } from "onnxruntime-node";
+import { afterAll, beforeAll, expect, it } from "vitest";
+import type { GpuRoot } from "../../kernels/wgsl/api.ts";
+import { webgpu, type WebGpuBackend } from "../../src/backends/webgpu/backend.ts";
+import { quantizeModelBytes } from "../../src/onnx/index.ts";
+import type { CalibrationData } from "../../src/onnx/calibrate/sources.ts";
+import type { QuantizeOptions } from "../../src/onnx/options.ts";
+import { loadModel, type RuntimeTensor } from "../../src/runtime/index.ts";
+import { encoderFeeds, encoderModel, FORMS } from "../onnx/encoder.ts";
+import { adapterName, describeGpu, entryPoint } from "./adapter.ts";
+import { CODE_CASES, codesModel } from "./code-models.ts";
+
+type Feeds = Record<string, RuntimeTensor>;
+
+const fashion = (): Uint8Array => readFileSync(new URL("../fixtures/fashion-cnn/fashion_cnn.onnx", import.meta.url));
+const images = (seed: number): Feeds => ({ image: { type: "float32", dims: [2, 1, 28, 28], data: Float32Array.from({ length: 1568 }, (_, i) => Math.sin(1.7 * i + seed * Math.sin(i))) } }); // prettier-ignore
+const made = async (bytes: Uint8Array, calibration: Feeds[], options: Partial<QuantizeOptions>): Promise<[Uint8Array, Feeds]> => [
+  (await quantizeModelBytes(bytes, { ...options, calibration: calibration as unknown as CalibrationData })).bytes,
+  calibration[0],
+];
+
+describeGpu(`static quantization on ${adapterName}`, () => {
+  let backend: WebGpuBackend;
+  beforeAll(async () => {
+    backend = await webgpu({ gpu: (await entryPoint()) as unknown as GpuRoot });
+  });
+  afterAll(() => backend.dispose());
+
+  /** @returns how its steps ran */
+  async function check(bytes: Uint8Array, feeds: Feeds, limit: number): Promise<string[]> {
+    const judge = await InferenceSession.create(bytes, { logSeverityLevel: 4, intraOpNumThreads: 1, graphOptimizationLevel: "disabled" });
+    const session = await loadModel(bytes, { backend });
+    const tensors = Object.entries(feeds).map(([name, { type, data, dims }]) => [name, new Tensor(type as "float32", data as Float32Array, dims)]); // prettier-ignore
+    const wanted = await judge.run(Object.fromEntries(tensors) as Record<string, Tensor>);
+    const got = await session.run(feeds);
+    for (const name of judge.outputNames) {
+      expect([got[name].type, [...got[name].dims]], name).toEqual([wanted[name].type, [...wanted[name].dims]]);
+      expect(Object.getPrototypeOf(got[name].data), name).toBe(Object.getPrototypeOf(wanted[name].data));
+      const [a, b] = [wanted[name].data as Float32Array, got[name].data as Float32Array];
+      let [noise, signal] = [0, 0];
+      a.forEach((v, i) => {
+        noise += (v - b[i]) ** 2;
+        signal += v ** 2;
+      });
+      expect(signal).toBeGreaterThan(0);
+      expect(Math.sqrt(noise / signal), name).toBeLessThanOrEqual(limit);
+    }
+    const steps = session.explain().steps.map(({ operator, kernel }) => `${operator}: ${kernel}`);
+    expect(steps.filter((how) => /processor|loops/.test(how))).toEqual([]);
+    await Promise.all([judge.release(), session.release()]);
+    return steps;
+  }
+
+  it(`${CODE_CASES.length} operators on codes: onnxruntime's codes`, async () => {
+    const { bytes, feeds } = codesModel(CODE_CASES);
+    await check(bytes, feeds, 0);
+  }, 120_000);
+
+  it.each(["qdq", "qoperator"] as const)(
+    "fashion-cnn, %s",
+    async (outputs) => {
+      const calibration = [images(2), images(3)];
+      const steps = await check(...(await made(fashion(), calibration, { activations: "uint8", outputs })), 1e-6);
+      expect(steps.filter((how) => how === "QLinearConv: int8 conv").length).toBe(3);
+      // symmetric codes: Relu ends no convolution of codes, which stays one of floats
+      await check(...(await made(fashion(), calibration, { activations: "int8", outputs })), 1e-6);
+    },
+    120_000,
+  );
+
+  it("fashion-cnn with 16 bits", async () => {
+    await check(...(await made(fashion(), [images(2)], { activations: "uint16" })), 1e-4);
+  }, 120_000);
+
+  it.each([
+    [0, "qdq"],
+    [0, "qoperator"],
+    [2, "qoperator"],
+  ] as const)(
+    "a sentence encoder of form %i, %s",
+    async (form, outputs) => {
+      const calibration = encoderFeeds(2, 1) as unknown as Feeds[];
+      await check(...(await made(encoderModel(FORMS[form]), calibration, { activations: "uint8", outputs })), 1e-6);
+    },
+    120_000,
+  );
+});
