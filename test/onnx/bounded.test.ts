@@ -15,7 +15,16 @@ import { encode, graph, model, node, raw, T, value, weights } from "./build.ts";
 
 const folder = mkdtempSync(join(tmpdir(), "lowbit-bounded-"));
 afterAll(() => rmSync(folder, { recursive: true, force: true }));
-const valueFiles = (): string[] => readdirSync(tmpdir()).filter((name) => name.startsWith("lowbit-values-"));
+// a temporary folder of its own: files of others are none of this test's
+const outside = process.env.TMPDIR;
+const temporary = mkdtempSync(join(tmpdir(), "lowbit-bounded-tmp-"));
+process.env.TMPDIR = temporary;
+afterAll(() => {
+  if (outside === undefined) delete process.env.TMPDIR;
+  else process.env.TMPDIR = outside;
+  rmSync(temporary, { recursive: true, force: true });
+});
+const valueFiles = (): string[] => readdirSync(temporary).filter((name) => name.startsWith("lowbit-values-"));
 
 test("kept values come back from disk as they were, whatever their type", () => {
   const kept = [

@@ -4,15 +4,18 @@ import { existsSync, lstatSync, mkdirSync, mkdtempSync, rmSync, symlinkSync, wri
 import { tmpdir } from "node:os";
 import { join } from "node:path";
 import { afterAll, describe, expect, test } from "vitest";
+import { format } from "../../formats/index.ts";
+import { tableValues } from "../../src/onnx/dequantize/codes.ts";
 import { openStatistics } from "../../src/onnx/calibrate/file.ts";
 import { inputGroups, passesOf, type InputGroup } from "../../src/onnx/calibrate/statistics.ts";
 import { ValueInfoProtoSchema, type NodeProto, type TensorProto } from "../../src/onnx/file/gen/onnx_pb.ts";
-import { readBytes } from "../../src/onnx/file/values.ts";
-import { buildScopes, constantResolver } from "../../src/onnx/graph/graph.ts";
+import { readBytes, tensorBytes } from "../../src/onnx/file/values.ts";
+import { buildScopes, constantResolver, definingScope, inferTypes, resolveConstant } from "../../src/onnx/graph/graph.ts";
 import {
   applyPasses,
   calibrateToFile,
   convertModel,
+  decideWeights,
   measureSensitivity,
   modelLayers,
   quantizeModel,
@@ -181,6 +184,61 @@ describe("constants", () => {
     for (const at of [0, 1, 15])
       expect(() => writeWeight(read, modelLayers(read)[0], new Float32Array(16).fill(NaN, at))).toThrow(`got NaN at index ${at}.`);
   });
+});
+
+test("a name that is left out is no value, whatever is stored without a name", () => {
+  const inner = graph({ output: [value("r", T.FLOAT, [4])], node: [node("Clip", ["x", "", "top"], ["r"])] });
+  const read = readModelBytes(encode(built([node("If", ["c"], ["y"], { then_branch: inner, else_branch: inner })], [raw("", [], Float32Array.of(1)), raw("top", [], Float32Array.of(2)), raw("c", [], Uint8Array.of(1), T.BOOL)], [4]))); // prettier-ignore
+  const scopes = buildScopes(read);
+  const inside = scopes.find(({ parent }) => parent !== null)!;
+  expect(["x", "top", "r", "none", ""].map((name) => definingScope(inside, name))).toEqual([scopes[0], scopes[0], inside, null, null]);
+  expect([resolveConstant(inside, ""), constantResolver(read)(inside, ""), resolveConstant(inside, "top")?.name]).toEqual([null, null, "top"]); // prettier-ignore
+});
+
+test("tables in blocks along any axis: a scale, and a zero point, for each block of each column", () => {
+  const [a, b, c] = [3, 8, 2];
+  for (const axis of [0, 1, 2])
+    for (const blockSize of [2, 3]) {
+      const shape = [a, b, c];
+      const blocked = shape.map((size, i) => (i === axis ? Math.ceil(size / blockSize) : size));
+      const many = (dims: readonly number[]): number => dims.reduce((x, y) => x * y, 1);
+      const codes = { data: Float64Array.from({ length: many(shape) }, (_, i) => (i * 7) % 16), shape, dataType: T.UINT4 };
+      const of = (seed: number) => ({ data: weights(many(blocked), seed), shape: blocked, dataType: T.FLOAT });
+      const [scales, zeros] = [of(1), { ...of(2), data: Float32Array.from({ length: many(blocked) }, (_, i) => (i * 5) % 16) }];
+      for (const zeroPoints of [null, zeros]) {
+        const { values, shape: made } = tableValues(codes, scales, zeroPoints, { axis, blockSize, perByte: 1, zero: 8 });
+        expect(made).toEqual(shape);
+        for (let i = 0, at = 0; i < a; i++)
+          for (let j = 0; j < b; j++)
+            for (let l = 0; l < c; l++, at++) {
+              const [x, y, z] = [i, j, l].map((v, d) => (d === axis ? Math.floor(v / blockSize) : v));
+              const group = (x * blocked[1] + y) * blocked[2] + z;
+              const point = zeroPoints === null ? 8 : zeroPoints.data[group];
+              expect(values[at]).toBe(Math.fround((codes.data[at] - point) * scales.data[group]));
+            }
+      }
+    }
+});
+
+test("a tensor of a type that nobody knows has no bytes", () => {
+  expect([T.FLOAT, T.INT4, 99].map((type) => tensorBytes(raw("t", [3, 3], new Float32Array(0), type)))).toEqual([36, 5, 0]);
+});
+
+test("types that Cast named before opset 6", () => {
+  const of = (attributes: Record<string, string>): number | undefined => {
+    const scopes = buildScopes(readModelBytes(encode(built([node("Cast", ["x"], ["c"], attributes), node("Neg", ["c"], ["y"])], [], [2]))));
+    return inferTypes(scopes, 5).get(scopes[0])!.get("c");
+  };
+  expect([{ to: "FLOAT16" }, { to: "int64" }, { to: "nope" }, { to: "constructor" }, {}].map(of as never)).toEqual([T.FLOAT16, T.INT64, 0, 0, 0]); // prettier-ignore
+});
+
+test("a backend that is given sums the products of the inputs", async () => {
+  let asked = 0;
+  const backend = new Proxy({}, { get: () => void asked++ }) as never;
+  const read = (): ReturnType<typeof readModelBytes> => readModelBytes(encode(matmulModel(w("w", 1), K, K)));
+  const opened = read();
+  await decideWeights(opened, modelLayers(opened), () => ({ format: format("int4_b32"), algorithm: "gptq" }), [feed([64, K])], { backend }).catch(() => undefined); // prettier-ignore
+  expect(asked).toBeGreaterThan(0);
 });
 
 describe("inputs that were given", () => {

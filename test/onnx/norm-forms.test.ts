@@ -200,6 +200,33 @@ describe("the mean that a LayerNormalization gives too", () => {
   });
 });
 
+describe("what hands vectors on whole between a norm and its products", () => {
+  const shape = (b: Builder, name: string, ...dims: number[]): string => {
+    b.init.set(name, raw(name, [dims.length], BigInt64Array.from(dims, BigInt), T.INT64));
+    return name;
+  };
+  const between: Record<string, [folds: boolean, (b: Builder, n: string) => string]> = {
+    Identity: [true, (b, n) => b.op("Identity", [n], "i")],
+    Cast: [true, (b, n) => b.op("Cast", [n], "i", { to: 1n })],
+    Dropout: [true, (b, n) => b.op("Dropout", [n], "i")],
+    Reshape: [true, (b, n) => b.op("Reshape", [n, shape(b, "to", -1, D)], "i")],
+    "Unsqueeze, Squeeze": [true, (b, n) => b.op("Squeeze", [b.op("Unsqueeze", [n, shape(b, "at", 1)], "us"), shape(b, "at", 1)], "i")],
+    Flatten: [true, (b, n) => b.op("Flatten", [n], "i", { axis: 2n })],
+    "Gather of rows": [true, (b, n) => b.op("Gather", [n, shape(b, "rows", 1, 0)], "i", { axis: 1n })],
+    "Gather of channels": [false, (b, n) => b.op("Gather", [n, shape(b, "rows", ...Array.from({ length: D }, (_, i) => D - 1 - i))], "i", { axis: 2n })], // prettier-ignore
+    "Transpose that leaves channels last": [true, (b, n) => b.op("Transpose", [n], "i", { perm: { ints: [0, 1, 2] } })],
+    Relu: [false, (b, n) => b.op("Relu", [n], "i")],
+    Abs: [false, (b, n) => b.op("Abs", [n], "i")],
+  };
+  test.each(Object.entries(between))("%s", async (_, [folds, make]) => {
+    const norm = FORMS["LayerNormalization"].norm;
+    const bytes = block(norm, 17, (b, s, d) => make(b, norm(b, b.op("Add", [s, d], "s1"), "n2")));
+    const { notes, difference } = await applied(bytes, ["fold-norm"]);
+    expect(notes[0]).toBe(`fold-norm: ${folds ? 2 : 1} of 2 norms folded into the products behind them`);
+    expect(difference).toBeLessThan(1e-5);
+  });
+});
+
 describe("what only looks like a normalization", () => {
   const plain = FORMS["rms: sqrt, div"].norm;
   const nothing = "fold-norm: 1 of 1 norms folded into the products behind them";

@@ -38,7 +38,7 @@ export function dequantizeWeights(model: OnnxModel): string[] {
       scope,
       names,
       numbers(name) {
-        const constant = name === "" ? null : resolve(scope, name);
+        const constant = resolve(scope, name);
         // a copy: the reader may give a view of the file's bytes
         return constant === null
           ? null

@@ -85,7 +85,7 @@ export function constantResolver(model: OnnxModel): ConstantResolver {
   };
 
   return (scope, name) => {
-    const owner = name === "" ? null : definingScope(scope, name);
+    const owner = definingScope(scope, name);
     if (owner === null) return null;
     const pending: { scope: Scope; name: string }[] = [{ scope: owner, name }];
     for (let at = pending.at(-1); at !== undefined; at = pending.at(-1)) {
@@ -275,11 +275,7 @@ function dequantized(
  */
 export function resolveConstant(scope: Scope, name: string): Constant | null {
   const seen = new Set<NodeProto>();
-  for (
-    let owner = name === "" ? null : definingScope(scope, name);
-    owner !== null;
-    owner = name === "" ? null : definingScope(owner, name)
-  ) {
+  for (let owner = definingScope(scope, name); owner !== null; owner = definingScope(owner, name)) {
     const tensor = owner.initializers.get(name);
     if (tensor !== undefined) return { tensor, scope: owner, name };
     const node = owner.producers.get(name);

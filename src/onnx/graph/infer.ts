@@ -45,7 +45,7 @@ export function inferTypes(scopes: readonly Scope[], opset: number): ElementType
   const types: ElementTypes = new Map(scopes.map((scope) => [scope, new Map<string, number>()]));
   const byGraph = new Map(scopes.map((scope) => [scope.graph, scope]));
   const typeOf = (scope: Scope, name: string): number => {
-    const owner = name === "" ? null : definingScope(scope, name);
+    const owner = definingScope(scope, name);
     return owner === null ? 0 : (types.get(owner)!.get(name) ?? 0);
   };
 

@@ -52,7 +52,7 @@ const BYTES: ReadonlyMap<number, (values: readonly number[]) => ArrayBuffer> = n
 const modeOf = (node: NodeProto): string => new TextDecoder().decode(attributeOf(node, "mode")?.s ?? new Uint8Array(0)) || "nearest";
 
 const typeOf = (raise: Raise, scope: Scope, name: string): number => {
-  const owner = name === "" ? null : definingScope(scope, name);
+  const owner = definingScope(scope, name);
   return owner === null ? 0 : (raise.types.get(owner)!.get(name) ?? 0);
 };
 

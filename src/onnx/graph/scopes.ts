@@ -106,9 +106,9 @@ export function buildScopes(model: OnnxModel): Scope[] {
 const defines = (scope: Scope, name: string): boolean =>
   scope.initializers.has(name) || scope.producers.has(name) || scope.inputs.has(name) || scope.sparse.has(name);
 
-/** The scope that defines `name` as seen from `scope`. */
+/** The scope that defines `name` as seen from `scope`; null of "", which is an input that is left out. */
 export function definingScope(scope: Scope, name: string): Scope | null {
-  for (let s: Scope | null = scope; s !== null; s = s.parent) if (defines(s, name)) return s;
+  for (let s: Scope | null = name === "" ? null : scope; s !== null; s = s.parent) if (defines(s, name)) return s;
   return null;
 }
 

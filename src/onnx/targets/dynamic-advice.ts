@@ -65,7 +65,7 @@ function upstream(scopes: readonly Scope[]): (scope: Scope, value: string) => { 
     const pending: [Scope, string][] = [[from, value]];
     for (let next = pending.pop(); next !== undefined; next = pending.pop()) {
       const [at, name] = next;
-      const scope = name === "" ? null : definingScope(at, name);
+      const scope = definingScope(at, name);
       if (scope === null) continue;
       const node = scope.producers.get(name);
       if (node === undefined) {

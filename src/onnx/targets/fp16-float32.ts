@@ -106,11 +106,11 @@ function valueSet(): Values {
   const names = new Map<Scope, Set<string>>();
   return {
     add(scope, name) {
-      const owner = name === "" ? null : definingScope(scope, name);
+      const owner = definingScope(scope, name);
       if (owner !== null) names.set(owner, (names.get(owner) ?? new Set()).add(name));
     },
     has(scope, name) {
-      const owner = name === "" ? null : definingScope(scope, name);
+      const owner = definingScope(scope, name);
       return owner !== null && (names.get(owner)?.has(name) ?? false);
     },
   };
@@ -130,7 +130,7 @@ export async function planFloat32(
     reasons,
     masks: new Set(),
     typeOf: (scope, name) => {
-      const owner = name === "" ? null : definingScope(scope, name);
+      const owner = definingScope(scope, name);
       return owner === null ? 0 : (types.get(owner)!.get(name) ?? 0);
     },
     keep: (node, reason) => {

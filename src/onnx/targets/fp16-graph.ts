@@ -157,7 +157,7 @@ function widensHalf({ types }: State, scope: Scope, node: NodeProto): boolean {
 
 /** The name under which `name` (as seen from `scope`) has the wanted precision. */
 function version(state: State, scope: Scope, name: string, want: Want): string {
-  const owner = name === "" ? null : definingScope(scope, name);
+  const owner = definingScope(scope, name);
   if (owner === null) return name;
   const constant = state.constants.get(owner)!.get(name);
   const known = state.versions.get(owner)!.get(name);
@@ -192,7 +192,7 @@ function renameInputs(state: State, scope: Scope): void {
     // A Cast takes either precision: it reads the one that is there.
     const either = node.opType === "Cast" && isDefaultDomain(node);
     node.input.forEach((name, i) => {
-      const owner = name === "" ? null : definingScope(scope, name);
+      const owner = definingScope(scope, name);
       if (owner === null || !isFloat(state, owner, name)) return;
       const known = state.versions.get(owner)!.get(name);
       node.input[i] = either && known !== undefined ? (known.float ?? known.half)! : version(state, scope, name, want);
