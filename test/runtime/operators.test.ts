@@ -92,6 +92,7 @@ const cases: Record<string, Make[]> = {
     shaped({ to: 6n }),
     shaped({ to: 9n }),
     (s, a, b) => ({ feeds: { x: ids(s, [a, b], 9) }, attributes: { to: 1n } }),
+    (s, a, b) => ({ feeds: { x: ids(s, [a, 40, b], 999) }, attributes: { to: 1n } }),
   ],
   Where: [(s, a, b, c) => ({ feeds: { q: bools(s, [a, 1, c]), x: f32(s, [b, c]), z: f32(s + 1, [1]) } })],
   Clip: [
@@ -129,7 +130,10 @@ const cases: Record<string, Make[]> = {
   Split: [
     (s, a, b, c) => ({ feeds: { x: f32(s, [a, b + 2, c]) }, initializer: [axes([2, b])], attributes: { axis: 1n }, outputs: ["y", "y2"] }),
   ],
-  Gather: [(s, a, b, c) => ({ feeds: { x: f32(s, [a, b, c]), i: ids(s, [2, 3], b) }, attributes: { axis: 1n } })],
+  Gather: [
+    (s, a, b, c) => ({ feeds: { x: f32(s, [a, b, c]), i: ids(s, [2, 3], b) }, attributes: { axis: 1n } }),
+    (s, a, b, c) => ({ feeds: { i: ids(s, [a, 2], b) }, initializer: [raw("x", [b, c], f32(s, [b, c]).data)], order: ["x", "i"] }),
+  ],
   Expand: [(s, a, b) => ({ feeds: { x: f32(s, [a, 1]) }, initializer: [axes([2, 1, b])] })],
   Range: [() => ({ feeds: { a: i64([], [2]), b: i64([], [11]), d: i64([], [3]) } })],
   Trilu: [shaped({ upper: 0n }), shaped({})],

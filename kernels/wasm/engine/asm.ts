@@ -80,6 +80,10 @@ export class FunctionBuilder {
   /** Runs of locals of one type. */
   readonly #locals: { readonly type: ValueType; count: number }[] = [];
   #made: number;
+  /** Values on the stack of the instruction under way. */
+  #held = 0;
+  /** Under way: the code of a body of `lockstep`, and its length after each statement. */
+  #statements: { readonly code: number[]; readonly ends: number[] } | null = null;
 
   constructor(params: readonly ValueType[]) {
     this.#params = params;
@@ -143,6 +147,17 @@ export class FunctionBuilder {
     else this.#variable(0x20, operand);
   }
 
+  /** Operands of one instruction, in order. */
+  #operands(...operands: readonly (Operand | undefined)[]): void {
+    const before = this.#held;
+    for (const operand of operands)
+      if (operand !== undefined) {
+        this.#emit(operand);
+        this.#held++;
+      }
+    this.#held = before;
+  }
+
   #variable(opcode: number, { index }: Local): void {
     this.#code.push(opcode);
     if (index < 128) this.#code.push(index);
@@ -159,9 +174,7 @@ export class FunctionBuilder {
   op(name: string, a?: Operand, b?: Operand, c?: Operand): Emit {
     const op = instruction(name);
     return () => {
-      if (a !== undefined) this.#emit(a);
-      if (b !== undefined) this.#emit(b);
-      if (c !== undefined) this.#emit(c);
+      this.#operands(a, b, c);
       this.#opcode(op);
       if (op.memories !== undefined) for (let i = 0; i < op.memories; i++) this.#code.push(0);
     };
@@ -171,8 +184,7 @@ export class FunctionBuilder {
   lane(name: string, lane: number, a: Operand, b?: Operand): Emit {
     const op = instruction(name);
     return () => {
-      this.#emit(a);
-      if (b !== undefined) this.#emit(b);
+      this.#operands(a, b);
       this.#opcode(op);
       this.#code.push(lane);
     };
@@ -191,8 +203,7 @@ export class FunctionBuilder {
   loadLane(name: string, address: Operand, offset: number, lane: number, vector: Operand): Emit {
     const op = instruction(name);
     return () => {
-      this.#emit(address);
-      this.#emit(vector);
+      this.#operands(address, vector);
       this.#memory(op, offset);
       this.#code.push(lane);
     };
@@ -202,9 +213,7 @@ export class FunctionBuilder {
   atomic(name: string, address: Operand, offset: number, a?: Operand, b?: Operand): Emit {
     const op = instruction(name);
     return () => {
-      this.#emit(address);
-      if (a !== undefined) this.#emit(a);
-      if (b !== undefined) this.#emit(b);
+      this.#operands(address, a, b);
       this.#memory(op, offset);
     };
   }
@@ -217,8 +226,7 @@ export class FunctionBuilder {
   }
 
   store(name: string, address: Operand, offset: number, value: Operand): void {
-    this.#emit(address);
-    this.#emit(value);
+    this.#operands(address, value);
     this.#memory(instruction(name), offset);
   }
 
@@ -269,8 +277,7 @@ export class FunctionBuilder {
 
   shuffle(lanes: readonly number[], a: Operand, b: Operand): Emit {
     return () => {
-      this.#emit(a);
-      this.#emit(b);
+      this.#operands(a, b);
       this.#code.push(0xfd, 0x0d, ...lanes);
     };
   }
@@ -278,6 +285,27 @@ export class FunctionBuilder {
   set(local: Local, value: Operand): void {
     this.#emit(value);
     this.#variable(0x21, local);
+    if (this.#held === 0 && this.#statements?.code === this.#code) this.#statements.ends.push(this.#code.length);
+  }
+
+  /**
+   * Bodies statement by statement, each one's first, then each one's second: processors look only so far ahead, and
+   * what waits for its own results has the others to do. Bodies have no blocks, and do not depend on each other.
+   */
+  lockstep(bodies: readonly (() => void)[]): void {
+    const outer = this.#code;
+    const written = bodies.map((body) => {
+      const statements = { code: [] as number[], ends: [] as number[] };
+      this.#code = statements.code;
+      this.#statements = statements;
+      body();
+      return statements;
+    });
+    this.#code = outer;
+    this.#statements = null;
+    const most = Math.max(...written.map(({ ends }) => ends.length));
+    for (let i = 0; i <= most; i++)
+      for (const { code, ends } of written) outer.push(...code.slice(i === 0 ? 0 : (ends[i - 1] ?? code.length), ends[i]));
   }
 
   tee(local: Local, value: Operand): Emit {
@@ -304,7 +332,7 @@ export class FunctionBuilder {
 
   call(target: FunctionRef, ...operands: Operand[]): Emit {
     return () => {
-      for (const operand of operands) this.#emit(operand);
+      this.#operands(...operands);
       this.#code.push(0x10);
       unsignedLeb(this.#code, target.index);
     };

@@ -1,12 +1,12 @@
 // Attention of many query rows (a prompt, an encoder) over keys and values of floats: what attention.ts computes, as
-// products of matrices. A block of 64 keys is packed, transposed, into panels of eight, and its values into panels of
+// products of matrices. A block of keys is packed, transposed, into panels of eight, and its values into panels of
 // eight columns; then tiles of rows (tiles.ts) give the scores of all rows of an item, a softmax goes over them, and
 // tiles again add the weighted values to y, which shrinks first where a greater score came (online softmax).
 import { ModuleBuilder, type Emit, type FunctionBuilder, type FunctionRef, type Local, type Operand } from "../engine/asm.ts";
 import { family } from "../engine/family.ts";
 import { writeWork } from "../engine/items.ts";
 import { FIELDS, jobWords, type AttentionJob, type Field } from "./attention-job.ts";
-import { BLOCK, greatest, least } from "./attention-layout.ts";
+import { greatest, least } from "./attention-layout.ts";
 import { halves } from "./cache.ts";
 import { decay4, tanh4 } from "./math.ts";
 import { foldLanes, loadSome, transposeFour } from "./rows.ts";
@@ -26,8 +26,13 @@ export interface AttentionTilesSpec {
 
 /** Tokens from which on tiles are worth their packing. */
 export const TILE_TOKENS = 8;
-/** Query rows of an item, at most: their scores stay in the caches beside the panels. */
-const ROWS = 48;
+/**
+ * Query rows of an item, at most: their scores stay in the caches beside the panels. Those of a prompt compute scores
+ * up to the last key that any of them sees: fewer rows waste less.
+ */
+const rowsOf = (causal: boolean): number => (causal ? 48 : 66);
+/** Keys of a block. Long rows of scores cost less a score; the panels of long heads would leave the caches. */
+const blockOf = (head: number): number => (head > 64 ? 64 : 128);
 const FLT_MAX = 3.4028234663852886e38;
 /** Of a row while its item runs: greatest score, sum of exponentials. */
 const STATE = { most: 0, sum: 4 } as const;
@@ -35,9 +40,10 @@ const STATE_BYTES = 8;
 
 /** Scratch of an item: places in bytes. */
 function scratch({ head, relaxed }: Pick<AttentionTilesSpec, "head" | "relaxed">, rows: number) {
-  const keys = 4 * BLOCK * rows;
-  const values = keys + 4 * BLOCK * head;
-  const spare = values + 4 * BLOCK * COLUMNS * Math.ceil(head / COLUMNS);
+  const block = blockOf(head);
+  const keys = 4 * block * rows;
+  const values = keys + 4 * block * head;
+  const spare = values + 4 * block * COLUMNS * Math.ceil(head / COLUMNS);
   const state = spare + tileBytes(relaxed);
   return { scores: 0, keys, values, spare, state, bytes: state + STATE_BYTES * rows };
 }
@@ -48,7 +54,7 @@ export function attentionTilesJob(
   spec: Pick<AttentionTilesSpec, "head" | "relaxed">,
 ): { readonly items: number; readonly args: Int32Array; readonly panelBytes: number } {
   const unit = tileRows(spec.relaxed);
-  const most = Math.max(unit, Math.floor(ROWS / job.group));
+  const most = Math.max(unit, Math.floor(rowsOf(job.causal) / job.group));
   const tile = Math.min(job.tokens, unit * Math.ceil(job.tokens / Math.ceil(job.tokens / most) / unit));
   const words = jobWords(job, tile);
   // where the scratch of rows ends depends on the tile
@@ -98,12 +104,12 @@ function writeKeys(f: FunctionBuilder, spec: AttentionTilesSpec): void {
   });
 }
 
-/** packValues(v, vToken, panels, count): panels [count][8 values], `BLOCK` rows apart. */
+/** packValues(v, vToken, panels, count): panels [count][8 values], a block of rows apart. */
 function writeValues(f: FunctionBuilder, spec: AttentionTilesSpec): void {
   const [from, token, panel, count] = [0, 1, 2, 3].map((i) => f.param(i));
   f.doWhile(() => {
     for (let i = 0; i < spec.head / 4; i++)
-      f.store("v128.store", panel, 32 * BLOCK * (i >> 1) + 16 * (i & 1), four(f, spec.v === "float16", from, i));
+      f.store("v128.store", panel, 32 * blockOf(spec.head) * (i >> 1) + 16 * (i & 1), four(f, spec.v === "float16", from, i));
     f.bump(from, token);
     f.bump(panel, 32);
     f.bump(count, -1);
@@ -120,18 +126,19 @@ function eachFour(f: FunctionBuilder, place: Local, end: Local, turns: number, b
     });
 }
 
-const SOFTEN = ["scores", "mask", "low", "high", "count", "state", "y"] as const;
+const SOFTEN = ["scores", "mask", "low", "high", "count", "state", "y", "later"] as const;
 
 /**
  * soften(.., scale, cap): scores of a row become probabilities relative to the greatest so far; its sum and y shrink
- * where that grew. low, high: the keys of the block that the row sees.
+ * where that grew. low, high: the keys of the block that the row sees; later: there were blocks before it, and a y.
  */
 function writeSoften(f: FunctionBuilder, spec: AttentionTilesSpec): void {
   const at = Object.fromEntries(SOFTEN.map((name, i) => [name, f.param(i)])) as Record<(typeof SOFTEN)[number], Local>;
   const [scale, cap] = [SOFTEN.length, SOFTEN.length + 1].map((i) => f.param(i));
-  const [s, most, before, sum, factor, index, x] = f.locals("v128", 7);
+  const [s, most, before, sum, factor, index, x, scale4] = f.locals("v128", 8);
   const [place, end, left] = f.locals("i32", 3);
   const lanes = f.constant("lanes", f.v128([0, 0, 0, 0, 1, 0, 0, 0, 2, 0, 0, 0, 3, 0, 0, 0]));
+  f.set(scale4, f.op("f32x4.splat", scale));
   f.set(before, f.load("v128.load32_splat", at.state, STATE.most));
   f.set(most, f.get(before));
   f.set(end, f.op("i32.shl", at.count, f.i32(2)));
@@ -139,7 +146,9 @@ function writeSoften(f: FunctionBuilder, spec: AttentionTilesSpec): void {
   const pass = (limited: boolean): void =>
     eachFour(f, place, end, limited ? 1 : 4, (offset) => {
       const address = (base: Local): Emit => f.op("i32.add", base, place);
-      f.set(s, f.op("f32x4.mul", f.load("v128.load", address(at.scores), offset), f.op("f32x4.splat", scale)));
+      f.set(s, f.load("v128.load", address(at.scores), offset));
+      const isFused = spec.mask && spec.relaxed && !spec.softcap;
+      if (!isFused) f.set(s, f.op("f32x4.mul", s, scale4));
       if (spec.softcap) {
         f.set(s, f.op("f32x4.div", s, f.op("f32x4.splat", cap)));
         f.set(s, f.op("f32x4.mul", tanh4(f, s, spec.relaxed), f.op("f32x4.splat", cap)));
@@ -153,7 +162,7 @@ function writeSoften(f: FunctionBuilder, spec: AttentionTilesSpec): void {
             () => loadSome(f, x, address(at.mask), left, f.constant32(0)),
           );
         } else f.set(x, f.load("v128.load", address(at.mask), offset));
-        f.set(s, f.op("f32x4.add", s, x));
+        f.set(s, isFused ? f.op("f32x4.relaxed_madd", s, scale4, x) : f.op("f32x4.add", s, x));
       }
       if (limited) {
         f.set(index, f.op("i32x4.add", f.op("i32x4.splat", f.op("i32.shr_u", place, f.i32(2))), lanes));
@@ -191,23 +200,26 @@ function writeSoften(f: FunctionBuilder, spec: AttentionTilesSpec): void {
   f.set(sum, f.op("f32x4.add", f.op("f32x4.mul", x, factor), sum));
   f.store("f32.store", at.state, STATE.sum, f.lane("f32x4.extract_lane", 0, sum));
   f.store("f32.store", at.state, STATE.most, f.lane("f32x4.extract_lane", 0, most));
-  f.if(f.op("v128.any_true", f.op("f32x4.ne", most, before)), () => scaleRow(f, spec.head, at.y, factor));
+  const hasGrown = f.op("v128.any_true", f.op("f32x4.ne", most, before));
+  f.if(f.op("i32.and", at.later, hasGrown), () => scaleRow(f, spec.head, at.y, factor));
 }
 
 function scaleRow(f: FunctionBuilder, head: number, y: Local, factor: Local): void {
   for (let i = 0; i < head / 4; i++) f.store("v128.store", y, 16 * i, f.op("f32x4.mul", f.load("v128.load", y, 16 * i), factor));
 }
 
-/** start(state, y, sink, hasSink): a row before its first block. */
+/** start(state, y, sink, hasBlocks): a row before its first block, which writes y if there is one. */
 function writeStart(f: FunctionBuilder, spec: AttentionTilesSpec): void {
-  const [state, y, sink] = [0, 1, 2].map((i) => f.param(i));
+  const [state, y, sink, hasBlocks] = [0, 1, 2, 3].map((i) => f.param(i));
   f.store("f32.store", state, STATE.most, f.f32(-FLT_MAX));
   f.store("f32.store", state, STATE.sum, f.f32(0));
   f.if(sink, () => {
     f.store("f32.store", state, STATE.most, f.load("f32.load", sink));
     f.store("f32.store", state, STATE.sum, f.f32(1));
   });
-  for (let i = 0; i < spec.head / 4; i++) f.store("v128.store", y, 16 * i, f.constant32(0));
+  f.if(f.op("i32.eqz", hasBlocks), () => {
+    for (let i = 0; i < spec.head / 4; i++) f.store("v128.store", y, 16 * i, f.constant32(0));
+  });
 }
 
 /** end(state, y): the sums of a row, divided. */
@@ -224,9 +236,11 @@ type Part = "keys" | "values" | "soften" | "start" | "end" | "tiles";
 
 /** One item: a tile of tokens of one kv head, all heads of its group. */
 function writeItem(f: FunctionBuilder, spec: AttentionTilesSpec, args: Local, panel: Local, parts: Record<Part, FunctionRef>) {
+  const block = blockOf(spec.head);
+  const rowBytes = 4 * block;
   const word = (name: Word): Emit => f.load("i32.load", args, 4 * WORDS.indexOf(name));
   const real = (name: Field): Emit => f.load("f32.load", args, 4 * WORDS.indexOf(name));
-  const [kv, first, tokens, key, stop, count, head, token, seen, at, from] = f.locals("i32", 11);
+  const [kv, first, tokens, key, stop, count, head, token, seen, at, from, later] = f.locals("i32", 12);
   const [scores, state, y] = f.locals("i32", 3);
   const place = (name: "q" | "y" | "mask", t: Operand): Emit =>
     f.op(
@@ -261,7 +275,7 @@ function writeItem(f: FunctionBuilder, spec: AttentionTilesSpec, args: Local, pa
         () => {
           f.set(y, place("y", token));
           body();
-          f.bump(scores, 4 * BLOCK);
+          f.bump(scores, rowBytes);
           f.bump(state, STATE_BYTES);
           f.bump(token, 1);
         },
@@ -279,10 +293,11 @@ function writeItem(f: FunctionBuilder, spec: AttentionTilesSpec, args: Local, pa
     f.set(key, greatest(f, low(first), f.i32(0)));
     eachRow(() => {
       const sink = f.op("i32.add", word("sink"), f.op("i32.shl", f.op("i32.add", f.op("i32.mul", kv, word("group")), head), f.i32(2)));
-      f.run(f.call(parts.start, state, y, f.op("select", sink, f.i32(0), word("sink"))));
+      f.run(f.call(parts.start, state, y, f.op("select", sink, f.i32(0), word("sink")), f.op("i32.lt_s", key, stop)));
     });
+    f.set(later, f.i32(0));
     f.while(f.op("i32.lt_s", key, stop), () => {
-      f.set(count, least(f, f.op("i32.sub", stop, key), f.i32(BLOCK)));
+      f.set(count, least(f, f.op("i32.sub", stop, key), f.i32(block)));
       f.run(f.call(parts.keys, cached("k"), word("kToken"), scratchAt("keysAt"), count));
       f.run(f.call(parts.values, cached("v"), word("vToken"), scratchAt("valuesAt"), count));
       eachHead(() => {
@@ -291,30 +306,31 @@ function writeItem(f: FunctionBuilder, spec: AttentionTilesSpec, args: Local, pa
         f.doWhile(
           () => {
             f.run(
-              f.call(parts.tiles, place("q", first), word("qToken"), from, f.op("i32.add", scores, at), f.i32(4 * BLOCK), tokens, f.i32(COLUMNS), f.i32(spec.head), f.i32(0), scratchAt("spareAt")), // prettier-ignore
+              f.call(parts.tiles, place("q", first), word("qToken"), from, f.op("i32.add", scores, at), f.i32(rowBytes), tokens, f.i32(COLUMNS), f.i32(spec.head), f.i32(0), scratchAt("spareAt")), // prettier-ignore
             );
             f.bump(from, 4 * COLUMNS * spec.head);
             f.bump(at, 4 * COLUMNS);
           },
           f.op("i32.lt_u", at, f.op("i32.shl", count, f.i32(2))),
         );
-        f.bump(scores, f.op("i32.mul", tokens, f.i32(4 * BLOCK)));
+        f.bump(scores, f.op("i32.mul", tokens, f.i32(rowBytes)));
       });
       eachRow(() => {
         f.set(seen, f.op("select", high(token), word("keys"), word("causal")));
         const mask = f.op("i32.add", place("mask", token), f.op("i32.shl", key, f.i32(2)));
         f.run(
-          f.call(parts.soften, scores, mask, f.op("i32.sub", low(token), key), least(f, f.op("i32.sub", seen, key), count), count, state, y, real("scale"), real("cap")), // prettier-ignore
+          f.call(parts.soften, scores, mask, f.op("i32.sub", low(token), key), least(f, f.op("i32.sub", seen, key), count), count, state, y, later, real("scale"), real("cap")), // prettier-ignore
         );
       });
       eachHead(() => {
         for (let column = 0; column < spec.head; column += COLUMNS)
           f.run(
-            f.call(parts.tiles, scores, f.i32(4 * BLOCK), f.op("i32.add", scratchAt("valuesAt"), f.i32(4 * BLOCK * column)), f.op("i32.add", place("y", first), f.i32(4 * column)), word("yToken"), tokens, f.i32(Math.min(COLUMNS, spec.head - column)), count, f.i32(1), scratchAt("spareAt")), // prettier-ignore
+            f.call(parts.tiles, scores, f.i32(rowBytes), f.op("i32.add", scratchAt("valuesAt"), f.i32(rowBytes * column)), f.op("i32.add", place("y", first), f.i32(4 * column)), word("yToken"), tokens, f.i32(Math.min(COLUMNS, spec.head - column)), count, later, scratchAt("spareAt")), // prettier-ignore
           );
-        f.bump(scores, f.op("i32.mul", tokens, f.i32(4 * BLOCK)));
+        f.bump(scores, f.op("i32.mul", tokens, f.i32(rowBytes)));
       });
-      f.bump(key, BLOCK);
+      f.set(later, f.i32(1));
+      f.bump(key, block);
     });
     eachRow(() => f.run(f.call(parts.end, state, y)));
   };
@@ -331,7 +347,7 @@ export function attentionTilesModule(spec: AttentionTilesSpec): Uint8Array<Array
   const keys = m.func(null, i32s(4), [], (f) => writeKeys(f, spec));
   const values = m.func(null, i32s(4), [], (f) => writeValues(f, spec));
   const soften = m.func(null, [...i32s(SOFTEN.length), "f32", "f32"], [], (f) => writeSoften(f, spec));
-  const start = m.func(null, i32s(3), [], (f) => writeStart(f, spec));
+  const start = m.func(null, i32s(4), [], (f) => writeStart(f, spec));
   const end = m.func(null, i32s(2), [], (f) => writeEnd(f, spec));
   writeWork(m, (f, args, panel) => writeItem(f, spec, args, panel, { keys, values, soften, start, end, tiles }));
   return m.bytes();

@@ -27,11 +27,15 @@ const MAGIC = 1.5 * 2 ** 23;
 const madd = (f: FunctionBuilder, relaxed: boolean, a: Operand, b: Operand, c: Operand): Emit =>
   relaxed ? f.op("f32x4.relaxed_madd", a, b, c) : f.op("f32x4.add", f.op("f32x4.mul", a, b), c);
 
-/** Horner's rule: coefficients from the constant on. */
+/** Horner's rule: coefficients from the constant on. A statement for each, for code in lockstep. */
 function polynomial(f: FunctionBuilder, x: Local, coefficients: readonly number[], relaxed: boolean): Emit {
-  let sum: Emit = f.get(f.constantF32(coefficients[coefficients.length - 1]));
-  for (let i = coefficients.length - 2; i >= 0; i--) sum = madd(f, relaxed, sum, x, f.constantF32(coefficients[i]));
-  return sum;
+  const sum = f.local("v128");
+  const last = coefficients.length - 1;
+  return () => {
+    f.set(sum, f.constantF32(coefficients[last]));
+    for (let i = last - 1; i >= 0; i--) f.set(sum, madd(f, relaxed, sum, x, f.constantF32(coefficients[i])));
+    f.run(f.get(sum));
+  };
 }
 
 const negative = (f: FunctionBuilder, x: Local): Emit => f.op("v128.and", x, f.constant32(0x80000000));
@@ -132,20 +136,20 @@ export const gelu4: Math4 = (f, x, relaxed) => {
   };
 };
 
-/** exp of x <= 0 as softmax needs it, 1.5 ulp: 0 below -87.33, where exp would be subnormal. */
+/**
+ * exp of x <= 0 as softmax needs it, 1.5 ulp and |x| / 28 of one (fused, where one part of ln 2 is enough: far from 0
+ * the result is far below the sum's last bit); 0 below -87.69, where it would be subnormal. It is the inner loop of
+ * attention: 2^n is made of the lowest bits of t, whose constant lets them be 0 at n = -127.
+ */
 export const decay4: Math4 = (f, x, relaxed) => {
   const [t, n, r] = f.locals("v128", 3);
-  const LOWEST = -87.33;
+  const LOWEST = -88;
+  const shift = f.constantF32(MAGIC + 127);
   return () => {
     f.set(r, f.op("f32x4.pmax", x, f.constantF32(LOWEST)));
-    f.set(t, madd(f, relaxed, r, f.constantF32(LOG2E), f.constantF32(MAGIC)));
-    f.set(n, f.op("f32x4.sub", t, f.constantF32(MAGIC)));
-    f.set(r, madd(f, relaxed, n, f.constantF32(-LN2_HIGH), r));
-    f.set(r, madd(f, relaxed, n, f.constantF32(-LN2_LOW), r));
-    const tail = f.op("f32x4.mul", polynomial(f, r, EXP, relaxed), r);
-    const near = f.op("f32x4.add", madd(f, relaxed, tail, r, r), f.constantF32(1));
-    // the shift leaves the lowest bits of t alone: n, added to the exponent
-    const power = f.op("i32x4.add", near, f.op("i32x4.shl", t, f.i32(23)));
-    f.run(f.op("v128.andnot", power, f.op("f32x4.lt", x, f.constantF32(LOWEST))));
+    f.set(t, madd(f, relaxed, r, f.constantF32(LOG2E), shift));
+    f.set(n, f.op("f32x4.sub", t, shift));
+    for (const part of relaxed ? [Math.LN2] : [LN2_HIGH, LN2_LOW]) f.set(r, madd(f, relaxed, n, f.constantF32(-part), r));
+    f.run(f.op("f32x4.mul", polynomial(f, r, [1, 1, ...EXP], relaxed), f.op("i32x4.shl", t, f.i32(23))));
   };
 };

@@ -83,7 +83,7 @@ export function sumFour(f: FunctionBuilder, [a, b, c, d]: readonly Local[], op =
 /**
  * Passes over `width` floats (a local) at byte offset `at`, which it moves from 0: whole vectors in turns of `unroll`,
  * then one by one, then the tail. `each(i, tail)`: vector i of a turn, at `at` + 16 i; `tail` is the count of floats
- * that are left, or null.
+ * that are left, or null. `apart`: the vectors of a turn share nothing, and are computed in lockstep.
  */
 export function eachVector(
   f: FunctionBuilder,
@@ -91,13 +91,16 @@ export function eachVector(
   at: Local,
   unroll: number,
   each: (i: number, tail: Local | null) => void,
+  apart = false,
 ): void {
   const end = f.local("i32");
   f.set(at, f.i32(0));
   for (const turn of unroll === 1 ? [1] : [unroll, 1]) {
     f.set(end, f.op("i32.shl", f.op("i32.and", width, f.i32(-4 * turn)), f.i32(2)));
     f.while(f.op("i32.lt_u", at, end), () => {
-      for (let i = 0; i < turn; i++) each(i, null);
+      const bodies = Array.from({ length: turn }, (_, i) => () => each(i, null));
+      if (apart) f.lockstep(bodies);
+      else for (const body of bodies) body();
       f.bump(at, 16 * turn);
     });
   }

@@ -119,12 +119,15 @@ export function panelTiles(m: ModuleBuilder, spec: TileSpec): FunctionRef {
         },
       );
     };
-    f.while(f.op("i32.ge_u", at.rows, f.i32(most)), () => {
-      run(most);
-      f.bump(at.a, spec.a === "rows" ? f.op("i32.mul", at.aStep, f.i32(most)) : 4 * most);
-      f.bump(at.c, f.op("i32.mul", at.cStep, f.i32(most)));
-      f.bump(at.rows, -most);
-    });
-    for (let rows = 1; rows < most; rows++) f.if(f.op("i32.eq", at.rows, f.i32(rows)), () => run(rows));
+    const take = (rows: number): void => {
+      run(rows);
+      f.bump(at.a, spec.a === "rows" ? f.op("i32.mul", at.aStep, f.i32(rows)) : 4 * rows);
+      f.bump(at.c, f.op("i32.mul", at.cStep, f.i32(rows)));
+      f.bump(at.rows, -rows);
+    };
+    // sums of one or two rows wait for each other: seven rows are 4 + 3 and eight 4 + 4, not 6 + 1 and 6 + 2
+    f.while(f.op("i32.ge_u", at.rows, f.i32(most > 4 ? most + 3 : most)), () => take(most));
+    if (most > 4) f.if(f.op("i32.gt_u", at.rows, f.i32(most)), () => take(4));
+    for (let rows = 1; rows <= most; rows++) f.if(f.op("i32.eq", at.rows, f.i32(rows)), () => run(rows));
   });
 }

@@ -1,6 +1,6 @@
 // Fusions. Element-wise operators whose results only the next one reads become one chain, a single kernel whatever its
 // length; products of one input with MatMulNBits weights of one form (queries, keys and values; gate and up) become one
-// product of their rows joined.
+// product of their rows joined, which takes their biases along.
 import { create } from "@bufbuild/protobuf";
 import { constant as constantOf, type Value as Expression } from "../../../kernels/wasm/nn/values.ts";
 import { MOST_OPERANDS } from "../../../kernels/wasm/nn/chain.ts";
@@ -138,3 +138,37 @@ export const joinedNode = (group: readonly NodeProto[]): NodeProto =>
     input: [group[0].input[0]],
     output: group.map(({ output }) => output[0]),
   });
+
+/**
+ * Joined products with the biases of all their parts, where nothing else reads these: the columns are taken apart
+ * anyway.
+ */
+export function fuseBiases(steps: readonly Unfreed[], outputs: readonly string[], constant: Constants): Unfreed[] {
+  const readers = new Map<string, Unfreed[]>();
+  for (const step of steps)
+    for (const name of [...step.node.input, ...step.guards.map((guard) => guard.name)])
+      readers.set(name, [...(readers.get(name) ?? []), step]);
+  const taken = new Set<Unfreed>();
+  const withBiases = steps.map((step): Unfreed => {
+    const { widths, node, run } = step;
+    if (widths === undefined) return step;
+    const adds: Unfreed[] = [];
+    const biases: string[] = [];
+    for (const [i, name] of node.output.entries()) {
+      const [add, ...others] = readers.get(name) ?? [];
+      if (add?.operator !== "Add" || others.length > 0 || outputs.includes(name) || tied(add) !== tied(step)) return step;
+      const bias = add.node.input[add.node.input[0] === name ? 1 : 0];
+      const value = constant(bias);
+      if (value?.type !== "float32" || value.dims.length !== 1 || value.dims[0] !== widths[i]) return step;
+      adds.push(add);
+      biases.push(bias);
+    }
+    for (const add of adds) taken.add(add);
+    return {
+      ...step,
+      node: create(NodeProtoSchema, { ...node, input: [...node.input, ...biases], output: adds.map((add) => add.node.output[0]) }),
+      run: (inputs) => (run(inputs, node) as readonly Value[]).map((part, i) => adds[i].run([part, inputs[1 + i]], adds[i].node) as Value),
+    };
+  });
+  return withBiases.filter((step) => !taken.has(step));
+}

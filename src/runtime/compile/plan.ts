@@ -18,7 +18,7 @@ import type { ElementType, Scratch, TensorParts, Value } from "../value.ts";
 import { borrowBytes, boundaryType, elementType, readValue, scratchBytes, tensorParts } from "../value.ts";
 import type { FlatGraph } from "./flat.ts";
 import { flatten } from "./flat.ts";
-import { fuseChains, joinable, joinedNode } from "./fuse.ts";
+import { fuseBiases, fuseChains, joinable, joinedNode } from "./fuse.ts";
 import { dropCasts, lower } from "./lower.ts";
 import { fusePatterns } from "./patterns/index.ts";
 import { fuseQdq } from "./qdq.ts";
@@ -318,7 +318,7 @@ export async function makePlan(model: OnnxModel, { flat, stored }: ReadGraph, op
   const kept = new Map([...constants.values].filter(([name]) => read.has(name)));
   for (const name of feeds) if (flat.tensors.has(name)) kept.set(name, readValue(model, flat.tensors.get(name)!));
   return {
-    steps: withLifetimes(fuseChains(fused, outputs, small), outputs),
+    steps: withLifetimes(fuseBiases(fuseChains(fused, outputs, small), outputs, small), outputs),
     constants: kept,
     layers: [...layers.values(), ...owned],
     folded,

@@ -12,6 +12,7 @@ import { runAttention } from "./attention.ts";
 import { emitJoined, emitProduct, emitters } from "./kernels.ts";
 import { emitCodes } from "./integers.ts";
 import { elementsOf, isSlot, type Emit, type Machine, type Slot } from "./machine.ts";
+import { lookUp } from "./moves.ts";
 import { emitAgain } from "./repeat.ts";
 
 const EMITTERS = emitters(operators);
@@ -20,9 +21,9 @@ const asOne = (slot: Slot | undefined): Slot[] | undefined => slot && [slot];
 
 /** The kernel form of a step: of a prepared product, of attention, of an operator with a kernel. */
 function emitterOf(step: Unfreed): Emit | undefined {
-  const { layer, operator, widths, codes } = step;
+  const { layer, operator, widths, codes, rows } = step;
   if (codes !== undefined) return (m, inputs, node) => asOne(emitCodes(m, operator, codes, inputs, node));
-  if (layer !== undefined && widths !== undefined) return (m, inputs) => emitJoined(m, layer, widths, inputs[0]);
+  if (layer !== undefined && widths !== undefined) return (m, inputs) => emitJoined(m, layer, widths, inputs);
   if (layer !== undefined) {
     if (operator === "Gemm") return gemm(layer);
     return (m, inputs) => {
@@ -30,6 +31,7 @@ function emitterOf(step: Unfreed): Emit | undefined {
       return y && [y];
     };
   }
+  if (rows !== undefined) return lookUp(rows);
   return operator === "com.microsoft.GroupQueryAttention" ? runAttention : EMITTERS.get(operator);
 }
 

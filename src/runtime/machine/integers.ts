@@ -121,8 +121,20 @@ const dequantizeLinear: Emit = (m, [x, scale, zeros], node) => {
 
 const ONE: Value = { type: "float32", dims: [], data: Float32Array.of(1) };
 
-/** Cast of codes and sums to float32. */
+/** Integers of the feeds, such as masks, that are worth a place in the arena. */
+const WORTH = 64;
+
+/** Cast of codes, sums and integers of the feeds to float32. */
 const cast: Emit = (m, [x], node) => {
+  if (x?.type === "int64" && !m.isRecording && elementsOf(x) >= WORTH && attributeInt(node, "to", 0) === Number(T.FLOAT)) {
+    const y = m.slot(x.dims);
+    const from = x.data as BigInt64Array;
+    m.call(() => {
+      const into = y.data as Float32Array;
+      for (let i = 0; i < from.length; i++) into[i] = Number(from[i]);
+    });
+    return [y];
+  }
   if (!isSlot(x) || attributeInt(node, "to", 0) !== Number(T.FLOAT) || elementsOf(x) === 0) return undefined;
   if (x.type === "float32") return [m.view(x, x.dims)];
   const y = between(m, x, ONE, undefined, "float32", node);

@@ -1,8 +1,9 @@
 // Operators on the kernels of a backend's memory: each takes values and gives slots, or undefined where these shapes
 // and types are none of its kernel (then its loops run).
+import { chain, chainJob, chainSpec } from "../../../kernels/wasm/nn/chain.ts";
 import { norm, normJob } from "../../../kernels/wasm/nn/norm.ts";
 import { rotary, rotaryJob } from "../../../kernels/wasm/nn/rotary.ts";
-import { rowsAt } from "../../../kernels/wasm/nn/rows.ts";
+import { everyRow, rowsAt } from "../../../kernels/wasm/nn/rows.ts";
 import { softmax, softmaxJob } from "../../../kernels/wasm/nn/softmax.ts";
 import type { NodeProto } from "../../onnx/file/gen/onnx_pb.ts";
 import { placed } from "../../backends/wasm/memory.ts";
@@ -12,7 +13,7 @@ import type { Inputs, Run } from "../ops/operator.ts";
 import { axisOf, product } from "../ops/operator.ts";
 import type { Value } from "../value.ts";
 import { EXPRESSIONS, runChain } from "./chains.ts";
-import { binary } from "../../../kernels/wasm/nn/values.ts";
+import { binary, operand } from "../../../kernels/wasm/nn/values.ts";
 import { INTEGER_FUNCTIONS } from "./integer-functions.ts";
 import { INTEGERS } from "./integers.ts";
 import { copyWords, MOVES } from "./moves.ts";
@@ -34,24 +35,26 @@ export function emitProduct(m: Machine, layer: SyncLayer, x: Value | undefined, 
   return sum ?? undefined;
 }
 
-/** Joined products: of one row the parts are views of the result, else copies. */
-export function emitJoined(m: Machine, layer: SyncLayer, widths: readonly number[], x: Value | undefined): Slot[] | undefined {
+/** Joined products: of one row the parts are views of the result, else copies, and sums where they have biases. */
+export function emitJoined(m: Machine, layer: SyncLayer, widths: readonly number[], [x, ...biases]: Inputs): Slot[] | undefined {
   const y = emitProduct(m, layer, x, undefined);
   if (y === undefined) return undefined;
   const outer = y.dims.slice(0, -1);
   const rows = product(outer);
   let start = 0;
-  const parts = widths.map((width) => {
-    const from = start;
+  const parts = widths.map((width, i) => {
+    const from = y.address + 4 * start;
+    const bias = biases[i];
     start += width;
-    if (rows === 1) return m.view(y, [...outer, width], from);
+    if (bias === undefined && rows === 1) return m.view(y, [...outer, width], start - width);
     const part = m.slot([...outer, width]);
-    copyWords(
-      m,
-      [rows, width],
-      { address: y.address + 4 * from, strides: [4 * layer.n, 4] },
-      { address: part.address, strides: [4 * width, 4] },
-    );
+    const [inner, to] = [4 * layer.n, rowsAt(part.address, width, rows)];
+    if (bias === undefined)
+      copyWords(m, [rows, width], { address: from, strides: [inner, 4] }, { address: to.address, strides: [to.inner, 4] });
+    else {
+      const spec = chainSpec([binary("add", operand(0), operand(1))], ["vector", "vector"], { shared: m.memory.shared, relaxed: false });
+      m.job(m.memory.kernel(chain, spec), chainJob(rows, width, [{ address: from, outer: 0, inner }, everyRow(m.place(bias)), to]));
+    }
     return part;
   });
   m.free(y);

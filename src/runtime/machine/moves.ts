@@ -10,9 +10,9 @@ import { contiguous } from "../../onnx/graph/views.ts";
 import { windowShape } from "../ops/conv.ts";
 import { broadcastDims } from "../ops/elementwise.ts";
 import { reducedAxes } from "../ops/reduce.ts";
-import type { Inputs } from "../ops/operator.ts";
+import type { Inputs, TableRows } from "../ops/operator.ts";
 import { axisOf, product } from "../ops/operator.ts";
-import { partSizes, sliceView, transposeView, type Moved } from "../ops/shape.ts";
+import { partSizes, rowOf, sliceView, transposeView, type Moved } from "../ops/shape.ts";
 import type { Value } from "../value.ts";
 import { integers } from "../value.ts";
 import { elementsOf, isFloatSlot, isPlaceable, isSlot, slotBytes, type Emit, type Machine, type Slot } from "./machine.ts";
@@ -211,7 +211,40 @@ const globalAverage: Emit = (m, [x]) => {
   return [y];
 };
 
+/**
+ * Rows of a table outside of the arena: they are written where kernels read them. A recorded run would ask for the same
+ * rows again; decoders look theirs up themselves.
+ */
+export const lookUp =
+  ({ ids: input, width, read }: TableRows): Emit =>
+  (m, inputs) => {
+    const ids = inputs[input];
+    if (m.isRecording || ids === undefined || elementsOf(ids) === 0) return undefined;
+    const y = m.slot([...ids.dims, width]);
+    m.call(() => read(integers(ids), m.memory.floats(y.address, elementsOf(y))));
+    return [y];
+  };
+
+/** Gather of rows of codes; of floats: `lookUp`. */
+const gatherCodes: Emit = (m, [table, ids], node) => {
+  if (m.isRecording || table === undefined || ids === undefined || isSlot(table) || attributeInt(node, "axis", 0) !== 0) return undefined;
+  if (table.type !== "int8" && table.type !== "uint8") return undefined;
+  const row = table.dims.slice(1);
+  const width = product(row);
+  const y = m.slot([...ids.dims, ...row], table.type);
+  const from = table.data as Int8Array;
+  m.call(() => {
+    const into = y.data as Int8Array;
+    integers(ids).forEach((id, i) => {
+      const at = width * rowOf(node, id, table.dims[0]);
+      into.set(from.subarray(at, at + width), width * i);
+    });
+  });
+  return [y];
+};
+
 export const MOVES: readonly (readonly [string, Emit])[] = [
+  ["Gather", gatherCodes],
   ["Transpose", moved(transposeView)],
   ["Slice", moved(sliceView)],
   ["Expand", expand],

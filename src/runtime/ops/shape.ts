@@ -277,8 +277,8 @@ function tile(inputs: Inputs, node: NodeProto): Value {
   return out;
 }
 
-/** @throws LowbitError E_VALUE */
-function rowOf(node: NodeProto, id: number, count: number): number {
+/** The row that an index means, which may count from the end. @throws LowbitError E_VALUE */
+export function rowOf(node: NodeProto, id: number, count: number): number {
   if (id >= -count && id < count) return id < 0 ? id + count : id;
   throw new LowbitError(
     "E_VALUE",

@@ -155,15 +155,20 @@ export function emitLayer(r: Recorder, layer: AsyncLayer, x: Held | undefined, b
   return sum;
 }
 
-/** A layer of several products joined: its columns apart. */
-export function emitJoined(r: Recorder, layer: AsyncLayer, widths: readonly number[], x: Held | undefined): Held[] | undefined {
+/** A layer of several products joined: its columns apart, with a bias for each where there are any. */
+export function emitJoined(
+  r: Recorder,
+  layer: AsyncLayer,
+  widths: readonly number[],
+  [x, ...biases]: readonly (Held | undefined)[],
+): Held[] | undefined {
   const y = emitLayer(r, layer, x, undefined);
   if (y === undefined) return undefined;
   const outer = y.dims.slice(0, -1);
   if (!isTensor(y)) return widths.map((width) => floats([...outer, width]));
   const rows = product(outer);
   let start = 0;
-  const parts = widths.map((width) => {
+  const parts = widths.map((width, i) => {
     const from = r.view(y, [rows, width], start);
     start += width;
     // a product reads from the start of a buffer: parts are copies
@@ -171,7 +176,11 @@ export function emitJoined(r: Recorder, layer: AsyncLayer, widths: readonly numb
     r.free(from);
     const shaped = r.view(part, [...outer, width]);
     r.free(part);
-    return shaped;
+    const bias = biases[i];
+    if (bias === undefined) return shaped;
+    const sum = emitChain(r, ([a, b]) => binary("add", a, b), [shaped, bias]);
+    r.free(shaped);
+    return sum!;
   });
   r.free(y);
   return parts;

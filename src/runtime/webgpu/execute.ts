@@ -59,7 +59,7 @@ export function deviceEmit({ layer, widths, operator, fused, codes }: Unfreed): 
   if (codes !== undefined) return operator.startsWith("QLinear") ? qlinear(codes) : undefined;
   if (layer === undefined) return DEVICE_EMITS.get(operator);
   const placed = deviceLayer(layer);
-  if (widths !== undefined) return (r, inputs) => emitJoined(r, placed, widths, inputs[0]);
+  if (widths !== undefined) return (r, inputs) => emitJoined(r, placed, widths, inputs);
   if (operator === "Gemm") return gemm(placed);
   return (r, inputs) => {
     const y = emitLayer(r, placed, inputs[0], operator === "com.microsoft.MatMulNBits" ? inputs[5] : undefined);

@@ -155,4 +155,33 @@ describe("arena", () => {
     expect(arena.allocate(9 << 20)).toBe(0);
     expect(() => arena.free(12345)).toThrow(RangeError);
   });
+
+  it("puts bodies in lockstep statement by statement, and cuts none within an instruction", () => {
+    const m = new ModuleBuilder();
+    m.func("digits", [], ["i32"], (f) => {
+      const n = f.local("i32");
+      const digit = (d: number) => (): void => f.set(n, f.op("i32.add", f.op("i32.mul", n, f.i32(10)), f.i32(d)));
+      f.lockstep([1, 2, 3].map((d) => () => [1, 2].slice(0, d).forEach(digit(d))));
+      f.run(f.get(n));
+    });
+    m.func("held", [], ["i32"], (f) => {
+      const [a, b] = f.locals("i32", 2);
+      // the second operand has a statement of its own, with the first one on the stack
+      const inner = (into: typeof a, value: number): Emit => () => {
+        f.set(into, f.i32(value));
+        f.run(f.get(into));
+      }; // prettier-ignore
+      f.lockstep(
+        [[a, 7] as const, [b, 5] as const].map(
+          ([into, value]) =>
+            () =>
+              f.set(into, f.op("i32.sub", f.i32(100), inner(into, value))),
+        ),
+      );
+      f.run(f.op("i32.add", f.op("i32.mul", a, f.i32(1000)), b));
+    });
+    const { digits, held } = instance(m).exports as Record<string, () => number>;
+    expect(digits()).toBe(12323);
+    expect(held()).toBe(93095);
+  });
 });

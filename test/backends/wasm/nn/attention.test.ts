@@ -190,6 +190,8 @@ const CASES: readonly (readonly [string, Case])[] = [
   ["a prompt", { ...base, tokens: 75, keys: 75 }],
   ["a prompt after others", { ...base, tokens: 37, keys: 150, group: 3 }],
   ["no causality", { ...base, causal: false, tokens: 19, keys: 67 }],
+  ["three blocks of keys, a mask", { ...base, head: 32, group: 1, causal: false, tokens: 70, keys: 300, mask: "all" }],
+  ["tokens before the first key", { ...base, head: 16, group: 1, tokens: 140, keys: 10 }],
   ["fewer keys than tokens", { ...base, causal: false, tokens: 19, keys: 5 }],
   ["a window in a step", { ...base, window: 17 }],
   ["a window in a prompt", { ...base, tokens: 140, keys: 150, window: 20 }],

@@ -1,6 +1,9 @@
 // The functions of chains against binary64: error bounds over all float32 exponents, special values, and the whole of
 // an expression's operations.
 import { describe, expect, it } from "vitest";
+import { ModuleBuilder } from "../../../../kernels/wasm/engine/asm.ts";
+import { engine } from "../../../../kernels/wasm/engine/engine.ts";
+import { decay4 } from "../../../../kernels/wasm/nn/math.ts";
 import { chain, chainJob, chainSpec } from "../../../../kernels/wasm/nn/chain.ts";
 import { everyRow, rowsAt } from "../../../../kernels/wasm/nn/rows.ts";
 import { binary, constant, gelu, geluTanh, operand, select, silu, softcap, unary, type Value } from "../../../../kernels/wasm/nn/values.ts";
@@ -108,6 +111,41 @@ describe("functions", () => {
       }
       expect(worst, `${name} at ${at}, relaxed ${relaxed}`).toBeLessThanOrEqual(bound);
       expect(worst).toBeGreaterThan(0.2);
+    }
+  });
+
+  it("exp of what softmax has is within its bound, and 0 where it would be subnormal", () => {
+    const x = samples().map((v) => (v > 0 ? -v : v));
+    for (const relaxed of kinds()) {
+      const m = new ModuleBuilder();
+      m.func("decay", ["i32", "i32"], [], (f) => {
+        const [at, end] = [f.param(0), f.param(1)];
+        const v = f.local("v128");
+        const decay = decay4(f, v, relaxed);
+        f.doWhile(
+          () => {
+            f.set(v, f.load("v128.load", at));
+            f.store("v128.store", at, 0, decay);
+            f.bump(at, 16);
+          },
+          f.op("i32.lt_u", at, end),
+        );
+      });
+      const memory = new engine.Memory({ initial: Math.ceil((4 * x.length) / 65536) + 1, maximum: 65536 });
+      const { exports } = new engine.Instance(new engine.Module(m.bytes()), { m: { m: memory } });
+      const y = new Float32Array(memory.buffer, 0, x.length);
+      y.set(x);
+      (exports.decay as (from: number, to: number) => void)(0, 4 * x.length);
+      let [worst, at] = [0, 0];
+      x.forEach((v, i) => {
+        // below the least normal number: it, or 0
+        const error =
+          v < -87.33654 ? (y[i] >= 0 && y[i] <= 2 ** -126 && (v > -87.69 || y[i] === 0) ? 0 : Infinity) : ulps(y[i], Math.exp(v));
+        const over = error - (relaxed && v > -100 ? -v / 28 : 0);
+        if (!(over <= worst)) [worst, at] = [over, v];
+      });
+      expect(worst, `at ${at}, relaxed ${relaxed}`).toBeLessThanOrEqual(1.5);
+      expect(worst).toBeGreaterThan(0.4);
     }
   });
 
