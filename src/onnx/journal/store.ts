@@ -77,9 +77,8 @@ export interface LogStoreOptions {
 
 /** SHA-256 of a weight's values. */
 function contentOf(model: OnnxModel, layer: Layer): string {
-  if (layer.weight === null) return "";
   const hash = nodeCrypto().createHash("sha256");
-  forValues(model, layer.weight, ({ buffer, byteOffset, byteLength }) => hash.update(new Uint8Array(buffer, byteOffset, byteLength)));
+  forValues(model, layer.weight!, ({ buffer, byteOffset, byteLength }) => hash.update(new Uint8Array(buffer, byteOffset, byteLength)));
   return hash.digest("hex");
 }
 
