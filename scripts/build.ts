@@ -93,7 +93,8 @@ async function modules(): Promise<void> {
         { name: "formats/own", test: (id) => own.has(id), priority: 1 },
         { name: "formats/named", test: (id) => named.has(id) && !own.has(id), priority: 1 },
         { name: "protobuf", test: (id) => id.includes("/@bufbuild/protobuf/"), priority: 3 },
-        { name: "quantizers", test: (id) => within(id, "src/quantize") },
+        together("engine", (id) => ["kernels/wasm/engine", "src/quantize", "src/tensor"].some((of) => within(id, of)) && loaded.has(id)),
+        together("quantizers", (id) => (within(id, "src/quantize") || within(id, "src/tensor")) && !loaded.has(id)),
         together("runtime", (id) => within(id, "src/runtime") && loaded.has(id)),
         // of the ONNX layer what the runtime reads models with, and the rest
         together("graph", (id) => within(id, "src/onnx") && loaded.has(id), 1),

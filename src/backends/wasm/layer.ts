@@ -12,7 +12,7 @@ import type { PrepareOptions, SyncLayer } from "../types.ts";
 import { dotProduct } from "./dot.ts";
 import { floatProduct } from "./float.ts";
 import { integerProduct, refusedKernel } from "./lut.ts";
-import { placeLayer } from "./memory.ts";
+import { placeLayer, type ResultPart } from "./memory.ts";
 import { ACTIVATION_BITS, groupSpan } from "../../../kernels/activations.ts";
 import { packWarm, passRows, rowsFrom, type Product, type Rows } from "./product.ts";
 import { inTurns } from "./turns.ts";
@@ -94,48 +94,68 @@ export function productLayer(runtime: Runtime, product: Product, n: number, k: n
       from += count;
     }
   };
-  /** Copies rows of a result out of memory. */
-  const copy = (y: Float32Array, from: number, count: number, c: number, stride: number): void => {
-    const result = new Float32Array(space.buffer, c, count * stride);
-    if (stride === n) y.set(result, from * n);
-    else for (let r = 0; r < count; r++) y.set(result.subarray(r * stride, r * stride + n), (from + r) * n);
+  /** Copies rows of a result from scratch space to the memory of their columns. */
+  const leave = (to: Uint8Array, parts: readonly ResultPart[], from: number, count: number, c: number, stride: number): void => {
+    const source = new Uint8Array(space.buffer);
+    for (const { address, width } of parts) {
+      // rows without a gap between them are one
+      const times = stride === width ? 1 : count;
+      const bytes = (4 * width * count) / times;
+      for (let r = 0; r < times; r++) {
+        const at = address + 4 * (from + r) * width;
+        const row = c + 4 * r * stride;
+        // a view for each row was a sixth of the garbage of reading a prompt
+        if (to.buffer === source.buffer) to.copyWithin(at, row, row + bytes);
+        else to.set(source.subarray(row, row + bytes), at);
+      }
+      c += 4 * width;
+    }
   };
   const run = (x: Float32Array, m: number, out?: Float32Array): Float32Array => {
     check();
     const y = checkRun(x, m, n, k, out);
-    multiply(x, m, 0, (from, count, c, stride) => copy(y, from, count, c, stride));
+    const parts = [{ address: y.byteOffset, width: n }];
+    multiply(x, m, 0, (...rows) => leave(new Uint8Array(y.buffer), parts, ...rows));
     return y;
   };
-  /** The last product in place, where it was jobs of fixed arguments: repeated, it allocates nothing. */
+  /**
+   * The last product in place, where it was jobs of fixed arguments, and what copies their result out of scratch space:
+   * repeated, it allocates little else.
+   */
   let recorded: {
     readonly x: number;
     readonly m: number;
-    readonly y: number;
+    readonly y: number | readonly ResultPart[];
     readonly moves: number;
     readonly jobs: readonly Job[];
+    readonly copies: (() => void) | null;
   } | null = null;
-  const runAt = (x: number, m: number, y: number): void => {
+  const runAt = (x: number, m: number, y: number | readonly ResultPart[]): void => {
     check();
     if (recorded !== null && recorded.x === x && recorded.m === m && recorded.y === y && recorded.moves === space.moves) {
-      const { jobs } = recorded;
+      const { jobs, copies } = recorded;
       for (let i = 0; i < jobs.length; i++) runtime.work(space, jobs[i].kernel, jobs[i].items, jobs[i].args, jobs[i].panelBytes);
+      copies?.();
       return;
     }
     const home = runtime.home();
-    const floats = (address: number, length: number): Float32Array => new Float32Array(home.buffer, address, length);
     // a weight in another memory reads and writes this one from outside
-    const rows = space === home ? x : floats(x, m * k);
+    const rows = space === home ? x : new Float32Array(home.buffer, x, m * k);
     product.tune?.(rows, Math.min(m, most));
     space.record = space === home ? [] : null;
     const { moves } = space;
+    const parts = typeof y === "number" ? [{ address: y, width: n }] : y;
+    let copies: (() => void) | null = null;
     try {
-      multiply(rows, m, space === home ? y : 0, (from, count, c, stride) => {
-        space.record = null;
-        copy(floats(y, m * n), from, count, c, stride);
+      multiply(rows, m, space === home && typeof y === "number" ? y : 0, (from, count, c, stride) => {
+        // a next pass takes the same scratch space: copies between its jobs are no jobs
+        if (count < m) space.record = null;
+        copies = () => leave(new Uint8Array(home.buffer), parts, from, count, c, stride);
+        copies();
       });
       // scratch space that moved under way leaves the first jobs with an address of before: the next call is recorded
       // instead
-      recorded = space.record === null || space.moves !== moves ? null : { x, m, y, moves, jobs: space.record };
+      recorded = space.record === null || space.moves !== moves ? null : { x, m, y, moves, jobs: space.record, copies };
     } finally {
       space.record = null;
     }

@@ -57,6 +57,12 @@ export interface EngineMemory {
   wake(): void;
 }
 
+/** Some columns of a result [m, n] as a matrix of their own, [m, width] float32 from `address` on. */
+export interface ResultPart {
+  readonly address: number;
+  readonly width: number;
+}
+
 /** A prepared weight [n, k] that runs in place. */
 export interface PlacedLayer {
   /**
@@ -65,10 +71,10 @@ export interface PlacedLayer {
    * multiple of 16 always is), else through scratch space; x is read where it lies unless its groups need padding. A
    * weight that found no room beside the activations works from a memory of its own, with copies. The same product
    * again (x, m, y) allocates nothing, but where x is staged, y is copied or, with one row of float32 activations, what
-   * runs depends on their size.
+   * runs depends on their size. `y` as parts: its columns in their order, all n, through scratch space.
    * @throws LowbitError E_DISPOSED, E_DEVICE
    */
-  runAt(x: number, m: number, y: number): void;
+  runAt(x: number, m: number, y: number | readonly ResultPart[]): void;
 }
 
 const runtimes = new WeakMap<object, Runtime>();

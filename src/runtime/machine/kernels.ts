@@ -35,12 +35,20 @@ export function emitProduct(m: Machine, layer: SyncLayer, x: Value | undefined, 
   return sum ?? undefined;
 }
 
-/** Joined products: of one row the parts are views of the result, else copies, and sums where they have biases. */
+/** Joined products: of one row the parts are views of the result, else their own rows, sums where they have biases. */
 export function emitJoined(m: Machine, layer: SyncLayer, widths: readonly number[], [x, ...biases]: Inputs): Slot[] | undefined {
-  const y = emitProduct(m, layer, x, undefined);
-  if (y === undefined) return undefined;
-  const outer = y.dims.slice(0, -1);
+  if (!isFloat(x) || elementsOf(x) === 0 || x.dims.at(-1) !== layer.k) return undefined;
+  const outer = x.dims.slice(0, -1);
   const rows = product(outer);
+  if (rows > 1 && biases.every((bias) => bias === undefined)) {
+    const from = m.place(x);
+    const slots = widths.map((width) => m.slot([...outer, width]));
+    const parts = slots.map(({ address }, i) => ({ address, width: widths[i] }));
+    const { runAt } = placed(layer);
+    m.call(() => runAt(from, rows, parts));
+    return slots;
+  }
+  const y = emitProduct(m, layer, x, undefined)!;
   let start = 0;
   const parts = widths.map((width, i) => {
     const from = y.address + 4 * start;
