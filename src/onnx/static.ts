@@ -199,7 +199,7 @@ async function convertWeights(
   const { activations: _a, activationTypes: _t, observer: _o, outputs: _q, inputsOnly: _u, symmetricActivations: _s, ...rest } = options;
   const { passes: _p, dtype: _d, include: _i, exclude: _e, keep: _k, keepOps: _ko, ...plain } = rest;
   const layers = [...nodes.values()].filter((layer) => layer !== null);
-  if (layers.length === 0) return { layers: [], notes: [] };
+  if (layers.length === 0) return { layers: staying(model, reasons), notes: [] };
   const chosen = new Set(layers.map(({ name }) => name));
   // the rest keeps its weights: other operators, and inner graphs, whose activations cannot be watched
   const others = new Set(
@@ -280,9 +280,13 @@ export async function staticQuantize(
   return { layers, notes };
 }
 
+/** Reports of layers none of which is quantized. */
+const staying = (model: OnnxModel, reasons: Survey["reasons"]): LayerReport[] =>
+  findLayers(buildScopes(model), model).map((layer) => leftAlone(layer, reasons.get(layer.name)!));
+
 /** All layers as they are, or as float16. */
 async function unchanged(model: OnnxModel, { reasons }: Survey, options: StaticOptions, notes: string[]): Promise<LayerReport[]> {
-  const layers = findLayers(buildScopes(model), model).map((layer) => leftAlone(layer, reasons.get(layer.name)!));
+  const layers = staying(model, reasons);
   return options.dtype === "fp16" ? [...layers, ...(await convertFloats(model, options as QuantizeOptions, notes, layers))] : layers;
 }
 

@@ -38,6 +38,40 @@ const CONV = [raw("w", [5, 4, 3, 3], weights(180, 3)), raw("b", [5], weights(5, 
 const conv = (out: string): NodeProto => node("Conv", ["x", "w", "b"], [out], { pads: { ints: [1, 1, 1, 1] } }, "conv");
 const scalar = (name: string, v: number): TensorProto => raw(name, [], Float32Array.of(v));
 
+test("layers that stay say why: by rule, pattern, operator, place and weight", async () => {
+  const inner = (out: string): NodeProto => node("MatMul", ["r5", "wi"], [out], {}, "inside");
+  const branch = (nodes: NodeProto[], out: string) => graph({ output: [create(ValueInfoProtoSchema, { name: out })], node: nodes });
+  const chain = ["one", "two", "three", "four", "five"].flatMap((name, i) => [
+    node(name === "four" ? "Gemm" : "MatMul", [i === 0 ? "x" : `r${i}`, "w"], [`m${i + 1}`], {}, name),
+    node("Tanh", [`m${i + 1}`], [`r${i + 1}`]),
+  ]);
+  const nodes = [
+    ...chain,
+    node("If", ["yes"], ["c"], { then_branch: branch([inner("p")], "p"), else_branch: branch([node("Identity", ["r5"], ["q"])], "q") }),
+    node("Relu", ["w"], ["computed"]),
+    node("MatMul", ["c", "computed"], ["d"], {}, "made"),
+    node("Gather", ["table", "ids"], ["e"], {}, "table"),
+    node("Add", ["d", "e"], ["y"]),
+  ];
+  const [w, wi, table] = ["w", "wi", "table"].map((name, i) => raw(name, [8, 8], weights(64, i + 1)));
+  const init = [w, wi, table, raw("yes", [], Uint8Array.of(1), T.BOOL), raw("ids", [3], BigInt64Array.of(0n, 1n, 2n), T.INT64)];
+  const rules = [{ match: "one", keep: true, reason: "it is the first" }, { match: "two", keep: true }]; // prettier-ignore
+  const options = { rules, keep: ["three"], keepOps: ["Gemm"] } as const;
+  const of = async (more: object) => Object.fromEntries((await made(bytesOf(nodes, init, 17, [3, 8]), { ...options, ...more } as never, [3, 8])).layers.map(({ name, reason }) => [name, reason])); // prettier-ignore
+  const reasons = {
+    one: "it is the first",
+    two: "kept by the rule two",
+    three: "kept by three",
+    four: "kept: Gemm is among keepOps",
+    inside: expect.stringMatching(/^it lies in .*then_branch: activations inside If, Loop and Scan cannot be watched$/),
+    made: "the weight is not constant",
+    table: expect.stringContaining("Gather"),
+  };
+  expect(await of({})).toEqual({ ...reasons, five: undefined });
+  expect(await of({ opTypes: ["MatMul", "Gemm"] })).toMatchObject({ ...reasons, five: undefined });
+  expect(await of({ exclude: ["five"], opTypes: ["MatMul", "Add"] })).toMatchObject({ four: "Gemm is not quantized unless opTypes (--op-types) names it", five: expect.stringContaining("five") }); // prettier-ignore
+});
+
 describe("operators on integers", () => {
   const qoperator = { outputs: "qoperator" } as const;
   test.each<[string, NodeProto[], TensorProto[], string[]]>([
