@@ -111,6 +111,27 @@ describe("operators on integers", () => {
     expect(db).toBeGreaterThan(25);
   });
 
+  const sizes = raw("sizes", [4], BigInt64Array.of(1n, 5n, 12n, 12n), T.INT64);
+  const resize = (mode: string): NodeProto => node("Resize", ["c", "", "", "sizes"], ["y"], { mode, coordinate_transformation_mode: "asymmetric", nearest_mode: "floor" }); // prettier-ignore
+  const pool = (outputs: string[]): NodeProto => node("MaxPool", ["c"], outputs, { kernel_shape: { ints: [2, 2] } });
+  test.each<[string, NodeProto[], TensorProto[], string[]]>([
+    ["Resize to the nearest", [resize("nearest")], [sizes], ["QLinearConv", "Resize"]],
+    ["Resize between", [resize("linear")], [sizes], ["QLinearConv", "DequantizeLinear", "Resize", "QuantizeLinear"]],
+    ["MaxPool with indices", [pool(["m", "i"]), node("Cast", ["i"], ["f"], { to: 1n }), node("ReduceMax", ["f"], ["t"]), node("Mul", ["t", "zero"], ["z"]), node("Add", ["m", "z"], ["y"])], [scalar("zero", 0)], ["QLinearConv", "DequantizeLinear", "MaxPool"]], // prettier-ignore
+    ["an operator without a form", [node("HardSwish", ["c"], ["y"])], [], ["QLinearConv", "DequantizeLinear", "HardSwish", "QuantizeLinear"]], // prettier-ignore
+    ["Relu and Clip", [node("Relu", ["c"], ["r"]), node("Clip", ["r", "", "top"], ["y"])], [scalar("top", 9)], ["QLinearConv", "DequantizeLinear"]], // prettier-ignore
+    ["Clip to a bound that is computed", [node("Abs", ["low"], ["bound"]), node("Clip", ["c", "bound"], ["y"])], [scalar("low", 0)], ["Conv", "Clip"]], // prettier-ignore
+    ["Clip inside of the range", [node("Clip", ["c", "low", "top"], ["k"]), node("Add", ["k", "c"], ["y"])], [scalar("low", -0.1), scalar("top", 0.1)], ["Clip"]], // prettier-ignore
+  ])("%s behind a Conv: what there is no operator for stays", async (_, after, init, wanted) => {
+    const opTypes = ["Conv", "Resize", "MaxPool", "HardSwish", "Add"].filter((op) => op === "Conv" || after.some(({ opType }) => opType === op)); // prettier-ignore
+    const { operators, db } = await made(bytesOf([conv("c"), ...after], [...CONV, ...init]), { ...qoperator, opTypes });
+    const at = operators.indexOf(wanted[0]);
+    expect(at).toBeGreaterThanOrEqual(0);
+    expect(operators.filter((op) => wanted.includes(op))).toEqual(expect.arrayContaining(wanted));
+    if (wanted[0] === "QLinearConv") expect(operators.slice(at, at + wanted.length)).toEqual(wanted);
+    expect(db).toBeGreaterThan(25);
+  });
+
   test("Gemm and MatMul, and what keeps them from it", async () => {
     const x = [3, 8];
     const init = [raw("w", [8, 5], weights(40, 3)), raw("b", [5], weights(5, 4))];
