@@ -78,7 +78,10 @@ export async function loadModel(source: ModelSource, options: AnyOptions = {}): 
   return load(source, options, true);
 }
 
-/** `loadModel` for feeds of other libraries: names of open sizes need not agree, as in onnxruntime. */
+/**
+ * `loadModel` for feeds of other libraries: names of open sizes need not agree, as in onnxruntime. `fallback` gets
+ * parts of models; those that it is to run whole are E_UNSUPPORTED.
+ */
 export const loadForeign = (source: string | Uint8Array, options: LoadOptions): Promise<Session> =>
   load(source, options, false) as Promise<Session>;
 
@@ -194,15 +197,15 @@ async function sessionOf(
   const missing = missingOperators(model, graph.flat);
   if (missing.length === 0) return open(model, graph);
   const { fallback } = options;
-  if (fallback === undefined)
+  const described = { ...describe(model), agree };
+  const init = { missing, profile, device: isWebGpu(backend), open: (part: OnnxModel) => open(part, readGraph(part)) };
+  const given = { fallback: fallback!, source, files, whole: agree };
+  const session = fallback === undefined ? null : await (await import("./parts.ts")).fallbackSession(model, described, init, given);
+  if (session === null)
     throw new LowbitError(
       "E_UNSUPPORTED",
       `model: expected operators of the runtime, got also ${missing.join(", ")}. Load it with { fallback: "onnxruntime" }.`,
     );
-  const { fallbackSession } = await import("./parts.ts");
-  const described = { ...describe(model), agree };
-  const init = { missing, profile, device: isWebGpu(backend), open: (part: OnnxModel) => open(part, readGraph(part)) };
-  const session = await fallbackSession(model, described, init, { fallback, source, files });
   if (options.signal?.aborted) await session.release();
   checkAborted(options.signal, "loadModel");
   return session;

@@ -32,21 +32,24 @@ interface Whole {
   readonly source: string | Uint8Array;
   /** External data beside bytes. */
   readonly files: ReadonlyMap<string, Uint8Array> | undefined;
+  /** Whether onnxruntime gets models whole too. */
+  readonly whole: boolean;
 }
 
 /**
- * A session of a model with operators that are missing: in parts, or as a whole in onnxruntime.
+ * A session of a model with operators that are missing: in parts, or as a whole in onnxruntime; null where it would be
+ * whole and `whole` is false.
  * @throws LowbitError E_RUNTIME, E_ABORTED
  */
 export async function fallbackSession(
   model: OnnxModel,
   described: Described,
   init: Omit<PartsInit, "runtime">,
-  { fallback, source, files }: Whole,
-): Promise<Session> {
+  { fallback, source, files, whole }: Whole,
+): Promise<Session | null> {
   const runtime = fallback === "onnxruntime" ? await importRuntime(init.missing) : fallback;
   const inParts = await sessionOfParts(model, described, { ...init, runtime });
-  return inParts ?? foreignSession(described, source, init.missing, runtime, { files });
+  return inParts ?? (whole ? foreignSession(described, source, init.missing, runtime, { files }) : null);
 }
 
 /**

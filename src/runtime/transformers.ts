@@ -3,9 +3,9 @@
 //
 // transformers.js makes its sessions by `InferenceSession.create` of the onnxruntime that it imports. This module
 // replaces that function: sessions for the processor are this runtime's, in an InferenceSession of that same class, so
-// that names, metadata, tensors and checks are onnxruntime's own. What cannot run here whole goes to the function as it
-// was, and the console says so once. `globalThis[Symbol.for("onnxruntime")]`, which transformers.js also reads, is left
-// alone: with it, transformers.js 4.3 knows no device, not even its default one.
+// that names, metadata, tensors and checks are onnxruntime's own. Parts that cannot run here, or the whole, go to the
+// function as it was, and the console says so once. `globalThis[Symbol.for("onnxruntime")]`, which transformers.js also
+// reads, is left alone: with it, transformers.js 4.3 knows no device, not even its default one.
 import { LowbitError } from "../../formats/core/errors.ts";
 import type { Backend, SyncLayer } from "../backends/types.ts";
 import { builtin } from "../files/node.ts";
@@ -57,6 +57,8 @@ type OrtTensor = new (type: string, data: unknown, dims: readonly number[]) => R
 interface Runtime {
   readonly InferenceSession: OrtClass;
   readonly Tensor: OrtTensor;
+  /** Says which of the two it is. */
+  readonly env: unknown;
 }
 
 /** Caches that stay in the backend's memory, by the tensors of onnxruntime that stand for them. */
@@ -145,16 +147,20 @@ function handlerOf(session: Session, Tensor: OrtTensor, retry: () => Promise<Ort
   };
 }
 
-function install({ InferenceSession, Tensor }: Runtime): void {
+function install({ InferenceSession, Tensor, env }: Runtime): void {
   if (originals.has(InferenceSession)) return;
   const create = InferenceSession.create;
   originals.set(InferenceSession, create);
+  /** For parts of models: its sessions are onnxruntime's. */
+  const plain = { InferenceSession: { create: (...args: unknown[]) => create.apply(InferenceSession, args) }, Tensor, env };
   InferenceSession.create = async (...args) => {
     const source = ofCall(args);
     const original = (): Promise<OrtSession> => create.apply(InferenceSession, args);
     if (source === null) return original();
     try {
-      const session = await loadForeign(source, { backend: settings.backend });
+      const session = await loadForeign(source, { backend: settings.backend, fallback: plain as never });
+      const { missing } = session.explain();
+      if (missing.length > 0) sayOnce(`lowbit: parts of a session run in onnxruntime: ${missing.join(", ")}`);
       return new InferenceSession(handlerOf(session, Tensor, original));
     } catch (error) {
       if (!(error instanceof LowbitError)) throw error;

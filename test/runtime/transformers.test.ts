@@ -6,7 +6,8 @@ import { join } from "node:path";
 import { env, pipeline, RawImage, type DataType } from "@huggingface/transformers";
 import { InferenceSession, Tensor } from "onnxruntime-node";
 import { afterAll, afterEach, beforeAll, expect, test } from "vitest";
-import { encode, graph, model, node, T, value } from "../onnx/build.ts";
+import { quantizeModelBytes } from "../../src/onnx/index.ts";
+import { encode, graph, model, node, raw, T, value } from "../onnx/build.ts";
 import type * as Door from "../../src/runtime/transformers.ts";
 import { numbers } from "./make.ts";
 import { writePipelines } from "./pipelines.ts";
@@ -182,6 +183,33 @@ test("what cannot run here runs in onnxruntime, said once", async () => {
   // a device that is asked for by name is onnxruntime's without a word
   await expect(InferenceSession.create(small("Neg"), { executionProviders: ["qnn"] })).rejects.toThrow();
   expect(heard).toHaveLength(1);
+});
+
+test("parts that cannot run here run in onnxruntime beside stored weights here, said once", async () => {
+  const [k, n] = [64, 96];
+  const of = graph({
+    input: [value("x", T.FLOAT, ["n", k])],
+    output: [value("y", T.FLOAT, ["n", n]), value("z", T.FLOAT, ["n", n])],
+    initializer: [raw("w", [k, n], numbers(3, k * n, -0.3, 0.3))],
+    node: [node("MatMul", ["x", "w"], ["y"]), node("Hardmax", ["y"], ["z"])],
+  });
+  const { bytes } = await quantizeModelBytes(encode(model(of)), { target: "stored", format: "int4_b32" });
+  const feed = { x: new Tensor("float32", numbers(4, 3 * k, -1, 1), [3, k]) };
+  const wanted = await (await plain.call(InferenceSession, bytes)).run(feed);
+  const path = join(folder, "hardmax.onnx");
+  writeFileSync(path, bytes);
+  for (const source of [bytes, path]) {
+    const session = await InferenceSession.create(source as Uint8Array);
+    const own = await session.run(feed);
+    for (const name of ["y", "z"]) {
+      expect(own[name]).toBeInstanceOf(Tensor);
+      expect(own[name].dims).toEqual([3, n]);
+      (own[name].data as Float32Array).forEach((v, i) => expect(v).toBeCloseTo((wanted[name].data as Float32Array)[i], 4));
+    }
+    await session.release();
+    await expect(session.run(feed)).rejects.toMatchObject({ code: "E_DISPOSED" });
+  }
+  expect(heard).toEqual(["lowbit: parts of a session run in onnxruntime: Hardmax"]);
 });
 
 test("a model that neither loads is onnxruntime's error", async () => {
