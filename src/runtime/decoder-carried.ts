@@ -51,6 +51,44 @@ function sortInputs(inputs: readonly Input[], outputs: ReadonlySet<string>): Inp
   return { ids, mask, positions, branch, caches };
 }
 
+/** What a model takes and gives from run to run. */
+export interface Carried {
+  readonly caches: readonly CachePair[];
+  readonly logits: string;
+  /** What it is fed for tokens behind `past` others, but for the caches. */
+  feeds(tokens: readonly bigint[], past: number): Map<string, Value>;
+  /** @throws LowbitError E_UNSUPPORTED where caches are not of all tokens */
+  check(cache: CachePair, value: Held | undefined, total: number): void;
+}
+
+type Held = Pick<Value, "type" | "dims">;
+
+/** @throws LowbitError E_UNSUPPORTED for inputs that it does not know */
+export function carriedModel(inputs: readonly Input[], outputNames: readonly string[]): Carried {
+  const outputs = new Set(outputNames);
+  const { ids, mask, positions, branch, caches } = sortInputs(inputs, outputs);
+  const presents = new Set(caches.map(({ output }) => output));
+  const logits = outputNames.find((name) => name === "logits") ?? outputNames.find((name) => !presents.has(name));
+  if (logits === undefined) throw refuse("an output beside the caches", "none");
+  return {
+    caches,
+    logits,
+    feeds(tokens, past) {
+      const total = past + tokens.length;
+      const fed = new Map([[ids.name, integer(ids.type, tokens, [1, tokens.length])]]);
+      if (mask !== undefined) fed.set(mask.name, integer(mask.type, new Array<bigint>(total).fill(1n), [1, total]));
+      if (positions !== undefined)
+        fed.set(positions.name, integer(positions.type, tokens.map((_, i) => BigInt(past + i)), [1, tokens.length])); // prettier-ignore
+      if (branch !== undefined) fed.set(branch.name, { type: "bool", dims: [1], data: Uint8Array.of(past > 0 ? 1 : 0) });
+      return fed;
+    },
+    check({ output, heads, size }, value, total) {
+      if (value?.type !== "float32" || value.dims.join() !== [1, heads, total, size].join())
+        throw refuse(`caches of ${total} tokens`, `[${value?.dims.join(", ") ?? ""}] for ${output}`);
+    },
+  };
+}
+
 /** @throws LowbitError E_UNSUPPORTED for inputs that it does not know */
 export function carriedCore(
   machine: Machine,
@@ -60,22 +98,14 @@ export function carriedCore(
   capacity: number,
   count: number,
 ): Core {
-  const outputs = new Set(outputNames);
-  const { ids, mask, positions, branch, caches } = sortInputs(inputs, outputs);
-  const presents = new Set(caches.map(({ output }) => output));
-  const logitsName = outputNames.find((name) => name === "logits") ?? outputNames.find((name) => !presents.has(name));
-  if (logitsName === undefined) throw refuse("an output beside the caches", "none");
+  const model = carriedModel(inputs, outputNames);
+  const { caches, logits: logitsName } = model;
   const sequences = Array.from({ length: count }, () => createSequence(machine, plan, caches, capacity));
   const run = (tokens: readonly bigint[], past: number, s: number): Float32Array => {
     const sequence = sequences[s];
     const total = past + tokens.length;
     sequence.truncate(past);
-    const fed = new Map<string, Value>(sequence.past());
-    fed.set(ids.name, integer(ids.type, tokens, [1, tokens.length]));
-    if (mask !== undefined) fed.set(mask.name, integer(mask.type, new Array<bigint>(total).fill(1n), [1, total]));
-    if (positions !== undefined)
-        fed.set(positions.name, integer(positions.type, tokens.map((_, i) => BigInt(past + i)), [1, tokens.length])); // prettier-ignore
-    if (branch !== undefined) fed.set(branch.name, { type: "bool", dims: [1], data: Uint8Array.of(past > 0 ? 1 : 0) });
+    const fed = new Map([...sequence.past(), ...model.feeds(tokens, past)]);
     const instead: Execution["instead"] = (step, read) => {
       const joined = sequence.instead(step, read);
       if (joined !== undefined) return joined;
@@ -90,10 +120,7 @@ export function carriedCore(
       const logits = read(logitsName)!;
       const width = logits.dims.at(-1)!;
       const row = (logits.data as Float32Array).slice(-width);
-      for (const { output } of caches) {
-        const { dims } = read(output)!;
-        if (dims[2] !== total || !sequence.fits(read)) throw refuse(`caches of ${total} tokens`, `[${dims.join(", ")}] for ${output}`);
-      }
+      for (const cache of caches) model.check(cache, read(cache.output), total);
       sequence.take(read);
       return row;
     } finally {

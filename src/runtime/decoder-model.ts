@@ -15,6 +15,7 @@ export interface Input {
 /** Operators of one kind in a decoder's step, and their time. */
 export interface DecoderPart {
   readonly operator: string;
+  /** 0: on a device, but without a kernel there: it ran on the processor. */
   readonly kernels: number;
   readonly ms?: number;
 }

@@ -169,7 +169,8 @@ export function checkCapacity(capacity: number | undefined, limit: number): void
   throw new RangeError(`decoder capacity: expected 1 to ${limit} tokens, got ${capacity}.`);
 }
 
-const MOST = 2 ** 20;
+/** Capacity where a model has no limit of its own. */
+export const MOST = 2 ** 20;
 
 function chooseCore(init: DecoderInit): { core: Core; limit: number } {
   const { machine, plan, inputs, outputNames, options, profile } = init;

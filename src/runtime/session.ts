@@ -69,8 +69,8 @@ export interface Session {
 export interface DeviceSession extends Omit<Session, "decoder"> {
   /**
    * The model as a decoder, its keys and values on the device.
-   * @throws LowbitError E_UNSUPPORTED where it has no caches of GroupQueryAttention, or an operator without a kernel;
-   * E_DEVICE, E_DISPOSED; RangeError
+   * @throws LowbitError E_UNSUPPORTED where it has no caches, or `cache` is of fewer bits and its attention is spelled
+   * out; E_DEVICE, E_DISPOSED; RangeError
    */
   decoder(options?: DecoderOptions): DeviceDecoder;
 }

@@ -129,7 +129,8 @@ test("the tarball holds what it should", () => {
   expect(files.filter((f) => /\.ts$/.test(f) && !/\.d\.c?ts$/.test(f))).toEqual([]);
   expect(files.filter((f) => f.endsWith(".map"))).toEqual([]);
   expect(files.length).toBeLessThanOrEqual(400);
-  expect(statSync(tarball).size).toBeLessThanOrEqual(700_000);
+  // decoders of spelled-out attention and static quantization on WebGPU: 3 kB of the runtime
+  expect(statSync(tarball).size).toBeLessThanOrEqual(701_000);
 });
 
 /** What a user's compiler says of every entry and a named format, with the checks of libraries on and no types of Node. */

@@ -52,7 +52,7 @@ export interface Sequence {
 }
 
 /** Joins the past of a cache with new tokens. */
-const isJoin = ({ operator, node }: Step, { input, output }: CachePair): boolean => {
+export const isJoin = ({ operator, node }: Step, { input, output }: CachePair): boolean => {
   const axis = attributeInt(node, "axis", 0);
   return (
     operator === "Concat" && node.input.length === 2 && node.input[0] === input && node.output[0] === output && (axis === 2 || axis === -2)

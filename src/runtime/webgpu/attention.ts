@@ -12,6 +12,7 @@ import { product } from "../ops/operator.ts";
 import { integers, type Value } from "../value.ts";
 import { copyBetween } from "./copy.ts";
 import { isFloat, isFull, type DeviceEmit, type HeldInputs } from "./emit.ts";
+import { headStep } from "./kept.ts";
 import { hollowInputs, turn, type Rotation, type Turned } from "./moves.ts";
 import { countOf, isTensor, type Held, type Recorder, type Tensor } from "./recorder.ts";
 
@@ -93,12 +94,11 @@ function attend(r: Recorder, of: Attend): void {
   });
 }
 
-const stridesOf = (tensor: Tensor, layout: Layout, { heads, tokens, size }: Sizes): Strided => ({
-  tensor,
-  start: 0,
-  batch: heads * tokens * size,
-  ...(layout === "head" ? { token: size, head: tokens * size } : { token: heads * size, head: size }),
-});
+function stridesOf(tensor: Tensor, layout: Layout, { heads, tokens, size }: Sizes): Strided {
+  // of dimension 1; where batch and heads are one, that is the first
+  const step = tensor.dims.length === 4 ? headStep(tensor) : tokens * size;
+  return { tensor, start: 0, batch: heads * tokens * size, ...(layout === "head" ? { token: size, head: step } : { token: step, head: size }) }; // prettier-ignore
+}
 
 /** The mask as float32 with its strides; null where it is none that the kernel reads. */
 function maskOf(r: Recorder, value: Held, none: number | undefined, sizes: Sizes & { keys: number }): Strided | null {

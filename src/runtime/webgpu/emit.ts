@@ -11,7 +11,7 @@ import {
 } from "../../../kernels/wgsl/nn/chain.ts";
 import { MATMUL_FIELDS, matmulGroups, matmulShader } from "../../../kernels/wgsl/nn/matmul.ts";
 import { itemGroups } from "../../../kernels/wgsl/nn/shader.ts";
-import { binary, constant, operand, type Value as Expression } from "../../../kernels/wasm/nn/values.ts";
+import { binary, constant, operand, select, type Value as Expression } from "../../../kernels/wasm/nn/values.ts";
 import type { AsyncLayer } from "../../backends/types.ts";
 import type { NodeProto } from "../../onnx/file/gen/onnx_pb.ts";
 import { attributeFloat, attributeInt } from "../../onnx/graph/nodes.ts";
@@ -133,6 +133,14 @@ const nameOf = (node: NodeProto): string =>
 export const elementwise: DeviceEmit = (r, inputs, node) => {
   const build = EXPRESSIONS.get(nameOf(node))!;
   const y = emitChain(r, (args) => build(args, node), inputs.filter((value) => value !== undefined)); // prettier-ignore
+  return y && [y];
+};
+
+/** Where, by a condition in JavaScript: masks are made there. */
+export const where: DeviceEmit = (r, [condition, a, b]) => {
+  if (condition === undefined || isTensor(condition)) return undefined;
+  const keep: Value = { type: "float32", dims: condition.dims, data: Float32Array.from(condition.data as Uint8Array) };
+  const y = emitChain(r, ([c, yes, no]) => select(binary("ne", c, constant(0)), yes, no), [keep, a, b]);
   return y && [y];
 };
 

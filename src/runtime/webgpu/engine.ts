@@ -35,7 +35,7 @@ export function deviceOf(backend: WebGpuBackend): Place {
             machine.reset();
           }
         },
-        decoder: (init) => createDeviceDecoder({ runtime, plan, ...init }),
+        decoder: (init) => createDeviceDecoder({ runtime, host: machine, plan, ...init }),
         dispose() {
           recorder.dispose();
           machine.dispose();

@@ -2,6 +2,7 @@
 // JavaScript at once; an operator without a kernel runs on the processor, with its inputs read back. One command buffer
 // goes to the device for a run, and one more for each time that something is read back.
 import type { NodeProto } from "../../onnx/file/gen/onnx_pb.ts";
+import { PICK } from "../compile/flat.ts";
 import type { Plan } from "../compile/plan.ts";
 import { runNode, type Form, type Step, type Unfreed } from "../compile/step.ts";
 import { chainOperands, EXPRESSIONS } from "../machine/chains.ts";
@@ -10,10 +11,12 @@ import { isSlot, type Machine } from "../machine/machine.ts";
 import { operators } from "../ops/index.ts";
 import { empty, type NumberArray, type Value } from "../value.ts";
 import { fusedAttention, fusedRotary, groupQuery } from "./attention.ts";
-import { elementwise, emitChain, emitJoined, emitLayer, gemm, isFloat, multiply, type DeviceEmit } from "./emit.ts";
+import { elementwise, emitChain, emitJoined, emitLayer, gemm, isFloat, multiply, where, type DeviceEmit } from "./emit.ts";
 import { deviceLayer } from "./layers.ts";
 import { CODES, qlinear, scaled } from "./codes.ts";
 import { WINDOWS } from "./windows.ts";
+import { copyStrided } from "./copy.ts";
+import { isKept, keptView } from "./kept.ts";
 import { fusedNorm, MOVES, ofShape, sameValues } from "./moves.ts";
 import { countOf, isCodes, isTensor, type Held, type Recorder, type Tensor } from "./recorder.ts";
 
@@ -21,6 +24,13 @@ const run = (name: string) => operators.get(name)!.run;
 
 /** Operators that keep the values and change their shape. */
 const SHAPES = ["Reshape", "Squeeze", "Unsqueeze", "Flatten", "Identity", "Dropout"];
+
+/** The result of the branch that ran. */
+const pick: DeviceEmit = (r, [condition, yes, no]) => {
+  if (condition === undefined || isTensor(condition)) return undefined;
+  const value = condition.data[0] === 1 ? yes : no;
+  return value && [isTensor(value) ? r.view(value, value.dims) : value];
+};
 
 /** Operators that have a kernel on the device, by name. */
 export const DEVICE_EMITS: ReadonlyMap<string, DeviceEmit> = new Map<string, DeviceEmit>([
@@ -31,6 +41,8 @@ export const DEVICE_EMITS: ReadonlyMap<string, DeviceEmit> = new Map<string, Dev
   ...WINDOWS,
   ...CODES,
   ["MatMul", multiply],
+  ["Where", where],
+  [PICK, pick],
   ["com.microsoft.GroupQueryAttention", groupQuery],
 ]);
 
@@ -90,9 +102,11 @@ export interface DeviceRun {
   /** What operators run on that have no kernel on the device; null: loops. */
   readonly host: Machine | null;
   readonly plan: Plan;
-  readonly fed: ReadonlyMap<string, Value>;
+  readonly fed: ReadonlyMap<string, Held>;
   readonly note?: (step: Step, how: How, ms: number) => void;
   readonly aborted?: () => void;
+  /** The results of a step that is run in another way; undefined: as usual. */
+  readonly instead?: (step: Step, read: (name: string) => Held | undefined) => readonly Held[] | undefined;
 }
 
 /** Results as plain values: views of the machine's memory are copied. */
@@ -102,9 +116,29 @@ function settled(machine: Machine | null, results: readonly (Value | undefined)[
   return out;
 }
 
+/** Inputs that a step reads where they lie, caches too. */
+function readInPlace({ operator, fused }: Unfreed): readonly number[] {
+  if (operator === "Shape" || operator === "Size") return [0];
+  const form = fused?.form;
+  return form?.kind === "attention" ? [form.of.q.at, form.of.k.at, form.of.v.at] : [];
+}
+
+/** What a run left: values by name, as they lie, and in JavaScript. */
+export interface DeviceResults {
+  read(name: string): Held | undefined;
+  bring(values: readonly Held[]): Promise<readonly Value[]>;
+}
+
 /** Runs a plan on fed values. @returns the values of `fetches`, in JavaScript */
 export async function runOnDevice(given: DeviceRun, fetches: readonly string[]): Promise<ReadonlyMap<string, Value>> {
-  const { recorder: r, host, plan, fed, note, aborted } = given;
+  const { read, bring } = await executeOnDevice(given);
+  const values = await bring(fetches.map((name) => read(name)!));
+  return new Map(fetches.map((name, i) => [name, values[i]]));
+}
+
+/** Runs a plan on fed values: the last commands may wait for `bring`. */
+export async function executeOnDevice(given: DeviceRun): Promise<DeviceResults> {
+  const { recorder: r, host, plan, fed, note, aborted, instead } = given;
   const values = new Map<string, Held>(fed);
   /** Values of tensors that were read back. */
   const copies = new Map<Tensor, Value>();
@@ -119,13 +153,23 @@ export async function runOnDevice(given: DeviceRun, fetches: readonly string[]):
     wanted.forEach((tensor, i) => copies.set(tensor, valueOf(tensor.type, tensor.dims, data[i])));
   };
   const asValue = (held: Held | undefined): Value | undefined => (isTensor(held) ? copies.get(held) : held);
+  /** Caches as tensors of their own. */
+  const wholes = new Map<Held, Tensor>();
+  const whole = (held: Held | undefined): Held | undefined => {
+    if (!isKept(held)) return held;
+    const known = wholes.get(held) ?? copyStrided(r, held, keptView(held));
+    wholes.set(held, known);
+    return known;
+  };
 
   /** One step. @returns its results and how it ran */
   const runOne = async (
     step: Unfreed,
     read: (name: string) => Held | undefined,
   ): Promise<{ results: readonly (Held | undefined)[]; how: How }> => {
-    const inputs = step.node.input.map((name) => (name === "" ? undefined : read(name)));
+    const inPlace = readInPlace(step);
+    const plain = (name: string): Held | undefined => whole(read(name));
+    const inputs = step.node.input.map((name, i) => (name === "" ? undefined : inPlace.includes(i) ? read(name) : plain(name)));
     const emit = deviceEmit(step);
     r.name(step.operator);
     if (emit !== undefined && isWorth(inputs, step, plan)) {
@@ -135,8 +179,8 @@ export async function runOnDevice(given: DeviceRun, fetches: readonly string[]):
     if (step.fused !== undefined && inputs.some(isTensor)) return { results: await runParts(step.node, step.fused.parts, read), how: "one by one" }; // prettier-ignore
     await bring(inputs.filter(isTensor));
     // what is wrong with the input of a product is its loops' to say
-    if (step.layer !== undefined) return { results: runNode(step.run, step.node, (name) => asValue(read(name))), how: "loops" };
-    const { results } = runStep(host, step, (name) => asValue(read(name)));
+    if (step.layer !== undefined) return { results: runNode(step.run, step.node, (name) => asValue(plain(name))), how: "loops" };
+    const { results } = runStep(host, step, (name) => asValue(plain(name)));
     return { results: settled(host, results), how: inputs.some(isTensor) ? "processor" : "loops" };
   };
 
@@ -168,7 +212,8 @@ export async function runOnDevice(given: DeviceRun, fetches: readonly string[]):
     if (!step.guards.every(({ name, is }) => (asValue(read(name))?.data[0] === 1) === is)) continue;
     const start = performance.now();
     r.ending(step.frees.map((name) => values.get(name)));
-    const { results, how } = await runOne(step, read);
+    const other = instead?.(step, (name) => whole(read(name)));
+    const { results, how } = other === undefined ? await runOne(step, read) : { results: other, how: "kernel" as const };
     note?.(step, how, performance.now() - start);
     step.node.output.forEach((name, i) => {
       const value = results[i];
@@ -183,6 +228,11 @@ export async function runOnDevice(given: DeviceRun, fetches: readonly string[]):
       values.delete(name);
     }
   }
-  await bring(fetches.map(read).filter(isTensor));
-  return new Map(fetches.map((name) => [name, asValue(read(name))!]));
+  return {
+    read,
+    async bring(wanted) {
+      await bring(wanted.filter(isTensor));
+      return wanted.map((held) => asValue(held)!);
+    },
+  };
 }

@@ -1,0 +1,127 @@
+// Decoders on a device whose attention is spelled out: their caches stay there. The judge is the decoder on WebAssembly,
+// which test/runtime judges by onnxruntime; decoders.node.test.ts has onnxruntime itself.
+import { fromBinary } from "@bufbuild/protobuf";
+import { afterAll, beforeAll, expect, it } from "vitest";
+import { decoderModel, type DecoderSizes } from "../../bench/decode-model.ts";
+import type { GpuRoot } from "../../kernels/wgsl/api.ts";
+import { gpuRuntime } from "../../src/backends/webgpu/door.ts";
+import { webgpu, type WebGpuBackend } from "../../src/backends/webgpu/backend.ts";
+import { ModelProtoSchema } from "../../src/onnx/file/gen/onnx_pb.ts";
+import { loadModel } from "../../src/runtime/index.ts";
+import type { Decoder } from "../../src/runtime/decoder.ts";
+import type { DeviceDecoder } from "../../src/runtime/webgpu/decoder.ts";
+import { encode, node } from "../onnx/build.ts";
+import { spelledModel } from "../runtime/spelled.ts";
+import { adapterName, describeGpu, entryPoint } from "./adapter.ts";
+import { gptModel } from "./decoder-models.ts";
+
+/** Noise over signal, rms. */
+function near(wanted: Float32Array, got: Float32Array): void {
+  expect(got.length).toBe(wanted.length);
+  let [noise, signal] = [0, 1e-30];
+  wanted.forEach((v, i) => {
+    noise += (v - got[i]) ** 2;
+    signal += v ** 2;
+  });
+  expect(Math.sqrt(noise / signal)).toBeLessThan(5e-6);
+}
+
+const ids = (count: number, seed: number): number[] => Array.from({ length: count }, (_, i) => (i * (7 + 2 * seed) + 3 * seed) % 80);
+
+describeGpu(`decoders of spelled-out attention on ${adapterName}`, () => {
+  let backend: WebGpuBackend;
+  beforeAll(async () => {
+    backend = await webgpu({ gpu: (await entryPoint()) as unknown as GpuRoot });
+  });
+  afterAll(() => backend.dispose());
+
+  it.each([
+    ["rotary embedding and grouped heads", () => spelledModel()],
+    ["GPT-2", () => gptModel()],
+    ["GPT-2, attention that is no pattern", () => gptModel({ apart: true })],
+  ])(
+    "%s: prompts, tokens, several sequences, caches that grow",
+    async (_, make) => {
+      const bytes = make();
+      const runtime = gpuRuntime(backend)!;
+      const before = runtime.buffers;
+      const [judge, session] = await Promise.all([loadModel(bytes), loadModel(bytes, { backend })]);
+      const options = { capacity: 150, sequences: 2 };
+      const [wanted, decoder] = [judge.decoder(options), session.decoder(options)];
+      near(wanted.prefill(ids(7, 1)), await decoder.prefill(ids(7, 1)));
+      near(wanted.prefill(ids(3, 2), 1), await decoder.prefill(ids(3, 2), 1));
+      for (const id of [4, 70, 8]) near(wanted.step(id), await decoder.step(id));
+      const small = decoder.cacheBytes;
+      // past the room that there is at first
+      near(wanted.prefill(ids(55, 3)), await decoder.prefill(ids(55, 3)));
+      expect(decoder.cacheBytes).toBeGreaterThan(small);
+      for (const list of [
+        [5, 6],
+        [null, 9],
+        [10, null],
+      ] as const) {
+        const got = await decoder.steps(list);
+        wanted.steps(list).forEach((one, s) => (one === null ? expect(got[s]).toBeNull() : near(one, got[s]!)));
+      }
+      expect(decoder.lengths).toEqual(wanted.lengths);
+      for (const one of [wanted, decoder]) one.truncate(20);
+      // calls wait for each other
+      const [first, second] = [decoder.step(17), decoder.prefill([18, 19])];
+      near(wanted.step(17), await first);
+      near(wanted.prefill([18, 19]), await second);
+      const parts = new Map(decoder.explain().map(({ operator, kernels }) => [operator, kernels]));
+      expect(parts.get("MatMul")).toBeGreaterThan(0);
+      expect([...parts.values()]).not.toContain(0);
+      await expect(decoder.prefill(ids(130, 1))).rejects.toMatchObject({ code: "E_SHAPE" });
+      await Promise.all([judge.release(), session.release()]);
+      await expect(decoder.step(1)).rejects.toMatchObject({ code: "E_DISPOSED" });
+      expect(runtime.buffers).toBeLessThanOrEqual(before + 4);
+    },
+    120_000,
+  );
+
+  it("GroupQueryAttention beside an operator without a kernel: step by step, which explain() says", async () => {
+    const sizes: DecoderSizes = { hidden: 64, heads: 4, kvHeads: 2, size: 16, ffn: 96, layers: 1, vocabulary: 80, positions: 64, level: 0 };
+    const proto = fromBinary(ModelProtoSchema, decoderModel(sizes));
+    const { node: nodes } = proto.graph!;
+    const last = nodes.find(({ output }) => output[0] === "logits")!;
+    last.output[0] = "angles";
+    nodes.push(node("Sin", ["angles"], ["logits"]));
+    const bytes = encode(proto);
+    const [judge, session] = await Promise.all([loadModel(bytes), loadModel(bytes, { backend })]);
+    for (const first of ["prefill", "steps"]) {
+      const options = { capacity: 20, sequences: 2 };
+      const [wanted, decoder] = [judge.decoder(options), session.decoder(options)];
+      if (first === "prefill") near(wanted.prefill([4, 9, 70], 1), await decoder.prefill([4, 9, 70], 1));
+      for (const list of [
+        [5, 6],
+        [7, null],
+        [8, 9],
+      ] as const) {
+        // prettier-ignore
+        const got = await decoder.steps(list);
+        wanted.steps(list).forEach((one, s) => one !== null && near(one, got[s]!));
+      }
+      expect(decoder.lengths).toEqual(wanted.lengths);
+      expect(decoder.explain()).toContainEqual({ operator: "Sin", kernels: 0 });
+      expect(decoder.explain()).toContainEqual({ operator: "com.microsoft.GroupQueryAttention", kernels: 1 });
+      // what has no kernel over caches of codes stays refused
+      await expect(session.decoder({ cache: "int8" }).step(1)).rejects.toThrow(/operators with kernels on the device, got Sin/);
+    }
+    await Promise.all([judge.release(), session.release()]);
+  }, 120_000);
+
+  it("generates, and refuses caches of fewer bits", async () => {
+    const bytes = gptModel();
+    const [judge, session] = await Promise.all([loadModel(bytes), loadModel(bytes, { backend })]);
+    const tokens = async (of: Pick<Decoder | DeviceDecoder, "generate">): Promise<number[]> => {
+      const out: number[] = [];
+      for await (const id of of.generate({ prompt: ids(5, 4), maxTokens: 6 })) out.push(id);
+      return out;
+    };
+    expect(await tokens(session.decoder())).toEqual(await tokens(judge.decoder()));
+    expect(() => session.decoder({ cache: "int8" })).toThrow(/expected GroupQueryAttention/);
+    expect(() => session.decoder({ capacity: 0 })).toThrow(/decoder capacity/);
+    await Promise.all([judge.release(), session.release()]);
+  }, 120_000);
+});
