@@ -8,6 +8,7 @@ import type { Plan } from "./compile/plan.ts";
 import type { Step } from "./compile/step.ts";
 import { createDecoder, type Decoder, type DecoderInit, type DecoderOptions } from "./decoder.ts";
 import { execute, type How } from "./machine/execute.ts";
+import { createReplay } from "./machine/replay.ts";
 import { createMachine, type Machine } from "./machine/machine.ts";
 import type { Sequence } from "./machine/sequence.ts";
 import { heldValue, sessionCaches } from "./session-caches.ts";
@@ -231,6 +232,8 @@ export function ownSession(described: Described, plan: Plan, { backend, profile,
   const seen = new Map<Step, { how: How; ms: number }>();
   const machine = engine === undefined ? machineOf(backend) : null;
   for (const value of plan.constants.values()) machine?.constant(value);
+  // a step's time is known only where it runs as a step
+  const replay = machine === null || profile ? undefined : createReplay(machine);
   const decoders = new Set<Decoder | DeviceDecoder>();
   let released = false;
   let last: Promise<unknown> = Promise.resolve();
@@ -252,7 +255,10 @@ export function ownSession(described: Described, plan: Plan, { backend, profile,
       const fed = sequence === null ? given : new Map([...given, ...sequence.past()]);
       const read =
         engine === undefined
-          ? await execute({ machine, plan, fed, note, aborted: checkLive, ...(sequence !== null && { instead: sequence.instead }) })
+          ? await execute({
+              ...{ machine, plan, fed, note, aborted: checkLive },
+              ...(sequence === null ? { replay } : { instead: sequence.instead }),
+            })
           : await engine.run(given, { fetches, note, aborted: checkLive });
       const kept = sequence === null ? null : caches!.end(sequence, read);
       // Values share memory: what leaves is the caller's own.

@@ -9,6 +9,8 @@ export interface Arena {
   /** Address of a block, a multiple of 64. @throws LowbitError E_DEVICE */
   allocate(bytes: number): number;
   free(address: number): void;
+  /** What is free: addresses and bytes, by turns, ascending. */
+  ranges(): readonly number[];
   dispose(): void;
 }
 
@@ -69,6 +71,7 @@ export function createArena(memory: EngineMemory): Arena {
       sizes.delete(address);
       give(address, size);
     },
+    ranges: () => free.flatMap(({ at, size }) => [at, size]),
     dispose() {
       for (const region of regions) region.free();
       regions.length = 0;

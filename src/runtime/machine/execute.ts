@@ -7,13 +7,15 @@ import type { Plan } from "../compile/plan.ts";
 import type { Step, Unfreed } from "../compile/step.ts";
 import { runNode } from "../compile/step.ts";
 import { operators } from "../ops/index.ts";
+import type { Inputs } from "../ops/operator.ts";
 import type { Value } from "../value.ts";
 import { runAttention } from "./attention.ts";
 import { emitJoined, emitProduct, emitters } from "./kernels.ts";
 import { emitCodes } from "./integers.ts";
-import { elementsOf, isSlot, type Emit, type Machine, type Slot } from "./machine.ts";
+import { elementsOf, isSlot, type Emit, type Machine, type Slot, type Trace } from "./machine.ts";
 import { lookUp } from "./moves.ts";
 import { emitAgain } from "./repeat.ts";
+import type { Replay } from "./replay.ts";
 
 const EMITTERS = emitters(operators);
 
@@ -64,6 +66,25 @@ interface StepResult {
   readonly kernel: boolean;
   /** A fused step whose parts ran one by one. */
   readonly apart?: true;
+  /** What it did, where that is what it did the last time. */
+  readonly repeated?: Trace | undefined;
+}
+
+/** Emits a step, or what it did the last time; undefined where its kernel does not take these inputs. */
+function emitStep(m: Machine, step: Unfreed, inputs: Inputs, emit: Emit): StepResult | undefined {
+  let repeated: Trace | undefined;
+  const made = emitAgain(
+    m,
+    step,
+    inputs,
+    () => {
+      const results = emit(m, inputs, step.node);
+      m.settle();
+      return results;
+    },
+    (trace) => (repeated = trace),
+  );
+  return made && { results: made, kernel: true, repeated };
 }
 
 /** Runs one step. @returns its outputs in order, and whether a kernel made them */
@@ -72,12 +93,8 @@ export function runStep(m: Machine | null, step: Unfreed, read: (name: string) =
   const emit = m === null ? undefined : emitterOf(step);
   if (m !== null && emit !== undefined) {
     const inputs = step.node.input.map((name) => (name === "" ? undefined : read(name)));
-    const made = emitAgain(m, step, inputs, () => {
-      const results = emit(m, inputs, step.node);
-      m.settle();
-      return results;
-    });
-    if (made !== undefined) return { results: made, kernel: true };
+    const again = emitStep(m, step, inputs, emit);
+    if (again !== undefined) return again;
   }
   // loops read element by element: a slot makes a view at every look, and no loop moves memory
   const results = runNode(step.run, step.node, step.kernel === "loops" ? (name) => still(read(name)) : read);
@@ -92,12 +109,8 @@ function runFused(
   read: (name: string) => Value | undefined,
 ): StepResult {
   const inputs = step.node.input.map((name) => (name === "" ? undefined : read(name)));
-  const made = emitAgain(m, step, inputs, () => {
-    const results = emit(m, inputs, step.node);
-    m.settle();
-    return results;
-  });
-  if (made !== undefined) return { results: made, kernel: true };
+  const again = emitStep(m, step, inputs, emit);
+  if (again !== undefined) return again;
   const values = new Map<string, Value>();
   let kernel = true;
   for (const part of parts) {
@@ -125,19 +138,29 @@ export interface Execution {
   /** Called after each step, with its milliseconds. */
   readonly note?: (step: Step, how: How, ms: number) => void;
   readonly aborted?: () => void;
+  /** What is remembered from run to run; the steps that it repeats are not noted. */
+  readonly replay?: Replay | undefined;
   /** The results of a step that is run in another way; undefined: as usual. */
   readonly instead?: (step: Step, read: (name: string) => Value | undefined) => readonly (Value | undefined)[] | undefined;
 }
 
+interface Run {
+  readonly values: Map<string, Value>;
+  /** Runs a step. @returns what it repeated, null if it is to be looked at each time */
+  run(step: Step): Trace | null;
+  read(name: string): Value | undefined;
+}
+
 /** A run of a plan, step by step. */
-function begin({ machine, plan, fed, note, instead }: Execution): { run(step: Step): void; read(name: string): Value | undefined } {
+function begin({ machine, plan, fed, note, instead }: Execution): Run {
   const values = new Map<string, Value>(fed);
   const read = (name: string): Value | undefined => values.get(name) ?? plan.constants.get(name);
-  const run = (step: Step): void => {
-    if (!step.guards.every(({ name, is }) => (read(name)?.data[0] === 1) === is)) return;
+  const run = (step: Step): Trace | null => {
+    if (!step.guards.every(({ name, is }) => (read(name)?.data[0] === 1) === is)) return null;
     const start = performance.now();
     const other = instead?.(step, read);
-    const { results, kernel, apart }: StepResult = other === undefined ? runStep(machine, step, read) : { results: other, kernel: true };
+    const done: StepResult = other === undefined ? runStep(machine, step, read) : { results: other, kernel: true };
+    const { results, kernel, apart } = done;
     note?.(step, apart ? "one by one" : kernel ? "kernel" : "loops", performance.now() - start);
     step.node.output.forEach((name, i) => {
       const value = results[i];
@@ -150,8 +173,9 @@ function begin({ machine, plan, fed, note, instead }: Execution): { run(step: St
       if (value !== undefined) machine?.free(value);
       values.delete(name);
     }
+    return step.guards.length > 0 ? null : (done.repeated ?? null);
   };
-  return { run, read };
+  return { values, run, read };
 }
 
 /**
@@ -160,16 +184,30 @@ function begin({ machine, plan, fed, note, instead }: Execution): { run(step: St
  * results.
  */
 export async function execute(execution: Execution): Promise<(name: string) => Value | undefined> {
-  const { run, read } = begin(execution);
+  const { values, run, read } = begin(execution);
+  const { plan, replay, aborted } = execution;
   let since = performance.now();
-  for (const step of execution.plan.steps) {
-    if (performance.now() - since > TURN_MS) {
-      await turn();
-      execution.aborted?.();
-      since = performance.now();
+  const pace = async (): Promise<void> => {
+    await turn();
+    aborted?.();
+    since = performance.now();
+  };
+  for (const [i, step] of plan.steps.entries()) {
+    const ending = replay?.ending(i, values);
+    if (ending !== undefined) {
+      for (const calls of ending.calls) {
+        if (performance.now() - since > TURN_MS) await pace();
+        for (const call of calls) call();
+      }
+      for (const [name, value] of ending.values) values.set(name, value);
+      return read;
     }
-    run(step);
+    if (performance.now() - since > TURN_MS) await pace();
+    const repeated = run(step);
+    replay?.ran(i, repeated);
+   
   }
+  replay?.end(plan.steps.length, values, (i) => plan.steps[i].node.output);
   return read;
 }
 

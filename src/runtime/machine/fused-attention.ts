@@ -7,7 +7,7 @@ import { product } from "../ops/operator.ts";
 import { integers, type Value } from "../value.ts";
 import { attentionKernel, streamsOf } from "./attention.ts";
 import { isKept } from "./kept.ts";
-import { elementsOf, isPlaceable, type Emit } from "./machine.ts";
+import { elementsOf, isPlaceable, type Emit, type Machine } from "./machine.ts";
 
 /** [batch, heads, tokens, size], or [batch, tokens, heads, size]. */
 export type Layout = "head" | "token";
@@ -88,7 +88,7 @@ interface Mask {
 }
 
 /** The mask as float32 with its strides in bytes; null where it is none that the kernel reads. */
-function maskOf(value: Value, none: number | undefined, sizes: Sizes & { keys: number }, guarded: boolean): Mask | null {
+function maskOf(value: Value, none: number | undefined, sizes: Sizes & { keys: number }): Mask | null {
   const wanted = [sizes.batch, sizes.heads, sizes.tokens, sizes.keys];
   const dims = [...new Array<number>(Math.max(0, 4 - value.dims.length)).fill(1), ...value.dims];
   if (dims.length !== 4 || dims[3] !== sizes.keys || dims.some((d, i) => d !== wanted[i] && d !== 1)) return null;
@@ -98,20 +98,33 @@ function maskOf(value: Value, none: number | undefined, sizes: Sizes & { keys: n
     const at = value.data as Uint8Array;
     mask = { type: "float32", dims: value.dims, data: Float32Array.from(at, (keep) => (keep === 0 ? none : 0)) };
   } else if (value.type !== "float32") return null;
-  // a row without a key is NaN where nothing guards it: its Softmax is to say so
-  if (!guarded && emptyRow(mask.data as Float32Array, sizes.keys)) return null;
   const [b, n, t, keys] = dims;
   const step = (d: number, bytes: number): number => (d === 1 ? 0 : bytes);
   return { value: mask, batch: step(b, 4 * n * t * keys), head: step(n, 4 * t * keys), token: step(t, 4 * keys) };
 }
 
-function emptyRow(data: Float32Array, keys: number): boolean {
-  for (let from = 0; from < data.length; from += keys) {
-    let j = 0;
-    while (j < keys && data[from + j] === -Infinity) j++;
-    if (j === keys) return true;
-  }
-  return false;
+/** Whether a row of a mask leaves no key. */
+function isEmpty(data: Float32Array, from: number, keys: number): boolean {
+  let j = 0;
+  while (j < keys && data[from + j] === -Infinity) j++;
+  return j === keys;
+}
+
+/** Rows without a key as Softmax has them, where nothing guards it: NaN. The kernel leaves 0. */
+function spoilEmpty(m: Machine, mask: Mask, keys: number, { batch, heads, tokens, size }: Sizes, y: (b: number) => Heads): void {
+  m.call(() => {
+    const data = mask.value.data as Float32Array;
+    let some = false;
+    for (let from = 0; from < data.length && !some; from += keys) some = isEmpty(data, from, keys);
+    if (!some) return;
+    for (let b = 0; b < batch; b++)
+      for (let h = 0; h < heads; h++)
+        for (let t = 0; t < tokens; t++) {
+          if (!isEmpty(data, (b * mask.batch + h * mask.head + t * mask.token) / 4, keys)) continue;
+          const { address, head, token } = y(b);
+          m.memory.floats(address + h * head + t * token, size).fill(NaN);
+        }
+  });
 }
 
 /** The factor of the scores; undefined where one of them is no number. */
@@ -153,7 +166,7 @@ export const fusedAttention =
     if (group > 1 && repeated.length !== 2 && !(repeated.length === 0 && sk.heads === 1 && rank === 4)) return undefined;
     if (repeated.some((repeat) => !repeats(inputs, repeat, sk, group))) return undefined;
     const scale = scaleOf(inputs, of.scales);
-    const mask = given === undefined ? undefined : maskOf(given, of.none, { ...sq, keys: sk.tokens }, of.guarded);
+    const mask = given === undefined ? undefined : maskOf(given, of.none, { ...sq, keys: sk.tokens });
     if (scale === undefined || mask === null) return undefined;
     const { batch, heads, tokens, size } = sq;
     const y = m.slot(of.y === "token" ? [batch, tokens, heads, size] : rank === 3 ? [batch * heads, tokens, size] : [batch, heads, tokens, size]); // prettier-ignore
@@ -180,6 +193,7 @@ export const fusedAttention =
           ...(mask === undefined ? {} : { mask: { address: am + b * mask.batch, token: mask.token, head: mask.head } }),
         }),
       );
+    if (mask !== undefined && !of.guarded) spoilEmpty(m, mask, sk.tokens, sq, (b) => batchOf(y.address, of.y, sq, b));
     return [y];
   };
 

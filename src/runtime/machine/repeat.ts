@@ -30,9 +30,15 @@ const isFixed = (m: Machine, value: Value | undefined): boolean => value === und
 
 /**
  * The results of `emit` for `step`: its last emission again where its inputs lie where they lay and it depends on
- * nothing else.
+ * nothing else. `repeated`: called with what was done again.
  */
-export function emitAgain(m: Machine, step: object, inputs: readonly (Value | undefined)[], emit: () => Results): Results {
+export function emitAgain(
+  m: Machine,
+  step: object,
+  inputs: readonly (Value | undefined)[],
+  emit: () => Results,
+  repeated?: (trace: Trace) => void,
+): Results {
   if (m.isRecording || !inputs.every((value) => isFixed(m, value))) return emit();
   let steps = machines.get(m);
   if (steps === undefined) machines.set(m, (steps = new Map()));
@@ -42,6 +48,7 @@ export function emitAgain(m: Machine, step: object, inputs: readonly (Value | un
   const { memo } = known;
   if (memo !== null && memo.inputs.every((before, i) => isSame(m, before, inputs[i])) && m.repeat(memo.trace)) {
     known.changes = 0;
+    repeated?.(memo.trace);
     return memo.made;
   }
   known.changes++;

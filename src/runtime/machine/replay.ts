@@ -1,0 +1,85 @@
+// Runs that end as the last one ended: where all steps from one on did again what they had done, what they ran is one
+// list of calls. It is repeated while the arena and the values that these steps begin with lie where they lay; inputs,
+// places and what is freed are not worked out step by step.
+import type { Value } from "../value.ts";
+import { isSlot, type Machine, type Slot, type Trace } from "./machine.ts";
+
+/** Fewer steps are not worth the look at the arena. */
+const LEAST_STEPS = 4;
+
+/** Where values and free memory lie. */
+interface Places {
+  readonly slots: readonly (readonly [name: string, slot: Slot])[];
+  readonly free: readonly number[];
+}
+
+const placesOf = (machine: Machine, values: ReadonlyMap<string, Value>): Places => ({
+  slots: [...values].filter((entry): entry is [string, Slot] => isSlot(entry[1])),
+  free: machine.arena.ranges(),
+});
+
+function isSame(a: Places, b: Places): boolean {
+  return (
+    a.slots.length === b.slots.length &&
+    a.free.length === b.free.length &&
+    a.free.every((word, i) => word === b.free[i]) &&
+    a.slots.every(([name, { address, base, type, dims }], i) => {
+      const [other, slot] = b.slots[i];
+      const lies = name === other && address === slot.address && base === slot.base && type === slot.type;
+      return lies && dims.length === slot.dims.length && dims.every((d, axis) => d === slot.dims[axis]);
+    })
+  );
+}
+
+/** The last steps of a run: calls of each, and what they leave behind. */
+export interface Ending {
+  readonly calls: readonly (readonly (() => void)[])[];
+  readonly values: ReadonlyMap<string, Value>;
+}
+
+/** What is remembered from run to run of one plan on one machine. */
+export interface Replay {
+  /** Before a step: the rest of the run, if it is that of the last one. */
+  ending(step: number, values: ReadonlyMap<string, Value>): Ending | undefined;
+  /** After a step: what it repeated; null where it did anything else. */
+  ran(step: number, repeated: Trace | null): void;
+  /** After the last of `count` steps; `made` names what a step makes. */
+  end(count: number, values: ReadonlyMap<string, Value>, made: (step: number) => readonly string[]): void;
+}
+
+export function createReplay(machine: Machine): Replay {
+  /** The first step that all others after it repeated, in the last run; in this one so far. */
+  let [first, next] = [0, 0];
+  let places: Places | null = null;
+  let traces: Trace[] = [];
+  let known: { readonly first: number; readonly places: Places; readonly ending: Ending } | null = null;
+  return {
+    ending(step, values) {
+      if (step === 0) [next, places, traces] = [0, null, []];
+      if (step !== first) return undefined;
+      places = placesOf(machine, values);
+      if (known?.first === step && isSame(known.places, places)) return known.ending;
+      known = null;
+      return undefined;
+    },
+    ran(step, repeated) {
+      if (repeated !== null) return void traces.push(repeated);
+      next = step + 1;
+      traces = [];
+    },
+    end(count, values, made) {
+      // steps that came before the look at places are none of the ending
+      if (places !== null && next <= first && count - first >= LEAST_STEPS) {
+        const names = Array.from({ length: count - first }, (_, i) => made(first + i)).flat();
+        known = {
+          first,
+          places,
+          ending: {
+            calls: traces.slice(traces.length - (count - first)).map(({ runs }) => runs),
+            values: new Map(names.flatMap((name) => (values.has(name) ? [[name, values.get(name)!]] : []))),
+          },
+        };
+      } else first = next;
+    },
+  };
+}
