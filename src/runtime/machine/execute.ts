@@ -205,7 +205,6 @@ export async function execute(execution: Execution): Promise<(name: string) => V
     if (performance.now() - since > TURN_MS) await pace();
     const repeated = run(step);
     replay?.ran(i, repeated);
-   
   }
   replay?.end(plan.steps.length, values, (i) => plan.steps[i].node.output);
   return read;

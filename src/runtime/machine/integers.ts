@@ -165,7 +165,9 @@ export interface Sums {
 function terms(m: Machine, columns: number, { integers, factors, bias }: Sums, zeros: (into: Int32Array) => void) {
   const offsets = m.slot([columns], "int32");
   const scales = factors === undefined ? undefined : m.slot([columns]);
-  const added = bias === undefined ? undefined : m.slot([columns]);
+  // whole blocks of a constant lie where they are
+  const isPlaced = bias !== undefined && m.isConstant(bias) && elementsOf(bias) === columns;
+  const added = bias === undefined || isPlaced ? undefined : m.slot([columns]);
   m.call(() => {
     const into = (offsets.data as Int32Array).fill(0);
     if (integers !== undefined) into.set(integers);
@@ -174,7 +176,7 @@ function terms(m: Machine, columns: number, { integers, factors, bias }: Sums, z
     if (added !== undefined) spread(bias!, added.data as Float32Array);
   });
   return {
-    at: { offsets: offsets.address, factors: scales?.address ?? 0, bias: added?.address ?? 0 },
+    at: { offsets: offsets.address, factors: scales?.address ?? 0, bias: isPlaced ? m.place(bias) : (added?.address ?? 0) },
     free: () => [offsets, scales, added].forEach((slot) => slot !== undefined && m.free(slot)),
   };
 }
@@ -271,15 +273,17 @@ function isAlong(value: Value, unit: CodeUnit, rank: number): boolean {
 }
 
 /** The numbers of a value along filters or columns. */
-function spread(value: Value, into: Float32Array, f?: (v: number) => number): void {
+function spread(value: Value, into: Float32Array, times = 1, over = 1): void {
   const data = value.data as Float32Array;
   const count = data.length;
+  const { fround } = Math;
   if (count === 1) {
-    into.fill(f === undefined ? data[0] : f(data[0]));
+    into.fill(fround(fround(data[0] * times) / over));
     return;
   }
-  if (f === undefined) into.set(data);
-  else for (let i = 0; i < count; i++) into[i] = f(data[i]);
+  // what is stored is rounded
+  if (over === 1) for (let i = 0; i < count; i++) into[i] = data[i] * times;
+  else for (let i = 0; i < count; i++) into[i] = fround(data[i] * times) / over;
   into.fill(0, count);
 }
 
@@ -307,8 +311,7 @@ export function emitCodes(m: Machine, operator: string, unit: CodeUnit, inputs: 
     return emitSums(m, unit, [x, zero], node, {
       finished: { to: "float32", bias: bias !== undefined },
       factors(into) {
-        const own = one === undefined ? 1 : numberOf(one);
-        spread(along, into, one === undefined ? undefined : (v) => Math.fround(v * own));
+        spread(along, into, one === undefined ? 1 : numberOf(one));
       },
       ...(bias === undefined ? {} : { bias }),
     });
@@ -321,10 +324,7 @@ export function emitCodes(m: Machine, operator: string, unit: CodeUnit, inputs: 
   if (bias !== undefined && elementsOf(bias) !== count) throw fail(node, `${count} biases`, String(elementsOf(bias)));
   return emitSums(m, unit, [x, inputs[2]], node, {
     finished: { to: yZero.type as "int8" | "uint8", bias: false, yZero: numberOf(yZero) },
-    factors: (into) => {
-      const [own, over] = [numberOf(xScale), numberOf(yScale)];
-      spread(wScale!, into, (s) => Math.fround(Math.fround(own * s) / over));
-    },
+    factors: (into) => spread(wScale!, into, numberOf(xScale), numberOf(yScale)),
     ...(bias === undefined ? {} : { integers: bias.data as NumberArray }),
   });
 }
