@@ -8,6 +8,7 @@ import { InferenceSession, Tensor } from "onnxruntime-node";
 import { afterAll, describe, expect, test } from "vitest";
 import { OperatorSetIdProtoSchema, TensorProtoSchema } from "../../src/onnx/file/gen/onnx_pb.ts";
 import { segmentChunks, type Segment } from "../../src/onnx/file/encode.ts";
+import { readModelSource } from "../../src/onnx/file/model.ts";
 import { bytesSource } from "../../src/onnx/file/source.ts";
 import { readRaw } from "../../src/onnx/file/values.ts";
 import { setFloats, writeConstant } from "../../src/onnx/edit.ts";
@@ -51,6 +52,29 @@ test("integers in every storage have the bytes of raw data", () => {
       for (let i = 0; i < times; i++) all.set(one, i * one.length);
       expect(Buffer.compare(readRaw(read, read.proto.graph!.initializer[0]), all), `${dataType} ${times}`).toBe(0);
     }
+});
+
+test("a model of many tensors is looked through one window", () => {
+  const tensors = Array.from({ length: 20 }, (_, i) => raw(`w${i}`, [40000], new Float32Array(40000).fill(i)));
+  const bytes = encode(model(graph({ input: [value("x", T.FLOAT, [1])], output: [value("y", T.FLOAT, [1])], initializer: tensors, node: [node("Relu", ["x"], ["y"])] }))); // prettier-ignore
+  const windows = new Set<Uint8Array | undefined>();
+  let reads = 0;
+  const source = {
+    ...bytesSource(bytes, "model"),
+    read(offset: number, length: number, into?: Uint8Array): Uint8Array {
+      if (length > 60000) {
+        windows.add(into);
+        reads++;
+      }
+      const room = into ?? new Uint8Array(length);
+      room.set(bytes.subarray(offset, offset + length));
+      return room.subarray(0, length);
+    },
+  };
+  const read = readModelSource(source);
+  expect(reads).toBeGreaterThan(15);
+  expect([windows.size, windows.has(undefined)]).toEqual([1, false]);
+  read.proto.graph!.initializer.forEach((tensor, i) => expect(new Float32Array(readRaw(read, tensor).slice().buffer)).toEqual(new Float32Array(40000).fill(i))); // prettier-ignore
 });
 
 test("more than a mebibyte of integers in a field is counted to its end", () => {

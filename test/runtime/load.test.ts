@@ -10,7 +10,11 @@ import { format } from "../../formats/index.ts";
 import { reference } from "../../src/backends/reference.ts";
 import { engineMemory } from "../../src/backends/wasm/memory.ts";
 import { ggufBytes } from "../../src/interop/index.ts";
+import { readModelBytes } from "../../src/onnx/file/io.ts";
+import { readFloats } from "../../src/onnx/file/values.ts";
+import { makePlan, readGraph } from "../../src/runtime/compile/plan.ts";
 import { loadModel, type Session } from "../../src/runtime/index.ts";
+import { isSlot, type Slot } from "../../src/runtime/machine/machine.ts";
 import { encode, external, graph, model, node, raw, T, value } from "../onnx/build.ts";
 import { numbers } from "./make.ts";
 
@@ -192,6 +196,36 @@ test("given up before, and while bytes are awaited", async () => {
   const stop = new AbortController();
   const waiting = loadModel(`${at}/small.onnx?stall`, { signal: stop.signal, onProgress: () => stop.abort() });
   await expect(waiting).rejects.toMatchObject({ code: "E_ABORTED" });
+});
+
+test("tables of angles lie in the memory of kernels and nowhere else, if nothing else reads them", async () => {
+  const backend = await wasm();
+  const whole = readModelBytes(decoderBytes);
+  const [cos, sin] = whole.proto.graph!.node.find(({ opType }) => opType === "GroupQueryAttention")!.input.slice(7, 9);
+  const planOf = (of: typeof whole, on: Backend<SyncLayer>) => makePlan(of, readGraph(of), { backend: on, activations: "auto" });
+  const plan = await planOf(whole, backend);
+  const tensors = new Map(whole.proto.graph!.initializer.map((tensor) => [tensor.name, tensor]));
+  const memory = engineMemory(backend);
+  for (const name of [cos, sin]) {
+    const table = plan.constants.get(name)!;
+    expect(isSlot(table)).toBe(true);
+    expect(table.data.buffer).toBe(memory.buffer);
+    expect(table.data).toEqual(readFloats(whole, tensors.get(name)!));
+    expect(table.dims).toEqual([SIZES.positions, SIZES.size / 2]);
+  }
+  const slots = (of: typeof plan): string[] => [...of.constants].filter(([, v]) => isSlot(v)).map(([name]) => name);
+  expect(slots(plan).sort()).toEqual([cos, sin].sort());
+  expect(slots(await planOf(whole, reference))).toEqual([]);
+  // an output, and an input of another operator
+  const shared = readModelBytes(decoderBytes);
+  shared.proto.graph!.output.push(value(cos, T.FLOAT, [SIZES.positions, SIZES.size / 2]), value("minus", T.FLOAT, ["p", "w"]));
+  shared.proto.graph!.node.push(node("Neg", [sin], ["minus"]));
+  expect(slots(await planOf(shared, backend))).toEqual([]);
+  // the plan's memory is given back
+  const [region, size] = [slots(plan).map((name) => (plan.constants.get(name) as Slot).address), 4 * SIZES.positions * (SIZES.size / 2)];
+  for (const layer of plan.layers) layer.dispose();
+  const again = Array.from({ length: 64 }, () => memory.allocate(size).address);
+  for (const address of region) expect(again.some((at) => at <= address && address < at + size)).toBe(true);
 });
 
 test("memory stays flat over 50 loads and releases, and over 10,000 steps of a decoder", async () => {

@@ -46,6 +46,8 @@ function damaged(source: ByteSource, at: number, what: string): LowbitError {
 export function scanModel(source: ByteSource, store: PayloadStore): Uint8Array {
   let windowStart = 0;
   let window = new Uint8Array(0);
+  /** What windows are read into: one for each tensor that is passed over would be 10 MB for a model of 150 tensors. */
+  const room = new Uint8Array(Math.min(WINDOW, source.size));
   const budget = Math.min(MEMORY_MAX, MEMORY_BASE + MEMORY_PER_BYTE * source.size);
   let spent = 0;
 
@@ -66,7 +68,7 @@ export function scanModel(source: ByteSource, store: PayloadStore): Uint8Array {
   function varintAt(pos: number, end: number): number {
     if (pos < windowStart || pos + 10 > windowStart + window.length) {
       windowStart = pos;
-      window = source.read(pos, Math.min(WINDOW, source.size - pos)) as Uint8Array<ArrayBuffer>;
+      window = source.read(pos, Math.min(WINDOW, source.size - pos), room) as Uint8Array<ArrayBuffer>;
     }
     let value = 0;
     let scale = 1;

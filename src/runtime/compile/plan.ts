@@ -1,21 +1,22 @@
 // A model as a plan: the nodes that outputs need, in order, constants folded, weights prepared, and after which step
 // each value is let go.
 import type { Backend, SyncLayer } from "../../backends/types.ts";
-import { hasEngineMemory } from "../../backends/wasm/memory.ts";
+import { engineMemory, hasEngineMemory } from "../../backends/wasm/memory.ts";
 import type { NodeProto, TensorProto } from "../../onnx/file/gen/onnx_pb.ts";
 import { TensorProto_DataType as T } from "../../onnx/file/gen/onnx_pb.ts";
-import type { OnnxModel } from "../../onnx/file/model.ts";
+import { tensorDims, type OnnxModel } from "../../onnx/file/model.ts";
 import { constantTensor, opsetVersion } from "../../onnx/graph/nodes.ts";
 import { operatorName } from "../../onnx/graph/scopes.ts";
 import { INTEGER_DOMAIN } from "../../onnx/integer/functions.ts";
 import { readOutliers } from "../../onnx/outliers.ts";
 import { readStored } from "../../onnx/targets/record.ts";
+import { constantSlot } from "../machine/machine.ts";
 import { operators } from "../ops/index.ts";
 import { isOwnFunction } from "../ops/integer-only.ts";
 import { joinNBits } from "../ops/codes.ts";
 import type { ActivationChoice, Operator, PrepareContext, Weight } from "../ops/operator.ts";
 import type { ElementType, Scratch, TensorParts, Value } from "../value.ts";
-import { borrowBytes, boundaryType, elementType, readValue, scratchBytes, tensorParts } from "../value.ts";
+import { borrowBytes, boundaryType, elementType, readValue, scratchBytes, sizeOf, tensorParts } from "../value.ts";
 import type { FlatGraph } from "./flat.ts";
 import { flatten } from "./flat.ts";
 import { fuseBiases, fuseChains, joinable, joinedNode } from "./fuse.ts";
@@ -119,6 +120,23 @@ export function missingOperators(model: OnnxModel, { nodes, tensors }: FlatGraph
   return [...new Set(found)].sort();
 }
 
+/** Operators that read tables of angles where kernels have them. */
+const TURNING: ReadonlySet<string> = new Set(["com.microsoft.GroupQueryAttention", "com.microsoft.RotaryEmbedding"]);
+
+/** What only they read: for 40,000 positions of heads of 128 it is 20 MB, which decoders would have twice. */
+function angleTables({ nodes, tensors }: FlatGraph, outputs: readonly string[]): Set<string> {
+  const [found, others] = [new Set<string>(), new Set(outputs)];
+  for (const { node, guards } of nodes) {
+    for (const name of node.input) (TURNING.has(operatorName(node)) && tensors.has(name) ? found : others).add(name);
+    for (const { name } of guards) others.add(name);
+  }
+  for (const name of others) found.delete(name);
+  return found;
+}
+
+/** Makes the value of a tensor of float32, if it is to lie elsewhere. */
+type Placing = (name: string, parts: TensorParts, dims: readonly number[]) => Value | undefined;
+
 /**
  * Constants of a model as they are read: initializers, folded nodes, weights that stay codes until an operator needs
  * their values.
@@ -129,12 +147,14 @@ class Constants {
   readonly #model: OnnxModel;
   readonly #flat: FlatGraph;
   readonly #feeds: ReadonlySet<string>;
+  readonly #place: Placing;
   readonly #reading: Scratch = { bytes: new Uint8Array(0) };
 
-  constructor(model: OnnxModel, flat: FlatGraph, feeds: ReadonlySet<string>) {
+  constructor(model: OnnxModel, flat: FlatGraph, feeds: ReadonlySet<string>, place: Placing) {
     this.#model = model;
     this.#flat = flat;
     this.#feeds = feeds;
+    this.#place = place;
   }
 
   /** The value of a constant; undefined where it is none. */
@@ -145,7 +165,11 @@ class Constants {
     const tensor = this.#flat.tensors.get(name);
     // an initializer that is an input too may be fed another value
     if (weight === undefined && (tensor === undefined || this.#feeds.has(name))) return undefined;
-    const value = weight === undefined ? readValue(this.#model, tensor!) : decodeWeight(weight);
+    const parts = weight === undefined ? this.parts(name, T.FLOAT) : undefined;
+    const value =
+      weight !== undefined
+        ? decodeWeight(weight)
+        : ((parts && this.#place(name, parts, tensorDims(tensor!))) ?? readValue(this.#model, tensor!));
     this.values.set(name, value);
     return value;
   }
@@ -207,7 +231,19 @@ export async function makePlan(model: OnnxModel, { flat, stored }: ReadGraph, op
   const graph = model.proto.graph!;
   const opset = opsetVersion(model);
   const feeds = new Set(graph.input.map(({ name }) => name));
-  const constants = new Constants(model, flat, feeds);
+  const outputs = graph.output.map(({ name }) => name);
+  /** Whether weights and kernels share a memory. */
+  const isTogether = hasEngineMemory(backend) && (options.products ?? backend) === backend;
+  const owned: { dispose(): void }[] = [];
+  const tables = isTogether ? angleTables(flat, outputs) : new Set<string>();
+  const constants = new Constants(model, flat, feeds, (name, { size, read }, dims) => {
+    if (!tables.has(name) || size !== 4 * sizeOf(dims)) return undefined;
+    const memory = engineMemory(backend);
+    const region = memory.allocate(size);
+    owned.push({ dispose: region.free });
+    read(0, new Uint8Array(memory.buffer, region.address, size));
+    return constantSlot(memory, region, dims);
+  });
   for (const [name, packed] of stored) constants.weights.set(name, { isRows: true, packed });
   for (const [name, weight] of held) constants.weights.set(name, weight);
   const outliers = readOutliers(model);
@@ -216,7 +252,6 @@ export async function makePlan(model: OnnxModel, { flat, stored }: ReadGraph, op
   const dropped = new Map<NodeProto, ReadonlySet<number>>();
   const uses = new Map<string, number>();
   for (const { node } of flat.nodes) for (const name of node.input) uses.set(name, (uses.get(name) ?? 0) + 1);
-  const outputs = graph.output.map(({ name }) => name);
   for (const name of outputs) uses.set(name, Infinity);
   /** The bytes of a weight go as soon as its last reader has packed them. */
   const release = (node: NodeProto, drops: readonly number[]): void => {
@@ -237,10 +272,7 @@ export async function makePlan(model: OnnxModel, { flat, stored }: ReadGraph, op
     },
     bytes: (name) => constants.bytes(name),
     // others keep what they prepare
-    parts: (name, type) =>
-      hasEngineMemory(backend) && (options.products ?? backend) === backend
-        ? constants.parts(name, type === "uint8" ? T.UINT8 : T.FLOAT)
-        : undefined,
+    parts: (name, type) => (isTogether ? constants.parts(name, type === "uint8" ? T.UINT8 : T.FLOAT) : undefined),
     // a backend with a memory of its own copies the weight; others keep it
     scratch: (bytes) => (hasEngineMemory(backend) ? scratchBytes(packing, bytes) : new Uint8Array(bytes)),
     constant: (i) => constants.get(node.input[i] ?? ""),
@@ -255,7 +287,6 @@ export async function makePlan(model: OnnxModel, { flat, stored }: ReadGraph, op
       return made;
     },
   });
-  const owned: { dispose(): void }[] = [];
   const packing: Scratch = { bytes: new Uint8Array(0) };
   const groups = joinable(flat.nodes, (name) => flat.tensors.has(name) && !feeds.has(name));
   const joinedAway = new Set<NodeProto>();
@@ -303,27 +334,27 @@ export async function makePlan(model: OnnxModel, { flat, stored }: ReadGraph, op
       const { run = row.run, kernel = "loops", layer, rows, codes } = prepared ?? {};
       steps.push({ node, operator, guards, run, kernel, ...(layer && { layer }), ...(rows && { rows }), ...(codes && { codes }) });
     }
+    const fused = fusePatterns(fuseSums(steps, outputs, small), outputs, small);
+    // Weights that only prepared layers read are let go: their bytes are in the layers.
+    const read = new Set(graph.output.map(({ name }) => name));
+    for (const { node, guards } of fused.flatMap((step) => (step.fused === undefined ? [step] : [step, ...step.fused.parts]))) {
+      node.input.forEach((name, i) => dropped.get(node)?.has(i) || read.add(name));
+      for (const { name } of guards) read.add(name);
+    }
+    for (const name of read) constants.get(name);
+    const kept = new Map([...constants.values].filter(([name]) => read.has(name)));
+    for (const name of feeds) if (flat.tensors.has(name)) kept.set(name, readValue(model, flat.tensors.get(name)!));
+    return {
+      steps: withLifetimes(fuseBiases(fuseChains(fused, outputs, small), outputs, small), outputs),
+      constants: kept,
+      layers: [...layers.values(), ...owned],
+      folded,
+      dead: flat.dead,
+    };
   } catch (error) {
     for (const layer of [...layers.values(), ...owned]) layer.dispose();
     throw error;
   }
-  const fused = fusePatterns(fuseSums(steps, outputs, small), outputs, small);
-  // Weights that only prepared layers read are let go: their bytes are in the layers.
-  const read = new Set(graph.output.map(({ name }) => name));
-  for (const { node, guards } of fused.flatMap((step) => (step.fused === undefined ? [step] : [step, ...step.fused.parts]))) {
-    node.input.forEach((name, i) => dropped.get(node)?.has(i) || read.add(name));
-    for (const { name } of guards) read.add(name);
-  }
-  for (const name of read) constants.get(name);
-  const kept = new Map([...constants.values].filter(([name]) => read.has(name)));
-  for (const name of feeds) if (flat.tensors.has(name)) kept.set(name, readValue(model, flat.tensors.get(name)!));
-  return {
-    steps: withLifetimes(fuseBiases(fuseChains(fused, outputs, small), outputs, small), outputs),
-    constants: kept,
-    layers: [...layers.values(), ...owned],
-    folded,
-    dead: flat.dead,
-  };
 }
 
 function withLifetimes(steps: readonly Unfreed[], outputs: readonly string[]): Step[] {

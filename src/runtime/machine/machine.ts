@@ -113,6 +113,17 @@ export interface Machine {
   dispose(): void;
 }
 
+/** A float32 constant that lies in a backend's memory and nowhere else. */
+export const constantSlot = (memory: EngineMemory, { address }: Region, dims: readonly number[]): Slot => ({
+  type: "float32",
+  dims,
+  address,
+  base: address,
+  get data() {
+    return memory.floats(address, sizeOf(dims));
+  },
+});
+
 /** Whether nothing is given back but what was taken or used before: what `undo` can take back. */
 function isOwn(moves: readonly ArenaMove[]): boolean {
   const held = new Map<number, number>();
