@@ -32,9 +32,12 @@ function sortInputs(inputs: readonly Input[], outputs: ReadonlySet<string>): Inp
     const output = presentOf(input.name, outputs);
     if (output === undefined) rest.push(input);
     else {
-      if (input.shape.length !== 4 || input.type !== "float32" || typeof input.shape[1] !== "number" || typeof input.shape[3] !== "number")
-        throw refuse("caches [batch, heads, tokens, size] of float32", `${input.type} [${input.shape.join(", ")}] for ${input.name}`);
-      caches.push({ input: input.name, output, heads: input.shape[1], size: input.shape[3] });
+      const [, heads, , size] = input.shape;
+      // float16 is computed, and kept, in float32
+      const isFloat = input.type === "float32" || input.type === "float16";
+      if (input.shape.length !== 4 || !isFloat || typeof heads !== "number" || typeof size !== "number")
+        throw refuse("caches [batch, heads, tokens, size] of floats", `${input.type} [${input.shape.join(", ")}] for ${input.name}`);
+      caches.push({ input: input.name, output, heads, size });
     }
   }
   const take = (test: (input: Input) => boolean): Input | undefined => {

@@ -11,7 +11,7 @@ import { loadModel } from "../../src/runtime/index.ts";
 import type { Decoder } from "../../src/runtime/decoder.ts";
 import type { DeviceDecoder } from "../../src/runtime/webgpu/decoder.ts";
 import { encode, node } from "../onnx/build.ts";
-import { spelledModel } from "../runtime/spelled.ts";
+import { halfSpelledModel, spelledModel } from "../runtime/spelled.ts";
 import { adapterName, describeGpu, entryPoint } from "./adapter.ts";
 import { gptModel } from "./decoder-models.ts";
 
@@ -37,6 +37,7 @@ describeGpu(`decoders of spelled-out attention on ${adapterName}`, () => {
 
   it.each([
     ["rotary embedding and grouped heads", () => spelledModel()],
+    ["the same with caches of float16", () => halfSpelledModel()],
     ["GPT-2", () => gptModel()],
     ["GPT-2, attention that is no pattern", () => gptModel({ apart: true })],
   ])(
@@ -109,6 +110,37 @@ describeGpu(`decoders of spelled-out attention on ${adapterName}`, () => {
       await expect(session.decoder({ cache: "int8" }).step(1)).rejects.toThrow(/operators with kernels on the device, got Sin/);
     }
     await Promise.all([judge.release(), session.release()]);
+  }, 120_000);
+
+  it("a decoder that is disposed of within a call leaves nothing behind", async () => {
+    const runtime = gpuRuntime(backend)!;
+    const grouped: DecoderSizes = {
+      hidden: 64,
+      heads: 4,
+      kvHeads: 2,
+      size: 16,
+      ffn: 96,
+      layers: 1,
+      vocabulary: 80,
+      positions: 64,
+      level: 0,
+    };
+    for (const bytes of [gptModel({ odd: true }), decoderModel(grouped)]) {
+      const session = await loadModel(bytes, { backend });
+      await session.decoder({ capacity: 20 }).prefill([1, 2]);
+      const before = runtime.buffers;
+      for (const first of [true, false]) {
+        const decoder = session.decoder({ capacity: 20 });
+        if (!first) await decoder.prefill([3, 4]);
+        const call = decoder.prefill([5, 6, 7]).catch((error: unknown) => error);
+        await Promise.resolve();
+        await Promise.resolve();
+        decoder.dispose();
+        await call;
+        expect(runtime.buffers).toBe(before);
+      }
+      await session.release();
+    }
   }, 120_000);
 
   it("generates, and refuses caches of fewer bits", async () => {

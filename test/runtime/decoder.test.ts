@@ -4,7 +4,8 @@ import { InferenceSession, Tensor } from "onnxruntime-node";
 import { afterAll, beforeAll, describe, expect, test } from "vitest";
 import { decoderModel, type DecoderSizes } from "../../bench/decode-model.ts";
 import { greedy, loadModel, sampler, type Session } from "../../src/runtime/index.ts";
-import { SPELLED, spelledModel } from "./spelled.ts";
+import { widen } from "../../src/runtime/value.ts";
+import { halfSpelledModel, SPELLED, spelledModel } from "./spelled.ts";
 import { wasm } from "../../src/index.ts";
 
 const SIZES: DecoderSizes = { hidden: 64, heads: 4, kvHeads: 2, size: 16, ffn: 96, layers: 2, vocabulary: 160, positions: 64, level: 0 };
@@ -13,17 +14,16 @@ const bytes = decoderModel(SIZES);
 const bytes512 = decoderModel({ ...SIZES, positions: 512 });
 
 /** onnxruntime with the caches carried by hand. */
-async function judge(model: Uint8Array, sizes: Pick<DecoderSizes, "layers" | "kvHeads" | "size" | "vocabulary">) {
+async function judge(model: Uint8Array, sizes: Pick<DecoderSizes, "layers" | "kvHeads" | "size" | "vocabulary">, half = false) {
   const session = await InferenceSession.create(model, { intraOpNumThreads: 1, logSeverityLevel: 4 });
   let total = 0;
   let past: Record<string, Tensor> = {};
   for (let i = 0; i < 2 * sizes.layers; i++)
-    past[`past_key_values.${i >> 1}.${i & 1 ? "value" : "key"}`] = new Tensor("float32", new Float32Array(0), [
-      1,
-      sizes.kvHeads,
-      0,
-      sizes.size,
-    ]);
+    past[`past_key_values.${i >> 1}.${i & 1 ? "value" : "key"}`] = new Tensor(
+      (half ? "float16" : "float32") as "float32",
+      (half ? new Uint16Array(0) : new Float32Array(0)) as Float32Array,
+      [1, sizes.kvHeads, 0, sizes.size],
+    );
   return async (ids: readonly number[]): Promise<Float32Array> => {
     const positions = BigInt64Array.from(ids, (_, i) => BigInt(total + i));
     total += ids.length;
@@ -35,7 +35,8 @@ async function judge(model: Uint8Array, sizes: Pick<DecoderSizes, "layers" | "kv
     });
     const { logits, ...present } = out;
     past = Object.fromEntries(Object.entries(present).map(([name, value]) => [name.replace("present", "past_key_values"), value]));
-    return (logits.data as Float32Array).subarray(-sizes.vocabulary);
+    const row = (logits.data as Float32Array).subarray(-sizes.vocabulary);
+    return half ? widen(row) : row;
   };
 }
 
@@ -222,6 +223,20 @@ test("attention spelled out in single operators: caches stay", async () => {
   expect(decoder.cacheBytes).toBe(2 * 2 * 2 * 16 * 4 * 256);
   decoder.dispose();
   await own.release();
+});
+
+test("caches of float16 are kept as float32", async () => {
+  const [own, plain] = [await loadModel(halfSpelledModel()), await loadModel(spelledModel())];
+  const [decoder, wide] = [own.decoder(), plain.decoder()];
+  // onnxruntime-node takes no Float16Array, and where there are such no other float16
+  const ask = "Float16Array" in globalThis ? null : await judge(halfSpelledModel(), SPELLED, true);
+  for (const ids of [PROMPT.map((id) => id % 96), [4], [11], [8, 2], [90]]) {
+    const logits = decoder.prefill(ids);
+    expect(distance(wide.prefill(ids), logits)).toBeLessThan(1e-2);
+    if (ask !== null) expect(distance(await ask(ids), logits)).toBeLessThan(5e-3);
+  }
+  await own.release();
+  await plain.release();
 });
 
 describe("several sequences", () => {

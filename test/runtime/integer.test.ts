@@ -272,3 +272,11 @@ test("a product of codes says what it expected", async () => {
   await expect(session.run(one.feeds)).rejects.toThrow("expected an image of 4 channels, got [1, 3, 4, 4]");
   await session.release();
 });
+
+test("an operator on codes whose result has no zero point, and so no known type, is missing", async () => {
+  const codes = { type: "int8", dims: [3], data: Int8Array.of(-100, 5, 7) };
+  const scale = (name: string) => raw(name, [], Float32Array.of(0.1));
+  const order = ["x", "xs", "", "z", "zs", "", "ys"];
+  const bytes = bytesOf("com.microsoft.QLinearAdd", { feeds: { x: codes, z: codes }, initializer: [scale("xs"), scale("zs"), scale("ys")], order }); // prettier-ignore
+  await expect(loadModel(bytes)).rejects.toThrow(/got also com.microsoft.QLinearAdd/);
+});

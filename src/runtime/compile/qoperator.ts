@@ -50,6 +50,8 @@ export function unfolded(node: NodeProto): NodeProto[] | null {
   const isList = operands === Infinity;
   const count = isList ? Math.floor((node.input.length - 2) / 3) : operands;
   const at = isList ? 2 : 0;
+  // without a zero point the type of the codes is that of the operands, which a node does not say
+  if ((node.input[isList ? 1 : 3 * count + 1] ?? "") === "") return null;
   const values = Array.from({ length: count }, (_, i) => make("DequantizeLinear", node.input.slice(at + 3 * i, at + 3 * i + 3)));
   const value = make(opType, values, node.attribute);
   make("QuantizeLinear", [value, ...node.input.slice(isList ? 0 : 3 * count, isList ? 2 : 3 * count + 2)], [], node.output[0]);

@@ -2,6 +2,7 @@
 // plan runs step by step for each call, as `session.run` does, with its caches on the device. Where a Concat joins past
 // and new tokens, these are appended and attention reads the cache in place; else present is copied into it.
 import type { GpuBuffer } from "../../../kernels/wgsl/api.ts";
+import { disposedDecoder } from "../decoder.ts";
 import { carriedModel } from "../decoder-carried.ts";
 import type { DecoderPart } from "../decoder-model.ts";
 import { isJoin, type CachePair } from "../machine/sequence.ts";
@@ -30,6 +31,10 @@ export function carriedDeviceCore(init: DeviceDecoderInit, capacity: number, pas
   const joins = new Map(plan.steps.flatMap((step) => caches.flatMap((pair, i) => (isJoin(step, pair) ? [[step, i] as const] : []))));
   const r = createRecorder(runtime);
   for (const value of plan.constants.values()) r.constant(value);
+  let live = true;
+  const aborted = (): void => {
+    if (!live) throw disposedDecoder();
+  };
   const sequences = pasts.map((): Sequence => ({ buffers: [], room: 0 }));
   /** Kernels of the last call, by operator. */
   let parts = new Map<string, number>();
@@ -64,6 +69,7 @@ export function carriedDeviceCore(init: DeviceDecoderInit, capacity: number, pas
           ),
         );
         await r.flush([]);
+        aborted();
       }
     } catch (error) {
       for (const buffer of next.buffers) runtime.release(buffer);
@@ -104,7 +110,7 @@ export function carriedDeviceCore(init: DeviceDecoderInit, capacity: number, pas
         const note: DeviceRun["note"] = ({ operator }, how) => {
           if (how !== "loops") counts.set(operator, (counts.get(operator) ?? 0) + (how === "processor" ? 0 : 1));
         };
-        const { read, bring } = await executeOnDevice({ recorder: r, host, plan, fed, note, instead });
+        const { read, bring } = await executeOnDevice({ recorder: r, host, plan, fed, note, instead, aborted });
         caches.forEach((pair, i) => {
           const value = read(pair.output);
           model.check(pair, value, total);
@@ -126,6 +132,8 @@ export function carriedDeviceCore(init: DeviceDecoderInit, capacity: number, pas
     bytes: () => sequences.reduce((sum, { room }) => sum + caches.reduce((all, { heads, size }) => all + 4 * heads * room * size, 0), 0),
     explain: () => [...parts].map(([operator, kernels]): DecoderPart => ({ operator, kernels })),
     dispose() {
+      live = false;
+      // what was submitted keeps its buffers until it is done
       r.dispose();
       for (const { buffers } of sequences) for (const buffer of buffers) runtime.release(buffer);
     },

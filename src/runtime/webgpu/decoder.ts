@@ -105,6 +105,7 @@ export function createDeviceDecoder(init: DeviceDecoderInit): DeviceDecoder {
         });
         from += part.length;
         lengths[sequence] += part.length;
+        if (from < ids.length) checked(sequence);
       }
     } catch (error) {
       lengths[sequence] = before;

@@ -104,6 +104,7 @@ export interface Recorder {
   repeat(recording: Recording, reads: readonly Tensor[]): Promise<Float32Array[]>;
   /** Frees all tensors of a run. */
   reset(): void;
+  /** Frees all, and what a run makes that has not ended at its `reset`. */
   dispose(): void;
 }
 
@@ -160,6 +161,7 @@ export function createRecorder(runtime: GpuRuntime): Recorder {
   const constants = new Map<object, Tensor | null>();
   let commands: Command[] = [];
   let operator = "";
+  let disposed = false;
   /** Buffers of recordings that nothing else may use; others they write before they read. */
   const kept: GpuBuffer[] = [];
 
@@ -297,15 +299,19 @@ export function createRecorder(runtime: GpuRuntime): Recorder {
       for (const buffer of uploaded.splice(0)) uploads.give(buffer);
       // recordings name buffers that are free
       if (kept.length === 0) pool.trim();
+      if (disposed) free();
     },
     dispose() {
+      disposed = true;
       recorder.reset();
-      pool.dispose();
-      uploads.dispose();
-      for (const buffer of kept.splice(0)) runtime.release(buffer);
-      for (const tensor of constants.values()) if (tensor !== null) runtime.release(tensor.buffer);
-      constants.clear();
     },
+  };
+  const free = (): void => {
+    pool.dispose();
+    uploads.dispose();
+    for (const buffer of kept.splice(0)) runtime.release(buffer);
+    for (const tensor of constants.values()) if (tensor !== null) runtime.release(tensor.buffer);
+    constants.clear();
   };
   return recorder;
 }
