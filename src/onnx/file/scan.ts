@@ -27,6 +27,7 @@ const MEMORY_MAX = 2 ** 30;
 const DATA_FIELDS: ReadonlySet<number> = new Set([4, 5, 7, 9, 10, 11]);
 
 const WINDOW = 1 << 16;
+const HEAD = 1 << 10;
 
 type Piece = { readonly from: number; readonly to: number } | Uint8Array;
 
@@ -67,8 +68,10 @@ export function scanModel(source: ByteSource, store: PayloadStore): Uint8Array {
   /** A number, and `after` it; no array of both, for a model has some 100,000. */
   function varintAt(pos: number, end: number): number {
     if (pos < windowStart || pos + 10 > windowStart + window.length) {
+      // beyond a tensor that was passed over lies the head of the next one
+      const most = pos >= windowStart && pos <= windowStart + window.length ? WINDOW : HEAD;
       windowStart = pos;
-      window = source.read(pos, Math.min(WINDOW, source.size - pos), room) as Uint8Array<ArrayBuffer>;
+      window = source.read(pos, Math.min(most, source.size - pos), room) as Uint8Array<ArrayBuffer>;
     }
     let value = 0;
     let scale = 1;
