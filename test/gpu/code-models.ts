@@ -52,6 +52,8 @@ export const CODE_CASES: readonly CodeCase[] = [
     attributes: { group: 5n, dilations: ints(1, 2), pads: ints(1, 2, 1, 2) },
   },
   { op: "QLinearConv", x: [2, 3, 11], more: [...own(), codes(3, 3, 4), scale(0.0041), zero(3, "int8"), ...out(0.0613, 100), bias(3)], attributes: { strides: ints(3), pads: ints(2, 1) } }, // prettier-ignore
+  { op: "QLinearMatMul", x: [2, 3, 5, 5], more: [...own(), "x", scale(0.0231), zero(90), ...out(0.0831, 131)] },
+  { op: "QLinearMatMul", x: [4, 4], type: "int8", more: [...own("int8"), "x", ...own("int8"), ...out(0.0419, -5, "int8")] },
   { op: "QLinearMatMul", x: [2, 3, 17], more: [...own(), codes(17, 9), scales(9), zeros(9), ...out(0.0831, 131)] },
   { op: "QLinearMatMul", x: [5, 8], type: "int8", more: [...own("int8"), codes(8, 6), scale(0.0053), zero(-7, "int8"), ...out(0.0419, 3, "int8")] }, // prettier-ignore
   { op: "com.microsoft.QGemm", x: [4, 12], more: [...own(), codes(7, 12), scales(7), zeros(7), bias(7), ...out(0.0613, 127)], attributes: { transB: 1n } }, // prettier-ignore

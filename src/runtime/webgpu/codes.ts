@@ -11,7 +11,7 @@ import type { CodeUnit } from "../ops/operator.ts";
 import { axisOf, product } from "../ops/operator.ts";
 import { BOUNDS } from "../ops/quantized.ts";
 import { elementType, type Value } from "../value.ts";
-import { emitChain, isFloat, isFull, type DeviceEmit } from "./emit.ts";
+import { emitChain, isFloat, isFull, multiply, type DeviceEmit } from "./emit.ts";
 import { emitReduce } from "./moves.ts";
 import { countOf, isCodes, isTensor, type After, type CodeType, type Held, type Recorder, type Tensor } from "./recorder.ts";
 import { windowWords } from "./windows.ts";
@@ -217,8 +217,31 @@ const between =
     return y && [{ ...y, type: to as CodeType }];
   };
 
+/** Sums of products of bytes that float32 holds. */
+const EXACT = 2 ** 24 / 255 ** 2;
+
+const isByte = (v: Held | undefined): v is Held & { readonly type: "int8" | "uint8" } => isCodes(v) && v.type.endsWith("t8");
+
+/** QLinearMatMul of two computed matrices. */
+const codesByCodes: DeviceEmit = (r, [a, aScale, aZero, b, bScale, bZero, yScale, yZero], node) => {
+  if (!isByte(a) || !isByte(b) || !isByte(yZero) || (a.dims.at(-1) ?? 0) > EXACT) return undefined;
+  const scales = [aScale, bScale, yScale];
+  if (![...scales, aZero, bZero, yZero].every((v) => v !== undefined && countOf(v) === 1)) return undefined;
+  if (scales.some((v) => !isFloat(v) || isTensor(v))) return undefined;
+  const [x, w] = [[a, aZero!] as const, [b, bZero!] as const].map(([v, zero]) =>
+    emitChain(r, ([code, z]) => binary("sub", code, z), [asFloats(r, v), { ...asFloats(r, zero), dims: [] }]),
+  );
+  const [sum] = (x && w && multiply(r, [x, w], node)) ?? [];
+  const [s, t, over] = scales.map((v) => ((v as Value).data as Float32Array)[0]);
+  const factor = r.upload(Float32Array.of(Math.fround(s * t) / over), []);
+  const y = emitChain(r, ([v, f, z]) => rounded(yZero.type, binary("mul", v, f), z), [sum, factor, { ...asFloats(r, yZero), dims: [] }]);
+  for (const value of [x, w, sum]) if (value !== undefined) r.free(value);
+  return y && [{ ...y, type: yZero.type }];
+};
+
 export const CODES: readonly (readonly [string, DeviceEmit])[] = [
   ["DynamicQuantizeLinear", dynamic],
+  ["QLinearMatMul", codesByCodes],
   ...["", "com.microsoft."].flatMap((domain): [string, DeviceEmit][] => [
     [`${domain}QuantizeLinear`, between(false)],
     [`${domain}DequantizeLinear`, between(true)],
