@@ -230,7 +230,11 @@ export const layerCases: Record<string, Make[]> = {
     (s, a, b, c) => ({ feeds: { x: f32(s, [a, b, c, 3]) }, initializer: [real("scales", [1, 1, 2, 3])], opset: 9 }),
     (s, a, b, c) => ({ feeds: { x: f32(s, [a, b, c, 3]) }, initializer: [real("scales", [1, 1, 2, 2])], attributes: { mode: "linear" }, opset: 9 }), // prettier-ignore
   ],
-  BatchNormalization: [channels(["g", "b", "mean", "var"], (c) => c, { epsilon: 1e-3 })],
+  BatchNormalization: [
+    channels(["g", "b", "mean", "var"], (c) => c, { epsilon: 1e-3 }),
+    // one image, large enough for a kernel
+    (s, _, b, c) => channels(["g", "b", "mean", "var"], (n) => n, { epsilon: 1e-3 })(s, 1, b, 50 * c),
+  ],
   InstanceNormalization: [channels(["g", "b"], (c) => c)],
   GroupNormalization: [channels(["g", "b"], (c) => c, { num_groups: 2n }, 21)],
   ConvTranspose: [

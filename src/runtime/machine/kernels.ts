@@ -13,7 +13,7 @@ import type { Inputs, Run } from "../ops/operator.ts";
 import { axisOf, product } from "../ops/operator.ts";
 import type { Value } from "../value.ts";
 import { EXPRESSIONS, runChain } from "./chains.ts";
-import { binary, operand } from "../../../kernels/wasm/nn/values.ts";
+import { binary, constant, operand, unary } from "../../../kernels/wasm/nn/values.ts";
 import { INTEGER_FUNCTIONS } from "./integer-functions.ts";
 import { INTEGERS } from "./integers.ts";
 import { copyWords, MOVES } from "./moves.ts";
@@ -206,6 +206,22 @@ const chained: Emit = (m, inputs, node) => {
   return slot === null ? undefined : [slot];
 };
 
+/** BatchNormalization of one image: its four vectors have a number for each channel. */
+const batchNorm: Emit = (m, [x, ...vectors], node) => {
+  if (!isPlaceable(x) || x.dims.length < 2 || x.dims[0] !== 1 || vectors.length !== 4) return undefined;
+  if (vectors.some((v) => !isFloat(v) || isSlot(v) || elementsOf(v) !== x.dims[1])) return undefined;
+  const dims = x.dims.map((d, axis) => (axis === 1 ? d : 1));
+  const y = runChain(
+    m,
+    ([v, scale, shift, mean, variance]) => {
+      const deviation = unary("sqrt", binary("add", variance, constant(attributeFloat(node, "epsilon", 1e-5))));
+      return binary("add", binary("mul", binary("div", binary("sub", v, mean), deviation), scale), shift);
+    },
+    [x, ...vectors.map((v) => ({ ...v!, dims }))],
+  );
+  return y === null ? undefined : [y];
+};
+
 const SHAPES = ["Reshape", "Squeeze", "Unsqueeze", "Flatten", "Identity"];
 
 /** The kernels of operators, by name. */
@@ -217,6 +233,7 @@ export function emitters(loops: ReadonlyMap<string, { readonly run: Run }>): Rea
     ...INTEGERS,
     ...INTEGER_FUNCTIONS,
     ["Softmax", emitSoftmax],
+    ["BatchNormalization", batchNorm],
     ["LayerNormalization", plainNorm("layer")],
     ["SimplifiedLayerNormalization", plainNorm("rms")],
     ["RMSNormalization", plainNorm("rms")],
