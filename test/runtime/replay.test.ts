@@ -16,7 +16,13 @@ beforeAll(async () => void (backend = await wasm()));
 afterAll(() => backend.dispose());
 
 const WIDTH = 48;
-const initializer = [...[0, 1, 2].map((i) => raw(`w${i}`, [WIDTH, WIDTH], numbers(i + 1, WIDTH * WIDTH))), raw("limit", [], Float32Array.of(1))]; // prettier-ignore
+const initializer = [
+  ...[0, 1, 2].map((i) => raw(`w${i}`, [WIDTH, WIDTH], numbers(i + 1, WIDTH * WIDTH))),
+  raw("limit", [], Float32Array.of(1)),
+  raw("zero", [1], BigInt64Array.of(0n), T.INT64),
+  raw("one", [1], BigInt64Array.of(1n), T.INT64),
+  raw("rest", [2], BigInt64Array.of(1n, BigInt(WIDTH)), T.INT64),
+]; // prettier-ignore
 const layers = (from: string, to: string) =>
   [0, 1, 2].flatMap((i) => [
     node("MatMul", [i === 0 ? from : `s${i - 1}`, `w${i}`], [`p${i}`]),
@@ -115,6 +121,20 @@ describe("runs that end as the last one did", () => {
       expect(from.slice(0, 5)).toEqual([null, null, null, 1, null]);
       expect(from.at(-1)).toBe(1);
     }
+  });
+
+  it("go through what the model works out of shapes", async () => {
+    const plan = await planOf([
+      node("Softmax", ["x"], ["s"], { axis: -1n }),
+      node("Shape", ["s"], ["shape"]),
+      node("Slice", ["shape", "zero", "one"], ["rows"]),
+      node("Concat", ["rows", "rest"], ["wanted"], { axis: 0n }),
+      node("Reshape", ["s", "wanted"], ["b"]),
+      ...layers("b", "y"),
+    ]);
+    const from = await runs(plan, [7, 7, 7, 7, 7, 9, 9, 9, 9, 9, 7, 7, 7, 7, 7]);
+    expect([from[4], from[9], from[14]]).toEqual([1, 1, 1]);
+    expect(plan.steps.length).toBe(11);
   });
 
   it("begin behind what the data decide", async () => {

@@ -57,9 +57,18 @@ function keepOut(m: Machine, value: Value | undefined): Value | undefined {
   return value !== undefined && value.data.buffer === m.memory.buffer ? { ...value, data: value.data.slice() } : value;
 }
 
-/** A slot as a plain value, good until memory moves. */
-const still = (value: Value | undefined): Value | undefined =>
-  isSlot(value) ? { type: value.type, dims: value.dims, data: value.data } : value;
+/** A slot as a plain value, good until memory moves; its data is looked at once, by whoever asks for more than dims. */
+function still(value: Value | undefined): Value | undefined {
+  if (!isSlot(value)) return value;
+  let data: Value["data"] | undefined;
+  return {
+    type: value.type,
+    dims: value.dims,
+    get data() {
+      return (data ??= value.data);
+    },
+  };
+}
 
 interface StepResult {
   readonly results: readonly (Value | undefined)[];
@@ -70,35 +79,44 @@ interface StepResult {
   readonly repeated?: Trace | undefined;
 }
 
-/** Emits a step, or what it did the last time; undefined where its kernel does not take these inputs. */
-function emitStep(m: Machine, step: Unfreed, inputs: Inputs, emit: Emit): StepResult | undefined {
+/**
+ * Emits a step, or what it did the last time. Where its kernel does not take these inputs its loops run; undefined
+ * without loops. What loops make of shapes alone stays the same, and so does what follows from it.
+ */
+function emitStep(
+  m: Machine,
+  step: Unfreed,
+  inputs: Inputs,
+  emit: Emit | undefined,
+  loops?: () => readonly (Value | undefined)[],
+): StepResult | undefined {
   let repeated: Trace | undefined;
-  const made = emitAgain(
+  let looped: readonly (Value | undefined)[] | undefined;
+  const results = emitAgain(
     m,
     step,
     inputs,
     () => {
-      const results = emit(m, inputs, step.node);
+      const emitted = emit?.(m, inputs, step.node);
       m.settle();
-      return results;
+      return emitted ?? (looped = loops?.());
     },
-    (trace) => (repeated = trace),
+    (trace, again) => {
+      if (again) repeated = trace;
+      else for (const value of looped ?? []) if (value !== undefined && !isSlot(value)) m.fix(value);
+    },
   );
-  return made && { results: made, kernel: true, repeated };
+  return results && { results, kernel: looped === undefined && (repeated === undefined || results.some(isSlot)), repeated };
 }
 
 /** Runs one step. @returns its outputs in order, and whether a kernel made them */
 export function runStep(m: Machine | null, step: Unfreed, read: (name: string) => Value | undefined): StepResult {
-  if (m !== null && step.fused !== undefined) return runFused(m, step, step.fused, read);
-  const emit = m === null ? undefined : emitterOf(step);
-  if (m !== null && emit !== undefined) {
-    const inputs = step.node.input.map((name) => (name === "" ? undefined : read(name)));
-    const again = emitStep(m, step, inputs, emit);
-    if (again !== undefined) return again;
-  }
+  if (m === null) return { results: runNode(step.run, step.node, read), kernel: false };
+  if (step.fused !== undefined) return runFused(m, step, step.fused, read);
+  const inputs = step.node.input.map((name) => (name === "" ? undefined : read(name)));
   // loops read element by element: a slot makes a view at every look, and no loop moves memory
-  const results = runNode(step.run, step.node, step.kernel === "loops" ? (name) => still(read(name)) : read);
-  return { results: m === null ? results : results.map((value) => keepOut(m, value)), kernel: false };
+  const from = step.kernel === "loops" ? (name: string) => still(read(name)) : read;
+  return emitStep(m, step, inputs, emitterOf(step), () => runNode(step.run, step.node, from).map((value) => keepOut(m, value)))!;
 }
 
 /** Fused steps as one kernel, or one by one. */

@@ -206,7 +206,7 @@ const chained: Emit = (m, inputs, node) => {
   return slot === null ? undefined : [slot];
 };
 
-/** BatchNormalization of one image: its four vectors have a number for each channel. */
+/** BatchNormalization of one image, rounded as onnxruntime does: its four vectors have a number for each channel. */
 const batchNorm: Emit = (m, [x, ...vectors], node) => {
   if (!isPlaceable(x) || x.dims.length < 2 || x.dims[0] !== 1 || vectors.length !== 4) return undefined;
   if (vectors.some((v) => !isFloat(v) || isSlot(v) || elementsOf(v) !== x.dims[1])) return undefined;
@@ -215,7 +215,8 @@ const batchNorm: Emit = (m, [x, ...vectors], node) => {
     m,
     ([v, scale, shift, mean, variance]) => {
       const deviation = unary("sqrt", binary("add", variance, constant(attributeFloat(node, "epsilon", 1e-5))));
-      return binary("add", binary("mul", binary("div", binary("sub", v, mean), deviation), scale), shift);
+      const factor = binary("mul", binary("div", constant(1), deviation), scale);
+      return binary("add", binary("mul", v, factor), binary("sub", shift, binary("mul", mean, factor)));
     },
     [x, ...vectors.map((v) => ({ ...v!, dims }))],
   );

@@ -103,6 +103,10 @@ export interface Machine {
   readonly isRecording: boolean;
   /** Whether a value was said never to change. */
   isConstant(value: Value): boolean;
+  /** Marks a value that is this one as long as its step repeats. */
+  fix(value: Value): void;
+  /** Whether a value is a constant, or this one as long as its step repeats. */
+  isFixed(value: Value): boolean;
   /**
    * Runs an emission. Its trace is null where it depends on more than the places of its inputs: it looked at the data
    * of a slot outside of a call, or copied values into the arena.
@@ -140,6 +144,7 @@ export function createMachine(memory: EngineMemory): Machine {
   const uses = new Map<number, number>();
   const constants = new Map<object, Region | null>();
   const pending: Slot[] = [];
+  const constant = new WeakSet<Value>();
   const fixed = new WeakSet<Value>();
   let recording: Recording | null = null;
   /** Under way: what an emission does, and whether that depends on more than places. */
@@ -235,7 +240,7 @@ export function createMachine(memory: EngineMemory): Machine {
       return copy.address;
     },
     constant(value) {
-      fixed.add(value);
+      constant.add(value);
       if (Object.hasOwn(BYTES, value.type) && !constants.has(value.data)) constants.set(value.data, null);
     },
     job(kernel, { items, args, panelBytes = 0 }) {
@@ -273,7 +278,9 @@ export function createMachine(memory: EngineMemory): Machine {
     get isRecording() {
       return recording !== null;
     },
-    isConstant: (value) => fixed.has(value),
+    isConstant: (value) => constant.has(value),
+    fix: (value) => void fixed.add(value),
+    isFixed: (value) => constant.has(value) || fixed.has(value),
     trace(emit) {
       const own = (tracing = { moves: [] as ArenaMove[], runs: [] as (() => void)[], depends: false });
       try {

@@ -18,26 +18,26 @@ const MOST_CHANGES = 4;
 /** What a machine remembers of its steps; a number counts their changes. */
 const machines = new WeakMap<Machine, Map<object, { memo: Memo | null; changes: number }>>();
 
-/** The same place and shape, or the same constant. */
+/** The same place and shape, or the same value that does not change. */
 function isSame(m: Machine, before: Value | undefined, now: Value | undefined): boolean {
   if (now === undefined || before === undefined) return now === before;
-  if (!isSlot(now)) return now === before && m.isConstant(now);
+  if (!isSlot(now)) return now === before && m.isFixed(now);
   if (!isSlot(before) || before.address !== now.address || before.base !== now.base || before.type !== now.type) return false;
   return before.dims.length === now.dims.length && before.dims.every((d, i) => d === now.dims[i]);
 }
 
-const isFixed = (m: Machine, value: Value | undefined): boolean => value === undefined || isSlot(value) || m.isConstant(value);
+const isFixed = (m: Machine, value: Value | undefined): boolean => value === undefined || isSlot(value) || m.isFixed(value);
 
 /**
  * The results of `emit` for `step`: its last emission again where its inputs lie where they lay and it depends on
- * nothing else. `repeated`: called with what was done again.
+ * nothing else. `done`: called with what was done, where it can be done again, and whether it was.
  */
 export function emitAgain(
   m: Machine,
   step: object,
   inputs: readonly (Value | undefined)[],
   emit: () => Results,
-  repeated?: (trace: Trace) => void,
+  done?: (trace: Trace, again: boolean) => void,
 ): Results {
   if (m.isRecording || !inputs.every((value) => isFixed(m, value))) return emit();
   let steps = machines.get(m);
@@ -48,11 +48,12 @@ export function emitAgain(
   const { memo } = known;
   if (memo !== null && memo.inputs.every((before, i) => isSame(m, before, inputs[i])) && m.repeat(memo.trace)) {
     known.changes = 0;
-    repeated?.(memo.trace);
+    done?.(memo.trace, true);
     return memo.made;
   }
   known.changes++;
   const { made, trace } = m.trace(emit);
   known.memo = made !== undefined && trace !== null ? { inputs, made, trace } : null;
+  if (known.memo !== null) done?.(known.memo.trace, false);
   return made;
 }

@@ -68,14 +68,14 @@ export function createReplay(machine: Machine): Replay {
       traces = [];
     },
     end(count, values, made) {
-      // steps that came before the look at places are none of the ending
-      if (places !== null && next <= first && count - first >= LEAST_STEPS) {
+      // where more or fewer steps repeat than in the last run, the next one looks at places before the first of them
+      if (places !== null && next === first && count - first >= LEAST_STEPS) {
         const names = Array.from({ length: count - first }, (_, i) => made(first + i)).flat();
         known = {
           first,
           places,
           ending: {
-            calls: traces.slice(traces.length - (count - first)).map(({ runs }) => runs),
+            calls: traces.map(({ runs }) => runs),
             values: new Map(names.flatMap((name) => (values.has(name) ? [[name, values.get(name)!]] : []))),
           },
         };
