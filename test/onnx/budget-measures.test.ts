@@ -148,6 +148,14 @@ describe("rules", () => {
     expect(nearest.report.rules!.some(({ algorithm }) => algorithm !== undefined)).toBe(false);
     expect(nearest.report.dtype).toBe("5 bits per weight");
   });
+  test("formats whose blocks are not open are compared too", async () => {
+    const bytes = writeModelBytes(opened([MM("x", "a", "one"), node("Tanh", ["one"], ["t"]), MM("t", "b", "y")], [w("a", [K, 256], 1), w("b", [256, K], 2)], ["n", K], ["y"])); // prettier-ignore
+    const many = [1, 2, 3].map((seed): Feeds => ({ x: { type: "float32", data: weights(256 * K, seed), dims: [256, K] } }));
+    const budget = { bitsPerWeight: 6, candidates: ["ggml_q4_0", "int8_b32"] };
+    const { report } = await quantizeModelBytes(bytes, { budget, target: "stored", calibration: many } as never);
+    for (const { format: made } of report.layers) expect(budget.candidates).toContain(made);
+    expect(report.notes[0]).toMatch(/stored bits per weight \(budget 6\)/);
+  });
   test("a target raises blocks to 8 bits, and leaves others out", async () => {
     const bytes = writeModelBytes(chain(["y"]));
     const of = async (options: object) => (await quantizeModelBytes(bytes, { calibration: feeds, ...options } as never)).report.rules!.map(({ match, keep, format: to }) => [match, keep, to]); // prettier-ignore

@@ -220,6 +220,34 @@ test("tables in blocks along any axis: a scale, and a zero point, for each block
     }
 });
 
+test("tables of two codes in a byte, their zero points too: rows of each are whole bytes", () => {
+  for (const [rows, k, blockSize] of [
+    [3, 32, 8],
+    [4, 24, 8],
+    [2, 16, 16],
+  ]) {
+    // prettier-ignore
+    const blocks = k / blockSize;
+    const bytes = (row: number): number => Math.ceil(row / 2);
+    const code = (i: number): number => (i * 7 + 3) % 16;
+    const point = (i: number): number => (i * 5 + 1) % 16;
+    const packed = (row: number, of: (i: number) => number) =>
+      Float64Array.from({ length: rows * bytes(row) }, (_, i) => {
+        const [r, at] = [Math.floor(i / bytes(row)), 2 * (i % bytes(row))];
+        return of(r * row + at) + 16 * (at + 1 < row ? of(r * row + at + 1) : 0);
+      });
+    const codes = { data: packed(k, code), shape: [rows, k / 2], dataType: T.UINT8 };
+    const scales = { data: weights(rows * blocks), shape: [rows, blocks], dataType: T.FLOAT };
+    const zeros = { data: packed(blocks, point), shape: [rows, bytes(blocks)], dataType: T.UINT8 };
+    const { values, shape } = tableValues(codes, scales, zeros, { axis: 1, blockSize, perByte: 2, zero: 8 });
+    expect(shape).toEqual([rows, k]);
+    values.forEach((got, i) => {
+      const group = Math.floor(i / blockSize);
+      expect(got).toBe(Math.fround((code(i) - point(group)) * scales.data[group]));
+    });
+  }
+});
+
 test("a tensor of a type that nobody knows has no bytes", () => {
   expect([T.FLOAT, T.INT4, 99].map((type) => tensorBytes(raw("t", [3, 3], new Float32Array(0), type)))).toEqual([36, 5, 0]);
 });

@@ -200,6 +200,23 @@ describe("the mean that a LayerNormalization gives too", () => {
   });
 });
 
+test("the mean of a spelled-out LayerNorm that something else reads stays, as it does not where nothing does", async () => {
+  const spelled = FORMS["layer: sqrt, div"].norm;
+  for (const read of [false, true]) {
+    const bytes = block(spelled, 17, (b, s, d) => {
+      const n = spelled(b, b.op("Add", [s, d], "s1"), "n2");
+      if (read) b.op("Abs", ["n2/mean"], "seen");
+      return n;
+    });
+    const { model: turned, notes, difference } = await applied(bytes, [{ name: "rotate", block: "full" }]);
+    expect(notes.join("\n")).toContain("2 LayerNorms, now RMSNorms");
+    expect(difference).toBeLessThan(2e-5);
+    const means = turned.proto.graph!.node.filter(({ opType }) => opType === "ReduceMean").map(({ output }) => output[0]);
+    expect(means.includes("n2/mean")).toBe(read);
+    expect(means.includes("n1/mean")).toBe(false);
+  }
+});
+
 describe("what hands vectors on whole between a norm and its products", () => {
   const shape = (b: Builder, name: string, ...dims: number[]): string => {
     b.init.set(name, raw(name, [dims.length], BigInt64Array.from(dims, BigInt), T.INT64));

@@ -76,6 +76,7 @@ describe("operators on integers", () => {
   const qoperator = { outputs: "qoperator" } as const;
   test.each<[string, NodeProto[], TensorProto[], string[]]>([
     ["Conv", [conv("y")], [], ["QLinearConv"]],
+    ["Conv, its bias left out", [node("Conv", ["x", "w", ""], ["y"], { pads: { ints: [1, 1, 1, 1] } }, "conv")], [], ["QLinearConv"]],
     ["Conv and Relu", [conv("c"), node("Relu", ["c"], ["y"])], [], ["QLinearConv"]],
     ["Conv and Clip from above", [conv("c"), node("Clip", ["c", "", "top"], ["y"])], [scalar("top", 0.5)], ["QLinearConv"]],
     ["Conv and Clip from below", [conv("c"), node("Clip", ["c", "low"], ["y"])], [scalar("low", 0)], ["QLinearConv"]],
