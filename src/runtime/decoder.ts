@@ -96,9 +96,6 @@ export const defaultCapacity = (limit: number): number => Math.min(CAPACITY, lim
 export const disposedDecoder = (): LowbitError =>
   new LowbitError("E_DISPOSED", "decoder: expected one in use, got a disposed one. Make another.");
 
-export const noPrompt = (): RangeError =>
-  new RangeError("decoder generate: expected a prompt, or tokens before that were not truncated, got none.");
-
 /** @throws LowbitError E_SHAPE */
 export function checkRoom(length: number, count: number, capacity: number): void {
   if (length + count > capacity)
@@ -197,6 +194,35 @@ function chooseCore(init: DecoderInit): { core: Core; limit: number } {
   }
 }
 
+interface Generating {
+  readonly checked: (sequence: number) => void;
+  readonly logits: readonly (Float32Array | null)[];
+  readonly lengths: readonly number[];
+  readonly capacity: number;
+  prefill(ids: ArrayLike<number | bigint>, sequence: number): Float32Array | Promise<Float32Array>;
+  step(id: number, sequence: number): Float32Array | Promise<Float32Array>;
+}
+
+/** Tokens one by one, as `generate` gives them. */
+export async function* generated(
+  { prompt, maxTokens = Infinity, sampler = greedy, stop = [], signal, sequence = 0 }: GenerateOptions,
+  { checked, logits, lengths, capacity, prefill, step }: Generating,
+): AsyncGenerator<number, void, undefined> {
+  signal?.throwIfAborted();
+  checked(sequence);
+  if (prompt === undefined && logits[sequence] === null)
+    throw new RangeError("decoder generate: expected a prompt, or tokens before that were not truncated, got none.");
+  let next = prompt === undefined ? logits[sequence]! : await prefill(prompt, sequence);
+  for (let n = 0; n < maxTokens; n++) {
+    const id = sampler(next);
+    yield id;
+    if (stop.includes(id) || n + 1 >= maxTokens || lengths[sequence] >= capacity) return;
+    await turn();
+    signal?.throwIfAborted();
+    next = await step(id, sequence);
+  }
+}
+
 function front(core: Core, capacity: number, { machine, check, options: { sequences = 1 } }: DecoderInit): Decoder {
   const lengths = new Array<number>(sequences).fill(0);
   let live = true;
@@ -267,20 +293,7 @@ function front(core: Core, capacity: number, { machine, check, options: { sequen
     truncate,
     reset: () => lengths.forEach((_, s) => truncate(0, s)),
     explain: () => core.explain(),
-    async *generate({ prompt, maxTokens = Infinity, sampler = greedy, stop = [], signal, sequence = 0 } = {}) {
-      signal?.throwIfAborted();
-      checked(sequence);
-      if (prompt === undefined && logits[sequence] === null) throw noPrompt();
-      let next = prompt === undefined ? logits[sequence]! : prefill(prompt, sequence);
-      for (let n = 0; n < maxTokens; n++) {
-        const id = sampler(next);
-        yield id;
-        if (stop.includes(id) || n + 1 >= maxTokens || lengths[sequence] >= capacity) return;
-        await turn();
-        signal?.throwIfAborted();
-        next = step(id, sequence);
-      }
-    },
+    generate: (of = {}) => generated(of, { checked, logits, lengths, capacity, prefill, step }),
     dispose() {
       if (!live) return;
       live = false;

@@ -2,7 +2,6 @@
 // checked here, on the values of a run. Undefined: these are none that the kernel takes, the steps run one by one.
 import type { Heads } from "../../../kernels/wasm/nn/attention-job.ts";
 import { rotary, rotaryJob } from "../../../kernels/wasm/nn/rotary.ts";
-import type { Inputs } from "../ops/operator.ts";
 import { product } from "../ops/operator.ts";
 import { integers, type Value } from "../value.ts";
 import { attentionKernel, streamsOf } from "./attention.ts";
@@ -66,10 +65,15 @@ const batchOf = (address: number, layout: Layout, sizes: Sizes, b: number): Head
   ...strides(layout, sizes),
 });
 
+/** A value of a run, in JavaScript or not. */
+type Shaped = Pick<Value, "type" | "dims"> & Partial<Pick<Value, "data">>;
+
 /** Whether Unsqueeze, Expand and Reshape make each head of [batch, heads, tokens, size] `group` heads, one by one. */
-export function repeats(inputs: Inputs, { expand, reshape }: Repeat, sizes: Sizes, group: number): boolean {
+function repeats(inputs: readonly (Shaped | undefined)[], { expand, reshape }: Repeat, sizes: Sizes, group: number): boolean {
   const { batch, heads, tokens, size } = sizes;
-  const [wide, flat] = [inputs[expand], inputs[reshape]].map((value) => (value === undefined ? [] : integers(value)));
+  const [wide, flat] = [inputs[expand], inputs[reshape]].map((value) =>
+    value !== undefined && "data" in value ? integers(value as Value) : [],
+  );
   const plain = [batch, heads, group, tokens, size];
   const whole = [batch, heads * group, tokens, size];
   return (
@@ -80,19 +84,19 @@ export function repeats(inputs: Inputs, { expand, reshape }: Repeat, sizes: Size
   );
 }
 
-interface Mask {
-  readonly value: Value;
+interface Mask<V = Value> {
+  readonly value: V | Value;
   readonly batch: number;
   readonly head: number;
   readonly token: number;
 }
 
 /** The mask as float32 with its strides in bytes; null where it is none that the kernel reads. */
-function maskOf(value: Value, none: number | undefined, sizes: Sizes & { keys: number }): Mask | null {
+export function maskOf<V extends Shaped>(value: V, none: number | undefined, sizes: Sizes & { keys: number }): Mask<V> | null {
   const wanted = [sizes.batch, sizes.heads, sizes.tokens, sizes.keys];
   const dims = [...new Array<number>(Math.max(0, 4 - value.dims.length)).fill(1), ...value.dims];
   if (dims.length !== 4 || dims[3] !== sizes.keys || dims.some((d, i) => d !== wanted[i] && d !== 1)) return null;
-  let mask = value;
+  let mask: V | Value = value;
   if (none !== undefined) {
     if (value.type !== "bool") return null;
     const at = value.data as Uint8Array;
@@ -127,22 +131,42 @@ function spoilEmpty(m: Machine, mask: Mask, keys: number, { batch, heads, tokens
   });
 }
 
-/** The factor of the scores; undefined where one of them is no number. */
-function scaleOf(inputs: Inputs, scales: Spelled["scales"]): number | undefined {
-  let scale = 1;
-  for (const { at, divides } of scales) {
-    const value = inputs[at];
-    if (value?.type !== "float32" || elementsOf(value) !== 1) return undefined;
-    const number = Number(value.data[0]);
-    scale = divides ? scale / number : scale * number;
-  }
-  return scale;
-}
-
 /** Batches that queries [batch * heads, ..] hold, by their mask. */
 export function foldedBatch(rows: number, mask: Pick<Value, "dims"> | undefined): number {
   const [b = 1, n = 1] = mask?.dims.length === 4 ? mask.dims : [];
   return b > 1 ? b : n > 1 ? rows / n : 1;
+}
+
+/** What the values of a run make of a pattern; undefined where they do not agree, or a scale is no number. */
+export function attentionOf(
+  of: Spelled,
+  inputs: readonly (Shaped | undefined)[],
+): { sq: Sizes; sk: Sizes; group: number; scale: number; dims: number[] } | undefined {
+  const values = [of.q, of.k, of.v].map(({ at }) => inputs[at]!);
+  const [q, k, v] = values;
+  const rank = q.dims.length;
+  if ((of.axis !== -1 && of.axis !== rank - 1) || k.dims.length !== rank || v.dims.length !== rank || (of.folds && rank !== 3))
+    return undefined;
+  const folded = of.folds ? foldedBatch(q.dims[0], of.mask < 0 ? undefined : inputs[of.mask]) : 1;
+  const [sq, sk, sv] = [of.q, of.k, of.v].map(({ layout }, i) => sizesOf(values[i], layout, folded));
+  if (sq === undefined || sk === undefined || sv === undefined) return undefined;
+  const group = sq.heads / sk.heads;
+  const agree = [sk, sv].every((s) => s.batch === sq.batch && s.size === sq.size && s.tokens === sk.tokens && s.heads === sk.heads);
+  if (!agree || !Number.isInteger(group) || !Number.isInteger(sq.heads)) return undefined;
+  const repeated = [of.k.repeat, of.v.repeat].filter((repeat) => repeat !== undefined);
+  // heads that nothing repeats broadcast only from one
+  if (group > 1 && repeated.length !== 2 && !(repeated.length === 0 && sk.heads === 1 && rank === 4)) return undefined;
+  if (repeated.some((repeat) => !repeats(inputs, repeat, sk, group))) return undefined;
+  let scale = 1;
+  for (const { at, divides } of of.scales) {
+    const value = inputs[at];
+    if (value?.type !== "float32" || product(value.dims) !== 1 || !("data" in value)) return undefined;
+    const number = Number(value.data![0]);
+    scale = divides ? scale / number : scale * number;
+  }
+  const { batch, heads, tokens, size } = sq;
+  const dims = of.y === "token" ? [batch, tokens, heads, size] : rank === 3 ? [batch * heads, tokens, size] : [batch, heads, tokens, size];
+  return { sq, sk, group, scale, dims };
 }
 
 export const fusedAttention =
@@ -152,28 +176,17 @@ export const fusedAttention =
     const given = of.mask < 0 ? undefined : inputs[of.mask];
     if (values.some((value) => value?.type !== "float32" || product(value.dims) === 0) || !values.some(isPlaceable)) return undefined;
     const [q, k, v] = values as Value[];
-    const rank = q.dims.length;
-    if ((of.axis !== -1 && of.axis !== rank - 1) || k.dims.length !== rank || v.dims.length !== rank || (of.folds && rank !== 3))
-      return undefined;
-    const folded = of.folds ? foldedBatch(q.dims[0], given) : 1;
-    const [sq, sk, sv] = [of.q, of.k, of.v].map(({ layout }, i) => sizesOf(values[i]!, layout, folded));
-    if (sq === undefined || sk === undefined || sv === undefined) return undefined;
-    const group = sq.heads / sk.heads;
-    const agree = [sk, sv].every((s) => s.batch === sq.batch && s.size === sq.size && s.tokens === sk.tokens && s.heads === sk.heads);
-    if (!agree || !Number.isInteger(group) || !Number.isInteger(sq.heads) || sq.size % 4 !== 0) return undefined;
-    const repeated = [of.k.repeat, of.v.repeat].filter((repeat) => repeat !== undefined);
-    // heads that nothing repeats broadcast only from one
-    if (group > 1 && repeated.length !== 2 && !(repeated.length === 0 && sk.heads === 1 && rank === 4)) return undefined;
-    if (repeated.some((repeat) => !repeats(inputs, repeat, sk, group))) return undefined;
-    const scale = scaleOf(inputs, of.scales);
+    const found = attentionOf(of, inputs);
+    if (found === undefined || found.sq.size % 4 !== 0) return undefined;
+    const { sq, sk, group, scale } = found;
     const mask = given === undefined ? undefined : maskOf(given, of.none, { ...sq, keys: sk.tokens });
-    if (scale === undefined || mask === null) return undefined;
-    const { batch, heads, tokens, size } = sq;
-    const y = m.slot(of.y === "token" ? [batch, tokens, heads, size] : rank === 3 ? [batch * heads, tokens, size] : [batch, heads, tokens, size]); // prettier-ignore
+    if (mask === null) return undefined;
+    const { batch, tokens, size } = sq;
+    const y = m.slot(found.dims);
     const aq = m.place(q);
     const [pk, pv] = [
       { value: k, side: of.k, sizes: sk },
-      { value: v, side: of.v, sizes: sv },
+      { value: v, side: of.v, sizes: sk },
     ].map(({ value, side, sizes }) => {
       // a cache is one batch of whole heads
       if (isKept(value) && side.layout === "head")
@@ -197,14 +210,6 @@ export const fusedAttention =
     return [y];
   };
 
-/** Whether each row of `size` values is the same half twice, as cosines and sines of rotary embedding are. */
-function isTwice(data: Float32Array, size: number): boolean {
-  const half = size / 2;
-  for (let from = 0; from < data.length; from += size)
-    for (let i = from; i < from + half; i++) if (data[i] !== data[i + half]) return false;
-  return true;
-}
-
 /**
  * Rotary embedding of whole heads. `half`: where the slices meet; `end`: where the upper one ends. Rows of the tables
  * hold each half twice: of row r the kernel reads the first as row 2 r of tables of halves.
@@ -217,9 +222,8 @@ export const fusedRotary =
     const { batch, heads, tokens, size } = sizes;
     if (size !== 2 * half || end < size) return undefined;
     const tables = [cos, sin];
-    if (tables.some((table) => !isTable(table, sizes))) return undefined;
-    const [c, s] = tables as Value[];
-    if (![c, s].every(({ data }) => isTwice(data as Float32Array, size))) return undefined;
+    if (!tables.every((table) => isTable(table, sizes))) return undefined;
+    const [c, s] = tables;
     const [ac, as] = [m.place(c), m.place(s)];
     const from = m.place(x);
     const at = m.slot([tokens]);
@@ -242,9 +246,14 @@ export const fusedRotary =
     return [y];
   };
 
-/** A row for each token, of one batch or of each. */
-function isTable(table: Value | undefined, { batch, tokens, size }: Sizes): boolean {
-  if (table?.type !== "float32" || table.dims.length < 2) return false;
-  const [b = 1, n = 1, rows, width] = [1, 1, 1, 1, ...table.dims].slice(-4);
-  return table.dims.length <= 4 && n === 1 && rows === tokens && width === size && (b === 1 || b === batch) && product(table.dims) > 0;
+/** A table in JavaScript with a row for each token, of one batch or of each, each row the same half twice. */
+export function isTable(table: Shaped | undefined, { batch, tokens, size }: Sizes): table is Value {
+  if (table?.type !== "float32" || table.dims.length < 2 || table.dims.length > 4 || !("data" in table)) return false;
+  const [b, n, rows, width] = [1, 1, 1, 1, ...table.dims].slice(-4);
+  if (n !== 1 || rows !== tokens || width !== size || (b !== 1 && b !== batch) || product(table.dims) === 0) return false;
+  const half = size / 2;
+  const data = table.data as Float32Array;
+  for (let from = 0; from < data.length; from += size)
+    for (let i = from; i < from + half; i++) if (data[i] !== data[i + half]) return false;
+  return true;
 }

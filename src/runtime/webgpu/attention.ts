@@ -5,10 +5,9 @@ import { APPEND_FIELDS, appendName, appendShader, perWord } from "../../../kerne
 import { ATTENTION_FIELDS, attentionName, attentionShader, MOST_HEAD } from "../../../kernels/wgsl/nn/attention.ts";
 import type { NodeProto } from "../../onnx/file/gen/onnx_pb.ts";
 import { attributeFloat, attributeInt } from "../../onnx/graph/nodes.ts";
-import { foldedBatch, repeats, sizesOf, type Layout, type Sizes, type Spelled } from "../machine/fused-attention.ts";
+import { attentionOf, isTable, maskOf, sizesOf, type Layout, type Sizes, type Spelled } from "../machine/fused-attention.ts";
 import { groupedSizes, type Grouped } from "../ops/attention.ts";
 import type { Inputs } from "../ops/operator.ts";
-import { product } from "../ops/operator.ts";
 import { integers, type Value } from "../value.ts";
 import { copyBetween } from "./copy.ts";
 import { isFloat, isFull, type DeviceEmit, type HeldInputs } from "./emit.ts";
@@ -100,34 +99,6 @@ function stridesOf(tensor: Tensor, layout: Layout, { heads, tokens, size }: Size
   return { tensor, start: 0, batch: heads * tokens * size, ...(layout === "head" ? { token: size, head: step } : { token: step, head: size }) }; // prettier-ignore
 }
 
-/** The mask as float32 with its strides; null where it is none that the kernel reads. */
-function maskOf(r: Recorder, value: Held, none: number | undefined, sizes: Sizes & { keys: number }): Strided | null {
-  const wanted = [sizes.batch, sizes.heads, sizes.tokens, sizes.keys];
-  const dims = [...new Array<number>(Math.max(0, 4 - value.dims.length)).fill(1), ...value.dims];
-  if (dims.length !== 4 || dims[3] !== sizes.keys || dims.some((d, i) => d !== wanted[i] && d !== 1)) return null;
-  let tensor: Tensor;
-  if (none !== undefined) {
-    if (isTensor(value) || value.type !== "bool") return null;
-    tensor = r.upload(Float32Array.from(value.data as Uint8Array, (keep) => (keep === 0 ? none : 0)), value.dims); // prettier-ignore
-  } else if (!isFloat(value)) return null;
-  else tensor = r.place(value);
-  const [b, n, t, keys] = dims;
-  const step = (d: number, elements: number): number => (d === 1 ? 0 : elements);
-  return { tensor, start: 0, batch: step(b, n * t * keys), head: step(n, t * keys), token: step(t, keys) };
-}
-
-/** The factor of the scores; undefined where one of them is no number. */
-function scaleOf(inputs: HeldInputs, scales: Spelled["scales"]): number | undefined {
-  let scale = 1;
-  for (const { at, divides } of scales) {
-    const value = inputs[at];
-    if (value?.type !== "float32" || isTensor(value) || value.data.length !== 1) return undefined;
-    const number = Number(value.data[0]);
-    scale = divides ? scale / number : scale * number;
-  }
-  return scale;
-}
-
 /** Attention that a pattern found, where its sizes agree. */
 export const fusedAttention =
   (of: Spelled): DeviceEmit =>
@@ -136,29 +107,19 @@ export const fusedAttention =
     const given = of.mask < 0 ? undefined : inputs[of.mask];
     if (!values.every(isFull)) return undefined;
     const [q, k, v] = values as Held[];
-    const rank = q.dims.length;
-    if ((of.axis !== -1 && of.axis !== rank - 1) || k.dims.length !== rank || v.dims.length !== rank || (of.folds && rank !== 3))
-      return undefined;
-    const folded = of.folds ? foldedBatch(q.dims[0], given) : 1;
-    const [sq, sk, sv] = [of.q, of.k, of.v].map(({ layout }, i) => sizesOf(values[i]!, layout, folded));
-    if (sq === undefined || sk === undefined || sv === undefined) return undefined;
-    const group = sq.heads / sk.heads;
-    const agree = [sk, sv].every((s) => s.batch === sq.batch && s.size === sq.size && s.tokens === sk.tokens && s.heads === sk.heads);
-    if (!agree || !Number.isInteger(group) || !Number.isInteger(sq.heads) || sq.size > MOST_HEAD) return undefined;
-    const repeated = [of.k.repeat, of.v.repeat].filter((repeat) => repeat !== undefined);
-    // heads that nothing repeats broadcast only from one
-    if (group > 1 && repeated.length !== 2 && !(repeated.length === 0 && sk.heads === 1 && rank === 4)) return undefined;
-    if (repeated.some((repeat) => !repeats(hollowInputs(inputs), repeat, sk, group))) return undefined;
-    const scale = scaleOf(inputs, of.scales);
-    const mask = given === undefined ? undefined : maskOf(r, given, of.none, { ...sq, keys: sk.tokens });
-    if (scale === undefined || mask === null) return undefined;
+    const found = attentionOf(of, inputs);
+    if (found === undefined || found.sq.size > MOST_HEAD) return undefined;
+    const { sq, sk, group, scale } = found;
+    const mask = given === undefined ? undefined : maskOf(given, of.none, { ...sq, keys: sk.tokens });
+    if (mask === null) return undefined;
     const { batch, heads, tokens, size } = sq;
-    const y = r.tensor(of.y === "token" ? [batch, tokens, heads, size] : rank === 3 ? [batch * heads, tokens, size] : [batch, heads, tokens, size]); // prettier-ignore
+    const y = r.tensor(found.dims);
     attend(r, {
-      ...{ batch, heads, group, tokens, size, past: null, keys: sk.tokens, window: 0, scale, cap: 0, mask, guarded: of.guarded },
+      ...{ batch, heads, group, tokens, size, past: null, keys: sk.tokens, window: 0, scale, cap: 0, guarded: of.guarded },
+      ...(mask && { mask: { tensor: r.place(mask.value), start: 0, batch: mask.batch / 4, head: mask.head / 4, token: mask.token / 4 } }),
       q: stridesOf(r.place(q), of.q.layout, sq),
       k: stridesOf(r.place(k), of.k.layout, sk),
-      v: stridesOf(r.place(v), of.v.layout, sv),
+      v: stridesOf(r.place(v), of.v.layout, sk),
       y: stridesOf(y, of.y, sq),
     });
     return [y];
@@ -185,17 +146,6 @@ export const fusedRotary =
     }
     return [y];
   };
-
-/** A table in JavaScript with a row for each token, of one batch or of each, each half twice. */
-function isTable(table: Held, { batch, tokens, size }: Sizes): boolean {
-  if (isTensor(table) || table.dims.length < 2 || table.dims.length > 4) return false;
-  const [b, n, rows, width] = [1, 1, 1, 1, ...table.dims].slice(-4);
-  if (n !== 1 || rows !== tokens || width !== size || (b !== 1 && b !== batch) || product(table.dims) === 0) return false;
-  const half = size / 2;
-  for (let from = 0; from < table.data.length; from += size)
-    for (let i = from; i < from + half; i++) if (table.data[i] !== table.data[i + half]) return false;
-  return true;
-}
 
 /** Keys and values [batch][kv head][capacity][size], of codes in words; `words`: their scales. */
 export interface DeviceCache {

@@ -2,7 +2,6 @@
 // attention is spelled out, or takes what its kernel does not, step by step (decoder-carried.ts), with their caches in
 // place too.
 import { isLowbitError } from "../../../formats/core/errors.ts";
-import { turn } from "../../backends/turn.ts";
 import {
   cacheOf,
   checkCapacity,
@@ -14,12 +13,11 @@ import {
   checkTokens,
   defaultCapacity,
   disposedDecoder,
+  generated,
   MOST,
-  noPrompt,
   type Decoder,
 } from "../decoder.ts";
 import { kernelModel } from "../decoder-kernels.ts";
-import { greedy } from "../sample.ts";
 import { carriedDeviceCore } from "./decoder-carried.ts";
 import type { DeviceCore, DeviceDecoderInit } from "./decoder-core.ts";
 import { recordedCore } from "./decoder-recorded.ts";
@@ -180,20 +178,7 @@ export function createDeviceDecoder(init: DeviceDecoderInit): DeviceDecoder {
     truncate,
     reset: () => lengths.forEach((_, s) => truncate(0, s)),
     explain: () => core.explain(),
-    async *generate({ prompt, maxTokens = Infinity, sampler = greedy, stop = [], signal, sequence = 0 } = {}) {
-      signal?.throwIfAborted();
-      checked(sequence);
-      if (prompt === undefined && logits[sequence] === null) throw noPrompt();
-      let next = prompt === undefined ? logits[sequence]! : await prefill(prompt, sequence);
-      for (let n = 0; n < maxTokens; n++) {
-        const id = sampler(next);
-        yield id;
-        if (stop.includes(id) || n + 1 >= maxTokens || lengths[sequence] >= capacity) return;
-        await turn();
-        signal?.throwIfAborted();
-        next = await step(id, sequence);
-      }
-    },
+    generate: (of = {}) => generated(of, { checked, logits, lengths, capacity, prefill, step }),
     dispose() {
       if (!live) return;
       live = false;
