@@ -31,9 +31,9 @@ function ownFormats(): Set<string> {
   return found;
 }
 
-/** Modules that importing the runtime loads. */
-function loadedModules(): Set<string> {
-  const found = new Set([join(root, "src/runtime/index.ts")]);
+/** Modules that importing an entry loads. */
+function loadedModules(entry: string): Set<string> {
+  const found = new Set([join(root, entry)]);
   for (const path of found)
     for (const [, name] of readFileSync(path, "utf8").matchAll(/^(?:im|ex)port (?!type)[^;]*?from "(\.[^"]+)";/gm))
       found.add(join(dirname(path), name));
@@ -55,7 +55,8 @@ for (const [path, text] of await declarations()) write(path, text);
 async function modules(): Promise<void> {
   const library = entries().map(({ source, out }) => [out, join(root, source)]);
   const own = ownFormats();
-  const loaded = loadedModules();
+  const loaded = loadedModules("src/runtime/index.ts");
+  const quantizing = loadedModules("src/quantize/index.ts");
   const isEntry = (id: string): boolean => library.some(([, source]) => source === id);
   /** Modules as one chunk that are loaded together: names that chunks give each other were 18 kB of the tarball. */
   const together = (name: string, test: (id: string) => boolean, priority = 0) => ({
@@ -93,8 +94,9 @@ async function modules(): Promise<void> {
         { name: "formats/own", test: (id) => own.has(id), priority: 1 },
         { name: "formats/named", test: (id) => named.has(id) && !own.has(id), priority: 1 },
         { name: "protobuf", test: (id) => id.includes("/@bufbuild/protobuf/"), priority: 3 },
-        together("engine", (id) => ["kernels/wasm/engine", "src/quantize", "src/tensor"].some((of) => within(id, of)) && loaded.has(id)),
-        together("quantizers", (id) => (within(id, "src/quantize") || within(id, "src/tensor")) && !loaded.has(id)),
+        // what quantizers and the runtime share, and the rest of them
+        together("engine", (id) => quantizing.has(id) && loaded.has(id)),
+        together("quantizers", (id) => quantizing.has(id) && !loaded.has(id)),
         together("runtime", (id) => within(id, "src/runtime") && loaded.has(id)),
         // of the ONNX layer what the runtime reads models with, and the rest
         together("graph", (id) => within(id, "src/onnx") && loaded.has(id), 1),

@@ -41,6 +41,9 @@ function plainScales(w: PackedTensor, format: BlockFormat, blocks: number): Dens
 
 const readers = new WeakMap<PackedTensor, Omit<DenseRows, "rowBytes">>();
 
+/** Bytes of rows that are read at once where they are asked for one by one. */
+const WINDOW = 1 << 16;
+
 /** What `readByRows` was told. */
 export const rowsOfWeight = (w: PackedTensor): Omit<DenseRows, "rowBytes"> | undefined => readers.get(w);
 
@@ -50,10 +53,28 @@ export const rowsOfWeight = (w: PackedTensor): Omit<DenseRows, "rowBytes"> | und
  */
 export const readByRows = (w: PackedTensor, rows: Omit<DenseRows, "rowBytes">): void => void readers.set(w, rows);
 
+/** Codes of single rows of a weight that lies in a file: it is read in parts, some rows at once. */
+function windowOf({ codes }: Omit<DenseRows, "rowBytes">, rows: number, rowBytes: number): (row: number) => Uint8Array {
+  const most = Math.max(1, Math.min(rows, Math.floor(WINDOW / rowBytes)));
+  let window: Uint8Array | undefined;
+  let from = -most;
+  return (row) => {
+    window ??= new Uint8Array(most * rowBytes);
+    if (row < from || row >= from + most) {
+      from = Math.min(row, rows - most);
+      codes(from, most, window);
+    }
+    return window.subarray((row - from) * rowBytes, (row - from + 1) * rowBytes);
+  };
+}
+
 export function weightSource(w: PackedTensor): WeightSource {
   const { rows, k, format } = w;
   const element = elementOf(w);
-  const decode = (r: number, out: Float64Array): void => dequantizeRows(w, r, 1, out);
+  const reader = readers.get(w);
+  /** The weight; of one in a file all that it has, read once. */
+  let own: PackedTensor | undefined;
+  const decode = (r: number, out: Float64Array): void => dequantizeRows((own ??= reader === undefined ? w : { ...w }), r, 1, out);
   const { planes } = format.kind === "opaque" ? format : { planes: undefined };
   if (format.kind === "opaque" && planes !== undefined) {
     const span = planes.scales[0].span as number;
@@ -100,9 +121,11 @@ export function weightSource(w: PackedTensor): WeightSource {
       decode,
     };
   }
-  const codes = (r: number, out: Uint32Array | Uint16Array | Uint8Array): void =>
-    unpackInto(w.codes, r * w.rowBytes, element.bits, out as Uint8Array<ArrayBuffer>, 0, k);
-  const reader = readers.get(w);
+  const rowCodes = reader && windowOf(reader, rows, w.rowBytes);
+  const codes = (r: number, out: Uint32Array | Uint16Array | Uint8Array): void => {
+    const [bytes, at] = rowCodes === undefined ? [w.codes, r * w.rowBytes] : [rowCodes(r), 0];
+    unpackInto(bytes, at, element.bits, out as Uint8Array<ArrayBuffer>, 0, k);
+  };
   const dense: DenseRows = { rowBytes: w.rowBytes, codes: reader?.codes ?? rowsOf(() => w.codes, w.rowBytes) };
   const common = { rows, k, bits: element.bits, values: element.table, codes, decode, dense };
   if (format.kind !== "block")

@@ -12,7 +12,7 @@ import { weightRecord } from "../../kernels/wasm/dot/gemmspec.ts";
 import { packWeight } from "../../kernels/wasm/dot/pack.ts";
 import { chooseDot } from "../../kernels/wasm/products/choose.ts";
 import { indexSwaps } from "../../kernels/wasm/products/rowpack.ts";
-import { quantize, tensor } from "../../src/index.ts";
+import { prepareMatmul, quantize, tensor, wasm } from "../../src/index.ts";
 import { readByRows, weightSource } from "../../src/backends/source.ts";
 import { wasmWith } from "../../src/backends/wasm/backend.ts";
 import { weightMemory } from "../../src/backends/wasm/product.ts";
@@ -141,5 +141,43 @@ describe("packing by the kernel of dense rows", () => {
     const { space, address } = weightMemory(runtime, shape.bytes);
     expect(packRows(runtime, space, { source, plan, cut: shape, record, parts, address })).toBe(true);
     expect(asked).toEqual([0, 64]);
+  });
+
+  it("reads single rows some at once, for every product", async () => {
+    const [n, k] = [200, 256];
+    const x = Float32Array.from({ length: k }, (_, i) => Math.sin(i));
+    for (const features of ["simd", undefined] as const)
+      for (const [of, activations] of [
+        [blocks(2, 32, false), "int8"],
+        [blocks(4, 32, false), "int8"],
+        [blocks(4, 32, false), "float32"],
+        [format("ternary_row") as BlockFormat, "int8"],
+      ] as const) {
+        const backend = await wasm(features === undefined ? {} : { features });
+        const w = quantize(
+          tensor(
+            Float32Array.from({ length: n * k }, (_, i) => Math.cos(i * i)),
+            [n, k],
+          ),
+          of,
+        );
+        const lazy = { ...w };
+        let whole = 0;
+        Object.defineProperty(lazy, "codes", { get: () => (whole++, w.codes), enumerable: true });
+        let rows = 0;
+        readByRows(lazy, {
+          codes(row, count, into) {
+            rows += count;
+            into.set(w.codes.subarray(row * w.rowBytes, (row + count) * w.rowBytes));
+          },
+        });
+        const options = { backend, activations };
+        expect(prepareMatmul(lazy, options).run(x, 1)).toEqual(prepareMatmul(w, options).run(x, 1));
+        expect(whole).toBe(0);
+        // what looks at all codes first reads them once more
+        expect(rows).toBeGreaterThanOrEqual(n);
+        expect(rows).toBeLessThanOrEqual(3 * n);
+        backend.dispose();
+      }
   });
 });
