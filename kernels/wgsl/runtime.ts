@@ -373,6 +373,8 @@ export function createGpuRuntime(device: GpuDevice, options: RuntimeOptions): Gp
               return promise;
             },
           });
+          // what it waits for is the job's to say
+          Promise.resolve(value).catch(() => {});
           endPass();
           uniforms.write();
           device.queue.submit([encoder.finish()] as never);

@@ -2,11 +2,10 @@
 // as past and come out as present, as the model has them. Where a Concat joins both, tokens are appended to a cache
 // that stays (machine/sequence.ts), which attention reads in place; else each token copies it. Steps are not recorded,
 // as decoder-kernels.ts does: lengths and masks are those of each run.
-import { LowbitError } from "../../formats/core/errors.ts";
 import type { Plan } from "./compile/plan.ts";
 import { executeNow, type Execution } from "./machine/execute.ts";
 import { emitProduct } from "./machine/kernels.ts";
-import type { Core, Input } from "./decoder-model.ts";
+import { unsupported, type Core, type Input } from "./decoder-model.ts";
 import type { Machine } from "./machine/machine.ts";
 import { createSequence, presentOf, type CachePair } from "./machine/sequence.ts";
 import type { Value } from "./value.ts";
@@ -22,9 +21,6 @@ interface Inputs {
   readonly caches: readonly CachePair[];
 }
 
-const refuse = (expected: string, got: string): LowbitError =>
-  new LowbitError("E_UNSUPPORTED", `decoder: expected ${expected}, got ${got}. Run the session with feeds of its own.`);
-
 function sortInputs(inputs: readonly Input[], outputs: ReadonlySet<string>): Inputs {
   const caches: CachePair[] = [];
   const rest: Input[] = [];
@@ -36,7 +32,7 @@ function sortInputs(inputs: readonly Input[], outputs: ReadonlySet<string>): Inp
       // float16 is computed, and kept, in float32
       const isFloat = input.type === "float32" || input.type === "float16";
       if (input.shape.length !== 4 || !isFloat || typeof heads !== "number" || typeof size !== "number")
-        throw refuse("caches [batch, heads, tokens, size] of floats", `${input.type} [${input.shape.join(", ")}] for ${input.name}`);
+        throw unsupported("caches [batch, heads, tokens, size] of floats", `${input.type} [${input.shape.join(", ")}] for ${input.name}`);
       caches.push({ input: input.name, output, heads, size });
     }
   }
@@ -48,9 +44,9 @@ function sortInputs(inputs: readonly Input[], outputs: ReadonlySet<string>): Inp
   const positions = take(({ name }) => /position_ids/.test(name));
   const branch = take(({ name, type }) => name === "use_cache_branch" && type === "bool");
   const ids = take(({ type }) => type === "int64" || type === "int32");
-  if (caches.length === 0) throw refuse("past keys and values as inputs", inputs.map(({ name }) => name).join(", "));
+  if (caches.length === 0) throw unsupported("past keys and values as inputs", inputs.map(({ name }) => name).join(", "));
   if (ids === undefined || rest.length > 0)
-    throw refuse("one input of tokens beside the caches", [ids, ...rest].map((input) => input?.name ?? "none").join(", "));
+    throw unsupported("one input of tokens beside the caches", [ids, ...rest].map((input) => input?.name ?? "none").join(", "));
   return { ids, mask, positions, branch, caches };
 }
 
@@ -72,7 +68,7 @@ export function carriedModel(inputs: readonly Input[], outputNames: readonly str
   const { ids, mask, positions, branch, caches } = sortInputs(inputs, outputs);
   const presents = new Set(caches.map(({ output }) => output));
   const logits = outputNames.find((name) => name === "logits") ?? outputNames.find((name) => !presents.has(name));
-  if (logits === undefined) throw refuse("an output beside the caches", "none");
+  if (logits === undefined) throw unsupported("an output beside the caches", "none");
   return {
     caches,
     logits,
@@ -87,7 +83,7 @@ export function carriedModel(inputs: readonly Input[], outputNames: readonly str
     },
     check({ output, heads, size }, value, total) {
       if (value?.type !== "float32" || value.dims.join() !== [1, heads, total, size].join())
-        throw refuse(`caches of ${total} tokens`, `[${value?.dims.join(", ") ?? ""}] for ${output}`);
+        throw unsupported(`caches of ${total} tokens`, `[${value?.dims.join(", ") ?? ""}] for ${output}`);
     },
   };
 }

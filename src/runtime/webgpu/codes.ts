@@ -21,8 +21,6 @@ const within = (type: CodeType, v: Expression): Expression => {
   return binary("atMost", binary("atLeast", v, constant(low)), constant(high));
 };
 
-const within255 = (v: Expression): Expression => within("uint8", v);
-
 /** Codes of v times or over its scale. */
 const rounded = (type: CodeType, v: Expression, zero: Expression | undefined): Expression =>
   within(type, zero === undefined ? unary("round", v) : binary("add", unary("round", v), zero));
@@ -55,11 +53,11 @@ const dynamic: DeviceEmit = (r, [x]) => {
     },
     [high, low],
   )!;
-  const zero = emitChain(r, ([least, by]) => within255(unary("round", binary("div", unary("neg", ends([least, least])[1]), by))), [
+  const zero = emitChain(r, ([least, by]) => rounded("uint8", binary("div", unary("neg", ends([least, least])[1]), by), undefined), [
     low,
     scale,
   ])!;
-  const codes = emitChain(r, ([v, by, at]) => within255(binary("add", unary("round", binary("div", v, by)), at)), [x, scale, zero])!;
+  const codes = emitChain(r, ([v, by, at]) => rounded("uint8", binary("div", v, by), at), [x, scale, zero])!;
   for (const value of [high, low]) r.free(value);
   return [{ ...codes, type: "uint8" }, scale, { ...zero, type: "uint8" }];
 };
