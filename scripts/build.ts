@@ -101,6 +101,8 @@ async function modules(): Promise<void> {
         // of the ONNX layer what the runtime reads models with, and the rest
         together("graph", (id) => within(id, "src/onnx") && loaded.has(id), 1),
         together("models", (id) => within(id, "src/onnx")),
+        // commands that load the ONNX layer anyway
+        together("commands", (id) => /\/src\/cli\/commands\/(calibrate|inspect|merge|quantize|verify)\.ts$/.test(id)),
         together("wgsl", (id) => within(id, "kernels/wgsl") && !within(id, "kernels/wgsl/nn")),
       ],
     },
