@@ -44,8 +44,12 @@ const WATCH_READS = 10_000;
  * machine.
  */
 const LATE_MS = 0.2;
-/** A late worker gets no jobs for so long, ms; twice as long at each relapse, up to the second. */
-const REST_MS = [2, 100] as const;
+/**
+ * A late worker gets no jobs for so long, ms; eight times as long at each relapse, up to the second. One jitter costs
+ * little, and a core that others keep is left to them after three: each try there may cost a time slice.
+ */
+const REST_MS = [2, 400] as const;
+const RELAPSE = 8;
 /** A worker that was not late for so many times its last rest starts over with the shortest. */
 const FORGIVEN = 8;
 
@@ -62,7 +66,7 @@ export function attendance(threads: number): Attendance {
   return {
     invited: (i, now) => now >= until[i],
     late(i, now) {
-      rest[i] = now - until[i] > FORGIVEN * rest[i] ? REST_MS[0] : Math.min(REST_MS[1], 2 * rest[i]);
+      rest[i] = now - until[i] > FORGIVEN * rest[i] ? REST_MS[0] : Math.min(REST_MS[1], RELAPSE * rest[i]);
       until[i] = now + rest[i];
     },
   };
