@@ -98,6 +98,8 @@ export class BlockGrid {
   #factor: Float64Array | null = null;
   #divisor: Float64Array | null = null;
   #positiveZero = false;
+  /** Under some scale there are codes of values that no float32 holds: they are never chosen. */
+  #isTight = false;
   #superScales: Uint8Array | null = null;
   #means: Uint8Array | null = null;
   /** Largest magnitude under each entry of the outer level. */
@@ -301,6 +303,7 @@ export class BlockGrid {
     const { format } = this.block!.offset!.levels[0];
     this.offsetCodes![cell] = format.encode(zero, { overflow: "saturate" });
     this.zero[cell] = format.decode(this.offsetCodes![cell]);
+    this.#isTight ||= this.overflows(this.stored[cell], this.zero[cell]);
   }
 
   #refresh(from: number, to: number): void {
@@ -309,6 +312,7 @@ export class BlockGrid {
       // a block of zeros of an element without a zero has scale 0: whatever comes counts as zero
       this.decide[c] = this.stored[c] || Infinity;
       if (this.offsetCodes) this.zero[c] = this.block!.offset!.levels[0].format.decode(this.offsetCodes[c]);
+      this.#isTight ||= this.overflows(this.stored[c], this.zero[c]);
     }
   }
 
@@ -338,6 +342,7 @@ export class BlockGrid {
     const { rows, cells, stored, decide, zero, qmin, qmax, element } = this;
     const group = this.groupOf(j);
     const steps = this.#factor !== null || this.#divisor !== null;
+    const isTight = this.#isTight;
     if (this.integer) {
       const mask = this.#mask;
       const negative = element.limits.min < 0 ? qmax + 1 : Infinity;
@@ -345,9 +350,16 @@ export class BlockGrid {
         const c = (cells.rows === 1 ? r : Math.floor(r / cells.rows)) * cells.gridK + group;
         const z = zero[c];
         const t = steps ? this.#steps(x[xAt + r], c) : x[xAt + r] / decide[c];
+        let low = qmin;
+        let high = qmax;
+        if (isTight) {
+          const reach = FLT_MAX / Math.abs(stored[c]);
+          low = Math.max(low, Math.ceil(z - reach));
+          high = Math.min(high, Math.floor(z + reach));
+        }
         // Whole zero points are added after rounding, so that ties do not depend on their parity; fractional ones (HQQ)
         // are part of the value.
-        const q = z === Math.floor(z) ? clamp(t, qmin - z, qmax - z) + MAGIC - MAGIC + z : clamp(t + z, qmin, qmax) + MAGIC - MAGIC;
+        const q = z === Math.floor(z) ? clamp(t, low - z, high - z) + MAGIC - MAGIC + z : clamp(t + z, low, high) + MAGIC - MAGIC;
         const code = q & mask;
         codes[r] = code;
         values[r] = ((code >= negative ? code - mask - 1 : code) - z) * stored[c];

@@ -378,7 +378,7 @@ describe("threads", () => {
     const { runtime, arm, control } = await poolWith(
       workerSource(true).replace(
         call,
-        `for (const end = performance.now() + (control[${ARMED}] ? 20 : 0); performance.now() < end;); ${call}`,
+        `for (const end = performance.now() + (control[${ARMED}] ? 5 : 0); performance.now() < end;); ${call}`,
       ),
     );
     const { space, address } = runtime.allocate(4 * 1000);
@@ -393,9 +393,10 @@ describe("threads", () => {
     // compiled: the job that does it may be slow
     while (finished() === 0) job();
     arm();
-    // five jobs of 20 ms each that it takes, and between them, while it rests, jobs that this thread does alone
+    // eight jobs of 5 ms each that it takes, and between them, while it rests, jobs that this thread does alone: the
+    // third time in a row it rests for longer than any of them takes
     let alone = 0;
-    for (let last = finished(), taken = 0; taken < 5; last = finished()) {
+    for (let last = finished(), taken = 0; taken < 8; last = finished()) {
       job();
       if (finished() !== last) taken++;
       else alone++;
