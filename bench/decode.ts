@@ -74,7 +74,7 @@ const CASES: Readonly<Record<string, Case>> = {
 const CACHE = fileURLToPath(new URL("../node_modules/.cache/lowbit-bench/", import.meta.url));
 
 /** Files of the model, made once. */
-async function modelFiles(cache: "int8" | undefined): Promise<{ readonly onnx: string; readonly gguf: string }> {
+export async function modelFiles(cache: "int8" | undefined): Promise<{ readonly onnx: string; readonly gguf: string }> {
   mkdirSync(CACHE, { recursive: true });
   const onnx = join(CACHE, `decoder${cache === undefined ? "" : `-${cache}`}.onnx`);
   if (!existsSync(onnx)) {

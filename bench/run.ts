@@ -2,7 +2,8 @@
 // |integer|low-bit|sparse|tuner|gguf-encode [case ...]
 // [--json] [--seconds S] [--quick]: best and median of interleaved rounds, ratios to roofs and peers of the same
 // process. npm run bench -- accuracy-gptq|accuracy-activations|accuracy-ocr|accuracy-static|gguf-llama|gguf-wllama|
-// cache-perplexity [case ...]: quantized models on data that calibration never saw, beside their bounds; onnx-1gib,
+// cache-perplexity [case ...]: quantized models on data that calibration never saw, beside their bounds; decode-wllama:
+// the decoder of `decode` beside llama.cpp in Chromium; onnx-1gib,
 // large: time, memory; conv-litert: convolutions beside LiteRT.js in Chromium; retrieval: vectors of real models,
 // packed, in a task; zoo: real models from npm packages, in several dtypes and runtimes. --publish writes the figures
 // into docs/public/bench.json, which the benchmark page of the site shows. --quick leaves the slowest peers out. Use
@@ -17,6 +18,7 @@ const reports: Record<string, (args: string[]) => Promise<void>> = {
   "onnx-1gib": async (args) => (await import("./onnx-1gib.ts")).onnxGib(args),
   "cache-perplexity": async (args) => (await import("./cache-perplexity.ts")).cachePerplexity(args),
   "gguf-llama": async (args) => (await import("./gguf-llama.ts")).ggufLlama(args),
+  "decode-wllama": async () => (await import("./decode-wllama.ts")).decodeWllama(),
   "gguf-wllama": async (args) => (await import("./gguf-wllama.ts")).ggufWllama(args),
   "conv-litert": async (args) => (await import("./conv-litert.ts")).convLitert(args),
   zoo: async (args) => (await import("./zoo.ts")).zoo(args),
