@@ -3,9 +3,10 @@
 // that stays (machine/sequence.ts), which attention reads in place; else each token copies it. Steps are not recorded,
 // as decoder-kernels.ts does: lengths and masks are those of each run.
 import type { Plan } from "./compile/plan.ts";
+import { biasOf } from "./compile/step.ts";
 import { executeNow, type Execution } from "./machine/execute.ts";
 import { emitProduct } from "./machine/kernels.ts";
-import { unsupported, type Core, type Input } from "./decoder-model.ts";
+import { isHead, unsupported, type Core, type Input } from "./decoder-model.ts";
 import type { Machine } from "./machine/machine.ts";
 import { createSequence, presentOf, type CachePair } from "./machine/sequence.ts";
 import type { Value } from "./value.ts";
@@ -108,10 +109,9 @@ export function carriedCore(
     const instead: Execution["instead"] = (step, read) => {
       const joined = sequence.instead(step, read);
       if (joined !== undefined) return joined;
-      // logits of the last token
-      if (step.node.output[0] !== logitsName || step.layer === undefined || step.operator === "Gemm") return undefined;
-      const [x, ...others] = step.node.input.map((name) => (name === "" ? undefined : read(name)));
-      const y = emitProduct(machine, step.layer, x, step.operator === "com.microsoft.MatMulNBits" ? others[4] : undefined, true);
+      if (!isHead(step, logitsName)) return undefined;
+      const given = step.node.input.map((name) => (name === "" ? undefined : read(name)));
+      const y = emitProduct(machine, step.layer, given[0], biasOf(step, given), true);
       return y && [y];
     };
     try {

@@ -8,9 +8,10 @@ import type { Region } from "../backends/wasm/memory.ts";
 import { attributeInt } from "../onnx/graph/nodes.ts";
 import { operatorName } from "../onnx/graph/scopes.ts";
 import type { Plan } from "./compile/plan.ts";
-import type { Step } from "./compile/step.ts";
+import { biasOf, type Step } from "./compile/step.ts";
 import {
   find,
+  isHead,
   isRotary,
   lifetimes,
   proveLengths,
@@ -98,12 +99,13 @@ export function kernelCore(
       caches: new Map([...caches].map(([step, all]) => [step, of.map((s) => ({ cache: all[s], past: pasts[s] }))])),
       pasts: of.map((s) => pasts[s]),
       tokens,
+      head: of.length === 1 ? found.logits : undefined,
     };
     const values = new Map<string, Value>([[found.ids, ids]]);
     const read = (name: string): Value | undefined => values.get(name) ?? plan.constants.get(name);
     found.steps.forEach((step, i) => {
       m.name(step.operator);
-      const results = decodeStep(m, step, read, { ...own, last: of.length === 1 && step.node.output[0] === found.logits });
+      const results = decodeStep(m, step, read, own);
       m.settle();
       step.node.output.forEach((name, o) => {
         const value = results[o];
@@ -268,8 +270,8 @@ interface Context {
   readonly pasts: readonly (() => number)[];
   /** Values that the tokens decide. */
   readonly tokens: ReadonlySet<string>;
-  /** It makes the logits: of the last token only. */
-  readonly last: boolean;
+  /** The logits, where they are made of the last token only. */
+  readonly head: string | undefined;
 }
 
 /**
@@ -280,7 +282,7 @@ function decodeStep(
   m: Machine,
   step: Step,
   read: (name: string) => Value | undefined,
-  { caches, pasts, tokens, last }: Context,
+  { caches, pasts, tokens, head }: Context,
 ): readonly (Value | undefined)[] {
   const inputs = step.node.input.map((name) => (name === "" ? undefined : read(name)));
   const cache = caches.get(step);
@@ -290,8 +292,8 @@ function decodeStep(
       throw unsupported("attention as its kernel has it (no added bias, heads of whole vectors)", `node ${step.node.name}`);
     return [y];
   }
-  if (last && step.layer !== undefined && step.operator !== "Gemm") {
-    const y = emitProduct(m, step.layer, inputs[0], step.operator === "com.microsoft.MatMulNBits" ? inputs[5] : undefined, true);
+  if (head !== undefined && isHead(step, head)) {
+    const y = emitProduct(m, step.layer, inputs[0], biasOf(step, inputs), true);
     if (y !== undefined) return [y];
   }
   if (isRotary(step)) {

@@ -1,6 +1,7 @@
 // What a decoder needs to know of a model: which steps make the logits, which inputs are caches, and that the model's
 // lengths and positions are those of the decoder.
 import { LowbitError } from "../../formats/core/errors.ts";
+import type { SyncLayer } from "../backends/types.ts";
 import type { Plan } from "./compile/plan.ts";
 import { runNode, type Step } from "./compile/step.ts";
 import type { Value } from "./value.ts";
@@ -53,6 +54,10 @@ export const readsOf = (step: Step): string[] =>
   step.node.input.filter((name, i) => name !== "" && !(step.operator === GROUPED && KEPT.has(i)) && !(isRotary(step) && i === 1));
 
 export const isRotary = (step: Step): boolean => step.operator === "com.microsoft.RotaryEmbedding";
+
+/** Whether a product makes the logits, and nothing else: it runs for the last token only. */
+export const isHead = (step: Step, logits: string): step is Step & { readonly layer: SyncLayer } =>
+  step.node.output[0] === logits && step.layer !== undefined && step.widths === undefined && step.operator !== "Gemm";
 
 function needed(plan: Plan, names: readonly string[], reads: (step: Step) => readonly string[]): Step[] {
   const wanted = new Set(names);

@@ -7,11 +7,12 @@ import type { GpuRoot } from "../../kernels/wgsl/api.ts";
 import { gpuRuntime } from "../../src/backends/webgpu/door.ts";
 import { webgpu, type WebGpuBackend } from "../../src/backends/webgpu/backend.ts";
 import { ModelProtoSchema } from "../../src/onnx/file/gen/onnx_pb.ts";
+import { quantizeModelBytes } from "../../src/onnx/index.ts";
 import { loadModel } from "../../src/runtime/index.ts";
 import type { Decoder } from "../../src/runtime/decoder.ts";
 import type { DeviceDecoder } from "../../src/runtime/webgpu/decoder.ts";
 import { encode, node } from "../onnx/build.ts";
-import { halfSpelledModel, spelledModel } from "../runtime/spelled.ts";
+import { halfSpelledModel, spelledModel, withValues } from "../runtime/spelled.ts";
 import { adapterName, describeGpu, entryPoint } from "./adapter.ts";
 import { gptModel } from "./decoder-models.ts";
 
@@ -25,6 +26,8 @@ function near(wanted: Float32Array, got: Float32Array): void {
   });
   expect(Math.sqrt(noise / signal)).toBeLessThan(5e-6);
 }
+
+const GROUPED: DecoderSizes = { hidden: 64, heads: 4, kvHeads: 2, size: 16, ffn: 96, layers: 1, vocabulary: 80, positions: 64, level: 0 };
 
 const ids = (count: number, seed: number): number[] => Array.from({ length: count }, (_, i) => (i * (7 + 2 * seed) + 3 * seed) % 80);
 
@@ -82,8 +85,7 @@ describeGpu(`decoders of spelled-out attention on ${adapterName}`, () => {
   );
 
   it("GroupQueryAttention beside an operator without a kernel: step by step, which explain() says", async () => {
-    const sizes: DecoderSizes = { hidden: 64, heads: 4, kvHeads: 2, size: 16, ffn: 96, layers: 1, vocabulary: 80, positions: 64, level: 0 };
-    const proto = fromBinary(ModelProtoSchema, decoderModel(sizes));
+    const proto = fromBinary(ModelProtoSchema, decoderModel(GROUPED));
     const { node: nodes } = proto.graph!;
     const last = nodes.find(({ output }) => output[0] === "logits")!;
     last.output[0] = "angles";
@@ -114,18 +116,7 @@ describeGpu(`decoders of spelled-out attention on ${adapterName}`, () => {
 
   it("a decoder that is disposed of within a call leaves nothing behind", async () => {
     const runtime = gpuRuntime(backend)!;
-    const grouped: DecoderSizes = {
-      hidden: 64,
-      heads: 4,
-      kvHeads: 2,
-      size: 16,
-      ffn: 96,
-      layers: 1,
-      vocabulary: 80,
-      positions: 64,
-      level: 0,
-    };
-    for (const bytes of [gptModel({ odd: true }), decoderModel(grouped)]) {
+    for (const bytes of [gptModel({ odd: true }), decoderModel(GROUPED)]) {
       const session = await loadModel(bytes, { backend });
       await session.decoder({ capacity: 20 }).prefill([1, 2]);
       const before = runtime.buffers;
@@ -140,6 +131,16 @@ describeGpu(`decoders of spelled-out attention on ${adapterName}`, () => {
         expect(runtime.buffers).toBe(before);
       }
       await session.release();
+    }
+  }, 120_000);
+
+  it("the product of the logits joined with another", async () => {
+    const { bytes: q4 } = await quantizeModelBytes(spelledModel(), { dtype: "q4" });
+    for (const bytes of [decoderModel(GROUPED), q4]) {
+      const [judge, session] = await Promise.all([loadModel(bytes), loadModel(withValues(bytes), { backend })]);
+      const [wanted, decoder] = [judge.decoder({ capacity: 20 }), session.decoder({ capacity: 20 })];
+      for (const list of [ids(3, 1), [8]]) near(wanted.prefill(list), await decoder.prefill(list));
+      await Promise.all([judge.release(), session.release()]);
     }
   }, 120_000);
 

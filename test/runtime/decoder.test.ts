@@ -5,8 +5,9 @@ import { afterAll, beforeAll, describe, expect, test } from "vitest";
 import { decoderModel, type DecoderSizes } from "../../bench/decode-model.ts";
 import { greedy, loadModel, sampler, type Session } from "../../src/runtime/index.ts";
 import { widen } from "../../src/runtime/value.ts";
-import { halfSpelledModel, SPELLED, spelledModel } from "./spelled.ts";
+import { halfSpelledModel, SPELLED, spelledModel, withValues } from "./spelled.ts";
 import { wasm } from "../../src/index.ts";
+import { quantizeModelBytes } from "../../src/onnx/index.ts";
 
 const SIZES: DecoderSizes = { hidden: 64, heads: 4, kvHeads: 2, size: 16, ffn: 96, layers: 2, vocabulary: 160, positions: 64, level: 0 };
 const PROMPT = [1, 5, 9, 100, 3, 7, 22];
@@ -223,6 +224,23 @@ test("attention spelled out in single operators: caches stay", async () => {
   expect(decoder.cacheBytes).toBe(2 * 2 * 2 * 16 * 4 * 256);
   decoder.dispose();
   await own.release();
+});
+
+test.each<[string, () => Uint8Array | Promise<Uint8Array>]>([
+  ["GroupQueryAttention", () => bytes],
+  ["spelled out", async () => (await quantizeModelBytes(spelledModel(), { dtype: "q4" })).bytes],
+])("the product of the logits joined with another: %s", async (_, make) => {
+  const model = await make();
+  const [own, both] = await Promise.all([loadModel(model), loadModel(withValues(model))]);
+  expect(both.explain().steps.at(-1)!.operator).toBe("lowbit.Joined");
+  const [wanted, decoder] = [own.decoder({ capacity: 32 }), both.decoder({ capacity: 32 })];
+  for (const ids of [[4, 90, 7], [8], [9]]) {
+    const logits = decoder.prefill(ids);
+    const alone = wanted.prefill(ids);
+    expect(logits.length).toBe(alone.length);
+    expect(distance(alone, logits)).toBeLessThan(1e-5);
+  }
+  await Promise.all([own.release(), both.release()]);
 });
 
 test("caches of float16 are kept as float32", async () => {

@@ -108,6 +108,16 @@ export function spelledModel({ hidden, heads, kvHeads, size, layers, vocabulary 
   );
 }
 
+/** A model whose logits have a second product beside theirs, of the same values: `values`. */
+export function withValues(bytes: Uint8Array): Uint8Array {
+  const proto = fromBinary(ModelProtoSchema, bytes);
+  const { node: nodes, output } = proto.graph!;
+  const head = nodes.find((one) => one.output[0] === "logits")!;
+  nodes.push({ ...head, name: "values", output: ["values"] });
+  output.push({ ...output.find(({ name }) => name === "logits")!, name: "values" });
+  return encode(proto);
+}
+
 /** The same with float16 in place of float32, throughout. */
 export function halfSpelledModel(): Uint8Array {
   const proto = fromBinary(ModelProtoSchema, spelledModel());

@@ -46,6 +46,10 @@ export type Unfreed = Omit<Step, "frees">;
 const asList = (result: Value | readonly (Value | undefined)[]): readonly (Value | undefined)[] =>
   Array.isArray(result) ? result : [result as Value];
 
+/** The bias of a product with a constant weight, where it is one of its inputs. */
+export const biasOf = <V>({ operator }: Unfreed, inputs: readonly (V | undefined)[]): V | undefined =>
+  operator === "com.microsoft.MatMulNBits" ? inputs[5] : undefined;
+
 /** Runs one node by its loops. @returns its outputs in order */
 export const runNode = (run: Run, node: NodeProto, values: (name: string) => Value | undefined): readonly (Value | undefined)[] =>
   asList(

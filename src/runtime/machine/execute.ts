@@ -5,7 +5,7 @@ import type { SyncLayer } from "../../backends/types.ts";
 import { attributeFloat, attributeInt } from "../../onnx/graph/nodes.ts";
 import type { Plan } from "../compile/plan.ts";
 import type { Step, Unfreed } from "../compile/step.ts";
-import { runNode } from "../compile/step.ts";
+import { biasOf, runNode } from "../compile/step.ts";
 import { operators } from "../ops/index.ts";
 import type { Inputs } from "../ops/operator.ts";
 import type { Value } from "../value.ts";
@@ -29,7 +29,7 @@ function emitterOf(step: Unfreed): Emit | undefined {
   if (layer !== undefined) {
     if (operator === "Gemm") return gemm(layer);
     return (m, inputs) => {
-      const y = emitProduct(m, layer, inputs[0], operator === "com.microsoft.MatMulNBits" ? inputs[5] : undefined);
+      const y = emitProduct(m, layer, inputs[0], biasOf(step, inputs));
       return y && [y];
     };
   }

@@ -4,7 +4,8 @@
 import type { GpuBuffer } from "../../../kernels/wgsl/api.ts";
 import { disposedDecoder } from "../decoder.ts";
 import { carriedModel } from "../decoder-carried.ts";
-import type { DecoderPart } from "../decoder-model.ts";
+import { biasOf } from "../compile/step.ts";
+import { isHead, type DecoderPart } from "../decoder-model.ts";
 import { isJoin, type CachePair } from "../machine/sequence.ts";
 import { copyBetween } from "./copy.ts";
 import type { DeviceCore, DeviceDecoderInit } from "./decoder-core.ts";
@@ -98,10 +99,9 @@ export function carriedDeviceCore(init: DeviceDecoderInit, capacity: number, pas
           own.add(at);
           return [kept(sequence, at, total)];
         }
-        // logits of the last token
-        if (step.node.output[0] !== logits || step.layer === undefined || step.operator === "Gemm") return undefined;
-        const [x, , , , , bias] = step.node.input.map((name) => (name === "" ? undefined : read(name)));
-        const y = emitLayer(r, deviceLayer(step.layer), x, step.operator === "com.microsoft.MatMulNBits" ? bias : undefined, true);
+        if (!isHead(step, logits)) return undefined;
+        const given = step.node.input.map((name) => (name === "" ? undefined : read(name)));
+        const y = emitLayer(r, deviceLayer(step.layer), given[0], biasOf(step, given), true);
         return y && [y];
       };
       try {

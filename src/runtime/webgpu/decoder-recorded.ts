@@ -7,9 +7,9 @@ import { perWord } from "../../../kernels/wgsl/nn/cache.ts";
 import { attributeInt } from "../../onnx/graph/nodes.ts";
 import { operatorName } from "../../onnx/graph/scopes.ts";
 import type { Plan } from "../compile/plan.ts";
-import { runNode, type Step } from "../compile/step.ts";
+import { biasOf, runNode, type Step } from "../compile/step.ts";
 import type { CacheKinds } from "../decoder-kernels.ts";
-import { isRotary, lifetimes, readsOf, unsupported, type DecoderPart, type Found } from "../decoder-model.ts";
+import { isHead, isRotary, lifetimes, readsOf, unsupported, type DecoderPart, type Found } from "../decoder-model.ts";
 import { integers, type Value } from "../value.ts";
 import { decodeAttention, type DeviceCache } from "./attention.ts";
 import type { DeviceCore, DeviceDecoderInit } from "./decoder-core.ts";
@@ -97,9 +97,8 @@ function record(r: Recorder, { plan, found, caches, tokens, frees, pasts }: Core
         );
       return [y];
     }
-    if (of.length === 1 && step.node.output[0] === found.logits && step.layer !== undefined && step.operator !== "Gemm") {
-      const bias = step.operator === "com.microsoft.MatMulNBits" ? inputs[5] : undefined;
-      const y = emitLayer(r, deviceLayer(step.layer), inputs[0], bias, true);
+    if (of.length === 1 && isHead(step, found.logits)) {
+      const y = emitLayer(r, deviceLayer(step.layer), inputs[0], biasOf(step, inputs), true);
       if (y !== undefined) return [y];
     }
     if (isRotary(step)) {

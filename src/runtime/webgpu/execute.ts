@@ -4,7 +4,7 @@
 import type { NodeProto } from "../../onnx/file/gen/onnx_pb.ts";
 import { PICK } from "../compile/flat.ts";
 import type { Plan } from "../compile/plan.ts";
-import { runNode, type Form, type Step, type Unfreed } from "../compile/step.ts";
+import { biasOf, runNode, type Form, type Step, type Unfreed } from "../compile/step.ts";
 import { chainOperands, EXPRESSIONS } from "../machine/chains.ts";
 import { runStep, type How } from "../machine/execute.ts";
 import { isSlot, type Machine } from "../machine/machine.ts";
@@ -66,7 +66,8 @@ function formEmit(form: Form): DeviceEmit {
 }
 
 /** The kernel form of a step; undefined where it has none. */
-export function deviceEmit({ layer, widths, operator, fused, codes }: Unfreed): DeviceEmit | undefined {
+export function deviceEmit(step: Unfreed): DeviceEmit | undefined {
+  const { layer, widths, operator, fused, codes } = step;
   if (fused !== undefined) return fused.form && formEmit(fused.form);
   if (codes !== undefined) return operator.startsWith("QLinear") ? qlinear(codes) : undefined;
   if (layer === undefined) return DEVICE_EMITS.get(operator);
@@ -74,7 +75,7 @@ export function deviceEmit({ layer, widths, operator, fused, codes }: Unfreed): 
   if (widths !== undefined) return (r, inputs) => emitJoined(r, placed, widths, inputs);
   if (operator === "Gemm") return gemm(placed);
   return (r, inputs) => {
-    const y = emitLayer(r, placed, inputs[0], operator === "com.microsoft.MatMulNBits" ? inputs[5] : undefined);
+    const y = emitLayer(r, placed, inputs[0], biasOf(step, inputs));
     return y && [y];
   };
 }
