@@ -8,14 +8,14 @@ import type { Region } from "../backends/wasm/memory.ts";
 import { attributeInt } from "../onnx/graph/nodes.ts";
 import { operatorName } from "../onnx/graph/scopes.ts";
 import type { Plan } from "./compile/plan.ts";
-import { biasOf, type Step } from "./compile/step.ts";
+import { biasOf, letGo, putResults, type Step } from "./compile/step.ts";
 import {
+  dependents,
   find,
   isHead,
   isRotary,
   lifetimes,
   proveLengths,
-  readsOf,
   tableRows,
   unsupported,
   type Core,
@@ -107,15 +107,8 @@ export function kernelCore(
       m.name(step.operator);
       const results = decodeStep(m, step, read, own);
       m.settle();
-      step.node.output.forEach((name, o) => {
-        const value = results[o];
-        if (value !== undefined && name !== "") values.set(name, value);
-      });
-      for (const name of frees[i]) {
-        const value = values.get(name);
-        if (value !== undefined) m.free(value);
-        values.delete(name);
-      }
+      putResults(values, step.node, results, m.free);
+      letGo(values, frees[i], m.free);
     });
     const y = values.get(found.logits);
     if (!isSlot(y)) throw unsupported("logits made by a kernel", "those of loops");
@@ -199,13 +192,6 @@ export function kernelCore(
       for (const region of regions) region.free();
     },
   };
-}
-
-/** Values that the tokens decide. */
-function dependents({ steps, ids }: Found): Set<string> {
-  const names = new Set([ids]);
-  for (const step of steps) if (readsOf(step).some((name) => names.has(name))) for (const name of step.node.output) names.add(name);
-  return names;
 }
 
 function makeCaches(

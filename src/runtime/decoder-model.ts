@@ -122,6 +122,15 @@ export function proveLengths(plan: Plan, found: Found, inputs: readonly Input[])
   }
 }
 
+/** Values that the numbers of the tokens decide, not only how many there are. */
+export function dependents({ steps, ids }: Found): Set<string> {
+  const names = new Set([ids]);
+  for (const step of steps)
+    if (step.operator !== "Shape" && step.operator !== "Size" && readsOf(step).some((name) => names.has(name)))
+      for (const name of step.node.output) names.add(name);
+  return names;
+}
+
 /** The fewest rows of rotary tables. */
 export function tableRows(plan: Plan, steps: readonly Step[]): number {
   let rows = Infinity;

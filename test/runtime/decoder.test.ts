@@ -1,10 +1,13 @@
 // The decoder against onnxruntime-node fed with caches of its own: prompts, steps, truncation, generation; and what it
 // says to bad input.
+import { fromBinary } from "@bufbuild/protobuf";
 import { InferenceSession, Tensor } from "onnxruntime-node";
 import { afterAll, beforeAll, describe, expect, test } from "vitest";
 import { decoderModel, type DecoderSizes } from "../../bench/decode-model.ts";
 import { greedy, loadModel, sampler, type Session } from "../../src/runtime/index.ts";
 import { widen } from "../../src/runtime/value.ts";
+import { ModelProtoSchema } from "../../src/onnx/file/gen/onnx_pb.ts";
+import { encode, node } from "../onnx/build.ts";
 import { halfSpelledModel, SPELLED, spelledModel, withValues } from "./spelled.ts";
 import { wasm } from "../../src/index.ts";
 import { quantizeModelBytes } from "../../src/onnx/index.ts";
@@ -224,6 +227,20 @@ test("attention spelled out in single operators: caches stay", async () => {
   expect(decoder.cacheBytes).toBe(2 * 2 * 2 * 16 * 4 * 256);
   decoder.dispose();
   await own.release();
+});
+
+test("sizes of what the tokens make are no tokens: the step stays recorded", async () => {
+  const proto = fromBinary(ModelProtoSchema, bytes);
+  const { node: nodes } = proto.graph!;
+  nodes.find(({ output }) => output[0] === "logits")!.output[0] = "scores";
+  nodes.push(node("Shape", ["scores"], ["sizes"]), node("Reshape", ["scores", "sizes"], ["logits"]));
+  const shaped = await loadModel(encode(proto));
+  const [wanted, decoder] = [session.decoder({ capacity: 32 }), shaped.decoder({ capacity: 32 })];
+  for (const ids of [PROMPT, [8], [9]]) expect(distance(wanted.prefill(ids), decoder.prefill(ids))).toBeLessThan(1e-5);
+  expect(decoder.explain().map(({ operator }) => operator)).toContain("com.microsoft.GroupQueryAttention");
+  decoder.dispose();
+  wanted.dispose();
+  await shaped.release();
 });
 
 test.each<[string, () => Uint8Array | Promise<Uint8Array>]>([

@@ -50,6 +50,30 @@ const asList = (result: Value | readonly (Value | undefined)[]): readonly (Value
 export const biasOf = <V>({ operator }: Unfreed, inputs: readonly (V | undefined)[]): V | undefined =>
   operator === "com.microsoft.MatMulNBits" ? inputs[5] : undefined;
 
+/** Puts results under the names of a node's outputs; those that have none are let go. */
+export function putResults<V>(
+  values: Map<string, V>,
+  { output }: NodeProto,
+  results: readonly (V | undefined)[],
+  free: (value: V) => void,
+): void {
+  output.forEach((name, i) => {
+    const value = results[i];
+    if (value === undefined) return;
+    if (name === "") free(value);
+    else values.set(name, value);
+  });
+}
+
+/** Lets go of values that nothing reads any more. */
+export function letGo<V>(values: Map<string, V>, names: readonly string[], free: (value: V) => void): void {
+  for (const name of names) {
+    const value = values.get(name);
+    if (value !== undefined) free(value);
+    values.delete(name);
+  }
+}
+
 /** Runs one node by its loops. @returns its outputs in order */
 export const runNode = (run: Run, node: NodeProto, values: (name: string) => Value | undefined): readonly (Value | undefined)[] =>
   asList(

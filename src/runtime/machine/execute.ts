@@ -5,7 +5,7 @@ import type { SyncLayer } from "../../backends/types.ts";
 import { attributeFloat, attributeInt } from "../../onnx/graph/nodes.ts";
 import type { Plan } from "../compile/plan.ts";
 import type { Step, Unfreed } from "../compile/step.ts";
-import { biasOf, runNode } from "../compile/step.ts";
+import { biasOf, letGo, putResults, runNode } from "../compile/step.ts";
 import { operators } from "../ops/index.ts";
 import type { Inputs } from "../ops/operator.ts";
 import type { Value } from "../value.ts";
@@ -133,12 +133,7 @@ function runFused(
   let kernel = true;
   for (const part of parts) {
     const done = runStep(m, part, (name) => values.get(name) ?? read(name));
-    part.node.output.forEach((name, i) => {
-      const value = done.results[i];
-      if (value === undefined) return;
-      if (name === "") m.free(value);
-      else values.set(name, value);
-    });
+    putResults(values, part.node, done.results, m.free);
     kernel &&= done.kernel;
   }
   const kept = new Set(step.node.output);
@@ -173,6 +168,7 @@ interface Run {
 function begin({ machine, plan, fed, note, instead }: Execution): Run {
   const values = new Map<string, Value>(fed);
   const read = (name: string): Value | undefined => values.get(name) ?? plan.constants.get(name);
+  const free = (value: Value): void => machine?.free(value);
   const run = (step: Step): Trace | null => {
     if (!step.guards.every(({ name, is }) => (read(name)?.data[0] === 1) === is)) return null;
     const start = performance.now();
@@ -180,17 +176,8 @@ function begin({ machine, plan, fed, note, instead }: Execution): Run {
     const done: StepResult = other === undefined ? runStep(machine, step, read) : { results: other, kernel: true };
     const { results, kernel, apart } = done;
     note?.(step, apart ? "one by one" : kernel ? "kernel" : "loops", performance.now() - start);
-    step.node.output.forEach((name, i) => {
-      const value = results[i];
-      if (value === undefined) return;
-      if (name === "") machine?.free(value);
-      else values.set(name, value);
-    });
-    for (const name of step.frees) {
-      const value = values.get(name);
-      if (value !== undefined) machine?.free(value);
-      values.delete(name);
-    }
+    putResults(values, step.node, results, free);
+    letGo(values, step.frees, free);
     return step.guards.length > 0 ? null : (done.repeated ?? null);
   };
   return { values, run, read };

@@ -7,9 +7,9 @@ import { perWord } from "../../../kernels/wgsl/nn/cache.ts";
 import { attributeInt } from "../../onnx/graph/nodes.ts";
 import { operatorName } from "../../onnx/graph/scopes.ts";
 import type { Plan } from "../compile/plan.ts";
-import { biasOf, runNode, type Step } from "../compile/step.ts";
+import { biasOf, letGo, putResults, runNode, type Step } from "../compile/step.ts";
 import type { CacheKinds } from "../decoder-kernels.ts";
-import { isHead, isRotary, lifetimes, readsOf, unsupported, type DecoderPart, type Found } from "../decoder-model.ts";
+import { dependents, isHead, isRotary, lifetimes, unsupported, type DecoderPart, type Found } from "../decoder-model.ts";
 import { integers, type Value } from "../value.ts";
 import { decodeAttention, type DeviceCache } from "./attention.ts";
 import type { DeviceCore, DeviceDecoderInit } from "./decoder-core.ts";
@@ -21,15 +21,6 @@ import { createRecorder, isTensor, type Held, type Recorder, type Recording, typ
 
 /** Tokens of a prompt at once. */
 const CHUNK = 64;
-
-/** Values that the numbers of the tokens decide, not only how many there are. */
-function dependents({ steps, ids }: Found): Set<string> {
-  const names = new Set([ids]);
-  for (const step of steps)
-    if (step.operator !== "Shape" && step.operator !== "Size" && readsOf(step).some((name) => names.has(name)))
-      for (const name of step.node.output) names.add(name);
-  return names;
-}
 
 /** The caches of each step, one for each sequence, and their buffers. */
 function makeCaches(
@@ -122,18 +113,8 @@ function record(r: Recorder, { plan, found, caches, tokens, frees, pasts }: Core
   };
   found.steps.forEach((step, i) => {
     r.name(step.operator);
-    const results = one(step);
-    step.node.output.forEach((name, o) => {
-      const value = results[o];
-      if (value === undefined) return;
-      if (name === "") r.free(value);
-      else values.set(name, value);
-    });
-    for (const name of frees[i]) {
-      const value = values.get(name);
-      if (value !== undefined) r.free(value);
-      values.delete(name);
-    }
+    putResults(values, step.node, one(step), r.free);
+    letGo(values, frees[i], r.free);
   });
   const logits = values.get(found.logits);
   if (!isTensor(logits)) throw unsupported("logits made by a kernel", "those of loops");

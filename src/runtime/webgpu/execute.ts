@@ -4,7 +4,7 @@
 import type { NodeProto } from "../../onnx/file/gen/onnx_pb.ts";
 import { PICK } from "../compile/flat.ts";
 import type { Plan } from "../compile/plan.ts";
-import { biasOf, runNode, type Form, type Step, type Unfreed } from "../compile/step.ts";
+import { biasOf, letGo, putResults, runNode, type Form, type Step, type Unfreed } from "../compile/step.ts";
 import { chainOperands, EXPRESSIONS } from "../machine/chains.ts";
 import { runStep, type How } from "../machine/execute.ts";
 import { isSlot, type Machine } from "../machine/machine.ts";
@@ -194,12 +194,7 @@ export async function executeOnDevice(given: DeviceRun): Promise<DeviceResults> 
     r.ending([]);
     for (const part of parts) {
       const { results } = await runOne(part, (name) => own.get(name) ?? read(name));
-      part.node.output.forEach((name, i) => {
-        const value = results[i];
-        if (value === undefined) return;
-        if (name === "") r.free(value);
-        else own.set(name, value);
-      });
+      putResults(own, part.node, results, r.free);
     }
     const kept = new Set(node.output);
     for (const [name, value] of own) if (!kept.has(name)) r.free(value);
@@ -216,18 +211,11 @@ export async function executeOnDevice(given: DeviceRun): Promise<DeviceResults> 
     const other = instead?.(step, (name) => whole(read(name)));
     const { results, how } = other === undefined ? await runOne(step, read) : { results: other, how: "kernel" as const };
     note?.(step, how, performance.now() - start);
-    step.node.output.forEach((name, i) => {
-      const value = results[i];
-      if (value === undefined) return;
-      if (name === "") r.free(value);
-      else values.set(name, value);
-    });
-    for (const name of step.frees) {
-      const value = values.get(name);
-      if (value !== undefined) r.free(value);
+    putResults(values, step.node, results, r.free);
+    letGo(values, step.frees, (value) => {
+      r.free(value);
       if (isTensor(value)) copies.delete(value);
-      values.delete(name);
-    }
+    });
   }
   return {
     read,
