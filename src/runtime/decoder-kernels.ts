@@ -294,6 +294,6 @@ function decodeStep(
     return [y];
   }
   const { results, kernel } = runStep(m, step, read);
-  if (!kernel && step.node.input.some((name) => tokens.has(name))) throw unsupported("operators with kernels", operatorName(step.node));
+  if (!kernel && step.node.output.some((name) => tokens.has(name))) throw unsupported("operators with kernels", operatorName(step.node));
   return results;
 }

@@ -127,7 +127,7 @@ export function dependents({ steps, ids }: Found): Set<string> {
   const names = new Set([ids]);
   for (const step of steps)
     if (step.operator !== "Shape" && step.operator !== "Size" && readsOf(step).some((name) => names.has(name)))
-      for (const name of step.node.output) names.add(name);
+      for (const name of step.node.output) if (name !== "") names.add(name);
   return names;
 }
 
