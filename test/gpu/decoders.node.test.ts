@@ -1,8 +1,9 @@
 // Decoders on a device beside onnxruntime-node, which is fed its caches: exporters' forms of GPT-2 and an optimum
 // decoder, and forms that run partly elsewhere, which `explain()` says.
 import { InferenceSession, Tensor } from "onnxruntime-node";
-import { afterAll, beforeAll, expect, it } from "vitest";
+import { afterAll, beforeAll, expect, it, vi } from "vitest";
 import type { GpuRoot } from "../../kernels/wgsl/api.ts";
+import { gpuRuntime } from "../../src/backends/webgpu/door.ts";
 import { webgpu, type WebGpuBackend } from "../../src/backends/webgpu/backend.ts";
 import { quantizeModelBytes } from "../../src/onnx/index.ts";
 import { loadModel } from "../../src/runtime/index.ts";
@@ -89,4 +90,18 @@ describeGpu(`decoders beside onnxruntime on ${adapterName}`, () => {
     },
     120_000,
   );
+
+  it("from the third token on no bind group is made, and no buffer but that of the logits", async () => {
+    const { device } = gpuRuntime(backend)!;
+    const session = await loadModel(gptModel(), { backend });
+    const decoder = session.decoder({ capacity: 40 });
+    await decoder.prefill(ids(3, 1));
+    for (const id of [4, 70]) await decoder.step(id);
+    const [groups, buffers] = [vi.spyOn(device, "createBindGroup"), vi.spyOn(device, "createBuffer")];
+    for (const id of ids(20, 2)) await decoder.step(id);
+    expect(groups).not.toHaveBeenCalled();
+    expect(buffers.mock.calls.map(([{ label }]) => label)).toEqual(new Array(20).fill("session (result)"));
+    vi.restoreAllMocks();
+    await session.release();
+  }, 120_000);
 });

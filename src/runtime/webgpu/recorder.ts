@@ -1,6 +1,6 @@
 // What operators of a model run on, on a device: tensors in pooled buffers, and a list of dispatches that is submitted
-// as one command buffer when something is read. Nothing waits before that. Buffers come back in the order in which a
-// run lets them go, so that the same run again finds the same ones, and with them its bind groups.
+// as one command buffer when something is read. Nothing waits before that. Each run takes buffers in the order in which
+// they were made, so that the same run again finds the same ones, and with them its bind groups.
 import type { GpuBuffer } from "../../../kernels/wgsl/api.ts";
 import type { GpuRuntime, Job, Pipeline } from "../../../kernels/wgsl/runtime.ts";
 import type { ChainAfter } from "../../../kernels/wgsl/nn/chain.ts";
@@ -120,12 +120,15 @@ const POOL_BYTES = 256 * 1024 * 1024;
 interface Pool {
   take(bytes: number, label: string): GpuBuffer;
   give(buffer: GpuBuffer): void;
-  trim(): void;
+  /** At the end of a run. `trims`: what is free may go. */
+  settle(trims: boolean): void;
   dispose(): void;
 }
 
 function createPool(runtime: GpuRuntime): Pool {
   const free = new Map<number, GpuBuffer[]>();
+  const numbers = new WeakMap<GpuBuffer, number>();
+  let made = 0;
   let bytes = 0;
   const clear = (): void => {
     for (const list of free.values()) for (const buffer of list) runtime.release(buffer);
@@ -136,16 +139,23 @@ function createPool(runtime: GpuRuntime): Pool {
     take(wanted, label) {
       const size = roomFor(wanted);
       const found = free.get(size)?.pop();
-      if (found === undefined) return runtime.allocate(size, label);
-      bytes -= size;
-      return found;
+      if (found !== undefined) {
+        bytes -= size;
+        return found;
+      }
+      const buffer = runtime.allocate(size, label);
+      numbers.set(buffer, made++);
+      return buffer;
     },
     give(buffer) {
-      free.set(buffer.size, [...(free.get(buffer.size) ?? []), buffer]);
+      const list = free.get(buffer.size);
+      if (list === undefined) free.set(buffer.size, [buffer]);
+      else list.push(buffer);
       bytes += buffer.size;
     },
-    trim() {
-      if (bytes > POOL_BYTES) clear();
+    settle(trims) {
+      if (trims && bytes > POOL_BYTES) clear();
+      for (const list of free.values()) list.sort((a, b) => numbers.get(b)! - numbers.get(a)!);
     },
     dispose: clear,
   };
@@ -298,7 +308,8 @@ export function createRecorder(runtime: GpuRuntime): Recorder {
       placed.clear();
       for (const buffer of uploaded.splice(0)) uploads.give(buffer);
       // recordings name buffers that are free
-      if (kept.length === 0) pool.trim();
+      pool.settle(kept.length === 0);
+      uploads.settle(true);
       if (disposed) free();
     },
     dispose() {
