@@ -1,20 +1,19 @@
 // Codes on a device: of values by a scale or by their own range, values of codes, products and convolutions with exact
 // sums, and what scales these or makes codes of them.
-import { chainKey, chainShaderSpec, chainWordsOf } from "../../../kernels/wgsl/nn/chain.ts";
-import { convFields, convFilters, convName, convShader } from "../../../kernels/wgsl/nn/window.ts";
-import { itemGroups } from "../../../kernels/wgsl/nn/shader.ts";
+import { chainShaderSpec, chainWordsOf } from "../../../kernels/wgsl/nn/chain.ts";
+import { convFilters } from "../../../kernels/wgsl/nn/window.ts";
 import { binary, constant, operand, select, unary, type Value as Expression } from "../../../kernels/wasm/nn/values.ts";
 import type { NodeProto } from "../../onnx/file/gen/onnx_pb.ts";
 import { attributeInt } from "../../onnx/graph/nodes.ts";
 import { outSize, windowShape, type Window } from "../ops/conv.ts";
 import type { CodeUnit } from "../ops/operator.ts";
-import { axisOf, product } from "../ops/operator.ts";
+import { axisOf } from "../ops/operator.ts";
 import { BOUNDS } from "../ops/quantized.ts";
 import { elementType, type Value } from "../value.ts";
 import { emitChain, isFloat, isFull, multiply, type DeviceEmit } from "./emit.ts";
 import { emitReduce } from "./moves.ts";
 import { countOf, isCodes, isTensor, type After, type CodeType, type Held, type Recorder, type Tensor } from "./recorder.ts";
-import { windowWords } from "./windows.ts";
+import { emitConv } from "./windows.ts";
 
 const within = (type: CodeType, v: Expression): Expression => {
   const [low, high] = BOUNDS.get(type)!;
@@ -117,28 +116,13 @@ function sums(r: Recorder, unit: CodeUnit, { x, zero, factor, bias, after }: Sum
   const { window, sizes } = found;
   const filters = outputs / groups;
   const integers = bias?.type === "int32";
-  const plain = { filters: convFilters(filters), bias: bias !== undefined, transposed: false, codes: true, integers };
-  const spec = { ...plain, ...(after && { after: { spec: after.of.spec, own: after.of.own } }) };
+  const spec = { filters: convFilters(filters), bias: bias !== undefined, transposed: false, codes: true, integers };
   const [from, own, weights, added] = [r.place(x), r.place(zero), placedCodes(r, unit.codes), bias && r.place(bias)];
   const dims = isConv ? [x.dims[0], outputs, ...sizes.slice(4 - x.dims.length)] : [...x.dims.slice(0, -1), outputs];
   const y = r.tensor(dims, after?.type);
-  const count = window.batch * groups * Math.ceil(filters / spec.filters) * product(sizes);
-  const offsets = { ox: from.offset, ow: 0, ob: added?.offset ?? 0, oz: own.offset, oa: factor.offset };
-  const strides = { sa: factor.size === 1 ? 0 : 1, sb: added?.size === 1 ? 0 : 1 };
-  r.dispatch(
-    {
-      family: "conv",
-      spec: { ...plain, ...(after && { after: [chainKey(after.of.spec), after.of.own] }) },
-      name: convName(spec),
-      code: () => convShader(spec),
-    },
-    {
-      fields: convFields(spec),
-      params: { ...after?.of.params, count, groups, depth, filters, ...windowWords(window, sizes), ...offsets, ...strides },
-      bound: { x: from, w: weights, zero: own, factor, ...(added && { bias: added }), ...after?.of.bound, y },
-      groups: itemGroups(count),
-    },
-  );
+  const offsets = { ox: from.offset, ow: 0, ob: added?.offset ?? 0, oz: own.offset, oa: factor.offset, sa: factor.size === 1 ? 0 : 1, sb: added?.size === 1 ? 0 : 1 }; // prettier-ignore
+  const bound = { x: from, w: weights, zero: own, factor, ...(added && { bias: added }), y };
+  emitConv(r, spec, { window, sizes, groups, depth, filters, offsets, bound }, after?.of);
   return y;
 }
 

@@ -4,6 +4,7 @@ import {
   convFilters,
   convName,
   convShader,
+  type ConvShader,
   OUTSIDE,
   POOL_FIELDS,
   poolShader,
@@ -24,13 +25,46 @@ import { emitReduce, hollowInputs, isPlain } from "./moves.ts";
 import { countOf, type After, type Held, type Recorder, type Tensor } from "./recorder.ts";
 
 /** Sizes of a window as words of its shader. Padding that is negative wraps, as offsets do. */
-export const windowWords = ({ size, kernel, strides, dilations, pads }: Window, sizes: readonly number[]): Record<string, number> =>
+const windowWords = ({ size, kernel, strides, dilations, pads }: Window, sizes: readonly number[]): Record<string, number> =>
   Object.fromEntries(
     Object.entries({ i: size, k: kernel, s: strides, d: dilations, p: [pads[0][0], pads[1][0]], y: sizes }).flatMap(([name, [h, w]]) => [
       [`${name}h`, h],
       [`${name}w`, w],
     ]),
   );
+
+interface ConvOf {
+  readonly window: Window;
+  readonly sizes: readonly number[];
+  readonly groups: number;
+  /** Channels of a group, and its filters. */
+  readonly depth: number;
+  readonly filters: number;
+  /** Offsets, and strides of what is one for all or one for each filter. */
+  readonly offsets: Readonly<Record<string, number>>;
+  readonly bound: Readonly<Record<string, Tensor>>;
+}
+
+/** Records the sums of a convolution, with a chain behind them. */
+export function emitConv(r: Recorder, spec: ConvShader, of: ConvOf, after?: After): void {
+  const { window, sizes, groups, depth, filters, offsets, bound } = of;
+  const whole = { ...spec, ...(after && { after: { spec: after.spec, own: after.own } }) };
+  const count = window.batch * groups * Math.ceil(filters / spec.filters) * product(sizes);
+  r.dispatch(
+    {
+      family: "conv",
+      spec: { ...spec, ...(after && { after: [chainKey(after.spec), after.own] }) },
+      name: convName(whole),
+      code: () => convShader(whole),
+    },
+    {
+      fields: convFields(whole),
+      params: { ...after?.params, count, groups, depth, filters, ...windowWords(window, sizes), ...offsets },
+      bound: { ...bound, ...after?.bound },
+      groups: itemGroups(count),
+    },
+  );
+}
 
 /** Offsets and strides that sums of floats have not, and a bias for each filter. */
 const PLAIN = { oz: 0, oa: 0, sa: 0, sb: 1 };
@@ -56,35 +90,9 @@ const conv =
     const spec = { filters: convFilters(filters), bias: bias !== undefined, transposed };
     const [from, weights, added] = [r.place(x), r.place(w), bias && r.place(bias)];
     const y = r.tensor([batch, outputs, ...sizes.slice(4 - x.dims.length)]);
-    const count = batch * groups * Math.ceil(filters / spec.filters) * product(sizes);
-    const params = {
-      count,
-      groups,
-      depth,
-      filters,
-      ...windowWords(window, sizes),
-      ox: from.offset,
-      ow: weights.offset,
-      ob: added?.offset ?? 0,
-      ...PLAIN,
-    };
-    const record = (after?: After): void => {
-      const whole = { ...spec, ...(after && { after: { spec: after.spec, own: after.own } }) };
-      r.dispatch(
-        {
-          family: "conv",
-          spec: { ...spec, ...(after && { after: [chainKey(after.spec), after.own] }) },
-          name: convName(whole),
-          code: () => convShader(whole),
-        },
-        {
-          fields: convFields(whole),
-          params: { ...after?.params, ...params },
-          bound: { x: from, w: weights, ...(added && { bias: added }), ...after?.bound, y },
-          groups: itemGroups(count),
-        },
-      );
-    };
+    const offsets = { ...PLAIN, ox: from.offset, ow: weights.offset, ob: added?.offset ?? 0 };
+    const bound = { x: from, w: weights, ...(added && { bias: added }), y };
+    const record = (after?: After): void => emitConv(r, spec, { window, sizes, groups, depth, filters, offsets, bound }, after);
     record();
     r.made(y, record);
     return [y];
