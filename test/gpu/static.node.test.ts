@@ -2,8 +2,9 @@
 // library writes in both forms. Nothing but shapes and lookups may run elsewhere.
 import { readFileSync } from "node:fs";
 import { InferenceSession, Tensor } from "onnxruntime-node";
-import { afterAll, beforeAll, expect, it } from "vitest";
+import { afterAll, beforeAll, expect, it, vi } from "vitest";
 import type { GpuRoot } from "../../kernels/wgsl/api.ts";
+import { gpuRuntime } from "../../src/backends/webgpu/door.ts";
 import { webgpu, type WebGpuBackend } from "../../src/backends/webgpu/backend.ts";
 import { quantizeModelBytes } from "../../src/onnx/index.ts";
 import type { CalibrationData } from "../../src/onnx/calibrate/sources.ts";
@@ -70,6 +71,17 @@ describeGpu(`static quantization on ${adapterName}`, () => {
     },
     120_000,
   );
+
+  it("another run writes what it is fed, and parameters", async () => {
+    const [bytes, feeds] = await made(fashion(), [images(2)], { activations: "uint8", outputs: "qoperator" });
+    const session = await loadModel(bytes, { backend });
+    const first = await session.run(feeds);
+    const writes = vi.spyOn(gpuRuntime(backend)!.device.queue, "writeBuffer");
+    expect(await session.run(feeds)).toEqual(first);
+    expect(writes).toHaveBeenCalledTimes(2);
+    vi.restoreAllMocks();
+    await session.release();
+  }, 120_000);
 
   it("fashion-cnn with 16 bits", async () => {
     await check(...(await made(fashion(), [images(2)], { activations: "uint16" })), 1e-4);

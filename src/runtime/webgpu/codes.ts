@@ -10,7 +10,7 @@ import type { CodeUnit } from "../ops/operator.ts";
 import { axisOf } from "../ops/operator.ts";
 import { BOUNDS } from "../ops/quantized.ts";
 import { elementType, type Value } from "../value.ts";
-import { emitChain, isFloat, isFull, multiply, type DeviceEmit } from "./emit.ts";
+import { emitChain, isFloat, isFull, multiply, type DeviceEmit, type HeldInputs } from "./emit.ts";
 import { emitReduce } from "./moves.ts";
 import { countOf, isCodes, isTensor, type After, type CodeType, type Held, type Recorder, type Tensor } from "./recorder.ts";
 import { emitConv } from "./windows.ts";
@@ -143,6 +143,24 @@ export const scaled =
     return y && [y];
   };
 
+const factorsOf = new WeakMap<NodeProto, Value>();
+
+/** What sums are multiplied by: made here, for a device's division may be off by a bit; of constant scales once. */
+function factorOf(r: Recorder, scales: readonly Value[], node: NodeProto): Tensor {
+  const isFixed = scales.every((v) => r.isConstant(v));
+  const known = isFixed ? factorsOf.get(node) : undefined;
+  const [[x], w, [y]] = scales.map(({ data }) => data as Float32Array);
+  const value: Value = known ?? { type: "float32", dims: [w.length], data: w.map((s) => Math.fround(x * s) / y) };
+  if (isFixed) {
+    factorsOf.set(node, value);
+    r.constant(value);
+  }
+  return r.place(value);
+}
+
+/** Scales as factors are made of: numbers in JavaScript. */
+const areKnown = (scales: HeldInputs): scales is Value[] => scales.every((v) => isFloat(v) && !isTensor(v));
+
 const [V, Z] = [operand(0), operand(1)];
 
 /** QLinearConv and QLinearMatMul: codes, weights and results, each with scale and zero point, an int32 bias. */
@@ -153,18 +171,15 @@ export const qlinear =
     const scales = [xScale, ws, yScale];
     if (x === undefined || zero === undefined || !isCodes(yZero) || ![xScale, yScale, yZero].every((v) => v && countOf(v) === 1))
       return undefined;
-    // factors of the sums are made here, for a device's division may be off by a bit
-    if (scales.some((v) => !isFloat(v) || isTensor(v)) || !isAlong(ws, unit)) return undefined;
+    if (!areKnown(scales) || !isAlong(ws, unit)) return undefined;
     if (bias !== undefined && (bias.type !== "int32" || countOf(bias) !== countIn(unit))) return undefined;
-    const [[own], each, [over]] = scales.map((v) => (v as Value).data as Float32Array);
-    const factors = each.map((s) => Math.fround(own * s) / over);
     const { type } = yZero;
     const code = r.place(yZero);
     const spec = chainShaderSpec(rounded(type, V, Z), ["same", "one"]);
     const none = [0, 0, 0, 0];
     const { params } = chainWordsOf([1, 1, 1, 1], [{ strides: none, offset: 0 }, { strides: none, offset: code.offset }]); // prettier-ignore
     const after = { type, of: { spec, own: 0, params, bound: { x1: code } } };
-    const y = sums(r, unit, { x, zero, factor: r.upload(factors, [factors.length]), bias, after }, node);
+    const y = sums(r, unit, { x, zero, factor: factorOf(r, scales, node), bias, after }, node);
     return y && [y];
   };
 
@@ -209,14 +224,13 @@ const codesByCodes: DeviceEmit = (r, [a, aScale, aZero, b, bScale, bZero, yScale
   if (!isByte(a) || !isByte(b) || !isByte(yZero) || (a.dims.at(-1) ?? 0) > EXACT) return undefined;
   const scales = [aScale, bScale, yScale];
   if (![...scales, aZero, bZero, yZero].every((v) => v !== undefined && countOf(v) === 1)) return undefined;
-  if (scales.some((v) => !isFloat(v) || isTensor(v))) return undefined;
+  if (!areKnown(scales)) return undefined;
   const [x, w] = [[a, aZero!] as const, [b, bZero!] as const].map(([v, zero]) =>
     emitChain(r, ([code, z]) => binary("sub", code, z), [asFloats(r, v), { ...asFloats(r, zero), dims: [] }]),
   );
   const [sum] = (x && w && multiply(r, [x, w], node)) ?? [];
-  const [s, t, over] = scales.map((v) => ((v as Value).data as Float32Array)[0]);
-  const factor = r.upload(Float32Array.of(Math.fround(s * t) / over), []);
-  const y = emitChain(r, ([v, f, z]) => rounded(yZero.type, binary("mul", v, f), z), [sum, factor, { ...asFloats(r, yZero), dims: [] }]);
+  const given = [sum, factorOf(r, scales, node), { ...asFloats(r, yZero), dims: [] }];
+  const y = emitChain(r, ([v, f, z]) => rounded(yZero.type, binary("mul", v, f), z), given);
   for (const value of [x, w, sum]) if (value !== undefined) r.free(value);
   return y && [{ ...y, type: yZero.type }];
 };

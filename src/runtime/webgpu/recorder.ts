@@ -82,6 +82,7 @@ export interface Recorder {
   rewrite(uploaded: Tensor, data: NumberArray): void;
   /** Marks a value whose data never changes. */
   constant(value: Value): void;
+  isConstant(value: Value): boolean;
   /** Words that the shader reads, computed when the commands are recorded: `make` may give others each time. */
   dispatch(shader: Shader, make: Dispatch | (() => Pick<Dispatch, "params" | "groups"> & Omit<Dispatch, "params" | "groups">)): void;
   /** y [m, n] = x [m, k] * w^T. */
@@ -242,6 +243,7 @@ export function createRecorder(runtime: GpuRuntime): Recorder {
       if ((value.type === "float32" || value.type === "int32" || isCodes(value)) && !constants.has(value.data))
         constants.set(value.data, null);
     },
+    isConstant: ({ data }) => constants.has(data),
     dispatch({ family, spec, name, code }, make) {
       const pipeline = runtime.pipeline(`nn ${family}`, spec, () => ({ name, code: code() }));
       pipeline.catch(() => {});
