@@ -84,7 +84,10 @@ function* adaroundSteps(
   for (let i = 0; i < n; i++) {
     const q = w.data[i] / step[i] + zero[i];
     low[i] = Math.floor(q);
+    const beyond = (code: number): boolean => Math.abs(Math.fround((code - zero[i]) * step[i])) === Infinity;
     if (low[i] < grid.qmin || low[i] + 1 > grid.qmax) fixed[i] = Math.min(grid.qmax, Math.max(grid.qmin, Math.round(q)));
+    // of two codes beside a weight near the largest float32 one may stand for none
+    else if (beyond(low[i]) || beyond(low[i] + 1)) fixed[i] = low[i] + (beyond(low[i]) ? 1 : 0);
     const start = Math.min(0.99, Math.max(0.01, q - low[i]));
     v[i] = -Math.log(1.2 / (start + 0.1) - 1);
   }

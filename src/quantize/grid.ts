@@ -16,6 +16,7 @@ import type {
   ScaleLevel,
   ScaleRule,
 } from "../../formats/core/types.ts";
+import { finiteCode } from "../tensor/quantize/finite.ts";
 import { quantize } from "../tensor/quantize/index.ts";
 import { scaleRule } from "../tensor/quantize/scale-rules.ts";
 import { matrixView, readRows, type Tensor, type TensorData } from "../tensor/tensor.ts";
@@ -342,7 +343,6 @@ export class BlockGrid {
     const { rows, cells, stored, decide, zero, qmin, qmax, element } = this;
     const group = this.groupOf(j);
     const steps = this.#factor !== null || this.#divisor !== null;
-    const isTight = this.#isTight;
     if (this.integer) {
       const mask = this.#mask;
       const negative = element.limits.min < 0 ? qmax + 1 : Infinity;
@@ -350,21 +350,14 @@ export class BlockGrid {
         const c = (cells.rows === 1 ? r : Math.floor(r / cells.rows)) * cells.gridK + group;
         const z = zero[c];
         const t = steps ? this.#steps(x[xAt + r], c) : x[xAt + r] / decide[c];
-        let low = qmin;
-        let high = qmax;
-        if (isTight) {
-          const reach = FLT_MAX / Math.abs(stored[c]);
-          low = Math.max(low, Math.ceil(z - reach));
-          high = Math.min(high, Math.floor(z + reach));
-        }
         // Whole zero points are added after rounding, so that ties do not depend on their parity; fractional ones (HQQ)
         // are part of the value.
-        const q = z === Math.floor(z) ? clamp(t, low - z, high - z) + MAGIC - MAGIC + z : clamp(t + z, low, high) + MAGIC - MAGIC;
+        const q = z === Math.floor(z) ? clamp(t, qmin - z, qmax - z) + MAGIC - MAGIC + z : clamp(t + z, qmin, qmax) + MAGIC - MAGIC;
         const code = q & mask;
         codes[r] = code;
         values[r] = ((code >= negative ? code - mask - 1 : code) - z) * stored[c];
       }
-      return;
+      return this.#keepFinite(j, codes, values);
     }
     const scratch = this.#scratch;
     for (let r = 0; r < rows; r++) {
@@ -376,6 +369,17 @@ export class BlockGrid {
     for (let r = 0; r < rows; r++) {
       const c = Math.floor(r / cells.rows) * cells.gridK + group;
       values[r] = ((table ? table[codes[r]] : element.decode(codes[r])) - zero[c]) * stored[c];
+    }
+    this.#keepFinite(j, codes, values);
+  }
+
+  /** Values that no float32 holds become the nearest one that does. */
+  #keepFinite(j: number, codes: Codes, values: Float64Array): void {
+    if (!this.#isTight) return;
+    for (let r = 0; r < this.rows; r++) {
+      const c = this.cellOf(r, j);
+      codes[r] = finiteCode(this.element, codes[r], this.zero[c], this.stored[c]);
+      values[r] = (this.element.decode(codes[r]) - this.zero[c]) * this.stored[c];
     }
   }
 

@@ -37,7 +37,7 @@ export function hqq(options: HqqOptions = {}): SteppedQuantizer {
   const steps = function* (weight: Tensor, format: Format): Steps<PackedTensor> {
     checkAborted(signal, "hqq");
     const target = columnFormat(format, "hqq");
-    if (target.kind !== "block" || !target.offset)
+    if (target.kind !== "block" || target.offset?.role !== "zeroPoint")
       throw new LowbitError(
         "E_UNSUPPORTED",
         `hqq: expected a format with zero points, got ${format.name}. Use uint4_b64_zp, or a block format with float16 zero points.`,

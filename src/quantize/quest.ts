@@ -34,10 +34,7 @@ export function quest(): WeightQuantizer {
         }
       for (let c = 0; c < n; c++) {
         if (squares[c] === 0) continue;
-        let scale = Math.sqrt(squares[c] / counts[c]) * clip.scale;
-        grid.setScale(c, scale);
-        // near the largest float32 the clip may lie beyond it
-        while (grid.overflows(grid.stored[c], 0)) grid.setScale(c, (scale /= 2));
+        grid.setScale(c, Math.sqrt(squares[c] / counts[c]) * clip.scale);
       }
       return grid.pack(grid.quantizeAll(w.data), w.shape, { version: 1, algorithm: "quest", clip: clip.clip });
     },

@@ -1,6 +1,6 @@
 // Round to nearest onto block formats, in two passes over the data: the extremes of every block give the scales of all
 // levels, then values become codes with the scales as they are stored.
-import { packedSizes } from "../../../formats/core/packed.ts";
+import { levelValues, packedSizes } from "../../../formats/core/packed.ts";
 import { LowbitError } from "../../../formats/core/errors.ts";
 import { spanGrid, type SpanGrid } from "../../../formats/core/span.ts";
 import type { BlockFormat, PackedTensor } from "../../../formats/core/types.ts";
@@ -131,7 +131,13 @@ function blockParams(format: BlockFormat, policy: Policy, stats: CellStats): { w
 function storeZeroPoints(m: MatrixView, grid: SpanGrid, format: BlockFormat, policy: Policy, zeroPoint: Float64Array): Uint8Array {
   const [level] = format.offset!.levels;
   const own = spanGrid(level.span, m.rows, m.k);
-  if (own.rows === grid.rows && own.k === grid.k) return storeLevel(level, grid, zeroPoint, true);
+  if (own.rows === grid.rows && own.k === grid.k) {
+    const bytes = storeLevel(level, grid, zeroPoint, true);
+    // a format of few bits rounds them
+    const stored = levelValues(level, bytes, m.rows, m.k);
+    for (let c = 0; c < zeroPoint.length; c++) zeroPoint[c] = Math.round(stored[c]);
+    return bytes;
+  }
   if (!isSymmetric(policy.rangeRule))
     throw new LowbitError(
       "E_UNSUPPORTED",

@@ -29,7 +29,7 @@ export function keepFinite(m: MatrixView, { element }: BlockFormat, cells: CellP
 }
 
 /** The code itself, or the one nearest to it whose value is finite. */
-function finiteCode(element: NumberFormat, code: number, zero: number, scale: number): number {
+export function finiteCode(element: NumberFormat, code: number, zero: number, scale: number): number {
   const value = element.decode(code);
   if (!(Math.abs((value - zero) * scale) >= BEYOND)) return code;
   const most = (BEYOND * (1 - 2 ** -50)) / Math.abs(scale);
