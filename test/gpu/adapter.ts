@@ -2,7 +2,9 @@
 // Deno. Where there is none a suite says what it skips; with REQUIRE_WEBGPU=1 that is a failure. LOWBIT_ADAPTER names
 // the adapter that must answer (part of its description), so that a driver that silently took another's place is found
 // out.
-import { describe, test } from "vitest";
+import { afterAll, beforeAll, describe, test } from "vitest";
+import type { GpuRoot } from "../../kernels/wgsl/api.ts";
+import { webgpu, type WebGpuBackend } from "../../src/backends/webgpu/backend.ts";
 
 interface Scope {
   navigator?: { gpu?: GPU };
@@ -67,5 +69,21 @@ export function describeGpu(title: string, body: () => void): void {
   console.warn(`SKIPPED (1 suite): ${title}: no WebGPU adapter (scripts/webgpu-drivers.sh and npm run test:gpu give one)`);
   describe.skip(title, () => {
     test("needs a WebGPU adapter", () => {});
+  });
+}
+
+/** A suite on the adapter, with a backend for as long as its tests run. */
+export function describeBackend(title: string, body: (on: { readonly backend: WebGpuBackend }) => void): void {
+  describeGpu(`${title} on ${adapterName}`, () => {
+    let backend: WebGpuBackend;
+    beforeAll(async () => {
+      backend = await webgpu({ gpu: (await entryPoint()) as unknown as GpuRoot });
+    });
+    afterAll(() => backend.dispose());
+    body({
+      get backend() {
+        return backend;
+      },
+    });
   });
 }

@@ -1,21 +1,13 @@
 // Operators on codes on a device, all in one model: the codes of WebAssembly, which test/runtime judges by onnxruntime.
-import { afterAll, beforeAll, expect, it } from "vitest";
-import type { GpuRoot } from "../../kernels/wgsl/api.ts";
-import { webgpu, type WebGpuBackend } from "../../src/backends/webgpu/backend.ts";
+import { expect, it } from "vitest";
 import { loadModel } from "../../src/runtime/index.ts";
-import { adapterName, describeGpu, entryPoint } from "./adapter.ts";
+import { describeBackend } from "./adapter.ts";
 import { CODE_CASES, codesModel } from "./code-models.ts";
 
-describeGpu(`codes on ${adapterName}`, () => {
-  let backend: WebGpuBackend;
-  beforeAll(async () => {
-    backend = await webgpu({ gpu: (await entryPoint()) as unknown as GpuRoot });
-  });
-  afterAll(() => backend.dispose());
-
+describeBackend("codes", (on) => {
   it(`${CODE_CASES.length} operators on codes: the values of WebAssembly`, async () => {
     const { bytes, feeds } = codesModel(CODE_CASES);
-    const [judge, session] = await Promise.all([loadModel(bytes), loadModel(bytes, { backend })]);
+    const [judge, session] = await Promise.all([loadModel(bytes), loadModel(bytes, on)]);
     const wanted = await judge.run(feeds);
     for (let turn = 0; turn < 2; turn++) {
       const got = await session.run(feeds);

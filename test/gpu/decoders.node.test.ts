@@ -1,14 +1,13 @@
 // Decoders on a device beside onnxruntime-node, which is fed its caches: exporters' forms of GPT-2 and an optimum
 // decoder, and forms that run partly elsewhere, which `explain()` says.
 import { InferenceSession, Tensor } from "onnxruntime-node";
-import { afterAll, beforeAll, expect, it, vi } from "vitest";
-import type { GpuRoot } from "../../kernels/wgsl/api.ts";
+import { expect, it, vi } from "vitest";
 import { gpuRuntime } from "../../src/backends/webgpu/door.ts";
-import { webgpu, type WebGpuBackend } from "../../src/backends/webgpu/backend.ts";
 import { quantizeModelBytes } from "../../src/onnx/index.ts";
 import { loadModel } from "../../src/runtime/index.ts";
+import { distance } from "../helpers/distance.ts";
 import { SPELLED, spelledModel } from "../runtime/spelled.ts";
-import { adapterName, describeGpu, entryPoint } from "./adapter.ts";
+import { describeBackend } from "./adapter.ts";
 import { GPT, gptModel } from "./decoder-models.ts";
 
 /** The logits of the last token, the caches kept between calls. `cut`: to so many tokens. */
@@ -42,24 +41,9 @@ async function judgeOf(bytes: Uint8Array, { layers, kvHeads, size, vocabulary }:
   };
 }
 
-function distance(wanted: Float32Array, got: Float32Array): number {
-  let [noise, signal] = [0, 0];
-  wanted.forEach((v, i) => {
-    noise += (v - got[i]) ** 2;
-    signal += v ** 2;
-  });
-  return Math.sqrt(noise / signal);
-}
-
 const ids = (count: number, seed: number): number[] => Array.from({ length: count }, (_, i) => (i * (7 + 2 * seed) + 3 * seed) % 80);
 
-describeGpu(`decoders beside onnxruntime on ${adapterName}`, () => {
-  let backend: WebGpuBackend;
-  beforeAll(async () => {
-    backend = await webgpu({ gpu: (await entryPoint()) as unknown as GpuRoot });
-  });
-  afterAll(() => backend.dispose());
-
+describeBackend("decoders beside onnxruntime", (on) => {
   it.each<[string, () => Uint8Array | Promise<Uint8Array>, typeof GPT | typeof SPELLED, Record<string, number>]>([
     ["rotary embedding and grouped heads", () => spelledModel(), SPELLED, { "lowbit.Attention": 2, Concat: 4 }],
     ["the same in q4", async () => (await quantizeModelBytes(spelledModel(), { dtype: "q4" })).bytes, SPELLED, { "lowbit.Attention": 2 }],
@@ -72,7 +56,7 @@ describeGpu(`decoders beside onnxruntime on ${adapterName}`, () => {
     "%s",
     async (_, make, sizes, parts) => {
       const bytes = await make();
-      const session = await loadModel(bytes, { backend });
+      const session = await loadModel(bytes, on);
       const judge = await judgeOf(bytes, sizes);
       const decoder = session.decoder({ capacity: 100 });
       const near = (wanted: Float32Array, got: Float32Array): void => expect(distance(wanted, got)).toBeLessThan(1e-5);
@@ -92,8 +76,8 @@ describeGpu(`decoders beside onnxruntime on ${adapterName}`, () => {
   );
 
   it("from the third token on no bind group is made, and no buffer but that of the logits", async () => {
-    const { device } = gpuRuntime(backend)!;
-    const session = await loadModel(gptModel(), { backend });
+    const { device } = gpuRuntime(on.backend)!;
+    const session = await loadModel(gptModel(), on);
     const decoder = session.decoder({ capacity: 40 });
     await decoder.prefill(ids(3, 1));
     for (const id of [4, 70]) await decoder.step(id);

@@ -1,43 +1,27 @@
 // Decoders on a device whose attention is spelled out: their caches stay there. The judge is the decoder on WebAssembly,
 // which test/runtime judges by onnxruntime; decoders.node.test.ts has onnxruntime itself.
 import { fromBinary } from "@bufbuild/protobuf";
-import { afterAll, beforeAll, expect, it } from "vitest";
+import { expect, it } from "vitest";
 import { decoderModel, type DecoderSizes } from "../../bench/decode-model.ts";
-import type { GpuRoot } from "../../kernels/wgsl/api.ts";
 import { gpuRuntime } from "../../src/backends/webgpu/door.ts";
-import { webgpu, type WebGpuBackend } from "../../src/backends/webgpu/backend.ts";
 import { ModelProtoSchema } from "../../src/onnx/file/gen/onnx_pb.ts";
 import { quantizeModelBytes } from "../../src/onnx/index.ts";
 import { loadModel } from "../../src/runtime/index.ts";
 import type { Decoder } from "../../src/runtime/decoder.ts";
 import type { DeviceDecoder } from "../../src/runtime/webgpu/decoder.ts";
+import { distance } from "../helpers/distance.ts";
 import { encode, node } from "../onnx/build.ts";
 import { halfSpelledModel, spelledModel, withValues } from "../runtime/spelled.ts";
-import { adapterName, describeGpu, entryPoint } from "./adapter.ts";
+import { describeBackend } from "./adapter.ts";
 import { gptModel } from "./decoder-models.ts";
 
-/** Noise over signal, rms. */
-function near(wanted: Float32Array, got: Float32Array): void {
-  expect(got.length).toBe(wanted.length);
-  let [noise, signal] = [0, 1e-30];
-  wanted.forEach((v, i) => {
-    noise += (v - got[i]) ** 2;
-    signal += v ** 2;
-  });
-  expect(Math.sqrt(noise / signal)).toBeLessThan(5e-6);
-}
+const near = (wanted: Float32Array, got: Float32Array): void => expect(distance(wanted, got)).toBeLessThan(5e-6);
 
 const GROUPED: DecoderSizes = { hidden: 64, heads: 4, kvHeads: 2, size: 16, ffn: 96, layers: 1, vocabulary: 80, positions: 64, level: 0 };
 
 const ids = (count: number, seed: number): number[] => Array.from({ length: count }, (_, i) => (i * (7 + 2 * seed) + 3 * seed) % 80);
 
-describeGpu(`decoders of spelled-out attention on ${adapterName}`, () => {
-  let backend: WebGpuBackend;
-  beforeAll(async () => {
-    backend = await webgpu({ gpu: (await entryPoint()) as unknown as GpuRoot });
-  });
-  afterAll(() => backend.dispose());
-
+describeBackend("decoders of spelled-out attention", (on) => {
   it.each([
     ["rotary embedding and grouped heads", () => spelledModel()],
     ["the same with caches of float16", () => halfSpelledModel()],
@@ -47,9 +31,9 @@ describeGpu(`decoders of spelled-out attention on ${adapterName}`, () => {
     "%s: prompts, tokens, several sequences, caches that grow",
     async (_, make) => {
       const bytes = make();
-      const runtime = gpuRuntime(backend)!;
+      const runtime = gpuRuntime(on.backend)!;
       const before = runtime.buffers;
-      const [judge, session] = await Promise.all([loadModel(bytes), loadModel(bytes, { backend })]);
+      const [judge, session] = await Promise.all([loadModel(bytes), loadModel(bytes, on)]);
       const options = { capacity: 150, sequences: 2 };
       const [wanted, decoder] = [judge.decoder(options), session.decoder(options)];
       near(wanted.prefill(ids(7, 1)), await decoder.prefill(ids(7, 1)));
@@ -91,7 +75,7 @@ describeGpu(`decoders of spelled-out attention on ${adapterName}`, () => {
     last.output[0] = "angles";
     nodes.push(node("Sin", ["angles"], ["logits"]));
     const bytes = encode(proto);
-    const [judge, session] = await Promise.all([loadModel(bytes), loadModel(bytes, { backend })]);
+    const [judge, session] = await Promise.all([loadModel(bytes), loadModel(bytes, on)]);
     for (const first of ["prefill", "steps"]) {
       const options = { capacity: 20, sequences: 2 };
       const [wanted, decoder] = [judge.decoder(options), session.decoder(options)];
@@ -115,9 +99,9 @@ describeGpu(`decoders of spelled-out attention on ${adapterName}`, () => {
   }, 120_000);
 
   it("a decoder that is disposed of within a call leaves nothing behind", async () => {
-    const runtime = gpuRuntime(backend)!;
+    const runtime = gpuRuntime(on.backend)!;
     for (const bytes of [gptModel({ odd: true }), decoderModel(GROUPED)]) {
-      const session = await loadModel(bytes, { backend });
+      const session = await loadModel(bytes, on);
       await session.decoder({ capacity: 20 }).prefill([1, 2]);
       const before = runtime.buffers;
       for (const first of [true, false]) {
@@ -137,7 +121,7 @@ describeGpu(`decoders of spelled-out attention on ${adapterName}`, () => {
   it("the product of the logits joined with another", async () => {
     const { bytes: q4 } = await quantizeModelBytes(spelledModel(), { dtype: "q4" });
     for (const bytes of [decoderModel(GROUPED), q4]) {
-      const [judge, session] = await Promise.all([loadModel(bytes), loadModel(withValues(bytes), { backend })]);
+      const [judge, session] = await Promise.all([loadModel(bytes), loadModel(withValues(bytes), on)]);
       const [wanted, decoder] = [judge.decoder({ capacity: 20 }), session.decoder({ capacity: 20 })];
       for (const list of [ids(3, 1), [8]]) near(wanted.prefill(list), await decoder.prefill(list));
       await Promise.all([judge.release(), session.release()]);
@@ -146,7 +130,7 @@ describeGpu(`decoders of spelled-out attention on ${adapterName}`, () => {
 
   it("generates, and refuses caches of fewer bits", async () => {
     const bytes = gptModel();
-    const [judge, session] = await Promise.all([loadModel(bytes), loadModel(bytes, { backend })]);
+    const [judge, session] = await Promise.all([loadModel(bytes), loadModel(bytes, on)]);
     const tokens = async (of: Pick<Decoder | DeviceDecoder, "generate">): Promise<number[]> => {
       const out: number[] = [];
       for await (const id of of.generate({ prompt: ids(5, 4), maxTokens: 6 })) out.push(id);

@@ -1,19 +1,12 @@
 // GGUF files on a device: logits of their decoders on WebAssembly, which test/runtime judges by a forward pass in
 // float64.
-import { afterAll, beforeAll, expect, it } from "vitest";
-import type { GpuRoot } from "../../kernels/wgsl/api.ts";
-import { webgpu, type WebGpuBackend } from "../../src/backends/webgpu/backend.ts";
+import { expect, it } from "vitest";
 import { loadModel } from "../../src/runtime/index.ts";
+import { distance } from "../helpers/distance.ts";
 import { fileOf, type Form } from "../runtime/gguf-files.ts";
-import { adapterName, describeGpu, entryPoint } from "./adapter.ts";
+import { describeBackend } from "./adapter.ts";
 
-describeGpu(`GGUF on ${adapterName}`, () => {
-  let backend: WebGpuBackend;
-  beforeAll(async () => {
-    backend = await webgpu({ gpu: (await entryPoint()) as unknown as GpuRoot });
-  });
-  afterAll(() => backend.dispose());
-
+describeBackend("GGUF", (on) => {
   it.each<[Form, "float32" | "int8", number]>([
     [{ architecture: "llama", type: "ggml_q4_k", factors: true }, "float32", 1e-5],
     [{ architecture: "qwen2", type: "ggml_q4_0", biases: true, tied: true }, "float32", 1e-5],
@@ -23,13 +16,10 @@ describeGpu(`GGUF on ${adapterName}`, () => {
     "%j, activations of %s",
     async (form, activations, limit) => {
       const bytes = await fileOf(form);
-      const [judge, session] = await Promise.all([loadModel(bytes, { activations }), loadModel(bytes, { backend, activations })]);
+      const [judge, session] = await Promise.all([loadModel(bytes, { activations }), loadModel(bytes, { ...on, activations })]);
       const options = { capacity: 16, cache: activations };
       const [wanted, decoder] = [judge.decoder(options), session.decoder(options)];
-      const near = (a: Float32Array, b: Float32Array): void => {
-        const [noise, signal] = [a.reduce((s, v, i) => s + (v - b[i]) ** 2, 0), a.reduce((s, v) => s + v * v, 0)];
-        expect(Math.sqrt(noise / signal)).toBeLessThan(limit);
-      };
+      const near = (a: Float32Array, b: Float32Array): void => expect(distance(a, b)).toBeLessThan(limit);
       near(wanted.prefill([5, 17, 2]), await decoder.prefill([5, 17, 2]));
       for (const id of [90, 41]) near(wanted.step(id), await decoder.step(id));
       await Promise.all([judge.release(), session.release()]);

@@ -1,27 +1,19 @@
 // Random graphs on a device, beside the same on WebAssembly (which test/runtime judges by onnxruntime).
-import { afterAll, beforeAll, expect, it } from "vitest";
-import type { GpuRoot } from "../../kernels/wgsl/api.ts";
-import { webgpu, type WebGpuBackend } from "../../src/backends/webgpu/backend.ts";
+import { expect, it } from "vitest";
 import { loadModel } from "../../src/runtime/index.ts";
 import { random } from "../helpers/random.ts";
 import { randomGraph } from "../runtime/graphs.ts";
-import { adapterName, describeGpu, entryPoint } from "./adapter.ts";
+import { describeBackend } from "./adapter.ts";
 
 // few: software drivers compile each chain of operators for long
 const COUNT = 5;
 
-describeGpu(`random graphs on ${adapterName}`, () => {
-  let backend: WebGpuBackend;
-  beforeAll(async () => {
-    backend = await webgpu({ gpu: (await entryPoint()) as unknown as GpuRoot });
-  });
-  afterAll(() => backend.dispose());
-
+describeBackend("random graphs", (on) => {
   it(`${COUNT} of them, twice each: the values of WebAssembly`, async () => {
     for (let seed = 1; seed <= COUNT; seed++) {
       const { integer } = random(seed);
       const { bytes, feeds, text } = randomGraph(integer, 4 + integer(14));
-      const [judge, session] = [await loadModel(bytes), await loadModel(bytes, { backend })];
+      const [judge, session] = [await loadModel(bytes), await loadModel(bytes, on)];
       const wanted = await judge.run(feeds);
       for (let turn = 0; turn < 2; turn++) {
         const got = await session.run(feeds);

@@ -1,38 +1,30 @@
 // Layers on the WebGPU backend, apart from the numbers of their formats (products.test.ts): buffers that stay on the
 // device, special values, runs at once, what is left behind, what is refused, lost devices.
-import { afterAll, beforeAll, expect, it } from "vitest";
+import { expect, it } from "vitest";
 import { format } from "../../formats/index.ts";
-import type { GpuRoot } from "../../kernels/wgsl/api.ts";
-import { webgpu, type WebGpuBackend } from "../../src/backends/webgpu/backend.ts";
 import { matmul, prepareMatmul, quantize, tensor } from "../../src/index.ts";
-import { adapterName, describeGpu, entryPoint } from "./adapter.ts";
+import { describeBackend } from "./adapter.ts";
 import { backendWith, checkProduct, data, weight } from "./product.ts";
 
-describeGpu(`layers on ${adapterName}`, () => {
-  let backend: WebGpuBackend;
-  beforeAll(async () => {
-    backend = await webgpu({ gpu: (await entryPoint()) as unknown as GpuRoot });
-  });
-  afterAll(() => backend.dispose());
-
+describeBackend("layers", (on) => {
   it("inputs and results stay on the device, and chain", async () => {
     const [a, b] = [weight("int4_b32", 96, 40), weight("nf4_b64", 7, 96)];
     const x = data(3 * 40);
-    const [first, second] = [prepareMatmul(a, { backend, epilogue: "relu" }), prepareMatmul(b, { backend })];
+    const [first, second] = [prepareMatmul(a, { ...on, epilogue: "relu" }), prepareMatmul(b, on)];
     const middle: GPUBuffer = await first.runBuffer(x, 3);
     const end = await second.runBuffer(middle, 3);
     const h = await first.runAsync(x, 3);
-    expect(await backend.read(middle, 3 * 96)).toEqual(h);
-    expect(await backend.read(end, 3 * 7)).toEqual(await second.runAsync(h, 3));
-    const own: GPUBuffer = backend.upload(new Float32Array(3 * 7));
+    expect(await on.backend.read(middle, 3 * 96)).toEqual(h);
+    expect(await on.backend.read(end, 3 * 7)).toEqual(await second.runAsync(h, 3));
+    const own: GPUBuffer = on.backend.upload(new Float32Array(3 * 7));
     expect(await second.runBuffer(middle, 3, own)).toBe(own);
-    expect(await backend.read(own, 21)).toEqual(await backend.read(end, 21));
+    expect(await on.backend.read(own, 21)).toEqual(await on.backend.read(end, 21));
     // float16 on the device: odd k, values that float16 holds
     const w = weight("int8_row", 5, 33);
     const halves = Uint16Array.from({ length: 66 }, (_, i) => 0x3c00 + 64 * (i % 7) + ((i & 1) << 15));
     const floats = Float32Array.from(halves, (v) => (v & 0x8000 ? -1 : 1) * (1 + (v & 0x3ff) / 1024));
-    const layer = prepareMatmul(w, { backend, activations: "float16" });
-    const given = backend.upload(halves);
+    const layer = prepareMatmul(w, { ...on, activations: "float16" });
+    const given = on.backend.upload(halves);
     expect(await layer.runAsync(given, 2)).toEqual(await layer.runAsync(floats, 2));
     await expect(first.runBuffer(given, 3)).rejects.toThrowError(/expected a GPUBuffer of 3 x 40 float32/);
     await expect(first.runBuffer(x, 3, given)).rejects.toThrowError(/run out/);
@@ -47,7 +39,7 @@ describeGpu(`layers on ${adapterName}`, () => {
         for (const m of [3, 7]) {
           const x = data(m * 64);
           x[64 + 5] = bad;
-          const y = await prepareMatmul(w, { backend, activations }).runAsync(x, m);
+          const y = await prepareMatmul(w, { ...on, activations }).runAsync(x, m);
           expect(y.every((v, i) => Number.isFinite(v) || (i >= 20 && i < 40))).toBe(true);
           expect(y.subarray(20, 40).some((v) => !Number.isFinite(v))).toBe(true);
         }
@@ -55,18 +47,18 @@ describeGpu(`layers on ${adapterName}`, () => {
 
   it("runs at once keep their own numbers; x may be a view into a larger array", async () => {
     const w = weight("int4_b32", 30, 50);
-    const layer = prepareMatmul(w, { backend });
+    const layer = prepareMatmul(w, on);
     const all = data(10 * 50);
     const one = await Promise.all(Array.from({ length: 10 }, (_, r) => layer.runAsync(all.subarray(r * 50, r * 50 + 50), 1)));
     for (let r = 0; r < 10; r++) expect(one[r]).toEqual(await layer.runAsync(all.slice(r * 50, r * 50 + 50), 1));
     const out = new Float32Array(30);
     expect(await layer.runAsync(all.subarray(0, 50), 1, out)).toBe(out);
     expect(out).toEqual(one[0]);
-    const view = await matmul(tensor(all, [10, 50]), w, { backend });
+    const view = await matmul(tensor(all, [10, 50]), w, on);
     expect(view.data.length).toBe(300);
     // a transposed weight: quantized through a strided view
     const turned = quantize({ data: all, shape: [50, 10], stride: [1, 50], offset: 0 } as never, format("int8_row"));
-    await checkProduct(backend, turned, 2);
+    await checkProduct(on.backend, turned, 2);
   }, 300_000);
 
   it("1,000 layers leave no buffer behind; wrong shapes and disposed layers are refused", async () => {

@@ -1,34 +1,21 @@
 // Models on a device: the plan that runs on WebAssembly, on WGSL kernels. Its judge is that plan, which others judge by
 // onnxruntime. One session for each kind of model, few sizes: software drivers compile for seconds.
-import { afterAll, beforeAll, expect, it } from "vitest";
+import { expect, it } from "vitest";
 import { decoderModel, type DecoderSizes } from "../../bench/decode-model.ts";
-import type { GpuRoot } from "../../kernels/wgsl/api.ts";
 import { gpuRuntime } from "../../src/backends/webgpu/door.ts";
-import { webgpu, type WebGpuBackend } from "../../src/backends/webgpu/backend.ts";
 import { quantizeModelBytes } from "../../src/onnx/index.ts";
 import { loadModel, sampler, type RuntimeTensor, type Sampler } from "../../src/runtime/index.ts";
 import type { Decoder } from "../../src/runtime/decoder.ts";
 import type { DeviceDecoder } from "../../src/runtime/webgpu/decoder.ts";
 import { encode, graph, model, node, raw, T, value, weights } from "../onnx/build.ts";
 import { encoderFeeds, encoderModel, FORMS } from "../onnx/encoder.ts";
+import { distance } from "../helpers/distance.ts";
 import { SPELLED, spelledModel } from "../runtime/spelled.ts";
-import { adapterName, describeGpu, entryPoint } from "./adapter.ts";
+import { describeBackend } from "./adapter.ts";
 
 type Feeds = Record<string, RuntimeTensor>;
 
 const SIZES: DecoderSizes = { hidden: 64, heads: 4, kvHeads: 2, size: 16, ffn: 96, layers: 2, vocabulary: 160, positions: 64, level: 0 };
-
-/** Noise over signal, rms. */
-function distance(wanted: RuntimeTensor, got: RuntimeTensor): number {
-  expect([got.type, [...got.dims]]).toEqual([wanted.type, [...wanted.dims]]);
-  const [a, b] = [wanted.data, got.data] as [Float32Array, Float32Array];
-  let [noise, signal] = [0, 1e-30];
-  a.forEach((v, i) => {
-    noise += (v - b[i]) ** 2;
-    signal += v ** 2;
-  });
-  return Math.sqrt(noise / signal);
-}
 
 const i64 = (dims: number[], of: (i: number) => number): RuntimeTensor => ({
   type: "int64",
@@ -51,25 +38,22 @@ function decoderFeeds({ layers, kvHeads, size }: typeof SPELLED | DecoderSizes, 
   };
 }
 
-describeGpu(`models on ${adapterName}`, () => {
-  let backend: WebGpuBackend;
-  beforeAll(async () => {
-    backend = await webgpu({ gpu: (await entryPoint()) as unknown as GpuRoot });
-  });
-  afterAll(() => backend.dispose());
-
+describeBackend("models", (on) => {
   /** How the steps ran, by operator. */
   async function check(bytes: Uint8Array, feeds: readonly Feeds[], limit: number): Promise<Map<string, string>> {
-    const runtime = gpuRuntime(backend)!;
+    const runtime = gpuRuntime(on.backend)!;
     const before = runtime.buffers;
-    const [judge, session] = await Promise.all([loadModel(bytes), loadModel(bytes, { backend })]);
+    const [judge, session] = await Promise.all([loadModel(bytes), loadModel(bytes, on)]);
     let again = 0;
     for (const one of feeds) {
       const wanted = await judge.run(one);
       for (let turn = 0; turn < 2; turn++) {
         const got = await session.run(one);
         expect(Object.keys(got)).toEqual(Object.keys(wanted));
-        for (const [name, value] of Object.entries(wanted)) expect(distance(value, got[name]), name).toBeLessThan(limit);
+        for (const [name, { type, dims, data }] of Object.entries(wanted)) {
+          expect([got[name].type, [...got[name].dims]], name).toEqual([type, [...dims]]);
+          expect(distance(data as Float32Array, got[name].data as Float32Array), name).toBeLessThan(limit);
+        }
         // a second run finds the buffers of the first
         if (turn === 1) expect(runtime.buffers).toBe(again);
         again = runtime.buffers;
@@ -121,12 +105,9 @@ describeGpu(`models on ${adapterName}`, () => {
 
   it("a decoder keeps its cache on the device, and repeats a recorded step", async () => {
     const bytes = decoderModel(SIZES);
-    const [judge, session] = await Promise.all([loadModel(bytes), loadModel(bytes, { backend })]);
+    const [judge, session] = await Promise.all([loadModel(bytes), loadModel(bytes, on)]);
     const [wanted, decoder] = [judge.decoder({ capacity: 32 }), session.decoder({ capacity: 32 })];
-    const same = (a: Float32Array, b: Float32Array): void => {
-      const value = (data: Float32Array): RuntimeTensor => ({ type: "float32", dims: [data.length], data });
-      expect(distance(value(a), value(b))).toBeLessThan(2e-6);
-    };
+    const same = (a: Float32Array, b: Float32Array): void => expect(distance(a, b)).toBeLessThan(2e-6);
     const prompt = [1, 5, 9, 100, 3, 7, 22];
     same(wanted.prefill(prompt), await decoder.prefill(prompt));
     for (const id of [4, 150, 8]) same(wanted.step(id), await decoder.step(id));
@@ -154,10 +135,9 @@ describeGpu(`models on ${adapterName}`, () => {
 
   it("caches of fewer bits and several sequences: the logits of WebAssembly", async () => {
     const bytes = decoderModel(SIZES);
-    const [judge, session] = await Promise.all([loadModel(bytes), loadModel(bytes, { backend })]);
-    const tensor = (data: Float32Array): RuntimeTensor => ({ type: "float32", dims: [data.length], data });
+    const [judge, session] = await Promise.all([loadModel(bytes), loadModel(bytes, on)]);
     // there queries are rounded to 16 bits
-    const near = (a: Float32Array, b: Float32Array): void => expect(distance(tensor(a), tensor(b))).toBeLessThan(5e-5);
+    const near = (a: Float32Array, b: Float32Array): void => expect(distance(a, b)).toBeLessThan(5e-5);
     for (const cache of ["float16", "int8", "k8v4", "int4"] as const) {
       const [wanted, decoder] = [judge, session].map((of) => of.decoder({ capacity: 12, cache })) as [Decoder, DeviceDecoder];
       near(wanted.prefill([1, 5, 9, 100]), await decoder.prefill([1, 5, 9, 100]));
@@ -196,7 +176,7 @@ describeGpu(`models on ${adapterName}`, () => {
     const how = await check(bytes, [{ x }], 1e-6);
     expect([how.get("Relu"), how.get("Cos"), how.get("Mul")]).toEqual(["kernel", "processor", "kernel"]);
     const none = { type: "float32", dims: [0, 100], data: new Float32Array(0) };
-    const session = await loadModel(bytes, { backend });
+    const session = await loadModel(bytes, on);
     expect((await session.run({ x: none })).y.dims).toEqual([0, 100]);
     await session.release();
     await expect(session.run({ x })).rejects.toMatchObject({ code: "E_DISPOSED" });

@@ -1,29 +1,21 @@
 // Models of which a part runs in onnxruntime, the rest on a device: also beside onnxruntime's native kernels.
 import { fromBinary } from "@bufbuild/protobuf";
 import * as ort from "onnxruntime-node";
-import { afterAll, beforeAll, expect, it } from "vitest";
+import { expect, it } from "vitest";
 import { decoderModel } from "../../bench/decode-model.ts";
-import type { GpuRoot } from "../../kernels/wgsl/api.ts";
-import { webgpu, type WebGpuBackend } from "../../src/backends/webgpu/backend.ts";
 import { ModelProtoSchema } from "../../src/onnx/file/gen/onnx_pb.ts";
 import { quantizeModelBytes } from "../../src/onnx/index.ts";
 import { loadModel } from "../../src/runtime/index.ts";
 import { encode, graph, model, node, raw, T, value } from "../onnx/build.ts";
 import { f32, numbers } from "../runtime/make.ts";
-import { adapterName, describeGpu, entryPoint } from "./adapter.ts";
+import { describeBackend } from "./adapter.ts";
 
 const near = (a: Float32Array, b: Float32Array): void => {
   expect(a).toHaveLength(b.length);
   for (const [i, v] of a.entries()) expect(Math.abs(v - b[i])).toBeLessThan(1e-4);
 };
 
-describeGpu(`parts on ${adapterName}`, () => {
-  let backend: WebGpuBackend;
-  beforeAll(async () => {
-    backend = await webgpu({ gpu: (await entryPoint()) as unknown as GpuRoot });
-  });
-  afterAll(() => backend.dispose());
-
+describeBackend("parts", (on) => {
   it("products on the device between parts in onnxruntime", async () => {
     const plain = encode(
       model(
@@ -40,7 +32,7 @@ describeGpu(`parts on ${adapterName}`, () => {
       ),
     );
     const { bytes } = await quantizeModelBytes(plain, { dtype: "q4" });
-    const session = await loadModel(bytes, { backend, fallback: "onnxruntime" });
+    const session = await loadModel(bytes, { ...on, fallback: "onnxruntime" });
     expect(session.explain().steps.map(({ kernel }) => kernel === "onnxruntime")).toEqual([true, false, true]);
     const x = f32(2, [3, 64]);
     const judge = await ort.InferenceSession.create(bytes);
@@ -56,7 +48,7 @@ describeGpu(`parts on ${adapterName}`, () => {
     const proto = fromBinary(ModelProtoSchema, bytes);
     proto.graph!.node.push(node("Hardmax", ["logits"], ["choice"]));
     proto.graph!.output.push(value("choice", T.FLOAT, [1, "tokens", 96]));
-    const session = await loadModel(encode(proto), { backend, fallback: "onnxruntime" });
+    const session = await loadModel(encode(proto), { ...on, fallback: "onnxruntime" });
     const judge = await loadModel(bytes);
     near(await session.decoder({ capacity: 16 }).prefill([1, 2, 3]), judge.decoder({ capacity: 16 }).prefill([1, 2, 3]));
     await session.release();

@@ -1,25 +1,18 @@
 // Products on the WebGPU backend against the oracle: every format, kinds of activations, odd shapes, weights and
 // activations split at a lowered binding limit, epilogues. Bounds are computed from the data. What layers are (buffers,
 // special values, disposal, lost devices): layers.test.ts.
-import { afterAll, beforeAll, expect, it } from "vitest";
+import { expect, it } from "vitest";
 import type { PackedTensor } from "../../formats/index.ts";
 import { format } from "../../formats/index.ts";
-import type { GpuRoot } from "../../kernels/wgsl/api.ts";
-import { webgpu, type GpuPrepareOptions, type WebGpuBackend } from "../../src/backends/webgpu/backend.ts";
+import type { GpuPrepareOptions } from "../../src/backends/webgpu/backend.ts";
 import { dequantize, prepareMatmul, quantize, tensor } from "../../src/index.ts";
 import { blockOf, expectedProduct, productFormats, wholeBlocks } from "../helpers/products.ts";
-import { adapterName, describeGpu, entryPoint, spread, takesAll } from "./adapter.ts";
+import { describeBackend, spread, takesAll } from "./adapter.ts";
 import { backendWith, checkProduct, data, random, weight } from "./product.ts";
 
-describeGpu(`products on ${adapterName}`, () => {
-  let backend: WebGpuBackend;
-  beforeAll(async () => {
-    backend = await webgpu({ gpu: (await entryPoint()) as unknown as GpuRoot });
-  });
-  afterAll(() => backend.dispose());
-
-  const check = (w: PackedTensor, m: number, options: GpuPrepareOptions = {}, on = backend, x?: Float32Array): Promise<number> =>
-    checkProduct(on, w, m, options, x);
+describeBackend("products", (on) => {
+  const check = (w: PackedTensor, m: number, options: GpuPrepareOptions = {}, backend = on.backend, x?: Float32Array): Promise<number> =>
+    checkProduct(backend, w, m, options, x);
 
   it("every format, float32 and int8 activations, one row and a tile", async () => {
     let compared = 0;
@@ -63,7 +56,7 @@ describeGpu(`products on ${adapterName}`, () => {
         const expected = new Float64Array(m * n);
         for (let r = 0; r < m; r++)
           for (let c = 0; c < n; c++) for (let i = 0; i < k; i++) expected[r * n + c] += x[r * k + i] * values[c * k + i];
-        using layer = prepareMatmul(w, { backend, activations });
+        using layer = prepareMatmul(w, { ...on, activations });
         using wasm = prepareMatmul(w, { backend: "wasm", activations });
         for (const rows of [1, m]) {
           const y = await layer.runAsync(x.subarray(0, rows * k), rows);
@@ -74,7 +67,7 @@ describeGpu(`products on ${adapterName}`, () => {
       for (const [activations, most] of [["int6", 31], ["int4", 7]] as const) {
         // a code of `most` in every group: its scale is 1
         const x = Float32Array.from({ length: m * k }, (_, i) => (i % 16 === 0 ? most : Math.round((random() * 2 - 1) * most)));
-        using layer = prepareMatmul(w, { backend, activations });
+        using layer = prepareMatmul(w, { ...on, activations });
         using wasm = prepareMatmul(w, { backend: "wasm", activations });
         const y = await layer.runAsync(x, m);
         expect(layer.explain()).toMatchObject({ activations, kernel: expect.stringMatching(`^a${most === 7 ? 4 : 6}_`) as string });
@@ -95,7 +88,7 @@ describeGpu(`products on ${adapterName}`, () => {
         const w = quantize(tensor(new Float32Array(n * k).fill(sign), [n, k]), format(name));
         for (const activations of ["int8", "int16"] as const)
           for (const fill of [activations === "int8" ? 127 : 32639, activations === "int8" ? -127 : -32639])
-            await check(w, 1, { activations }, backend, new Float32Array(k).fill(fill));
+            await check(w, 1, { activations }, on.backend, new Float32Array(k).fill(fill));
       }
   }, 300_000);
 
@@ -152,7 +145,7 @@ describeGpu(`products on ${adapterName}`, () => {
       const x = data(m * 64, 0.2);
       const { y, bound } = expectedProduct(w, x, m, null);
       for (const { epilogue } of chosen.filter((one) => one.m === m)) {
-        const got = await prepareMatmul(w, { backend, bias, ...(epilogue === undefined ? {} : { epilogue }) }).runAsync(x, m);
+        const got = await prepareMatmul(w, { ...on, bias, ...(epilogue === undefined ? {} : { epilogue }) }).runAsync(x, m);
         got.forEach((v, i) => {
           const sum = y[i] + bias[i % 10];
           const expected = epilogue === undefined ? sum : exact[epilogue](sum);
@@ -165,8 +158,8 @@ describeGpu(`products on ${adapterName}`, () => {
         });
       }
     }
-    expect(() => prepareMatmul(w, { backend, bias: data(9) })).toThrowError(/expected a Float32Array of n = 10/);
-    expect(() => prepareMatmul(w, { backend, epilogue: "softmax" as never })).toThrowError(TypeError);
-    expect(() => prepareMatmul(w, { backend, activations: "int5" as never })).toThrowError(TypeError);
+    expect(() => prepareMatmul(w, { ...on, bias: data(9) })).toThrowError(/expected a Float32Array of n = 10/);
+    expect(() => prepareMatmul(w, { ...on, epilogue: "softmax" as never })).toThrowError(TypeError);
+    expect(() => prepareMatmul(w, { ...on, activations: "int5" as never })).toThrowError(TypeError);
   }, 300_000);
 });

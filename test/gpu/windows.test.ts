@@ -1,23 +1,15 @@
 // Operators of convolutional networks on a device, each shape once, all in one model: software drivers compile for
 // seconds, and the shapes share their kernels. The judge is WebAssembly, which test/runtime judges by onnxruntime.
-import { afterAll, beforeAll, expect, it } from "vitest";
-import type { GpuRoot } from "../../kernels/wgsl/api.ts";
-import { webgpu, type WebGpuBackend } from "../../src/backends/webgpu/backend.ts";
+import { expect, it } from "vitest";
 import { quantizeModelBytes } from "../../src/onnx/index.ts";
 import { loadModel } from "../../src/runtime/index.ts";
-import { adapterName, describeGpu, entryPoint } from "./adapter.ts";
+import { describeBackend } from "./adapter.ts";
 import { chainedModel, windowModel, WINDOWS } from "./window-cases.ts";
 
-describeGpu(`windows on ${adapterName}`, () => {
-  let backend: WebGpuBackend;
-  beforeAll(async () => {
-    backend = await webgpu({ gpu: (await entryPoint()) as unknown as GpuRoot });
-  });
-  afterAll(() => backend.dispose());
-
+describeBackend("windows", (on) => {
   it(`${WINDOWS.length} shapes of convolution and pooling: the values of WebAssembly`, async () => {
     const { bytes, feeds } = windowModel(WINDOWS);
-    const [judge, session] = await Promise.all([loadModel(bytes), loadModel(bytes, { backend })]);
+    const [judge, session] = await Promise.all([loadModel(bytes), loadModel(bytes, on)]);
     const wanted = await judge.run(feeds);
     const got = await session.run(feeds);
     WINDOWS.forEach(({ op, x }, i) => {
@@ -41,7 +33,7 @@ describeGpu(`windows on ${adapterName}`, () => {
     async (of, limit) => {
       const { bytes: plain, feeds } = chainedModel();
       const bytes = of === "codes" ? (await quantizeModelBytes(plain, { dtype: "uint8" })).bytes : plain;
-      const [judge, session] = await Promise.all([loadModel(bytes), loadModel(bytes, { backend })]);
+      const [judge, session] = await Promise.all([loadModel(bytes), loadModel(bytes, on)]);
       const wanted = await judge.run(feeds);
       for (let turn = 0; turn < 2; turn++) {
         const got = await session.run(feeds);

@@ -7,6 +7,7 @@ import { decoderModel, type DecoderSizes } from "../../bench/decode-model.ts";
 import { greedy, loadModel, sampler, type Session } from "../../src/runtime/index.ts";
 import { widen } from "../../src/runtime/value.ts";
 import { ModelProtoSchema } from "../../src/onnx/file/gen/onnx_pb.ts";
+import { distance } from "../helpers/distance.ts";
 import { encode, node } from "../onnx/build.ts";
 import { halfSpelledModel, SPELLED, spelledModel, withValues } from "./spelled.ts";
 import { wasm } from "../../src/index.ts";
@@ -42,16 +43,6 @@ async function judge(model: Uint8Array, sizes: Pick<DecoderSizes, "layers" | "kv
     const row = (logits.data as Float32Array).subarray(-sizes.vocabulary);
     return half ? widen(row) : row;
   };
-}
-
-function distance(wanted: Float32Array, got: Float32Array): number {
-  let noise = 0;
-  let signal = 0;
-  wanted.forEach((v, i) => {
-    noise += (v - got[i]) ** 2;
-    signal += v ** 2;
-  });
-  return Math.sqrt(noise / signal);
 }
 
 let session: Session;

@@ -16,7 +16,7 @@ const turned = (feeds: Feeds): Feeds =>
   );
 
 /** Runs that follow, on other values and again on these, give bit by bit the same: steps repeat what they did before. */
-async function repeats(session: Session, feeds: Feeds, first: Record<string, RuntimeTensor>): Promise<void> {
+async function repeats(session: Running, feeds: Feeds, first: Record<string, RuntimeTensor>): Promise<void> {
   for (let i = 0; i < 3; i++) await session.run(turned(feeds)).catch(() => undefined);
   const again = await session.run(feeds);
   for (const [name, { dims, data }] of Object.entries(first)) {
@@ -25,11 +25,14 @@ async function repeats(session: Session, feeds: Feeds, first: Record<string, Run
   }
 }
 
+/** A session on any backend. */
+type Running = Pick<Session, "run" | "release">;
+
 /**
- * Largest difference over the root mean square of what onnxruntime gives (or over 1, where that is larger); exact for
- * integers.
+ * Largest difference over the root mean square of what onnxruntime gives (or over `least`, where that is larger); exact
+ * for integers.
  */
-export async function compare(bytes: Uint8Array, feeds: Feeds, limit: number, session?: Session): Promise<void> {
+export async function compare(bytes: Uint8Array, feeds: Feeds, limit: number, session?: Running, least = 1): Promise<void> {
   const judge = await InferenceSession.create(bytes, { logSeverityLevel: 4, graphOptimizationLevel: "disabled", intraOpNumThreads: 1 });
   const own = session ?? (await loadModel(bytes));
   const tensors = Object.entries(feeds).map(([name, f]) => [name, new Tensor(f.type as "float32", f.data as Float32Array, f.dims)]);
@@ -47,7 +50,7 @@ export async function compare(bytes: Uint8Array, feeds: Feeds, limit: number, se
     }
     const x = a.data as Float32Array;
     const y = b.data as Float32Array;
-    const rms = Math.max(1, Math.sqrt(x.reduce((s, v) => s + v * v, 0) / Math.max(x.length, 1)));
+    const rms = Math.max(least, Math.sqrt(x.reduce((s, v) => s + v * v, 0) / Math.max(x.length, 1)));
     let worst = 0;
     for (let i = 0; i < x.length; i++)
       if (!Object.is(x[i], y[i])) worst = Math.max(worst, Number.isNaN(y[i] - x[i]) ? Infinity : Math.abs(y[i] - x[i]) / rms);
