@@ -9,6 +9,7 @@ import { execute } from "../../src/runtime/machine/execute.ts";
 import { createMachine, type Machine } from "../../src/runtime/machine/machine.ts";
 import { createReplay, type Replay } from "../../src/runtime/machine/replay.ts";
 import { encode, graph, model, node, raw, T, value } from "../onnx/build.ts";
+import type { Value } from "../../src/runtime/value.ts";
 import { numbers } from "./make.ts";
 
 let backend: WasmBackend;
@@ -19,6 +20,7 @@ const WIDTH = 48;
 const initializer = [
   ...[0, 1, 2].map((i) => raw(`w${i}`, [WIDTH, WIDTH], numbers(i + 1, WIDTH * WIDTH))),
   raw("limit", [], Float32Array.of(1)),
+  raw("flat", [1], BigInt64Array.of(-1n), T.INT64),
   raw("zero", [1], BigInt64Array.of(0n), T.INT64),
   raw("one", [1], BigInt64Array.of(1n), T.INT64),
   raw("rest", [2], BigInt64Array.of(1n, BigInt(WIDTH)), T.INT64),
@@ -30,7 +32,7 @@ const layers = (from: string, to: string) =>
   ]);
 
 async function planOf(nodes: Parameters<typeof graph>[0]["node"]): Promise<Plan> {
-  const input = [value("x", T.FLOAT, ["rows", WIDTH] as never)];
+  const input = [value("x", T.FLOAT, ["rows", WIDTH] as never), value("limit", T.FLOAT, []), value("more", T.FLOAT, [1])];
   const output = [value("y", T.FLOAT, ["rows", WIDTH] as never)];
   const read = readModelBytes(encode(model(graph({ input, output, initializer, node: nodes }), { opset: 17 })));
   return makePlan(read, readGraph(read), { backend, activations: "auto" });
@@ -42,7 +44,7 @@ interface Ran {
   readonly from: number | null;
 }
 
-async function run(machine: Machine, plan: Plan, replay: Replay, data: Float32Array): Promise<Ran> {
+async function run(machine: Machine, plan: Plan, replay: Replay, data: Float32Array, feeds?: Record<string, Value>): Promise<Ran> {
   let from: number | null = null;
   const watched: Replay = {
     ...replay,
@@ -52,7 +54,7 @@ async function run(machine: Machine, plan: Plan, replay: Replay, data: Float32Ar
       return ending;
     },
   };
-  const fed = new Map([["x", { type: "float32" as const, dims: [data.length / WIDTH, WIDTH], data }]]);
+  const fed = new Map(Object.entries(feeds ?? { x: { type: "float32", dims: [data.length / WIDTH, WIDTH], data } }));
   const read = await execute({ machine, plan, fed, replay: watched });
   const y = (read("y")!.data as Float32Array).slice();
   machine.reset();
@@ -66,9 +68,9 @@ function machineOf(plan: Plan): { machine: Machine; replay: Replay } {
 }
 
 /** What a machine gives that never ran before. */
-async function fresh(plan: Plan, data: Float32Array): Promise<Float32Array> {
+async function fresh(plan: Plan, data: Float32Array, feeds?: Record<string, Value>): Promise<Float32Array> {
   const { machine, replay } = machineOf(plan);
-  const { y } = await run(machine, plan, replay, data);
+  const { y } = await run(machine, plan, replay, data, feeds);
   machine.dispose();
   return y;
 }
@@ -135,6 +137,34 @@ describe("runs that end as the last one did", () => {
     const from = await runs(plan, [7, 7, 7, 7, 7, 9, 9, 9, 9, 9, 7, 7, 7, 7, 7]);
     expect([from[4], from[9], from[14]]).toEqual([1, 1, 1]);
     expect(plan.steps.length).toBe(11);
+  });
+
+  it("are not repeated with what was fed in place of a constant, or fed in place of another shape", async () => {
+    const optional = await planOf([node("Softmax", ["x"], ["s"], { axis: -1n }), node("Add", ["s", "limit"], ["b"]), ...layers("b", "y")]);
+    // where the shape comes in, everything lies where it lay in the last run, and has the dimensions that it had
+    const shaped = await planOf([
+      node("Softmax", ["x"], ["s"], { axis: -1n }),
+      node("Shape", ["s"], ["shape"]),
+      node("Reshape", ["s", "flat"], ["row"]),
+      node("Add", ["row", "more"], ["sum"]),
+      node("Reshape", ["sum", "shape"], ["b"]),
+      ...["c", "d", "y"].map((name, i) => node("Softmax", [["b", "c", "d"][i]], [name], { axis: -1n })),
+    ]);
+    const fed = (name: string, v: number) => ({ [name]: { type: "float32" as const, dims: [1], data: Float32Array.of(v) } });
+    const cases = [
+      [optional, (i: number) => (i === 5 ? fed("limit", 3) : {}), () => [8, WIDTH]],
+      [shaped, (i: number) => fed("more", i), (i: number) => (i === 5 ? [16, WIDTH / 2] : [8, WIDTH])],
+    ] as const;
+    for (const [plan, more, dims] of cases) {
+      const { machine, replay } = machineOf(plan);
+      for (let i = 0; i < 6; i++) {
+        const x = { type: "float32" as const, dims: dims(i), data: numbers(i, 8 * WIDTH) };
+        const ran = await run(machine, plan, replay, x.data, { x, ...more(i) });
+        expect(ran.from === null, `run ${i}`).toBe(i < 3 || i === 5);
+        expect(ran.y).toEqual(await fresh(plan, x.data, { x, ...more(i) }));
+      }
+      machine.dispose();
+    }
   });
 
   it("begin behind what the data decide", async () => {

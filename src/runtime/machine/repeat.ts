@@ -19,14 +19,15 @@ const MOST_CHANGES = 4;
 const machines = new WeakMap<Machine, Map<object, { memo: Memo | null; changes: number }>>();
 
 /** The same place and shape, or the same value that does not change. */
-function isSame(m: Machine, before: Value | undefined, now: Value | undefined): boolean {
+export function isSame(m: Machine, before: Value | undefined, now: Value | undefined): boolean {
   if (now === undefined || before === undefined) return now === before;
   if (!isSlot(now)) return now === before && m.isFixed(now);
   if (!isSlot(before) || before.address !== now.address || before.base !== now.base || before.type !== now.type) return false;
   return before.dims.length === now.dims.length && before.dims.every((d, i) => d === now.dims[i]);
 }
 
-const isFixed = (m: Machine, value: Value | undefined): boolean => value === undefined || isSlot(value) || m.isFixed(value);
+/** Whether a step that reads it may repeat. */
+export const isFixed = (m: Machine, value: Value | undefined): boolean => value === undefined || isSlot(value) || m.isFixed(value);
 
 /**
  * The results of `emit` for `step`: its last emission again where its inputs lie where they lay and it depends on

@@ -2,34 +2,28 @@
 // list of calls. It is repeated while the arena and the values that these steps begin with lie where they lay; inputs,
 // places and what is freed are not worked out step by step.
 import type { Value } from "../value.ts";
-import { isSlot, type Machine, type Slot, type Trace } from "./machine.ts";
+import type { Machine, Trace } from "./machine.ts";
+import { isFixed, isSame } from "./repeat.ts";
 
 /** Fewer steps are not worth the look at the arena. */
 const LEAST_STEPS = 4;
 
-/** Where values and free memory lie. */
+/** Values that repeated steps may read, undefined for others, and where free memory lies. */
 interface Places {
-  readonly slots: readonly (readonly [name: string, slot: Slot])[];
+  readonly values: readonly (readonly [name: string, value: Value | undefined])[];
   readonly free: readonly number[];
 }
 
 const placesOf = (machine: Machine, values: ReadonlyMap<string, Value>): Places => ({
-  slots: [...values].filter((entry): entry is [string, Slot] => isSlot(entry[1])),
+  values: [...values].map(([name, value]) => [name, isFixed(machine, value) ? value : undefined]),
   free: machine.arena.ranges(),
 });
 
-function isSame(a: Places, b: Places): boolean {
-  return (
-    a.slots.length === b.slots.length &&
-    a.free.length === b.free.length &&
-    a.free.every((word, i) => word === b.free[i]) &&
-    a.slots.every(([name, { address, base, type, dims }], i) => {
-      const [other, slot] = b.slots[i];
-      const lies = name === other && address === slot.address && base === slot.base && type === slot.type;
-      return lies && dims.length === slot.dims.length && dims.every((d, axis) => d === slot.dims[axis]);
-    })
-  );
-}
+const areSame = (machine: Machine, a: Places, b: Places): boolean =>
+  a.values.length === b.values.length &&
+  a.free.length === b.free.length &&
+  a.free.every((word, i) => word === b.free[i]) &&
+  a.values.every(([name, value], i) => name === b.values[i][0] && isSame(machine, value, b.values[i][1]));
 
 /** The last steps of a run: calls of each, and what they leave behind. */
 export interface Ending {
@@ -58,7 +52,7 @@ export function createReplay(machine: Machine): Replay {
       if (step === 0) [next, places, traces] = [0, null, []];
       if (step !== first) return undefined;
       places = placesOf(machine, values);
-      if (known?.first === step && isSame(known.places, places)) return known.ending;
+      if (known?.first === step && areSame(machine, known.places, places)) return known.ending;
       known = null;
       return undefined;
     },
