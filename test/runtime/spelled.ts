@@ -3,93 +3,85 @@
 import { fromBinary } from "@bufbuild/protobuf";
 import { ModelProtoSchema } from "../../src/onnx/file/gen/onnx_pb.ts";
 import { encodeHalf } from "../../src/onnx/file/half.ts";
-import { encode, graph, model, node, raw, T, value, weights, type AttributeValue } from "../onnx/build.ts";
+import { encode, graph, model, T, value } from "../onnx/build.ts";
+import { Written } from "../onnx/written.ts";
 
 export const SPELLED = { hidden: 64, heads: 4, kvHeads: 2, size: 16, layers: 2, vocabulary: 96 };
 
-export function spelledModel({ hidden, heads, kvHeads, size, layers, vocabulary } = SPELLED): Uint8Array {
-  const initializer: ReturnType<typeof raw>[] = [];
-  const nodes: ReturnType<typeof node>[] = [];
-  let seed = 1;
-  const f32 = (name: string, dims: number[], data?: number[]): string => {
-    const count = dims.reduce((a, b) => a * b, 1);
-    initializer.push(raw(name, dims, data === undefined ? weights(count, seed++) : Float32Array.from(data)));
-    return name;
-  };
-  const i64 = (name: string, values: number[], dims = [values.length]): string => {
-    initializer.push(raw(name, dims, BigInt64Array.from(values, BigInt), T.INT64));
-    return name;
-  };
-  const put = (opType: string, input: string[], output: string, attributes: Record<string, AttributeValue> = {}): string => {
-    nodes.push(node(opType, input, [output], attributes, output));
-    return output;
-  };
-  const rms = (x: string, p: string): string => {
-    const mean = put("ReduceMean", [put("Pow", [x, "two"], `${p}.sq`)], `${p}.mean`, { axes: { ints: [-1] } });
-    const root = put("Sqrt", [put("Add", [mean, "eps"], `${p}.e`)], `${p}.root`);
-    return put("Mul", [f32(`${p}.w`, [hidden], new Array(hidden).fill(1.1)), put("Div", [x, root], `${p}.n`)], `${p}.y`);
-  };
-  f32("two", [], [2]);
-  f32("eps", [], [1e-6]);
-  f32("minus", [], [-3.4028234663852886e38]);
-  f32("zero", [], [0]);
-  // the mask: key j is seen by token t where j <= position of t
-  const total = put("Gather", [put("Shape", ["attention_mask"], "mask.shape"), i64("one", [1], [])], "total", { axis: 0n });
-  const keys = put("Range", [i64("start", [0], []), total, "one"], "keys");
-  const seen = put("LessOrEqual", [keys, put("Unsqueeze", ["position_ids", i64("axes12", [1, 3])], "rows")], "seen");
-  const mask = put("Where", [seen, "zero", "minus"], "mask");
-  // cosines and sines of positions
-  const rate = f32(
-    "rate",
-    [1, 1, size / 2],
-    Array.from({ length: size / 2 }, (_, i) => 1e4 ** (-(2 * i) / size)),
+/** Caches as inputs or outputs of a model, two for each layer. */
+export const cacheValues = (
+  prefix: string,
+  tokens: string,
+  { layers, kvHeads, size }: Pick<typeof SPELLED, "layers" | "kvHeads" | "size">,
+) =>
+  Array.from({ length: 2 * layers }, (_, i) =>
+    value(`${prefix}.${i >> 1}.${i & 1 ? "value" : "key"}`, T.FLOAT, ["batch", kvHeads, tokens, size]),
   );
-  const at = put("Unsqueeze", [put("Cast", ["position_ids"], "at.f", { to: 1n }), i64("axis2", [2])], "at");
-  const angle = put("Mul", [at, rate], "angle");
-  const both = put("Concat", [angle, angle], "angles", { axis: -1n });
-  const head1 = i64("axis1", [1]);
-  const cos = put("Unsqueeze", [put("Cos", [both], "cos0"), head1], "cos");
-  const sin = put("Unsqueeze", [put("Sin", [both], "sin0"), head1], "sin");
-  const [from, half, end, last] = [i64("s0", [0]), i64("s1", [size / 2]), i64("s2", [size]), i64("sx", [3])];
-  const rotary = (x: string, p: string): string => {
-    const back = put("Neg", [put("Slice", [x, half, end, last], `${p}.hi`)], `${p}.neg`);
-    const turned = put("Concat", [back, put("Slice", [x, from, half, last], `${p}.lo`)], `${p}.turned`, { axis: -1n });
-    return put("Add", [put("Mul", [x, cos], `${p}.c`), put("Mul", [turned, sin], `${p}.s`)], `${p}.rotated`);
+
+export function spelledModel(): Uint8Array {
+  const { hidden, heads, kvHeads, size, layers, vocabulary } = SPELLED;
+  const b = new Written();
+  const rms = (x: string, p: string): string => {
+    const mean = b.put("ReduceMean", [b.put("Pow", [x, "two"], `${p}.sq`)], `${p}.mean`, { axes: { ints: [-1] } });
+    const root = b.put("Sqrt", [b.put("Add", [mean, "eps"], `${p}.e`)], `${p}.root`);
+    return b.put("Mul", [b.floats(`${p}.w`, new Array<number>(hidden).fill(1.1)), b.put("Div", [x, root], `${p}.n`)], `${p}.y`);
   };
-  let x = put("Gather", [f32("embed", [vocabulary, hidden]), "input_ids"], "x0");
+  b.number("two", 2);
+  b.number("eps", 1e-6);
+  b.number("minus", -3.4028234663852886e38);
+  b.number("zero", 0);
+  // the mask: key j is seen by token t where j <= position of t
+  const total = b.put("Gather", [b.put("Shape", ["attention_mask"], "mask.shape"), b.ints("one", [1], [])], "total", { axis: 0n });
+  const keys = b.put("Range", [b.ints("start", [0], []), total, "one"], "keys");
+  const seen = b.put("LessOrEqual", [keys, b.put("Unsqueeze", ["position_ids", b.ints("axes12", [1, 3])], "rows")], "seen");
+  const mask = b.put("Where", [seen, "zero", "minus"], "mask");
+  // cosines and sines of positions
+  const rates = Array.from({ length: size / 2 }, (_, i) => 1e4 ** (-(2 * i) / size));
+  const rate = b.floats("rate", rates, [1, 1, size / 2]);
+  const at = b.put("Unsqueeze", [b.put("Cast", ["position_ids"], "at.f", { to: 1n }), b.ints("axis2", [2])], "at");
+  const angle = b.put("Mul", [at, rate], "angle");
+  const both = b.put("Concat", [angle, angle], "angles", { axis: -1n });
+  const head1 = b.ints("axis1", [1]);
+  const cos = b.put("Unsqueeze", [b.put("Cos", [both], "cos0"), head1], "cos");
+  const sin = b.put("Unsqueeze", [b.put("Sin", [both], "sin0"), head1], "sin");
+  const [from, half, end, last] = [b.ints("s0", [0]), b.ints("s1", [size / 2]), b.ints("s2", [size]), b.ints("sx", [3])];
+  const rotary = (x: string, p: string): string => {
+    const back = b.put("Neg", [b.put("Slice", [x, half, end, last], `${p}.hi`)], `${p}.neg`);
+    const turned = b.put("Concat", [back, b.put("Slice", [x, from, half, last], `${p}.lo`)], `${p}.turned`, { axis: -1n });
+    return b.put("Add", [b.put("Mul", [x, cos], `${p}.c`), b.put("Mul", [turned, sin], `${p}.s`)], `${p}.rotated`);
+  };
+  let x = b.put("Gather", [b.weight("embed", [vocabulary, hidden]), "input_ids"], "x0");
   for (let l = 0; l < layers; l++) {
     const p = `layers.${l}`;
     const normed = rms(x, `${p}.in`);
     const split = (name: string, count: number): string => {
-      const y = put("MatMul", [normed, f32(`${p}.${name}.w`, [hidden, count * size])], `${p}.${name}`);
-      const shaped = put("Reshape", [y, i64(`${p}.${name}.shape`, [0, 0, count, size])], `${p}.${name}.r`);
-      return put("Transpose", [shaped], `${p}.${name}.t`, { perm: { ints: [0, 2, 1, 3] } });
+      const y = b.put("MatMul", [normed, b.weight(`${p}.${name}.w`, [hidden, count * size])], `${p}.${name}`);
+      const shaped = b.put("Reshape", [y, b.ints(`${p}.${name}.shape`, [0, 0, count, size])], `${p}.${name}.r`);
+      return b.put("Transpose", [shaped], `${p}.${name}.t`, { perm: { ints: [0, 2, 1, 3] } });
     };
     const q = rotary(split("q", heads), `${p}.q`);
-    const k = put("Concat", [`past_key_values.${l}.key`, rotary(split("k", kvHeads), `${p}.k`)], `present.${l}.key`, { axis: 2n });
-    const v = put("Concat", [`past_key_values.${l}.value`, split("v", kvHeads)], `present.${l}.value`, { axis: 2n });
+    const k = b.put("Concat", [`past_key_values.${l}.key`, rotary(split("k", kvHeads), `${p}.k`)], `present.${l}.key`, { axis: 2n });
+    const v = b.put("Concat", [`past_key_values.${l}.value`, split("v", kvHeads)], `present.${l}.value`, { axis: 2n });
     // kv heads repeated for their group
     const repeat = (from1: string, name: string): string => {
-      const wide = put("Unsqueeze", [from1, "axis2"], `${p}.${name}.u`);
-      const expanded = put("Expand", [wide, i64(`${p}.${name}.e`, [1, kvHeads, heads / kvHeads, 1, size])], `${p}.${name}.x`);
-      return put("Reshape", [expanded, i64(`${p}.${name}.z`, [0, heads, -1, size])], `${p}.${name}.all`);
+      const wide = b.put("Unsqueeze", [from1, "axis2"], `${p}.${name}.u`);
+      const expanded = b.put("Expand", [wide, b.ints(`${p}.${name}.e`, [1, kvHeads, heads / kvHeads, 1, size])], `${p}.${name}.x`);
+      return b.put("Reshape", [expanded, b.ints(`${p}.${name}.z`, [0, heads, -1, size])], `${p}.${name}.all`);
     };
-    const keysT = put("Transpose", [repeat(k, "rk")], `${p}.kt`, { perm: { ints: [0, 1, 3, 2] } });
-    const scores = put("Mul", [put("MatMul", [q, keysT], `${p}.qk`), f32(`${p}.scale`, [], [1 / Math.sqrt(size)])], `${p}.scaled`);
-    const p1 = put("Softmax", [put("Add", [scores, mask], `${p}.masked`)], `${p}.p`, { axis: -1n });
-    const context = put("Transpose", [put("MatMul", [p1, repeat(v, "rv")], `${p}.ctx`)], `${p}.ctxt`, { perm: { ints: [0, 2, 1, 3] } });
-    const flat = put("Reshape", [context, i64(`${p}.flat`, [0, 0, hidden])], `${p}.o.in`);
-    const mid = put("Add", [x, put("MatMul", [flat, f32(`${p}.o.w`, [hidden, hidden])], `${p}.o`)], `${p}.mid`);
+    const keysT = b.put("Transpose", [repeat(k, "rk")], `${p}.kt`, { perm: { ints: [0, 1, 3, 2] } });
+    const scores = b.put("Mul", [b.put("MatMul", [q, keysT], `${p}.qk`), b.number(`${p}.scale`, 1 / Math.sqrt(size))], `${p}.scaled`);
+    const p1 = b.put("Softmax", [b.put("Add", [scores, mask], `${p}.masked`)], `${p}.p`, { axis: -1n });
+    const context = b.put("Transpose", [b.put("MatMul", [p1, repeat(v, "rv")], `${p}.ctx`)], `${p}.ctxt`, { perm: { ints: [0, 2, 1, 3] } });
+    const flat = b.put("Reshape", [context, b.ints(`${p}.flat`, [0, 0, hidden])], `${p}.o.in`);
+    const mid = b.put("Add", [x, b.put("MatMul", [flat, b.weight(`${p}.o.w`, [hidden, hidden])], `${p}.o`)], `${p}.mid`);
     const n2 = rms(mid, `${p}.post`);
-    const gate = put("MatMul", [n2, f32(`${p}.gate.w`, [hidden, 2 * hidden])], `${p}.gate`);
-    const act = put("Mul", [gate, put("Sigmoid", [gate], `${p}.sig`)], `${p}.silu`);
-    const up = put("Mul", [act, put("MatMul", [n2, f32(`${p}.up.w`, [hidden, 2 * hidden])], `${p}.up`)], `${p}.gu`);
-    x = put("Add", [mid, put("MatMul", [up, f32(`${p}.down.w`, [2 * hidden, hidden])], `${p}.down`)], `${p}.out`);
+    const gate = b.put("MatMul", [n2, b.weight(`${p}.gate.w`, [hidden, 2 * hidden])], `${p}.gate`);
+    const act = b.put("Mul", [gate, b.put("Sigmoid", [gate], `${p}.sig`)], `${p}.silu`);
+    const up = b.put("Mul", [act, b.put("MatMul", [n2, b.weight(`${p}.up.w`, [hidden, 2 * hidden])], `${p}.up`)], `${p}.gu`);
+    x = b.put("Add", [mid, b.put("MatMul", [up, b.weight(`${p}.down.w`, [2 * hidden, hidden])], `${p}.down`)], `${p}.out`);
   }
-  put("MatMul", [rms(x, "final"), f32("head", [hidden, vocabulary])], "logits");
-  const cache = (name: string, length: string) => value(name, T.FLOAT, ["batch", kvHeads, length, size]);
-  const each = (prefix: string, length: string) =>
-    Array.from({ length: 2 * layers }, (_, i) => cache(`${prefix}.${i >> 1}.${i & 1 ? "value" : "key"}`, length));
+  b.put("MatMul", [rms(x, "final"), b.weight("head", [hidden, vocabulary])], "logits");
+  const each = (prefix: string, tokens: string) => cacheValues(prefix, tokens, SPELLED);
   return encode(
     model(
       graph({
@@ -100,8 +92,8 @@ export function spelledModel({ hidden, heads, kvHeads, size, layers, vocabulary 
           ...each("past_key_values", "past"),
         ],
         output: [value("logits", T.FLOAT, ["batch", "tokens", vocabulary]), ...each("present", "total")],
-        initializer,
-        node: nodes,
+        initializer: b.tensors,
+        node: b.nodes,
       }),
       { opset: 17 },
     ),

@@ -3,52 +3,15 @@
 // use_cache_branch).
 import { mkdirSync, writeFileSync } from "node:fs";
 import { join } from "node:path";
-import type { GraphProto, ModelProto, NodeProto, TensorProto } from "../../src/onnx/file/gen/onnx_pb.ts";
-import { encode, graph, model, node, raw, T, value, weights, type AttributeValue } from "../onnx/build.ts";
+import type { GraphProto, ModelProto } from "../../src/onnx/file/gen/onnx_pb.ts";
+import { encode, graph, model, node, T, value } from "../onnx/build.ts";
+import { Written } from "../onnx/written.ts";
 
 const [MELS, FRAMES, WIDTH, HEADS, VOCABULARY, POSITIONS] = [80, 3000, 32, 2, 64, 48];
 const SIZE = WIDTH / HEADS;
 const SOUND = FRAMES / 2;
 
-class Build {
-  readonly nodes: NodeProto[] = [];
-  readonly tensors: TensorProto[] = [];
-  #seed: number;
-
-  constructor(seed: number) {
-    this.#seed = seed;
-  }
-
-  weight(name: string, dims: number[], gain = 1): string {
-    const count = dims.reduce((a, b) => a * b, 1);
-    this.tensors.push(raw(name, dims, weights(count, this.#seed++).map((v) => gain * v))); // prettier-ignore
-    return name;
-  }
-
-  number(name: string, v: number): string {
-    this.tensors.push(raw(name, [], Float32Array.of(v)));
-    return name;
-  }
-
-  ints(name: string, list: readonly number[], dims = [list.length]): string {
-    this.tensors.push(raw(name, dims, BigInt64Array.from(list, BigInt), T.INT64));
-    return name;
-  }
-
-  put(opType: string, input: string[], output: string, attributes: Record<string, AttributeValue> = {}): string {
-    this.nodes.push(node(opType, input, [output], attributes, output));
-    return output;
-  }
-
-  linear(x: string, name: string, k: number, n: number, gain = 1.5): string {
-    const product = this.put("MatMul", [x, this.weight(`${name}.w`, [k, n], gain)], `${name}/product`);
-    return this.put("Add", [product, this.weight(`${name}.b`, [n])], name);
-  }
-
-  norm(x: string, name: string): string {
-    return this.put("LayerNormalization", [x, this.weight(`${name}.w`, [WIDTH], 4), this.weight(`${name}.b`, [WIDTH])], name, { axis: -1n }); // prettier-ignore
-  }
-
+class Build extends Written {
   gelu(x: string, name: string): string {
     const over = this.put("Div", [x, "root 2"], `${name}/over`);
     const erf = this.put("Add", [this.put("Erf", [over], `${name}/erf`), "one"], `${name}/erf1`);
@@ -92,12 +55,12 @@ function encoder(): ModelProto {
   const sound = conv(conv("input_features", "c1", MELS, 1), "c2", WIDTH, 2);
   const rows = b.put("Transpose", [sound], "rows", { perm: { ints: [0, 2, 1] } });
   const x = b.put("Add", [rows, b.weight("positions", [SOUND, WIDTH], 3)], "x");
-  const normed = b.norm(x, "n1");
+  const normed = b.norm(x, "n1", WIDTH);
   const [q, k, v] = ["q", "k", "v"].map((name) => b.heads(b.linear(normed, name, WIDTH, WIDTH)));
   const y = b.put("Add", [x, b.attend(q, k, v, "attention")], "y");
-  const inner = b.gelu(b.linear(b.norm(y, "n2"), "up", WIDTH, 2 * WIDTH), "act");
+  const inner = b.gelu(b.linear(b.norm(y, "n2", WIDTH), "up", WIDTH, 2 * WIDTH), "act");
   const z = b.put("Add", [y, b.linear(inner, "down", 2 * WIDTH, WIDTH)], "z");
-  b.norm(z, "last_hidden_state");
+  b.norm(z, "last_hidden_state", WIDTH);
   return model(
     graph({
       input: [value("input_features", T.FLOAT, ["batch_size", MELS, FRAMES])],
@@ -139,16 +102,16 @@ function decoder(): ModelProto {
   const keys = b.put("Range", [b.ints("zero", [0], []), total, "step"], "keys");
   const seen = b.put("LessOrEqual", [keys, b.put("Unsqueeze", [places, b.ints("last axis", [1])], "column")], "seen");
   const mask = b.put("Where", [seen, b.number("none", 0), b.number("low", -3.4028234663852886e38)], "mask");
-  const normed = b.norm(x, "n1");
+  const normed = b.norm(x, "n1", WIDTH);
   const [q, k, v] = ["q", "k", "v"].map((name) => b.heads(b.linear(normed, name, WIDTH, WIDTH)));
   b.put("Concat", ["past_key_values.0.decoder.key", k], "present.0.decoder.key", { axis: 2n });
   b.put("Concat", ["past_key_values.0.decoder.value", v], "present.0.decoder.value", { axis: 2n });
   const y = b.put("Add", [x, b.attend(q, "present.0.decoder.key", "present.0.decoder.value", "self", mask)], "y");
   const branches = { then_branch: crossBranch(true, b), else_branch: crossBranch(false, b) };
   b.nodes.push(node("If", ["use_cache_branch"], ["present.0.encoder.key", "present.0.encoder.value"], branches, "cross"));
-  const heard = b.attend(b.heads(b.linear(b.norm(y, "n2"), "cross.q", WIDTH, WIDTH)), "present.0.encoder.key", "present.0.encoder.value", "cross"); // prettier-ignore
+  const heard = b.attend(b.heads(b.linear(b.norm(y, "n2", WIDTH), "cross.q", WIDTH, WIDTH)), "present.0.encoder.key", "present.0.encoder.value", "cross"); // prettier-ignore
   const z = b.put("Add", [y, heard], "z");
-  b.put("MatMul", [b.norm(z, "n3"), b.weight("head", [WIDTH, VOCABULARY], 3)], "logits");
+  b.put("MatMul", [b.norm(z, "n3", WIDTH), b.weight("head", [WIDTH, VOCABULARY], 3)], "logits");
   const cache = (name: string) => value(name, T.FLOAT, ["batch_size", HEADS, `${name} tokens`, SIZE]);
   return model(
     graph({
