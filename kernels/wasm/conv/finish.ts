@@ -33,8 +33,9 @@ export function finishVector(
   if (to === "int32") return;
   f.set(v, f.op("f32x4.mul", f.op("f32x4.convert_i32x4_s", v), scale));
   if (bias !== null) f.set(v, f.op("f32x4.add", v, bias));
-  if (terms !== null) bounded(f, v, terms.low, terms.high);
-  if (terms !== null && to !== "float32") toCodes(f, v, terms.zero);
+  if (terms === null) return;
+  bounded(f, v, terms.low, terms.high);
+  if (to !== "float32") toCodes(f, v, terms.zero);
 }
 
 /** Between low and high; NaN is low. */

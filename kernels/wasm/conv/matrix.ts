@@ -4,6 +4,7 @@
 import { ModuleBuilder, type Emit, type FunctionBuilder, type Local } from "../engine/asm.ts";
 import { family } from "../engine/family.ts";
 import { writeWork } from "../engine/items.ts";
+import { addBytes } from "../nn/rows.ts";
 import { i32s, least } from "../nn/tiles.ts";
 import { finishBytes, finishVector, moveSome, narrowCodes, zeroTerm, type Finish } from "./finish.ts";
 
@@ -56,7 +57,7 @@ function writeRow(f: FunctionBuilder, { style, unsigned, mr }: RowsSpec): void {
   const put = (quads: 1 | 4): void => {
     if (!words) {
       if (unsigned) f.set(v, f.op("v128.xor", v, quads === 4 ? f.constant8(128) : f.constant("flip a quad", f.v128([128, 128, 128, 128, ...new Array<number>(12).fill(0)])))); // prettier-ignore
-      f.set(sums, f.op("i32x4.add", sums, f.op("i32x4.extadd_pairwise_i16x8_s", f.op("i16x8.extadd_pairwise_i8x16_s", v))));
+      addBytes(f, sums, v);
       for (let q = 0; q < quads; q++) {
         f.store("i32.store", a, 0, f.lane("i32x4.extract_lane", q, v));
         f.bump(a, step);

@@ -5,9 +5,11 @@
 // job's `wide` says, have codes of 8 bits and the others `codeBits`, in one pass and in the same records.
 import { family } from "../engine/family.ts";
 import { activationMax, type ActivationBits } from "../../activations.ts";
-import { ModuleBuilder, type Emit, type FunctionBuilder, type FunctionRef, type Local } from "../engine/asm.ts";
+import { ROUND } from "../conv/finish.ts";
+import { ModuleBuilder, type Emit, type FunctionBuilder, type FunctionRef, type Local, type Operand } from "../engine/asm.ts";
 import { activationRecord, type DotStyle } from "./gemmspec.ts";
 import { writeRecords } from "../engine/items.ts";
+import { addBytes, foldLanes, sumFour, words } from "../nn/rows.ts";
 
 /** What the code depends on; see `RECORD_ARGUMENTS` for what it is told at each call. */
 export interface ActivationSpec {
@@ -25,16 +27,23 @@ export interface ActivationSpec {
   readonly shared: boolean;
 }
 
-/** 1.5 * 2^23: a float32 of this size holds integers only. */
-const ROUND = 12582912;
-
 /** Bits of 2^-100 and 2^100: quotients by scales between are finite and at most the largest code. */
 const [LEAST_SCALE, MOST_SCALE] = [0x0d800000, 0x71800000];
 
-/** Orders of lanes that bring all four together in two steps. */
-const HALVES = [[2, 3, 0, 1], [1, 0, 3, 2]] as const; // prettier-ignore
+/** Rounds floats of at most 2^22 to integers, half to even. */
+const rounded = (f: FunctionBuilder, v: Operand): Emit =>
+  f.op("i32x4.sub", f.op("f32x4.add", v, f.constantF32(ROUND)), f.constantF32(ROUND));
 
-const laneBytes = (lanes: readonly number[]): number[] => lanes.flatMap((lane) => [0, 1, 2, 3].map((byte) => 4 * lane + byte));
+/** Magnitudes compare as integers, NaN above infinity above the rest. */
+function grow(f: FunctionBuilder, most: Local, v: Operand): void {
+  f.set(most, f.op("i32x4.max_u", most, f.op("v128.and", v, f.constant32(0x7fffffff))));
+}
+
+/** Codes of four vectors as bytes, added to `sums`. */
+function packBytes(f: FunctionBuilder, [a, b, c, d]: readonly Local[], into: Local, sums: Local): void {
+  f.set(into, f.op("i8x16.narrow_i16x8_s", f.op("i16x8.narrow_i32x4_s", a, b), f.op("i16x8.narrow_i32x4_s", c, d)));
+  addBytes(f, sums, into);
+}
 
 /** Runs over the vectors from `at` to `end`, four at a time and the rest one by one. */
 function vectors(f: FunctionBuilder, at: Local, end: Local, each: (count: 1 | 4) => void): void {
@@ -56,23 +65,20 @@ export function groupScale(f: FunctionBuilder, x: Local, at: Local, end: Local, 
   f.set(amax, f.v128f32(0));
   f.set(at, x);
   vectors(f, at, end, (count) => {
-    // magnitudes compare as integers, NaN above infinity above the rest
-    for (let i = 0; i < count; i++)
-      f.set(amax, f.op("i32x4.max_u", amax, f.op("v128.and", f.load("v128.load", at, 16 * i), f.constant32(0x7fffffff))));
+    for (let i = 0; i < count; i++) grow(f, amax, f.load("v128.load", at, 16 * i));
   });
-  for (const lanes of HALVES) f.set(amax, f.op("i32x4.max_u", amax, f.shuffle(laneBytes(lanes), amax, amax)));
+  foldLanes(f, "i32x4.max_u", amax);
   return f.op("f32.div", f.lane("f32x4.extract_lane", 0, amax), typeof max === "number" ? f.f32(max) : max);
 }
 
 /** Sets q to the codes (i32) of the four floats at `at`, of magnitudes to `max`: a number, or four lanes of it. */
 export function roundCodes(f: FunctionBuilder, q: Local, at: Local, scale4: Local, max: number | Local): void {
-  // 0 / 0 is NaN and becomes code 0; a subnormal scale may be short of bits, so codes are clamped. Adding 1.5 * 2^23
-  // rounds to even like `nearest` and leaves the integer in the low bits.
+  // 0 / 0 is NaN and becomes code 0; a subnormal scale may be short of bits, so codes are clamped
   f.set(q, f.op("f32x4.div", f.load("v128.load", at), scale4));
   f.set(q, f.op("v128.and", q, f.op("f32x4.eq", q, q)));
   f.set(q, f.op("f32x4.pmin", typeof max === "number" ? f.constantF32(max) : max, q));
   f.set(q, f.op("f32x4.pmax", typeof max === "number" ? f.constantF32(-max) : f.op("f32x4.neg", max), q));
-  f.set(q, f.op("i32x4.sub", f.op("f32x4.add", q, f.constantF32(ROUND)), f.constantF32(ROUND)));
+  f.set(q, rounded(f, q));
 }
 
 /**
@@ -96,15 +102,13 @@ export function activationModule(spec: ActivationSpec): Uint8Array<ArrayBuffer> 
     const q = f.locals("v128", 4);
     const scale = f.local("f32");
     const bytesOf = (v: Local): Emit => {
-      const words = f.op("i16x8.narrow_i32x4_s", v, v);
-      return f.lane("i32x4.extract_lane", 0, f.op("i8x16.narrow_i16x8_s", words, words));
+      const pairs = f.op("i16x8.narrow_i32x4_s", v, v);
+      return f.lane("i32x4.extract_lane", 0, f.op("i8x16.narrow_i16x8_s", pairs, pairs));
     };
     /** Stores the codes of vectors side by side, and adds them up. */
     const put = (vectors: readonly Local[]): void => {
       if (bytes && vectors.length === 4) {
-        const [a, b, c, d] = vectors;
-        f.set(low, f.op("i8x16.narrow_i16x8_s", f.op("i16x8.narrow_i32x4_s", a, b), f.op("i16x8.narrow_i32x4_s", c, d)));
-        f.set(sums, f.op("i32x4.add", sums, f.op("i32x4.extadd_pairwise_i16x8_s", f.op("i16x8.extadd_pairwise_i8x16_s", low))));
+        packBytes(f, vectors, low, sums);
         vectors.forEach((_, i) => f.run(f.loadLane("v128.store32_lane", out, codes + i * quad * mr, i, low)));
         return;
       }
@@ -113,8 +117,8 @@ export function activationModule(spec: ActivationSpec): Uint8Array<ArrayBuffer> 
         if (bytes || spec.style === "simd") f.set(sums, f.op("i32x4.add", sums, v));
         if (spec.style === "simd") {
           // pairs (k, k + 2) and (k + 1, k + 3) meet the even and odd bytes of the weights
-          const words = spec.inOrder ? [0, 1, 4, 5, 8, 9, 12, 13] : [0, 1, 8, 9, 4, 5, 12, 13];
-          f.run(f.loadLane("v128.store64_lane", out, offset, 0, f.shuffle([...words, ...words], v, v)));
+          const order = spec.inOrder ? [0, 1, 4, 5, 8, 9, 12, 13] : [0, 1, 8, 9, 4, 5, 12, 13];
+          f.run(f.loadLane("v128.store64_lane", out, offset, 0, f.shuffle([...order, ...order], v, v)));
         } else if (bytes) f.store("i32.store", out, offset, bytesOf(v));
         else {
           f.set(high, f.op("i32x4.shr_s", f.op("i32x4.add", v, f.constant32(128)), f.i32(8)));
@@ -132,7 +136,7 @@ export function activationModule(spec: ActivationSpec): Uint8Array<ArrayBuffer> 
         const own = q.slice(0, count);
         own.forEach((v, i) => {
           f.set(v, f.op("f32x4.div", f.load("v128.load", at, 16 * i), scale4));
-          f.set(v, f.op("i32x4.sub", f.op("f32x4.add", v, f.constantF32(ROUND)), f.constantF32(ROUND)));
+          f.set(v, rounded(f, v));
         });
         put(own);
         f.bump(out, count * quad * mr);
@@ -149,7 +153,7 @@ export function activationModule(spec: ActivationSpec): Uint8Array<ArrayBuffer> 
       );
     /** The sum of four lanes; v is overwritten. */
     const total = (v: Local): Emit => {
-      for (const lanes of HALVES) f.set(v, f.op("i32x4.add", v, f.shuffle(laneBytes(lanes), v, v)));
+      foldLanes(f, "i32x4.add", v);
       return f.lane("i32x4.extract_lane", 0, v);
     };
     f.while(f.op("i32.gt_s", groups, f.i32(0)), () => {
@@ -183,17 +187,15 @@ export function activationModule(spec: ActivationSpec): Uint8Array<ArrayBuffer> 
   });
   const four =
     bytes && !spec.mixed && mr >= FOUR ? m.func(null, Array<"i32">(7).fill("i32"), [], (f) => writeFour(f, spec, quantize)) : null;
+  const fours = four === null ? 0 : mr - (mr % FOUR);
   writeRecords(m, mr, (f, x, a, count, stride, field, first) => {
-    for (let r = 0; r < mr;) {
+    for (let r = 0; r < mr; r += r < fours ? FOUR : 1) {
       const header = f.op("i32.add", a, f.i32(4 * r));
-      const data = f.op("i32.add", a, f.i32(r * quad));
+      const last = [count, field("width"), field("bytes"), field("factor")];
       const left = spec.mixed ? [f.op("i32.sub", field("wide"), first)] : [];
-      const isFour = four !== null && r + FOUR <= mr;
-      if (isFour) f.run(f.call(four, x, stride, header, count, field("width"), field("bytes"), field("factor")));
-      else f.run(f.call(quantize, x, header, data, count, field("width"), field("bytes"), field("factor"), ...left));
-      const rows = isFour ? FOUR : 1;
-      f.bump(x, rows === 1 ? stride : f.op("i32.mul", stride, f.i32(rows)));
-      r += rows;
+      if (r < fours) f.run(f.call(four!, x, stride, header, ...last));
+      else f.run(f.call(quantize, x, header, f.op("i32.add", a, f.i32(r * quad)), ...last, ...left));
+      f.bump(x, r < fours ? f.op("i32.mul", stride, f.i32(FOUR)) : stride);
     }
   });
   return m.bytes();
@@ -204,7 +206,7 @@ const FOUR = 4;
 
 /**
  * quantize(x, stride, header, groups, width, record, factor) of four rows: what `one` writes row by row, which does it
- * where a scale is not ordinary. Folds, divisions and sums are shared: .6 of the time of rows one by one.
+ * where a scale is not ordinary. Folds, divisions and sums are shared: .77 of the time of rows one by one.
  */
 function writeFour(f: FunctionBuilder, { mr, codeBits }: ActivationSpec, one: FunctionRef): void {
   const [x, stride, header, groups, width, record, factor] = [0, 1, 2, 3, 4, 5, 6].map((i) => f.param(i));
@@ -215,13 +217,12 @@ function writeFour(f: FunctionBuilder, { mr, codeBits }: ActivationSpec, one: Fu
   const scale4 = f.locals("v128", FOUR);
   const [scales, sums, codes] = f.locals("v128", 3);
   const max = activationMax(codeBits);
-  const place = (): void => at4.forEach((address, r) => f.set(address, f.op("i32.add", rows[r], at)));
   /** Over the quads of the group, four at a time and the rest one by one. */
   const eachQuad = (body: (quad: number) => void, done: (quads: 1 | 4) => void = () => {}): void => {
     f.set(at, f.i32(0));
     for (const quads of [4, 1] as const)
       f.while(f.op("i32.ge_s", f.op("i32.sub", width, at), f.i32(16 * quads)), () => {
-        place();
+        at4.forEach((address, r) => f.set(address, f.op("i32.add", rows[r], at)));
         for (let quad = 0; quad < quads; quad++) body(quad);
         f.bump(at, 16 * quads);
         done(quads);
@@ -230,27 +231,21 @@ function writeFour(f: FunctionBuilder, { mr, codeBits }: ActivationSpec, one: Fu
   for (let r = 1; r < FOUR; r++) f.set(rows[r], f.op("i32.add", rows[r - 1], stride));
   f.while(f.op("i32.gt_s", groups, f.i32(0)), () => {
     for (const most of v) f.set(most, f.constant32(0));
-    eachQuad((quad) =>
-      v.forEach((most, r) =>
-        f.set(most, f.op("i32x4.max_u", most, f.op("v128.and", f.load("v128.load", at4[r], 16 * quad), f.constant32(0x7fffffff)))),
-      ),
-    );
-    foldFour(f, "i32x4.max_u", v);
+    eachQuad((quad) => v.forEach((most, r) => grow(f, most, f.load("v128.load", at4[r], 16 * quad))));
+    sumFour(f, v, "i32x4.max_u");
     f.set(scales, f.op("f32x4.div", v[0], f.constantF32(max)));
     const above = f.op("i32x4.sub", scales, f.constant32(LEAST_SCALE));
     f.if(
       f.op("i32.eqz", f.op("v128.any_true", f.op("i32x4.gt_u", above, f.constant32(MOST_SCALE - LEAST_SCALE - 1)))),
       () => {
-        scale4.forEach((scale, r) => f.set(scale, f.shuffle(laneBytes([r, r, r, r]), scales, scales)));
+        scale4.forEach((scale, r) => f.set(scale, f.shuffle(words([r, r, r, r]), scales, scales)));
         f.set(sums, f.constant32(0));
         f.set(out, f.op("i32.add", header, f.i32(16 * mr)));
         eachQuad(
           (quad) => {
             v.forEach((code, r) => f.set(code, f.op("f32x4.div", f.load("v128.load", at4[r], 16 * quad), scale4[r])));
-            for (const code of v) f.set(code, f.op("i32x4.sub", f.op("f32x4.add", code, f.constantF32(ROUND)), f.constantF32(ROUND)));
-            const [a, b, c, d] = v;
-            f.set(codes, f.op("i8x16.narrow_i16x8_s", f.op("i16x8.narrow_i32x4_s", a, b), f.op("i16x8.narrow_i32x4_s", c, d)));
-            f.set(sums, f.op("i32x4.add", sums, f.op("i32x4.extadd_pairwise_i16x8_s", f.op("i16x8.extadd_pairwise_i8x16_s", codes))));
+            for (const code of v) f.set(code, rounded(f, code));
+            packBytes(f, v, codes, sums);
             f.store("v128.store", out, 4 * mr * quad, codes);
           },
           (quads) => f.bump(out, 4 * mr * quads),
@@ -270,15 +265,6 @@ function writeFour(f: FunctionBuilder, { mr, codeBits }: ActivationSpec, one: Fu
     f.bump(header, record);
     f.bump(groups, -1);
   });
-}
-
-/** The folds of four vectors' lanes, as one vector in the place of the first. */
-function foldFour(f: FunctionBuilder, op: string, [a, b, c, d]: readonly Local[]): void {
-  const both = (p: Local, q: Local, even: readonly number[], odd: readonly number[]): Emit =>
-    f.op(op, f.shuffle(laneBytes(even), p, q), f.shuffle(laneBytes(odd), p, q));
-  f.set(a, both(a, b, [0, 4, 1, 5], [2, 6, 3, 7]));
-  f.set(c, both(c, d, [0, 4, 1, 5], [2, 6, 3, 7]));
-  f.set(a, both(a, c, [0, 1, 4, 5], [2, 3, 6, 7]));
 }
 
 export const activations = family("activations", activationModule);

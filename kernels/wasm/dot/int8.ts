@@ -6,6 +6,7 @@ import { finishVector } from "../conv/finish.ts";
 import { family } from "../engine/family.ts";
 import { ModuleBuilder, type Emit, type FunctionBuilder, type Local, type Operand } from "../engine/asm.ts";
 import { writeWork } from "../engine/items.ts";
+import { addBytes } from "../nn/rows.ts";
 import { aimAhead, lookAhead, writePackRows } from "../products/tiles.ts";
 
 export interface Int8Spec {
@@ -275,7 +276,7 @@ function writePackBytes(f: FunctionBuilder, { mr, unsigned }: Omit<Int8Spec, "un
       const flip = Array.from({ length: 16 }, (_, byte) => (byte < 4 * count ? 128 : 0));
       f.set(v, f.op("v128.xor", v, f.constant(`flip ${count}`, f.v128(flip))));
     }
-    f.set(sums[r], f.op("i32x4.add", sums[r], f.op("i32x4.extadd_pairwise_i16x8_s", f.op("i16x8.extadd_pairwise_i8x16_s", v))));
+    addBytes(f, sums[r], v);
   });
   sums.forEach((sum, r) => {
     const total = [0, 1, 2, 3].map((i): Emit => f.lane("i32x4.extract_lane", i, sum)).reduce((p, q) => f.op("i32.add", p, q));

@@ -44,20 +44,18 @@ export function storeSome(f: FunctionBuilder, address: Operand, count: Local, va
   f.if(f.op("i32.gt_u", count, f.i32(2)), () => lane(2));
 }
 
-/** The sum or another fold of the four lanes, in all lanes. */
-export function foldLanes(f: FunctionBuilder, op: string, v: Local): void {
-  const swap = (lanes: readonly number[]): Emit =>
-    f.shuffle(
-      lanes.flatMap((lane) => [4 * lane, 4 * lane + 1, 4 * lane + 2, 4 * lane + 3]),
-      v,
-      v,
-    );
-  f.set(v, f.op(op, v, swap([2, 3, 0, 1])));
-  f.set(v, f.op(op, v, swap([1, 0, 3, 2])));
-}
-
 /** Bytes of a shuffle that moves lanes of 32 bits. */
 export const words = (lanes: readonly number[]): number[] => lanes.flatMap((lane) => [0, 1, 2, 3].map((i) => 4 * lane + i));
+
+/** The sum or another fold of the four lanes, in all lanes. */
+export function foldLanes(f: FunctionBuilder, op: string, v: Local): void {
+  for (const lanes of [[2, 3, 0, 1], [1, 0, 3, 2]]) f.set(v, f.op(op, v, f.shuffle(words(lanes), v, v))); // prettier-ignore
+}
+
+/** Adds signed bytes to sums of 32 bits, four to each. */
+export function addBytes(f: FunctionBuilder, sums: Local, bytes: Operand): void {
+  f.set(sums, f.op("i32x4.add", sums, f.op("i32x4.extadd_pairwise_i16x8_s", f.op("i16x8.extadd_pairwise_i8x16_s", bytes))));
+}
 
 /** Transposes four vectors of words; `t` are two that it may use. */
 export function transposeFour(f: FunctionBuilder, v: readonly Local[], t: readonly Local[]): void {
@@ -72,7 +70,7 @@ export function transposeFour(f: FunctionBuilder, v: readonly Local[], t: readon
   f.set(v[0], f.get(t[0]));
 }
 
-/** The sums of four vectors' lanes, as one vector. */
+/** The sums, or other folds, of four vectors' lanes, as one vector in the place of the first. */
 export function sumFour(f: FunctionBuilder, [a, b, c, d]: readonly Local[], op = "f32x4.add"): void {
   const both = (p: Local, q: Local): Emit => f.op(op, f.shuffle(words([0, 4, 1, 5]), p, q), f.shuffle(words([2, 6, 3, 7]), p, q));
   f.set(a, both(a, b));
