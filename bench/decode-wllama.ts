@@ -3,42 +3,31 @@
 // are best at, this runtime in this process. wllama hands tokens over in bursts: what counts is the mean of a round, best
 // and median of the rounds.
 import { readFileSync } from "node:fs";
-import { createRequire } from "node:module";
-import { dirname, join } from "node:path";
-import { fileURLToPath } from "node:url";
 import { ggufBytes, quantizeGguf, readGguf } from "../src/interop/index.ts";
 import { greedy, loadModel } from "../src/runtime/index.ts";
 import { chromiumPath, inChromium } from "./chromium.ts";
 import { modelFiles } from "./decode.ts";
+import { wllamaPage } from "./wllama.ts";
 
 const [CONTEXT, STEPS, ROUNDS] = [256, 24, 4];
 
-const page = `<!doctype html><script type="module">
-import { Wllama } from "./index.js";
-const models = new Map();
-window.decode = async (name) => {
-  if (!models.has(name)) {
-    const wllama = new Wllama({ default: new URL("wllama.wasm", location.href).href }, { logger: { debug() {}, log() {}, warn() {}, error: console.error } });
-    await wllama.loadModel([await (await fetch(name)).blob()], { n_ctx: 512, n_threads: 1 });
-    models.set(name, wllama);
-  }
+const script = `const models = new Map();
+window.decode = async (file) => {
+  if (!models.has(file)) models.set(file, await open(file, 512));
   const times = [];
-  await models.get(name).createCompletion({
+  await models.get(file).createCompletion({
     prompt: Array.from({ length: ${CONTEXT} }, (_, i) => String.fromCharCode(97 + (i * 7) % 26)).join(""),
     max_tokens: ${STEPS}, temperature: 0, ignore_eos: true, stream: true,
     onData: () => times.push(performance.now()),
   });
   return (times.at(-1) - times[0]) / (times.length - 1);
-};
-window.ready = true;
-</script>`;
+};`;
 
 const sorted = (times: readonly number[]): number[] => [...times].sort((a, b) => a - b);
 
 export async function decodeWllama(): Promise<void> {
   const chromium = chromiumPath("decode-wllama");
-  const peers = process.env.LOWBIT_PEERS ?? join(dirname(fileURLToPath(import.meta.url)), "peers");
-  const root = dirname(createRequire(join(peers, "package.json")).resolve("@wllama/wllama"));
+  const { root, files: page } = wllamaPage(script);
   const { onnx, gguf } = await modelFiles(undefined);
   const q4 = new Uint8Array(readFileSync(gguf));
   const coded = await readGguf(q4);
@@ -47,8 +36,7 @@ export async function decodeWllama(): Promise<void> {
     tensors: new Map([...coded.tensors].map(([name, { shape, values }]) => [name, { shape, dtype: "F32", values }])),
   };
   const files = {
-    "index.html": page,
-    "wllama.wasm": readFileSync(join(root, "wasm", "wllama.wasm")),
+    ...page,
     "q4_0.gguf": q4,
     "q4_k.gguf": await ggufBytes(quantizeGguf(model, { type: "q4_k", pure: true })),
   };
