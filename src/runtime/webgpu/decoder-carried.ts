@@ -11,7 +11,7 @@ import { copyBetween } from "./copy.ts";
 import type { DeviceCore, DeviceDecoderInit } from "./decoder-core.ts";
 import { emitLayer, isFloat } from "./emit.ts";
 import { executeOnDevice, type DeviceRun } from "./execute.ts";
-import type { Kept } from "./kept.ts";
+import { headStep, type Kept } from "./kept.ts";
 import { deviceLayer } from "./layers.ts";
 import { createRecorder, isTensor, type Held } from "./recorder.ts";
 
@@ -20,7 +20,7 @@ const FIRST = 64;
 
 interface Sequence {
   /** Of each pair; none before the first tokens. */
-  buffers: readonly GpuBuffer[];
+  buffers: GpuBuffer[];
   room: number;
 }
 
@@ -46,12 +46,12 @@ export function carriedDeviceCore(init: DeviceDecoderInit, capacity: number, pas
   /** Writes tokens [1, heads, count, size] behind `past` others. */
   const append = (to: Sequence, i: number, past: number, value: Held): void => {
     const [, heads, count, size] = value.dims;
-    const whole = kept(to, i, past);
+    const [from, whole] = [r.place(value), kept(to, i, past)];
     copyBetween(
       r,
       [heads, count * size],
-      { tensor: r.place(value), strides: [count * size, 1], start: 0 },
-      { tensor: whole, strides: [to.room * size, 1], start: past * size },
+      { tensor: from, strides: [headStep(from), 1], start: 0 },
+      { tensor: whole, strides: [headStep(whole), 1], start: past * size },
     );
   };
   const reserve = async (sequence: Sequence, past: number, total: number): Promise<void> => {
@@ -59,16 +59,9 @@ export function carriedDeviceCore(init: DeviceDecoderInit, capacity: number, pas
     const room = Math.max(total, Math.min(capacity, Math.max(FIRST, 2 * sequence.room)));
     const next: Sequence = { buffers: [], room };
     try {
-      for (const { heads, size } of caches) next.buffers = [...next.buffers, runtime.allocate(4 * heads * room * size, "cache")];
+      for (const { heads, size } of caches) next.buffers.push(runtime.allocate(4 * heads * room * size, "cache"));
       if (past > 0) {
-        caches.forEach(({ heads, size }, i) =>
-          copyBetween(
-            r,
-            [heads, past * size],
-            { tensor: kept(sequence, i, past), strides: [sequence.room * size, 1], start: 0 },
-            { tensor: kept(next, i, past), strides: [room * size, 1], start: 0 },
-          ),
-        );
+        caches.forEach((_, i) => append(next, i, 0, kept(sequence, i, past)));
         await r.flush([]);
         aborted();
       }
