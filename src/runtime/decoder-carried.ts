@@ -2,11 +2,10 @@
 // as past and come out as present, as the model has them. Where a Concat joins both, tokens are appended to a cache
 // that stays (machine/sequence.ts), which attention reads in place; else each token copies it. Steps are not recorded,
 // as decoder-kernels.ts does: lengths and masks are those of each run.
-import type { Plan } from "./compile/plan.ts";
 import { biasOf } from "./compile/step.ts";
 import { executeNow, type Execution } from "./machine/execute.ts";
 import { emitProduct } from "./machine/kernels.ts";
-import { isHead, unsupported, type Core, type Input } from "./decoder-model.ts";
+import { isHead, unsupported, type Core, type DecoderModel, type Input } from "./decoder-model.ts";
 import type { Machine } from "./machine/machine.ts";
 import { createSequence, presentOf, type CachePair } from "./machine/sequence.ts";
 import type { Value } from "./value.ts";
@@ -64,7 +63,7 @@ export interface Carried {
 type Held = Pick<Value, "type" | "dims">;
 
 /** @throws LowbitError E_UNSUPPORTED for inputs that it does not know */
-export function carriedModel(inputs: readonly Input[], outputNames: readonly string[]): Carried {
+export function carriedModel({ inputs, outputNames }: DecoderModel): Carried {
   const outputs = new Set(outputNames);
   const { ids, mask, positions, branch, caches } = sortInputs(inputs, outputs);
   const presents = new Set(caches.map(({ output }) => output));
@@ -90,15 +89,9 @@ export function carriedModel(inputs: readonly Input[], outputNames: readonly str
 }
 
 /** @throws LowbitError E_UNSUPPORTED for inputs that it does not know */
-export function carriedCore(
-  machine: Machine,
-  plan: Plan,
-  inputs: readonly Input[],
-  outputNames: readonly string[],
-  capacity: number,
-  count: number,
-): Core {
-  const model = carriedModel(inputs, outputNames);
+export function carriedCore(init: DecoderModel & { readonly machine: Machine }, capacity: number, count: number): Core {
+  const { machine, plan } = init;
+  const model = carriedModel(init);
   const { caches, logits: logitsName } = model;
   const sequences = Array.from({ length: count }, () => createSequence(machine, plan, caches, capacity));
   const run = (tokens: readonly bigint[], past: number, s: number): Float32Array => {

@@ -7,7 +7,6 @@ import type { CacheKind } from "../../kernels/wasm/nn/cache.ts";
 import type { Region } from "../backends/wasm/memory.ts";
 import { attributeInt } from "../onnx/graph/nodes.ts";
 import { operatorName } from "../onnx/graph/scopes.ts";
-import type { Plan } from "./compile/plan.ts";
 import { biasOf, letGo, putResults, type Step } from "./compile/step.ts";
 import {
   dependents,
@@ -20,6 +19,7 @@ import {
   unsupported,
   type Core,
   type DecoderPart,
+  type DecoderModel,
   type Found,
   type Input,
 } from "./decoder-model.ts";
@@ -47,11 +47,8 @@ interface Logits {
   readonly size: number;
 }
 
-export interface KernelCoreInit {
+export interface KernelCoreInit extends DecoderModel {
   readonly machine: Machine;
-  readonly plan: Plan;
-  readonly inputs: readonly Input[];
-  readonly outputNames: readonly string[];
   readonly profile: boolean;
   readonly sequences: number;
 }
@@ -60,15 +57,15 @@ export interface KernelCoreInit {
  * Tokens that the rotary tables of a model hold.
  * @throws LowbitError E_UNSUPPORTED where the model is no decoder for this core
  */
-export function kernelModel(plan: Plan, inputs: readonly Input[], outputNames: readonly string[]): { found: Found; limit: number } {
-  const found = find(plan, inputs, outputNames);
+export function kernelModel(model: DecoderModel): { found: Found; limit: number } {
+  const found = find(model);
   try {
-    proveLengths(plan, found, inputs);
+    proveLengths(model, found);
   } catch (error) {
     if (error instanceof LowbitError && error.code === "E_UNSUPPORTED") throw error;
     throw unsupported("lengths made of the attention mask", (error as Error).message);
   }
-  return { found, limit: tableRows(plan, found.steps) };
+  return { found, limit: tableRows(model.plan, found.steps) };
 }
 
 /** @throws LowbitError E_DEVICE, E_UNSUPPORTED */

@@ -13,6 +13,13 @@ export interface Input {
   readonly shape: readonly (number | string)[];
 }
 
+/** A model, as what makes a decoder of it looks at it. */
+export interface DecoderModel {
+  readonly plan: Plan;
+  readonly inputs: readonly Input[];
+  readonly outputNames: readonly string[];
+}
+
 /** Operators of one kind in a decoder's step, and their time. */
 export interface DecoderPart {
   readonly operator: string;
@@ -71,7 +78,7 @@ function needed(plan: Plan, names: readonly string[], reads: (step: Step) => rea
 }
 
 /** What a decoder needs to know of a model. @throws LowbitError E_UNSUPPORTED */
-export function find(plan: Plan, inputs: readonly Input[], outputNames: readonly string[]): Found {
+export function find({ plan, inputs, outputNames }: DecoderModel): Found {
   const logits = outputNames.filter((name) => !/^present|^cross|key|value/.test(name));
   if (logits.length !== 1) throw unsupported("one output beside the caches", logits.join(", ") || "none");
   const steps = needed(plan, logits, readsOf);
@@ -91,7 +98,7 @@ export function find(plan: Plan, inputs: readonly Input[], outputNames: readonly
  * Runs what computes lengths and positions on small feeds, to be sure that they are the decoder's own.
  * @throws LowbitError E_UNSUPPORTED
  */
-export function proveLengths(plan: Plan, found: Found, inputs: readonly Input[]): void {
+export function proveLengths({ plan, inputs }: DecoderModel, found: Found): void {
   const names = found.attention.flatMap(({ node: n }) => [n.input[5], n.input[6]]);
   const steps = needed(plan, names, ({ node: n }) => n.input.filter((name) => name !== ""));
   for (const [past, tokens] of [

@@ -3,10 +3,9 @@
 // models carry their caches from run to run (decoder-carried.ts).
 import { LowbitError, isLowbitError } from "../../formats/core/errors.ts";
 import { turn } from "../backends/turn.ts";
-import type { Plan } from "./compile/plan.ts";
 import { carriedCore } from "./decoder-carried.ts";
 import { kernelCore, kernelModel, type CacheKinds } from "./decoder-kernels.ts";
-import type { Core, DecoderPart, Input } from "./decoder-model.ts";
+import type { Core, DecoderModel, DecoderPart } from "./decoder-model.ts";
 import type { Machine } from "./machine/machine.ts";
 import { greedy, type Sampler } from "./sample.ts";
 
@@ -136,11 +135,8 @@ export function checkSteps(ids: readonly (number | null)[], sequences: number): 
   for (const id of ids) if (id !== null) checkToken(id);
 }
 
-export interface DecoderInit {
+export interface DecoderInit extends DecoderModel {
   readonly machine: Machine;
-  readonly plan: Plan;
-  readonly inputs: readonly Input[];
-  readonly outputNames: readonly string[];
   readonly options: DecoderOptions;
   readonly check: () => void;
   readonly profile: boolean;
@@ -170,13 +166,13 @@ export function checkCapacity(capacity: number | undefined, limit: number): void
 export const MOST = 2 ** 20;
 
 function chooseCore(init: DecoderInit): { core: Core; limit: number } {
-  const { machine, plan, inputs, outputNames, options, profile } = init;
+  const { options } = init;
   const { kinds, sequences } = cacheOf(options);
   try {
-    const { found, limit } = kernelModel(plan, inputs, outputNames);
+    const { found, limit } = kernelModel(init);
     checkCapacity(options.capacity, limit);
     const capacity = options.capacity ?? defaultCapacity(limit);
-    const core = kernelCore({ machine, plan, inputs, outputNames, profile, sequences }, found, capacity, kinds);
+    const core = kernelCore({ ...init, sequences }, found, capacity, kinds);
     try {
       // what the kernels do not take shows in a first step
       core.step(0, 0, 0);
@@ -190,7 +186,7 @@ function chooseCore(init: DecoderInit): { core: Core; limit: number } {
     // caches of fewer bits are the kernel's
     if ((options.cache ?? "float32") !== "float32") throw error;
     checkCapacity(options.capacity, MOST);
-    return { core: carriedCore(machine, plan, inputs, outputNames, options.capacity ?? CAPACITY, sequences), limit: MOST };
+    return { core: carriedCore(init, options.capacity ?? CAPACITY, sequences), limit: MOST };
   }
 }
 

@@ -26,8 +26,8 @@ interface Sequence {
 
 /** @throws LowbitError E_UNSUPPORTED for inputs that it does not know */
 export function carriedDeviceCore(init: DeviceDecoderInit, capacity: number, pasts: readonly (() => number)[]): DeviceCore {
-  const { runtime, host, plan, inputs, outputNames } = init;
-  const model = carriedModel(inputs, outputNames);
+  const { runtime, host, plan } = init;
+  const model = carriedModel(init);
   const { caches, logits } = model;
   const joins = new Map(plan.steps.flatMap((step) => caches.flatMap((pair, i) => (isJoin(step, pair) ? [[step, i] as const] : []))));
   const r = createRecorder(runtime);

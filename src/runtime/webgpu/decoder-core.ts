@@ -1,8 +1,7 @@
 // What a device's decoder is made of and made for.
 import type { GpuRuntime } from "../../../kernels/wgsl/runtime.ts";
-import type { Plan } from "../compile/plan.ts";
 import type { DecoderOptions } from "../decoder.ts";
-import type { DecoderPart, Input } from "../decoder-model.ts";
+import type { DecoderModel, DecoderPart } from "../decoder-model.ts";
 import type { Machine } from "../machine/machine.ts";
 
 /** What runs tokens for a device's decoder. */
@@ -18,13 +17,10 @@ export interface DeviceCore {
   dispose(): void;
 }
 
-export interface DeviceDecoderInit {
+export interface DeviceDecoderInit extends DecoderModel {
   readonly runtime: GpuRuntime;
   /** What operators run on that have no kernel on the device. */
   readonly host: Machine;
-  readonly plan: Plan;
-  readonly inputs: readonly Input[];
-  readonly outputNames: readonly string[];
   readonly options: DecoderOptions;
   readonly check: () => void;
 }

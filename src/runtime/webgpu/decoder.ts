@@ -48,13 +48,13 @@ function chooseCore(
   init: DeviceDecoderInit,
   pasts: readonly (() => number)[],
 ): { readonly core: DeviceCore; readonly capacity: number; readonly other: () => DeviceCore | null } {
-  const { plan, inputs, outputNames, options } = init;
+  const { options } = init;
   const { kinds } = cacheOf(options);
   // caches of fewer bits are those of GroupQueryAttention
   const isPlain = kinds.every((kind) => kind === "float32");
   const carried = (capacity: number): DeviceCore => carriedDeviceCore(init, capacity, pasts);
   try {
-    const { found, limit } = kernelModel(plan, inputs, outputNames);
+    const { found, limit } = kernelModel(init);
     checkCapacity(options.capacity, limit);
     const capacity = options.capacity ?? defaultCapacity(limit);
     return { core: recordedCore(init, found, capacity, kinds, pasts), capacity, other: () => (isPlain ? carried(capacity) : null) };
