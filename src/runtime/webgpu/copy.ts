@@ -4,16 +4,21 @@ import { itemGroups } from "../../../kernels/wgsl/nn/shader.ts";
 import { contiguous } from "../../onnx/graph/views.ts";
 import { product } from "../ops/operator.ts";
 import type { Moved } from "../ops/shape.ts";
-import type { Recorder, Tensor } from "./recorder.ts";
+import type { Dispatch, Recorder, Tensor } from "./recorder.ts";
 
-interface Side {
+/** A place in a tensor. */
+export interface Place {
   readonly tensor: Tensor;
-  readonly strides: readonly number[];
-  /** Elements from the tensor's own start. */
+  /** Elements from the tensor's own start; asked each time that the command is submitted. */
   readonly start: number | (() => number);
 }
 
-const at = ({ tensor, start }: Side): number => tensor.offset + (typeof start === "number" ? start : start());
+interface Side extends Place {
+  readonly strides: readonly number[];
+}
+
+/** Elements from the start of the buffer. */
+export const startOf = ({ tensor, start }: Place): number => tensor.offset + (typeof start === "number" ? start : start());
 
 /** Copies `sizes` elements, of at most six dimensions. */
 export function copyBetween(r: Recorder, sizes: readonly number[], from: Side, to: Side): void {
@@ -26,12 +31,14 @@ export function copyBetween(r: Recorder, sizes: readonly number[], from: Side, t
     params[`f${i}`] = f[i];
     params[`t${i}`] = t[i];
   });
-  r.dispatch({ family: "copy", spec: {}, name: "f32_copy__wgsl", code: copyShader }, () => ({
+  const dispatch = (): Dispatch => ({
     fields: COPY_FIELDS,
-    params: { ...params, src: at(from), dst: at(to) },
+    params: { ...params, src: startOf(from), dst: startOf(to) },
     bound: { x: from.tensor, y: to.tensor },
     groups: itemGroups(params.count),
-  }));
+  });
+  const moves = typeof from.start === "function" || typeof to.start === "function";
+  r.dispatch({ family: "copy", spec: {}, name: "f32_copy__wgsl", code: copyShader }, moves ? dispatch : dispatch());
 }
 
 /** A moved view as a tensor of its own. */

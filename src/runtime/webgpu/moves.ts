@@ -19,7 +19,7 @@ import { axisOf, product } from "../ops/operator.ts";
 import { reducedAxes } from "../ops/reduce.ts";
 import { partSizes, sliceView, transposeView, type Moved } from "../ops/shape.ts";
 import { integers, type Value } from "../value.ts";
-import { copyBetween, copyStrided } from "./copy.ts";
+import { copyBetween, copyStrided, startOf, type Place } from "./copy.ts";
 import { hollow, isDeviceType, isFull, isMovable, type DeviceEmit, type HeldInputs } from "./emit.ts";
 import { countOf, isTensor, type Held, type Recorder, type Tensor } from "./recorder.ts";
 import { TensorProto_DataType as T, type NodeProto } from "../../onnx/file/gen/onnx_pb.ts";
@@ -244,9 +244,7 @@ export const fusedNorm =
   };
 
 /** One side of a rotation, in elements. */
-export interface Turned {
-  readonly tensor: Tensor;
-  readonly start: number | (() => number);
+export interface Turned extends Place {
   readonly token: number;
   readonly head: number;
 }
@@ -267,12 +265,11 @@ export function turn(r: Recorder, of: Rotation, sizes: { tokens: number; heads: 
   const { cos, sin, rotated, row, interleaved, at } = of;
   const positions = typeof at === "function" ? undefined : at;
   const spec = { interleaved, positions: positions !== undefined };
-  const start = (side: Turned): number => side.tensor.offset + (typeof side.start === "number" ? side.start : side.start());
   const half = rotated / 2;
   r.dispatch({ family: "rotary", spec, name: rotaryName(spec), code: () => rotaryShader(spec) }, () => ({
     fields: ROTARY_FIELDS,
     params: {
-      ...{ ...sizes, half, row, xt: x.token, xh: x.head, yt: y.token, yh: y.head, ox: start(x), oy: start(y) },
+      ...{ ...sizes, half, row, xt: x.token, xh: x.head, yt: y.token, yh: y.head, ox: startOf(x), oy: startOf(y) },
       ...{ ocos: cos.offset, osin: sin.offset, opos: positions?.offset ?? 0, first: typeof at === "function" ? at() : 0 },
     },
     bound: { x: x.tensor, cos_table: cos, sin_table: sin, ...(positions && { positions }), y: y.tensor },

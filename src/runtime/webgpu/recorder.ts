@@ -52,6 +52,13 @@ export interface Dispatch {
   readonly groups: number;
 }
 
+/** What a dispatch gives to a job. */
+const bindingsOf = ({ fields, params, bound, groups }: Dispatch) => ({
+  words: paramWords(fields, params),
+  buffers: Object.fromEntries(Object.entries(bound).map(([key, { buffer }]) => [key, buffer])),
+  groups,
+});
+
 /** A chain behind another kernel: the parameters and bindings that it adds. */
 export interface After extends ChainAfter {
   readonly params: Readonly<Record<string, number>>;
@@ -83,8 +90,8 @@ export interface Recorder {
   /** Marks a value whose data never changes. */
   constant(value: Value): void;
   isConstant(value: Value): boolean;
-  /** Words that the shader reads, computed when the commands are recorded: `make` may give others each time. */
-  dispatch(shader: Shader, make: Dispatch | (() => Pick<Dispatch, "params" | "groups"> & Omit<Dispatch, "params" | "groups">)): void;
+  /** Runs a shader. A function is asked each time that the command is submitted: its words may be others then. */
+  dispatch(shader: Shader, make: Dispatch | (() => Dispatch)): void;
   /** y [m, n] = x [m, k] * w^T. */
   product(layer: AsyncLayer, x: Tensor, m: number): Tensor;
   /** The last command made y; `again` records it with a chain behind it. */
@@ -247,11 +254,11 @@ export function createRecorder(runtime: GpuRuntime): Recorder {
     dispatch({ family, spec, name, code }, make) {
       const pipeline = runtime.pipeline(`nn ${family}`, spec, () => ({ name, code: code() }));
       pipeline.catch(() => {});
+      // of a recording that is repeated once
+      const fixed = typeof make === "function" ? null : bindingsOf(make);
       add(pipeline, (job, ready) => {
-        const { fields, params, bound, groups } = typeof make === "function" ? make() : make;
-        if (groups === 0) return;
-        const buffers = Object.fromEntries(Object.entries(bound).map(([key, { buffer }]) => [key, buffer]));
-        job.dispatch(ready as Pipeline, { params: job.uniform(paramWords(fields, params)), ...buffers }, groups);
+        const { words, buffers, groups } = fixed ?? bindingsOf((make as () => Dispatch)());
+        if (groups > 0) job.dispatch(ready as Pipeline, { params: job.uniform(words), ...buffers }, groups);
       });
     },
     product(layer, x, m) {
