@@ -16,7 +16,7 @@ import { EXPRESSIONS, runChain } from "./chains.ts";
 import { binary, constant, operand, unary } from "../../../kernels/wasm/nn/values.ts";
 import { INTEGER_FUNCTIONS } from "./integer-functions.ts";
 import { INTEGERS } from "./integers.ts";
-import { copyWords, MOVES } from "./moves.ts";
+import { MOVES } from "./moves.ts";
 import { elementsOf, isFloatSlot, isPlaceable, isSlot, type Emit, type Machine, type Slot } from "./machine.ts";
 
 const isFloat = (value: Value | undefined): value is Value => value?.type === "float32";
@@ -35,12 +35,12 @@ export function emitProduct(m: Machine, layer: SyncLayer, x: Value | undefined, 
   return sum ?? undefined;
 }
 
-/** Joined products: of one row the parts are views of the result, else their own rows, sums where they have biases. */
+/** Joined products, all with biases or none: of one row without them parts are views, else they have their own rows. */
 export function emitJoined(m: Machine, layer: SyncLayer, widths: readonly number[], [x, ...biases]: Inputs): Slot[] | undefined {
   if (!isFloat(x) || elementsOf(x) === 0 || x.dims.at(-1) !== layer.k) return undefined;
   const outer = x.dims.slice(0, -1);
   const rows = product(outer);
-  if (rows > 1 && biases.every((bias) => bias === undefined)) {
+  if (rows > 1 && biases.length === 0) {
     const from = m.place(x);
     const slots = widths.map((width) => m.slot([...outer, width]));
     const parts = slots.map(({ address }, i) => ({ address, width: widths[i] }));
@@ -49,20 +49,15 @@ export function emitJoined(m: Machine, layer: SyncLayer, widths: readonly number
     return slots;
   }
   const y = emitProduct(m, layer, x, undefined)!;
-  let start = 0;
+  const add = chainSpec([binary("add", operand(0), operand(1))], ["vector", "vector"], { shared: m.memory.shared, relaxed: false });
+  let next = 0;
   const parts = widths.map((width, i) => {
-    const from = y.address + 4 * start;
-    const bias = biases[i];
-    start += width;
-    if (bias === undefined && rows === 1) return m.view(y, [...outer, width], start - width);
+    const start = next;
+    next += width;
+    if (biases.length === 0) return m.view(y, [...outer, width], start);
     const part = m.slot([...outer, width]);
-    const [inner, to] = [4 * layer.n, rowsAt(part.address, width, rows)];
-    if (bias === undefined)
-      copyWords(m, [rows, width], { address: from, strides: [inner, 4] }, { address: to.address, strides: [to.inner, 4] });
-    else {
-      const spec = chainSpec([binary("add", operand(0), operand(1))], ["vector", "vector"], { shared: m.memory.shared, relaxed: false });
-      m.job(m.memory.kernel(chain, spec), chainJob(rows, width, [{ address: from, outer: 0, inner }, everyRow(m.place(bias)), to]));
-    }
+    const sums = { address: y.address + 4 * start, outer: 0, inner: 4 * layer.n };
+    m.job(m.memory.kernel(chain, add), chainJob(rows, width, [sums, everyRow(m.place(biases[i]!)), rowsAt(part.address, width, rows)]));
     return part;
   });
   m.free(y);
