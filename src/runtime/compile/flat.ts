@@ -25,6 +25,40 @@ export interface FlatNode {
   readonly top?: NodeProto;
 }
 
+/** A node or a step, and what it waits for. */
+type Guarded = Pick<FlatNode, "node" | "guards">;
+
+/** Whether two wait for the same conditions. */
+export const tied = (a: Guarded, b: Guarded): boolean => JSON.stringify(a.guards) === JSON.stringify(b.guards);
+
+export interface Links<T> {
+  readonly makers: ReadonlyMap<string, T>;
+  /** Once for each input and condition. */
+  readonly readers: ReadonlyMap<string, readonly T[]>;
+  readonly outputs: ReadonlySet<string>;
+  /** The one that reads a value, once; undefined where the model gives it. */
+  only(name: string): T | undefined;
+}
+
+/** What makes each value, and what reads it. */
+export function linksOf<T extends Guarded>(parts: readonly T[], outputNames: readonly string[]): Links<T> {
+  const makers = new Map<string, T>();
+  const readers = new Map<string, T[]>();
+  const outputs = new Set(outputNames);
+  for (const part of parts) {
+    for (const name of part.node.output) makers.set(name, part);
+    for (const name of [...part.node.input, ...part.guards.map((guard) => guard.name)]) {
+      if (!readers.has(name)) readers.set(name, []);
+      readers.get(name)!.push(part);
+    }
+  }
+  const only = (name: string): T | undefined => {
+    const all = readers.get(name);
+    return all?.length === 1 && !outputs.has(name) ? all[0] : undefined;
+  };
+  return { makers, readers, outputs, only };
+}
+
 export interface FlatGraph {
   readonly nodes: readonly FlatNode[];
   readonly tensors: ReadonlyMap<string, TensorProto>;

@@ -10,11 +10,9 @@ import { attributeInt } from "../../onnx/graph/nodes.ts";
 import { operatorName } from "../../onnx/graph/scopes.ts";
 import { chainOperands, EXPRESSIONS, runChain } from "../machine/chains.ts";
 import type { Value } from "../value.ts";
-import type { FlatNode } from "./flat.ts";
+import { linksOf, tied, type FlatNode } from "./flat.ts";
 import type { Unfreed } from "./step.ts";
 import { runNode } from "./step.ts";
-
-const tied = ({ guards }: Pick<Unfreed, "guards">): string => guards.map(({ name, is }) => `${name} ${is}`).join();
 
 /** The value of a constant; undefined for others. */
 type Constants = (name: string) => Value | undefined;
@@ -72,28 +70,22 @@ function chainOf(parts: readonly Unfreed[], constant: Constants): Unfreed {
 
 /** Steps with element-wise trees as one step each, where the last of them stood. */
 export function fuseChains(steps: readonly Unfreed[], outputs: readonly string[], constant: Constants): Unfreed[] {
-  const readers = new Map<string, Set<number>>();
-  const makers = new Map<string, number>();
-  steps.forEach(({ node, guards }, i) => {
-    for (const name of [...node.input, ...guards.map((guard) => guard.name)]) readers.set(name, (readers.get(name) ?? new Set()).add(i));
-    for (const name of node.output) makers.set(name, i);
-  });
-  const kept = new Set(outputs);
-  const canFuse = (i: number): boolean => EXPRESSIONS.has(steps[i].operator) && steps[i].layer === undefined;
-  const taken = new Set<number>();
-  const fused = new Map<number, Unfreed>();
-  for (let end = steps.length - 1; end >= 0; end--) {
+  const { makers, readers, outputs: kept } = linksOf(steps, outputs);
+  const canFuse = ({ operator, layer }: Unfreed): boolean => EXPRESSIONS.has(operator) && layer === undefined;
+  const taken = new Set<Unfreed>();
+  const fused = new Map<Unfreed, Unfreed>();
+  for (const end of [...steps].reverse()) {
     if (taken.has(end) || !canFuse(end)) continue;
     const tree = new Set([end]);
-    const operands = new Set(steps[end].node.input.filter((name) => name !== ""));
+    const operands = new Set(end.node.input.filter((name) => name !== ""));
     // from the end on: a step joins once all its readers are in
     for (let grown = true; grown;) {
       grown = false;
       for (const name of operands) {
         const maker = makers.get(name);
         if (maker === undefined || tree.has(maker) || taken.has(maker) || !canFuse(maker) || kept.has(name)) continue;
-        if (tied(steps[maker]) !== tied(steps[end]) || ![...readers.get(name)!].every((reader) => tree.has(reader))) continue;
-        const next = new Set([...operands, ...steps[maker].node.input].filter((operand) => operand !== "" && operand !== name));
+        if (!tied(maker, end) || !readers.get(name)!.every((reader) => tree.has(reader))) continue;
+        const next = new Set([...operands, ...maker.node.input].filter((operand) => operand !== "" && operand !== name));
         if (next.size >= MOST_OPERANDS) continue;
         tree.add(maker);
         operands.clear();
@@ -103,16 +95,11 @@ export function fuseChains(steps: readonly Unfreed[], outputs: readonly string[]
       }
     }
     if (tree.size === 1) continue;
-    for (const i of tree) taken.add(i);
-    fused.set(
-      end,
-      chainOf(
-        [...tree].sort((a, b) => a - b).map((i) => steps[i]),
-        constant,
-      ),
-    );
+    for (const part of tree) taken.add(part);
+    const parts = steps.filter((step) => tree.has(step));
+    fused.set(end, chainOf(parts, constant));
   }
-  return steps.flatMap((step, i) => fused.get(i) ?? (taken.has(i) ? [] : [step]));
+  return steps.flatMap((step) => fused.get(step) ?? (taken.has(step) ? [] : [step]));
 }
 
 /** MatMulNBits nodes that read one input and can be one product: by the first of them, in order. */
@@ -144,10 +131,7 @@ export const joinedNode = (group: readonly NodeProto[]): NodeProto =>
  * anyway.
  */
 export function fuseBiases(steps: readonly Unfreed[], outputs: readonly string[], constant: Constants): Unfreed[] {
-  const readers = new Map<string, Unfreed[]>();
-  for (const step of steps)
-    for (const name of [...step.node.input, ...step.guards.map((guard) => guard.name)])
-      readers.set(name, [...(readers.get(name) ?? []), step]);
+  const { only } = linksOf(steps, outputs);
   const taken = new Set<Unfreed>();
   const withBiases = steps.map((step): Unfreed => {
     const { widths, node, run } = step;
@@ -155,8 +139,8 @@ export function fuseBiases(steps: readonly Unfreed[], outputs: readonly string[]
     const adds: Unfreed[] = [];
     const biases: string[] = [];
     for (const [i, name] of node.output.entries()) {
-      const [add, ...others] = readers.get(name) ?? [];
-      if (add?.operator !== "Add" || others.length > 0 || outputs.includes(name) || tied(add) !== tied(step)) return step;
+      const add = only(name);
+      if (add?.operator !== "Add" || !tied(add, step)) return step;
       const bias = add.node.input[add.node.input[0] === name ? 1 : 0];
       const value = constant(bias);
       if (value?.type !== "float32" || value.dims.length !== 1 || value.dims[0] !== widths[i]) return step;

@@ -7,7 +7,7 @@ import { NodeProtoSchema, TensorProto_DataType as T } from "../../onnx/file/gen/
 import { attributeInt } from "../../onnx/graph/nodes.ts";
 import { operatorName } from "../../onnx/graph/scopes.ts";
 import type { Value } from "../value.ts";
-import type { FlatNode } from "./flat.ts";
+import { linksOf, tied, type FlatNode, type Links } from "./flat.ts";
 
 const BYTES: ReadonlySet<string> = new Set(["int8", "uint8"]);
 
@@ -18,28 +18,14 @@ interface Codes {
   readonly zero: string;
 }
 
-interface Graph {
-  readonly makers: ReadonlyMap<string, FlatNode>;
-  readonly readers: ReadonlyMap<string, readonly FlatNode[]>;
-  readonly outputs: ReadonlySet<string>;
+interface Constants {
   /** The value of an initializer. */
   readonly constant: (name: string) => Value | undefined;
   /** Its type and sizes, unread. */
   readonly tensor: (name: string) => TensorProto | undefined;
 }
 
-type Constants = Pick<Graph, "constant" | "tensor">;
-
-function graphOf(nodes: readonly FlatNode[], outputs: readonly string[], constants: Constants): Graph {
-  const makers = new Map<string, FlatNode>();
-  const readers = new Map<string, FlatNode[]>();
-  for (const flat of nodes) {
-    for (const name of flat.node.output) makers.set(name, flat);
-    for (const name of [...flat.node.input, ...flat.guards.map((guard) => guard.name)])
-      readers.set(name, [...(readers.get(name) ?? []), flat]);
-  }
-  return { makers, readers, outputs: new Set(outputs), ...constants };
-}
+type Graph = Links<FlatNode> & Constants;
 
 /** What a value is dequantized from, by one scale or, where `axis` says so, one for each index of an axis. */
 function dequantized(graph: Graph, name: string, axis?: number): Codes | undefined {
@@ -55,9 +41,8 @@ function dequantized(graph: Graph, name: string, axis?: number): Codes | undefin
 
 /** The one node that reads a value. */
 function onlyReader(graph: Graph, name: string, from: FlatNode): FlatNode | undefined {
-  const [only, ...others] = graph.readers.get(name) ?? [];
-  if (only === undefined || others.length > 0 || graph.outputs.has(name)) return undefined;
-  return JSON.stringify(only.guards) === JSON.stringify(from.guards) ? only : undefined;
+  const only = graph.only(name);
+  return only !== undefined && tied(only, from) ? only : undefined;
 }
 
 /** The QuantizeLinear that ends a pattern: codes of 8 bits, one scale. */
@@ -128,7 +113,7 @@ function fused(
 /** Nodes with such patterns as one, where their QuantizeLinear stood. */
 export function fuseQdq(nodes: readonly FlatNode[], outputs: readonly string[], constants: Constants): FlatNode[] {
   if (!nodes.some(({ node }) => operatorName(node) === "QuantizeLinear")) return [...nodes];
-  const graph = graphOf(nodes, outputs, constants);
+  const graph: Graph = { ...linksOf(nodes, outputs), ...constants };
   const taken = new Set<FlatNode>();
   const ends = new Map<NodeProto, NodeProto>();
   for (const flat of nodes) {

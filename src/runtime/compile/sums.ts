@@ -6,6 +6,7 @@ import { attributeInt } from "../../onnx/graph/nodes.ts";
 import { emitCodes } from "../machine/integers.ts";
 import type { Emit } from "../machine/machine.ts";
 import type { Value } from "../value.ts";
+import { linksOf, tied } from "./flat.ts";
 import type { Unfreed } from "./step.ts";
 
 /** A constant that has a number for each filter (its other dimensions are 1) or column. */
@@ -14,20 +15,11 @@ const isBias = (value: Value | undefined, conv: boolean): boolean =>
 
 /** The fused steps, where the last of each stood. */
 export function fuseSums(steps: readonly Unfreed[], outputs: readonly string[], constant: (name: string) => Value | undefined): Unfreed[] {
-  const readers = new Map<string, number[]>();
-  steps.forEach(({ node, guards }, i) => {
-    for (const name of [...node.input, ...guards.map((guard) => guard.name)]) readers.set(name, [...(readers.get(name) ?? []), i]);
-  });
-  const kept = new Set(outputs);
-  const makers = new Map(steps.flatMap((step) => step.node.output.map((name) => [name, step] as const)));
-  const tied = ({ guards }: Unfreed): string => JSON.stringify(guards);
+  const { makers, only } = linksOf(steps, outputs);
   /** The only step that reads a step's result, if it is this operator. */
   const next = (step: Unfreed, operator: string): Unfreed | undefined => {
-    const [name] = step.node.output;
-    const [only, ...others] = readers.get(name) ?? [];
-    if (only === undefined || others.length > 0 || kept.has(name)) return undefined;
-    const found = steps[only];
-    return found.operator === operator && tied(found) === tied(step) ? found : undefined;
+    const found = only(step.node.output[0]);
+    return found?.operator === operator && tied(found, step) ? found : undefined;
   };
   const other = (step: Unfreed, name: string): string => step.node.input[step.node.input[0] === name ? 1 : 0];
   const taken = new Set<Unfreed>();
@@ -46,7 +38,7 @@ export function fuseSums(steps: readonly Unfreed[], outputs: readonly string[], 
     const factor = other(scaled, cast.node.output[0]);
     // the product of two scales, one of them constant, is made where it is used
     const made = makers.get(factor);
-    const apart = made !== undefined && next(made, "Mul") === scaled && made.operator === "Mul" && tied(made) === tied(step);
+    const apart = made !== undefined && next(made, "Mul") === scaled && made.operator === "Mul" && tied(made, step);
     const scales = apart && made.node.input.some((of) => constant(of) !== undefined) ? made.node.input : [factor];
     if (scales.length > 1) parts.unshift(made!);
     const given = [input[0], input[2] ?? "", scales[0], isAdded ? bias : "", scales[1] ?? ""];

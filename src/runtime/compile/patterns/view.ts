@@ -5,6 +5,7 @@ import { create } from "@bufbuild/protobuf";
 import { NodeProtoSchema, type AttributeProto } from "../../../onnx/file/gen/onnx_pb.ts";
 import type { Emit } from "../../machine/machine.ts";
 import { integers, type Value } from "../../value.ts";
+import { linksOf, tied } from "../flat.ts";
 import { runNode, type Form, type Unfreed } from "../step.ts";
 
 export interface View {
@@ -35,26 +36,18 @@ export interface Match {
   readonly form: Form;
 }
 
-const guardsOf = ({ guards }: Unfreed): string => guards.map(({ name, is }) => `${name} ${is}`).join();
-
 export function viewOf(steps: readonly Unfreed[], outputs: readonly string[], constant: (name: string) => Value | undefined): View {
-  const makers = new Map<string, Unfreed>();
-  const readers = new Map<string, Unfreed[]>();
-  for (const step of steps) {
-    for (const name of step.node.output) makers.set(name, step);
-    const read = new Set([...step.node.input, ...step.guards.map((guard) => guard.name)]);
-    for (const name of read) readers.set(name, [...(readers.get(name) ?? []), step]);
-  }
-  const kept = new Set(outputs);
+  const { makers, readers, outputs: kept } = linksOf(steps, outputs);
+  const readersOf = (name: string): Unfreed[] => [...new Set(readers.get(name))];
   const known = (name: string | undefined): Value | undefined => (name === undefined || name === "" ? undefined : constant(name));
   return {
     steps,
     maker: (name) => (name === undefined ? undefined : makers.get(name)),
     reader(name) {
-      const all = readers.get(name) ?? [];
+      const all = readersOf(name);
       return all.length === 1 && !kept.has(name) ? all[0] : undefined;
     },
-    readers: (name) => readers.get(name) ?? [],
+    readers: readersOf,
     isOutput: (name) => kept.has(name),
     constant: known,
     number(name) {
@@ -77,7 +70,7 @@ export function canLeave(
 ): boolean {
   const inside = new Set(parts);
   const end = Math.max(...parts.map((part) => places.get(part)!));
-  if (parts.some((part) => guardsOf(part) !== guardsOf(parts[0]) || part.layer !== undefined)) return false;
+  if (parts.some((part) => !tied(part, parts[0]) || part.layer !== undefined)) return false;
   return parts.every(({ node }) =>
     node.output.every((name) => {
       if (name === "") return true;
