@@ -9,8 +9,8 @@ import { rotary, rotaryJob } from "../../../kernels/wasm/nn/rotary.ts";
 import type { NodeProto } from "../../onnx/file/gen/onnx_pb.ts";
 import { attributeFloat, attributeInt } from "../../onnx/graph/nodes.ts";
 import type { Inputs } from "../ops/operator.ts";
-import { groupedSizes, type Grouped } from "../ops/attention.ts";
-import { integers, type Value } from "../value.ts";
+import { groupedSizes, tokensBefore, type Grouped } from "../ops/attention.ts";
+import type { Value } from "../value.ts";
 import type { Job, Machine, Slot } from "./machine.ts";
 
 /**
@@ -244,22 +244,10 @@ export function decodeAttention(m: Machine, inputs: Inputs, node: NodeProto, seq
 export function runAttention(m: Machine, inputs: Inputs, node: NodeProto): Slot[] | undefined {
   const sizes = groupedSizes(inputs, node);
   const { batch, tokens, heads, kvHeads, size } = sizes;
-  const [past, lengths, total] = [inputs[3], inputs[5], inputs[6]];
-  if (outside(inputs, sizes) || inputs[9] !== undefined || lengths === undefined || total === undefined || batch * tokens === 0)
-    return undefined;
-  const all = integers(total)[0];
-  const valid = integers(lengths).map((n) => n + 1);
-  const room = past?.dims[2] ?? 0;
-  // what is wrong, and right padding, are the loops'
-  if (
-    valid.length !== batch ||
-    valid.some((n) => n !== valid[0] || n > all || (tokens === all ? n !== all : n - tokens < 0 || n - tokens > room))
-  )
-    return undefined;
-  const before = tokens === all ? 0 : valid[0] - tokens;
-  const table = attributeInt(node, "do_rotary", 0) === 1 ? (inputs[7]?.dims[0] ?? 0) : Infinity;
-  if (before + tokens > table) return undefined;
-  const capacity = Math.max(room, all);
+  if (outside(inputs, sizes) || inputs[9] !== undefined) return undefined;
+  const found = tokensBefore(inputs, node, sizes);
+  if (found === undefined) return undefined;
+  const { before, room, capacity } = found;
   const present = [m.slot([batch, kvHeads, capacity, size]), m.slot([batch, kvHeads, capacity, size])];
   const width = heads * size;
   const y = m.slot([batch, tokens, width]);

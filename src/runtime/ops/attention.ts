@@ -179,6 +179,27 @@ export function groupedSizes(inputs: Inputs, node: NodeProto): Grouped {
   return { batch: dims[0], tokens: dims[1], heads, kvHeads, size, packed };
 }
 
+/**
+ * Tokens before those of a run, which room they lie in, and the room of present; undefined for what only the loops
+ * take, or say to be wrong: right padding, rows of several lengths.
+ */
+export function tokensBefore(
+  inputs: Inputs,
+  node: NodeProto,
+  { batch, tokens }: Grouped,
+): { readonly before: number; readonly room: number; readonly capacity: number } | undefined {
+  const [past, lengths, total] = [inputs[3], inputs[5], inputs[6]];
+  if (lengths === undefined || total === undefined || batch * tokens === 0) return undefined;
+  const all = integers(total)[0];
+  const valid = integers(lengths).map((n) => n + 1);
+  const room = past?.dims[2] ?? 0;
+  const isOdd = (n: number): boolean => n !== valid[0] || n > all || (tokens === all ? n !== all : n < tokens || n - tokens > room);
+  if (valid.length !== batch || valid.some(isOdd)) return undefined;
+  const before = tokens === all ? 0 : valid[0] - tokens;
+  const table = attributeInt(node, "do_rotary", 0) === 1 ? (inputs[7]?.dims[0] ?? 0) : Infinity;
+  return before + tokens > table ? undefined : { before, room, capacity: Math.max(room, all) };
+}
+
 function groupQuery(inputs: Inputs, node: NodeProto): Value[] {
   const { batch, tokens, heads, kvHeads, size, packed } = groupedSizes(inputs, node);
   const width = (packed ? heads + 2 * kvHeads : heads) * size;

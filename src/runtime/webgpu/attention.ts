@@ -6,9 +6,9 @@ import { ATTENTION_FIELDS, attentionName, attentionShader, MOST_HEAD } from "../
 import type { NodeProto } from "../../onnx/file/gen/onnx_pb.ts";
 import { attributeFloat, attributeInt } from "../../onnx/graph/nodes.ts";
 import { attentionOf, isTable, maskOf, sizesOf, type Layout, type Sizes, type Spelled } from "../machine/fused-attention.ts";
-import { groupedSizes, type Grouped } from "../ops/attention.ts";
+import { groupedSizes, tokensBefore, type Grouped } from "../ops/attention.ts";
 import type { Inputs } from "../ops/operator.ts";
-import { integers, type Value } from "../value.ts";
+import type { Value } from "../value.ts";
 import { copyBetween } from "./copy.ts";
 import { isFloat, isFull, type DeviceEmit, type HeldInputs } from "./emit.ts";
 import { headStep } from "./kept.ts";
@@ -308,23 +308,11 @@ export function decodeAttention(r: Recorder, inputs: HeldInputs, node: NodeProto
 /** A plain run: past and new tokens into present, then attention over it. */
 export const groupQuery: DeviceEmit = (r, inputs, node) => {
   const sizes = groupedSizes(hollowInputs(inputs), node);
-  const { batch, tokens, kvHeads, size } = sizes;
-  const [past, lengths, total] = [inputs[3], inputs[5], inputs[6]];
-  if (outside(inputs, sizes) || lengths === undefined || total === undefined || isTensor(lengths) || isTensor(total)) return undefined;
-  const all = integers(total)[0];
-  const valid = integers(lengths).map((n) => n + 1);
-  const room = past?.dims[2] ?? 0;
-  // what is wrong, and right padding, are the loops'
-  if (
-    batch * tokens === 0 ||
-    valid.length !== batch ||
-    valid.some((n) => n !== valid[0] || n > all || (tokens === all ? n !== all : n - tokens < 0 || n - tokens > room))
-  )
-    return undefined;
-  const before = tokens === all ? 0 : valid[0] - tokens;
-  const table = attributeInt(node, "do_rotary", 0) === 1 ? (inputs[7]?.dims[0] ?? 0) : Infinity;
-  if (before + tokens > table) return undefined;
-  const capacity = Math.max(room, all);
+  const { batch, kvHeads, size } = sizes;
+  if (outside(inputs, sizes) || isTensor(inputs[5]) || isTensor(inputs[6])) return undefined;
+  const found = tokensBefore(hollowInputs(inputs), node, sizes);
+  if (found === undefined) return undefined;
+  const { before, room, capacity } = found;
   const present = [0, 1].map(() => r.tensor([batch, kvHeads, capacity, size]));
   present.forEach((tensor, i) => {
     const old = inputs[3 + i];
