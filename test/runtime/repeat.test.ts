@@ -90,12 +90,28 @@ describe("emitAgain", () => {
     m.dispose();
   });
 
-  it("stops looking at steps that differ each time", () => {
+  it("leaves steps that differ each time alone, for longer each time, and finds out when they no longer do", () => {
     const m = machine();
+    const { trace } = m;
+    let looks = 0;
+    m.trace = (emit) => (looks++, trace(emit));
     const made = { count: 0 };
-    for (let n = 1; n < 12; n++) run(m, made, new Array<number>(n).fill(1));
-    for (let i = 0; i < 3; i++) run(m, made, [1, 1]);
-    expect(made.count).toBe(14);
+    const until = (n: number): void => {
+      for (; made.count < n;) run(m, made, new Array<number>(1 + (made.count % 7)).fill(1));
+    };
+    for (const [runs, seen] of [
+      [5, 5],
+      [14, 5],
+      [15, 6],
+      [32, 6],
+      [33, 7],
+      [1000, 35],
+    ]) {
+      until(runs);
+      expect(looks, `after ${runs} runs`).toBe(seen);
+    }
+    for (let i = 0; i < 60; i++) expect(run(m, made, [1, i])).toEqual([-1, -i]);
+    expect(made.count).toBeLessThan(1036);
     m.dispose();
   });
 });

@@ -105,6 +105,9 @@ describe("runs that end as the last one did", () => {
     expect(from[4]).toBe(null);
     expect(from.slice(9, 12)).toEqual([null, null, null]);
     expect(from.at(-1)).toBe(1);
+    const many = await runs(plan, [...Array.from({ length: 40 }, (_, i) => 5 + (i % 13)), ...new Array<number>(40).fill(5)]);
+    expect(many.slice(0, 40)).toEqual(new Array(40).fill(null));
+    expect(many.at(-1)).toBe(1);
   });
 
   it("are not repeated where memory is taken that was free", async () => {

@@ -12,11 +12,12 @@ interface Memo {
   readonly trace: Trace;
 }
 
-/** Times in a row that a step may differ from its last run before it is not looked at again. */
+/** A step that differed from its last run so many times in a row is left alone for some runs, more each time. */
 const MOST_CHANGES = 4;
+const MOST_REST = 32;
 
-/** What a machine remembers of its steps; a number counts their changes. */
-const machines = new WeakMap<Machine, Map<object, { memo: Memo | null; changes: number }>>();
+/** What a machine remembers of its steps: how often each changed, and for how many runs it is left alone. */
+const machines = new WeakMap<Machine, Map<object, { memo: Memo | null; changes: number; rest: number }>>();
 
 /** The same place and shape, or the same value that does not change. */
 export function isSame(m: Machine, before: Value | undefined, now: Value | undefined): boolean {
@@ -44,15 +45,23 @@ export function emitAgain(
   let steps = machines.get(m);
   if (steps === undefined) machines.set(m, (steps = new Map()));
   let known = steps.get(step);
-  if (known === undefined) steps.set(step, (known = { memo: null, changes: 0 }));
-  if (known.changes > MOST_CHANGES) return emit();
+  if (known === undefined) steps.set(step, (known = { memo: null, changes: 0, rest: 0 }));
+  if (known.rest > 0) {
+    known.rest--;
+    return emit();
+  }
   const { memo } = known;
   if (memo !== null && memo.inputs.every((before, i) => isSame(m, before, inputs[i])) && m.repeat(memo.trace)) {
     known.changes = 0;
     done?.(memo.trace, true);
     return memo.made;
   }
-  known.changes++;
+  // by twos: a look at what it does, and one at whether the next run does the same
+  if (++known.changes > MOST_CHANGES && known.changes % 2 === 0) {
+    known.rest = Math.min(MOST_REST, 2 ** (known.changes / 2));
+    known.memo = null;
+    return emit();
+  }
   const { made, trace } = m.trace(emit);
   known.memo = made !== undefined && trace !== null ? { inputs, made, trace } : null;
   if (known.memo !== null) done?.(known.memo.trace, false);
