@@ -30,20 +30,22 @@ describe("what takes channels of the stream apart ends it, by whatever number it
     ["Slice backwards", () => node("Slice", ["h", ...along], ["c"]), (axis) => cut(Number(axis), [D - 1], [-1]), D],
     ["Gather", (axis) => node("Gather", ["h", "order"], ["c"], { axis }), () => [order], D],
   ];
-  const built = (made: NodeProto, init: TensorProto[], width: number, dims: number[]): Uint8Array => {
+  /** @param dims of the stream, where the file has them @param front the nodes that make its input of x */
+  const built = (made: NodeProto, init: TensorProto[], width: number, dims?: number[], front: NodeProto[] = []): Uint8Array => {
     const g = graph({
       input: [value("x", T.FLOAT, [2, 3, D])],
       output: [value("y", T.FLOAT, []), value("z", T.FLOAT, [])],
       initializer: [raw("w0", [D, D], weights(D * D)), raw("g", [D], new Float32Array(D).fill(1)), raw("w1", [D, 4], weights(4 * D, 2)), raw("w2", [width, 4], weights(4 * width, 3)), ...init], // prettier-ignore
       node: [
-        node("MatMul", ["x", "w0"], ["h"], {}, "in"),
+        ...front,
+        node("MatMul", [front.at(-1)?.output[0] ?? "x", "w0"], ["h"], {}, "in"),
         node("SimplifiedLayerNormalization", ["h", "g"], ["n"]),
         node("MatMul", ["n", "w1"], ["y"], {}, "out"),
         Object.assign(made, { name: "apart" }),
         node("MatMul", ["c", "w2"], ["z"], {}, "after"),
       ],
     });
-    g.valueInfo.push(value("h", T.FLOAT, dims));
+    if (dims !== undefined) g.valueInfo.push(value("h", T.FLOAT, dims));
     return encode(model(g));
   };
   test.each(CASES)("%s", async (op, made, init, width) => {
@@ -56,14 +58,36 @@ describe("what takes channels of the stream apart ends it, by whatever number it
         expect(notes[0]).toContain(boundary ? "1 products with the matrix at its bounds" : stays);
       }
   });
+  const unknown = () => [node("Shape", ["x"], ["size"]), node("Reshape", ["x", "size"], ["r"])];
+  test.each(CASES)("%s, where nothing says how many axes there are", async (op, made, init, width) => {
+    const { notes, difference } = await applied(built(made(2n), init(2n), width, undefined, unknown()), [
+      { name: "rotate", block: "full" },
+    ]);
+    expect(notes[0]).toContain(`the stream at h stays: h: apart (${op.split(" ")[0]}) reads it`);
+    expect(difference).toBeLessThan(1e-5);
+  });
   test.each<[string, NodeProto, TensorProto[]]>([
     ["Concat", node("Concat", ["h", "h"], ["c"], { axis: 1n }), []],
     ["Slice", node("Slice", ["h", ...along], ["c"]), cut(1, [1], [1])],
     ["Slice of the first axes", node("Slice", ["h", ...along.slice(0, 2)], ["c"]), cut(0, [0, 1], [1, 1]).slice(0, 2)],
     ["Gather", node("Gather", ["h", "second"], ["c"], { axis: 1n }), [raw("second", [1], BigInt64Array.of(1n), T.INT64)]],
   ])("along another axis it goes on: %s", async (_, made, init) => {
-    const { notes, difference } = await applied(built(made, init, D, [2, 3, D]), [{ name: "rotate", block: "full" }]);
-    expect(notes[0]).toContain("2 products read it, 1 write it");
-    expect(difference).toBeLessThan(1e-5);
+    const turned = node("Transpose", ["x"], ["t"], { perm: { ints: [1, 0, 2] } });
+    const back = node("Transpose", ["t"], ["tt"], { perm: { ints: [1, 0, 2] } });
+    // written, or by what the stream is made of
+    for (const [dims, front] of [
+      [[2, 3, D], unknown()],
+      [undefined, []],
+      [undefined, [...unknown(), node("Transpose", ["r"], ["t"], { perm: { ints: [1, 0, 2] } }), back]],
+      [undefined, [turned, back, node("Add", ["none", "tt"], ["a"])]],
+    ] as const) {
+      // prettier-ignore
+      const none = raw("none", [D], new Float32Array(D));
+      const { notes, difference } = await applied(built(made, [...init, none], D, dims && [...dims], [...front]), [
+        { name: "rotate", block: "full" },
+      ]);
+      expect(notes[0]).toContain("2 products read it, 1 write it");
+      expect(difference).toBeLessThan(1e-5);
+    }
   });
 });

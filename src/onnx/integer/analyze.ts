@@ -19,7 +19,7 @@ import {
   opsetVersion,
   readConstant,
 } from "../graph/graph.ts";
-import { findNorms, vectorSize, type Norm } from "../passes/norms.ts";
+import { isLastAxis, findNorms, vectorSize, type Norm } from "../passes/norms.ts";
 import type { PassContext } from "../passes/types.ts";
 import { elementwise, slopeOf, type Unary } from "./expressions.ts";
 
@@ -228,7 +228,7 @@ class Analyzer {
       case "Conv":
         return this.#conv(node);
       case "Softmax": {
-        if (attributeInt(node, "axis", -1) !== -1 && !this.#isLastAxis(node)) return undefined;
+        if (!isLastAxis(this.scope, node.input[0], attributeInt(node, "axis", -1))) return undefined;
         const reader = this.#only(node.output[0]);
         if (reader?.opType === "MatMul" && reader.input[0] === node.output[0] && this.#constant(reader.input[1]) === null) return "later";
         return { kind: "softmax", x: node.input[0] };
@@ -245,11 +245,6 @@ class Analyzer {
         return from.every((name) => this.made.has(name)) ? { kind: "move", node, from } : undefined;
       }
     }
-  }
-
-  #isLastAxis(node: NodeProto): boolean {
-    const info = [...this.scope.graph.valueInfo, ...this.scope.graph.input].find(({ name }) => name === node.input[0])?.type?.value;
-    return info?.case === "tensorType" && info.value.shape?.dim.length === attributeInt(node, "axis", -1) + 1;
   }
 
   #matMul(node: NodeProto): Made | "later" | undefined {

@@ -110,15 +110,41 @@ function overLastAxis(context: PassContext, scope: Scope, node: NodeProto): bool
   if (node.opType !== "ReduceMean" || !isDefaultDomain(node) || attributeInt(node, "keepdims", 1) !== 1) return false;
   const given = resolveConstant(scope, node.input[1] ?? "");
   const axes = attributeOf(node, "axes")?.ints.map(Number) ?? (given === null ? [] : readInts(context.model, given.tensor));
-  return axes.length === 1 && isLastAxis(scope, node.input[0], axes[0]);
+  return axes.length === 1 && isLastAxis(scope, node.input[0], axes[0]) === true;
 }
 
-/** A positive axis is the last one where the value's rank says so. */
-export const isLastAxis = (scope: Scope, name: string, axis: number): boolean => axis === -1 || rankOf(scope, name) === axis + 1;
+/** Whether an axis is the last one of a value; undefined where it is counted from the first and the rank is not known. */
+export function isLastAxis(scope: Scope, name: string, axis: number): boolean | undefined {
+  if (axis < 0) return axis === -1;
+  const rank = knownRank(scope, name);
+  if (rank !== undefined) return rank === axis + 1;
+  return exceeds(scope, name, axis + 1) ? false : undefined;
+}
 
-function rankOf(scope: Scope, name: string): number | undefined {
+/** The rank of a constant, or of a value whose shape the file has. */
+function knownRank(scope: Scope, name: string): number | undefined {
   const info = [...scope.graph.valueInfo, ...scope.graph.input].find((value) => value.name === name)?.type?.value;
-  return info?.case === "tensorType" ? info.value.shape?.dim.length : undefined;
+  return info?.case === "tensorType" ? info.value.shape?.dim.length : resolveConstant(scope, name)?.tensor.dims.length;
+}
+
+/** Operators whose result has the rank of each input at least. */
+const KEEPS_RANK: ReadonlySet<string> = new Set(["Add", "Sum", "Mul", "Concat", "Slice", "Cast", "Identity", ...FUSED.keys()]);
+
+/** Whether a value surely has more dimensions than `rank`, by what is written of values that it is made from. */
+function exceeds(scope: Scope, name: string, rank: number): boolean {
+  const made = new Set([name]);
+  for (const at of made) {
+    const node = scope.producers.get(at);
+    if (knownRank(scope, at)! > rank) return true;
+    if (node === undefined) continue;
+    const { opType, input } = node;
+    const [first, second] = input.map((of) => knownRank(scope, of) ?? NaN);
+    if (opType === "Transpose" && (attributeOf(node, "perm")?.ints.length ?? 0) > rank) return true;
+    if (opType === "Gather" && first + second - 1 > rank) return true;
+    if (opType === "MatMul" && second === 2) made.add(input[0]);
+    else if (KEEPS_RANK.has(opType)) for (const of of input) made.add(of);
+  }
+  return false;
 }
 
 /** z and the Sub node, where `name` is z - mean(z). */
@@ -226,7 +252,7 @@ export function passesLastAxis(reader: Reader): boolean {
   const { scope, node, input } = reader;
   if (node === null || input !== 0 || !isDefaultDomain(node)) return false;
   if (PASSES_LAST_AXIS.has(node.opType)) return true;
-  if (node.opType === "Gather") return !isLastAxis(scope, node.input[0], attributeInt(node, "axis", 0));
+  if (node.opType === "Gather") return isLastAxis(scope, node.input[0], attributeInt(node, "axis", 0)) === false;
   if (node.opType !== "Transpose") return false;
   const perm = attributeOf(node, "perm")?.ints.map(Number);
   return perm !== undefined && perm[perm.length - 1] === perm.length - 1;

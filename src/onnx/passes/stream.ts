@@ -81,10 +81,12 @@ function partners(walk: Walk, node: NodeProto): number[] | null {
       return [...node.input.keys()];
     case "Concat": {
       const axis = attributeInt(node, "axis", 0);
-      return [...node.input, node.output[0]].some((name) => isLastAxis(scope, name, axis)) ? null : [...node.input.keys()];
+      // all of one rank: that of one says it
+      const isLast = [...node.input, node.output[0]].map((name) => isLastAxis(scope, name, axis)).find((known) => known !== undefined);
+      return isLast === false ? [...node.input.keys()] : null;
     }
     case "Slice":
-      return slicedAxes(context, scope, node)?.some((axis) => isLastAxis(scope, node.input[0], axis)) === false ? [0] : null;
+      return slicedAxes(context, scope, node)?.every((axis) => isLastAxis(scope, node.input[0], axis) === false) ? [0] : null;
     case "Expand":
       return [0];
     case "Mul":
