@@ -9,7 +9,7 @@ import { nodeFs, nodePath } from "./calibrate/node.ts";
 import { DTYPES, dtypeFileName, dtypeRow, type Dtype } from "./dtypes.ts";
 import { writeFiles } from "./file/files.ts";
 import type { OnnxDtype, QuantizeModelOptions, QuantizeReport } from "./options.ts";
-import { quantizeFile } from "./quantize.ts";
+import { noneOf, quantizeFile } from "./quantize.ts";
 import { readModel } from "./file/io.ts";
 import type { OnnxModel } from "./file/model.ts";
 import { buildScopes } from "./graph/graph.ts";
@@ -124,17 +124,22 @@ function furtherTypes(model: OnnxModel, row: Dtype): string[] {
   return known.filter((type) => there.has(type));
 }
 
-/** One model in one dtype; a dtype that finds nothing by default takes what else it can. */
+/** What is tried, in turn: a dtype that finds nothing by default takes what else it can. */
+function attempts(model: OnnxModel, row: Dtype, options: FileOptions): QuantizeModelOptions[] {
+  const own = optionsOf(row, options);
+  const opTypes = own.opTypes === undefined ? furtherTypes(model, row) : [];
+  return opTypes.length === 0 ? [own] : [own, { ...own, opTypes }];
+}
+
+/** One model in one dtype. */
 async function quantizeOne(
   model: OnnxModel,
   target: string,
   row: Dtype,
   options: FileOptions,
 ): Promise<Pick<FolderEntry, "report" | "reason">> {
-  const own = optionsOf(row, options);
-  const opTypes = own.opTypes === undefined ? furtherTypes(model, row) : [];
   let reason = "";
-  for (const tried of [own, ...(opTypes.length === 0 ? [] : [{ ...own, opTypes }])]) {
+  for (const tried of attempts(model, row, options)) {
     try {
       return { report: await quantizeFile(model, target, tried) };
     } catch (error) {
@@ -158,7 +163,8 @@ async function withUnchanged(files: readonly FolderEntry[], output: string, opti
     const target = nodePath().join(output, dtypeFileName(nodePath().basename(entry.input), row));
     const model = readModel(entry.input);
     try {
-      whole.push({ ...entry, report: await quantizeFile(model, target, { ...optionsOf(row, options), allowUnchanged: true }) });
+      const report = await quantizeFile(model, target, { ...attempts(model, row, options).at(-1)!, allowUnchanged: true });
+      whole.push({ ...entry, report, reason: `expected a layer to quantize, got ${noneOf(report)}` });
     } catch (error) {
       if (!(error instanceof LowbitError) || error.code !== "E_UNSUPPORTED") throw error;
       whole.push({ ...entry, reason: error.message });

@@ -237,16 +237,21 @@ function labelOf({ dtype, format, activations, budget }: QuantizeOptions): strin
   return budget === undefined ? `static ${activations}` : `${budget.bitsPerWeight} bits per weight`;
 }
 
+/** Of how many layers none was quantized, and why. */
+export function noneOf({ layers, notes }: Pick<QuantizeReport, "layers" | "notes">): string {
+  const already = notes.filter((note) => note.includes("quantized already"));
+  const reasons = [...already, ...new Set(layers.map((layer) => layer.reason))].slice(0, 3).join("; ");
+  return `none of ${layers.length}${reasons === "" ? "" : ` (${reasons})`}`;
+}
+
 /** A run that changes nothing is a mistake, not a result: its file would carry a name that it does not deserve. */
 function checkChanged(result: ConvertResult, options: QuantizeOptions): void {
   if (options.allowUnchanged || result.layers.some((layer) => layer.format !== null)) return;
-  const already = result.notes.filter((note) => note.includes("quantized already"));
-  const reasons = [...already, ...new Set(result.layers.map((layer) => layer.reason))].slice(0, 3).join("; ");
   const maps = result.layers.some(({ opType }) => opType === "Conv" || opType === "ConvTranspose");
   const others = maps ? "another dtype (convolutions: q8, fp16, or in 4 bits format int4_row with target stored)" : "another dtype";
   throw new LowbitError(
     "E_UNSUPPORTED",
-    `${labelOf(options)}: expected a layer to quantize, got none of ${result.layers.length}${reasons === "" ? "" : ` (${reasons})`}. Nothing was written; choose ${others}, or allow it with allowUnchanged (--allow-unchanged).`,
+    `${labelOf(options)}: expected a layer to quantize, got ${noneOf(result)}. Nothing was written; choose ${others}, or allow it with allowUnchanged (--allow-unchanged).`,
   );
 }
 
