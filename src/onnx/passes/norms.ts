@@ -113,7 +113,7 @@ function overLastAxis(context: PassContext, scope: Scope, node: NodeProto): bool
   return axes.length === 1 && isLastAxis(scope, node.input[0], axes[0]) === true;
 }
 
-/** Whether an axis is the last one of a value; undefined where it is counted from the first and the rank is not known. */
+/** Whether an axis is the last one of a value; undefined where it is counted from the first and no rank is known. */
 export function isLastAxis(scope: Scope, name: string, axis: number): boolean | undefined {
   if (axis < 0) return axis === -1;
   const rank = knownRank(scope, name);
