@@ -199,8 +199,10 @@ async function sessionOf(
   const { fallback } = options;
   const described = { ...describe(model), agree };
   const init = { missing, profile, device: isWebGpu(backend), open: (part: OnnxModel) => open(part, readGraph(part)) };
-  const given = { fallback: fallback!, source, files, whole: agree };
-  const session = fallback === undefined ? null : await (await import("./parts.ts")).fallbackSession(model, described, init, given);
+  const session =
+    fallback === undefined
+      ? null
+      : await (await import("./parts.ts")).fallbackSession(model, described, init, { fallback, source, files, whole: agree });
   if (session === null)
     throw new LowbitError(
       "E_UNSUPPORTED",
