@@ -73,8 +73,8 @@ export function weightSource(w: PackedTensor): WeightSource {
   const element = elementOf(w);
   const reader = readers.get(w);
   /** The weight; of one in a file all that it has, read once. */
-  let own: PackedTensor | undefined;
-  const decode = (r: number, out: Float64Array): void => dequantizeRows((own ??= reader === undefined ? w : { ...w }), r, 1, out);
+  let whole: PackedTensor | undefined;
+  const decode = (r: number, out: Float64Array): void => dequantizeRows((whole ??= reader === undefined ? w : { ...w }), r, 1, out);
   const { planes } = format.kind === "opaque" ? format : { planes: undefined };
   if (format.kind === "opaque" && planes !== undefined) {
     const span = planes.scales[0].span as number;
