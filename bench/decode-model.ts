@@ -21,6 +21,8 @@ export interface DecoderSizes {
   readonly seed?: number;
   /** Caches of int8 with a static scale, as onnxruntime has them; default float32. */
   readonly cache?: "int8";
+  /** Whether queries and keys turn by their positions; default true. */
+  readonly rotary?: boolean;
 }
 
 /** The decoder of the issue's table: 158.6 M weights in products. */
@@ -119,7 +121,13 @@ export function decoderModel(sizes: DecoderSizes): Uint8Array {
     const present = [`present.${l}.key`, `present.${l}.value`];
     const quantized = { k_quant_type: "PER_TENSOR", v_quant_type: "PER_TENSOR", kv_cache_bit_width: 8n };
     const grouped = {
-      ...{ num_heads: BigInt(heads), kv_num_heads: BigInt(kvHeads), do_rotary: 1n, rotary_interleaved: 0n, scale: 1 / Math.sqrt(size) },
+      ...{
+        num_heads: BigInt(heads),
+        kv_num_heads: BigInt(kvHeads),
+        do_rotary: sizes.rotary === false ? 0n : 1n,
+        rotary_interleaved: 0n,
+        scale: 1 / Math.sqrt(size),
+      },
       ...(isInt8 ? quantized : {}),
     };
     const attention = put(

@@ -146,7 +146,7 @@ function cases(memory: Memory): Case[] {
   const [head, kvHeads, group, keys] = [128, 8, 2, 1024];
   const q = place(kvHeads * group * head);
   const result = place(kvHeads * group * head);
-  for (const [k, v] of [["float32", "float32"], ["float16", "float16"], ["int8", "int8"], ["int8", "int4"], ["int4", "int4"]] as const) {
+  for (const [k, v] of [["float32", "float32"], ["float16", "float16"], ["int8", "int8"], ["int8", "int4"], ["int4_halves", "int4"]] as const) {
     const spec = { head, softcap: false, mask: false, k, v, relaxed, shared };
     const [kb, vb] = [cacheRowBytes(k, head), cacheRowBytes(v, head)];
     const cache = (kind: CacheKind, bytes: number): number => {

@@ -3,7 +3,7 @@
 // allocated then. Every step of a recording ends in the arena: what would run as loops on something that depends on the
 // tokens is refused.
 import { LowbitError } from "../../formats/core/errors.ts";
-import type { CacheKind } from "../../kernels/wasm/nn/cache.ts";
+import type { CacheKind, ValueKind } from "../../kernels/wasm/nn/cache.ts";
 import type { Region } from "../backends/wasm/memory.ts";
 import { attributeInt } from "../onnx/graph/nodes.ts";
 import { operatorName } from "../onnx/graph/scopes.ts";
@@ -34,7 +34,7 @@ import { integers } from "./value.ts";
 const CHUNK = 64;
 
 /** What keys and values are kept as. */
-export type CacheKinds = readonly [CacheKind, CacheKind];
+export type CacheKinds = readonly [keys: CacheKind, values: ValueKind];
 
 interface Recorded {
   readonly list: Recording;
@@ -208,7 +208,7 @@ function makeCaches(
       const size = shape[3];
       if (typeof size !== "number") throw unsupported("caches of known head size", JSON.stringify(shape));
       const kvHeads = attributeInt(step.node, "kv_num_heads", 0);
-      const side = (kind: CacheKind): CacheSide => {
+      const side = <K extends CacheKind>(kind: K): CacheSide<K> => {
         const bytes = sideBytes(kind, kvHeads, size, capacity);
         const [rows, words] = [bytes.rows, bytes.words].map((count) => (count === 0 ? undefined : m.memory.allocate(count)));
         regions.push(...[rows, words].filter((region) => region !== undefined));

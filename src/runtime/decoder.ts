@@ -83,7 +83,7 @@ const CACHES: ReadonlyMap<string, CacheKinds> = new Map([
   ["float16", ["float16", "float16"]],
   ["int8", ["int8", "int8"]],
   ["k8v4", ["int8", "int4"]],
-  ["int4", ["int4", "int4"]],
+  ["int4", ["int4_halves", "int4"]],
 ]);
 
 const CAPACITY = 4096;

@@ -145,6 +145,20 @@ describeBackend("models", (on) => {
       expect(decoder.cacheBytes).toBe(wanted.cacheBytes);
       decoder.dispose();
     }
+    for (const [size, rotary] of [
+      [64, true],
+      [80, true],
+      [48, false],
+    ] as const) {
+      const bytes = decoderModel({ ...SIZES, heads: 2, kvHeads: 1, size, rotary });
+      const sessions = await Promise.all([loadModel(bytes), loadModel(bytes, on)]);
+      const options = { capacity: 12, sequences: 2, cache: "int4" } as const;
+      const [wanted, decoder] = sessions.map((of) => of.decoder(options)) as [Decoder, DeviceDecoder];
+      for (const [s, ids] of [[1, 5, 9, 100], [3]].entries()) near(wanted.prefill(ids, s), await decoder.prefill(ids, s));
+      const got = await decoder.steps([5, 6]);
+      wanted.steps([5, 6]).forEach((one, s) => near(one!, got[s]!));
+      await Promise.all(sessions.map((of) => of.release()));
+    }
     const options = { capacity: 5, sequences: 3, cache: "int8" } as const;
     const [wanted, decoder] = [judge, session].map((of) => of.decoder(options)) as [Decoder, DeviceDecoder];
     for (const [s, ids] of [[1, 2, 3], [9], [70, 80]].entries()) near(wanted.prefill(ids, s), await decoder.prefill(ids, s));

@@ -1,7 +1,8 @@
 // The parts of a pass of attention (attention-pass.ts) for keys and values of integers: int8 and int4 caches
 // (cache.ts).
 import type { Emit, Local } from "../engine/asm.ts";
-import { BLOCK, fourWords, RECORD, ZEROS, type Pass } from "./attention-layout.ts";
+import { BLOCK, fourWords, halvesOf, RECORD, ZEROS, type Pass } from "./attention-layout.ts";
+import { HALF_SCALE, isFour } from "./cache.ts";
 import { foldLanes, sumFour } from "./rows.ts";
 
 /**
@@ -9,16 +10,48 @@ import { foldLanes, sumFour } from "./rows.ts";
  * are left in the first of its sums.
  */
 export function integerDots(pass: Pass): void {
+  const { f, spec, each, locals: { rowAt, sums } } = pass; // prettier-ignore
+  const halves = halvesOf(spec);
+  const totals = halves.length > 1 ? f.locals("v128", each.length) : [];
+  const word = f.local("v128");
+  for (const r of each) f.set(rowAt[r], f.op("i32.add", pass.at.record, f.i32(r * pass.bytes + RECORD.codes)));
+  halves.forEach((values, half) => {
+    sumCodes(pass, values);
+    if (half === 0) fourWords(pass, word, pass.scales.k!);
+    const { scale, zero } = keyScale(pass, word, half);
+    for (const r of each) {
+      const s = sums[r][0];
+      sumFour(f, sums[r], "i32x4.add");
+      if (zero !== null) {
+        const codes = f.load("v128.load32_splat", pass.at.record, r * pass.bytes + RECORD.codeSum + 4 * half);
+        f.set(s, f.op("i32x4.sub", s, f.op("i32x4.mul", zero, codes)));
+      }
+      const both = f.op("f32x4.mul", scale, f.load("v128.load32_splat", pass.at.record, r * pass.bytes + RECORD.scale));
+      f.set(s, f.op("f32x4.mul", f.op("f32x4.convert_i32x4_s", s), both));
+      if (halves.length === 1) continue;
+      if (half === 0) f.set(totals[r], f.get(s));
+      else f.set(s, f.op("f32x4.add", totals[r], s));
+    }
+  });
+}
+
+/** Scale of a half of four keys, and the zero point where they have one, of their words. */
+function keyScale({ f, spec }: Pass, word: Local, half: number): { readonly scale: Emit; readonly zero: Emit | null } {
+  if (!isFour(spec.k)) return { scale: f.get(word), zero: null };
+  const zero = f.op("v128.and", half === 0 ? word : f.op("i32x4.shr_u", word, f.i32(16)), f.constant32(15));
+  if (spec.k === "int4") return { scale: f.op("v128.and", word, f.constant32(-16)), zero };
+  const shifted = half === 0 ? f.op("i32x4.shl", word, f.i32(15)) : f.op("i32x4.shr_u", word, f.i32(1));
+  return { scale: f.op("v128.and", shifted, f.constant32(HALF_SCALE)), zero };
+}
+
+/** The next `values` of four keys times those of the rows' queries, lane by lane into `sums`. */
+function sumCodes(pass: Pass, values: number): void {
   const { f, spec, each, locals: { i, keys, rowAt, v, sums } } = pass; // prettier-ignore
-  const four = spec.k === "int4";
+  const four = isFour(spec.k);
   const bytes = four ? 8 : 16;
-  const [word, offset] = f.locals("v128", 2);
-  const unroll = (spec.head / 16) % 2 === 0 ? 2 : 1;
-  for (const r of each) {
-    f.set(rowAt[r], f.op("i32.add", pass.at.record, f.i32(r * pass.bytes + RECORD.codes)));
-    for (const sum of sums[r]) f.set(sum, f.constant32(0));
-  }
-  f.set(i, f.i32(spec.head / 16 / unroll));
+  const unroll = (values / 16) % 2 === 0 ? 2 : 1;
+  for (const r of each) for (const sum of sums[r]) f.set(sum, f.constant32(0));
+  f.set(i, f.i32(values / 16 / unroll));
   f.doWhile(() => {
     for (let u = 0; u < unroll; u++)
       keys.forEach((key, n) => {
@@ -40,24 +73,6 @@ export function integerDots(pass: Pass): void {
     for (const pointer of keys) f.bump(pointer, bytes * unroll);
     f.bump(i, -1);
   }, i);
-  fourWords(pass, word, pass.scales.k!);
-  for (const r of each) {
-    sumFour(f, sums[r], "i32x4.add");
-    if (four) {
-      f.set(
-        offset,
-        f.op(
-          "i32x4.mul",
-          f.op("v128.and", word, f.constant32(15)),
-          f.load("v128.load32_splat", pass.at.record, r * pass.bytes + RECORD.codeSum),
-        ),
-      );
-      f.set(sums[r][0], f.op("i32x4.sub", sums[r][0], offset));
-    }
-    const scale = four ? f.op("v128.and", word, f.constant32(-16)) : f.get(word);
-    const both = f.op("f32x4.mul", scale, f.load("v128.load32_splat", pass.at.record, r * pass.bytes + RECORD.scale));
-    f.set(sums[r][0], f.op("f32x4.mul", f.op("f32x4.convert_i32x4_s", sums[r][0]), both));
-  }
 }
 
 /**

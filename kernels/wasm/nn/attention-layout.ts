@@ -1,7 +1,7 @@
 // What the parts of a pass of attention (attention-pass.ts) share: its parameters, the record of a row, the scratch
 // space of an item.
 import type { Emit, FunctionBuilder, Local, Operand } from "../engine/asm.ts";
-import { hasScales, type CacheKind } from "./cache.ts";
+import { firstHalf, hasScales, type CacheKind, type ValueKind } from "./cache.ts";
 import { loadSome } from "./rows.ts";
 
 export interface PassSpec {
@@ -13,7 +13,7 @@ export interface PassSpec {
   readonly relaxed: boolean;
   /** What the cache holds; default float32. */
   readonly k?: CacheKind;
-  readonly v?: CacheKind;
+  readonly v?: ValueKind;
 }
 
 /** Keys of a block. */
@@ -27,9 +27,16 @@ export const scoreBytes = (spec: CacheSpec): number => ZEROS + (spec.v === "int4
 
 /**
  * Of a row while its item runs; bytes in a panel. Then, for keys of integers, the query: its scale, the sum of its
- * codes, and the codes.
+ * codes (of each half of them, where the keys have halves), and the codes.
  */
 export const RECORD = { q: 0, y: 4, mask: 8, low: 12, high: 16, most: 20, sum: 24, scale: 28, codeSum: 32, codes: 48 } as const;
+/** Values of a key that share a scale, in order. */
+export const halvesOf = ({ head, k }: CacheSpec): readonly number[] => {
+  if (k !== "int4_halves") return [head];
+  const first = firstHalf(head);
+  return first === head ? [head] : [first, head - first];
+};
+
 export const recordBytes = (spec: CacheSpec): number => (hasScales(spec.k ?? "float32") ? RECORD.codes + 2 * spec.head : 32);
 
 /**

@@ -9,7 +9,7 @@
 import type { FunctionBuilder, Local } from "../engine/asm.ts";
 import { integerDots, integerValues } from "./attention-integer.ts";
 import { BLOCK, greatest, least, PASS, passScales, RECORD, recordBytes, type Pass, type PassSpec } from "./attention-layout.ts";
-import { halves, hasScales } from "./cache.ts";
+import { cacheRowBytes, halves, hasScales } from "./cache.ts";
 import { decay4, tanh4 } from "./math.ts";
 import { foldLanes, loadSome, sumFour } from "./rows.ts";
 
@@ -93,7 +93,7 @@ function scores(pass: Pass): void {
 export function writeTouch(f: FunctionBuilder, spec: PassSpec): void {
   const [scores, k, v, kToken, vToken, count, streams] = [0, 1, 2, 3, 4, 5, 6].map((i) => f.param(i));
   const [part, token, row, line, left, sum] = f.locals("i32", 6);
-  const bytes = (side: "k" | "v"): number => Math.ceil({ float32: 4, float16: 2, int8: 1, int4: 0.5 }[spec[side] ?? "float32"] * spec.head);
+  const bytes = (side: "k" | "v"): number => cacheRowBytes(spec[side] ?? "float32", spec.head);
   const sides = [{ base: k, stride: kToken, bytes: bytes("k") }, { base: v, stride: vToken, bytes: bytes("v") }]; // prettier-ignore
   f.set(part, f.op("i32.div_u", f.op("i32.add", count, f.op("i32.sub", streams, f.i32(1))), streams));
   f.set(token, f.i32(0));

@@ -17,6 +17,7 @@ import {
   least,
   PASS,
   passScales,
+  halvesOf,
   RECORD,
   recordBytes,
   scoreBytes,
@@ -49,7 +50,7 @@ export function attentionJob(
   };
 }
 
-/** The query of a record as 16-bit codes, with their scale and sum. */
+/** The query of a record as 16-bit codes, with their scale and sums. */
 function writeQuery(f: FunctionBuilder, spec: AttentionSpec, record: Local): void {
   const q = f.local("i32");
   const [most, sum] = f.locals("v128", 2);
@@ -60,18 +61,21 @@ function writeQuery(f: FunctionBuilder, spec: AttentionSpec, record: Local): voi
   foldLanes(f, "f32x4.max", most);
   f.set(most, f.op("f32x4.mul", most, f.constantF32(1 / 32767)));
   f.store("f32.store", record, RECORD.scale, f.lane("f32x4.extract_lane", 0, most));
-  f.set(sum, f.constant32(0));
-  for (let i = 0; i < spec.head / 4; i += 2) {
-    v.forEach((codes, n) => {
-      const near = f.op("f32x4.nearest", f.op("f32x4.div", f.load("v128.load", q, 16 * (i + n)), most));
-      f.set(codes, f.op("i32x4.trunc_sat_f32x4_s", near));
-    });
-    f.set(v[0], f.op("i16x8.narrow_i32x4_s", v[0], v[1]));
-    f.set(sum, f.op("i32x4.add", sum, f.op("i32x4.dot_i16x8_s", v[0], f.constant16(1))));
-    f.store("v128.store", record, RECORD.codes + 8 * i, v[0]);
-  }
-  foldLanes(f, "i32x4.add", sum);
-  f.store("i32.store", record, RECORD.codeSum, f.lane("i32x4.extract_lane", 0, sum));
+  let i = 0;
+  halvesOf(spec).forEach((values, half) => {
+    f.set(sum, f.constant32(0));
+    for (const end = i + values / 4; i < end; i += 2) {
+      v.forEach((codes, n) => {
+        const near = f.op("f32x4.nearest", f.op("f32x4.div", f.load("v128.load", q, 16 * (i + n)), most));
+        f.set(codes, f.op("i32x4.trunc_sat_f32x4_s", near));
+      });
+      f.set(v[0], f.op("i16x8.narrow_i32x4_s", v[0], v[1]));
+      f.set(sum, f.op("i32x4.add", sum, f.op("i32x4.dot_i16x8_s", v[0], f.constant16(1))));
+      f.store("v128.store", record, RECORD.codes + 8 * i, v[0]);
+    }
+    foldLanes(f, "i32x4.add", sum);
+    f.store("i32.store", record, RECORD.codeSum + 4 * half, f.lane("i32x4.extract_lane", 0, sum));
+  });
 }
 
 /** Fills the record of a row and clears its sums. */

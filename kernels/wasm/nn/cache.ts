@@ -6,6 +6,8 @@
 //            of 16 values, byte i holds value i low and value i + 8 high
 // int8 and int4 keep a word beside each row, in a plane [head][token]: the scale; with int4 its last four bits are the
 // zero point and count as 0 in the scale. Rounding is half to even.
+//   int4_halves  int4 with a scale and a zero point for each half of a row (`firstHalf`): 16 bits of the word each, the
+//            first half low: the first 12 bits of the scale behind its sign (the others are 0), then the zero point
 // A row with an infinity or a NaN gets a scale that is none, and attends as NaN.
 import { ModuleBuilder, type Emit, type FunctionBuilder, type Local, type Operand } from "../engine/asm.ts";
 import { family } from "../engine/family.ts";
@@ -13,13 +15,36 @@ import { writeWork } from "../engine/items.ts";
 import { eachRow, eachVector, foldLanes, placeWords, ROW_WORDS, rowAddress, rowJob, type Rows } from "./rows.ts";
 import { i32s } from "./tiles.ts";
 
-export type CacheKind = "float32" | "float16" | "int8" | "int4";
+export type CacheKind = "float32" | "float16" | "int8" | "int4" | "int4_halves";
+
+/** Kinds of values: halves are for keys alone. */
+export type ValueKind = Exclude<CacheKind, "int4_halves">;
+
+const VALUE_BYTES: Readonly<Record<CacheKind, number>> = { float32: 4, float16: 2, int8: 1, int4: 0.5, int4_halves: 0.5 };
 
 /** Bytes of a row of `head` values. */
-export const cacheRowBytes = (kind: CacheKind, head: number): number => ({ float32: 4, float16: 2, int8: 1, int4: 0.5 })[kind] * head;
+export const cacheRowBytes = (kind: CacheKind, head: number): number => VALUE_BYTES[kind] * head;
+
+/** Are its codes of 4 bits with a zero point? */
+export const isFour = (kind: CacheKind | undefined): boolean => kind === "int4" || kind === "int4_halves";
 
 /** Does it keep a word beside each row? */
-export const hasScales = (kind: CacheKind): boolean => kind === "int8" || kind === "int4";
+export const hasScales = (kind: CacheKind): boolean => kind === "int8" || isFour(kind);
+
+/**
+ * Are keys of this kind, and their queries, kept as a Hadamard transform of each head makes them? Products stay what
+ * they are, and a channel larger than the others does not take the codes of a row for itself (QuaRot,
+ * arXiv 2404.00456, section 4.1).
+ */
+export const isSpread = (kind: CacheKind): boolean => kind === "int4_halves";
+/** Values of a transform: the greatest power of two that divides a head. */
+export const spreadWidth = (head: number): number => head & -head;
+/** What a transformed key is multiplied by, and a query: powers of two, exact on every backend; 1 / n together. */
+export const keyFactor = (head: number): number => 2 ** -Math.ceil(Math.log2(spreadWidth(head)) / 2);
+export const queryFactor = (head: number): number => 2 ** -Math.floor(Math.log2(spreadWidth(head)) / 2);
+
+/** Values of the first half of a row; the longer half where a row is an odd number of sixteens. */
+export const firstHalf = (head: number): number => 16 * Math.ceil(head / 32);
 
 /** A head's length must be a multiple of this. */
 export const headUnit = (kind: CacheKind): number => (hasScales(kind) ? 16 : 4);
@@ -53,6 +78,9 @@ function toHalves(f: FunctionBuilder, x: Local): Emit {
   };
 }
 
+/** Bits of a scale that 12 bits hold. */
+export const HALF_SCALE = 0x7ff80000;
+
 export interface AppendSpec {
   readonly kind: Exclude<CacheKind, "float32">;
   readonly shared: boolean;
@@ -80,9 +108,9 @@ export function appendJob(job: AppendJob, { kind }: AppendSpec): { readonly item
   return { items, args: Int32Array.of(...words, ...placeWords([job.x, job.y, job.scales ?? { address: 0, outer: 0, inner: 0 }])) };
 }
 
-/** row(x, y, scale, width). */
+/** float16: row(x, y, width). The others: row(x, y, width), and leaves the word of scale and zero point. */
 function writeRow(f: FunctionBuilder, { kind }: AppendSpec): void {
-  const [x, y, scaleAt, width] = [0, 1, 2, 3].map((i) => f.param(i));
+  const [x, y, width] = [0, 1, 2].map((i) => f.param(i));
   const [v, least, most, scale, zero] = f.locals("v128", 5);
   const four = f.locals("v128", 4);
   const place = f.local("i32");
@@ -113,13 +141,12 @@ function writeRow(f: FunctionBuilder, { kind }: AppendSpec): void {
     foldLanes(f, "f32x4.min", least);
     // halves first: the span of two float32 may be none
     const span = f.op("f32x4.sub", f.op("f32x4.mul", most, f.constantF32(1 / 15)), f.op("f32x4.mul", least, f.constantF32(1 / 15)));
-    f.set(scale, f.op("v128.and", f.op("i32x4.add", span, f.constant32(8)), f.constant32(-16)));
+    if (kind === "int4") f.set(scale, f.op("v128.and", f.op("i32x4.add", span, f.constant32(8)), f.constant32(-16)));
+    else f.set(scale, f.op("v128.and", span, f.constant32(HALF_SCALE)));
     // of zeros only: codes of zero, and a scale that is zero
     f.set(zero, f.op("f32x4.nearest", f.op("f32x4.div", f.op("f32x4.neg", least), scale)));
     f.set(zero, f.op("i32x4.min_s", f.op("i32x4.trunc_sat_f32x4_u", zero), f.constant32(15)));
   }
-  const word = kind === "int8" ? f.get(scale) : f.op("v128.or", scale, zero);
-  f.store("i32.store", scaleAt, 0, f.lane("i32x4.extract_lane", 0, word));
   /** Sixteen codes as eight and eight of 16 bits, clamped to what they may be. */
   const code = (i: number): Emit => {
     const near = f.op("i32x4.trunc_sat_f32x4_s", f.op("f32x4.nearest", f.op("f32x4.div", load(i), scale)));
@@ -140,17 +167,31 @@ function writeRow(f: FunctionBuilder, { kind }: AppendSpec): void {
       f.store("i64.store", f.op("i32.add", y, f.op("i32.shr_u", place, f.i32(3))), 0, f.lane("i64x2.extract_lane", 0, v));
     }
   });
+  if (kind === "int4_halves") f.set(scale, f.op("i32x4.shr_u", scale, f.i32(15)));
+  const word = kind === "int8" ? f.get(scale) : f.op("v128.or", scale, zero);
+  f.run(f.lane("i32x4.extract_lane", 0, word));
 }
 
 /** A module whose `work` writes rows into a cache; its arguments are `appendJob`'s. */
 export function appendModule(spec: AppendSpec): Uint8Array<ArrayBuffer> {
   const m = new ModuleBuilder({ shared: spec.shared });
-  const row = m.func(null, i32s(4), [], (f) => writeRow(f, spec));
-  writeWork(m, (f, args) => (item) => {
-    eachRow(f, args, item, (run, within) => {
-      const [x, y, scale] = [0, 1, 2].map((i) => rowAddress(f, args, ROW_WORDS.length, i, run, within));
-      f.run(f.call(row, x, y, scale, f.load("i32.load", args)));
-    });
+  const row = m.func(null, i32s(3), spec.kind === "float16" ? [] : ["i32"], (f) => writeRow(f, spec));
+  writeWork(m, (f, args) => {
+    const [x, y, width, first] = f.locals("i32", 4);
+    const later = (address: Local, bytes: Operand): Emit => f.op("i32.add", address, bytes);
+    return (item) =>
+      eachRow(f, args, item, (run, within) => {
+        const place = (i: number): Emit => rowAddress(f, args, ROW_WORDS.length, i, run, within);
+        f.set(width, f.load("i32.load", args));
+        if (spec.kind === "float16") return f.run(f.call(row, place(0), place(1), width));
+        if (spec.kind !== "int4_halves") return f.store("i32.store", place(2), 0, f.call(row, place(0), place(1), width));
+        f.set(x, place(0));
+        f.set(y, place(1));
+        f.set(first, f.op("i32.and", f.op("i32.shr_u", f.op("i32.add", width, f.i32(31)), f.i32(1)), f.i32(-16)));
+        f.set(width, f.op("i32.sub", width, first));
+        const second = f.call(row, later(x, f.op("i32.shl", first, f.i32(2))), later(y, f.op("i32.shr_u", first, f.i32(1))), width);
+        f.store("i32.store", place(2), 0, f.op("i32.or", f.call(row, x, y, first), f.op("i32.shl", second, f.i32(16))));
+      });
   });
   return m.bytes();
 }

@@ -80,7 +80,8 @@ function* chainVariants(): Iterable<KernelVariant> {
       }
 }
 
-const KINDS: readonly CacheKind[] = ["float32", "float16", "int8", "int4"];
+const KINDS = ["float32", "float16", "int8", "int4"] as const;
+const KEY_KINDS: readonly CacheKind[] = [...KINDS, "int4_halves"];
 
 function* attentionVariants(): Iterable<KernelVariant> {
   yield* cacheVariants();
@@ -112,7 +113,7 @@ function* attentionTilesVariants(): Iterable<KernelVariant> {
 
 /** Every kind of keys with every kind of values. */
 function* cacheVariants(): Iterable<KernelVariant> {
-  for (const k of KINDS)
+  for (const k of KEY_KINDS)
     for (const v of KINDS)
       for (const relaxed of [false, true]) {
         if (k === "float32" && v === "float32") continue;
@@ -126,7 +127,7 @@ function* cacheVariants(): Iterable<KernelVariant> {
 }
 
 function* appendVariants(): Iterable<KernelVariant> {
-  for (const kind of KINDS)
+  for (const kind of KEY_KINDS)
     if (kind !== "float32")
       yield { name: `f32_append_${kind}__wasmsimd`, relaxed: false, build: () => appendModule({ kind, shared: false }) };
 }

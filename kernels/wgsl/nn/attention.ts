@@ -1,7 +1,7 @@
 // Attention with grouped heads in WGSL: a workgroup for each query row, its keys in tiles of 64 with an online softmax
 // (Milakov and Gimelshein, arXiv 1805.02867). Queries, keys, values and results lie anywhere, by strides in elements;
 // the values of a head lie side by side, keys and values of a cache as cache.ts has them.
-import { hasScales, type CacheKind } from "../../wasm/nn/cache.ts";
+import { firstHalf, hasScales, type CacheKind, type ValueKind } from "../../wasm/nn/cache.ts";
 import { entry } from "../product.ts";
 import { cacheScale, cacheValue, perWord } from "./cache.ts";
 import { groupMax, groupSum, header, SIZE, type Bound, type Fields } from "./shader.ts";
@@ -15,7 +15,7 @@ export interface AttentionShader {
   readonly sink: boolean;
   readonly softcap: boolean;
   /** What keys and values are kept as; strides of codes count words. */
-  readonly kinds?: readonly [CacheKind, CacheKind];
+  readonly kinds?: readonly [keys: CacheKind, values: ValueKind];
 }
 
 /** Largest head. */
@@ -32,12 +32,26 @@ export const ATTENTION_FIELDS: Fields = ["heads", "group", "tokens", "rows", "ke
 /** Below every score: what is not seen keeps its weight at 0 without an infinity. */
 const LOWEST = "-3.4028234e38";
 
-/** The row's scale and zero point, of a side of a cache. */
-const rowScale = (kind: CacheKind, side: string, row: string): string => {
-  if (kind === "float32" || !hasScales(kind)) return "";
-  const [scale, zero] = cacheScale(kind, `${side}_word`);
-  return `let ${side}_word = ${side}_words[kv * params.capacity + ${row}]; let ${side}_scale = ${scale}; let ${side}_zero = ${zero};`;
-};
+const wordOf = (side: string, row: string): string => `let ${side}_word = ${side}_words[kv * params.capacity + ${row}];`;
+
+/** `s` = the product of a key and the query. */
+function keyProduct(kind: CacheKind, head: number): string {
+  if (kind === "float32") return `for (var i = 0u; i < ${head}u; i++) { s += query[i] * k[at + i]; }`;
+  const per = perWord(kind);
+  const sum = (from: number, to: number, half: 0 | 1): string => {
+    const [scale, zero] = cacheScale(kind, "k_word", half);
+    const products = Array.from(
+      { length: per },
+      (_, j) => `s${half} += query[i * ${per}u + ${j}u] * ${cacheValue(kind, "w", `${j}u`, "k_zero")};`,
+    );
+    return `{ var s${half} = 0.0; ${hasScales(kind) ? `let k_zero = ${zero};` : ""}
+      for (var i = ${from / per}u; i < ${to / per}u; i++) { let w = k[at + i]; ${products.join(" ")} }
+      s += s${half}${hasScales(kind) ? ` * ${scale}` : ""}; }`;
+  };
+  const middle = kind === "int4_halves" ? firstHalf(head) : head;
+  const word = hasScales(kind) ? wordOf("k", "j") : "";
+  return `${word} ${sum(0, middle, 0)} ${middle < head ? sum(middle, head, 1) : ""}`;
+}
 
 /** Bindings: params, q, k, v, k_words?, v_words?, mask?, sink?, y. Workgroups: batch * heads * tokens = params.rows. */
 export function attentionShader({ head, mask, sink, softcap, kinds = ["float32", "float32"] }: AttentionShader): string {
@@ -50,11 +64,7 @@ export function attentionShader({ head, mask, sink, softcap, kinds = ["float32",
     ["y", "array<f32>", "read_write"],
   ];
   const [k, v] = kinds;
-  const per = perWord(k);
-  const products =
-    k === "float32"
-      ? `for (var i = 0u; i < ${head}u; i++) { s += query[i] * k[at + i]; }`
-      : `for (var i = 0u; i < ${head / per}u; i++) { let w = k[at + i]; ${Array.from({ length: per }, (_, j) => `s += query[i * ${per}u + ${j}u] * ${cacheValue(k, "w", `${j}u`, "k_zero")};`).join(" ")} }`;
+  const [valueScale, valueZero] = v === "float32" || !hasScales(v) ? ["1.0", "0.0"] : cacheScale(v, "v_word");
   const valueOf = (i: number): string =>
     v === "float32"
       ? `v[at + ${lane(i)}]`
@@ -87,9 +97,8 @@ ${entry(SIZE)} {
     if (j < high) {
       var s = 0.0;
       let at = keys + j * params.kt;
-      ${rowScale(k, "k", "j")}
-      ${products}
-      s *= params.scale${hasScales(k) ? " * k_scale" : ""};
+      ${keyProduct(k, head)}
+      s *= params.scale;
       ${softcap ? "s = params.cap * tanh(clamp(s / params.cap, -15.0, 15.0));" : ""}
       ${mask ? "s += mask[params.om + b * params.mb + h * params.mh + token * params.mt + j];" : ""}
       score = s;
@@ -102,8 +111,8 @@ ${entry(SIZE)} {
     top = next;
     ${parts.map((i) => `acc${i} *= keep;`).join(" ")}
     for (var n = 0u; n < min(${SIZE}u, high - base); n++) {
-      ${rowScale(v, "v", "(base + n)")}
-      let p = weights[n]${hasScales(v) ? " * v_scale" : ""};
+      ${hasScales(v) ? `${wordOf("v", "(base + n)")} let v_zero = ${valueZero};` : ""}
+      let p = weights[n]${hasScales(v) ? ` * ${valueScale}` : ""};
       let at = values + (base + n) * params.vt;
       ${parts.map((i) => inside(i, `acc${i} += p * ${valueOf(i)};`)).join("\n      ")}
     }

@@ -52,11 +52,12 @@ export function* operatorShaders(): Iterable<ShaderVariant> {
   for (const kinds of [
     ["float16", "int8"],
     ["int8", "int4"],
+    ["int4_halves", "int4"],
   ] as const) {
     const spec = { head: 64, mask: false, sink: false, softcap: false, kinds };
     yield plain(attentionName(spec), () => attentionShader(spec));
   }
-  for (const kind of ["float16", "int8", "int4"] as const) yield plain(appendName(kind), () => appendShader(kind));
+  for (const kind of ["float16", "int8", "int4", "int4_halves"] as const) yield plain(appendName(kind), () => appendShader(kind));
   yield plain("f32_matmul__wgsl", matmulShader);
   yield plain("f32_resample__wgsl", resampleShader);
   const after = { spec: chainShaderSpec(select(compared, x, z), ["strided", "same", "one"]), own: 1 };

@@ -1,31 +1,44 @@
 // GroupQueryAttention on the attention kernel: over a cache of a decoder in place, or in a plain run over past and
 // present of one sequence after the other.
+import { hadamard } from "../../../kernels/wasm/convert/hadamard.ts";
 import type { Kernel } from "../../../kernels/wasm/engine/engine.ts";
 import type { AttentionJob, Heads } from "../../../kernels/wasm/nn/attention-job.ts";
 import { attentionTiles, attentionTilesJob, TILE_TOKENS } from "../../../kernels/wasm/nn/attention-tiles.ts";
 import { attention, attentionJob, type AttentionSpec } from "../../../kernels/wasm/nn/attention.ts";
-import { append, appendJob, cacheRowBytes, hasScales, headUnit, type CacheKind } from "../../../kernels/wasm/nn/cache.ts";
+import {
+  append,
+  appendJob,
+  cacheRowBytes,
+  hasScales,
+  headUnit,
+  isSpread,
+  keyFactor,
+  queryFactor,
+  spreadWidth,
+  type CacheKind,
+  type ValueKind,
+} from "../../../kernels/wasm/nn/cache.ts";
 import { rotary, rotaryJob } from "../../../kernels/wasm/nn/rotary.ts";
 import type { NodeProto } from "../../onnx/file/gen/onnx_pb.ts";
 import { attributeFloat, attributeInt } from "../../onnx/graph/nodes.ts";
 import type { Inputs } from "../ops/operator.ts";
 import { groupedSizes, tokensBefore, type Grouped } from "../ops/attention.ts";
-import type { Value } from "../value.ts";
+import { sizeOf, type Value } from "../value.ts";
 import type { Job, Machine, Slot } from "./machine.ts";
 
 /**
  * Keys or values of one layer [kv head][capacity][size], and where the kind has them the words beside its rows [kv
  * head][capacity].
  */
-export interface CacheSide {
-  readonly kind: CacheKind;
+export interface CacheSide<Kind extends CacheKind = CacheKind> {
+  readonly kind: Kind;
   readonly address: number;
   readonly words: number;
 }
 
 export interface LayerCache {
   readonly k: CacheSide;
-  readonly v: CacheSide;
+  readonly v: CacheSide<ValueKind>;
   readonly capacity: number;
 }
 
@@ -40,7 +53,7 @@ export const sideBytes = (
   words: hasScales(kind) ? 4 * kvHeads * capacity : 0,
 });
 
-const plainSide = (address: number): CacheSide => ({ kind: "float32", address, words: 0 });
+const plainSide = (address: number): CacheSide<"float32"> => ({ kind: "float32", address, words: 0 });
 
 interface Placed {
   readonly address: number;
@@ -98,6 +111,15 @@ function turn(
   );
 }
 
+/** Heads of a slot spread in place (kernels/wasm/nn/cache.ts). */
+function spread(m: Machine, x: Slot, size: number, factor: number): void {
+  const n = spreadWidth(size);
+  const rows = sizeOf(x.dims) / n;
+  const per = Math.ceil(4096 / n);
+  const args = Int32Array.of(x.address, rows, per, new Int32Array(Float32Array.of(factor).buffer)[0]);
+  m.job(m.memory.kernel(hadamard, { n, shared: m.memory.shared }), { items: Math.ceil(rows / per), args });
+}
+
 /**
  * Keys and values of these tokens into the cache, then attention over it. `past`: tokens in the cache before.
  * @returns y [1, tokens, heads * size] at `y`
@@ -118,17 +140,21 @@ function overCache(
   const [q, k, v] = parts;
   const rotation = rotationOf(m, inputs, node);
   const row = 4 * size;
-  /** Rows of the kv heads, turned or as they are, into the cache. */
+  /** Heads of each token turned, then spread by a factor, in a slot of their own; or as they are. */
+  const turned = (x: Placed, count: number, r: Rotation, spreadBy?: number): [Slot | undefined, Placed] => {
+    if (r.rotated === 0 && spreadBy === undefined) return [undefined, x];
+    const own = m.slot([tokens, count * size]);
+    const to = { address: own.address, token: count * row };
+    turn(m, r, { tokens, heads: count, size }, x, past, () => ({ address: to.address, outer: to.token, inner: row }));
+    if (spreadBy !== undefined) spread(m, own, size, spreadBy);
+    return [own, to];
+  };
+  /** Rows of the kv heads into the cache. */
   const keep = (x: Placed, side: CacheSide, r: Rotation): void => {
     const bytes = cacheRowBytes(side.kind, size);
     const rows = (at: number) => ({ address: side.address + bytes * at, outer: bytes, inner: bytes * cache.capacity });
     if (side.kind === "float32") return turn(m, r, { tokens, heads: kvHeads, size }, x, past, rows);
-    let from = x;
-    const own = r.rotated > 0 ? m.slot([tokens, kvHeads * size]) : undefined;
-    if (own !== undefined) {
-      from = { address: own.address, token: kvHeads * row };
-      turn(m, r, { tokens, heads: kvHeads, size }, x, past, () => ({ address: from.address, outer: from.token, inner: row }));
-    }
+    const [own, from] = turned(x, kvHeads, r, isSpread(side.kind) ? keyFactor(size) : undefined);
     const spec = { kind: side.kind, shared: m.memory.shared };
     m.moving(m.memory.kernel(append, spec), past, (at) =>
       appendJob(
@@ -144,13 +170,7 @@ function overCache(
   };
   keep(k, cache.k, rotation);
   keep(v, cache.v, { ...rotation, rotated: 0 });
-  let query = q;
-  const turned = rotation.rotated > 0 ? m.slot([tokens, heads * size]) : undefined;
-  if (turned !== undefined) {
-    const outer = 4 * heads * size;
-    turn(m, rotation, { tokens, heads, size }, q, past, () => ({ address: turned.address, outer, inner: row }));
-    query = { address: turned.address, token: outer };
-  }
+  const [own, query] = turned(q, heads, rotation, isSpread(cache.k.kind) ? queryFactor(size) : undefined);
   const cap = attributeFloat(node, "softcap", 0);
   const window = attributeInt(node, "local_window_size", -1);
   const scale = attributeFloat(node, "scale", 0);
@@ -176,7 +196,7 @@ function overCache(
       ...(hasScales(cache.v.kind) ? { vScales: words(cache.v) } : {}),
     }),
   );
-  if (turned !== undefined) m.free(turned);
+  if (own !== undefined) m.free(own);
   return true;
 }
 

@@ -1,10 +1,12 @@
 // Attention on WGSL kernels: what patterns put together, and GroupQueryAttention over past and present or over the
 // cache of a decoder.
-import { headUnit, type CacheKind } from "../../../kernels/wasm/nn/cache.ts";
+import { headUnit, isSpread, keyFactor, queryFactor, spreadWidth, type CacheKind } from "../../../kernels/wasm/nn/cache.ts";
 import { APPEND_FIELDS, appendName, appendShader, perWord } from "../../../kernels/wgsl/nn/cache.ts";
+import { hadamardGroups, hadamardPasses, hadamardShader, hadamardShaderName } from "../../../kernels/wgsl/hadamard.ts";
 import { ATTENTION_FIELDS, attentionName, attentionShader, MOST_HEAD } from "../../../kernels/wgsl/nn/attention.ts";
 import type { NodeProto } from "../../onnx/file/gen/onnx_pb.ts";
 import { attributeFloat, attributeInt } from "../../onnx/graph/nodes.ts";
+import type { CacheKinds } from "../decoder-kernels.ts";
 import { attentionOf, isTable, maskOf, sizesOf, type Layout, type Sizes, type Spelled } from "../machine/fused-attention.ts";
 import { groupedSizes, tokensBefore, type Grouped } from "../ops/attention.ts";
 import type { Inputs } from "../ops/operator.ts";
@@ -152,7 +154,7 @@ export interface DeviceCache {
   readonly k: Tensor;
   readonly v: Tensor;
   readonly capacity: number;
-  readonly kinds: readonly [CacheKind, CacheKind];
+  readonly kinds: CacheKinds;
   readonly words: readonly [Tensor?, Tensor?];
 }
 
@@ -224,6 +226,22 @@ function append(
   }));
 }
 
+/** Heads of a whole tensor spread in place (kernels/wasm/nn/cache.ts). */
+function spread(r: Recorder, x: Tensor, size: number, factor: number): void {
+  // one pass: a head is at most MOST_HEAD values
+  const [{ spec, distance }] = hadamardPasses(spreadWidth(size));
+  const shader = { family: "hadamard", spec, name: hadamardShaderName(spec), code: () => hadamardShader(spec) };
+  const params = { count: x.size, distance, scale: factor };
+  r.dispatch(shader, { fields: ["count", "distance", "scale$"], params, bound: { x }, groups: hadamardGroups(spec, x.size) });
+}
+
+/** Heads of tokens into others, turned where there is a rotation. */
+function turnOrCopy(r: Recorder, rotation: Rotation | null, sizes: Parameters<typeof turn>[2], from: Turned, to: Turned): void {
+  if (rotation !== null) return turn(r, rotation, sizes, from, to);
+  const side = ({ tensor, start, token, head }: Turned) => ({ tensor, start, strides: [token, head, 1] });
+  copyBetween(r, [sizes.tokens, sizes.heads, sizes.size], side(from), side(to));
+}
+
 /** Keys and values of these tokens, of row `b` of the batch, into a cache; their queries turned into `turned`. */
 function store(
   r: Recorder,
@@ -241,11 +259,13 @@ function store(
   const row = (tensor: Tensor): Turned => ({ tensor, start: () => past() * size, token: size, head: capacity * size });
   const [q, k, v] = parts.map(own);
   let keys = k;
-  if (rotation !== null) {
-    turn(r, rotation, { tokens, heads, size }, q, { tensor: turned!, start: b * tokens * heads * size, token: heads * size, head: size });
+  if (turned !== null) {
+    const whole = { start: b * tokens * heads * size, token: heads * size, head: size };
+    turnOrCopy(r, rotation, { tokens, heads, size }, q, { tensor: turned, ...whole });
     const fresh = kinds[0] === "float32" ? null : r.tensor([tokens, kvHeads, size]);
     keys = fresh === null ? row(cache.k) : { tensor: fresh, start: 0, token: kvHeads * size, head: size };
-    turn(r, rotation, { tokens, heads: kvHeads, size }, k, keys);
+    turnOrCopy(r, rotation, { tokens, heads: kvHeads, size }, k, keys);
+    if (isSpread(kinds[0])) spread(r, keys.tensor, size, keyFactor(size));
   }
   ([keys, v] as const).forEach((from, side) => {
     const kind = kinds[side];
@@ -268,15 +288,16 @@ function overCaches(r: Recorder, inputs: HeldInputs, node: NodeProto, sizes: Gro
   if (parts === null) return null;
   const { batch, tokens, heads, kvHeads, size } = sizes;
   const rotations = caches.map(({ past }) => rotationOf(r, inputs, node, past));
-  const turned = rotations[0] === null ? null : r.tensor([batch, tokens, heads * size]);
+  const isSpreading = isSpread(caches[0].cache.kinds[0]);
+  const turned = rotations[0] === null && !isSpreading ? null : r.tensor([batch, tokens, heads * size]);
   const y = r.tensor([batch, tokens, heads * size]);
   const whole = { start: 0, batch: tokens * heads * size, token: heads * size, head: size };
   const queries = turned === null ? parts[0] : { tensor: turned, ...whole };
   const scale = attributeFloat(node, "scale", 0);
   const sink = sinkOf(r, inputs[11], node, heads);
-  caches.forEach((one, b) => {
-    store(r, parts, rotations[b], turned, sizes, b, one);
-    const { cache, past } = one;
+  caches.forEach((one, b) => store(r, parts, rotations[b], turned, sizes, b, one));
+  if (isSpreading) spread(r, turned!, size, queryFactor(size));
+  caches.forEach(({ cache, past }, b) => {
     const side = (tensor: Tensor, kind: CacheKind): Strided => {
       const width = size / perWord(kind);
       return { tensor, start: 0, batch: 0, head: cache.capacity * width, token: width };

@@ -4,7 +4,7 @@
 import { describe, expect, it } from "vitest";
 import { float16 } from "../../../../formats/float16.ts";
 import { attention, attentionJob } from "../../../../kernels/wasm/nn/attention.ts";
-import { append, appendJob, cacheRowBytes, hasScales, type CacheKind } from "../../../../kernels/wasm/nn/cache.ts";
+import { append, appendJob, cacheRowBytes, hasScales, type CacheKind, type ValueKind } from "../../../../kernels/wasm/nn/cache.ts";
 import type { EngineMemory } from "../../../../src/backends/wasm/memory.ts";
 import { random } from "../../../helpers/random.ts";
 import { memories, runOn } from "./bench.ts";
@@ -38,11 +38,23 @@ function encode(kind: CacheKind, x: readonly number[]): Row {
     const codes = x.map((v) => Math.max(-127, Math.min(127, round(f(v / scale)) || 0)));
     return { codes, word: bits(scale), values: codes.map((c) => c * scale), scale };
   }
+  if (kind === "int4_halves") {
+    const first = { 16: 16, 32: 16, 48: 32, 64: 32, 80: 48, 128: 64 }[x.length]!;
+    const halves = [x.slice(0, first), x.slice(first)].map((half) => four(half, (scale) => scale & 0x7ff80000));
+    const word = halves.reduce((all, { scale, zero }, i) => all | (((bits(scale) >>> 15) | zero) << (16 * i)), 0);
+    return { codes: halves.flatMap(({ codes }) => codes), values: halves.flatMap(({ values }) => values), word, scale: NaN };
+  }
+  const { zero, ...row } = four(x, (scale) => (scale + 8) & -16);
+  return { ...row, word: bits(row.scale) | zero };
+}
+
+/** Codes of 4 bits around a zero point; `kept`: the bits of the scale that are kept. */
+function four(x: readonly number[], kept: (scale: number) => number): Omit<Row, "word"> & { readonly zero: number } {
   const [most, least] = [Math.max(0, ...x), Math.min(0, ...x)];
-  const scale = fromBits((bits(f(f(most * f(1 / 15)) - f(least * f(1 / 15)))) + 8) & -16);
+  const scale = fromBits(kept(bits(f(f(most * f(1 / 15)) - f(least * f(1 / 15))))));
   const zero = Math.min(15, round(f(-least / scale)) || 0);
   const codes = x.map((v) => Math.max(0, Math.min(15, (round(f(v / scale)) || 0) + zero)));
-  return { codes, word: bits(scale) | zero, values: codes.map((c) => (c - zero) * scale), scale };
+  return { codes, zero, values: codes.map((c) => (c - zero) * scale), scale };
 }
 
 /** The bytes of codes. */
@@ -57,11 +69,12 @@ function pack(kind: CacheKind, x: readonly number[], { codes }: Row): Uint8Array
 }
 
 const KINDS = ["float16", "int8", "int4"] as const;
+const KEY_KINDS = [...KINDS, "int4_halves"] as const;
 
 describe("append", () => {
-  it.each(KINDS)("%s: codes and words are those documented, into a cache [head][token]", (kind) => {
+  it.each(KEY_KINDS)("%s: codes and words are those documented, into a cache [head][token]", (kind) => {
     for (const memory of all)
-      for (const width of [16, 48, 128])
+      for (const width of [16, 48, 80, 128])
         for (const size of [1, 1e-6, 3e4]) {
           const [tokens, heads, capacity, first] = [5, 3, 9, 2];
           const x = normal(tokens * heads * width, size);
@@ -120,7 +133,7 @@ describe("append", () => {
 
 interface Case {
   readonly k: CacheKind;
-  readonly v: CacheKind;
+  readonly v: ValueKind;
   readonly head: number;
   readonly group: number;
   readonly tokens: number;
@@ -194,7 +207,7 @@ function check(memory: EngineMemory, c: Case, size: number, spoil?: (q: Float32A
   return got;
 } // prettier-ignore
 
-const PAIRS = (["float32", ...KINDS] as const).flatMap((k) => (["float32", ...KINDS] as const).map((v) => ({ k, v }))).slice(1);
+const PAIRS = (["float32", ...KEY_KINDS] as const).flatMap((k) => (["float32", ...KINDS] as const).map((v) => ({ k, v }))).slice(1);
 
 describe("attention over a cache", () => {
   it.each(PAIRS)("keys $k, values $v", (kinds) => {
