@@ -94,6 +94,30 @@ describe("two decoders", () => {
     expect(found.klMax).toBeCloseTo(kl, 12);
     expect(found.klMean).toBeCloseTo(kl / 4, 12);
   });
+  test("caches by the names of either exporter, what is given read again as what is past", async () => {
+    for (const [past, present] of [
+      ["past.0.key", "present.0.key"],
+      ["past_key_values.0.key", "present.0.key"],
+      ["past_key_values.0.key", "present_key_values.0.key"],
+    ]) {
+      // prettier-ignore
+      const sizes: number[] = [];
+      const cached = decoder(() => 1, {
+        inputs: [
+          { name: "input_ids", type: "int64", shape: ["b", "n"] },
+          { name: past, type: "float32", shape: ["b", 1, "p", 1] },
+        ],
+        outputNames: ["logits", present],
+      });
+      const run = async (feeds: Feeds) => {
+        const n = feeds[past].dims[2] + feeds.input_ids.dims[1];
+        sizes.push(feeds[past].dims[2]);
+        return new Map([...(await cached.run(feeds)), [present, { type: "float32", dims: [1, 1, n, 1], data: new Float32Array(n) }]]);
+      };
+      const found = await compareGeneration(decoder(() => 1), { ...cached, run }, options); // prettier-ignore
+      expect([found.agreement, sizes]).toEqual([1, [0, 2, 3, 4, 0, 3, 4, 5]]);
+    }
+  });
   test("what is no decoder is refused", async () => {
     const bad: Partial<DecoderModel>[] = [
       { inputs: [{ name: "x", type: "float32", shape: ["b", "n"] }] },

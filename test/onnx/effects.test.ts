@@ -4,10 +4,11 @@ import { existsSync, lstatSync, mkdirSync, mkdtempSync, rmSync, symlinkSync, wri
 import { tmpdir } from "node:os";
 import { join } from "node:path";
 import { afterAll, describe, expect, test } from "vitest";
-import { format } from "../../formats/index.ts";
+import { defineBlock, defineCodebook, float32, format } from "../../formats/index.ts";
 import { tableValues } from "../../src/onnx/dequantize/codes.ts";
 import { openStatistics } from "../../src/onnx/calibrate/file.ts";
 import { inputGroups, passesOf, type InputGroup } from "../../src/onnx/calibrate/statistics.ts";
+import { floatTensor } from "../../src/onnx/edit.ts";
 import { ValueInfoProtoSchema, type NodeProto, type TensorProto } from "../../src/onnx/file/gen/onnx_pb.ts";
 import { readBytes, tensorBytes } from "../../src/onnx/file/values.ts";
 import { buildScopes, constantResolver, definingScope, inferTypes, resolveConstant } from "../../src/onnx/graph/graph.ts";
@@ -27,6 +28,7 @@ import {
 } from "../../src/onnx/index.ts";
 import { shardsBeside } from "../../src/onnx/journal/shard.ts";
 import { openRun } from "../../src/onnx/run.ts";
+import { nbitsPlan } from "../../src/onnx/targets/nbits.ts";
 import { imageFeeds } from "../../src/onnx/verify/images.ts";
 import { T, encode, graph, matmulModel, model, node, raw, value, weights } from "./build.ts";
 
@@ -122,6 +124,7 @@ describe("outputs and what lies beside them", () => {
       await calibrateToFile(input, [feed([8, K]), feed([8, K], 8)], output, { holdOut });
       using opened = readModel(input);
       const statistics = openStatistics(output, opened);
+      expect(statistics.hash).toMatch(/^[0-9a-f]{64}$/);
       const { heldOut } = statistics.of(inputGroups(opened, modelLayers(opened)).groups[0]);
       expect([holdOut, heldOut !== null]).toEqual([holdOut, held]);
       statistics.close();
@@ -297,4 +300,28 @@ describe("inputs that were given", () => {
     expect((await imageFeeds(path, "raw", inputs("float16"), 1))[0].x.data).toBeInstanceOf(Uint16Array);
     for (const [preset, type] of [["unit", "uint8"], ["raw", "int8"]]) await expect(imageFeeds(path, preset, inputs(type), 1)).rejects.toThrow(`got ${type}`); // prettier-ignore
   });
+});
+
+test("numbers of the file that do not end, or are too long, are damage", () => {
+  const bytes = encode(matmulModel(w("w", 1), K, K));
+  for (const more of [[0x80], [0x08, 0x80], [0x08, ...new Array<number>(10).fill(0xff), 0x01]])
+    expect(() => readModelBytes(Uint8Array.from([...bytes, ...more]))).toThrow(/an unfinished number/);
+});
+
+test("a NaN of any bits stays one in bfloat16", () => {
+  const read = readModelBytes(encode(matmulModel(w("w", 1), K, K)));
+  const values = new Float32Array(Uint32Array.of(0x7fffffff, 0xffffffff, 0x7f800001, 0x7f800000, 0x3f808000).buffer);
+  const { rawData } = floatTensor(read, "t", [5], values, T.BFLOAT16);
+  const codes = [...new Uint16Array(rawData!.slice().buffer)];
+  expect(codes.map((code) => (code & 0x7f80) === 0x7f80 && (code & 0x7f) !== 0)).toEqual([true, true, true, false, false]);
+  expect(codes.slice(3)).toEqual([0x7f80, 0x3f80]);
+});
+
+test("a plan of MatMulNBits has room for the largest value of a format beside its zero", () => {
+  const plan = (values: number[]) => nbitsPlan(defineBlock({ element: defineCodebook({ name: "some", values }), scales: [{ format: float32, span: 32 }] }), 64); // prettier-ignore
+  // of 4 bits codes are -8 to 7
+  expect(plan([-8, -4, -2, -1, 0, 1, 2, 4])).toMatchObject({ bits: 4, asIs: false });
+  expect(plan([-8, -4, -2, 0, 1, 2, 4, 8])).toMatchObject({ bits: 8, asIs: false });
+  expect(plan([-1, 0, 1, 2])).toMatchObject({ bits: 4 });
+  expect(plan([-2, -1, 0, 1])).toMatchObject({ bits: 2 });
 });

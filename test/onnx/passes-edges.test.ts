@@ -1,9 +1,10 @@
 // Passes where there is all or nothing to do, and what outputs are held to.
 import { expect, test } from "vitest";
 import { encodeHalf } from "../../src/onnx/file/half.ts";
-import { readModelBytes } from "../../src/onnx/index.ts";
+import { readModelBytes, writeModelBytes } from "../../src/onnx/index.ts";
 import { referenceRun } from "../../src/onnx/passes/check.ts";
 import { encode, graph, model, node, raw, T, value, weights } from "./build.ts";
+import { changed, encoderModel } from "./encoder.ts";
 import { D, FORMS, added, applied, block, feeds, operators } from "./norm-blocks.ts";
 import { calibrationOn } from "./statistics.ts";
 
@@ -52,4 +53,34 @@ test("bias-correction without biases says so and changes nothing; with add it gi
   const given = await applied(bytes, [{ name: "bias-correction", format: "int2_b16", add: true }], options);
   expect(given.notes).toEqual(["bias-correction: 1 of 1 biases corrected for the shift of quantization"]);
   expect(given.difference).toBeGreaterThan(1e-3);
+});
+
+test("rotate: a value projection that something else reads is not turned by head", async () => {
+  const opened = readModelBytes(encoderModel());
+  opened.proto.graph!.output.push(value("l0.v", T.FLOAT, []));
+  const { notes, difference } = await changed(writeModelBytes(opened), [{ name: "rotate" }]);
+  expect(notes).toContain("rotate: 1 pairs of value and output projections turned by head");
+  expect(difference).toBeLessThan(1e-5);
+});
+
+test("smooth: a vector that is added behind a norm is divided with the norm's gain", async () => {
+  const bytes = encode(
+    model(
+      graph({
+        input: [value("x", T.FLOAT, ["b", 3, D])],
+        output: [value("y", T.FLOAT, ["b", 3, 4])],
+        initializer: [raw("g", [D], weights(D)), raw("v", [D], weights(D, 2)), raw("w", [D, 4], weights(D * 4))],
+        node: [
+          node("SimplifiedLayerNormalization", ["x", "g"], ["n"]),
+          node("Relu", ["n"], ["r"]),
+          node("Add", ["r", "v"], ["a"]),
+          node("MatMul", ["a", "w"], ["y"], {}, "mm"),
+        ],
+      }),
+    ),
+  );
+  const { model: after, difference } = await applied(bytes, ["smooth"], { calibration: calibrationOn(feeds) });
+  expect(difference).toBeLessThan(1e-5);
+  const of = (name: string) => after.proto.graph!.initializer.find((tensor) => tensor.name === name)!;
+  expect(Buffer.compare(of("v").rawData!, Buffer.from(weights(D, 2).buffer))).not.toBe(0);
 });
