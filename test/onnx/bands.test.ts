@@ -18,7 +18,7 @@ import {
 } from "../../src/onnx/index.ts";
 import type { AlgorithmInput } from "../../src/onnx/algorithm-types.ts";
 import { format } from "../../formats/index.ts";
-import { awq } from "../../src/quantize/index.ts";
+import { awq, rtn } from "../../src/quantize/index.ts";
 import type { WeightQuantizer } from "../../src/tensor/quantize/index.ts";
 import { replaceCalls } from "../../src/files/calls.ts";
 import { DECIDE_BANDS } from "../../src/onnx/layer-weight.ts";
@@ -221,15 +221,14 @@ const tall = (seed: number, rows = TALL): Uint8Array => {
 const inputs: Feeds[] = [7, 8].map((seed) => ({ x: { type: "float32", data: weights(96 * TALL_K, seed), dims: [96, TALL_K] } }));
 
 test("algorithms that work row by row take small bands of weights of any size: the same weights", async () => {
-  for (const [algorithm, name, rows] of [
-    ["gptq", "int4_b16", TALL],
-    ["gptq", "int4_b16", 640], // just enough rows for a sample
-    [{ name: "gptq", damp: 0.05, actOrder: true, polish: true }, "int4_b16", TALL],
-    ["mrgptq", "int4_b16", TALL],
-    ["mse", "int4_b16", TALL],
-    ["hqq", "uint4_b32_zp", TALL],
+  const read = readModelBytes(tall(1));
+  for (const [algorithm, name] of [
+    ["gptq", "int4_b16"],
+    [{ name: "gptq", damp: 0.05, actOrder: true, polish: true }, "int4_b16"],
+    ["mrgptq", "int4_b16"],
+    ["mse", "int4_b16"],
+    ["hqq", "uint4_b32_zp"],
   ] as const) {
-    const read = readModelBytes(tall(1, rows));
     const made = () =>
       decideWeights(read, modelLayers(read), () => ({ format: format(name), algorithm }), inputs, { holdOut: 0.5, undoes: ["rotation"] });
     const [[, whole]] = await made();
@@ -245,6 +244,21 @@ test("algorithms that work row by row take small bands of weights of any size: t
     expect(banded.outputSqnr ?? 0).toBeCloseTo(whole.outputSqnr ?? 0, 6);
     expect(Number(banded.packed.recipe.loss ?? 0)).toBeCloseTo(Number(whole.packed.recipe.loss ?? 0), 5);
   }
+});
+
+test("what is open is chosen on a sample of all rows, where there are twice as many", async () => {
+  DECIDE_BANDS.elements = TALL_K * 256;
+  const sampleOf = async (rows: number): Promise<number[] | undefined> => {
+    let shape: number[] | undefined;
+    const algorithm = ({ sample }: AlgorithmInput): WeightQuantizer => {
+      shape = sample?.shape.slice();
+      return rtn();
+    };
+    const read = readModelBytes(tall(1, rows));
+    await decideWeights(read, modelLayers(read), () => ({ format: format("int4_b16"), algorithm }), inputs);
+    return shape;
+  };
+  expect([await sampleOf(496), await sampleOf(512), await sampleOf(640)]).toEqual([undefined, [256, TALL_K], [256, TALL_K]]);
 });
 
 test("rows that an algorithm takes at a time may be several bands of the file, the last one short", async () => {
