@@ -12,6 +12,7 @@ import { makeTensor } from "../file/model.ts";
 import { dataTypeName } from "../file/types.ts";
 import { intAttribute, makeNode } from "../graph/graph.ts";
 import { gathersRows, type Layer } from "../layers.ts";
+import type { LayerMatrix } from "../matrix.ts";
 import { layerMatrix, layerType } from "../weights.ts";
 import { importMicrosoft, MICROSOFT } from "./domain.ts";
 import { castNode, productNodes, productReason } from "./product.ts";
@@ -135,8 +136,8 @@ export function matMulNBits(): Target {
         : format;
     },
     isNative(layer, format) {
-      const matrix = layerMatrix(layer);
-      const plan = typeof matrix === "string" ? matrix : nbitsPlan(format, matrix.k);
+      // it has been found to be a matrix: `reason`
+      const plan = nbitsPlan(format, (layerMatrix(layer) as LayerMatrix).k);
       return typeof plan !== "string" && plan.asIs;
     },
     reason(layer, format, context) {

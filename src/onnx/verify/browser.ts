@@ -82,12 +82,7 @@ export async function serve(build: string): Promise<Site> {
     if (kind === "") return send("text/html", '<!doctype html><title>lowbit verify</title><script type="module" src="/page.js"></script>');
     if (kind === "page.js") return send("text/javascript", pageSource(build));
     if (kind === "favicon.ico") return void response.writeHead(204).end();
-    const content =
-      kind === "data" && /^\d+$/.test(name)
-        ? published[Number(name)]
-        : kind === "ort" && builds.has(name)
-          ? path.join(folder, name)
-          : undefined;
+    const content = kind === "data" ? published[Number(name)] : kind === "ort" && builds.has(name) ? path.join(folder, name) : undefined;
     if (content === undefined) return void response.writeHead(404).end();
     if (typeof content !== "string") return send("application/octet-stream", content);
     const type = /\.m?js$/.test(content) ? "text/javascript" : content.endsWith(".wasm") ? "application/wasm" : "application/octet-stream";
@@ -159,13 +154,13 @@ async function peakOf(browser: Browser): Promise<number | null> {
   try {
     const session = await browser.newBrowserCDPSession();
     const { processInfo } = (await session.send("SystemInfo.getProcessInfo")) as { processInfo: { type: string; id: number }[] };
-    const peaks = processInfo
-      .filter(({ type }) => type === "renderer" || type === "GPU")
-      .map(({ type, id }) => {
-        const [, kilobytes] = /VmHWM:\s*(\d+) kB/.exec(fs.readFileSync(`/proc/${id}/status`, "utf8")) ?? [];
-        return { type, bytes: Number(kilobytes) * 1024 };
-      });
-    const largest = (type: string): number => Math.max(0, ...peaks.filter((peak) => peak.type === type).map((peak) => peak.bytes));
+    const largest = (wanted: string): number =>
+      Math.max(
+        0,
+        ...processInfo
+          .filter(({ type }) => type === wanted)
+          .map(({ id }) => 1024 * Number(/VmHWM:\s*(\d+) kB/.exec(fs.readFileSync(`/proc/${id}/status`, "utf8"))?.[1])),
+      );
     const total = largest("renderer") + largest("GPU");
     return total > 0 ? total : null;
   } catch {
