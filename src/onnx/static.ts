@@ -16,13 +16,13 @@ import { nameFilter, nameMatcher } from "./patterns.ts";
 import { exactPattern } from "./sensitivity.ts";
 import { outputValue, quantizedInputs, writeActivations, type ActivationPlan } from "./targets/static/activations.ts";
 import { STATIC_DEFAULT, STATIC_OPERATORS } from "./targets/static/operators.ts";
-import { leftAlone } from "./targets/fp16.ts";
 import { ACTIVATION_TYPES, type ActivationType, type ValueRange } from "./targets/static/parameters.ts";
 import { writeQOperators } from "./targets/static/qoperator.ts";
 import { collectRanges, type ObservedRange } from "./targets/static/ranges.ts";
 import { GPTQ_INPUTS, staticFormat, staticWeights } from "./targets/static/weights.ts";
 import type { Feeds } from "./verify/feeds.ts";
 import type { WeightStore } from "./journal/store.ts";
+import { leftAlone } from "./write-layers.ts";
 
 /** Options of static quantization: those of `quantizeModel`. */
 export type StaticOptions = Omit<QuantizeOptions, "target" | "calibration" | "budget" | "targetSqnr">;

@@ -29,6 +29,24 @@ export interface WrittenLayers {
   readonly unused: Set<string>;
 }
 
+/** What a report says of any layer. */
+export const baseReport = ({ name, node, weight, shape, bytes }: Layer) => ({
+  name,
+  opType: node.opType,
+  weight: weight?.name ?? "",
+  shape,
+  bytesBefore: bytes,
+});
+
+/** What it says of one that stays. */
+export const leftAlone = (layer: Layer, reason: string): LayerReport => ({
+  ...baseReport(layer),
+  format: null,
+  bytesAfter: layer.bytes,
+  sqnrDb: null,
+  reason,
+});
+
 /** @throws ShardMade, once the weights of a shard are made; LowbitError E_ABORTED */
 export async function writeLayers(found: readonly Layer[], writing: Writing): Promise<WrittenLayers> {
   const { context, store, reasonOf, targetOf, weightOf } = writing;
@@ -38,18 +56,12 @@ export async function writeLayers(found: readonly Layer[], writing: Writing): Pr
   const owners = new Map<string, string>();
   const reports: LayerReport[] = [];
   for (const layer of found) {
-    const base = {
-      name: layer.name,
-      opType: layer.node.opType,
-      weight: layer.weight?.name ?? "",
-      shape: layer.shape,
-      bytesBefore: layer.bytes,
-    };
     const reason = reasonOf(layer);
     if (reason !== undefined) {
-      reports.push({ ...base, format: null, bytesAfter: layer.bytes, sqnrDb: null, reason });
+      reports.push(leftAlone(layer, reason));
       continue;
     }
+    const base = baseReport(layer);
     if (!store.takes(layer)) continue;
     await progress(layer);
     const target = targetOf(layer);

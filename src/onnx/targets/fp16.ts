@@ -16,6 +16,7 @@ import type { Fp16Graph } from "./fp16-graph.ts";
 import { fp16Graph } from "./fp16-graph.ts";
 import type { TargetContext } from "./target.ts";
 import { decibels } from "../weights.ts";
+import { baseReport, leftAlone } from "../write-layers.ts";
 
 export { FP16_BLOCKED_OPS } from "./fp16-float32.ts";
 
@@ -79,23 +80,6 @@ export async function convertFp16(
     };
   });
 }
-
-const baseReport = (layer: Layer) => ({
-  name: layer.name,
-  opType: layer.node.opType,
-  weight: layer.weight?.name ?? "",
-  shape: layer.shape,
-  bytesBefore: layer.bytes,
-});
-
-/** What a report says of a layer that stays. */
-export const leftAlone = (layer: Layer, reason: string): LayerReport => ({
-  ...baseReport(layer),
-  format: null,
-  bytesAfter: layer.bytes,
-  sqnrDb: null,
-  reason,
-});
 
 /** Why a weight was not converted although its node was. */
 function staysReason(tensor: TensorProto, bytes: number): string {
