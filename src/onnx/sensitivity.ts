@@ -215,7 +215,8 @@ export async function smallest(most: number, guess: number, left: () => number, 
  * SQNR. As few as that takes: the number is found by running the models, not by the estimate that orders them.
  * @throws LowbitError E_CALIBRATION where even without any layer the target is not reached; as `measureSensitivity`
  * @example
- * const quantizeWith: QuantizeWith = async (rules) => (await quantizeModelBytes(bytes, { dtype: "q4", rules })).bytes;
+ * const options = { dtype: "q4", allowUnchanged: true } as const; // all layers are left out once
+ * const quantizeWith: QuantizeWith = async (rules) => (await quantizeModelBytes(bytes, { ...options, rules })).bytes;
  * const goal = { targetSqnr: 20, layers: ["/12/Gemm", "/14/Gemm"], feeds };
  * const { rules } = await reachSqnr(bytes, quantizeWith, goal); // which layers stay floats
  */
