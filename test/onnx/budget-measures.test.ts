@@ -161,8 +161,10 @@ describe("rules", () => {
     const of = async (options: object) => (await quantizeModelBytes(bytes, { calibration: feeds, ...options } as never)).report.rules!.map(({ match, keep, format: to }) => [match, keep, to]); // prettier-ignore
     expect(await of({ dtype: "q2", targetSqnr: 30 })).toEqual(expect.arrayContaining([["one", undefined, "int8_b32"], ["y", undefined, "int8_b32"]])); // prettier-ignore
     expect(await of({ format: "int2_row", target: "stored", targetSqnr: 30 })).toEqual(expect.arrayContaining([["one", undefined, "int8_b32"]])); // prettier-ignore
-    for (const [match, keep, to] of await of({ dtype: "int8", targetSqnr: 55 }))
-      expect([match, keep, to]).toEqual([match, true, undefined]);
-    for (const [match, keep, to] of await of({ activations: "uint8", format: "int8_row", allowUnchanged: true, targetSqnr: 55 })) expect([match, keep, to]).toEqual([match, true, undefined]); // prettier-ignore
+    for (const options of [{ dtype: "int8" }, { activations: "uint8", format: "int8_row", allowUnchanged: true }]) {
+      const left = await of({ ...options, targetSqnr: 55 });
+      expect(left).not.toEqual([]);
+      expect(left).toEqual(left.map(([match]) => [match, true, undefined]));
+    }
   });
 });
