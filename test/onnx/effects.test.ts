@@ -14,6 +14,7 @@ import { readBytes, tensorBytes } from "../../src/onnx/file/values.ts";
 import { buildScopes, constantResolver, definingScope, inferTypes, resolveConstant } from "../../src/onnx/graph/graph.ts";
 import {
   applyPasses,
+  calibrateModel,
   calibrateToFile,
   convertModel,
   decideWeights,
@@ -26,6 +27,8 @@ import {
   writeWeight,
   type Feeds,
 } from "../../src/onnx/index.ts";
+import { cutModel } from "../../src/onnx/calibrate/taps.ts";
+import { findParting } from "../../src/onnx/verify/parting.ts";
 import { shardsBeside } from "../../src/onnx/journal/shard.ts";
 import { openRun } from "../../src/onnx/run.ts";
 import { nbitsPlan } from "../../src/onnx/targets/nbits.ts";
@@ -324,4 +327,60 @@ test("a plan of MatMulNBits has room for the largest value of a format beside it
   expect(plan([-8, -4, -2, 0, 1, 2, 4, 8])).toMatchObject({ bits: 8, asIs: false });
   expect(plan([-1, 0, 1, 2])).toMatchObject({ bits: 4 });
   expect(plan([-2, -1, 0, 1])).toMatchObject({ bits: 2 });
+});
+
+describe("the node where two runtimes part", () => {
+  const bytes = encode(built([node("Relu", ["x"], ["r"], {}, "one"), node("Neg", ["r"], ["y"], {}, "two")], [w("w", 1)], [K]));
+  /** A runtime whose values are all v; how many of its sessions are open. */
+  const fake = (v: number, fails = false) => {
+    const state = { open: 0 };
+    const open = async () => {
+      state.open++;
+      return {
+        run: async (_: Feeds, names: readonly string[]) => {
+          if (fails) throw new Error("no such output");
+          return { outputs: new Map(names.map((name) => [name, { type: "float32", dims: [2], data: Float32Array.of(v, 1) }])) };
+        },
+        close: async () => void state.open--,
+      };
+    };
+    return { state, runtime: { name: "fake", version: "1", open } as never };
+  };
+  const parts = (output: string, other: ReturnType<typeof fake>) =>
+    findParting(bytes, { output, feeds: feed([K]), sqnrDb: 3, limitDb: 40 }, { trusted: fake(2).runtime, other: other.runtime });
+  test("is named, or why there is none", async () => {
+    expect(await parts("y", fake(3))).toMatchObject({ node: "one", opType: "Relu", value: "r", inputsDb: Infinity });
+    expect(await parts("w", fake(3))).toMatchObject({ node: null, value: "w", reason: "no node makes it" });
+    const gone = (await parts("y", fake(2))).reason;
+    expect(gone).toBe("the difference is gone where values between one and two are outputs: it is in what the runtime fuses there");
+  });
+  test("a runtime that fails is left without sessions", async () => {
+    const failing = fake(3, true);
+    expect((await parts("y", failing)).reason).toBe("the runtimes do not give intermediate values: no such output");
+    expect(failing.state.open).toBe(0);
+  });
+});
+
+test("a cut keeps what is known of the values that it makes, and of no others", () => {
+  const proto = built([node("Relu", ["x"], ["a"]), node("Neg", ["a"], ["b"]), node("Abs", ["b"], ["y"])], [], [K]);
+  for (const name of ["a", "b", "y"]) proto.graph!.valueInfo.push(value(name, T.FLOAT, [K]));
+  const read = readModelBytes(encode(proto));
+  const known = (...args: Parameters<typeof cutModel>) => cutModel(...args).proto.graph!.valueInfo.map(({ name }) => name);
+  expect(known(read, ["b"])).toEqual(["a", "b"]);
+  expect(known(read, ["y"], new Map([["a", value("a", T.FLOAT, [K])]]))).toEqual(["b", "y"]);
+});
+
+test("calibration behind weights of several MB, which the runtime gets as a file", async () => {
+  const wide = 1040;
+  const [first, second] = [w("a", 1, [4, wide]), w("m", 2, [wide, wide])];
+  const nodes = [node("MatMul", ["x", "a"], ["h"], {}, "one"), node("MatMul", ["h", "m"], ["t"], {}, "two"), node("MatMul", ["t", "b"], ["y"], {}, "three")]; // prettier-ignore
+  const read = readModelBytes(encode(built(nodes, [first, second, w("b", 3, [wide, 2])], ["n", 4])));
+  const { layers } = await calibrateModel(read, [feed([3, 4])], { layers: ["three"], holdOut: 0 });
+  const [x, a, m] = [weights(12, 7), weights(4 * wide, 1), weights(wide * wide, 2)];
+  const h = Float64Array.from({ length: 3 * wide }, (_, i) => [0, 1, 2, 3].reduce((sum, j) => sum + x[4 * Math.floor(i / wide) + j] * a[j * wide + (i % wide)], 0)); // prettier-ignore
+  let square = 0;
+  for (let r = 0; r < 3; r++) square += h.subarray(r * wide, (r + 1) * wide).reduce((sum, v, j) => sum + v * m[j * wide], 0) ** 2;
+  const [{ hessian, rows }] = layers.get("three")!.statistics;
+  expect(rows).toBe(3);
+  expect(hessian![0] / square).toBeCloseTo(1, 4);
 });

@@ -82,8 +82,11 @@ async function look(model: OnnxModel, names: readonly string[], feeds: Feeds, pa
   const sides: ReadonlyMap<string, OutputTensor | null>[] = [];
   for (const runtime of [pair.trusted, pair.other]) {
     const session = await runtime.open(bytes);
-    sides.push((await session.run(feeds, names)).outputs);
-    await session.close();
+    try {
+      sides.push((await session.run(feeds, names)).outputs);
+    } finally {
+      await session.close();
+    }
   }
   return new Map(names.map((name) => [name, valueSqnr(sides[0].get(name), sides[1].get(name))]));
 }
