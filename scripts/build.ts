@@ -96,14 +96,19 @@ async function modules(): Promise<void> {
         { name: "protobuf", test: (id) => id.includes("/@bufbuild/protobuf/"), priority: 3 },
         // what quantizers and the runtime share, and the rest of them
         together("engine", (id) => quantizing.has(id) && loaded.has(id)),
-        together("quantizers", (id) => quantizing.has(id) && !loaded.has(id)),
+        together("quantizers", (id) => (quantizing.has(id) || id.endsWith("/quantize/measure.ts")) && !loaded.has(id)),
         together("runtime", (id) => within(id, "src/runtime") && loaded.has(id)),
         // of the ONNX layer what the runtime reads models with, and the rest
         together("graph", (id) => within(id, "src/onnx") && loaded.has(id), 1),
         together("models", (id) => within(id, "src/onnx")),
-        // commands that load the ONNX layer anyway
-        together("commands", (id) => /\/src\/cli\/commands\/(calibrate|inspect|merge|quantize|verify)\.ts$/.test(id)),
+        // commands that load the ONNX layer anyway, and what they alone say
+        together("commands", (id) =>
+          /\/src\/cli\/(commands\/(calibrate|inspect|merge|quantize|verify)|verify-text|inputs|progress)\.ts$/.test(id),
+        ),
+        // beside the other backend, which whoever imports it loads too
+        together("backend", (id) => /\/(backends\/reference|kernels\/reference\/matmul|tensor\/(matmul|lossless-tensor))\.ts$/.test(id)),
         together("wgsl", (id) => within(id, "kernels/wgsl") && !within(id, "kernels/wgsl/nn")),
+        together("wgsl-models", (id) => within(id, "kernels/wgsl/nn") || (within(id, "src/runtime/webgpu") && !loaded.has(id))),
       ],
     },
   });
