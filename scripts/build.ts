@@ -96,7 +96,7 @@ async function modules(): Promise<void> {
         { name: "protobuf", test: (id) => id.includes("/@bufbuild/protobuf/"), priority: 3 },
         // what quantizers and the runtime share, and the rest of them
         together("engine", (id) => quantizing.has(id) && loaded.has(id)),
-        together("quantizers", (id) => (quantizing.has(id) || id.endsWith("/quantize/measure.ts")) && !loaded.has(id)),
+        together("quantizers", (id) => quantizing.has(id) && !loaded.has(id)),
         together("runtime", (id) => within(id, "src/runtime") && loaded.has(id)),
         // of the ONNX layer what the runtime reads models with, and the rest
         together("graph", (id) => within(id, "src/onnx") && loaded.has(id), 1),
