@@ -135,8 +135,9 @@ function exceeds(scope: Scope, name: string, rank: number): boolean {
   const made = new Set([name]);
   for (const at of made) {
     const node = scope.producers.get(at);
-    if (knownRank(scope, at)! > rank) return true;
-    if (node === undefined) continue;
+    const known = knownRank(scope, at) ?? 0;
+    if (known > rank) return true;
+    if (known > 0 || node === undefined) continue;
     const { opType, input } = node;
     const [first, second] = input.map((of) => knownRank(scope, of) ?? NaN);
     if (opType === "Transpose" && (attributeOf(node, "perm")?.ints.length ?? 0) > rank) return true;
