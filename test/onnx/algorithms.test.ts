@@ -7,7 +7,8 @@ import { uint4 } from "../../formats/uint4.ts";
 import { dequantize, tensor } from "../../src/index.ts";
 import { ALGORITHMS, resolveAlgorithm } from "../../src/onnx/algorithms.ts";
 import { decideWeights, modelLayers, readModelBytes, type Algorithm, type DecideOptions, type Feeds } from "../../src/onnx/index.ts";
-import { rtn } from "../../src/quantize/index.ts";
+import { driftStatistics, rtn } from "../../src/quantize/index.ts";
+import { refitFamily } from "../../src/onnx/algorithm-choices.ts";
 import { levelCodes } from "../../formats/core/packed.ts";
 import { uint8 } from "../../formats/uint8.ts";
 import { encode, matmulModel, raw, weights } from "./build.ts";
@@ -113,5 +114,28 @@ describe("refit with data held out", () => {
     // one pull, then two orders
     expect(await recipe({ damp: 0.05, polish: false, ridge: 0.2 })).toMatchObject({ chosenOf: 3 });
     expect((await recipe(settled, { holdOut: 0 })).chosenOf).toBeUndefined();
+  });
+  test("the pull is the one of five that held-out inputs choose: nearly none where the drift is real, most where it is chance", async () => {
+    const rows = 8;
+    /** Tokens and what a model quantized so far makes of them: a mixing of channels, and noise. */
+    const driftOf = (seed: number, tokens: number, mixing: number, noise: number) => {
+      const [x, e, mix] = [weights(tokens * K, seed), weights(tokens * K, seed + 50), weights(K * K, 77)];
+      const y = x.map((v, i) => {
+        const at = i - (i % K);
+        let sum = v + noise * e[i];
+        for (let j = 0; j < K; j++) sum += mixing * x[at + j] * mix[j * K + (i % K)];
+        return sum;
+      });
+      const made = driftStatistics(K);
+      made.add(x, y);
+      return made.finish();
+    };
+    const weight = tensor(weights(rows * K, 5), [rows, K]);
+    const pullOf = (tokens: number, mixing: number, noise: number): unknown => {
+      const [drift, heldOutDrift] = [driftOf(1, tokens, mixing, noise), driftOf(2, 1000, mixing, 0)];
+      const input = { name: "l", rows, k: K, statistics: drift.inputs, heldOut: heldOutDrift.inputs, drift, heldOutDrift } as never;
+      return refitFamily(input, { ...settled }, {}).quantizeWeight(weight, format("int8_b16")).recipe.refit;
+    };
+    expect([pullOf(1000, 1, 0), pullOf(40, 0, 2)]).toEqual([{ ridge: 0.01 }, { ridge: 10 }]);
   });
 });
