@@ -5,14 +5,15 @@ import { readFileSync } from "node:fs";
 import { expect, test } from "vitest";
 import type { TensorProto } from "../../src/onnx/file/gen/onnx_pb.ts";
 import { UNFOLDED } from "../../src/runtime/compile/qoperator.ts";
-import { loadModel } from "../../src/runtime/index.ts";
+import { LowbitError } from "../../src/index.ts";
+import { loadModel, type RuntimeTensor } from "../../src/runtime/index.ts";
 import { operators } from "../../src/runtime/ops/index.ts";
 import type { AttributeValue } from "../onnx/build.ts";
 import { raw, T } from "../onnx/build.ts";
 import { attentionCases } from "./attention-cases.ts";
 import { codeCases } from "./code-cases.ts";
 import { expertCases } from "./expert-cases.ts";
-import { compare } from "./judge.ts";
+import { compare, type Feeds } from "./judge.ts";
 import { layerCases } from "./layer-cases.ts";
 import { bools, bytesOf, f32, i64, ids, ints, numbers, type Make } from "./make.ts";
 
@@ -242,5 +243,68 @@ test.each(rows)("%s", async (_, name, make) => {
       await compare(bytesOf(name.split(" ")[0], made), made.feeds, 1e-5);
     }),
     { numRuns: 8 },
+  );
+});
+
+/** Feeds of which one has another shape, or integers of any size. */
+function spoiled(feeds: Feeds, which: number, how: number, by: number): Feeds {
+  const key = Object.keys(feeds)[which % Object.keys(feeds).length];
+  const { type, dims } = feeds[key];
+  const data = feeds[key].data as ArrayLike<unknown>;
+  const axis = by % Math.max(dims.length, 1);
+  const other = [
+    () => [...dims, 1 + (by % 3)],
+    () => dims.slice(1),
+    () => dims.toReversed(),
+    () => dims.with(axis, 0),
+    () => dims.with(axis, by % 9),
+    () => dims.with(axis, dims[axis] + 1),
+  ];
+  const shape = dims.length === 0 ? [by % 3] : how < other.length ? other[how]() : dims;
+  const values = Array.from({ length: shape.reduce((a, b) => a * b, 1) }, (_, i) => data[i % data.length] ?? 0);
+  if (how === other.length && type.startsWith("int"))
+    values.fill(type === "int64" ? BigInt([-1, 0, 2 ** 31][by % 3]) : [-1, 0, 2 ** 31 - 1][by % 3]);
+  const from = data.constructor as unknown as { from(list: readonly unknown[]): RuntimeTensor["data"] };
+  return { ...feeds, [key]: { type, dims: shape, data: from.from(data.length === 0 && type === "int64" ? values.map(() => 0n) : values) } };
+}
+
+// large enough for kernels, and behind one
+test.each(rows)("%s of wrong shapes gives numbers or says what it expected", async (_, name, make) => {
+  const large = fc.integer({ min: 1, max: 40 });
+  await fc.assert(
+    fc.asyncProperty(fc.nat(1000), side, large, large, fc.nat(9), fc.nat(6), fc.nat(1000), async (seed, a, b, c, which, how, by) => {
+      const made = make(seed, a, b, c);
+      if (Object.keys(made.feeds).length === 0) return;
+      const feeds = spoiled(made.feeds, which, how, by);
+      const first = Object.values(feeds)[0].type;
+      try {
+        const session = await loadModel(
+          bytesOf(name.split(" ")[0], { ...made, feeds }, first === "float32" && by % 2 === 0 ? "Relu" : undefined),
+        );
+        await session.run(feeds);
+        await session.release();
+      } catch (error) {
+        if (!(error instanceof LowbitError)) throw error;
+      }
+    }),
+    { numRuns: 15 },
+  );
+});
+
+test("integers modulo 0, keys of other sequences than the queries', images smaller than a window", async () => {
+  const run = async (name: string, made: ReturnType<Make>, before?: string) =>
+    (await loadModel(bytesOf(name, made, before))).run(made.feeds);
+  await expect(run("Mod", { feeds: { x: i64([2], [1, 2]), z: i64([1], [0]) } })).rejects.toThrow(/Mod: expected a divisor that is not 0/);
+  const heads = (batch: number) => f32(batch, [batch, 3, 16]);
+  await expect(
+    run("com.microsoft.MultiHeadAttention", { feeds: { q: heads(1), k: heads(2), v: heads(1) }, attributes: { num_heads: 2n } }),
+  ).rejects.toThrow(/expected keys of 1 sequences/);
+  const x = f32(1, [1, 4, 1, 200]);
+  for (const op of ["MaxPool", "AveragePool"])
+    await expect(run(op, { feeds: { x }, attributes: { kernel_shape: ints(2, 2) } }, "Relu")).rejects.toThrow(
+      /at least as large as the window, got \[1, 200\]/,
+    );
+  await expect(run("Conv", { feeds: { x }, initializer: [raw("w", [4, 4, 3, 3], numbers(2, 144))] }, "Relu")).rejects.toThrow(
+    /at least as large as the window, got \[1, 200\]/,
   );
 });

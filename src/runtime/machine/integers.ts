@@ -9,7 +9,7 @@ import { TensorProto_DataType as T } from "../../onnx/file/gen/onnx_pb.ts";
 import type { NodeProto } from "../../onnx/file/gen/onnx_pb.ts";
 import { attributeInt } from "../../onnx/graph/nodes.ts";
 import { INTEGER_DOMAIN } from "../../onnx/integer/functions.ts";
-import { windowShape } from "../ops/conv.ts";
+import { outSize, windowShape } from "../ops/conv.ts";
 import type { CodeUnit, Inputs } from "../ops/operator.ts";
 import { axisOf, fail, product } from "../ops/operator.ts";
 import { dynamicScale } from "../../backends/range.ts";
@@ -204,9 +204,8 @@ function emitConv(m: Machine, unit: ConvUnit, x: Value, zero: Value | undefined,
   if (x.dims.length < 3 || x.dims.length > 4 || (x.dims.length === 3 && kernel[0] !== 1) || x.dims[1] !== groups * width)
     throw fail(node, `an image of ${groups * width} channels`, `[${x.dims.join(", ")}]`);
   const shape = windowShape(x, node, own);
-  for (const d of [0, 1])
-    if (shape.size[d] + shape.pads[d][0] + shape.pads[d][1] < shape.dilations[d] * (kernel[d] - 1) + 1)
-      throw fail(node, "an image at least as large as the window", `[${shape.size.join(", ")}]`);
+  // says what is wrong with the image
+  outSize(shape, node);
   const unsigned = x.type === "uint8";
   const plan = planOf(m, unit, shape, unsigned);
   const spatial = x.dims.length === 3 ? [plan.output[1]] : [...plan.output];

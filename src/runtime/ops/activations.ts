@@ -4,7 +4,7 @@ import { attributeFloat, attributeInt } from "../../onnx/graph/nodes.ts";
 import type { NodeProto } from "../../onnx/file/gen/onnx_pb.ts";
 import type { NumberArray, Value } from "../value.ts";
 import { empty, floatData } from "../value.ts";
-import { binary, cast, fold, unary } from "./elementwise.ts";
+import { binary, cast, divisor, fold, unary } from "./elementwise.ts";
 import type { Operator, Operators } from "./operator.ts";
 import { need } from "./operator.ts";
 
@@ -44,7 +44,7 @@ const mod: Operator = {
       return r !== 0 && r < 0 !== b < 0 ? r + b : r;
     };
     const big = (a: bigint, b: bigint): bigint => {
-      const r = a % b;
+      const r = a % divisor("Mod", b);
       return !c && r !== 0n && r < 0n !== b < 0n ? r + b : r;
     };
     return binary(c ? (a, b) => a % b : floored, big).run(inputs, node);

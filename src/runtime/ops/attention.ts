@@ -157,6 +157,20 @@ const scaleOf = (node: NodeProto, size: number): number => {
   return scale === 0 ? 1 / Math.sqrt(size) : scale;
 };
 
+/** @throws LowbitError E_SHAPE for a value of other dimensions */
+function shaped(node: NodeProto, value: Value | undefined, what: string, dims: readonly number[]): void {
+  if (value !== undefined && value.dims.join() !== dims.join())
+    throw fail(node, `${what} [${dims.join(", ")}]`, `[${value.dims.join(", ")}]`);
+}
+
+/** Values of a head of `size` that tables of a rotary embedding turn. @throws LowbitError E_SHAPE */
+function tabled(node: NodeProto, cos: Value | undefined, sin: Value | undefined, size: number): number {
+  const rotated = 2 * (cos?.dims.at(-1) ?? 0);
+  if (rotated > size) throw fail(node, `tables of at most ${size / 2} columns`, `[${cos!.dims.join(", ")}]`);
+  if (cos !== undefined) shaped(node, sin, "tables of sines", cos.dims);
+  return rotated;
+}
+
 /** Heads and sizes of GroupQueryAttention. */
 export interface Grouped {
   readonly batch: number;
@@ -174,8 +188,11 @@ export function groupedSizes(inputs: Inputs, node: NodeProto): Grouped {
   const kvHeads = attributeInt(node, "kv_num_heads", 0);
   const packed = inputs[1] === undefined;
   const size = dims[2] / (packed ? heads + 2 * kvHeads : heads);
-  if (dims.length !== 3 || !Number.isInteger(size) || kvHeads < 1 || heads % kvHeads !== 0)
+  if (dims.length !== 3 || !Number.isInteger(size) || size < 1 || kvHeads < 1 || heads % kvHeads !== 0)
     throw fail(node, `a query [B, S, heads * size] of ${heads} and ${kvHeads} heads`, `[${dims.join(", ")}]`);
+  if (!packed) for (const i of [1, 2]) shaped(node, inputs[i], "keys and values", [dims[0], dims[1], kvHeads * size]);
+  for (const i of [3, 4]) shaped(node, inputs[i], "a past", [dims[0], kvHeads, inputs[3]?.dims[2] ?? 0, size]);
+  tabled(node, inputs[7], inputs[8], size);
   return { batch: dims[0], tokens: dims[1], heads, kvHeads, size, packed };
 }
 
@@ -272,29 +289,32 @@ function rotationOf(inputs: Inputs, node: NodeProto, size: number, past: readonl
   const [cos, sin] = [need(inputs, 7, node), need(inputs, 8, node)];
   const positions = inputs[9] === undefined ? null : integers(inputs[9]);
   const tokens = inputs[0]!.dims[1];
-  const rotated = 2 * cos.dims[1];
-  if (rotated > size) throw fail(node, `tables of at most ${size / 2} columns`, `[${cos.dims.join(", ")}]`);
   return {
     cos: floatData(cos, node.opType),
     sin: floatData(sin, node.opType),
-    rotated,
+    rotated: tabled(node, cos, sin, size),
     interleaved: attributeInt(node, "rotary_interleaved", 0) !== 0,
     position: positions === null ? (b, t) => past[b] + t : (b, t) => positions[b * tokens + t],
   };
 }
 
 /** A query, key or value of MultiHeadAttention: [B, S, D] or [B, N, S, H], with its bias added. */
-function projected(value: Value, heads: number, bias: Float32Array | null, node: NodeProto): { at: Heads; tokens: number; size: number } {
+function projected(
+  value: Value,
+  heads: number,
+  bias: Float32Array | null,
+  node: NodeProto,
+): Pick<Sizes, "batch" | "tokens" | "size"> & { at: Heads } {
   const data = floatData(value, node.opType);
   if (value.dims.length === 4) {
-    const [, n, tokens, size] = value.dims;
+    const [batch, n, tokens, size] = value.dims;
     if (n !== heads) throw fail(node, `${heads} heads`, `[${value.dims.join(", ")}]`);
-    return { at: byHead(data, heads, tokens, size), tokens, size };
+    return { at: byHead(data, heads, tokens, size), batch, tokens, size };
   }
-  const [, tokens, width] = value.dims;
+  const [batch, tokens, width] = value.dims;
   if (value.dims.length !== 3 || width % heads !== 0) throw fail(node, `[B, S, ${heads} * size]`, `[${value.dims.join(", ")}]`);
   const sums = bias === null ? data : data.map((v, i) => v + bias[i % width]);
-  return { at: byToken(sums, tokens, width, width / heads), tokens, size: width / heads };
+  return { at: byToken(sums, tokens, width, width / heads), batch, tokens, size: width / heads };
 }
 
 /** Which keys a mask leaves: [B] lengths, or [B, T] of 0 and 1. */
@@ -304,7 +324,7 @@ function paddingOf(mask: Value | undefined, node: NodeProto, batch: number, keys
   if (mask.dims.length === 1 && values.length === batch) return (b, j) => j < values[b];
   if (mask.dims.length !== 2 || mask.dims[0] !== batch || mask.dims[1] !== keys)
     throw fail(node, `a mask [${batch}] or [${batch}, ${keys}]`, `[${mask.dims.join(", ")}]`);
-  return (b, j) => values[b * keys + j] !== 0;
+  return (b, j) => values[b * keys + j] > 0;
 }
 
 function multiHead(inputs: Inputs, node: NodeProto): Value[] {
@@ -317,8 +337,14 @@ function multiHead(inputs: Inputs, node: NodeProto): Value[] {
   const q = projected(query, heads, bias?.subarray(0, width) ?? null, node);
   const k = projected(need(inputs, 1, node), heads, bias?.subarray(width, 2 * width) ?? null, node);
   const v = projected(need(inputs, 2, node), heads, bias?.subarray(2 * width) ?? null, node);
+  if (k.batch !== batch || k.size !== q.size)
+    throw fail(node, `keys of ${batch} sequences, heads of ${q.size}`, `[${inputs[1]!.dims.join(", ")}]`);
+  if (v.batch !== batch || v.tokens !== k.tokens)
+    throw fail(node, `values of ${batch} sequences of ${k.tokens} tokens`, `[${inputs[2]!.dims.join(", ")}]`);
   const past = inputs[6]?.dims[2] ?? 0;
   const keys = past + k.tokens;
+  shaped(node, inputs[6], "past keys", [batch, heads, past, k.size]);
+  shaped(node, inputs[7], "past values", [batch, heads, past, v.size]);
   const join = (own: typeof k, before: Value | undefined): { value: Value; at: Heads } => {
     const value = floats([batch, heads, keys, own.size]);
     const at = byHead(value.data, heads, keys, own.size);
@@ -372,9 +398,8 @@ const rotary =
     const x = need(inputs, 0, node);
     const [cos, sin] = (microsoft ? [2, 3] : [1, 2]).map((i) => need(inputs, i, node));
     const given = microsoft ? need(inputs, 1, node) : inputs[3];
-    const rotated = 2 * cos.dims.at(-1)!;
-    const sizes = rotarySizes(x, attributeInt(node, "num_heads", 0), rotated, node);
-    if (rotated > sizes.size) throw fail(node, `tables of at most ${sizes.size / 2} columns`, `[${cos.dims.join(", ")}]`);
+    const sizes = rotarySizes(x, attributeInt(node, "num_heads", 0), 2 * cos.dims.at(-1)!, node);
+    const rotated = tabled(node, cos, sin, sizes.size);
     const positions = given === undefined ? null : integers(given);
     if (positions !== null && positions.length !== 1 && positions.length !== sizes.batch * sizes.tokens)
       throw fail(node, `[${sizes.batch}, ${sizes.tokens}] positions`, `[${given!.dims.join(", ")}]`);

@@ -122,10 +122,13 @@ const add = binary(
   (a, b) => a + b,
 );
 
-function divide(a: bigint, b: bigint): bigint {
-  if (b === 0n) throw new LowbitError("E_VALUE", "Div: expected a divisor that is not 0, got 0 (int64). Check the feeds.");
-  return a / b;
+/** @throws LowbitError E_VALUE for 0 */
+export function divisor(op: "Div" | "Mod", b: bigint): bigint {
+  if (b === 0n) throw new LowbitError("E_VALUE", `${op}: expected a divisor that is not 0, got 0 (int64). Check the feeds.`);
+  return b;
 }
+
+const divide = (a: bigint, b: bigint): bigint => a / divisor("Div", b);
 
 const div: Operator = {
   run(inputs, node) {

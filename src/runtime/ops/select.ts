@@ -114,7 +114,7 @@ const argument =
     const x = need(inputs, 0, node);
     const axis = axisOf(attributeInt(node, "axis", 0), x.dims.length, node);
     const d = x.dims[axis];
-    if (d === 0) throw fail(node, "an axis with elements", `[${x.dims.join(", ")}]`);
+    if (!(d > 0)) throw fail(node, "an axis with elements", `[${x.dims.join(", ")}]`);
     const inner = product(x.dims.slice(axis + 1));
     const last = attributeInt(node, "select_last_index", 0) !== 0;
     const dims = attributeInt(node, "keepdims", 1) !== 0 ? x.dims.with(axis, 1) : x.dims.filter((_, i) => i !== axis);
