@@ -9,6 +9,7 @@ import type { NodeProto } from "../../onnx/file/gen/onnx_pb.ts";
 import { placed } from "../../backends/wasm/memory.ts";
 import type { SyncLayer } from "../../backends/types.ts";
 import { attributeFloat, attributeInt } from "../../onnx/graph/nodes.ts";
+import { headOf, rotaryRows } from "../ops/attention.ts";
 import type { Inputs, Run } from "../ops/operator.ts";
 import { axisOf, product } from "../ops/operator.ts";
 import type { Value } from "../value.ts";
@@ -158,16 +159,10 @@ const emitRotary: Emit = (m, [x, positions, cos, sin], node) => {
     return undefined;
   const [batch, tokens, width] = x.dims;
   const rotated = 2 * cos.dims.at(-1)!;
-  const given = attributeInt(node, "num_heads", 0);
-  const size = given > 0 ? width / given : rotated;
-  const offset = positions.dims.length <= 1;
-  if (!offset && elementsOf(positions) !== batch * tokens) return undefined;
-  const list = Int32Array.from(
-    { length: batch * tokens },
-    (_, i) => Number(offset ? positions.data[0] : positions.data[i]) + (offset ? i % tokens : 0),
-  );
+  const size = headOf(x, node, rotated);
+  const list = rotaryRows(positions, x.dims, cos.dims[0]);
   // what is wrong is the loops' to say
-  if (!Number.isInteger(width / size) || rotated > size || list.some((p) => p < 0 || p >= cos.dims[0])) return undefined;
+  if (size === undefined || rotated > size || list === undefined || elementsOf(sin) !== elementsOf(cos)) return undefined;
   const at = m.slot([list.length]);
   new Int32Array(m.memory.buffer, at.address, list.length).set(list);
   const y = m.slot(x.dims);
@@ -246,9 +241,8 @@ export function emitTurn(m: Machine, [x, , cos, sin]: Inputs, node: NodeProto, p
   if (!isFloat(x) || !isFloat(cos) || !isFloat(sin) || x.dims.length !== 3 || x.dims[0] !== pasts.length) return undefined;
   const [, tokens, width] = x.dims;
   const rotated = 2 * cos.dims.at(-1)!;
-  const given = attributeInt(node, "num_heads", 0);
-  const size = given > 0 ? width / given : rotated;
-  if (!Number.isInteger(width / size) || rotated > size) return undefined;
+  const size = headOf(x, node, rotated);
+  if (size === undefined || rotated > size) return undefined;
   const y = m.slot(x.dims);
   const rows = (address: number) => ({ address, outer: 4 * width, inner: 4 * size });
   const [from, tables] = [m.place(x), { cos: m.place(cos), sin: m.place(sin) }];

@@ -376,15 +376,31 @@ function multiHead(inputs: Inputs, node: NodeProto): Value[] {
   return [out, key.value, value.value];
 }
 
+/** Values of a head of x [B, S, heads * size], `rotated` of which turn; undefined for others. */
+export function headOf({ dims }: Pick<Value, "dims">, node: NodeProto, rotated: number): number | undefined {
+  const heads = attributeInt(node, "num_heads", 0);
+  const size = heads > 0 ? dims[2] / heads : rotated;
+  return dims.length === 3 && Number.isInteger(size) && Number.isInteger(dims[2] / size) ? size : undefined;
+}
+
+/** Rows of the tables for each token of com.microsoft.RotaryEmbedding; undefined where there is something wrong. */
+export function rotaryRows(positions: Value, [batch, tokens]: readonly number[], rows: number): Int32Array<ArrayBuffer> | undefined {
+  const given = integers(positions);
+  const isOffset = positions.dims.length <= 1;
+  if (given.length !== batch * tokens && !(isOffset && given.length === 1)) return undefined;
+  const list = Int32Array.from({ length: batch * tokens }, (_, i) => (isOffset ? given[0] + (i % tokens) : given[i]));
+  return list.every((p) => p >= 0 && p < rows) ? list : undefined;
+}
+
 /** x [B, S, D] or [B, N, S, H] as heads. */
-function rotarySizes(x: Value, heads: number, rotated: number, node: NodeProto): Sizes & { at: (data: Float32Array) => Heads } {
+function rotarySizes(x: Value, rotated: number, node: NodeProto): Sizes & { at: (data: Float32Array) => Heads } {
   if (x.dims.length === 4) {
     const [batch, n, tokens, size] = x.dims;
     return { batch, heads: n, tokens, size, at: (data) => byHead(data, n, tokens, size) };
   }
   const [batch, tokens, width] = x.dims;
-  const size = heads > 0 ? width / heads : rotated;
-  if (x.dims.length !== 3 || !Number.isInteger(width / size)) throw fail(node, "[B, S, heads * size]", `[${x.dims.join(", ")}]`);
+  const size = headOf(x, node, rotated);
+  if (size === undefined) throw fail(node, "[B, S, heads * size]", `[${x.dims.join(", ")}]`);
   return { batch, heads: width / size, tokens, size, at: (data) => byToken(data, tokens, width, size) };
 }
 
@@ -398,7 +414,7 @@ const rotary =
     const x = need(inputs, 0, node);
     const [cos, sin] = (microsoft ? [2, 3] : [1, 2]).map((i) => need(inputs, i, node));
     const given = microsoft ? need(inputs, 1, node) : inputs[3];
-    const sizes = rotarySizes(x, attributeInt(node, "num_heads", 0), 2 * cos.dims.at(-1)!, node);
+    const sizes = rotarySizes(x, 2 * cos.dims.at(-1)!, node);
     const rotated = tabled(node, cos, sin, sizes.size);
     const positions = given === undefined ? null : integers(given);
     if (positions !== null && positions.length !== 1 && positions.length !== sizes.batch * sizes.tokens)

@@ -14,6 +14,7 @@ import { attributeFloat, attributeInt } from "../../onnx/graph/nodes.ts";
 import { contiguous } from "../../onnx/graph/views.ts";
 import { isWithin, type NormKind } from "../machine/fused.ts";
 import { broadcastDims } from "../ops/elementwise.ts";
+import { headOf, rotaryRows } from "../ops/attention.ts";
 import type { Inputs, Run } from "../ops/operator.ts";
 import { axisOf, product } from "../ops/operator.ts";
 import { reducedAxes } from "../ops/reduce.ts";
@@ -35,7 +36,8 @@ export const sameValues =
   (run: Run): DeviceEmit =>
   (r, inputs, node) => {
     const [x] = inputs;
-    if (!isTensor(x) || !isPlain(inputs)) return undefined;
+    // of two results (Dropout's mask) the loops make both
+    if (!isTensor(x) || !isPlain(inputs) || node.output.length > 1) return undefined;
     return [r.view(x, (run(hollowInputs(inputs), node) as Value).dims)];
   };
 
@@ -290,24 +292,18 @@ export function emitRotary(
   if (!isFull(x) || !isFull(cos) || !isFull(sin) || x.dims.length !== 3) return undefined;
   const [batch, tokens, width] = x.dims;
   const row = cos.dims.at(-1)!;
-  const given = attributeInt(node, "num_heads", 0);
-  const size = given > 0 ? width / given : 2 * row;
-  if (!Number.isInteger(width / size) || 2 * row > size) return undefined;
+  const size = headOf(x, node, 2 * row);
+  if (size === undefined || 2 * row > size || countOf(sin) !== countOf(cos)) return undefined;
   let places: readonly (Tensor | (() => number))[];
   if (pasts !== undefined) {
     if (batch !== pasts.length) return undefined;
     places = pasts;
   } else {
     if (positions === undefined || isTensor(positions)) return undefined;
-    const offset = positions.dims.length <= 1;
-    if (!offset && positions.data.length !== batch * tokens) return undefined;
-    const list = Array.from(
-      { length: batch * tokens },
-      (_, i) => Number(offset ? positions.data[0] : positions.data[i]) + (offset ? i % tokens : 0),
-    );
+    const list = rotaryRows(positions, x.dims, cos.dims[0]);
     // what is wrong is the loops' to say
-    if (list.some((p) => p < 0 || p >= cos.dims[0])) return undefined;
-    places = [r.upload(Uint32Array.from(list), [list.length])];
+    if (list === undefined) return undefined;
+    places = [r.upload(list, [list.length])];
   }
   const from = r.place(x);
   const y = r.tensor(x.dims);
