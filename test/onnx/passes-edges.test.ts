@@ -8,6 +8,10 @@ import { changed, encoderModel } from "./encoder.ts";
 import { D, FORMS, added, applied, block, feeds, operators } from "./norm-blocks.ts";
 import { calibrationOn } from "./statistics.ts";
 
+/** x [b, 3, D] -> y [b, 3, 4]. */
+const modelOf = (of: Pick<Parameters<typeof graph>[0], "initializer" | "node">): Uint8Array =>
+  encode(model(graph({ input: [value("x", T.FLOAT, ["b", 3, D])], output: [value("y", T.FLOAT, ["b", 3, 4])], ...of })));
+
 test("how far outputs may differ: more where weights are float16", async () => {
   const float = block(FORMS.SimplifiedLayerNormalization.norm, 17, added(FORMS.SimplifiedLayerNormalization.norm));
   expect((await referenceRun(readModelBytes(float), feeds)).tolerance).toBe(1e-4);
@@ -36,16 +40,7 @@ test("gather-outliers: where all channels are wide nothing is put in order", asy
 });
 
 test("bias-correction without biases says so and changes nothing; with add it gives them", async () => {
-  const bytes = encode(
-    model(
-      graph({
-        input: [value("x", T.FLOAT, ["b", 3, D])],
-        output: [value("y", T.FLOAT, ["b", 3, 4])],
-        initializer: [raw("w", [D, 4], weights(D * 4))],
-        node: [node("MatMul", ["x", "w"], ["y"], {}, "mm")],
-      }),
-    ),
-  );
+  const bytes = modelOf({ initializer: [raw("w", [D, 4], weights(D * 4))], node: [node("MatMul", ["x", "w"], ["y"], {}, "mm")] });
   const options = { calibration: calibrationOn(feeds) };
   const none = await applied(bytes, [{ name: "bias-correction", format: "int4_b16" }], options);
   expect(none.notes).toEqual(["bias-correction: no layers with a bias were found (add: true gives them one); nothing changed"]);
@@ -64,21 +59,15 @@ test("rotate: a value projection that something else reads is not turned by head
 });
 
 test("smooth: a vector that is added behind a norm is divided with the norm's gain", async () => {
-  const bytes = encode(
-    model(
-      graph({
-        input: [value("x", T.FLOAT, ["b", 3, D])],
-        output: [value("y", T.FLOAT, ["b", 3, 4])],
-        initializer: [raw("g", [D], weights(D)), raw("v", [D], weights(D, 2)), raw("w", [D, 4], weights(D * 4))],
-        node: [
-          node("SimplifiedLayerNormalization", ["x", "g"], ["n"]),
-          node("Relu", ["n"], ["r"]),
-          node("Add", ["r", "v"], ["a"]),
-          node("MatMul", ["a", "w"], ["y"], {}, "mm"),
-        ],
-      }),
-    ),
-  );
+  const bytes = modelOf({
+    initializer: [raw("g", [D], weights(D)), raw("v", [D], weights(D, 2)), raw("w", [D, 4], weights(D * 4))],
+    node: [
+      node("SimplifiedLayerNormalization", ["x", "g"], ["n"]),
+      node("Relu", ["n"], ["r"]),
+      node("Add", ["r", "v"], ["a"]),
+      node("MatMul", ["a", "w"], ["y"], {}, "mm"),
+    ],
+  });
   const { model: after, difference } = await applied(bytes, ["smooth"], { calibration: calibrationOn(feeds) });
   expect(difference).toBeLessThan(1e-5);
   const of = (name: string) => after.proto.graph!.initializer.find((tensor) => tensor.name === name)!;
