@@ -181,6 +181,9 @@ export interface Grouped {
   readonly packed: boolean;
 }
 
+/** Whether GroupQueryAttention turns queries and keys itself. */
+const turns = (node: NodeProto): boolean => attributeInt(node, "do_rotary", 0) === 1;
+
 /** @throws LowbitError E_SHAPE */
 export function groupedSizes(inputs: Inputs, node: NodeProto): Grouped {
   const { dims } = need(inputs, 0, node);
@@ -192,7 +195,7 @@ export function groupedSizes(inputs: Inputs, node: NodeProto): Grouped {
     throw fail(node, `a query [B, S, heads * size] of ${heads} and ${kvHeads} heads`, `[${dims.join(", ")}]`);
   if (!packed) for (const i of [1, 2]) shaped(node, inputs[i], "keys and values", [dims[0], dims[1], kvHeads * size]);
   for (const i of [3, 4]) shaped(node, inputs[i], "a past", [dims[0], kvHeads, inputs[3]?.dims[2] ?? 0, size]);
-  tabled(node, inputs[7], inputs[8], size);
+  if (turns(node)) tabled(node, inputs[7], inputs[8], size);
   return { batch: dims[0], tokens: dims[1], heads, kvHeads, size, packed };
 }
 
@@ -213,7 +216,7 @@ export function tokensBefore(
   const isOdd = (n: number): boolean => n !== valid[0] || n > all || (tokens === all ? n !== all : n < tokens || n - tokens > room);
   if (valid.length !== batch || valid.some(isOdd)) return undefined;
   const before = tokens === all ? 0 : valid[0] - tokens;
-  const table = attributeInt(node, "do_rotary", 0) === 1 ? (inputs[7]?.dims[0] ?? 0) : Infinity;
+  const table = turns(node) ? (inputs[7]?.dims[0] ?? 0) : Infinity;
   return before + tokens > table ? undefined : { before, room, capacity: Math.max(room, all) };
 }
 
@@ -246,7 +249,7 @@ function groupQuery(inputs: Inputs, node: NodeProto): Value[] {
   const turned = floats([batch, tokens, heads * size]);
   const turnedQ = byToken(turned.data, tokens, heads * size, size);
   const at = (heads_: Heads, b: number, shift: number): Heads => ({ ...heads_, data: heads_.data.subarray(b * heads_.batch + shift) });
-  const rotation = rotationOf(inputs, node, size, past);
+  const rotation = rotationOf(inputs, node, past);
   for (let b = 0; b < batch; b++) {
     const one = { ...sizes, batch: 1 };
     const keys = at(caches[0], b, past[b] * size);
@@ -284,15 +287,15 @@ function groupQuery(inputs: Inputs, node: NodeProto): Value[] {
 }
 
 /** The rotation that GroupQueryAttention does itself. */
-function rotationOf(inputs: Inputs, node: NodeProto, size: number, past: readonly number[]): Rotation | null {
-  if (attributeInt(node, "do_rotary", 0) !== 1) return null;
+function rotationOf(inputs: Inputs, node: NodeProto, past: readonly number[]): Rotation | null {
+  if (!turns(node)) return null;
   const [cos, sin] = [need(inputs, 7, node), need(inputs, 8, node)];
   const positions = inputs[9] === undefined ? null : integers(inputs[9]);
   const tokens = inputs[0]!.dims[1];
   return {
     cos: floatData(cos, node.opType),
     sin: floatData(sin, node.opType),
-    rotated: tabled(node, cos, sin, size),
+    rotated: 2 * cos.dims.at(-1)!,
     interleaved: attributeInt(node, "rotary_interleaved", 0) !== 0,
     position: positions === null ? (b, t) => past[b] + t : (b, t) => positions[b * tokens + t],
   };
