@@ -178,7 +178,6 @@ export function appendModule(spec: AppendSpec): Uint8Array<ArrayBuffer> {
   const row = m.func(null, i32s(3), spec.kind === "float16" ? [] : ["i32"], (f) => writeRow(f, spec));
   writeWork(m, (f, args) => {
     const [x, y, width, first] = f.locals("i32", 4);
-    const later = (address: Local, bytes: Operand): Emit => f.op("i32.add", address, bytes);
     return (item) =>
       eachRow(f, args, item, (run, within) => {
         const place = (i: number): Emit => rowAddress(f, args, ROW_WORDS.length, i, run, within);
@@ -187,9 +186,11 @@ export function appendModule(spec: AppendSpec): Uint8Array<ArrayBuffer> {
         if (spec.kind !== "int4_halves") return f.store("i32.store", place(2), 0, f.call(row, place(0), place(1), width));
         f.set(x, place(0));
         f.set(y, place(1));
+        // firstHalf(width)
         f.set(first, f.op("i32.and", f.op("i32.shr_u", f.op("i32.add", width, f.i32(31)), f.i32(1)), f.i32(-16)));
         f.set(width, f.op("i32.sub", width, first));
-        const second = f.call(row, later(x, f.op("i32.shl", first, f.i32(2))), later(y, f.op("i32.shr_u", first, f.i32(1))), width);
+        const [from, to] = [f.op("i32.add", x, f.op("i32.shl", first, f.i32(2))), f.op("i32.add", y, f.op("i32.shr_u", first, f.i32(1)))];
+        const second = f.call(row, from, to, width);
         f.store("i32.store", place(2), 0, f.op("i32.or", f.call(row, x, y, first), f.op("i32.shl", second, f.i32(16))));
       });
   });

@@ -7,7 +7,7 @@ import { convolution, pooling, type WindowPlan } from "../../backends/wasm/nn/co
 import type { NodeProto } from "../../onnx/file/gen/onnx_pb.ts";
 import { attributeInt } from "../../onnx/graph/nodes.ts";
 import { contiguous } from "../../onnx/graph/views.ts";
-import { outSize, windowShape, type Window } from "../ops/conv.ts";
+import { outSize, windowShape } from "../ops/conv.ts";
 import { broadcastDims } from "../ops/elementwise.ts";
 import { reducedAxes } from "../ops/reduce.ts";
 import type { Inputs, TableRows } from "../ops/operator.ts";
@@ -181,15 +181,11 @@ function windows(m: Machine, plan: WindowPlan, x: Value, dims: readonly number[]
   return y;
 }
 
-/** A window that is no larger than the image. @throws LowbitError E_SHAPE */
-function reaching(window: Window, node: NodeProto): Window {
-  outSize(window, node);
-  return window;
-}
-
 const conv: Emit = (m, [x, w, bias], node) => {
   if (!isPlaceable(x) || w?.type !== "float32" || (bias !== undefined && bias.type !== "float32") || elementsOf(x) === 0) return undefined;
-  const shape = reaching(windowShape(x, node, w.dims.slice(2)), node);
+  const shape = windowShape(x, node, w.dims.slice(2));
+  // says what is wrong with the image
+  outSize(shape, node);
   const groups = attributeInt(node, "group", 1);
   if (w.dims[1] * groups !== x.dims[1] || w.dims[0] % groups !== 0 || shape.pads.flat().some((p) => p < 0)) return undefined;
   const plan = convolution(m.memory, { ...shape, outputs: w.dims[0], groups });
@@ -201,7 +197,8 @@ const pool =
   (kind: "max" | "average"): Emit =>
   (m, [x], node) => {
     if (!isPlaceable(x) || elementsOf(x) === 0) return undefined;
-    const shape = reaching(windowShape(x, node, null), node);
+    const shape = windowShape(x, node, null);
+    outSize(shape, node);
     if (shape.pads.flat().some((p) => p < 0)) return undefined;
     const plan = pooling(m.memory, { ...shape, kind, countPadding: attributeInt(node, "count_include_pad", 0) !== 0 });
     const sizes = x.dims.length === 3 ? [plan.output[1]] : plan.output;
