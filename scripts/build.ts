@@ -70,7 +70,7 @@ async function modules(): Promise<void> {
     // what is used of protobuf-es, a seventh of it, comes along: its hundred modules take 20 MB to import
     external: (id) => !/^[./]/.test(id) && !id.startsWith("@bufbuild/protobuf"),
     resolve: { conditionNames: ["import"] },
-    // no getter here has an effect, and no global is read for one
+    // a name that is used once may move past reads of properties: none is read for an effect
     treeshake: { propertyReadSideEffects: false, unknownGlobalSideEffects: false },
     // what groups without their imports ask for; entries only hand on names, so that none gets more of them
     preserveEntrySignatures: "allow-extension",
